@@ -1,0 +1,75 @@
+"""What a preflight check says, and the report that many of them make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Status(str, Enum):
+    """OK: as it should be. WARN: training can start. FAIL: training must not start. SKIP: could not be asked here."""
+
+    OK = "OK"
+    WARN = "WARN"
+    FAIL = "FAIL"
+    SKIP = "SKIP"
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One finding: `summary` is one line, `evidence` what was seen, `remedy` a command that can be pasted."""
+
+    name: str
+    status: Status
+    summary: str
+    evidence: str = ""
+    remedy: str = ""
+    source: str = ""  # the plugin that said it; filled in by the registry
+
+    @classmethod
+    def ok(cls, name: str, summary: str, evidence: str = "") -> CheckResult:
+        return cls(name, Status.OK, summary, evidence)
+
+    @classmethod
+    def warn(cls, name: str, summary: str, evidence: str = "", remedy: str = "") -> CheckResult:
+        return cls(name, Status.WARN, summary, evidence, remedy)
+
+    @classmethod
+    def fail(cls, name: str, summary: str, evidence: str = "", remedy: str = "") -> CheckResult:
+        return cls(name, Status.FAIL, summary, evidence, remedy)
+
+    @classmethod
+    def skip(cls, name: str, summary: str, evidence: str = "") -> CheckResult:
+        return cls(name, Status.SKIP, summary, evidence)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings about one host. A report without a single check is a failure, never a green one."""
+
+    host: str
+    results: tuple[CheckResult, ...]
+    plugins: tuple[str, ...] = field(default=())  # the plugins that were asked, whether or not they had a finding
+
+    @property
+    def failures(self) -> tuple[CheckResult, ...]:
+        return tuple(r for r in self.results if r.status is Status.FAIL)
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.results) and not self.failures
+
+    def count(self, status: Status) -> int:
+        return sum(r.status is status for r in self.results)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"host": self.host, "passed": self.passed, "plugins": list(self.plugins),
+                "results": [{**asdict(r), "status": r.status.value} for r in self.results]}
+
+
+def merged(host: str, results: Iterable[CheckResult], plugins: Iterable[str]) -> Report:
+    """A report whose worst findings come first, otherwise in the order they were made."""
+    worst_first = {Status.FAIL: 0, Status.WARN: 1, Status.SKIP: 2, Status.OK: 3}
+    return Report(host, tuple(sorted(results, key=lambda r: worst_first[r.status])), tuple(plugins))

@@ -1,0 +1,1 @@
+"""What the laptop and the GPU host agree on. Standard library only, Python 3.10."""

@@ -1,0 +1,189 @@
+"""TrainConfig: every value of a training, its presets, and `--set key=value`."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from rdtops.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training, resolved. Assets (dataset, pretrained, encoders) are names; RunSpec says where they lie."""
+
+    preset: str
+    # what is trained, on what
+    model: str  # architecture: tiny, rdt-170m, rdt-1b
+    dataset: str
+    pretrained: str
+    text_encoder: str
+    vision_encoder: str
+    from_scratch: bool = False  # random weights of `model`; `pretrained` is then not read
+    codec: str = "delta_velocity"
+    # where it runs
+    device: str = "cuda"  # cuda or cpu
+    num_processes: int = 8
+    mixed_precision: str = "bf16"  # bf16, fp16 or no; weights and EMA stay fp32
+    min_gpu_memory_free_mib: int = 60_000
+    # how much, how long
+    batch_size_per_process: int = 4
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    max_steps: int = 30_000
+    checkpoint_every_steps: int = 2_000
+    checkpoints_total_limit: int = 20
+    sample_every_steps: int = 500
+    log_every_steps: int = 10
+    # optimiser
+    learning_rate: float = 1e-4
+    lr_schedule: str = "constant"  # constant or cosine, both after the warm-up
+    warmup_steps: int = 500
+    weight_decay: float = 1e-2
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    # data
+    loader_workers: int = 8
+    image_augmentation: bool = True
+    state_noise_snr_db: float | None = 40.0
+    condition_dropout: float = 0.1  # probability that language, an image or the state is masked in a sample
+    seed: int = 42
+
+    @property
+    def global_batch_size(self) -> int:
+        return self.num_processes * self.batch_size_per_process * self.gradient_accumulation_steps
+
+    @property
+    def gpus_required(self) -> int:
+        return self.num_processes if self.device == "cuda" else 0
+
+    @property
+    def digest(self) -> str:
+        return hashlib.md5(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ConfigError(f"unknown training settings: {', '.join(unknown)}")
+        return checked(cls(**values))
+
+
+def _tiny() -> TrainConfig:
+    """Made for 2 CPU cores: real code paths, small everything."""
+    return TrainConfig(
+        preset="tiny", model="tiny", dataset="libero_tiny", pretrained="rdt-tiny",
+        text_encoder="t5-tiny", vision_encoder="siglip-tiny",
+        device="cpu", num_processes=2, mixed_precision="no", min_gpu_memory_free_mib=0,
+        batch_size_per_process=4, max_steps=60, checkpoint_every_steps=20, checkpoints_total_limit=3,
+        sample_every_steps=20, log_every_steps=1, learning_rate=1e-3, warmup_steps=5, loader_workers=0)
+
+
+def _libero_single_task() -> TrainConfig:
+    """The values of the seed's own training: 8 x A800-80GB, 30,000 steps."""
+    return TrainConfig(
+        preset="libero_single_task", model="rdt-1b", dataset="libero_single_task", pretrained="rdt-1b",
+        text_encoder="t5-v1_1-xxl", vision_encoder="siglip-so400m-patch14-384")
+
+
+PRESETS = {"tiny": _tiny, "libero_single_task": _libero_single_task}
+
+CHOICES = {
+    "device": ("cuda", "cpu"),
+    "mixed_precision": ("bf16", "fp16", "no"),
+    "lr_schedule": ("constant", "cosine"),
+    "model": ("tiny", "rdt-170m", "rdt-1b"),
+    "codec": ("delta_velocity",),
+}
+
+
+def preset(name: str) -> TrainConfig:
+    if name not in PRESETS:
+        raise ConfigError(f"there is no preset {name!r}{nearest(name, PRESETS)}; presets: {', '.join(PRESETS)}")
+    return PRESETS[name]()
+
+
+def override(config: TrainConfig, settings: Iterable[str]) -> TrainConfig:
+    """Apply `key=value` settings, each value read as the type of its field."""
+    types_by_name = typing.get_type_hints(TrainConfig)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        key = key.strip()
+        if not equals:
+            raise ConfigError(f"--set {setting!r} is not key=value", remedy="inv train --set max_steps=1000")
+        if key not in types_by_name or key == "preset":
+            allowed = [name for name in types_by_name if name != "preset"]
+            raise ConfigError(f"--set {key}: no such setting{nearest(key, allowed)}",
+                              remedy="inv train --dry-run   # prints every setting")
+        config = replace(config, **{key: _value(key, text.strip(), types_by_name[key])})
+    return checked(config)
+
+
+def checked(config: TrainConfig) -> TrainConfig:
+    """The configuration itself when its values make sense together, else ConfigError naming all that do not."""
+    types_by_name = typing.get_type_hints(TrainConfig)
+    problems = [f"{f.name} = {getattr(config, f.name)!r} is not {_type_name(types_by_name[f.name])}"
+                for f in fields(config) if not _is_a(getattr(config, f.name), types_by_name[f.name])]
+    if not problems:
+        problems += [f"{key} = {getattr(config, key)!r}: one of {', '.join(allowed)}"
+                     for key, allowed in CHOICES.items() if getattr(config, key) not in allowed]
+        positive = ("num_processes", "batch_size_per_process", "gradient_accumulation_steps", "max_steps",
+                    "checkpoint_every_steps", "checkpoints_total_limit", "log_every_steps", "learning_rate",
+                    "max_grad_norm")
+        problems += [f"{key} = {getattr(config, key)}: must be above 0" for key in positive if getattr(config, key) <= 0]
+        not_negative = ("warmup_steps", "loader_workers", "sample_every_steps", "weight_decay",
+                        "min_gpu_memory_free_mib")
+        problems += [f"{key} = {getattr(config, key)}: must not be negative"
+                     for key in not_negative if getattr(config, key) < 0]
+        if not 0 <= config.condition_dropout < 1:
+            problems.append(f"condition_dropout = {config.condition_dropout}: from 0 to below 1")
+    if problems:
+        raise ConfigError("training configuration: " + "; ".join(problems))
+    return config
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` or nothing."""
+    close = difflib.get_close_matches(word, list(known), 1, 0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _value(key: str, text: str, hint: Any) -> Any:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if type(None) in kinds and text.lower() in ("none", "off"):
+        return None
+    kind = next(k for k in kinds if k is not type(None))
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        return int(text.replace("_", "")) if kind is int else kind(text)
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"--set {key}={text}: {text!r} is not {_type_name(hint)}") from error
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(value, bool):
+        return bool in kinds
+    if isinstance(value, int) and float in kinds:
+        return True
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return False
+    return isinstance(value, kinds)
+
+
+def _type_name(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return " or ".join(names[k] for k in kinds)

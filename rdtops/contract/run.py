@@ -1,0 +1,148 @@
+"""A run: what it was asked to do (RunSpec), where its files lie (RunPaths), and what became of it (RunState)."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from rdtops.contract.config import TrainConfig
+from rdtops.errors import ConfigError
+
+ASSETS = ("dataset", "pretrained", "text_encoder", "vision_encoder")
+_RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+-[0-9a-f]{4}")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What `runs/<run_id>/config.json` holds. All paths are absolute paths on the host."""
+
+    run_id: str
+    host: str
+    created_at: str  # ISO 8601, UTC
+    workspace: str
+    release: str  # the folder of the deployed code
+    snapshot: str  # its name: git revision and digest
+    assets: Mapping[str, str]  # dataset, pretrained, text_encoder, vision_encoder -> folder (pretrained absent from scratch)
+    train: TrainConfig
+
+    @property
+    def paths(self) -> RunPaths:
+        return RunPaths(self.workspace, self.run_id)
+
+    def to_json(self) -> str:
+        return json.dumps({**asdict(self), "assets": dict(self.assets)}, indent=1, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> RunSpec:
+        try:
+            values: dict[str, Any] = json.loads(text)
+            return cls(**{**values, "train": TrainConfig.from_json(values["train"])})
+        except (TypeError, KeyError, ValueError) as error:
+            raise ConfigError(f"not a run's config.json: {error!r}") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> RunSpec:
+        return cls.from_json(Path(path).read_text())
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run on the host. Joined as POSIX paths, so that the laptop may be anything."""
+
+    workspace: str
+    run_id: str
+
+    @property
+    def root(self) -> PurePosixPath:
+        return PurePosixPath(self.workspace) / "runs" / self.run_id
+
+    @property
+    def config(self) -> PurePosixPath:
+        return self.root / "config.json"
+
+    @property
+    def script(self) -> PurePosixPath:
+        return self.root / "launch.sh"
+
+    @property
+    def journal(self) -> PurePosixPath:
+        return self.root / "journal.jsonl"
+
+    @property
+    def log(self) -> PurePosixPath:
+        return self.root / "train.log"
+
+    @property
+    def exit(self) -> PurePosixPath:
+        return self.root / "exit"
+
+    @property
+    def process(self) -> PurePosixPath:
+        """`pid starttime boot_id` of the launch script: together they name one process for ever."""
+        return self.root / "process"
+
+    @property
+    def checkpoints(self) -> PurePosixPath:
+        return self.root / "checkpoints"
+
+    @property
+    def eval(self) -> PurePosixPath:
+        return self.root / "eval"
+
+
+class RunState(str, Enum):
+    PREPARED = "prepared"  # the folder is there, nothing was launched
+    RUNNING = "running"
+    FINISHED = "finished"  # exit code 0
+    FAILED = "failed"  # exit code other than 0
+    STOPPED = "stopped"  # ended after somebody asked for it
+    LOST = "lost"  # no exit code and no process: killed, or the host was rebooted
+
+    @property
+    def ended(self) -> bool:
+        return self not in (RunState.PREPARED, RunState.RUNNING)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that has a valid manifest. `path` is absolute on the host."""
+
+    step: int
+    name: str  # step_002000
+    path: str
+    size_bytes: int
+    digest: str  # of its manifest
+
+
+def new_run_id(name: str, now_s: float | None = None) -> str:
+    """`20261124-101530-tiny-3fa9`: sorts by time (UTC), unique by its last four digits."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_s))
+    return f"{stamp}-{re.sub(r'[^a-z0-9_-]', '-', name.lower())}-{secrets.token_hex(2)}"
+
+
+def is_run_id(text: str) -> bool:
+    return bool(_RUN_ID.fullmatch(text))
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step_{step:06d}"
+
+
+def state_of(*, exit_code: int | None, process_alive: bool, launched: bool, stop_requested: bool) -> RunState:
+    """The one place that decides it: from the exit file, the process table and the Journal."""
+    if process_alive:
+        return RunState.RUNNING
+    if not launched and exit_code is None:
+        return RunState.PREPARED
+    if exit_code == 0:
+        return RunState.FINISHED
+    if stop_requested:
+        return RunState.STOPPED
+    return RunState.LOST if exit_code is None else RunState.FAILED

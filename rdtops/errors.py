@@ -1,0 +1,122 @@
+"""Every error rdtops raises on purpose.
+
+    RdtopsError                    exit 1
+    ├── UsageError                 exit 2   the command line is wrong
+    │   └── ConfigError            exit 2   hosts.toml, --set or a preset is wrong
+    ├── HostError                  exit 3   a hop of the route cannot be used
+    │   ├── Unreachable                     no TCP or no SSH banner
+    │   ├── HostKeyError                    unknown or changed key
+    │   ├── AuthenticationFailed            wrong user or key
+    │   └── ConnectionLost                  it was there and is gone; the outcome is unknown
+    ├── RemoteError                exit 1   the host answered, with a failure
+    │   ├── CommandFailed
+    │   └── CommandTimeout
+    ├── TransferError              exit 1
+    │   ├── DigestMismatch
+    │   └── DiskFull
+    ├── PreflightFailed            exit 1   a check failed, so the work was not begun
+    ├── PreflightVeto              exit 1   raised by a before_train plugin
+    ├── PluginError                exit 1   a plugin cannot be loaded or is required and missing
+    ├── RunError                   exit 1   no such run, nothing to resume, no checkpoint yet
+    ├── DataError                  exit 1   a dataset file is not what it should be (file, episode, step, field)
+    ├── WeightsError               exit 1   pretrained weights or a checkpoint do not fit
+    └── LabError                   exit 1   the local lab cannot be brought up
+
+The message says what, where and why; `remedy` is the next command to type. Only rdtops.ops.cli prints and exits.
+"""
+
+
+class RdtopsError(Exception):
+    exit_code = 1
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]  # keyword-only arguments need help to cross a process border
+        return _rebuild, (type(self), self.message, self.remedy)
+
+
+def _rebuild(kind: type[RdtopsError], message: str, remedy: str) -> RdtopsError:
+    return kind(message, remedy=remedy)
+
+
+class UsageError(RdtopsError):
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    pass
+
+
+class HostError(RdtopsError):
+    exit_code = 3
+
+
+class Unreachable(HostError):
+    pass
+
+
+class HostKeyError(HostError):
+    pass
+
+
+class AuthenticationFailed(HostError):
+    pass
+
+
+class ConnectionLost(HostError):
+    pass
+
+
+class RemoteError(RdtopsError):
+    pass
+
+
+class CommandFailed(RemoteError):
+    pass
+
+
+class CommandTimeout(RemoteError):
+    pass
+
+
+class TransferError(RdtopsError):
+    pass
+
+
+class DigestMismatch(TransferError):
+    pass
+
+
+class DiskFull(TransferError):
+    pass
+
+
+class PreflightFailed(RdtopsError):
+    pass
+
+
+class PreflightVeto(RdtopsError):
+    pass
+
+
+class PluginError(RdtopsError):
+    pass
+
+
+class RunError(RdtopsError):
+    pass
+
+
+class DataError(RdtopsError):
+    pass
+
+
+class WeightsError(RdtopsError):
+    pass
+
+
+class LabError(RdtopsError):
+    pass

@@ -1,0 +1,1 @@
+"""Workflows, plugins and the command line."""
