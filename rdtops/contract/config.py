@@ -141,7 +141,8 @@ def checked(config: TrainConfig) -> TrainConfig:
         positive = ("num_processes", "batch_size_per_process", "gradient_accumulation_steps", "max_steps",
                     "checkpoint_every_steps", "checkpoints_total_limit", "log_every_steps", "learning_rate",
                     "max_grad_norm")
-        problems += [f"{key} = {getattr(config, key)}: must be above 0" for key in positive if getattr(config, key) <= 0]
+        problems += [f"{key} = {getattr(config, key)}: must be above 0"
+                     for key in positive if getattr(config, key) <= 0]
         not_negative = ("warmup_steps", "loader_workers", "sample_every_steps", "weight_decay",
                         "min_gpu_memory_free_mib")
         problems += [f"{key} = {getattr(config, key)}: must not be negative"

@@ -51,7 +51,7 @@ class Manifest:
 
 
 def md5_of(path: str | Path) -> str:
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest() if hasattr(hashlib, "file_digest") else _md5(file)
 
 
@@ -67,7 +67,7 @@ def seal(folder: str | Path) -> Manifest:
     root = Path(folder)
     manifest = scan(root)
     (root / NAME).write_text(manifest.to_json())
-    for path in sorted(root.rglob("*")) + [root]:
+    for path in [*sorted(root.rglob("*")), root]:
         flush(path)
     return manifest
 

@@ -29,7 +29,7 @@ class RunSpec:
     workspace: str
     release: str  # the folder of the deployed code
     snapshot: str  # its name: git revision and digest
-    assets: Mapping[str, str]  # dataset, pretrained, text_encoder, vision_encoder -> folder (pretrained absent from scratch)
+    assets: Mapping[str, str]  # role of ASSETS -> folder; no `pretrained` when training from scratch
     train: TrainConfig
 
     @property
@@ -82,6 +82,11 @@ class RunPaths:
     @property
     def exit(self) -> PurePosixPath:
         return self.root / "exit"
+
+    @property
+    def stop(self) -> PurePosixPath:
+        """Present when somebody asked for the end."""
+        return self.root / "stop"
 
     @property
     def process(self) -> PurePosixPath:

@@ -1,0 +1,36 @@
+"""Everything a plugin may import. What is not in __all__ may change without notice."""
+
+from rdtops.checks import CheckResult, Status
+from rdtops.contract.config import TrainConfig
+from rdtops.contract.run import Checkpoint, RunPaths, RunSpec
+from rdtops.errors import PreflightVeto, RdtopsError
+from rdtops.hookspecs import hookimpl
+from rdtops.remote.command import Command, Secret
+from rdtops.remote.connection import Connection, Result
+from rdtops.remote.hosts import Host
+from rdtops.remote.probe import Answer, Output, Probe, ask
+from rdtops.remote.transfer import Plan, plan_upload, upload
+
+__all__ = [
+    "Answer",
+    "CheckResult",
+    "Checkpoint",
+    "Command",
+    "Connection",
+    "Host",
+    "Output",
+    "Plan",
+    "PreflightVeto",
+    "Probe",
+    "RdtopsError",
+    "Result",
+    "RunPaths",
+    "RunSpec",
+    "Secret",
+    "Status",
+    "TrainConfig",
+    "ask",
+    "hookimpl",
+    "plan_upload",
+    "upload",
+]

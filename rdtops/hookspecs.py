@@ -1,0 +1,71 @@
+"""The hooks. A plugin implements any of them and names only the arguments it needs.
+
+All run on the laptop: a plugin cannot kill an 8-GPU run and needs nothing installed on the host. Each call is made
+alone and timed; one that raises is reported by its plugin's name and takes no other down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from rdtops.checks import CheckResult
+from rdtops.contract.run import Checkpoint, RunSpec
+from rdtops.remote.connection import Connection
+from rdtops.remote.hosts import Host
+
+PROJECT = "rdtops"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def preflight_check(host: Host, connection: Connection, spec: RunSpec,
+                    local_assets: Mapping[str, Path]) -> CheckResult | Sequence[CheckResult] | None:
+    """Look, before anything is begun.
+
+    Moment: `inv check`, and again at the start of `inv train`.
+    Veto: a FAIL keeps `inv train` from launching; a WARN does not.
+    Rule: read only. A check changes nothing on the host.
+
+        @hookimpl
+        def preflight_check(connection, spec):
+            answer = ask(connection, [SCRATCH_FREE])["scratch"]
+            return CheckResult.ok("scratch", f"{answer.value} GB free")
+
+    `spec.assets` maps dataset, pretrained, text_encoder and vision_encoder to their folders on the host;
+    `local_assets` maps those of them that lie on the laptop too.
+    """
+
+
+@hookspec
+def before_train(host: Host, connection: Connection, run: RunSpec, local_assets: Mapping[str, Path]) -> None:
+    """Prepare the host.
+
+    Moment: after deploy and a passed preflight, before the launch.
+    Veto: raise PreflightVeto(reason, remedy="the next command"). Any other exception stops the launch as well, since
+    a half-prepared host is not a prepared one.
+
+        @hookimpl
+        def before_train(connection, run):
+            connection.run(Command("mkdir", "-p", run.workspace + "/scratch"))
+    """
+
+
+@hookspec
+def after_checkpoint(host: Host, connection: Connection, run: RunSpec,
+                     checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+    """React to a checkpoint that is complete on the host.
+
+    Moment: the laptop sees the checkpoint in the run's Journal: during `inv watch`, `inv train --follow`,
+    `inv checkpoints` or `inv fetch-results`. Once for each checkpoint, in order; a laptop that slept catches up.
+    Veto: none. A failure is recorded beside the checkpoint and shown by `inv checkpoints`.
+    The mapping it returns is kept there as well.
+
+        @hookimpl
+        def after_checkpoint(checkpoint):
+            return {"size_gb": checkpoint.size_bytes / 1e9}
+    """

@@ -1,0 +1,239 @@
+"""The command line's edge: the only place that prints and that exits.
+
+Exit codes: 0 good, 1 a check or a run failed, 2 usage or configuration, 3 a host cannot be reached.
+Imported by tasks.py at every start, so everything heavy is imported when a task runs.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from invoke import Exit
+
+from rdtops.errors import RdtopsError
+
+if TYPE_CHECKING:
+    from rdtops.ops.session import Session
+    from rdtops.ops.trust import SeenKey
+    from rdtops.remote.hosts import Host
+    from rdtops.remote.transfer import Progress
+
+_screen: Screen | None = None
+
+
+def on_hosts(work: str, host: str, *, as_json: bool = False, all_hosts: bool = False, **arguments: Any) -> None:
+    """Run the workflow `work` on each host of `--host a,b` and show what it yields; several hosts side by side."""
+    screen = _on_screen(as_json)
+    with _errors(screen):
+        chosen = list(screen.session.inventory.hosts.values()) if all_hosts and not host else screen.session.hosts(host)
+        if len(chosen) == 1:
+            screen.finish(screen.show_each(_start(work, screen.session, chosen[0], arguments)))
+        else:
+            screen.finish(_side_by_side(work, screen, chosen, arguments))
+
+
+def on_laptop(work: str, *, as_json: bool = False) -> None:
+    """The same for a workflow that needs no host."""
+    screen = _on_screen(as_json)
+    with _errors(screen):
+        from rdtops.ops import workflows
+
+        screen.finish(screen.show_each(getattr(workflows, work)(screen.session)))
+
+
+def on_lab(work: str, *, as_json: bool = False, **arguments: Any) -> None:
+    """up, down or status of this checkout's lab."""
+    from rdtops.ops import repository
+
+    screen = _on_screen(as_json)
+    with _errors(screen):
+        needs = {} if work == "status" else {"say": say}
+        screen.finish(screen.show_each(getattr(repository, f"lab_{work}")(**needs, **arguments)))
+
+
+def on_repository(work: str, *, as_json: bool = False, **arguments: Any) -> None:
+    """demo, test, lint or bench."""
+    from rdtops.ops import repository
+
+    screen = _on_screen(as_json)
+    with _errors(screen):
+        needs = {"say": say} if work in ("demo", "test") else {}
+        screen.finish(screen.show_each(getattr(repository, work)(**needs, **arguments)))
+
+
+def wish(preset: str, settings: list[str] | None, from_scratch: bool = False) -> Any:
+    from rdtops.ops.plan import Wish
+
+    return Wish(preset, tuple(settings or ()), from_scratch)
+
+
+def accept_key(yes: bool) -> Callable[[SeenKey], bool]:
+    """Asks the person at the terminal; `yes` answers for them, and no terminal means no."""
+    def accept(seen: SeenKey) -> bool:
+        changed = "CHANGED. Only say yes when you know why. " if seen.state == "changed" else ""
+        print(f"{seen.hop.name} ({seen.hop.where}) shows {seen.kind} {seen.fingerprint}. {changed}", file=sys.stderr)
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            print("compare it with what its administrator says, then: inv trust --yes", file=sys.stderr)
+            return False
+        return input(f"record it in {seen.hop.known_hosts}? [y/N] ").strip().lower() in ("y", "yes")
+
+    return accept
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr, so that stdout stays what was asked for."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class _Failures(Exception):  # it carries several errors to the one place that shows them
+    def __init__(self, errors: list[RdtopsError]) -> None:
+        super().__init__(f"{len(errors)} hosts failed")
+        self.errors = errors
+
+
+class _errors:  # noqa: N801  # reads as what it is: with _errors(screen):
+    """Turns our errors into a message, a remedy and an exit code; everything else stays a traceback."""
+
+    def __init__(self, screen: Screen) -> None:
+        self.screen = screen
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        errors = error.errors if isinstance(error, _Failures) else [error] if isinstance(error, RdtopsError) else []
+        if errors:
+            self.screen.close_progress()
+            for one in errors:
+                self.screen.complain(one)
+            raise Exit(code=max(one.exit_code for one in errors)) from None
+        if isinstance(error, KeyboardInterrupt):
+            self.screen.close_progress()
+            say("\nstopped looking; what runs on the host goes on there")
+            raise Exit(code=130) from None
+
+
+def _start(work: str, session: Session, host: Host, arguments: dict[str, Any]) -> Iterator[Any]:
+    from rdtops.ops import workflows
+
+    yielded: Iterator[Any] = getattr(workflows, work)(session, host, **arguments)
+    return yielded
+
+
+def _side_by_side(work: str, screen: Screen, hosts: list[Host], arguments: dict[str, Any]) -> int:
+    """Each host in its own thread; a host that fails does not keep the others from ending."""
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        futures = [pool.submit(lambda h=h: screen.show_each(_start(work, screen.session, h, arguments))) for h in hosts]
+        outcomes = [(f.exception(), f) for f in futures]
+    unexpected = [e for e, _ in outcomes if e and not isinstance(e, RdtopsError)]
+    if unexpected:
+        raise unexpected[0]
+    errors = [e for e, _ in outcomes if isinstance(e, RdtopsError)]
+    if errors:
+        raise _Failures(errors)
+    return max(f.result() for _, f in outcomes)
+
+
+def _on_screen(as_json: bool) -> Screen:
+    """One screen and one session for the whole chain of tasks."""
+    global _screen  # noqa: PLW0603  # invoke calls task after task; this is what they share
+    if _screen is None:
+        _screen = Screen()
+        atexit.register(_screen.close)
+    _screen.as_json = as_json
+    return _screen
+
+
+class Screen:
+    """Where things are shown: tables and lines on stdout, what goes on meanwhile on stderr."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        from rdtops.ops.session import Session
+
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a file has no width of its own
+        self.out = Console(highlight=False, width=width, soft_wrap=False)
+        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.as_json = False
+        self.session = Session(self._say, self._moved)
+        self._rows: list[dict[str, Any]] = []
+        self._bars: Any = None
+        self._bar_ids: dict[tuple[str, str], Any] = {}
+        self._last_line: dict[tuple[str, str], float] = {}
+
+    def show_each(self, things: Iterator[Any]) -> int:
+        """Show each thing as it comes; the worst exit code of them."""
+        from rdtops.ops import render, workflows
+
+        code = 0
+        for thing in things:
+            self.close_progress()
+            if self.as_json:
+                self._rows += render.rows(thing)
+            else:
+                self.out.print(render.shown(thing))
+            code = max(code, workflows.exit_code(thing))
+        self.close_progress()
+        return code
+
+    def finish(self, code: int) -> None:
+        if self.as_json:
+            print(json.dumps(self._rows, indent=1, ensure_ascii=False, default=str))
+            self._rows = []
+        if code:
+            raise Exit(code=code)
+
+    def complain(self, error: RdtopsError) -> None:
+        from rich.markup import escape
+
+        self.err.print(f"[bold red]error:[/] {escape(error.message)}")
+        if error.remedy:
+            self.err.print(f"[bold]-> {escape(error.remedy)}[/]")
+
+    def close_progress(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars, self._bar_ids = None, {}
+
+    def close(self) -> None:
+        self.close_progress()
+        self.session.close()
+
+    def _say(self, text: str) -> None:
+        from rich.markup import escape
+
+        self.err.print(f"[dim]{escape(text)}[/]")
+
+    def _moved(self, host: str, what: str, done: Progress) -> None:
+        """A bar on a terminal; elsewhere a line now and then."""
+        if not done.bytes_total:
+            return
+        if self.err.is_terminal:
+            self._bar(host, what, done)
+        elif time.monotonic() - self._last_line.get((host, what), 0) > 5:
+            self._last_line[host, what] = time.monotonic()
+            share = 100 * done.bytes_done / done.bytes_total
+            self._say(f"{host}: {what}: {share:.0f} % of {done.bytes_total / 1e6:.1f} MB  {done.path}")
+
+    def _bar(self, host: str, what: str, done: Progress) -> None:
+        from rich import progress
+
+        if self._bars is None:
+            self._bars = progress.Progress(
+                progress.TextColumn("{task.description}"), progress.BarColumn(30), progress.DownloadColumn(),
+                progress.TransferSpeedColumn(), progress.TimeRemainingColumn(), console=self.err, transient=True)
+            self._bars.start()
+        key = (host, what)
+        if key not in self._bar_ids:
+            self._bar_ids[key] = self._bars.add_task(f"{host}: {what}", total=done.bytes_total)
+        self._bars.update(self._bar_ids[key], completed=done.bytes_done, total=done.bytes_total)

@@ -1,0 +1,124 @@
+"""Launch: one readable script in the run folder, started so that it outlives the connection.
+
+The script is what runs, whoever starts it; `inv train --dry-run` prints it. It records its process, keeps every log
+line and the exit code, and tags the environment so that every process of the run can be found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from rdtops.contract.run import RunSpec
+from rdtops.errors import RunError
+from rdtops.ops import environment
+from rdtops.remote.command import Command, quoted, variable
+from rdtops.remote.connection import Connection
+from rdtops.remote.hosts import Host
+
+TMUX_SOCKET = "rdtops"  # a tmux server of our own: an old one of the user keeps a stale environment
+STARTED_WITHIN_S = 20.0
+
+_SCRIPT = """\
+#!/bin/sh
+# Run {run_id}: written by `inv train`. Started by hand, it does the same in the foreground.
+cd {root} || exit 1
+rm -f exit stop
+printf '%s %s %s\\n' "$$" "$(cut -d' ' -f22 /proc/$$/stat)" "$(cat /proc/sys/kernel/random/boot_id)" > process.tmp
+mv process.tmp process
+printf '{{"kind": "launched", "time_s": %s, "launcher": "%s", "pid": %s}}\\n' \\
+    "$(date +%s)" "${{RDTOPS_LAUNCHER:-hand}}" "$$" >> journal.jsonl
+{exports}
+touch train.log
+if [ -t 1 ]; then tail -n 0 -F train.log & viewer=$!; fi
+(
+cd {release} || exit 1
+{activation}exec {trainer}
+) >> train.log 2>&1
+code=$?
+[ -n "${{viewer:-}}" ] && kill "$viewer"
+echo "$code" > exit.tmp && mv exit.tmp exit
+exit "$code"
+"""
+
+
+def script(host: Host, spec: RunSpec) -> str:
+    """What launch.sh holds."""
+    exports = {"RDTOPS_RUN": spec.run_id, "PYTHONPATH": spec.release, "PYTHONUNBUFFERED": "1",
+               "PYTHONDONTWRITEBYTECODE": "1",  # a release is immutable
+               "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **host.env}
+    return _SCRIPT.format(
+        run_id=spec.run_id, root=quoted(str(spec.paths.root)), release=quoted(spec.release),
+        exports=_exports(exports), activation=_activation(host), trainer=trainer_command(host, spec).shell())
+
+
+def trainer_command(host: Host, spec: RunSpec) -> Command:
+    """`accelerate launch … -m rdtops.trainer.train config.json`."""
+    train = spec.train
+    python = environment.python(host)
+    several = ["--multi_gpu"] if train.num_processes > 1 else []  # also on CPUs: --cpu would silently start one process
+    alone_on_cpu = ["--cpu"] if train.device == "cpu" and not several else []
+    return Command(python, "-m", "accelerate.commands.launch", *several, *alone_on_cpu,
+                   "--num_processes", str(train.num_processes), "--num_machines", "1",
+                   "--mixed_precision", train.mixed_precision, "--dynamo_backend", "no",
+                   "--main_process_port", "0",  # a free one: two runs on a host do not meet
+                   "--num_cpu_threads_per_process", "1", "-m", "rdtops.trainer.train", str(spec.paths.config))
+
+
+def prepare(connection: Connection, spec: RunSpec) -> None:
+    """Make the run folder with config.json and launch.sh, each written whole."""
+    paths = spec.paths
+    connection.run(Command("mkdir", "-p", str(paths.checkpoints)))
+    _write(connection, str(paths.config), spec.to_json() + "\n")
+    _write(connection, str(paths.script), script(connection.host, spec))
+
+
+def start(connection: Connection, spec: RunSpec) -> str:
+    """Start launch.sh detached, see that it lives, and return the launcher that was used: tmux or setsid."""
+    launcher = _launcher(connection)
+    paths = spec.paths
+    connection.run_shell(f"rm -f {quoted(str(paths.process))} {quoted(str(paths.exit))} {quoted(str(paths.stop))}")
+    run_script = Command("env", f"RDTOPS_LAUNCHER={launcher}", f"RDTOPS_RUN={spec.run_id}", "sh", str(paths.script))
+    if launcher == "tmux":
+        connection.run(Command("tmux", "-L", TMUX_SOCKET, "-f", "/dev/null", "new-session", "-d",
+                               "-x", "200", "-y", "50", "-s", spec.run_id, run_script.shell()))
+    else:
+        connection.run_shell(f"setsid -f {run_script.shell()} </dev/null >/dev/null 2>&1")
+    begun = connection.run_shell(
+        f"for i in $(seq {int(STARTED_WITHIN_S * 5)}); do [ -e {quoted(str(paths.process))} ] && exit 0; "
+        "sleep 0.2; done; exit 1", timeout_s=STARTED_WITHIN_S + 20, check=False)
+    if not begun.ok:
+        raise RunError(f"{connection.host.name}: {paths.script} was started through {launcher} but did not begin "
+                       f"within {STARTED_WITHIN_S:g} s", remedy=f"ssh there and run: sh {paths.script}")
+    return launcher
+
+
+def attach_line(spec: RunSpec) -> str:
+    """The shell line that shows a running training on its host."""
+    in_tmux = Command("tmux", "-L", TMUX_SOCKET, "attach-session", "-t", "=" + spec.run_id).shell()
+    return f"{in_tmux} 2>/dev/null || exec tail -n 50 -F {quoted(str(spec.paths.log))}"
+
+
+def _launcher(connection: Connection) -> str:
+    wanted = connection.host.launcher
+    if wanted != "auto":
+        return wanted
+    return connection.run_shell("command -v tmux >/dev/null && echo tmux || echo setsid").out.strip()
+
+
+def _activation(host: Host) -> str:
+    line = environment.activation(host)
+    return f"{line.removesuffix(' && ')} || exit 1\n" if line else ""
+
+
+def _exports(variables: Mapping[str, str]) -> str:
+    return "\n".join(f"export {variable(name)}={quoted(value)}" for name, value in variables.items())
+
+
+def _write(connection: Connection, path: str, text: str) -> None:
+    connection.run_shell(f"cat > {quoted(path + '.tmp')} && mv {quoted(path + '.tmp')} {quoted(path)}",
+                         stdin=text.encode())
+
+
+def write_json(connection: Connection, path: str, values: Mapping[str, object]) -> None:
+    _write(connection, path, json.dumps(values, indent=1) + "\n")

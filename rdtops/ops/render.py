@@ -1,0 +1,342 @@
+"""How things look: `shown(thing)` for people, `rows(thing)` for --json. Nothing here prints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import singledispatch
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text as Styled
+
+from rdtops.checks import Report, Status
+from rdtops.contract.journal import Event
+from rdtops.contract.run import RunState
+from rdtops.lab.site import ServerStatus
+from rdtops.ops.deploy import Delivery
+from rdtops.ops.registry import Plugin
+from rdtops.ops.repository import Measured, Summary
+from rdtops.ops.results import Fetched
+from rdtops.ops.runs import RunView, age
+from rdtops.ops.training import Launched
+from rdtops.ops.trust import SeenKey
+from rdtops.ops.workflows import CheckpointList, Deployed, Gpus, HostRow, LaunchPlan, Progressed, Text
+
+SIGNS = {Status.OK: "[green]OK[/]  ", Status.WARN: "[yellow]WARN[/]", Status.FAIL: "[bold red]FAIL[/]",
+         Status.SKIP: "[dim]SKIP[/]"}
+STATE_STYLE = {RunState.RUNNING: "cyan", RunState.FINISHED: "green", RunState.FAILED: "bold red",
+               RunState.LOST: "bold red", RunState.STOPPED: "yellow", RunState.PREPARED: "dim"}
+
+
+# --- for people ---
+
+@singledispatch
+def shown(thing: Any) -> RenderableType:
+    """What a person sees of a thing that a workflow yielded."""
+    raise TypeError(f"nothing says how to show a {type(thing).__name__}")
+
+
+@shown.register
+def _(thing: Text) -> RenderableType:
+    return Styled(thing.text.removesuffix("\n"))
+
+
+@shown.register
+def _(thing: HostRow) -> RenderableType:
+    mark = "[bold]*[/] " if thing.host.default else "  "
+    ping = f"  [green]{thing.round_trip_s * 1000:.0f} ms[/]" if thing.round_trip_s is not None else ""
+    problem = f"\n    [bold red]{escape(thing.problem)}[/]" if thing.problem else ""
+    return (f"{mark}[bold]{escape(thing.host.name)}[/]  {escape(thing.host.route_words)}  "
+            f"[dim]{escape(thing.host.where)}  {escape(thing.host.workspace)}[/]{ping}{problem}")
+
+
+@shown.register
+def _(thing: SeenKey) -> RenderableType:
+    return f"{escape(thing.hop.name)}  {thing.hop.known_hosts_entry}  {thing.kind}  {thing.fingerprint}  {thing.state}"
+
+
+@shown.register
+def _(thing: Deployed) -> RenderableType:
+    table = _table(f"{'would be sent' if thing.dry_run else 'deployed'} to {thing.host}",
+                   "what", "files", "sent", "bytes", "where and why")
+    for delivery in thing.deliveries:
+        table.add_row(escape(delivery.what), *_delivered(delivery, thing.dry_run))
+    details = [line for d in thing.deliveries for line in _reasons(d)] if thing.dry_run else []
+    return Group(table, *details)
+
+
+def _delivered(delivery: Delivery, dry_run: bool) -> tuple[str, str, str, str]:
+    where = f"[dim]{escape(delivery.target)}[/]"
+    note = f"{escape(delivery.note)}\n" if delivery.note else ""
+    if delivery.plan is None:
+        return "", "", "", note + where
+    moved = [i for i in delivery.plan.items if i.action in ("send", "resume")]
+    copied = sum(i.action == "copy" for i in delivery.plan.items)
+    if not note and not moved:
+        note = "all there already, verified by MD5\n" if not copied else ""
+    if copied:
+        note += f"{copied} files taken over from the release before, on the host\n"
+    sent_bytes = delivery.outcome.sent_bytes if delivery.outcome and not dry_run else delivery.plan.bytes_to_send
+    return str(len(delivery.plan.items)), str(len(moved)), size(sent_bytes), note + where
+
+
+def _reasons(delivery: Delivery) -> Iterable[str]:
+    items = delivery.plan.items if delivery.plan else ()
+    moving = [i for i in items if i.action != "skip"]
+    for item in moving[:40]:
+        yield (f"  {escape(delivery.what)}: {item.action:6} {escape(item.path)}  {size(item.size_bytes)}  "
+               f"{escape(item.reason)}")
+    if len(moving) > 40:
+        yield f"  {escape(delivery.what)}: and {len(moving) - 40} more"
+
+
+@shown.register
+def _(thing: Report) -> RenderableType:
+    table = _table(f"preflight of {thing.host}", "", "check", "finding", "by")
+    for result in thing.results:
+        text = escape(result.summary)
+        if result.status in (Status.WARN, Status.FAIL):
+            text += f"\n[dim]{escape(result.evidence)}[/]" if result.evidence else ""
+            text += f"\n[bold]-> {escape(result.remedy)}[/]" if result.remedy else ""
+        table.add_row(SIGNS[result.status], escape(result.name), text, f"[dim]{escape(result.source or 'rdtops')}[/]")
+    verdict = "[green]ready to train[/]" if thing.passed else "[bold red]not ready[/]"
+    counts = ", ".join(f"{thing.count(s)} {s.value}" for s in Status if thing.count(s))
+    return Group(table, f"{verdict}: {counts}; plugins that ran: {escape(', '.join(thing.plugins) or 'none')}")
+
+
+@shown.register
+def _(thing: LaunchPlan) -> RenderableType:
+    return Group(f"[bold]would be written to {escape(thing.host)}:{escape(thing.root)}[/]",
+                 "[dim]--- config.json[/]", Styled(thing.config), "[dim]--- launch.sh[/]", Styled(thing.script))
+
+
+@shown.register
+def _(thing: Launched) -> RenderableType:
+    how = f"resumed from {thing.resumed_from}" if thing.resumed_from else "started"
+    return (f"[green]{how}[/] [bold]{escape(thing.run_id)}[/] on {escape(thing.host)}, detached in {thing.launcher}: "
+            f"it goes on without this laptop\n"
+            f"  follow it:  inv watch --host {thing.host}\n"
+            f"  get it:     inv fetch-results --host {thing.host}\n"
+            f"  [dim]{escape(thing.root)}[/]")
+
+
+@shown.register
+def _(thing: RunView) -> RenderableType:
+    of = f"step {thing.step} of {thing.max_steps}" if thing.max_steps else f"step {thing.step}"
+    facts = [of, f"loss {thing.loss:.4f}" if thing.loss is not None else "",
+             f"{thing.samples_per_s:.1f} samples/s" if thing.samples_per_s else "",
+             f"{duration(thing.eta_s)} to go" if thing.eta_s and thing.state is RunState.RUNNING else "",
+             thing.last_checkpoint, f"last sign {duration(age(thing))} ago" if thing.last_event_s else ""]
+    line = (f"[{STATE_STYLE[thing.state]}]{thing.state.value:9}[/] [bold]{escape(thing.run_id)}[/]  "
+            f"{escape(thing.host)}  {escape('  '.join(f for f in facts if f))}")
+    if thing.state in (RunState.FAILED, RunState.LOST):
+        last_words = thing.error or "\n  ".join(thing.log_tail.strip().splitlines()[-6:])
+        code = (f"exit {thing.exit_code}" if thing.exit_code is not None
+                else "no exit code: killed, or the host rebooted")
+        line += f"\n  [red]{code}[/]  {escape(last_words)}\n  [bold]-> inv logs --host {escape(thing.host)}[/]"
+    return line
+
+
+@shown.register
+def _(thing: Progressed) -> RenderableType:
+    said = "".join(f"\n           {_recorded(r)}" for r in thing.records)
+    return f"{clock(thing.event.time_s)}  {escape(_words(thing.event, thing.max_steps))}{said}"
+
+
+def _words(event: Event, max_steps: int) -> str:
+    """An event of the Journal as one line."""
+    d = event.data
+    if event.kind == "step":
+        return (f"step {d['step']:>6} of {max_steps}  loss {d['loss']:.4f}  lr {d.get('learning_rate', 0):.1e}  "
+                f"{d.get('samples_per_s') or 0:.1f} samples/s  {duration(d.get('eta_s'))} to go")
+    if event.kind == "checkpoint":
+        return f"checkpoint {d['name']}  {size(d['size_bytes'])}  {d['digest']}"
+    if event.kind == "launched":
+        return f"launched by {d.get('launcher')}, process {d.get('pid')}"
+    if event.kind == "started":
+        resumed = d.get("resumed_from_step")
+        return (f"training on {d.get('world_size')} x {d.get('device')}, {d.get('parameters', 0) / 1e6:.1f} M "
+                "parameters" + (f", resumed from step {resumed}" if resumed else ""))
+    if event.kind == "finished":
+        return f"finished at step {d.get('step')}, loss {d.get('loss') or 0:.4f}"
+    return f"{event.kind}  " + "  ".join(f"{k} {v}" for k, v in d.items())
+
+
+def _recorded(record: Any) -> str:
+    if record.error:
+        return f"[red]{escape(record.plugin)}: {escape(record.error)}[/]"
+    said = "  ".join(f"{k} {v}" for k, v in record.value.items()) or "seen"
+    return f"[dim]{escape(record.plugin)}: {escape(said)}[/]"
+
+
+@shown.register
+def _(thing: CheckpointList) -> RenderableType:
+    table = _table(f"checkpoints of {thing.run.run_id} on {thing.run.host}", "", "step", "name", "size", "digest",
+                   "plugins")
+    for row in thing.rows:
+        said = "\n".join(_recorded(r) for r in row.records)
+        table.add_row("latest" if row.latest else "", str(row.checkpoint.step), row.checkpoint.name,
+                      size(row.checkpoint.size_bytes), row.checkpoint.digest, said)
+    unfinished = [f"[yellow]not complete, so not counted:[/] {escape(', '.join(thing.unfinished))}"]
+    return Group(table, *(unfinished if thing.unfinished else []))
+
+
+@shown.register
+def _(thing: Gpus) -> RenderableType:
+    return Group(f"[bold]{escape(thing.host)}[/]  {clock(time.time())}", Styled(thing.text.rstrip()))
+
+
+@shown.register
+def _(thing: Fetched) -> RenderableType:
+    moved = (f"nothing to transfer: all {thing.files} files are here and have the same MD5" if thing.nothing_new
+             else f"{thing.sent_files} of {thing.files} files, {size(thing.sent_bytes)} in {thing.seconds:.1f} s")
+    where = (f"{thing.folder / 'checkpoints' / thing.checkpoint.name}  {size(thing.checkpoint.size_bytes)}, every MD5 "
+             "as in its manifest" if thing.checkpoint else "none yet")
+    rows = {"run": f"{thing.run.run_id}, {thing.run.state.value}, step {thing.run.step} of {thing.run.max_steps}",
+            "transfer": moved, "checkpoint": where, "loss curve": str(thing.curve),
+            "log": str(thing.folder / "train.log"), "journal": str(thing.folder / "journal.jsonl")}
+    return _grid(rows)
+
+
+@shown.register
+def _(thing: Plugin) -> RenderableType:
+    if thing.problem:
+        return (f"[bold red]broken[/] [bold]{escape(thing.name)}[/]  {escape(thing.problem)}\n"
+                f"         [dim]{escape(thing.source)}[/]")
+    return (f"[green]loaded[/] [bold]{escape(thing.name)}[/] {escape(thing.version)}  {escape(thing.summary)}\n"
+            f"         {', '.join(thing.hooks)}  [dim]{escape(thing.source)}[/]")
+
+
+@shown.register
+def _(thing: ServerStatus) -> RenderableType:
+    state = "[green]up[/]  " if thing.up else "[dim]down[/]"
+    process = f"process {thing.pid}, {thing.backend}" if thing.up else ""
+    return f"{state} [bold]{escape(thing.name)}[/]  {thing.address}:{thing.port}  [dim]{process}[/]"
+
+
+@shown.register
+def _(thing: Summary) -> RenderableType:
+    return Group(f"\n[bold green]{escape(thing.title)}[/]", _grid(thing.pairs))
+
+
+@shown.register
+def _(thing: Measured) -> RenderableType:
+    verdict = "[green]holds[/]" if thing.holds else "[bold red]missed[/]"
+    return f"{verdict}  {escape(thing.name)}: {thing.value:g}  [dim]goal: {escape(thing.goal)}; {escape(thing.how)}[/]"
+
+
+# --- for --json ---
+
+@singledispatch
+def rows(thing: Any) -> list[dict[str, Any]]:
+    """The same thing as JSON objects."""
+    raise TypeError(f"nothing says how {type(thing).__name__} looks as JSON")
+
+
+@rows.register
+def _(thing: HostRow) -> list[dict[str, Any]]:
+    host = thing.host
+    return [{"name": host.name, "default": host.default, "route": [hop.where for hop in host.route],
+             "workspace": host.workspace, "preset": host.preset, "round_trip_s": thing.round_trip_s,
+             "problem": thing.problem or None}]
+
+
+@rows.register
+def _(thing: Deployed) -> list[dict[str, Any]]:
+    return [{"host": thing.host, "what": d.what, "target": d.target, "note": d.note or None, "dry_run": thing.dry_run,
+             "sent_bytes": d.outcome.sent_bytes if d.outcome else 0,
+             "files": [asdict(i) for i in d.plan.items] if d.plan else []} for d in thing.deliveries]
+
+
+@rows.register
+def _(thing: Report) -> list[dict[str, Any]]:
+    return [thing.to_json()]
+
+
+@rows.register
+def _(thing: Launched) -> list[dict[str, Any]]:
+    return [asdict(thing)]
+
+
+@rows.register
+def _(thing: RunView) -> list[dict[str, Any]]:
+    return [thing.to_json()]
+
+
+@rows.register
+def _(thing: CheckpointList) -> list[dict[str, Any]]:
+    return [{"run_id": r.run_id, "host": r.host, "latest": r.latest, **asdict(r.checkpoint),
+             "hooks": [asdict(record) for record in r.records]} for r in thing.rows]
+
+
+@rows.register
+def _(thing: Gpus) -> list[dict[str, Any]]:
+    return [{"host": thing.host, **row} for row in thing.rows]
+
+
+@rows.register
+def _(thing: Fetched) -> list[dict[str, Any]]:
+    return [{"host": thing.host, "run_id": thing.run.run_id, "state": thing.run.state.value,
+             "folder": str(thing.folder), "loss_curve": str(thing.curve),
+             "checkpoint": asdict(thing.checkpoint) if thing.checkpoint else None,
+             "files": thing.files, "sent_files": thing.sent_files, "sent_bytes": thing.sent_bytes}]
+
+
+@rows.register
+def _(thing: ServerStatus) -> list[dict[str, Any]]:
+    return [asdict(thing)]
+
+
+@rows.register
+def _(thing: Measured) -> list[dict[str, Any]]:
+    return [asdict(thing)]
+
+
+@rows.register
+def _(thing: Plugin) -> list[dict[str, Any]]:
+    return [{"name": thing.name, "source": thing.source, "version": thing.version, "summary": thing.summary,
+             "hooks": list(thing.hooks), "problem": thing.problem or None}]
+
+
+# --- words ---
+
+def size(size_bytes: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.2f} GB"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def clock(time_s: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(time_s))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, header_style="dim", overflow="fold")
+    return table
+
+
+def _grid(pairs: dict[str, str]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    for key, value in pairs.items():
+        grid.add_row(key, escape(value))
+    return grid

@@ -1,0 +1,110 @@
+"""Fetch results: a checkpoint, the logs, the Journal and the loss curve of a run, verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rdtops.contract import manifest
+from rdtops.contract.journal import Event, Journal
+from rdtops.contract.run import Checkpoint, checkpoint_name
+from rdtops.errors import DigestMismatch, RunError
+from rdtops.ops import runs
+from rdtops.ops.runs import RunView
+from rdtops.remote.connection import Connection
+from rdtops.remote.transfer import Progress, download, plan_download
+
+RUN_FILES = ("config.json", "launch.sh", "journal.jsonl", "train.log", "exit", "statistics.json")
+CURVE = "loss.png"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What lies in `folder` now. `checkpoint` is None while the run has none."""
+
+    host: str
+    run: RunView
+    folder: Path
+    checkpoint: Checkpoint | None
+    files: int
+    sent_files: int
+    sent_bytes: int
+    seconds: float
+
+    @property
+    def curve(self) -> Path:
+        return self.folder / CURVE
+
+    @property
+    def nothing_new(self) -> bool:
+        return self.sent_files == 0
+
+
+def fetch(connection: Connection, run: RunView, into: Path, *, which: str = "latest",
+          progress: Callable[[str, Progress], None] | None = None) -> Fetched:
+    """Bring a run to `into/<host>/<run>/`. `which` is latest or a step."""
+    folder = into / run.host / run.run_id
+    checkpoint = choose(connection, run, which)
+    remote = str(runs.paths(connection, run).root)
+    there = connection.run_shell(f"cd {remote} && ls -1d {' '.join(RUN_FILES)} 2>/dev/null || :").out.split()
+    plans = [plan_download(connection, remote, folder, files=there)]
+    if checkpoint:
+        plans.append(plan_download(connection, checkpoint.path, folder / "checkpoints" / checkpoint.name))
+    outcomes = [download(connection, p, None if progress is None else lambda x: progress("results", x)) for p in plans]
+    if checkpoint:
+        _verify(folder / "checkpoints" / checkpoint.name, checkpoint)
+    if outcomes[0].sent_files or not (folder / CURVE).exists():
+        draw_curve(Journal(folder / "journal.jsonl").read(), folder / CURVE, run.run_id)
+    return Fetched(run.host, run, folder, checkpoint, sum(len(p.items) for p in plans),
+                   sum(o.sent_files for o in outcomes), sum(o.sent_bytes for o in outcomes),
+                   sum(o.seconds for o in outcomes))
+
+
+def choose(connection: Connection, run: RunView, which: str) -> Checkpoint | None:
+    """The checkpoint that `which` names; None when the newest is asked for and there is none yet."""
+    whole, unfinished = runs.checkpoints(connection, run)
+    if which == "latest":
+        return whole[-1] if whole else None
+    wanted = checkpoint_name(int(which)) if which.isdigit() else which
+    found = next((c for c in whole if c.name == wanted), None)
+    if found is None:
+        half = " (it is there, but not complete)" if wanted in unfinished else ""
+        raise RunError(f"{run.host}: {run.run_id} has no checkpoint {which!r}{half}; "
+                       f"it has: {', '.join(c.name for c in whole) or 'none'}",
+                       remedy=f"inv checkpoints --host {run.host} --run {run.run_id}")
+    return found
+
+
+def draw_curve(events: list[Event], path: Path, title: str) -> None:
+    """The loss over the steps as a PNG: each logged step, and a running mean over a twentieth of them."""
+    from matplotlib.figure import Figure  # half a second; only who draws pays it
+
+    steps = {int(e.data["step"]): float(e.data["loss"]) for e in events if e.kind == "step"}
+    checkpoints = [int(e.data["step"]) for e in events if e.kind == "checkpoint"]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    xs, ys = sorted(steps), [steps[x] for x in sorted(steps)]
+    if xs:
+        window = max(1, len(ys) // 20)
+        means = [sum(ys[max(0, i - window + 1):i + 1]) / len(ys[max(0, i - window + 1):i + 1]) for i in range(len(ys))]
+        axes.plot(xs, ys, linewidth=0.8, alpha=0.4, label="loss")
+        axes.plot(xs, means, linewidth=2, label=f"mean of {window}" if window > 1 else "loss")
+        axes.set_ylim(bottom=0)
+    for number, step in enumerate(checkpoints):
+        axes.axvline(step, linestyle=":", color="gray", linewidth=0.8, label="" if number else "checkpoint")
+    axes.set(xlabel="optimiser step", ylabel="training loss", title=title)
+    if xs:
+        axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def _verify(folder: Path, checkpoint: Checkpoint) -> None:
+    """Every byte against the manifest that the trainer wrote, which we know by its digest."""
+    sealed = manifest.read(folder)
+    wrong = ["manifest.json"] if sealed is None else manifest.differences(folder, sealed)
+    if sealed is not None and sealed.digest != checkpoint.digest:
+        wrong.append("manifest.json is another one than the host's")
+    if wrong:
+        raise DigestMismatch(f"{folder}: {'; '.join(wrong[:5])}", remedy="inv fetch-results   # again")

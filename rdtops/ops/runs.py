@@ -1,0 +1,135 @@
+"""Runs as the laptop sees them: facts from the host, meaning from the contract."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from rdtops.contract.journal import Event, parse
+from rdtops.contract.run import Checkpoint, RunPaths, RunSpec, RunState, state_of
+from rdtops.errors import ConfigError, RunError
+from rdtops.ops import runs_on_host
+from rdtops.remote.connection import Connection
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run of one host at one moment."""
+
+    run_id: str
+    host: str
+    state: RunState
+    spec: RunSpec | None  # None when its config.json cannot be read
+    exit_code: int | None
+    step: int
+    max_steps: int
+    loss: float | None
+    samples_per_s: float | None
+    eta_s: float | None
+    last_checkpoint: str
+    last_event_s: float  # Unix time of the host
+    log_tail: str
+    error: str
+
+    def to_json(self) -> dict[str, Any]:
+        shown = {k: v for k, v in vars(self).items() if k not in ("spec", "log_tail")}
+        return {**shown, "state": self.state.value, "preset": self.spec.train.preset if self.spec else None}
+
+
+def list_runs(connection: Connection) -> list[RunView]:
+    """Every run of the host's workspace, oldest first."""
+    answer = connection.call(runs_on_host, {"op": "list", "workspace": connection.workspace})
+    return [_view(connection.host.name, facts) for facts in answer["runs"]]
+
+
+def find(connection: Connection, run_id: str = "") -> RunView:
+    """The run of that id (a unique beginning or end will do), by default the newest. Raises RunError."""
+    found = list_runs(connection)
+    name = connection.host.name
+    if not found:
+        raise RunError(f"{name}: there is no run in {connection.workspace}/runs",
+                       remedy=f"inv deploy check train --host {name}")
+    if not run_id:
+        return found[-1]
+    matching = [r for r in found if r.run_id == run_id] or [
+        r for r in found if r.run_id.startswith(run_id) or r.run_id.endswith(run_id)]
+    if len(matching) != 1:
+        which = "no run" if not matching else "several runs"
+        raise RunError(f"{name}: {which} called {run_id!r}; newest: {', '.join(r.run_id for r in found[-5:])}",
+                       remedy=f"inv status --host {name}")
+    return matching[0]
+
+
+def paths(connection: Connection, run: RunView) -> RunPaths:
+    return RunPaths(connection.workspace, run.run_id)
+
+
+def checkpoints(connection: Connection, run: RunView) -> tuple[list[Checkpoint], list[str]]:
+    """The valid checkpoints of a run by step, and the names of what is there without a valid manifest."""
+    answer = connection.call(runs_on_host, {"op": "checkpoints", "workspace": connection.workspace,
+                                            "run_id": run.run_id})
+    return sorted((Checkpoint(**c) for c in answer["checkpoints"]), key=lambda c: c.step), answer["unfinished"]
+
+
+def stop(connection: Connection, run: RunView, grace_s: float = 120.0) -> dict[str, Any]:
+    """Ask the ranks to save and leave, end what remains. Only processes that carry the run's tag are touched."""
+    if run.state is not RunState.RUNNING:
+        raise RunError(f"{run.host}: {run.run_id} is {run.state.value}, not running")
+    answer: dict[str, Any] = connection.call(
+        runs_on_host, {"op": "stop", "workspace": connection.workspace, "run_id": run.run_id, "grace_s": grace_s},
+        timeout_s=grace_s + 60)
+    if answer["left"]:
+        raise RunError(f"{run.host}: processes of {run.run_id} outlived SIGKILL: {answer['left']}")
+    return answer
+
+
+def read_file(connection: Connection, path: str, offset: int) -> tuple[bytes, int]:
+    """A piece of a growing file from `offset`, and the file's size."""
+    answer = connection.call(runs_on_host, {"op": "read", "path": path, "offset": offset})
+    return answer["text"].encode("utf-8", "surrogateescape"), answer["size"]
+
+
+def _view(host: str, facts: dict[str, Any]) -> RunView:
+    try:
+        spec = RunSpec.from_json(facts["config"])
+    except ConfigError:
+        spec = None
+    head, tail = facts["journal_head"], facts["journal_tail"]
+    events = parse((tail if len(tail) < 60_000 else tail.partition("\n")[2]).encode())[0]
+    latest = _latest(events)
+    step = latest.get("step")
+    checkpoint = latest.get("checkpoint")
+    failed = latest.get("failed")
+    view_step = max((int(e.data.get("step", 0)) for e in (step, checkpoint) if e), default=0)
+    return RunView(
+        run_id=facts["run_id"], host=host, spec=spec, exit_code=facts["exit_code"],
+        state=state_of(exit_code=facts["exit_code"], process_alive=facts["alive"], launched=facts["launched"],
+                       stop_requested=facts["stop_requested"]),
+        step=view_step, max_steps=spec.train.max_steps if spec else 0,
+        loss=step.data.get("loss") if step else None,
+        samples_per_s=step.data.get("samples_per_s") if step else None,
+        eta_s=step.data.get("eta_s") if step else None,
+        last_checkpoint=str(checkpoint.data.get("name", "")) if checkpoint else "",
+        last_event_s=events[-1].time_s if events else _first_time(head),
+        log_tail=facts["log_tail"], error=str(failed.data.get("error", "")) if failed else "")
+
+
+def _latest(events: list[Event]) -> dict[str, Event]:
+    """The last event of each kind since the last launch."""
+    found: dict[str, Event] = {}
+    for event in events:
+        if event.kind == "launched":
+            found = {k: e for k, e in found.items() if k == "checkpoint"}
+        found[event.kind] = event
+    return found
+
+
+def _first_time(head: str) -> float:
+    events = parse(head.encode())[0]
+    return events[0].time_s if events else 0.0
+
+
+def age(run: RunView, now_s: float | None = None) -> float:
+    """Seconds since the run's last event, by this laptop's clock."""
+    return max(0.0, (now_s or time.time()) - run.last_event_s)

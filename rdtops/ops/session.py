@@ -1,0 +1,102 @@
+"""Session: what one command line shares over its tasks: the inventory, the plugins, one connection a host, and the
+findings of a `check` that a `train` behind it need not ask for again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rdtops.checks import Report
+from rdtops.contract.run import RunSpec
+from rdtops.ops import plan, registry, snapshot, training
+from rdtops.ops.plan import Asset, Wish
+from rdtops.ops.registry import Registry
+from rdtops.ops.snapshot import Snapshot
+from rdtops.remote import hosts
+from rdtops.remote.connection import Connection
+from rdtops.remote.hosts import Host, Inventory
+from rdtops.remote.transfer import Progress
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A wish, made concrete for one host."""
+
+    spec: RunSpec
+    assets: tuple[Asset, ...]
+
+    @property
+    def local_assets(self) -> Mapping[str, Path]:
+        return plan.local_assets(self.assets)
+
+
+class Session:
+    """`say` gets lines for people while the work goes on, `progress` the bytes of transfers."""
+
+    def __init__(self, say: Callable[[str], None], progress: Callable[[str, str, Progress], None]) -> None:
+        self.say = say
+        self._progress = progress
+        self._lock = threading.Lock()  # several hosts are worked on side by side
+        self._inventory: Inventory | None = None
+        self._registry: Registry | None = None
+        self._snapshot: Snapshot | None = None
+        self._connections: dict[str, Connection] = {}
+        self._reports: dict[tuple[str, str, str], Report] = {}
+
+    @property
+    def inventory(self) -> Inventory:
+        with self._lock:
+            self._inventory = self._inventory or hosts.load()
+            return self._inventory
+
+    @property
+    def registry(self) -> Registry:
+        required = self.inventory.required_plugins
+        with self._lock:
+            if self._registry is None:
+                self._registry = registry.load()
+                self._registry.require(required)
+            return self._registry
+
+    @property
+    def snapshot(self) -> Snapshot:
+        with self._lock:
+            self._snapshot = self._snapshot or snapshot.take()
+            return self._snapshot
+
+    def hosts(self, names: str) -> list[Host]:
+        """`--host a,b` as hosts; the default host when it is empty."""
+        wanted = [n.strip() for n in names.split(",") if n.strip()]
+        if not wanted:
+            return [self.inventory.default_host]
+        return [self.inventory.host(n) for n in dict.fromkeys(wanted)]
+
+    def connection(self, host: Host) -> Connection:
+        with self._lock:
+            known = self._connections.setdefault(host.name, Connection(host))
+        if not known.alive:
+            self.say(f"connecting to {host.name}: {host.route_words}")
+        return known.open()
+
+    def prepared(self, host: Host, wish: Wish) -> Prepared:
+        config = wish.config_for(host)  # first: a wrong --set needs no connection
+        connection = self.connection(host)
+        assets = plan.assets_of(self.inventory, connection, config)
+        return Prepared(plan.spec_of(connection, config, assets, self.snapshot), assets)
+
+    def report(self, host: Host, prepared: Prepared, *, again: bool) -> Report:
+        """The findings about a host; those of this command line when there are some and `again` is not wanted."""
+        key = (host.name, prepared.spec.train.digest, prepared.spec.snapshot)
+        if again or key not in self._reports:
+            self._reports[key] = training.check(self.connection(host), self.registry, prepared.spec,
+                                                prepared.local_assets)
+        return self._reports[key]
+
+    def progress(self, host: Host) -> Callable[[str, Progress], None]:
+        return lambda what, done: self._progress(host.name, what, done)
+
+    def close(self) -> None:
+        for connection in self._connections.values():
+            connection.close()

@@ -1,0 +1,103 @@
+"""Check and train: ask every check, then launch exactly one training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rdtops.checks import CheckResult, Report, merged
+from rdtops.contract.config import override
+from rdtops.contract.run import RunSpec, RunState
+from rdtops.errors import PluginError, PreflightFailed, PreflightVeto, RunError
+from rdtops.ops import launch, runs
+from rdtops.ops.preflight import core_checks
+from rdtops.ops.registry import Registry
+from rdtops.ops.runs import RunView
+from rdtops.remote.connection import Connection
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A training that runs now."""
+
+    host: str
+    run_id: str
+    launcher: str
+    root: str  # the run folder on the host
+    resumed_from: str = ""  # the checkpoint, when it goes on
+
+
+def check(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path]) -> Report:
+    """Every finding about the host: ours first, then the plugins'."""
+    results = [*core_checks(connection, spec), _no_other_run(connection)]
+    results += registry.preflight(host=connection.host, connection=connection, spec=spec, local_assets=local)
+    asked = [p.name for p in registry.with_hook("preflight_check")]
+    if not asked:
+        results.append(CheckResult.warn("plugins", "no plugin took part in this check",
+                                        remedy="inv plugins   # what is loaded, and why not"))
+    return merged(connection.host.name, results, asked)
+
+
+def train(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path],
+          report: Report) -> Launched:
+    """Launch `spec` after a passed report. Raises PreflightFailed, PreflightVeto or PluginError."""
+    require_pass(report)
+    _before_train(connection, registry, spec, local)
+    launch.prepare(connection, spec)
+    launcher = launch.start(connection, spec)
+    return Launched(connection.host.name, spec.run_id, launcher, str(spec.paths.root))
+
+
+def resumed_spec(run: RunView, fresh: RunSpec, settings: tuple[str, ...]) -> RunSpec:
+    """The spec of a run that goes on: its own values, the code and assets of today, and `--set` on top."""
+    if run.state is RunState.RUNNING:
+        raise RunError(f"{run.host}: {run.run_id} is running", remedy=f"inv watch --host {run.host} --run {run.run_id}")
+    if run.spec is None:
+        raise RunError(f"{run.host}: the config.json of {run.run_id} cannot be read, so it cannot be resumed")
+    return replace(run.spec, release=fresh.release, snapshot=fresh.snapshot, assets=fresh.assets,
+                   train=override(run.spec.train, settings))
+
+
+def resume(connection: Connection, registry: Registry, run: RunView, spec: RunSpec, local: Mapping[str, Path],
+           report: Report) -> Launched:
+    """Let a run go on from its newest valid checkpoint."""
+    whole, _ = runs.checkpoints(connection, run)
+    if whole and whole[-1].step >= spec.train.max_steps:
+        raise RunError(f"{run.host}: {run.run_id} has reached its {spec.train.max_steps} steps",
+                       remedy=f"inv train --resume {run.run_id} --set max_steps={spec.train.max_steps * 2}")
+    launched = train(connection, registry, spec, local, report)
+    return replace(launched, resumed_from=whole[-1].name if whole else "")
+
+
+def require_pass(report: Report) -> None:
+    if report.passed:
+        return
+    lines = [f"{r.name}: {r.summary}" for r in report.failures] or ["no check was made"]
+    first = next((r.remedy for r in report.failures if r.remedy), f"inv check --host {report.host}")
+    raise PreflightFailed(f"{report.host}: not started, {len(lines)} check(s) failed\n  " + "\n  ".join(lines),
+                          remedy=first)
+
+
+def _before_train(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path]) -> None:
+    for call in registry.call("before_train", host=connection.host, connection=connection, run=spec,
+                              local_assets=local):
+        if isinstance(call.error, PreflightVeto):
+            raise PreflightVeto(f"{spec.host}: the plugin {call.plugin} stopped the launch: {call.error.message}",
+                                remedy=call.error.remedy) from call.error
+        if call.error is not None:
+            raise PluginError(
+                f"{spec.host}: the plugin {call.plugin} raised {type(call.error).__name__} in before_train: "
+                f"{call.error}",
+                remedy=f"RDTOPS_DISABLED_PLUGINS={call.plugin} inv train --host {spec.host}   # without it",
+            ) from call.error
+
+
+def _no_other_run(connection: Connection) -> CheckResult:
+    """Two trainings on the same GPUs would end each other."""
+    alive = [r for r in runs.list_runs(connection) if r.state is RunState.RUNNING]
+    if not alive:
+        return CheckResult.ok("runs", "no other training of this workspace is running")
+    run = alive[-1]
+    return CheckResult.fail("runs", f"{run.run_id} is running here (step {run.step} of {run.max_steps})",
+                            remedy=f"inv watch --host {run.host}   # or: inv stop --host {run.host}")

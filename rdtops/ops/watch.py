@@ -1,0 +1,105 @@
+"""Watch: follow a run's Journal, and let after_checkpoint fire for every checkpoint, once and in order.
+
+The cursor is kept on this laptop (rdtops.ops.records) and moves on only after an event was acted upon, so that a
+laptop that slept, or was killed in between, catches up. Which plugin has seen which checkpoint is remembered by the
+checkpoint's digest: an event that is read twice does nothing twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from rdtops.contract.journal import Event, parse
+from rdtops.contract.run import Checkpoint, RunSpec
+from rdtops.errors import ConnectionLost, Unreachable
+from rdtops.ops import runs
+from rdtops.ops.records import HookRecord, RunRecords
+from rdtops.ops.registry import Registry
+from rdtops.ops.runs import RunView
+from rdtops.remote.connection import Connection
+
+POLL_S = 1.0
+
+
+def catch_up(connection: Connection, registry: Registry, run: RunView) -> list[HookRecord]:
+    """Act upon everything the Journal holds since the cursor. Returns what the plugins said."""
+    return [record for _, records in _unseen(connection, registry, run) for record in records]
+
+
+def follow(connection: Connection, registry: Registry, run_id: str, *, from_start: bool = False,
+           on_lost: Callable[[str], None] | None = None) -> Iterator[tuple[Event, list[HookRecord]]]:
+    """Yield each event with what the plugins said of it, until the run ends. A lost link is taken up again; the
+    training does not notice. With `from_start` the events already acted upon are shown too, without acting again."""
+    run = runs.find(connection, run_id)
+    if from_start:
+        yield from ((event, []) for event in _seen(connection, run))
+    pause_s = POLL_S
+    while True:
+        try:
+            run = runs.find(connection, run.run_id)  # before the journal: a run that ended has written its last line
+            yield from _unseen(connection, registry, run)
+            if run.state.ended:
+                return
+            pause_s = POLL_S
+        except (ConnectionLost, Unreachable) as error:
+            pause_s = min(60.0, pause_s * 2)
+            if on_lost:
+                on_lost(f"{error.message}; the training goes on there, trying again in {pause_s:.0f} s")
+        time.sleep(pause_s)
+
+
+def _seen(connection: Connection, run: RunView) -> list[Event]:
+    end = RunRecords(run.host, run.run_id).offset
+    return [event for event, offset in _events(connection, run, 0) if offset <= end]
+
+
+def _unseen(connection: Connection, registry: Registry, run: RunView) -> Iterator[tuple[Event, list[HookRecord]]]:
+    records = RunRecords(run.host, run.run_id)
+    for event, offset in _events(connection, run, records.offset):
+        said = _act(connection, registry, run, event, records)
+        records.advance(offset)
+        yield event, said
+
+
+def _events(connection: Connection, run: RunView, offset: int) -> Iterator[tuple[Event, int]]:
+    """The complete events from `offset`, each with the offset behind it."""
+    path = str(runs.paths(connection, run).journal)
+    while True:
+        piece, size = runs.read_file(connection, path, offset)
+        if size < offset:  # the journal was replaced by a shorter one: what we know of its checkpoints still holds
+            offset = 0
+            continue
+        lines = piece[:piece.rfind(b"\n") + 1].splitlines(keepends=True)
+        if not lines:
+            return
+        for line in lines:
+            offset += len(line)
+            for event in parse(line)[0]:
+                yield event, offset
+
+
+def _act(connection: Connection, registry: Registry, run: RunView, event: Event,
+         records: RunRecords) -> list[HookRecord]:
+    if event.kind != "checkpoint" or run.spec is None:
+        return []
+    name = str(event.data["name"])
+    checkpoint = Checkpoint(int(event.data["step"]), name, str(runs.paths(connection, run).checkpoints / name),
+                            int(event.data["size_bytes"]), str(event.data["digest"]))
+    return _fire(connection, registry, run.spec, checkpoint, records)
+
+
+def _fire(connection: Connection, registry: Registry, spec: RunSpec, checkpoint: Checkpoint,
+          records: RunRecords) -> list[HookRecord]:
+    todo = Registry([p for p in registry.loaded if not records.knows(p.name, checkpoint.digest)])
+    said = []
+    for call in todo.call("after_checkpoint", host=connection.host, connection=connection, run=spec,
+                          checkpoint=checkpoint):
+        if isinstance(call.error, (ConnectionLost, Unreachable)):
+            raise call.error  # the link's fault, not the plugin's: this event is read again
+        record = HookRecord("after_checkpoint", call.plugin, checkpoint.name, checkpoint.digest,
+                            round(call.seconds, 3), value=dict(call.value or {}),
+                            error=f"{type(call.error).__name__}: {call.error}" if call.error else "")
+        records.add(record)
+        said.append(record)
+    return said

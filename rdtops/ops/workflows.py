@@ -1,0 +1,244 @@
+"""One function a task: what it does on one host. They yield what there is to show; rdtops.ops.render says how."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rdtops.contract.journal import Event
+from rdtops.contract.run import Checkpoint, RunState
+from rdtops.errors import HostError, HostKeyError, UsageError
+from rdtops.ops import deploy as delivery
+from rdtops.ops import launch, results, runs, training, trust, watch
+from rdtops.ops.plan import Wish
+from rdtops.ops.records import HookRecord, RunRecords
+from rdtops.ops.registry import Plugin
+from rdtops.ops.runs import RunView
+from rdtops.ops.session import Session
+from rdtops.ops.trust import SeenKey
+from rdtops.remote import openssh
+from rdtops.remote.command import Command
+from rdtops.remote.hosts import Host
+
+GPU_QUERY = ("index", "name", "memory.used", "memory.total", "utilization.gpu", "temperature.gpu")
+
+
+@dataclass(frozen=True)
+class HostRow:
+    host: Host
+    round_trip_s: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    host: str
+    deliveries: tuple[delivery.Delivery, ...]
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """What `inv train --dry-run` shows."""
+
+    host: str
+    root: str
+    script: str
+    config: str
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """An event of a followed run, and what the plugins said of it."""
+
+    event: Event
+    max_steps: int
+    records: tuple[HookRecord, ...]
+
+
+@dataclass(frozen=True)
+class CheckpointRow:
+    run_id: str
+    host: str
+    checkpoint: Checkpoint
+    latest: bool
+    records: tuple[HookRecord, ...]
+
+
+@dataclass(frozen=True)
+class CheckpointList:
+    run: RunView
+    rows: tuple[CheckpointRow, ...]
+    unfinished: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Gpus:
+    host: str
+    text: str
+    rows: tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Lines of the host, passed on as they are."""
+
+    text: str
+
+
+def hosts(session: Session, host: Host, *, ping: bool) -> Iterator[HostRow]:
+    if not ping:
+        yield HostRow(host)
+        return
+    try:
+        yield HostRow(host, session.connection(host).ping())
+    except HostError as error:
+        yield HostRow(host, None, f"{error.message}\n{error.remedy}")
+
+
+def trust_host(session: Session, host: Host, *, accept: Callable[[SeenKey], bool]) -> Iterator[SeenKey]:
+    del session
+    seen = trust.trust(host, accept)
+    yield from seen
+    if len(seen) < len(host.route):
+        raise HostKeyError(f"{seen[-1].hop.name} was not trusted, so {host.name} stays out of reach")
+
+
+def deploy(session: Session, host: Host, *, wish: Wish, only: str, dry_run: bool) -> Iterator[Deployed]:
+    delivery.parts(only)  # a wrong --only needs no connection
+    prepared = session.prepared(host, wish)
+    done = delivery.deploy(session.connection(host), session.snapshot, prepared.assets, only=only, dry_run=dry_run,
+                           progress=session.progress(host))
+    yield Deployed(host.name, tuple(done), dry_run)
+
+
+def check(session: Session, host: Host, *, wish: Wish) -> Iterator[Any]:
+    yield session.report(host, session.prepared(host, wish), again=True)
+
+
+def train(session: Session, host: Host, *, wish: Wish, resume: str, follow: bool, dry_run: bool) -> Iterator[Any]:
+    prepared = session.prepared(host, wish)
+    connection = session.connection(host)
+    run = runs.find(connection, resume) if resume else None
+    if run:
+        spec = training.resumed_spec(run, prepared.spec, wish.settings)
+        prepared = replace(prepared, spec=spec)
+    spec = prepared.spec
+    if dry_run:
+        yield LaunchPlan(host.name, str(spec.paths.root), launch.script(host, spec), spec.to_json())
+        return
+    report = session.report(host, prepared, again=False)
+    if run:
+        launched = training.resume(connection, session.registry, run, spec, prepared.local_assets, report)
+    else:
+        launched = training.train(connection, session.registry, spec, prepared.local_assets, report)
+    yield launched
+    if follow:
+        yield from follow_run(session, host, run_id=launched.run_id)
+
+
+def status(session: Session, host: Host, *, run_id: str, everything: bool) -> Iterator[RunView]:
+    connection = session.connection(host)
+    found = runs.list_runs(connection)
+    if run_id or (found and not everything):
+        found = [runs.find(connection, run_id)]
+    yield from found
+
+
+def logs(session: Session, host: Host, *, run_id: str, lines: int, follow: bool) -> Iterator[Text]:
+    connection = session.connection(host)
+    run = runs.find(connection, run_id)
+    log = str(runs.paths(connection, run).log)
+    text = connection.run(Command("tail", "-n", str(lines), log), check=False)
+    if not text.ok:
+        yield Text(f"{run.run_id} has written no log yet\n")
+    yield Text(text.out)
+    offset = runs.read_file(connection, log, 0)[1] if follow else 0
+    while follow:
+        piece, size = runs.read_file(connection, log, offset)
+        offset = offset + len(piece) if size >= offset else 0
+        if piece:
+            yield Text(piece.decode("utf-8", "replace"))
+        elif runs.find(connection, run.run_id).state.ended:
+            return
+        else:
+            time.sleep(watch.POLL_S)
+
+
+def gpu(session: Session, host: Host, *, again_every_s: float) -> Iterator[Gpus]:
+    connection = session.connection(host)
+    query = Command("nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits")
+    while True:
+        table = connection.run(Command("nvidia-smi"))
+        lines = connection.run(query).out.strip().splitlines()
+        rows = tuple(dict(zip(GPU_QUERY, (v.strip() for v in line.split(",")), strict=False)) for line in lines)
+        yield Gpus(host.name, table.out, rows)
+        if not again_every_s:
+            return
+        time.sleep(again_every_s)
+
+
+def checkpoints(session: Session, host: Host, *, run_id: str) -> Iterator[CheckpointList]:
+    connection = session.connection(host)
+    run = runs.find(connection, run_id)
+    watch.catch_up(connection, session.registry, run)
+    whole, unfinished = runs.checkpoints(connection, run)
+    said = RunRecords(host.name, run.run_id).hooks()
+    rows = tuple(CheckpointRow(run.run_id, host.name, c, c is whole[-1],
+                               tuple(r for r in said if r.digest == c.digest)) for c in whole)
+    yield CheckpointList(run, rows, tuple(unfinished))
+
+
+def attach(session: Session, host: Host, *, run_id: str) -> Iterator[Text]:
+    """Hand the terminal to OpenSSH, which draws it better than we would."""
+    connection = session.connection(host)
+    run = runs.find(connection, run_id)
+    if run.spec is None:
+        raise UsageError(f"{run.run_id} has no readable config.json", remedy=f"inv logs --host {host.name}")
+    yield Text(f"attached to {run.run_id}; leave with Ctrl-b d (Ctrl-c would stop the training)\n")
+    with tempfile.NamedTemporaryFile("w", prefix="rdtops-", suffix=".ssh_config") as config:
+        config.write(openssh.config_text(host))
+        config.flush()
+        subprocess.run(["ssh", "-F", config.name, "-t", host.name, launch.attach_line(run.spec)], check=False)
+
+
+def stop(session: Session, host: Host, *, run_id: str, grace_s: float) -> Iterator[RunView]:
+    connection = session.connection(host)
+    run = runs.find(connection, run_id)
+    session.say(f"asking {run.run_id} to save and stop (up to {grace_s:.0f} s)")
+    runs.stop(connection, run, grace_s)
+    yield runs.find(connection, run.run_id)
+
+
+def follow_run(session: Session, host: Host, *, run_id: str) -> Iterator[Any]:
+    connection = session.connection(host)
+    run = runs.find(connection, run_id)
+    steps = run.spec.train.max_steps if run.spec else 0
+    for event, said in watch.follow(connection, session.registry, run.run_id, from_start=True, on_lost=session.say):
+        yield Progressed(event, steps, tuple(said))
+    yield runs.find(connection, run.run_id)
+
+
+def fetch_results(session: Session, host: Host, *, run_id: str, which: str, into: str) -> Iterator[results.Fetched]:
+    connection = session.connection(host)
+    run = runs.find(connection, run_id)
+    watch.catch_up(connection, session.registry, run)
+    yield results.fetch(connection, run, Path(into).expanduser(), which=which, progress=session.progress(host))
+
+
+def plugins(session: Session) -> Iterator[Plugin]:
+    yield from session.registry.plugins
+
+
+def exit_code(shown: Any) -> int:
+    """0 good, 1 when what is shown says that a check or a run failed."""
+    failed = (
+        (hasattr(shown, "passed") and not shown.passed)
+        or (isinstance(shown, HostRow) and bool(shown.problem))
+        or (isinstance(shown, RunView) and shown.state in (RunState.FAILED, RunState.LOST)))
+    return 3 if isinstance(shown, HostRow) and failed else int(failed)

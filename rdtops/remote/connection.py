@@ -1,0 +1,406 @@
+"""Connection: one authenticated way to a host through its jumps, host keys checked on every hop.
+
+Fabric builds the chain; the policy is ours, because Fabric accepts unknown and changed keys silently. Every remote
+call has a bound: paramiko waits for ever on a peer that froze, so a watchdog closes the whole chain when time is up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import fabric
+import paramiko
+
+from rdtops.errors import (
+    AuthenticationFailed,
+    CommandFailed,
+    CommandTimeout,
+    ConnectionLost,
+    HostError,
+    HostKeyError,
+    RemoteError,
+    Unreachable,
+)
+from rdtops.remote.command import Command, quoted
+from rdtops.remote.hosts import Hop, Host
+
+KEEPALIVE_S = 15
+SILENCE_S = 60.0  # a transfer that moves no byte for so long is dead
+_PIECE = 1 << 18
+_READER = ("import sys;i=sys.stdin.buffer;exec(compile(i.read(int(i.readline())).decode(),'<rdtops>','exec'),"
+           "{'__name__':'__main__'})")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command printed and how it ended."""
+
+    command: str
+    code: int
+    out: str
+    err: str
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+
+class Connection:
+    """Opened lazily, shared by everything that one command line does on a host. Use it as a context manager."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._chain: list[fabric.Connection] = []
+        self._home = ""
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def open(self) -> Connection:
+        """Log in hop by hop. Raises a HostError that names the hop which refused."""
+        if self.alive:
+            return self
+        self.close()
+        for hop in self.host.route:
+            link = _link(hop, self._chain[-1] if self._chain else None)
+            try:
+                link.open()
+            except Exception as error:  # what paramiko raises is a zoo; each animal is named below
+                self.close()
+                raise _explained(error, hop, self.host) from error
+            transport = link.client.get_transport()
+            transport.set_keepalive(KEEPALIVE_S)
+            self._chain.append(link)
+        return self
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._chain) and all(link.is_connected for link in self._chain)
+
+    def close(self) -> None:
+        """Outermost socket first: an inner transport may be blocked in a write to the outer one."""
+        chain, self._chain = self._chain, []
+        transports = [link.client.get_transport() for link in chain]
+        with contextlib.suppress(Exception):  # whatever state it is in, it ends here
+            if transports and transports[0]:
+                transports[0].sock.close()
+        for transport in transports:
+            with contextlib.suppress(Exception):
+                if transport:
+                    transport.close()
+
+    @property
+    def home(self) -> str:
+        """The home directory on the host."""
+        if not self._home:
+            out = self.run_shell('printf "%s" "$HOME"').out
+            if not out.startswith("/"):
+                raise RemoteError(f"{self.host.name}: $HOME is {out!r}, not an absolute path")
+            self._home = out
+        return self._home
+
+    def absolute(self, path: str) -> str:
+        """A path of hosts.toml as an absolute path on the host: ~ is the home there."""
+        if path == "~" or path.startswith("~/"):
+            return self.home + path[1:]
+        return path if path.startswith("/") else f"{self.home}/{path}"
+
+    @property
+    def workspace(self) -> str:
+        return self.absolute(self.host.workspace)
+
+    def run(self, command: Command, *, timeout_s: float = 30.0, check: bool = True, stdin: bytes = b"") -> Result:
+        """Run a command to its end. Raises CommandFailed (when check), CommandTimeout or ConnectionLost."""
+        return self.run_shell(command.shell(), timeout_s=timeout_s, check=check, stdin=stdin)
+
+    def run_shell(self, line: str, *, timeout_s: float = 30.0, check: bool = True, stdin: bytes = b"") -> Result:
+        """Run a line for sh, whatever the login shell is. Words that vary belong into a Command or through quoted()."""
+        with self.stream(line, silence_s=timeout_s) as stream:
+            out, err = stream.finish(stdin, timeout_s)
+            result = Result(line, stream.code(), out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+        if check and not result.ok:
+            said = (result.err.strip() or result.out.strip() or "it said nothing")[-600:]
+            raise CommandFailed(f"{self.host.name}: exit {result.code} from: {line[:200]}\n{said}")
+        return result
+
+    def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> Any:
+        """Send a far-side program, give it one JSON line, and read its one JSON line."""
+        with self.far(program, request, silence_s=timeout_s) as stream:
+            out, err = stream.finish(b"", timeout_s)
+            code = stream.code()
+        try:
+            return json.loads(out)
+        except ValueError:
+            said = err.decode("utf-8", "replace").strip()[-600:]
+            name = program.__name__.rpartition(".")[2]
+            raise CommandFailed(f"{self.host.name}: the {name} program ended with exit {code}: {said}") from None
+
+    def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = SILENCE_S) -> Stream:
+        """Start a far-side program and leave its stdin and stdout open to talk to it."""
+        assert program.__file__
+        source = Path(program.__file__).read_bytes()
+        stream = self.stream(Command(self.host.python, "-u", "-c", _READER).shell(), silence_s=silence_s)
+        stream.write(b"%d\n" % len(source) + source + json.dumps(request).encode() + b"\n")
+        return stream
+
+    def stream(self, line: str, *, silence_s: float = SILENCE_S) -> Stream:
+        """Start a line for sh and leave its pipes open."""
+        self.open()
+        with self._bounded(self.host.connect_timeout_s, "start a command"):
+            transport = self._chain[-1].client.get_transport()
+            channel = transport.open_session(window_size=1 << 25, timeout=self.host.connect_timeout_s)
+            channel.settimeout(silence_s)
+            channel.exec_command("exec sh -c " + quoted(line))
+        return Stream(self, channel, line, silence_s)
+
+    def ping(self, timeout_s: float = 5.0) -> float:
+        """Seconds for one round trip to the host. Raises ConnectionLost naming the first hop that does not answer."""
+        self.open()
+        start = time.monotonic()
+        for link, hop in zip(list(self._chain), self.host.route, strict=True):
+            start = time.monotonic()
+            with self._bounded(timeout_s, f"get an answer of {hop.name}"):
+                link.client.get_transport().global_request("keepalive@openssh.com", wait=True)
+        return time.monotonic() - start
+
+    @contextlib.contextmanager
+    def _bounded(self, seconds: float, what: str) -> Iterator[None]:
+        """Close the whole chain when the body takes longer, and turn whatever comes of it into ConnectionLost."""
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self.close()
+
+        watchdog = threading.Timer(seconds, give_up)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            yield
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            self.close()
+            raise lost(self.host, f"could not {what}: {error or type(error).__name__}") from error
+        finally:
+            watchdog.cancel()
+        if late.is_set():
+            raise lost(self.host, f"could not {what} within {seconds:g} s")
+
+
+class Stream:
+    """A running remote command. Every read and write is bounded by `silence_s` without a byte."""
+
+    def __init__(self, connection: Connection, channel: paramiko.Channel, line: str, silence_s: float) -> None:
+        self._connection = connection
+        self._channel = channel
+        self._line = line
+        self._silence_s = silence_s
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(Exception):
+            self._channel.close()
+
+    def write(self, content: bytes | memoryview) -> None:
+        view = memoryview(content)
+        with self._errors():
+            for start in range(0, len(view), _PIECE):  # sendall copies all that is left at every packet
+                self._channel.sendall(bytes(view[start:start + _PIECE]))
+
+    def end_input(self) -> None:
+        with self._errors():
+            self._channel.shutdown_write()
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes; nothing at the end of the output."""
+        with self._errors():
+            piece: bytes = self._channel.recv(size)
+            return piece
+
+    def readable(self) -> bool:
+        return bool(self._channel.recv_ready())
+
+    def read_exactly(self, size: int) -> bytes:
+        """`size` bytes. Raises ConnectionLost when the other side ends before that."""
+        pieces, missing = [], size
+        while missing:
+            piece = self.read(min(missing, 1 << 20))
+            if not piece:
+                raise self._ended_early()
+            pieces.append(piece)
+            missing -= len(piece)
+        return b"".join(pieces)
+
+    def errors(self) -> str:
+        """What is there of stderr now."""
+        pieces = []
+        with contextlib.suppress(OSError):
+            while self._channel.recv_stderr_ready():
+                pieces.append(self._channel.recv_stderr(1 << 16))
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def finish(self, stdin: bytes, timeout_s: float) -> tuple[bytes, bytes]:
+        """Send stdin, end it, and gather stdout and stderr until both end or `timeout_s` is over."""
+        deadline = time.monotonic() + timeout_s
+        self.write(stdin)
+        self.end_input()
+        out, err = bytearray(), bytearray()
+        self._channel.settimeout(0.05)
+        while not (self._channel.exit_status_ready() or self._channel.closed) or self._pending():
+            took = 0
+            if self._channel.recv_ready():
+                took += len(piece := self._channel.recv(1 << 20))
+                out += piece
+            if self._channel.recv_stderr_ready():
+                took += len(piece := self._channel.recv_stderr(1 << 20))
+                err += piece
+            if not took:
+                if time.monotonic() > deadline:
+                    raise self._too_slow(timeout_s)
+                self._channel.status_event.wait(0.005)
+        # the exit status may arrive before the last output
+        self._channel.settimeout(2.0)
+        with contextlib.suppress(OSError):
+            while piece := self._channel.recv(1 << 20):
+                out += piece
+            while piece := self._channel.recv_stderr(1 << 20):
+                err += piece
+        return bytes(out), bytes(err)
+
+    def code(self, timeout_s: float = 10.0) -> int:
+        """The exit code. Raises ConnectionLost when the link went away first: then the outcome is unknown."""
+        if not self._channel.status_event.wait(timeout_s):
+            raise self._too_slow(timeout_s)
+        code: int = self._channel.exit_status
+        if code == -1:
+            raise self._ended_early()
+        return code
+
+    def _pending(self) -> bool:
+        return bool(self._channel.recv_ready() or self._channel.recv_stderr_ready())
+
+    def _too_slow(self, timeout_s: float) -> RemoteError | HostError:
+        self._channel.close()
+        try:
+            self._connection.ping()
+        except ConnectionLost as error:
+            return error
+        return CommandTimeout(f"{self._connection.host.name}: no end within {timeout_s:g} s of: {self._line[:200]}")
+
+    def _ended_early(self) -> RemoteError | HostError:
+        """Why nothing more comes: the command ended by itself (its exit code is there), or the link went away."""
+        ended_itself = self._channel.status_event.wait(2.0) and self._channel.exit_status != -1
+        said = self.errors().strip()[-600:]
+        host = self._connection.host
+        if not ended_itself:
+            return lost(host, "the link or the command was cut" + (f" ({said})" if said else ""))
+        if self._channel.exit_status == 127:
+            return CommandFailed(f"{host.name}: {said or 'command not found'}",
+                                 remedy=f"set hosts.{host.name}.python in hosts.toml to a Python 3.8 or newer")
+        return CommandFailed(f"{host.name}: exit {self._channel.exit_status} from: {self._line[:120]}\n{said}")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError as error:  # socket.timeout is the same class
+            self._connection.close()
+            raise lost(self._connection.host, f"no byte moved for {self._silence_s:g} s") from error
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._ended_early() from error
+
+
+def lost(host: Host, why: str) -> ConnectionLost:
+    return ConnectionLost(f"lost {host.name} ({host.route_words}): {why}",
+                          remedy=f"inv hosts --ping --host {host.name}   # then run the same command again")
+
+
+def host_key(hop: Hop, through: fabric.Connection | None, timeout_s: float = 20.0) -> paramiko.PKey:
+    """The key a hop shows, without logging in to it. Only `inv trust` asks for it."""
+    if through is None:
+        sock: Any = socket.create_connection((hop.address, hop.port), timeout=timeout_s)
+    else:
+        sock = through.client.get_transport().open_channel("direct-tcpip", (hop.address, hop.port), ("", 0),
+                                                           timeout=timeout_s)
+    transport = paramiko.Transport(sock)
+    try:
+        transport.start_client(timeout=timeout_s)
+        return transport.get_remote_server_key()
+    finally:
+        transport.close()
+
+
+def keys_of(host: Host) -> Iterator[tuple[Hop, paramiko.PKey]]:
+    """The key of every hop in order. A hop behind others can be seen only once the ones before it are trusted, so
+    the caller records each key before it asks for the next."""
+    chain: list[fabric.Connection] = []
+    try:
+        for hop in host.route:
+            through = chain[-1] if chain else None
+            try:
+                yield hop, host_key(hop, through, hop.connect_timeout_s)
+                if hop is not host.route[-1]:
+                    chain.append(_link(hop, through))
+                    chain[-1].open()
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                raise _explained(error, hop, host) from error
+    finally:
+        for link in reversed(chain):
+            link.close()
+
+
+def _link(hop: Hop, through: fabric.Connection | None) -> fabric.Connection:
+    """A Fabric connection of one hop, not opened, that knows only the keys of hop.known_hosts."""
+    settings: dict[str, Any] = {"banner_timeout": hop.connect_timeout_s, "auth_timeout": hop.connect_timeout_s,
+                                "channel_timeout": hop.connect_timeout_s}
+    if hop.identity_file:
+        settings |= {"key_filename": [hop.identity_file], "look_for_keys": False}
+    config = fabric.Config(overrides={"load_ssh_configs": False})
+    link = fabric.Connection(hop.address, user=hop.user, port=hop.port, gateway=through, config=config,
+                             connect_timeout=hop.connect_timeout_s, connect_kwargs=settings)
+    link.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    known_hosts = Path(hop.known_hosts).expanduser()
+    if known_hosts.exists():
+        link.client.load_host_keys(str(known_hosts))
+    return link
+
+
+def _explained(error: Exception, hop: Hop, host: Host) -> HostError:
+    """What kept us from a hop, in words, with the next command."""
+    where = f"{hop.name} ({hop.where}), on the route {host.route_words}"
+    trust = f"inv trust --host {host.name}"
+    if isinstance(error, paramiko.BadHostKeyException):
+        return HostKeyError(f"the host key of {where} has CHANGED: {hop.known_hosts} has another one. Either the "
+                            "machine was reinstalled, or somebody is between you and it", remedy=trust)
+    if isinstance(error, paramiko.SSHException) and "not found in known_hosts" in str(error):
+        return HostKeyError(f"the host key of {where} is not known: {hop.known_hosts} has no entry "
+                            f"{hop.known_hosts_entry}", remedy=trust)
+    if isinstance(error, paramiko.PasswordRequiredException):
+        return AuthenticationFailed(f"the key {hop.identity_file} for {where} has a passphrase",
+                                    remedy=f"ssh-add {hop.identity_file}")
+    if isinstance(error, FileNotFoundError) and hop.identity_file and not Path(hop.identity_file).exists():
+        return AuthenticationFailed(f"there is no key {hop.identity_file} for {where}",
+                                    remedy=f"set identity_file of {hop.name} in hosts.toml")
+    if isinstance(error, paramiko.AuthenticationException):
+        return AuthenticationFailed(f"{where} refuses the user {hop.user!r} with "
+                                    f"{hop.identity_file or 'the keys of ~/.ssh and the agent'}",
+                                    remedy=f"check user and identity_file of {hop.name} in hosts.toml")
+    if isinstance(error, socket.gaierror):
+        return Unreachable(f"the name {hop.address!r} of {hop.name} cannot be resolved (route {host.route_words})",
+                           remedy=f"check address of {hop.name} in hosts.toml")
+    return Unreachable(f"cannot reach {where}: {error or type(error).__name__}",
+                       remedy=f"inv hosts --ping --host {host.name}")

@@ -1,0 +1,156 @@
+"""The command line: `inv --list`. One task turns its arguments into one workflow and leaves the showing to cli.
+
+Nothing heavy is imported here, so that `inv --list` and completion stay instant.
+"""
+
+from invoke import Collection, task
+
+from rdtops.ops import cli
+
+HOST = "a host of hosts.toml or of ~/.ssh/config; a,b for several; shared by every task of a chain"
+RUN = "a run id, or a unique beginning or end of one; default: the newest"
+PRESET = "tiny or libero_single_task; default: the host's own"
+JSON = "print JSON rows instead of a table"
+SET = "key=value, repeatable; inv train --dry-run prints every key"
+
+
+@task(auto_shortflags=False, help={"host": HOST, "ping": "log in and measure a round trip", "json_": JSON})
+def hosts(_, host="", ping=False, json_=False):
+    """List the hosts and the routes to them."""
+    cli.on_hosts("hosts", host, as_json=json_, all_hosts=True, ping=ping)
+
+
+@task(auto_shortflags=False, help={"host": HOST, "yes": "record the keys without asking; compare them first"})
+def trust(_, host="", yes=False):
+    """Show the host key of every hop and record the ones you accept."""
+    cli.on_hosts("trust_host", host, accept=cli.accept_key(yes))
+
+
+@task(auto_shortflags=False, iterable=["set_"], help={
+    "host": HOST, "preset": PRESET, "set_": SET, "only": "code, data, weights, encoders; separated by commas",
+    "from_scratch": "leave the pretrained weights out", "dry_run": "say what would be sent and why", "json_": JSON})
+def deploy(_, host="", preset="", set_=None, only="", from_scratch=False, dry_run=False, json_=False):
+    """Send code, data, weights and encoders: what is missing or different, verified."""
+    cli.on_hosts("deploy", host, as_json=json_, wish=cli.wish(preset, set_, from_scratch), only=only, dry_run=dry_run)
+
+
+@task(auto_shortflags=False, iterable=["set_"], help={
+    "host": HOST, "preset": PRESET, "set_": SET, "from_scratch": "no pretrained weights are needed", "json_": JSON})
+def check(_, host="", preset="", set_=None, from_scratch=False, json_=False):
+    """Ask every preflight check; exit 1 when one fails. Changes nothing on the host."""
+    cli.on_hosts("check", host, as_json=json_, wish=cli.wish(preset, set_, from_scratch))
+
+
+@task(auto_shortflags=False, iterable=["set_"], help={
+    "host": HOST, "preset": PRESET, "set_": SET, "resume": "go on with this run from its newest valid checkpoint",
+    "from_scratch": "random weights instead of pretrained ones", "follow": "watch it until it ends",
+    "dry_run": "print config.json and launch.sh, launch nothing", "json_": JSON})
+def train(_, host="", preset="", set_=None, resume="", from_scratch=False, follow=False, dry_run=False, json_=False):
+    """Launch a training, detached: it goes on without this laptop."""
+    cli.on_hosts("train", host, as_json=json_, wish=cli.wish(preset, set_, from_scratch), resume=resume, follow=follow,
+                 dry_run=dry_run)
+
+
+@task(auto_shortflags=False, help={"host": HOST, "run": RUN, "all_": "every run, not only the newest", "json_": JSON})
+def status(_, host="", run="", all_=False, json_=False):
+    """What became of a run: state, step, loss, speed, time to go."""
+    cli.on_hosts("status", host, as_json=json_, run_id=run, everything=all_)
+
+
+@task(auto_shortflags=False, help={"host": HOST, "run": RUN, "lines": "how many of the last lines",
+                                   "follow": "go on until the run ends"})
+def logs(_, host="", run="", lines=50, follow=False):
+    """The log of a run."""
+    cli.on_hosts("logs", host, run_id=run, lines=lines, follow=follow)
+
+
+@task(auto_shortflags=False, help={"host": HOST, "watch": "again every 2 seconds", "json_": JSON})
+def gpu(_, host="", watch=False, json_=False):
+    """What nvidia-smi says on the host."""
+    cli.on_hosts("gpu", host, as_json=json_, again_every_s=2.0 if watch else 0.0)
+
+
+@task(auto_shortflags=False, help={"host": HOST, "run": RUN, "json_": JSON})
+def checkpoints(_, host="", run="", json_=False):
+    """The complete checkpoints of a run, and what the plugins said of each."""
+    cli.on_hosts("checkpoints", host, as_json=json_, run_id=run)
+
+
+@task(auto_shortflags=False, help={"host": HOST, "run": RUN})
+def attach(_, host="", run=""):
+    """Open the terminal of a running training."""
+    cli.on_hosts("attach", host, run_id=run)
+
+
+@task(auto_shortflags=False, help={"host": HOST, "run": RUN, "grace": "seconds it gets to save a checkpoint"})
+def stop(_, host="", run="", grace=120.0):
+    """Let a run save a checkpoint and stop; nobody else's process is touched."""
+    cli.on_hosts("stop", host, run_id=run, grace_s=grace)
+
+
+@task(auto_shortflags=False, help={"host": HOST, "run": RUN})
+def watch(_, host="", run=""):
+    """Follow a run until it ends; after_checkpoint fires for every checkpoint."""
+    cli.on_hosts("follow_run", host, run_id=run)
+
+
+@task(auto_shortflags=False, help={
+    "host": HOST, "run": RUN, "checkpoint": "latest, or a step", "into": "where results/<host>/<run>/ is made",
+    "json_": JSON})
+def fetch_results(_, host="", run="", checkpoint="latest", into="results", json_=False):
+    """Bring a run home: checkpoint, logs, journal, loss curve; verified."""
+    cli.on_hosts("fetch_results", host, as_json=json_, run_id=run, which=checkpoint, into=into)
+
+
+@task(auto_shortflags=False, help={"json_": JSON})
+def plugins(_, json_=False):
+    """Which plugins are loaded, from where, with which hooks, and what failed to load."""
+    cli.on_laptop("plugins", as_json=json_)
+
+
+@task(auto_shortflags=False, help={"backend": "auto, openssh or asyncssh"})
+def lab_up(_, backend="auto"):
+    """Start the lab: a jump host and two GPU hosts on this machine, over real SSH."""
+    cli.on_lab("up", backend=backend)
+
+
+@task(auto_shortflags=False)
+def lab_down(_):
+    """Stop the lab and everything that was started on its hosts."""
+    cli.on_lab("down")
+
+
+@task(auto_shortflags=False, help={"json_": JSON})
+def lab_status(_, json_=False):
+    """What of the lab is up."""
+    cli.on_lab("status", as_json=json_)
+
+
+@task(auto_shortflags=False)
+def demo(_):
+    """The whole road on this machine: lab, deploy, check, train, watch, fetch-results."""
+    cli.on_repository("demo")
+
+
+@task(auto_shortflags=False, help={"slow": "the long proofs as well", "only": "an expression for pytest -k",
+                                   "coverage": "measure it, and fail below the recorded value"})
+def test(_, slow=False, only="", coverage=False):
+    """Every test of this repository."""
+    cli.on_repository("test", slow=slow, only=only, coverage=coverage)
+
+
+@task(auto_shortflags=False)
+def lint(_):
+    """ruff, mypy and the import contracts."""
+    cli.on_repository("lint")
+
+
+@task(auto_shortflags=False, positional=["name"], help={"name": "startup", "json_": JSON})
+def bench(_, name="startup", json_=False):
+    """Measure a promise of ours side by side with what it is promised against."""
+    cli.on_repository("bench", name=name, as_json=json_)
+
+
+namespace = Collection(hosts, trust, deploy, check, train, status, logs, gpu, checkpoints, attach, stop, watch,
+                       fetch_results, plugins, demo, test, lint, bench)
+namespace.add_collection(Collection("lab", up=lab_up, down=lab_down, status=lab_status))

@@ -1,0 +1,66 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rdtops.contract import config
+from rdtops.errors import ConfigError
+
+
+def test_the_preset_of_the_seed_has_the_seed_s_values():
+    train = config.preset("libero_single_task")
+    assert (train.num_processes, train.batch_size_per_process, train.global_batch_size) == (8, 4, 32)
+    assert (train.max_steps, train.checkpoint_every_steps, train.checkpoints_total_limit) == (30_000, 2_000, 20)
+    assert (train.learning_rate, train.lr_schedule, train.mixed_precision) == (1e-4, "constant", "bf16")
+    assert (train.loader_workers, train.image_augmentation, train.state_noise_snr_db) == (8, True, 40.0)
+
+
+def test_every_preset_survives_json():
+    for name in config.PRESETS:
+        train = config.preset(name)
+        assert config.TrainConfig.from_json(train.to_json()) == train
+
+
+def test_settings_are_read_as_the_type_of_their_field():
+    train = config.override(config.preset("tiny"), [
+        "max_steps=1_000", "learning_rate=3e-4", "image_augmentation=false", "state_noise_snr_db=none", "model=tiny"])
+    assert (train.max_steps, train.learning_rate, train.image_augmentation) == (1000, 3e-4, False)
+    assert train.state_noise_snr_db is None
+
+
+@pytest.mark.parametrize(("setting", "words"), [
+    ("maxsteps=3", "did you mean 'max_steps'"),
+    ("max_steps=ten", "'ten' is not a whole number"),
+    ("max_steps=1.5", "'1.5' is not a whole number"),
+    ("image_augmentation=maybe", "not true or false"),
+    ("device=tpu", "one of cuda, cpu"),
+    ("learning_rate=nan", "not a number"),
+    ("learning_rate=0", "must be above 0"),
+    ("warmup_steps=-1", "must not be negative"),
+    ("condition_dropout=1.5", "from 0 to below 1"),
+    ("max_steps", "is not key=value"),
+    ("preset=other", "no such setting"),
+])
+def test_a_wrong_setting_is_refused_with_its_name(setting, words):
+    with pytest.raises(ConfigError, match=setting.partition("=")[0]) as caught:
+        config.override(config.preset("tiny"), [setting])
+    assert words in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'tiny'"):
+        config.preset("tinny")
+
+
+@given(st.text(max_size=30))
+def test_no_setting_whatever_it_is_raises_anything_but_our_error(text):
+    try:
+        config.override(config.preset("tiny"), [text, f"max_steps={text}"])
+    except ConfigError:
+        return
+
+
+def test_the_digest_tells_two_configurations_apart():
+    tiny = config.preset("tiny")
+    assert tiny.digest == config.preset("tiny").digest
+    assert tiny.digest != config.override(tiny, ["seed=43"]).digest

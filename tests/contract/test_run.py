@@ -1,0 +1,41 @@
+import pytest
+
+from rdtops.contract import run
+from rdtops.contract.config import preset
+from rdtops.contract.run import RunSpec, RunState, state_of
+from rdtops.errors import ConfigError
+
+
+def spec() -> RunSpec:
+    return RunSpec("20261124-101530-tiny-3fa9", "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "a",
+                   {"dataset": "/w/assets/d"}, preset("tiny"))
+
+
+def test_a_spec_survives_its_config_json():
+    assert RunSpec.from_json(spec().to_json()) == spec()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"run_id": 1}', spec().to_json()[:200]])
+def test_a_broken_config_json_is_our_error(text):
+    with pytest.raises(ConfigError):
+        RunSpec.from_json(text)
+
+
+def test_run_ids_sort_by_time_and_differ():
+    ids = [run.new_run_id("tiny", now_s) for now_s in (1_000_000_000, 1_500_000_000, 1_500_000_001)]
+    assert ids == sorted(ids)
+    assert all(run.is_run_id(i) for i in ids)
+    assert len({run.new_run_id("tiny", 0) for _ in range(50)}) > 45
+
+
+@pytest.mark.parametrize(("facts", "state"), [
+    ({"exit_code": None, "process_alive": False, "launched": False, "stop_requested": False}, RunState.PREPARED),
+    ({"exit_code": None, "process_alive": True, "launched": True, "stop_requested": False}, RunState.RUNNING),
+    ({"exit_code": 0, "process_alive": False, "launched": True, "stop_requested": False}, RunState.FINISHED),
+    ({"exit_code": 1, "process_alive": False, "launched": True, "stop_requested": False}, RunState.FAILED),
+    ({"exit_code": 1, "process_alive": False, "launched": True, "stop_requested": True}, RunState.STOPPED),
+    ({"exit_code": None, "process_alive": False, "launched": True, "stop_requested": False}, RunState.LOST),
+])
+def test_the_state_follows_from_facts_of_the_host_alone(facts, state):
+    assert state_of(**facts) is state
+    assert state.ended is (state not in (RunState.PREPARED, RunState.RUNNING))

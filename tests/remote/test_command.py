@@ -1,0 +1,43 @@
+import subprocess
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rdtops.remote.command import Command, Secret
+
+words = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=40)
+
+
+@given(st.lists(words, min_size=1, max_size=5))
+def test_any_word_reaches_the_program_as_it_is(arguments):
+    line = Command("printf", "%s\\0", *arguments).shell()
+    out = subprocess.run(["sh", "-c", line], capture_output=True, check=True).stdout
+    assert out.split(b"\0")[:-1] == [a.encode() for a in arguments]
+
+
+@given(words, words)
+def test_values_and_folders_are_data_never_shell(value, folder_name):
+    line = Command("sh", "-c", 'printf %s "$VALUE"', env={"VALUE": value}).shell()
+    assert subprocess.run(["sh", "-c", line], capture_output=True, check=True).stdout == value.encode()
+    missing = Command("true", cwd="/nowhere/" + folder_name).shell()
+    assert subprocess.run(["sh", "-c", missing], capture_output=True, check=False).returncode != 0
+
+
+@pytest.mark.parametrize("name", ["", "A B", "A=1;rm", "1A", "Ä", "A\n"])
+def test_a_bad_variable_name_is_refused(name):
+    with pytest.raises(ValueError, match="environment variable"):
+        Command("true", env={name: "x"}).shell()
+
+
+def test_a_nul_is_refused():
+    with pytest.raises(ValueError, match="NUL"):
+        Command("echo", "a\0b").shell()
+
+
+def test_a_secret_neither_prints_nor_becomes_part_of_a_line():
+    secret = Secret("hunter2")
+    assert "hunter2" not in f"{secret} {secret!r}"
+    with pytest.raises(ValueError, match=r"\*\*\*"):
+        Command("login", secret).shell()
+    assert secret.reveal() == "hunter2"

@@ -1,0 +1,142 @@
+from pathlib import Path
+
+import pytest
+
+from rdtops.errors import ConfigError, UsageError
+from rdtops.remote import hosts
+
+GOOD = """\
+[assets]
+rdt-1b = "models/rdt-1b"
+
+[jumps.gate]
+address = "203.0.113.7"
+user = "robot"
+
+[hosts.a800]
+address = "198.51.100.23"
+jumps = ["gate"]
+identity_file = "keys/id"
+environment = { conda = "rdt" }
+default = true
+
+[hosts.a800.env]
+WANDB_MODE = "offline"
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "hosts.toml"
+    file.write_text(text)
+    return file
+
+
+def test_a_good_file_gives_hosts_with_their_routes(tmp_path):
+    inventory = hosts.load(written(tmp_path, GOOD))
+    host = inventory.host("a800")
+    assert host.route_words == "here -> gate -> a800"
+    assert host.route[0].where == "robot@203.0.113.7:22"
+    assert host.identity_file == str(tmp_path / "keys/id")
+    assert inventory.default_host is host
+    assert inventory.asset("rdt-1b") == tmp_path / "models/rdt-1b"
+    assert inventory.asset("unknown") is None
+
+
+def test_the_file_of_this_repository_is_good():
+    inventory = hosts.load(Path(__file__).parents[2] / "hosts.toml")
+    assert {"a800", "lab", "lab2"} <= set(inventory.hosts)
+    assert inventory.host("lab").route_words == "here -> lab-jump -> lab"
+
+
+@pytest.mark.parametrize(("broken", "line", "words"), [
+    (GOOD.replace("jumps =", "jump ="), 10, "hosts.a800.jump: unknown key; did you mean 'jumps'"),
+    (GOOD.replace('["gate"]', '["gata"]'), 10, "no [jumps.gata]; did you mean 'gate'"),
+    (GOOD.replace('user = "robot"', "user = 7"), 6, "jumps.gate.user: input should be a valid string"),
+    (GOOD.replace('user = "robot"', "port = 0"), 6, "jumps.gate.port: input should be greater than or equal to 1"),
+    (GOOD.replace('address = "203.0.113.7"\n', ""), 4, "jumps.gate.address: is missing"),
+    (GOOD.replace('address = "198.51.100.23"\n', ""), 8, "hosts.a800: needs address, or ssh_alias"),
+    (GOOD.replace("conda =", "konda ="), 12, "hosts.a800.environment.konda: unknown key; did you mean 'conda'"),
+    (GOOD.replace('conda = "rdt"', 'conda = "rdt", venv = "v"'), 12, "conda and venv exclude each other"),
+    (GOOD.replace("WANDB_MODE", '"WANDB MODE"'), 15, "not a name of an environment variable: WANDB MODE"),
+    (GOOD.replace("[hosts.a800]", "[host.a800]").replace("[hosts.a800.env]", "[host.a800.env]"), 8,
+     "host: unknown key; did you mean 'hosts'"),
+    (GOOD + '\n[hosts.b]\naddress = "192.0.2.9"\ndefault = true\n', 0, "only one host can have `default = true`"),
+    ("[hosts\n", 0, "is not TOML"),
+])
+def test_a_mistake_is_answered_with_file_line_key_and_the_nearest_name(tmp_path, broken, line, words):
+    with pytest.raises(ConfigError) as caught:
+        hosts.load(written(tmp_path, broken))
+    assert words in str(caught.value)
+    assert "hosts.toml" in str(caught.value)
+    if line:
+        assert f"hosts.toml:{line}:" in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_all_mistakes_are_told_at_once(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        hosts.load(written(tmp_path, GOOD.replace("conda", "konda").replace('user = "robot"', "user = 7")))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_missing_file_is_said_with_the_way_out(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read") as caught:
+        hosts.load(tmp_path / "none.toml")
+    assert "RDTOPS_HOSTS" in caught.value.remedy
+
+
+def test_unknown_host_names_the_nearest(tmp_path):
+    with pytest.raises(UsageError, match="did you mean 'a800'") as caught:
+        hosts.load(written(tmp_path, GOOD)).host("a80")
+    assert "a800" in caught.value.remedy
+
+
+def test_no_host_and_no_default_names_the_hosts(tmp_path):
+    inventory = hosts.load(written(tmp_path, GOOD.replace("default = true\n", "")))
+    with pytest.raises(UsageError, match="hosts: a800"):
+        _ = inventory.default_host
+
+
+SSH_CONFIG = """\
+Host bastion
+  HostName 203.0.113.7
+  User me
+Host gpu
+  HostName 198.51.100.9
+  Port 2222
+  ProxyJump bastion
+  IdentityFile ~/.ssh/gpu_key
+Host viacommand
+  ProxyCommand nc %h %p
+Host loop
+  ProxyJump loop
+Host *
+  User somebody
+"""
+
+
+@pytest.fixture
+def ssh_config(tmp_path, monkeypatch):
+    file = tmp_path / "ssh_config"
+    file.write_text(SSH_CONFIG)
+    monkeypatch.setenv("RDTOPS_SSH_CONFIG", str(file))
+
+
+def test_an_alias_of_ssh_config_is_a_host(tmp_path, ssh_config):
+    host = hosts.load(written(tmp_path, GOOD)).host("gpu")
+    assert host.route_words == "here -> bastion -> gpu"
+    assert [hop.where for hop in host.route] == ["me@203.0.113.7:22", "somebody@198.51.100.9:2222"]
+    assert host.identity_file == str(Path("~/.ssh/gpu_key").expanduser())
+
+
+def test_an_entry_takes_its_route_from_an_alias_and_keeps_its_own_values(tmp_path, ssh_config):
+    text = GOOD + '\n[hosts.mine]\nssh_alias = "gpu"\nworkspace = "/data/me"\nuser = "root"\n'
+    host = hosts.load(written(tmp_path, text)).host("mine")
+    assert (host.address, host.port, host.user, host.workspace) == ("198.51.100.9", 2222, "root", "/data/me")
+    assert host.route_words == "here -> bastion -> mine"
+
+
+@pytest.mark.parametrize(("alias", "words"), [("viacommand", "ProxyCommand"), ("loop", "leads back to itself")])
+def test_what_ssh_config_cannot_give_is_said(tmp_path, ssh_config, alias, words):
+    with pytest.raises(ConfigError, match=words):
+        hosts.load(written(tmp_path, GOOD)).host(alias)
