@@ -108,19 +108,19 @@ def plugins(_, json_=False):
     cli.on_laptop("plugins", as_json=json_)
 
 
-@task(auto_shortflags=False, help={"backend": "auto, openssh or asyncssh"})
+@task(name="up", auto_shortflags=False, help={"backend": "auto, openssh or asyncssh"})
 def lab_up(_, backend="auto"):
     """Start the lab: a jump host and two GPU hosts on this machine, over real SSH."""
     cli.on_lab("up", backend=backend)
 
 
-@task(auto_shortflags=False)
+@task(name="down", auto_shortflags=False)
 def lab_down(_):
     """Stop the lab and everything that was started on its hosts."""
     cli.on_lab("down")
 
 
-@task(auto_shortflags=False, help={"json_": JSON})
+@task(name="status", auto_shortflags=False, help={"json_": JSON})
 def lab_status(_, json_=False):
     """What of the lab is up."""
     cli.on_lab("status", as_json=json_)
@@ -153,4 +153,4 @@ def bench(_, name="startup", json_=False):
 
 namespace = Collection(hosts, trust, deploy, check, train, status, logs, gpu, checkpoints, attach, stop, watch,
                        fetch_results, plugins, demo, test, lint, bench)
-namespace.add_collection(Collection("lab", up=lab_up, down=lab_down, status=lab_status))
+namespace.add_collection(Collection("lab", lab_up, lab_down, lab_status))

@@ -132,7 +132,7 @@ def _start(work: str, session: Session, host: Host, arguments: dict[str, Any]) -
 def _side_by_side(work: str, screen: Screen, hosts: list[Host], arguments: dict[str, Any]) -> int:
     """Each host in its own thread; a host that fails does not keep the others from ending."""
     with ThreadPoolExecutor(len(hosts)) as pool:
-        futures = [pool.submit(lambda h=h: screen.show_each(_start(work, screen.session, h, arguments))) for h in hosts]
+        futures = [pool.submit(_show_host, work, screen, host, arguments) for host in hosts]
         outcomes = [(f.exception(), f) for f in futures]
     unexpected = [e for e, _ in outcomes if e and not isinstance(e, RdtopsError)]
     if unexpected:
@@ -141,6 +141,10 @@ def _side_by_side(work: str, screen: Screen, hosts: list[Host], arguments: dict[
     if errors:
         raise _Failures(errors)
     return max(f.result() for _, f in outcomes)
+
+
+def _show_host(work: str, screen: Screen, host: Host, arguments: dict[str, Any]) -> int:
+    return screen.show_each(_start(work, screen.session, host, arguments))
 
 
 def _on_screen(as_json: bool) -> Screen:

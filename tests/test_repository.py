@@ -1,0 +1,194 @@
+"""Promises of the repository itself: its imports, its lint, its types, its command line, its documents."""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rdtops import api, hookspecs
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = Path(sys.executable).parent
+
+TASKS = """attach bench check checkpoints demo deploy fetch-results gpu hosts lint logs plugins status stop test train trust
+watch lab.down lab.status lab.up""".split()
+
+
+def run(*words, cwd=ROOT):
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def inv(*words, cwd=ROOT):
+    return run(sys.executable, "-m", "invoke", *words, cwd=cwd)
+
+
+# --- the command line is frozen: people's scripts rely on it ---
+
+def test_the_list_of_tasks_is_frozen():
+    listed = json.loads(inv("--list", "--list-format=json").stdout)
+    names = [t["name"] for t in listed["tasks"]]
+    names += [f"{c['name']}.{t['name']}" for c in listed["collections"] for t in c["tasks"]]
+    assert names == TASKS
+
+
+@pytest.mark.parametrize(("task", "options"), [
+    ("deploy", "dry-run from-scratch host json only preset set"),
+    ("check", "from-scratch host json preset set"),
+    ("train", "dry-run follow from-scratch host json preset resume set"),
+    ("status", "all host json run"),
+    ("logs", "follow host lines run"),
+    ("gpu", "host json watch"),
+    ("checkpoints", "host json run"),
+    ("stop", "grace host run"),
+    ("watch", "host run"),
+    ("fetch-results", "checkpoint host into json run"),
+    ("hosts", "host json ping"),
+    ("trust", "host yes"),
+])
+def test_the_options_of_a_task_are_frozen(task, options):
+    assert sorted(re.findall(r"^  (?:-\w, )?--([a-z-]+)", inv("--help", task).stdout, re.MULTILINE)) == options.split()
+
+
+@pytest.mark.parametrize("words", [["--list"], ["--help", "train"]])
+def test_start_up_imports_nothing_heavy(words):
+    done = run(sys.executable, "-X", "importtime", "-m", "invoke", *words)
+    assert done.returncode == 0
+    imported = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    heavy = {"fabric", "paramiko", "torch", "pydantic", "pluggy", "rich", "matplotlib", "numpy", "asyncssh"}
+    assert not imported & heavy
+    assert "rdtops.ops.cli" in imported
+
+
+# --- imports, lint, types ---
+
+def lint_imports(root):
+    return run(str(SCRIPTS / "lint-imports"), "--no-cache", cwd=root)
+
+
+def test_the_import_contracts_hold():
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+VIOLATIONS = {
+    "Imports go one way": ("rdtops/contract/run.py", "import rdtops.remote.hosts"),
+    "The trainer knows nothing": ("rdtops/trainer/ema.py", "import rdtops.remote.command"),
+    "The lab knows only": ("rdtops/lab/keys.py", "import rdtops.checks"),
+    "The control side does not import the trainer": ("rdtops/ops/plan.py", "import rdtops.trainer.ema"),
+    "Plugins take the public road": ("plugins/md5.py", "import rdtops.errors"),
+    "Plugins do not see each other": ("plugins/md5.py", "import plugins.disk"),
+}
+
+
+@pytest.mark.parametrize("contract", VIOLATIONS)
+def test_each_import_contract_bites(contract, tmp_path):
+    for name in ("rdtops", "plugins"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    file, line = VIOLATIONS[contract]
+    path = tmp_path / file
+    path.write_text(path.read_text() + f"\n{line}\n")
+    done = run(sys.executable, "-c", "import sys; sys.path.insert(0, '.'); from importlinter.cli import "
+               "lint_imports_command; lint_imports_command(['--no-cache'])", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(re.escape(contract) + r".* BROKEN", done.stdout)
+
+
+def test_ruff_has_no_findings():
+    done = run(str(SCRIPTS / "ruff"), "check", ".")
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_types_hold():
+    done = run(str(SCRIPTS / "mypy"))
+    assert done.returncode == 0, done.stdout
+
+
+def imported_roots(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield (node.module or "").split(".")[0]
+
+
+@pytest.mark.parametrize("folder", ["rdtops/contract", "rdtops/remote/far", "rdtops/errors.py", "rdtops/checks.py"])
+def test_what_crosses_to_the_host_needs_the_standard_library_only(folder):
+    path = ROOT / folder
+    for file in [path] if path.is_file() else path.glob("*.py"):
+        foreign = set(imported_roots(file)) - set(sys.stdlib_module_names) - {"rdtops"}
+        assert not foreign, f"{file}: {foreign}"
+
+
+def test_a_far_side_program_imports_nothing_of_ours():
+    for file in [*(ROOT / "rdtops/remote/far").glob("*.py"), ROOT / "rdtops/ops/runs_on_host.py"]:
+        assert "rdtops" not in set(imported_roots(file)), file
+
+
+def test_only_cli_prints_and_exits():
+    for file in (ROOT / "rdtops").rglob("*.py"):
+        if file.name != "cli.py" and "lab" not in file.parts and "trainer" not in file.parts:
+            text = file.read_text().replace('if __name__ == "__main__":\n    sys.exit(main())\n', "")
+            assert not re.search(r"^\s*print\(|sys\.exit\(", text, re.MULTILINE), file
+
+
+# --- documents ---
+
+def test_the_hooks_of_the_plugin_document_are_the_hooks_of_the_code():
+    documented = set(re.findall(r"^### `(\w+)\(", (ROOT / "docs/plugins.md").read_text(), re.MULTILINE))
+    in_code = {n for n, f in vars(hookspecs).items() if hasattr(f, hookspecs.PROJECT + "_spec")}
+    assert documented == in_code
+
+
+def test_the_plugin_document_names_everything_a_plugin_may_import():
+    text = (ROOT / "docs/plugins.md").read_text()
+    assert [n for n in api.__all__ if f"`{n}`" not in text] == []
+
+
+def skeleton(name):
+    """Headings by level, code blocks whole, table sizes: what two languages of one document share."""
+    text = (ROOT / name).read_text()
+    blocks = re.findall(r"```.*?```", text, re.DOTALL)
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    commands = [re.sub(r"\s*#.*", "", line).strip() for b in blocks for line in b.splitlines()]
+    return {"levels": re.findall(r"^(#+) ", prose, re.MULTILINE),
+            "commands": [c for c in commands if c and re.match(r"[a-z./`$]", c)],
+            "rows": len(re.findall(r"^\|", prose, re.MULTILINE)),
+            "pictures": re.findall(r"!\[[^]]*\]\(([^)]+)\)", prose)}
+
+
+def test_the_chinese_readme_has_the_same_content():
+    assert skeleton("README.zh-CN.md") == skeleton("README.md")
+
+
+def test_the_readme_lists_every_task_and_every_file():
+    readme = (ROOT / "README.md").read_text()
+    assert [t for t in TASKS if f"`{t}`" not in readme] == []
+    tracked = run("git", "ls-files", "*.py", "*.toml", "*.yaml", "*.sh").stdout.split()
+    listed = set(re.findall(r"^[│├└─ ]*([\w.-]+)/?(?: |$)", readme, re.MULTILINE))
+    missing = [f for f in tracked if not f.startswith("tests/") and not f.endswith("__init__.py")
+               and Path(f).name not in listed]
+    assert missing == []
+
+
+def test_every_link_of_a_document_leads_somewhere():
+    for file in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text()):
+            assert (file.parent / link).exists(), f"{file.name}: {link}"
+
+
+def test_every_dependency_is_pinned_to_the_tested_version():
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    assert pins["torch"] == "2.13.0"
+    assert (pins["fabric"], pins["invoke"].split(".")[0]) == ("3.2.3", "2")
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(d for e in project["optional-dependencies"].values() for d in e)]
+    names = {re.split(r"[<>=\[ ]", w)[0] for w in wanted} - {"rdtops"}
+    assert names <= set(pins)
