@@ -15,8 +15,9 @@ from rdtops import api, hookspecs
 ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(sys.executable).parent
 
-TASKS = """attach bench check checkpoints demo deploy fetch-results gpu hosts lint logs plugins status stop test train trust
-watch lab.down lab.status lab.up""".split()
+TASKS = [
+    "attach", "bench", "check", "checkpoints", "demo", "deploy", "fetch-results", "gpu", "hosts", "lint", "logs",
+    "plugins", "status", "stop", "test", "train", "trust", "watch", "lab.down", "lab.status", "lab.up"]
 
 
 def run(*words, cwd=ROOT):

@@ -1,0 +1,55 @@
+"""Environment: the shell words that put the trainer's Python on PATH, as hosts.toml declares it.
+
+A command over SSH never reaches the `conda init` block of .bashrc, so a conda environment is activated by its prefix:
+CONDA_PREFIX, PATH and its activate.d scripts, which is what `conda activate` comes to.
+"""
+
+from __future__ import annotations
+
+from rdtops.remote.command import quoted
+from rdtops.remote.hosts import Host
+
+CONDA_ROOTS = ("~/miniconda3", "~/anaconda3", "~/miniforge3", "~/mambaforge", "/opt/conda", "/opt/miniconda3")
+
+
+def activation(host: Host) -> str:
+    """A prefix for a line of sh, ending in `&& `; empty when the host declares no environment.
+
+    When the environment is not there, the line ends with exit 1 and says on stderr where it was looked for.
+    """
+    if host.environment.venv:
+        return _venv(host.environment.venv)
+    if host.environment.conda:
+        return _conda(host.environment.conda)
+    return ""
+
+
+def python(host: Host) -> str:
+    """The interpreter inside the activated environment."""
+    return "python" if host.environment.venv or host.environment.conda else host.python
+
+
+def _venv(path: str) -> str:
+    place = _expanded(path)
+    missing = quoted(f"there is no venv {path}")
+    return (f"{{ VIRTUAL_ENV={place}; [ -x \"$VIRTUAL_ENV/bin/python\" ] || {{ echo {missing} >&2; false; }}; }} && "
+            'export VIRTUAL_ENV PATH="$VIRTUAL_ENV/bin:$PATH" && ')
+
+
+def _conda(name_or_prefix: str) -> str:
+    is_prefix = "/" in name_or_prefix or name_or_prefix.startswith("~")
+    places = [name_or_prefix] if is_prefix else [
+        *(f"{root}/envs/{name_or_prefix}" for root in CONDA_ROOTS), f"~/.conda/envs/{name_or_prefix}"]
+    missing = quoted(f"there is no conda environment {name_or_prefix}; looked in {', '.join(places)}")
+    search = " ".join(_expanded(p) for p in places)
+    return (f"{{ CONDA_PREFIX=; for d in {search}; do [ -x \"$d/bin/python\" ] && CONDA_PREFIX=$d && break; done; "
+            f"[ -n \"$CONDA_PREFIX\" ] || {{ echo {missing} >&2; false; }}; }} && "
+            f"export CONDA_PREFIX CONDA_DEFAULT_ENV={quoted(name_or_prefix)} PATH=\"$CONDA_PREFIX/bin:$PATH\" && "
+            'for f in "$CONDA_PREFIX"/etc/conda/activate.d/*.sh; do [ -r "$f" ] && . "$f"; done; true && ')
+
+
+def _expanded(path: str) -> str:
+    """A word in which only a leading ~ is left to the shell."""
+    if path == "~" or path.startswith("~/"):
+        return '"$HOME"' + quoted(path[1:]) if len(path) > 1 else '"$HOME"'
+    return quoted(path)

@@ -1,0 +1,57 @@
+"""`inv` as a person types it, against the test lab: own inventory, own state, own results."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Done:
+    line: str
+    code: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        return f"$ inv {self.line}\n{self.out}{self.err}(exit {self.code})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        return json.loads(self.out)
+
+
+class CommandLine:
+    """Runs `inv LINE` in this repository with `folder` for everything it writes on the laptop."""
+
+    def __init__(self, folder: Path, hosts: Path) -> None:
+        self.folder = folder
+        self.results = folder / "results"
+        self.env = {**os.environ, "RDTOPS_HOSTS": str(hosts), "RDTOPS_STATE": str(folder / "state"), "COLUMNS": "160",
+                    "XDG_CONFIG_HOME": str(folder / "config"), "RDTOPS_SSH_CONFIG": str(folder / "ssh_config")}
+
+    def __call__(self, line: str, *, timeout_s: float = 120, **env: str) -> Done:
+        done = subprocess.run([sys.executable, "-m", "invoke", *line.split()], cwd=ROOT, env={**self.env, **env},
+                              capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL)
+        assert "Traceback" not in done.stderr, done.stderr
+        return Done(line, done.returncode, done.stdout, done.stderr)
+
+    def good(self, line: str, **options: Any) -> Done:
+        done = self(line, **options)
+        assert done.code == 0, done.said
+        return done
+
+    def refused(self, line: str, code: int, *words: str, **options: Any) -> Done:
+        """It must end with that exit code, say all of `words`, and print no traceback."""
+        done = self(line, **options)
+        assert done.code == code, done.said
+        flat = " ".join((done.err + done.out).split())
+        assert [w for w in words if w not in flat] == [], done.said
+        return done

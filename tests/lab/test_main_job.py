@@ -1,0 +1,138 @@
+"""The main job, as the user types it, over real SSH through the jump host, on real robot data."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rdtops.contract import manifest
+from rdtops.contract.journal import Journal
+from rdtops.lab.site import Lab
+from tests.lab.commandline import CommandLine
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+STEPS = ("--set", "max_steps=30", "--set", "checkpoint_every_steps=10")
+
+
+@pytest.fixture(scope="module")
+def inv(lab: Lab, tiny_hosts: Path, tmp_path_factory) -> CommandLine:
+    return CommandLine(tmp_path_factory.mktemp("laptop"), tiny_hosts)
+
+
+@pytest.fixture(scope="module")
+def workspace(lab: Lab) -> Path:
+    return lab.home("lab") / "rdtops"
+
+
+@pytest.fixture(scope="module")
+def job(inv, workspace):
+    """The literal line of the user, then the run followed to its end. Everything below looks at what it left."""
+    line = inv.good("deploy check train --host lab " + " ".join(STEPS), timeout_s=300)
+    followed = inv.good("watch --host lab", timeout_s=300)
+    (run,) = inv.good("status --host lab --json").rows()
+    return line, followed, run
+
+
+def test_the_line_deploys_checks_and_launches_and_says_so(job, workspace):
+    line, _, run = job
+    assert "deployed to lab" in line.out
+    assert "plugins that ran: disk, encoder_mirror, gpu, md5" in line.out
+    assert f"started {run['run_id']} on lab, detached in tmux" in line.out
+    assert line.err.count("connecting to lab") == 1  # three tasks, one connection
+    releases = [p.name for p in (workspace / "releases").iterdir()]
+    assert len(releases) == 1
+    assert (workspace / "releases" / releases[0] / "snapshot.json").exists()
+
+
+def test_the_run_is_followed_to_its_end_with_every_checkpoint(job):
+    _, followed, run = job
+    assert (run["state"], run["step"], run["max_steps"], run["exit_code"]) == ("finished", 30, 30, 0)
+    for step in ("000010", "000020", "000030"):
+        assert f"checkpoint step_{step}" in followed.out
+    assert followed.out.count("md5: ") == 3
+
+
+def test_two_processes_trained_and_the_loss_fell(job, workspace):
+    events = Journal(workspace / "runs" / job[2]["run_id"] / "journal.jsonl").read()
+    assert next(e for e in events if e.kind == "started").data["world_size"] == 2
+    losses = [e.data["loss"] for e in events if e.kind == "step"]
+    tenth = max(1, len(losses) // 10)
+    assert len(losses) == 30
+    assert sum(losses[-tenth:]) / tenth < sum(losses[:tenth]) / tenth
+
+
+def test_the_md5_plugin_s_record_of_each_checkpoint_can_be_read(job, inv):
+    rows = inv.good("checkpoints --host lab --json").rows()
+    assert [r["step"] for r in rows] == [10, 20, 30]
+    assert [r["latest"] for r in rows] == [False, False, True]
+    for row in rows:
+        (record,) = [r for r in row["hooks"] if r["plugin"] == "md5"]
+        assert (record["error"], record["digest"]) == ("", row["digest"])
+        assert record["value"]["verified"] is True
+    shown = inv.good("checkpoints --host lab").out
+    assert all(r["digest"] in shown for r in rows)
+
+
+def test_the_results_come_home_and_have_the_digests_of_the_host(job, inv, workspace):
+    run_id = job[2]["run_id"]
+    (fetched,) = inv.good(f"fetch-results --host lab --into {inv.results} --json").rows()
+    home, there = inv.results / "lab" / run_id, workspace / "runs" / run_id
+    assert fetched["folder"] == str(home)
+    for name in ("config.json", "journal.jsonl", "train.log", "exit", "launch.sh"):
+        assert manifest.md5_of(home / name) == manifest.md5_of(there / name)
+    checkpoint = "checkpoints/step_000030"
+    assert manifest.scan(home / checkpoint) == manifest.scan(there / checkpoint)
+    assert manifest.differences(home / checkpoint, manifest.read(there / checkpoint)) == []
+    assert (home / "loss.png").read_bytes().startswith(b"\x89PNG")
+    again = inv.good(f"fetch-results --host lab --into {inv.results}")
+    assert "nothing to transfer" in again.out
+
+
+def test_a_second_deploy_sends_nothing(job, inv):
+    rows = inv.good("deploy --host lab --json").rows()
+    assert {r["sent_bytes"] for r in rows} == {0}
+    assert {f["action"] for r in rows for f in r["files"]} == {"skip"}
+
+
+def test_the_run_is_resumed_from_its_newest_checkpoint(job, inv, workspace):
+    run_id = job[2]["run_id"]
+    inv.refused(f"train --host lab --resume {run_id}", 1, "has reached its 30 steps", "--set max_steps=")
+    resumed = inv.good(f"train --host lab --resume {run_id} --set max_steps=40 --follow", timeout_s=300)
+    assert "resumed from step_000030" in resumed.out
+    (run,) = inv.good("status --host lab --json").rows()
+    assert (run["run_id"], run["state"], run["step"]) == (run_id, "finished", 40)
+    steps = [e.data["step"] for e in Journal(workspace / "runs" / run_id / "journal.jsonl").read() if e.kind == "step"]
+    assert steps == list(range(1, 41))  # none twice, none lost
+    rows = inv.good("checkpoints --host lab --json").rows()
+    assert rows[-1]["step"] == 40
+
+
+def test_the_log_is_there_and_names_what_ran(job, inv):
+    log = inv.good("logs --host lab --lines 200").out
+    assert re.search(r"step\s+30\b", log)
+    script = inv.good("train --host lab --dry-run").out
+    assert "-m accelerate.commands.launch" in script
+    assert "-m rdtops.trainer.train" in script
+
+
+def test_a_stopped_run_saves_first_and_is_called_stopped(job, inv):
+    inv.good("train --host lab --set max_steps=5000 --set checkpoint_every_steps=5000", timeout_s=200)
+    wait_for(lambda: inv.good("status --host lab --json").rows()[0]["step"] >= 3)
+    inv.refused("train --host lab", 1, "is running here", "inv stop")
+    stopped = inv.good("stop --host lab --grace 60")
+    assert "stopped" in stopped.out
+    (run,) = inv.good("status --host lab --json").rows()
+    assert run["state"] == "stopped"
+    rows = inv.good("checkpoints --host lab --json").rows()
+    assert rows
+    assert rows[-1]["step"] >= 3
+
+
+def wait_for(condition, limit_s=120.0):
+    import time
+
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(1)
