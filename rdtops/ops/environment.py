@@ -45,7 +45,7 @@ def _conda(name_or_prefix: str) -> str:
     return (f"{{ CONDA_PREFIX=; for d in {search}; do [ -x \"$d/bin/python\" ] && CONDA_PREFIX=$d && break; done; "
             f"[ -n \"$CONDA_PREFIX\" ] || {{ echo {missing} >&2; false; }}; }} && "
             f"export CONDA_PREFIX CONDA_DEFAULT_ENV={quoted(name_or_prefix)} PATH=\"$CONDA_PREFIX/bin:$PATH\" && "
-            'for f in "$CONDA_PREFIX"/etc/conda/activate.d/*.sh; do [ -r "$f" ] && . "$f"; done; true && ')
+            '{ for f in "$CONDA_PREFIX"/etc/conda/activate.d/*.sh; do [ -r "$f" ] && . "$f"; done; true; } && ')
 
 
 def _expanded(path: str) -> str:
