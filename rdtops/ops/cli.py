@@ -224,7 +224,7 @@ class Screen:
             return
         if self.err.is_terminal:
             self._bar(host, what, done)
-        elif time.monotonic() - self._last_line.get((host, what), 0) > 5:
+        elif time.monotonic() - self._last_line.setdefault((host, what), time.monotonic()) > 5:
             self._last_line[host, what] = time.monotonic()
             share = 100 * done.bytes_done / done.bytes_total
             self._say(f"{host}: {what}: {share:.0f} % of {done.bytes_total / 1e6:.1f} MB  {done.path}")

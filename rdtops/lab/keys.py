@@ -1,0 +1,30 @@
+"""The lab's own keys: made here, without ssh-keygen, and never anywhere near ~/.ssh."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+
+def make(path: Path) -> None:
+    """A new ed25519 key in OpenSSH form at `path` (mode 0600), its public half at `path`.pub."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(private)
+    public_path(path).write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b"\n")
+
+
+def public_path(path: Path) -> Path:
+    return path.with_name(path.name + ".pub")
+
+
+def known_hosts(address: str, host_keys: Mapping[int, Path]) -> str:
+    """The known_hosts file of these servers, by port."""
+    return "".join(f"[{address}]:{port} {public_path(key).read_text().strip()}\n" for port, key in host_keys.items())

@@ -1,0 +1,148 @@
+"""The lab on OpenSSH: where sshd is, and what its configuration says."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from rdtops.errors import LabError
+
+_SBIN = "/usr/sbin:/usr/local/sbin:/sbin"  # often not on an ordinary user's PATH
+_SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server",
+                 "/usr/libexec/sftp-server", "/usr/lib/sftp-server")
+
+
+def sshd() -> str | None:
+    """An absolute path, because sshd executes itself again."""
+    return shutil.which("sshd") or shutil.which("sshd", path=_SBIN)
+
+
+def obstacle() -> str | None:
+    """Why OpenSSH cannot serve the lab here, None when it can."""
+    if sshd() is None:
+        return "there is no sshd (package openssh-server)"
+    if os.geteuid() == 0 and _root_is_locked():
+        return "root's account is locked, and sshd without PAM lets nobody into a locked account"
+    return None
+
+
+def gives_terminals() -> bool:
+    """Without root sshd cannot hand a terminal to the group tty; it need not where devpts is mounted with that group,
+    as it is on Debian and in Docker, but not everywhere."""
+    if os.geteuid() == 0:
+        return True
+    try:
+        tty = grp.getgrnam("tty").gr_gid
+    except KeyError:
+        return True
+    master, slave = os.openpty()
+    try:
+        return os.fstat(slave).st_gid == tty or tty in os.getgroups()
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+def listening(config: Path, log: Path) -> list[str]:
+    """The command of an sshd that listens by itself: the jump host."""
+    return [_sshd(), "-D", "-f", str(config), "-E", str(log)]
+
+
+def serving_one(config: Path, log: Path) -> list[str]:
+    """The command of an sshd that serves the connection on its standard input: a GPU host, behind its gate."""
+    return [_sshd(), "-i", "-f", str(config), "-E", str(log)]
+
+
+def prepare_system() -> None:
+    """Started by root, sshd wants an empty folder to lock its unprivileged half into; usually a boot makes it."""
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+
+
+def jump_config(*, port: int, host_key: Path, authorized_keys: Path, ports: Iterable[int]) -> str:
+    """Forwards to these ports of this machine, and nothing else: MaxSessions 0 refuses shell, exec and subsystems."""
+    allowed = " ".join(f"127.0.0.1:{p} localhost:{p}" for p in ports)
+    text = _common(port=port, host_key=host_key, authorized_keys=authorized_keys) + (
+        "MaxSessions 0\n"
+        "PermitTTY no\n"
+        "AllowTcpForwarding local\n"
+        "AllowStreamLocalForwarding no\n"
+        f"PermitOpen {allowed}\n")
+    return text + _no_penalties()
+
+
+def host_config(*, port: int, host_key: Path, authorized_keys: Path, environment: Mapping[str, str],
+                session: Path) -> str:
+    """A GPU host: everything a session may do, in its own environment and home folder."""
+    variables = " ".join(f'"{name}={value}"' for name, value in environment.items())
+    return _common(port=port, host_key=host_key, authorized_keys=authorized_keys) + (
+        f"SetEnv {variables}\n"
+        f"PermitTTY {'yes' if gives_terminals() else 'no'}\n"  # asked for one it cannot give, sshd ends the connection
+        f"ForceCommand {shlex.quote(str(session))}\n"
+        f"Subsystem sftp {_sftp_server()}\n")
+
+
+# sshd starts a session in the home folder of the passwd file; SetEnv moves HOME, and this moves the session there.
+SESSION = """\
+#!/bin/sh
+cd "$HOME" || exit
+unset OLDPWD
+command=$SSH_ORIGINAL_COMMAND
+unset SSH_ORIGINAL_COMMAND
+[ -n "$command" ] || exec "$SHELL"
+exec "$SHELL" -c "$command"
+"""
+
+
+def _common(*, port: int, host_key: Path, authorized_keys: Path) -> str:
+    return (f"Port {port}\n"
+            "ListenAddress 127.0.0.1\n"
+            f'HostKey "{host_key}"\n'
+            "PidFile none\n"
+            f'AuthorizedKeysFile "{authorized_keys}"\n'
+            f"AllowUsers {pwd.getpwuid(os.geteuid()).pw_name}\n"
+            "PermitRootLogin prohibit-password\n"
+            "AuthenticationMethods publickey\n"
+            "PasswordAuthentication no\n"
+            "KbdInteractiveAuthentication no\n"
+            "StrictModes no\n"
+            "UsePAM no\n"
+            "UseDNS no\n"
+            "PermitUserRC no\n"
+            "PrintMotd no\n"
+            "PrintLastLog no\n"
+            "AllowAgentForwarding no\n"
+            "X11Forwarding no\n")
+
+
+def _no_penalties() -> str:
+    """sshd 9.8 and later shuts an address out after failed logins; here everybody has the same address."""
+    line = "PerSourcePenalties no"
+    known = subprocess.run([_sshd(), "-T", "-f", os.devnull, "-o", line], capture_output=True, text=True, timeout=10,
+                           check=False)
+    return "" if "Bad configuration option" in known.stderr else line + "\n"
+
+
+def _sshd() -> str:
+    path = sshd()
+    if path is None:
+        raise LabError("there is no sshd on this machine", remedy="sudo apt-get install -y openssh-server")
+    return path
+
+
+def _sftp_server() -> str:
+    return next((path for path in _SFTP_SERVERS if Path(path).exists()), "internal-sftp")
+
+
+def _root_is_locked() -> bool:
+    try:
+        entries = Path("/etc/shadow").read_text().splitlines()
+    except OSError:
+        return False
+    return any(entry.startswith("root:!") for entry in entries)

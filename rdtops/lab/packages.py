@@ -1,0 +1,103 @@
+"""The system programs the lab and a GPU host use: which are missing, and how to get them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from rdtops.errors import LabError
+
+_SBIN = "/usr/sbin:/usr/local/sbin:/sbin"  # often not on an ordinary user's PATH
+_INSTALL_TIMEOUT_S = 600
+_POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks it before a package starts a service
+_FORBID_STARTING = "#!/bin/sh\nexit 101\n"
+
+
+@dataclass(frozen=True)
+class Program:
+    name: str
+    package: str
+
+
+PROGRAMS = (Program("sshd", "openssh-server"), Program("rsync", "rsync"), Program("tmux", "tmux"))
+
+
+def missing(find: Callable[[str], str | None] | None = None) -> tuple[Program, ...]:
+    return tuple(program for program in PROGRAMS if not (find or _find)(program.name))
+
+
+def install_command(programs: Sequence[Program]) -> str:
+    """The one line to type; empty when nothing is missing."""
+    if not programs:
+        return ""
+    return f"sudo apt-get update && sudo apt-get install -y {' '.join(program.package for program in programs)}"
+
+
+def can_install() -> bool:
+    """Root on Debian or Ubuntu."""
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+def install_missing(say: Callable[[str], None]) -> tuple[Program, ...]:
+    """Install what is missing, without starting any service. What was installed.
+
+    Raises LabError: not root, no apt-get, or apt-get failed (with the end of its output).
+    """
+    programs = missing()
+    if not programs:
+        return ()
+    names = ", ".join(program.package for program in programs)
+    if not can_install():
+        raise LabError(f"missing: {names}", remedy=install_command(programs))
+    say(f"installing {names}")
+    with _no_service_starts():
+        _apt_get("update")
+        _apt_get("install", "-y", "--no-install-recommends", *(program.package for program in programs))
+    _keep_sshd_off(programs)
+    still = missing()
+    if still:
+        raise LabError(f"apt-get installed {names}, and yet there is no {', '.join(p.name for p in still)}")
+    return programs
+
+
+def _find(name: str) -> str | None:
+    return shutil.which(name) or shutil.which(name, path=_SBIN)
+
+
+def _apt_get(*arguments: str) -> None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+    command = ["apt-get", "-q", *arguments]
+    try:
+        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=_INSTALL_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"{' '.join(command)} took more than {_INSTALL_TIMEOUT_S} s") from error
+    if done.returncode:
+        raise LabError(f"{' '.join(command)} failed ({done.returncode}):\n{done.stdout[-2000:]}")
+
+
+@contextmanager
+def _no_service_starts() -> Iterator[None]:
+    """The lab runs its own sshd; the machine gets none of its own. A policy that is there already stays."""
+    if _POLICY.exists():
+        yield
+        return
+    _POLICY.write_text(_FORBID_STARTING)
+    _POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        _POLICY.unlink(missing_ok=True)
+
+
+def _keep_sshd_off(programs: Sequence[Program]) -> None:
+    """Where systemd runs, the package also enables sshd for the next boot."""
+    if "sshd" in [program.name for program in programs] and Path("/run/systemd/system").exists():
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(["systemctl", "disable", "ssh.service", "ssh.socket"], capture_output=True, timeout=60,
+                           check=False)

@@ -1,0 +1,184 @@
+"""Process: one process for ever, by pid, start time and boot; and who belongs to a lab, read from /proc."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rdtops.errors import LabError
+from rdtops.lab.files import place
+
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Process:
+    """A pid alone is recycled; with its start time and the boot it names one process only."""
+
+    pid: int
+    started_ticks: int  # since boot, field 22 of /proc/PID/stat
+    boot_id: str
+
+    @classmethod
+    def of(cls, pid: int) -> Process | None:
+        """The process of that pid now, None when there is none or only its zombie."""
+        stat = _stat(pid)
+        return cls(pid, stat.started_ticks, _boot_id()) if stat and stat.state not in "ZX" else None
+
+    @classmethod
+    def read(cls, path: Path) -> Process | None:
+        """The process a file names, `pid starttime boot_id`, if it still runs."""
+        try:
+            pid, ticks, boot_id = path.read_text().split()
+            written = cls(int(pid), int(ticks), boot_id)
+        except (OSError, ValueError):
+            return None
+        return written if cls.of(written.pid) == written else None
+
+    def write(self, path: Path) -> None:
+        place(path, f"{self.pid} {self.started_ticks} {self.boot_id}\n")
+
+
+def family(pid: int) -> set[int]:
+    """The process and all that descend from it."""
+    children: dict[int, list[int]] = {}
+    for one in _pids():
+        if stat := _stat(one):
+            children.setdefault(stat.parent, []).append(one)
+    found: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        found.add(one := waiting.pop())
+        waiting += [child for child in children.get(one, []) if child not in found]
+    return found
+
+
+def with_environment(name: str, value: str) -> set[int]:
+    """Our own processes started with this environment variable; not this process, nor those it descends from."""
+    entry = f"{name}={value}".encode()
+    return {pid for pid in _own_pids() - _lineage() if entry in _content(pid, "environ").split(b"\0")}
+
+
+def writing_to(file: Path) -> set[int]:
+    """Our own processes that hold this file open for writing only, as a server holds its log."""
+    targets = (str(file), f"{file} (deleted)")  # the second after `rm -rf` of a lab that was up
+    return {pid for pid in _own_pids() - _lineage() for target in targets
+            if any(link.lstat().st_mode & 0o700 == 0o300 for link in _descriptors_of(pid, target))}
+
+
+def holds_socket(pid: int, inode: int) -> bool:
+    return any(True for _ in _descriptors_of(pid, f"socket:[{inode}]"))
+
+
+def command_line(pid: int) -> str:
+    return _content(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
+
+
+def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:  # it was faster
+            continue
+
+
+def end_all(find: Callable[[], set[int]], grace_s: float = 2.0) -> int:
+    """End what `find` finds until it finds nothing: asked first, killed after the grace. The number of processes.
+
+    Raises LabError when something survives.
+    """
+    ended: set[int] = set()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline_s = time.monotonic() + grace_s
+        while (alive := find()) and time.monotonic() < deadline_s:
+            if alive - ended or number == signal.SIGKILL:
+                signal_all(alive, number)
+                signal_all(alive, signal.SIGCONT)  # a frozen one hears SIGTERM only when it goes on
+            ended |= alive
+            _reap(ended)
+            time.sleep(0.02)
+        if not alive:
+            return len(ended)
+    raise LabError("these processes of the lab do not end: " +
+                   "; ".join(f"pid {pid} ({command_line(pid)})" for pid in sorted(find())))
+
+
+@dataclass(frozen=True)
+class _Stat:
+    state: str
+    parent: int
+    started_ticks: int
+
+
+def _stat(pid: int) -> _Stat | None:
+    try:
+        text = (PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name before it may hold anything
+    return _Stat(fields[0], int(fields[1]), int(fields[19]))
+
+
+def _boot_id() -> str:
+    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def _pids() -> Iterator[int]:
+    return (int(path.name) for path in PROC.iterdir() if path.name.isdigit())
+
+
+def _own_pids() -> set[int]:
+    """Living processes of this user."""
+    own = set()
+    for pid in _pids():
+        try:
+            if (PROC / str(pid)).stat().st_uid == os.geteuid() and Process.of(pid):
+                own.add(pid)
+        except OSError:
+            continue
+    return own
+
+
+def _lineage() -> set[int]:
+    """This process and those it descends from: never to be ended from here."""
+    found: set[int] = set()
+    pid = os.getpid()
+    while pid and pid not in found:
+        found.add(pid)
+        stat = _stat(pid)
+        pid = stat.parent if stat else 0
+    return found
+
+
+def _content(pid: int, name: str) -> bytes:
+    try:
+        return (PROC / str(pid) / name).read_bytes()
+    except OSError:
+        return b""
+
+
+def _descriptors_of(pid: int, target: str) -> Iterator[Path]:
+    """The links in /proc/PID/fd that point to `target`."""
+    try:
+        links = list((PROC / str(pid) / "fd").iterdir())
+    except OSError:  # ended, or not ours to look into
+        return
+    for link in links:
+        try:
+            if os.readlink(link) == target:  # noqa: PTH115  # its target is often no path: socket:[123]
+                yield link
+        except OSError:  # closed meanwhile
+            continue
+
+
+def _reap(pids: Iterable[int]) -> None:
+    """Collect those that are our own children, so that no zombie stays while we live."""
+    for pid in pids:
+        try:
+            os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            continue

@@ -1,0 +1,123 @@
+"""Server: one of the lab's three SSH servers, what its process must know, and that process."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rdtops.errors import LabError
+from rdtops.lab import connections, openssh, processes
+from rdtops.lab.processes import Process
+
+ADDRESS = "127.0.0.1"
+ID_VARIABLE = "RDTOPS_LAB_ID"  # in the environment of everything that runs in the lab, so that `down` finds it
+BACKENDS = ("openssh", "asyncssh")
+
+
+@dataclass(frozen=True)
+class Server:
+    name: str
+    port: int
+    folder: Path
+    authorized_keys: Path
+    environment: Mapping[str, str]  # of its sessions, complete
+    forwards_to: tuple[int, ...] = ()  # the jump host: the only ports it connects to
+    jump: Path | None = None  # a GPU host: the folder of the jump host, the only one it accepts
+
+    @property
+    def host_key(self) -> Path:
+        return self.folder / "host_key"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "server.log"
+
+    @property
+    def sshd_config(self) -> Path:
+        return self.folder / "sshd_config"
+
+    @property
+    def session_script(self) -> Path:
+        return self.folder / "session"
+
+    @property
+    def home(self) -> Path:
+        return Path(self.environment["HOME"])
+
+    @property
+    def process(self) -> Process | None:
+        """The process that listens, if it runs."""
+        return Process.read(self.folder / "process")
+
+    def processes(self) -> set[int]:
+        """The one that listens and those that serve its connections, whoever their parent is now."""
+        return processes.writing_to(self.log)
+
+    @property
+    def admitted(self) -> Process | None:
+        """A GPU host's only client: the jump host's process as it is now."""
+        return Process.read(self.jump / "process") if self.jump else None
+
+    def start(self, backend: str) -> None:
+        """Returns once the process is there; a handshake shows whether it serves. LabError: the port is taken."""
+        self._require_free_port()
+        (self.folder / "server.json").write_text(self._to_json())
+        log = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        null = os.open(os.devnull, os.O_RDWR)
+        try:
+            argv = self._command(backend)
+            pid = os.posix_spawn(argv[0], argv, self._own_environment(), setsid=True, file_actions=[
+                (os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)])
+        finally:
+            os.close(log)
+            os.close(null)
+        process = Process.of(pid)
+        if process is None:
+            raise LabError(f"{self.name}: {argv[0]} ended at once; its log: {self.log_tail()}")
+        process.write(self.folder / "process")
+
+    def stop(self) -> int:
+        """End the server and its connections; what was started through them and detached goes on."""
+        ended = processes.end_all(self.processes)
+        (self.folder / "process").unlink(missing_ok=True)
+        return ended
+
+    def log_tail(self, lines: int = 2) -> str:
+        return " | ".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
+
+    @classmethod
+    def load(cls, path: str) -> Server:
+        values = json.loads(Path(path).read_text())
+        return cls(**{**values, "folder": Path(values["folder"]), "authorized_keys": Path(values["authorized_keys"]),
+                      "forwards_to": tuple(values["forwards_to"]),
+                      "jump": Path(values["jump"]) if values["jump"] else None})
+
+    def _to_json(self) -> str:
+        return json.dumps({**asdict(self), "environment": dict(self.environment)}, default=str, indent=1)
+
+    def _command(self, backend: str) -> list[str]:
+        if backend == "openssh" and self.jump is None:
+            return openssh.listening(self.sshd_config, self.log)
+        module = "rdtops.lab.gate" if backend == "openssh" else "rdtops.lab.asyncssh_server"
+        return [sys.executable, "-m", module, str(self.folder / "server.json")]
+
+    def _own_environment(self) -> dict[str, str]:
+        """Nothing of ours but where to import from; a server that runs sessions drops it again."""
+        kept = {name: self.environment[name] for name in ("PATH", "LANG", ID_VARIABLE)}
+        path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {**kept, "PYTHONPATH": os.pathsep.join(path)}
+
+    def _require_free_port(self) -> None:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((ADDRESS, self.port))
+            except OSError as error:
+                owner = connections.listener(self.port) or str(error)
+                raise LabError(f"port {self.port}, which the lab's {self.name} needs, is taken: {owner}",
+                               remedy=f"end that program (ss -ltnp 'sport = :{self.port}'), then inv lab.up") from error

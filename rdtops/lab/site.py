@@ -1,0 +1,414 @@
+"""Lab: a jump host and two GPU hosts on this machine's loopback, over real SSH, with or without root.
+
+    lab = Lab(".lab")
+    lab.up()
+    lab.write_inventory(".lab/hosts.toml", {"rdt-tiny": "assets/rdt-tiny"})
+    lab.down()
+
+Its folder holds everything it uses: keys, known_hosts, ssh_config, and per GPU host a home folder, the programs of its
+sessions and what its fake nvidia-smi shows.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import pwd
+import secrets
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from rdtops.errors import LabError
+from rdtops.lab import handshake, keys, openssh, processes
+from rdtops.lab.files import place
+from rdtops.lab.gpus import Gpus
+from rdtops.lab.ports import Ports
+from rdtops.lab.server import ADDRESS, BACKENDS, ID_VARIABLE, Server
+
+JUMP = "lab-jump"
+HOSTS = ("lab", "lab2")
+NAMES = (JUMP, *HOSTS)
+START_TIMEOUT_S = 15.0
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SOCKET_PATH_MAX = 107  # of a unix socket, sun_path
+_TMUX_SOCKET = len("/tmux-4294967295/") + 24  # what tmux adds: its folder and a name
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    name: str
+    address: str
+    port: int
+    pid: int | None
+    backend: str
+    up: bool
+
+
+@dataclass(frozen=True)
+class Ready:
+    """How a lab came up."""
+
+    backend: str
+    started: tuple[str, ...]  # the servers that had to be started; none when it was up and healthy
+
+    @property
+    def words(self) -> str:
+        if not self.started:
+            return f"the lab was up already ({self.backend})"
+        return f"started {', '.join(self.started)} ({self.backend})"
+
+
+class Lab:
+    """The lab of one folder. Ports default to those it had before, else to 22022, 22023 and 22024."""
+
+    def __init__(self, root: str | Path, ports: Ports | None = None) -> None:
+        self.root = Path(root).absolute()
+        self._ports = ports
+
+    # --- where its things are
+
+    @property
+    def identity_file(self) -> Path:
+        return self.root / "id_ed25519"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.root / "known_hosts"
+
+    @property
+    def ssh_config(self) -> Path:
+        return self.root / "ssh_config"
+
+    @property
+    def ports(self) -> Ports:
+        return self._ports or self._state().ports
+
+    def folder(self, name: str) -> Path:
+        return self.root / _known(name)
+
+    def home(self, host: str) -> Path:
+        """The home folder of the sessions on a GPU host."""
+        return self.folder(_gpu_host(host)) / "home"
+
+    # --- up and down
+
+    def up(self, backend: str = "auto") -> Ready:
+        """Bring it up, or find it up; a stale or half-dead lab is repaired. Raises LabError."""
+        _require_linux()
+        _make_own(self.root)
+        with self._locked():
+            before = self._state()
+            state = self._wanted(_choose(backend, running=before.backend))
+            if (before.backend, before.ports) != (state.backend, state.ports):
+                self._stop_servers()
+            self._save(state)
+            self._prepare()
+            started = self._start_missing()
+            problem = self._greet(patience_s=START_TIMEOUT_S if started else 0.0)
+            if problem and len(started) < len(NAMES):  # one is frozen or has changed its key: begin afresh
+                self._stop_servers()
+                started = self._start_missing()
+                problem = self._greet(patience_s=START_TIMEOUT_S)
+            if problem:
+                self._stop_servers()
+                raise LabError(f"the lab does not answer: {problem}", remedy=f"less {self.root}/*/server.log")
+            return Ready(state.backend, tuple(started))
+
+    def down(self) -> int:
+        """End its servers and everything started on its hosts; the files stay. The number of processes ended."""
+        if not self._state_file.exists():  # never up, or its folder was removed
+            return self._stop_servers()
+        _make_own(self.root)
+        with self._locked():
+            state = self._state()
+            ended = self._stop_servers()
+            ended += processes.end_all(lambda: processes.with_environment(ID_VARIABLE, state.id))
+            if _short_folder(self.root) != self.root:
+                shutil.rmtree(_short_folder(self.root), ignore_errors=True)
+            self._save(_State(id=state.id, ports=state.ports))
+            return ended
+
+    def status(self) -> list[ServerStatus]:
+        state = self._state()
+        rows = []
+        for server in self._servers():
+            process = server.process
+            rows.append(ServerStatus(server.name, ADDRESS, server.port, process.pid if process else None,
+                                     state.backend, process is not None))
+        return rows
+
+    # --- what others read
+
+    def write_inventory(self, path: str | Path, assets: Mapping[str, str]) -> None:
+        """A hosts.toml for this lab; `assets` are local folders by name."""
+        text = "# Written by the rdtops lab.\n[assets]\n"
+        text += "".join(f"{json.dumps(name)} = {_toml(folder)}\n" for name, folder in assets.items())
+        text += f"\n[jumps.{JUMP}]\n{self._login(JUMP)}"
+        for host in HOSTS:
+            gpus = Gpus.read(self.folder(host) / "gpus.json").count
+            text += (f"\n[hosts.{host}]\n{self._login(host)}"
+                     f'jumps = ["{JUMP}"]\nworkspace = "~/rdtops"\ngpus = {gpus}\npreset = "tiny"\n')
+        Path(path).write_text(text)
+
+    def set_gpus(self, host: str, gpus: Gpus) -> None:
+        """What nvidia-smi shows on this host from now on."""
+        gpus.write(self.folder(_gpu_host(host)) / "gpus.json")
+
+    # --- faults, for tests
+
+    def freeze(self, name: str) -> None:
+        """Stop a server and its connections as they are: they stay open and say nothing more."""
+        processes.signal_all(self._server(name).processes(), signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        processes.signal_all(self._server(name).processes(), signal.SIGCONT)
+
+    def stop_server(self, name: str) -> None:
+        """The server and its connections end; work detached on the host goes on."""
+        self._server(name).stop()
+
+    def start_server(self, name: str) -> None:
+        """Returns when the server answers, with whatever host key it has."""
+        server = self._server(name)
+        if server.process is None:
+            server.start(self._state().backend)
+        self._wait(name, START_TIMEOUT_S, any_host_key=True)
+
+    def change_host_key(self, name: str) -> None:
+        """The server has a new host key, known_hosts the old one, until the next `up`."""
+        server = self._server(name)
+        server.stop()
+        keys.make(server.host_key)
+        self.start_server(name)
+
+    # --- files
+
+    def _prepare(self) -> None:
+        """Every file the servers and clients need. Repeating it changes nothing but known_hosts after a new key."""
+        if not self.identity_file.exists():
+            keys.make(self.identity_file)
+        openssh.prepare_system()
+        for server in self._servers():
+            server.folder.mkdir(mode=0o700, exist_ok=True)
+            if not server.host_key.exists():
+                keys.make(server.host_key)
+            if server.name in HOSTS:
+                self._prepare_host(server)
+        host_keys = {server.port: server.host_key for server in self._servers()}
+        place(self.known_hosts, keys.known_hosts(ADDRESS, host_keys))
+        place(self.ssh_config, self._client_config())
+        if self._state().backend == "openssh":
+            for server in self._servers():
+                place(server.sshd_config, _sshd_config(server))
+
+    def _prepare_host(self, server: Server) -> None:
+        for name in ("home", "bin"):
+            (server.folder / name).mkdir(exist_ok=True)
+        _make_own(_short_folder(self.root))
+        _make_own(_short_folder(self.root) / server.name)
+        if not (server.folder / "gpus.json").exists():
+            self.set_gpus(server.name, Gpus())
+        place(server.home / ".profile",
+              "# Written by the rdtops lab: /etc/profile, read by login shells, resets PATH.\n"
+              f"PATH={shlex.quote(server.environment['PATH'])}\n")
+        place(server.folder / "bin" / "nvidia-smi", (Path(__file__).parent / "bin" / "nvidia-smi").read_text(), 0o755)
+        place(server.session_script, openssh.SESSION, 0o755)
+
+    def _client_config(self) -> str:
+        """For plain ssh: `ssh -F .lab/ssh_config lab`."""
+        hops = "".join(f"Host {server.name}\n  HostName {ADDRESS}\n  Port {server.port}\n"
+                       + (f"  ProxyJump {JUMP}\n" if server.jump else "") for server in self._servers())
+        return hops + (f"Host {' '.join(NAMES)}\n"
+                       f"  User {_user()}\n"
+                       f'  IdentityFile "{self.identity_file}"\n'
+                       "  IdentitiesOnly yes\n"
+                       "  IdentityAgent none\n"
+                       f'  UserKnownHostsFile "{self.known_hosts}"\n'
+                       "  GlobalKnownHostsFile /dev/null\n"
+                       "  StrictHostKeyChecking yes\n"
+                       "  BatchMode yes\n")
+
+    def _login(self, name: str) -> str:
+        return (f'address = "{ADDRESS}"\nport = {self.ports.of(name)}\nuser = {_toml(_user())}\n'
+                f"identity_file = {_toml(self.identity_file)}\nknown_hosts = {_toml(self.known_hosts)}\n")
+
+    # --- servers
+
+    def _servers(self) -> list[Server]:
+        return [self._server(name) for name in NAMES]
+
+    def _server(self, name: str) -> Server:
+        state = self._state()
+        is_jump = _known(name) == JUMP
+        return Server(
+            name=name, port=self.ports.of(name), folder=self.root / name,
+            authorized_keys=keys.public_path(self.identity_file),
+            environment=self._environment(name, state),
+            forwards_to=tuple(self.ports.of(host) for host in HOSTS) if is_jump else (),
+            jump=None if is_jump else self.root / JUMP)
+
+    def _environment(self, name: str, state: _State) -> dict[str, str]:
+        """What a session of this host starts with, and all it starts with."""
+        folder = self.root / name
+        account = pwd.getpwuid(os.geteuid())
+        return {
+            "HOME": str(folder / "home"), "USER": account.pw_name, "LOGNAME": account.pw_name,
+            "SHELL": account.pw_shell or "/bin/sh",
+            "PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:{SYSTEM_PATH}",
+            "TMUX_TMPDIR": str(_short_folder(self.root) / name),
+            "LANG": "C.UTF-8", "RDTOPS_LAB": name, ID_VARIABLE: state.id,
+        }
+
+    def _start_missing(self) -> list[str]:
+        missing = [server for server in self._servers() if server.process is None]
+        for server in missing:
+            server.stop()  # what a killed one left: connections that still hold the port
+            server.start(self._state().backend)
+        return [server.name for server in missing]
+
+    def _stop_servers(self) -> int:
+        return sum(server.stop() for server in self._servers())
+
+    # --- readiness
+
+    def _greet(self, patience_s: float) -> str:
+        """A handshake with each GPU host through the jump, both host keys checked. What is wrong, or nothing."""
+        try:
+            for host in HOSTS:
+                self._wait(host, patience_s)
+        except LabError as error:
+            return error.message
+        return ""
+
+    def _wait(self, name: str, patience_s: float, any_host_key: bool = False) -> None:
+        """Until a handshake succeeds. Raises LabError when patience ends, or at once when waiting cannot help."""
+        deadline_s = time.monotonic() + patience_s
+        route = [self._hop(JUMP)] if name == JUMP else [self._hop(JUMP), self._hop(name)]
+        while True:
+            try:
+                return handshake.greet(route, any_host_key=any_host_key)
+            except handshake.NotYet as error:
+                dead = [server for server in self._servers() if server.process is None]
+                if dead or time.monotonic() > deadline_s:
+                    said = "; ".join(f"{s.name}'s log: {s.log_tail()}" for s in dead or [self._server(name)])
+                    raise LabError(f"{name}: {error}; {said}") from error
+                time.sleep(0.05)
+
+    def _hop(self, name: str) -> handshake.Hop:
+        return handshake.Hop(name, ADDRESS, self.ports.of(name), _user(), self.identity_file, self.known_hosts)
+
+    # --- state
+
+    @property
+    def _state_file(self) -> Path:
+        return self.root / "lab.json"
+
+    def _state(self) -> _State:
+        """As recorded, else as a lab that was never up."""
+        recorded = _State()
+        if self._state_file.exists():
+            values = json.loads(self._state_file.read_text())
+            recorded = _State(values["id"], values["backend"], Ports(**values["ports"]))
+        return recorded
+
+    def _wanted(self, backend: str) -> _State:
+        """The recorded state, completed by what this lab was asked for."""
+        recorded = self._state()
+        return _State(id=recorded.id or secrets.token_hex(8), backend=backend,
+                      ports=self._ports or recorded.ports)
+
+    def _save(self, state: _State) -> None:
+        place(self._state_file, json.dumps(asdict(state), indent=1) + "\n")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One `up` or `down` at a time."""
+        with (self.root / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+@dataclass(frozen=True)
+class _State:
+    id: str = ""
+    backend: str = ""  # "" when it is down
+    ports: Ports = field(default_factory=Ports)
+
+
+def _choose(backend: str, running: str) -> str:
+    """The backend to use; `auto` keeps the running one, else prefers OpenSSH where it can do everything."""
+    if backend not in ("auto", *BACKENDS):
+        raise LabError(f"the lab has no backend {backend!r}", remedy=f"one of auto, {', '.join(BACKENDS)}")
+    obstacles = {"openssh": openssh.obstacle(),
+                 "asyncssh": None if find_spec("asyncssh") else "the Python package asyncssh is not installed"}
+    if backend == "auto":
+        preferred = running or ("openssh" if openssh.gives_terminals() else "asyncssh")
+        candidates = tuple(dict.fromkeys((preferred, *BACKENDS)))
+    else:
+        candidates = (backend,)
+    for candidate in candidates:
+        if obstacles[candidate] is None:
+            return candidate
+    why = "; ".join(f"{candidate}: {obstacles[candidate]}" for candidate in candidates)
+    raise LabError(f"no SSH server for the lab: {why}",
+                   remedy="sudo apt-get install -y openssh-server, or pip install asyncssh")
+
+
+def _sshd_config(server: Server) -> str:
+    if server.forwards_to:
+        return openssh.jump_config(port=server.port, host_key=server.host_key,
+                                   authorized_keys=server.authorized_keys, ports=server.forwards_to)
+    return openssh.host_config(port=server.port, host_key=server.host_key, authorized_keys=server.authorized_keys,
+                               environment=server.environment, session=server.session_script)
+
+
+def _short_folder(root: Path) -> Path:
+    """Where tmux sockets lie: in the lab, or below /tmp when a socket there would have too long a path."""
+    longest = max(len(str(root / host)) for host in HOSTS) + _TMUX_SOCKET
+    if longest <= _SOCKET_PATH_MAX:
+        return root
+    digest = hashlib.sha256(str(root).encode()).hexdigest()
+    return Path("/tmp") / f"rdtops-{os.geteuid()}-{digest[:8]}"  # noqa: S108  # _make_own checks whose it is
+
+
+def _make_own(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    owner = folder.stat().st_uid
+    if owner != os.geteuid():
+        raise LabError(f"{folder} was made by another user (uid {owner}; you are {os.geteuid()})",
+                       remedy=f"inv lab.down as that user, then rm -r {folder}")
+
+
+def _known(name: str) -> str:
+    if name not in NAMES:
+        raise LabError(f"the lab has no server {name!r}: {', '.join(NAMES)}")
+    return name
+
+
+def _gpu_host(name: str) -> str:
+    if name not in HOSTS:
+        raise LabError(f"{name!r} is no GPU host of the lab: {', '.join(HOSTS)}")
+    return name
+
+
+def _user() -> str:
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
+def _toml(value: str | Path) -> str:
+    return json.dumps(str(value), ensure_ascii=False)  # a JSON text is a TOML text
+
+
+def _require_linux() -> None:
+    if not processes.PROC.joinpath("self/stat").exists():
+        raise LabError("the lab needs Linux: it reads /proc", remedy="run it in a Linux container or virtual machine")
