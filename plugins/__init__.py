@@ -1,1 +1,1 @@
-"""The plugins that come with rdtops. Each takes the public road: `from rdtops.api import ...` and nothing else of ours."""
+"""The plugins that come with rdtops. Each takes the public road: `from rdtops.api import ...`, nothing else of ours."""

@@ -2,22 +2,26 @@
 
 from rdtops.checks import CheckResult, Status
 from rdtops.contract.config import TrainConfig
+from rdtops.contract.models import MODELS, ModelFacts
 from rdtops.contract.run import Checkpoint, RunPaths, RunSpec
 from rdtops.errors import PreflightVeto, RdtopsError
 from rdtops.hookspecs import hookimpl
 from rdtops.remote.command import Command, Secret
 from rdtops.remote.connection import Connection, Result
+from rdtops.remote.environment import activation
 from rdtops.remote.hosts import Host
 from rdtops.remote.probe import Answer, Output, Probe, ask
 from rdtops.remote.transfer import Plan, plan_upload, upload
 
 __all__ = [
+    "MODELS",
     "Answer",
     "CheckResult",
     "Checkpoint",
     "Command",
     "Connection",
     "Host",
+    "ModelFacts",
     "Output",
     "Plan",
     "PreflightVeto",
@@ -29,6 +33,7 @@ __all__ = [
     "Secret",
     "Status",
     "TrainConfig",
+    "activation",
     "ask",
     "hookimpl",
     "plan_upload",

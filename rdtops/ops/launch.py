@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from rdtops.contract.run import RunSpec
 from rdtops.errors import RunError
-from rdtops.ops import environment
+from rdtops.remote import environment
 from rdtops.remote.command import Command, quoted, variable
 from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Host

@@ -292,7 +292,8 @@ def _line_of(text: str, keys: tuple[str, ...]) -> int:
             path = (*table, *_parts(pair[1]))
         else:
             continue
-        common = next((i for i, (a, b) in enumerate(zip(path, keys, strict=False)) if a != b), min(len(path), len(keys)))
+        differs = (i for i, (a, b) in enumerate(zip(path, keys, strict=False)) if a != b)
+        common = next(differs, min(len(path), len(keys)))
         if common > depth:
             best, depth = number, common
     return best

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from rdtops.errors import LabError
 from rdtops.lab.ports import Ports
 from rdtops.lab.site import Lab
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +34,13 @@ def running_lab(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Itera
         pytest.skip(f"no lab here: {error.message}; {error.remedy}")
     yield lab
     lab.down()
+
+
+@pytest.fixture(scope="session")
+def tiny_hosts(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hosts.toml for the test lab, with the assets of the preset `tiny` made on the spot."""
+    folder = tmp_path_factory.mktemp("tiny")
+    subprocess.run([sys.executable, "-m", "rdtops.trainer.tiny", str(folder)], cwd=ROOT, check=True)
+    assets = {name: str(folder / name) for name in ("rdt-tiny", "t5-tiny", "siglip-tiny")}
+    lab.write_inventory(folder / "hosts.toml", {**assets, "libero_tiny": str(ROOT / "rdtops/lab/data")})
+    return folder / "hosts.toml"

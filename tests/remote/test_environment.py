@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from rdtops.ops import environment
+from rdtops.remote import environment
 from rdtops.remote.hosts import Environment, Host
 
 

@@ -1,0 +1,307 @@
+"""The checks that need no plugin: code, workspace, Python and its packages, configuration, dataset, weights.
+
+All probes travel in one round trip. Parsers are pure, and an answer they cannot read is a finding that quotes it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import rdtops
+from rdtops.checks import CheckResult
+from rdtops.contract.models import MODELS
+from rdtops.contract.run import RunSpec
+from rdtops.remote import environment
+from rdtops.remote.command import Command, quoted
+from rdtops.remote.connection import Connection
+from rdtops.remote.probe import Answer, Output, Probe, ask
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt")  # the order they are tried in
+CLOCK_SKEW_S = 60.0
+SHM_MIB_PER_WORKER = 64
+_VERSIONS = (
+    "import importlib.metadata as m, json, sys\n"
+    "def version(name):\n"
+    "    try: return m.version(name)\n"
+    "    except m.PackageNotFoundError: return None\n"
+    "print(json.dumps({'python': list(sys.version_info[:3]), 'path': sys.executable,"
+    " 'packages': {n: version(n) for n in sys.argv[1:]}}))\n")
+
+
+@dataclass(frozen=True)
+class PythonFacts:
+    """The interpreter of the host's environment. A package that is not installed has the version None."""
+
+    version: tuple[int, ...]
+    path: str
+    packages: Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """File names and sizes of a folder, and its config.json where it has one."""
+
+    sizes: Mapping[str, int]
+    config: str
+
+
+def core_checks(connection: Connection, spec: RunSpec) -> list[CheckResult]:
+    """Every finding about what `spec` needs on the host, in one round trip."""
+    answers = ask(connection, probes(connection, spec))
+    deploy = f"inv deploy --host {spec.host}"
+    return [
+        _release(answers["release"], spec, deploy),
+        *_python(answers["python"], connection, spec),
+        *_cuda(answers.get("cuda"), spec),
+        _launcher(answers["launcher"], connection.host.launcher),
+        configuration(spec),
+        _dataset(answers["dataset"], spec, deploy),
+        *_pretrained(answers.get("pretrained"), spec, deploy),
+        *_clock(answers["clock"]),
+        *_shared_memory(answers["shm"], spec),
+    ]
+
+
+def probes(connection: Connection, spec: RunSpec) -> list[Probe[Any]]:
+    host = connection.host
+    python = environment.activation(host) + Command(environment.python(host), "-c", _VERSIONS, *requirements()).shell()
+    cuda = "import torch; print(torch.cuda.is_available(), torch.cuda.device_count(), torch.version.cuda)"
+    found: list[Probe[Any]] = [
+        Probe("release", f"[ -e {quoted(spec.release + '/snapshot.json')} ] && echo there || echo missing", _words),
+        Probe("python", python, parse_python, timeout_s=30),
+        Probe("launcher", "command -v tmux setsid; :", _words),
+        Probe("dataset", _listing(spec.assets["dataset"]), parse_folder),
+        Probe("clock", "date +%s", lambda output: float(output.out.strip()) - time.time()),
+        Probe("shm", "LC_ALL=C df -mP /dev/shm", parse_shm),
+    ]
+    if "pretrained" in spec.assets:
+        found.append(Probe("pretrained", _listing(spec.assets["pretrained"]), parse_folder))
+    if spec.train.device == "cuda":
+        line = environment.activation(host) + Command(environment.python(host), "-c", cuda).shell()
+        found.append(Probe("cuda", line, parse_cuda, timeout_s=60))
+    return found
+
+
+# --- parsers ---
+
+def parse_python(output: Output) -> PythonFacts:
+    if output.code != 0:
+        raise ValueError(output.err.strip()[-300:] or "python failed")
+    facts = json.loads(output.out.strip().splitlines()[-1])  # start-up files may print before it
+    return PythonFacts(tuple(facts["python"]), facts["path"], facts["packages"])
+
+
+def parse_cuda(output: Output) -> tuple[bool, int, str]:
+    if output.code != 0:
+        raise ValueError(output.err.strip()[-300:] or "torch cannot be imported")
+    available, count, version = output.out.split()[-3:]
+    return available == "True", int(count), version
+
+
+def parse_folder(output: Output) -> FolderFacts:
+    """Lines of `size name`, a line `---`, the text of config.json."""
+    listing, mark, config = output.out.partition("---\n")
+    if not mark:
+        raise ValueError("unexpected answer")
+    rows = (line.partition(" ") for line in listing.splitlines() if line.strip())
+    return FolderFacts({name: int(size) for size, _, name in rows}, config)
+
+
+def parse_shm(output: Output) -> int:
+    """MiB of /dev/shm."""
+    fields = output.out.strip().splitlines()[-1].split() if output.out.strip() else []
+    if output.code != 0 or len(fields) < 4:
+        raise ValueError("df says nothing readable")
+    return int(fields[3])
+
+
+def _words(output: Output) -> list[str]:
+    return output.out.split()
+
+
+def _listing(folder: str) -> str:
+    """Sizes and names below a folder, one level deep and deeper; find is POSIX, stat differs between systems."""
+    place = quoted(folder)
+    return (f"cd {place} 2>/dev/null && find . -type f ! -name '.rdtops-*' -exec sh -c "
+            "'for f; do printf \"%s %s\\n\" \"$(wc -c < \"$f\")\" \"${f#./}\"; done' sh {} +; "
+            f"echo ---; cat {place}/config.json 2>/dev/null || :")
+
+
+# --- findings ---
+
+def _release(answer: Answer[list[str]], spec: RunSpec, deploy: str) -> CheckResult:
+    if answer.value == ["there"]:
+        return CheckResult.ok("code", f"this tree is deployed as {spec.snapshot}")
+    return CheckResult.fail("code", f"this tree ({spec.snapshot}) is not deployed", spec.release, deploy)
+
+
+def _python(answer: Answer[PythonFacts], connection: Connection, spec: RunSpec) -> Iterator[CheckResult]:
+    facts = answer.value
+    if facts is None:
+        yield CheckResult.fail("python", "the trainer's Python does not start", answer.problem,
+                               f"set environment or python of hosts.{spec.host} in hosts.toml")
+        return
+    version = ".".join(map(str, facts.version))
+    if facts.version < (3, 10):
+        yield CheckResult.fail("python", f"Python {version}; the trainer needs 3.10", facts.path,
+                               f"set environment of hosts.{spec.host} in hosts.toml")
+    else:
+        yield CheckResult.ok("python", f"{version}, {facts.path}")
+    yield packages(facts, connection.host.python)
+
+
+def packages(facts: PythonFacts, python: str) -> CheckResult:
+    """Installed versions against the minimum that pyproject.toml names for the trainer."""
+    wanted = requirements()
+    missing = [n for n in wanted if not facts.packages.get(n)]
+    old = [f"{n} {facts.packages[n]} (needs {wanted[n]})" for n in wanted
+           if facts.packages.get(n) and _numbers(str(facts.packages[n])) < _numbers(wanted[n])]
+    install = f"{facts.path or python} -m pip install " + " ".join(f"'{n}>={v}'" for n, v in wanted.items())
+    if missing:
+        return CheckResult.fail("packages", f"missing: {', '.join(missing)}", facts.path, install)
+    if old:
+        return CheckResult.warn("packages", f"older than tested: {', '.join(old)}", facts.path, install)
+    return CheckResult.ok("packages", ", ".join(f"{n} {facts.packages[n]}" for n in wanted))
+
+
+def requirements() -> dict[str, str]:
+    """Name -> lowest version, from the trainer extra of pyproject.toml. Torch is pinned to the tested version there;
+    a host has the build that fits its driver, so its major and minor number are what counts."""
+    project = tomllib.loads((Path(rdtops.__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
+    found = {}
+    for line in project["optional-dependencies"]["trainer"]:
+        name, version = re.split(r"[<>=]+", line, maxsplit=1)
+        found[name] = "2.1" if name == "torch" else version.split(",")[0]
+    return found
+
+
+def _cuda(answer: Answer[tuple[bool, int, str]] | None, spec: RunSpec) -> Iterator[CheckResult]:
+    if answer is None:
+        return
+    if answer.value is None:
+        yield CheckResult.fail("cuda", "torch does not start", answer.problem)
+        return
+    available, count, version = answer.value
+    if not available or count < spec.train.gpus_required:
+        yield CheckResult.fail("cuda", f"torch sees {count} GPUs, {spec.train.gpus_required} are asked for",
+                               f"torch.version.cuda is {version}",
+                               "install a torch build for the driver that `nvidia-smi` shows")
+    else:
+        yield CheckResult.ok("cuda", f"torch sees {count} GPUs, CUDA {version}")
+
+
+def _launcher(answer: Answer[list[str]], wanted: str) -> CheckResult:
+    there = {PurePosixPath(w).name for w in answer.value or []}
+    if wanted != "auto" and wanted not in there:
+        return CheckResult.fail("launcher", f"hosts.toml wants {wanted}, which is not there",
+                                remedy=f'install {wanted} there, or launcher = "auto"')
+    if not there:
+        return CheckResult.fail("launcher", "neither tmux nor setsid is there", answer.problem, "install tmux there")
+    used = wanted if wanted != "auto" else "tmux" if "tmux" in there else "setsid"
+    return CheckResult.ok("launcher", f"{used}; the training outlives the connection")
+
+
+def configuration(spec: RunSpec) -> CheckResult:
+    train = spec.train
+    summary = (f"{train.preset}: {train.num_processes} x {train.device} x batch {train.batch_size_per_process} x "
+               f"accumulation {train.gradient_accumulation_steps} = {train.global_batch_size} samples a step, "
+               f"{train.max_steps} steps, a checkpoint every {train.checkpoint_every_steps}")
+    odd = []
+    if train.warmup_steps >= train.max_steps:
+        odd.append(f"warm-up ({train.warmup_steps}) lasts for all of the {train.max_steps} steps")
+    if train.checkpoint_every_steps > train.max_steps:
+        odd.append("only the last step is saved")
+    if odd:
+        return CheckResult.warn("configuration", "; ".join(odd), summary)
+    return CheckResult.ok("configuration", summary)
+
+
+def _dataset(answer: Answer[FolderFacts], spec: RunSpec, deploy: str) -> CheckResult:
+    folder = spec.assets["dataset"]
+    if answer.value is None:
+        return CheckResult.fail("dataset", "cannot be looked at", answer.problem)
+    files = {n: s for n, s in answer.value.sizes.items() if n.endswith((".hdf5", ".h5"))}
+    if not files:
+        return CheckResult.fail("dataset", f"no *.hdf5 in {folder}", f"{len(answer.value.sizes)} other files", deploy)
+    empty = [n for n, s in files.items() if not s]
+    if empty:
+        return CheckResult.fail("dataset", f"empty: {', '.join(empty)}", folder, deploy)
+    return CheckResult.ok("dataset", f"{len(files)} HDF5, {sum(files.values()) / 1e6:.1f} MB", folder)
+
+
+def _pretrained(answer: Answer[FolderFacts] | None, spec: RunSpec, deploy: str) -> Iterator[CheckResult]:
+    if answer is None:
+        yield CheckResult.ok("pretrained", f"none: random weights of {spec.train.model} (--from-scratch)")
+    elif answer.value is None:
+        yield CheckResult.fail("pretrained", "cannot be looked at", answer.problem)
+    else:
+        yield pretrained(answer.value, spec, deploy)
+
+
+def pretrained(facts: FolderFacts, spec: RunSpec, deploy: str) -> CheckResult:
+    """config.json fits the model, one of the weight files is there, and its size is what the parameters come to."""
+    folder = spec.assets["pretrained"]
+    name = next((w for w in WEIGHTS if w in facts.sizes), "")
+    if "config.json" not in facts.sizes or not name:
+        lacks = [x for x, there in (("config.json", "config.json" in facts.sizes), (" or ".join(WEIGHTS[:2]), name))
+                 if not there]
+        return CheckResult.fail("pretrained", f"{' and '.join(lacks)} missing in {folder}", "", deploy)
+    differs = architecture_differences(facts.config, spec)
+    if differs:
+        return CheckResult.fail("pretrained", f"config.json is not one of {spec.train.model}: {differs}", folder,
+                                deploy)
+    per_parameter = facts.sizes[name] / MODELS[spec.train.model].parameters
+    size = f"{name}, {facts.sizes[name] / 1e6:.1f} MB"
+    kinds = {2: "16-bit", 4: "fp32"}
+    fits = next((k for b, k in kinds.items() if b * 0.98 <= per_parameter <= b * 1.05), "")
+    if not fits and spec.train.model == "tiny" and per_parameter > 4:
+        fits = "fp32"  # names and headers outweigh so few parameters
+    if not fits:
+        expected_mb = 2 * MODELS[spec.train.model].parameters / 1e6
+        return CheckResult.fail("pretrained", f"{size}: not the size of {spec.train.model} ({expected_mb:.0f} MB in "
+                                "16 bit, twice that in fp32)", "a broken upload, or other weights", deploy)
+    return CheckResult.ok("pretrained", f"{size}, {fits}, and config.json fits {spec.train.model}", folder)
+
+
+def architecture_differences(config_text: str, spec: RunSpec) -> str:
+    facts = MODELS[spec.train.model]
+    try:
+        config = json.loads(config_text)
+        there = {"hidden_size": config["rdt"]["hidden_size"], "depth": config["rdt"]["depth"],
+                 "num_heads": config["rdt"]["num_heads"], "lang_token_dim": config["lang_token_dim"],
+                 "img_token_dim": config["img_token_dim"]}
+    except (ValueError, KeyError, TypeError) as error:
+        return f"it cannot be read ({type(error).__name__}: {error})"
+    wanted = {"hidden_size": facts.hidden_size, "depth": facts.depth, "num_heads": facts.num_heads,
+              "lang_token_dim": facts.lang_width, "img_token_dim": facts.img_width}
+    return ", ".join(f"{k} {there[k]} instead of {wanted[k]}" for k in wanted if there[k] != wanted[k])
+
+
+def _clock(answer: Answer[float]) -> Iterator[CheckResult]:
+    if answer.value is None:
+        yield CheckResult.warn("clock", "cannot be read", answer.problem)
+    elif abs(answer.value) > CLOCK_SKEW_S:
+        yield CheckResult.warn("clock", f"the host's clock is {answer.value:+.0f} s off this laptop's",
+                               remedy="times in logs and status are the host's; NTP there sets it right")
+
+
+def _shared_memory(answer: Answer[int], spec: RunSpec) -> Iterator[CheckResult]:
+    """Samples go from loader workers to the trainer through /dev/shm; containers often have 64 MiB of it."""
+    needed = spec.train.loader_workers * spec.train.num_processes * SHM_MIB_PER_WORKER
+    if answer.value is None:
+        yield CheckResult.warn("shm", "cannot be read", answer.problem)
+    elif answer.value < needed:
+        yield CheckResult.warn("shm", f"/dev/shm has {answer.value} MiB free, {needed} wanted by "
+                               f"{spec.train.loader_workers * spec.train.num_processes} loader workers",
+                               remedy="--set loader_workers=4, or start the container with --shm-size")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", version.partition("+")[0])[:3])
