@@ -73,7 +73,8 @@ def resume(connection: Connection, registry: Registry, run: RunView, spec: RunSp
 def require_pass(report: Report) -> None:
     if report.passed:
         return
-    lines = [f"{r.name}: {r.summary}" for r in report.failures] or ["no check was made"]
+    lines = [f"{r.name}: {r.summary}" + (f" ({r.evidence})" if r.evidence else "") for r in report.failures]
+    lines = lines or ["no check was made"]
     first = next((r.remedy for r in report.failures if r.remedy), f"inv check --host {report.host}")
     raise PreflightFailed(f"{report.host}: not started, {len(lines)} check(s) failed\n  " + "\n  ".join(lines),
                           remedy=first)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import paramiko
 
+from rdtops.errors import HostKeyError
 from rdtops.remote.connection import keys_of
 from rdtops.remote.hosts import Hop, Host
 
@@ -23,14 +24,18 @@ class SeenKey:
 
 
 def trust(host: Host, accept: Callable[[SeenKey], bool]) -> list[SeenKey]:
-    """Show the key of each hop to `accept` and record it when that says yes. A known key is not asked about."""
+    """Show the key of each hop to `accept` and record it when that says yes. A known key is not asked about.
+
+    Raises HostKeyError at the first key that is not accepted: what lies behind it cannot be seen.
+    """
     seen = []
     for hop, key in keys_of(host):
         found = SeenKey(hop, key.get_name(), key.fingerprint, _state(hop, key))
         seen.append(found)
         if found.state != "known":
             if not accept(found):
-                return seen
+                raise HostKeyError(f"the {found.state} key of {hop.name} was not accepted, so {host.name} stays out of "
+                                   "reach", remedy=f"inv trust --host {host.name}   # once you have compared it")
             _record(hop, key)
     return seen
 

@@ -94,8 +94,10 @@ def test_a_changed_host_key_is_refused_and_called_changed(inv, lab, edit, tmp_pa
     inv.refused("check --host lab", 3, "the host key of lab", "has CHANGED", "inv trust --host lab")
 
 
-def test_a_wrong_user_is_named(inv, edit):
-    edit("[hosts.lab]\n", '[hosts.lab]\nuser = "nobody-here"\n')
+def test_a_wrong_user_is_named(inv, tmp_path):
+    before, table, after = (tmp_path / "hosts.toml").read_text().partition("[hosts.lab]\n")
+    after = after.replace(f'user = "{getpass.getuser()}"', 'user = "nobody-here"', 1)
+    (tmp_path / "hosts.toml").write_text(before + table + after)
     done = inv.refused("check --host lab", 3, "nobody-here", "lab")
     assert getpass.getuser() != "nobody-here"
     assert "refuses the user" in done.err
