@@ -1,0 +1,66 @@
+"""What the model is told: language, images, state and masks, from a batch.
+
+Shapes: B samples, V history frames, C cameras that exist, S pixels, P tokens of an image, W their width,
+L language tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rdtops.errors import WeightsError
+from rdtops.trainer.batch import HISTORY, Batch
+from rdtops.trainer.encoders import Vision, as_batch
+
+CAMERAS = 3  # of RDT: outside, right wrist, left wrist. The left wrist does not exist in LIBERO
+
+
+class Conditions:
+    """Holds the encoded instructions and SigLIP on the training device."""
+
+    def __init__(self, instructions: dict[str, torch.Tensor], vision_folder: str | Path, control_hz: int,
+                 device: torch.device, dtype: torch.dtype) -> None:
+        self.vision = Vision(vision_folder, device, dtype)
+        self.texts, tokens, mask = as_batch(instructions)
+        self.lang_tokens, self.lang_mask = tokens.to(device), mask.to(device)
+        self.control_hz = control_hz
+
+    def check(self, config: dict[str, Any]) -> None:
+        """Raises WeightsError when the encoders do not fit the model's config.json."""
+        wanted = {
+            "lang_token_dim": self.lang_tokens.shape[-1],
+            "img_token_dim": self.vision.width,
+            "img_cond_len": HISTORY * CAMERAS * self.vision.tokens,
+        }
+        wrong = [f"{key} is {config[key]} in config.json, the encoder gives {value}"
+                 for key, value in wanted.items() if config[key] != value]
+        if self.lang_tokens.shape[1] > config["max_lang_cond_len"]:
+            wrong.append(f"an instruction has {self.lang_tokens.shape[1]} tokens, the model takes "
+                         f"{config['max_lang_cond_len']}")
+        if wrong:
+            raise WeightsError("the encoders do not fit the model: " + "; ".join(wrong))
+
+    def of(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The keyword arguments that `loss` and `predict_action` share. The batch is on the training device."""
+        return {
+            "lang_tokens": self.lang_tokens[batch.instruction_B],
+            "lang_attn_mask": self.lang_mask[batch.instruction_B],
+            "img_tokens": self.image_tokens(batch),
+            "state_tokens": batch.state_B1A,
+            "state_mask": batch.state_mask_B1A,
+            "action_mask": batch.action_mask_B1A,
+            "ctrl_freqs": torch.full_like(batch.timesteps_B, self.control_hz),
+        }
+
+    def image_tokens(self, batch: Batch) -> torch.Tensor:
+        """(B, V * 3 * P, W), the older frame first, in each the cameras in turn; background where nothing was kept."""
+        frames = batch.frames_BVCSS3
+        jitter = batch.jitter_B3[:, None, None].expand(*frames.shape[:3], 3)  # one sample, one light
+        tokens = self.vision.encode(frames.flatten(0, 2), jitter.flatten(0, 2)).unflatten(0, frames.shape[:3])
+        background = self.vision.background_PW
+        tokens = torch.where(batch.frames_kept_BVC[..., None, None], tokens, background)
+        absent = background.expand(*tokens.shape[:2], CAMERAS - tokens.shape[2], -1, -1)
+        return torch.cat([tokens, absent], dim=2).flatten(1, 3)

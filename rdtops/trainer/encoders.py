@@ -1,0 +1,173 @@
+"""The frozen encoders: T5 for instructions, SigLIP for camera frames. Both come from local folders, never from a hub.
+
+Instructions are encoded once per distinct text and kept on disk; where the cache is warm T5 is not even imported.
+Frames are encoded on the training device, from uint8, in every step.
+
+Shapes: B samples, L language tokens, D their width, P tokens of an image, W their width, S pixels of a stored edge,
+R pixels of an edge as SigLIP wants it.
+"""
+# ruff: noqa: N803, N806  (tensors carry their axes in their names)
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from rdtops.errors import WeightsError
+from rdtops.trainer import weights
+
+log = logging.getLogger(__name__)
+NO_INSTRUCTION = ""  # what stands for a dropped instruction
+PIXEL_MEAN = PIXEL_STD = 0.5  # SigLIP's preprocessing: [0, 1] to [-1, 1]
+_HEAD_BYTES = 1 << 20
+
+
+def encode_instructions(folder: str | Path, instructions: Iterable[str], cache: str | Path,
+                        device: torch.device) -> dict[str, torch.Tensor]:
+    """Text -> tokens (L, D) in float32 on the CPU, for each instruction and for NO_INSTRUCTION.
+
+    `cache` holds one file per encoder and text, named by the content of both. Raises WeightsError when the encoder
+    cannot be loaded.
+    """
+    encoder = _identity(Path(folder))
+    paths = {text: _cached(Path(cache), encoder, text) for text in sorted({*instructions, NO_INSTRUCTION})}
+    known = {text: tokens for text, path in paths.items() if (tokens := _recall(path)) is not None}
+    absent = [text for text in paths if text not in known]
+    if absent:
+        log.info("encoding %d instructions with %s", len(absent), folder)
+        for text, tokens_LD in _encode(Path(folder), absent, device).items():
+            _keep(paths[text], tokens_LD)
+            known[text] = tokens_LD
+    return known
+
+
+class Vision:
+    """SigLIP's vision tower, frozen."""
+
+    def __init__(self, folder: str | Path, device: torch.device, dtype: torch.dtype) -> None:
+        from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
+        from transformers.models.siglip.modeling_siglip import SiglipVisionModel
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        _check_folder(Path(folder), "SigLIP")
+        try:
+            config = SiglipVisionConfig.from_pretrained(folder, local_files_only=True)
+            tower = SiglipVisionModel.from_pretrained(folder, config=config, dtype=dtype, local_files_only=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise WeightsError(f"SigLIP cannot be loaded from {folder}: {error}",
+                               remedy="inv deploy --only encoders") from error
+        self.device, self.dtype = device, dtype
+        self.edge = config.image_size
+        self.tokens = (config.image_size // config.patch_size) ** 2
+        self.width = config.hidden_size
+        self._tower = tower.to(device).eval().requires_grad_(False)
+        # what stands for a camera that is not there, as in the published training: the mean colour, 127 of 255
+        self.background_PW = self.encode(torch.full((1, self.edge, self.edge, 3), 127, dtype=torch.uint8))[0]
+
+    @torch.no_grad()
+    def encode(self, frames_uint8: torch.Tensor, jitter: torch.Tensor | None = None) -> torch.Tensor:
+        """frames (B, S, S, 3) uint8, jitter (B, 3): factors for brightness, contrast, saturation. Gives (B, P, W)."""
+        images = frames_uint8.to(self.device).permute(0, 3, 1, 2).float() / 255
+        if images.shape[-1] != self.edge:
+            images = functional.interpolate(images, (self.edge, self.edge), mode="bicubic", antialias=True).clamp(0, 1)
+        if jitter is not None:
+            images = jittered(images, jitter.to(self.device))
+        return self._tokens((images - PIXEL_MEAN) / PIXEL_STD)
+
+    def _tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device.type, enabled=False):
+            return self._tower(pixel_values=pixels.to(self.dtype)).last_hidden_state
+
+
+def jittered(images: torch.Tensor, factors_B3: torch.Tensor) -> torch.Tensor:
+    """images (B, 3, R, R) in [0, 1], each with its own brightness, contrast and saturation; 1 changes nothing."""
+    brightness, contrast, saturation = (f[:, None, None, None] for f in factors_B3.unbind(1))
+    images = images * brightness
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    images = mean + (images - mean) * contrast
+    grey = images.mean(dim=1, keepdim=True)
+    return (grey + (images - grey) * saturation).clamp(0, 1)
+
+
+def _encode(folder: Path, texts: list[str], device: torch.device) -> dict[str, torch.Tensor]:
+    """Loads T5, uses it, and lets go of it: t5-v1_1-xxl takes 9.5 GB in bf16."""
+    from transformers import AutoTokenizer
+    from transformers.models.t5.modeling_t5 import T5EncoderModel
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    _check_folder(folder, "T5")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32  # T5 overflows in fp16
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        encoder = T5EncoderModel.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"T5 cannot be loaded from {folder}: {error}",
+                           remedy="inv deploy --only encoders") from error
+    encoded = {}
+    with torch.no_grad():
+        for text in texts:
+            ids = tokenizer(text, return_tensors="pt").input_ids.to(device)
+            encoded[text] = encoder(input_ids=ids).last_hidden_state[0].float().cpu()
+    del encoder
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return encoded
+
+
+def _identity(folder: Path) -> str:
+    """Tells encoders apart by content without reading 45 GB: every file's size and the ends of it."""
+    _check_folder(folder, "T5")
+    digest = hashlib.md5()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        digest.update(f"{path.name} {path.stat().st_size} ".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_HEAD_BYTES))
+            if path.stat().st_size > 2 * _HEAD_BYTES:
+                file.seek(-_HEAD_BYTES, os.SEEK_END)
+                digest.update(file.read())
+    return digest.hexdigest()
+
+
+def _check_folder(folder: Path, what: str) -> None:
+    if not (folder / weights.CONFIG).is_file():
+        raise WeightsError(f"{folder} holds no {what} encoder: {weights.CONFIG} is missing",
+                           remedy="inv deploy --only encoders")
+
+
+def _cached(cache: Path, encoder: str, text: str) -> Path:
+    return cache / f"{hashlib.md5(f'{encoder} {text}'.encode()).hexdigest()}.safetensors"
+
+
+def _recall(path: Path) -> torch.Tensor | None:
+    try:
+        return weights.read_tensors(path)["tokens"]
+    except (WeightsError, KeyError):  # not there, or damaged: encoded anew
+        return None
+
+
+def _keep(path: Path, tokens_LD: torch.Tensor) -> None:
+    """Two runs may share a cache: the file appears whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    weights.write_tensors(partial, {"tokens": tokens_LD})
+    partial.replace(path)
+
+
+def as_batch(embeddings: dict[str, torch.Tensor]) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+    """Texts, their tokens padded to the longest (texts, L, D), and a boolean mask (texts, L)."""
+    texts = sorted(embeddings)
+    longest = max(len(embeddings[t]) for t in texts)
+    tokens = torch.stack([functional.pad(embeddings[t], (0, 0, 0, longest - len(embeddings[t]))) for t in texts])
+    lengths = np.array([len(embeddings[t]) for t in texts])
+    return texts, tokens, torch.from_numpy(np.arange(longest)[None] < lengths[:, None])

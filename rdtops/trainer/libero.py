@@ -1,0 +1,285 @@
+"""LIBERO's demonstrations: HDF5 files, indexed and checked once, then read frame by frame.
+
+A file holds `data/demo_N` with `actions` (T, 7), `states` (T, simulator) and `obs/...`. Its images are stored as the
+simulator renders them, upside down; they are turned upright here, once. LIBERO's own exporter stores the observation
+AFTER the action of the same index; files that others regenerated store the one before it. Which it is shows in the
+file: `states[t]` is the simulator before action t, and holds the joint angles.
+
+Shapes: T steps of an episode, C cameras, S pixels of an edge.
+"""
+# ruff: noqa: N815  (tensors carry their axes in their names)
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from rdtops.contract.manifest import md5_of
+from rdtops.errors import DataError
+
+CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
+IMAGE_SIZES = (128, 256)  # LIBERO's own files, and those regenerated for other models
+FIELDS = {  # width of each row; None: any that is wide enough
+    "actions": 7,
+    "states": None,
+    "obs/joint_states": 7,
+    "obs/gripper_states": 2,
+    "obs/ee_pos": 3,
+    "obs/ee_ori": 3,
+}
+JOINTS_IN_STATE = slice(1, 8)  # after the simulator's time
+AFTER, BEFORE = "after", "before"
+_PLAYBACK_DRIFT = 0.3  # the better of the two explanations must leave at most this share of the other's error
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One demonstration without its images. Arrays are float32, units as in LIBERO (rad, m)."""
+
+    file: str  # relative to the dataset's folder
+    name: str  # demo_3
+    instruction: str
+    observed: str  # AFTER or BEFORE: when obs[t] was taken, relative to action t
+    actions_T7: np.ndarray = field(repr=False)
+    joint_rad_T7: np.ndarray = field(repr=False)
+    finger_m_T2: np.ndarray = field(repr=False)
+    position_m_T3: np.ndarray = field(repr=False)
+    axis_angle_rad_T3: np.ndarray = field(repr=False)
+
+    @property
+    def lead(self) -> int:
+        """obs[t] is followed by actions[t + lead:]."""
+        return 1 if self.observed == AFTER else 0
+
+    @property
+    def starts(self) -> int:
+        """How many observations have an action that follows: one training sample each."""
+        return len(self.actions_T7) - self.lead
+
+
+@dataclass(frozen=True)
+class Dataset:
+    folder: str
+    md5: dict[str, str]  # of every file
+    image_size: int
+    upside_down: dict[str, bool]  # by file
+    episodes: tuple[Episode, ...]
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """Distinct, sorted."""
+        return tuple(sorted({e.instruction for e in self.episodes}))
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(itertools.accumulate(e.starts for e in self.episodes))
+
+    def __len__(self) -> int:
+        """Samples: every observation that an action follows."""
+        return self._ends[-1]
+
+    def locate(self, sample: int) -> tuple[Episode, int]:
+        """The episode of a sample and the index of its observation."""
+        number = bisect.bisect_right(self._ends, sample)
+        return self.episodes[number], sample - (self._ends[number - 1] if number else 0)
+
+
+def index(folder: str | Path) -> Dataset:
+    """Read and check every file below `folder`. Raises DataError naming file, episode, step and field."""
+    root = Path(folder)
+    paths = sorted(root.rglob("*.hdf5"))
+    if not paths:
+        raise DataError(f"{folder} has no *.hdf5 file", remedy="inv deploy --only dataset")
+    episodes: list[Episode] = []
+    sizes: dict[str, int] = {}
+    upside_down: dict[str, bool] = {}
+    for path in paths:
+        name = path.relative_to(root).as_posix()
+        with _open(path, name) as file:
+            read, sizes[name] = _read_file(file, name)
+            episodes += read
+            upside_down[name] = _upside_down(file)
+    first = next(iter(sizes))
+    for name, size in sizes.items():
+        if size != sizes[first]:
+            raise DataError(f"{name}: images are {size} x {size}, those of {first} {sizes[first]} x {sizes[first]}")
+    digests = {name: md5_of(root / name) for name in sizes}
+    return Dataset(str(folder), digests, sizes[first], upside_down, tuple(episodes))
+
+
+class Frames:
+    """Reads images. Every file is opened once in each process, and never carried over a fork."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self._pid = 0
+        self._files: dict[str, h5py.File] = {}
+
+    def read(self, episode: Episode, step: int) -> np.ndarray:
+        """The upright images of all cameras at one step: (C, S, S, 3) uint8."""
+        observations = self._file(episode.file)["data"][episode.name]["obs"]
+        images = [_frame(observations, episode, camera, step) for camera in CAMERAS]
+        frames = np.stack(images)
+        return np.ascontiguousarray(frames[:, ::-1]) if self.dataset.upside_down[episode.file] else frames
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+
+    def _file(self, name: str) -> h5py.File:
+        if self._pid != os.getpid():
+            self._pid, self._files = os.getpid(), {}
+        if name not in self._files:
+            self._files[name] = _open(Path(self.dataset.folder) / name, name)
+        return self._files[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"dataset": self.dataset, "_pid": 0, "_files": {}}
+
+
+def _frame(observations: Any, episode: Episode, camera: str, step: int) -> np.ndarray:
+    try:
+        return observations[camera][step]
+    except OSError as error:
+        raise DataError(f"{episode.file}: {episode.name}, step {step}, obs/{camera} cannot be read: {error}",
+                        remedy="inv deploy --only dataset") from error
+
+
+def _open(path: Path, name: str) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"{name} cannot be opened, it is truncated or no HDF5 file: {error}",
+                        remedy="inv deploy --only dataset") from error
+
+
+def _read_file(file: h5py.File, name: str) -> tuple[list[Episode], int]:
+    if "data" not in file:
+        raise DataError(f"{name}: no group 'data'")
+    data = file["data"]
+    names = sorted((n for n in data if re.fullmatch(r"demo_\d+", n)), key=lambda n: int(n[5:]))
+    if not names:
+        raise DataError(f"{name}: no episodes (data/demo_0, ...)")
+    stated = data.attrs.get("num_demos")
+    if stated is not None and int(stated) != len(names):
+        raise DataError(f"{name}: {len(names)} episodes, its num_demos says {int(stated)}")
+    instruction = _instruction(data, name)
+    size = _image_size(data[names[0]], f"{name}: {names[0]}")
+    arrays = {n: _arrays(data[n], f"{name}: {n}", size) for n in names}
+    observed = _observed(arrays, name)
+    return [_episode(name, n, instruction, observed, a) for n, a in arrays.items()], size
+
+
+def _episode(file: str, name: str, instruction: str, observed: str, arrays: dict[str, np.ndarray]) -> Episode:
+    episode = Episode(file, name, instruction, observed, *(
+        arrays[f].astype(np.float32)
+        for f in ("actions", "obs/joint_states", "obs/gripper_states", "obs/ee_pos", "obs/ee_ori")))
+    if episode.starts < 1:
+        raise DataError(f"{file}: {name} has {len(episode.actions_T7)} steps: no action follows an observation")
+    return episode
+
+
+def _instruction(data: h5py.Group, name: str) -> str:
+    """From problem_info: a text, or a list of words."""
+    try:
+        stated = json.loads(data.attrs["problem_info"])["language_instruction"]
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{name}: attribute problem_info has no language_instruction") from error
+    words = " ".join(stated if isinstance(stated, list) else [str(stated)])
+    text = " ".join(words.split())
+    if not text:
+        raise DataError(f"{name}: language_instruction is empty")
+    return text
+
+
+def _upside_down(file: h5py.File) -> bool:
+    """OpenGL's images start at the bottom row. LIBERO's do, and files that do not say are LIBERO's."""
+    return bool(file["data"].attrs.get("macros_image_convention", "opengl") == "opengl")
+
+
+def _arrays(demo: h5py.Group, where: str, size: int) -> dict[str, np.ndarray]:
+    """The episode's numbers, checked against each other and against its images' shapes."""
+    arrays = {f: _numbers(demo, f, where) for f in FIELDS}
+    length = len(arrays["actions"])
+    if length == 0:
+        raise DataError(f"{where}: actions has no steps")
+    stated = demo.attrs.get("num_samples")
+    if stated is not None and int(stated) != length:
+        raise DataError(f"{where}: actions has {length} steps, num_samples says {int(stated)}")
+    for f, values in arrays.items():
+        _check_numbers(f, values, length, where)
+    for camera in CAMERAS:
+        _check_images(demo, camera, (length, size, size, 3), where)
+    return arrays
+
+
+def _numbers(demo: h5py.Group, name: str, where: str) -> np.ndarray:
+    if name not in demo:
+        raise DataError(f"{where}: {name} is missing")
+    try:
+        return np.asarray(demo[name][()], np.float64)
+    except (OSError, TypeError, ValueError) as error:
+        raise DataError(f"{where}: {name} cannot be read: {error}", remedy="inv deploy --only dataset") from error
+
+
+def _check_numbers(name: str, values: np.ndarray, length: int, where: str) -> None:
+    width = FIELDS[name]
+    if values.ndim != 2 or (values.shape[1] != width if width else values.shape[1] < JOINTS_IN_STATE.stop):
+        raise DataError(f"{where}: {name} has shape {values.shape}, expected ({length}, {width or '8 or more'})")
+    if len(values) != length:
+        raise DataError(f"{where}: {name} has {len(values)} steps, actions has {length}")
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise DataError(f"{where}, step {bad[0]}: {name} is not finite")
+    if name == "actions":
+        bad = np.flatnonzero((np.abs(values) > 1.001).any(axis=1))
+        if len(bad):
+            raise DataError(f"{where}, step {bad[0]}: actions leaves [-1, 1]: {np.round(values[bad[0]], 3).tolist()}; "
+                            "LIBERO's deltas do not")
+
+
+def _image_size(demo: h5py.Group, where: str) -> int:
+    images = _images(demo, CAMERAS[0], where)
+    size = images.shape[1] if images.ndim == 4 else 0
+    if size not in IMAGE_SIZES:
+        raise DataError(f"{where}: obs/{CAMERAS[0]} has shape {images.shape}, expected (steps, edge, edge, 3) with an "
+                        f"edge of {' or '.join(map(str, IMAGE_SIZES))}")
+    return int(size)
+
+
+def _check_images(demo: h5py.Group, camera: str, shape: tuple[int, ...], where: str) -> None:
+    images = _images(demo, camera, where)
+    if images.shape != shape or images.dtype != np.uint8:
+        raise DataError(f"{where}: obs/{camera} has shape {images.shape} of {images.dtype}, expected {shape} of uint8")
+
+
+def _images(demo: h5py.Group, camera: str, where: str) -> h5py.Dataset:
+    if f"obs/{camera}" not in demo:
+        raise DataError(f"{where}: obs/{camera} is missing")
+    return demo[f"obs/{camera}"]
+
+
+def _observed(arrays: dict[str, dict[str, np.ndarray]], name: str) -> str:
+    """AFTER or BEFORE, by which of the two explains the joint angles of a whole file."""
+    error = {AFTER: 0.0, BEFORE: 0.0}
+    for a in arrays.values():
+        joints, simulated = a["obs/joint_states"], a["states"][:, JOINTS_IN_STATE]
+        error[AFTER] += float(np.abs(joints[:-1] - simulated[1:]).sum())
+        error[BEFORE] += float(np.abs(joints[:-1] - simulated[:-1]).sum())
+    better, worse = sorted(error, key=lambda which: error[which])
+    if not error[better] < _PLAYBACK_DRIFT * error[worse]:
+        raise DataError(f"{name}: cannot tell whether obs were recorded before or after the action: the joint angles "
+                        f"differ from states[t] by {error[BEFORE]:.3g} rad in sum, from states[t+1] by "
+                        f"{error[AFTER]:.3g} rad")
+    return better

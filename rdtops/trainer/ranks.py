@@ -1,0 +1,140 @@
+"""The processes of one training: who we are, what we share, and how gradients are averaged.
+
+`accelerate launch` (or torchrun) sets RANK, LOCAL_RANK and WORLD_SIZE. Gradients are averaged here and not by
+DistributedDataParallel, which regroups them after its first step: a resumed run would add them up in another order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import distributed
+
+from rdtops.contract.config import TrainConfig
+from rdtops.errors import ConfigError, RdtopsError, RunError
+
+T = TypeVar("T")
+# one process encodes the instructions and reads the dataset while the others wait
+TIMEOUT = timedelta(hours=2)
+BUCKET_BYTES = 256 << 20
+
+
+class PeerLost(RunError):
+    """Another process of the training is gone. Its own error, if it had time for one, says more."""
+
+
+class ToldByAnother(RdtopsError):
+    """Another process met an error and reports it; this one ends with it."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int
+    world: int
+    device: torch.device
+
+    @classmethod
+    def join(cls, config: TrainConfig) -> Ranks:
+        """Raises ConfigError when there are more or fewer processes than the run asks for."""
+        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        if world != config.num_processes:
+            raise ConfigError(f"{world} processes were started, the run asks for num_processes = "
+                              f"{config.num_processes}", remedy="accelerate launch --multi_gpu --num_processes "
+                              f"{config.num_processes} ...   # --cpu would silently start one")
+        device = _device(config)
+        if world > 1:
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            distributed.init_process_group(backend, timeout=TIMEOUT)
+        return cls(rank, world, device)
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def together(self, work: Callable[[], T]) -> T:
+        """All work, each for itself. Of those that raise an error of ours the lowest rank raises it; all others raise
+        ToldByAnother, so that one failure is told once."""
+        result, error = None, None
+        try:
+            result = work()
+        except RdtopsError as caught:
+            error = caught
+        errors: list[RdtopsError | None] = [error]
+        if self.world > 1:
+            errors = [None] * self.world
+            self._talk(lambda: distributed.all_gather_object(errors, error))
+        teller = next((rank for rank, met in enumerate(errors) if met), None)
+        if teller is not None:
+            raise error if error and teller == self.rank else ToldByAnother(str(errors[teller]))
+        return result  # type: ignore[return-value]
+
+    def once(self, work: Callable[[], T]) -> T:
+        """Rank 0 works, all get the result. Errors as in `together`."""
+        result = [self.together(lambda: work() if self.is_first else None)]
+        if self.world > 1:
+            self._talk(lambda: distributed.broadcast_object_list(result, device=torch.device("cpu")))
+        return result[0]  # type: ignore[return-value]
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """A vector of every rank, one row each, on the CPU."""
+        if self.world == 1:
+            return values[None].cpu()
+        rows = [torch.empty_like(values) for _ in range(self.world)]
+        self._talk(lambda: distributed.all_gather(rows, values))
+        return torch.stack(rows).cpu()
+
+    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Always in the same groups and order, so that the same gradients give the same bits."""
+        if self.world == 1:
+            return
+        for gradients in _buckets([p.grad for p in parameters if p.grad is not None]):
+            flat = torch.cat([g.flatten() for g in gradients])
+            self._talk(lambda flat=flat: distributed.all_reduce(flat))  # type: ignore[misc]
+            flat /= self.world
+            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def leave(self) -> None:
+        if self.world > 1:
+            distributed.destroy_process_group()
+
+    def _talk(self, exchange: Callable[[], object]) -> None:
+        try:
+            exchange()
+        except RuntimeError as error:
+            raise PeerLost(f"rank {self.rank} lost contact with the other processes: {_short(error)}",
+                           remedy="inv logs   # the process that ended first says why") from error
+
+
+def _short(error: Exception) -> str:
+    """gloo and NCCL add advice of several lines."""
+    return str(error).partition("\n")[0].partition(". ")[0]
+
+
+def _device(config: TrainConfig) -> torch.device:
+    if config.device == "cpu":
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if local >= torch.cuda.device_count():
+        raise RunError(f"process {local} of this host has no GPU: torch {torch.__version__} sees "
+                       f"{torch.cuda.device_count()}", remedy="inv gpu; inv check")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def _buckets(gradients: list[torch.Tensor]) -> Iterable[list[torch.Tensor]]:
+    bucket: list[torch.Tensor] = []
+    size = 0
+    for gradient in gradients:
+        bucket.append(gradient)
+        size += gradient.numel() * gradient.element_size()
+        if size >= BUCKET_BYTES:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket

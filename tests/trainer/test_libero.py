@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import collections
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from rdtops.errors import DataError
+from rdtops.trainer import libero
+from tests.trainer.conftest import RECORDING
+
+RECORDED = "KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet_demo.hdf5"
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        libero.index(folder)
+    return caught.value.message
+
+
+def test_the_recording_is_read_as_what_it_is() -> None:
+    dataset = libero.index(RECORDING)
+    assert dataset.instructions == ("close the top drawer of the cabinet",)
+    assert [(e.name, len(e.actions_T7), e.observed) for e in dataset.episodes] == [
+        ("demo_0", 47, "after"), ("demo_1", 48, "after")]
+    assert len(dataset) == 46 + 47
+    assert list(dataset.md5) == [RECORDED]
+
+
+@pytest.mark.parametrize(("observed", "lead", "samples"), [("after", 1, 5), ("before", 0, 6)])
+def test_it_is_found_out_whether_observations_follow_the_action(demonstrations, observed, lead, samples) -> None:
+    demonstrations.write(observed=observed, episodes=1)
+    dataset = libero.index(demonstrations.folder)
+    assert dataset.episodes[0].observed == observed
+    assert dataset.episodes[0].lead == lead
+    assert len(dataset) == samples
+
+
+def test_a_regenerated_file_beside_an_original_keeps_its_own_pairing(demonstrations) -> None:
+    demonstrations.write("a.hdf5", observed="after")
+    demonstrations.write("b.hdf5", observed="before")
+    assert {e.file: e.observed for e in libero.index(demonstrations.folder).episodes} == {
+        "a.hdf5": "after", "b.hdf5": "before"}
+
+
+def test_a_playback_that_drifted_a_little_is_still_recognised(demonstrations) -> None:
+    def drift(data: h5py.Group) -> None:
+        data["demo_0/obs/joint_states"][...] += 0.005
+
+    demonstrations.write(change=drift)
+    assert libero.index(demonstrations.folder).episodes[0].observed == "after"
+
+
+def test_joints_that_fit_neither_are_refused_with_both_errors(demonstrations) -> None:
+    def scramble(data: h5py.Group) -> None:
+        for demo in data.values():
+            demo["obs/joint_states"][...] = 5.0
+
+    demonstrations.write(change=scramble)
+    assert "cannot tell whether obs were recorded before or after the action" in refused(demonstrations.folder)
+
+
+def test_every_observation_with_an_action_is_a_sample(demonstrations) -> None:
+    """The last ones too, where the placing happens: a chunk longer than what is left is no reason to drop them."""
+    demonstrations.write(episodes=3, steps=4)
+    dataset = libero.index(demonstrations.folder)
+    located = collections.Counter((e.name, step) for e, step in map(dataset.locate, range(len(dataset))))
+    assert located == {(f"demo_{n}", step): 1 for n in range(3) for step in range(3)}
+
+
+def test_images_are_made_upright_once(demonstrations) -> None:
+    demonstrations.write()
+    dataset = libero.index(demonstrations.folder)
+    frames = libero.Frames(dataset).read(dataset.episodes[0], 5)
+    assert frames.shape == (2, 128, 128, 3)
+    assert frames.dtype == np.uint8
+    assert (frames[:, -1] == 5).all()  # the stored top row is the bottom one
+    assert not frames[:, :-1].any()
+
+
+def test_images_that_are_upright_already_stay_so(demonstrations) -> None:
+    def say(data: h5py.Group) -> None:
+        data.attrs["macros_image_convention"] = "opencv"
+
+    demonstrations.write(change=say)
+    dataset = libero.index(demonstrations.folder)
+    assert (libero.Frames(dataset).read(dataset.episodes[0], 5)[:, 0] == 5).all()
+
+
+@pytest.mark.parametrize("stated", ["Close  the drawer", ["Close", "the", "drawer"]])
+def test_an_instruction_is_a_text_or_a_list_of_words(demonstrations, stated) -> None:
+    demonstrations.write(instruction=stated)
+    assert libero.index(demonstrations.folder).instructions == ("Close the drawer",)
+
+
+def test_files_below_the_folder_are_found_and_each_is_opened_once(demonstrations, monkeypatch) -> None:
+    deep = demonstrations.folder / "libero_90"
+    deep.mkdir()
+    for number in range(3):
+        demonstrations.write(f"libero_90/{number}.hdf5")
+    dataset = libero.index(demonstrations.folder)
+    opened = []
+    real = libero._open
+    monkeypatch.setattr(libero, "_open", lambda path, name: opened.append(name) or real(path, name))
+    frames = libero.Frames(dataset)
+    for sample in range(len(dataset)):
+        frames.read(*dataset.locate(sample))
+    assert sorted(opened) == ["libero_90/0.hdf5", "libero_90/1.hdf5", "libero_90/2.hdf5"]
+    frames.close()
+
+
+def test_open_files_do_not_cross_into_another_process(demonstrations) -> None:
+    demonstrations.write()
+    dataset = libero.index(demonstrations.folder)
+    frames = libero.Frames(dataset)
+    here = frames.read(dataset.episodes[0], 3)
+    there = pickle.loads(pickle.dumps(frames))
+    assert not there._files
+    assert np.array_equal(there.read(there.dataset.episodes[0], 3), here)
+
+
+def set_attribute(name, value):
+    return lambda data: data.attrs.__setitem__(name, value)
+
+
+def remove(path):
+    return lambda data: data.__delitem__(path)
+
+
+def replace(path, values):
+    def change(data: h5py.Group) -> None:
+        del data[path]
+        data[path] = values
+
+    return change
+
+
+def put(path, place, value):
+    return lambda data: data[path].__setitem__(place, value)
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    (remove("demo_1/obs/ee_pos"), "demo_1: obs/ee_pos is missing"),
+    (remove("demo_1/states"), "demo_1: states is missing"),
+    (remove("demo_0/obs/agentview_rgb"), "demo_0: obs/agentview_rgb is missing"),
+    (remove("demo_1/obs/eye_in_hand_rgb"), "demo_1: obs/eye_in_hand_rgb is missing"),
+    (replace("demo_1/obs/ee_ori", np.zeros((5, 3))), "demo_1: obs/ee_ori has 5 steps, actions has 6"),
+    (replace("demo_0/obs/ee_ori", np.zeros((6, 4))), "demo_0: obs/ee_ori has shape (6, 4), expected (6, 3)"),
+    (replace("demo_0/actions", np.zeros((0, 7))), "demo_0: actions has no steps"),
+    (replace("demo_0/actions", np.zeros((5, 7))), "demo_0: actions has 5 steps, num_samples says 6"),
+    (put("demo_1/actions", (4, 2), np.nan), "demo_1, step 4: actions is not finite"),
+    (put("demo_0/obs/joint_states", (3, 0), np.inf), "demo_0, step 3: obs/joint_states is not finite"),
+    (put("demo_1/actions", (2, 0), 1.3), "demo_1, step 2: actions leaves [-1, 1]"),
+    (replace("demo_1/obs/agentview_rgb", np.zeros((6, 64, 64, 3), np.uint8)),
+     "demo_1: obs/agentview_rgb has shape (6, 64, 64, 3) of uint8, expected (6, 128, 128, 3)"),
+    (replace("demo_0/obs/agentview_rgb", np.zeros((6, 64, 64, 3), np.uint8)),
+     "demo_0: obs/agentview_rgb has shape (6, 64, 64, 3), expected (steps, edge, edge, 3) with an edge of 128 or 256"),
+    (replace("demo_1/obs/eye_in_hand_rgb", np.zeros((6, 128, 128, 3), np.float32)),
+     "demo_1: obs/eye_in_hand_rgb has shape (6, 128, 128, 3) of float32"),
+    (remove("demo_0"), "1 episodes, its num_demos says 2"),
+    (lambda data: [data.__delitem__(name) for name in list(data)], "no episodes (data/demo_0, ...)"),
+    (set_attribute("problem_info", "{}"), "problem_info has no language_instruction"),
+    (set_attribute("problem_info", '{"language_instruction": " "}'), "language_instruction is empty"),
+])
+def test_what_is_wrong_is_found_before_training_with_its_place(demonstrations, change, says) -> None:
+    demonstrations.write("a_demo.hdf5", change=change)
+    message = refused(demonstrations.folder)
+    assert message.startswith("a_demo.hdf5")
+    assert says in message
+
+
+def test_an_episode_of_one_observation_has_nothing_to_learn_from(demonstrations) -> None:
+    demonstrations.write("long.hdf5", episodes=1)
+
+    def shorten(data: h5py.Group) -> None:
+        del data["demo_1"]
+        demonstrations._episode(data.create_group("demo_1"), 1, 1, "after")
+
+    demonstrations.write("short.hdf5", change=shorten)
+    assert "demo_1 has 1 steps: no action follows an observation" in refused(demonstrations.folder)
+
+
+def test_images_of_two_sizes_are_refused_with_both_files(demonstrations) -> None:
+    demonstrations.write("a.hdf5")
+
+    def enlarge(data: h5py.Group) -> None:
+        for demo in data.values():
+            for camera in libero.CAMERAS:
+                del demo[f"obs/{camera}"]
+                demo[f"obs/{camera}"] = np.zeros((6, 256, 256, 3), np.uint8)
+
+    demonstrations.write("b.hdf5", change=enlarge)
+    assert refused(demonstrations.folder) == "b.hdf5: images are 256 x 256, those of a.hdf5 128 x 128"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_truncated_file_is_found_at_once(tmp_path, share) -> None:
+    path = Path(shutil.copy(RECORDING / RECORDED, tmp_path))
+    os.truncate(path, int(path.stat().st_size * share))
+    assert f"{RECORDED} cannot be opened, it is truncated or no HDF5 file" in refused(tmp_path)
+
+
+def test_an_empty_folder_says_so(tmp_path) -> None:
+    assert "has no *.hdf5 file" in refused(tmp_path)
+
+
+def test_a_file_of_another_kind_says_so(tmp_path) -> None:
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["weights"] = np.zeros(3)
+    assert refused(tmp_path) == "a.hdf5: no group 'data'"
+
+
+def test_a_damaged_image_is_named_when_it_is_read(demonstrations) -> None:
+    path = demonstrations.write()
+    with h5py.File(path) as file:
+        place = file["data/demo_1/obs/agentview_rgb"].id.get_chunk_info(4)
+    with path.open("r+b") as raw:
+        raw.seek(place.byte_offset)
+        raw.write(b"\xff" * place.size)
+    dataset = libero.index(demonstrations.folder)
+    with pytest.raises(DataError, match="demo_1, step 4, obs/agentview_rgb cannot be read"):
+        libero.Frames(dataset).read(dataset.episodes[1], 4)

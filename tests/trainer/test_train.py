@@ -1,0 +1,453 @@
+"""Real trainings of the tiny model on recorded demonstrations, most of them a dozen steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rdtops.contract import manifest
+from rdtops.contract.config import override, preset
+from rdtops.contract.journal import KINDS, Journal
+from rdtops.contract.run import RunSpec
+from rdtops.trainer import train
+from rdtops.trainer.progress import Telling
+from rdtops.trainer.rdt import RDTPolicy
+from tests.trainer.conftest import REPOSITORY, SHORT, events, losses, start, write_run
+from tests.trainer.test_checkpoint import files_no_larger_than
+
+LEARNT = ("model.safetensors", "ema/model.safetensors", "optimizer.safetensors")
+
+
+def digests(spec: RunSpec, step: int) -> dict[str, str]:
+    """Of what was learnt; equal exactly when two trainings are in the same state."""
+    sealed = manifest.read(Path(spec.paths.checkpoints) / f"step_{step:06d}")
+    return {f.path: f.md5 for f in sealed.files if f.path in LEARNT}
+
+
+def failure(spec: RunSpec) -> dict:
+    (failed,) = events(spec, "failed")
+    return failed.data
+
+
+# the whole way ------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def launched(assets, tmp_path_factory) -> RunSpec:
+    """The tiny preset as it is, started as on a GPU host: accelerate, two processes."""
+    spec = write_run(tmp_path_factory.mktemp("launched"), "two", assets)
+    with launch(spec) as launcher:
+        told, complaint = launcher.communicate(timeout=240)
+    assert launcher.returncode == 0, complaint
+    Path(spec.paths.log).write_text(told)
+    return spec
+
+
+def launch(spec: RunSpec) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines",
+         "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "-m",
+         "rdtops.trainer.train", str(spec.paths.config)],
+        cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_journal_tells_the_whole_training(launched) -> None:
+    told = events(launched)
+    (started,), (finished,) = ([e.data for e in told if e.kind == kind] for kind in ("started", "finished"))
+    assert started == {"world_size": 2, "max_steps": 60, "device": "cpu", "parameters": 274_048,
+                       "resumed_from_step": 0}
+    assert finished == {"step": 60, "loss": losses(launched)[-1]}
+    assert [e.data["step"] for e in told if e.kind == "step"] == list(range(1, 61))
+    assert [e.data["step"] for e in told if e.kind == "sample"] == [20, 40, 60]
+    assert [e.data["name"] for e in told if e.kind == "checkpoint"] == ["step_000020", "step_000040", "step_000060"]
+
+
+def test_every_event_has_the_fields_that_the_contract_states(launched) -> None:
+    for event in events(launched):
+        stated = [part.split(":")[0].split("(")[0].strip() for part in KINDS[event.kind].split(",")]
+        missing = [name for name in stated if name.isidentifier() and name not in event.data]
+        assert not missing, event
+
+
+def test_the_loss_falls(launched) -> None:
+    told = losses(launched)
+    assert sum(told[-6:]) < 0.8 * sum(told[:6])
+
+
+def test_one_process_learns_what_two_learn(launched, prepare, train_here) -> None:
+    alone = prepare("one", "num_processes=1", "batch_size_per_process=8")
+    assert train_here(alone) == 0
+    assert losses(alone) == pytest.approx(losses(launched), abs=1e-5, rel=1e-5)
+    ours, theirs = (load_file(Path(s.paths.checkpoints) / "step_000060" / LEARNT[1]) for s in (alone, launched))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], atol=1e-4, rtol=1e-4)
+
+
+def test_train_log_has_a_readable_line_for_every_step(launched) -> None:
+    log = Path(launched.paths.log).read_text()
+    assert log.count("samples/s") == 60
+    assert "step 60/60  loss 0.0" in log
+    assert "saved step_000060" in log
+
+
+def test_a_checkpoint_holds_what_evaluation_needs(launched) -> None:
+    folder = Path(launched.paths.checkpoints) / "step_000060"
+    (told,) = (e.data for e in events(launched, "checkpoint") if e.data["step"] == 60)
+    sealed = manifest.read(folder)
+    assert (sealed.digest, sealed.size_bytes) == (told["digest"], told["size_bytes"])
+    assert manifest.differences(folder, sealed) == []
+    live, average = RDTPolicy.from_pretrained(folder), RDTPolicy.from_pretrained(folder / "ema")
+    assert not torch.equal(live.img_adaptor[0].weight, average.img_adaptor[0].weight)
+    assert json.loads((folder / "codec.json").read_text())["golden"]
+    assert json.loads((folder / "statistics.json").read_text())["files"]
+    assert json.loads((folder / "trainer.json").read_text())["ema_updates"] == 60
+
+
+# interrupted --------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def uninterrupted(assets, tmp_path_factory) -> RunSpec:
+    spec = write_run(tmp_path_factory.mktemp("uninterrupted"), "whole", assets, *SHORT)
+    finish(spec)
+    return spec
+
+
+def finish(spec: RunSpec) -> None:
+    with start(spec) as training:
+        _, complaint = training.communicate(timeout=120)
+    assert training.returncode == 0, complaint
+
+
+def interrupt(spec: RunSpec, sent: signal.Signals, after_step: int) -> int:
+    """Send a signal once a step is in the journal. Returns the exit code."""
+    with start(spec) as training:
+        wait_for_step(spec, training, after_step)
+        training.send_signal(sent)
+        training.communicate(timeout=60)
+    return training.returncode
+
+
+def wait_for_step(spec: RunSpec, training: subprocess.Popen[str], step: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(losses(spec)) < step and training.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def test_a_killed_run_resumes_bit_equal(uninterrupted, prepare) -> None:
+    spec = prepare("killed", *SHORT)
+    assert interrupt(spec, signal.SIGKILL, after_step=6) == -signal.SIGKILL
+    reached = len(losses(spec))
+    finish(spec)
+    resumed = events(spec, "started")[1].data["resumed_from_step"]
+    assert resumed in (4, 8)
+    assert digests(spec, 12) == digests(uninterrupted, 12)
+    assert len(digests(spec, 12)) == 3
+    whole = losses(uninterrupted)
+    assert losses(spec) == whole[:reached] + whole[resumed:]
+
+
+def test_sigterm_saves_and_the_rest_is_bit_equal(uninterrupted, prepare) -> None:
+    spec = prepare("stopped", *SHORT, "checkpoint_every_steps=100")
+    assert interrupt(spec, signal.SIGTERM, after_step=3) == 143
+    reached = len(losses(spec))
+    assert [e.data["step"] for e in events(spec, "checkpoint")] == [reached]
+    assert events(spec)[-1].data == {"message": f"stopped by SIGTERM after step {reached}"}
+    assert not events(spec, "failed")
+    finish(spec)
+    assert events(spec, "started")[1].data["resumed_from_step"] == reached
+    assert digests(spec, 12) == digests(uninterrupted, 12)
+    assert losses(spec) == losses(uninterrupted)
+
+
+def test_sigterm_to_every_process_still_saves(uninterrupted, prepare) -> None:
+    """As a sweep of all processes of a run sends it: the loader's workers must not go first."""
+    spec = prepare("swept", *SHORT, "loader_workers=1", "max_steps=500")
+    with start(spec, start_new_session=True) as training:
+        wait_for_step(spec, training, 3)
+        os.killpg(training.pid, signal.SIGTERM)
+        training.communicate(timeout=60)
+    assert training.returncode == 143
+    reached = len(losses(spec))
+    assert events(spec, "checkpoint")[-1].data["step"] == reached
+    assert losses(spec)[:12] == losses(uninterrupted)[:reached]
+
+
+def test_sigterm_while_setting_up_ends_at_once(prepare) -> None:
+    spec = prepare("early", *SHORT)
+    with start(spec) as training:
+        time.sleep(0.5)
+        training.terminate()
+        training.communicate(timeout=30)
+    assert training.returncode in (143, -signal.SIGTERM)  # the second before Python could install our handler
+    assert not events(spec, "step")
+
+
+def test_sigterm_to_the_launcher_saves(prepare) -> None:
+    spec = prepare("launched", "max_steps=2000", "checkpoint_every_steps=1000", "sample_every_steps=0")
+    with launch(spec) as launcher:
+        wait_for_step(spec, launcher, 3)
+        launcher.terminate()
+        launcher.communicate(timeout=60)
+    assert [e.data["step"] for e in events(spec, "checkpoint")] == [len(losses(spec))]
+    assert not events(spec, "failed")
+
+
+def test_a_process_that_is_killed_ends_the_others_with_a_reason(prepare) -> None:
+    """As the kernel does when memory runs out: no log of its own, and the rest must not wait for ever."""
+    spec = prepare("bereaved", "max_steps=2000", "checkpoint_every_steps=1000", "sample_every_steps=0")
+    with launch(spec) as launcher:
+        wait_for_step(spec, launcher, 3)
+        os.kill(child_of_rank(launcher.pid, 1), signal.SIGKILL)
+        launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    assert failure(spec)["error"].startswith("rank 0 lost contact with the other processes")
+
+
+def child_of_rank(pid: int, rank: int) -> int:
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            return int(child)
+    raise LookupError(rank)
+
+
+def test_a_finished_run_started_again_finishes_again(prepare, train_here) -> None:
+    spec = prepare("again", *SHORT, "max_steps=2")
+    assert train_here(spec) == 0
+    before = digests(spec, 2)
+    assert train_here(spec) == 0
+    assert [e.data for e in events(spec, "finished")] == [{"step": 2, "loss": losses(spec)[-1]}] * 2
+    assert digests(spec, 2) == before
+
+
+def test_a_resume_from_a_damaged_checkpoint_takes_the_one_before_and_says_so(prepare, train_here) -> None:
+    spec = prepare("damaged", *SHORT, "max_steps=8")
+    assert train_here(spec) == 0
+    whole = digests(spec, 8)
+    victim = Path(spec.paths.checkpoints) / "step_000008" / "optimizer.safetensors"
+    content = bytearray(victim.read_bytes())
+    content[-1] ^= 1
+    victim.write_bytes(content)
+    assert train_here(spec) == 0
+    (warning,) = events(spec, "warning")
+    assert "step_000008 is damaged and was passed over: optimizer.safetensors" in warning.data["message"]
+    assert events(spec, "started")[1].data["resumed_from_step"] == 4
+    assert digests(spec, 8) == whole
+
+
+def test_settings_changed_on_resume_are_named(prepare, train_here) -> None:
+    spec = prepare("changed", *SHORT, "max_steps=2")
+    train_here(spec)
+    values = json.loads(Path(spec.paths.config).read_text())
+    values["train"].update(max_steps=3, learning_rate=5e-4)
+    Path(spec.paths.config).write_text(json.dumps(values))
+    assert train_here(spec) == 0
+    assert events(spec, "warning")[0].data["message"].endswith("than it was trained with: learning_rate, max_steps")
+    last = events(spec, "step")[-1].data
+    assert (last["step"], last["learning_rate"]) == (3, pytest.approx(5e-4 * 3 / 5))
+
+
+# what must not happen -----------------------------------------------------------------------------------------------
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(prepare, train_here, capsys) -> None:
+    spec = prepare("exploding", *SHORT, "learning_rate=1e30", "warmup_steps=0", "checkpoint_every_steps=1")
+    assert train_here(spec) == 1
+    told = failure(spec)
+    assert told["error"].startswith("step 2: the loss is not finite; its samples: KITCHEN_SCENE10")
+    assert told["error"].count("demo_") == 4
+    assert [e.data["step"] for e in events(spec, "checkpoint")] == [1]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_pretrained_weights_with_nan_stop_at_the_first_step(prepare, train_here, assets, tmp_path) -> None:
+    spoilt = Path(shutil.copytree(assets["pretrained"], tmp_path / "spoilt"))
+    tensors = torch.load(spoilt / "pytorch_model.bin", weights_only=True)
+    tensors["model.x_pos_embed"][0, 0, 0] = float("nan")
+    torch.save(tensors, spoilt / "pytorch_model.bin")
+    spec = prepare("nan", *SHORT, pretrained=str(spoilt))
+    assert train_here(spec) == 1
+    assert failure(spec)["error"].startswith("step 1: the loss is not finite")
+    assert not list(Path(spec.paths.checkpoints).iterdir())
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_training(prepare, train_here) -> None:
+    spec = prepare("full", *SHORT)
+    with files_no_larger_than(600_000):  # room for the journal, not for 1.1 MB of weights
+        assert train_here(spec) == 0
+    assert [e.data["step"] for e in events(spec, "checkpoint_failed")] == [4, 8, 12]
+    assert "File too large" in events(spec, "checkpoint_failed")[0].data["error"]
+    assert events(spec)[-1].kind == "finished"
+    assert not list(Path(spec.paths.checkpoints).iterdir())
+
+
+def test_what_a_full_disk_keeps_from_the_journal_is_told_later(tmp_path) -> None:
+    journal = Journal("/dev/full")
+    telling = Telling(journal)
+    telling.append("warning", message="first")
+    journal.path = tmp_path / "journal.jsonl"
+    telling.append("warning", message="second")
+    assert [e.data["message"] for e in journal.read()] == ["first", "second"]
+
+
+def test_old_checkpoints_go_as_the_limit_says(prepare, train_here) -> None:
+    spec = prepare("limited", *SHORT, "max_steps=7", "checkpoint_every_steps=2", "checkpoints_total_limit=2")
+    assert train_here(spec) == 0
+    assert [e.data["step"] for e in events(spec, "checkpoint")] == [2, 4, 6, 7]
+    assert sorted(p.name for p in Path(spec.paths.checkpoints).iterdir()) == ["step_000006", "step_000007"]
+
+
+def test_the_wrong_number_of_processes_is_an_error_and_not_a_slow_training(prepare, train_here) -> None:
+    """accelerate launch --cpu --num_processes 2 starts one."""
+    spec = prepare("alone", "num_processes=2")
+    assert train_here(spec) == 2
+    assert failure(spec)["error"] == "1 processes were started, the run asks for num_processes = 2"
+
+
+def test_a_bad_dataset_fails_with_its_place_and_no_traceback(prepare, train_here, demonstrations, capsys) -> None:
+    demonstrations.write(change=lambda data: data.__delitem__("demo_1/obs/ee_pos"))
+    spec = prepare("bad", *SHORT, dataset=str(demonstrations.folder))
+    assert train_here(spec) == 1
+    assert failure(spec) == {"step": 0, "error": "task_demo.hdf5: demo_1: obs/ee_pos is missing", "remedy": ""}
+    assert capsys.readouterr().err == "task_demo.hdf5: demo_1: obs/ee_pos is missing\n"
+
+
+def test_a_run_without_an_asset_says_which(prepare, train_here) -> None:
+    spec = prepare("poor", *SHORT)
+    values = json.loads(Path(spec.paths.config).read_text())
+    del values["assets"]["pretrained"]
+    Path(spec.paths.config).write_text(json.dumps(values))
+    assert train_here(spec) == 2
+    assert failure(spec)["error"] == "the run's config.json names no folder for pretrained"
+
+
+def test_weights_of_another_model_are_refused(prepare, train_here) -> None:
+    spec = prepare("other", *SHORT, "model=rdt-170m")
+    assert train_here(spec) == 1
+    assert failure(spec)["error"].startswith("the weights are not those of rdt-170m: rdt is")
+
+
+def test_a_gpu_that_is_not_there_is_named(prepare, train_here, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    spec = prepare("gpu", *SHORT, "device=cuda")
+    assert train_here(spec) == 1
+    assert "process 0 of this host has no GPU" in failure(spec)["error"]
+
+
+def test_a_bug_is_told_and_its_traceback_kept(prepare, train_here, monkeypatch) -> None:
+    def slip(*_: object) -> None:
+        raise ZeroDivisionError("a slip")
+
+    monkeypatch.setattr(train.Training, "_update", slip)
+    spec = prepare("bug", *SHORT)
+    with pytest.raises(ZeroDivisionError):
+        train_here(spec)
+    assert failure(spec)["error"] == "ZeroDivisionError: a slip"
+
+
+def test_running_out_of_memory_offers_the_same_global_batch(prepare, train_here, monkeypatch) -> None:
+    def fill(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+
+    monkeypatch.setattr(train.Training, "_loss", fill)
+    spec = prepare("oom", *SHORT)
+    assert train_here(spec) == 1
+    told = failure(spec)
+    assert told["error"] == "out of GPU memory: CUDA out of memory"
+    assert told["remedy"].endswith("--set batch_size_per_process=2 --set gradient_accumulation_steps=2")
+
+
+def test_a_missing_config_is_one_line(tmp_path, capsys) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert train.main([str(tmp_path / "config.json")]) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "No such file" in capsys.readouterr().err
+
+
+# what is learnt -----------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def short_losses(prepare, train_here):
+    def run(name: str, *settings: str) -> list[float]:
+        spec = prepare(name, *SHORT, "max_steps=4", *settings)
+        assert train_here(spec) == 0
+        return losses(spec)
+
+    return run
+
+
+def test_accumulating_gradients_learns_the_same(short_losses) -> None:
+    at_once = short_losses("once")
+    in_parts = short_losses("parts", "batch_size_per_process=1", "gradient_accumulation_steps=4")
+    assert in_parts == pytest.approx(at_once, rel=1e-5)
+
+
+def test_gradient_checkpointing_learns_the_same(short_losses) -> None:
+    recomputed = short_losses("recomputed", "gradient_checkpointing=true")
+    assert recomputed == pytest.approx(short_losses("plain"), rel=1e-5)
+
+
+def test_another_seed_learns_from_other_samples(short_losses) -> None:
+    assert short_losses("seed", "seed=43") != short_losses("plain")
+
+
+def test_bf16_keeps_weights_moments_and_average_in_fp32(prepare, train_here) -> None:
+    spec = prepare("bf16", *SHORT, "max_steps=4", "mixed_precision=bf16")
+    assert train_here(spec) == 0
+    folder = Path(spec.paths.checkpoints) / "step_000004"
+    for name in LEARNT:
+        assert {t.dtype for t in load_file(folder / name).values()} == {torch.float32}, name
+    reference = prepare("fp32", *SHORT, "max_steps=4")
+    train_here(reference)
+    assert losses(spec) == pytest.approx(losses(reference), rel=0.02)
+    assert losses(spec) != losses(reference)
+
+
+def test_from_scratch_needs_no_weights_and_starts_the_same_each_time(prepare, train_here, assets) -> None:
+    without = {role: path for role, path in assets.items() if role != "pretrained"}
+    told = []
+    for name in ("scratch1", "scratch2"):
+        spec = prepare(name, *SHORT, "max_steps=2", "from_scratch=true")
+        values = json.loads(Path(spec.paths.config).read_text())
+        Path(spec.paths.config).write_text(json.dumps({**values, "assets": without}))
+        assert train_here(spec) == 0
+        told.append(losses(spec))
+    assert told[0] == told[1]
+
+
+def test_statistics_beside_the_data_are_used_when_they_fit(prepare, train_here, assets, tmp_path) -> None:
+    data = Path(shutil.copytree(assets["dataset"], tmp_path / "data"))
+    spec = prepare("first", *SHORT, "max_steps=1", dataset=str(data))
+    train_here(spec)
+    computed = json.loads((Path(spec.paths.root) / "statistics.json").read_text())
+    (data / "statistics.json").write_text(json.dumps({**computed, "episodes": 77}))
+    used = prepare("second", *SHORT, "max_steps=1", dataset=str(data))
+    train_here(used)
+    assert json.loads((Path(used.paths.root) / "statistics.json").read_text())["episodes"] == 77
+    assert not events(used, "warning")
+    (data / "statistics.json").write_text(json.dumps({**computed, "codec_hash": "other"}))
+    anew = prepare("third", *SHORT, "max_steps=1", dataset=str(data))
+    train_here(anew)
+    assert json.loads((Path(anew.paths.root) / "statistics.json").read_text()) == computed
+    assert "statistics were computed anew" in events(anew, "warning")[0].data["message"]
+
+
+@pytest.mark.parametrize(("schedule", "step", "share"), [
+    ("constant", 1, 0.1), ("constant", 10, 1.0), ("constant", 60, 1.0),
+    ("cosine", 1, 0.1), ("cosine", 10, 1.0), ("cosine", 35, 0.5), ("cosine", 60, 0.0)])
+def test_the_learning_rate_is_a_function_of_the_step(schedule, step, share) -> None:
+    config = override(preset("tiny"), [f"lr_schedule={schedule}", "warmup_steps=10"])
+    assert train.learning_rate_at(step, config) == pytest.approx(share * config.learning_rate)
+
+
+def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
+    assert train.learning_rate_at(1, override(preset("tiny"), ["warmup_steps=0"])) == preset("tiny").learning_rate
