@@ -1,15 +1,19 @@
 """What a person can get wrong ends with what, where and the next command; no traceback, no half file."""
 
 import getpass
+import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from rdtops.contract import manifest
 from rdtops.lab.gpus import Gpus
 from rdtops.lab.site import Lab
-from tests.lab.commandline import CommandLine
+from tests.lab.commandline import ROOT, CommandLine
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -172,3 +176,59 @@ def test_a_frozen_jump_ends_in_bounded_time_and_is_named(inv, lab, edit):
 def test_asking_for_what_is_not_there_names_what_is(inv):
     inv.refused("status --host lab2 --run nope", 1, "lab2")
     inv.refused("fetch-results --host lab2", 1, "there is no run", "inv deploy check train --host lab2")
+
+
+@pytest.fixture
+def heavy(inv, edit, tmp_path):
+    """The tiny weights made 200 MB heavy, so that there is time to cut a deploy in two."""
+    text = (tmp_path / "hosts.toml").read_text()
+    line = next(row for row in text.splitlines() if row.startswith('"rdt-tiny"'))
+    source = Path(line.split('"')[3])
+    folder = tmp_path / "rdt-heavy"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((source / "config.json").read_bytes())
+    with (folder / "pytorch_model.bin").open("wb") as file:
+        for _ in range(200):
+            file.write(os.urandom(1 << 20))
+    edit(line, f'"rdt-tiny" = "{folder}"')
+    return folder
+
+
+def test_a_deploy_that_is_killed_leaves_no_half_file_and_goes_on(inv, lab, edit, heavy):
+    edit('workspace = "~/rdtops"', 'workspace = "~/cut"')
+    there = lab.home("lab2") / "cut/assets/rdt-tiny"
+    command = [sys.executable, "-m", "invoke", "deploy", "--host", "lab2", "--only", "weights"]
+    begun = subprocess.Popen(command, cwd=ROOT, env=inv.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while part_size(there) < 30 << 20:
+        assert time.monotonic() < end, "the deploy did not get going"
+        time.sleep(0.05)
+    begun.kill()
+    begun.wait()
+    assert not (there / "pytorch_model.bin").exists()
+    (planned,) = inv.good("deploy --host lab2 --only weights --dry-run --json").rows()
+    (item,) = [f for f in planned["files"] if f["path"] == "pytorch_model.bin"]
+    assert item["action"] == "resume", item
+    (sent,) = inv.good("deploy --host lab2 --only weights --json").rows()
+    assert sent["sent_bytes"] < (200 << 20) - (20 << 20)
+    assert manifest.md5_of(there / "pytorch_model.bin") == manifest.md5_of(heavy / "pytorch_model.bin")
+    assert part_size(there) == 0
+
+
+def part_size(folder: Path) -> int:
+    return max((p.stat().st_size for p in folder.glob(".rdtops-part-*")), default=0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own needs root")
+def test_a_full_disk_is_said_with_how_much_is_missing_and_nothing_is_half_there(inv, lab, edit, heavy):
+    small = lab.home("lab2") / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(small)], check=True)
+    try:
+        edit('workspace = "~/rdtops"', 'workspace = "~/small/rdtops"')
+        inv.refused("deploy --host lab2 --only weights", 1, "not enough space", "MB more are needed")
+        assert not (small / "rdtops/assets/rdt-tiny/pytorch_model.bin").exists()
+        inv.refused("check --host lab2 --set max_steps=100000 --set checkpoint_every_steps=1000 "
+                    "--set checkpoints_total_limit=100", 1, "FAIL", "disk", "are missing")
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
