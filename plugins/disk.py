@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from rdtops.api import MODELS, CheckResult, Command, Connection, Host, Output, Probe, RunSpec, ask, hookimpl
 
 OPTIONS = {"min_free_gb": "a number: GB that must stay free whatever the forecast says"}
 RESERVE = 0.2  # of the forecast
+_DF = re.compile(r".+?\s(?P<total>\d+|-)\s+(\d+|-)\s+(?P<free>-?\d+|-)\s+(\d+%|-)\s+(?P<mount>/.*)")
 
 
 @dataclass(frozen=True)
@@ -17,23 +19,26 @@ class Space:
 
 
 def parse_df(output: Output) -> Space:
-    """The last line of `df -P`: file system, blocks, used, available, capacity, mounted on."""
-    lines = [line for line in output.out.splitlines() if line.strip()]
-    if output.code != 0 or len(lines) < 2:
-        raise ValueError("df says nothing readable")
-    fields = lines[-1].split(None, 5)
-    if len(fields) < 6 or not fields[3].isdigit():
-        raise ValueError(f"df says {lines[-1][:80]!r}")
-    return Space(fields[5], int(fields[3]))
+    """The last line of `df -kP`. Raises ValueError when it is something else."""
+    _, free, mounted_on = _columns(output)
+    if not free.isdigit():
+        raise ValueError(f"df says {free!r} blocks are free")
+    return Space(mounted_on, int(free))
 
 
 def parse_inodes(output: Output) -> int | None:
-    """Free inodes; None on file systems that do not count them (btrfs, some network disks say - or 0 of 0)."""
+    """Free inodes; None on file systems that do not count them (btrfs and some network disks say - or 0 of 0)."""
+    total, free, _ = _columns(output)
+    return int(free) if free.isdigit() and total not in ("0", "-") else None
+
+
+def _columns(output: Output) -> tuple[str, str, str]:
+    """Total, available and mount point of the last line of df -P; device and mount point may hold spaces."""
     lines = [line for line in output.out.splitlines() if line.strip()]
-    fields = lines[-1].split() if lines else []
-    if output.code != 0 or len(fields) < 6:
-        raise ValueError("df -i says nothing readable")
-    return int(fields[3]) if fields[3].isdigit() and fields[1] not in ("0", "-") else None
+    row = _DF.fullmatch(lines[-1][:1000].strip()) if len(lines) > 1 else None
+    if output.code != 0 or row is None:
+        raise ValueError("df says nothing readable")
+    return row["total"], row["free"], row["mount"]
 
 
 def parse_writable(output: Output) -> bool:
