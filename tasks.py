@@ -145,8 +145,8 @@ def lint(_):
     cli.on_repository("lint")
 
 
-@task(auto_shortflags=False, positional=["name"], help={"name": "startup", "json_": JSON})
-def bench(_, name="startup", json_=False):
+@task(auto_shortflags=False, positional=["name"], help={"name": "which one: startup", "json_": JSON})
+def bench(_, name, json_=False):
     """Measure a promise of ours side by side with what it is promised against."""
     cli.on_repository("bench", name=name, as_json=json_)
 

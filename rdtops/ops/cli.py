@@ -116,6 +116,9 @@ class _errors:  # noqa: N801  # reads as what it is: with _errors(screen):
             for one in errors:
                 self.screen.complain(one)
             raise Exit(code=max(one.exit_code for one in errors)) from None
+        if isinstance(error, BrokenPipeError):  # whoever read us, `head` say, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise Exit(code=0) from None
         if isinstance(error, KeyboardInterrupt):
             self.screen.close_progress()
             say("\nstopped looking; what runs on the host goes on there")
@@ -192,7 +195,7 @@ class Screen:
 
     def finish(self, code: int) -> None:
         if self.as_json:
-            print(json.dumps(self._rows, indent=1, ensure_ascii=False, default=str))
+            print(json.dumps(self._rows, indent=1, ensure_ascii=False, default=str), flush=True)
             self._rows = []
         if code:
             raise Exit(code=code)

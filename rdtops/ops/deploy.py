@@ -21,7 +21,7 @@ class Delivery:
     """One thing of a deploy: the plan, what was done (None in a dry run), or why there was nothing to do."""
 
     what: str  # code, or the asset's name
-    target: str
+    target: str  # for people: ~ is the home on the host
     plan: Plan | None
     outcome: Outcome | None = None
     note: str = ""
@@ -55,16 +55,16 @@ def _code(connection: Connection, snapshot: Snapshot, dry_run: bool,
     if names[:1] == ["whole"]:
         plan = plan_upload(connection, snapshot.root, release, files=snapshot.files)
         _refuse_edited(connection, plan)
-        return Delivery("code", release, plan, note="this snapshot is there already")
+        return Delivery("code", connection.short(release), plan, note="this snapshot is there already")
     basis = next((f"{releases}/{n}" for n in names if not n.startswith(".")), None)
     incoming = f"{releases}/.incoming-{snapshot.name}"
     plan = plan_upload(connection, snapshot.root, incoming, files=snapshot.files, basis=basis)
     if dry_run:
-        return Delivery("code", release, plan)
+        return Delivery("code", connection.short(release), plan)
     outcome = upload(connection, plan, _named("code", progress))
     connection.run_shell(f"cat > {quoted(incoming + '/snapshot.json')}", stdin=snapshot.to_json().encode())
     commit(connection, plan, release)
-    return Delivery("code", release, plan, outcome)
+    return Delivery("code", connection.short(release), plan, outcome)
 
 
 def _refuse_edited(connection: Connection, plan: Plan) -> None:
@@ -80,20 +80,21 @@ def _refuse_edited(connection: Connection, plan: Plan) -> None:
 def _asset(connection: Connection, asset: Asset, dry_run: bool,
            progress: Callable[[str, Progress], None] | None) -> Delivery:
     if asset.pinned:
-        return Delivery(asset.name, asset.remote, None, note="lies on the host already, says hosts.toml")
+        return Delivery(asset.name, connection.short(asset.remote), None,
+                        note="lies on the host already, says hosts.toml")
     if asset.local is None:
         return _without_copy(connection, asset)
     plan = plan_upload(connection, asset.local, asset.remote)
     outcome = None if dry_run else upload(connection, plan, _named(asset.name, progress))
-    return Delivery(asset.name, asset.remote, plan, outcome)
+    return Delivery(asset.name, connection.short(asset.remote), plan, outcome)
 
 
 def _without_copy(connection: Connection, asset: Asset) -> Delivery:
     """Nothing of it here: fine when it is there, or when a plugin can fetch it there (encoders)."""
     if connection.run(Command("test", "-d", asset.remote), check=False).ok:
-        return Delivery(asset.name, asset.remote, None, note="no copy here; the host has it")
+        return Delivery(asset.name, connection.short(asset.remote), None, note="no copy here; the host has it")
     if asset.role.endswith("encoder"):
-        return Delivery(asset.name, asset.remote, None,
+        return Delivery(asset.name, connection.short(asset.remote), None,
                         note="neither here nor there; the encoder_mirror plugin fetches it before training")
     raise RunError(f"the {asset.role} {asset.name!r} lies neither on this laptop nor in {asset.remote} on "
                    f"{connection.host.name}",

@@ -46,7 +46,7 @@ def train(connection: Connection, registry: Registry, spec: RunSpec, local: Mapp
     _before_train(connection, registry, spec, local)
     launch.prepare(connection, spec)
     launcher = launch.start(connection, spec)
-    return Launched(connection.host.name, spec.run_id, launcher, str(spec.paths.root))
+    return Launched(connection.host.name, spec.run_id, launcher, connection.short(str(spec.paths.root)))
 
 
 def resumed_spec(run: RunView, fresh: RunSpec, settings: tuple[str, ...]) -> RunSpec:

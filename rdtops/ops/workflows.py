@@ -216,7 +216,12 @@ def follow_run(session: Session, host: Host, *, run_id: str) -> Iterator[Any]:
     connection = session.connection(host)
     run = runs.find(connection, run_id)
     steps = run.spec.train.max_steps if run.spec else 0
+    shown_s = 0.0
     for event, said in watch.follow(connection, session.registry, run.run_id, from_start=True, on_lost=session.say):
+        if event.kind == "step":  # all are in the Journal; a person reads one a second
+            if event.time_s - shown_s < 1 and event.data.get("step") != steps:
+                continue
+            shown_s = event.time_s
         yield Progressed(event, steps, tuple(said))
     yield runs.find(connection, run.run_id)
 
@@ -235,7 +240,8 @@ def plugins(session: Session) -> Iterator[Plugin]:
 def exit_code(shown: Any) -> int:
     """0 good, 1 when what is shown says that a check or a run failed."""
     failed = (
-        (hasattr(shown, "passed") and not shown.passed)
+        not getattr(shown, "passed", True)
+        or not getattr(shown, "holds", True)
         or (isinstance(shown, HostRow) and bool(shown.problem))
         or (isinstance(shown, RunView) and shown.state in (RunState.FAILED, RunState.LOST)))
     return 3 if isinstance(shown, HostRow) and failed else int(failed)

@@ -123,6 +123,10 @@ class Connection:
             return self.home + path[1:]
         return path if path.startswith("/") else f"{self.home}/{path}"
 
+    def short(self, path: str) -> str:
+        """A path on the host as a person would type it there."""
+        return "~" + path[len(self.home):] if path.startswith(self.home + "/") else path
+
     @property
     def workspace(self) -> str:
         return self.absolute(self.host.workspace)
