@@ -93,9 +93,10 @@ def demo(say: Say) -> Iterator[Any]:
     """The user's own lines, typed for them. Everything in it is real but the size."""
     begun = time.monotonic()
     packages.install_missing(say)
-    for line in ("lab.up", f"deploy check train --host {LAB_HOST}", f"watch --host {LAB_HOST}"):
+    for line in ("lab.up", f"deploy check train --host {LAB_HOST}", f"watch --host {LAB_HOST}",
+                 f"fetch-results --host {LAB_HOST}"):
         _inv(line)
-    fetched = json.loads(_inv(f"fetch-results --host {LAB_HOST} --json"))[0]
+    fetched = json.loads(_inv(f"fetch-results --host {LAB_HOST} --json"))[0]  # for the summary; nothing moves
     yield Summary(f"done in {time.monotonic() - begun:.0f} s: a training on {LAB_HOST}, reached through lab-jump", {
         "run": f"{fetched['run_id']}, {fetched['state']}",
         "loss curve": _short(fetched["loss_curve"]),
@@ -151,12 +152,13 @@ def _seconds(arguments: list[str], folder: str) -> float:
 
 
 def _inv(line: str) -> str:
-    """Type `inv LINE` as a person would. With --json the output is returned, else it is shown."""
-    sys.stderr.write(f"\n$ inv {line}\n")
-    sys.stderr.flush()
-    kept = subprocess.PIPE if "--json" in line else None
+    """Type `inv LINE` as a person would and show it; with --json nothing is shown and the output is returned."""
+    quiet = subprocess.PIPE if "--json" in line else None
+    if not quiet:
+        sys.stderr.write(f"\n$ inv {line}\n")
+        sys.stderr.flush()
     words = [sys.executable, "-m", "invoke", *line.split()]
-    done = subprocess.run(words, cwd=ROOT, stdout=kept, text=True, check=False)
+    done = subprocess.run(words, cwd=ROOT, stdout=quiet, stderr=quiet, text=True, check=False)
     if done.returncode:
         raise StepFailed(f"`inv {line}` ended with exit {done.returncode}; what it said stands above",
                          remedy=f"inv {line}   # again; inv logs --host {LAB_HOST} shows the training's log")

@@ -14,13 +14,23 @@ import argparse
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rdtops.errors import CommandFailed, DigestMismatch, DiskFull, RdtopsError, TransferError, UsageError
+from rdtops.errors import (
+    CommandFailed,
+    ConnectionLost,
+    DigestMismatch,
+    DiskFull,
+    HostError,
+    RdtopsError,
+    TransferError,
+    UsageError,
+)
 from rdtops.remote import hosts
 from rdtops.remote.connection import Connection, Stream
 from rdtops.remote.far import porter
@@ -30,6 +40,7 @@ Action = Literal["skip", "resume", "send", "copy"]
 Verify = Literal["cached", "full"]
 
 SILENCE_S = 30.0  # the far side says that it is alive every 5 s
+PING_S = 5.0  # for each hop, to find the one that is silent
 RESUME_FROM_BYTES = 1 << 20  # to ask for the part of a smaller file costs more than to send it again
 
 
@@ -202,7 +213,7 @@ def _difference(entry: Entry, there: Entry | None, sides: tuple[str, str]) -> st
 def _digested(source: str, entries: Iterable[Entry], verify: Verify) -> list[Entry]:
     digests = porter.Digests(porter.CACHE, verify == "cached")
     try:
-        return [porter.digested(source, entry, digests) for entry in entries]
+        return list(porter.all_digested(source, entries, digests))
     finally:
         digests.save()
 
@@ -260,6 +271,7 @@ def _take_all(connection: Connection, plan: Plan, tally: _Tally, lock: porter.Lo
     request = {"do": "send", "root": plan.source,
                "files": [(i.entry._asdict(), i.action == "resume") for i in plan.to_do]}
     with _session(connection, plan.source, request, lock.touch) as wire, _own_problems(plan.target):
+        wire.hear()  # it is ready
         receiver = porter.Receiver(wire, plan.target, porter.Digests(porter.CACHE), tally.done, tally.moved)
         receiver.run()
     tally.all_done()
@@ -335,10 +347,41 @@ def _need(plan: Plan) -> dict[str, int]:
 def _session(connection: Connection, root: str, request: dict[str, Any],
              touch: Callable[[], None] = lambda: None) -> Iterator[porter.Wire]:
     """The porter on the host, at the other end of a wire. Its problems become our errors."""
-    with connection.far(porter, request, silence_s=SILENCE_S) as stream:
+    with connection.far(porter, request, silence_s=SILENCE_S + 30) as stream:  # the pulse is first
         wire = porter.Wire(lambda _: _more(stream), stream.write, stream.readable)
-        with _far_problems(connection, root, wire), porter.Pulse(wire, connection.close, SILENCE_S, touch):
+        silence = _Silence(connection)
+        with _far_problems(connection, root, wire, silence), porter.Pulse(wire, silence, SILENCE_S, touch):
             yield wire
+
+
+class _Silence:
+    """What happens when the host has been silent for too long: ask every hop, so that the one to blame has a name,
+    and cut the link, which ends whatever waits for it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._culprit: HostError | None = None
+        self._asking = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._asking:
+            self._ask()
+        self._connection.close()
+
+    def named(self, error: ConnectionLost) -> ConnectionLost:
+        """The error with the hop that does not answer, where there is one."""
+        with self._asking:  # the cut that woke us may be the answer that is just being found
+            if self._culprit is None:
+                self._ask()
+        if self._culprit is None:
+            return error
+        return ConnectionLost(f"{self._culprit.message}; what was sent is kept", remedy=self._culprit.remedy)
+
+    def _ask(self) -> None:
+        try:
+            self._connection.ping(PING_S)
+        except HostError as error:
+            self._culprit = error
 
 
 def _more(stream: Stream) -> bytes:
@@ -347,16 +390,24 @@ def _more(stream: Stream) -> bytes:
 
 
 @contextlib.contextmanager
-def _far_problems(connection: Connection, root: str, wire: porter.Wire) -> Iterator[None]:
+def _far_problems(connection: Connection, root: str, wire: porter.Wire, silence: _Silence) -> Iterator[None]:
     try:
         try:
             yield
-        except CommandFailed:  # a write found it gone; it has said why before it went
-            for _ in _until_end(wire):
-                pass
+        except (CommandFailed, ConnectionLost):  # perhaps it has said why before it went
+            with contextlib.suppress(RdtopsError):
+                _hear_out(wire)
             raise
     except Problem as problem:
         raise _error(problem, connection.host.name, root) from None
+    except ConnectionLost as error:
+        raise silence.named(error) from error
+    except CommandFailed as error:
+        if error.remedy:
+            raise
+        last_words = error.message.splitlines()[-1]
+        raise TransferError(f"{connection.host.name}: our program there was ended: {last_words}",
+                            remedy="run the same command again; what was sent is kept") from error
 
 
 @contextlib.contextmanager
@@ -402,6 +453,7 @@ _REMEDIES = {
     "link": "cp -rL FOLDER COPY   # a copy without links can be sent",
     "os": "ls -ld {root}   # {side}: who may write there?",
     "incomplete": "run the same command again",
+    "noise": "ssh {side} true   # must print nothing: a start-up file of the shell there does",
 }
 
 
@@ -409,11 +461,10 @@ def size_words(count: int) -> str:
     """Bytes for people: 999 bytes, 1.5 GB."""
     if count < 1000:
         return f"{count} bytes"
-    size, units = float(count), iter(("kB", "MB", "GB", "TB", "PB"))
-    unit = ""
+    size, power = float(count), 0
     while size >= 999.5:
-        size, unit = size / 1000, next(units)
-    return f"{size:.3g} {unit}"
+        size, power = size / 1000, power + 1
+    return f"{size:.3g} {('', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB')[power]}"
 
 
 def _of_words(part: int, whole: int) -> str:
@@ -426,6 +477,16 @@ def _of_words(part: int, whole: int) -> str:
 def _shown(path: str) -> str:
     """Names may hold newlines and bytes that are no text; a message must not."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in path)
+
+
+def _hear_out(wire: porter.Wire) -> None:
+    """Raises the Problem among the last words of the other side, if there is one. The rest of a file is no word."""
+    try:
+        for _ in _until_end(wire):
+            pass
+    except Problem as problem:
+        if problem.kind != "noise":
+            raise
 
 
 def _until_end(wire: porter.Wire) -> Iterator[porter.Message]:

@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO, Callable, Dict, Iterator, NamedTuple, Sequence
+from typing import Any, BinaryIO, Callable, Dict, Iterable, Iterator, NamedTuple, Sequence
 
 OURS = ".rdtops-"  # parts and locks; never taken for somebody's file
 PART = OURS + "part-"
@@ -100,30 +100,36 @@ def scan(root: str, files: Sequence[str] | None = None) -> Iterator[Entry]:
 
 def digested(root: str, entry: Entry, digests: Digests) -> Entry:
     """The entry with its MD5, from the cache where that may be trusted. Links carry theirs already."""
-    return entry if entry.md5 else entry._replace(md5=digests.of(place(root, entry.path)))
+    return entry if entry.md5 else entry._replace(md5=digests.of(place(root, entry.path), entry.size))
+
+
+def all_digested(root: str, entries: Iterable[Entry], digests: Digests) -> Iterator[Entry]:
+    """Every file of the entries with its MD5; large ones are read side by side."""
+    every = list(entries)
+    with ThreadPoolExecutor(4) as pool:
+        large = pool.map(lambda entry: digested(root, entry, digests), [e for e in every if e.size >= BLOCK])
+        for entry in every:
+            yield next(large) if entry.size >= BLOCK else digested(root, entry, digests)
 
 
 def survey(root: str, wanted: Sequence[tuple[str, int]], digests: Digests, basis: str = "") -> Iterator[Message]:
     """What a target holds of the wanted (path, size): {"there": entry}, digested only where the size is equal, {"part":
     path, "size": n} for what was begun, and {"basis": entry} for files of another folder that may be copied."""
-    lacking: set[int] = set()
-    folders: set[str] = set()
-    for path, size in wanted:
-        folders.add(path.rpartition("/")[0])
-        entry = _there(root, path)
-        if entry is not None:
-            if entry.kind == "file" and entry.size == size:
-                entry = digested(root, entry, digests)
-            yield {"there": entry._asdict()}
-        if entry is None or entry.size != size:
-            lacking.add(size)
+    sizes = dict(wanted)
+    there = {entry.path: entry for entry in (_there(root, path) for path in sizes) if entry is not None}
+    alike = {path for path, entry in there.items() if entry.kind == "file" and entry.size == sizes[path]}
+    for path in there.keys() - alike:
+        yield {"there": there[path]._asdict()}
+    for entry in all_digested(root, [there[path] for path in there if path in alike], digests):
+        yield {"there": entry._asdict()}
+    folders = {path.rpartition("/")[0] for path in sizes}
+    lacking = {size for path, size in sizes.items() if path not in alike and size}
     for folder in folders:
         for name, size in _parts(_folder_of(root, folder)):
             yield {"part": text(name), "folder": folder, "size": size}
     if basis and os.path.isdir(raw(basis)):
-        for entry in scan_leniently(basis):
-            if entry.size and entry.size in lacking:
-                yield {"basis": digested(basis, entry, digests)._asdict()}
+        for entry in all_digested(basis, [e for e in scan_leniently(basis) if e.size in lacking], digests):
+            yield {"basis": entry._asdict()}
 
 
 def scan_leniently(root: str) -> Iterator[Entry]:
@@ -165,19 +171,21 @@ class Digests:
         if self._file:
             self._load()
 
-    def of(self, path: bytes) -> str:
-        """The MD5 of a file; reads it unless the cache knows it and is trusted."""
-        name = text(os.path.realpath(path))
-        known = self._rows.get(name)
-        if self._trust and known and known[0] == _identity(os.stat(path)):
+    def of(self, path: bytes, size: int) -> str:
+        """The MD5 of the first `size` bytes of a file; reads them unless the cache knows them and is trusted.
+
+        Logs grow while they are read, and what they were is still true. Raises Problem for any other change.
+        """
+        known = self._rows.get(text(os.path.realpath(path)))
+        if self._trust and known and known[0] == _identity(os.stat(path)) and known[0][0] == size:
             return known[1]
         with open(path, "rb") as file:
             before = os.fstat(file.fileno())
-            md5: str = _md5(file, before.st_size).hexdigest()
+            md5: str = _md5(file, size).hexdigest()
             after = os.fstat(file.fileno())
-        if _identity(before) != _identity(after):
+        if after.st_size < size or (after.st_size == size and _identity(before) != _identity(after)):
             raise Problem("changed", text(path), "it changed while it was read")
-        if time.time() - after.st_mtime > 2.0:  # a younger file may change again within one tick of its clock
+        if after.st_size == size and time.time() - after.st_mtime > 2.0:  # a younger one may change within one tick
             self.learn(path, after, md5)
         return md5
 
@@ -332,8 +340,8 @@ class Sender:
                 self._heed_pending()
             self._still(file, entry)
         if digest.hexdigest() != entry.md5:
-            raise Problem("changed", entry.path, f"its content is not what was planned (MD5 {entry.md5} then, "
-                          f"{digest.hexdigest()} now) though size and time are the same")
+            raise Problem("changed", entry.path, f"its content is not what was planned: MD5 {entry.md5} then, "
+                          f"{digest.hexdigest()} now")
         self._wire.say({"sent": entry.md5})
 
     def copy(self, entry: Entry, origin: str) -> None:
@@ -361,8 +369,10 @@ class Sender:
         return 0, hashlib.md5()
 
     def _still(self, file: BinaryIO, entry: Entry) -> None:
+        """A file that has grown may go: its first bytes must have the planned MD5 in the end."""
         status = os.fstat(file.fileno())
-        if (status.st_size, status.st_mtime_ns) != (entry.size, entry.mtime_ns):
+        same_size = status.st_size == entry.size
+        if status.st_size < entry.size or (same_size and status.st_mtime_ns != entry.mtime_ns):
             raise Problem("changed", entry.path, f"it changed since the plan was made ({entry.size} bytes then, "
                           f"{status.st_size} now)")
 
@@ -594,7 +604,7 @@ def commit(folder: str, final: str, files: Sequence[Message], digests: Digests) 
         path = place(folder, row["path"])
         if not os.path.isfile(path) or os.stat(path).st_size != row["size_bytes"]:
             raise Problem("incomplete", row["path"], f"it is missing in {folder}, or has another size")
-        if digests.of(path) != row["md5"]:
+        if digests.of(path, row["size_bytes"]) != row["md5"]:
             raise Problem("digest", row["path"], f"its MD5 in {folder} is not {row['md5']}")
     if os.path.lexists(raw(final)):
         raise Problem("exists", final, "it is there already")
@@ -747,7 +757,11 @@ class Wire:
             yield piece
 
     def _message(self) -> Message | None:
-        message: Message = json.loads(self._line())
+        line = self._line()
+        try:
+            message: Message = json.loads(line)
+        except ValueError:
+            raise Problem("noise", "", f"this is no message of ours: {line[:80]!r}") from None
         if "error" in message:
             raise Problem.heard(message)
         return None if "alive" in message else message
@@ -919,11 +933,11 @@ def problem_of(error: OSError, path: str = "") -> Problem:
 
 def _do_scan(request: Message, wire: Wire) -> None:
     digests = _digests(request)
-    for entry in scan(request["root"], request.get("files")):
-        wire.say({"there": (digested(request["root"], entry, digests) if request["hash"] else entry)._asdict()})
+    found = scan(request["root"], request.get("files"))
+    for entry in all_digested(request["root"], found, digests) if request["hash"] else found:
+        wire.say({"there": entry._asdict()})
     digests.save()
-    single = not os.path.isdir(raw(request["root"]))
-    wire.say({"end": True, "single": single})
+    wire.say({"end": True})
 
 
 def _do_survey(request: Message, wire: Wire) -> None:
@@ -948,6 +962,8 @@ def _do_receive(request: Message, wire: Wire) -> None:
 
 
 def _do_send(request: Message, wire: Wire) -> None:
+    wire.say({"ready": True})
+    wire.flush()
     sender = Sender(wire, request["root"])
     for fields, ask in request["files"]:
         sender.send(Entry(**fields), ask)

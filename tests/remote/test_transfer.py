@@ -1,0 +1,585 @@
+"""Transfers without SSH: the pure plan, the porter on local folders, and both sides talking over a local process."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rdtops.errors import CommandFailed, ConnectionLost, DigestMismatch, DiskFull, TransferError
+from rdtops.remote import transfer
+from rdtops.remote.far import porter
+from rdtops.remote.far.porter import Digests, Entry, Problem
+from rdtops.remote.transfer import Progress, Survey, plan_download, plan_items, plan_upload
+
+SIDES = ("here", "there")
+MB = 1_000_000
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Both sides keep their digests below ~."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    return folder
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+def file_entry(path: str, content: bytes = b"content", **changes: Any) -> Entry:
+    return Entry(path, "file", len(content), md5(content), 1, False)._replace(**changes)
+
+
+# --- the plan ---
+
+def only(entry: Entry, **survey: Any) -> transfer.Item:
+    [item] = plan_items([entry], Survey(**survey), "model.bin", SIDES)
+    return item
+
+
+def test_a_missing_file_is_sent() -> None:
+    item = only(file_entry("a/b"))
+    assert (item.action, item.reason) == ("send", "missing there")
+
+
+def test_the_same_digest_is_skipped_whatever_the_time() -> None:
+    item = only(file_entry("a"), there={"a": file_entry("a", mtime_ns=99)})
+    assert item.action == "skip"
+    assert item.reason.startswith("same MD5")
+
+
+def test_a_difference_of_content_shows_both_digests() -> None:
+    item = only(file_entry("a", b"one"), there={"a": file_entry("a", b"two")})
+    assert (item.action, item.reason) == ("send", "differs (MD5 f97c.. here, b8a9.. there)")
+
+
+def test_a_difference_of_size_shows_both_sizes() -> None:
+    item = only(file_entry("a", b"12345"), there={"a": file_entry("a", b"123")})
+    assert item.reason == "differs (5 bytes here, 3 there)"
+
+
+def test_a_begun_file_is_resumed_and_counts_only_its_rest() -> None:
+    entry = file_entry("d/a", size=100 * MB)
+    part = "d/" + porter.part_name("d/a", entry.size, entry.md5)
+    items = plan_items([entry], Survey(parts={part: 40 * MB}), "", SIDES)
+    assert (items[0].action, items[0].reason) == ("resume", "begun, 40 of 100 MB are there")
+    assert transfer.Plan("s", "t", items, "up").bytes_to_send == 60 * MB
+
+
+def test_a_part_of_other_content_is_not_resumed() -> None:
+    entry = file_entry("a", size=100 * MB)
+    part = porter.part_name("a", entry.size, md5(b"an older version"))
+    assert only(entry, parts={part: 40 * MB}).action == "send"
+
+
+def test_a_file_of_the_basis_is_copied_there() -> None:
+    item = only(file_entry("a"), basis={md5(b"content"): "/releases/1/old name"})
+    assert (item.action, item.origin) == ("copy", "/releases/1/old name")
+    assert item.reason == "missing there, same MD5 as /releases/1/old name"
+
+
+def test_a_folder_in_the_way_is_refused() -> None:
+    with pytest.raises(TransferError, match="a is a file here and a folder there"):
+        only(file_entry("a"), there={"a": Entry("a", "folder", -1, "", 0, False)})
+
+
+def test_a_root_that_is_a_file_is_called_by_its_name() -> None:
+    assert only(file_entry("")).path == "model.bin"
+
+
+def test_a_lost_executable_bit_is_a_difference() -> None:
+    item = only(file_entry("a", executable=True), there={"a": file_entry("a")})
+    assert (item.action, item.reason) == ("send", "same MD5, but executable only here")
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (999_600, "1 MB"),
+                                              (1_500_000_000, "1.5 GB")])
+def test_sizes_in_words(count: int, words: str) -> None:
+    assert transfer.size_words(count) == words
+
+
+# --- the porter on local folders ---
+
+def test_a_scan_lists_files_and_inner_links_and_none_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "run.sh").write_text("x")
+    (tmp_path / "d" / "run.sh").chmod(0o755)
+    (tmp_path / "d" / "up").symlink_to("../d/run.sh")
+    (tmp_path / ".rdtops-part-1-2").write_text("a beginning")
+    found = list(porter.scan(str(tmp_path)))
+    assert [(e.path, e.kind, e.executable) for e in found if not e.path.startswith("home")] == [
+        ("d/run.sh", "file", True), ("d/up", "link", False)]
+
+
+@pytest.mark.parametrize("link", ["/etc/passwd", "..", "../x", "d/../../x"])
+def test_a_link_that_leads_out_is_refused_by_name(tmp_path: Path, link: str) -> None:
+    (tmp_path / "leads out").symlink_to(link)
+    with pytest.raises(Problem, match=r"leads out: it is a link to .*, which leads out of the folder"):
+        list(porter.scan(str(tmp_path)))
+
+
+def test_what_is_no_file_is_refused_by_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(Problem, match="fifo: it is neither a file"):
+        list(porter.scan(str(tmp_path)))
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "a//b", ".", "a/", "a\0b"])
+def test_a_path_of_the_other_side_that_leads_out_is_refused(path: str) -> None:
+    with pytest.raises(Problem, match="not a path below"):
+        porter.place("/root", path)
+
+
+def old_file(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    os.utime(path, (1000, 1000))
+    return path
+
+
+def altered(path: Path, content: bytes) -> None:
+    """Other content of the same size, time and inode."""
+    before = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_the_cache_is_trusted_until_told_not_to(tmp_path: Path) -> None:
+    file, cache = old_file(tmp_path / "f", b"one"), str(tmp_path / "cache" / "digests")
+    digests = Digests(cache)
+    assert digests.of(bytes(file), 3) == md5(b"one")
+    digests.save()
+    altered(file, b"two")
+    assert Digests(cache).of(bytes(file), 3) == md5(b"one")
+    assert Digests(cache, trust=False).of(bytes(file), 3) == md5(b"two")
+
+
+def test_a_young_file_is_not_cached(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"one")
+    digests = Digests(str(tmp_path / "cache"))
+    digests.of(bytes(tmp_path / "f"), 3)
+    digests.save()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_read_only_cache_is_not_written(tmp_path: Path) -> None:
+    digests = Digests(str(tmp_path / "cache"), read_only=True)
+    digests.of(bytes(old_file(tmp_path / "f", b"one")), 3)
+    digests.save()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_torn_row_of_the_cache_is_passed_over(tmp_path: Path) -> None:
+    file = old_file(tmp_path / "f", b"one")
+    status = file.stat()
+    row = json.dumps([str(file), [3, status.st_mtime_ns, status.st_ino], "known"])
+    (tmp_path / "cache").write_text(row + '\n["/x",[1,2')
+    assert Digests(str(tmp_path / "cache")).of(bytes(file), 3) == "known"
+
+
+def test_a_log_that_grows_is_what_it_was(tmp_path: Path) -> None:
+    log = old_file(tmp_path / "log", b"one")
+    [entry] = porter.scan(str(log))
+    log.write_bytes(b"one, two")
+    assert porter.digested(str(log), entry, Digests()).md5 == md5(b"one")
+
+
+def test_a_file_that_shrinks_has_changed(tmp_path: Path) -> None:
+    file = old_file(tmp_path / "f", b"one")
+    [entry] = porter.scan(str(file))
+    file.write_bytes(b"o")
+    with pytest.raises(Problem, match="changed while it was read"):
+        porter.digested(str(file), entry, Digests())
+
+
+def test_a_commit_checks_and_renames(tmp_path: Path) -> None:
+    folder, final = tmp_path / "incoming", tmp_path / "releases" / "1"
+    folder.mkdir()
+    (folder / "a").write_bytes(b"one")
+    row = {"path": "a", "size_bytes": 3, "md5": md5(b"two")}
+    with pytest.raises(Problem, match="MD5"):
+        porter.commit(str(folder), str(final), [row], Digests())
+    with pytest.raises(Problem, match="missing"):
+        porter.commit(str(folder), str(final), [{**row, "path": "b"}], Digests())
+    assert not final.exists()
+    porter.commit(str(folder), str(final), [{**row, "md5": md5(b"one")}], Digests())
+    assert (final / "a").read_bytes() == b"one"
+    assert not folder.exists()
+
+
+def test_a_lock_excludes_and_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    with porter.Lock(str(target)), pytest.raises(Problem, match="another transfer"), porter.Lock(str(target)):
+        pass
+    with porter.Lock(str(target)):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["home"]
+
+
+# --- both sides over a local process ---
+
+@dataclass
+class FakeHost:
+    name: str = "a800"
+
+
+class LocalConnection:
+    """Answers like a Connection whose host is this machine: the far side is a process of its own."""
+
+    def __init__(self) -> None:
+        self.host = FakeHost()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.sessions = 0
+
+    def absolute(self, path: str) -> str:
+        return path
+
+    @contextlib.contextmanager
+    def far(self, program: Any, request: dict[str, Any], **_: float) -> Iterator[LocalStream]:
+        self.sessions += 1
+        self.process = subprocess.Popen([sys.executable, program.__file__], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, bufsize=0)
+        with self.process as process:
+            try:
+                stream = LocalStream(process)
+                stream.write(json.dumps(request).encode() + b"\n")
+                yield stream
+            finally:
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
+                process.wait(10)
+
+    def ping(self, _: float) -> float:
+        return 0.0
+
+    def close(self) -> None:
+        assert self.process
+        self.process.kill()
+
+
+class LocalStream:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def write(self, content: bytes | memoryview) -> None:
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[self._process.stdin.write(view):]
+        except OSError as error:
+            raise self._ended() from error
+
+    def read(self, size: int) -> bytes:
+        return self._process.stdout.read(min(size, 1 << 16))
+
+    def read_exactly(self, _: int) -> bytes:
+        raise self._ended()
+
+    def readable(self) -> bool:
+        return False
+
+    def _ended(self) -> CommandFailed | ConnectionLost:
+        code = self._process.wait(10)
+        return ConnectionLost("cut") if code < 0 else CommandFailed(f"exit {code}")
+
+
+@pytest.fixture
+def connection() -> Any:
+    return LocalConnection()
+
+
+def upload(connection: Any, source: Path, target: Path, progress: Any = None, **plan: Any) -> transfer.Outcome:
+    return transfer.upload(connection, plan_upload(connection, source, str(target), **plan), progress)
+
+
+def download(connection: Any, source: Path, target: Path, progress: Any = None, **plan: Any) -> transfer.Outcome:
+    return transfer.download(connection, plan_download(connection, str(source), target, **plan), progress)
+
+
+def contents(folder: Path) -> dict[bytes, bytes | str]:
+    return {bytes(path.relative_to(folder)): f"-> {path.readlink()}" if path.is_symlink() else path.read_bytes()
+            for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
+
+
+def tree(folder: Path, files: dict[bytes, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        path = folder / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+NAMES = st.binary(min_size=1, max_size=30).map(lambda n: n.translate(None, b"/\0")).filter(
+    lambda n: n not in (b"", b".", b"..") and not n.startswith(b".rdtops-"))
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(files=st.dictionaries(NAMES, st.binary(max_size=200), min_size=1, max_size=20))
+def test_any_name_goes_there_and_back(tmp_path_factory: pytest.TempPathFactory, connection: Any,
+                                      files: dict[bytes, bytes]) -> None:
+    base = tmp_path_factory.mktemp("names")
+    source = tree(base / "source", {b"sub/" + name: content for name, content in files.items()} | files)
+    upload(connection, source, base / "there")
+    download(connection, base / "there", base / "back")
+    assert contents(source) == contents(base / "there") == contents(base / "back")
+    assert upload(connection, source, base / "there").sent_files == 0
+
+
+def test_modes_times_links_and_empty_files_are_kept(tmp_path: Path, connection: Any) -> None:
+    source = tree(tmp_path / "source", {b"bin/run": b"#!", b"empty": b""})
+    (source / "bin" / "run").chmod(0o755)
+    (source / "link").symlink_to("bin/run")
+    os.utime(source / "empty", ns=(1, 123_456_789))
+    for move, target in ((upload, tmp_path / "up"), (download, tmp_path / "down")):
+        move(connection, source, target)
+        assert contents(target) == contents(source)
+        assert os.access(target / "bin" / "run", os.X_OK)
+        assert not (target / "empty").stat().st_mode & 0o111
+        assert (target / "empty").stat().st_mtime_ns == 123_456_789
+
+
+def test_what_only_the_target_has_stays(tmp_path: Path, connection: Any) -> None:
+    source, target = tree(tmp_path / "source", {b"a": b"new"}), tree(tmp_path / "target", {b"a": b"old", b"mine": b"1"})
+    upload(connection, source, target)
+    assert contents(target) == {b"a": b"new", b"mine": b"1"}
+
+
+def test_an_unchanged_folder_opens_no_session_to_send(tmp_path: Path, connection: Any) -> None:
+    source = tree(tmp_path / "source", {b"a": b"1"})
+    upload(connection, source, tmp_path / "there")
+    plan = plan_upload(connection, source, str(tmp_path / "there"))
+    before = connection.sessions
+    outcome = transfer.upload(connection, plan)
+    assert (outcome.sent_bytes, outcome.skipped_files, connection.sessions) == (0, 1, before)
+
+
+def test_a_single_file_gets_its_new_name(tmp_path: Path, connection: Any) -> None:
+    source = tree(tmp_path / "source", {b"a": b"1"}) / "a"
+    outcome = upload(connection, source, tmp_path / "there" / "b")
+    download(connection, tmp_path / "there" / "b", tmp_path / "c")
+    assert (outcome.sent_files, outcome.sent_bytes) == (1, 1)
+    assert (tmp_path / "there" / "b").read_bytes() == (tmp_path / "c").read_bytes() == b"1"
+
+
+def test_only_the_named_files_go(tmp_path: Path, connection: Any) -> None:
+    source = tree(tmp_path / "source", {b"a": b"1", b"b": b"2", b"d/c": b"3", b"d/e": b"4"})
+    upload(connection, source, tmp_path / "there", files=["a", "d/"])
+    assert set(contents(tmp_path / "there")) == {b"a", b"d/c", b"d/e"}
+
+
+def test_the_previous_release_is_copied_and_not_sent(tmp_path: Path, connection: Any) -> None:
+    source = tree(tmp_path / "source", {b"same": b"1" * 1000, b"moved/here": b"2" * 1000, b"new": b"3"})
+    tree(tmp_path / "1", {b"same": b"1" * 1000, b"elsewhere": b"2" * 1000})
+    outcome = upload(connection, source, tmp_path / "2", basis=str(tmp_path / "1"))
+    assert (outcome.copied_files, outcome.sent_files, outcome.sent_bytes) == (2, 1, 1)
+    assert contents(tmp_path / "2") == contents(source)
+
+
+def test_a_basis_that_is_not_what_it_was_is_sent_instead(tmp_path: Path, connection: Any) -> None:
+    source = tree(tmp_path / "source", {b"a": b"1" * 1000})
+    basis = old_file(tree(tmp_path / "1", {}) / "a", b"1" * 1000)
+    plan = plan_upload(connection, source, str(tmp_path / "2"), basis=str(tmp_path / "1"))
+    altered(basis, b"x" * 1000)
+    outcome = transfer.upload(connection, plan)
+    assert (outcome.copied_files, outcome.sent_bytes) == (0, 1000)
+    assert contents(tmp_path / "2") == contents(source)
+
+
+def test_a_corrupt_file_of_equal_size_and_time_is_found_by_a_full_look(tmp_path: Path, connection: Any) -> None:
+    source = tree(tmp_path / "source", {b"a": b"good"})
+    upload(connection, source, tmp_path / "there")
+    altered(tmp_path / "there" / "a", b"evil")
+    assert plan_upload(connection, source, str(tmp_path / "there")).items[0].action == "skip"
+    assert plan_upload(connection, source, str(tmp_path / "there"), verify="full").items[0].action == "send"
+
+
+def big(path: Path, size: int = 24 << 20) -> Path:
+    path.write_bytes(os.urandom(1 << 20) * (size >> 20))
+    return path
+
+
+def kill_at(connection: Any, count: int) -> Callable[[Progress], None]:
+    def watch(progress: Progress) -> None:
+        if progress.bytes_done >= count:
+            connection.close()
+    return watch
+
+
+@pytest.mark.parametrize("move", [upload, download])
+def test_a_killed_far_side_leaves_a_part_that_is_resumed(tmp_path: Path, connection: Any, move: Any) -> None:
+    source, folder = big(tmp_path / "big"), tmp_path / "there"
+    with pytest.raises(ConnectionLost):
+        move(connection, source, folder / "big", kill_at(connection, 12 << 20))
+    [part] = folder.glob(porter.PART + "*")
+    assert not (folder / "big").exists()
+    begun = part.stat().st_size
+    assert begun >= 1 << 20
+    outcome = move(connection, source, folder / "big")
+    assert outcome.sent_bytes == (24 << 20) - begun
+    assert (folder / "big").read_bytes() == source.read_bytes()
+    assert [p.name for p in folder.iterdir()] == ["big"]
+
+
+def test_a_spoilt_part_is_begun_anew(tmp_path: Path, connection: Any) -> None:
+    source = big(tmp_path / "big", 4 << 20)
+    plan = plan_upload(connection, source, str(tmp_path / "there"))
+    entry = plan.items[0].entry
+    (tmp_path / porter.part_name("there", entry.size, entry.md5)).write_bytes(b"x" * (2 << 20))
+    outcome = upload(connection, source, tmp_path / "there")
+    assert outcome.sent_bytes == 4 << 20
+    assert (tmp_path / "there").read_bytes() == source.read_bytes()
+
+
+def test_a_part_of_an_older_version_is_swept(tmp_path: Path, connection: Any) -> None:
+    source, there = tree(tmp_path / "source", {b"a": b"new"}), tree(tmp_path / "there", {})
+    (there / porter.part_name("a", 9, md5(b"old"))).write_bytes(b"beginning")
+    (there / porter.part_name("another", 9, md5(b"old"))).write_bytes(b"beginning")
+    upload(connection, source, there)
+    assert sorted(p.name[:13] for p in there.iterdir()) == [".rdtops-part-", "a"]
+
+
+@pytest.mark.parametrize("move", [upload, download])
+def test_a_source_that_changes_under_way_is_refused(tmp_path: Path, connection: Any, move: Any) -> None:
+    source = big(tmp_path / "big", 80 << 20)
+
+    def meddle(progress: Progress) -> None:
+        if progress.bytes_done < 8 << 20:
+            with source.open("r+b") as file:
+                file.write(os.urandom(16))
+
+    with pytest.raises(TransferError, match=r"changed|not what was planned") as caught:
+        move(connection, source, tmp_path / "there" / "big", meddle)
+    assert str(source) in caught.value.message
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_a_log_that_grows_between_plan_and_download_arrives_as_planned(tmp_path: Path, connection: Any) -> None:
+    log = old_file(tmp_path / "log", b"one\n")
+    plan = plan_download(connection, str(log), tmp_path / "copy")
+    with log.open("ab") as file:
+        file.write(b"two\n")
+    transfer.download(connection, plan)
+    assert (tmp_path / "copy").read_bytes() == b"one\n"
+
+
+def test_bytes_altered_on_the_way_are_a_digest_mismatch(tmp_path: Path, connection: Any,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    source = big(tmp_path / "big", 2 << 20)
+    honest = LocalStream.write
+
+    def flip(stream: LocalStream, content: bytes | memoryview) -> None:
+        honest(stream, bytes(content[:-1]) + b"!" if len(content) > 1 << 19 else content)
+
+    monkeypatch.setattr(LocalStream, "write", flip)
+    with pytest.raises(DigestMismatch, match=r"a800: .*there/big: its MD5 is .* after the transfer"):
+        upload(connection, source, tmp_path / "there" / "big")
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_sent(tmp_path: Path, connection: Any) -> None:
+    source = tmp_path / "huge"
+    source.write_bytes(b"in truth it is small")
+    plan = plan_upload(connection, source, str(tmp_path / "there"))
+    item = plan.items[0]
+    huge = transfer.Plan(plan.source, plan.target, (transfer.Item(
+        item.path, 1 << 60, item.md5, "send", item.reason, item.entry),), "up")
+    with pytest.raises(DiskFull, match=r"a800: .*there: there is not enough space: .* more are needed") as full:
+        transfer.upload(connection, huge)
+    assert full.value.remedy.startswith("df -h ")
+
+
+def test_two_transfers_to_one_target_exclude_each_other(tmp_path: Path, connection: Any) -> None:
+    source = big(tmp_path / "big")
+    said: list[TransferError] = []
+
+    def second(progress: Progress) -> None:
+        if not said:
+            with pytest.raises(TransferError, match="another transfer to it is under way") as caught:
+                upload(LocalConnection(), source, tmp_path / "there")
+            said.append(caught.value)
+
+    upload(connection, source, tmp_path / "there", second)
+    assert said
+    assert (tmp_path / "there").read_bytes() == source.read_bytes()
+
+
+def test_a_link_of_the_target_is_not_followed_out(tmp_path: Path, connection: Any) -> None:
+    source, outside = tree(tmp_path / "source", {b"d/a": b"1"}), tree(tmp_path / "outside", {})
+    tree(tmp_path / "there", {})
+    (tmp_path / "there" / "d").symlink_to(outside)
+    with pytest.raises(TransferError, match="a link that leads out of"):
+        upload(connection, source, tmp_path / "there")
+    assert contents(outside) == {}
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path, connection: Any) -> None:
+    source, there = tree(tmp_path / "source", {b"d/a": b"1"}), tree(tmp_path / "there", {b"d": b"a file"})
+    with pytest.raises(TransferError, match=r"there/d is a file there, not a folder"):
+        upload(connection, source, there)
+
+
+def test_what_does_not_exist_is_named_with_its_side(tmp_path: Path, connection: Any) -> None:
+    with pytest.raises(TransferError, match=r"here: .*nix: there is no such file or folder"):
+        plan_upload(connection, tmp_path / "nix", str(tmp_path))
+    with pytest.raises(TransferError, match=r"a800: .*nix: there is no such file or folder"):
+        plan_download(connection, str(tmp_path / "nix"), tmp_path)
+
+
+def test_progress_ends_with_everything_done(tmp_path: Path, connection: Any) -> None:
+    seen: list[Progress] = []
+    upload(connection, tree(tmp_path / "source", {b"a": b"12", b"b": b"345"}), tmp_path / "there", seen.append)
+    assert (seen[-1].bytes_done, seen[-1].bytes_total, seen[-1].files_done, seen[-1].files_total) == (5, 5, 2, 2)
+    assert all(a.bytes_done <= b.bytes_done for a, b in itertools.pairwise(seen))
+
+
+def test_a_wire_carries_messages_bytes_and_beats() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        sender, receiver = porter.Wire(near.recv, near.sendall), porter.Wire(far.recv, far.sendall)
+        block = os.urandom(3 << 20)
+
+        def send() -> None:
+            sender.say({"from": 0})
+            sender.beat()
+            sender.give(block)
+            sender.say({"error": "os", "path": "p", "reason": "why"})
+            sender.flush()
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        assert receiver.hear() == {"from": 0}
+        assert b"".join(receiver.pieces(receiver.hear()["bytes"])) == block
+        with pytest.raises(Problem, match="p: why"):
+            receiver.hear()
+        thread.join()
+
+
+def test_a_host_that_prints_a_greeting_is_told_from_the_porter() -> None:
+    greeting = iter([b"Welcome to the cluster!\n"])
+    with pytest.raises(Problem, match="no message of ours: b'Welcome to the cluster!'"):
+        porter.Wire(lambda _: next(greeting), len).hear()
+
+
+def test_a_pulse_ends_the_wait_for_a_silent_side() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        wire = porter.Wire(near.recv, near.sendall)
+        with pytest.raises(EOFError), porter.Pulse(wire, lambda: near.shutdown(socket.SHUT_RDWR), idle_s=0.2):
+            wire.hear()
