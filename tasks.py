@@ -83,7 +83,7 @@ def attach(_, host="", run=""):
 
 
 @task(auto_shortflags=False, help={"host": HOST, "run": RUN, "grace": "seconds it gets to save a checkpoint"})
-def stop(_, host="", run="", grace=120.0):
+def stop(_, host="", run="", grace=600.0):
     """Let a run save a checkpoint and stop; nobody else's process is touched."""
     cli.on_hosts("stop", host, run_id=run, grace_s=grace)
 

@@ -158,8 +158,8 @@ def skeleton(name):
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     return {"levels": re.findall(r"^(#+) ", prose, re.MULTILINE),
             "commands": re.findall(r"^    \S.*", prose, re.MULTILINE),
-            "rows": [r for r in re.findall(r"^\| ?`?([\w.-]+)`? ", prose, re.MULTILINE) if r.isascii() and "-" * 3 not in r
-                     and r not in ("task", "plugin")],
+            "rows": [r for r in re.findall(r"^\| `?([\w.-]+)`? ", prose, re.MULTILINE)
+                     if r.isascii() and r not in ("task", "plugin")],
             "tree": re.findall(r"^[│├└─ ]*([\w.-]+/?)", "".join(blocks), re.MULTILINE),
             "links": re.findall(r"\]\(([^)]+)\)", prose)}
 

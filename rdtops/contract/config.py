@@ -86,8 +86,8 @@ def _tiny() -> TrainConfig:
         preset="tiny", model="tiny", dataset="libero_tiny", pretrained="rdt-tiny",
         text_encoder="t5-tiny", vision_encoder="siglip-tiny",
         device="cpu", num_processes=2, mixed_precision="no", min_gpu_memory_free_mib=0,
-        batch_size_per_process=4, max_steps=60, checkpoint_every_steps=20, checkpoints_total_limit=3,
-        sample_every_steps=20, log_every_steps=1, learning_rate=1e-3, warmup_steps=5, loader_workers=0)
+        batch_size_per_process=4, max_steps=150, checkpoint_every_steps=50, checkpoints_total_limit=3,
+        sample_every_steps=50, log_every_steps=1, learning_rate=2e-3, warmup_steps=5, loader_workers=0)
 
 
 def _libero_single_task() -> TrainConfig:

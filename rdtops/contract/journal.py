@@ -6,6 +6,7 @@ one write(2) and counts once its newline is there, so a torn last line is unfini
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -21,7 +22,7 @@ KINDS = {
     "sample": "step, action_mse: predicted against recorded actions, in the units of the codec",
     "checkpoint": "step, name, size_bytes, digest (of its manifest)",
     "checkpoint_failed": "step, error",
-    "stop_requested": "by",
+    "stop_requested": "by: written by `inv stop` before it asks the processes",
     "finished": "step, loss",
     "failed": "step, error, remedy",
     "warning": "message",
@@ -56,9 +57,11 @@ class Journal:
         assert kind in KINDS, kind
         event = Event(kind, time.time(), data)
         line = (event.to_line() + "\n").encode()
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, line)
+            line = (b"\n" if _is_torn(descriptor) else b"") + line
+            if os.write(descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, "the journal took only a part of a line", str(self.path))
             if kind != "step":  # a step may be lost with the machine, a checkpoint may not
                 os.fsync(descriptor)
         finally:
@@ -69,12 +72,20 @@ class Journal:
         return parse(self.path.read_bytes())[0] if self.path.exists() else []
 
 
+def _is_torn(descriptor: int) -> bool:
+    """The file ends within a line, as a full disk or a killed machine leaves it."""
+    size = os.fstat(descriptor).st_size
+    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+
+
 def parse(content: bytes) -> tuple[list[Event], int]:
     """The complete events of a piece of a journal, and how many bytes they took. A damaged line in the middle is
     kept as a warning event so that nobody mistakes a gap for silence."""
     events: list[Event] = []
     end = content.rfind(b"\n") + 1
     for raw in content[:end].splitlines():
+        if not raw.strip():
+            continue
         try:
             events.append(Event.from_line(raw.decode()))
         except ValueError:

@@ -30,7 +30,7 @@ class Manifest:
     def digest(self) -> str:
         """MD5 over names and digests: equal exactly when the folders are equal."""
         lines = "".join(f"{f.md5}  {f.path}\n" for f in sorted(self.files, key=lambda f: f.path))
-        return hashlib.md5(lines.encode()).hexdigest()
+        return hashlib.md5(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
     def to_json(self) -> str:
         rows = [{"path": f.path, "size_bytes": f.size_bytes, "md5": f.md5} for f in self.files]

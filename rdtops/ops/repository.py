@@ -92,7 +92,7 @@ def make_tiny_assets(say: Say) -> None:
 def demo(say: Say) -> Iterator[Any]:
     """The user's own lines, typed for them. Everything in it is real but the size."""
     begun = time.monotonic()
-    packages.install_missing(say)
+    _system_programs(say)
     for line in ("lab.up", f"deploy check train --host {LAB_HOST}", f"watch --host {LAB_HOST}",
                  f"fetch-results --host {LAB_HOST}"):
         _inv(line)
@@ -108,7 +108,7 @@ def demo(say: Say) -> Iterator[Any]:
 
 def test(say: Say, *, slow: bool, only: str, coverage: bool) -> Iterator[Any]:
     """pytest over tests/. The long proofs run with --slow only."""
-    packages.install_missing(say)
+    _system_programs(say)
     words = [sys.executable, "-m", "pytest", *([] if slow else ["-m", "not slow"]), *(["-k", only] if only else []),
              *(["--cov", "--cov-report=term:skip-covered"] if coverage else [])]
     _run(words, "tests failed")
@@ -149,6 +149,16 @@ def _seconds(arguments: list[str], folder: str) -> float:
     subprocess.run([sys.executable, "-m", "invoke", *arguments], cwd=folder, check=False,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - start
+
+
+def _system_programs(say: Say) -> None:
+    """Install openssh-server, rsync and tmux where we may, else name them: asyncssh and setsid stand in for them."""
+    try:
+        packages.install_missing(say)
+    except LabError as error:
+        if os.environ.get("CI") == "true":  # there the real ones are what is to be tested
+            raise
+        say(f"{error.message}; to have them: {error.remedy}\ngoing on with asyncssh and setsid in their place")
 
 
 def _inv(line: str) -> str:

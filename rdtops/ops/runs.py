@@ -72,7 +72,7 @@ def checkpoints(connection: Connection, run: RunView) -> tuple[list[Checkpoint],
     return sorted((Checkpoint(**c) for c in answer["checkpoints"]), key=lambda c: c.step), answer["unfinished"]
 
 
-def stop(connection: Connection, run: RunView, grace_s: float = 120.0) -> dict[str, Any]:
+def stop(connection: Connection, run: RunView, grace_s: float = 600.0) -> dict[str, Any]:
     """Ask the ranks to save and leave, end what remains. Only processes that carry the run's tag are touched."""
     if run.state is not RunState.RUNNING:
         raise RunError(f"{run.host}: {run.run_id} is {run.state.value}, not running")

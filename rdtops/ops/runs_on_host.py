@@ -135,6 +135,8 @@ def stop(workspace: str, run_id: str, grace_s: float) -> dict[str, object]:
     folder = os.path.join(workspace, "runs", run_id)
     with open(os.path.join(folder, "stop"), "w") as file:
         file.write(f"{time.time():.0f}\n")
+    with open(os.path.join(folder, "journal.jsonl"), "a") as file:
+        file.write(json.dumps({"kind": "stop_requested", "time_s": round(time.time(), 3), "by": "inv stop"}) + "\n")
     every = members(run_id)
     ranks = [pid for pid in every if is_rank(pid)]
     send(ranks or every, signal.SIGTERM)

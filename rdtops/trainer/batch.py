@@ -5,7 +5,6 @@ So a resumed run continues bit-equal, and the number of processes does not chang
 
 Shapes: B samples, H actions of a chunk, A slots (128), V history frames (2), C cameras that exist (2), S pixels.
 """
-# ruff: noqa: N815  (tensors carry their axes in their names)
 
 from __future__ import annotations
 

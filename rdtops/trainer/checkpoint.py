@@ -87,11 +87,15 @@ def newest_intact(checkpoints: Path, report: Callable[[str], None]) -> Checkpoin
     return None
 
 
-def prune(checkpoints: Path, keep: int) -> list[str]:
-    """Delete the oldest beyond `keep`, never the newest valid one, and what unfinished saves left behind."""
-    assert keep >= 1
+def sweep(checkpoints: Path) -> None:
+    """Delete what saves left behind that were cut off by the end of their process."""
     for leftover in checkpoints.glob("step_*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def prune(checkpoints: Path, keep: int) -> list[str]:
+    """Delete the oldest beyond `keep`, never the newest valid one."""
+    assert keep >= 1
     surplus = valid(checkpoints)[:-keep]
     for old in surplus:
         _discard(Path(old.path))
@@ -126,6 +130,8 @@ def restore_optimizer(folder: Path, policy: RDTPolicy, optimizer: torch.optim.Op
     """Strict: a resumed training has all its moments or does not start. Raises WeightsError."""
     path = folder / OPTIMIZER
     tensors = weights.read_tensors(path)
+    if not tensors and read_trainer(folder)["ema_updates"] == 0:  # fp16 may skip its first steps
+        return
     for name, parameter in policy.named_parameters():
         try:
             moments = {part: tensors.pop(f"{part}.{name}") for part in ("step", "exp_avg", "exp_avg_sq")}
@@ -143,6 +149,7 @@ def restore_ema(folder: Path, ema: Ema, device: torch.device) -> None:
 
 
 def _moments(state: TrainingState) -> dict[str, torch.Tensor]:
-    return {f"{part}.{name}": state.optimizer.state[parameter][part]
+    return {f"{part}.{name}": moments[part]
             for name, parameter in state.policy.named_parameters()
+            if (moments := state.optimizer.state.get(parameter))
             for part in ("step", "exp_avg", "exp_avg_sq")}

@@ -6,7 +6,6 @@ Frames are encoded on the training device, from uint8, in every step.
 Shapes: B samples, L language tokens, D their width, P tokens of an image, W their width, S pixels of a stored edge,
 R pixels of an edge as SigLIP wants it.
 """
-# ruff: noqa: N803, N806  (tensors carry their axes in their names)
 
 from __future__ import annotations
 
@@ -16,9 +15,11 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch.nn import functional
 
 from rdtops.errors import WeightsError
@@ -55,16 +56,10 @@ class Vision:
     def __init__(self, folder: str | Path, device: torch.device, dtype: torch.dtype) -> None:
         from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
         from transformers.models.siglip.modeling_siglip import SiglipVisionModel
-        from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()
         _check_folder(Path(folder), "SigLIP")
-        try:
-            config = SiglipVisionConfig.from_pretrained(folder, local_files_only=True)
-            tower = SiglipVisionModel.from_pretrained(folder, config=config, dtype=dtype, local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise WeightsError(f"SigLIP cannot be loaded from {folder}: {error}",
-                               remedy="inv deploy --only encoders") from error
+        config = _loaded(SiglipVisionConfig, folder)
+        tower = _loaded(SiglipVisionModel, folder, config=config, dtype=dtype, output_loading_info=True)
         self.device, self.dtype = device, dtype
         self.edge = config.image_size
         self.tokens = (config.image_size // config.patch_size) ** 2
@@ -102,17 +97,11 @@ def _encode(folder: Path, texts: list[str], device: torch.device) -> dict[str, t
     """Loads T5, uses it, and lets go of it: t5-v1_1-xxl takes 9.5 GB in bf16."""
     from transformers import AutoTokenizer
     from transformers.models.t5.modeling_t5 import T5EncoderModel
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
     _check_folder(folder, "T5")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32  # T5 overflows in fp16
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        encoder = T5EncoderModel.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device).eval()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"T5 cannot be loaded from {folder}: {error}",
-                           remedy="inv deploy --only encoders") from error
+    tokenizer = _loaded(AutoTokenizer, folder)
+    encoder = _loaded(T5EncoderModel, folder, dtype=dtype, output_loading_info=True).to(device).eval()
     encoded = {}
     with torch.no_grad():
         for text in texts:
@@ -123,6 +112,27 @@ def _encode(folder: Path, texts: list[str], device: torch.device) -> dict[str, t
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return encoded
+
+
+def _loaded(kind: Any, folder: str | Path, **options: Any) -> Any:
+    """`kind.from_pretrained`, strict: what a file lacks would be filled with random numbers and a log message."""
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    disable_progress_bar()
+    set_verbosity_error()  # SigLIP's text half, which we do not want, would be listed by every process
+    try:
+        loaded = kind.from_pretrained(folder, local_files_only=True, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"{kind.__name__} cannot be loaded from {folder}: {error}",
+                           remedy="inv deploy --only encoders") from error
+    if not options.get("output_loading_info"):
+        return loaded
+    model, report = loaded
+    lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if lacking:
+        raise WeightsError(f"{kind.__name__}: the weights in {folder} lack {len(lacking)} tensors, {lacking[0]} first",
+                           remedy="inv deploy --only encoders")
+    return model
 
 
 def _identity(folder: Path) -> str:

@@ -7,7 +7,6 @@ file: `states[t]` is the simulator before action t, and holds the joint angles.
 
 Shapes: T steps of an episode, C cameras, S pixels of an edge.
 """
-# ruff: noqa: N815  (tensors carry their axes in their names)
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +48,8 @@ class Progress:
 
     def step(self, step: int, loss: float, learning_rate: float, grad_norm: float) -> None:
         self._losses.append(loss)
-        self._grad_norms.append(grad_norm)
+        if math.isfinite(grad_norm):  # fp16 meets infinite ones and skips their steps
+            self._grad_norms.append(grad_norm)
         if step % self.config.log_every_steps == 0 or step in (1, self.config.max_steps):
             self._report(step, learning_rate)
             self._start_window()
@@ -65,7 +67,7 @@ class Progress:
             "step": step,
             "loss": sum(self._losses) / count,
             "learning_rate": learning_rate,
-            "grad_norm": sum(self._grad_norms) / count,
+            "grad_norm": sum(self._grad_norms) / max(len(self._grad_norms), 1),
             "samples_per_s": round(self.config.global_batch_size / step_s, 2),
             "step_s": round(step_s, 4),
             "data_s": round(self._data_s / count, 4),

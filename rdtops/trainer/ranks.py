@@ -19,8 +19,7 @@ from rdtops.contract.config import TrainConfig
 from rdtops.errors import ConfigError, RdtopsError, RunError
 
 T = TypeVar("T")
-# one process encodes the instructions and reads the dataset while the others wait
-TIMEOUT = timedelta(hours=2)
+TIMEOUT = timedelta(minutes=30)  # one process reads T5, 45 GB, and the dataset while the others wait
 BUCKET_BYTES = 256 << 20
 
 

@@ -7,7 +7,6 @@ Shapes: B samples, H actions of a chunk (horizon), A slots of an action or state
 L language tokens, I image tokens, T = 3 + H trajectory tokens (diffusion time, control frequency, state, actions),
 N heads, E width of a head, K tokens attended to. `x_BHA` has the axes B, H, A.
 """
-# ruff: noqa: N803, N806  (tensors carry their axes in their names)
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 `python -m rdtops.trainer.statistics DATASET_DIR --out statistics.json`
 """
-# ruff: noqa: N803  (tensors carry their axes in their names)
 
 from __future__ import annotations
 

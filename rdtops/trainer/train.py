@@ -5,7 +5,6 @@ happens is told in the run's Journal; a readable line per logged step goes to st
 
 Exit codes: 0 finished, 1 failed, 2 wrong configuration, 143 stopped by SIGTERM after saving a checkpoint.
 """
-# ruff: noqa: N803, N806  (tensors carry their axes in their names)
 
 from __future__ import annotations
 
@@ -157,6 +156,7 @@ class Training:
         cache = Path(self.spec.workspace) / "cache" / "instructions"
         instructions = encoders.encode_instructions(
             self._asset("text_encoder"), dataset.instructions, cache, self.ranks.device)
+        checkpoint.sweep(self.checkpoints)
         return Inputs(dataset, self._statistics(dataset), instructions,
                       checkpoint.newest_intact(self.checkpoints, self._warn))
 

@@ -46,3 +46,9 @@ def test_lines_of_many_writers_arrive_whole(tmp_path):
     events = Journal(tmp_path / "j").read()
     assert len(events) == 800
     assert all(e.kind == "step" for e in events)
+
+
+def test_an_event_after_a_torn_line_stands_on_its_own(tmp_path):
+    (tmp_path / "j").write_text('{"kind": "step", "ti')
+    Journal(tmp_path / "j").append("finished", step=1, loss=0.1)
+    assert [e.kind for e in Journal(tmp_path / "j").read()] == ["warning", "finished"]

@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Event, Journal
@@ -25,6 +26,7 @@ REPOSITORY = HERE.parent.parent
 PARITY = HERE / "fixtures" / "rdt_parity"
 SHAPES = HERE / "fixtures" / "rdt_shapes"
 RECORDING = REPOSITORY / "rdtops" / "lab" / "data"
+torch.set_num_threads(1)  # as accelerate sets it; tiny matrices are slower with more, above all on a busy machine
 # 12 steps instead of 60, and a checkpoint every 4
 SHORT = ("max_steps=12", "checkpoint_every_steps=4", "sample_every_steps=0", "num_processes=1")
 

@@ -112,7 +112,12 @@ def test_the_oldest_go_and_the_newest_stay(tmp_path) -> None:
 def test_an_invalid_newer_one_never_costs_the_newest_valid_one(tmp_path) -> None:
     checkpoint.save(tmp_path, 1, fill)
     (Path(checkpoint.save(tmp_path, 2, fill).path) / manifest.NAME).unlink()
-    (tmp_path / "step_000003.tmp").mkdir()
     checkpoint.prune(tmp_path, keep=1)
     assert valid(tmp_path) == [1]
-    assert names(tmp_path) == ["step_000001", "step_000002"]
+
+
+def test_what_a_killed_save_left_behind_is_swept_up(tmp_path) -> None:
+    checkpoint.save(tmp_path, 1, fill)
+    (tmp_path / "step_000003.tmp" / "ema").mkdir(parents=True)
+    checkpoint.sweep(tmp_path)
+    assert names(tmp_path) == ["step_000001"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import SiglipConfig, SiglipModel
 
 from rdtops.contract.config import preset
 from rdtops.errors import WeightsError
@@ -85,6 +89,34 @@ def test_an_encoder_without_its_weights_says_so(assets, tmp_path, role, load) ->
             (tmp_path / path.name).write_bytes(path.read_bytes())
     with pytest.raises(WeightsError, match="cannot be loaded from"):
         load(tmp_path)
+
+
+def test_an_encoder_that_lacks_a_tensor_is_not_filled_with_random_numbers(assets, tmp_path) -> None:
+    folder = Path(shutil.copytree(assets["vision_encoder"], tmp_path / "siglip"))
+    tensors = load_file(folder / "model.safetensors")
+    lost = next(name for name in tensors if name.endswith("layers.1.mlp.fc2.bias"))
+    del tensors[lost]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WeightsError, match=r"lack 1 tensors, .*layers\.1\.mlp\.fc2\.bias first"):
+        Vision(folder, CPU, torch.float32)
+
+
+def test_a_truncated_encoder_says_so(assets, tmp_path) -> None:
+    folder = Path(shutil.copytree(assets["vision_encoder"], tmp_path / "siglip"))
+    os.truncate(folder / "model.safetensors", 5000)
+    with pytest.raises(WeightsError, match="SiglipVisionModel cannot be loaded"):
+        Vision(folder, CPU, torch.float32)
+
+
+def test_the_published_folder_with_both_halves_of_siglip_gives_its_vision_half(tmp_path) -> None:
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    both = SiglipModel(SiglipConfig(
+        text_config={**small, "vocab_size": 99, "projection_size": 32, "bos_token_id": 1, "eos_token_id": 2},
+        vision_config={**small, "image_size": 64, "patch_size": 16})).eval()
+    both.save_pretrained(tmp_path)
+    pixels = torch.rand(1, 3, 64, 64)
+    wanted = both.vision_model(pixel_values=pixels).last_hidden_state
+    torch.testing.assert_close(Vision(tmp_path, CPU, torch.float32)._tokens(pixels), wanted)
 
 
 def test_texts_are_padded_and_masked_with_booleans() -> None:

@@ -13,18 +13,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from rdtops.contract import manifest
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import KINDS, Journal
 from rdtops.contract.run import RunSpec
-from rdtops.trainer import train
+from rdtops.trainer import ranks, train
 from rdtops.trainer.progress import Telling
 from rdtops.trainer.rdt import RDTPolicy
 from tests.trainer.conftest import REPOSITORY, SHORT, events, losses, start, write_run
 from tests.trainer.test_checkpoint import files_no_larger_than
 
+GRAD_SCALER = torch.amp.GradScaler
 LEARNT = ("model.safetensors", "ema/model.safetensors", "optimizer.safetensors")
 
 
@@ -412,6 +413,68 @@ def test_bf16_keeps_weights_moments_and_average_in_fp32(prepare, train_here) -> 
     assert losses(spec) != losses(reference)
 
 
+def test_fp16_skips_a_step_that_overflows_and_resumes_with_its_scale(prepare, train_here) -> None:
+    whole = prepare("fp16", *SHORT, "max_steps=6", "mixed_precision=fp16")
+    assert train_here(whole) == 0
+    saved = json.loads((Path(whole.paths.checkpoints) / "step_000006" / "trainer.json").read_text())
+    assert saved["scaler"]["scale"] > 1
+    parts = prepare("fp16_parts", *SHORT, "max_steps=6", "mixed_precision=fp16")
+    shutil.copytree(Path(whole.paths.checkpoints) / "step_000004", Path(parts.paths.checkpoints) / "step_000004")
+    assert train_here(parts) == 0
+    assert digests(parts, 6) == digests(whole, 6)
+
+
+def test_an_overflow_in_fp16_steps_neither_weights_nor_average(prepare, train_here, assets, monkeypatch) -> None:
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *a, **k: GRAD_SCALER(*a, init_scale=1e30, **k))
+    spec = prepare("overflow", *SHORT, "max_steps=1", "mixed_precision=fp16")
+    assert train_here(spec) == 0
+    folder = Path(spec.paths.checkpoints) / "step_000001"
+    assert json.loads((folder / "trainer.json").read_text())["ema_updates"] == 0
+    pretrained, kept = RDTPolicy.from_pretrained(assets["pretrained"]), RDTPolicy.from_pretrained(folder)
+    assert all(map(torch.equal, pretrained.parameters(), kept.parameters()))
+    assert train_here(spec) == 0  # a checkpoint without any moments is resumed all the same
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(prepare, train_here, monkeypatch) -> None:
+    plain = RDTPolicy.loss
+
+    class Spoil(torch.autograd.Function):
+        @staticmethod
+        def forward(_, loss):
+            return loss.clone()
+
+        @staticmethod
+        def backward(_, gradient):
+            return gradient * float("inf")
+
+    monkeypatch.setattr(RDTPolicy, "loss", lambda self, **given: Spoil.apply(plain(self, **given)))
+    spec = prepare("spoilt", *SHORT)
+    assert train_here(spec) == 1
+    assert failure(spec)["error"].startswith("step 1: the loss is finite, the gradient is not")
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    (lambda t: t.pop("exp_avg.img_adaptor.0.bias"), "lacks exp_avg.img_adaptor.0.bias"),
+    (lambda t: t.update({"exp_avg.extra": torch.zeros(1)}), "does not have: exp_avg.extra")])
+def test_a_resume_needs_every_moment_and_no_other(prepare, train_here, change, says) -> None:
+    """Weights alone would train on, from a state that no training has ever had."""
+    spec = prepare("momentless", *SHORT, "max_steps=1")
+    train_here(spec)
+    folder = Path(spec.paths.checkpoints) / "step_000001"
+    moments = load_file(folder / "optimizer.safetensors")
+    change(moments)
+    save_file(moments, folder / "optimizer.safetensors")
+    manifest.seal(folder)
+    assert train_here(spec) == 1
+    assert says in failure(spec)["error"]
+
+
+def test_gradients_are_averaged_in_groups_of_a_fixed_order(monkeypatch) -> None:
+    monkeypatch.setattr(ranks, "BUCKET_BYTES", 40)
+    gradients = [torch.zeros(size) for size in (4, 4, 4, 100, 1)]
+    assert [[len(g) for g in bucket] for bucket in ranks._buckets(gradients)] == [[4, 4, 4], [100], [1]]
+
+
 def test_from_scratch_needs_no_weights_and_starts_the_same_each_time(prepare, train_here, assets) -> None:
     without = {role: path for role, path in assets.items() if role != "pretrained"}
     told = []
@@ -439,6 +502,20 @@ def test_statistics_beside_the_data_are_used_when_they_fit(prepare, train_here, 
     train_here(anew)
     assert json.loads((Path(anew.paths.root) / "statistics.json").read_text()) == computed
     assert "statistics were computed anew" in events(anew, "warning")[0].data["message"]
+
+
+def test_the_optimiser_uses_the_settings(prepare, train_here, assets) -> None:
+    """After one step Adam's first moment is (1 - beta1) times the clipped gradient, and every weight has moved by the
+    learning rate of that step."""
+    spec = prepare("one_step", *SHORT, "max_steps=1", "warmup_steps=10", "learning_rate=1e-2", "weight_decay=0",
+                   "adam_beta1=0.5", "max_grad_norm=0.001", "adam_epsilon=1e-30")
+    assert train_here(spec) == 0
+    folder = Path(spec.paths.checkpoints) / "step_000001"
+    moments = [t for name, t in load_file(folder / "optimizer.safetensors").items() if name.startswith("exp_avg.")]
+    assert torch.cat([m.flatten() for m in moments]).norm().item() == pytest.approx(0.5 * 0.001, rel=1e-3)
+    before, after = RDTPolicy.from_pretrained(assets["pretrained"]), RDTPolicy.from_pretrained(folder)
+    moved = (after.model.final_layer.ffn_final.fc2.bias - before.model.final_layer.ffn_final.fc2.bias).abs()
+    assert moved.max().item() == pytest.approx(1e-3, rel=1e-3)
 
 
 @pytest.mark.parametrize(("schedule", "step", "share"), [
