@@ -76,7 +76,7 @@ def probes(connection: Connection, spec: RunSpec) -> list[Probe[Any]]:
     found: list[Probe[Any]] = [
         Probe("release", f"[ -e {quoted(spec.release + '/snapshot.json')} ] && echo there || echo missing", _words),
         Probe("python", python, parse_python, timeout_s=30),
-        Probe("launcher", "command -v tmux setsid; :", _words),
+        Probe("launcher", "for p in tmux setsid; do command -v $p; done; :", _words),
         Probe("dataset", _listing(spec.assets["dataset"]), parse_folder),
         Probe("clock", "date +%s", lambda output: float(output.out.strip()) - time.time()),
         Probe("shm", "LC_ALL=C df -mP /dev/shm", parse_shm),

@@ -171,7 +171,7 @@ def _inv(line: str) -> str:
     done = subprocess.run(words, cwd=ROOT, stdout=quiet, stderr=quiet, text=True, check=False)
     if done.returncode:
         raise StepFailed(f"`inv {line}` ended with exit {done.returncode}; what it said stands above",
-                         remedy=f"inv {line}   # again; inv logs --host {LAB_HOST} shows the training's log")
+                         remedy=f"inv {line}   # once it is mended; then inv demo")
     return done.stdout or ""
 
 
