@@ -102,7 +102,7 @@ def demo(say: Say) -> Iterator[Any]:
         "loss curve": _short(fetched["loss_curve"]),
         "checkpoint": _short(Path(fetched["folder"]) / "checkpoints" / fetched["checkpoint"]["name"]),
         "logs": f"{_short(Path(fetched['folder']) / 'train.log')}, journal.jsonl beside it",
-        "next": "inv checkpoints --host lab · inv train --resume RUN --set max_steps=120 · inv lab.down",
+        "next": "inv checkpoints --host lab · inv train --resume RUN --set max_steps=300 · inv lab.down",
         "your own host": "put it into hosts.toml, then: inv trust --host NAME; inv deploy check train --host NAME"})
 
 

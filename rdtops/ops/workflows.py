@@ -207,7 +207,8 @@ def attach(session: Session, host: Host, *, run_id: str) -> Iterator[Text]:
 def stop(session: Session, host: Host, *, run_id: str, grace_s: float) -> Iterator[RunView]:
     connection = session.connection(host)
     run = runs.find(connection, run_id)
-    session.say(f"asking {run.run_id} to save and stop (up to {grace_s:.0f} s)")
+    if run.state is RunState.RUNNING:
+        session.say(f"asking {run.run_id} to save and stop (up to {grace_s:.0f} s)")
     runs.stop(connection, run, grace_s)
     yield runs.find(connection, run.run_id)
 
