@@ -27,6 +27,8 @@ PARITY = HERE / "fixtures" / "rdt_parity"
 SHAPES = HERE / "fixtures" / "rdt_shapes"
 RECORDING = REPOSITORY / "rdtops" / "lab" / "data"
 torch.set_num_threads(1)  # as accelerate sets it; tiny matrices are slower with more, above all on a busy machine
+# the numbers these tests were written with: the preset may grow without them
+SIXTY = ("max_steps=60", "checkpoint_every_steps=20", "sample_every_steps=20", "learning_rate=1e-3")
 # 12 steps instead of 60, and a checkpoint every 4
 SHORT = ("max_steps=12", "checkpoint_every_steps=4", "sample_every_steps=0", "num_processes=1")
 
@@ -65,7 +67,7 @@ def train_here() -> Any:
 
 def write_run(workspace: Path, run_id: str, assets: dict[str, str], *settings: str) -> RunSpec:
     spec = RunSpec(run_id, "here", "2026-01-01T00:00:00Z", str(workspace), str(REPOSITORY), "test", assets,
-                   override(preset("tiny"), settings))
+                   override(preset("tiny"), [*SIXTY, *settings]))
     Path(spec.paths.checkpoints).mkdir(parents=True)
     Path(spec.paths.config).write_text(spec.to_json())
     return spec

@@ -22,7 +22,7 @@ from rdtops.contract.run import RunSpec
 from rdtops.trainer import ranks, train
 from rdtops.trainer.progress import Telling
 from rdtops.trainer.rdt import RDTPolicy
-from tests.trainer.conftest import REPOSITORY, SHORT, events, losses, start, write_run
+from tests.trainer.conftest import REPOSITORY, SHORT, SIXTY, events, losses, start, write_run
 from tests.trainer.test_checkpoint import files_no_larger_than
 
 GRAD_SCALER = torch.amp.GradScaler
@@ -522,7 +522,7 @@ def test_the_optimiser_uses_the_settings(prepare, train_here, assets) -> None:
     ("constant", 1, 0.1), ("constant", 10, 1.0), ("constant", 60, 1.0),
     ("cosine", 1, 0.1), ("cosine", 10, 1.0), ("cosine", 35, 0.5), ("cosine", 60, 0.0)])
 def test_the_learning_rate_is_a_function_of_the_step(schedule, step, share) -> None:
-    config = override(preset("tiny"), [f"lr_schedule={schedule}", "warmup_steps=10"])
+    config = override(preset("tiny"), [*SIXTY, f"lr_schedule={schedule}", "warmup_steps=10"])
     assert train.learning_rate_at(step, config) == pytest.approx(share * config.learning_rate)
 
 
