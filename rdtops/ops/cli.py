@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from rdtops.remote.hosts import Host
     from rdtops.remote.transfer import Progress
 
+LIVE = ("train", "follow_run", "logs", "gpu")  # workflows that go on for long and are read meanwhile
+
 _screen: Screen | None = None
 
 
@@ -133,21 +135,35 @@ def _start(work: str, session: Session, host: Host, arguments: dict[str, Any]) -
 
 
 def _side_by_side(work: str, screen: Screen, hosts: list[Host], arguments: dict[str, Any]) -> int:
-    """Each host in its own thread; a host that fails does not keep the others from ending."""
+    """Each host in its own thread; a host that fails does not keep the others from ending. Shown in their order."""
+    from rdtops.ops import workflows
+
     with ThreadPoolExecutor(len(hosts)) as pool:
         futures = [pool.submit(_show_host, work, screen, host, arguments) for host in hosts]
-        outcomes = [(f.exception(), f) for f in futures]
-    unexpected = [e for e, _ in outcomes if e and not isinstance(e, RdtopsError)]
+    failed = [f.exception() for f in futures if f.exception()]
+    unexpected = [e for e in failed if e and not isinstance(e, RdtopsError)]
     if unexpected:
         raise unexpected[0]
-    errors = [e for e, _ in outcomes if isinstance(e, RdtopsError)]
+    things = [thing for f in futures if not f.exception() for thing in f.result()]
+    if work not in LIVE:
+        for thing in things:
+            screen.show(thing)
+    errors = [e for e in failed if isinstance(e, RdtopsError)]
     if errors:
         raise _Failures(errors)
-    return max(f.result() for _, f in outcomes)
+    return max((workflows.exit_code(thing) for thing in things), default=0)
 
 
-def _show_host(work: str, screen: Screen, host: Host, arguments: dict[str, Any]) -> int:
-    return screen.show_each(_start(work, screen.session, host, arguments))
+def _show_host(work: str, screen: Screen, host: Host, arguments: dict[str, Any]) -> list[Any]:
+    """What is left to show when all hosts are done; what goes on for long is shown as it comes."""
+    things = _start(work, screen.session, host, arguments)
+    if work not in LIVE:
+        return list(things)
+    shown = []
+    for thing in things:
+        screen.show(thing)
+        shown.append(thing)
+    return shown
 
 
 def _on_screen(as_json: bool) -> Screen:
@@ -180,18 +196,23 @@ class Screen:
 
     def show_each(self, things: Iterator[Any]) -> int:
         """Show each thing as it comes; the worst exit code of them."""
-        from rdtops.ops import render, workflows
+        from rdtops.ops import workflows
 
         code = 0
         for thing in things:
-            self.close_progress()
-            if self.as_json:
-                self._rows += render.rows(thing)
-            else:
-                self.out.print(render.shown(thing))
+            self.show(thing)
             code = max(code, workflows.exit_code(thing))
         self.close_progress()
         return code
+
+    def show(self, thing: Any) -> None:
+        from rdtops.ops import render
+
+        self.close_progress()
+        if self.as_json:
+            self._rows += render.rows(thing)
+        else:
+            self.out.print(render.shown(thing))
 
     def finish(self, code: int) -> None:
         if self.as_json:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rdtops.checks import Report
 from rdtops.contract.run import RunSpec
+from rdtops.errors import Unreachable
 from rdtops.ops import plan, registry, snapshot, training
 from rdtops.ops.plan import Asset, Wish
 from rdtops.ops.registry import Registry
@@ -78,7 +79,12 @@ class Session:
             known = self._connections.setdefault(host.name, Connection(host))
         if not known.alive:
             self.say(f"connecting to {host.name}: {host.route_words}")
-        return known.open()
+        try:
+            return known.open()
+        except Unreachable as error:
+            if host.route[0].address.startswith("127."):
+                error.remedy = "inv lab.up   # if this is the lab; inv lab.status shows what of it is up"
+            raise
 
     def prepared(self, host: Host, wish: Wish) -> Prepared:
         config = wish.config_for(host)  # first: a wrong --set needs no connection

@@ -423,6 +423,8 @@ def _explained(error: Exception, hop: Hop, host: Host) -> HostError:
     if isinstance(error, socket.gaierror):
         return Unreachable(f"the name {hop.address!r} of {hop.name} cannot be resolved (route {host.route_words})",
                            remedy=f"check address of {hop.name} in hosts.toml")
+    if isinstance(error, paramiko.ssh_exception.NoValidConnectionsError):
+        error = next(iter(error.errors.values()))  # its own words are "[Errno None]"
     mute = isinstance(error, paramiko.SSHException) and str(error) in _MUTE
     why = "something accepts the connection and does not answer as an SSH server does" if mute else error
     return Unreachable(f"cannot reach {where}: {why or type(error).__name__}",
