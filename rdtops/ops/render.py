@@ -42,7 +42,7 @@ def shown(thing: Any) -> RenderableType:
 
 @shown.register
 def _(thing: Text) -> RenderableType:
-    return Styled(thing.text.removesuffix("\n"))
+    return _verbatim(thing.text.removesuffix("\n"))
 
 
 @shown.register
@@ -111,7 +111,7 @@ def _(thing: Report) -> RenderableType:
 @shown.register
 def _(thing: LaunchPlan) -> RenderableType:
     return Group(f"[bold]would be written to {escape(thing.host)}:{escape(thing.root)}[/]",
-                 "[dim]--- config.json[/]", Styled(thing.config), "[dim]--- launch.sh[/]", Styled(thing.script))
+                 "[dim]--- config.json[/]", _verbatim(thing.config), "[dim]--- launch.sh[/]", _verbatim(thing.script))
 
 
 @shown.register
@@ -187,7 +187,7 @@ def _(thing: CheckpointList) -> RenderableType:
 
 @shown.register
 def _(thing: Gpus) -> RenderableType:
-    return Group(f"[bold]{escape(thing.host)}[/]  {clock(time.time())}", Styled(thing.text.rstrip()))
+    return Group(f"[bold]{escape(thing.host)}[/]  {clock(time.time())}", _verbatim(thing.text.rstrip()))
 
 
 @shown.register
@@ -324,6 +324,11 @@ def duration(seconds: float | None) -> str:
 
 def clock(time_s: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(time_s))
+
+
+def _verbatim(text: str) -> Styled:
+    """Lines as they are, whatever the width: they may be pasted."""
+    return Styled(text, no_wrap=True, overflow="ignore")
 
 
 def _table(title: str, *columns: str) -> Table:

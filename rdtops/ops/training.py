@@ -64,8 +64,8 @@ def resume(connection: Connection, registry: Registry, run: RunView, spec: RunSp
     """Let a run go on from its newest valid checkpoint."""
     whole, _ = runs.checkpoints(connection, run)
     if whole and whole[-1].step >= spec.train.max_steps:
-        raise RunError(f"{run.host}: {run.run_id} has reached its {spec.train.max_steps} steps",
-                       remedy=f"inv train --resume {run.run_id} --set max_steps={spec.train.max_steps * 2}")
+        raise RunError(f"{run.host}: {run.run_id} is at step {whole[-1].step}, and max_steps is {spec.train.max_steps}",
+                       remedy=f"inv train --host {run.host} --resume {run.run_id} --set max_steps={whole[-1].step * 2}")
     launched = train(connection, registry, spec, local, report)
     return replace(launched, resumed_from=whole[-1].name if whole else "")
 

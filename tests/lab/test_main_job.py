@@ -97,7 +97,7 @@ def test_a_second_deploy_sends_nothing(job, inv):
 
 def test_the_run_is_resumed_from_its_newest_checkpoint(job, inv, workspace):
     run_id = job[2]["run_id"]
-    inv.refused(f"train --host lab --resume {run_id}", 1, "has reached its 30 steps", "--set max_steps=")
+    inv.refused(f"train --host lab --resume {run_id}", 1, "is at step 30, and max_steps is 30", "--set max_steps=")
     resumed = inv.good(f"train --host lab --resume {run_id} --set max_steps=40 --follow", timeout_s=300)
     assert "resumed from step_000030" in resumed.out
     (run,) = inv.good("status --host lab --json").rows()
