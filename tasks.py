@@ -7,6 +7,7 @@ from invoke import Collection, task
 
 from rdtops.ops import cli
 
+RUNS_HOST = "as for deploy; default: the default host, else the one on which this laptop launched last"
 HOST = "a host of hosts.toml or of ~/.ssh/config; a,b for several; shared by every task of a chain"
 RUN = "a run id, or a unique beginning or end of one; default: the newest"
 PRESET = "tiny or libero_single_task; default: the host's own"
@@ -51,55 +52,56 @@ def train(_, host="", preset="", set_=None, resume="", from_scratch=False, follo
                  dry_run=dry_run)
 
 
-@task(auto_shortflags=False, help={"host": HOST, "run": RUN, "all_": "every run, not only the newest", "json_": JSON})
+@task(auto_shortflags=False, help={
+    "host": RUNS_HOST, "run": RUN, "all_": "every run, not only the newest", "json_": JSON})
 def status(_, host="", run="", all_=False, json_=False):
     """What became of a run: state, step, loss, speed, time to go."""
-    cli.on_hosts("status", host, as_json=json_, run_id=run, everything=all_)
+    cli.on_hosts("status", host, of_runs=True, as_json=json_, run_id=run, everything=all_)
 
 
-@task(auto_shortflags=False, help={"host": HOST, "run": RUN, "lines": "how many of the last lines",
+@task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN, "lines": "how many of the last lines",
                                    "follow": "go on until the run ends"})
 def logs(_, host="", run="", lines=50, follow=False):
     """The log of a run."""
-    cli.on_hosts("logs", host, run_id=run, lines=lines, follow=follow)
+    cli.on_hosts("logs", host, of_runs=True, run_id=run, lines=lines, follow=follow)
 
 
-@task(auto_shortflags=False, help={"host": HOST, "watch": "again every 2 seconds", "json_": JSON})
+@task(auto_shortflags=False, help={"host": RUNS_HOST, "watch": "again every 2 seconds", "json_": JSON})
 def gpu(_, host="", watch=False, json_=False):
     """What nvidia-smi says on the host."""
-    cli.on_hosts("gpu", host, as_json=json_, again_every_s=2.0 if watch else 0.0)
+    cli.on_hosts("gpu", host, of_runs=True, as_json=json_, again_every_s=2.0 if watch else 0.0)
 
 
-@task(auto_shortflags=False, help={"host": HOST, "run": RUN, "json_": JSON})
+@task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN, "json_": JSON})
 def checkpoints(_, host="", run="", json_=False):
     """The complete checkpoints of a run, and what the plugins said of each."""
-    cli.on_hosts("checkpoints", host, as_json=json_, run_id=run)
+    cli.on_hosts("checkpoints", host, of_runs=True, as_json=json_, run_id=run)
 
 
-@task(auto_shortflags=False, help={"host": HOST, "run": RUN})
+@task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN})
 def attach(_, host="", run=""):
     """Open the terminal of a running training."""
-    cli.on_hosts("attach", host, run_id=run)
+    cli.on_hosts("attach", host, of_runs=True, run_id=run)
 
 
-@task(auto_shortflags=False, help={"host": HOST, "run": RUN, "grace": "seconds it gets to save a checkpoint"})
+@task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN, "grace": "seconds it gets to save a checkpoint"})
 def stop(_, host="", run="", grace=600.0):
     """Let a run save a checkpoint and stop; nobody else's process is touched."""
-    cli.on_hosts("stop", host, run_id=run, grace_s=grace)
+    cli.on_hosts("stop", host, of_runs=True, run_id=run, grace_s=grace)
 
 
-@task(auto_shortflags=False, help={"host": HOST, "run": RUN})
+@task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN})
 def watch(_, host="", run=""):
     """Follow a run until it ends; after_checkpoint fires for every checkpoint."""
-    cli.on_hosts("follow_run", host, run_id=run)
+    cli.on_hosts("follow_run", host, of_runs=True, run_id=run)
 
 
 @task(auto_shortflags=False, help={
-    "host": HOST, "run": RUN, "checkpoint": "latest, or a step", "into": "where results/<host>/<run>/ is made",
+    "host": RUNS_HOST, "run": RUN, "checkpoint": "latest, or a step", "into": "where results/<host>/<run>/ is made",
     "json_": JSON})
 def fetch_results(_, host="", run="", checkpoint="latest", into="results", json_=False):
     """Bring a run home: checkpoint, logs, journal, loss curve; verified."""
-    cli.on_hosts("fetch_results", host, as_json=json_, run_id=run, which=checkpoint, into=into)
+    cli.on_hosts("fetch_results", host, of_runs=True, as_json=json_, run_id=run, which=checkpoint, into=into)
 
 
 @task(auto_shortflags=False, help={"json_": JSON})

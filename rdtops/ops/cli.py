@@ -30,11 +30,17 @@ LIVE = ("train", "follow_run", "logs", "gpu")  # workflows that go on for long a
 _screen: Screen | None = None
 
 
-def on_hosts(work: str, host: str, *, as_json: bool = False, all_hosts: bool = False, **arguments: Any) -> None:
-    """Run the workflow `work` on each host of `--host a,b` and show what it yields; several hosts side by side."""
+def on_hosts(work: str, host: str, *, as_json: bool = False, all_hosts: bool = False, of_runs: bool = False,
+             **arguments: Any) -> None:
+    """Run the workflow `work` on each host of `--host a,b` and show what it yields; several hosts side by side.
+
+    Without --host: `all_hosts` means every host of hosts.toml, `of_runs` allows the host of the last launch.
+    """
     screen = _on_screen(as_json)
     with _errors(screen):
-        chosen = list(screen.session.inventory.hosts.values()) if all_hosts and not host else screen.session.hosts(host)
+        session = screen.session
+        chosen = list(session.inventory.hosts.values()) if all_hosts and not host else session.hosts(
+            host, of_runs=of_runs)
         if len(chosen) == 1:
             screen.finish(screen.show_each(_start(work, screen.session, chosen[0], arguments)))
         else:
@@ -212,7 +218,7 @@ class Screen:
         if self.as_json:
             self._rows += render.rows(thing)
         else:
-            self.out.print(render.shown(thing))
+            self.out.print(render.shown(thing), crop=False)  # a log line is longer than a screen is wide
 
     def finish(self, code: int) -> None:
         if self.as_json:

@@ -23,7 +23,8 @@ from rdtops.remote.command import Command, quoted
 from rdtops.remote.connection import Connection
 from rdtops.remote.probe import Answer, Output, Probe, ask
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt")  # the order they are tried in
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt",
+           "pytorch_model/mp_rank_00_model_states.pt")  # the order in which the trainer tries them
 CLOCK_SKEW_S = 60.0
 SHM_MIB_PER_WORKER = 64
 _VERSIONS = (
@@ -33,6 +34,7 @@ _VERSIONS = (
     "    except m.PackageNotFoundError: return None\n"
     "print(json.dumps({'python': list(sys.version_info[:3]), 'path': sys.executable,"
     " 'packages': {n: version(n) for n in sys.argv[1:]}}))\n")
+_CUDA = "import torch; print(torch.cuda.is_available(), torch.cuda.device_count(), torch.version.cuda)"
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,20 @@ class FolderFacts:
 
 def core_checks(connection: Connection, spec: RunSpec) -> list[CheckResult]:
     """Every finding about what `spec` needs on the host, in one round trip."""
+    begun_s = time.time()
     answers = ask(connection, probes(connection, spec))
+    asked_s = (begun_s, time.time())
     deploy = f"inv deploy --host {spec.host}"
     return [
         _release(answers["release"], spec, deploy),
+        _workspace(answers["workspace"], spec),
         *_python(answers["python"], connection, spec),
         *_cuda(answers.get("cuda"), spec),
         _launcher(answers["launcher"], connection.host.launcher),
         configuration(spec),
         _dataset(answers["dataset"], spec, deploy),
         *_pretrained(answers.get("pretrained"), spec, deploy),
-        *_clock(answers["clock"]),
+        *_clock(answers["clock"], asked_s),
         *_shared_memory(answers["shm"], spec),
     ]
 
@@ -72,19 +77,20 @@ def core_checks(connection: Connection, spec: RunSpec) -> list[CheckResult]:
 def probes(connection: Connection, spec: RunSpec) -> list[Probe[Any]]:
     host = connection.host
     python = environment.activation(host) + Command(environment.python(host), "-c", _VERSIONS, *requirements()).shell()
-    cuda = "import torch; print(torch.cuda.is_available(), torch.cuda.device_count(), torch.version.cuda)"
     found: list[Probe[Any]] = [
         Probe("release", f"[ -e {quoted(spec.release + '/snapshot.json')} ] && echo there || echo missing", _words),
         Probe("python", python, parse_python, timeout_s=30),
         Probe("launcher", "for p in tmux setsid; do command -v $p; done; :", _words),
-        Probe("dataset", _listing(spec.assets["dataset"]), parse_folder),
-        Probe("clock", "date +%s", lambda output: float(output.out.strip()) - time.time()),
+        Probe("workspace", _nearest(spec.workspace), parse_nearest),
+        Probe("dataset", _listing(spec.assets["dataset"], "*.hdf5"), parse_folder),
+        Probe("clock", "date +%s", parse_clock),
         Probe("shm", "LC_ALL=C df -mP /dev/shm", parse_shm),
     ]
     if "pretrained" in spec.assets:
         found.append(Probe("pretrained", _listing(spec.assets["pretrained"]), parse_folder))
     if spec.train.device == "cuda":
-        line = environment.activation(host) + Command(environment.python(host), "-c", cuda).shell()
+        variables = {n: v for n, v in host.env.items() if n.startswith("CUDA_")}  # those decide what torch sees
+        line = environment.activation(host) + Command(environment.python(host), "-c", _CUDA, env=variables).shell()
         found.append(Probe("cuda", line, parse_cuda, timeout_s=60))
     return found
 
@@ -94,8 +100,11 @@ def probes(connection: Connection, spec: RunSpec) -> list[Probe[Any]]:
 def parse_python(output: Output) -> PythonFacts:
     if output.code != 0:
         raise ValueError(output.err.strip()[-300:] or "python failed")
-    facts = json.loads(output.out.strip().splitlines()[-1])  # start-up files may print before it
-    return PythonFacts(tuple(facts["python"]), facts["path"], facts["packages"])
+    try:
+        facts = json.loads(output.out.strip().splitlines()[-1])  # start-up files may print before it
+        return PythonFacts(tuple(int(n) for n in facts["python"]), str(facts["path"]), dict(facts["packages"]))
+    except TypeError as error:
+        raise ValueError(f"not the facts we asked for: {error}") from error
 
 
 def parse_cuda(output: Output) -> tuple[bool, int, str]:
@@ -114,8 +123,21 @@ def parse_folder(output: Output) -> FolderFacts:
     return FolderFacts({name: int(size) for size, _, name in rows}, config)
 
 
+def parse_nearest(output: Output) -> tuple[str, bool]:
+    """The nearest place that is there, and whether it is a folder this user may write to."""
+    word, _, place = output.out.rstrip("\n").partition(" ")
+    if word not in ("writable", "refused") or not place.startswith("/"):
+        raise ValueError("unexpected answer")
+    return place, word == "writable"
+
+
+def parse_clock(output: Output) -> int:
+    """Seconds since 1970, as the host has it."""
+    return int(output.out.strip())
+
+
 def parse_shm(output: Output) -> int:
-    """MiB of /dev/shm."""
+    """MiB that are free in /dev/shm."""
     fields = output.out.strip().splitlines()[-1].split() if output.out.strip() else []
     if output.code != 0 or len(fields) < 4:
         raise ValueError("df says nothing readable")
@@ -126,10 +148,16 @@ def _words(output: Output) -> list[str]:
     return output.out.split()
 
 
-def _listing(folder: str) -> str:
-    """Sizes and names below a folder, one level deep and deeper; find is POSIX, stat differs between systems."""
+def _nearest(folder: str) -> str:
+    return (f'd={quoted(folder)}; while [ ! -e "$d" ] && [ ! -h "$d" ]; do d=$(dirname "$d"); done; '
+            'if [ -d "$d" ] && [ -w "$d" ] && [ -x "$d" ]; then echo "writable $d"; else echo "refused $d"; fi')
+
+
+def _listing(folder: str, names: str = "*") -> str:
+    """Sizes and names below a folder, one level deep and deeper; find is POSIX, stat differs between systems. -L: a
+    folder of the Hugging Face cache holds links to its files."""
     place = quoted(folder)
-    return (f"cd {place} 2>/dev/null && find . -type f ! -name '.rdtops-*' -exec sh -c "
+    return (f"cd {place} 2>/dev/null && find -L . -type f -name {quoted(names)} ! -name '.rdtops-*' -exec sh -c "
             "'for f; do printf \"%s %s\\n\" \"$(wc -c < \"$f\")\" \"${f#./}\"; done' sh {} +; "
             f"echo ---; cat {place}/config.json 2>/dev/null || :")
 
@@ -140,6 +168,18 @@ def _release(answer: Answer[list[str]], spec: RunSpec, deploy: str) -> CheckResu
     if answer.value == ["there"]:
         return CheckResult.ok("code", f"this tree is deployed as {spec.snapshot}")
     return CheckResult.fail("code", f"this tree ({spec.snapshot}) is not deployed", spec.release, deploy)
+
+
+def _workspace(answer: Answer[tuple[str, bool]], spec: RunSpec) -> CheckResult:
+    if answer.value is None:
+        return CheckResult.warn("workspace", "cannot tell whether it can be written", answer.problem,
+                                f"ls -ld {spec.workspace}   # on {spec.host}")
+    place, is_writable = answer.value
+    if not is_writable:
+        return CheckResult.fail("workspace", f"{spec.workspace} cannot be written by this user",
+                                f"{place} is no folder that this user may write to",
+                                f"edit workspace of [hosts.{spec.host}] in hosts.toml: a folder of yours")
+    return CheckResult.ok("workspace", f"{spec.workspace} can be written")
 
 
 def _python(answer: Answer[PythonFacts], connection: Connection, spec: RunSpec) -> Iterator[CheckResult]:
@@ -186,7 +226,8 @@ def _cuda(answer: Answer[tuple[bool, int, str]] | None, spec: RunSpec) -> Iterat
     if answer is None:
         return
     if answer.value is None:
-        yield CheckResult.fail("cuda", "torch does not start", answer.problem)
+        yield CheckResult.fail("cuda", "torch does not start", answer.problem,
+                               f"inv gpu --host {spec.host}   # a hanging or broken driver shows there too")
         return
     available, count, version = answer.value
     if not available or count < spec.train.gpus_required:
@@ -226,10 +267,10 @@ def configuration(spec: RunSpec) -> CheckResult:
 def _dataset(answer: Answer[FolderFacts], spec: RunSpec, deploy: str) -> CheckResult:
     folder = spec.assets["dataset"]
     if answer.value is None:
-        return CheckResult.fail("dataset", "cannot be looked at", answer.problem)
-    files = {n: s for n, s in answer.value.sizes.items() if n.endswith((".hdf5", ".h5"))}
+        return CheckResult.fail("dataset", "cannot be looked at", answer.problem, f"ls -lR {folder}   # on {spec.host}")
+    files = answer.value.sizes
     if not files:
-        return CheckResult.fail("dataset", f"no *.hdf5 in {folder}", f"{len(answer.value.sizes)} other files", deploy)
+        return CheckResult.fail("dataset", f"no *.hdf5 in {folder}", "", deploy)
     empty = [n for n, s in files.items() if not s]
     if empty:
         return CheckResult.fail("dataset", f"empty: {', '.join(empty)}", folder, deploy)
@@ -240,7 +281,8 @@ def _pretrained(answer: Answer[FolderFacts] | None, spec: RunSpec, deploy: str) 
     if answer is None:
         yield CheckResult.ok("pretrained", f"none: random weights of {spec.train.model} (--from-scratch)")
     elif answer.value is None:
-        yield CheckResult.fail("pretrained", "cannot be looked at", answer.problem)
+        yield CheckResult.fail("pretrained", "cannot be looked at", answer.problem,
+                               f"ls -lR {spec.assets['pretrained']}   # on {spec.host}")
     else:
         yield pretrained(answer.value, spec, deploy)
 
@@ -284,12 +326,16 @@ def architecture_differences(config_text: str, spec: RunSpec) -> str:
     return ", ".join(f"{k} {there[k]} instead of {wanted[k]}" for k in wanted if there[k] != wanted[k])
 
 
-def _clock(answer: Answer[float]) -> Iterator[CheckResult]:
+def _clock(answer: Answer[int], asked_s: tuple[float, float]) -> Iterator[CheckResult]:
+    """The host read its clock somewhere between question and answer; a slow probe beside it is no skew."""
     if answer.value is None:
         yield CheckResult.warn("clock", "cannot be read", answer.problem)
-    elif abs(answer.value) > CLOCK_SKEW_S:
-        yield CheckResult.warn("clock", f"the host's clock is {answer.value:+.0f} s off this laptop's",
-                               remedy="times in logs and status are the host's; NTP there sets it right")
+        return
+    before_s, after_s = asked_s
+    skew_s = min(0.0, answer.value + 1 - before_s) or max(0.0, answer.value - after_s)
+    if abs(skew_s) > CLOCK_SKEW_S:
+        yield CheckResult.warn("clock", f"the host's clock is {skew_s:+.0f} s off this laptop's",
+                               "times in logs and status are the host's", "timedatectl   # on both: is NTP on?")
 
 
 def _shared_memory(answer: Answer[int], spec: RunSpec) -> Iterator[CheckResult]:

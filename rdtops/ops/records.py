@@ -67,3 +67,18 @@ class RunRecords:
 def state_folder() -> Path:
     given = os.environ.get("RDTOPS_STATE")
     return Path(given) if given else Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "rdtops"
+
+
+def remember_launch(host: str) -> None:
+    """This laptop launched its last training on `host`."""
+    folder = state_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "last_host").write_text(host + "\n")
+
+
+def last_launch() -> str:
+    """The host of the last launch from this laptop, '' when there was none."""
+    try:
+        return (state_folder() / "last_host").read_text().strip()
+    except OSError:
+        return ""

@@ -94,7 +94,7 @@ def demo(say: Say) -> Iterator[Any]:
     begun = time.monotonic()
     _system_programs(say)
     for line in ("lab.up", f"deploy check train --host {LAB_HOST}", f"watch --host {LAB_HOST}",
-                 f"fetch-results --host {LAB_HOST}"):
+                 "fetch-results"):
         _inv(line)
     fetched = json.loads(_inv(f"fetch-results --host {LAB_HOST} --json"))[0]  # for the summary; nothing moves
     yield Summary(f"done in {time.monotonic() - begun:.0f} s: a training on {LAB_HOST}, reached through lab-jump", {

@@ -11,7 +11,7 @@ from pathlib import Path
 from rdtops.checks import Report
 from rdtops.contract.run import RunSpec
 from rdtops.errors import Unreachable
-from rdtops.ops import plan, registry, snapshot, training
+from rdtops.ops import plan, records, registry, snapshot, training
 from rdtops.ops.plan import Asset, Wish
 from rdtops.ops.registry import Registry
 from rdtops.ops.snapshot import Snapshot
@@ -67,12 +67,17 @@ class Session:
             self._snapshot = self._snapshot or snapshot.take()
             return self._snapshot
 
-    def hosts(self, names: str) -> list[Host]:
-        """`--host a,b` as hosts; the default host when it is empty."""
+    def hosts(self, names: str, *, of_runs: bool = False) -> list[Host]:
+        """`--host a,b` as hosts. When it is empty: the default host, else, for tasks that look at runs, the host on
+        which this laptop launched last: `inv fetch-results` after `inv train --host a800` means a800."""
         wanted = [n.strip() for n in names.split(",") if n.strip()]
-        if not wanted:
-            return [self.inventory.default_host]
-        return [self.inventory.host(n) for n in dict.fromkeys(wanted)]
+        if wanted:
+            return [self.inventory.host(n) for n in dict.fromkeys(wanted)]
+        last = records.last_launch() if of_runs else ""
+        if last in self.inventory.hosts and not any(h.default for h in self.inventory.hosts.values()):
+            self.say(f"no --host: {last}, where this laptop launched last")
+            return [self.inventory.host(last)]
+        return [self.inventory.default_host]
 
     def connection(self, host: Host) -> Connection:
         with self._lock:

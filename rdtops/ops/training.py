@@ -10,7 +10,7 @@ from rdtops.checks import CheckResult, Report, merged
 from rdtops.contract.config import override
 from rdtops.contract.run import RunSpec, RunState
 from rdtops.errors import PluginError, PreflightFailed, PreflightVeto, RunError
-from rdtops.ops import launch, runs
+from rdtops.ops import launch, records, runs
 from rdtops.ops.preflight import core_checks
 from rdtops.ops.registry import Registry
 from rdtops.ops.runs import RunView
@@ -46,6 +46,7 @@ def train(connection: Connection, registry: Registry, spec: RunSpec, local: Mapp
     _before_train(connection, registry, spec, local)
     launch.prepare(connection, spec)
     launcher = launch.start(connection, spec)
+    records.remember_launch(connection.host.name)
     return Launched(connection.host.name, spec.run_id, launcher, connection.short(str(spec.paths.root)))
 
 

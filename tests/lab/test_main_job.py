@@ -12,9 +12,6 @@ from tests.lab.commandline import CommandLine
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
-STEPS = ("--set", "max_steps=30", "--set", "checkpoint_every_steps=10")
-
-
 @pytest.fixture(scope="module")
 def inv(lab: Lab, tiny_hosts: Path, tmp_path_factory) -> CommandLine:
     return CommandLine(tmp_path_factory.mktemp("laptop"), tiny_hosts)
@@ -28,7 +25,7 @@ def workspace(lab: Lab) -> Path:
 @pytest.fixture(scope="module")
 def job(inv, workspace):
     """The literal line of the user, then the run followed to its end. Everything below looks at what it left."""
-    line = inv.good("deploy check train --host lab " + " ".join(STEPS), timeout_s=300)
+    line = inv.good("deploy check train --host lab", timeout_s=300)
     followed = inv.good("watch --host lab", timeout_s=300)
     (run,) = inv.good("status --host lab --json").rows()
     return line, followed, run
@@ -47,8 +44,8 @@ def test_the_line_deploys_checks_and_launches_and_says_so(job, workspace):
 
 def test_the_run_is_followed_to_its_end_with_every_checkpoint(job):
     _, followed, run = job
-    assert (run["state"], run["step"], run["max_steps"], run["exit_code"]) == ("finished", 30, 30, 0)
-    for step in ("000010", "000020", "000030"):
+    assert (run["state"], run["step"], run["max_steps"], run["exit_code"]) == ("finished", 150, 150, 0)
+    for step in ("000050", "000100", "000150"):
         assert f"checkpoint step_{step}" in followed.out
     assert followed.out.count("md5: ") == 3
 
@@ -58,13 +55,13 @@ def test_two_processes_trained_and_the_loss_fell(job, workspace):
     assert next(e for e in events if e.kind == "started").data["world_size"] == 2
     losses = [e.data["loss"] for e in events if e.kind == "step"]
     tenth = max(1, len(losses) // 10)
-    assert len(losses) == 30
+    assert len(losses) == 150
     assert sum(losses[-tenth:]) / tenth < sum(losses[:tenth]) / tenth
 
 
 def test_the_md5_plugin_s_record_of_each_checkpoint_can_be_read(job, inv):
     rows = inv.good("checkpoints --host lab --json").rows()
-    assert [r["step"] for r in rows] == [10, 20, 30]
+    assert [r["step"] for r in rows] == [50, 100, 150]
     assert [r["latest"] for r in rows] == [False, False, True]
     for row in rows:
         (record,) = [r for r in row["hooks"] if r["plugin"] == "md5"]
@@ -76,12 +73,14 @@ def test_the_md5_plugin_s_record_of_each_checkpoint_can_be_read(job, inv):
 
 def test_the_results_come_home_and_have_the_digests_of_the_host(job, inv, workspace):
     run_id = job[2]["run_id"]
-    (fetched,) = inv.good(f"fetch-results --host lab --into {inv.results} --json").rows()
+    done = inv.good(f"fetch-results --into {inv.results} --json")  # no host: the one launched on last
+    assert "no --host: lab, where this laptop launched last" in done.err
+    (fetched,) = done.rows()
     home, there = inv.results / "lab" / run_id, workspace / "runs" / run_id
     assert fetched["folder"] == str(home)
     for name in ("config.json", "journal.jsonl", "train.log", "exit", "launch.sh"):
         assert manifest.md5_of(home / name) == manifest.md5_of(there / name)
-    checkpoint = "checkpoints/step_000030"
+    checkpoint = "checkpoints/step_000150"
     assert manifest.scan(home / checkpoint) == manifest.scan(there / checkpoint)
     assert manifest.differences(home / checkpoint, manifest.read(there / checkpoint)) == []
     assert (home / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -97,20 +96,20 @@ def test_a_second_deploy_sends_nothing(job, inv):
 
 def test_the_run_is_resumed_from_its_newest_checkpoint(job, inv, workspace):
     run_id = job[2]["run_id"]
-    inv.refused(f"train --host lab --resume {run_id}", 1, "is at step 30, and max_steps is 30", "--set max_steps=")
-    resumed = inv.good(f"train --host lab --resume {run_id} --set max_steps=40 --follow", timeout_s=300)
-    assert "resumed from step_000030" in resumed.out
+    inv.refused(f"train --host lab --resume {run_id}", 1, "is at step 150, and max_steps is 150", "--set max_steps=")
+    resumed = inv.good(f"train --host lab --resume {run_id} --set max_steps=170 --follow", timeout_s=300)
+    assert "resumed from step_000150" in resumed.out
     (run,) = inv.good("status --host lab --json").rows()
-    assert (run["run_id"], run["state"], run["step"]) == (run_id, "finished", 40)
+    assert (run["run_id"], run["state"], run["step"]) == (run_id, "finished", 170)
     steps = [e.data["step"] for e in Journal(workspace / "runs" / run_id / "journal.jsonl").read() if e.kind == "step"]
-    assert steps == list(range(1, 41))  # none twice, none lost
+    assert steps == list(range(1, 171))  # none twice, none lost
     rows = inv.good("checkpoints --host lab --json").rows()
-    assert rows[-1]["step"] == 40
+    assert rows[-1]["step"] == 170
 
 
 def test_the_log_is_there_and_names_what_ran(job, inv):
     log = inv.good("logs --host lab --lines 200").out
-    assert re.search(r"step\s+30\b", log)
+    assert re.search(r"step\s+170\b", log)
     script = inv.good("train --host lab --dry-run").out
     assert "-m accelerate.commands.launch" in script
     assert "-m rdtops.trainer.train" in script

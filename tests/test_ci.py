@@ -1,0 +1,29 @@
+"""A lab test that is skipped under CI=true fails the run; elsewhere it may be skipped."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TEST = """
+import pytest
+@pytest.mark.lab
+def test_of_the_lab():
+    pytest.skip("no lab here")
+def test_of_something_else():
+    pytest.skip("not here")
+"""
+
+
+@pytest.mark.parametrize(("ci", "code"), [("true", 1), ("", 0)])
+def test_a_skipped_lab_test_fails_in_ci_only(tmp_path, ci, code):
+    shutil.copy(Path(__file__).parent / "conftest.py", tmp_path)
+    (tmp_path / "test_it.py").write_text(TEST)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = lab: a lab\n")
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path, check=False,
+                          env={**os.environ, "CI": ci}, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout
+    assert ("a lab test was skipped under CI=true" in done.stdout) is bool(code)
