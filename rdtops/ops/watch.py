@@ -56,10 +56,14 @@ def _seen(connection: Connection, run: RunView) -> list[Event]:
 
 def _unseen(connection: Connection, registry: Registry, run: RunView) -> Iterator[tuple[Event, list[HookRecord]]]:
     records = RunRecords(run.host, run.run_id)
-    for event, offset in _events(connection, run, records.offset):
+    offset = records.offset
+    for event, behind in _events(connection, run, offset):
         said = _act(connection, registry, run, event, records)
-        records.advance(offset)
+        offset = behind
+        if event.kind == "checkpoint":
+            records.advance(offset)
         yield event, said
+    records.advance(offset)
 
 
 def _events(connection: Connection, run: RunView, offset: int) -> Iterator[tuple[Event, int]]:
