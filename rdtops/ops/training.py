@@ -34,7 +34,7 @@ def check(connection: Connection, registry: Registry, spec: RunSpec, local: Mapp
     results += registry.preflight(host=connection.host, connection=connection, spec=spec, local_assets=local)
     asked = [p.name for p in registry.with_hook("preflight_check")]
     if not asked:
-        results.append(CheckResult.warn("plugins", "no plugin took part in this check",
+        results.append(CheckResult.fail("plugins", "no plugin took part in this check",
                                         remedy="inv plugins   # what is loaded, and why not"))
     return merged(connection.host.name, results, asked)
 
