@@ -163,7 +163,7 @@ def _words(event: Event, max_steps: int) -> str:
                 "parameters" + (f", resumed from step {resumed}" if resumed else ""))
     if event.kind == "finished":
         return f"finished at step {d.get('step')}, loss {d.get('loss') or 0:.4f}"
-    return f"{event.kind}  " + "  ".join(f"{k} {v}" for k, v in d.items())
+    return f"{event.kind}  " + "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in d.items())
 
 
 def _recorded(record: Any) -> str:
