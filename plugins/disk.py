@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from rdtops.api import MODELS, CheckResult, Command, Connection, Host, Output, Probe, RunSpec, ask, hookimpl
 
-OPTIONS = {"min_free_gb": "a number: GB that must stay free whatever the forecast says"}
+OPTIONS = {"min_free_gb": "a number: GB that must be free at the least, whatever the forecast says"}
 RESERVE = 0.2  # of the forecast
+INODES_NEEDED = 1000
 _DF = re.compile(r".+?\s(?P<total>\d+|-)\s+(\d+|-)\s+(?P<free>-?\d+|-)\s+(\d+%|-)\s+(?P<mount>/.*)")
 
 
@@ -21,9 +24,9 @@ class Space:
 def parse_df(output: Output) -> Space:
     """The last line of `df -kP`. Raises ValueError when it is something else."""
     _, free, mounted_on = _columns(output)
-    if not free.isdigit():
-        raise ValueError(f"df says {free!r} blocks are free")
-    return Space(mounted_on, int(free))
+    if free == "-":
+        raise ValueError("df does not say how many blocks are free")
+    return Space(mounted_on, max(0, int(free)))  # below 0 when root's reserve is in use
 
 
 def parse_inodes(output: Output) -> int | None:
@@ -41,16 +44,18 @@ def _columns(output: Output) -> tuple[str, str, str]:
     return row["total"], row["free"], row["mount"]
 
 
-def parse_writable(output: Output) -> bool:
-    return output.out.strip() == "writable"
+def parse_mounts(output: Output) -> dict[str, frozenset[str]]:
+    """/proc/self/mounts: mount point -> its options. A later line covers an earlier one of the same place."""
+    rows = (line.split(" ") for line in output.out.splitlines())
+    return {_unescaped(row[1]): frozenset(row[3].split(",")) for row in rows if len(row) >= 4}
 
 
-def probes(folder: str) -> list[Probe[object]]:
+def probes(folder: str) -> list[Probe[Any]]:
     """About the file system of a folder, or of the nearest parent that is there."""
     nearest = f'd={Command(folder).shell()}; while [ ! -e "$d" ]; do d=$(dirname "$d"); done; '
     return [Probe("space", f'{nearest}LC_ALL=C df -kP "$d"', parse_df, timeout_s=15),
             Probe("inodes", f'{nearest}LC_ALL=C df -iP "$d"', parse_inodes, timeout_s=15),
-            Probe("writable", f'{nearest}[ -w "$d" ] && echo writable || echo "$d"', parse_writable, timeout_s=15)]
+            Probe("mounts", "cat /proc/self/mounts", parse_mounts, timeout_s=15)]
 
 
 @hookimpl
@@ -60,50 +65,65 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec) -> list[C
     if wrong:
         return [CheckResult.fail("disk", wrong, remedy=f"edit [hosts.{host.name}.plugins.disk] in hosts.toml")]
     answers = ask(connection, probes(spec.workspace))
-    findings = [_writable(spec, answers["writable"].value)]
-    space = answers["space"]
-    if space.value is None:
-        return [*findings, CheckResult.warn("disk", "cannot tell the free space", space.problem)]
-    findings.append(judged(space.value, forecast_bytes(spec), float(options.get("min_free_gb", 0)), spec))
+    space: Space | None = answers["space"].value
+    if space is None:
+        return [CheckResult.warn("disk", "cannot tell the free space", answers["space"].problem,
+                                 f"df -h {spec.workspace}   # on {host.name}")]
+    if "ro" in (answers["mounts"].value or {}).get(space.mounted_on, ()):
+        return [CheckResult.fail("disk", f"{space.mounted_on} is mounted read-only", spec.workspace,
+                                 f"sudo dmesg | tail   # on {host.name}: a disk fault is a common reason")]
+    findings = [judged(space, forecast_bytes(spec), float(options.get("min_free_gb", 0)), spec)]
     inodes = answers["inodes"].value
-    if inodes is not None and inodes < 1000:
-        findings.append(CheckResult.fail("disk inodes", f"{inodes} inodes free on {space.value.mounted_on}",
-                                         remedy="delete small files there"))
+    if inodes is not None and inodes < INODES_NEEDED:
+        findings.append(CheckResult.fail(
+            "disk inodes", f"{inodes} inodes free on {space.mounted_on}, {INODES_NEEDED} needed",
+            remedy=f"du -x --inodes {space.mounted_on} | sort -n | tail   # on {host.name}: where the many files are"))
     return findings
 
 
 def forecast_bytes(spec: RunSpec) -> int:
     """Checkpoints that will lie there at once, one being written included."""
-    train = spec.train
-    made = -(-train.max_steps // train.checkpoint_every_steps)
-    return (min(made, train.checkpoints_total_limit) + 1) * MODELS[train.model].checkpoint_bytes
+    return _checkpoints(spec) * MODELS[spec.train.model].checkpoint_bytes
 
 
 def judged(space: Space, needed_bytes: int, min_free_gb: float, spec: RunSpec) -> CheckResult:
     free, needed = space.free_kib * 1024, max(needed_bytes, int(min_free_gb * 1e9))
     each_gb = MODELS[spec.train.model].checkpoint_bytes / 1e9
-    evidence = f"{each_gb:.2f} GB a checkpoint, at most {spec.train.checkpoints_total_limit} kept"
+    evidence = (f"{_checkpoints(spec)} checkpoints of {each_gb:.2f} GB at once (at most "
+                f"{spec.train.checkpoints_total_limit} kept, one being written); uploads to come are not counted")
+    if needed > needed_bytes:
+        evidence += f"; min_free_gb is {min_free_gb:g}"
     summary = f"{free / 1e9:.1f} GB free on {space.mounted_on}, {needed / 1e9:.2f} GB needed"
     if free < needed:
         return CheckResult.fail("disk", f"{summary}: {(needed - free) / 1e9:.2f} GB are missing", evidence,
-                                "free some, or: --set checkpoints_total_limit=... (fewer are kept)")
+                                _remedy(space, min_free_gb, spec))
     if free < needed * (1 + RESERVE):
-        return CheckResult.warn("disk", f"{summary}: little reserve", evidence)
+        return CheckResult.warn("disk", f"{summary}: little reserve", evidence, _remedy(space, min_free_gb, spec))
     return CheckResult.ok("disk", summary, evidence)
 
 
-def problem_of(options: dict[str, object]) -> str:
+def problem_of(options: dict[str, Any]) -> str:
     unknown = [key for key in options if key not in OPTIONS]
     if unknown:
         return f"unknown option {unknown[0]!r}; allowed: {', '.join(OPTIONS)}"
     value = options.get("min_free_gb", 0)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-        return f"min_free_gb = {value!r}: {OPTIONS['min_free_gb']}"
-    return ""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return "" if is_number and value >= 0 else f"min_free_gb = {value!r}: {OPTIONS['min_free_gb']}"
 
 
-def _writable(spec: RunSpec, writable: bool | None) -> CheckResult:
-    if writable:
-        return CheckResult.ok("workspace", f"{spec.workspace} can be written")
-    return CheckResult.fail("workspace", f"{spec.workspace} cannot be written by this user",
-                            remedy=f"set hosts.{spec.host}.workspace in hosts.toml to a folder of yours")
+def _checkpoints(spec: RunSpec) -> int:
+    made = -(-spec.train.max_steps // spec.train.checkpoint_every_steps)
+    return min(made, spec.train.checkpoints_total_limit) + 1
+
+
+def _remedy(space: Space, min_free_gb: float, spec: RunSpec) -> str:
+    """Keep as many checkpoints as fit with the reserve, where that can help."""
+    fit = int(space.free_kib * 1024 / (1 + RESERVE) // MODELS[spec.train.model].checkpoint_bytes) - 1
+    if fit >= 1 and space.free_kib * 1024 >= min_free_gb * 1e9 * (1 + RESERVE):
+        return f"inv train --host {spec.host} --set checkpoints_total_limit={fit}   # or free some there"
+    return f"du -xh -d 2 {space.mounted_on} | sort -h | tail   # on {spec.host}: what takes the space"
+
+
+def _unescaped(place: str) -> str:
+    """The kernel writes blanks in mount points as octal."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), place)

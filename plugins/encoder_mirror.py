@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from rdtops.api import (
     MODELS,
@@ -26,36 +27,60 @@ from rdtops.api import (
 )
 
 ROLES = ("text_encoder", "vision_encoder")
+HUB = "https://huggingface.co"
 HUB_NAMES = {"t5-v1_1-xxl": "google/t5-v1_1-xxl", "siglip-so400m-patch14-384": "google/siglip-so400m-patch14-384"}
-OPTIONS = {"endpoint": "the address of a hub or mirror", "download": "true: download there what is missing"}
+OPTIONS = {"endpoint": "the address of a hub or mirror, as https://...", "download": "true or false: download there"}
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 TOKENIZERS = ("tokenizer.json", "spiece.model")
 DOWNLOAD_TIMEOUT_S = 6 * 3600.0
+SILENCE_S = 60.0
+# Runs on the host. Its input is the environment, so that a token is in no command line; it prints a dot every 5 s, so
+# that a dead link is noticed on both sides.
+_DOWNLOAD = """\
+import json, os, sys, threading
+os.environ.update(json.load(sys.stdin))
+from huggingface_hub import snapshot_download
+def pulse(ended=threading.Event()):
+    while not ended.wait(5):
+        try:
+            os.write(1, b".")
+        except OSError:
+            os._exit(1)
+threading.Thread(target=pulse, daemon=True).start()
+snapshot_download(sys.argv[1], local_dir=sys.argv[2], ignore_patterns=["*.h5", "*.msgpack", "*.onnx", "*.ot"])
+"""
 
 
 @dataclass(frozen=True)
 class Encoder:
     """What lies in an encoder's folder. `config` is None when config.json is missing or no JSON object."""
 
-    files: frozenset[str]
+    files: frozenset[str]  # those that are not empty
+    shards: frozenset[str]  # what the index of the weights names
     config: Mapping[str, object] | None
 
 
 def parse(output: Output) -> Encoder:
-    """A listing of the folder, a line `---`, and its config.json."""
-    listing, found, config = output.out.partition("\n---\n")
-    if not found and not output.out.startswith("---"):
+    """File names, a line `---`, names of weight files in quotes, a line `---`, config.json."""
+    parts = output.out.split("---\n", 2)
+    if output.code != 0 or len(parts) != 3:
         raise ValueError("unexpected answer")
+    listing, shards, config = parts
     try:
         values = json.loads(config)
     except ValueError:
         values = None
-    return Encoder(frozenset(listing.split("\n")), values if isinstance(values, dict) else None)
+    return Encoder(frozenset(listing.splitlines()), frozenset(line.strip('"') for line in shards.splitlines()),
+                   values if isinstance(values, dict) else None)
 
 
 def probe(role: str, folder: str) -> Probe[Encoder]:
-    place = Command(folder).shell()
-    return Probe(role, f"ls -1 {place} 2>/dev/null; echo; echo ---; cat {place}/config.json 2>/dev/null || :", parse)
+    """The weights of a large encoder may be in several files, which *.index.json names."""
+    line = (f"cd {Command(folder).shell()} 2>/dev/null || {{ echo ---; echo ---; exit 0; }}; "
+            'for f in *; do [ -f "$f" ] && [ -s "$f" ] && echo "$f"; done; echo ---; '
+            "grep -ohE '\"[^\"/]*[.](safetensors|bin)\"' *.index.json 2>/dev/null | sort -u; echo ---; "
+            "cat config.json 2>/dev/null || :")
+    return Probe(role, line, parse)
 
 
 @hookimpl
@@ -70,52 +95,81 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec,
     for role in ROLES:
         encoder = answers[role].value
         if encoder is None:
-            findings.append(CheckResult.warn(role, "cannot be looked at", answers[role].problem))
+            findings.append(CheckResult.warn(role, "cannot be looked at", answers[role].problem,
+                                             f"ls -l {spec.assets[role]}   # on {host.name}"))
         else:
-            findings.append(judged(role, encoder, spec, _way(host, role, spec, local_assets)))
+            findings.append(judged(host, role, encoder, spec, local_assets))
     return findings
 
 
 @hookimpl
 def before_train(host: Host, connection: Connection, run: RunSpec, local_assets: Mapping[str, Path]) -> None:
-    answers = ask(connection, [probe(role, run.assets[role]) for role in ROLES])
-    for role in ROLES:
-        encoder = answers[role].value
-        if encoder is None or missing(role, encoder):
+    for role in _incomplete(connection, run, ROLES):
+        try:
             _bring(host, connection, role, run, local_assets)
+        except RdtopsError as error:
+            if isinstance(error, PreflightVeto):
+                raise
+            raise PreflightVeto(f"the {role} could not be brought to {run.assets[role]}: {error.message}",
+                                remedy=error.remedy or f"inv deploy --host {host.name} --only encoders") from error
+        lacks = _incomplete(connection, run, [role]).get(role)
+        if lacks:
+            raise PreflightVeto(f"{', '.join(lacks)} of the {role} {_asset(run, role)} are still missing in "
+                                f"{run.assets[role]}: what was brought is incomplete",
+                                remedy=f"complete the copy that [assets] in hosts.toml names for {_asset(run, role)}")
 
 
 def missing(role: str, encoder: Encoder) -> list[str]:
-    """The kinds of files that an encoder lacks."""
+    """The kinds of files that an encoder lacks, and the parts of its weights."""
     needs = {"config.json": ("config.json",), "weights": WEIGHTS}
     if role == "text_encoder":
         needs["tokenizer"] = TOKENIZERS
-    return [kind for kind, names in needs.items() if not encoder.files & set(names)]
+    whole = encoder.files & {"model.safetensors", "pytorch_model.bin"}
+    parts = [] if whole else sorted(encoder.shards - encoder.files)
+    return [kind for kind, names in needs.items() if not encoder.files & set(names)] + parts
 
 
-def judged(role: str, encoder: Encoder, spec: RunSpec, way: str) -> CheckResult:
-    """`way` says how before_train would bring it; '' when it cannot."""
+def judged(host: Host, role: str, encoder: Encoder, spec: RunSpec, local_assets: Mapping[str, Path]) -> CheckResult:
     lacks = missing(role, encoder)
     folder = spec.assets[role]
     deploy = f"inv deploy --host {spec.host} --only encoders"
+    way = _way(host, role, spec, local_assets)
     if lacks and way:
-        return CheckResult.warn(role, f"{', '.join(lacks)} missing there; before training: {way}", folder, deploy)
+        return CheckResult.warn(role, f"{', '.join(lacks)} missing there; before training: {way}", folder,
+                                deploy if role in local_assets else f"inv train --host {spec.host}   # downloads it")
     if lacks:
-        return CheckResult.fail(role, f"{', '.join(lacks)} missing there, and there is no copy here", folder,
-                                f"name a local copy under [assets] in hosts.toml, or set endpoint under "
-                                f"[hosts.{spec.host}.plugins.encoder_mirror]")
+        why, remedy = _no_way(host, _asset(spec, role))
+        return CheckResult.fail(role, f"{', '.join(lacks)} missing there, and {why}", folder, remedy)
     if encoder.config is None:
         return CheckResult.fail(role, "its config.json is not readable JSON", folder, deploy)
-    facts = MODELS[spec.train.model]
-    key, wanted = ("d_model", facts.lang_width) if role == "text_encoder" else ("hidden_size", facts.img_width)
-    table = encoder.config.get("vision_config", encoder.config) if role == "vision_encoder" else encoder.config
-    width = table.get(key) if isinstance(table, dict) else None
-    if width is None:  # so400m says its width only where it differs from the default of the library
-        return CheckResult.warn(role, f"complete, but its config.json does not say {key}", folder)
-    if width != wanted:
-        return CheckResult.fail(role, f"{key} is {width}, {spec.train.model} needs {wanted}: another encoder", folder,
-                                deploy)
-    return CheckResult.ok(role, f"complete, {key} {width}", folder)
+    return _sized(role, encoder.config, spec, deploy)
+
+
+def _sized(role: str, config: Mapping[str, object], spec: RunSpec, deploy: str) -> CheckResult:
+    """Its sizes are those that the model was made for."""
+    wanted, found = _wanted(role, spec), sizes(role, config)
+    wrong = [f"{key} is {found[key]}, {spec.train.model} needs {wanted[key]}"
+             for key in wanted if key in found and found[key] != wanted[key]]
+    if wrong:
+        return CheckResult.fail(role, f"{'; '.join(wrong)}: another encoder", spec.assets[role], deploy)
+    silent = [key for key in wanted if key not in found]
+    if silent:  # a config.json says only what differs from the defaults of its library
+        return CheckResult.warn(role, f"complete, but its config.json does not say {', '.join(silent)}",
+                                spec.assets[role])
+    return CheckResult.ok(role, "complete, " + ", ".join(f"{key} {found[key]}" for key in wanted), spec.assets[role])
+
+
+def sizes(role: str, config: Mapping[str, object]) -> dict[str, int]:
+    """The sizes that a config.json states. A vision encoder may be one half of a SigLIP."""
+    if role == "text_encoder":
+        return {"d_model": width} if isinstance(width := config.get("d_model"), int) else {}
+    half = config.get("vision_config", config)
+    table = half if isinstance(half, dict) else {}
+    found = {"hidden_size": width} if isinstance(width := table.get("hidden_size"), int) else {}
+    edge, patch = table.get("image_size"), table.get("patch_size")
+    if isinstance(edge, int) and isinstance(patch, int) and patch > 0:
+        found["patches"] = (edge // patch) ** 2
+    return found
 
 
 def problem_of(host: Host) -> str:
@@ -123,47 +177,100 @@ def problem_of(host: Host) -> str:
     unknown = [key for key in options if key not in OPTIONS]
     if unknown:
         return f"unknown option {unknown[0]!r}; allowed: {', '.join(OPTIONS)}"
-    if not isinstance(options.get("endpoint", ""), str):
-        return f"endpoint: {OPTIONS['endpoint']}"
-    return "" if isinstance(options.get("download", False), bool) else f"download: {OPTIONS['download']}"
+    endpoint = options.get("endpoint", HUB)
+    if not isinstance(endpoint, str) or not endpoint.startswith(("http://", "https://")):
+        return f"endpoint = {endpoint!r}: {OPTIONS['endpoint']}"
+    download = options.get("download", False)
+    return "" if isinstance(download, bool) else f"download = {download!r}: {OPTIONS['download']}"
+
+
+def _wanted(role: str, spec: RunSpec) -> dict[str, int]:
+    facts = MODELS[spec.train.model]
+    if role == "text_encoder":
+        return {"d_model": facts.lang_width}
+    return {"hidden_size": facts.img_width, "patches": facts.img_patches}
+
+
+def _incomplete(connection: Connection, run: RunSpec, roles: Sequence[str]) -> dict[str, list[str]]:
+    """Role -> what it lacks. Raises PreflightVeto when the host does not answer the question."""
+    answers = ask(connection, [probe(role, run.assets[role]) for role in roles])
+    found = {}
+    for role in roles:
+        encoder: Encoder | None = answers[role].value
+        if encoder is None:
+            raise PreflightVeto(f"cannot tell whether the {role} is there: {answers[role].problem}",
+                                remedy=f"inv check --host {run.host}")
+        if lacks := missing(role, encoder):
+            found[role] = lacks
+    return found
+
+
+def _asset(spec: RunSpec, role: str) -> str:
+    return str(getattr(spec.train, role))
 
 
 def _endpoint(host: Host) -> str:
     options = host.plugins.get("encoder_mirror", {})
-    default = "https://huggingface.co" if options.get("download") else ""
+    default = HUB if options.get("download") else ""
     return str(options.get("endpoint") or host.env.get("HF_ENDPOINT") or default)
 
 
+def _may_download(host: Host, name: str) -> bool:
+    allowed = host.plugins.get("encoder_mirror", {}).get("download", True)
+    return bool(allowed and _endpoint(host) and name in HUB_NAMES)
+
+
 def _way(host: Host, role: str, spec: RunSpec, local_assets: Mapping[str, Path]) -> str:
-    name = Path(spec.assets[role]).name
+    name = _asset(spec, role)
+    if name in host.assets:  # hosts.toml says it is there; what others may use as well is not written to
+        return ""
     if role in local_assets:
         return f"uploaded from {local_assets[role]}"
-    if _endpoint(host) and name in HUB_NAMES:
-        return f"downloaded there from {_endpoint(host)}"
-    return ""
+    return f"downloaded there from {_endpoint(host)}" if _may_download(host, name) else ""
+
+
+def _no_way(host: Host, name: str) -> tuple[str, str]:
+    """Why nothing can be brought, and what to do."""
+    if name in host.assets:
+        return (f"[hosts.{host.name}.assets] says that {name} is there, so it is left alone",
+                f"edit hosts.toml: the right folder of {name} under [hosts.{host.name}.assets], or none")
+    table = f"[hosts.{host.name}.plugins.encoder_mirror]"
+    return ("there is neither a copy here nor a mirror",
+            f"edit hosts.toml: a local copy of {name} under [assets], or endpoint under {table}")
 
 
 def _bring(host: Host, connection: Connection, role: str, run: RunSpec, local_assets: Mapping[str, Path]) -> None:
-    folder = run.assets[role]
-    name = Path(folder).name
+    folder, name = run.assets[role], _asset(run, role)
+    if not _way(host, role, run, local_assets):
+        why, remedy = _no_way(host, name)
+        raise PreflightVeto(f"the {role} is not in {folder}, and {why}", remedy=remedy)
     if role in local_assets:
         upload(connection, plan_upload(connection, local_assets[role], folder))
-    elif _endpoint(host) and name in HUB_NAMES:
-        _download(host, connection, HUB_NAMES[name], folder)
     else:
-        raise PreflightVeto(f"the {role} is not in {folder}, and there is neither a copy here nor a mirror",
-                            remedy=f"name a local copy of {name} under [assets] in hosts.toml")
+        _download(host, connection, HUB_NAMES[name], folder)
 
 
 def _download(host: Host, connection: Connection, repository: str, folder: str) -> None:
     """With the host's own huggingface_hub, which takes up a broken download where it ended."""
-    program = ("import sys; from huggingface_hub import snapshot_download; "
-               "snapshot_download(sys.argv[1], local_dir=sys.argv[2], ignore_patterns=['*.h5', '*.msgpack', '*.onnx'])")
-    words: Sequence[str] = ("python", "-c", program, repository, folder)
-    line = activation(host) + Command("env", f"HF_ENDPOINT={_endpoint(host)}", "HF_HUB_OFFLINE=0", *words).shell()
-    try:
-        connection.run_shell(line, timeout_s=DOWNLOAD_TIMEOUT_S)
-    except RdtopsError as error:
-        raise PreflightVeto(
-            f"{repository} could not be downloaded on {host.name}: {error.message}",
-            remedy="try again: it goes on where it ended; or name a local copy under [assets]") from error
+    python = "python" if activation(host) else host.python
+    line = activation(host) + Command(python, "-c", _DOWNLOAD, repository, str(PurePosixPath(folder))).shell()
+    variables = {**host.env, "HF_ENDPOINT": _endpoint(host), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    problem = _run_pulsing(connection, line, json.dumps(variables).encode())
+    if problem:
+        raise PreflightVeto(f"{repository} could not be downloaded on {host.name} from {_endpoint(host)}: {problem}",
+                            remedy=f"inv train --host {host.name}   # goes on where it ended; or name a local copy of "
+                                   f"{repository.rpartition('/')[2]} under [assets] in hosts.toml")
+
+
+def _run_pulsing(connection: Connection, line: str, stdin: bytes) -> str:
+    """Run a line that prints something every few seconds to its end. What went wrong, or nothing. It may take long; a
+    link that brings no byte for SILENCE_S is dead and raises ConnectionLost."""
+    deadline_s = time.monotonic() + DOWNLOAD_TIMEOUT_S
+    with connection.stream(line, silence_s=SILENCE_S) as stream:
+        stream.write(stdin)
+        stream.end_input()
+        while stream.read(1 << 16):
+            if time.monotonic() > deadline_s:
+                return f"not done after {DOWNLOAD_TIMEOUT_S / 3600:g} hours"
+        code = stream.code()
+        return "" if code == 0 else f"exit {code}: {' '.join(stream.errors().split())[-400:]}"

@@ -1,4 +1,5 @@
 import json
+import subprocess
 import time
 
 import pytest
@@ -24,7 +25,8 @@ def folder(sizes, config=""):
 
 
 def good():
-    return {"release": said("there\n"), "python": python(), "launcher": said("/usr/bin/tmux\n/usr/bin/setsid\n"),
+    return {"release": said("there\n"), "workspace": said("writable /w\n"), "python": python(),
+            "launcher": said("/usr/bin/tmux\n/usr/bin/setsid\n"),
             "dataset": folder({"a b.hdf5": 1_000_000_000}), "clock": said(f"{time.time():.0f}\n"),
             "shm": said(SHM.format(99999)),
             "pretrained": folder({"config.json": 900, "pytorch_model.bin": 2_456_755_578}, json.dumps(CONFIG_1B)),
@@ -58,6 +60,9 @@ def test_all_probes_travel_in_one_round_trip(spec):  # noqa: F811
 
 @pytest.mark.parametrize(("answers", "name", "words"), [
     ({"release": said("missing\n")}, "code", "is not deployed"),
+    ({"workspace": said("refused /my disk\n")}, "workspace", "/w cannot be written by this user"),
+    ({"python": said("5\n")}, "python", "does not start"),
+    ({"python": said('{"python": 3, "path": 1, "packages": 2}\n')}, "python", "does not start"),
     ({"python": said("", 1, "there is no conda environment rdt; looked in ~/x")}, "python", "does not start"),
     ({"python": python((3, 8, 10))}, "python", "Python 3.8.10; the trainer needs 3.10"),
     ({"python": python(transformers=None)}, "packages", "missing: transformers"),
@@ -128,4 +133,52 @@ def test_any_broken_output_is_a_finding_never_a_traceback(check, kind):
     found = check(**dict.fromkeys(good(), BROKEN[kind]))
     failed = {n for n, r in found.items() if r.status is Status.FAIL}
     assert {"code", "python", "dataset", "pretrained", "cuda"} <= failed
-    assert {"clock", "shm"} <= {n for n, r in found.items() if r.status is Status.WARN}
+    assert {"clock", "shm", "workspace"} <= {n for n, r in found.items() if r.status is Status.WARN}
+
+
+def test_a_slow_probe_is_no_clock_skew(spec, monkeypatch):  # noqa: F811
+    class Slow(ScriptedConnection):
+        def call(self, *words, **options):
+            answers = super().call(*words, **options)
+            monkeypatch.setattr(preflight.time, "time", lambda: 1090.0)  # importing torch took 90 s
+            return answers
+
+    for host_s, names in ((1000, set()), (1090, set()), (938, {"clock"}), (1152, {"clock"})):
+        monkeypatch.setattr(preflight.time, "time", lambda: 1000.0)
+        connection = Slow(Host(name="h", address="192.0.2.1"), **{**good(), "clock": said(f"{host_s}\n")})
+        assert {r.name for r in preflight.core_checks(connection, spec())} & {"clock"} == names
+
+
+def test_only_what_the_trainer_reads_counts_as_dataset_and_links_are_followed(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs/x").write_text("{}")
+    there = tmp_path / "a folder"
+    there.mkdir()
+    for name in ("demo.hdf5", "sub folder", "other.h5", ".rdtops-part-1.hdf5", "config.json"):
+        (there / name).symlink_to("../blobs/x") if "." in name else (there / name).mkdir()
+    (there / "sub folder/b.hdf5").write_bytes(b"123")
+    assert listed(there, "*.hdf5").sizes == {"demo.hdf5": 2, "sub folder/b.hdf5": 3}
+    assert set(listed(there).sizes) == {"demo.hdf5", "other.h5", "config.json", "sub folder/b.hdf5"}
+    assert listed(there).config == "{}"
+    assert listed(tmp_path / "nowhere").sizes == {}
+
+
+def listed(place, *names):
+    done = subprocess.run(["sh", "-c", preflight._listing(str(place), *names)], capture_output=True, text=True,
+                          check=True)
+    return preflight.parse_folder(said(done.stdout))
+
+
+def test_a_workspace_is_judged_by_its_nearest_parent(tmp_path):
+    (tmp_path / "file").touch()
+    for place, verdict in (("new/deep", "writable"), ("file/new", "refused"), ("file", "refused")):
+        line = preflight._nearest(str(tmp_path / place))
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
+        assert done.stdout.split()[0] == verdict, place
+
+
+def test_torch_is_asked_with_the_gpus_that_hosts_toml_leaves_it(spec):  # noqa: F811
+    host = Host(name="h", address="192.0.2.1", env={"CUDA_VISIBLE_DEVICES": "0,1", "HF_TOKEN": "secret"})
+    (line,) = [p.shell for p in preflight.probes(ScriptedConnection(host), spec()) if p.name == "cuda"]
+    assert line.startswith("CUDA_VISIBLE_DEVICES=0,1 python3 -c ")
+    assert "secret" not in line

@@ -1,3 +1,6 @@
+import json
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,10 +11,11 @@ from tests.plugins.conftest import BROKEN, ScriptedConnection, as_json, said
 
 T5 = "config.json\nmodel.safetensors\nspiece.model\n"
 SIGLIP = "config.json\nmodel.safetensors\n"
+SO400M = {"vision_config": {"hidden_size": 1152, "image_size": 384, "patch_size": 14}}
 
 
-def listing(files, config):
-    return said(f"{files}\n---\n{config}")
+def listing(files, config, shards=""):
+    return said(f"{files}---\n{shards}---\n{config}")
 
 
 @pytest.fixture
@@ -20,7 +24,7 @@ def check(plugins, host, spec):
         h = host(**values)
         connection = ScriptedConnection(
             h, text_encoder=text or listing(T5, as_json({"d_model": 4096})),
-            vision_encoder=vision or listing(SIGLIP, as_json({"vision_config": {"hidden_size": 1152}})))
+            vision_encoder=vision or listing(SIGLIP, as_json(SO400M)))
         here = {role: Path("/here") / role for role in local}
         return {r.name: r for r in plugins["encoder_mirror"].preflight_check(h, connection, spec(), here)}
     return run
@@ -34,6 +38,57 @@ def test_another_encoder_is_told_by_its_width(check):
     found = check(text=listing(T5, as_json({"d_model": 1024})))["text_encoder"]
     assert found.status is Status.FAIL
     assert "d_model is 1024, rdt-1b needs 4096" in found.summary
+
+
+def test_another_image_size_is_told_by_its_patches(check):
+    other = {"vision_config": {"hidden_size": 1152, "image_size": 224, "patch_size": 14}}
+    found = check(vision=listing(SIGLIP, as_json(other)))["vision_encoder"]
+    assert found.status is Status.FAIL
+    assert "patches is 256, rdt-1b needs 729" in found.summary
+
+
+@pytest.mark.parametrize("config", [{}, {"vision_config": 3}, {"vision_config": {"hidden_size": "x", "patch_size": 0}}])
+def test_a_config_that_does_not_say_its_size_is_a_warning(check, config):
+    found = check(vision=listing(SIGLIP, as_json(config)))["vision_encoder"]
+    assert found.status is Status.WARN
+    assert "does not say hidden_size" in found.summary
+
+
+@pytest.mark.parametrize("config", ["{", "[]", "null", "\ufffd"])
+def test_an_unreadable_config_fails(check, config):
+    assert check(text=listing(T5, config))["text_encoder"].status is Status.FAIL
+
+
+def test_a_missing_part_of_the_weights_is_named(check):
+    there = "config.json\nspiece.model\nmodel.safetensors.index.json\nmodel-00001-of-00002.safetensors\n"
+    parts = '"model-00001-of-00002.safetensors"\n"model-00002-of-00002.safetensors"\n'
+    found = check(text=listing(there, as_json({"d_model": 4096}), parts))["text_encoder"]
+    assert found.status is Status.FAIL
+    assert found.summary.startswith("model-00002-of-00002.safetensors missing there")
+    whole = check(text=listing(there + "model-00002-of-00002.safetensors\n", as_json({"d_model": 4096}), parts))
+    assert whole["text_encoder"].status is Status.OK
+
+
+def test_the_probe_sees_files_links_and_parts_and_no_empty_weights(plugins, tmp_path):
+    folder = tmp_path / "an encoder"
+    folder.mkdir()
+    (tmp_path / "blob").write_text("{}")
+    (folder / "config.json").symlink_to("../blob")  # as the Hugging Face cache does
+    (folder / "pytorch_model.bin").touch()
+    (folder / "model.safetensors.index.json").write_text(
+        as_json({"weight_map": {"a.bin.weight": "model-1.safetensors", "b": "model-2.safetensors"}}))
+    seen = look(plugins["encoder_mirror"], folder)
+    assert seen.files == {"config.json", "model.safetensors.index.json"}
+    assert seen.shards == {"model-1.safetensors", "model-2.safetensors"}
+    assert seen.config == {}
+    nothing = look(plugins["encoder_mirror"], tmp_path / "nowhere")
+    assert (nothing.files, nothing.shards, nothing.config) == (frozenset(), frozenset(), None)
+
+
+def look(module, folder):
+    probe = module.probe("text_encoder", str(folder))
+    done = subprocess.run(["sh", "-c", probe.shell], capture_output=True, text=True, check=False)
+    return probe.parse(said(done.stdout, done.returncode, done.stderr))
 
 
 @pytest.mark.parametrize(("files", "lacks"), [
@@ -56,7 +111,46 @@ def test_what_before_train_can_bring_is_a_warning_that_says_how(check, values, w
     assert way in found.summary
 
 
-@pytest.mark.parametrize("options", [{"mirror": "x"}, {"endpoint": 3}, {"download": "yes"}])
+def test_the_asset_s_name_decides_what_is_downloaded_whatever_its_folder(plugins, host, spec):
+    h = host(env={"HF_ENDPOINT": "https://mirror.example.org"})
+    elsewhere = replace(spec(), assets={**spec().assets, "text_encoder": "/data/models/t5"})
+    connection = ScriptedConnection(h, text_encoder=listing("", ""), vision_encoder=listing("", ""))
+    found = plugins["encoder_mirror"].preflight_check(h, connection, elsewhere, {})
+    assert [r.status for r in found] == [Status.WARN, Status.WARN]
+
+
+def test_a_folder_that_hosts_toml_names_is_left_alone(check, plugins, host, spec):
+    pinned = {"t5-v1_1-xxl": "/shared/t5"}
+    found = check(text=listing("", ""), local=["text_encoder"], assets=pinned)["text_encoder"]
+    assert found.status is Status.FAIL
+    assert "[hosts.h.assets] says that t5-v1_1-xxl is there" in found.summary
+    h = host(assets=pinned)
+    connection = ScriptedConnection(h, text_encoder=listing("", ""), vision_encoder=listing("", ""))
+    with pytest.raises(PreflightVeto, match="left alone"):
+        plugins["encoder_mirror"].before_train(h, connection, spec(), {"text_encoder": Path("/here/t5")})
+
+
+def test_a_token_goes_by_stdin_and_not_on_the_command_line(plugins, host, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(plugins["encoder_mirror"], "_run_pulsing",
+                        lambda _, line, stdin: seen.update(line=line, stdin=stdin) or "")
+    h = host(env={"HF_TOKEN": "hf_secret"}, plugins={"encoder_mirror": {"endpoint": "https://m.example.org"}})
+    plugins["encoder_mirror"]._download(h, None, "google/t5-v1_1-xxl", "/w/a folder")
+    assert "hf_secret" not in seen["line"]
+    assert json.loads(seen["stdin"]) == {"HF_TOKEN": "hf_secret", "HF_ENDPOINT": "https://m.example.org",
+                                         "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    assert seen["line"].startswith("python3 -c ")  # without an environment there may be no `python`
+    assert seen["line"].endswith("google/t5-v1_1-xxl '/w/a folder'")
+
+
+def test_download_false_keeps_the_host_off_the_net(check):
+    found = check(text=listing("", ""), env={"HF_ENDPOINT": "https://m.example.org"},
+                  plugins={"encoder_mirror": {"download": False}})
+    assert found["text_encoder"].status is Status.FAIL
+
+
+@pytest.mark.parametrize("options", [
+    {"mirror": "x"}, {"endpoint": 3}, {"endpoint": "m.example.org"}, {"download": "yes"}])
 def test_a_wrong_option_is_a_finding(check, options):
     assert check(plugins={"encoder_mirror": options})["encoders"].status is Status.FAIL
 

@@ -7,8 +7,8 @@ from tests.plugins.conftest import BROKEN, ScriptedConnection, recorded, said
 
 @pytest.fixture
 def check(plugins, host, spec):
-    def run(*settings, gpus=None, apps=None, **values):
-        h = host(**values)
+    def run(*settings, gpus=None, apps=None, gpus_of_host=None, **values):
+        h = host(gpus=gpus_of_host, **values)
         answers = {"gpus": gpus or recorded("gpus_550_a800.csv"), "processes": apps or said("")}
         return {r.name: r for r in plugins["gpu"].preflight_check(h, ScriptedConnection(h, **answers), spec(*settings))}
     return run
@@ -29,6 +29,7 @@ def test_process_names_with_commas_are_read(plugins):
     found = plugins["gpu"].parse_processes(recorded("apps_550.csv"))
     assert [(p.pid, p.name, p.memory_mib) for p in found] == [
         (41231, "python", 69122), (51872, "/opt/my tools/train, now.py", None)]
+    assert found[0].gpu_uuid == plugins["gpu"].parse_gpus(recorded("gpus_550_a800.csv"))[0].uuid
 
 
 def test_too_few_gpus_fail_with_the_number_there_is(check):
@@ -45,6 +46,32 @@ def test_cuda_visible_devices_decides_which_count(check):
     assert "gpu ecc" not in found
 
 
+@pytest.mark.parametrize(("variable", "indices"), [
+    (None, [0, 1, 2, 3]), ("", []), ("-1", []), ("3,1", [3, 1]), (" 0 , 2 ", [0, 2]), ("0,9,1", [0]), ("0,-1,1", [0]),
+    ("GPU-5c1f0c2e-2222-4a8b-9d11-0a8000000002,GPU-5c1f0c2e-1111", [2, 1]), ("GPU-nobody", []), ("nonsense", [])])
+def test_cuda_visible_devices_is_read_as_cuda_reads_it(plugins, variable, indices):
+    gpus = plugins["gpu"].parse_gpus(recorded("gpus_550_a800.csv"))
+    assert [g.index for g in plugins["gpu"].visible(gpus, variable)] == indices
+
+
+def test_no_visible_device_fails_and_names_the_variable(check):
+    found = check("num_processes=2", env={"CUDA_VISIBLE_DEVICES": ""})["gpu count"]
+    assert found.status is Status.FAIL
+    assert "CUDA_VISIBLE_DEVICES=" in found.evidence
+    assert "edit env of [hosts.h]" in found.remedy
+
+
+def test_gpus_left_out_on_purpose_are_not_called_lost(check):
+    found = check("num_processes=2", gpus_of_host=4, env={"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert found["gpu count"].status is Status.OK
+
+
+def test_a_gpu_that_needs_a_reset_is_quoted(check):
+    found = check("num_processes=1", gpus=recorded("gpus_535_lost.csv"))["gpu"]
+    assert found.status is Status.FAIL
+    assert "GPU requires reset" in found.evidence
+
+
 def test_a_full_a_busy_and_a_broken_gpu_are_each_named(check):
     found = check("num_processes=4")
     assert (found["gpu memory"].status, found["gpu memory"].evidence) == (Status.FAIL, "GPU 2: 12034 MiB")
@@ -53,16 +80,25 @@ def test_a_full_a_busy_and_a_broken_gpu_are_each_named(check):
 
 
 def test_other_people_s_processes_are_named(check):
-    found = check("num_processes=2", apps=recorded("apps_550.csv"))["gpu processes"]
+    found = check("num_processes=4", apps=recorded("apps_550.csv"))["gpu processes"]
     assert found.status is Status.WARN
-    assert "python (pid 41231, 69122 MiB)" in found.evidence
+    assert found.evidence == ("GPU 0: python (pid 41231, 69122 MiB), "
+                              "GPU 2: /opt/my tools/train, now.py (pid 51872, memory unknown)")
+    assert found.remedy.startswith("ps -o pid,user,etime,args -p 41231,51872")
 
 
+def test_processes_on_gpus_that_we_do_not_use_are_none_of_our_business(check):
+    found = check("num_processes=2", apps=recorded("apps_550.csv"), env={"CUDA_VISIBLE_DEVICES": "1,3"})
+    assert found["gpu processes"].status is Status.OK
 
-def test_a_gpu_fewer_than_hosts_toml_says_is_a_warning(plugins, host, spec):
-    h = host(gpus=8)
-    connection = ScriptedConnection(h, gpus=recorded("gpus_550_a800.csv"), processes=said(""))
-    found = {r.name: r for r in plugins["gpu"].preflight_check(h, connection, spec("num_processes=2"))}
+
+def test_an_option_is_refused_by_name(check):
+    found = check(plugins={"gpu": {"min_free": 3}})["gpu"]
+    assert (found.status, found.summary) == (Status.FAIL, "unknown option 'min_free'; gpu has none")
+
+
+def test_a_gpu_fewer_than_hosts_toml_says_is_a_warning(check):
+    found = check("num_processes=2", gpus_of_host=8)
     assert found["gpu count"].status is Status.WARN
     assert "hosts.toml says 8" in found["gpu count"].summary
 
