@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,14 @@ class Hop:
     user: str
     identity_file: Path
     known_hosts: Path
+
+
+class _Transport(paramiko.Transport):  # type: ignore[misc]  # paramiko has no types
+    """Its thread ends quietly when the link below it goes first."""
+
+    def run(self) -> None:
+        with suppress(EOFError, OSError, paramiko.SSHException):
+            super().run()
 
 
 def greet(route: Sequence[Hop], *, any_host_key: bool = False) -> None:
@@ -63,7 +71,7 @@ def _log_in(hop: Hop, wire: socket.socket | paramiko.Channel, stack: ExitStack,
         client.load_host_keys(str(hop.known_hosts))
     client.connect(hop.address, hop.port, hop.user, sock=wire, key_filename=str(hop.identity_file), allow_agent=False,
                    look_for_keys=False, timeout=STEP_TIMEOUT_S, banner_timeout=STEP_TIMEOUT_S,
-                   auth_timeout=STEP_TIMEOUT_S, channel_timeout=STEP_TIMEOUT_S)
+                   auth_timeout=STEP_TIMEOUT_S, channel_timeout=STEP_TIMEOUT_S, transport_factory=_Transport)
     transport = client.get_transport()
     assert transport is not None
     return transport

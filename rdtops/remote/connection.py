@@ -388,12 +388,21 @@ def _link(hop: Hop, through: fabric.Connection | None) -> fabric.Connection:
     return link
 
 
+class _Transport(paramiko.Transport):  # type: ignore[misc]  # paramiko has no types
+    """Its thread ends quietly when the link below it is gone: whoever waits for it is told, and a traceback of the
+    thread would stand in the middle of that."""
+
+    def run(self) -> None:
+        with contextlib.suppress(EOFError, OSError, paramiko.SSHException):
+            super().run()
+
+
 def _transport(sock: Any, **settings: Any) -> paramiko.Transport:
     """GCM first: paramiko's first cipher (CTR, with a separate MAC) costs a fifth more CPU. Its window of 2 MiB on the
     way through a jump stays: 32 MiB brought a third at 40 ms, but without delay paramiko drowned in its own buffer.
     New keys after 32 GiB (OpenSSH: 64) instead of 512 MiB: paramiko's thread waits for itself, and after 30 s gives the
     connection up, when a channel is closed while it has asked for new keys."""
-    transport = paramiko.Transport(sock, **settings)
+    transport = _Transport(sock, **settings)
     transport.packetizer.REKEY_BYTES = REKEY_BYTES
     security = transport.get_security_options()
     security.ciphers = sorted(security.ciphers, key=lambda cipher: "gcm" not in cipher)
