@@ -147,12 +147,21 @@ def lint(_):
     cli.on_repository("lint")
 
 
-@task(auto_shortflags=False, positional=["name"], help={"name": "which one: startup", "json_": JSON})
-def bench(_, name, json_=False):
+@task(auto_shortflags=False, positional=["name"], help={
+    "name": "which one: startup, transfer", "quick": "one run each, no row that takes minutes",
+    "only": "the rows whose name has this word", "json_": JSON})
+def bench(_, name, quick=False, only="", json_=False):
     """Measure a promise of ours side by side with what it is promised against."""
-    cli.on_repository("bench", name=name, as_json=json_)
+    cli.on_repository("bench", name=name, quick=quick, only=only, as_json=json_)
+
+
+@task(auto_shortflags=False, positional=["name"], help={
+    "name": "which one: transfer", "kills": "how many transfers are killed", "json_": JSON})
+def drill(_, name, kills=200, json_=False):
+    """Kill what must survive it, at random moments, and see whether it comes right in the end."""
+    cli.on_repository("drill", name=name, kills=kills, as_json=json_)
 
 
 namespace = Collection(hosts, trust, deploy, check, train, status, logs, gpu, checkpoints, attach, stop, watch,
-                       fetch_results, plugins, demo, test, lint, bench)
+                       fetch_results, plugins, demo, test, lint, bench, drill)
 namespace.add_collection(Collection("lab", lab_up, lab_down, lab_status))

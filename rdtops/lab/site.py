@@ -191,6 +191,16 @@ class Lab:
         keys.make(server.host_key)
         self.start_server(name)
 
+    def sessions(self, host: str) -> set[int]:
+        """The processes of a GPU host's sessions, and what they started."""
+        mine = processes.with_environment(ID_VARIABLE, self._state().id)
+        return mine & processes.with_environment("RDTOPS_LAB", _gpu_host(host))
+
+    def connections(self, name: str) -> set[int]:
+        """The processes of a server that serve somebody; none where one process serves all (asyncssh)."""
+        server = self._server(name)
+        return server.processes() - ({server.process.pid} if server.process else set())
+
     # --- files
 
     def _prepare(self) -> None:

@@ -67,12 +67,12 @@ def on_lab(work: str, *, as_json: bool = False, **arguments: Any) -> None:
 
 
 def on_repository(work: str, *, as_json: bool = False, **arguments: Any) -> None:
-    """demo, test, lint or bench."""
+    """demo, test, lint, bench or drill."""
     from rdtops.ops import repository
 
     screen = _on_screen(as_json)
     with _errors(screen):
-        needs = {"say": say} if work in ("demo", "test") else {}
+        needs = {} if work == "lint" else {"say": say}
         screen.finish(screen.show_each(getattr(repository, work)(**needs, **arguments)))
 
 
@@ -95,6 +95,13 @@ def accept_key(yes: bool) -> Callable[[SeenKey], bool]:
         return input(f"record it in {seen.hop.known_hosts}? [y/N] ").strip().lower() in ("y", "yes")
 
     return accept
+
+
+def ask_person(question: str, echo: bool) -> str:
+    """What the person at the terminal answers; a secret is not shown while it is typed."""
+    import getpass
+
+    return input(f"{question} ") if echo else getpass.getpass(f"{question} ")
 
 
 def say(text: str) -> None:
@@ -194,7 +201,7 @@ class Screen:
         self.out = Console(highlight=False, width=width, soft_wrap=False)
         self.err = Console(stderr=True, highlight=False, soft_wrap=True)
         self.as_json = False
-        self.session = Session(self._say, self._moved)
+        self.session = Session(self._say, self._moved, ask_person if sys.stdin.isatty() else None)
         self._rows: list[dict[str, Any]] = []
         self._bars: Any = None
         self._bar_ids: dict[tuple[str, str], Any] = {}

@@ -18,6 +18,7 @@ from rdtops.contract.journal import Event
 from rdtops.contract.run import RunState
 from rdtops.lab.site import ServerStatus
 from rdtops.ops.deploy import Delivery
+from rdtops.ops.drill import Drill
 from rdtops.ops.registry import Plugin
 from rdtops.ops.repository import Measured, Summary
 from rdtops.ops.results import Fetched
@@ -229,6 +230,18 @@ def _(thing: Measured) -> RenderableType:
     return f"{verdict}  {escape(thing.name)}: {thing.value:g}  [dim]goal: {escape(thing.goal)}; {escape(thing.how)}[/]"
 
 
+@shown.register
+def _(thing: Drill) -> RenderableType:
+    table = _table(thing.title, "", "fault", "killed", "unharmed", "runs after it", "converged", "wrong files seen",
+                   "sent twice")
+    for row in thing.rows:
+        twice = "" if row.sent_twice_percent is None else f"{row.sent_twice_percent:g} %"
+        table.add_row(SIGNS[Status.OK if row.passed else Status.FAIL], row.fault, str(row.killed), str(row.unharmed),
+                      str(row.runs), f"{row.converged} of {row.killed + row.unharmed}", str(row.wrong_files), twice)
+    problems = [f"[bold red]{escape(problem)}[/]" for row in thing.rows for problem in row.problems]
+    return Group(table, *problems)
+
+
 # --- for --json ---
 
 @singledispatch
@@ -294,6 +307,11 @@ def _(thing: ServerStatus) -> list[dict[str, Any]]:
 @rows.register
 def _(thing: Measured) -> list[dict[str, Any]]:
     return [asdict(thing)]
+
+
+@rows.register
+def _(thing: Drill) -> list[dict[str, Any]]:
+    return [asdict(row) for row in thing.rows]
 
 
 @rows.register

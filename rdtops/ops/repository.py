@@ -13,12 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rdtops
 from rdtops.errors import LabError, RdtopsError, UsageError
 from rdtops.lab import packages
 from rdtops.lab.site import Lab
+
+if TYPE_CHECKING:
+    from rdtops.ops.drill import Drill
 
 ROOT = Path(rdtops.__file__).resolve().parents[1]
 LAB_HOST = "lab"
@@ -122,11 +125,21 @@ def lint() -> Iterator[Any]:
     yield from ()
 
 
-def bench(name: str) -> Iterator[Measured]:
-    benches = {"startup": _bench_startup}
+def bench(say: Say, name: str, *, quick: bool = False, only: str = "") -> Iterator[Measured]:
+    from rdtops.ops import transfer_bench
+
+    benches: dict[str, Callable[[], Iterator[Measured]]] = {
+        "startup": _bench_startup,
+        "transfer": lambda: transfer_bench.transfer_rows(say, quick=quick, only=only)}
     if name not in benches:
         raise UsageError(f"there is no bench {name!r}; benches: {', '.join(benches)}")
     yield from benches[name]()
+
+
+def drill(say: Say, name: str, *, kills: int = 200) -> Iterator[Drill]:
+    from rdtops.ops import drill as drills
+
+    yield from drills.drill(say, name, kills)
 
 
 def _bench_startup(rounds: int = 15) -> Iterator[Measured]:

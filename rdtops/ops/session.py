@@ -16,7 +16,7 @@ from rdtops.ops.plan import Asset, Wish
 from rdtops.ops.registry import Registry
 from rdtops.ops.snapshot import Snapshot
 from rdtops.remote import hosts
-from rdtops.remote.connection import Connection
+from rdtops.remote.connection import Ask, Connection
 from rdtops.remote.hosts import Host, Inventory
 from rdtops.remote.transfer import Progress
 
@@ -34,10 +34,13 @@ class Prepared:
 
 
 class Session:
-    """`say` gets lines for people while the work goes on, `progress` the bytes of transfers."""
+    """`say` gets lines for people while the work goes on, `progress` the bytes of transfers, `ask` the question of a
+    bastion that wants a code."""
 
-    def __init__(self, say: Callable[[str], None], progress: Callable[[str, str, Progress], None]) -> None:
+    def __init__(self, say: Callable[[str], None], progress: Callable[[str, str, Progress], None],
+                 ask: Ask | None = None) -> None:
         self.say = say
+        self.ask = ask
         self._progress = progress
         self._lock = threading.Lock()  # several hosts are worked on side by side
         self._inventory: Inventory | None = None
@@ -81,7 +84,7 @@ class Session:
 
     def connection(self, host: Host) -> Connection:
         with self._lock:
-            known = self._connections.setdefault(host.name, Connection(host))
+            known = self._connections.setdefault(host.name, Connection(host, self.ask))
         if not known.alive:
             self.say(f"connecting to {host.name}: {host.route_words}")
         try:

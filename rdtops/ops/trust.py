@@ -9,7 +9,7 @@ from pathlib import Path
 import paramiko
 
 from rdtops.errors import HostKeyError
-from rdtops.remote.connection import keys_of
+from rdtops.remote.connection import Ask, keys_of
 from rdtops.remote.hosts import Hop, Host
 
 
@@ -23,13 +23,13 @@ class SeenKey:
     state: str
 
 
-def trust(host: Host, accept: Callable[[SeenKey], bool]) -> list[SeenKey]:
+def trust(host: Host, accept: Callable[[SeenKey], bool], ask: Ask | None = None) -> list[SeenKey]:
     """Show the key of each hop to `accept` and record it when that says yes. A known key is not asked about.
 
     Raises HostKeyError at the first key that is not accepted: what lies behind it cannot be seen.
     """
     seen = []
-    for hop, key in keys_of(host):
+    for hop, key in keys_of(host, ask):
         found = SeenKey(hop, key.get_name(), key.fingerprint, _state(hop, key))
         seen.append(found)
         if found.state != "known":

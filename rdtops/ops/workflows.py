@@ -102,8 +102,7 @@ def hosts(session: Session, host: Host, *, ping: bool) -> Iterator[HostRow]:
 
 
 def trust_host(session: Session, host: Host, *, accept: Callable[[SeenKey], bool]) -> Iterator[SeenKey]:
-    del session
-    yield from trust.trust(host, accept)
+    yield from trust.trust(host, accept, session.ask)
 
 
 def deploy(session: Session, host: Host, *, wish: Wish, only: str, dry_run: bool) -> Iterator[Deployed]:

@@ -7,12 +7,13 @@ call has a bound: paramiko waits for ever on a peer that froze, so a watchdog cl
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -31,18 +32,20 @@ from rdtops.errors import (
     RemoteError,
     Unreachable,
 )
+from rdtops.remote import bundle
 from rdtops.remote.command import Command, quoted
 from rdtops.remote.hosts import Hop, Host
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # its thread would print tracebacks of what we explain
 
+Ask = Callable[[str, bool], str]
+
 KEEPALIVE_S = 15
+PERSON_S = 120.0  # to find the telephone and type what it shows
 REKEY_BYTES = 1 << 35
 SILENCE_S = 60.0  # a transfer that moves no byte for so long is dead
 _MUTE = ("No existing session", "Error reading SSH protocol banner")  # paramiko's words for one and the same thing
 _PIECE = 1 << 18
-_READER = ("import sys;i=sys.stdin.buffer;exec(compile(i.read(int(i.readline())).decode(),'<rdtops>','exec'),"
-           "{'__name__':'__main__'})")
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,15 @@ class Result:
 
 
 class Connection:
-    """Opened lazily, shared by everything that one command line does on a host. Use it as a context manager."""
+    """Opened lazily, shared by everything that one command line does on a host. Use it as a context manager.
 
-    def __init__(self, host: Host) -> None:
+    `ask(question, echo)` gets the answer of the person at the terminal where a hop wants a code beside the key; it is
+    asked once for a connection.
+    """
+
+    def __init__(self, host: Host, ask: Ask | None = None) -> None:
         self.host = host
+        self._ask = ask
         self._chain: list[fabric.Connection] = []
         self._home = ""
 
@@ -80,7 +88,7 @@ class Connection:
             return self
         self.close()
         for hop in self.host.route:
-            link = _link(hop, self._chain[-1] if self._chain else None)
+            link = _link(hop, self._chain[-1] if self._chain else None, self._ask)
             try:
                 link.open()
             except Exception as error:  # what paramiko raises is a zoo; each animal is named below
@@ -159,10 +167,8 @@ class Connection:
 
     def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = SILENCE_S) -> Stream:
         """Start a far-side program and leave its stdin and stdout open to talk to it."""
-        assert program.__file__
-        source = Path(program.__file__).read_bytes()
-        stream = self.stream(Command(self.host.python, "-u", "-c", _READER).shell(), silence_s=silence_s)
-        stream.write(b"%d\n" % len(source) + source + json.dumps(request).encode() + b"\n")
+        stream = self.stream(Command(self.host.python, "-u", "-c", bundle.READER).shell(), silence_s=silence_s)
+        stream.write(bundle.packed(program) + json.dumps(request).encode() + b"\n")
         return stream
 
     def stream(self, line: str, *, silence_s: float = SILENCE_S) -> Stream:
@@ -241,7 +247,8 @@ class Stream:
             return piece
 
     def readable(self) -> bool:
-        return bool(self._channel.recv_ready())
+        """Whether a read would not wait: something is there, or the end is."""
+        return bool(self._channel.recv_ready() or self._channel.eof_received or self._channel.closed)
 
     def read_exactly(self, size: int) -> bytes:
         """`size` bytes. Raises ConnectionLost when the other side ends before that."""
@@ -353,7 +360,7 @@ def host_key(hop: Hop, through: fabric.Connection | None, timeout_s: float = 20.
         transport.close()
 
 
-def keys_of(host: Host) -> Iterator[tuple[Hop, paramiko.PKey]]:
+def keys_of(host: Host, ask: Ask | None = None) -> Iterator[tuple[Hop, paramiko.PKey]]:
     """The key of every hop in order. A hop behind others can be seen only once the ones before it are trusted, so
     the caller records each key before it asks for the next."""
     chain: list[fabric.Connection] = []
@@ -363,7 +370,7 @@ def keys_of(host: Host) -> Iterator[tuple[Hop, paramiko.PKey]]:
             try:
                 yield hop, host_key(hop, through, hop.connect_timeout_s)
                 if hop is not host.route[-1]:
-                    chain.append(_link(hop, through))
+                    chain.append(_link(hop, through, ask))
                     chain[-1].open()
             except (paramiko.SSHException, OSError, EOFError) as error:
                 raise _explained(error, hop, host) from error
@@ -372,10 +379,12 @@ def keys_of(host: Host) -> Iterator[tuple[Hop, paramiko.PKey]]:
             link.close()
 
 
-def _link(hop: Hop, through: fabric.Connection | None) -> fabric.Connection:
+def _link(hop: Hop, through: fabric.Connection | None, ask: Ask | None = None) -> fabric.Connection:
     """A Fabric connection of one hop, not opened, that knows only the keys of hop.known_hosts."""
-    settings: dict[str, Any] = {"banner_timeout": hop.connect_timeout_s, "auth_timeout": hop.connect_timeout_s,
-                                "channel_timeout": hop.connect_timeout_s, "transport_factory": _transport}
+    patience_s = PERSON_S if ask else hop.connect_timeout_s
+    settings: dict[str, Any] = {"banner_timeout": hop.connect_timeout_s, "auth_timeout": patience_s,
+                                "channel_timeout": hop.connect_timeout_s,
+                                "transport_factory": functools.partial(_transport, _about(hop, ask))}
     if hop.identity_file:
         settings |= {"key_filename": [hop.identity_file], "look_for_keys": False}
     config = fabric.Config(overrides={"load_ssh_configs": False})
@@ -390,19 +399,48 @@ def _link(hop: Hop, through: fabric.Connection | None) -> fabric.Connection:
 
 class _Transport(paramiko.Transport):  # type: ignore[misc]  # paramiko has no types
     """Its thread ends quietly when the link below it is gone: whoever waits for it is told, and a traceback of the
-    thread would stand in the middle of that."""
+    thread would stand in the middle of that. And where a key is only the first half of a login, it goes on with the
+    questions of the second (keyboard-interactive): paramiko would take the half for the whole and hang."""
+
+    ask: Ask | None = None
+
+    def auth_publickey(self, username: str, key: paramiko.PKey, event: Any = None) -> list[str]:
+        try:
+            left: list[str] = super().auth_publickey(username, key, event)
+        except paramiko.BadAuthenticationType as error:
+            left = error.allowed_types
+            if "keyboard-interactive" not in left:
+                raise
+        if "keyboard-interactive" not in left:
+            return left
+        answered: list[str] = self.auth_interactive(username, self._answers)
+        return answered
+
+    def _answers(self, title: str, instructions: str, prompts: list[tuple[str, bool]]) -> list[str]:
+        if not prompts:  # PAM's last word
+            return []
+        if self.ask is None:
+            raise paramiko.AuthenticationException(f"it asks {[text for text, _ in prompts]}")
+        intro = " ".join(part for part in (title, instructions) if part)
+        return [self.ask(f"{intro} {text}".strip(), echo) for text, echo in prompts]
 
     def run(self) -> None:
         with contextlib.suppress(EOFError, OSError, paramiko.SSHException):
             super().run()
 
 
-def _transport(sock: Any, **settings: Any) -> paramiko.Transport:
+def _about(hop: Hop, ask: Ask | None) -> Ask | None:
+    """The same, with the hop's name before each question."""
+    return None if ask is None else lambda text, echo: ask(f"{hop.name} ({hop.where}): {text}", echo)
+
+
+def _transport(ask: Ask | None, sock: Any, **settings: Any) -> paramiko.Transport:
     """GCM first: paramiko's first cipher (CTR, with a separate MAC) costs a fifth more CPU. Its window of 2 MiB on the
     way through a jump stays: 32 MiB brought a third at 40 ms, but without delay paramiko drowned in its own buffer.
     New keys after 32 GiB (OpenSSH: 64) instead of 512 MiB: paramiko's thread waits for itself, and after 30 s gives the
     connection up, when a channel is closed while it has asked for new keys."""
     transport = _Transport(sock, **settings)
+    transport.ask = ask
     transport.packetizer.REKEY_BYTES = REKEY_BYTES
     security = transport.get_security_options()
     security.ciphers = sorted(security.ciphers, key=lambda cipher: "gcm" not in cipher)
@@ -426,6 +464,9 @@ def _explained(error: Exception, hop: Hop, host: Host) -> HostError:
         return AuthenticationFailed(f"there is no key {hop.identity_file} for {where}",
                                     remedy=f"set identity_file of {hop.name} in hosts.toml")
     if isinstance(error, paramiko.AuthenticationException):
+        if "it asks" in str(error):
+            return AuthenticationFailed(f"{where} wants more than a key ({error}), and nobody is at a terminal",
+                                        remedy="type the command in a terminal, not in a script")
         return AuthenticationFailed(f"{where} refuses the user {hop.user!r} with "
                                     f"{hop.identity_file or 'the keys of ~/.ssh and the agent'}",
                                     remedy=f"check user and identity_file of {hop.name} in hosts.toml")

@@ -132,7 +132,7 @@ class Inventory(_Table):
             return self.hosts[name]
         aliases = _aliases(self.ssh_config)
         if name in aliases:
-            return _from_ssh_config(name, {}, self.ssh_config)
+            return of_ssh_config(name, self.ssh_config)
         raise UsageError(f"there is no host {name!r} in {self.path.name}{nearest(name, [*self.hosts, *aliases])}",
                          remedy="inv hosts   # hosts: " + ", ".join(self.hosts))
 
@@ -212,6 +212,11 @@ def _aliases(ssh_config: Path) -> list[str]:
         return []
     words = re.findall(r"^\s*Host\s+(.+)$", ssh_config.read_text(errors="replace"), re.MULTILINE | re.IGNORECASE)
     return [name for line in words for name in line.split() if not re.search(r"[*?!]", name)]
+
+
+def of_ssh_config(alias: str, ssh_config: Path) -> Host:
+    """A host that only an ssh_config knows."""
+    return _from_ssh_config(alias, {}, ssh_config)
 
 
 def _from_ssh_config(alias: str, values: dict[str, Any], ssh_config: Path) -> Host:

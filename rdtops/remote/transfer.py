@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,15 +31,27 @@ from rdtops.errors import (
     TransferError,
     UsageError,
 )
-from rdtops.remote import hosts
+from rdtops.remote import hosts, sshclient
 from rdtops.remote.connection import Connection, Stream
 from rdtops.remote.far import porter
-from rdtops.remote.far.porter import Entry, Problem
+from rdtops.remote.far.digests import CACHE, Digests
+from rdtops.remote.far.entries import Entry, Message, Problem, problem_of, text
+from rdtops.remote.far.listing import all_digested, scan, survey
+from rdtops.remote.far.lock import Lock, refuse_full
+from rdtops.remote.far.parts import part_name
+from rdtops.remote.far.receiver import Receiver
+from rdtops.remote.far.sender import Sender
+from rdtops.remote.far.wire import Pulse, Wire
+from rdtops.remote.lanes import FAR_S, Lanes, first_lanes
+from rdtops.remote.sshclient import SshClient, SshProcess
+from rdtops.remote.traffic import Download, Upload
 
+Way = Connection | SshClient  # to the host
 Action = Literal["skip", "resume", "send", "copy"]
 Verify = Literal["cached", "full"]
 
 SILENCE_S = 30.0  # the far side says that it is alive every 5 s
+CHANNELS = 3  # lanes that are channels of one connection; MaxSessions is 10
 PING_S = 5.0  # for each hop, to find the one that is silent
 RESUME_FROM_BYTES = 1 << 20  # to ask for the part of a smaller file costs more than to send it again
 
@@ -110,7 +122,7 @@ class Survey:
     basis: dict[str, str] = field(default_factory=dict)  # MD5 -> a file of that content on the target's machine
 
     @classmethod
-    def of(cls, messages: Iterable[porter.Message], basis: str = "") -> Survey:
+    def of(cls, messages: Iterable[Message], basis: str = "") -> Survey:
         survey = cls()
         for message in messages:
             if "there" in message:
@@ -126,7 +138,7 @@ class Survey:
 
 # --- planning ---
 
-def plan_upload(connection: Connection, local: Path, remote: str, *, files: Sequence[str] | None = None,
+def plan_upload(connection: Way, local: Path, remote: str, *, files: Sequence[str] | None = None,
                 basis: str | None = None, verify: Verify = "cached") -> Plan:
     """What must travel so that `remote` has the files of `local` (a folder, or a file with `remote` as its new name).
 
@@ -136,9 +148,9 @@ def plan_upload(connection: Connection, local: Path, remote: str, *, files: Sequ
     source, target = _absolute(local), connection.absolute(remote)
     origin = connection.absolute(basis) if basis else ""
     with _own_problems(source):
-        entries = list(porter.scan(source, _relative(files)))
+        entries = list(scan(source, _relative(files)))
     request = {"do": "survey", "root": target, "wanted": [(e.path, e.size) for e in entries], "basis": origin,
-               "cache": porter.CACHE, "trust": verify == "cached"}
+               "cache": CACHE, "trust": verify == "cached"}
     with _session(connection, target, request) as wire:
         with _own_problems(source):  # the host digests its files meanwhile
             entries = _digested(source, entries, verify)
@@ -147,19 +159,19 @@ def plan_upload(connection: Connection, local: Path, remote: str, *, files: Sequ
     return Plan(source, target, items, "up")
 
 
-def plan_download(connection: Connection, remote: str, local: Path, *, files: Sequence[str] | None = None,
+def plan_download(connection: Way, remote: str, local: Path, *, files: Sequence[str] | None = None,
                   verify: Verify = "cached") -> Plan:
     """What must travel so that `local` has the files of `remote`; see plan_upload."""
     source, target = connection.absolute(remote), _absolute(local)
-    request = {"do": "scan", "root": source, "files": _relative(files), "hash": True, "cache": porter.CACHE,
+    request = {"do": "scan", "root": source, "files": _relative(files), "hash": True, "cache": CACHE,
                "trust": verify == "cached"}
     with _session(connection, source, request) as wire:
         entries = [Entry(**message["there"]) for message in _until_end(wire)]
     with _own_problems(target):
-        digests = porter.Digests(porter.CACHE, verify == "cached")
-        survey = Survey.of(porter.survey(target, [(e.path, e.size) for e in entries], digests))
+        digests = Digests(CACHE, verify == "cached")
+        found = Survey.of(survey(target, [(e.path, e.size) for e in entries], digests))
         digests.save()
-    items = plan_items(entries, survey, Path(target).name, ("there", "here"))
+    items = plan_items(entries, found, Path(target).name, ("there", "here"))
     return Plan(source, target, items, "down")
 
 
@@ -183,7 +195,7 @@ def _item(entry: Entry, survey: Survey, name: str, sides: tuple[str, str]) -> It
         return item("skip", f"same MD5, {entry.md5[:8]}" if entry.kind == "file" else "same link")
     if entry.kind == "link":
         return item("send", difference)
-    part = porter.part_name(entry.path or name, entry.size, entry.md5)
+    part = part_name(entry.path or name, entry.size, entry.md5)
     begun_bytes = survey.parts.get(_joined(entry.path.rpartition("/")[0], part), 0)
     if RESUME_FROM_BYTES <= begun_bytes <= entry.size:
         return item("resume", f"begun, {_of_words(begun_bytes, entry.size)} are {sides[1]}", begun_bytes)
@@ -211,48 +223,59 @@ def _difference(entry: Entry, there: Entry | None, sides: tuple[str, str]) -> st
 
 
 def _digested(source: str, entries: Iterable[Entry], verify: Verify) -> list[Entry]:
-    digests = porter.Digests(porter.CACHE, verify == "cached")
+    digests = Digests(CACHE, verify == "cached")
     try:
-        return list(porter.all_digested(source, entries, digests))
+        return list(all_digested(source, entries, digests))
     finally:
         digests.save()
 
 
 # --- moving ---
 
-def upload(connection: Connection, plan: Plan, progress: Watcher | None = None) -> Outcome:
+def upload(connection: Way, plan: Plan, progress: Watcher | None = None, *, lanes: Lanes | None = None) -> Outcome:
     """Carry out a plan of plan_upload. Raises DiskFull before anything is sent when it cannot fit; ConnectionLost,
-    DiskFull and TransferError later leave complete files in place and the part of the one under way."""
+    DiskFull and TransferError later leave complete files in place and the part of the one under way. `lanes` that are
+    logged in already may be given."""
     assert plan.direction == "up"
     start_s = time.monotonic()
     tally = _Tally(plan, progress)
     sent_bytes = 0
     if plan.to_do:
-        request = {"do": "receive", "root": plan.target, "cache": porter.CACHE, **_need(plan)}
+        request = {"do": "receive", "root": plan.target, "cache": CACHE, **_need(plan)}
         with _session(connection, plan.target, request) as wire:
+            asked_s = time.monotonic()
             wire.hear()  # it has the lock and the space
-            sent_bytes = _send_all(wire, plan, tally)
+            with _lanes(connection, plan, lanes) as lanes:
+                if lanes:
+                    lanes.correct(time.monotonic() - asked_s)
+                sent_bytes = _send_all(connection, wire, plan, tally, lanes)
     return tally.outcome(sent_bytes, time.monotonic() - start_s)
 
 
-def _send_all(wire: porter.Wire, plan: Plan, tally: _Tally) -> int:
-    sender = porter.Sender(wire, plan.source, tally.heed, tally.moved)
+def _send_all(connection: Way, wire: Wire, plan: Plan, tally: _Tally, lanes: Lanes | None) -> int:
+    small, large = _sorted(plan, lanes)
+    sender = Sender(wire, plan.source, tally.heed, tally.moved)
     with _own_problems(plan.source, wire):
-        for item in sorted(plan.to_do, key=lambda i: i.action != "copy"):  # copies first: a refused one is sent after
+        for item in sorted(small, key=lambda i: i.action != "copy"):  # copies first: a refused one is sent after
             if item.action == "copy":
                 sender.copy(item.entry, item.origin)
             else:
                 sender.send(item.entry, item.action == "resume")
-        sender.flush()
+        if small:
+            sender.flush()
         for path in tally.refused:
             sender.send(tally.entries[path])
-        sender.flush()
+        if tally.refused:
+            sender.flush()
+        if lanes and large:
+            Upload(wire, plan.source, lanes, tally.heed, tally.moved, carries=_carries(connection)).run(
+                i.entry for i in large)
         sender.end()
     tally.all_done()
-    return sender.sent_bytes
+    return sender.sent_bytes + (lanes.ranges.moved_bytes if lanes else 0)
 
 
-def download(connection: Connection, plan: Plan, progress: Watcher | None = None) -> Outcome:
+def download(connection: Way, plan: Plan, progress: Watcher | None = None, *, lanes: Lanes | None = None) -> Outcome:
     """Carry out a plan of plan_download; see upload."""
     assert plan.direction == "down"
     start_s = time.monotonic()
@@ -261,38 +284,106 @@ def download(connection: Connection, plan: Plan, progress: Watcher | None = None
     if plan.to_do:
         need = _need(plan)
         with _own_problems(plan.target):
-            porter.refuse_full(plan.target, need["need_bytes"], need["need_files"])
-        with _own_problems(plan.target), porter.Lock(plan.target) as lock:
-            taken_bytes = _take_all(connection, plan, tally, lock)
+            refuse_full(plan.target, need["need_bytes"], need["need_files"])
+        with _own_problems(plan.target), Lock(plan.target) as lock, \
+                _lanes(connection, plan, lanes) as lanes:
+            taken_bytes = _take_all(connection, plan, tally, lock, lanes)
     return tally.outcome(taken_bytes, time.monotonic() - start_s)
 
 
-def _take_all(connection: Connection, plan: Plan, tally: _Tally, lock: porter.Lock) -> int:
+def _take_all(connection: Way, plan: Plan, tally: _Tally, lock: Lock, lanes: Lanes | None) -> int:
+    small, large = _sorted(plan, lanes)
     request = {"do": "send", "root": plan.source,
-               "files": [(i.entry._asdict(), i.action == "resume") for i in plan.to_do]}
+               "files": [(i.entry._asdict(), i.action == "resume") for i in small]}
     with _session(connection, plan.source, request, lock.touch) as wire, _own_problems(plan.target):
         wire.hear()  # it is ready
-        receiver = porter.Receiver(wire, plan.target, porter.Digests(porter.CACHE), tally.done, tally.moved)
+        receiver = Receiver(wire, plan.target, Digests(CACHE), tally.done, tally.moved)
         receiver.run()
+        if lanes and large:
+            Download(wire, receiver, plan.source, lanes, tally.moved, carries=_carries(connection)).run(
+                i.entry for i in large)
     tally.all_done()
-    return receiver.taken_bytes
+    return receiver.taken_bytes + (lanes.ranges.moved_bytes if lanes else 0)
 
 
-def commit(connection: Connection, plan: Plan, final: str) -> None:
+def commit(connection: Way, plan: Plan, final: str) -> None:
     """Give the complete target of an upload its final name, in one rename after its files were checked."""
     final = connection.absolute(final)
     rows = [{"path": i.path, "size_bytes": i.size_bytes, "md5": i.md5} for i in plan.items if i.entry.kind == "file"]
-    request = {"do": "commit", "folder": plan.target, "final": final, "files": rows, "cache": porter.CACHE}
+    request = {"do": "commit", "folder": plan.target, "final": final, "files": rows, "cache": CACHE}
     with _session(connection, plan.target, request) as wire:
         wire.hear()
 
 
-def free_bytes(connection: Connection, remote: str) -> int:
+def free_bytes(connection: Way, remote: str) -> int:
     """Free space where `remote` is, or would be."""
     root = connection.absolute(remote)
     with _session(connection, root, {"do": "space", "root": root}) as wire:
         found: int = wire.hear()["free_bytes"]
         return found
+
+
+# --- lanes ---
+
+RANGED_FROM_BYTES, RANGED_FROM_FAR_BYTES = 1 << 25, 1 << 22  # without and with a long way
+
+
+@contextlib.contextmanager
+def _lanes(connection: Way, plan: Plan, given: Lanes | None) -> Iterator[Lanes | None]:
+    """Lanes for what is large in a plan; none when nothing is."""
+    if max((i.size_bytes for i in plan.to_do), default=0) < RANGED_FROM_FAR_BYTES:
+        yield given
+        return
+    with contextlib.ExitStack() as stack:
+        lanes = given
+        if lanes is None:
+            lanes = lanes_over(connection, stack)
+            stack.callback(lanes.close)
+            if any(_ranged(i, lanes.rtt_s) for i in plan.to_do):
+                lanes.start()
+        yield lanes
+
+
+def lanes_over(connection: Way, stack: contextlib.ExitStack) -> Lanes:
+    """OpenSSH's program where there is one, else more channels of the connection that is there."""
+    if isinstance(connection, SshClient):
+        client = connection
+        return Lanes(lambda: _process(client), rtt_s=lambda: client.rtt_s, first=lambda rtt_s: first_lanes(rtt_s) - 1)
+    rtt_s = connection.ping(PING_S)
+    if sshclient.present() and isinstance(connection, Connection):
+        own = stack.enter_context(SshClient(connection.host))
+        return Lanes(lambda: _process(own), rtt_s=lambda: rtt_s, first=first_lanes)
+    return Lanes(lambda: _channel(connection), rtt_s=lambda: rtt_s, first=lambda _: CHANNELS, most=CHANNELS)
+
+
+def _process(client: SshClient) -> tuple[Wire, Callable[[], None]]:
+    process = client.start(porter)
+    process.write(b'{"do":"lane"}\n')
+    return process.wire, process.kill
+
+
+def _channel(connection: Way) -> tuple[Wire, Callable[[], None]]:
+    stream: Stream | SshProcess = connection.far(porter, {"do": "lane"}, silence_s=SILENCE_S + 30)
+    return _wire(stream), lambda: stream.__exit__(None, None, None)
+
+
+def _carries(connection: Way) -> bool:
+    """Whether its own wire is as good as a lane: paramiko takes 2.5 times the CPU that `ssh` does."""
+    return not isinstance(connection, Connection) or not sshclient.present()
+
+
+def _ranged(item: Item, rtt_s: float) -> bool:
+    """Whether a file goes in ranges. What was begun so, and goes on, does whatever the way."""
+    if item.entry.kind != "file" or item.action not in ("send", "resume"):
+        return False
+    far = rtt_s >= FAR_S or item.action == "resume"
+    return item.size_bytes >= (RANGED_FROM_FAR_BYTES if far else RANGED_FROM_BYTES)
+
+
+def _sorted(plan: Plan, lanes: Lanes | None) -> tuple[list[Item], list[Item]]:
+    """What goes as one stream, and what goes in ranges."""
+    large = [i for i in plan.to_do if lanes and _ranged(i, lanes.rtt_s)]
+    return [i for i in plan.to_do if i not in large], large
 
 
 class _Tally:
@@ -307,7 +398,7 @@ class _Tally:
         self._bytes_total = sum(i.size_bytes for i in plan.to_do)
         self._bytes_done = 0
 
-    def heed(self, message: porter.Message) -> None:
+    def heed(self, message: Message) -> None:
         """What the host says while we send."""
         if "done" in message:
             self.done(self.entries[message["done"]])
@@ -344,13 +435,14 @@ def _need(plan: Plan) -> dict[str, int]:
 # --- the far side, and what goes wrong ---
 
 @contextlib.contextmanager
-def _session(connection: Connection, root: str, request: dict[str, Any],
-             touch: Callable[[], None] = lambda: None) -> Iterator[porter.Wire]:
+def _session(connection: Way, root: str, request: dict[str, Any],
+             touch: Callable[[], None] = lambda: None) -> Iterator[Wire]:
     """The porter on the host, at the other end of a wire. Its problems become our errors."""
-    with connection.far(porter, request, silence_s=SILENCE_S + 30) as stream:  # the pulse is first
-        wire = porter.Wire(lambda _: _more(stream), stream.write, stream.readable)
+    began: Stream | SshProcess = connection.far(porter, request, silence_s=SILENCE_S + 30)  # the pulse is first
+    with began as stream:
+        wire = _wire(stream)
         silence = _Silence(connection)
-        with _far_problems(connection, root, wire, silence), porter.Pulse(wire, silence, SILENCE_S, touch):
+        with _far_problems(connection, root, wire, silence), Pulse(wire, silence, SILENCE_S, touch):
             yield wire
 
 
@@ -358,7 +450,7 @@ class _Silence:
     """What happens when the host has been silent for too long: ask every hop, so that the one to blame has a name,
     and cut the link, which ends whatever waits for it."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Way) -> None:
         self._connection = connection
         self._culprit: HostError | None = None
         self._asking = threading.Lock()
@@ -384,13 +476,19 @@ class _Silence:
             self._culprit = error
 
 
+def _wire(stream: Stream | SshProcess) -> Wire:
+    """A process that serves several sessions has one wire."""
+    return stream.wire if isinstance(stream, SshProcess) else Wire(lambda _: _more(stream), stream.write,
+                                                                    stream.readable)
+
+
 def _more(stream: Stream) -> bytes:
     """All that is there: paramiko copies what a read leaves behind. Raises ConnectionLost at the end."""
     return stream.read(1 << 26) or stream.read_exactly(1)
 
 
 @contextlib.contextmanager
-def _far_problems(connection: Connection, root: str, wire: porter.Wire, silence: _Silence) -> Iterator[None]:
+def _far_problems(connection: Way, root: str, wire: Wire, silence: _Silence) -> Iterator[None]:
     try:
         try:
             yield
@@ -411,13 +509,13 @@ def _far_problems(connection: Connection, root: str, wire: porter.Wire, silence:
 
 
 @contextlib.contextmanager
-def _own_problems(root: str, wire: porter.Wire | None = None) -> Iterator[None]:
+def _own_problems(root: str, wire: Wire | None = None) -> Iterator[None]:
     """Problems with files of this machine. The host hears of them, so that it drops a part which cannot be right."""
     try:
         try:
             yield
         except OSError as error:
-            raise porter.problem_of(error, root) from error
+            raise problem_of(error, root) from error
     except Problem as problem:
         if problem.from_other_side:
             raise
@@ -479,7 +577,7 @@ def _shown(path: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in path)
 
 
-def _hear_out(wire: porter.Wire) -> None:
+def _hear_out(wire: Wire) -> None:
     """Raises the Problem among the last words of the other side, if there is one. The rest of a file is no word."""
     try:
         for _ in _until_end(wire):
@@ -489,13 +587,13 @@ def _hear_out(wire: porter.Wire) -> None:
             raise
 
 
-def _until_end(wire: porter.Wire) -> Iterator[porter.Message]:
+def _until_end(wire: Wire) -> Iterator[Message]:
     while "end" not in (message := wire.hear()):
         yield message
 
 
 def _absolute(local: Path) -> str:
-    return porter.text(os.fsencode(Path(os.path.abspath(local.expanduser()))))  # noqa: PTH100  # keeps links
+    return text(os.fsencode(Path(os.path.abspath(local.expanduser()))))  # noqa: PTH100  # keeps links
 
 
 def _relative(files: Sequence[str] | None) -> list[str] | None:
@@ -509,42 +607,103 @@ def _joined(folder: str, name: str) -> str:
 # --- on its own ---
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """python -m rdtops.remote.transfer --hosts hosts.toml SRC HOST:DST, or HOST:SRC DST"""
+    """python -m rdtops.remote.transfer [--ssh-config FILE | --hosts FILE] SRC HOST:DST, or HOST:SRC DST"""
     parser = argparse.ArgumentParser(prog="python -m rdtops.remote.transfer", description=main.__doc__)
-    parser.add_argument("--hosts", help="the inventory; default hosts.toml")
+    parser.add_argument("--ssh-config", help="HOST is a Host of this file, with ProxyJump")
+    parser.add_argument("--hosts", help="HOST is of this inventory; default hosts.toml")
     parser.add_argument("--verify", choices=["cached", "full"], default="cached")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and why")
     parser.add_argument("source")
     parser.add_argument("target")
     options = parser.parse_args(argv)
     try:
-        plan, outcome = _moved(options.hosts, options.source, options.target, options.verify)
+        host, upwards = _sides(options)
+        with contextlib.ExitStack() as stack:
+            plan, outcome = _moved(options, host, upwards, stack)
     except RdtopsError as error:
         sys.stderr.write(f"{error.message}\n" + (f"try: {error.remedy}\n" if error.remedy else ""))
         return error.exit_code
-    for item in plan.to_do:
-        sys.stdout.write(f"{item.action:6} {_shown(item.path)}: {_shown(item.reason)}\n")
-    sys.stdout.write(f"{outcome.sent_files} files sent ({size_words(outcome.sent_bytes)}), {outcome.skipped_files} "
-                     f"were the same, {outcome.seconds:.1f} s; every MD5 verified\n")
+    _print(plan, outcome)
     return 0
 
 
-def _moved(inventory: str | None, source: str, target: str, verify: Verify) -> tuple[Plan, Outcome]:
-    known = hosts.load(inventory)
-    here, there = _sides(source, target, known.hosts)
-    name, _, remote = there.partition(":")
-    with Connection(known.host(name)) as connection:
-        if there is target:
-            plan = plan_upload(connection, Path(here), _into(remote, here), verify=verify)
-            return plan, upload(connection, plan)
-        plan = plan_download(connection, remote, Path(_into(here, remote)), verify=verify)
-        return plan, download(connection, plan)
+def _moved(options: argparse.Namespace, host: hosts.Host, upwards: bool,
+           stack: contextlib.ExitStack) -> tuple[Plan, Outcome | None]:
+    connection: Way = SshClient(host) if sshclient.present() else Connection(host)
+    stack.enter_context(connection)
+    watch = Display() if sys.stderr.isatty() else None
+    if upwards:
+        local, remote = Path(options.source), _into(options.target.partition(":")[2], options.source)
+        lanes = None if options.dry_run else _early(connection, local, stack)
+        plan = plan_upload(connection, local, remote, verify=options.verify)
+        return plan, None if options.dry_run else upload(connection, plan, watch, lanes=lanes)
+    remote = options.source.partition(":")[2]
+    plan = plan_download(connection, remote, Path(_into(options.target, remote)), verify=options.verify)
+    return plan, None if options.dry_run else download(connection, plan, watch)
 
 
-def _sides(source: str, target: str, known: Mapping[str, object]) -> tuple[str, str]:
-    remote = [side for side in (source, target) if ":" in side and side.partition(":")[0] in known]
-    if len(remote) != 1:
-        raise UsageError(f"one of {source!r} and {target!r} must be HOST:PATH with a host of {', '.join(known)}")
-    return (source if remote[0] is target else target), remote[0]
+def _early(connection: Way, local: Path, stack: contextlib.ExitStack) -> Lanes | None:
+    """Lanes that log in while the plan is being made."""
+    if not isinstance(connection, SshClient):
+        return None
+    with contextlib.suppress(Problem, OSError):  # the plan will say it
+        largest = max((e.size for e in scan(_absolute(local))), default=0)
+        lanes = lanes_over(connection, stack)
+        stack.callback(lanes.close)
+        lanes.start(lambda rtt_s: largest >= (RANGED_FROM_FAR_BYTES if rtt_s >= FAR_S else RANGED_FROM_BYTES))
+        return lanes
+    return None
+
+
+def _print(plan: Plan, outcome: Outcome | None) -> None:
+    for item in plan.items if outcome is None else plan.to_do:
+        size = "" if outcome else f"{size_words(item.size_bytes)}, "
+        sys.stdout.write(f"{item.action:6} {_shown(item.path)}: {size}{_shown(item.reason)}\n")
+    if outcome is None:
+        sys.stdout.write(f"{len(plan.to_do)} of {len(plan.items)} files, {size_words(plan.bytes_to_send)} to send\n")
+    else:
+        sys.stdout.write(f"{outcome.sent_files} files sent ({size_words(outcome.sent_bytes)}), {outcome.skipped_files} "
+                         f"were the same, {outcome.seconds:.1f} s; every MD5 verified\n")
+
+
+class Display:
+    """Progress on one line of a terminal."""
+
+    def __init__(self) -> None:
+        self._start_s = self._shown_s = time.monotonic()
+        self._first_bytes: int | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        now_s = time.monotonic()
+        if self._first_bytes is None:
+            self._first_bytes = progress.bytes_done
+        if now_s - self._shown_s < 0.2 and progress.bytes_done < progress.bytes_total:
+            return
+        self._shown_s = now_s
+        rate = (progress.bytes_done - self._first_bytes) / max(now_s - self._start_s, 0.1)
+        left_s = (progress.bytes_total - progress.bytes_done) / rate if rate else 0
+        sys.stderr.write(f"\r\x1b[K{_of_words(progress.bytes_done, progress.bytes_total)}, "
+                         f"{size_words(int(rate))}/s, {left_s:.0f} s left, {_shown(progress.path)[-40:]}")
+        if progress.bytes_done >= progress.bytes_total:
+            sys.stderr.write("\n")
+
+
+def _sides(options: argparse.Namespace) -> tuple[hosts.Host, bool]:
+    """The host, and whether it is the target."""
+    def named(side: str) -> str:
+        name, colon, _ = side.partition(":")
+        return name if colon and "/" not in name else ""
+
+    source, target = named(options.source), named(options.target)
+    if bool(source) == bool(target):
+        raise UsageError(f"one of {options.source!r} and {options.target!r} must be HOST:PATH")
+    return _host(options, source or target), bool(target)
+
+
+def _host(options: argparse.Namespace, name: str) -> hosts.Host:
+    if options.ssh_config:
+        return hosts.of_ssh_config(name, Path(options.ssh_config).expanduser().absolute())
+    return hosts.load(options.hosts).host(name)
 
 
 def _into(target: str, source: str) -> str:

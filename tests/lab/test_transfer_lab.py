@@ -17,7 +17,8 @@ from rdtops.errors import ConnectionLost, DiskFull, TransferError
 from rdtops.lab.site import JUMP, Lab
 from rdtops.remote import hosts, transfer
 from rdtops.remote.connection import Connection
-from rdtops.remote.far import porter
+from rdtops.remote.far.lock import LOCK
+from rdtops.remote.far.parts import begun
 from rdtops.remote.transfer import Outcome, Progress, plan_download, plan_upload
 
 pytestmark = pytest.mark.lab
@@ -122,18 +123,18 @@ def test_a_killed_far_side_is_resumed_with_at_most_the_rest(connection: Connecti
     target = tmp_path / "there" / "big"
 
     def kill() -> None:
-        [lock] = target.parent.glob(porter.LOCK + "*")
+        [lock] = target.parent.glob(LOCK + "*")
         os.kill(int(lock.read_text()), signal.SIGKILL)
 
     with pytest.raises(TransferError, match=r"lab: our program there was ended: .*Killed") as ended:
         upload(connection, big, target, once_past(SIZE // 2, kill))
     assert "import sys" not in ended.value.message
     assert not target.exists()
-    [part] = target.parent.glob(porter.PART + "*")
-    begun = part.stat().st_size
+    [(_, begun_bytes)] = begun(bytes(target.parent))
+    assert begun_bytes > SIZE // 4
     plan = plan_upload(connection, big, str(target))
     assert plan.items[0].action == "resume"
-    assert transfer.upload(connection, plan).sent_bytes == SIZE - begun
+    assert transfer.upload(connection, plan).sent_bytes == SIZE - begun_bytes
     assert target.read_bytes() == big.read_bytes()
     assert [p.name for p in target.parent.iterdir()] == ["big"]
 

@@ -7,11 +7,12 @@ import hashlib
 import itertools
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rdtops.errors import CommandFailed, ConnectionLost, DigestMismatch, DiskFull, TransferError
-from rdtops.remote import transfer
-from rdtops.remote.far import porter
-from rdtops.remote.far.porter import Digests, Entry, Problem
+from rdtops.remote import bundle, transfer
+from rdtops.remote.far.digests import Digests
+from rdtops.remote.far.entries import Entry, Problem, place
+from rdtops.remote.far.listing import digested, scan
+from rdtops.remote.far.lock import Lock
+from rdtops.remote.far.parts import PART, part_name
+from rdtops.remote.far.receiver import commit
+from rdtops.remote.far.wire import Pulse, Wire
 from rdtops.remote.transfer import Progress, Survey, plan_download, plan_items, plan_upload
 
 SIDES = ("here", "there")
@@ -77,7 +83,7 @@ def test_a_difference_of_size_shows_both_sizes() -> None:
 
 def test_a_begun_file_is_resumed_and_counts_only_its_rest() -> None:
     entry = file_entry("d/a", size=100 * MB)
-    part = "d/" + porter.part_name("d/a", entry.size, entry.md5)
+    part = "d/" + part_name("d/a", entry.size, entry.md5)
     items = plan_items([entry], Survey(parts={part: 40 * MB}), "", SIDES)
     assert (items[0].action, items[0].reason) == ("resume", "begun, 40 of 100 MB are there")
     assert transfer.Plan("s", "t", items, "up").bytes_to_send == 60 * MB
@@ -85,7 +91,7 @@ def test_a_begun_file_is_resumed_and_counts_only_its_rest() -> None:
 
 def test_a_part_of_other_content_is_not_resumed() -> None:
     entry = file_entry("a", size=100 * MB)
-    part = porter.part_name("a", entry.size, md5(b"an older version"))
+    part = part_name("a", entry.size, md5(b"an older version"))
     assert only(entry, parts={part: 40 * MB}).action == "send"
 
 
@@ -123,7 +129,7 @@ def test_a_scan_lists_files_and_inner_links_and_none_of_ours(tmp_path: Path) -> 
     (tmp_path / "d" / "run.sh").chmod(0o755)
     (tmp_path / "d" / "up").symlink_to("../d/run.sh")
     (tmp_path / ".rdtops-part-1-2").write_text("a beginning")
-    found = list(porter.scan(str(tmp_path)))
+    found = list(scan(str(tmp_path)))
     assert [(e.path, e.kind, e.executable) for e in found if not e.path.startswith("home")] == [
         ("d/run.sh", "file", True), ("d/up", "link", False)]
 
@@ -132,19 +138,19 @@ def test_a_scan_lists_files_and_inner_links_and_none_of_ours(tmp_path: Path) -> 
 def test_a_link_that_leads_out_is_refused_by_name(tmp_path: Path, link: str) -> None:
     (tmp_path / "leads out").symlink_to(link)
     with pytest.raises(Problem, match=r"leads out: it is a link to .*, which leads out of the folder"):
-        list(porter.scan(str(tmp_path)))
+        list(scan(str(tmp_path)))
 
 
 def test_what_is_no_file_is_refused_by_name(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(Problem, match="fifo: it is neither a file"):
-        list(porter.scan(str(tmp_path)))
+        list(scan(str(tmp_path)))
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "a//b", ".", "a/", "a\0b"])
 def test_a_path_of_the_other_side_that_leads_out_is_refused(path: str) -> None:
     with pytest.raises(Problem, match="not a path below"):
-        porter.place("/root", path)
+        place("/root", path)
 
 
 def old_file(path: Path, content: bytes) -> Path:
@@ -195,17 +201,17 @@ def test_a_torn_row_of_the_cache_is_passed_over(tmp_path: Path) -> None:
 
 def test_a_log_that_grows_is_what_it_was(tmp_path: Path) -> None:
     log = old_file(tmp_path / "log", b"one")
-    [entry] = porter.scan(str(log))
+    [entry] = scan(str(log))
     log.write_bytes(b"one, two")
-    assert porter.digested(str(log), entry, Digests()).md5 == md5(b"one")
+    assert digested(str(log), entry, Digests()).md5 == md5(b"one")
 
 
 def test_a_file_that_shrinks_has_changed(tmp_path: Path) -> None:
     file = old_file(tmp_path / "f", b"one")
-    [entry] = porter.scan(str(file))
+    [entry] = scan(str(file))
     file.write_bytes(b"o")
     with pytest.raises(Problem, match="changed while it was read"):
-        porter.digested(str(file), entry, Digests())
+        digested(str(file), entry, Digests())
 
 
 def test_a_commit_checks_and_renames(tmp_path: Path) -> None:
@@ -214,20 +220,20 @@ def test_a_commit_checks_and_renames(tmp_path: Path) -> None:
     (folder / "a").write_bytes(b"one")
     row = {"path": "a", "size_bytes": 3, "md5": md5(b"two")}
     with pytest.raises(Problem, match="MD5"):
-        porter.commit(str(folder), str(final), [row], Digests())
+        commit(str(folder), str(final), [row], Digests())
     with pytest.raises(Problem, match="missing"):
-        porter.commit(str(folder), str(final), [{**row, "path": "b"}], Digests())
+        commit(str(folder), str(final), [{**row, "path": "b"}], Digests())
     assert not final.exists()
-    porter.commit(str(folder), str(final), [{**row, "md5": md5(b"one")}], Digests())
+    commit(str(folder), str(final), [{**row, "md5": md5(b"one")}], Digests())
     assert (final / "a").read_bytes() == b"one"
     assert not folder.exists()
 
 
 def test_a_lock_excludes_and_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "target"
-    with porter.Lock(str(target)), pytest.raises(Problem, match="another transfer"), porter.Lock(str(target)):
+    with Lock(str(target)), pytest.raises(Problem, match="another transfer"), Lock(str(target)):
         pass
-    with porter.Lock(str(target)):
+    with Lock(str(target)):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["home"]
 
@@ -240,62 +246,71 @@ class FakeHost:
 
 
 class LocalConnection:
-    """Answers like a Connection whose host is this machine: the far side is a process of its own."""
+    """Answers like a Connection whose host is this machine: every far side is a process of its own."""
 
     def __init__(self) -> None:
         self.host = FakeHost()
-        self.process: subprocess.Popen[bytes] | None = None
+        self.streams: list[LocalStream] = []
         self.sessions = 0
 
     def absolute(self, path: str) -> str:
         return path
 
-    @contextlib.contextmanager
-    def far(self, program: Any, request: dict[str, Any], **_: float) -> Iterator[LocalStream]:
+    def far(self, program: Any, request: dict[str, Any], **_: float) -> LocalStream:
         self.sessions += 1
-        self.process = subprocess.Popen([sys.executable, program.__file__], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, bufsize=0)
-        with self.process as process:
-            try:
-                stream = LocalStream(process)
-                stream.write(json.dumps(request).encode() + b"\n")
-                yield stream
-            finally:
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.close()
-                process.wait(10)
+        stream = LocalStream()
+        stream.write(bundle.packed(program) + json.dumps(request).encode() + b"\n")
+        self.streams.append(stream)
+        return stream
 
     def ping(self, _: float) -> float:
         return 0.0
 
     def close(self) -> None:
-        assert self.process
-        self.process.kill()
+        for stream in self.streams:
+            stream.process.kill()
 
 
 class LocalStream:
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
+    def __init__(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", bundle.READER], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, bufsize=0)
+
+    def __enter__(self) -> LocalStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(2)
+        except subprocess.TimeoutExpired:  # it writes, and nobody reads any more
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
 
     def write(self, content: bytes | memoryview) -> None:
         try:
             view = memoryview(content)
             while view:
-                view = view[self._process.stdin.write(view):]
-        except OSError as error:
+                view = view[self.process.stdin.write(view):]
+        except (OSError, ValueError) as error:
             raise self._ended() from error
 
     def read(self, size: int) -> bytes:
-        return self._process.stdout.read(min(size, 1 << 16))
+        try:
+            return self.process.stdout.read(min(size, 1 << 16))
+        except ValueError as error:
+            raise self._ended() from error
 
     def read_exactly(self, _: int) -> bytes:
         raise self._ended()
 
     def readable(self) -> bool:
-        return False
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
 
     def _ended(self) -> CommandFailed | ConnectionLost:
-        code = self._process.wait(10)
+        code = self.process.wait(10)
         return ConnectionLost("cut") if code < 0 else CommandFailed(f"exit {code}")
 
 
@@ -427,7 +442,7 @@ def test_a_killed_far_side_leaves_a_part_that_is_resumed(tmp_path: Path, connect
     source, folder = big(tmp_path / "big"), tmp_path / "there"
     with pytest.raises(ConnectionLost):
         move(connection, source, folder / "big", kill_at(connection, 12 << 20))
-    [part] = folder.glob(porter.PART + "*")
+    [part] = folder.glob(PART + "*")
     assert not (folder / "big").exists()
     begun = part.stat().st_size
     assert begun >= 1 << 20
@@ -437,20 +452,20 @@ def test_a_killed_far_side_leaves_a_part_that_is_resumed(tmp_path: Path, connect
     assert [p.name for p in folder.iterdir()] == ["big"]
 
 
-def test_a_spoilt_part_is_begun_anew(tmp_path: Path, connection: Any) -> None:
+def test_a_spoilt_part_is_found_in_the_end_and_begun_anew(tmp_path: Path, connection: Any) -> None:
     source = big(tmp_path / "big", 4 << 20)
     plan = plan_upload(connection, source, str(tmp_path / "there"))
     entry = plan.items[0].entry
-    (tmp_path / porter.part_name("there", entry.size, entry.md5)).write_bytes(b"x" * (2 << 20))
+    (tmp_path / part_name("there", entry.size, entry.md5)).write_bytes(b"x" * (2 << 20))
     outcome = upload(connection, source, tmp_path / "there")
-    assert outcome.sent_bytes == 4 << 20
+    assert outcome.sent_bytes == 6 << 20  # the rest, and then all of it
     assert (tmp_path / "there").read_bytes() == source.read_bytes()
 
 
 def test_a_part_of_an_older_version_is_swept(tmp_path: Path, connection: Any) -> None:
     source, there = tree(tmp_path / "source", {b"a": b"new"}), tree(tmp_path / "there", {})
-    (there / porter.part_name("a", 9, md5(b"old"))).write_bytes(b"beginning")
-    (there / porter.part_name("another", 9, md5(b"old"))).write_bytes(b"beginning")
+    (there / part_name("a", 9, md5(b"old"))).write_bytes(b"beginning")
+    (there / part_name("another", 9, md5(b"old"))).write_bytes(b"beginning")
     upload(connection, source, there)
     assert sorted(p.name[:13] for p in there.iterdir()) == [".rdtops-part-", "a"]
 
@@ -552,7 +567,7 @@ def test_progress_ends_with_everything_done(tmp_path: Path, connection: Any) -> 
 def test_a_wire_carries_messages_bytes_and_beats() -> None:
     near, far = socket.socketpair()
     with near, far:
-        sender, receiver = porter.Wire(near.recv, near.sendall), porter.Wire(far.recv, far.sendall)
+        sender, receiver = Wire(near.recv, near.sendall), Wire(far.recv, far.sendall)
         block = os.urandom(3 << 20)
 
         def send() -> None:
@@ -574,12 +589,12 @@ def test_a_wire_carries_messages_bytes_and_beats() -> None:
 def test_a_host_that_prints_a_greeting_is_told_from_the_porter() -> None:
     greeting = iter([b"Welcome to the cluster!\n"])
     with pytest.raises(Problem, match="no message of ours: b'Welcome to the cluster!'"):
-        porter.Wire(lambda _: next(greeting), len).hear()
+        Wire(lambda _: next(greeting), len).hear()
 
 
 def test_a_pulse_ends_the_wait_for_a_silent_side() -> None:
     near, far = socket.socketpair()
     with near, far:
-        wire = porter.Wire(near.recv, near.sendall)
-        with pytest.raises(EOFError), porter.Pulse(wire, lambda: near.shutdown(socket.SHUT_RDWR), idle_s=0.2):
+        wire = Wire(near.recv, near.sendall)
+        with pytest.raises(EOFError), Pulse(wire, lambda: near.shutdown(socket.SHUT_RDWR), idle_s=0.2):
             wire.hear()

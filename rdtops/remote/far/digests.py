@@ -1,0 +1,173 @@
+"""MD5 sums of files, remembered by path, size, time and inode."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import threading
+import time
+from typing import Any, BinaryIO, Iterator
+
+from rdtops.remote.far.entries import BLOCK, Problem, text
+from rdtops.remote.far.wire import WORK
+
+CACHE = "~/.cache/rdtops/digests.jsonl"
+
+
+class Digests:
+    """MD5 sums remembered by (path, size, mtime_ns, inode): one JSON row per file, appended, later rows win."""
+
+    def __init__(self, cache: str = "", trust: bool = True, read_only: bool = False) -> None:
+        self._file = os.path.expanduser(cache)
+        self._trust = trust
+        self._read_only = read_only
+        self._rows: dict[str, tuple[list[int], str]] = {}
+        self._new: list[str] = []
+        self._superseded = 0
+        if self._file:
+            self._load()
+
+    def of(self, path: bytes, size: int) -> str:
+        """The MD5 of the first `size` bytes of a file; reads them unless the cache knows them and is trusted.
+
+        Logs grow while they are read, and what they were is still true. Raises Problem for any other change.
+        """
+        known = self._rows.get(text(os.path.realpath(path)))
+        if self._trust and known and known[0] == _identity(os.stat(path)) and known[0][0] == size:
+            return known[1]
+        with open(path, "rb") as file:
+            before = os.fstat(file.fileno())
+            md5: str = md5_of(file, size).hexdigest()
+            after = os.fstat(file.fileno())
+        if after.st_size < size or (after.st_size == size and _identity(before) != _identity(after)):
+            raise Problem("changed", text(path), "it changed while it was read")
+        if after.st_size == size and time.time() - after.st_mtime > 2.0:  # a younger one may change within one tick
+            self.learn(path, after, md5)
+        return md5
+
+    def learn(self, path: bytes, status: os.stat_result, md5: str) -> None:
+        name = text(os.path.realpath(path))
+        row = (_identity(status), md5)
+        if self._rows.get(name) != row:
+            self._superseded += name in self._rows
+            self._rows[name] = row
+            self._new.append(_row(name, row))
+
+    def save(self) -> None:
+        """Append what was learnt. A cache that cannot be written only costs time later, so that is no error."""
+        if not self._file or self._read_only or not self._new:
+            return
+        with contextlib.suppress(OSError):
+            os.makedirs(os.path.dirname(self._file) or ".", exist_ok=True)
+            if self._superseded > len(self._rows) + 1000:
+                self._rewrite()
+            else:
+                with open(self._file, "a", encoding="ascii") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                    file.write("".join(self._new))
+        self._new = []
+
+    def _load(self) -> None:
+        with contextlib.suppress(OSError), open(self._file, encoding="ascii", errors="replace") as file:
+            for line in file:
+                with contextlib.suppress(ValueError):  # a row that a full disk cut short
+                    name, identity, md5 = json.loads(line)
+                    self._superseded += name in self._rows
+                    self._rows[name] = (identity, md5)
+
+    def _rewrite(self) -> None:
+        fresh = f"{self._file}.{os.getpid()}"
+        with open(fresh, "w", encoding="ascii") as file:
+            file.write("".join(_row(name, row) for name, row in self._rows.items()))
+        os.replace(fresh, self._file)
+
+
+def _identity(status: os.stat_result) -> list[int]:
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _row(name: str, row: tuple[list[int], str]) -> str:
+    return json.dumps([name, *row], separators=(",", ":")) + "\n"
+
+
+class InOrder:
+    """The MD5 of a file whose ranges come in any order: read again behind them, in order, while more come."""
+
+    def __init__(self, file: int, size: int) -> None:
+        self._file = file
+        self._size = size
+        self._ends: dict[int, int] = {}  # start -> end of what is there and was not read yet
+        self._more = threading.Condition()
+        self._stopped = False
+        self._digest = hashlib.md5()
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def add(self, start: int, end: int) -> None:
+        with self._more:
+            self._ends[start] = max(end, self._ends.get(start, 0))
+            self._more.notify()
+
+    def result(self) -> str:
+        """Once everything was added."""
+        self._thread.join()
+        if self._error:
+            raise self._error
+        return str(self._digest.hexdigest())
+
+    def stop(self) -> None:
+        with self._more:
+            self._stopped = True
+            self._more.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        at = 0
+        try:
+            while at < self._size and not self._stopped:
+                with self._more:
+                    while at not in self._ends and not self._stopped:
+                        self._more.wait()
+                    end = self._ends.pop(at, at)
+                at = self._read(at, end)
+        except OSError as error:
+            self._error = error
+
+    def _read(self, at: int, end: int) -> int:
+        while at < end and not self._stopped:
+            block = os.pread(self._file, min(BLOCK, end - at), at)
+            if not block:
+                raise OSError(errno.EIO, "a part became shorter")
+            self._digest.update(block)
+            at += len(block)
+            WORK.last_s = time.monotonic()
+        return at
+
+
+def blocks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    while size > 0:
+        block = file.read(min(size, BLOCK))
+        if not block:
+            return
+        size -= len(block)
+        WORK.last_s = time.monotonic()
+        yield block
+
+
+def md5_of(file: BinaryIO, size: int) -> Any:
+    digest = hashlib.md5()
+    for block in blocks(file, size):
+        digest.update(block)
+    return digest
+
+
+def write_all(file: BinaryIO, piece: Any) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[file.write(view):]
+    WORK.last_s = time.monotonic()

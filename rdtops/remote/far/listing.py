@@ -1,0 +1,136 @@
+"""What lies in a source, in a target, and beside it as the beginning of a file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from typing import Iterable, Iterator, Sequence
+
+from rdtops.remote.far.digests import Digests
+from rdtops.remote.far.entries import (
+    BLOCK,
+    OURS,
+    Entry,
+    Message,
+    Problem,
+    file_entry,
+    link_entry,
+    place,
+    raw,
+    refuse_leaving,
+    text,
+)
+from rdtops.remote.far.parts import begun
+
+
+def scan(root: str, files: Sequence[str] | None = None) -> Iterator[Entry]:
+    """Files and links at or below `root`, or of those names only, without digests. Empty folders do not count.
+
+    Raises Problem for a link that leads out of the tree, and for what is neither file, folder nor link.
+    """
+    top = raw(root)
+    status = _stat(top)
+    if not stat.S_ISDIR(status.st_mode):
+        yield _entry(top, "", status)
+    elif files is None:
+        yield from _walk(top, "")
+    else:
+        for name in files:
+            status = os.lstat(place(root, name))
+            yield from _walk(top, name) if stat.S_ISDIR(status.st_mode) else [_entry(top, name, status)]
+
+
+def digested(root: str, entry: Entry, digests: Digests) -> Entry:
+    """The entry with its MD5, from the cache where that may be trusted. Links carry theirs already."""
+    return entry if entry.md5 else entry._replace(md5=digests.of(place(root, entry.path), entry.size))
+
+
+def all_digested(root: str, entries: Iterable[Entry], digests: Digests) -> Iterator[Entry]:
+    """Every file of the entries with its MD5; large ones are read side by side."""
+    every = list(entries)
+    with ThreadPoolExecutor(4) as pool:
+        large = pool.map(lambda entry: digested(root, entry, digests), [e for e in every if e.size >= BLOCK])
+        for entry in every:
+            yield next(large) if entry.size >= BLOCK else digested(root, entry, digests)
+
+
+def survey(root: str, wanted: Sequence[tuple[str, int]], digests: Digests, basis: str = "") -> Iterator[Message]:
+    """What a target holds of the wanted (path, size): {"there": entry}, digested only where the size is equal, {"part":
+    path, "size": n} for what was begun, and {"basis": entry} for files of another folder that may be copied."""
+    sizes = dict(wanted)
+    there = {entry.path: entry for entry in (_there(root, path) for path in sizes) if entry is not None}
+    alike = {path for path, entry in there.items() if entry.kind == "file" and entry.size == sizes[path]}
+    for path in there.keys() - alike:
+        yield {"there": there[path]._asdict()}
+    for entry in all_digested(root, [there[path] for path in there if path in alike], digests):
+        yield {"there": entry._asdict()}
+    folders = {path.rpartition("/")[0] for path in sizes}
+    lacking = {size for path, size in sizes.items() if path not in alike and size}
+    for folder in folders:
+        for name, size in begun(_folder_of(root, folder)):
+            yield {"part": text(name), "folder": folder, "size": size}
+    if basis and os.path.isdir(raw(basis)):
+        for entry in all_digested(basis, [e for e in scan_leniently(basis) if e.size in lacking], digests):
+            yield {"basis": entry._asdict()}
+
+
+def scan_leniently(root: str) -> Iterator[Entry]:
+    """Regular files only: what else lies in a basis does not matter."""
+    for folder, _, names in os.walk(raw(root)):
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            status = os.lstat(path)
+            if stat.S_ISREG(status.st_mode) and not name.startswith(raw(OURS)):
+                yield file_entry(text(os.path.relpath(path, raw(root))), status)
+
+
+def _walk(top: bytes, path: str) -> Iterator[Entry]:
+    with os.scandir(os.path.join(top, raw(path)) if path else top) as found:
+        children = sorted(found, key=lambda child: child.name)
+    for child in children:
+        name = text(child.name)
+        below = f"{path}/{name}" if path else name
+        if name.startswith(OURS):
+            continue
+        if child.is_dir(follow_symlinks=False):
+            yield from _walk(top, below)
+        else:
+            yield _entry(top, below, child.stat(follow_symlinks=False))
+
+
+def _entry(top: bytes, path: str, status: os.stat_result) -> Entry:
+    if stat.S_ISLNK(status.st_mode):
+        link = text(os.readlink(os.path.join(top, raw(path))))
+        refuse_leaving(path, link)
+        return link_entry(path, link, status)
+    if not stat.S_ISREG(status.st_mode):
+        raise Problem("kind", path, "it is neither a file, nor a folder, nor a link")
+    return file_entry(path, status)
+
+
+def _there(root: str, path: str) -> Entry | None:
+    try:
+        status = os.lstat(place(root, path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if stat.S_ISLNK(status.st_mode):
+        return link_entry(path, text(os.readlink(place(root, path))), status)
+    if stat.S_ISREG(status.st_mode):
+        return file_entry(path, status)
+    return Entry(path, "folder", -1, "", 0, False)
+
+
+def _folder_of(root: str, folder: str) -> bytes:
+    """Where the parts of a folder's files lie; those of a root that is a file lie beside it."""
+    if folder:
+        return place(root, folder)
+    top = raw(root)
+    return top if os.path.isdir(top) else os.path.dirname(os.path.abspath(top))
+
+
+def _stat(path: bytes) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        raise Problem("missing", text(path), "there is no such file or folder") from None

@@ -1,0 +1,90 @@
+"""The side that has the files."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, BinaryIO, Callable
+
+from rdtops.remote.far.digests import blocks, md5_of
+from rdtops.remote.far.entries import Entry, Message, Problem, place
+from rdtops.remote.far.laner import refuse_changed
+from rdtops.remote.far.wire import Wire
+
+ASK_FROM = 1 << 26  # a file of this size asks for its part even when the plan saw none: the plan may be old
+
+
+class Sender:
+    """Gives files to a receiver at the other end of a wire."""
+
+    def __init__(self, wire: Wire, root: str, heed: Callable[[Message], None] | None = None,
+                 moved: Callable[[Entry, int], None] | None = None) -> None:
+        """`heed` gets what the receiver says meanwhile, `moved` the entry and the bytes that have just gone."""
+        self._wire = wire
+        self._root = root
+        self._heed = heed or ignore
+        self._moved = moved or ignore
+        self.sent_bytes = 0
+
+    def send(self, entry: Entry, ask: bool = False) -> None:
+        """Raises Problem "changed" when the file is not what the entry says, and tells the receiver."""
+        self._heed_pending()
+        if entry.kind == "link":
+            self._wire.say({"link": entry._asdict()})
+            return
+        with open(place(self._root, entry.path), "rb") as file:
+            refuse_changed(file.fileno(), entry)
+            ask = ask or entry.size >= ASK_FROM
+            self._wire.say({"file": entry._asdict(), "ask": ask})
+            offset, digest = self._agreed_prefix(file, entry) if ask else (0, hashlib.md5())
+            self._wire.say({"from": offset})
+            for block in blocks(file, entry.size - offset):
+                digest.update(block)
+                self._wire.give(block)
+                self.sent_bytes += len(block)
+                self._moved(entry, len(block))
+                self._heed_pending()
+            refuse_changed(file.fileno(), entry)
+        if digest.hexdigest() != entry.md5:
+            raise Problem("changed", entry.path, f"its content is not what was planned: MD5 {entry.md5} then, "
+                          f"{digest.hexdigest()} now")
+        self._wire.say({"sent": entry.md5})
+
+    def copy(self, entry: Entry, origin: str) -> None:
+        """Let the receiver copy a file of its own machine."""
+        self._wire.say({"copy": entry._asdict(), "of": origin})
+        self._heed_pending()
+
+    def flush(self) -> None:
+        """Wait until everything sent is complete on the other side."""
+        self._wire.say({"flush": True})
+        self._until("flushed")
+
+    def end(self) -> None:
+        self._wire.say({"end": True})
+        self._wire.flush()
+
+    def _agreed_prefix(self, file: BinaryIO, entry: Entry) -> tuple[int, Any]:
+        part = self._until("part")
+        if part["part"] <= entry.size:
+            digest = md5_of(file, part["part"])
+            if digest.hexdigest() == part["md5"]:
+                self._moved(entry, part["part"])
+                return part["part"], digest
+        file.seek(0)
+        return 0, hashlib.md5()
+
+    def _until(self, word: str) -> Message:
+        self._wire.flush()
+        while True:
+            message = self._wire.hear()
+            if word in message:
+                return message
+            self._heed(message)
+
+    def _heed_pending(self) -> None:
+        for message in self._wire.heard_already():
+            self._heed(message)
+
+
+def ignore(*_: object) -> None:
+    pass

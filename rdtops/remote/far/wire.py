@@ -1,0 +1,200 @@
+"""The wire: JSON lines and raw bytes over any pair of pipes, and the pulse that tells a slow side from a dead one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from typing import Any, Callable, Iterator, Sequence
+
+from rdtops.remote.far.entries import BLOCK, Message, Problem
+
+BEAT_S = 5.0
+IDLE_S = 30.0  # the other side beats; when it has been silent for so long it is gone, and its lock with it
+STUCK_S = 300.0  # no block read and no beat after that: a dead file system must not look alive
+
+
+class Wire:
+    """JSON lines and raw bytes over any pair of pipes."""
+
+    def __init__(self, read: Callable[[int], bytes], write: Callable[[Any], Any],
+                 readable: Callable[[], bool] | None = None) -> None:
+        """`read` gives what is there, at least one byte, or b"" at the end; `write` takes all it is given."""
+        self._read = read
+        self._write = write
+        self._readable = readable or (lambda: False)
+        self._in = memoryview(b"")
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._lock = threading.Lock()
+        self._reading_since_s = self._writing_since_s = 0.0  # 0: it is not
+        self._polled, self._heard_s = False, time.monotonic()
+
+    def say(self, message: Message) -> None:
+        with self._lock:
+            self._put(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+
+    def give(self, block: bytes) -> None:
+        with self._lock:
+            self._put(b'{"bytes":%d}\n' % len(block))
+            self._put(block)
+
+    def flush(self) -> None:
+        with self._lock:
+            self._flush()
+
+    def beat(self) -> None:
+        """Say that we are alive, unless a write is under way: then the other side sees that anyway."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._put(b'{"alive":true}\n')
+                self._flush()
+            finally:
+                self._lock.release()
+
+    def hear(self) -> Message:
+        """The next message that is not a beat. Raises Problem for an error, EOFError at the end."""
+        while True:
+            message = self._message()
+            if message is not None:
+                return message
+
+    def heard_already(self) -> Iterator[Message]:
+        """Messages that are there now, without waiting for more."""
+        while self._in or self._readable():
+            message = self._message()
+            if message is not None:
+                yield message
+
+    @contextlib.contextmanager
+    def polled(self) -> Iterator[None]:
+        """While we wait for something else and look now and then: then silence counts as well."""
+        self._polled = True
+        try:
+            yield
+        finally:
+            self._polled = False
+
+    @property
+    def blocked_s(self) -> float:
+        """For how long the read or the write that is under way has been waiting for the other side."""
+        since_s = [s for s in (self._reading_since_s, self._writing_since_s, self._polled and self._heard_s) if s]
+        return time.monotonic() - min(since_s) if since_s else 0.0
+
+    def pieces(self, size: int) -> Iterator[memoryview]:
+        while size:
+            if not self._in:
+                self._in = memoryview(self._more())
+            piece = self._in[:size]
+            self._in = self._in[len(piece):]
+            size -= len(piece)
+            yield piece
+
+    def _message(self) -> Message | None:
+        line = self._line()
+        try:
+            message: Message = json.loads(line)
+        except ValueError:
+            raise Problem("noise", "", f"this is no message of ours: {line[:80]!r}") from None
+        if "error" in message:
+            raise Problem.heard(message)
+        return None if "alive" in message else message
+
+    def _line(self) -> bytes:
+        start: list[bytes] = []
+        while True:
+            held = self._in.obj if isinstance(self._in.obj, bytes) else b""
+            at = len(held) - len(self._in)
+            end = held.find(b"\n", at)
+            if end >= 0:
+                self._in = self._in[end + 1 - at:]
+                return b"".join(start) + held[at:end]
+            start.append(held[at:])
+            self._in = memoryview(self._more())
+
+    def _more(self) -> bytes:
+        self._reading_since_s = time.monotonic()
+        try:
+            piece = self._read(BLOCK)
+        finally:
+            self._reading_since_s = 0.0
+            self._heard_s = time.monotonic()
+        if not piece:
+            raise EOFError("the other side ended")
+        return piece
+
+    def _put(self, piece: bytes) -> None:
+        self._out.append(piece)
+        self._out_bytes += len(piece)
+        if self._out_bytes >= BLOCK >> 2:
+            self._flush()
+
+    def _flush(self) -> None:
+        out, self._out, self._out_bytes = self._out, [], 0
+        try:
+            for piece in _joined(out):
+                self._writing_since_s = time.monotonic()
+                self._write(memoryview(piece))
+        finally:
+            self._writing_since_s = 0.0
+
+
+def _joined(pieces: Sequence[bytes]) -> Iterator[bytes]:
+    """Small pieces together, large ones as they are: a write is dear, and so is a copy."""
+    small: list[bytes] = []
+    for piece in pieces:
+        if len(piece) < BLOCK >> 2:
+            small.append(piece)
+            continue
+        if small:
+            yield b"".join(small)
+        yield piece
+        small = []
+    if small:
+        yield b"".join(small)
+
+
+class Pulse:
+    """Beats so that the other side need not wonder, and calls `gone` when we have waited for it for `idle_s`."""
+
+    def __init__(self, wire: Wire, gone: Callable[[], None], idle_s: float = IDLE_S,
+                 touch: Callable[[], None] = lambda: None) -> None:
+        self._wire = wire
+        self._gone = gone
+        self._idle_s = idle_s
+        self._touch = touch
+        self._stop = threading.Event()
+
+    def __enter__(self) -> Pulse:
+        WORK.last_s = time.monotonic()
+        for run in (self._beat, self._watch):  # a beat may block, and the watch must not
+            threading.Thread(target=run, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+
+    def _beat(self) -> None:
+        with contextlib.suppress(Exception):  # the main thread meets the same error and explains it
+            while not self._stop.wait(BEAT_S):
+                if time.monotonic() - WORK.last_s < STUCK_S:
+                    self._wire.beat()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(min(1.0, self._idle_s / 4)):
+            blocked_s = self._wire.blocked_s
+            if blocked_s > self._idle_s:
+                self._gone()
+                return
+            if blocked_s < 2 * BEAT_S and not self._stop.is_set():
+                self._touch()
+
+
+class Work:
+    """When a block of a file was last read or written."""
+
+    last_s = 0.0
+
+
+WORK = Work()

@@ -1,0 +1,184 @@
+"""Large files on their way in ranges: who begins them, hears what has arrived, and has them completed. Up, the host's
+receiver is told over its own wire, which may be a lane itself; down, the receiver is ours."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+
+from rdtops.remote.far.entries import Entry, Message, Problem, place, text
+from rdtops.remote.far.parts import RangedPart
+from rdtops.remote.far.receiver import Receiver
+from rdtops.remote.far.wire import Wire
+from rdtops.remote.lanes import Lanes
+from rdtops.remote.ranges import Getter, Lane, Putter, Range
+
+AHEAD_FILES, AHEAD_BYTES = 8, 1 << 26  # begun before the one before them has ended, so that the lanes never wait
+
+Moved = Callable[[Entry, int], None]
+
+
+class Upload:
+    """Puts files into the hands of a receiver at the other end of `wire`."""
+
+    def __init__(self, wire: Wire, root: str, lanes: Lanes, heed: Callable[[Message], None], moved: Moved, *,
+                 carries: bool) -> None:
+        """`carries`: the wire carries ranges too, and not only while there is no lane."""
+        self._wire = wire
+        self._lanes = lanes
+        self._ranges = lanes.ranges
+        self._heed = heed
+        self._moved = moved
+        self._carries = carries
+        self._putter = functools.partial(Putter, root, lanes.ranges)
+        self._lane = Lane(wire, lanes.ranges, self._putter(), lanes.rtt_s)
+        self._open: dict[str, Entry] = {}
+        self._parts: dict[str, str] = {}  # of what the receiver has begun
+        self._finishing: set[str] = set()
+
+    def run(self, entries: Iterable[Entry]) -> None:
+        """Until the receiver has said of every file that it is done."""
+        try:
+            self._run(entries)
+        finally:
+            self._lane.end()
+
+    def _run(self, entries: Iterable[Entry]) -> None:
+        self._lanes.carry(self._putter)
+        waiting = deque(entries)
+        while waiting or self._open:
+            self._begin(waiting)
+            self._report(self._ranges.news())
+            for message in self._wire.heard_already():
+                self._hear(message)
+            if (self._carries or not self._lanes.hopeful) and self._lane.start_one():
+                continue
+            if self._lane.busy:
+                self._hear(self._wire.hear())
+            else:
+                with self._wire.polled():
+                    self._ranges.wait(0.01)
+
+    def _begin(self, waiting: deque[Entry]) -> None:
+        if self._ranges.failure:
+            raise self._ranges.failure
+        while waiting and len(self._open) < AHEAD_FILES and self._ranges.waiting_bytes < AHEAD_BYTES:
+            entry = waiting.popleft()
+            self._open[entry.path] = entry
+            self._wire.say({"begin": entry._asdict()})
+            self._wire.flush()
+
+    def _report(self, arrived: list[Range]) -> None:
+        spans = defaultdict(list)
+        for range_ in arrived:
+            spans[range_.entry.path].append((range_.start, range_.end))
+            self._moved(range_.entry, range_.size)
+        for path, kept in spans.items():
+            self._wire.say({"kept": path, "spans": kept})
+        for path in self._parts.keys() - self._finishing:
+            if self._ranges.complete(path):
+                self._finishing.add(path)
+                self._ranges.be_done_with(self._parts[path])
+                self._wire.say({"finish": path})
+        if spans or self._finishing:
+            self._wire.flush()
+
+    def _hear(self, message: Message) -> None:
+        if "put" in message:
+            self._lane.heed(message)
+        elif "begun" in message:
+            entry = self._open[message["begun"]]
+            if entry.path in self._finishing:  # what was there was not of this file
+                self._finishing.remove(entry.path)
+                self._moved(entry, -entry.size)
+            self._parts[entry.path] = message["part"]
+            self._moved(entry, sum(end - start for start, end in message["there"]))
+            self._ranges.add(entry, message["part"], message["there"])
+        else:
+            if "done" in message and message["done"] in self._open:
+                self._finishing.discard(message["done"])
+                del self._open[message["done"]], self._parts[message["done"]]
+            self._heed(message)
+
+
+class Download:
+    """Gets files below a folder of the host for a receiver of ours. `wire` leads to a porter that has nothing to do."""
+
+    def __init__(self, wire: Wire, receiver: Receiver, root: str, lanes: Lanes, moved: Moved, *, carries: bool) -> None:
+        """`carries`: as for Upload."""
+        self._wire = wire
+        self._receiver = receiver
+        self._root = root
+        self._lanes = lanes
+        self._ranges = lanes.ranges
+        self._moved = moved
+        self._carries = carries
+        self._open: dict[str, Entry] = {}
+        self._parts: dict[str, RangedPart] = {}
+        self._getter = functools.partial(Getter, root, lanes.ranges, self._parts)
+        self._lane = Lane(wire, lanes.ranges, self._getter(), lanes.rtt_s)
+
+    def run(self, entries: Iterable[Entry]) -> None:
+        """Until every file is complete."""
+        try:
+            self._run(entries)
+        except Problem as problem:
+            self._lanes.close()  # before a part is closed that a lane may be writing
+            if problem.kind in ("digest", "changed"):
+                self._receiver.drop(problem.path)
+            raise
+        finally:
+            self._lanes.close()
+            self._receiver.close()
+
+    def _run(self, entries: Iterable[Entry]) -> None:
+        self._lanes.carry(self._getter)
+        self._wire.say({"do": "lane"})
+        self._wire.flush()
+        self._wire.hear()  # it is ready
+        waiting = deque(entries)
+        while waiting or self._open:
+            if self._ranges.failure:
+                raise self._ranges.failure
+            while waiting and len(self._open) < AHEAD_FILES and self._ranges.waiting_bytes < AHEAD_BYTES:
+                self._begin(waiting.popleft())
+            self._report(self._ranges.news())
+            self._move()
+        self._wire.say({"end": True})
+        self._wire.flush()
+
+    def _move(self) -> None:
+        """A little over our own wire, or a look at whether it is still there."""
+        for message in self._wire.heard_already():
+            self._lane.heed(message)
+        self._lane.tell_closed()
+        if (self._carries or not self._lanes.hopeful) and self._lane.start_one():
+            return
+        if self._lane.busy:
+            self._lane.heed(self._wire.hear())
+        else:
+            with self._wire.polled():
+                self._ranges.wait(0.01)
+
+    def _report(self, arrived: list[Range]) -> None:
+        for range_ in arrived:
+            self._receiver.kept(range_.entry.path, [(range_.start, range_.end)])
+            self._moved(range_.entry, range_.size)
+        for entry in [e for e in self._open.values() if self._ranges.complete(e.path)]:
+            self._finish(entry)
+
+    def _begin(self, entry: Entry) -> None:
+        ranged = self._receiver.begin(entry)
+        part = text(ranged.part.path)
+        self._parts[part] = ranged.part
+        self._open[entry.path] = entry
+        self._moved(entry, sum(end - start for start, end in ranged.there))
+        self._ranges.add(entry, part, ranged.there)
+
+    def _finish(self, entry: Entry) -> None:
+        self._ranges.be_done_with(text(place(self._root, entry.path)))
+        del self._open[entry.path]
+        if not self._receiver.finish(entry.path):
+            self._moved(entry, -entry.size)
+            self._begin(entry)

@@ -1,0 +1,133 @@
+"""Lanes over real SSH through the jump host: `ssh` processes that die, are refused, or are not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rdtops.lab.site import Lab
+from rdtops.remote import hosts, sshclient, transfer
+from rdtops.remote.connection import Connection
+from rdtops.remote.far.parts import begun
+from rdtops.remote.sshclient import SshClient
+from rdtops.remote.transfer import Outcome, Progress, plan_download, plan_upload
+
+pytestmark = pytest.mark.lab
+
+MIB = 1 << 20
+SIZE = 128 * MIB
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def inventory(lab: Lab, tmp_path: Path) -> Path:
+    lab.up()
+    lab.write_inventory(tmp_path / "hosts.toml", {})
+    return tmp_path / "hosts.toml"
+
+
+@pytest.fixture
+def client(inventory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshClient]:
+    """As on a long way: with several lanes from the beginning."""
+    monkeypatch.setattr(transfer, "first_lanes", lambda _: 4)
+    with SshClient(hosts.load(inventory).host("lab")) as client:
+        yield client
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Path:
+    path = tmp_path / "big"
+    path.write_bytes(os.urandom(MIB) * (SIZE // MIB))
+    return path
+
+
+def upload(connection: Any, source: Path, target: Path, watch: transfer.Watcher | None = None) -> Outcome:
+    return transfer.upload(connection, plan_upload(connection, source, str(target)), watch)
+
+
+def download(connection: Any, source: Path, target: Path, watch: transfer.Watcher | None = None) -> Outcome:
+    return transfer.download(connection, plan_download(connection, str(source), target), watch)
+
+
+def same(one: Path, other: Path) -> bool:
+    return subprocess.run(["cmp", one, other], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("move", [upload, download])
+def test_a_lane_that_dies_leaves_its_ranges_to_the_others(client: SshClient, big: Path, tmp_path: Path,
+                                                          move: Any) -> None:
+    killed: list[int] = []
+
+    def kill(progress: Progress) -> None:
+        inside = [p for p in client._processes if p.alive and p.passed == 2]
+        if len(inside) > 1 and progress.bytes_done < SIZE - 32 * MIB and not killed:
+            killed.append(inside[-1]._process.pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    move(client, big, tmp_path / "there" / "big", kill)
+    assert killed
+    assert same(big, tmp_path / "there" / "big")
+    assert [p.name for p in (tmp_path / "there").iterdir()] == ["big"]
+
+
+def test_kill_9_of_the_sender_costs_at_most_a_twentieth(client: SshClient, inventory: Path, big: Path,
+                                                        tmp_path: Path) -> None:
+    folder = tmp_path / "there"
+    sender = subprocess.Popen([sys.executable, "-m", "rdtops.remote.transfer", "--hosts", str(inventory), str(big),
+                               f"lab:{folder}/"], stdout=subprocess.DEVNULL)
+    until(lambda: sum(size for _, size in begun(bytes(folder))) > SIZE // 3)
+    sender.kill()
+    sender.wait()
+    kept = sum(size for _, size in begun(bytes(folder)))
+    outcome = upload(client, big, folder / "big")
+    assert SIZE // 3 < kept < SIZE
+    assert outcome.sent_bytes <= SIZE - kept + SIZE // 20
+    assert same(big, folder / "big")
+
+
+def until(holds: Any) -> None:
+    end_s = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("move", [upload, download])
+def test_without_an_ssh_program_channels_of_one_connection_carry_it(inventory: Path, big: Path, tmp_path: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch,
+                                                                    move: Any) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert not sshclient.present()
+    with Connection(hosts.load(inventory).host("lab")) as connection:
+        assert move(connection, big, tmp_path / "there").sent_bytes == SIZE
+    monkeypatch.undo()
+    assert same(big, tmp_path / "there")
+
+
+def test_an_unknown_host_key_is_refused_by_the_ssh_program_too(lab: Lab, tmp_path: Path, inventory: Path) -> None:
+    host = hosts.load(inventory).host("lab").model_copy(update={"known_hosts": str(tmp_path / "none")})
+    with SshClient(host) as client, pytest.raises(sshclient.HostKeyError):
+        client.absolute("~/x")
+
+
+def test_a_dry_run_prints_reasons_and_sizes_and_moves_nothing(inventory: Path, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("x" * 2000)
+    ran = subprocess.run([sys.executable, "-m", "rdtops.remote.transfer", "--hosts", str(inventory), "--dry-run",
+                          str(tmp_path / "f"), f"lab:{tmp_path}/there/"], capture_output=True, text=True, check=True)
+    assert ran.stdout == "send   f: 2 kB, missing there\n1 of 1 files, 2 kB to send\n"
+    with contextlib.suppress(FileNotFoundError):
+        assert not list((tmp_path / "there").iterdir())
