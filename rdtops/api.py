@@ -10,8 +10,9 @@ from rdtops.remote.command import Command, Secret
 from rdtops.remote.connection import Connection, Result
 from rdtops.remote.environment import activation
 from rdtops.remote.hosts import Host
+from rdtops.remote.plan import Plan
 from rdtops.remote.probe import Answer, Output, Probe, ask
-from rdtops.remote.transfer import Plan, plan_upload, upload
+from rdtops.remote.transfer import plan_upload, upload
 
 __all__ = [
     "MODELS",

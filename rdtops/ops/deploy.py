@@ -11,7 +11,8 @@ from rdtops.ops.plan import Asset, release_folder
 from rdtops.ops.snapshot import Snapshot
 from rdtops.remote.command import Command, quoted
 from rdtops.remote.connection import Connection
-from rdtops.remote.transfer import Outcome, Plan, Progress, commit, plan_upload, upload
+from rdtops.remote.plan import Plan
+from rdtops.remote.transfer import Outcome, Progress, commit, plan_upload, upload
 
 PARTS = {"code": (), "data": ("dataset",), "weights": ("pretrained",), "encoders": ("text_encoder", "vision_encoder")}
 
@@ -63,7 +64,7 @@ def _code(connection: Connection, snapshot: Snapshot, dry_run: bool,
         return Delivery("code", connection.short(release), plan)
     outcome = upload(connection, plan, _named("code", progress))
     connection.run_shell(f"cat > {quoted(incoming + '/snapshot.json')}", stdin=snapshot.to_json().encode())
-    commit(connection, plan, release)
+    commit(connection, plan, outcome, release)
     return Delivery("code", connection.short(release), plan, outcome)
 
 

@@ -25,8 +25,6 @@ import paramiko
 from rdtops.errors import (
     AuthenticationFailed,
     CommandFailed,
-    CommandTimeout,
-    ConnectionLost,
     HostError,
     HostKeyError,
     RemoteError,
@@ -35,6 +33,7 @@ from rdtops.errors import (
 from rdtops.remote import bundle
 from rdtops.remote.command import Command, quoted
 from rdtops.remote.hosts import Hop, Host
+from rdtops.remote.stream import Stream, lost
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # its thread would print tracebacks of what we explain
 
@@ -45,7 +44,6 @@ PERSON_S = 120.0  # to find the telephone and type what it shows
 REKEY_BYTES = 1 << 35
 SILENCE_S = 60.0  # a transfer that moves no byte for so long is dead
 _MUTE = ("No existing session", "Error reading SSH protocol banner")  # paramiko's words for one and the same thing
-_PIECE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,8 @@ class Connection:
 
     def __init__(self, host: Host, ask: Ask | None = None) -> None:
         self.host = host
-        self._ask = ask
+        self._ask = ask and functools.partial(self._asked, ask)
+        self._was_asked = False
         self._chain: list[fabric.Connection] = []
         self._home = ""
 
@@ -98,6 +97,15 @@ class Connection:
             transport.set_keepalive(KEEPALIVE_S)
             self._chain.append(link)
         return self
+
+    @property
+    def logs_in_alone(self) -> bool:
+        """Whether one more login needs no person: no hop wanted a code beside the key."""
+        return not self._was_asked
+
+    def _asked(self, ask: Ask, question: str, echo: bool) -> str:
+        self._was_asked = True
+        return ask(question, echo)
 
     @property
     def alive(self) -> bool:
@@ -212,137 +220,6 @@ class Connection:
             watchdog.cancel()
         if late.is_set():
             raise lost(self.host, f"could not {what} within {seconds:g} s")
-
-
-class Stream:
-    """A running remote command. Every read and write is bounded by `silence_s` without a byte."""
-
-    def __init__(self, connection: Connection, channel: paramiko.Channel, line: str, silence_s: float) -> None:
-        self._connection = connection
-        self._channel = channel
-        self._line = line
-        self._silence_s = silence_s
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(Exception):
-            self._channel.close()
-
-    def write(self, content: bytes | memoryview) -> None:
-        view = memoryview(content)
-        with self._errors():
-            for start in range(0, len(view), _PIECE):  # sendall copies all that is left at every packet
-                self._channel.sendall(bytes(view[start:start + _PIECE]))
-
-    def end_input(self) -> None:
-        with self._errors():
-            self._channel.shutdown_write()
-
-    def read(self, size: int) -> bytes:
-        """Up to `size` bytes; nothing at the end of the output."""
-        with self._errors():
-            piece: bytes = self._channel.recv(size)
-            return piece
-
-    def readable(self) -> bool:
-        """Whether a read would not wait: something is there, or the end is."""
-        return bool(self._channel.recv_ready() or self._channel.eof_received or self._channel.closed)
-
-    def read_exactly(self, size: int) -> bytes:
-        """`size` bytes. Raises ConnectionLost when the other side ends before that."""
-        pieces, missing = [], size
-        while missing:
-            piece = self.read(min(missing, 1 << 20))
-            if not piece:
-                raise self._ended_early()
-            pieces.append(piece)
-            missing -= len(piece)
-        return b"".join(pieces)
-
-    def errors(self) -> str:
-        """What is there of stderr now."""
-        pieces = []
-        with contextlib.suppress(OSError):
-            while self._channel.recv_stderr_ready():
-                pieces.append(self._channel.recv_stderr(1 << 16))
-        return b"".join(pieces).decode("utf-8", "replace")
-
-    def finish(self, stdin: bytes, timeout_s: float) -> tuple[bytes, bytes]:
-        """Send stdin, end it, and gather stdout and stderr until both end or `timeout_s` is over."""
-        deadline = time.monotonic() + timeout_s
-        self.write(stdin)
-        self.end_input()
-        out, err = bytearray(), bytearray()
-        self._channel.settimeout(0.05)
-        while not (self._channel.exit_status_ready() or self._channel.closed) or self._pending():
-            took = 0
-            if self._channel.recv_ready():
-                took += len(piece := self._channel.recv(1 << 20))
-                out += piece
-            if self._channel.recv_stderr_ready():
-                took += len(piece := self._channel.recv_stderr(1 << 20))
-                err += piece
-            if not took:
-                if time.monotonic() > deadline:
-                    raise self._too_slow(timeout_s)
-                self._channel.status_event.wait(0.005)
-        # the exit status may arrive before the last output
-        self._channel.settimeout(2.0)
-        with contextlib.suppress(OSError):
-            while piece := self._channel.recv(1 << 20):
-                out += piece
-            while piece := self._channel.recv_stderr(1 << 20):
-                err += piece
-        return bytes(out), bytes(err)
-
-    def code(self, timeout_s: float = 10.0) -> int:
-        """The exit code. Raises ConnectionLost when the link went away first: then the outcome is unknown."""
-        if not self._channel.status_event.wait(timeout_s):
-            raise self._too_slow(timeout_s)
-        code: int = self._channel.exit_status
-        if code == -1:
-            raise self._ended_early()
-        return code
-
-    def _pending(self) -> bool:
-        return bool(self._channel.recv_ready() or self._channel.recv_stderr_ready())
-
-    def _too_slow(self, timeout_s: float) -> RemoteError | HostError:
-        self._channel.close()
-        try:
-            self._connection.ping()
-        except ConnectionLost as error:
-            return error
-        return CommandTimeout(f"{self._connection.host.name}: no end within {timeout_s:g} s of: {self._line[:200]}")
-
-    def _ended_early(self) -> RemoteError | HostError:
-        """Why nothing more comes: the command ended by itself (its exit code is there), or the link went away."""
-        ended_itself = self._channel.status_event.wait(2.0) and self._channel.exit_status != -1
-        said = self.errors().strip()[-600:]
-        host = self._connection.host
-        if not ended_itself:
-            return lost(host, "the link or the command was cut" + (f" ({said})" if said else ""))
-        if self._channel.exit_status == 127:
-            return CommandFailed(f"{host.name}: {said or 'command not found'}",
-                                 remedy=f"set hosts.{host.name}.python in hosts.toml to a Python 3.8 or newer")
-        return CommandFailed(f"{host.name}: exit {self._channel.exit_status} from: {self._line[:120]}\n{said}")
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except TimeoutError as error:  # socket.timeout is the same class
-            self._connection.close()
-            raise lost(self._connection.host, f"no byte moved for {self._silence_s:g} s") from error
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            raise self._ended_early() from error
-
-
-def lost(host: Host, why: str) -> ConnectionLost:
-    return ConnectionLost(f"lost {host.name} ({host.route_words}): {why}",
-                          remedy=f"inv hosts --ping --host {host.name}   # then run the same command again")
 
 
 def host_key(hop: Hop, through: fabric.Connection | None, timeout_s: float = 20.0) -> paramiko.PKey:

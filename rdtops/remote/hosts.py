@@ -5,6 +5,8 @@ from __future__ import annotations
 import getpass
 import os
 import re
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +25,7 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class Hop(_Table):
@@ -230,27 +232,45 @@ def _from_ssh_config(alias: str, values: dict[str, Any], ssh_config: Path) -> Ho
 
 
 def _ssh_route(alias: str, ssh_config: Path, seen: tuple[str, ...]) -> list[dict[str, Any]]:
-    import paramiko  # here, because reading hosts.toml alone should stay light
-
     if alias in seen:
         raise ConfigError(f"{ssh_config}: ProxyJump of {alias!r} leads back to itself: {' -> '.join([*seen, alias])}")
     user, _, rest = alias.rpartition("@")
     name, _, port = rest.partition(":")
-    found = paramiko.SSHConfig.from_path(str(ssh_config)).lookup(name)
+    found = _looked_up(name, ssh_config)
     if "proxycommand" in found and found["proxycommand"].lower() != "none":
         raise ConfigError(f"{ssh_config}: Host {name} uses ProxyCommand; rdtops checks the key of every hop itself and "
                           "so needs ProxyJump", remedy=f"write the hop as ProxyJump, or as jumps in {DEFAULT_FILE}")
     hop: dict[str, Any] = {"name": name, "address": found["hostname"], "port": int(port or found.get("port", 22))}
     if user or "user" in found:
         hop["user"] = user or found["user"]
-    identities = [str(Path(p).expanduser()) for p in found.get("identityfile", [])]
-    if identities:
-        hop["identity_file"] = identities[0]
+    if found.get("identityfile"):
+        hop["identity_file"] = str(Path(found["identityfile"][0]).expanduser())
     if "userknownhostsfile" in found:
         hop["known_hosts"] = str(Path(found["userknownhostsfile"].split()[0]).expanduser())
     jumps = found.get("proxyjump", "none")
     before = [] if jumps.lower() == "none" else jumps.split(",")
     return [h for jump in before for h in _ssh_route(jump.strip(), ssh_config, (*seen, alias))] + [hop]
+
+
+def _looked_up(name: str, ssh_config: Path) -> dict[str, Any]:
+    """What ssh_config says of a host, as OpenSSH itself reads it where it is there, else as paramiko does."""
+    if not shutil.which("ssh"):
+        import paramiko  # here, because it is slow to import
+
+        return dict(paramiko.SSHConfig.from_path(str(ssh_config)).lookup(name))
+    read = subprocess.run(["ssh", "-G", "-F", str(ssh_config), "--", name], stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, check=False)
+    if read.returncode:
+        raise ConfigError(f"{ssh_config}: ssh does not understand it: {read.stderr.strip()[-300:]}",
+                          remedy=f"ssh -G -F {ssh_config} {name}")
+    rows = [line.partition(" ")[::2] for line in read.stdout.splitlines()]
+    found: dict[str, Any] = dict(rows)
+    identities = [value for key, value in rows if key == "identityfile"]
+    found["identityfile"] = [] if set(_NOT_CHOSEN) <= set(identities) else identities
+    return found
+
+
+_NOT_CHOSEN = ("~/.ssh/id_rsa", "~/.ssh/id_ed25519")  # among what ssh tries when nobody names a key
 
 
 # --- mistakes, explained ---

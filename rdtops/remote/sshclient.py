@@ -64,6 +64,11 @@ class SshClient:
         self._home = ""
         self._closed = False
 
+    @property
+    def logs_in_alone(self) -> bool:
+        """It can only log in alone."""
+        return True
+
     def __enter__(self) -> SshClient:
         return self
 
@@ -88,7 +93,7 @@ class SshClient:
                 self._home = stream.wire.hear()["home"]
         return self._home + path[1:] if path == "~" or path.startswith("~/") else f"{self._home}/{path}"
 
-    def far(self, program: ModuleType, request: dict[str, Any], **_: float) -> SshProcess:
+    def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = 0.0) -> SshProcess:  # noqa: ARG002
         """A far-side program that has got this request; one that has ended its last goes on."""
         with self._turn:
             process = self._idle.pop() if self._idle else None

@@ -7,6 +7,7 @@ import functools
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 
+from rdtops.remote.far.digests import CACHE, Digests, SourceDigest
 from rdtops.remote.far.entries import Entry, Message, Problem, place, text
 from rdtops.remote.far.parts import RangedPart
 from rdtops.remote.far.receiver import Receiver
@@ -22,10 +23,13 @@ Moved = Callable[[Entry, int], None]
 class Upload:
     """Puts files into the hands of a receiver at the other end of `wire`."""
 
-    def __init__(self, wire: Wire, root: str, lanes: Lanes, heed: Callable[[Message], None], moved: Moved, *,
-                 carries: bool) -> None:
-        """`carries`: the wire carries ranges too, and not only while there is no lane."""
+    def __init__(self, wire: Wire, root: str, digests: Digests, lanes: Lanes, heed: Callable[[Message], None],
+                 moved: Moved, *, carries: bool) -> None:
+        """`digests` learns those of what is sent. `carries`: the wire carries ranges too, and not only while there is
+        no lane."""
         self._wire = wire
+        self._root = root
+        self._digests = digests
         self._lanes = lanes
         self._ranges = lanes.ranges
         self._heed = heed
@@ -35,6 +39,7 @@ class Upload:
         self._lane = Lane(wire, lanes.ranges, self._putter(), lanes.rtt_s)
         self._open: dict[str, Entry] = {}
         self._parts: dict[str, str] = {}  # of what the receiver has begun
+        self._content: dict[str, SourceDigest] = {}  # of what was planned without its MD5
         self._finishing: set[str] = set()
 
     def run(self, entries: Iterable[Entry]) -> None:
@@ -43,6 +48,8 @@ class Upload:
             self._run(entries)
         finally:
             self._lane.end()
+            for content in self._content.values():
+                content.close()
 
     def _run(self, entries: Iterable[Entry]) -> None:
         self._lanes.carry(self._putter)
@@ -73,6 +80,7 @@ class Upload:
         spans = defaultdict(list)
         for range_ in arrived:
             spans[range_.entry.path].append((range_.start, range_.end))
+            self._read(range_.entry.path, range_.start, range_.end)
             self._moved(range_.entry, range_.size)
         for path, kept in spans.items():
             self._wire.say({"kept": path, "spans": kept})
@@ -80,7 +88,7 @@ class Upload:
             if self._ranges.complete(path):
                 self._finishing.add(path)
                 self._ranges.be_done_with(self._parts[path])
-                self._wire.say({"finish": path})
+                self._wire.say({"finish": path, "md5": self._md5(path)})
         if spans or self._finishing:
             self._wire.flush()
 
@@ -93,13 +101,34 @@ class Upload:
                 self._finishing.remove(entry.path)
                 self._moved(entry, -entry.size)
             self._parts[entry.path] = message["part"]
-            self._moved(entry, sum(end - start for start, end in message["there"]))
+            self._follow(entry)
+            for start, end in message["there"]:
+                self._read(entry.path, start, end)
+                self._moved(entry, end - start)
             self._ranges.add(entry, message["part"], message["there"])
         else:
             if "done" in message and message["done"] in self._open:
                 self._finishing.discard(message["done"])
                 del self._open[message["done"]], self._parts[message["done"]]
+                self._drop_content(message["done"])
             self._heed(message)
+
+    def _follow(self, entry: Entry) -> None:
+        """Begin to digest a file that was planned without its MD5."""
+        self._drop_content(entry.path)
+        if not entry.md5:
+            self._content[entry.path] = SourceDigest(place(self._root, entry.path), entry.size, self._digests)
+
+    def _read(self, path: str, start: int, end: int) -> None:
+        if path in self._content:
+            self._content[path].add(start, end)
+
+    def _md5(self, path: str) -> str:
+        return self._open[path].md5 or self._content[path].result()
+
+    def _drop_content(self, path: str) -> None:
+        if path in self._content:
+            self._content.pop(path).close()
 
 
 class Download:
@@ -115,6 +144,7 @@ class Download:
         self._moved = moved
         self._carries = carries
         self._open: dict[str, Entry] = {}
+        self._asked: dict[str, Entry] = {}  # arrived, and the host is asked for its MD5
         self._parts: dict[str, RangedPart] = {}
         self._getter = functools.partial(Getter, root, lanes.ranges, self._parts)
         self._lane = Lane(wire, lanes.ranges, self._getter(), lanes.rtt_s)
@@ -134,11 +164,11 @@ class Download:
 
     def _run(self, entries: Iterable[Entry]) -> None:
         self._lanes.carry(self._getter)
-        self._wire.say({"do": "lane"})
+        self._wire.say({"do": "lane", "cache": CACHE})
         self._wire.flush()
         self._wire.hear()  # it is ready
         waiting = deque(entries)
-        while waiting or self._open:
+        while waiting or self._open or self._asked:
             if self._ranges.failure:
                 raise self._ranges.failure
             while waiting and len(self._open) < AHEAD_FILES and self._ranges.waiting_bytes < AHEAD_BYTES:
@@ -151,22 +181,41 @@ class Download:
     def _move(self) -> None:
         """A little over our own wire, or a look at whether it is still there."""
         for message in self._wire.heard_already():
-            self._lane.heed(message)
+            self._hear(message)
         self._lane.tell_closed()
         if (self._carries or not self._lanes.hopeful) and self._lane.start_one():
             return
         if self._lane.busy:
-            self._lane.heed(self._wire.hear())
+            self._hear(self._wire.hear())
         else:
             with self._wire.polled():
                 self._ranges.wait(0.01)
+
+    def _hear(self, message: Message) -> None:
+        if "digest_of" in message:
+            self._finish(self._asked.pop(message["digest_of"]), message["md5"])
+        else:
+            self._lane.heed(message)
 
     def _report(self, arrived: list[Range]) -> None:
         for range_ in arrived:
             self._receiver.kept(range_.entry.path, [(range_.start, range_.end)])
             self._moved(range_.entry, range_.size)
         for entry in [e for e in self._open.values() if self._ranges.complete(e.path)]:
-            self._finish(entry)
+            del self._open[entry.path]
+            if entry.md5:
+                self._finish(entry, entry.md5)
+            else:
+                self._ask_digest(entry)
+
+    def _ask_digest(self, entry: Entry) -> None:
+        source = self._source(entry)
+        self._asked[source] = entry
+        self._wire.say({"digest": source})
+        self._wire.flush()
+
+    def _source(self, entry: Entry) -> str:
+        return text(place(self._root, entry.path))
 
     def _begin(self, entry: Entry) -> None:
         ranged = self._receiver.begin(entry)
@@ -174,11 +223,14 @@ class Download:
         self._parts[part] = ranged.part
         self._open[entry.path] = entry
         self._moved(entry, sum(end - start for start, end in ranged.there))
+        if not entry.md5:
+            self._wire.say({"read": self._source(entry), "size": entry.size})
+            self._wire.flush()
         self._ranges.add(entry, part, ranged.there)
 
-    def _finish(self, entry: Entry) -> None:
-        self._ranges.be_done_with(text(place(self._root, entry.path)))
-        del self._open[entry.path]
-        if not self._receiver.finish(entry.path):
+    def _finish(self, entry: Entry, md5: str) -> None:
+        if self._receiver.finish(entry.path, md5):
+            self._ranges.be_done_with(self._source(entry))
+        else:
             self._moved(entry, -entry.size)
             self._begin(entry)

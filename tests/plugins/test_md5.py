@@ -10,7 +10,7 @@ from rdtops.contract import manifest
 from rdtops.contract.run import Checkpoint
 from rdtops.errors import ConnectionLost, RdtopsError, TransferError
 from rdtops.remote.far.porter import Entry
-from rdtops.remote.transfer import Item, Plan
+from rdtops.remote.plan import Item, Plan
 from tests.plugins.conftest import BROKEN, ScriptedConnection, as_json, said
 
 MD5 = hashlib.md5(b"").hexdigest()

@@ -109,17 +109,22 @@ Host gpu
 Host viacommand
   ProxyCommand nc %h %p
 Host loop
+  ProxyJump back
+Host back
   ProxyJump loop
 Host *
   User somebody
 """
 
 
-@pytest.fixture
-def ssh_config(tmp_path, monkeypatch):
+@pytest.fixture(params=["ssh -G", "paramiko"])
+def ssh_config(tmp_path, monkeypatch, request):
+    """Read by OpenSSH itself, and where it is not installed."""
     file = tmp_path / "ssh_config"
     file.write_text(SSH_CONFIG)
     monkeypatch.setenv("RDTOPS_SSH_CONFIG", str(file))
+    if request.param == "paramiko":
+        monkeypatch.setattr("shutil.which", lambda _: None)
 
 
 def test_an_alias_of_ssh_config_is_a_host(tmp_path, ssh_config):
@@ -127,6 +132,10 @@ def test_an_alias_of_ssh_config_is_a_host(tmp_path, ssh_config):
     assert host.route_words == "here -> bastion -> gpu"
     assert [hop.where for hop in host.route] == ["me@203.0.113.7:22", "somebody@198.51.100.9:2222"]
     assert host.identity_file == str(Path("~/.ssh/gpu_key").expanduser())
+
+
+def test_without_an_identity_file_ssh_may_choose(tmp_path, ssh_config):
+    assert hosts.load(written(tmp_path, GOOD)).host("bastion").identity_file is None
 
 
 def test_an_entry_takes_its_route_from_an_alias_and_keeps_its_own_values(tmp_path, ssh_config):

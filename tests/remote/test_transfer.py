@@ -30,7 +30,9 @@ from rdtops.remote.far.lock import Lock
 from rdtops.remote.far.parts import PART, part_name
 from rdtops.remote.far.receiver import commit
 from rdtops.remote.far.wire import Pulse, Wire
-from rdtops.remote.transfer import Progress, Survey, plan_download, plan_items, plan_upload
+from rdtops.remote.plan import Item, Plan, Survey, plan_items
+from rdtops.remote.transfer import Progress, plan_download, plan_upload
+from rdtops.remote.words import size_words
 
 SIDES = ("here", "there")
 MB = 1_000_000
@@ -55,7 +57,7 @@ def file_entry(path: str, content: bytes = b"content", **changes: Any) -> Entry:
 
 # --- the plan ---
 
-def only(entry: Entry, **survey: Any) -> transfer.Item:
+def only(entry: Entry, **survey: Any) -> Item:
     [item] = plan_items([entry], Survey(**survey), "model.bin", SIDES)
     return item
 
@@ -83,15 +85,15 @@ def test_a_difference_of_size_shows_both_sizes() -> None:
 
 def test_a_begun_file_is_resumed_and_counts_only_its_rest() -> None:
     entry = file_entry("d/a", size=100 * MB)
-    part = "d/" + part_name("d/a", entry.size, entry.md5)
+    part = "d/" + part_name("d/a", entry.size, entry.mtime_ns)
     items = plan_items([entry], Survey(parts={part: 40 * MB}), "", SIDES)
     assert (items[0].action, items[0].reason) == ("resume", "begun, 40 of 100 MB are there")
-    assert transfer.Plan("s", "t", items, "up").bytes_to_send == 60 * MB
+    assert Plan("s", "t", items, "up").bytes_to_send == 60 * MB
 
 
-def test_a_part_of_other_content_is_not_resumed() -> None:
+def test_a_part_of_another_version_is_not_resumed() -> None:
     entry = file_entry("a", size=100 * MB)
-    part = part_name("a", entry.size, md5(b"an older version"))
+    part = part_name("a", entry.size, entry.mtime_ns - 1)
     assert only(entry, parts={part: 40 * MB}).action == "send"
 
 
@@ -118,7 +120,7 @@ def test_a_lost_executable_bit_is_a_difference() -> None:
 @pytest.mark.parametrize(("count", "words"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (999_600, "1 MB"),
                                               (1_500_000_000, "1.5 GB")])
 def test_sizes_in_words(count: int, words: str) -> None:
-    assert transfer.size_words(count) == words
+    assert size_words(count) == words
 
 
 # --- the porter on local folders ---
@@ -250,6 +252,7 @@ class LocalConnection:
 
     def __init__(self) -> None:
         self.host = FakeHost()
+        self.logs_in_alone = False
         self.streams: list[LocalStream] = []
         self.sessions = 0
 
@@ -275,6 +278,7 @@ class LocalStream:
     def __init__(self) -> None:
         self.process = subprocess.Popen([sys.executable, "-c", bundle.READER], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, bufsize=0)
+        self.wire = Wire(lambda size: self.read(size) or self.read_exactly(1), self.write, self.readable)
 
     def __enter__(self) -> LocalStream:
         return self
@@ -456,7 +460,7 @@ def test_a_spoilt_part_is_found_in_the_end_and_begun_anew(tmp_path: Path, connec
     source = big(tmp_path / "big", 4 << 20)
     plan = plan_upload(connection, source, str(tmp_path / "there"))
     entry = plan.items[0].entry
-    (tmp_path / part_name("there", entry.size, entry.md5)).write_bytes(b"x" * (2 << 20))
+    (tmp_path / part_name("there", entry.size, entry.mtime_ns)).write_bytes(b"x" * (2 << 20))
     outcome = upload(connection, source, tmp_path / "there")
     assert outcome.sent_bytes == 6 << 20  # the rest, and then all of it
     assert (tmp_path / "there").read_bytes() == source.read_bytes()
@@ -464,8 +468,8 @@ def test_a_spoilt_part_is_found_in_the_end_and_begun_anew(tmp_path: Path, connec
 
 def test_a_part_of_an_older_version_is_swept(tmp_path: Path, connection: Any) -> None:
     source, there = tree(tmp_path / "source", {b"a": b"new"}), tree(tmp_path / "there", {})
-    (there / part_name("a", 9, md5(b"old"))).write_bytes(b"beginning")
-    (there / part_name("another", 9, md5(b"old"))).write_bytes(b"beginning")
+    (there / part_name("a", 9, 1)).write_bytes(b"beginning")
+    (there / part_name("another", 9, 1)).write_bytes(b"beginning")
     upload(connection, source, there)
     assert sorted(p.name[:13] for p in there.iterdir()) == [".rdtops-part-", "a"]
 
@@ -513,7 +517,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_sent(tmp_path: P
     source.write_bytes(b"in truth it is small")
     plan = plan_upload(connection, source, str(tmp_path / "there"))
     item = plan.items[0]
-    huge = transfer.Plan(plan.source, plan.target, (transfer.Item(
+    huge = Plan(plan.source, plan.target, (Item(
         item.path, 1 << 60, item.md5, "send", item.reason, item.entry),), "up")
     with pytest.raises(DiskFull, match=r"a800: .*there: there is not enough space: .* more are needed") as full:
         transfer.upload(connection, huge)

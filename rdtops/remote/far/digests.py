@@ -36,18 +36,26 @@ class Digests:
 
         Logs grow while they are read, and what they were is still true. Raises Problem for any other change.
         """
-        known = self._rows.get(text(os.path.realpath(path)))
-        if self._trust and known and known[0] == _identity(os.stat(path)) and known[0][0] == size:
-            return known[1]
+        if known := self.known(path, size):
+            return known
         with open(path, "rb") as file:
             before = os.fstat(file.fileno())
             md5: str = md5_of(file, size).hexdigest()
             after = os.fstat(file.fileno())
         if after.st_size < size or (after.st_size == size and _identity(before) != _identity(after)):
             raise Problem("changed", text(path), "it changed while it was read")
-        if after.st_size == size and time.time() - after.st_mtime > 2.0:  # a younger one may change within one tick
-            self.learn(path, after, md5)
+        self.learn_read(path, after, size, md5)
         return md5
+
+    def known(self, path: bytes, size: int) -> str:
+        """The MD5 when the cache has it and is trusted, else ""."""
+        row = self._rows.get(text(os.path.realpath(path))) if self._trust else None
+        return row[1] if row and row[0][0] == size and row[0] == _identity(os.stat(path)) else ""
+
+    def learn_read(self, path: bytes, status: os.stat_result, size: int, md5: str) -> None:
+        """What a file of that status was when it was read; a young one may change again within one tick of its time."""
+        if status.st_size == size and time.time() - status.st_mtime > 2.0:
+            self.learn(path, status, md5)
 
     def learn(self, path: bytes, status: os.stat_result, md5: str) -> None:
         name = text(os.path.realpath(path))
@@ -95,7 +103,7 @@ def _row(name: str, row: tuple[list[int], str]) -> str:
 
 
 class InOrder:
-    """The MD5 of a file whose ranges come in any order: read again behind them, in order, while more come."""
+    """The MD5 of a file whose ranges come or go in any order: read again behind them, in order, while more do."""
 
     def __init__(self, file: int, size: int) -> None:
         self._file = file
@@ -142,11 +150,36 @@ class InOrder:
         while at < end and not self._stopped:
             block = os.pread(self._file, min(BLOCK, end - at), at)
             if not block:
-                raise OSError(errno.EIO, "a part became shorter")
+                raise OSError(errno.EIO, "a file became shorter while it was read")
             self._digest.update(block)
             at += len(block)
             WORK.last_s = time.monotonic()
         return at
+
+
+class SourceDigest:
+    """The MD5 of a file that is being sent in ranges, known once the last has gone."""
+
+    def __init__(self, path: bytes, size: int, digests: Digests) -> None:
+        self._path = path
+        self._size = size
+        self._digests = digests
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._content = InOrder(self._file, size)
+
+    def add(self, start: int, end: int) -> None:
+        """Read it too: it has just gone, so it is in memory still."""
+        self._content.add(start, end)
+
+    def result(self) -> str:
+        """Once all of it was added."""
+        md5 = self._content.result()
+        self._digests.learn_read(self._path, os.fstat(self._file), self._size, md5)
+        return md5
+
+    def close(self) -> None:
+        self._content.stop()
+        os.close(self._file)
 
 
 def blocks(file: BinaryIO, size: int) -> Iterator[bytes]:

@@ -20,10 +20,11 @@ class Entry(NamedTuple):
     path: str
     kind: str  # "file" or "link"
     size: int  # 0 for a link
-    md5: str  # of the content, or of the link's text; "" when not asked for
+    md5: str  # of the content, or of the link's text; "" while nobody needs to know it
     mtime_ns: int
     executable: bool
     link: str = ""
+    holes: int = 0  # bytes of it that need no disk
 
 
 class Problem(Exception):
@@ -65,8 +66,8 @@ def place(root: str, path: str) -> bytes:
     return os.path.join(raw(root), raw(path))
 
 
-def file_entry(path: str, status: os.stat_result) -> Entry:
-    return Entry(path, "file", status.st_size, "", status.st_mtime_ns, bool(status.st_mode & 0o100))
+def file_entry(path: str, status: os.stat_result, holes: int = 0) -> Entry:
+    return Entry(path, "file", status.st_size, "", status.st_mtime_ns, bool(status.st_mode & 0o100), "", holes)
 
 
 def link_entry(path: str, link: str, status: os.stat_result) -> Entry:

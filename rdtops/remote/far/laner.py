@@ -4,22 +4,28 @@
     {"get": path of a file, "entry": entry, "at": n, "size": n}                        answered by {"get": at},
                                                           ({"bytes": n} raw | {"zeros": n})*, {"got": at, "digest"}
     {"close": path}                                                                    nothing more will come for it
+
+    {"read": path of a file, "size": n}                                                its MD5 will be asked for
+    {"digest": path of that file}                                                      answered by {"digest_of", "md5"}
 """
 
 from __future__ import annotations
 
 import os
 
+from rdtops.remote.far.digests import Digests, SourceDigest
 from rdtops.remote.far.entries import Entry, Message, Problem, raw
 from rdtops.remote.far.parts import PART, RangedPart, give
 from rdtops.remote.far.wire import Wire
 
 
 class Laner:
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, digests: Digests) -> None:
         self._wire = wire
+        self._digests = digests
         self._parts: dict[str, RangedPart] = {}
         self._files: dict[str, int] = {}
+        self._read: dict[str, SourceDigest] = {}
 
     def heed(self, message: Message) -> None:
         if "put" in message:
@@ -30,6 +36,10 @@ class Laner:
             self._give(message["get"], Entry(**message["entry"]), message["at"], message["size"])
         elif "close" in message:
             self.close(message["close"])
+        elif "read" in message:
+            self._begin_to_read(message["read"], message["size"])
+        elif "digest" in message:
+            self._wire.say({"digest_of": message["digest"], "md5": self._read[message["digest"]].result()})
         self._wire.flush()
 
     def close(self, path: str) -> None:
@@ -37,10 +47,17 @@ class Laner:
             self._parts.pop(path).close()
         if path in self._files:
             os.close(self._files.pop(path))
+        if path in self._read:
+            self._read.pop(path).close()
 
     def close_all(self) -> None:
-        for path in [*self._parts, *self._files]:
+        for path in [*self._parts, *self._files, *self._read]:
             self.close(path)
+
+    def _begin_to_read(self, path: str, size: int) -> None:
+        if path not in self._read:  # else it begins anew, and its digest is what it was
+            self._read[path] = SourceDigest(raw(path), size, self._digests)
+            self._read[path].add(0, size)
 
     def _part(self, path: str) -> RangedPart:
         if path not in self._parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,11 @@ def digested(root: str, entry: Entry, digests: Digests) -> Entry:
     return entry if entry.md5 else entry._replace(md5=digests.of(place(root, entry.path), entry.size))
 
 
+def known(root: str, entry: Entry, digests: Digests) -> Entry:
+    """The entry with its MD5 where the cache has it."""
+    return entry if entry.md5 else entry._replace(md5=digests.known(place(root, entry.path), entry.size))
+
+
 def all_digested(root: str, entries: Iterable[Entry], digests: Digests) -> Iterator[Entry]:
     """Every file of the entries with its MD5; large ones are read side by side."""
     every = list(entries)
@@ -56,23 +62,26 @@ def all_digested(root: str, entries: Iterable[Entry], digests: Digests) -> Itera
 
 
 def survey(root: str, wanted: Sequence[tuple[str, int]], digests: Digests, basis: str = "") -> Iterator[Message]:
-    """What a target holds of the wanted (path, size): {"there": entry}, digested only where the size is equal, {"part":
-    path, "size": n} for what was begun, and {"basis": entry} for files of another folder that may be copied."""
+    """What a target holds of the wanted (path, size): first {"alike": paths} whose MD5 will decide something, then
+    {"there": entry}, digested only where the size is equal, {"part": path, "size": n} for what was begun, and {"basis":
+    entry} for files of another folder that may be copied."""
     sizes = dict(wanted)
     there = {entry.path: entry for entry in (_there(root, path) for path in sizes) if entry is not None}
     alike = {path for path, entry in there.items() if entry.kind == "file" and entry.size == sizes[path]}
+    lacking = {size for path, size in sizes.items() if path not in alike and size}
+    origins = [e for e in scan_leniently(basis) if e.size in lacking] if basis and os.path.isdir(raw(basis)) else []
+    offered = {entry.size for entry in origins}
+    yield {"alike": [path for path, size in sizes.items() if path in alike or size in offered]}
     for path in there.keys() - alike:
         yield {"there": there[path]._asdict()}
     for entry in all_digested(root, [there[path] for path in there if path in alike], digests):
         yield {"there": entry._asdict()}
     folders = {path.rpartition("/")[0] for path in sizes}
-    lacking = {size for path, size in sizes.items() if path not in alike and size}
     for folder in folders:
         for name, size in begun(_folder_of(root, folder)):
             yield {"part": text(name), "folder": folder, "size": size}
-    if basis and os.path.isdir(raw(basis)):
-        for entry in all_digested(basis, [e for e in scan_leniently(basis) if e.size in lacking], digests):
-            yield {"basis": entry._asdict()}
+    for entry in all_digested(basis, origins, digests):
+        yield {"basis": entry._asdict()}
 
 
 def scan_leniently(root: str) -> Iterator[Entry]:
@@ -106,7 +115,26 @@ def _entry(top: bytes, path: str, status: os.stat_result) -> Entry:
         return link_entry(path, link, status)
     if not stat.S_ISREG(status.st_mode):
         raise Problem("kind", path, "it is neither a file, nor a folder, nor a link")
-    return file_entry(path, status)
+    return file_entry(path, status, _holes(os.path.join(top, raw(path)) if path else top, status))
+
+
+def _holes(path: bytes, status: os.stat_result) -> int:
+    """Bytes of a sparse file that take no disk. A file system that compresses has few blocks and no holes."""
+    size = status.st_size
+    at = holes = 0
+    if status.st_blocks * 512 >= size:
+        return 0
+    with open(path, "rb") as file:
+        while at < size:
+            try:
+                data = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # a file system that cannot say
+                    return holes
+                data = size
+            holes += data - at
+            at = os.lseek(file.fileno(), data, os.SEEK_HOLE) if data < size else size
+    return holes
 
 
 def _there(root: str, path: str) -> Entry | None:

@@ -19,11 +19,12 @@ RECORD = b".ranges"
 ZEROS = bytes(BLOCK)
 
 
-def part_name(path: str, size: int, md5: str) -> str:
-    """The name a file has until it is complete: of its target, then of its content."""
+def part_name(path: str, size: int, mtime_ns: int) -> str:
+    """The name a file has until it is complete: of its target, then of the version of its source. Whether the content
+    is that of the version, its MD5 says in the end."""
     name = hashlib.md5(raw(path.rpartition("/")[2])).hexdigest()[:12]
-    content = hashlib.md5(b"%d %s" % (size, md5.encode())).hexdigest()[:12]
-    return f"{PART}{name}-{content}"
+    version = hashlib.md5(b"%d %d" % (size, mtime_ns)).hexdigest()[:12]
+    return f"{PART}{name}-{version}"
 
 
 def begun(folder: bytes) -> list[tuple[bytes, int]]:

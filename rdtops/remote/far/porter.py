@@ -1,9 +1,9 @@
 """The porter: both sides of a transfer, standard library, Python 3.8. The control side imports the same modules for its
 own files, so the two sides cannot disagree about names, digests or what "complete" means.
 
-A request is one JSON line: {"do": "scan" | "survey" | "receive" | "send" | "lane" | "commit" | "space" | "home", ...}.
-After it both sides speak JSON lines; {"bytes": n} is followed by n raw bytes. The next request may follow. A sender
-says, file after file, without waiting:
+A request is one JSON line, {"do": "scan" | "digest" | "survey" | "receive" | "send" | "lane" | "commit" | "space" |
+"home", ...}. After it both sides speak JSON lines; {"bytes": n} is followed by n raw bytes. The next request may
+follow. A sender says, file after file, without waiting:
 
     {"file": entry, "ask": true?}   with "ask" the receiver answers {"part": bytes, "md5": of them}
     {"from": offset} ({"bytes": n} raw)* {"sent": md5}
@@ -15,7 +15,7 @@ A large file goes in ranges, over this wire and over those of other porters that
 
     {"begin": entry}                answered by {"begun": path, "part": path of the part, "there": [[start, end], ...]}
     {"kept": path, "spans": [[start, end], ...]}   some lane has written these
-    {"finish": path}                every range is there; answered by {"done"}, or by {"begun"} to begin anew
+    {"finish": path, "md5": ...}    every range is there; answered by {"done"}, or by {"begun"} to begin anew
 
 and the receiver says {"done": path, "md5": ...} per file, or {"refused": path} for a copy whose origin is not what the
 plan believed. Either side may say {"error": kind, "path": ..., "reason": ...} and stop, and says {"alive": true} while
@@ -32,7 +32,7 @@ from typing import Callable
 from rdtops.remote.far.digests import Digests, write_all
 from rdtops.remote.far.entries import Entry, Message, Problem, problem_of
 from rdtops.remote.far.laner import Laner
-from rdtops.remote.far.listing import all_digested, scan, survey
+from rdtops.remote.far.listing import all_digested, known, scan, survey
 from rdtops.remote.far.lock import Lock, refuse_full, space
 from rdtops.remote.far.receiver import Receiver, commit
 from rdtops.remote.far.sender import Sender
@@ -41,8 +41,14 @@ from rdtops.remote.far.wire import Pulse, Wire
 
 def _do_scan(request: Message, wire: Wire) -> None:
     digests = _digests(request)
-    found = scan(request["root"], request.get("files"))
-    for entry in all_digested(request["root"], found, digests) if request["hash"] else found:
+    for entry in scan(request["root"], request.get("files")):
+        wire.say({"there": known(request["root"], entry, digests)._asdict()})
+    wire.say({"end": True})
+
+
+def _do_digest(request: Message, wire: Wire) -> None:
+    digests = _digests(request)
+    for entry in all_digested(request["root"], (Entry(**fields) for fields in request["entries"]), digests):
         wire.say({"there": entry._asdict()})
     digests.save()
     wire.say({"end": True})
@@ -52,6 +58,8 @@ def _do_survey(request: Message, wire: Wire) -> None:
     digests = _digests(request)
     for message in survey(request["root"], request["wanted"], digests, request.get("basis", "")):
         wire.say(message)
+        if "alike" in message:
+            wire.flush()  # the other side digests the same files meanwhile
     digests.save()
     wire.say({"end": True})
 
@@ -76,19 +84,23 @@ def _give_up() -> None:
 def _do_send(request: Message, wire: Wire) -> None:
     wire.say({"ready": True})
     wire.flush()
-    sender = Sender(wire, request["root"])
+    digests = _digests(request)
+    sender = Sender(wire, request["root"], digests)
     for fields, ask in request["files"]:
         sender.send(Entry(**fields), ask)
     sender.end()
+    digests.save()
 
 
-def _do_lane(_: Message, wire: Wire) -> None:
+def _do_lane(request: Message, wire: Wire) -> None:
     wire.say({"ready": True})
     wire.flush()
-    laner = Laner(wire)
+    digests = _digests(request)
+    laner = Laner(wire, digests)
     while "end" not in (message := wire.hear()):
         laner.heed(message)
     laner.close_all()
+    digests.save()
 
 
 def _do_home(_: Message, wire: Wire) -> None:
@@ -110,8 +122,8 @@ def _digests(request: Message) -> Digests:
 
 
 OPERATIONS: dict[str, Callable[[Message, Wire], None]] = {
-    "scan": _do_scan, "survey": _do_survey, "receive": _do_receive, "send": _do_send, "lane": _do_lane,
-    "commit": _do_commit, "space": _do_space, "home": _do_home}
+    "scan": _do_scan, "digest": _do_digest, "survey": _do_survey, "receive": _do_receive, "send": _do_send,
+    "lane": _do_lane, "commit": _do_commit, "space": _do_space, "home": _do_home}
 
 
 def main() -> None:

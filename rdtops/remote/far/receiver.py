@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO, Callable, NamedTuple, Sequence
+from typing import BinaryIO, Callable, NamedTuple, Sequence
 
 from rdtops.remote.far.digests import Digests, InOrder, blocks, md5_of, write_all
 from rdtops.remote.far.entries import Entry, Message, Problem, place, raw, refuse_leaving, text
@@ -55,7 +55,7 @@ class Receiver:
         self._folders: dict[str, set[bytes]] = {}  # folder -> parts that were there before
         self._made: set[bytes] = set()
         self._ranged: dict[str, _Ranged] = {}
-        self._laner = Laner(wire)
+        self._laner = Laner(wire, digests)
         self._deeds: dict[str, Callable[[Message], None]] = {
             "file": lambda m: self._file(Entry(**m["file"]), m["ask"]),
             "link": lambda m: self._link(Entry(**m["link"])),
@@ -64,7 +64,7 @@ class Receiver:
             "put": self._laner.heed,
             "close": self._laner.heed,
             "kept": lambda m: self.kept(m["kept"], m["spans"]),
-            "finish": lambda m: self._finish(m["finish"]),
+            "finish": lambda m: self._finish(m["finish"], m["md5"]),
             "flush": self._flush}
         umask = os.umask(0)
         os.umask(umask)
@@ -95,10 +95,8 @@ class Receiver:
         part = self._part(entry)
         file = self._open(part, entry)
         try:
-            digest = self._content(file, entry, ask)
-            found = digest.hexdigest()
-            if found != entry.md5:
-                raise Problem("digest", entry.path, f"its MD5 is {found} after the transfer, and should be {entry.md5}")
+            found, sent = self._content(file, entry, ask)
+            refuse_other(entry.path, found, sent)
         except Problem as problem:
             file.close()
             if problem.kind in ("digest", "changed"):  # else it is a beginning to go on from
@@ -107,9 +105,10 @@ class Receiver:
         except BaseException:
             file.close()
             raise
-        self._complete(entry, part, file)
+        self._complete(entry._replace(md5=found), part, file)
 
-    def _content(self, file: BinaryIO, entry: Entry, ask: bool) -> Any:
+    def _content(self, file: BinaryIO, entry: Entry, ask: bool) -> tuple[str, str]:
+        """Its MD5 here, and what the sender says it is."""
         digest = hashlib.md5()
         if ask:
             size = os.fstat(file.fileno()).st_size
@@ -125,7 +124,7 @@ class Receiver:
         while True:
             message = self._wire.hear()
             if "sent" in message:
-                return digest
+                return digest.hexdigest(), message["sent"]
             for piece in self._wire.pieces(message["bytes"]):
                 digest.update(piece)
                 write_all(file, piece)
@@ -150,20 +149,20 @@ class Receiver:
         for start, end in spans:
             self._ranged[path].whole.add(start, end)
 
-    def finish(self, path: str) -> bool:
+    def finish(self, path: str, md5: str) -> bool:
         """Every range is there. False: what was there before was not of this file, so it begins anew."""
         ranged = self._ranged[path]
         self._laner.close(text(ranged.part.path))
         ranged.part.be_alone()
         found = ranged.whole.result()
-        if found == ranged.entry.md5:
+        if found == md5:
             del self._ranged[path]  # its thread has ended
-            self._complete(ranged.entry, ranged.part.path, ranged.part.detached())
+            self._complete(ranged.entry._replace(md5=md5), ranged.part.path, ranged.part.detached())
             self._commit()
             return True
         if not ranged.there:
             self.drop(path)
-            raise Problem("digest", path, f"its MD5 is {found} after the transfer, and should be {ranged.entry.md5}")
+            refuse_other(path, found, md5)
         ranged.part.clear()
         self._ranged.pop(path).close()
         return False
@@ -173,9 +172,9 @@ class Receiver:
         self._wire.say({"begun": entry.path, "part": text(ranged.part.path), "there": ranged.there})
         self._wire.flush()
 
-    def _finish(self, path: str) -> None:
+    def _finish(self, path: str, md5: str) -> None:
         entry = self._ranged[path].entry
-        if not self.finish(path):
+        if not self.finish(path, md5):
             self._say_begun(entry)
         self._wire.flush()
 
@@ -206,7 +205,7 @@ class Receiver:
 
     def _part(self, entry: Entry) -> bytes:
         folder = self._folder(entry.path)
-        name = part_name(entry.path or self._root, entry.size, entry.md5)
+        name = part_name(entry.path or self._root, entry.size, entry.mtime_ns)
         part = os.path.join(folder, raw(name))
         for old in [o for o in self._folders[text(folder)] if o.startswith(raw(name[:-12])) and o != raw(name)]:
             self._folders[text(folder)].discard(old)  # an earlier version of this file was begun and never ended
@@ -276,6 +275,11 @@ class Receiver:
         self._made = set()
         for item in written:
             self._done(item.entry)
+
+
+def refuse_other(path: str, found: str, sent: str) -> None:
+    if found != sent:
+        raise Problem("digest", path, f"its MD5 is {found} after the transfer, and should be {sent}")
 
 
 def _copied(origin: str, file: BinaryIO) -> str:

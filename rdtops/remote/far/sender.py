@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import Any, BinaryIO, Callable
 
-from rdtops.remote.far.digests import blocks, md5_of
+from rdtops.remote.far.digests import Digests, blocks, md5_of
 from rdtops.remote.far.entries import Entry, Message, Problem, place
 from rdtops.remote.far.laner import refuse_changed
 from rdtops.remote.far.wire import Wire
@@ -16,11 +17,13 @@ ASK_FROM = 1 << 26  # a file of this size asks for its part even when the plan s
 class Sender:
     """Gives files to a receiver at the other end of a wire."""
 
-    def __init__(self, wire: Wire, root: str, heed: Callable[[Message], None] | None = None,
+    def __init__(self, wire: Wire, root: str, digests: Digests, heed: Callable[[Message], None] | None = None,
                  moved: Callable[[Entry, int], None] | None = None) -> None:
-        """`heed` gets what the receiver says meanwhile, `moved` the entry and the bytes that have just gone."""
+        """`digests` learns those of what is sent, `heed` gets what the receiver says meanwhile, `moved` the entry and
+        the bytes that have just gone."""
         self._wire = wire
         self._root = root
+        self._digests = digests
         self._heed = heed or ignore
         self._moved = moved or ignore
         self.sent_bytes = 0
@@ -31,7 +34,8 @@ class Sender:
         if entry.kind == "link":
             self._wire.say({"link": entry._asdict()})
             return
-        with open(place(self._root, entry.path), "rb") as file:
+        path = place(self._root, entry.path)
+        with open(path, "rb") as file:
             refuse_changed(file.fileno(), entry)
             ask = ask or entry.size >= ASK_FROM
             self._wire.say({"file": entry._asdict(), "ask": ask})
@@ -44,10 +48,12 @@ class Sender:
                 self._moved(entry, len(block))
                 self._heed_pending()
             refuse_changed(file.fileno(), entry)
-        if digest.hexdigest() != entry.md5:
+            md5 = digest.hexdigest()
+            self._digests.learn_read(path, os.fstat(file.fileno()), entry.size, md5)
+        if entry.md5 and md5 != entry.md5:
             raise Problem("changed", entry.path, f"its content is not what was planned: MD5 {entry.md5} then, "
-                          f"{digest.hexdigest()} now")
-        self._wire.say({"sent": entry.md5})
+                          f"{md5} now")
+        self._wire.say({"sent": md5})
 
     def copy(self, entry: Entry, origin: str) -> None:
         """Let the receiver copy a file of its own machine."""
