@@ -12,7 +12,8 @@ from types import ModuleType
 FAR = "rdtops.remote.far."
 
 # What the host runs first: its stdin holds the size of the packed source, the packed source, and then what the program
-# reads itself.
+# reads itself. Nobody's site-packages or PYTHONPATH has a say in it, nor costs time.
+FLAGS = ("-I", "-S", "-u")
 READER = ("import sys,zlib;i=sys.stdin.buffer;exec(compile(zlib.decompress(i.read(int(i.readline()))).decode(),"
           "'<rdtops>','exec'),{'__name__':'__main__'})")
 

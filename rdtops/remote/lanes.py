@@ -58,6 +58,7 @@ class Lanes:
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._started = False
+        self._over = threading.Event()
         self._lost = 0
         self._login_s = 0.0
         self._best_rate = 0.0
@@ -89,6 +90,7 @@ class Lanes:
 
     def close(self) -> None:
         """Every lane has ended when this returns: nothing is written any more."""
+        self._over.set()
         self.ranges.close()
         self._cut()
         for thread in self._threads:
@@ -114,7 +116,7 @@ class Lanes:
                     self._opening += 1
                 self._begin(threading.Thread(target=self._lane, daemon=True))
             self._grow()
-            time.sleep(0.01 if self._wanted is None else 0.05)
+            self._over.wait(0.01 if self._wanted is None else 0.05)
 
     def _lane(self) -> None:
         """One lane, from its login to its end."""

@@ -72,7 +72,7 @@ class Ranges:
             self._change.notify_all()
 
     def altered(self, range_: Range) -> None:
-        """Its digest is another one on the other side. Raises Problem when that happens again and again."""
+        """Its CRC is another one on the other side. Raises Problem when that happens again and again."""
         self._altered[range_] += 1
         if self._altered[range_] == TRIES:
             raise Problem("digest", range_.entry.path, f"the {range_.size} bytes at {range_.start} arrived altered "
@@ -142,7 +142,7 @@ class Putter:
         self._root = root
         self._ranges = moved
         self._files: dict[str, int] = {}
-        self._digests: deque[str] = deque()
+        self._crcs: deque[int] = deque()
 
     def order(self, wire: Wire, range_: Range) -> None:
         if range_.part not in self._files:
@@ -150,12 +150,12 @@ class Putter:
         file = self._files[range_.part]
         refuse_changed(file, range_.entry)
         wire.say({"put": range_.part, "at": range_.start, "size": range_.size})
-        self._digests.append(give(wire, file, range_.start, range_.size))
+        self._crcs.append(give(wire, file, range_.start, range_.size))
         refuse_changed(file, range_.entry)
         self._ranges.moved_bytes += range_.size
 
     def heed(self, wire: Wire, message: Message, range_: Range) -> bool:  # noqa: ARG002  # as Getter's
-        return bool(message["digest"] == self._digests.popleft())
+        return bool(message["crc"] == self._crcs.popleft())
 
     def done_with(self, part: str) -> None:
         if part in self._files:
@@ -180,9 +180,9 @@ class Getter:
 
     def heed(self, wire: Wire, message: Message, range_: Range) -> bool:
         assert message["get"] == range_.start
-        digest = self._parts[range_.part].take(wire, range_.start, range_.size)
+        crc = self._parts[range_.part].take(wire, range_.start, range_.size)
         self._ranges.moved_bytes += range_.size
-        return bool(wire.hear()["digest"] == digest)
+        return bool(wire.hear()["crc"] == crc)
 
     def done_with(self, part: str) -> None:
         pass

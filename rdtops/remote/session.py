@@ -130,7 +130,6 @@ def own_problems(root: str, wire: Wire | None = None) -> Iterator[None]:
         if wire is not None:
             with contextlib.suppress(RdtopsError, Problem):
                 wire.say(problem.message())
-                wire.flush()
                 wire.hear()  # it repeats the problem when it has dropped the part
         raise _error(problem, "here", root) from None
 

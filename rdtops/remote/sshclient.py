@@ -7,7 +7,7 @@ every hop as Connection; see openssh. Its stderr says how far the login is, and 
 from __future__ import annotations
 
 import contextlib
-import json
+import fcntl
 import re
 import select
 import shutil
@@ -27,6 +27,7 @@ from rdtops.remote.far.wire import Wire
 from rdtops.remote.hosts import Host
 from rdtops.remote.openssh import config_text
 
+PIPE_BYTES = 1 << 20  # Linux's own 64 KiB make ssh and us wake each other up all the time
 LOGINS = 4  # under way at one hop; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
 QUICK = """\
 Host *
@@ -99,7 +100,7 @@ class SshClient:
             process = self._idle.pop() if self._idle else None
         if process is None:
             process = self.start(program)
-        process.write(json.dumps(request).encode() + b"\n")
+        process.wire.say(request)  # goes with what is said next
         return process
 
     def start(self, program: ModuleType) -> SshProcess:
@@ -153,13 +154,16 @@ class SshProcess:
         self.passed = 0  # hops that let us in
         self.rtt_s: float | None = None
         self._said: list[str] = []
-        line = Command(client.host.python, "-u", "-c", bundle.READER).shell()
+        line = Command(client.host.python, *bundle.FLAGS, "-c", bundle.READER).shell()
         self._process = subprocess.Popen(
             ["ssh", "-F", str(config), client.host.name, "exec sh -c " + quoted(line)], bufsize=0,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         assert self._process.stdin
         assert self._process.stdout
         self._in, self._out = self._process.stdin, self._process.stdout
+        for pipe in (self._in, self._out):
+            with contextlib.suppress(OSError, AttributeError):  # macOS has no such thing; users may be at their limit
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         self.wire = Wire(self._read_some, self.write, self.readable)

@@ -23,12 +23,13 @@ Moved = Callable[[Entry, int], None]
 class Upload:
     """Puts files into the hands of a receiver at the other end of `wire`."""
 
-    def __init__(self, wire: Wire, root: str, digests: Digests, lanes: Lanes, heed: Callable[[Message], None],
-                 moved: Moved, *, carries: bool) -> None:
+    def __init__(self, wire: Wire, root: str, entries: Iterable[Entry], digests: Digests, lanes: Lanes,
+                 heed: Callable[[Message], None], moved: Moved, *, carries: bool) -> None:
         """`digests` learns those of what is sent. `carries`: the wire carries ranges too, and not only while there is
         no lane."""
         self._wire = wire
         self._root = root
+        self._waiting = deque(entries)
         self._digests = digests
         self._lanes = lanes
         self._ranges = lanes.ranges
@@ -42,20 +43,29 @@ class Upload:
         self._content: dict[str, SourceDigest] = {}  # of what was planned without its MD5
         self._finishing: set[str] = set()
 
-    def run(self, entries: Iterable[Entry]) -> None:
+    def begin(self) -> None:
+        """Announce the first files."""
+        while self._waiting and len(self._open) < AHEAD_FILES and self._ranges.waiting_bytes < AHEAD_BYTES:
+            entry = self._waiting.popleft()
+            self._open[entry.path] = entry
+            self._wire.say({"begin": entry._asdict()})
+        self._wire.flush()
+
+    def run(self) -> None:
         """Until the receiver has said of every file that it is done."""
         try:
-            self._run(entries)
+            self._run()
         finally:
             self._lane.end()
             for content in self._content.values():
                 content.close()
 
-    def _run(self, entries: Iterable[Entry]) -> None:
+    def _run(self) -> None:
         self._lanes.carry(self._putter)
-        waiting = deque(entries)
-        while waiting or self._open:
-            self._begin(waiting)
+        while self._waiting or self._open:
+            if self._ranges.failure:
+                raise self._ranges.failure
+            self.begin()
             self._report(self._ranges.news())
             for message in self._wire.heard_already():
                 self._hear(message)
@@ -66,15 +76,6 @@ class Upload:
             else:
                 with self._wire.polled():
                     self._ranges.wait(0.01)
-
-    def _begin(self, waiting: deque[Entry]) -> None:
-        if self._ranges.failure:
-            raise self._ranges.failure
-        while waiting and len(self._open) < AHEAD_FILES and self._ranges.waiting_bytes < AHEAD_BYTES:
-            entry = waiting.popleft()
-            self._open[entry.path] = entry
-            self._wire.say({"begin": entry._asdict()})
-            self._wire.flush()
 
     def _report(self, arrived: list[Range]) -> None:
         spans = defaultdict(list)
@@ -165,7 +166,6 @@ class Download:
     def _run(self, entries: Iterable[Entry]) -> None:
         self._lanes.carry(self._getter)
         self._wire.say({"do": "lane", "cache": CACHE})
-        self._wire.flush()
         self._wire.hear()  # it is ready
         waiting = deque(entries)
         while waiting or self._open or self._asked:

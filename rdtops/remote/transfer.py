@@ -139,22 +139,25 @@ def upload(connection: Way, plan: Plan, progress: Watcher | None = None, *, lane
     if plan.to_do:
         request = {"do": "receive", "root": plan.target, "cache": CACHE, **plan.need}
         digests = Digests(CACHE)
-        with session(connection, plan.target, request) as wire:
-            asked_s = time.monotonic()
-            wire.hear()  # it has the lock and the space
-            with _lanes(connection, plan, lanes) as lanes:
-                if lanes:
-                    lanes.correct(time.monotonic() - asked_s)
-                try:
-                    sent_bytes = _send_all(connection, wire, plan, tally, digests, lanes)
-                finally:
-                    digests.save()
+        with session(connection, plan.target, request) as wire, _lanes(connection, plan, lanes) as lanes:
+            try:
+                sent_bytes = _send_all(connection, wire, plan, tally, digests, lanes)
+            finally:
+                digests.save()
     return tally.outcome(sent_bytes, time.monotonic() - start_s)
 
 
 def _send_all(connection: Way, wire: Wire, plan: Plan, tally: _Tally, digests: Digests, lanes: Lanes | None) -> int:
     small, large = _sorted(plan, lanes)
     sender = Sender(wire, plan.source, digests, tally.heed, tally.moved)
+    ranged = lanes and Upload(wire, plan.source, [i.entry for i in large], digests, lanes, tally.heed, tally.moved,
+                              carries=_carries(connection))
+    if ranged and not small:
+        ranged.begin()  # without waiting for leave: that would cost a round trip
+    asked_s = time.monotonic()
+    wire.hear()  # it has the lock and the space
+    if lanes:
+        lanes.correct(time.monotonic() - asked_s)
     with own_problems(plan.source, wire):
         for item in sorted(small, key=lambda i: i.action != "copy"):  # copies first: a refused one is sent after
             if item.action == "copy":
@@ -167,9 +170,8 @@ def _send_all(connection: Way, wire: Wire, plan: Plan, tally: _Tally, digests: D
             sender.send(tally.entries[path])
         if tally.refused:
             sender.flush()
-        if lanes and large:
-            Upload(wire, plan.source, digests, lanes, tally.heed, tally.moved, carries=_carries(connection)).run(
-                i.entry for i in large)
+        if ranged and large:
+            ranged.run()
         sender.end()
     tally.all_done()
     return sender.sent_bytes + (lanes.ranges.moved_bytes if lanes else 0)

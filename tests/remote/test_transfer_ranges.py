@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def test_gaps_are_what_spans_leave_out() -> None:
 
 def record(part: Path, *rows: tuple[int, bytes]) -> None:
     Path(os.fsdecode(bytes(part) + RECORD)).write_text(
-        "".join(f"{at} {len(content)} {hashlib.sha256(content).hexdigest()}\n" for at, content in rows) + "9 1 torn")
+        "".join(f"{at} {len(content)} {zlib.crc32(content)}\n" for at, content in rows) + "9 1 torn")
 
 
 def test_only_ranges_that_are_as_recorded_are_there(tmp_path: Path) -> None:

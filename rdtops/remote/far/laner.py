@@ -1,8 +1,8 @@
 """A lane's far end: it writes ranges into parts and reads ranges of files, as it is told.
 
-    {"put": path of a part, "at": n, "size": n} ({"bytes": n} raw | {"zeros": n})*   answered by {"put": at, "digest"}
+    {"put": path of a part, "at": n, "size": n} ({"bytes": n} raw | {"zeros": n})*   answered by {"put": at, "crc"}
     {"get": path of a file, "entry": entry, "at": n, "size": n}                        answered by {"get": at},
-                                                          ({"bytes": n} raw | {"zeros": n})*, {"got": at, "digest"}
+                                                          ({"bytes": n} raw | {"zeros": n})*, {"got": at, "crc"}
     {"close": path}                                                                    nothing more will come for it
 
     {"read": path of a file, "size": n}                                                its MD5 will be asked for
@@ -30,8 +30,8 @@ class Laner:
     def heed(self, message: Message) -> None:
         if "put" in message:
             part = self._part(message["put"])
-            digest = part.take(self._wire, message["at"], message["size"])
-            self._wire.say({"put": message["at"], "digest": digest})
+            crc = part.take(self._wire, message["at"], message["size"])
+            self._wire.say({"put": message["at"], "crc": crc})
         elif "get" in message:
             self._give(message["get"], Entry(**message["entry"]), message["at"], message["size"])
         elif "close" in message:
@@ -40,7 +40,6 @@ class Laner:
             self._begin_to_read(message["read"], message["size"])
         elif "digest" in message:
             self._wire.say({"digest_of": message["digest"], "md5": self._read[message["digest"]].result()})
-        self._wire.flush()
 
     def close(self, path: str) -> None:
         if path in self._parts:
@@ -72,9 +71,9 @@ class Laner:
             self._files[path] = os.open(raw(path), os.O_RDONLY | os.O_CLOEXEC)
         refuse_changed(self._files[path], entry)
         self._wire.say({"get": at})
-        digest = give(self._wire, self._files[path], at, size)
+        crc = give(self._wire, self._files[path], at, size)
         refuse_changed(self._files[path], entry)
-        self._wire.say({"got": at, "digest": digest})
+        self._wire.say({"got": at, "crc": crc})
 
 
 def refuse_changed(file: int, entry: Entry) -> None:

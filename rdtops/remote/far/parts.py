@@ -8,7 +8,8 @@ import fcntl
 import hashlib
 import os
 import time
-from typing import Any, BinaryIO, Iterable, Iterator
+import zlib
+from typing import BinaryIO, Iterable, Iterator
 
 from rdtops.remote.far.entries import BLOCK, OURS, raw
 from rdtops.remote.far.lock import flock
@@ -75,30 +76,31 @@ class RangedPart:
         """(start, end) of what is there, and is what was recorded. Makes the part as long as the file will be."""
         if not os.fstat(self._record).st_size:  # it grew from its beginning, or it is new
             grown = min(os.fstat(self.file).st_size, size)
-            self._note(0, grown, _sha256(self.file, 0, grown))
+            self._note(0, grown, _crc_of(self.file, 0, grown))
         os.ftruncate(self.file, size)
-        return joined((at, at + length) for at, length, digest in _rows(self.path)
-                      if length and at + length <= size and _sha256(self.file, at, length) == digest)
+        return joined((at, at + length) for at, length, crc in _rows(self.path)
+                      if length and at + length <= size and _crc_of(self.file, at, length) == crc)
 
     def clear(self) -> None:
         os.ftruncate(self.file, 0)
         os.ftruncate(self._record, 0)
 
-    def take(self, wire: Wire, at: int, size: int) -> str:
-        """Write a range that comes over the wire, and record it, or as much of it as came before the wire broke."""
-        digest, start, end = hashlib.sha256(), at, at + size
+    def take(self, wire: Wire, at: int, size: int) -> int:
+        """Write a range that comes over the wire, and record it, or as much of it as came before the wire broke. Gives
+        its CRC-32: enough to find a range to send again; the MD5 of the whole file is the judge in the end."""
+        crc, start, end = 0, at, at + size
         try:
             while at < end:
                 for piece in _pieces(wire):
                     self._write(at, piece)
-                    digest.update(piece)
+                    crc = zlib.crc32(piece, crc)
                     at += len(piece)
         except BaseException:
             with contextlib.suppress(OSError):
-                self._note(start, at - start, digest.hexdigest())
+                self._note(start, at - start, crc)
             raise
-        self._note(start, size, digest.hexdigest())
-        return digest.hexdigest()
+        self._note(start, size, crc)
+        return crc
 
     def _write(self, at: int, piece: memoryview) -> None:
         if piece.obj is ZEROS and os.pread(self.file, len(piece), at) == piece:
@@ -108,25 +110,25 @@ class RangedPart:
             piece, at = piece[count:], at + count
         WORK.last_s = time.monotonic()
 
-    def _note(self, at: int, size: int, digest: str) -> None:
-        os.write(self._record, b"%d %d %s\n" % (at, size, digest.encode()))
+    def _note(self, at: int, size: int, crc: int) -> None:
+        os.write(self._record, b"%d %d %d\n" % (at, size, crc))
 
 
-def give(wire: Wire, file: int, at: int, size: int) -> str:
-    """Say the content of a range, of zeros only their number. Gives its digest; "" when the file ends before."""
-    digest, end = hashlib.sha256(), at + size
+def give(wire: Wire, file: int, at: int, size: int) -> int:
+    """Say the content of a range, of zeros only their number. Gives its CRC-32; -1 when the file ends before."""
+    crc, end = 0, at + size
     while at < end:
         block = os.pread(file, min(BLOCK, end - at), at)
         if not block:
-            return ""
+            return -1
         if block == memoryview(ZEROS)[:len(block)]:
             wire.say({"zeros": len(block)})
         else:
             wire.give(block)
-        digest.update(block)
+        crc = zlib.crc32(block, crc)
         at += len(block)
         WORK.last_s = time.monotonic()
-    return digest.hexdigest()
+    return crc
 
 
 def joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -164,26 +166,25 @@ def _begun_bytes(part: bytes) -> int:
     return os.lstat(part).st_size
 
 
-def _rows(part: bytes) -> Iterator[tuple[int, int, str]]:
+def _rows(part: bytes) -> Iterator[tuple[int, int, int]]:
     with open(part + RECORD, encoding="ascii", errors="replace") as record:
         for line in record:
             words = line.split()
-            if len(words) == 3 and words[0].isdigit() and words[1].isdigit() and line.endswith("\n"):
-                yield int(words[0]), int(words[1]), words[2]  # else a row that was cut short
+            if len(words) == 3 and all(word.isdigit() for word in words) and line.endswith("\n"):
+                yield int(words[0]), int(words[1]), int(words[2])  # else a row that was cut short
 
 
 def _opened(path: bytes, how: int) -> int:
     return os.open(path, how | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def _sha256(file: int, at: int, size: int) -> str:
-    digest: Any = hashlib.sha256()
-    end = at + size
+def _crc_of(file: int, at: int, size: int) -> int:
+    crc, end = 0, at + size
     while at < end:
         block = os.pread(file, min(BLOCK, end - at), at)
         if not block:
             break
-        digest.update(block)
+        crc = zlib.crc32(block, crc)
         at += len(block)
         WORK.last_s = time.monotonic()
-    return str(digest.hexdigest())
+    return crc

@@ -58,7 +58,7 @@ def _do_survey(request: Message, wire: Wire) -> None:
     digests = _digests(request)
     for message in survey(request["root"], request["wanted"], digests, request.get("basis", "")):
         wire.say(message)
-        if "alike" in message:
+        if message.get("alike"):
             wire.flush()  # the other side digests the same files meanwhile
     digests.save()
     wire.say({"end": True})
@@ -73,7 +73,6 @@ def _do_receive(request: Message, wire: Wire) -> None:
 
     with Lock(root) as lock, Pulse(wire, _give_up, touch=lock.touch):
         wire.say({"ready": True})
-        wire.flush()
         Receiver(wire, root, _digests(request), done).run()
 
 
@@ -83,7 +82,6 @@ def _give_up() -> None:
 
 def _do_send(request: Message, wire: Wire) -> None:
     wire.say({"ready": True})
-    wire.flush()
     digests = _digests(request)
     sender = Sender(wire, request["root"], digests)
     for fields, ask in request["files"]:
@@ -94,7 +92,6 @@ def _do_send(request: Message, wire: Wire) -> None:
 
 def _do_lane(request: Message, wire: Wire) -> None:
     wire.say({"ready": True})
-    wire.flush()
     digests = _digests(request)
     laner = Laner(wire, digests)
     while "end" not in (message := wire.hear()):

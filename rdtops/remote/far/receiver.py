@@ -114,7 +114,6 @@ class Receiver:
             size = os.fstat(file.fileno()).st_size
             digest = md5_of(file, size)
             self._wire.say({"part": size, "md5": digest.hexdigest()})
-            self._wire.flush()
         offset = self._wire.hear()["from"]
         if offset == 0:
             digest = hashlib.md5()
@@ -170,13 +169,11 @@ class Receiver:
     def _say_begun(self, entry: Entry) -> None:
         ranged = self.begin(entry)
         self._wire.say({"begun": entry.path, "part": text(ranged.part.path), "there": ranged.there})
-        self._wire.flush()
 
     def _finish(self, path: str, md5: str) -> None:
         entry = self._ranged[path].entry
         if not self.finish(path, md5):
             self._say_begun(entry)
-        self._wire.flush()
 
     def drop(self, path: str) -> None:
         """What has come of a file is of no use."""
@@ -254,7 +251,6 @@ class Receiver:
     def _flush(self, _: Message) -> None:
         self._commit()
         self._wire.say({"flushed": True})
-        self._wire.flush()
 
     def _commit(self) -> None:
         written, self._written, self._written_bytes = self._written, [], 0

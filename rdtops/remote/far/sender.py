@@ -80,7 +80,6 @@ class Sender:
         return 0, hashlib.md5()
 
     def _until(self, word: str) -> Message:
-        self._wire.flush()
         while True:
             message = self._wire.hear()
             if word in message:

@@ -114,6 +114,8 @@ class Wire:
             self._in = memoryview(self._more())
 
     def _more(self) -> bytes:
+        if self._out:  # before we wait, all that we have to say; together, because a second small packet would wait
+            self.flush()  # until the first is acknowledged
         self._reading_since_s = time.monotonic()
         try:
             piece = self._read(BLOCK)
