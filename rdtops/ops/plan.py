@@ -12,7 +12,8 @@ from rdtops.contract.config import TrainConfig
 from rdtops.contract.run import RunSpec, new_run_id
 from rdtops.ops.snapshot import Snapshot
 from rdtops.remote.connection import Connection
-from rdtops.remote.hosts import Host, Inventory
+from rdtops.remote.hosts import Host
+from rdtops.remote.inventory import Inventory
 
 
 @dataclass(frozen=True)

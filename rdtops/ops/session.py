@@ -15,9 +15,10 @@ from rdtops.ops import plan, records, registry, snapshot, training
 from rdtops.ops.plan import Asset, Wish
 from rdtops.ops.registry import Registry
 from rdtops.ops.snapshot import Snapshot
-from rdtops.remote import hosts
+from rdtops.remote import inventory
 from rdtops.remote.connection import Ask, Connection
-from rdtops.remote.hosts import Host, Inventory
+from rdtops.remote.hosts import Host
+from rdtops.remote.inventory import Inventory
 from rdtops.remote.transfer import Progress
 
 
@@ -52,7 +53,7 @@ class Session:
     @property
     def inventory(self) -> Inventory:
         with self._lock:
-            self._inventory = self._inventory or hosts.load()
+            self._inventory = self._inventory or inventory.load()
             return self._inventory
 
     @property

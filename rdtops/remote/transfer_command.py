@@ -163,7 +163,9 @@ def _sides(options: argparse.Namespace) -> tuple[hosts.Host, bool]:
 def _host(options: argparse.Namespace, name: str) -> hosts.Host:
     if options.ssh_config:
         return hosts.of_ssh_config(name, Path(options.ssh_config).expanduser().absolute())
-    return hosts.load(options.hosts).host(name)
+    from rdtops.remote import inventory  # here, because what checks hosts.toml is slow to import
+
+    return inventory.load(options.hosts).host(name)
 
 
 def _into(target: str, source: str) -> str:

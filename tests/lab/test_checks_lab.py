@@ -26,8 +26,9 @@ from rdtops.errors import PreflightVeto, RdtopsError
 from rdtops.lab.gpus import Failure, GpuProcess, Gpus
 from rdtops.lab.site import Lab
 from rdtops.ops import preflight, registry
-from rdtops.remote import hosts
 from rdtops.remote.connection import Connection
+from rdtops.remote.hosts import Environment
+from rdtops.remote.inventory import load
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 
@@ -51,7 +52,7 @@ def inventory(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def link(inventory: Path) -> Iterator[Connection]:
-    with Connection(hosts.load(inventory).host("lab2")) as opened:
+    with Connection(load(inventory).host("lab2")) as opened:
         yield opened
 
 
@@ -291,7 +292,7 @@ def hub() -> Iterator[str]:
 
 def test_encoders_are_downloaded_there_through_the_mirror(plugins, link, spec, hub):
     there = spec()
-    host = link.host.model_copy(update={"env": {"HF_ENDPOINT": hub, "HF_TOKEN": "hf_secret"}})
+    host = replace(link.host, env={"HF_ENDPOINT": hub, "HF_TOKEN": "hf_secret"})
     mirror = plugins["encoder_mirror"]
     found = by_name(mirror.preflight_check(host, link, there, {}))
     assert {r.status for r in found.values()} == {Status.WARN}
@@ -304,7 +305,7 @@ def test_encoders_are_downloaded_there_through_the_mirror(plugins, link, spec, h
 
 
 def test_a_mirror_that_refuses_vetoes_the_launch_and_is_named(plugins, link, spec):
-    host = link.host.model_copy(update={"env": {"HF_ENDPOINT": "http://127.0.0.1:9"}})
+    host = replace(link.host, env={"HF_ENDPOINT": "http://127.0.0.1:9"})
     words = "google/t5-v1_1-xxl could not be downloaded on lab2 from http://127.0.0.1:9: exit 1"
     with pytest.raises(PreflightVeto, match=re.escape(words)) as caught:
         plugins["encoder_mirror"].before_train(host, link, spec(), {})
@@ -315,7 +316,7 @@ def test_a_link_that_freezes_within_a_download_ends_it_in_bounded_time(plugins, 
     monkeypatch.setattr(plugins["encoder_mirror"], "SILENCE_S", 7.0)  # more than the 5 s between two signs of life
     Hub.open_for_all.clear()
     freeze = threading.Thread(target=lambda: Hub.asked.wait(20) and lab.freeze("lab2"))
-    host = hosts.load(inventory).host("lab2").model_copy(update={"env": {"HF_ENDPOINT": hub}})
+    host = replace(load(inventory).host("lab2"), env={"HF_ENDPOINT": hub})
     begun_s = time.monotonic()
     freeze.start()
     try:
@@ -376,7 +377,7 @@ def test_the_core_checks_say_what_an_empty_host_lacks(link, spec):
     ({"conda": "rdt"}, "there is no conda environment rdt; looked in ~/miniconda3/envs/rdt"),
     ({"venv": "~/no such venv"}, "there is no venv ~/no such venv")])
 def test_a_missing_environment_names_the_places_searched(link, spec, environment, words):
-    elsewhere = Connection(link.host.model_copy(update={"environment": hosts.Environment(**environment)}))
+    elsewhere = replace(Connection(link.host, environment=Environment(**environment)))
     with elsewhere:
         found = by_name(preflight.core_checks(elsewhere, spec(name="tiny")))["python"]
     assert found.status is Status.FAIL

@@ -15,10 +15,11 @@ import pytest
 
 from rdtops.errors import ConnectionLost, DiskFull, TransferError
 from rdtops.lab.site import JUMP, Lab
-from rdtops.remote import hosts, transfer
+from rdtops.remote import transfer
 from rdtops.remote.connection import Connection
 from rdtops.remote.far.lock import LOCK
 from rdtops.remote.far.parts import begun
+from rdtops.remote.inventory import load
 from rdtops.remote.transfer import Outcome, Progress, plan_download, plan_upload
 
 pytestmark = pytest.mark.lab
@@ -46,7 +47,7 @@ def inventory(lab: Lab, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def connection(inventory: Path) -> Iterator[Connection]:
-    with Connection(hosts.load(inventory).host("lab")) as connection:
+    with Connection(load(inventory).host("lab")) as connection:
         yield connection
 
 
@@ -198,7 +199,7 @@ def test_two_transfers_exclude_each_other(connection: Connection, inventory: Pat
     refusals: list[str] = []
 
     def second() -> None:
-        with Connection(hosts.load(inventory).host("lab")) as other, \
+        with Connection(load(inventory).host("lab")) as other, \
                 pytest.raises(TransferError, match="another transfer") as refused:
             upload(other, big, tmp_path / "there")
         refusals.append(refused.value.message)

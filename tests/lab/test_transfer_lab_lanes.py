@@ -9,15 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rdtops.lab.site import Lab
-from rdtops.remote import hosts, sshclient, transfer
+from rdtops.remote import sshclient, transfer
 from rdtops.remote.connection import Connection
 from rdtops.remote.far.parts import begun
+from rdtops.remote.inventory import load
 from rdtops.remote.sshclient import SshClient
 from rdtops.remote.transfer import Outcome, Progress, plan_download, plan_upload
 
@@ -44,7 +46,7 @@ def inventory(lab: Lab, tmp_path: Path) -> Path:
 def client(inventory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshClient]:
     """As on a long way: with several lanes from the beginning."""
     monkeypatch.setattr(transfer, "first_lanes", lambda _: 4)
-    with SshClient(hosts.load(inventory).host("lab")) as client:
+    with SshClient(load(inventory).host("lab")) as client:
         yield client
 
 
@@ -112,14 +114,14 @@ def test_without_an_ssh_program_channels_of_one_connection_carry_it(inventory: P
                                                                     move: Any) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert not sshclient.present()
-    with Connection(hosts.load(inventory).host("lab")) as connection:
+    with Connection(load(inventory).host("lab")) as connection:
         assert move(connection, big, tmp_path / "there").sent_bytes == SIZE
     monkeypatch.undo()
     assert same(big, tmp_path / "there")
 
 
 def test_an_unknown_host_key_is_refused_by_the_ssh_program_too(lab: Lab, tmp_path: Path, inventory: Path) -> None:
-    host = hosts.load(inventory).host("lab").model_copy(update={"known_hosts": str(tmp_path / "none")})
+    host = replace(load(inventory).host("lab"), known_hosts=str(tmp_path / "none"))
     with SshClient(host) as client, pytest.raises(sshclient.HostKeyError):
         client.absolute("~/x")
 

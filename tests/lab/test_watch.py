@@ -1,6 +1,7 @@
 """after_checkpoint: once for each checkpoint, in order, whatever happens to the laptop or the journal in between."""
 
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from rdtops.lab.site import Lab
 from rdtops.ops import runs, watch
 from rdtops.ops.records import RunRecords
 from rdtops.ops.registry import Plugin, Registry
-from rdtops.remote import hosts
 from rdtops.remote.connection import Connection
+from rdtops.remote.inventory import load
 
 pytestmark = pytest.mark.lab
 RUN = "20260101-000000-watched-0001"
@@ -24,7 +25,7 @@ RUN = "20260101-000000-watched-0001"
 def connection(lab: Lab, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("RDTOPS_STATE", str(tmp_path / "state"))
     lab.write_inventory(tmp_path / "hosts.toml", {})
-    host = hosts.load(tmp_path / "hosts.toml").host("lab2").model_copy(update={"workspace": f"~/watch{tmp_path.name}"})
+    host = replace(load(tmp_path / "hosts.toml").host("lab2"), workspace=f"~/watch{tmp_path.name}")
     with Connection(host) as opened:
         yield opened
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from rdtops.errors import ConfigError, UsageError
-from rdtops.remote import hosts
+from rdtops.remote.inventory import load
 
 GOOD = """\
 [assets]
@@ -32,7 +32,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def test_a_good_file_gives_hosts_with_their_routes(tmp_path):
-    inventory = hosts.load(written(tmp_path, GOOD))
+    inventory = load(written(tmp_path, GOOD))
     host = inventory.host("a800")
     assert host.route_words == "here -> gate -> a800"
     assert host.route[0].where == "robot@203.0.113.7:22"
@@ -43,7 +43,7 @@ def test_a_good_file_gives_hosts_with_their_routes(tmp_path):
 
 
 def test_the_file_of_this_repository_is_good():
-    inventory = hosts.load(Path(__file__).parents[2] / "hosts.toml")
+    inventory = load(Path(__file__).parents[2] / "hosts.toml")
     assert {"a800", "lab", "lab2"} <= set(inventory.hosts)
     assert inventory.host("lab").route_words == "here -> lab-jump -> lab"
 
@@ -65,7 +65,7 @@ def test_the_file_of_this_repository_is_good():
 ])
 def test_a_mistake_is_answered_with_file_line_key_and_the_nearest_name(tmp_path, broken, line, words):
     with pytest.raises(ConfigError) as caught:
-        hosts.load(written(tmp_path, broken))
+        load(written(tmp_path, broken))
     assert words in str(caught.value)
     assert "hosts.toml" in str(caught.value)
     if line:
@@ -75,24 +75,24 @@ def test_a_mistake_is_answered_with_file_line_key_and_the_nearest_name(tmp_path,
 
 def test_all_mistakes_are_told_at_once(tmp_path):
     with pytest.raises(ConfigError) as caught:
-        hosts.load(written(tmp_path, GOOD.replace("conda", "konda").replace('user = "robot"', "user = 7")))
+        load(written(tmp_path, GOOD.replace("conda", "konda").replace('user = "robot"', "user = 7")))
     assert len(str(caught.value).splitlines()) == 2
 
 
 def test_a_missing_file_is_said_with_the_way_out(tmp_path):
     with pytest.raises(ConfigError, match="cannot read") as caught:
-        hosts.load(tmp_path / "none.toml")
+        load(tmp_path / "none.toml")
     assert "RDTOPS_HOSTS" in caught.value.remedy
 
 
 def test_unknown_host_names_the_nearest(tmp_path):
     with pytest.raises(UsageError, match="did you mean 'a800'") as caught:
-        hosts.load(written(tmp_path, GOOD)).host("a80")
+        load(written(tmp_path, GOOD)).host("a80")
     assert "a800" in caught.value.remedy
 
 
 def test_no_host_and_no_default_names_the_hosts(tmp_path):
-    inventory = hosts.load(written(tmp_path, GOOD.replace("default = true\n", "")))
+    inventory = load(written(tmp_path, GOOD.replace("default = true\n", "")))
     with pytest.raises(UsageError, match="hosts: a800"):
         _ = inventory.default_host
 
@@ -128,19 +128,19 @@ def ssh_config(tmp_path, monkeypatch, request):
 
 
 def test_an_alias_of_ssh_config_is_a_host(tmp_path, ssh_config):
-    host = hosts.load(written(tmp_path, GOOD)).host("gpu")
+    host = load(written(tmp_path, GOOD)).host("gpu")
     assert host.route_words == "here -> bastion -> gpu"
     assert [hop.where for hop in host.route] == ["me@203.0.113.7:22", "somebody@198.51.100.9:2222"]
     assert host.identity_file == str(Path("~/.ssh/gpu_key").expanduser())
 
 
 def test_without_an_identity_file_ssh_may_choose(tmp_path, ssh_config):
-    assert hosts.load(written(tmp_path, GOOD)).host("bastion").identity_file is None
+    assert load(written(tmp_path, GOOD)).host("bastion").identity_file is None
 
 
 def test_an_entry_takes_its_route_from_an_alias_and_keeps_its_own_values(tmp_path, ssh_config):
     text = GOOD + '\n[hosts.mine]\nssh_alias = "gpu"\nworkspace = "/data/me"\nuser = "root"\n'
-    host = hosts.load(written(tmp_path, text)).host("mine")
+    host = load(written(tmp_path, text)).host("mine")
     assert (host.address, host.port, host.user, host.workspace) == ("198.51.100.9", 2222, "root", "/data/me")
     assert host.route_words == "here -> bastion -> mine"
 
@@ -148,4 +148,4 @@ def test_an_entry_takes_its_route_from_an_alias_and_keeps_its_own_values(tmp_pat
 @pytest.mark.parametrize(("alias", "words"), [("viacommand", "ProxyCommand"), ("loop", "leads back to itself")])
 def test_what_ssh_config_cannot_give_is_said(tmp_path, ssh_config, alias, words):
     with pytest.raises(ConfigError, match=words):
-        hosts.load(written(tmp_path, GOOD)).host(alias)
+        load(written(tmp_path, GOOD)).host(alias)
