@@ -28,6 +28,7 @@ from rdtops.remote.hosts import Host
 from rdtops.remote.openssh import config_text
 
 PIPE_BYTES = 1 << 20  # Linux's own 64 KiB make ssh and us wake each other up all the time
+PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # before a hop that takes no more logins now is asked again
 LOGINS = 4  # under way at one hop; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
 QUICK = """\
 Host *
@@ -99,8 +100,20 @@ class SshClient:
         with self._turn:
             process = self._idle.pop() if self._idle else None
         if process is None:
-            process = self.start(program)
+            process = self._logged_in(program)
         process.wire.say(request)  # goes with what is said next
+        return process
+
+    def _logged_in(self, program: ModuleType) -> SshProcess:
+        """A process that a busy hop has let in, now or a little later. Raises a HostError."""
+        for pause_s in (*PAUSES_S, None):
+            process = self.start(program)
+            if process.let_in():
+                break
+            error = process.end()
+            if pause_s is None or not isinstance(error, Refused):
+                raise error
+            time.sleep(pause_s)
         return process
 
     def start(self, program: ModuleType) -> SshProcess:
@@ -154,6 +167,7 @@ class SshProcess:
         self.passed = 0  # hops that let us in
         self.rtt_s: float | None = None
         self._said: list[str] = []
+        self._decided = threading.Event()  # the last hop has let us in, or some hop has not
         line = Command(client.host.python, *bundle.FLAGS, "-c", bundle.READER).shell()
         self._process = subprocess.Popen(
             ["ssh", "-F", str(config), client.host.name, "exec sh -c " + quoted(line)], bufsize=0,
@@ -180,6 +194,11 @@ class SshProcess:
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
+
+    def let_in(self) -> bool:
+        """Wait for the login; whether it succeeded."""
+        self._decided.wait()
+        return self.passed >= len(self._client.host.route)
 
     def write(self, content: bytes | memoryview) -> None:
         view = memoryview(content)
@@ -237,8 +256,11 @@ class SshProcess:
                 self.rtt_s = time.monotonic() - start_s
             elif line.startswith("Authenticated to "):
                 self.passed += 1
+                if self.passed == len(self._client.host.route):
+                    self._decided.set()
             elif not line.startswith(("debug1:", "Transferred:", "Bytes per second:", "OpenSSH_", "Warning: Perm")):
                 self._said = [*self._said[-30:], line]
+        self._decided.set()
 
     def _lines(self) -> Iterator[str]:
         assert self._process.stderr

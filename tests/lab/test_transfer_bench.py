@@ -12,8 +12,7 @@ from rdtops.lab.wan.site import WanLab
 from rdtops.ops.repository import Measured
 from rdtops.ops.transfer_bench import MB, OURS, PEERS, RACES, Load, Race, Times, Tool, _Bench
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow,
-              pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")]
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rdtops.lab import processes
 from rdtops.lab.wan import profile, site
 from rdtops.lab.wan.site import SERVERS, WanLab
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow]  # its links are not yet certain on a busy machine: inv test --slow
+pytestmark = pytest.mark.lab
 
 
 def brought_up(lab: WanLab, name: str = "lan") -> WanLab:
@@ -85,13 +86,15 @@ def test_one_program_at_a_time_has_a_lab(wan: WanLab) -> None:
 
 def test_down_leaves_no_namespace_and_no_process(tmp_path: Path) -> None:
     lab = brought_up(WanLab(tmp_path), "wan")
-    left_behind = subprocess.Popen([*lab.laptop, "sleep", "300"])
-    inside = set().union(*(n.processes() for n in lab.namespaces))
+    with subprocess.Popen([*lab.laptop, "sleep", "300"]) as left_behind:
+        while "sleep" not in processes.command_line(left_behind.pid).split()[:1]:
+            time.sleep(0.01)  # until it is in the namespace
+        inside = set().union(*(n.processes() for n in lab.namespaces))
+        ended = lab.down()
     assert left_behind.pid in inside
-    assert lab.down() >= 4  # two sshd, a line, a sleep
+    assert ended >= 4  # two sshd, a line, a sleep
     assert [n for n in lab.namespaces if n.exists] == []
     assert [pid for pid in inside if processes.Process.of(pid)] == []
-    left_behind.wait(5)
     assert lab.down() == 0
 
 

@@ -261,7 +261,7 @@ class LocalConnection:
 
     def far(self, program: Any, request: dict[str, Any], **_: float) -> LocalStream:
         self.sessions += 1
-        stream = LocalStream()
+        stream = LocalStream(request["do"])
         stream.write(bundle.packed(program) + json.dumps(request).encode() + b"\n")
         self.streams.append(stream)
         return stream
@@ -275,7 +275,8 @@ class LocalConnection:
 
 
 class LocalStream:
-    def __init__(self) -> None:
+    def __init__(self, does: str) -> None:
+        self.does = does
         self.process = subprocess.Popen([sys.executable, "-c", bundle.READER], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, bufsize=0)
         self.wire = Wire(lambda size: self.read(size) or self.read_exactly(1), self.write, self.readable)

@@ -30,6 +30,17 @@ class End:
     device: str
     address: str  # of a /24
 
+    @property
+    def exists(self) -> bool:
+        return f": {self.device}:" in self._devices().replace("@", ":")
+
+    @property
+    def has_cable(self) -> bool:
+        return f": {self.device}@" in self._devices()
+
+    def _devices(self) -> str:
+        return self.namespace.run("ip", "-o", "link", "show")
+
 
 class Link:
     def __init__(self, folder: Path, near: End, far: End, shaper: Shaper) -> None:
@@ -58,9 +69,13 @@ class Link:
         if self._wanem:
             pid = self._wanem.pid
             processes.end_all(lambda: {pid} if Process.of(pid) else set())
-        devices = self._near.namespace.run("ip", "-o", "link", "show")
-        if f" {self._near.device}@" in devices:  # a cable; both ends go at once
+        if self._near.has_cable:  # both ends go at once
             self._near.namespace.run("ip", "link", "delete", self._near.device)
+        deadline_s = time.monotonic() + _START_TIMEOUT_S
+        while self._near.exists or self._far.exists:  # the kernel takes a device away after its program has ended
+            if time.monotonic() > deadline_s:
+                raise LabError(f"the line {self._near.device} does not go away")
+            time.sleep(0.01)
 
     @property
     def sent_bytes(self) -> int:

@@ -1,0 +1,198 @@
+"""Bastions as they are: one wants a code beside the key (a real sshd with PAM), one takes few logins at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import pty
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rdtops.errors import AuthenticationFailed
+from rdtops.lab import keys
+from rdtops.remote import transfer
+from rdtops.remote.command import Command
+from rdtops.remote.connection import Connection
+from rdtops.remote.hosts import Host
+from rdtops.remote.session import Way
+from rdtops.remote.sshclient import SshClient
+from rdtops.remote.transfer import plan_download, plan_upload
+
+CODE = "424242"
+SERVICE = "rdtops-test-otp"  # PAM's name for a server is the name it was started by
+SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0 or not Path(SSHD).exists(), reason="PAM's second factor needs root and sshd"),
+]
+
+
+@contextlib.contextmanager
+def server(folder: Path, lines: str, program: Path = Path(SSHD)) -> Iterator[Host]:
+    """A real sshd with a key of its own and these lines in its configuration."""
+    for name in ("host_key", "id"):
+        keys.make(folder / name)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host_key'}\nPidFile {folder / 'pid'}\n"
+        f"AuthorizedKeysFile {folder / 'id.pub'}\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\n"
+        + lines)
+    Path("/run/sshd").mkdir(exist_ok=True)
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
+    with (folder / "log").open("w") as log, \
+            subprocess.Popen([str(program), "-D", "-e", "-f", str(folder / "config")], stderr=log) as process:
+        try:
+            wait_for(port)
+            yield Host(name="bastion", address="127.0.0.1", port=port, user=getpass.getuser(), connect_timeout_s=10,
+                       identity_file=str(folder / "id"), known_hosts=str(folder / "known_hosts"))
+        finally:
+            process.terminate()
+
+
+def wait_for(port: int) -> None:
+    end = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def bastion(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """It wants a code beside the key, and lets a session in only ten times at once."""
+    folder = tmp_path_factory.mktemp("bastion")
+    (folder / "check").write_text(f"#!/bin/sh\n[ \"$(tr -d '\\0')\" = {CODE} ]\n")
+    (folder / "check").chmod(0o755)
+    pam = Path("/etc/pam.d") / SERVICE
+    pam.write_text(f"auth required pam_exec.so type=auth expose_authtok quiet {folder / 'check'}\n"
+                   "auth required pam_permit.so\n"
+                   "account required pam_permit.so\nsession required pam_permit.so\n")
+    (folder / SERVICE).symlink_to(SSHD)
+    try:
+        with server(folder, "UsePAM yes\nKbdInteractiveAuthentication yes\n"
+                            "AuthenticationMethods publickey,keyboard-interactive\n", folder / SERVICE) as host:
+            yield host
+    finally:
+        pam.unlink()
+
+
+def test_the_code_is_asked_once_for_many_commands(bastion: Host) -> None:
+    asked: list[str] = []
+
+    def ask(question: str, echo: bool) -> str:
+        asked.append(question)
+        assert not echo
+        return CODE
+
+    with Connection(bastion, ask) as connection:
+        assert [connection.run(Command("echo", str(n))).out for n in range(3)] == ["0\n", "1\n", "2\n"]
+    assert len(asked) == 1
+    assert asked[0].startswith(f"bastion ({bastion.where}): ")
+
+
+def test_a_wrong_code_is_a_refusal(bastion: Host) -> None:
+    with Connection(bastion, lambda *_: "000000") as connection, pytest.raises(AuthenticationFailed, match="bastion"):
+        connection.open()
+
+
+def test_without_a_person_the_question_is_said_in_bounded_time(bastion: Host) -> None:
+    begun = time.monotonic()
+    with Connection(bastion) as connection, pytest.raises(AuthenticationFailed, match="nobody is at a terminal"):
+        connection.open()
+    assert time.monotonic() - begun < 15
+
+
+# --- files ---
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    path = tmp_path / "big"
+    path.write_bytes(os.urandom(MIB) * 96)
+    return path
+
+
+def there_and_back(connection: Way, big: Path, folder: Path) -> None:
+    transfer.upload(connection, plan_upload(connection, big, str(folder / "there")))
+    transfer.download(connection, plan_download(connection, str(folder / "there"), folder / "back"))
+    for copy in ("there", "back"):
+        assert subprocess.run(["cmp", big, folder / copy], check=False).returncode == 0
+
+
+def test_a_large_file_goes_over_channels_of_the_login_that_took_the_code(bastion: Host, big: Path,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    opened: list[object] = []
+    channel = transfer._channel
+    monkeypatch.setattr(transfer, "_channel", lambda way: opened.append(way) or channel(way))
+
+    def ask(question: str, _: bool) -> str:
+        asked.append(question)
+        return CODE
+
+    with Connection(bastion, ask) as connection:
+        connection.open()
+        there_and_back(connection, big, big.parent)
+    assert len(asked) == 1
+    assert set(opened) == {connection}
+    assert len(opened) >= 2 * transfer.CHANNELS
+
+
+def test_the_program_on_its_own_asks_for_the_code_in_a_terminal(bastion: Host, big: Path) -> None:
+    inventory = big.parent / "hosts.toml"
+    inventory.write_text("[hosts.bastion]\n" + "".join(
+        f"{key} = {value!r}\n" for key, value in (
+            ("address", bastion.address), ("port", bastion.port), ("identity_file", bastion.identity_file),
+            ("known_hosts", bastion.known_hosts))))
+    words = [sys.executable, "-m", "rdtops.remote.transfer", "--hosts", str(inventory), str(big),
+             f"bastion:{big.parent / 'there'}"]
+    person, terminal = pty.openpty()
+    with subprocess.Popen(["setsid", "--ctty", "--wait", *words], stdin=terminal, stdout=terminal,
+                          stderr=terminal) as process:
+        os.close(terminal)
+        said = read_until(person, "bastion (")
+        os.write(person, f"{CODE}\n".encode())
+        said += read_until(person, "every MD5 verified")
+    os.close(person)
+    assert process.returncode == 0, said
+    assert CODE not in said
+
+
+def read_until(person: int, words: str) -> str:
+    said = ""
+    while words not in said and select.select([person], [], [], 30)[0]:
+        try:
+            said += os.read(person, 4096).decode()
+        except OSError:  # the other end is closed
+            break
+    assert words in said, said
+    return said
+
+
+def test_a_bastion_that_takes_one_login_at_a_time_gives_fewer_lanes_and_no_error(
+        tmp_path: Path, big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "first_lanes", lambda _: 8)
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with server(folder, "UsePAM no\nMaxStartups 1:100:1\n") as host, SshClient(host) as client:
+        there_and_back(client, big, tmp_path)
+    assert "MaxStartups" in (folder / "log").read_text()
