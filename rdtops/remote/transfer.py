@@ -344,6 +344,6 @@ def _relative(files: Sequence[str] | None) -> list[str] | None:
 
 
 if __name__ == "__main__":
-    from rdtops.remote import transfer_command
+    from rdtops.remote.transfer_command import main
 
-    sys.exit(transfer_command.main())
+    sys.exit(main())
