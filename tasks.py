@@ -74,7 +74,7 @@ def gpu(_, host="", watch=False, json_=False):
 
 @task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN, "json_": JSON})
 def checkpoints(_, host="", run="", json_=False):
-    """The complete checkpoints of a run, and what the plugins said of each."""
+    """The complete checkpoints of a run, their held-out loss, and what the plugins said of each."""
     cli.on_hosts("checkpoints", host, of_runs=True, as_json=json_, run_id=run)
 
 
@@ -97,8 +97,8 @@ def watch(_, host="", run=""):
 
 
 @task(auto_shortflags=False, help={
-    "host": RUNS_HOST, "run": RUN, "checkpoint": "latest, or a step", "into": "where results/<host>/<run>/ is made",
-    "json_": JSON})
+    "host": RUNS_HOST, "run": RUN, "checkpoint": "latest, best (of the lowest held-out loss), or a step",
+    "into": "where results/<host>/<run>/ is made", "json_": JSON})
 def fetch_results(_, host="", run="", checkpoint="latest", into="results", json_=False):
     """Bring a run home: checkpoint, logs, journal, loss curve; verified."""
     cli.on_hosts("fetch_results", host, of_runs=True, as_json=json_, run_id=run, which=checkpoint, into=into)

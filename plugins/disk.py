@@ -89,8 +89,8 @@ def forecast_bytes(spec: RunSpec) -> int:
 def judged(space: Space, needed_bytes: int, min_free_gb: float, spec: RunSpec) -> CheckResult:
     free, needed = space.free_kib * 1024, max(needed_bytes, int(min_free_gb * 1e9))
     each_gb = MODELS[spec.train.model].checkpoint_bytes / 1e9
-    evidence = (f"{_checkpoints(spec)} checkpoints of {each_gb:.2f} GB at once (at most "
-                f"{spec.train.checkpoints_total_limit} kept, one being written); uploads to come are not counted")
+    evidence = (f"{_checkpoints(spec)} checkpoints of {each_gb:.2f} GB at once ({_checkpoints(spec) - 1} kept, one "
+                "being written); uploads to come are not counted")
     if needed > needed_bytes:
         evidence += f"; min_free_gb is {min_free_gb:g}"
     summary = f"{free / 1e9:.1f} GB free on {space.mounted_on}, {needed / 1e9:.2f} GB needed"
@@ -112,13 +112,23 @@ def problem_of(options: dict[str, Any]) -> str:
 
 
 def _checkpoints(spec: RunSpec) -> int:
-    made = -(-spec.train.max_steps // spec.train.checkpoint_every_steps)
-    return min(made, spec.train.checkpoints_total_limit) + 1
+    train = spec.train
+    made = -(-train.max_steps // train.checkpoint_every_steps)
+    return min(made, train.checkpoints_total_limit + _kept_besides(spec)) + 1
+
+
+def _kept_besides(spec: RunSpec) -> int:
+    """Checkpoints that stay although they are not among the last ones: at most so many."""
+    train = spec.train
+    best = train.checkpoints_keep_best if train.heldout_share else 0
+    common = math.lcm(train.checkpoints_keep_every_steps, train.checkpoint_every_steps)
+    return best + (train.max_steps // common if common else 0)
 
 
 def _remedy(space: Space, min_free_gb: float, spec: RunSpec) -> str:
     """Keep as many checkpoints as fit with the reserve, where that can help."""
     fit = int(space.free_kib * 1024 / (1 + RESERVE) // MODELS[spec.train.model].checkpoint_bytes) - 1
+    fit -= _kept_besides(spec)
     if fit >= 1 and space.free_kib * 1024 >= min_free_gb * 1e9 * (1 + RESERVE):
         return f"inv train --host {spec.host} --set checkpoints_total_limit={fit}   # or free some there"
     return f"du -xh -d 2 {space.mounted_on} | sort -h | tail   # on {spec.host}: what takes the space"

@@ -38,9 +38,19 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     max_steps: int = 30_000
     checkpoint_every_steps: int = 2_000
-    checkpoints_total_limit: int = 20
+    checkpoints_total_limit: int = 20  # the last so many are kept
+    checkpoints_keep_every_steps: int = 0  # besides them every checkpoint of a multiple of it, for ever; 0: none
+    checkpoints_keep_best: int = 1  # besides them so many with the lowest held-out loss
     sample_every_steps: int = 500
+    # what is told
     log_every_steps: int = 10
+    log_every_s: float = 60.0  # a slow training is heard of in between; 0: by steps alone
+    tracker: str = "off"  # off, tensorboard or wandb; metrics.jsonl is always written
+    wandb_mode: str = "online"  # online or offline; the host's variable WANDB_MODE wins
+    # held out, never trained on
+    heldout_share: float = 0.05  # of the episodes, or of the samples where that is less than half an episode; 0: none
+    heldout_every_steps: int = 500  # and at every checkpoint; 0: only there
+    heldout_samples: int = 128  # predicted each time
     # optimiser
     learning_rate: float = 1e-4
     lr_schedule: str = "constant"  # constant or cosine, both after the warm-up
@@ -87,7 +97,8 @@ def _tiny() -> TrainConfig:
         text_encoder="t5-tiny", vision_encoder="siglip-tiny",
         device="cpu", num_processes=2, mixed_precision="no", min_gpu_memory_free_mib=0,
         batch_size_per_process=4, max_steps=150, checkpoint_every_steps=50, checkpoints_total_limit=3,
-        sample_every_steps=50, log_every_steps=1, learning_rate=2e-3, warmup_steps=5, loader_workers=0)
+        sample_every_steps=50, log_every_steps=1, heldout_every_steps=50, heldout_samples=32,
+        learning_rate=2e-3, warmup_steps=5, loader_workers=0)
 
 
 def _libero_single_task() -> TrainConfig:
@@ -104,6 +115,8 @@ CHOICES = {
     "mixed_precision": ("bf16", "fp16", "no"),
     "lr_schedule": ("constant", "cosine"),
     "model": ("tiny", "rdt-170m", "rdt-1b"),
+    "tracker": ("off", "tensorboard", "wandb"),
+    "wandb_mode": ("online", "offline"),
     "codec": ("delta_velocity",),
 }
 
@@ -139,16 +152,19 @@ def checked(config: TrainConfig) -> TrainConfig:
         problems += [f"{key} = {getattr(config, key)!r}: one of {', '.join(allowed)}"
                      for key, allowed in CHOICES.items() if getattr(config, key) not in allowed]
         positive = ("num_processes", "batch_size_per_process", "gradient_accumulation_steps", "max_steps",
-                    "checkpoint_every_steps", "checkpoints_total_limit", "log_every_steps", "learning_rate",
-                    "max_grad_norm")
+                    "checkpoint_every_steps", "checkpoints_total_limit", "checkpoints_keep_best", "log_every_steps",
+                    "heldout_samples", "learning_rate", "max_grad_norm")
         problems += [f"{key} = {getattr(config, key)}: must be above 0"
                      for key in positive if getattr(config, key) <= 0]
         not_negative = ("warmup_steps", "loader_workers", "sample_every_steps", "weight_decay",
-                        "min_gpu_memory_free_mib")
+                        "min_gpu_memory_free_mib", "checkpoints_keep_every_steps", "heldout_every_steps",
+                        "log_every_s")
         problems += [f"{key} = {getattr(config, key)}: must not be negative"
                      for key in not_negative if getattr(config, key) < 0]
         if not 0 <= config.condition_dropout < 1:
             problems.append(f"condition_dropout = {config.condition_dropout}: from 0 to below 1")
+        if not 0 <= config.heldout_share <= 0.5:
+            problems.append(f"heldout_share = {config.heldout_share}: from 0 to 0.5")
     if problems:
         raise ConfigError("training configuration: " + "; ".join(problems))
     return config

@@ -17,12 +17,19 @@ from typing import Any
 # kind of event: what its data holds (units in the names)
 KINDS = {
     "launched": "launcher, pid, boot_id: written by the launch script",
-    "started": "world_size, max_steps, device, parameters, resumed_from_step (0 = from the start)",
-    "step": "step, loss, learning_rate, grad_norm, samples_per_s, step_s, data_s, eta_s, samples",
+    "started": "world_size, max_steps, device, parameters, resumed_from_step (0 = from the start), heldout_samples",
+    "step": "step, loss, learning_rate, grad_norm, samples, samples_per_s, step_s, data_s, encode_s, forward_s, "
+            "backward_s, optimiser_s, save_s, evaluation_s, memory_mib, eta_s: means over the steps since "
+            "the last such event; times are parts of step_s, of rank 0; memory is the most it ever used (GPU's, else "
+            "resident)",
     "sample": "step, action_mse: predicted against recorded actions, in the units of the codec",
-    "checkpoint": "step, name, size_bytes, digest (of its manifest)",
+    "heldout": "step, loss: of the averaged weights on samples that are never trained on",
+    "checkpoint": "step, name, size_bytes, digest, heldout_loss: the digest is its manifest's; without held-out "
+                  "samples the loss is null",
     "checkpoint_failed": "step, error",
+    "checkpoint_deleted": "step, name: no setting keeps it any longer",
     "stop_requested": "by: written by `inv stop` before it asks the processes",
+    "stopped": "step, signal: saved and left, as the signal asked",
     "finished": "step, loss",
     "failed": "step, error, remedy",
     "warning": "message",
@@ -56,20 +63,24 @@ class Journal:
     def append(self, kind: str, **data: Any) -> Event:
         assert kind in KINDS, kind
         event = Event(kind, time.time(), data)
-        line = (event.to_line() + "\n").encode()
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            line = (b"\n" if _is_torn(descriptor) else b"") + line
-            if os.write(descriptor, line) < len(line):
-                raise OSError(errno.ENOSPC, "the journal took only a part of a line", str(self.path))
-            if kind != "step":  # a step may be lost with the machine, a checkpoint may not
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        append_line(self.path, event.to_line(), flush=kind != "step")  # a step may be lost with the machine
         return event
 
     def read(self) -> list[Event]:
         return parse(self.path.read_bytes())[0] if self.path.exists() else []
+
+
+def append_line(path: Path, line: str, *, flush: bool = False) -> None:
+    """In one write, on a line of its own whatever a full disk left before it. `flush`: it outlives the machine."""
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        content = (b"\n" if _is_torn(descriptor) else b"") + line.encode() + b"\n"
+        if os.write(descriptor, content) < len(content):
+            raise OSError(errno.ENOSPC, "the disk took only a part of a line", str(path))
+        if flush:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _is_torn(descriptor: int) -> bool:

@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path, PurePosixPath
@@ -80,6 +80,11 @@ class RunPaths:
         return self.root / "train.log"
 
     @property
+    def metrics(self) -> PurePosixPath:
+        """The curves of the training, one JSON object a line."""
+        return self.root / "metrics.jsonl"
+
+    @property
     def exit(self) -> PurePosixPath:
         return self.root / "exit"
 
@@ -107,7 +112,7 @@ class RunState(str, Enum):
     RUNNING = "running"
     FINISHED = "finished"  # exit code 0
     FAILED = "failed"  # exit code other than 0
-    STOPPED = "stopped"  # ended after somebody asked for it
+    STOPPED = "stopped"  # ended after somebody asked for it: `inv stop`, or a signal
     LOST = "lost"  # no exit code and no process: killed, or the host was rebooted
 
     @property
@@ -124,6 +129,13 @@ class Checkpoint:
     path: str
     size_bytes: int
     digest: str  # of its manifest
+    heldout_loss: float | None = None  # of its averaged weights; None where it was not measured
+
+
+def best_of(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
+    """What `best` means: the lowest held-out loss, of equal ones the earliest; None where none was measured."""
+    measured = [c for c in checkpoints if c.heldout_loss is not None]
+    return min(measured, key=lambda c: (c.heldout_loss, c.step), default=None)
 
 
 def new_run_id(name: str, now_s: float | None = None) -> str:

@@ -23,6 +23,7 @@ _SCRIPT = """\
 #!/bin/sh
 # Run {run_id}: written by `inv train`. Started by hand, it does the same in the foreground.
 cd {root} || exit 1
+trap '' USR1  # Slurm sends it to all before a time limit; the trainer hears it, its launcher would die of it
 rm -f exit stop
 printf '%s %s %s\\n' "$$" "$(cut -d' ' -f22 /proc/$$/stat)" "$(cat /proc/sys/kernel/random/boot_id)" > process.tmp
 mv process.tmp process

@@ -76,7 +76,8 @@ def core_checks(connection: Connection, spec: RunSpec) -> list[CheckResult]:
 
 def probes(connection: Connection, spec: RunSpec) -> list[Probe[Any]]:
     host = connection.host
-    python = environment.activation(host) + Command(environment.python(host), "-c", _VERSIONS, *requirements()).shell()
+    packages_of = Command(environment.python(host), "-c", _VERSIONS, *requirements(spec.train.tracker))
+    python = environment.activation(host) + packages_of.shell()
     found: list[Probe[Any]] = [
         Probe("release", f"[ -e {quoted(spec.release + '/snapshot.json')} ] && echo there || echo missing", _words),
         Probe("python", python, parse_python, timeout_s=30),
@@ -194,12 +195,12 @@ def _python(answer: Answer[PythonFacts], connection: Connection, spec: RunSpec) 
                                f"set environment of hosts.{spec.host} in hosts.toml")
     else:
         yield CheckResult.ok("python", f"{version}, {facts.path}")
-    yield packages(facts, connection.host.python)
+    yield packages(facts, connection.host.python, spec.train.tracker)
 
 
-def packages(facts: PythonFacts, python: str) -> CheckResult:
-    """Installed versions against the minimum that pyproject.toml names for the trainer."""
-    wanted = requirements()
+def packages(facts: PythonFacts, python: str, tracker: str = "off") -> CheckResult:
+    """Installed versions against the minimum that pyproject.toml names for the trainer and its tracker."""
+    wanted = requirements(tracker)
     missing = [n for n in wanted if not facts.packages.get(n)]
     old = [f"{n} {facts.packages[n]} (needs {wanted[n]})" for n in wanted
            if facts.packages.get(n) and _numbers(str(facts.packages[n])) < _numbers(wanted[n])]
@@ -211,12 +212,13 @@ def packages(facts: PythonFacts, python: str) -> CheckResult:
     return CheckResult.ok("packages", ", ".join(f"{n} {facts.packages[n]}" for n in wanted))
 
 
-def requirements() -> dict[str, str]:
-    """Name -> lowest version, from the trainer extra of pyproject.toml. Torch is pinned to the tested version there;
-    a host has the build that fits its driver, so its major and minor number are what counts."""
+def requirements(tracker: str = "off") -> dict[str, str]:
+    """Name -> lowest version, from the extras trainer and trackers of pyproject.toml. Torch is pinned to the tested
+    version there; a host has the build that fits its driver, so its major and minor number are what counts."""
     project = tomllib.loads((Path(rdtops.__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
     found = {}
-    for line in project["optional-dependencies"]["trainer"]:
+    extras = project["optional-dependencies"]
+    for line in extras["trainer"] + [line for line in extras["trackers"] if line.startswith(tracker)]:
         name, version = re.split(r"[<>=]+", line, maxsplit=1)
         found[name] = "2.1" if name == "torch" else version.split(",")[0]
     return found
@@ -259,6 +261,9 @@ def configuration(spec: RunSpec) -> CheckResult:
         odd.append(f"warm-up ({train.warmup_steps}) lasts for all of the {train.max_steps} steps")
     if train.checkpoint_every_steps > train.max_steps:
         odd.append("only the last step is saved")
+    if train.checkpoints_keep_every_steps % train.checkpoint_every_steps:
+        odd.append(f"checkpoints_keep_every_steps = {train.checkpoints_keep_every_steps} keeps common multiples of "
+                   f"itself and checkpoint_every_steps = {train.checkpoint_every_steps} only")
     if odd:
         return CheckResult.warn("configuration", "; ".join(odd), summary)
     return CheckResult.ok("configuration", summary)

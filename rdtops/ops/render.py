@@ -155,7 +155,9 @@ def _words(event: Event, max_steps: int) -> str:
         return (f"step {d['step']:>6} of {max_steps}  loss {d['loss']:.4f}  lr {d.get('learning_rate', 0):.1e}  "
                 f"{d.get('samples_per_s') or 0:.1f} samples/s  {duration(d.get('eta_s'))} to go")
     if event.kind == "checkpoint":
-        return f"checkpoint {d['name']}  {size(d['size_bytes'])}  {d['digest']}"
+        heldout = d.get("heldout_loss")
+        return (f"checkpoint {d['name']}  {size(d['size_bytes'])}  {d['digest']}"
+                + ("" if heldout is None else f"  held-out loss {_heldout(heldout)}"))
     if event.kind == "launched":
         return f"launched by {d.get('launcher')}, process {d.get('pid')}"
     if event.kind == "started":
@@ -167,6 +169,10 @@ def _words(event: Event, max_steps: int) -> str:
     return f"{event.kind}  " + "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in d.items())
 
 
+def _heldout(loss: float | None) -> str:
+    return "" if loss is None else f"{loss:.6f}"
+
+
 def _recorded(record: Any) -> str:
     if record.error:
         return f"[red]{escape(record.plugin)}: {escape(record.error)}[/]"
@@ -176,12 +182,13 @@ def _recorded(record: Any) -> str:
 
 @shown.register
 def _(thing: CheckpointList) -> RenderableType:
-    table = _table(f"checkpoints of {thing.run.run_id} on {thing.run.host}", "", "step", "name", "size", "digest",
-                   "plugins")
+    table = _table(f"checkpoints of {thing.run.run_id} on {thing.run.host}", "", "step", "name", "size",
+                   "held-out loss", "digest", "plugins")
     for row in thing.rows:
         said = "\n".join(_recorded(r) for r in row.records)
-        table.add_row("latest" if row.latest else "", str(row.checkpoint.step), row.checkpoint.name,
-                      size(row.checkpoint.size_bytes), row.checkpoint.digest, said)
+        marks = ", ".join(word for word, holds in (("best", row.best), ("latest", row.latest)) if holds)
+        table.add_row(marks, str(row.checkpoint.step), row.checkpoint.name, size(row.checkpoint.size_bytes),
+                      _heldout(row.checkpoint.heldout_loss), row.checkpoint.digest, said)
     unfinished = [f"[yellow]not complete, so not counted:[/] {escape(', '.join(thing.unfinished))}"]
     return Group(table, *(unfinished if thing.unfinished else []))
 
@@ -282,7 +289,7 @@ def _(thing: RunView) -> list[dict[str, Any]]:
 
 @rows.register
 def _(thing: CheckpointList) -> list[dict[str, Any]]:
-    return [{"run_id": r.run_id, "host": r.host, "latest": r.latest, **asdict(r.checkpoint),
+    return [{"run_id": r.run_id, "host": r.host, "latest": r.latest, "best": r.best, **asdict(r.checkpoint),
              "hooks": [asdict(record) for record in r.records]} for r in thing.rows]
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from rdtops.contract import manifest
 from rdtops.contract.journal import Event, Journal
-from rdtops.contract.run import Checkpoint, checkpoint_name
+from rdtops.contract.run import Checkpoint, best_of, checkpoint_name
 from rdtops.errors import DigestMismatch, RunError
 from rdtops.ops import runs
 from rdtops.ops.runs import RunView
 from rdtops.remote.connection import Connection
 from rdtops.remote.transfer import Progress, download, plan_download
 
-RUN_FILES = ("config.json", "launch.sh", "journal.jsonl", "train.log", "exit", "statistics.json")
+RUN_FILES = ("config.json", "launch.sh", "journal.jsonl", "train.log", "exit", "statistics.json", "metrics.jsonl")
 CURVE = "loss.png"
 
 
@@ -43,7 +43,7 @@ class Fetched:
 
 def fetch(connection: Connection, run: RunView, into: Path, *, which: str = "latest",
           progress: Callable[[str, Progress], None] | None = None) -> Fetched:
-    """Bring a run to `into/<host>/<run>/`. `which` is latest or a step."""
+    """Bring a run to `into/<host>/<run>/`. `which` is latest, best or a step."""
     folder = into / run.host / run.run_id
     checkpoint = choose(connection, run, which)
     remote = str(runs.paths(connection, run).root)
@@ -66,6 +66,13 @@ def choose(connection: Connection, run: RunView, which: str) -> Checkpoint | Non
     whole, unfinished = runs.checkpoints(connection, run)
     if which == "latest":
         return whole[-1] if whole else None
+    if which == "best":
+        best = best_of(whole)
+        if best is None:
+            raise RunError(f"{run.host}: no checkpoint of {run.run_id} has a held-out loss, so none is the best; it "
+                           f"has: {', '.join(c.name for c in whole) or 'none'}",
+                           remedy=f"inv fetch-results --host {run.host} --run {run.run_id} --checkpoint latest")
+        return best
     wanted = checkpoint_name(int(which)) if which.isdigit() else which
     found = next((c for c in whole if c.name == wanted), None)
     if found is None:
@@ -77,10 +84,12 @@ def choose(connection: Connection, run: RunView, which: str) -> Checkpoint | Non
 
 
 def draw_curve(events: list[Event], path: Path, title: str) -> None:
-    """The loss over the steps as a PNG: each logged step, and a running mean over a twentieth of them."""
+    """The loss over the steps as a PNG: each logged step, a running mean over a twentieth of them, and the loss on
+    held-out samples."""
     from matplotlib.figure import Figure  # half a second; only who draws pays it
 
     steps = {int(e.data["step"]): float(e.data["loss"]) for e in events if e.kind == "step"}
+    heldout = {int(e.data["step"]): float(e.data["loss"]) for e in events if e.kind == "heldout"}
     checkpoints = [int(e.data["step"]) for e in events if e.kind == "checkpoint"]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -90,10 +99,12 @@ def draw_curve(events: list[Event], path: Path, title: str) -> None:
         means = [sum(ys[max(0, i - window + 1):i + 1]) / len(ys[max(0, i - window + 1):i + 1]) for i in range(len(ys))]
         axes.plot(xs, ys, linewidth=0.8, alpha=0.4, label="loss")
         axes.plot(xs, means, linewidth=2, label=f"mean of {window}" if window > 1 else "loss")
+        if heldout:
+            axes.plot(sorted(heldout), [heldout[x] for x in sorted(heldout)], marker="o", label="held out, average")
         axes.set_ylim(bottom=0)
     for number, step in enumerate(checkpoints):
         axes.axvline(step, linestyle=":", color="gray", linewidth=0.8, label="" if number else "checkpoint")
-    axes.set(xlabel="optimiser step", ylabel="training loss", title=title)
+    axes.set(xlabel="optimiser step", ylabel="loss", title=title)
     if xs:
         axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)

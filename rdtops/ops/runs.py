@@ -105,7 +105,7 @@ def _view(host: str, facts: dict[str, Any]) -> RunView:
     return RunView(
         run_id=facts["run_id"], host=host, spec=spec, exit_code=facts["exit_code"],
         state=state_of(exit_code=facts["exit_code"], process_alive=facts["alive"], launched=facts["launched"],
-                       stop_requested=facts["stop_requested"]),
+                       stop_requested=facts["stop_requested"] or "stopped" in latest),
         step=view_step, max_steps=spec.train.max_steps if spec else 0,
         loss=step.data.get("loss") if step else None,
         samples_per_s=step.data.get("samples_per_s") if step else None,
@@ -116,10 +116,10 @@ def _view(host: str, facts: dict[str, Any]) -> RunView:
 
 
 def _latest(events: list[Event]) -> dict[str, Event]:
-    """The last event of each kind since the last launch."""
+    """The last event of each kind since the last launch, by `inv train` or by hand."""
     found: dict[str, Event] = {}
     for event in events:
-        if event.kind == "launched":
+        if event.kind in ("launched", "started"):
             found = {k: e for k, e in found.items() if k == "checkpoint"}
         found[event.kind] = event
     return found

@@ -124,10 +124,20 @@ def checkpoints(workspace: str, run_id: str) -> dict[str, object]:
             fits = False
         if fits and name.startswith("step_") and name[5:].isdigit():
             whole.append({"name": name, "step": int(name[5:]), "path": os.path.join(folder, name),
-                          "size_bytes": sum(r["size_bytes"] for r in rows), "digest": manifest["digest"]})
+                          "size_bytes": sum(r["size_bytes"] for r in rows), "digest": manifest["digest"],
+                          "heldout_loss": heldout_loss(os.path.join(folder, name))})
         else:
             unfinished.append(name)
     return {"checkpoints": whole, "unfinished": unfinished}
+
+
+def heldout_loss(checkpoint: str) -> float | None:
+    """As the trainer measured it; None where it did not, or where the number is none."""
+    try:
+        loss = float(json.loads(text_of(os.path.join(checkpoint, "trainer.json")))["heldout_loss"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return loss if loss - loss == 0 else None
 
 
 def stop(workspace: str, run_id: str, grace_s: float) -> dict[str, object]:

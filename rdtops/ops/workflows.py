@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rdtops.contract.journal import Event
-from rdtops.contract.run import Checkpoint, RunState
+from rdtops.contract.run import Checkpoint, RunState, best_of
 from rdtops.errors import HostError, UsageError
 from rdtops.ops import deploy as delivery
 from rdtops.ops import launch, results, runs, training, trust, watch
@@ -67,6 +67,7 @@ class CheckpointRow:
     host: str
     checkpoint: Checkpoint
     latest: bool
+    best: bool
     records: tuple[HookRecord, ...]
 
 
@@ -185,7 +186,8 @@ def checkpoints(session: Session, host: Host, *, run_id: str) -> Iterator[Checkp
     watch.catch_up(connection, session.registry, run)
     whole, unfinished = runs.checkpoints(connection, run)
     said = RunRecords(host.name, run.run_id).hooks()
-    rows = tuple(CheckpointRow(run.run_id, host.name, c, c is whole[-1],
+    best = best_of(whole)
+    rows = tuple(CheckpointRow(run.run_id, host.name, c, c is whole[-1], c is best,
                                tuple(r for r in said if r.digest == c.digest)) for c in whole)
     yield CheckpointList(run, rows, tuple(unfinished))
 

@@ -22,6 +22,7 @@ from rdtops.errors import DataError
 from rdtops.trainer import libero
 from rdtops.trainer.actions import SLOTS, DeltaVelocity
 from rdtops.trainer.encoders import NO_INSTRUCTION
+from rdtops.trainer.split import split
 
 HISTORY = 2  # the frame before, the frame now
 JITTER = 0.3  # brightness, contrast and saturation, each within 1 +- this, in half of the samples
@@ -54,15 +55,17 @@ class Batch:
 
 
 class Order:
-    """Which sample of the dataset is number n of step s: a fresh permutation for every pass over the data."""
+    """Which sample of the dataset is number n of step s: a fresh permutation for every pass over the data, or over
+    those of its samples that are given."""
 
-    def __init__(self, seed: int, samples: int, global_batch: int) -> None:
+    def __init__(self, seed: int, samples: int | np.ndarray, global_batch: int) -> None:
         self.seed, self.samples, self.global_batch = seed, samples, global_batch
+        self._count = samples if isinstance(samples, int) else len(samples)
         self._permutation = lru_cache(maxsize=2)(self._draw)
 
     def at(self, step: int, number: int) -> int:
         """Steps count from 1."""
-        epoch, place = divmod((step - 1) * self.global_batch + number, self.samples)
+        epoch, place = divmod((step - 1) * self.global_batch + number, self._count)
         return int(self._permutation(epoch)[place])
 
     def _draw(self, epoch: int) -> np.ndarray:
@@ -71,7 +74,7 @@ class Order:
     def __getstate__(self) -> dict[str, Any]:
         return {"seed": self.seed, "samples": self.samples, "global_batch": self.global_batch}
 
-    def __setstate__(self, state: dict[str, int]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
 
@@ -82,7 +85,8 @@ class Samples(torch.utils.data.Dataset):
                  horizon: int, diffusion_steps: int, config: TrainConfig) -> None:
         self.dataset, self.codec, self.texts = dataset, codec, texts
         self.horizon, self.diffusion_steps, self.config = horizon, diffusion_steps, config
-        self.order = Order(config.seed, len(dataset), config.global_batch_size)
+        self.split = split(dataset, config.heldout_share, config.seed)
+        self.order = Order(config.seed, self.split.trained, config.global_batch_size)
         self.frames = libero.Frames(dataset)
         self.state_mean = np.asarray(statistics["state"]["mean"], np.float32)
         self.state_std = np.asarray(statistics["state"]["std"], np.float32)
@@ -190,9 +194,10 @@ def _collate_or_error(samples: list[dict[str, Any] | DataError]) -> Batch | Data
 
 
 def _outlive_stop(_worker: int) -> None:
-    """SIGTERM may reach every process of a run; the workers feed the step that comes before the last checkpoint, and
-    end with their parent."""
+    """SIGTERM or SIGUSR1 may reach every process of a run; the workers feed the step that comes before the last
+    checkpoint, and end with their parent."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def batches(samples: Samples, rank: int, first_step: int) -> Iterator[Batch]:

@@ -4,7 +4,7 @@
         config.json, model.safetensors      the policy, as RDTPolicy.from_pretrained reads it
         ema/                                its running average, likewise: what evaluation uses
         optimizer.safetensors               both Adam moments and the step of every parameter
-        trainer.json                        step, EMA updates, gradient scaler, configuration
+        trainer.json                        step, EMA updates, held-out loss, gradient scaler, configuration
         statistics.json, codec.json         what the numbers mean
         manifest.json                       size and MD5 of every file
 """
@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 
 from rdtops.contract import manifest
-from rdtops.contract.run import Checkpoint, checkpoint_name
+from rdtops.contract.run import Checkpoint, best_of, checkpoint_name
 from rdtops.errors import WeightsError
 from rdtops.trainer import weights
 from rdtops.trainer.ema import Ema
@@ -31,6 +32,8 @@ from rdtops.trainer.rdt import RDTPolicy
 
 log = logging.getLogger(__name__)
 EMA, OPTIMIZER, TRAINER = "ema", "optimizer.safetensors", "trainer.json"
+WEIGHTS, EMA_WEIGHTS = weights.SAFETENSORS, f"{EMA}/{weights.SAFETENSORS}"
+CONFIG, EMA_CONFIG = weights.CONFIG, f"{EMA}/{weights.CONFIG}"
 STATISTICS, CODEC = "statistics.json", "codec.json"
 
 
@@ -42,6 +45,57 @@ class TrainingState:
     ema: Ema
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+
+    def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        """By the file they go to. They are the training's own: the next step changes them."""
+        return {WEIGHTS: self.policy.state_dict(), EMA_WEIGHTS: self.ema.policy.state_dict(),
+                OPTIMIZER: _moments(self)}
+
+    def numbers(self) -> dict[str, Any]:
+        """What trainer.json holds of them."""
+        return {"ema_updates": self.ema.updates, "scaler": self.scaler.state_dict()}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that a checkpoint will hold, by file."""
+
+    tensors: Mapping[str, Mapping[str, torch.Tensor]]
+    tables: Mapping[str, Any]  # for JSON
+
+    def write(self, folder: Path) -> None:
+        """Raises OSError, with a full disk too."""
+        (folder / EMA).mkdir()
+        for name, table in self.tables.items():
+            (folder / name).write_text(json.dumps(table, indent=1) + "\n")
+        for name, tensors in self.tensors.items():
+            weights.write_tensors(folder / name, tensors)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints stay: the last ones, those of every so many steps, and the best. `last` and `best` are at
+    least 1, so that neither the newest nor what `best` means is ever deleted."""
+
+    last: int
+    every_steps: int = 0  # 0: none
+    best: int = 1
+
+    def __post_init__(self) -> None:
+        assert self.last >= 1
+        assert self.best >= 1
+
+    def surplus(self, found: Sequence[Checkpoint]) -> list[Checkpoint]:
+        """Those of `found` (oldest first) that nothing keeps."""
+        kept = {c.step for c in found[-self.last:]}
+        kept |= {c.step for c in found if self.every_steps and c.step % self.every_steps == 0}
+        rest = list(found)
+        for _ in range(self.best):
+            best = best_of(rest)
+            if best:
+                kept.add(best.step)
+                rest.remove(best)
+        return [c for c in found if c.step not in kept]
 
 
 def save(checkpoints: Path, step: int, write: Callable[[Path], None]) -> Checkpoint:
@@ -60,7 +114,7 @@ def save(checkpoints: Path, step: int, write: Callable[[Path], None]) -> Checkpo
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return Checkpoint(step, final.name, str(final), sealed.size_bytes, sealed.digest)
+    return _described(final, step, sealed)
 
 
 def valid(checkpoints: Path) -> list[Checkpoint]:
@@ -70,7 +124,7 @@ def valid(checkpoints: Path) -> list[Checkpoint]:
         match = re.fullmatch(r"step_(\d+)", path.name)
         sealed = manifest.read(path) if match else None
         if match and sealed:
-            found.append(Checkpoint(int(match[1]), path.name, str(path), sealed.size_bytes, sealed.digest))
+            found.append(_described(path, int(match[1]), sealed))
     return sorted(found, key=lambda c: c.step)
 
 
@@ -93,29 +147,30 @@ def sweep(checkpoints: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def prune(checkpoints: Path, keep: int) -> list[str]:
-    """Delete the oldest beyond `keep`, never the newest valid one."""
-    assert keep >= 1
-    surplus = valid(checkpoints)[:-keep]
+def prune(checkpoints: Path, keep: Retention) -> list[Checkpoint]:
+    """Delete what nothing keeps. What has no valid manifest counts for nothing and is left as it is."""
+    surplus = keep.surplus(valid(checkpoints))
     for old in surplus:
         _discard(Path(old.path))
-    return [old.name for old in surplus]
+    return surplus
+
+
+def _described(folder: Path, step: int, sealed: manifest.Manifest) -> Checkpoint:
+    return Checkpoint(step, folder.name, str(folder), sealed.size_bytes, sealed.digest, _heldout_loss(folder))
+
+
+def _heldout_loss(folder: Path) -> float | None:
+    try:
+        loss = float(json.loads((folder / TRAINER).read_text())["heldout_loss"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return loss if math.isfinite(loss) else None
 
 
 def _discard(folder: Path) -> None:
     """The manifest goes first: a half-deleted checkpoint must not count as one."""
     (folder / manifest.NAME).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_contents(folder: Path, state: TrainingState, trainer: dict[str, Any], statistics: dict[str, Any],
-                   codec: dict[str, Any]) -> None:
-    state.policy.save_pretrained(folder)
-    state.ema.policy.save_pretrained(folder / EMA)
-    weights.write_tensors(folder / OPTIMIZER, _moments(state))
-    values = {**trainer, "ema_updates": state.ema.updates, "scaler": state.scaler.state_dict()}
-    for name, content in ((TRAINER, values), (STATISTICS, statistics), (CODEC, codec)):
-        (folder / name).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read_trainer(folder: Path) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 """The training: `accelerate launch ... -m rdtops.trainer.train RUN_DIR/config.json`.
 
 One process per GPU (or CPU process). Resumes by itself from the newest intact checkpoint of its run folder. What
-happens is told in the run's Journal; a readable line per logged step goes to standard output.
+happens is told in the run's Journal; a readable line per logged step goes to standard output, the curves to
+metrics.jsonl and a tracker.
 
-Exit codes: 0 finished, 1 failed, 2 wrong configuration, 143 stopped by SIGTERM after saving a checkpoint.
+SIGTERM and SIGUSR1 (Slurm's `--signal=USR1@300`), sent to any of these processes, let the step end, save and leave.
+torchrun's launcher passes SIGTERM on, kills after 30 s, and passes no SIGUSR1: send that to the processes themselves.
+
+Exit codes: 0 finished, 1 failed, 2 wrong configuration, 143 or 138 stopped by SIGTERM or SIGUSR1.
 """
 
 from __future__ import annotations
@@ -16,8 +20,7 @@ import math
 import os
 import signal
 import sys
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +28,25 @@ import torch
 
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Journal
-from rdtops.contract.run import Checkpoint, RunSpec
-from rdtops.errors import ConfigError, RdtopsError, RunError, WeightsError
-from rdtops.trainer import checkpoint, encoders, libero, statistics
+from rdtops.contract.run import RunSpec
+from rdtops.errors import RdtopsError, RunError
+from rdtops.trainer import checkpoint, failures, inputs, trackers
 from rdtops.trainer.actions import codec
-from rdtops.trainer.batch import Samples, Share, batches, collate
+from rdtops.trainer.batch import Samples, Share, batches
+from rdtops.trainer.checkpoint import Contents, Retention, TrainingState
 from rdtops.trainer.conditions import Conditions
 from rdtops.trainer.ema import Ema
+from rdtops.trainer.heldout import HeldOut
+from rdtops.trainer.phases import Phases
 from rdtops.trainer.progress import Progress, Telling
 from rdtops.trainer.ranks import PeerLost, Ranks, ToldByAnother
-from rdtops.trainer.rdt import ARCHITECTURES, RDTPolicy
+from rdtops.trainer.sampling import ActionError
+from rdtops.trainer.saving import Saver
+from rdtops.trainer.schedule import learning_rate_at
+from rdtops.trainer.stop import STOPPED, Stop
+from rdtops.trainer.trackers import Trackers
 
 log = logging.getLogger("rdtops.trainer")
-STOPPED = 143  # 128 + SIGTERM, as a shell would say it
-SAMPLES_PREDICTED = 8  # spread evenly over the dataset
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
 
@@ -50,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         spec = RunSpec.load(options.config)
     except (RdtopsError, OSError) as error:
-        return _complain(error)
+        return failures.complain(error)
     journal = Journal(Path(spec.paths.journal))
     told_before = len(journal.read())
     try:
@@ -61,13 +69,13 @@ def main(arguments: list[str] | None = None) -> int:
         told = {event.kind for event in journal.read()[told_before:]}
         if "stop_requested" in told:  # the others ended before there was anything to save
             return STOPPED
-        return _complain(error) if "failed" in told else _fail(journal, error)
+        return failures.complain(error) if "failed" in told else failures.tell(journal, error)
     except RdtopsError as error:
-        return _fail(journal, error)
+        return failures.tell(journal, error)
     except torch.OutOfMemoryError as error:
-        return _fail(journal, _out_of_memory(spec.train, error))
+        return failures.tell(journal, failures.out_of_memory(spec.train, error))
     except Exception as error:
-        _tell(journal, f"{type(error).__name__}: {error}", "inv logs   # the traceback is in train.log")
+        failures.record(journal, f"{type(error).__name__}: {error}", "inv logs   # the traceback is in train.log")
         raise
 
 
@@ -78,30 +86,6 @@ def run(spec: RunSpec, journal: Journal, stop: Stop) -> int:
     code = Training(spec, journal, ranks, stop).run()
     ranks.leave()  # only here: after a failure the others may be waiting for us, and leaving would wait for them
     return code
-
-
-class Stop:
-    """SIGTERM asks for a stop. Before the first step there is nothing to save, so it ends the process at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.can_save = False
-        signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, *_: object) -> None:
-        self.requested = True
-        if not self.can_save:
-            raise SystemExit(STOPPED)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What rank 0 finds out for all."""
-
-    dataset: libero.Dataset
-    statistics: dict[str, Any]
-    instructions: dict[str, torch.Tensor]
-    resume: Checkpoint | None
 
 
 class Training:
@@ -115,78 +99,48 @@ class Training:
         _make_reproducible(ranks.device)
         self.inputs = ranks.once(self._inputs)
         ranks.together(self._build)
-        self.progress = Progress(self.config, self.journal)
+        self.phases = Phases(ranks.device)
+        self.saver = Saver(self.checkpoints, _retention(self.config), self.journal)
+        self.trackers = Trackers(self._warn)
+        if ranks.is_first:
+            self.trackers.open(spec, self.steps_done)
+        self.progress = Progress(self.config, ranks.device, self.phases)
+
+    def _inputs(self) -> inputs.Inputs:
+        trackers.check(self.config)
+        return inputs.find(self.spec, self.ranks.device, self._warn)
 
     def _build(self) -> None:
         device = self.ranks.device
-        self.policy = self._policy().to(device)
-        self.conditions = Conditions(self.inputs.instructions, self._asset("vision_encoder"),
+        self.policy = inputs.policy(self.spec, self.inputs.resume).to(device)
+        self.conditions = Conditions(self.inputs.instructions, inputs.asset(self.spec, "vision_encoder"),
                                      self.codec.control_hz, device, DTYPES[self.config.mixed_precision])
         self.conditions.check(self.policy.config)
         self.samples = Samples(self.inputs.dataset, self.codec, self.inputs.statistics, self.conditions.texts,
                                self.policy.config["pred_horizon"],
                                self.policy.config["noise_scheduler"]["num_train_timesteps"], self.config)
+        self.heldout = HeldOut(self.samples, self.conditions, device)
+        self.action_error = ActionError(self.samples, self.conditions, device)
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay,
             betas=(self.config.adam_beta1, self.config.adam_beta2), eps=self.config.adam_epsilon)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.config.mixed_precision == "fp16")
         self.ema = Ema(self.policy) if self.ranks.is_first else None  # the others would only hold a copy of it
         self.steps_done, self.loss_before = self._resume()
+        self._reserved = False
 
     def run(self) -> int:
         self._announce()
         data = batches(self.samples, self.ranks.rank, self.steps_done + 1)
         self.stop.can_save = True
-        loss = self.loss_before
-        for step in range(self.steps_done + 1, self.config.max_steps + 1):
-            loss, stop_asked = self._step(step, data)
-            self.steps_done = step
-            if self.config.sample_every_steps and step % self.config.sample_every_steps == 0:
-                self._sample(step)
-            if stop_asked or step % self.config.checkpoint_every_steps == 0 or step == self.config.max_steps:
-                self._save(step, loss)
-            if stop_asked and step < self.config.max_steps:
-                return self._stopped(step)
-        return self._finish(loss)
-
-    # set-up -----------------------------------------------------------------------------------------------------
-
-    def _inputs(self) -> Inputs:
-        dataset = libero.index(self._asset("dataset"))
-        cache = Path(self.spec.workspace) / "cache" / "instructions"
-        instructions = encoders.encode_instructions(
-            self._asset("text_encoder"), dataset.instructions, cache, self.ranks.device)
-        checkpoint.sweep(self.checkpoints)
-        return Inputs(dataset, self._statistics(dataset), instructions,
-                      checkpoint.newest_intact(self.checkpoints, self._warn))
-
-    def _asset(self, role: str) -> str:
-        if role not in self.spec.assets:
-            raise ConfigError(f"the run's config.json names no folder for {role}", remedy="inv deploy; inv train")
-        return self.spec.assets[role]
-
-    def _statistics(self, dataset: libero.Dataset) -> dict[str, Any]:
-        """Those deployed beside the data when they fit; else computed, which takes a second."""
-        deployed = Path(self._asset("dataset")) / statistics.NAME
-        fitting = statistics.load_fitting(deployed, dataset, self.codec)
-        if fitting is None and deployed.exists():
-            self._warn(f"{deployed} belongs to other data or another codec; statistics were computed anew")
-        found = fitting or statistics.compute(dataset, self.codec)
-        statistics.write(Path(self.spec.paths.root) / statistics.NAME, found)
-        return found
-
-    def _policy(self) -> RDTPolicy:
-        """From the checkpoint, the pretrained weights or, from scratch, the seed: the same in every process."""
-        if self.inputs.resume:
-            policy = RDTPolicy.from_pretrained(self.inputs.resume.path)
-        elif self.config.from_scratch:
-            torch.manual_seed(self.config.seed)
-            policy = RDTPolicy(ARCHITECTURES[self.config.model])
-        else:
-            policy = RDTPolicy.from_pretrained(self._asset("pretrained"))
-        _check_architecture(policy.config, self.config.model)
-        policy.model.gradient_checkpointing = self.config.gradient_checkpointing
-        return policy.train()
+        loss, asked = self.loss_before, 0
+        with self.trackers, self.saver:
+            for step in range(self.steps_done + 1, self.config.max_steps + 1):
+                loss, asked = self._step(step, data)
+                self._after(step, loss, asked)
+                if asked:
+                    break
+        return self._stopped(asked) if self.steps_done < self.config.max_steps else self._finish(loss)
 
     def _resume(self) -> tuple[int, float]:
         """Restore what is not in the policy's weights. Returns the steps done and the loss of the last one."""
@@ -200,40 +154,44 @@ class Training:
         saved = checkpoint.read_trainer(folder)
         if saved["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(saved["scaler"])
-        changed = sorted(key for key, value in asdict(self.config).items() if saved["config"].get(key) != value)
+        changed = sorted(key for key, value in saved["config"].items() if getattr(self.config, key, None) != value)
         if changed:
             self._warn(f"resumed from {folder.name} with other settings than it was trained with: {', '.join(changed)}")
         return int(saved["step"]), float(saved["loss"])
 
     # one step -----------------------------------------------------------------------------------------------------
 
-    def _step(self, step: int, data) -> tuple[float, bool]:
-        """Learn from one global batch. Returns its loss, and whether any process was asked to stop."""
+    def _step(self, step: int, data) -> tuple[float, int]:
+        """Learn from one global batch. Returns its loss, and the signal that asked any process to stop, or 0."""
         micro_batches = self.config.gradient_accumulation_steps
         # the mean over processes and micro-batches of sums divided by this is the mean over the whole batch's actions
         valid_steps = self.samples.valid_steps(step) / (self.ranks.world * micro_batches)
         losses = []
         for _ in range(micro_batches):
-            with self.progress.waiting_for_data():
+            with self.phases("data"):
                 batch = next(data).to(self.ranks.device)
             loss = self._loss(batch, valid_steps)
-            self.scaler.scale(loss / micro_batches).backward()
+            with self.phases("backward"):
+                self.scaler.scale(loss / micro_batches).backward()
             losses.append(loss.detach())
-        told = self.ranks.gather(torch.stack([*losses, torch.tensor(float(self.stop.requested)).to(losses[0])]))
-        losses_RM, stop_asked = told[:, :-1], bool(told[:, -1].any())
+        told = self.ranks.gather(torch.stack([*losses, torch.tensor(float(self.stop.signal)).to(losses[0])]))
+        losses_RM, asked = told[:, :-1], int(told[:, -1].max())
         self._check_losses(step, losses_RM)
         learning_rate = learning_rate_at(step, self.config)
-        grad_norm = self._update(step, learning_rate)
+        with self.phases("optimiser"):
+            grad_norm = self._update(step, learning_rate)
         loss_mean = float(losses_RM.double().mean())
-        if self.ranks.is_first:
-            self.progress.step(step, loss_mean, learning_rate, grad_norm)
-        return loss_mean, stop_asked
+        self._tell(step, self.progress.step(step, loss_mean, learning_rate, grad_norm))
+        return loss_mean, asked
 
     def _loss(self, batch, valid_steps: float) -> torch.Tensor:
         with self._autocast():
-            return self.policy.loss(
-                **self.conditions.of(batch), action_gt=batch.actions_BHA, noise=batch.noise_BHA,
-                timesteps=batch.timesteps_B, step_mask=batch.step_mask_BH, valid_steps=valid_steps)
+            with self.phases("encode"):
+                conditions = self.conditions.of(batch)
+            with self.phases("forward"):
+                return self.policy.loss(
+                    **conditions, action_gt=batch.actions_BHA, noise=batch.noise_BHA, timesteps=batch.timesteps_B,
+                    step_mask=batch.step_mask_BH, valid_steps=valid_steps)
 
     def _update(self, step: int, learning_rate: float) -> float:
         """Average, clip, apply. Returns the gradient's norm before clipping."""
@@ -272,6 +230,63 @@ class Training:
             return contextlib.nullcontext()
         return torch.autocast(self.ranks.device.type, dtype=DTYPES[self.config.mixed_precision])
 
+    # after a step ---------------------------------------------------------------------------------------------------
+
+    def _after(self, step: int, loss: float, asked: int) -> None:
+        config, self.steps_done = self.config, step
+        if self.ema and not self._reserved:
+            self.saver.reserve(self._state().tensors())  # Adam has its moments from the first step on
+            self._reserved = True
+        if self.ema and config.sample_every_steps and step % config.sample_every_steps == 0:
+            self._predict(step, self.ema)
+        saves = bool(asked) or step % config.checkpoint_every_steps == 0 or step == config.max_steps
+        heldout_loss = None
+        if saves or (config.heldout_every_steps and step % config.heldout_every_steps == 0):
+            heldout_loss = self._evaluate(step)
+        if saves and self.ema:
+            with self.phases("save"):
+                self.saver.save(step, self._contents(step, loss, heldout_loss))
+
+    def _evaluate(self, step: int) -> float | None:
+        """The held-out loss of the averaged weights. Rank 0 has them; all know its result, or its failure."""
+        if not self.heldout:
+            return None
+        with self.phases("evaluation"):
+            loss = self.ranks.once(self._heldout_loss)
+        if not math.isfinite(loss):
+            self._warn(f"step {step}: the held-out loss is not finite; this step cannot become the best")
+            return None
+        if self.ranks.is_first:
+            self.journal.append("heldout", step=step, loss=loss)
+            self.trackers.log(step, {"heldout_loss": loss})
+            log.info("step %d  held-out loss %.6f", step, loss)
+        return loss
+
+    def _heldout_loss(self) -> float:
+        assert self.ema
+        with self._autocast():
+            return self.heldout.loss(self.ema.policy)
+
+    def _predict(self, step: int, ema: Ema) -> None:
+        with self.phases("evaluation"), self._autocast():
+            error = self.action_error.of(ema.policy)
+        self.journal.append("sample", step=step, action_mse=error)
+        self.trackers.log(step, {"action_mse": error})
+        log.info("step %d  predicted against recorded actions: mean squared error %.6f", step, error)
+
+    def _state(self) -> TrainingState:
+        assert self.ema
+        return TrainingState(self.policy, self.ema, self.optimizer, self.scaler)
+
+    def _contents(self, step: int, loss: float, heldout_loss: float | None) -> Contents:
+        state = self._state()
+        trainer = {"step": step, "loss": loss, "heldout_loss": heldout_loss, "config": asdict(self.config),
+                   **state.numbers()}
+        return Contents(state.tensors(), {
+            checkpoint.CONFIG: self.policy.config, checkpoint.EMA_CONFIG: self.policy.config,
+            checkpoint.TRAINER: trainer, checkpoint.STATISTICS: self.inputs.statistics,
+            checkpoint.CODEC: self.codec.to_json()})
+
     # what is seen from outside --------------------------------------------------------------------------------------
 
     def _announce(self) -> None:
@@ -281,48 +296,24 @@ class Training:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         parameters = sum(p.numel() for p in self.policy.parameters())
         self.journal.append("started", world_size=self.ranks.world, max_steps=self.config.max_steps, device=name,
-                            parameters=parameters, resumed_from_step=self.steps_done)
-        log.info("%s on %d x %s: %s parameters, %d samples of %d episodes, global batch %d, from step %d to %d",
+                            parameters=parameters, resumed_from_step=self.steps_done,
+                            heldout_samples=len(self.samples.split.heldout))
+        log.info("%s on %d x %s: %s parameters, %d samples of %d episodes (%s), global batch %d, from step %d to %d",
                  self.config.model, self.ranks.world, name, f"{parameters:,}", len(self.inputs.dataset),
-                 len(self.inputs.dataset.episodes), self.config.global_batch_size, self.steps_done,
-                 self.config.max_steps)
+                 len(self.inputs.dataset.episodes), self.samples.split, self.config.global_batch_size,
+                 self.steps_done, self.config.max_steps)
 
-    def _sample(self, step: int) -> None:
-        """Rank 0 predicts recorded actions, always the same ones, with the weights that would be deployed."""
-        if not self.ema:
-            return
-        count = min(SAMPLES_PREDICTED, len(self.inputs.dataset))
-        spread = [number * len(self.inputs.dataset) // count for number in range(count)]
-        batch = collate([self.samples.clean(sample, self.config.seed) for sample in spread])
-        batch = batch.to(self.ranks.device)
-        with torch.no_grad(), self._autocast():
-            predicted = self.ema.policy.predict_action(**self.conditions.of(batch), noise=batch.noise_BHA)
-        counted = batch.step_mask_BH[..., None] * batch.action_mask_B1A
-        error = ((predicted - batch.actions_BHA).square() * counted).sum() / counted.sum()
-        self.journal.append("sample", step=step, action_mse=float(error))
-        log.info("step %d  predicted against recorded actions: mean squared error %.6f", step, float(error))
+    def _tell(self, step: int, told: dict[str, Any] | None) -> None:
+        if told and self.ranks.is_first:
+            self.journal.append("step", **told)
+            self.trackers.log(step, {name: value for name, value in told.items() if name != "step"})
 
-    def _save(self, step: int, loss: float) -> None:
-        """A save that fails is told, and training goes on: the next one may fit."""
-        if not self.ema:
-            return
-        state = checkpoint.TrainingState(self.policy, self.ema, self.optimizer, self.scaler)
-        write = partial(checkpoint.write_contents, state=state, statistics=self.inputs.statistics,
-                        codec=self.codec.to_json(), trainer={"step": step, "loss": loss, "config": asdict(self.config)})
-        try:
-            saved = checkpoint.save(self.checkpoints, step, write)
-        except OSError as error:
-            self.journal.append("checkpoint_failed", step=step, error=str(error))
-            log.warning("step %d  checkpoint failed, training goes on: %s", step, error)
-            return
-        self.journal.append("checkpoint", step=step, name=saved.name, size_bytes=saved.size_bytes, digest=saved.digest)
-        log.info("step %d  saved %s, %.1f MB", step, saved.name, saved.size_bytes / 1e6)
-        checkpoint.prune(self.checkpoints, self.config.checkpoints_total_limit)
-
-    def _stopped(self, step: int) -> int:
+    def _stopped(self, asked: int) -> int:
         if self.ranks.is_first:
-            self._warn(f"stopped by SIGTERM after step {step}")
-        return STOPPED
+            name = signal.Signals(asked).name
+            self.journal.append("stopped", step=self.steps_done, signal=name)
+            log.info("stopped by %s after step %d", name, self.steps_done)
+        return 128 + asked
 
     def _finish(self, loss: float) -> int:
         if self.ranks.is_first:
@@ -336,23 +327,8 @@ class Training:
             log.warning("%s", message)
 
 
-def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """A function of the optimiser step, counted from 1: warm-up, then constant or half a cosine down to 0."""
-    if step <= config.warmup_steps:
-        return config.learning_rate * step / config.warmup_steps
-    if config.lr_schedule == "constant":
-        return config.learning_rate
-    done = (step - config.warmup_steps) / max(config.max_steps - config.warmup_steps, 1)
-    return config.learning_rate * (1 + math.cos(math.pi * min(done, 1))) / 2
-
-
-def _check_architecture(config: dict[str, Any], model: str) -> None:
-    wanted = ARCHITECTURES[model]
-    keys = ("rdt", "pred_horizon", "action_dim", "state_token_dim", "lang_token_dim", "img_token_dim", "img_cond_len")
-    wrong = [f"{key} is {config[key]}, {model} has {wanted[key]}" for key in keys if config[key] != wanted[key]]
-    if wrong:
-        raise WeightsError(f"the weights are not those of {model}: {'; '.join(wrong)}",
-                           remedy="inv train --set model=...")
+def _retention(config: TrainConfig) -> Retention:
+    return Retention(config.checkpoints_total_limit, config.checkpoints_keep_every_steps, config.checkpoints_keep_best)
 
 
 def _make_reproducible(device: torch.device) -> None:
@@ -370,32 +346,6 @@ def _speak(ranks: Ranks) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     root.handlers = [handler]
     root.propagate = False
-
-
-def _fail(journal: Journal, error: RdtopsError) -> int:
-    _tell(journal, error.message, error.remedy)
-    return _complain(error)
-
-
-def _tell(journal: Journal, message: str, remedy: str) -> None:
-    steps = [e.data["step"] for e in journal.read() if e.kind == "step"]
-    journal.append("failed", step=steps[-1] if steps else 0, error=message, remedy=remedy)
-
-
-def _complain(error: Exception) -> int:
-    remedy = getattr(error, "remedy", "")
-    sys.stderr.write(f"{error}\n" + (f"next: {remedy}\n" if remedy else ""))
-    return getattr(error, "exit_code", 1)
-
-
-def _out_of_memory(config: TrainConfig, error: Exception) -> RunError:
-    """The cure keeps the global batch, so what is learnt stays the same."""
-    if config.batch_size_per_process > 1 and config.batch_size_per_process % 2 == 0:
-        cure = (f"--set batch_size_per_process={config.batch_size_per_process // 2} "
-                f"--set gradient_accumulation_steps={config.gradient_accumulation_steps * 2}")
-    else:
-        cure = "--set gradient_checkpointing=true"
-    return RunError(f"out of GPU memory: {str(error).partition('.')[0]}", remedy=f"inv train --resume RUN {cure}")
 
 
 if __name__ == "__main__":

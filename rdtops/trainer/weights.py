@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def write(directory: str | Path, config: dict[str, Any], tensors: dict[str, torc
     write_tensors(folder / SAFETENSORS, tensors)
 
 
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """A full disk is an OSError here, as with every other file; safetensors alone would raise its own kind."""
     try:
         save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, path)

@@ -37,6 +37,12 @@ def test_settings_are_read_as_the_type_of_their_field():
     ("learning_rate=0", "must be above 0"),
     ("warmup_steps=-1", "must not be negative"),
     ("condition_dropout=1.5", "from 0 to below 1"),
+    ("heldout_share=0.6", "from 0 to 0.5"),
+    ("heldout_share=-0.1", "from 0 to 0.5"),
+    ("checkpoints_keep_best=0", "must be above 0"),
+    ("checkpoints_keep_every_steps=-1", "must not be negative"),
+    ("tracker=wandbb", "one of off, tensorboard, wandb"),
+    ("wandb_mode=maybe", "one of online, offline"),
     ("max_steps", "is not key=value"),
     ("preset=other", "no such setting"),
 ])

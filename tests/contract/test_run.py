@@ -2,7 +2,7 @@ import pytest
 
 from rdtops.contract import run
 from rdtops.contract.config import preset
-from rdtops.contract.run import RunSpec, RunState, state_of
+from rdtops.contract.run import Checkpoint, RunSpec, RunState, best_of, state_of
 from rdtops.errors import ConfigError
 
 
@@ -39,3 +39,17 @@ def test_run_ids_sort_by_time_and_differ():
 def test_the_state_follows_from_facts_of_the_host_alone(facts, state):
     assert state_of(**facts) is state
     assert state.ended is (state not in (RunState.PREPARED, RunState.RUNNING))
+
+
+def checkpoint(step: int, loss: float | None) -> Checkpoint:
+    return Checkpoint(step, f"step_{step:06d}", "", 0, "", loss)
+
+
+def test_the_best_has_the_lowest_held_out_loss_and_of_equal_ones_the_earliest():
+    found = [checkpoint(1, 0.3), checkpoint(2, 0.1), checkpoint(3, 0.1), checkpoint(4, None), checkpoint(5, 0.2)]
+    assert best_of(found) is found[1]
+
+
+def test_where_nothing_was_measured_nothing_is_the_best():
+    assert best_of([]) is None
+    assert best_of([checkpoint(1, None)]) is None

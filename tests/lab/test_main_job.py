@@ -1,6 +1,9 @@
 """The main job, as the user types it, over real SSH through the jump host, on real robot data."""
 
+import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from rdtops.contract import manifest
 from rdtops.contract.journal import Journal
 from rdtops.lab.site import Lab
+from rdtops.ops import runs_on_host
 from tests.lab.commandline import CommandLine
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
@@ -71,6 +75,24 @@ def test_the_md5_plugin_s_record_of_each_checkpoint_can_be_read(job, inv):
     assert all(r["digest"] in shown for r in rows)
 
 
+def test_the_best_checkpoint_is_marked_and_comes_home(job, inv, workspace):
+    rows = inv.good("checkpoints --host lab --json").rows()
+    (best,) = [r for r in rows if r["best"]]
+    assert best["heldout_loss"] == min(r["heldout_loss"] for r in rows)
+    saved = json.loads((Path(best["path"]) / "trainer.json").read_text())
+    assert saved["heldout_loss"] == best["heldout_loss"] > 0
+    shown = inv.good("checkpoints --host lab").out
+    (line,) = [line for line in shown.splitlines() if "best" in line]
+    assert best["name"] in line
+    assert f"{best['heldout_loss']:.6f}" in line
+    (fetched,) = inv.good(f"fetch-results --host lab --checkpoint best --into {inv.results} --json").rows()
+    assert fetched["checkpoint"]["name"] == best["name"]
+    home = inv.results / "lab" / job[2]["run_id"]
+    assert manifest.scan(home / "checkpoints" / best["name"]).digest == best["digest"]
+    metrics = [json.loads(line) for line in (home / "metrics.jsonl").read_text().splitlines()]
+    assert [m["step"] for m in metrics if "loss" in m] == list(range(1, 151))
+
+
 def test_the_results_come_home_and_have_the_digests_of_the_host(job, inv, workspace):
     run_id = job[2]["run_id"]
     done = inv.good(f"fetch-results --into {inv.results} --json")  # no host: the one launched on last
@@ -126,6 +148,24 @@ def test_a_stopped_run_saves_first_and_is_called_stopped(job, inv):
     rows = inv.good("checkpoints --host lab --json").rows()
     assert rows
     assert rows[-1]["step"] >= 3
+
+
+def test_slurm_s_signal_to_all_processes_saves_and_is_called_stopped(job, inv, workspace):
+    inv.good("train --host lab --set max_steps=5000 --set checkpoint_every_steps=5000 --set heldout_share=0",
+             timeout_s=200)
+    wait_for(lambda: inv.good("status --host lab --json").rows()[0]["step"] >= 3)
+    run_id = inv.good("status --host lab --json").rows()[0]["run_id"]
+    for process in runs_on_host.members(run_id):  # launch.sh and accelerate's launcher too: they must outlive it
+        os.kill(process, signal.SIGUSR1)
+    wait_for(lambda: inv.good("status --host lab --json").rows()[0]["state"] != "running")
+    (run,) = inv.good("status --host lab --json").rows()
+    assert (run["state"], run["exit_code"]) == ("stopped", 1)
+    told = Journal(workspace / "runs" / run_id / "journal.jsonl").read()[-1]
+    assert (told.kind, told.data) == ("stopped", {"step": run["step"], "signal": "SIGUSR1"})
+    (saved,) = inv.good("checkpoints --host lab --json").rows()
+    assert (saved["step"], saved["best"], saved["heldout_loss"]) == (run["step"], False, None)
+    inv.refused(f"fetch-results --host lab --checkpoint best --into {inv.results}", 1, "so none is the best",
+                "--checkpoint latest")
 
 
 def wait_for(condition, limit_s=120.0):

@@ -91,11 +91,20 @@ def test_what_keeps_a_training_from_starting_is_a_fail_with_its_reason(check, an
     ((), {"shm": said(SHM.format(64))}, "shm", "64 MiB free"),
     (("warmup_steps=40000",), {}, "configuration", "warm-up"),
     (("max_steps=1000",), {}, "configuration", "only the last step is saved"),
+    (("checkpoints_keep_every_steps=3000",), {}, "configuration", "keeps common multiples of itself and"),
 ])
 def test_what_is_odd_is_a_warning(check, settings, answers, name, words):
     found = check(*settings, **answers)[name]
     assert found.status is Status.WARN, found
     assert words in found.summary
+
+
+def test_the_package_of_a_tracker_is_asked_for_with_it_only(check):
+    assert check()["packages"].status is Status.OK
+    found = check("tracker=wandb")["packages"]
+    assert (found.status, found.summary) == (Status.FAIL, "missing: wandb")
+    assert "wandb>=" in found.remedy
+    assert check("tracker=tensorboard", python=python(tensorboard="2.21.0"))["packages"].status is Status.OK
 
 
 def test_safetensors_come_first_and_both_precisions_are_plausible(spec):  # noqa: F811

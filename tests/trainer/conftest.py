@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import RunSpec
+from rdtops.trainer import stop
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -60,9 +62,16 @@ def train_here() -> Any:
     """Train in this process, as `python -m rdtops.trainer.train` would. Returns the exit code."""
     from rdtops.trainer import train
 
-    before = signal.getsignal(signal.SIGTERM)
-    yield lambda spec: train.main([str(spec.paths.config)])
-    signal.signal(signal.SIGTERM, before)
+    with signals_as_they_were():
+        yield lambda spec: train.main([str(spec.paths.config)])
+
+
+@contextmanager
+def signals_as_they_were():
+    before = {number: signal.getsignal(number) for number in stop.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def write_run(workspace: Path, run_id: str, assets: dict[str, str], *settings: str) -> RunSpec:
@@ -77,7 +86,8 @@ def start(spec: RunSpec, **options: Any) -> subprocess.Popen[str]:
     """A training in a process of its own, one thread, as accelerate starts it."""
     return subprocess.Popen(
         [sys.executable, "-m", "rdtops.trainer.train", str(spec.paths.config)], cwd=REPOSITORY, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+        env={**os.environ, "OMP_NUM_THREADS": "1", "RDTOPS_RUN": spec.run_id}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, **options)
 
 
 def events(spec: RunSpec, kind: str | None = None) -> list[Event]:

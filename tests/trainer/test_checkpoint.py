@@ -9,9 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rdtops.contract import manifest
+from rdtops.contract.run import Checkpoint, best_of
 from rdtops.trainer import checkpoint
+from rdtops.trainer.checkpoint import Retention
 from tests.trainer.conftest import REPOSITORY
 
 
@@ -104,16 +108,47 @@ def test_damage_that_keeps_the_size_is_found_before_resuming(tmp_path) -> None:
 def test_the_oldest_go_and_the_newest_stay(tmp_path) -> None:
     for step in (10, 2, 30, 9):
         checkpoint.save(tmp_path, step, fill)
-    assert checkpoint.prune(tmp_path, keep=2) == ["step_000002", "step_000009"]
+    assert [c.step for c in checkpoint.prune(tmp_path, Retention(last=2))] == [2, 9]
     assert valid(tmp_path) == [10, 30]
-    assert checkpoint.prune(tmp_path, keep=2) == []
+    assert checkpoint.prune(tmp_path, Retention(last=2)) == []
 
 
 def test_an_invalid_newer_one_never_costs_the_newest_valid_one(tmp_path) -> None:
     checkpoint.save(tmp_path, 1, fill)
     (Path(checkpoint.save(tmp_path, 2, fill).path) / manifest.NAME).unlink()
-    checkpoint.prune(tmp_path, keep=1)
+    checkpoint.prune(tmp_path, Retention(last=1))
     assert valid(tmp_path) == [1]
+
+
+@pytest.mark.parametrize(("told", "loss"), [
+    ('{"heldout_loss": 0.25}', 0.25), ('{"heldout_loss": null}', None), ('{"heldout_loss": NaN}', None), ("{", None),
+    ("{}", None), ("[]", None)])
+def test_the_held_out_loss_is_the_trainer_s_or_none(tmp_path, told, loss) -> None:
+    saved = checkpoint.save(tmp_path, 1, lambda folder: (folder / checkpoint.TRAINER).write_text(told) and None)
+    assert saved.heldout_loss == loss
+    assert checkpoint.valid(tmp_path) == [saved]
+
+
+CHECKPOINTS = st.dictionaries(st.integers(1, 60), st.none() | st.floats(0, 1), min_size=1).map(
+    lambda losses: [Checkpoint(step, f"step_{step:06d}", "", 0, "", losses[step]) for step in sorted(losses)])
+
+
+@given(CHECKPOINTS, st.integers(1, 5), st.integers(0, 12), st.integers(1, 4))
+def test_what_is_kept_is_the_last_the_best_and_the_multiples_and_no_other(found, last, every_steps, best) -> None:
+    gone = Retention(last, every_steps, best).surplus(found)
+    kept = [c for c in found if c not in gone]
+    assert kept[-last:] == found[-last:]
+    assert best_of(kept) == best_of(found)
+    better = sorted((c for c in found if c.heldout_loss is not None), key=lambda c: (c.heldout_loss, c.step))[:best]
+    for c in found:
+        is_multiple = every_steps > 0 and c.step % every_steps == 0
+        assert (c in kept) == (c in found[-last:] or is_multiple or c in better)
+
+
+def test_neither_the_newest_nor_the_best_can_be_given_up() -> None:
+    for wrong in ({"last": 0}, {"last": 1, "best": 0}):
+        with pytest.raises(AssertionError):
+            Retention(**wrong)
 
 
 def test_what_a_killed_save_left_behind_is_swept_up(tmp_path) -> None:

@@ -9,21 +9,32 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rdtops.contract import manifest
+from rdtops.contract import config, manifest
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import KINDS, Journal
 from rdtops.contract.run import RunSpec
 from rdtops.trainer import ranks, train
 from rdtops.trainer.progress import Telling
 from rdtops.trainer.rdt import RDTPolicy
-from tests.trainer.conftest import REPOSITORY, SHORT, SIXTY, events, losses, start, write_run
+from tests.trainer.conftest import (
+    REPOSITORY,
+    SHORT,
+    SIXTY,
+    events,
+    losses,
+    signals_as_they_were,
+    start,
+    write_run,
+)
 from tests.trainer.test_checkpoint import files_no_larger_than
+from tests.trainer.test_trackers import scalars
 
 GRAD_SCALER = torch.amp.GradScaler
 LEARNT = ("model.safetensors", "ema/model.safetensors", "optimizer.safetensors")
@@ -45,7 +56,7 @@ def failure(spec: RunSpec) -> dict:
 @pytest.fixture(scope="module")
 def launched(assets, tmp_path_factory) -> RunSpec:
     """The tiny preset as it is, started as on a GPU host: accelerate, two processes."""
-    spec = write_run(tmp_path_factory.mktemp("launched"), "two", assets)
+    spec = write_run(tmp_path_factory.mktemp("launched"), "two", assets, "tracker=tensorboard")
     with launch(spec) as launcher:
         told, complaint = launcher.communicate(timeout=240)
     assert launcher.returncode == 0, complaint
@@ -65,7 +76,7 @@ def test_the_journal_tells_the_whole_training(launched) -> None:
     told = events(launched)
     (started,), (finished,) = ([e.data for e in told if e.kind == kind] for kind in ("started", "finished"))
     assert started == {"world_size": 2, "max_steps": 60, "device": "cpu", "parameters": 274_048,
-                       "resumed_from_step": 0}
+                       "resumed_from_step": 0, "heldout_samples": 5}
     assert finished == {"step": 60, "loss": losses(launched)[-1]}
     assert [e.data["step"] for e in told if e.kind == "step"] == list(range(1, 61))
     assert [e.data["step"] for e in told if e.kind == "sample"] == [20, 40, 60]
@@ -77,6 +88,30 @@ def test_every_event_has_the_fields_that_the_contract_states(launched) -> None:
         stated = [part.split(":")[0].split("(")[0].strip() for part in KINDS[event.kind].split(",")]
         missing = [name for name in stated if name.isidentifier() and name not in event.data]
         assert not missing, event
+
+
+def test_the_time_of_a_step_is_told_in_its_parts(launched) -> None:
+    parts = ("data_s", "encode_s", "forward_s", "backward_s", "optimiser_s", "save_s", "evaluation_s")
+    for told in (e.data for e in events(launched, "step")):
+        assert sum(told[part] for part in parts) <= told["step_s"] + 0.001
+        assert all(told[part] > 0 for part in parts[1:5]), told
+        assert 100 < told["memory_mib"] < 4000
+        assert told["samples"] == 8 * told["step"]
+        assert told["samples_per_s"] == pytest.approx(8 / told["step_s"], rel=0.05)
+        assert told["eta_s"] == pytest.approx((60 - told["step"]) * told["step_s"], rel=0.05, abs=0.1)
+    at = {e.data["step"]: e.data for e in events(launched, "step")}
+    assert [step for step in at if at[step]["save_s"] > 0] == [21, 41]  # in the step after, as it is spent
+    assert all(at[step]["evaluation_s"] > 0 for step in (21, 41))
+    whole_s = sum(at[step]["step_s"] for step in range(2, 61))
+    told_s = sum(at[step][part] for step in range(2, 61) for part in parts)
+    assert told_s > 0.7 * whole_s
+
+
+def test_two_processes_fill_one_tensorboard(launched) -> None:
+    told = scalars(Path(launched.paths.root) / "tensorboard")
+    assert [value for _, value in told["loss"]] == pytest.approx(losses(launched))
+    assert [step for step, _ in told["heldout_loss"]] == [20, 40, 50, 60]
+    assert not events(launched, "warning")
 
 
 def test_the_loss_falls(launched) -> None:
@@ -91,6 +126,12 @@ def test_one_process_learns_what_two_learn(launched, prepare, train_here) -> Non
     ours, theirs = (load_file(Path(s.paths.checkpoints) / "step_000060" / LEARNT[1]) for s in (alone, launched))
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], atol=1e-4, rtol=1e-4)
+    assert heldout_losses(alone) == pytest.approx(heldout_losses(launched), rel=1e-4)
+    assert len(heldout_losses(alone)) == 4  # every 50 steps, and at every checkpoint
+
+
+def heldout_losses(spec: RunSpec) -> list[float]:
+    return [e.data["loss"] for e in events(spec, "heldout")]
 
 
 def test_train_log_has_a_readable_line_for_every_step(launched) -> None:
@@ -110,7 +151,9 @@ def test_a_checkpoint_holds_what_evaluation_needs(launched) -> None:
     assert not torch.equal(live.img_adaptor[0].weight, average.img_adaptor[0].weight)
     assert json.loads((folder / "codec.json").read_text())["golden"]
     assert json.loads((folder / "statistics.json").read_text())["files"]
-    assert json.loads((folder / "trainer.json").read_text())["ema_updates"] == 60
+    trainer = json.loads((folder / "trainer.json").read_text())
+    assert trainer["ema_updates"] == 60
+    assert trainer["heldout_loss"] == told["heldout_loss"] == heldout_losses(launched)[-1]
 
 
 # interrupted --------------------------------------------------------------------------------------------------------
@@ -149,11 +192,27 @@ def test_a_killed_run_resumes_bit_equal(uninterrupted, prepare) -> None:
     reached = len(losses(spec))
     finish(spec)
     resumed = events(spec, "started")[1].data["resumed_from_step"]
-    assert resumed in (4, 8)
+    assert resumed in (0, 4, 8)  # the first may still have been on its way to the disk
     assert digests(spec, 12) == digests(uninterrupted, 12)
     assert len(digests(spec, 12)) == 3
     whole = losses(uninterrupted)
     assert losses(spec) == whole[:reached] + whole[resumed:]
+
+
+def test_a_kill_while_a_checkpoint_is_written_costs_that_checkpoint_only(uninterrupted, prepare) -> None:
+    spec = prepare("torn", *SHORT)
+    torn = Path(spec.paths.checkpoints) / "step_000008.tmp"
+    with start(spec) as training:
+        deadline = time.monotonic() + 120
+        while not torn.exists() and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        training.kill()
+        training.communicate(timeout=60)
+    assert torn.exists()
+    finish(spec)
+    assert events(spec, "started")[1].data["resumed_from_step"] == 4
+    assert not torn.exists()
+    assert digests(spec, 12) == digests(uninterrupted, 12)
 
 
 def test_sigterm_saves_and_the_rest_is_bit_equal(uninterrupted, prepare) -> None:
@@ -161,7 +220,7 @@ def test_sigterm_saves_and_the_rest_is_bit_equal(uninterrupted, prepare) -> None
     assert interrupt(spec, signal.SIGTERM, after_step=3) == 143
     reached = len(losses(spec))
     assert [e.data["step"] for e in events(spec, "checkpoint")] == [reached]
-    assert events(spec)[-1].data == {"message": f"stopped by SIGTERM after step {reached}"}
+    assert (events(spec)[-1].kind, events(spec)[-1].data) == ("stopped", {"step": reached, "signal": "SIGTERM"})
     assert not events(spec, "failed")
     finish(spec)
     assert events(spec, "started")[1].data["resumed_from_step"] == reached
@@ -169,14 +228,17 @@ def test_sigterm_saves_and_the_rest_is_bit_equal(uninterrupted, prepare) -> None
     assert losses(spec) == losses(uninterrupted)
 
 
-def test_sigterm_to_every_process_still_saves(uninterrupted, prepare) -> None:
-    """As a sweep of all processes of a run sends it: the loader's workers must not go first."""
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_every_process_still_saves(uninterrupted, prepare, sent) -> None:
+    """As `inv stop` sends it to all processes of a run, and Slurm before a time limit: the loader's workers must not
+    go first."""
     spec = prepare("swept", *SHORT, "loader_workers=1", "max_steps=500")
     with start(spec, start_new_session=True) as training:
         wait_for_step(spec, training, 3)
-        os.killpg(training.pid, signal.SIGTERM)
+        os.killpg(training.pid, sent)
         training.communicate(timeout=60)
-    assert training.returncode == 143
+    assert training.returncode == 128 + sent
+    assert events(spec, "stopped")[-1].data["signal"] == sent.name
     reached = len(losses(spec))
     assert events(spec, "checkpoint")[-1].data["step"] == reached
     assert losses(spec)[:12] == losses(uninterrupted)[:reached]
@@ -190,6 +252,20 @@ def test_sigterm_while_setting_up_ends_at_once(prepare) -> None:
         training.communicate(timeout=30)
     assert training.returncode in (143, -signal.SIGTERM)  # the second before Python could install our handler
     assert not events(spec, "step")
+
+
+def test_sigusr1_to_one_of_two_ranks_lets_both_save_and_leave(prepare) -> None:
+    spec = prepare("rank", "max_steps=2000", "checkpoint_every_steps=1000", "sample_every_steps=0")
+    with launch(spec) as launcher:
+        wait_for_step(spec, launcher, 3)
+        os.kill(child_of_rank(launcher.pid, 1), signal.SIGUSR1)
+        launcher.communicate(timeout=60)
+    assert launcher.returncode == 1  # a rank left with 138, and torchrun has one word for all
+    (saved,) = events(spec, "checkpoint")
+    assert saved.data["step"] == len(losses(spec))
+    assert saved.data["heldout_loss"] > 0
+    assert events(spec)[-1].data == {"step": saved.data["step"], "signal": "SIGUSR1"}
+    assert not events(spec, "failed")
 
 
 def test_sigterm_to_the_launcher_saves(prepare) -> None:
@@ -298,11 +374,39 @@ def test_what_a_full_disk_keeps_from_the_journal_is_told_later(tmp_path) -> None
     assert [e.data["message"] for e in journal.read()] == ["first", "second"]
 
 
-def test_old_checkpoints_go_as_the_limit_says(prepare, train_here) -> None:
-    spec = prepare("limited", *SHORT, "max_steps=7", "checkpoint_every_steps=2", "checkpoints_total_limit=2")
+@pytest.mark.parametrize(("settings", "kept"), [
+    (("heldout_share=0",), [6, 7]),
+    (("heldout_share=0", "checkpoints_keep_every_steps=4"), [4, 6, 7]),
+    (("learning_rate=0.05", "warmup_steps=20"), [4, 6, 7])])  # so fast that it only gets worse after step 4
+def test_old_checkpoints_go_as_the_settings_say(prepare, train_here, settings, kept) -> None:
+    spec = prepare("limited", *SHORT, "max_steps=7", "checkpoint_every_steps=2", "checkpoints_total_limit=2", *settings)
     assert train_here(spec) == 0
     assert [e.data["step"] for e in events(spec, "checkpoint")] == [2, 4, 6, 7]
-    assert sorted(p.name for p in Path(spec.paths.checkpoints).iterdir()) == ["step_000006", "step_000007"]
+    assert sorted(int(p.name[5:]) for p in Path(spec.paths.checkpoints).iterdir()) == kept
+    assert [e.data["step"] for e in events(spec, "checkpoint_deleted")] == sorted({2, 4, 6, 7} - set(kept))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount; the test before this one needs no root")
+def test_a_disk_that_fills_up_keeps_what_it_has_and_the_training_goes_on(uninterrupted, prepare) -> None:
+    spec = prepare("filling", *SHORT)
+    with small_disk(Path(spec.paths.checkpoints), size_mb=7):  # one checkpoint is 4.5 MB
+        finish(spec)
+        assert [e.data["step"] for e in events(spec, "checkpoint")] == [4]
+        assert [e.data["step"] for e in events(spec, "checkpoint_failed")] == [8, 12]
+        assert "No space left on device" in events(spec, "checkpoint_failed")[0].data["error"]
+        assert losses(spec) == losses(uninterrupted)
+        assert events(spec)[-1].kind == "finished"
+        assert [p.name for p in Path(spec.paths.checkpoints).iterdir()] == ["step_000004"]
+        assert digests(spec, 4) == digests(uninterrupted, 4)
+
+
+@contextmanager
+def small_disk(folder: Path, size_mb: int):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_the_wrong_number_of_processes_is_an_error_and_not_a_slow_training(prepare, train_here) -> None:
@@ -366,11 +470,8 @@ def test_running_out_of_memory_offers_the_same_global_batch(prepare, train_here,
 
 
 def test_a_missing_config_is_one_line(tmp_path, capsys) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
+    with signals_as_they_were():
         assert train.main([str(tmp_path / "config.json")]) == 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
     assert "No such file" in capsys.readouterr().err
 
 
@@ -518,12 +619,19 @@ def test_the_optimiser_uses_the_settings(prepare, train_here, assets) -> None:
     assert moved.max().item() == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.parametrize("schedule", config.CHOICES["lr_schedule"])
+def test_every_schedule_begins_with_a_linear_warm_up(schedule) -> None:
+    train_config = override(preset("tiny"), [*SIXTY, f"lr_schedule={schedule}", "warmup_steps=10"])
+    rates = [train.learning_rate_at(step, train_config) / train_config.learning_rate for step in range(1, 11)]
+    assert rates == pytest.approx([step / 10 for step in range(1, 11)])
+
+
 @pytest.mark.parametrize(("schedule", "step", "share"), [
     ("constant", 1, 0.1), ("constant", 10, 1.0), ("constant", 60, 1.0),
     ("cosine", 1, 0.1), ("cosine", 10, 1.0), ("cosine", 35, 0.5), ("cosine", 60, 0.0)])
 def test_the_learning_rate_is_a_function_of_the_step(schedule, step, share) -> None:
-    config = override(preset("tiny"), [*SIXTY, f"lr_schedule={schedule}", "warmup_steps=10"])
-    assert train.learning_rate_at(step, config) == pytest.approx(share * config.learning_rate)
+    train_config = override(preset("tiny"), [*SIXTY, f"lr_schedule={schedule}", "warmup_steps=10"])
+    assert train.learning_rate_at(step, train_config) == pytest.approx(share * train_config.learning_rate)
 
 
 def test_without_warm_up_the_first_step_has_the_full_rate() -> None:

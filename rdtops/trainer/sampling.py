@@ -1,0 +1,27 @@
+"""Actions sampled by the averaged weights, as they would be deployed, against the recorded ones."""
+
+from __future__ import annotations
+
+import torch
+
+from rdtops.trainer.batch import Samples, collate
+from rdtops.trainer.conditions import Conditions
+from rdtops.trainer.rdt import RDTPolicy
+
+SAMPLES_PREDICTED = 8  # spread evenly over the whole dataset, always the same
+
+
+class ActionError:
+    def __init__(self, samples: Samples, conditions: Conditions, device: torch.device) -> None:
+        self.samples, self.conditions, self.device = samples, conditions, device
+
+    @torch.no_grad()
+    def of(self, policy: RDTPolicy) -> float:
+        """Mean squared error over the actions and slots that count, in the units of the codec."""
+        dataset, seed = self.samples.dataset, self.samples.config.seed
+        count = min(SAMPLES_PREDICTED, len(dataset))
+        spread = [number * len(dataset) // count for number in range(count)]
+        batch = collate([self.samples.clean(sample, seed) for sample in spread]).to(self.device)
+        predicted = policy.predict_action(**self.conditions.of(batch), noise=batch.noise_BHA)
+        counted = batch.step_mask_BH[..., None] * batch.action_mask_B1A
+        return float(((predicted - batch.actions_BHA).square() * counted).sum() / counted.sum())
