@@ -10,7 +10,7 @@ from rdtops.ops import cli
 RUNS_HOST = "as for deploy; default: the default host, else the one on which this laptop launched last"
 HOST = "a host of hosts.toml or of ~/.ssh/config; a,b for several; shared by every task of a chain"
 RUN = "a run id, or a unique beginning or end of one; default: the newest"
-PRESET = "tiny or libero_single_task; default: the host's own"
+PRESET = "tiny, libero_single_task, rdt_170m or rdt_1b; default: the host's own"
 JSON = "print JSON rows instead of a table"
 SET = "key=value, repeatable; inv train --dry-run prints every key"
 

@@ -160,7 +160,7 @@ def skeleton(name):
     return {"levels": re.findall(r"^(#+) ", prose, re.MULTILINE),
             "commands": re.findall(r"^    \S.*", prose, re.MULTILINE),
             "rows": [r for r in re.findall(r"^\| `?([\w.-]+)`? ", prose, re.MULTILINE)
-                     if r.isascii() and r not in ("task", "plugin")],
+                     if r.isascii() and r not in ("task", "plugin", "preset")],
             "tree": re.findall(r"^[│├└─ ]*([\w.-]+/?)", "".join(blocks), re.MULTILINE),
             "links": re.findall(r"\]\(([^)]+)\)", prose)}
 
