@@ -156,8 +156,9 @@ def bench(_, name, quick=False, only="", json_=False):
 
 
 @task(auto_shortflags=False, positional=["name"], help={
-    "name": "which one: transfer", "kills": "how many transfers are killed", "json_": JSON})
-def drill(_, name, kills=200, json_=False):
+    "name": "which one: transfer, training", "kills": "how many; default: 200 transfers, a training 20 times",
+    "json_": JSON})
+def drill(_, name, kills=0, json_=False):
     """Kill what must survive it, at random moments, and see whether it comes right in the end."""
     cli.on_repository("drill", name=name, kills=kills, as_json=json_)
 

@@ -24,6 +24,7 @@ from rdtops.ops.repository import Measured, Summary
 from rdtops.ops.results import Fetched
 from rdtops.ops.runs import RunView, age
 from rdtops.ops.training import Launched
+from rdtops.ops.training_drill import TrainingDrill
 from rdtops.ops.trust import SeenKey
 from rdtops.ops.workflows import CheckpointList, Deployed, Gpus, HostRow, LaunchPlan, Progressed, Text
 
@@ -242,6 +243,16 @@ def _(thing: Drill) -> RenderableType:
     return Group(table, *problems)
 
 
+@shown.register
+def _(thing: TrainingDrill) -> RenderableType:
+    table = _table(thing.title, "", "moment", "kills", "half-written checkpoints left behind", "steps done again")
+    for row in thing.rows:
+        table.add_row(SIGNS[Status.OK if thing.passed else Status.FAIL], row.moment, str(row.kills),
+                      str(row.torn_saves), str(row.steps_repeated))
+    verdict = "[green]it ended with the same weights, average, moments and losses as the one left alone, bit for bit[/]"
+    return Group(table, *([f"[bold red]{escape(p)}[/]" for p in thing.problems] or [verdict]))
+
+
 # --- for --json ---
 
 @singledispatch
@@ -312,6 +323,11 @@ def _(thing: Measured) -> list[dict[str, Any]]:
 @rows.register
 def _(thing: Drill) -> list[dict[str, Any]]:
     return [asdict(row) for row in thing.rows]
+
+
+@rows.register
+def _(thing: TrainingDrill) -> list[dict[str, Any]]:
+    return [{**asdict(row), "passed": thing.passed, "problems": list(thing.problems)} for row in thing.rows]
 
 
 @rows.register
