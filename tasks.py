@@ -104,6 +104,22 @@ def fetch_results(_, host="", run="", checkpoint="latest", into="results", json_
     cli.on_hosts("fetch_results", host, of_runs=True, as_json=json_, run_id=run, which=checkpoint, into=into)
 
 
+@task(auto_shortflags=False, help={
+    "host": RUNS_HOST, "run": RUN, "step": "which step of it", "device": "cpu or cuda; default: that of the run",
+    "checkpoint": "whose weights, step_002000 say; default: the newest before the step", "json_": JSON})
+def replay(_, host="", run="", step=1, checkpoint="", device="", json_=False):
+    """Which samples a step learnt from, the loss of each, and the loss that the Journal recorded."""
+    cli.on_hosts("replay", host, of_runs=True, as_json=json_, run_id=run, step=step, checkpoint=checkpoint,
+                 device=device)
+
+
+@task(auto_shortflags=False, iterable=["set_"], help={
+    "host": HOST, "preset": PRESET, "set_": SET, "samples": "of the dataset, spread evenly", "json_": JSON})
+def normfit(_, host="", preset="", set_=None, samples=256, json_=False):
+    """Which of the two norms the pretrained weights were trained with, told by their loss on the data."""
+    cli.on_hosts("normfit", host, as_json=json_, wish=cli.wish(preset, set_), samples=samples)
+
+
 @task(auto_shortflags=False, help={"json_": JSON})
 def plugins(_, json_=False):
     """Which plugins are loaded, from where, with which hooks, and what failed to load."""
@@ -164,5 +180,5 @@ def drill(_, name, kills=0, json_=False):
 
 
 namespace = Collection(hosts, trust, deploy, check, train, status, logs, gpu, checkpoints, attach, stop, watch,
-                       fetch_results, plugins, demo, test, lint, bench, drill)
+                       fetch_results, replay, normfit, plugins, demo, test, lint, bench, drill)
 namespace.add_collection(Collection("lab", lab_up, lab_down, lab_status))

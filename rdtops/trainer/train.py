@@ -112,7 +112,7 @@ class Training:
         self.journal = Telling(journal)
         self.codec = codec(self.config.codec)
         self.checkpoints = Path(spec.paths.checkpoints)
-        _make_reproducible(ranks.device)
+        make_reproducible(ranks.device)
         self.inputs = ranks.once(self._inputs)
         ranks.together(self._build)
         self.progress = Progress(self.config, self.journal)
@@ -355,7 +355,7 @@ def _check_architecture(config: dict[str, Any], model: str) -> None:
                            remedy="inv train --set model=...")
 
 
-def _make_reproducible(device: torch.device) -> None:
+def make_reproducible(device: torch.device) -> None:
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
