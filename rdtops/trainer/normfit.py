@@ -25,7 +25,7 @@ import torch
 
 from rdtops.contract.config import preset
 from rdtops.errors import RdtopsError
-from rdtops.trainer import encoders, libero, statistics
+from rdtops.trainer import encoders, quarantine, statistics
 from rdtops.trainer.actions import CODECS, codec
 from rdtops.trainer.batch import Samples, collate
 from rdtops.trainer.conditions import Conditions
@@ -83,7 +83,7 @@ def fit(pretrained: Path, dataset: Path, text_encoder: Path, vision_encoder: Pat
     """Raises DataError or WeightsError. `cache` holds encoded instructions."""
     place = torch.device(device)
     policy = RDTPolicy.from_pretrained(pretrained).to(place).eval()
-    using, data = codec(codec_name), libero.index(dataset)
+    using, data = codec(codec_name), quarantine.index(dataset)
     instructions = encoders.encode_instructions(text_encoder, data.instructions, cache, place)
     conditions = Conditions(instructions, vision_encoder, using.control_hz, place, torch.float32)
     conditions.check(policy.config)

@@ -25,7 +25,7 @@ from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError, DataError, RdtopsError, RunError
-from rdtops.trainer import checkpoint, encoders, libero, statistics
+from rdtops.trainer import checkpoint, encoders, quarantine, statistics
 from rdtops.trainer.actions import codec
 from rdtops.trainer.batch import Batch, Samples, Share, collate
 from rdtops.trainer.conditions import Conditions
@@ -161,7 +161,7 @@ def _policy(spec: RunSpec, origin: Origin) -> RDTPolicy:
 def _samples(run: Path, spec: RunSpec, policy: RDTPolicy, device: torch.device) -> tuple[Samples, Conditions]:
     """As the training had them: its statistics, and data that are still the same."""
     using = codec(spec.train.codec)
-    dataset = libero.index(_asset(spec, "dataset"))
+    dataset = quarantine.index(_asset(spec, "dataset"))
     found = statistics.load_fitting(run / statistics.NAME, dataset, using)
     if found is None:
         raise DataError(f"{spec.run_id} was not trained on what lies in {dataset.folder} now: the MD5 of its files or "

@@ -27,7 +27,7 @@ from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import Checkpoint, RunSpec
 from rdtops.errors import ConfigError, RdtopsError, RunError, WeightsError
-from rdtops.trainer import checkpoint, encoders, libero, statistics
+from rdtops.trainer import checkpoint, encoders, libero, quarantine, statistics
 from rdtops.trainer.actions import codec
 from rdtops.trainer.batch import Samples, Share, batches, collate
 from rdtops.trainer.conditions import Conditions
@@ -152,7 +152,7 @@ class Training:
     # set-up -----------------------------------------------------------------------------------------------------
 
     def _inputs(self) -> Inputs:
-        dataset = libero.index(self._asset("dataset"))
+        dataset = quarantine.index(self._asset("dataset"))
         cache = Path(self.spec.workspace) / "cache" / "instructions"
         instructions = encoders.encode_instructions(
             self._asset("text_encoder"), dataset.instructions, cache, self.ranks.device)
