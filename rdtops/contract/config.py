@@ -32,6 +32,7 @@ class TrainConfig:
     num_processes: int = 8
     mixed_precision: str = "bf16"  # bf16, fp16 or no; weights and EMA stay fp32
     min_gpu_memory_free_mib: int = 60_000
+    sharding: str = "none"  # none, or zero1: each process keeps its own part of Adam's moments
     # how much, how long
     batch_size_per_process: int = 4
     gradient_accumulation_steps: int = 1
@@ -120,6 +121,7 @@ CHOICES = {
     "mixed_precision": ("bf16", "fp16", "no"),
     "lr_schedule": ("constant", "cosine"),
     "model": ("tiny", "rdt-170m", "rdt-1b"),
+    "sharding": ("none", "zero1"),
     "codec": ("delta_velocity",),
 }
 
@@ -163,6 +165,8 @@ def checked(config: TrainConfig) -> TrainConfig:
                         "min_gpu_memory_free_mib")
         problems += [f"{key} = {getattr(config, key)}: must not be negative"
                      for key in not_negative if getattr(config, key) < 0]
+        if config.sharding != "none" and config.mixed_precision == "fp16":
+            problems.append("sharding needs mixed_precision bf16 or no: fp16 skips steps by what one process sees")
         if not 0 <= config.condition_dropout < 1:
             problems.append(f"condition_dropout = {config.condition_dropout}: from 0 to below 1")
     if problems:

@@ -185,13 +185,13 @@ def _losses(policy: RDTPolicy, samples: Samples, conditions: Conditions,
     for rank in range(config.num_processes):
         for micro in range(config.gradient_accumulation_steps):
             numbers = Share(config, rank, step).numbers(micro)
-            batch = collate([_read(samples, step, n) for n in numbers]).to(conditions.lang_tokens.device)
-            given = _given(conditions, batch, config)
+            drawn = [_read(samples, step, n) for n in numbers]
             # with a graph, though nobody goes back through it: without one, attention may take another kernel
-            losses_RM[rank, micro] = _loss(policy, given, samples.valid_steps(step) / shares, config).detach()
+            losses_RM[rank, micro] = _loss(
+                policy, conditions, collate(drawn), samples.valid_steps(step) / shares, config).detach()
             with torch.no_grad():
-                replayed += [_replayed(policy, samples, step, n, rank, _row(given, row))
-                             for row, n in enumerate(numbers)]
+                replayed += [_replayed(policy, conditions, samples, step, n, rank, one)
+                             for n, one in zip(numbers, drawn, strict=True)]
     return losses_RM, sorted(replayed, key=lambda sample: sample.number)
 
 
@@ -202,26 +202,21 @@ def _read(samples: Samples, step: int, number: int) -> dict[str, Any]:
     return drawn
 
 
-def _given(conditions: Conditions, batch: Batch, config: TrainConfig) -> dict[str, Any]:
-    with _autocast(config, batch.noise_BHA.device):
-        return {**conditions.of(batch), "action_gt": batch.actions_BHA, "noise": batch.noise_BHA,
-                "timesteps": batch.timesteps_B, "step_mask": batch.step_mask_BH}
+def _loss(policy: RDTPolicy, conditions: Conditions, batch: Batch, valid_steps: float,
+          config: TrainConfig) -> torch.Tensor:
+    """As Training._loss."""
+    batch = batch.to(conditions.lang_tokens.device)
+    with _autocast(config, conditions.lang_tokens.device):
+        return policy.loss(
+            **conditions.of(batch), action_gt=batch.actions_BHA, noise=batch.noise_BHA, timesteps=batch.timesteps_B,
+            step_mask=batch.step_mask_BH, valid_steps=valid_steps)
 
 
-def _loss(policy: RDTPolicy, given: dict[str, Any], valid_steps: float, config: TrainConfig) -> torch.Tensor:
-    with _autocast(config, given["noise"].device):
-        return policy.loss(**given, valid_steps=valid_steps)
-
-
-def _row(given: dict[str, Any], row: int) -> dict[str, Any]:
-    return {name: values[row:row + 1] for name, values in given.items()}
-
-
-def _replayed(policy: RDTPolicy, samples: Samples, step: int, number: int, rank: int,
-              given: dict[str, Any]) -> ReplayedSample:
-    episode, observation = samples.dataset.locate(samples.order.at(step, number))
-    loss = _loss(policy, given, float(given["step_mask"].sum()), samples.config)
-    return ReplayedSample(number, rank, episode.file, episode.name, observation, int(given["timesteps"]), float(loss))
+def _replayed(policy: RDTPolicy, conditions: Conditions, samples: Samples, step: int, number: int, rank: int,
+              drawn: dict[str, Any]) -> ReplayedSample:
+    episode, observation = samples.dataset.locate(samples.at(step, number))
+    loss = _loss(policy, conditions, collate([drawn]), float(drawn["step_mask"].sum()), samples.config)
+    return ReplayedSample(number, rank, episode.file, episode.name, observation, int(drawn["timestep"]), float(loss))
 
 
 def _notes(config: TrainConfig, origin: Origin, device: torch.device) -> Iterable[str]:

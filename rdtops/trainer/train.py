@@ -35,6 +35,7 @@ from rdtops.trainer.ema import Ema
 from rdtops.trainer.progress import Progress, Telling
 from rdtops.trainer.ranks import PeerLost, Ranks, ToldByAnother
 from rdtops.trainer.rdt import ARCHITECTURES, RDTPolicy
+from rdtops.trainer.sharding import Shards
 
 log = logging.getLogger("rdtops.trainer")
 STOPPED = 143  # 128 + SIGTERM, as a shell would say it
@@ -126,8 +127,9 @@ class Training:
         self.samples = Samples(self.inputs.dataset, self.codec, self.inputs.statistics, self.conditions.texts,
                                self.policy.config["pred_horizon"],
                                self.policy.config["noise_scheduler"]["num_train_timesteps"], self.config)
+        self.shards = Shards(self.policy, self.ranks, self.config.sharding)
         self.optimizer = torch.optim.AdamW(
-            self.policy.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay,
+            self.shards.mine, lr=self.config.learning_rate, weight_decay=self.config.weight_decay,
             betas=(self.config.adam_beta1, self.config.adam_beta2), eps=self.config.adam_epsilon)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.config.mixed_precision == "fp16")
         self.ema = Ema(self.policy) if self.ranks.is_first else None  # the others would only hold a copy of it
@@ -195,6 +197,7 @@ class Training:
         folder = Path(self.inputs.resume.path)
         self.codec.check_golden(checkpoint.read_codec(folder))
         checkpoint.restore_optimizer(folder, self.policy, self.optimizer)
+        self.shards.keep_mine(self.optimizer)
         if self.ema:
             checkpoint.restore_ema(folder, self.ema, self.ranks.device)
         saved = checkpoint.read_trainer(folder)
@@ -247,7 +250,8 @@ class Training:
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad()
+        self.policy.zero_grad()
+        self.shards.send_updated()
         if self.ema and self.scaler.get_scale() >= scale:  # a lower scale says that the step was skipped
             self.ema.step(self.policy)
         return norm
@@ -304,6 +308,7 @@ class Training:
 
     def _save(self, step: int, loss: float) -> None:
         """A save that fails is told, and training goes on: the next one may fit."""
+        self.shards.gather_moments(self.optimizer)
         if not self.ema:
             return
         state = checkpoint.TrainingState(self.policy, self.ema, self.optimizer, self.scaler)
