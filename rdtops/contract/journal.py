@@ -18,7 +18,8 @@ from typing import Any
 KINDS = {
     "launched": "launcher, pid, boot_id: written by the launch script",
     "started": "world_size, max_steps, device, parameters, resumed_from_step (0 = from the start)",
-    "step": "step, loss, learning_rate, grad_norm, samples_per_s, step_s, data_s, eta_s, samples",
+    "step": "step, loss, learning_rate, grad_norm, samples_per_s, step_s, data_s, eta_s, samples (learnt from so "
+            "far): means over the steps since the last such event",
     "sample": "step, action_mse: predicted against recorded actions, in the units of the codec",
     "checkpoint": "step, name, size_bytes, digest (of its manifest)",
     "checkpoint_failed": "step, error",

@@ -50,7 +50,9 @@ class Progress:
         self._losses.append(loss)
         if math.isfinite(grad_norm):  # fp16 meets infinite ones and skips their steps
             self._grad_norms.append(grad_norm)
-        if step % self.config.log_every_steps == 0 or step in (1, self.config.max_steps):
+        # the step after a checkpoint can be replayed: it is told alone
+        at_checkpoint = step % self.config.checkpoint_every_steps in (0, 1)
+        if at_checkpoint or step % self.config.log_every_steps == 0 or step in (1, self.config.max_steps):
             self._report(step, learning_rate)
             self._start_window()
 

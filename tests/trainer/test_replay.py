@@ -55,6 +55,15 @@ def test_a_step_after_a_checkpoint_has_the_recorded_loss_bit_for_bit(alone) -> N
     assert found.loss == losses(alone)[4]
 
 
+def test_the_step_after_a_checkpoint_has_a_loss_of_its_own_in_the_journal(prepare, train_here) -> None:
+    """However seldom losses are told."""
+    spec = prepare("seldom", *SHORT, "max_steps=6", "log_every_steps=100")
+    assert train_here(spec) == 0
+    found = replay.replay(root(spec), 5)
+    assert found.recorded == Recorded(found.loss, 5, 5)
+    assert replay.replay(root(spec), 3).recorded.first_step == 2
+
+
 def test_two_processes_with_accumulation_are_replayed_in_one(together) -> None:
     found = replay.replay(root(together), 3)
     assert found.loss == losses(together)[2]
