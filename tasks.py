@@ -10,7 +10,7 @@ from rdtops.ops import cli
 RUNS_HOST = "as for deploy; default: the default host, else the one on which this laptop launched last"
 HOST = "a host of hosts.toml or of ~/.ssh/config; a,b for several; shared by every task of a chain"
 RUN = "a run id, or a unique beginning or end of one; default: the newest"
-PRESET = "tiny or libero_single_task; default: the host's own"
+PRESET = "tiny, libero_single_task, rdt_170m or rdt_1b; default: the host's own"
 JSON = "print JSON rows instead of a table"
 SET = "key=value, repeatable; inv train --dry-run prints every key"
 
@@ -104,6 +104,22 @@ def fetch_results(_, host="", run="", checkpoint="latest", into="results", json_
     cli.on_hosts("fetch_results", host, of_runs=True, as_json=json_, run_id=run, which=checkpoint, into=into)
 
 
+@task(auto_shortflags=False, help={
+    "host": RUNS_HOST, "run": RUN, "step": "which step of it", "device": "cpu or cuda; default: that of the run",
+    "checkpoint": "whose weights, step_002000 say; default: the newest before the step", "json_": JSON})
+def replay(_, host="", run="", step=1, checkpoint="", device="", json_=False):
+    """Which samples a step learnt from, the loss of each, and the loss that the Journal recorded."""
+    cli.on_hosts("replay", host, of_runs=True, as_json=json_, run_id=run, step=step, checkpoint=checkpoint,
+                 device=device)
+
+
+@task(auto_shortflags=False, iterable=["set_"], help={
+    "host": HOST, "preset": PRESET, "set_": SET, "samples": "of the dataset, spread evenly", "json_": JSON})
+def normfit(_, host="", preset="", set_=None, samples=256, json_=False):
+    """Which of the two norms the pretrained weights were trained with, told by their loss on the data."""
+    cli.on_hosts("normfit", host, as_json=json_, wish=cli.wish(preset, set_), samples=samples)
+
+
 @task(auto_shortflags=False, help={"json_": JSON})
 def plugins(_, json_=False):
     """Which plugins are loaded, from where, with which hooks, and what failed to load."""
@@ -156,12 +172,13 @@ def bench(_, name, quick=False, only="", json_=False):
 
 
 @task(auto_shortflags=False, positional=["name"], help={
-    "name": "which one: transfer", "kills": "how many transfers are killed", "json_": JSON})
-def drill(_, name, kills=200, json_=False):
+    "name": "which one: transfer, training", "kills": "how many; default: 200 transfers, a training 20 times",
+    "json_": JSON})
+def drill(_, name, kills=0, json_=False):
     """Kill what must survive it, at random moments, and see whether it comes right in the end."""
     cli.on_repository("drill", name=name, kills=kills, as_json=json_)
 
 
 namespace = Collection(hosts, trust, deploy, check, train, status, logs, gpu, checkpoints, attach, stop, watch,
-                       fetch_results, plugins, demo, test, lint, bench, drill)
+                       fetch_results, replay, normfit, plugins, demo, test, lint, bench, drill)
 namespace.add_collection(Collection("lab", lab_up, lab_down, lab_status))

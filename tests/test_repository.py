@@ -17,7 +17,8 @@ SCRIPTS = Path(sys.executable).parent
 
 TASKS = [
     "attach", "bench", "check", "checkpoints", "demo", "deploy", "drill", "fetch-results", "gpu", "hosts", "lint",
-    "logs", "plugins", "status", "stop", "test", "train", "trust", "watch", "lab.down", "lab.status", "lab.up"]
+    "logs", "normfit", "plugins", "replay", "status", "stop", "test", "train", "trust", "watch", "lab.down",
+    "lab.status", "lab.up"]
 
 
 def run(*words, cwd=ROOT):
@@ -48,6 +49,8 @@ def test_the_list_of_tasks_is_frozen():
     ("stop", "grace host run"),
     ("watch", "host run"),
     ("fetch-results", "checkpoint host into json run"),
+    ("replay", "checkpoint device host json run step"),
+    ("normfit", "host json preset samples set"),
     ("hosts", "host json ping"),
     ("trust", "host yes"),
 ])
@@ -160,7 +163,7 @@ def skeleton(name):
     return {"levels": re.findall(r"^(#+) ", prose, re.MULTILINE),
             "commands": re.findall(r"^    \S.*", prose, re.MULTILINE),
             "rows": [r for r in re.findall(r"^\| `?([\w.-]+)`? ", prose, re.MULTILINE)
-                     if r.isascii() and r not in ("task", "plugin")],
+                     if r.isascii() and r not in ("task", "plugin", "preset")],
             "tree": re.findall(r"^[│├└─ ]*([\w.-]+/?)", "".join(blocks), re.MULTILINE),
             "links": re.findall(r"\]\(([^)]+)\)", prose)}
 

@@ -41,13 +41,19 @@ class Manifest:
         """Raises ValueError when the text is no manifest or its own digest does not fit it."""
         try:
             fields = json.loads(text)
-            manifest = cls(tuple(FileDigest(r["path"], r["size_bytes"], r["md5"]) for r in fields["files"]))
+            manifest = cls(tuple(_row(r["path"], r["size_bytes"], r["md5"]) for r in fields["files"]))
             stated = fields["digest"]
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, RecursionError, ValueError) as error:
             raise ValueError(f"not a manifest: {error!r}") from error
         if stated != manifest.digest:
             raise ValueError("the manifest's own digest does not fit its rows")
         return manifest
+
+
+def _row(path: object, size_bytes: object, md5: object) -> FileDigest:
+    if not (isinstance(path, str) and isinstance(size_bytes, int) and isinstance(md5, str)):
+        raise TypeError(f"a row of {path!r}, {size_bytes!r}, {md5!r}")
+    return FileDigest(path, size_bytes, md5)
 
 
 def md5_of(path: str | Path) -> str:

@@ -37,13 +37,17 @@ class RunSpec:
         return RunPaths(self.workspace, self.run_id)
 
     def to_json(self) -> str:
-        return json.dumps({**asdict(self), "assets": dict(self.assets)}, indent=1, ensure_ascii=False)
+        """With `train_digest`, which two runs share exactly when they were asked for the same training."""
+        return json.dumps({**asdict(self), "assets": dict(self.assets), "train_digest": self.train.digest}, indent=1,
+                          ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> RunSpec:
         try:
             values: dict[str, Any] = json.loads(text)
-            return cls(**{**values, "train": TrainConfig.from_json(values["train"])})
+            fields = {**values, "train": TrainConfig.from_json(values["train"])}
+            fields.pop("train_digest", None)  # follows from `train`, which a person may have edited
+            return cls(**fields)
         except (TypeError, KeyError, ValueError) as error:
             raise ConfigError(f"not a run's config.json: {error!r}") from error
 

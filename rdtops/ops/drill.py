@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rdtops.errors import UsageError
 from rdtops.lab import processes
 from rdtops.lab.observer import Observer
 from rdtops.lab.site import JUMP, Lab
@@ -74,9 +73,7 @@ class Drill:
         return all(row.passed for row in self.rows)
 
 
-def drill(say: Say, name: str, kills: int) -> Iterator[Drill]:
-    if name != "transfer":
-        raise UsageError(f"there is no drill {name!r}; drills: transfer")
+def drill(say: Say, kills: int) -> Iterator[Drill]:
     folder = ROOT / ".lab" / "drill"
     with WanLab(ROOT / ".lab" / "wan") as lab:
         lab.up(LINE)  # it is ours alone, and so is the folder

@@ -19,11 +19,13 @@ from rdtops.contract.run import RunState
 from rdtops.lab.site import ServerStatus
 from rdtops.ops.deploy import Delivery
 from rdtops.ops.drill import Drill
+from rdtops.ops.inquiry import NormFitted, Replayed
 from rdtops.ops.registry import Plugin
 from rdtops.ops.repository import Measured, Summary
 from rdtops.ops.results import Fetched
 from rdtops.ops.runs import RunView, age
 from rdtops.ops.training import Launched
+from rdtops.ops.training_drill import TrainingDrill
 from rdtops.ops.trust import SeenKey
 from rdtops.ops.workflows import CheckpointList, Deployed, Gpus, HostRow, LaunchPlan, Progressed, Text
 
@@ -211,6 +213,41 @@ def _(thing: Fetched) -> RenderableType:
 
 
 @shown.register
+def _(thing: Replayed) -> RenderableType:
+    found = thing.values
+    table = _table(f"step {found['step']} of {found['run_id']} on {thing.host}, with the weights of {found['weights']}",
+                   "number", "rank", "loss", "noise time", "file", "episode", "observation")
+    for s in found["samples"]:
+        table.add_row(str(s["number"]), str(s["rank"]), f"{s['loss']:.6f}", str(s["timestep"]), escape(s["file"]),
+                      escape(s["episode"]), str(s["observation"]))
+    words = {"loss of the step": repr(found["loss"]), "in the Journal": _recorded_loss(found)}
+    return Group(table, _grid(words), *(escape(note) for note in found["notes"]))
+
+
+def _recorded_loss(found: dict[str, Any]) -> str:
+    recorded = found["recorded"]
+    if recorded is None:
+        return "nothing about this step"
+    of = ("" if recorded["first_step"] == recorded["last_step"]
+          else f", the mean of the steps {recorded['first_step']} to {recorded['last_step']}")
+    other = f"; not comparable, these weights have learnt up to step {found['weights_step']}"
+    return f"{recorded['loss']!r}{of}{'' if found['is_exact'] else other}"
+
+
+@shown.register
+def _(thing: NormFitted) -> RenderableType:
+    found = thing.values
+    losses = {norm: f"loss {loss:.6f}" for norm, loss in found["loss"].items()}
+    margin = (f"{found['margin']:.6f} +- {found['standard_error']:.6f} over {found['samples']} samples, "
+              f"{found['certainty']:.1f} standard errors")
+    verdict = ("[yellow]these samples cannot tell; --samples takes more[/]" if not found["winner"]
+               else f"[green]config.json says {found['stated']}, as it should[/]" if found["winner"] == found["stated"]
+               else f"[bold red]config.json says {found['stated']}: set \"norm\": \"{found['winner']}\" in it[/]")
+    return Group(f"[bold]{escape(thing.host)}:{escape(thing.pretrained)}[/]",
+                 _grid({**losses, "better": found["better"], "by": margin}), verdict)
+
+
+@shown.register
 def _(thing: Plugin) -> RenderableType:
     if thing.problem:
         return (f"[bold red]broken[/] [bold]{escape(thing.name)}[/]  {escape(thing.problem)}\n"
@@ -247,6 +284,16 @@ def _(thing: Drill) -> RenderableType:
                       str(row.runs), f"{row.converged} of {row.killed + row.unharmed}", str(row.wrong_files), twice)
     problems = [f"[bold red]{escape(problem)}[/]" for row in thing.rows for problem in row.problems]
     return Group(table, *problems)
+
+
+@shown.register
+def _(thing: TrainingDrill) -> RenderableType:
+    table = _table(thing.title, "", "moment", "kills", "half-written checkpoints left behind", "steps done again")
+    for row in thing.rows:
+        table.add_row(SIGNS[Status.OK if thing.passed else Status.FAIL], row.moment, str(row.kills),
+                      str(row.torn_saves), str(row.steps_repeated))
+    verdict = "[green]it ended with the same weights, average, moments and losses as the one left alone, bit for bit[/]"
+    return Group(table, *([f"[bold red]{escape(p)}[/]" for p in thing.problems] or [verdict]))
 
 
 # --- for --json ---
@@ -307,6 +354,11 @@ def _(thing: Fetched) -> list[dict[str, Any]]:
 
 
 @rows.register
+def _(thing: Replayed | NormFitted) -> list[dict[str, Any]]:
+    return [{"host": thing.host, **thing.values}]
+
+
+@rows.register
 def _(thing: ServerStatus) -> list[dict[str, Any]]:
     return [asdict(thing)]
 
@@ -319,6 +371,11 @@ def _(thing: Measured) -> list[dict[str, Any]]:
 @rows.register
 def _(thing: Drill) -> list[dict[str, Any]]:
     return [asdict(row) for row in thing.rows]
+
+
+@rows.register
+def _(thing: TrainingDrill) -> list[dict[str, Any]]:
+    return [{**asdict(row), "passed": thing.passed, "problems": list(thing.problems)} for row in thing.rows]
 
 
 @rows.register

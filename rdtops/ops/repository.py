@@ -22,6 +22,7 @@ from rdtops.lab.site import Lab
 
 if TYPE_CHECKING:
     from rdtops.ops.drill import Drill
+    from rdtops.ops.training_drill import TrainingDrill
 
 ROOT = Path(rdtops.__file__).resolve().parents[1]
 LAB_HOST = "lab"
@@ -136,10 +137,26 @@ def bench(say: Say, name: str, *, quick: bool = False, only: str = "") -> Iterat
     yield from benches[name]()
 
 
-def drill(say: Say, name: str, *, kills: int = 200) -> Iterator[Drill]:
-    from rdtops.ops import drill as drills
+def drill(say: Say, name: str, *, kills: int = 0) -> Iterator[Drill | TrainingDrill]:
+    """`kills` 0 means as many as the drill is made for."""
+    from rdtops.ops import drill as transfer_drill
 
-    yield from drills.drill(say, name, kills)
+    drills: dict[str, Callable[[], Iterator[Drill | TrainingDrill]]] = {
+        "transfer": lambda: transfer_drill.drill(say, kills or 200),
+        "training": lambda: _drill_training(say, kills or 20)}
+    if name not in drills:
+        raise UsageError(f"there is no drill {name!r}; drills: {', '.join(drills)}")
+    yield from drills[name]()
+
+
+def _drill_training(say: Say, kills: int) -> Iterator[TrainingDrill]:
+    from rdtops.ops import training_drill
+
+    make_tiny_assets(say)
+    made = ROOT / ".lab" / "assets"
+    assets = {"dataset": str(ROOT / "rdtops" / "lab" / "data"), "pretrained": str(made / "rdt-tiny"),
+              "text_encoder": str(made / "t5-tiny"), "vision_encoder": str(made / "siglip-tiny")}
+    yield training_drill.drill_training(ROOT / ".lab" / "training-drill", assets, kills, say)
 
 
 def _bench_startup(rounds: int = 15) -> Iterator[Measured]:

@@ -34,7 +34,9 @@ class RunView:
 
     def to_json(self) -> dict[str, Any]:
         shown = {k: v for k, v in vars(self).items() if k not in ("spec", "log_tail")}
-        return {**shown, "state": self.state.value, "preset": self.spec.train.preset if self.spec else None}
+        train = self.spec.train if self.spec else None
+        return {**shown, "state": self.state.value, "preset": train.preset if train else None,
+                "train_digest": train.digest if train else None}
 
 
 def list_runs(connection: Connection) -> list[RunView]:

@@ -14,7 +14,7 @@ from rdtops.contract.journal import Event
 from rdtops.contract.run import Checkpoint, RunState, best_of
 from rdtops.errors import HostError, UsageError
 from rdtops.ops import deploy as delivery
-from rdtops.ops import launch, results, runs, training, trust, watch
+from rdtops.ops import inquiry, launch, results, runs, training, trust, watch
 from rdtops.ops.plan import Wish
 from rdtops.ops.records import HookRecord, RunRecords
 from rdtops.ops.registry import Plugin
@@ -233,6 +233,20 @@ def fetch_results(session: Session, host: Host, *, run_id: str, which: str, into
     run = runs.find(connection, run_id)
     watch.catch_up(connection, session.registry, run)
     yield results.fetch(connection, run, Path(into).expanduser(), which=which, progress=session.progress(host))
+
+
+def replay(session: Session, host: Host, *, run_id: str, step: int, checkpoint: str,
+           device: str) -> Iterator[inquiry.Replayed]:
+    connection = session.connection(host)
+    run = runs.find(connection, run_id)
+    session.say(f"replaying step {step} of {run.run_id}")
+    yield inquiry.replay(connection, run, step, checkpoint, device)
+
+
+def normfit(session: Session, host: Host, *, wish: Wish, samples: int) -> Iterator[inquiry.NormFitted]:
+    prepared = session.prepared(host, wish)
+    session.say(f"asking {samples} samples under each norm")
+    yield inquiry.normfit(session.connection(host), prepared.spec, samples)
 
 
 def plugins(session: Session) -> Iterator[Plugin]:

@@ -95,19 +95,23 @@ class Samples(torch.utils.data.Dataset):
         """A DataError is handed over, not raised: the loader would bury it in a traceback of its own."""
         step, number = item
         try:
-            return self._drawn(self.order.at(step, number), np.random.default_rng(
+            return self._drawn(self.at(step, number), np.random.default_rng(
                 (self.config.seed, _SAMPLE, step, number)))
         except DataError as error:
             return error
 
+    def at(self, step: int, number: int) -> int:
+        """Which sample of the dataset is number n of step s."""
+        return self.order.at(step, number)
+
     def valid_steps(self, step: int) -> int:
         """How many actions of all chunks of a step lie within their episodes, over all processes."""
-        located = (self.dataset.locate(self.order.at(step, n)) for n in range(self.config.global_batch_size))
+        located = (self.dataset.locate(self.at(step, n)) for n in range(self.config.global_batch_size))
         return sum(min(self.horizon, episode.starts - start) for episode, start in located)
 
     def name(self, step: int, number: int) -> str:
         """File, episode and step of a sample, for messages."""
-        episode, observed = self.dataset.locate(self.order.at(step, number))
+        episode, observed = self.dataset.locate(self.at(step, number))
         return f"{episode.file}: {episode.name}, step {observed}"
 
     def clean(self, sample: int, seed: int) -> dict[str, Any]:

@@ -174,11 +174,12 @@ def _discard(folder: Path) -> None:
 
 
 def read_trainer(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / TRAINER).read_text())
+    """Raises WeightsError when it is not what `write_contents` writes."""
+    return _read_json(folder / TRAINER, ("step", "loss", "config", "ema_updates", "scaler"))
 
 
 def read_codec(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / CODEC).read_text())
+    return _read_json(folder / CODEC, ("name", "hash", "golden"))
 
 
 def restore_optimizer(folder: Path, policy: RDTPolicy, optimizer: torch.optim.Optimizer) -> None:
@@ -192,10 +193,26 @@ def restore_optimizer(folder: Path, policy: RDTPolicy, optimizer: torch.optim.Op
             moments = {part: tensors.pop(f"{part}.{name}") for part in ("step", "exp_avg", "exp_avg_sq")}
         except KeyError as error:
             raise WeightsError(f"{path} lacks {error.args[0]}") from error
+        odd = [part for part, value in moments.items()
+               if value.shape != (parameter.shape if part != "step" else torch.Size())]
+        if odd:
+            raise WeightsError(f"{path}: {odd[0]}.{name} is {tuple(moments[odd[0]].shape)}, its parameter "
+                               f"{tuple(parameter.shape)}")
         optimizer.state[parameter] = {
             part: value if part == "step" else value.to(parameter.device) for part, value in moments.items()}
     if tensors:
         raise WeightsError(f"{path} has moments of parameters that the model does not have: {', '.join(tensors)}")
+
+
+def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from error
+    missing = [key for key in keys if not isinstance(values, dict) or key not in values]
+    if missing:
+        raise WeightsError(f"{path} lacks {', '.join(missing)}")
+    return values
 
 
 def restore_ema(folder: Path, ema: Ema, device: torch.device) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from rdtops.contract.run import Checkpoint, RunSpec
 from rdtops.errors import ConfigError, WeightsError
-from rdtops.trainer import checkpoint, encoders, libero, statistics
+from rdtops.trainer import checkpoint, encoders, libero, quarantine, statistics
 from rdtops.trainer.actions import codec
 from rdtops.trainer.rdt import ARCHITECTURES, RDTPolicy
 
@@ -28,7 +28,7 @@ class Inputs:
 
 def find(spec: RunSpec, device: torch.device, warn: Callable[[str], None]) -> Inputs:
     """Read, check and encode; a statistics.json is left in the run folder. Raises an error of ours."""
-    dataset = libero.index(asset(spec, "dataset"))
+    dataset = quarantine.index(asset(spec, "dataset"))
     instructions = encoders.encode_instructions(
         asset(spec, "text_encoder"), dataset.instructions, Path(spec.workspace) / "cache" / "instructions", device)
     checkpoints = Path(spec.paths.checkpoints)

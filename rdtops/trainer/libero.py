@@ -11,10 +11,12 @@ Shapes: T steps of an episode, C cameras, S pixels of an edge.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 import json
 import os
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +40,7 @@ FIELDS = {  # width of each row; None: any that is wide enough
 }
 JOINTS_IN_STATE = slice(1, 8)  # after the simulator's time
 AFTER, BEFORE = "after", "before"
+LONGEST = 100_000  # steps of an episode; LIBERO's simulator ends at 1000. A damaged header may claim anything
 _PLAYBACK_DRIFT = 0.3  # the better of the two explanations must leave at most this share of the other's error
 
 
@@ -93,8 +96,11 @@ class Dataset:
         return self.episodes[number], sample - (self._ends[number - 1] if number else 0)
 
 
-def index(folder: str | Path) -> Dataset:
-    """Read and check every file below `folder`. Raises DataError naming file, episode, step and field."""
+def index(folder: str | Path, announce: Callable[[str], None] = lambda _: None) -> Dataset:
+    """Read and check every file below `folder`. Raises DataError naming file, episode, step and field.
+
+    `announce` is told the name of every file before it is read. On damaged bytes libhdf5 may hang or crash:
+    rdtops.trainer.quarantine does this in a process of its own."""
     root = Path(folder)
     paths = sorted(root.rglob("*.hdf5"))
     if not paths:
@@ -104,7 +110,8 @@ def index(folder: str | Path) -> Dataset:
     upside_down: dict[str, bool] = {}
     for path in paths:
         name = path.relative_to(root).as_posix()
-        with _open(path, name) as file:
+        announce(name)
+        with _open(path, name) as file, _reading(name):
             read, sizes[name] = _read_file(file, name)
             episodes += read
             upside_down[name] = _upside_down(file)
@@ -112,7 +119,10 @@ def index(folder: str | Path) -> Dataset:
     for name, size in sizes.items():
         if size != sizes[first]:
             raise DataError(f"{name}: images are {size} x {size}, those of {first} {sizes[first]} x {sizes[first]}")
-    digests = {name: md5_of(root / name) for name in sizes}
+    digests = {}
+    for name in sizes:
+        announce(name)
+        digests[name] = md5_of(root / name)
     return Dataset(str(folder), digests, sizes[first], upside_down, tuple(episodes))
 
 
@@ -126,7 +136,8 @@ class Frames:
 
     def read(self, episode: Episode, step: int) -> np.ndarray:
         """The upright images of all cameras at one step: (C, S, S, 3) uint8."""
-        observations = self._file(episode.file)["data"][episode.name]["obs"]
+        with _reading(f"{episode.file}: {episode.name}"):
+            observations = self._file(episode.file)["data"][episode.name]["obs"]
         images = [_frame(observations, episode, camera, step) for camera in CAMERAS]
         frames = np.stack(images)
         return np.ascontiguousarray(frames[:, ::-1]) if self.dataset.upside_down[episode.file] else frames
@@ -148,11 +159,8 @@ class Frames:
 
 
 def _frame(observations: Any, episode: Episode, camera: str, step: int) -> np.ndarray:
-    try:
+    with _reading(f"{episode.file}: {episode.name}, step {step}, obs/{camera}"):
         return observations[camera][step]
-    except OSError as error:
-        raise DataError(f"{episode.file}: {episode.name}, step {step}, obs/{camera} cannot be read: {error}",
-                        remedy="inv deploy --only dataset") from error
 
 
 def _open(path: Path, name: str) -> h5py.File:
@@ -160,6 +168,18 @@ def _open(path: Path, name: str) -> h5py.File:
         return h5py.File(path, "r")
     except OSError as error:
         raise DataError(f"{name} cannot be opened, it is truncated or no HDF5 file: {error}",
+                        remedy="inv deploy --only dataset") from error
+
+
+@contextlib.contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """libhdf5 and h5py raise almost any error for damaged bytes; ours say where."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{where} cannot be read: {str(error) or type(error).__name__}",
                         remedy="inv deploy --only dataset") from error
 
 
@@ -175,7 +195,10 @@ def _read_file(file: h5py.File, name: str) -> tuple[list[Episode], int]:
         raise DataError(f"{name}: {len(names)} episodes, its num_demos says {int(stated)}")
     instruction = _instruction(data, name)
     size = _image_size(data[names[0]], f"{name}: {names[0]}")
-    arrays = {n: _arrays(data[n], f"{name}: {n}", size) for n in names}
+    arrays = {}
+    for n in names:
+        with _reading(f"{name}: {n}"):
+            arrays[n] = _arrays(data[n], f"{name}: {n}", size)
     observed = _observed(arrays, name)
     return [_episode(name, n, instruction, observed, a) for n, a in arrays.items()], size
 
@@ -195,8 +218,10 @@ def _instruction(data: h5py.Group, name: str) -> str:
         stated = json.loads(data.attrs["problem_info"])["language_instruction"]
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{name}: attribute problem_info has no language_instruction") from error
-    words = " ".join(stated if isinstance(stated, list) else [str(stated)])
-    text = " ".join(words.split())
+    words = stated if isinstance(stated, list) else [stated]
+    if not all(isinstance(word, str) for word in words):
+        raise DataError(f"{name}: language_instruction is neither a text nor a list of words: {stated!r:.80}")
+    text = " ".join(" ".join(words).split())
     if not text:
         raise DataError(f"{name}: language_instruction is empty")
     return text
@@ -224,21 +249,23 @@ def _arrays(demo: h5py.Group, where: str, size: int) -> dict[str, np.ndarray]:
 
 
 def _numbers(demo: h5py.Group, name: str, where: str) -> np.ndarray:
-    if name not in demo:
-        raise DataError(f"{where}: {name} is missing")
-    try:
-        return np.asarray(demo[name][()], np.float64)
-    except (OSError, TypeError, ValueError) as error:
-        raise DataError(f"{where}: {name} cannot be read: {error}", remedy="inv deploy --only dataset") from error
+    with _reading(f"{where}: {name}"):
+        if name not in demo:
+            raise DataError(f"{where}: {name} is missing")
+        found = demo[name]
+        width = FIELDS[name]
+        fits = len(found.shape) == 2 and (found.shape[1] == width if width else
+                                          JOINTS_IN_STATE.stop <= found.shape[1] <= LONGEST)
+        if not fits or found.shape[0] > LONGEST or found.dtype.kind not in "fiu":
+            raise DataError(f"{where}: {name} has shape {found.shape} of {found.dtype}, expected (steps, "
+                            f"{width or '8 or more'}) of numbers")
+        return np.asarray(found[()], np.float64)
 
 
 def _check_numbers(name: str, values: np.ndarray, length: int, where: str) -> None:
-    width = FIELDS[name]
-    if values.ndim != 2 or (values.shape[1] != width if width else values.shape[1] < JOINTS_IN_STATE.stop):
-        raise DataError(f"{where}: {name} has shape {values.shape}, expected ({length}, {width or '8 or more'})")
     if len(values) != length:
         raise DataError(f"{where}: {name} has {len(values)} steps, actions has {length}")
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    bad = np.flatnonzero(~(np.abs(values) <= np.finfo(np.float32).max).all(axis=1))  # nor NaN, which is not <=
     if len(bad):
         raise DataError(f"{where}, step {bad[0]}: {name} is not finite")
     if name == "actions":
@@ -264,9 +291,10 @@ def _check_images(demo: h5py.Group, camera: str, shape: tuple[int, ...], where: 
 
 
 def _images(demo: h5py.Group, camera: str, where: str) -> h5py.Dataset:
-    if f"obs/{camera}" not in demo:
-        raise DataError(f"{where}: obs/{camera} is missing")
-    return demo[f"obs/{camera}"]
+    with _reading(f"{where}: obs/{camera}"):
+        if f"obs/{camera}" not in demo:
+            raise DataError(f"{where}: obs/{camera} is missing")
+        return demo[f"obs/{camera}"]
 
 
 def _observed(arrays: dict[str, dict[str, np.ndarray]], name: str) -> str:

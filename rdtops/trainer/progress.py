@@ -65,7 +65,9 @@ class Progress:
 
     def _is_due(self, step: int) -> bool:
         late = 0 < self.config.log_every_s <= time.perf_counter() - self._began_s
-        return late or step % self.config.log_every_steps == 0 or step in (1, self.config.max_steps)
+        # the step after a checkpoint can be replayed: it is told alone
+        at_checkpoint = step % self.config.checkpoint_every_steps in (0, 1)
+        return late or at_checkpoint or step % self.config.log_every_steps == 0 or step in (1, self.config.max_steps)
 
     def _means(self, step: int, learning_rate: float) -> dict[str, Any]:
         count = len(self._losses)

@@ -19,6 +19,7 @@ from rdtops.contract.config import TrainConfig
 from rdtops.errors import ConfigError, RdtopsError, RunError
 
 T = TypeVar("T")
+T_Tensor = TypeVar("T_Tensor", bound=torch.Tensor)
 TIMEOUT = timedelta(minutes=30)  # one process reads T5, 45 GB, and the dataset while the others wait
 BUCKET_BYTES = 256 << 20
 
@@ -91,12 +92,20 @@ class Ranks:
         """Always in the same groups and order, so that the same gradients give the same bits."""
         if self.world == 1:
             return
-        for gradients in _buckets([p.grad for p in parameters if p.grad is not None]):
+        for gradients in buckets([p.grad for p in parameters if p.grad is not None], BUCKET_BYTES):
             flat = torch.cat([g.flatten() for g in gradients])
             self._talk(lambda flat=flat: distributed.all_reduce(flat))  # type: ignore[misc]
             flat /= self.world
             for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))
+
+    def broadcast(self, values: torch.Tensor, source: int) -> None:
+        """`values` of the rank `source`, into everybody's."""
+        self._talk(lambda: distributed.broadcast(values, source))
+
+    def send_to_first(self, values: torch.Tensor, source: int) -> None:
+        """`values` of the rank `source`, into rank 0's. Only these two call it."""
+        self._talk(lambda: distributed.recv(values, source) if self.is_first else distributed.send(values, 0))
 
     def leave(self) -> None:
         if self.world > 1:
@@ -126,13 +135,14 @@ def _device(config: TrainConfig) -> torch.device:
     return torch.device("cuda", local)
 
 
-def _buckets(gradients: list[torch.Tensor]) -> Iterable[list[torch.Tensor]]:
-    bucket: list[torch.Tensor] = []
+def buckets(tensors: Iterable[T_Tensor], limit_bytes: int) -> Iterable[list[T_Tensor]]:
+    """Neighbours together, until a bucket has `limit_bytes` or more."""
+    bucket: list[T_Tensor] = []
     size = 0
-    for gradient in gradients:
-        bucket.append(gradient)
-        size += gradient.numel() * gradient.element_size()
-        if size >= BUCKET_BYTES:
+    for tensor in tensors:
+        bucket.append(tensor)
+        size += tensor.numel() * tensor.element_size()
+        if size >= limit_bytes:
             yield bucket
             bucket, size = [], 0
     if bucket:

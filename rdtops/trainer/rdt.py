@@ -27,6 +27,9 @@ from rdtops.trainer import diffusion, weights
 
 CONFIG_KEYS = ("action_dim", "pred_horizon", "state_token_dim", "lang_token_dim", "img_token_dim", "max_lang_cond_len",
                "img_cond_len", "lang_adaptor", "img_adaptor", "state_adaptor", "rdt", "noise_scheduler")
+SIZES = ("action_dim", "pred_horizon", "state_token_dim", "lang_token_dim", "img_token_dim", "max_lang_cond_len",
+         "img_cond_len")
+LARGEST, DEEPEST = 100_000, 1_000  # sizes in a config.json; a damaged one must not build for hours
 NORMS = ("timm_1_0_3", "rms")
 NORM_EPS = 1e-6
 TIME_FEATURES = 256
@@ -80,8 +83,13 @@ class RDTPolicy(nn.Module):
     def from_pretrained(cls, directory: str | Path) -> RDTPolicy:
         """Strict: every key must be there in its shape. Raises WeightsError."""
         config = weights.read_config(directory)
-        with torch.device("meta"):  # no time and memory for random values that are replaced at once
-            policy = cls(config)
+        try:
+            with torch.device("meta"):  # no time and memory for random values that are replaced at once
+                policy = cls(config)
+        except WeightsError:
+            raise
+        except Exception as error:  # whatever a value of the wrong kind comes to
+            raise WeightsError(f"{directory}/config.json does not describe an RDT: {error!r}") from error
         source, tensors = weights.read(directory)
         weights.fit(policy, tensors, source)
         return policy
@@ -301,7 +309,7 @@ def adaptor(kind: str, width: int, hidden: int) -> nn.Module:
     """`linear`, or `mlp3x_gelu`: three linear layers with GELU between them."""
     if kind == "linear":
         return nn.Linear(width, hidden)
-    match = re.fullmatch(r"mlp(\d+)x_gelu", kind)
+    match = re.fullmatch(r"mlp(\d{1,2})x_gelu", kind)
     if match is None:
         raise WeightsError(f"config.json: unknown adaptor {kind!r}; known: linear, mlp2x_gelu, mlp3x_gelu, ...")
     layers: list[nn.Module] = [nn.Linear(width, hidden)]
@@ -356,6 +364,13 @@ def _checked(config: dict[str, Any]) -> dict[str, Any]:
     missing = [key for key in CONFIG_KEYS if key not in config]
     if missing:
         raise WeightsError(f"config.json is not an RDT's: it lacks {', '.join(missing)}")
+    sizes = {key: config[key] for key in SIZES}
+    if isinstance(config["rdt"], dict):
+        sizes |= {f"rdt.{key}": config["rdt"].get(key) for key in ("hidden_size", "depth", "num_heads")}
+    odd = [f"{key} = {str(size)[:40]}" for key, size in sizes.items() if isinstance(size, bool)
+           or not isinstance(size, int) or not 1 <= size <= (DEEPEST if key == "rdt.depth" else LARGEST)]
+    if odd:
+        raise WeightsError(f"config.json is not an RDT's: {', '.join(odd)}")
     config = {"norm": NORMS[0], **copy.deepcopy(config)}
     if config["norm"] not in NORMS:
         raise WeightsError(f"config.json: norm = {config['norm']!r}: one of {', '.join(NORMS)}")

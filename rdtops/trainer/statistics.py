@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rdtops.errors import RdtopsError
-from rdtops.trainer import libero
+from rdtops.trainer import libero, quarantine
 from rdtops.trainer.actions import CODECS, DeltaVelocity, codec
 
 NAME = "statistics.json"
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--codec", default="delta_velocity", choices=sorted(CODECS))
     options = parser.parse_args(arguments)
     try:
-        dataset = libero.index(options.dataset)
+        dataset = quarantine.index(options.dataset)
         write(options.out, compute(dataset, codec(options.codec)))
     except RdtopsError as error:
         sys.stderr.write(f"{error.message}\n" + (f"next: {error.remedy}\n" if error.remedy else ""))

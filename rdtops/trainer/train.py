@@ -43,6 +43,7 @@ from rdtops.trainer.ranks import PeerLost, Ranks, ToldByAnother
 from rdtops.trainer.sampling import ActionError
 from rdtops.trainer.saving import Saver
 from rdtops.trainer.schedule import learning_rate_at
+from rdtops.trainer.sharding import Shards
 from rdtops.trainer.stop import STOPPED, Stop
 from rdtops.trainer.trackers import Trackers
 
@@ -96,7 +97,7 @@ class Training:
         self.journal = Telling(journal)
         self.codec = codec(self.config.codec)
         self.checkpoints = Path(spec.paths.checkpoints)
-        _make_reproducible(ranks.device)
+        make_reproducible(ranks.device)
         self.inputs = ranks.once(self._inputs)
         ranks.together(self._build)
         self.phases = Phases(ranks.device)
@@ -119,10 +120,11 @@ class Training:
         self.samples = Samples(self.inputs.dataset, self.codec, self.inputs.statistics, self.conditions.texts,
                                self.policy.config["pred_horizon"],
                                self.policy.config["noise_scheduler"]["num_train_timesteps"], self.config)
+        self.shards = Shards(self.policy, self.ranks, self.config.sharding)
         self.heldout = HeldOut(self.samples, self.conditions, device)
         self.action_error = ActionError(self.samples, self.conditions, device)
         self.optimizer = torch.optim.AdamW(
-            self.policy.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay,
+            self.shards.mine, lr=self.config.learning_rate, weight_decay=self.config.weight_decay,
             betas=(self.config.adam_beta1, self.config.adam_beta2), eps=self.config.adam_epsilon)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.config.mixed_precision == "fp16")
         self.ema = Ema(self.policy) if self.ranks.is_first else None  # the others would only hold a copy of it
@@ -149,6 +151,7 @@ class Training:
         folder = Path(self.inputs.resume.path)
         self.codec.check_golden(checkpoint.read_codec(folder))
         checkpoint.restore_optimizer(folder, self.policy, self.optimizer)
+        self.shards.keep_mine(self.optimizer)
         if self.ema:
             checkpoint.restore_ema(folder, self.ema, self.ranks.device)
         saved = checkpoint.read_trainer(folder)
@@ -205,7 +208,8 @@ class Training:
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad()
+        self.policy.zero_grad()
+        self.shards.send_updated()
         if self.ema and self.scaler.get_scale() >= scale:  # a lower scale says that the step was skipped
             self.ema.step(self.policy)
         return norm
@@ -234,8 +238,10 @@ class Training:
 
     def _after(self, step: int, loss: float, asked: int) -> None:
         config, self.steps_done = self.config, step
-        if self.ema and not self._reserved:
-            self.saver.reserve(self._state().tensors())  # Adam has its moments from the first step on
+        if not self._reserved:
+            self.shards.gather_moments(self.optimizer)
+            if self.ema:
+                self.saver.reserve(self._state().tensors())  # Adam has its moments from the first step on
             self._reserved = True
         if self.ema and config.sample_every_steps and step % config.sample_every_steps == 0:
             self._predict(step, self.ema)
@@ -243,6 +249,8 @@ class Training:
         heldout_loss = None
         if saves or (config.heldout_every_steps and step % config.heldout_every_steps == 0):
             heldout_loss = self._evaluate(step)
+        if saves:
+            self.shards.gather_moments(self.optimizer)
         if saves and self.ema:
             with self.phases("save"):
                 self.saver.save(step, self._contents(step, loss, heldout_loss))
@@ -331,7 +339,7 @@ def _retention(config: TrainConfig) -> Retention:
     return Retention(config.checkpoints_total_limit, config.checkpoints_keep_every_steps, config.checkpoints_keep_best)
 
 
-def _make_reproducible(device: torch.device) -> None:
+def make_reproducible(device: torch.device) -> None:
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False

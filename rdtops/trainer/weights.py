@@ -46,6 +46,9 @@ def read(directory: str | Path) -> tuple[Path, dict[str, torch.Tensor]]:
     if path.stat().st_size == 0:
         raise WeightsError(f"{path} is empty", remedy="inv deploy --only weights")
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    odd = sorted(name for name, t in tensors.items() if not t.is_floating_point() or t.layout != torch.strided)
+    if odd:
+        raise WeightsError(f"{path}: {len(odd)} tensors do not hold plain floating-point numbers ({_some(odd)})")
     return path, {name: t.to(torch.float32, copy=True) for name, t in tensors.items()}
 
 
@@ -100,20 +103,19 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
     """Unpickles tensors only: a file that asks for anything else, code above all, is refused."""
     try:
         with warnings.catch_warnings():
-            # of a file that then loads or does not; torch adds that its reader might not know every instruction
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            warnings.simplefilter("ignore")  # torch warns of odd instructions in a file that then loads or does not
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path} holds more than tensors, or is damaged; it was not loaded, because unpickling it "
                            f"could run code: {_first_line(error)}", remedy="inv deploy --only weights") from error
-    except (EOFError, OSError, RuntimeError, ValueError, KeyError, IndexError) as error:
+    except Exception as error:  # damaged instructions may call what is allowed in any wrong way
         raise WeightsError(f"{path} is damaged or incomplete: {_first_line(error)}",
                            remedy="inv deploy --only weights") from error
     if isinstance(content, dict) and isinstance(content.get("module"), dict):  # DeepSpeed's wrapping
         content = content["module"]
     if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
         raise WeightsError(f"{path} is not a table of tensors")
-    return content
+    return {str(name): tensor for name, tensor in content.items()}
 
 
 def _first_line(error: Exception) -> str:

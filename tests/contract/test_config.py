@@ -14,6 +14,27 @@ def test_the_preset_of_the_seed_has_the_seed_s_values():
     assert (train.loader_workers, train.image_augmentation, train.state_noise_snr_db) == (8, True, 40.0)
 
 
+def test_the_presets_of_the_published_models_have_their_authors_values():
+    train = config.preset("rdt_1b")
+    assert (train.model, train.batch_size_per_process, train.max_steps) == ("rdt-1b", 32, 200_000)
+    assert (train.checkpoint_every_steps, train.checkpoints_total_limit, train.sample_every_steps) == (1000, 40, 500)
+    assert (train.learning_rate, train.lr_schedule, train.mixed_precision) == (1e-4, "constant", "bf16")
+    small = config.preset("rdt_170m")
+    assert {**small.to_json(), "preset": "rdt_1b", "model": "rdt-1b", "pretrained": "rdt-1b"} == train.to_json()
+
+
+@pytest.mark.parametrize("name", config.PRESETS)
+def test_every_value_of_a_preset_can_be_set_and_not_to_nonsense(name):
+    preset = config.checked(config.preset(name))
+    for key, value in preset.to_json().items():
+        if key == "preset":
+            continue
+        assert config.override(preset, [f"{key}={value}"]) == preset
+        if not isinstance(value, str):
+            with pytest.raises(ConfigError, match=key):
+                config.override(preset, [f"{key}=seven"])
+
+
 def test_every_preset_survives_json():
     for name in config.PRESETS:
         train = config.preset(name)

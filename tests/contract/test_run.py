@@ -1,7 +1,10 @@
+import json
+from dataclasses import replace
+
 import pytest
 
 from rdtops.contract import run
-from rdtops.contract.config import preset
+from rdtops.contract.config import override, preset
 from rdtops.contract.run import Checkpoint, RunSpec, RunState, best_of, state_of
 from rdtops.errors import ConfigError
 
@@ -13,6 +16,14 @@ def spec() -> RunSpec:
 
 def test_a_spec_survives_its_config_json():
     assert RunSpec.from_json(spec().to_json()) == spec()
+
+
+def test_config_json_holds_every_value_and_their_digest():
+    written = json.loads(spec().to_json())
+    assert written["train"] == preset("tiny").to_json()
+    assert written["train_digest"] == preset("tiny").digest
+    other = replace(spec(), train=override(preset("tiny"), ["learning_rate=2.001e-3"]))
+    assert json.loads(other.to_json())["train_digest"] != written["train_digest"]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"run_id": 1}', spec().to_json()[:200]])

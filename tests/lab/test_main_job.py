@@ -110,6 +110,24 @@ def test_the_results_come_home_and_have_the_digests_of_the_host(job, inv, worksp
     assert "nothing to transfer" in again.out
 
 
+def test_a_step_is_replayed_on_the_host_with_the_loss_of_the_journal(job, inv, workspace):
+    events = Journal(workspace / "runs" / job[2]["run_id"] / "journal.jsonl").read()
+    (told,) = (e.data["loss"] for e in events if e.kind == "step" and e.data["step"] == 51)
+    (row,) = inv.good("replay --step 51 --host lab --json").rows()
+    assert (row["weights"], row["is_exact"], row["loss"]) == ("step_000050", True, told)
+    assert row["recorded"]["loss"] == told
+    assert sorted({s["episode"] for s in row["samples"]}) == ["demo_0", "demo_1"]
+    shown = inv.good("replay --step 51").out
+    assert f"loss of the step  {told!r}" in shown
+    inv.refused("replay --step 999 --host lab", 1, "has the steps 1 to 150, not 999")
+
+
+def test_the_norm_is_asked_of_the_weights_on_the_host(job, inv):
+    (row,) = inv.good("normfit --samples 16 --host lab --json").rows()
+    assert (row["stated"], row["samples"], row["winner"]) == ("timm_1_0_3", 16, "")  # untrained weights fit neither
+    assert "these samples cannot tell" in inv.good("normfit --samples 16 --host lab").out
+
+
 def test_a_second_deploy_sends_nothing(job, inv):
     rows = inv.good("deploy --host lab --json").rows()
     assert {r["sent_bytes"] for r in rows} == {0}

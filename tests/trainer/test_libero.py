@@ -150,7 +150,7 @@ def put(path, place, value):
     (remove("demo_0/obs/agentview_rgb"), "demo_0: obs/agentview_rgb is missing"),
     (remove("demo_1/obs/eye_in_hand_rgb"), "demo_1: obs/eye_in_hand_rgb is missing"),
     (replace("demo_1/obs/ee_ori", np.zeros((5, 3))), "demo_1: obs/ee_ori has 5 steps, actions has 6"),
-    (replace("demo_0/obs/ee_ori", np.zeros((6, 4))), "demo_0: obs/ee_ori has shape (6, 4), expected (6, 3)"),
+    (replace("demo_0/obs/ee_ori", np.zeros((6, 4))), "obs/ee_ori has shape (6, 4) of float64, expected (steps, 3)"),
     (replace("demo_0/actions", np.zeros((0, 7))), "demo_0: actions has no steps"),
     (replace("demo_0/actions", np.zeros((5, 7))), "demo_0: actions has 5 steps, num_samples says 6"),
     (put("demo_1/actions", (4, 2), np.nan), "demo_1, step 4: actions is not finite"),
@@ -165,6 +165,13 @@ def put(path, place, value):
     (remove("demo_0"), "1 episodes, its num_demos says 2"),
     (lambda data: [data.__delitem__(name) for name in list(data)], "no episodes (data/demo_0, ...)"),
     (set_attribute("problem_info", "{}"), "problem_info has no language_instruction"),
+    (replace("demo_0/states", np.zeros((6, 9), "S4")), "demo_0: states has shape (6, 9) of |S4, expected (steps, 8 or"),
+    (put("demo_1/obs/ee_pos", (2, 0), 1e300), "demo_1, step 2: obs/ee_pos is not finite"),
+    (replace("demo_0/obs", np.zeros(3)), "demo_0: obs/agentview_rgb is missing"),
+    (set_attribute("num_demos", "two"), "cannot be read: invalid literal for int"),
+    (set_attribute("problem_info", "[1]"), "problem_info has no language_instruction"),
+    (set_attribute("problem_info", '{"language_instruction": {"a": 1}}'), "neither a text nor a list of words: {"),
+    (set_attribute("problem_info", '{"language_instruction": ["a", 1]}'), "neither a text nor a list of words"),
     (set_attribute("problem_info", '{"language_instruction": " "}'), "language_instruction is empty"),
 ])
 def test_what_is_wrong_is_found_before_training_with_its_place(demonstrations, change, says) -> None:

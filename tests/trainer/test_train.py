@@ -570,10 +570,9 @@ def test_a_resume_needs_every_moment_and_no_other(prepare, train_here, change, s
     assert says in failure(spec)["error"]
 
 
-def test_gradients_are_averaged_in_groups_of_a_fixed_order(monkeypatch) -> None:
-    monkeypatch.setattr(ranks, "BUCKET_BYTES", 40)
+def test_gradients_are_averaged_in_groups_of_a_fixed_order() -> None:
     gradients = [torch.zeros(size) for size in (4, 4, 4, 100, 1)]
-    assert [[len(g) for g in bucket] for bucket in ranks._buckets(gradients)] == [[4, 4, 4], [100], [1]]
+    assert [[len(g) for g in bucket] for bucket in ranks.buckets(gradients, limit_bytes=40)] == [[4, 4, 4], [100], [1]]
 
 
 def test_from_scratch_needs_no_weights_and_starts_the_same_each_time(prepare, train_here, assets) -> None:

@@ -1,0 +1,160 @@
+"""Which of the two norms a model's weights belong to, told by its loss on demonstrations.
+
+`python -m rdtops.trainer.normfit PRETRAINED_DIR DATASET_DIR --text-encoder DIR --vision-encoder DIR [--json]`
+
+timm 1.0.3, with which RDT was published, divides by the square root of the variance and calls it RmsNorm; later ones
+divide by the true root mean square. The same weights give another model under each, without any error. Weights fit the
+norm that they were trained with better, so both are asked on the same samples with the same noise: `norm` of
+config.json should name the winner. Ask it of weights that have converged; young ones may fit either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rdtops.contract.config import preset
+from rdtops.errors import RdtopsError
+from rdtops.trainer import encoders, quarantine, statistics
+from rdtops.trainer.actions import CODECS, codec
+from rdtops.trainer.batch import Samples, collate
+from rdtops.trainer.conditions import Conditions
+from rdtops.trainer.rdt import NORMS, RDTPolicy
+
+CERTAIN = 4.0  # standard errors: samples of one episode resemble each other, so the true error is larger than stated
+
+
+@dataclass(frozen=True)
+class NormFit:
+    """Losses are means over the samples; `margin` is the loss under the other norm less that under the better one."""
+
+    stated: str  # the norm of config.json
+    loss: dict[str, float]  # by norm
+    samples: int
+    margin: float
+    standard_error: float  # of the margin, from the differences sample by sample
+
+    @property
+    def better(self) -> str:
+        return min(self.loss, key=lambda norm: self.loss[norm])
+
+    @property
+    def certainty(self) -> float:
+        """The margin in standard errors."""
+        return self.margin / self.standard_error if self.standard_error else math.inf if self.margin else 0.0
+
+    @property
+    def winner(self) -> str:
+        """The norm that the weights belong to, or '' when these samples cannot tell."""
+        return self.better if self.certainty >= CERTAIN else ""
+
+
+def compare(losses: Mapping[str, Sequence[float]], stated: str) -> NormFit:
+    """`losses`: for each norm those of the same samples, in the same order; two samples at least."""
+    means = {norm: float(np.mean(values)) for norm, values in losses.items()}
+    better, other = sorted(means, key=lambda norm: means[norm])
+    differences = np.asarray(losses[other], float) - np.asarray(losses[better], float)
+    error = float(differences.std(ddof=1) / math.sqrt(len(differences)))
+    return NormFit(stated, means, len(differences), float(differences.mean()), error)
+
+
+def under_each_norm(policy: RDTPolicy) -> dict[str, RDTPolicy]:
+    """The same weights, not copied, as a model of each norm."""
+    policies = {}
+    for norm in NORMS:
+        with torch.device("meta"):
+            policies[norm] = RDTPolicy({**policy.config, "norm": norm})
+        policies[norm].load_state_dict(policy.state_dict(), assign=True)
+    return policies
+
+
+def fit(pretrained: Path, dataset: Path, text_encoder: Path, vision_encoder: Path, *, samples: int = 256, seed: int = 0,
+        codec_name: str = "delta_velocity", device: str = "cpu", cache: Path) -> NormFit:
+    """Raises DataError or WeightsError. `cache` holds encoded instructions."""
+    place = torch.device(device)
+    policy = RDTPolicy.from_pretrained(pretrained).to(place).eval()
+    using, data = codec(codec_name), quarantine.index(dataset)
+    instructions = encoders.encode_instructions(text_encoder, data.instructions, cache, place)
+    conditions = Conditions(instructions, vision_encoder, using.control_hz, place, torch.float32)
+    conditions.check(policy.config)
+    times = policy.config["noise_scheduler"]["num_train_timesteps"]
+    drawn = Samples(data, using, statistics.compute(data, using), conditions.texts, policy.config["pred_horizon"],
+                    times, preset("tiny"))  # whose settings are about draws that are not made here
+    policies = under_each_norm(policy)
+    losses: dict[str, list[float]] = {norm: [] for norm in NORMS}
+    for number in range(samples):
+        given = _given(drawn, conditions, number * len(data) // samples, seed + number, times)
+        for norm, candidate in policies.items():
+            losses[norm].append(_loss(candidate, given))
+    return compare(losses, policy.config["norm"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m rdtops.trainer.normfit",
+                                     description="Which of the two norms fits these weights and data better?")
+    parser.add_argument("pretrained", type=Path, help="config.json and weights, of a download or a checkpoint")
+    parser.add_argument("dataset", type=Path, help="folder with *.hdf5 files, any depth")
+    parser.add_argument("--text-encoder", type=Path, required=True)
+    parser.add_argument("--vision-encoder", type=Path, required=True)
+    parser.add_argument("--samples", type=int, default=256, help="spread evenly over the dataset, at least 2")
+    parser.add_argument("--seed", type=int, default=0, help="of noise and diffusion times")
+    parser.add_argument("--codec", default="delta_velocity", choices=sorted(CODECS))
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--cache", type=Path, help="where encoded instructions are kept; default: nowhere")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    if options.samples < 2:
+        parser.error("--samples: at least 2, or there is no uncertainty to state")
+    try:
+        with tempfile.TemporaryDirectory() as nowhere:
+            found = fit(options.pretrained, options.dataset, options.text_encoder, options.vision_encoder,
+                        samples=options.samples, seed=options.seed, codec_name=options.codec, device=options.device,
+                        cache=options.cache or Path(nowhere))
+    except RdtopsError as error:
+        sys.stderr.write(f"{error.message}\n" + (f"next: {error.remedy}\n" if error.remedy else ""))
+        return error.exit_code
+    sys.stdout.write(json.dumps(to_json(found)) + "\n" if options.json else words(found))
+    return 0
+
+
+def to_json(found: NormFit) -> dict[str, Any]:
+    return {**asdict(found), "better": found.better, "certainty": found.certainty, "winner": found.winner}
+
+
+def words(found: NormFit) -> str:
+    losses = "".join(f"{norm:12} loss {loss:.6f}\n" for norm, loss in found.loss.items())
+    margin = (f"{found.better} is better by {found.margin:.6f} +- {found.standard_error:.6f} "
+              f"({100 * found.margin / found.loss[found.better]:.2f} %, {found.certainty:.1f} standard errors, "
+              f"{found.samples} samples)\n")
+    if not found.winner:
+        return losses + margin + f"these samples cannot tell (less than {CERTAIN:g} standard errors): take more\n"
+    if found.winner == found.stated:
+        return losses + margin + f"config.json says {found.stated}, as it should\n"
+    return losses + margin + f'config.json says {found.stated}: set "norm": "{found.winner}" in it\n'
+
+
+def _given(samples: Samples, conditions: Conditions, sample: int, seed: int, times: int) -> dict[str, Any]:
+    """One sample as recorded, with noise and a diffusion time that follow from the seed."""
+    timestep = int(np.random.default_rng((seed, sample)).integers(times))
+    batch = collate([{**samples.clean(sample, seed), "timestep": timestep}]).to(conditions.lang_tokens.device)
+    return {**conditions.of(batch), "action_gt": batch.actions_BHA, "noise": batch.noise_BHA,
+            "timesteps": batch.timesteps_B, "step_mask": batch.step_mask_BH}
+
+
+@torch.no_grad()
+def _loss(policy: RDTPolicy, given: dict[str, Any]) -> float:
+    return float(policy.loss(**given))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""What a training learnt from in one step: its samples, the loss of each, and the loss that the Journal recorded.
+
+`python -m rdtops.trainer.replay RUN_DIR STEP [--checkpoint NAME] [--device cpu] [--json]`
+
+Every draw is a function of (seed, step, sample), so the batch can be rebuilt at any time. With the weights that the
+step began with, those of the checkpoint of the step before, its loss is the recorded one, bit for bit on the same kind
+of device. With other weights the losses still tell which samples are odd. Nothing in the run folder is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rdtops.contract.config import TrainConfig
+from rdtops.contract.journal import Event, Journal
+from rdtops.contract.run import RunSpec
+from rdtops.errors import ConfigError, DataError, RdtopsError, RunError
+from rdtops.trainer import checkpoint, encoders, quarantine, statistics
+from rdtops.trainer.actions import codec
+from rdtops.trainer.batch import Batch, Samples, Share, collate
+from rdtops.trainer.conditions import Conditions
+from rdtops.trainer.rdt import ARCHITECTURES, RDTPolicy
+from rdtops.trainer.train import DTYPES, make_reproducible
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the weights come from. `step` is the last one they have learnt from, 0 for the first weights."""
+
+    name: str  # step_002000, pretrained, or from scratch
+    step: int
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A loss of the Journal: the mean over the steps `first_step` to `last_step`."""
+
+    loss: float
+    first_step: int
+    last_step: int
+
+
+@dataclass(frozen=True)
+class ReplayedSample:
+    number: int  # in the global batch
+    rank: int  # the process that learnt from it
+    file: str
+    episode: str
+    observation: int  # index of the observation in the episode
+    timestep: int  # of the diffusion: how noisy the actions were
+    loss: float  # mean over the actions of its chunk that lie within the episode
+
+
+@dataclass(frozen=True)
+class Replay:
+    run_id: str
+    step: int
+    weights: str
+    weights_step: int
+    loss: float
+    recorded: Recorded | None
+    samples: tuple[ReplayedSample, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_exact(self) -> bool:
+        """The weights are those that the step began with, so `loss` should be the recorded one."""
+        return self.weights_step == self.step - 1
+
+
+def replay(run: Path, step: int, *, which: str = "", device: str = "") -> Replay:
+    """`which`: the name of a checkpoint; default: the newest before the step. `device`: cpu or cuda; default: the one
+    of the run.
+
+    Raises RunError, DataError when the data are not those of the run, WeightsError.
+    """
+    spec = RunSpec.load(run / "config.json")
+    config = spec.train
+    if not 1 <= step <= config.max_steps:
+        raise RunError(f"{spec.run_id} has the steps 1 to {config.max_steps}, not {step}")
+    place = torch.device(device or config.device)
+    make_reproducible(place)
+    origin = _origin(run, spec, step, which)
+    policy = _policy(spec, origin).to(place)
+    samples, conditions = _samples(run, spec, policy, place)
+    losses_RM, replayed = _losses(policy, samples, conditions, step)
+    return Replay(spec.run_id, step, origin.name, origin.step, float(losses_RM.double().mean()),
+                  recorded(Journal(run / "journal.jsonl").read(), step), tuple(replayed),
+                  tuple(_notes(config, origin, place)))
+
+
+def recorded(events: Iterable[Event], step: int) -> Recorded | None:
+    """The last loss that the Journal has for a step; a run that went on from a checkpoint may have several."""
+    found, first = None, 1
+    for event in events:
+        if event.kind == "started":
+            first = int(event.data["resumed_from_step"]) + 1
+        elif event.kind == "step":
+            last = int(event.data["step"])
+            if first <= step <= last:
+                found = Recorded(float(event.data["loss"]), first, last)
+            first = last + 1
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m rdtops.trainer.replay",
+                                     description="Which samples a step learnt from, and the loss of each.")
+    parser.add_argument("run", type=Path, help="a run folder: config.json, journal.jsonl, checkpoints/")
+    parser.add_argument("step", type=int)
+    parser.add_argument("--checkpoint", default="", help="step_002000; default: the newest before the step")
+    parser.add_argument("--device", default="", choices=("", "cpu", "cuda"), help="default: that of the run")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # as trained: sums depend on it in the last bit
+    try:
+        found = replay(options.run, options.step, which=options.checkpoint, device=options.device)
+    except (RdtopsError, OSError) as error:
+        remedy = getattr(error, "remedy", "")
+        sys.stderr.write(f"{error}\n" + (f"next: {remedy}\n" if remedy else ""))
+        return getattr(error, "exit_code", 1)
+    shown = json.dumps({**asdict(found), "is_exact": found.is_exact}) if options.json else "\n".join(_lines(found))
+    sys.stdout.write(shown + "\n")
+    return 0
+
+
+def _origin(run: Path, spec: RunSpec, step: int, which: str) -> Origin:
+    valid = checkpoint.valid(run / "checkpoints")
+    fitting = [c for c in valid if c.name == which] if which else [c for c in valid if c.step < step]
+    if fitting:
+        return Origin(fitting[-1].name, fitting[-1].step, Path(fitting[-1].path))
+    if which:
+        raise RunError(f"{spec.run_id} has no valid checkpoint {which!r}; it has: "
+                       f"{', '.join(c.name for c in valid) or 'none'}", remedy="inv checkpoints")
+    if spec.train.from_scratch:
+        return Origin("from scratch", 0, None)
+    return Origin("pretrained", 0, Path(_asset(spec, "pretrained")))
+
+
+def _policy(spec: RunSpec, origin: Origin) -> RDTPolicy:
+    if origin.folder:
+        policy = RDTPolicy.from_pretrained(origin.folder)
+    else:
+        torch.manual_seed(spec.train.seed)
+        policy = RDTPolicy(ARCHITECTURES[spec.train.model])
+    policy.model.gradient_checkpointing = spec.train.gradient_checkpointing
+    return policy.train()
+
+
+def _samples(run: Path, spec: RunSpec, policy: RDTPolicy, device: torch.device) -> tuple[Samples, Conditions]:
+    """As the training had them: its statistics, and data that are still the same."""
+    using = codec(spec.train.codec)
+    dataset = quarantine.index(_asset(spec, "dataset"))
+    found = statistics.load_fitting(run / statistics.NAME, dataset, using)
+    if found is None:
+        raise DataError(f"{spec.run_id} was not trained on what lies in {dataset.folder} now: the MD5 of its files or "
+                        f"the codec differ from {run / statistics.NAME}", remedy="inv deploy --only data")
+    instructions = encoders.encode_instructions(
+        _asset(spec, "text_encoder"), dataset.instructions, Path(spec.workspace) / "cache" / "instructions", device)
+    conditions = Conditions(instructions, _asset(spec, "vision_encoder"), using.control_hz, device,
+                            DTYPES[spec.train.mixed_precision])
+    samples = Samples(dataset, using, found, conditions.texts, policy.config["pred_horizon"],
+                      policy.config["noise_scheduler"]["num_train_timesteps"], spec.train)
+    return samples, conditions
+
+
+def _losses(policy: RDTPolicy, samples: Samples, conditions: Conditions,
+            step: int) -> tuple[torch.Tensor, list[ReplayedSample]]:
+    """One loss per process and micro-batch, each from a batch of the same shape as in training, and every sample's."""
+    config = samples.config
+    shares = config.num_processes * config.gradient_accumulation_steps
+    losses_RM = torch.zeros(config.num_processes, config.gradient_accumulation_steps)
+    replayed = []
+    for rank in range(config.num_processes):
+        for micro in range(config.gradient_accumulation_steps):
+            numbers = Share(config, rank, step).numbers(micro)
+            drawn = [_read(samples, step, n) for n in numbers]
+            # with a graph, though nobody goes back through it: without one, attention may take another kernel
+            losses_RM[rank, micro] = _loss(
+                policy, conditions, collate(drawn), samples.valid_steps(step) / shares, config).detach()
+            with torch.no_grad():
+                replayed += [_replayed(policy, conditions, samples, step, n, rank, one)
+                             for n, one in zip(numbers, drawn, strict=True)]
+    return losses_RM, sorted(replayed, key=lambda sample: sample.number)
+
+
+def _read(samples: Samples, step: int, number: int) -> dict[str, Any]:
+    drawn = samples[step, number]
+    if isinstance(drawn, DataError):
+        raise drawn
+    return drawn
+
+
+def _loss(policy: RDTPolicy, conditions: Conditions, batch: Batch, valid_steps: float,
+          config: TrainConfig) -> torch.Tensor:
+    """As Training._loss."""
+    batch = batch.to(conditions.lang_tokens.device)
+    with _autocast(config, conditions.lang_tokens.device):
+        return policy.loss(
+            **conditions.of(batch), action_gt=batch.actions_BHA, noise=batch.noise_BHA, timesteps=batch.timesteps_B,
+            step_mask=batch.step_mask_BH, valid_steps=valid_steps)
+
+
+def _replayed(policy: RDTPolicy, conditions: Conditions, samples: Samples, step: int, number: int, rank: int,
+              drawn: dict[str, Any]) -> ReplayedSample:
+    episode, observation = samples.dataset.locate(samples.at(step, number))
+    loss = _loss(policy, conditions, collate([drawn]), float(drawn["step_mask"].sum()), samples.config)
+    return ReplayedSample(number, rank, episode.file, episode.name, observation, int(drawn["timestep"]), float(loss))
+
+
+def _notes(config: TrainConfig, origin: Origin, device: torch.device) -> Iterable[str]:
+    if device.type != config.device:
+        yield f"trained on {config.device}, replayed on {device.type}: expect other last digits"
+    if origin.step == 0:
+        return
+    assert origin.folder
+    saved = checkpoint.read_trainer(origin.folder)["config"]
+    changed = sorted(key for key, value in asdict(config).items() if saved.get(key) != value)
+    if changed:
+        yield (f"the settings of this run changed since {origin.name}: {', '.join(changed)}; replayed with those of "
+               "its config.json")
+
+
+def _autocast(config: TrainConfig, device: torch.device):
+    if config.mixed_precision == "no":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[config.mixed_precision])
+
+
+def _asset(spec: RunSpec, role: str) -> str:
+    if role not in spec.assets:
+        raise ConfigError(f"the run's config.json names no folder for {role}")
+    return spec.assets[role]
+
+
+def _lines(found: Replay) -> Iterable[str]:
+    yield f"{found.run_id}, step {found.step}, with the weights of {found.weights}"
+    yield "number  rank  loss        noise time  sample"
+    for s in found.samples:
+        yield f"{s.number:6}  {s.rank:4}  {s.loss:<10.6f}  {s.timestep:10}  {s.file}: {s.episode}, step {s.observation}"
+    yield f"loss of the step  {found.loss!r}"
+    yield f"in the Journal    {_recorded_words(found)}"
+    yield from found.notes
+
+
+def _recorded_words(found: Replay) -> str:
+    if found.recorded is None:
+        return "nothing about this step"
+    steps = found.recorded
+    words = repr(steps.loss)
+    if steps.first_step != steps.last_step:
+        words += f", the mean of the steps {steps.first_step} to {steps.last_step}"
+    if not found.is_exact:
+        words += f"; not comparable, these weights have learnt up to step {found.weights_step}"
+    return words
+
+
+if __name__ == "__main__":
+    sys.exit(main())
