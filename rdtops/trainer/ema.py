@@ -29,7 +29,7 @@ class Ema:
 
     @torch.no_grad()
     def step(self, policy: RDTPolicy) -> None:
-        weight = 1 - self.decay
-        for average, current in zip(self.policy.parameters(), policy.parameters(), strict=True):
-            average.lerp_(current, weight)
+        averages, currents = list(self.policy.parameters()), list(policy.parameters())
+        assert len(averages) == len(currents)
+        torch._foreach_lerp_(averages, currents, 1 - self.decay)  # noqa: SLF001 - torch's own optimisers use it so
         self.updates += 1
