@@ -137,8 +137,7 @@ def restore_optimizer(folder: Path, policy: RDTPolicy, optimizer: torch.optim.Op
             moments = {part: tensors.pop(f"{part}.{name}") for part in ("step", "exp_avg", "exp_avg_sq")}
         except KeyError as error:
             raise WeightsError(f"{path} lacks {error.args[0]}") from error
-        optimizer.state[parameter] = {
-            part: value if part == "step" else value.to(parameter.device) for part, value in moments.items()}
+        optimizer.state[parameter] = {part: value.to(parameter.device) for part, value in moments.items()}
     if tensors:
         raise WeightsError(f"{path} has moments of parameters that the model does not have: {', '.join(tensors)}")
 

@@ -27,7 +27,7 @@ from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import Checkpoint, RunSpec
 from rdtops.errors import ConfigError, RdtopsError, RunError, WeightsError
-from rdtops.trainer import checkpoint, encoders, libero, statistics
+from rdtops.trainer import checkpoint, encoders, features, libero, statistics
 from rdtops.trainer.actions import codec
 from rdtops.trainer.batch import Samples, Share, batches, collate
 from rdtops.trainer.conditions import Conditions
@@ -115,6 +115,7 @@ class Training:
         _make_reproducible(ranks.device)
         self.inputs = ranks.once(self._inputs)
         ranks.together(self._build)
+        self.conditions.features = features.prepare(spec, self.inputs.dataset, self.conditions.vision, ranks)
         self.progress = Progress(self.config, self.journal)
 
     def _build(self) -> None:
@@ -128,7 +129,7 @@ class Training:
                                self.policy.config["noise_scheduler"]["num_train_timesteps"], self.config)
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay,
-            betas=(self.config.adam_beta1, self.config.adam_beta2), eps=self.config.adam_epsilon)
+            betas=(self.config.adam_beta1, self.config.adam_beta2), eps=self.config.adam_epsilon, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.config.mixed_precision == "fp16")
         self.ema = Ema(self.policy) if self.ranks.is_first else None  # the others would only hold a copy of it
         self.steps_done, self.loss_before = self._resume()
@@ -232,8 +233,8 @@ class Training:
     def _loss(self, batch, valid_steps: float) -> torch.Tensor:
         with self._autocast():
             return self.policy.loss(
-                **self.conditions.of(batch), action_gt=batch.actions_BHA, noise=batch.noise_BHA,
-                timesteps=batch.timesteps_B, step_mask=batch.step_mask_BH, valid_steps=valid_steps)
+                **self.conditions.of(batch), action_gt=batch.actions_BHA, noise=batch.noise_BRHA,
+                timesteps=batch.timesteps_BR, step_mask=batch.step_mask_BH, valid_steps=valid_steps)
 
     def _update(self, step: int, learning_rate: float) -> float:
         """Average, clip, apply. Returns the gradient's norm before clipping."""

@@ -60,7 +60,7 @@ def test_every_rank_gets_samples_of_its_own(dataset) -> None:
     config = replace(ONE, num_processes=2, batch_size_per_process=4)
     first, second = (next(batches(samples_of(dataset, config), rank, 1)) for rank in (0, 1))
     assert not torch.equal(first.actions_BHA, second.actions_BHA)
-    assert not torch.equal(first.noise_BHA, second.noise_BHA)
+    assert not torch.equal(first.noise_BRHA, second.noise_BRHA)
 
 
 def test_a_resumed_run_sees_what_the_uninterrupted_one_sees(dataset) -> None:
@@ -128,7 +128,7 @@ def test_state_and_action_masks_are_those_of_the_codec(dataset) -> None:
 def test_switching_one_disturbance_off_leaves_the_others_as_they_were(dataset) -> None:
     disturbed = next(batches(samples_of(dataset, ONE), 0, 2))
     calm = next(batches(samples_of(dataset, PLAIN), 0, 2))
-    for name in ("noise_BHA", "timesteps_B", "actions_BHA", "frames_BVCSS3"):
+    for name in ("noise_BRHA", "timesteps_BR", "actions_BHA", "frames_BVCSS3"):
         assert torch.equal(getattr(disturbed, name), getattr(calm, name)), name
     assert not torch.equal(disturbed.state_B1A, calm.state_B1A)
     assert not torch.equal(disturbed.jitter_B3, calm.jitter_B3)
