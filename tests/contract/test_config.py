@@ -37,6 +37,8 @@ def test_settings_are_read_as_the_type_of_their_field():
     ("learning_rate=0", "must be above 0"),
     ("warmup_steps=-1", "must not be negative"),
     ("condition_dropout=1.5", "from 0 to below 1"),
+    ("noise_draws_per_sample=0", "must be above 0"),
+    ("vision_cache_gib=20", "image_augmentation=false"),
     ("max_steps", "is not key=value"),
     ("preset=other", "no such setting"),
 ])
