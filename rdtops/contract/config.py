@@ -140,19 +140,19 @@ def checked(config: TrainConfig) -> TrainConfig:
     if not problems:
         problems += [f"{key} = {getattr(config, key)!r}: one of {', '.join(allowed)}"
                      for key, allowed in CHOICES.items() if getattr(config, key) not in allowed]
-        positive = ("num_processes", "batch_size_per_process", "gradient_accumulation_steps", "noise_draws_per_sample", "max_steps",
+        positive = ("num_processes", "batch_size_per_process", "gradient_accumulation_steps", "max_steps",
                     "checkpoint_every_steps", "checkpoints_total_limit", "log_every_steps", "learning_rate",
-                    "max_grad_norm")
+                    "max_grad_norm", "noise_draws_per_sample")
         problems += [f"{key} = {getattr(config, key)}: must be above 0"
                      for key in positive if getattr(config, key) <= 0]
-        not_negative = ("warmup_steps", "loader_workers", "vision_cache_gib", "sample_every_steps", "weight_decay",
-                        "min_gpu_memory_free_mib")
+        not_negative = ("warmup_steps", "loader_workers", "sample_every_steps", "weight_decay",
+                        "min_gpu_memory_free_mib", "vision_cache_gib")
         problems += [f"{key} = {getattr(config, key)}: must not be negative"
                      for key in not_negative if getattr(config, key) < 0]
         if not 0 <= config.condition_dropout < 1:
             problems.append(f"condition_dropout = {config.condition_dropout}: from 0 to below 1")
         if config.vision_cache_gib and config.image_augmentation:
-            problems.append(f"vision_cache_gib = {config.vision_cache_gib}: images are augmented anew in every step, so "
+            problems.append(f"vision_cache_gib = {config.vision_cache_gib}: images are augmented anew in every step, "
                             "what the encoder makes of them cannot be kept; with it, image_augmentation=false")
     if problems:
         raise ConfigError("training configuration: " + "; ".join(problems))

@@ -168,7 +168,7 @@ def _bench_trainer(*, quick: bool, only: str) -> Iterator[Measured]:
         for line in program.stdout:
             yield Measured(**json.loads(line))
     if program.returncode:
-        raise StepFailed(f"the trainer's benchmark ended with exit {program.returncode}; it needs the trainer's packages",
+        raise StepFailed(f"the benchmark ended with exit {program.returncode}; it needs the trainer's packages",
                          remedy="pip install -c constraints.txt -e '.[demo]'")
 
 

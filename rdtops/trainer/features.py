@@ -108,8 +108,8 @@ def _allocate(partial: Path, size_bytes: int) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         free = shutil.disk_usage(partial.parent).free
-        raise ConfigError(f"the vision features of this dataset take {size_bytes / 2**30:.1f} GiB, {partial.parent} has "
-                          f"{free / 2**30:.1f} GiB free: {error}",
+        raise ConfigError(f"the vision features of this dataset take {size_bytes / 2**30:.1f} GiB, {partial.parent} "
+                          f"has {free / 2**30:.1f} GiB free: {error}",
                           remedy="inv train --set vision_cache_gib=0   # or free some room there") from error
 
 

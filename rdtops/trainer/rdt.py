@@ -198,7 +198,8 @@ class RDT(nn.Module):
 
     def keys_values(self, conditions: Sequence[Condition]) -> list[KeysValues]:
         """Of every block, for many calls of `denoise` with the same conditions."""
-        return [block.cross_attn.keys_values(c) for block, c in zip(self.blocks, itertools.cycle(conditions))]
+        layers: list[Any] = [block.cross_attn for block in self.blocks]
+        return [layer.keys_values(condition) for layer, condition in zip(layers, itertools.cycle(conditions))]
 
     def denoise(self, trajectory_BTD, ctrl_freqs_B, timesteps_B,
                 conditions: Iterable[Condition | KeysValues]) -> torch.Tensor:

@@ -198,14 +198,15 @@ def peak_kib(pid: int | str = "self") -> int:
 @pytest.mark.parametrize("count", [1_500, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("stored", ["as recorded", "as LIBERO stores it"])
 def test_the_loaders_memory_stays_flat(tmp_path, count, stored) -> None:
-    """A worker's peak after a tenth of the samples is its peak after all of them, to 2 MB."""
+    """A worker's peak after a third of the samples is its peak after all of them, to 4 MiB: one sample in thirty that
+    was not let go of would be more."""
     as_libero_stores(RECORDING, tmp_path)
     data = libero.index(RECORDING if stored == "as recorded" else tmp_path)
     config = replace(ONE, loader_workers=1, batch_size_per_process=10, max_steps=count // 10)
     peaks = []
     for number, batch in enumerate(batches(samples_of(data, config), 0, 1)):
-        if number in (count // 100, count // 10 - 2):
+        if number in (count // 30, count // 10 - 2):
             (worker,) = multiprocessing.active_children()
             peaks.append(peak_kib(worker.pid))
         del batch
-    assert peaks[1] - peaks[0] < 2048, peaks
+    assert peaks[1] - peaks[0] < 4096, peaks

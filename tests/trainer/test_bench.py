@@ -30,7 +30,8 @@ def test_both_loaders_deliver_the_same_pixels(load) -> None:
 
 def test_the_augmented_way_augments(tmp_path) -> None:
     bench.as_libero_stores(RECORDING, tmp_path)
-    plain, augmented = (bench.Loading(str(tmp_path), augment=on).both([20, 40, 60])[0]["images"] for on in (False, True))
+    plain, augmented = (bench.Loading(str(tmp_path), augment=augment).both([20, 40, 60])[0]["images"]
+                        for augment in (False, True))
     assert not torch.equal(plain, augmented)  # all of 18 images left alone: once in 260,000 times
     assert not torch.equal(bench.Loading(str(tmp_path), augment=True).ours().jitter_B3, torch.ones(4, 3))
 
@@ -56,7 +57,7 @@ def test_the_plain_step_and_ours_have_the_same_gradients(monkeypatch) -> None:
     monkeypatch.setattr(bench, "PATCHES", 9)
     monkeypatch.setattr(bench, "SMALL", {
         **bench.SMALL, "img_cond_len": 54, "img_pos_embed_config": [["image", [2, 3, -9]]],
-        "rdt": {"hidden_size": 64, "depth": 4, "num_heads": 4}})
+        "rdt": {"hidden_size": 256, "depth": 2, "num_heads": 4}})
     theirs, ours = bench.Step(ours=False), bench.Step(ours=True)
     assert bench.gradients_apart(theirs, ours) < bench.TOLERANCE
     theirs(), ours()

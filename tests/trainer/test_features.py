@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+from dataclasses import make_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,8 @@ def test_two_processes_share_the_work(spec, vision, tmp_path) -> None:
     for rank in (0, 1):
         features.Features(path, shape, torch.float32, CPU, write=True).fill(dataset, vision, rank, 2)
     whole = ready(spec, vision)
-    sample_B = torch.arange(SAMPLES)
-    assert torch.equal(features.Features(path, shape, torch.float32, CPU).of(sample_B), whole.of(sample_B))
+    every = torch.arange(SAMPLES)
+    assert torch.equal(features.Features(path, shape, torch.float32, CPU).of(every), whole.of(every))
 
 
 def test_a_sample_has_the_frame_before_and_the_frame_now(spec, vision) -> None:
@@ -96,15 +97,13 @@ def test_a_sample_has_the_frame_before_and_the_frame_now(spec, vision) -> None:
 def test_too_little_room_is_an_error_that_says_how_much_is_needed(spec, vision, monkeypatch) -> None:
     monkeypatch.setattr(features, "_complete", None)
     huge = replace(vision_like(vision), tokens=10**7)
-    with pytest.raises(ConfigError, match="take 221.7 GiB, vision_cache_gib allows 1") as caught:
+    with pytest.raises(ConfigError, match=r"take 221\.7 GiB, vision_cache_gib allows 1") as caught:
         ready(spec, huge)
     assert caught.value.remedy == "inv train --set vision_cache_gib=222"
     assert kept(spec) == []
 
 
 def vision_like(vision: Vision):
-    from dataclasses import make_dataclass
-
     names = ("tokens", "width", "dtype", "device")
     return make_dataclass("Like", names)(*(getattr(vision, name) for name in names))
 
@@ -120,8 +119,6 @@ def test_a_full_disk_is_an_error_before_anything_is_encoded(tmp_path, monkeypatc
 
 
 def test_the_room_is_bounded_and_the_least_recently_used_go_first(tmp_path) -> None:
-    import os
-
     for age, name in enumerate(("newer", "older", "oldest")):
         (tmp_path / name).write_bytes(bytes(400))
         os.utime(tmp_path / name, (1e9 - age, 1e9 - age))

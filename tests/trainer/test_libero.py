@@ -12,6 +12,7 @@ import pytest
 
 from rdtops.errors import DataError
 from rdtops.trainer import libero
+from rdtops.trainer.bench import as_libero_stores
 from tests.trainer.conftest import RECORDING
 
 RECORDED = "KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet_demo.hdf5"
@@ -232,8 +233,6 @@ def test_a_damaged_image_is_named_when_it_is_read(demonstrations) -> None:
 @pytest.fixture
 def uncompressed(tmp_path) -> Path:
     """The recording as LIBERO's exporter stores it: each camera's images in one piece."""
-    from rdtops.trainer.bench import as_libero_stores
-
     as_libero_stores(RECORDING, tmp_path)
     return tmp_path
 
@@ -261,6 +260,5 @@ def test_a_file_that_was_cut_meanwhile_says_where(uncompressed) -> None:
         frames.read(episode, 0)
     path = uncompressed / RECORDED
     os.truncate(path, path.stat().st_size // 8)
-    with pytest.raises(DataError, match=r"demo_\d, step 40, obs/\w+ cannot be read: the file ends before it"):
-        for episode in dataset.episodes:
-            frames.read(episode, 40)
+    with pytest.raises(DataError, match=r"demo_1, step 40, obs/\w+ cannot be read: the file ends before it"):
+        frames.read(dataset.episodes[1], 40)
