@@ -86,10 +86,10 @@ def rows(dataset: Path, *, quick: bool, only: str = "") -> Iterator[Row]:
                 lambda name: activations(name, goal=1.3, checkpointing=False),
             "the same, with gradient checkpointing":
                 lambda name: activations(name, goal=4, checkpointing=True),
-            "noise draws/s, 4 of one sample, hidden 256":
-                lambda name: noise_draws(name, rounds, hidden=256),
-            "noise draws/s, 4 of one sample, hidden 512":
-                lambda name: noise_draws(name, rounds // 2, hidden=512),
+            "noise draws/s, 4 of one sample":
+                lambda name: noise_draws(name, rounds, goal=2.5, plain=True),
+            "the same, beside 4 samples with a shared background":
+                lambda name: noise_draws(name, rounds, goal=1, plain=False),
             "EMA update, tiny":
                 lambda name: ema_update(name, ARCHITECTURES["tiny"], 10 * rounds),
             "EMA update, hidden 256":
@@ -212,10 +212,10 @@ def bytes_per_sample(name: str, folder: str) -> Row:
 
 # the model ------------------------------------------------------------------------------------------------------------
 
-def small_policy(hidden: int = SMALL["rdt"]["hidden_size"]) -> RDTPolicy:
+def small_policy() -> RDTPolicy:
     """Always the same one. A new model predicts zero, and would have gradients in its last layer only."""
     torch.manual_seed(0)
-    policy = RDTPolicy({**SMALL, "rdt": {**SMALL["rdt"], "hidden_size": hidden}})
+    policy = RDTPolicy(SMALL)
     torch.nn.init.normal_(policy.model.final_layer.ffn_final.fc2.weight, std=0.02)
     return policy.train()
 
@@ -314,16 +314,18 @@ def kept_bytes(policy: RDTPolicy, given: dict[str, torch.Tensor]) -> int:
     return sum(size for place, size in storages.items() if place not in known)
 
 
-def noise_draws(name: str, rounds: int, *, hidden: int, draws: int = 4) -> Row:
-    """Projections grow with the square of the width, attention, which cannot be shared, with the width."""
-    policy, one, drawn = small_policy(hidden), conditions(1), targets(draws)
-    repeated = {key: t if key == "background_tokens" else t.repeat_interleave(draws, 0) for key, t in one.items()}
+def noise_draws(name: str, rounds: int, *, goal: float, plain: bool, draws: int = 4) -> Row:
+    """Beside the sample repeated for each draw: in a plain batch, or in one that shares its background as ours does."""
+    one, drawn = conditions(1), targets(draws)
     action = drawn["action_gt"][:1]
-    theirs = {**repeated, **drawn, "action_gt": action.repeat_interleave(draws, 0)}
+    repeated = {key: t if key == "background_tokens" else t.repeat_interleave(draws, 0) for key, t in one.items()}
+    theirs = {**(without_sharing(repeated) if plain else repeated), **drawn,
+              "action_gt": action.repeat_interleave(draws, 0)}
     ours = {**one, "action_gt": action, "noise": drawn["noise"][None], "timesteps": drawn["timesteps"][None]}
-    apart = (policy.loss(**theirs) - policy.loss(**ours)).abs().item()
+    policy, other = small_policy(), published.plain(small_policy()) if plain else small_policy()
+    apart = (other.loss(**theirs) - policy.loss(**ours)).abs().item()
     assert apart < TOLERANCE, apart
-    return compared(name, lambda: policy.loss(**theirs).backward(), lambda: policy.loss(**ours).backward(), rounds, 2.5,
+    return compared(name, lambda: other.loss(**theirs).backward(), lambda: policy.loss(**ours).backward(), rounds, goal,
                     f"the sample 4 times; losses differ by {apart:.0e}")
 
 

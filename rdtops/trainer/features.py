@@ -87,7 +87,7 @@ def _begin(path: Path, partial: Path, size_bytes: int, limit_bytes: int) -> bool
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size == size_bytes:
         path.touch()  # used most recently
-        log.info("vision features: %s, %.2f GB, made before", path, size_bytes / 1e9)
+        log.info("vision features: %s, %.2f GiB, made before", path, size_bytes / 2**30)
         return False
     if size_bytes > limit_bytes:
         raise ConfigError(f"the vision features of this dataset take {size_bytes / 2**30:.1f} GiB, vision_cache_gib "
@@ -95,8 +95,8 @@ def _begin(path: Path, partial: Path, size_bytes: int, limit_bytes: int) -> bool
                           remedy=f"inv train --set vision_cache_gib={math.ceil(size_bytes / 2**30)}")
     _prune(path.parent, limit_bytes - size_bytes)
     _allocate(partial, size_bytes)
-    log.info("vision features: encoding every frame once into %s, %.2f GB of at most %.2f", path, size_bytes / 1e9,
-             limit_bytes / 1e9)
+    log.info("vision features: encoding every frame once into %s, %.2f GiB of at most %d", path, size_bytes / 2**30,
+             limit_bytes >> 30)
     return True
 
 
