@@ -78,7 +78,8 @@ def prepare(spec: RunSpec, dataset: libero.Dataset, vision: Vision, ranks: Ranks
 
 def _key(dataset: libero.Dataset, encoder: Path, vision: Vision) -> str:
     """Of all that the numbers depend on: a GPU's differ from a CPU's in the last bits."""
-    facts = [VERSION, sorted(dataset.md5.items()), identity(encoder), str(vision.dtype), vision.device.type]
+    samples = [(e.file, e.name, e.starts, dataset.upside_down[e.file]) for e in dataset.episodes]
+    facts = [VERSION, sorted(dataset.md5.items()), samples, identity(encoder), str(vision.dtype), vision.device.type]
     return hashlib.md5(json.dumps(facts).encode()).hexdigest()
 
 

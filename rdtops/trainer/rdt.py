@@ -294,25 +294,22 @@ class _Scaled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, centred: bool):
-        wide = x.float()
-        scale = torch.rsqrt(_power(wide, centred) + NORM_EPS)
+        scale = torch.rsqrt(_power(x.float(), centred) + NORM_EPS)  # with its dtype it makes products float32
         ctx.save_for_backward(x, weight, scale)
         ctx.centred = centred
-        return (wide * scale).mul_(weight).to(x.dtype)
+        return torch.mul(x * scale, weight, out=torch.empty_like(x))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        given, weight, scale = ctx.saved_tensors
-        x, gradient, size = given.float(), gradient.float(), given.shape[-1]
+        x, weight, scale = ctx.saved_tensors
         grad_weight = (x * scale).mul_(gradient).sum(tuple(range(x.ndim - 1)))
         grad_x = gradient * weight
         # how much the row's power changes with x, for centred rows around their mean
-        pull = torch.linalg.vecdot(grad_x, x)[..., None] * scale**3 / (size - ctx.centred)
+        pull = (grad_x * x).sum(-1, keepdim=True) * scale**3 / (x.shape[-1] - ctx.centred)
+        centre = x.mean(-1, keepdim=True, dtype=torch.float32) if ctx.centred else 0
         grad_x.mul_(scale).addcmul_(x, pull, value=-1)
-        if ctx.centred:
-            grad_x.add_(x.mean(-1, keepdim=True) * pull)
-        return grad_x.to(given.dtype), grad_weight, None
+        return torch.add(grad_x, centre * pull, out=torch.empty_like(x)), grad_weight, None
 
 
 def _power(x, centred: bool) -> torch.Tensor:
@@ -322,7 +319,7 @@ def _power(x, centred: bool) -> torch.Tensor:
     if x.is_cuda:
         return x.var(-1, keepdim=True)
     apart = x - x.mean(-1, keepdim=True)  # torch.var takes four times as long on a CPU
-    return torch.linalg.vecdot(apart, apart)[..., None] / (x.shape[-1] - 1)
+    return apart.square_().sum(-1, keepdim=True) / (x.shape[-1] - 1)
 
 
 class SelfAttention(nn.Module):
@@ -362,6 +359,7 @@ class CrossAttention(nn.Module):
     def keys_values(self, condition: Condition) -> KeysValues:
         k_BNKE, v_BNKE = self._project(condition.own_BKD)
         if condition.shared_SD is not None:
+            assert condition.mask_BK is None
             shared = self._project(condition.shared_SD[None])
             k_BNKE, v_BNKE = (torch.cat([own, other.expand(len(own), -1, -1, -1)], dim=2)
                               for own, other in zip((k_BNKE, v_BNKE), shared, strict=True))

@@ -104,6 +104,16 @@ def test_the_loss_of_draws_is_their_mean_whatever_counts(policy) -> None:
 
 
 @pytest.mark.parametrize("kind", ["timm_1_0_3", "rms"])
+def test_under_autocast_a_norm_computes_in_float32(kind) -> None:
+    torch.manual_seed(0)
+    values = torch.randn(50, 256) * 3
+    ours, theirs = Norm(256, kind), published.PlainNorm(256, kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        one, other = ours(values), theirs(values)
+    torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["timm_1_0_3", "rms"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_norm_has_the_gradients_of_its_definition(kind, dtype) -> None:
     torch.manual_seed(0)
