@@ -36,6 +36,7 @@ class TrainConfig:
     # how much, how long
     batch_size_per_process: int = 4
     gradient_accumulation_steps: int = 1
+    noise_draws_per_sample: int = 1  # more share one sample's language and images: cheap, and less varied than samples
     gradient_checkpointing: bool = False
     max_steps: int = 30_000
     checkpoint_every_steps: int = 2_000
@@ -64,6 +65,7 @@ class TrainConfig:
     # data
     loader_workers: int = 8
     image_augmentation: bool = True
+    vision_cache_gib: int = 0  # keep SigLIP's output of every frame on disk, at most this; 0: encode in every step
     state_noise_snr_db: float | None = 40.0
     condition_dropout: float = 0.1  # probability that language, an image or the state is masked in a sample
     seed: int = 42
@@ -171,12 +173,12 @@ def checked(config: TrainConfig) -> TrainConfig:
                      for key, allowed in CHOICES.items() if getattr(config, key) not in allowed]
         positive = ("num_processes", "batch_size_per_process", "gradient_accumulation_steps", "max_steps",
                     "checkpoint_every_steps", "checkpoints_total_limit", "checkpoints_keep_best", "log_every_steps",
-                    "heldout_samples", "learning_rate", "max_grad_norm")
+                    "heldout_samples", "noise_draws_per_sample", "learning_rate", "max_grad_norm")
         problems += [f"{key} = {getattr(config, key)}: must be above 0"
                      for key in positive if getattr(config, key) <= 0]
         not_negative = ("warmup_steps", "loader_workers", "sample_every_steps", "weight_decay",
                         "min_gpu_memory_free_mib", "checkpoints_keep_every_steps", "heldout_every_steps",
-                        "log_every_s")
+                        "log_every_s", "vision_cache_gib")
         problems += [f"{key} = {getattr(config, key)}: must not be negative"
                      for key in not_negative if getattr(config, key) < 0]
         if config.sharding != "none" and config.mixed_precision == "fp16":
@@ -185,6 +187,9 @@ def checked(config: TrainConfig) -> TrainConfig:
             problems.append(f"condition_dropout = {config.condition_dropout}: from 0 to below 1")
         if not 0 <= config.heldout_share <= 0.5:
             problems.append(f"heldout_share = {config.heldout_share}: from 0 to 0.5")
+        if config.vision_cache_gib and config.image_augmentation:
+            problems.append(f"vision_cache_gib = {config.vision_cache_gib}: images are augmented anew in every step, "
+                            "what the encoder makes of them cannot be kept; with it, image_augmentation=false")
     if problems:
         raise ConfigError("training configuration: " + "; ".join(problems))
     return config

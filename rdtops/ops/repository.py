@@ -131,6 +131,7 @@ def bench(say: Say, name: str, *, quick: bool = False, only: str = "") -> Iterat
 
     benches: dict[str, Callable[[], Iterator[Measured]]] = {
         "startup": _bench_startup,
+        "trainer": lambda: _bench_trainer(quick=quick, only=only),
         "transfer": lambda: transfer_bench.transfer_rows(say, quick=quick, only=only)}
     if name not in benches:
         raise UsageError(f"there is no bench {name!r}; benches: {', '.join(benches)}")
@@ -172,6 +173,20 @@ def _bench_startup(rounds: int = 15) -> Iterator[Measured]:
             ratio = statistics.median(ours) / statistics.median(theirs)
             yield Measured(f"inv {arguments}", round(ratio, 2), "at most 2 x plain Invoke on an empty tasks.py",
                            ratio <= 2, "inv bench startup")
+
+
+def _bench_trainer(*, quick: bool, only: str) -> Iterator[Measured]:
+    """The trainer's own program measures, with one thread a process as accelerate starts it: torch stays over there."""
+    words = [sys.executable, "-m", "rdtops.trainer.bench", str(ROOT / "rdtops" / "lab" / "data"),
+             *(["--quick"] if quick else []), "--only", only]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"}) as program:
+        assert program.stdout
+        for line in program.stdout:
+            yield Measured(**json.loads(line))
+    if program.returncode:
+        raise StepFailed(f"the benchmark ended with exit {program.returncode}; it needs the trainer's packages",
+                         remedy="pip install -c constraints.txt -e '.[demo]'")
 
 
 def _seconds(arguments: list[str], folder: str) -> float:

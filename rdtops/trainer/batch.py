@@ -3,7 +3,8 @@
 A step learns from `global_batch` samples, numbered 0 and up; which process works on number n is no part of any draw.
 So a resumed run continues bit-equal, and the number of processes does not change what is learnt.
 
-Shapes: B samples, H actions of a chunk, A slots (128), V history frames (2), C cameras that exist (2), S pixels.
+Shapes: B samples, R noise draws of each, H actions of a chunk, A slots (128), V history frames (2), C cameras that
+exist (2), K frames that were kept, S pixels.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ _ORDER, _SAMPLE = 0, 1  # keep the two kinds of draws apart
 
 @dataclass(frozen=True)
 class Batch:
-    frames_BVCSS3: torch.Tensor  # uint8, upright
+    sample_B: torch.Tensor  # its number in the dataset
+    frames_BVCSS3: torch.Tensor  # uint8, upright; without pixels where the encoder's output is kept on disk
     frames_kept_BVC: torch.Tensor  # False: there was none before the first, or it was dropped
+    kept_K: torch.Tensor  # where frames_kept is True, flattened: found here, a GPU would have to be waited for
     jitter_B3: torch.Tensor
     instruction_B: torch.Tensor  # number of the text
     state_B1A: torch.Tensor
@@ -40,8 +43,8 @@ class Batch:
     actions_BHA: torch.Tensor
     step_mask_BH: torch.Tensor  # False after the end of the episode
     action_mask_B1A: torch.Tensor
-    noise_BHA: torch.Tensor
-    timesteps_B: torch.Tensor
+    noise_BRHA: torch.Tensor
+    timesteps_BR: torch.Tensor
 
     def to(self, device: torch.device) -> Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
@@ -49,6 +52,16 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Called by the loader, which finds it by its name."""
         return self._each(torch.Tensor.pin_memory)
+
+    @property
+    def noise_BHA(self) -> torch.Tensor:
+        """The first draw's."""
+        return self.noise_BRHA[:, 0]
+
+    @property
+    def timesteps_B(self) -> torch.Tensor:
+        """The first draw's."""
+        return self.timesteps_BR[:, 0]
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)})
@@ -120,14 +133,20 @@ class Samples(torch.utils.data.Dataset):
         return {**self._recorded(sample), "noise": noise, "timestep": 0, "jitter": np.ones(3, np.float32)}
 
     def _drawn(self, sample: int, random: np.random.Generator) -> dict[str, Any]:
-        """Draws happen in a fixed order, whether used or not: switching one off leaves the others as they were."""
+        """Draws happen in a fixed order, whether used or not: switching one off leaves the others as they were. So
+        further draws of noise come last."""
         noise = random.standard_normal((self.horizon, SLOTS), np.float32)
         timestep = int(random.integers(self.diffusion_steps))
         disturbance = random.standard_normal(SLOTS, np.float32)
         language, state, *frames = random.random(2 + HISTORY * len(libero.CAMERAS)) < self.config.condition_dropout
         jittered, jitter = random.random() < 0.5, random.uniform(1 - JITTER, 1 + JITTER, 3).astype(np.float32)
 
-        drawn = {**self._recorded(sample), "noise": noise, "timestep": timestep, "jitter": np.ones(3, np.float32)}
+        more = self.config.noise_draws_per_sample - 1
+        more_noise = random.standard_normal((more, self.horizon, SLOTS), np.float32)
+        more_timesteps = random.integers(self.diffusion_steps, size=more)
+
+        drawn = {**self._recorded(sample), "noise": noise, "timestep": timestep, "more_noise": more_noise,
+                 "more_timesteps": more_timesteps, "jitter": np.ones(3, np.float32)}
         if self.config.image_augmentation and jittered:
             drawn["jitter"] = jitter
         if self.config.state_noise_snr_db is not None:
@@ -148,7 +167,8 @@ class Samples(torch.utils.data.Dataset):
         actions[:len(following)] = self.codec.encode_actions(following)
         here = slice(now, now + 1)
         return {
-            "frames": np.stack([self.frames.read(episode, t) for t in (before, now)]),
+            "sample": sample,
+            "frames": self._frames(episode, before, now),
             "frames_kept": np.repeat([[now > 0], [True]], len(libero.CAMERAS), axis=1),
             "instruction": self.texts.index(episode.instruction),
             "state": self.codec.encode_state(episode.joint_rad_T7[here], episode.finger_m_T2[here],
@@ -157,20 +177,30 @@ class Samples(torch.utils.data.Dataset):
             "actions": actions,
             "step_mask": np.arange(self.horizon) < len(following),
             "action_mask": self.codec.action_mask.astype(np.float32),
+            "more_noise": np.empty((0, self.horizon, SLOTS), np.float32), "more_timesteps": np.empty(0, np.int64),
         }
+
+
+    def _frames(self, episode: libero.Episode, before: int, now: int) -> np.ndarray:
+        if self.config.vision_cache_gib:
+            return np.empty((HISTORY, len(libero.CAMERAS), 0, 0, 3), np.uint8)
+        return np.stack([self.frames.read(episode, t) for t in (before, now)])
 
 
 def collate(samples: list[dict[str, Any]]) -> Batch:
     def stacked(name: str) -> torch.Tensor:
         return torch.from_numpy(np.stack([s[name] for s in samples]))
 
+    frames_kept_BVC = stacked("frames_kept")
     return Batch(
-        frames_BVCSS3=stacked("frames"), frames_kept_BVC=stacked("frames_kept"), jitter_B3=stacked("jitter"),
+        sample_B=stacked("sample"), frames_BVCSS3=stacked("frames"), frames_kept_BVC=frames_kept_BVC,
+        kept_K=frames_kept_BVC.flatten().nonzero()[:, 0], jitter_B3=stacked("jitter"),
         instruction_B=stacked("instruction"),
         state_B1A=stacked("state")[:, None], state_mask_B1A=stacked("state_mask")[:, None],
         actions_BHA=stacked("actions"), step_mask_BH=stacked("step_mask"),
         action_mask_B1A=stacked("action_mask")[:, None],
-        noise_BHA=stacked("noise"), timesteps_B=stacked("timestep"))
+        noise_BRHA=torch.cat([stacked("noise")[:, None], stacked("more_noise")], dim=1),
+        timesteps_BR=torch.cat([stacked("timestep")[:, None], stacked("more_timesteps")], dim=1))
 
 
 @dataclass(frozen=True)

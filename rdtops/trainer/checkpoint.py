@@ -198,8 +198,7 @@ def restore_optimizer(folder: Path, policy: RDTPolicy, optimizer: torch.optim.Op
         if odd:
             raise WeightsError(f"{path}: {odd[0]}.{name} is {tuple(moments[odd[0]].shape)}, its parameter "
                                f"{tuple(parameter.shape)}")
-        optimizer.state[parameter] = {
-            part: value if part == "step" else value.to(parameter.device) for part, value in moments.items()}
+        optimizer.state[parameter] = {part: value.to(parameter.device) for part, value in moments.items()}
     if tensors:
         raise WeightsError(f"{path} has moments of parameters that the model does not have: {', '.join(tensors)}")
 

@@ -14,6 +14,7 @@ import torch
 from rdtops.errors import WeightsError
 from rdtops.trainer.batch import HISTORY, Batch
 from rdtops.trainer.encoders import Vision, as_batch
+from rdtops.trainer.features import Features
 
 CAMERAS = 3  # of RDT: outside, right wrist, left wrist. The left wrist does not exist in LIBERO
 
@@ -24,6 +25,7 @@ class Conditions:
     def __init__(self, instructions: dict[str, torch.Tensor], vision_folder: str | Path, control_hz: int,
                  device: torch.device, dtype: torch.dtype) -> None:
         self.vision = Vision(vision_folder, device, dtype)
+        self.features: Features | None = None  # what SigLIP made of every frame, where that is kept
         self.texts, tokens, mask = as_batch(instructions)
         self.lang_tokens, self.lang_mask = tokens.to(device), mask.to(device)
         self.control_hz = control_hz
@@ -49,18 +51,24 @@ class Conditions:
             "lang_tokens": self.lang_tokens[batch.instruction_B],
             "lang_attn_mask": self.lang_mask[batch.instruction_B],
             "img_tokens": self.image_tokens(batch),
+            "background_tokens": self.vision.background_PW,  # of the left wrist, in both frames of every sample
             "state_tokens": batch.state_B1A,
             "state_mask": batch.state_mask_B1A,
             "action_mask": batch.action_mask_B1A,
-            "ctrl_freqs": torch.full_like(batch.timesteps_B, self.control_hz),
+            "ctrl_freqs": torch.full_like(batch.sample_B, self.control_hz),
         }
 
     def image_tokens(self, batch: Batch) -> torch.Tensor:
-        """(B, V * 3 * P, W), the older frame first, in each the cameras in turn; background where nothing was kept."""
+        """(B, V, C, P, W): what the cameras saw, the older frame first; background where nothing was kept."""
+        shape = batch.frames_kept_BVC.shape
+        tokens = self.vision.background_PW.repeat(batch.frames_kept_BVC.numel(), 1, 1)
+        tokens[batch.kept_K] = self._seen(batch)
+        return tokens.unflatten(0, shape)
+
+    def _seen(self, batch: Batch) -> torch.Tensor:
+        """The frames that were kept: (kept, P, W)."""
+        if self.features:
+            return self.features.of(batch.sample_B)[batch.kept_K]
         frames = batch.frames_BVCSS3
         jitter = batch.jitter_B3[:, None, None].expand(*frames.shape[:3], 3)  # one sample, one light
-        tokens = self.vision.encode(frames.flatten(0, 2), jitter.flatten(0, 2)).unflatten(0, frames.shape[:3])
-        background = self.vision.background_PW
-        tokens = torch.where(batch.frames_kept_BVC[..., None, None], tokens, background)
-        absent = background.expand(*tokens.shape[:2], CAMERAS - tokens.shape[2], -1, -1)
-        return torch.cat([tokens, absent], dim=2).flatten(1, 3)
+        return self.vision.encode(frames.flatten(0, 2)[batch.kept_K], jitter.flatten(0, 2)[batch.kept_K])

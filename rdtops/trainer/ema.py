@@ -17,6 +17,9 @@ class Ema:
         self.policy = copy.deepcopy(policy).requires_grad_(False).eval()
         self.settings: dict[str, Any] = policy.config.get("ema") or {}
         self.updates = 0  # saved with the weights, or a resumed average would start over
+        self._of: tuple[RDTPolicy, RDTPolicy] | None = None
+        self._averages: list[torch.Tensor] = []
+        self._currents: list[torch.Tensor] = []
 
     @property
     def decay(self) -> float:
@@ -29,7 +32,9 @@ class Ema:
 
     @torch.no_grad()
     def step(self, policy: RDTPolicy) -> None:
-        weight = 1 - self.decay
-        for average, current in zip(self.policy.parameters(), policy.parameters(), strict=True):
-            average.lerp_(current, weight)
+        if self._of != (self.policy, policy):  # walking through two models costs more than averaging a small one
+            self._of = self.policy, policy
+            self._averages, self._currents = list(self.policy.parameters()), list(policy.parameters())
+            assert len(self._averages) == len(self._currents)
+        torch._foreach_lerp_(self._averages, self._currents, 1 - self.decay)
         self.updates += 1

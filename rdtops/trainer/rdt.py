@@ -5,20 +5,24 @@ are held to recordings of the official code (tests/trainer/test_rdt.py).
 
 Shapes: B samples, H actions of a chunk (horizon), A slots of an action or state (128), D hidden width,
 L language tokens, I image tokens, T = 3 + H trajectory tokens (diffusion time, control frequency, state, actions),
-N heads, E width of a head, K tokens attended to. `x_BHA` has the axes B, H, A.
+N heads, E width of a head, K tokens attended to, S of them shared by all samples, R noise draws of a sample.
+Of images: V frames, C cameras that exist, P tokens of an image. `x_BHA` has the axes B, H, A.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -107,44 +111,60 @@ class RDTPolicy(nn.Module):
         self.model.initialise(self.config)
 
     def loss(self, *, lang_tokens, lang_attn_mask, img_tokens, state_tokens, action_gt, action_mask, ctrl_freqs,
-             noise=None, timesteps=None, state_mask=None, step_mask=None, valid_steps=None) -> torch.Tensor:
+             noise=None, timesteps=None, state_mask=None, step_mask=None, valid_steps=None,
+             background_tokens=None) -> torch.Tensor:
         """Mean squared error of the denoised chunk, computed in float32.
 
         lang_tokens (B, L, lang width), lang_attn_mask (B, L) bool: True is attended to; img_tokens (B, I, img width);
         state_tokens (B, 1, A); action_gt (B, H, A); action_mask (B, 1, A): which slots are meant, for the actions and,
         unless `state_mask` says otherwise, for the state; ctrl_freqs (B,) in Hz. noise (B, H, A) and timesteps (B,)
-        are drawn when not given. step_mask (B, H): False where an episode had ended; such actions do not count.
-        The sum over what counts is divided by `valid_steps` (default: how many steps count here) and by A.
+        are drawn when not given; as (B, R, H, A) and (B, R) they are R draws of each sample, which share what the
+        sample's language and images cost, and the loss is the mean over them. step_mask (B, H): False where an episode
+        had ended; such actions do not count. The sum over what counts is divided by `valid_steps` (default: how many
+        steps count here) and by A.
+        background_tokens (P, img width) stand for the cameras that do not exist, the last ones of every frame;
+        img_tokens are then of those that do, (B, V, C, P, img width), and the background is computed once for all.
         """
         noise_BHA = torch.randn_like(action_gt) if noise is None else noise
         if timesteps is None:
-            timesteps = torch.randint(self._noise.config.num_train_timesteps, (len(action_gt),),
+            timesteps = torch.randint(self._noise.config.num_train_timesteps, noise_BHA.shape[:-2],
                                       device=action_gt.device)
+        draws = noise_BHA.shape[1] if noise_BHA.ndim == 4 else 1
+        noise_BHA, timesteps = noise_BHA.flatten(0, -3), timesteps.flatten()
+        action_gt, state_tokens, action_mask, state_mask, step_mask, ctrl_freqs = (
+            _repeated(t, draws) for t in (action_gt, state_tokens, action_mask, state_mask, step_mask, ctrl_freqs))
         noisy_BHA = self._noise.add_noise(action_gt, noise_BHA, timesteps)
-        lang_BLD, img_BID = self.lang_adaptor(lang_tokens), self.img_adaptor(img_tokens)
+        conditions = self.conditions(lang_tokens, lang_attn_mask, img_tokens, background_tokens)
         trajectory_BTD = self.adapt_trajectory(state_tokens, noisy_BHA, action_mask, state_mask)
-        predicted_BHA = self.model(trajectory_BTD, ctrl_freqs, timesteps, lang_BLD, img_BID, lang_attn_mask)
+        predicted_BHA = self.model.denoise(trajectory_BTD, ctrl_freqs, timesteps, conditions)
         target_BHA = noise_BHA if self.prediction_type == "epsilon" else action_gt
         error_BHA = (predicted_BHA.float() - target_BHA.float()).square()
         if step_mask is None:
             return error_BHA.mean()
-        count = step_mask.sum() if valid_steps is None else valid_steps
+        count = step_mask.sum() if valid_steps is None else draws * valid_steps
         return (error_BHA * step_mask[..., None]).sum() / (count * error_BHA.shape[-1])
 
     @torch.no_grad()
     def predict_action(self, *, lang_tokens, lang_attn_mask, img_tokens, state_tokens, action_mask, ctrl_freqs,
-                       noise=None, state_mask=None) -> torch.Tensor:
+                       noise=None, state_mask=None, background_tokens=None) -> torch.Tensor:
         """A chunk of actions (B, H, A), zero in the slots that are not meant. Arguments as for `loss`."""
         shape = (len(state_tokens), self.config["pred_horizon"], self.config["action_dim"])
         chunk_BHA = torch.randn(shape, device=state_tokens.device) if noise is None else noise
-        lang_BLD, img_BID = self.lang_adaptor(lang_tokens), self.img_adaptor(img_tokens)
+        conditions = self.conditions(lang_tokens, lang_attn_mask, img_tokens, background_tokens)
+        attended = self.model.keys_values(conditions)  # the conditions stay as they are while the actions take shape
         solver = diffusion.solver(self.config["noise_scheduler"])
         for timestep in solver.timesteps:
             trajectory_BTD = self.adapt_trajectory(state_tokens, chunk_BHA, action_mask, state_mask)
             time_B = timestep.to(chunk_BHA.device).expand(len(chunk_BHA))
-            output_BHA = self.model(trajectory_BTD, ctrl_freqs, time_B, lang_BLD, img_BID, lang_attn_mask)
+            output_BHA = self.model.denoise(trajectory_BTD, ctrl_freqs, time_B, attended)
             chunk_BHA = solver.step(output_BHA.float(), timestep, chunk_BHA).prev_sample
         return chunk_BHA * action_mask
+
+    def conditions(self, lang_tokens, lang_attn_mask, img_tokens, background_tokens=None) -> tuple[Condition, ...]:
+        """What the blocks attend to, in turn: language and images. Arguments as for `loss`."""
+        background_PD = None if background_tokens is None else self.img_adaptor(background_tokens)
+        return self.model.conditions(
+            self.lang_adaptor(lang_tokens), self.img_adaptor(img_tokens), lang_attn_mask, background_PD)
 
     def adapt_trajectory(self, state_B1A, actions_BHA, action_mask_B1A, state_mask_B1A=None) -> torch.Tensor:
         """State and noisy actions, each beside its mask, in hidden width: (B, 1 + H, D)."""
@@ -172,17 +192,34 @@ class RDT(nn.Module):
 
     def forward(self, trajectory_BTD, ctrl_freqs_B, timesteps_B, lang_BLD, img_BID, lang_mask_BL=None) -> torch.Tensor:
         """trajectory_BTD: state and noisy actions, (B, 1 + H, D). Returns (B, H, A)."""
+        return self.denoise(trajectory_BTD, ctrl_freqs_B, timesteps_B, self.conditions(lang_BLD, img_BID, lang_mask_BL))
+
+    def conditions(self, lang_BLD, img_BID, lang_mask_BL=None, background_PD=None) -> tuple[Condition, ...]:
+        """Both with their positions added. With a background img_BID is (B, V, C, P, D)."""
+        language = Condition(lang_BLD + self.lang_cond_pos_embed[:, : lang_BLD.shape[1]], mask_BK=lang_mask_BL)
+        if background_PD is None:
+            return language, Condition(img_BID + self.img_cond_pos_embed)
+        frames, cameras, patches = img_BID.shape[1:4]
+        places = self.img_cond_pos_embed[0].unflatten(0, (frames, -1, patches))
+        return language, Condition((img_BID + places[:, :cameras]).flatten(1, 3),
+                                   shared_SD=(background_PD + places[:, cameras:]).flatten(0, 2))
+
+    def keys_values(self, conditions: Sequence[Condition]) -> list[KeysValues]:
+        """Of every block, for many calls of `denoise` with the same conditions."""
+        layers: list[Any] = [block.cross_attn for block in self.blocks]
+        return [layer.keys_values(condition) for layer, condition in zip(layers, itertools.cycle(conditions))]
+
+    def denoise(self, trajectory_BTD, ctrl_freqs_B, timesteps_B,
+                conditions: Iterable[Condition | KeysValues]) -> torch.Tensor:
+        """The blocks take the conditions in turn. A trajectory batch of B x R has R draws of each of B samples, side
+        by side, and the conditions are those of the B samples. Returns (B x R, H, A)."""
         time_BD, freq_BD = self.t_embedder(timesteps_B), self.freq_embedder(ctrl_freqs_B)
         x_BTD = torch.cat([time_BD[:, None], freq_BD[:, None], trajectory_BTD], dim=1) + self.x_pos_embed
-        lang_BLD = lang_BLD + self.lang_cond_pos_embed[:, : lang_BLD.shape[1]]
-        img_BID = img_BID + self.img_cond_pos_embed
-        conditions = ((lang_BLD, lang_mask_BL), (img_BID, None))
-        for number, block in enumerate(self.blocks):
-            condition_BKD, mask_BK = conditions[number % 2]
+        for block, condition in zip(self.blocks, itertools.cycle(conditions)):
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x_BTD = checkpoint(block, x_BTD, condition_BKD, mask_BK, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, condition, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, condition_BKD, mask_BK)
+                x_BTD = block(x_BTD, condition)
         return self.final_layer(x_BTD)[:, -self.horizon:]
 
     def initialise(self, config: dict[str, Any]) -> None:
@@ -200,6 +237,23 @@ class RDT(nn.Module):
         self.img_cond_pos_embed.copy_(position_embedding(hidden, img)[None])
 
 
+@dataclass(frozen=True)
+class Condition:
+    """Tokens that a block attends to."""
+
+    own_BKD: torch.Tensor
+    shared_SD: torch.Tensor | None = None  # the same for every sample, and attended to after its own
+    mask_BK: torch.Tensor | None = None  # True is attended to; not together with shared tokens
+
+
+class KeysValues(NamedTuple):
+    """What a block makes of a Condition, whatever the trajectory."""
+
+    k_BNKE: torch.Tensor
+    v_BNKE: torch.Tensor
+    mask_B11K: torch.Tensor | None
+
+
 class Block(nn.Module):
     def __init__(self, hidden: int, heads: int, norm: str) -> None:
         super().__init__()
@@ -210,9 +264,9 @@ class Block(nn.Module):
         self.norm3 = Norm(hidden, norm)
         self.ffn = FeedForward(hidden, hidden)
 
-    def forward(self, x_BTD, condition_BKD, mask_BK) -> torch.Tensor:
+    def forward(self, x_BTD, condition: Condition | KeysValues) -> torch.Tensor:
         x_BTD = x_BTD + self.attn(self.norm1(x_BTD))
-        x_BTD = x_BTD + self.cross_attn(self.norm2(x_BTD), condition_BKD, mask_BK)
+        x_BTD = x_BTD + self.cross_attn(self.norm2(x_BTD), condition)
         return x_BTD + self.ffn(self.norm3(x_BTD))
 
 
@@ -239,9 +293,41 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x) -> torch.Tensor:
-        wide = x.float()
-        power = wide.var(-1, keepdim=True) if self.kind == "timm_1_0_3" else wide.square().mean(-1, keepdim=True)
-        return (wide * torch.rsqrt(power + NORM_EPS) * self.weight).to(x.dtype)
+        return _Scaled.apply(x, self.weight, self.kind == "timm_1_0_3")
+
+
+class _Scaled(torch.autograd.Function):
+    """x * rsqrt(power + eps) * weight in float32. For the way back it keeps x as it came and one number a row; autograd
+    would keep three copies of x in float32, of the keys of thousands of image tokens in every block."""
+
+    @staticmethod
+    def forward(ctx, x, weight, centred: bool):
+        scale = torch.rsqrt(_power(x.float(), centred) + NORM_EPS)  # with its dtype it makes products float32
+        ctx.save_for_backward(x, weight, scale)
+        ctx.centred = centred
+        return torch.mul(x * scale, weight, out=torch.empty_like(x))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        x, weight, scale = ctx.saved_tensors
+        grad_weight = (x * scale).mul_(gradient).sum(tuple(range(x.ndim - 1)))
+        grad_x = gradient * weight
+        # how much the row's power changes with x, for centred rows around their mean
+        pull = (grad_x * x).sum(-1, keepdim=True) * scale**3 / (x.shape[-1] - ctx.centred)
+        centre = x.mean(-1, keepdim=True, dtype=torch.float32) if ctx.centred else 0
+        grad_x.mul_(scale).addcmul_(x, pull, value=-1)
+        return torch.add(grad_x, centre * pull, out=torch.empty_like(x)), grad_weight, None
+
+
+def _power(x, centred: bool) -> torch.Tensor:
+    """Of each row: the unbiased variance, or the mean square."""
+    if not centred:
+        return x.square().mean(-1, keepdim=True)
+    if x.is_cuda:
+        return x.var(-1, keepdim=True)
+    apart = x - x.mean(-1, keepdim=True)  # torch.var takes four times as long on a CPU
+    return apart.square_().sum(-1, keepdim=True) / (x.shape[-1] - 1)
 
 
 class SelfAttention(nn.Module):
@@ -269,16 +355,27 @@ class CrossAttention(nn.Module):
         self.k_norm = Norm(hidden // heads, norm)
         self.proj = nn.Linear(hidden, hidden)
 
-    def forward(self, x_BTD, condition_BKD, mask_BK=None) -> torch.Tensor:
-        """mask_BK is boolean and stays so: True is attended to. As a number it would be added, and mask nothing."""
-        q_BNTE = _heads(self.q(x_BTD), self.heads)
-        k_BNKE, v_BNKE = (_heads(part, self.heads) for part in self.kv(condition_BKD).chunk(2, dim=-1))
-        if mask_BK is not None:
-            assert mask_BK.dtype == torch.bool, mask_BK.dtype
-            mask_BK = mask_BK[:, None, None]
-        mixed_BNTE = functional.scaled_dot_product_attention(
-            self.q_norm(q_BNTE), self.k_norm(k_BNKE), v_BNKE, attn_mask=mask_BK)
-        return self.proj(mixed_BNTE.transpose(1, 2).flatten(2))
+    def forward(self, x_BTD, condition: Condition | KeysValues) -> torch.Tensor:
+        """x may hold several draws of each sample, side by side: to their sample's tokens they are more queries."""
+        keys_values = condition if isinstance(condition, KeysValues) else self.keys_values(condition)
+        k_BNKE, v_BNKE, mask_B11K = keys_values
+        queries_BTD = self.q(x_BTD).reshape(len(k_BNKE), -1, x_BTD.shape[-1])
+        q_BNTE = self.q_norm(_heads(queries_BTD, self.heads))
+        mixed_BNTE = functional.scaled_dot_product_attention(q_BNTE, k_BNKE, v_BNKE, attn_mask=mask_B11K)
+        return self.proj(mixed_BNTE.transpose(1, 2).reshape(x_BTD.shape))
+
+    def keys_values(self, condition: Condition) -> KeysValues:
+        k_BNKE, v_BNKE = self._project(condition.own_BKD)
+        if condition.shared_SD is not None:
+            assert condition.mask_BK is None
+            shared = self._project(condition.shared_SD[None])
+            k_BNKE, v_BNKE = (torch.cat([own, other.expand(len(own), -1, -1, -1)], dim=2)
+                              for own, other in zip((k_BNKE, v_BNKE), shared, strict=True))
+        return KeysValues(k_BNKE, v_BNKE, _checked_mask(condition.mask_BK))
+
+    def _project(self, tokens_BKD) -> tuple[torch.Tensor, torch.Tensor]:
+        k_BNKE, v_BNKE = (_heads(part, self.heads) for part in self.kv(tokens_BKD).chunk(2, dim=-1))
+        return self.k_norm(k_BNKE), v_BNKE
 
 
 class FeedForward(nn.Module):
@@ -358,6 +455,18 @@ def _sincos(width: int, positions: torch.Tensor) -> torch.Tensor:
 
 def _heads(x_BTD, heads: int) -> torch.Tensor:
     return x_BTD.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _checked_mask(mask_BK) -> torch.Tensor | None:
+    """It is boolean and stays so. As a number it would be added, and mask nothing."""
+    if mask_BK is None:
+        return None
+    assert mask_BK.dtype == torch.bool, mask_BK.dtype
+    return mask_BK[:, None, None]
+
+
+def _repeated(tensor, times: int):
+    return tensor if tensor is None or times == 1 else tensor.repeat_interleave(times, dim=0)
 
 
 def _checked(config: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,8 @@ def _samples(run: Path, spec: RunSpec, policy: RDTPolicy, device: torch.device) 
     conditions = Conditions(instructions, _asset(spec, "vision_encoder"), using.control_hz, device,
                             DTYPES[spec.train.mixed_precision])
     samples = Samples(dataset, using, found, conditions.texts, policy.config["pred_horizon"],
-                      policy.config["noise_scheduler"]["num_train_timesteps"], spec.train)
+                      policy.config["noise_scheduler"]["num_train_timesteps"],
+                      replace(spec.train, vision_cache_gib=0))  # encoded anew: the bits are the same
     return samples, conditions
 
 
@@ -208,8 +209,8 @@ def _loss(policy: RDTPolicy, conditions: Conditions, batch: Batch, valid_steps: 
     batch = batch.to(conditions.lang_tokens.device)
     with _autocast(config, conditions.lang_tokens.device):
         return policy.loss(
-            **conditions.of(batch), action_gt=batch.actions_BHA, noise=batch.noise_BHA, timesteps=batch.timesteps_B,
-            step_mask=batch.step_mask_BH, valid_steps=valid_steps)
+            **conditions.of(batch), action_gt=batch.actions_BHA, noise=batch.noise_BRHA,
+            timesteps=batch.timesteps_BR, step_mask=batch.step_mask_BH, valid_steps=valid_steps)
 
 
 def _replayed(policy: RDTPolicy, conditions: Conditions, samples: Samples, step: int, number: int, rank: int,

@@ -30,7 +30,7 @@ from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec
 from rdtops.errors import RdtopsError, RunError
-from rdtops.trainer import checkpoint, failures, inputs, trackers
+from rdtops.trainer import checkpoint, failures, features, inputs, trackers
 from rdtops.trainer.actions import codec
 from rdtops.trainer.batch import Samples, Share, batches
 from rdtops.trainer.checkpoint import Contents, Retention, TrainingState
@@ -100,6 +100,7 @@ class Training:
         make_reproducible(ranks.device)
         self.inputs = ranks.once(self._inputs)
         ranks.together(self._build)
+        self.conditions.features = features.prepare(spec, self.inputs.dataset, self.conditions.vision, ranks)
         self.phases = Phases(ranks.device)
         self.saver = Saver(self.checkpoints, _retention(self.config), self.journal)
         self.trackers = Trackers(self._warn)
@@ -125,7 +126,7 @@ class Training:
         self.action_error = ActionError(self.samples, self.conditions, device)
         self.optimizer = torch.optim.AdamW(
             self.shards.mine, lr=self.config.learning_rate, weight_decay=self.config.weight_decay,
-            betas=(self.config.adam_beta1, self.config.adam_beta2), eps=self.config.adam_epsilon)
+            betas=(self.config.adam_beta1, self.config.adam_beta2), eps=self.config.adam_epsilon, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.config.mixed_precision == "fp16")
         self.ema = Ema(self.policy) if self.ranks.is_first else None  # the others would only hold a copy of it
         self.steps_done, self.loss_before = self._resume()
@@ -193,8 +194,8 @@ class Training:
                 conditions = self.conditions.of(batch)
             with self.phases("forward"):
                 return self.policy.loss(
-                    **conditions, action_gt=batch.actions_BHA, noise=batch.noise_BHA, timesteps=batch.timesteps_B,
-                    step_mask=batch.step_mask_BH, valid_steps=valid_steps)
+                    **conditions, action_gt=batch.actions_BHA, noise=batch.noise_BRHA,
+                    timesteps=batch.timesteps_BR, step_mask=batch.step_mask_BH, valid_steps=valid_steps)
 
     def _update(self, step: int, learning_rate: float) -> float:
         """Average, clip, apply. Returns the gradient's norm before clipping."""

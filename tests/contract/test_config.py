@@ -64,6 +64,8 @@ def test_settings_are_read_as_the_type_of_their_field():
     ("checkpoints_keep_every_steps=-1", "must not be negative"),
     ("tracker=wandbb", "one of off, tensorboard, wandb"),
     ("wandb_mode=maybe", "one of online, offline"),
+    ("noise_draws_per_sample=0", "must be above 0"),
+    ("vision_cache_gib=20", "image_augmentation=false"),
     ("max_steps", "is not key=value"),
     ("preset=other", "no such setting"),
 ])

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import multiprocessing
+import re
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from rdtops.errors import DataError
 from rdtops.trainer import libero, statistics
 from rdtops.trainer.actions import codec
 from rdtops.trainer.batch import Order, Samples, Share, batches, collate
+from rdtops.trainer.bench import as_libero_stores
 from tests.trainer.conftest import RECORDING
 
 CODEC = codec("delta_velocity")
@@ -60,7 +64,7 @@ def test_every_rank_gets_samples_of_its_own(dataset) -> None:
     config = replace(ONE, num_processes=2, batch_size_per_process=4)
     first, second = (next(batches(samples_of(dataset, config), rank, 1)) for rank in (0, 1))
     assert not torch.equal(first.actions_BHA, second.actions_BHA)
-    assert not torch.equal(first.noise_BHA, second.noise_BHA)
+    assert not torch.equal(first.noise_BRHA, second.noise_BRHA)
 
 
 def test_a_resumed_run_sees_what_the_uninterrupted_one_sees(dataset) -> None:
@@ -128,7 +132,7 @@ def test_state_and_action_masks_are_those_of_the_codec(dataset) -> None:
 def test_switching_one_disturbance_off_leaves_the_others_as_they_were(dataset) -> None:
     disturbed = next(batches(samples_of(dataset, ONE), 0, 2))
     calm = next(batches(samples_of(dataset, PLAIN), 0, 2))
-    for name in ("noise_BHA", "timesteps_B", "actions_BHA", "frames_BVCSS3"):
+    for name in ("noise_BRHA", "timesteps_BR", "actions_BHA", "frames_BVCSS3"):
         assert torch.equal(getattr(disturbed, name), getattr(calm, name)), name
     assert not torch.equal(disturbed.state_B1A, calm.state_B1A)
     assert not torch.equal(disturbed.jitter_B3, calm.jitter_B3)
@@ -172,3 +176,37 @@ def test_a_sample_costs_its_pixels_and_little_more(dataset) -> None:
     size = sum(getattr(batch, f.name).nbytes for f in fields(batch))
     assert batch.frames_BVCSS3.nbytes == 4 * 128 * 128 * 3
     assert size < 0.25e6
+
+
+def test_further_noise_draws_leave_the_first_and_all_else_as_they_were(dataset) -> None:
+    one = next(batches(samples_of(dataset, ONE), 0, 1))
+    four = next(batches(samples_of(dataset, replace(ONE, noise_draws_per_sample=4)), 0, 1))
+    assert four.noise_BRHA.shape == (8, 4, 16, 128)
+    assert four.timesteps_BR.shape == (8, 4)
+    assert torch.equal(four.noise_BRHA[:, :1], one.noise_BRHA)
+    assert torch.equal(four.timesteps_BR[:, :1], one.timesteps_BR)
+    assert four.timesteps_BR.unique().numel() > 16
+    rest = [f.name for f in fields(one) if f.name not in ("noise_BRHA", "timesteps_BR")]
+    assert all(torch.equal(getattr(one, name), getattr(four, name)) for name in rest)
+
+
+def peak_kib(pid: int | str = "self") -> int:
+    """The most memory the process ever had."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
+
+
+@pytest.mark.parametrize("count", [1_500, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stored", ["as recorded", "as LIBERO stores it"])
+def test_the_loaders_memory_stays_flat(tmp_path, count, stored) -> None:
+    """A worker's peak after a third of the samples is its peak after all of them, to 4 MiB: one sample in thirty that
+    was not let go of would be more."""
+    as_libero_stores(RECORDING, tmp_path)
+    data = libero.index(RECORDING if stored == "as recorded" else tmp_path)
+    config = replace(ONE, loader_workers=1, batch_size_per_process=10, max_steps=count // 10)
+    peaks = []
+    for number, batch in enumerate(batches(samples_of(data, config), 0, 1)):
+        if number in (count // 30, count // 10 - 2):
+            (worker,) = multiprocessing.active_children()
+            peaks.append(peak_kib(worker.pid))
+        del batch
+    assert peaks[1] - peaks[0] < 4096, peaks

@@ -45,3 +45,14 @@ def test_it_is_a_copy_without_gradients(policy) -> None:
 def test_a_policy_in_bf16_is_refused(policy) -> None:
     with pytest.raises(AssertionError):
         Ema(policy.to(torch.bfloat16))
+
+
+def test_an_average_that_was_replaced_is_the_one_that_moves(policy) -> None:
+    """A resume puts another policy in its place."""
+    ema = Ema(policy)
+    ema.step(policy)
+    ema.policy = RDTPolicy.from_pretrained(PARITY / "hub_bin").requires_grad_(False)
+    with torch.no_grad():
+        policy.img_adaptor[0].bias += 1
+    ema.step(policy)
+    assert torch.equal(ema.policy.img_adaptor[0].bias, policy.img_adaptor[0].bias)

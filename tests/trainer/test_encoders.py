@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from rdtops.trainer.actions import codec
 from rdtops.trainer.batch import Samples, collate
 from rdtops.trainer.conditions import Conditions
 from rdtops.trainer.encoders import Vision, as_batch, encode_instructions, jittered
+from rdtops.trainer.published import whole_image_tokens
 from rdtops.trainer.rdt import ARCHITECTURES
 from tests.trainer.conftest import RECORDING, REPOSITORY
 
@@ -134,6 +136,26 @@ def test_frames_are_resized_and_encoded_from_uint8(vision) -> None:
     assert not tokens.requires_grad
 
 
+def test_what_siglip_makes_of_a_frame_does_not_depend_on_its_company(vision) -> None:
+    frames = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (9, 128, 128, 3), np.uint8))
+    together = vision.encode(frames)
+    assert all(torch.equal(together[n], vision.encode(frames[n:n + 1])[0]) for n in range(9))
+    assert vision.encode(frames[:0]).shape == (0, 16, 32)
+
+
+def test_a_frame_that_was_dropped_is_not_encoded(conditions, monkeypatch) -> None:
+    dataset = libero.index(RECORDING)
+    samples = Samples(dataset, codec("delta_velocity"), statistics.compute(dataset, codec("delta_velocity")),
+                      conditions.texts, 16, 1000, replace(preset("tiny"), condition_dropout=0.5))
+    batch = collate([samples[1, n] for n in range(4)])
+    encode, seen = conditions.vision.encode, []
+    monkeypatch.setattr(conditions.vision, "encode", lambda frames, *rest: seen.append(frames) or encode(frames, *rest))
+    tokens = conditions.image_tokens(batch)
+    assert [len(frames) for frames in seen] == [int(batch.frames_kept_BVC.sum())]
+    assert 0 < len(seen[0]) < 16
+    assert (tokens[~batch.frames_kept_BVC] == conditions.vision.background_PW).all()
+
+
 def test_the_background_is_what_a_grey_frame_gives(vision) -> None:
     grey = vision.encode(torch.full((1, 128, 128, 3), 127, dtype=torch.uint8))
     torch.testing.assert_close(grey[0], vision.background_PW, atol=1e-4, rtol=1e-4)
@@ -160,8 +182,9 @@ def test_image_tokens_are_in_the_order_of_the_published_model(conditions) -> Non
     samples = Samples(dataset, codec("delta_velocity"), statistics.compute(dataset, codec("delta_velocity")),
                       conditions.texts, 16, 1000, preset("tiny"))
     batch = collate([samples.clean(0, 0), samples.clean(20, 0)])
-    tokens = conditions.image_tokens(batch).unflatten(1, (2, 3, 16))
+    given = conditions.of(batch)
     background = conditions.vision.background_PW
+    tokens = whole_image_tokens(given["img_tokens"], given["background_tokens"]).unflatten(1, (2, 3, 16))
     assert (tokens[:, :, 2] == background).all()
     assert (tokens[0, 0] == background).all()  # there is nothing before the first frame
     for history in (0, 1):

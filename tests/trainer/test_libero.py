@@ -12,6 +12,7 @@ import pytest
 
 from rdtops.errors import DataError
 from rdtops.trainer import libero
+from rdtops.trainer.bench import as_libero_stores
 from tests.trainer.conftest import RECORDING
 
 RECORDED = "KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet_demo.hdf5"
@@ -232,3 +233,39 @@ def test_a_damaged_image_is_named_when_it_is_read(demonstrations) -> None:
     dataset = libero.index(demonstrations.folder)
     with pytest.raises(DataError, match="demo_1, step 4, obs/agentview_rgb cannot be read"):
         libero.Frames(dataset).read(dataset.episodes[1], 4)
+
+
+# past HDF5 -----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def uncompressed(tmp_path) -> Path:
+    """The recording as LIBERO's exporter stores it: each camera's images in one piece."""
+    as_libero_stores(RECORDING, tmp_path)
+    return tmp_path
+
+
+def test_images_in_one_piece_are_read_past_hdf5_and_are_the_same(uncompressed, monkeypatch) -> None:
+    ours, theirs = libero.index(uncompressed), libero.index(RECORDING)
+    fast, slow = libero.Frames(ours), libero.Frames(theirs)
+    for sample in range(len(ours)):
+        assert np.array_equal(fast.read(*ours.locate(sample)), slow.read(*theirs.locate(sample)))
+    monkeypatch.setattr(libero, "_frame", None)  # by now HDF5 is not asked any more
+    fast.read(*ours.locate(7))
+
+
+def test_a_place_that_does_not_hold_the_image_is_not_believed(uncompressed, monkeypatch) -> None:
+    dataset = libero.index(uncompressed)
+    right = libero.Frames(dataset).read(*dataset.locate(7))
+    monkeypatch.setattr(libero, "_frame_at", lambda *_: np.zeros((128, 128, 3), np.uint8))
+    assert np.array_equal(libero.Frames(dataset).read(*dataset.locate(7)), right)
+
+
+def test_a_file_that_was_cut_meanwhile_says_where(uncompressed) -> None:
+    dataset = libero.index(uncompressed)
+    frames = libero.Frames(dataset)
+    for episode in dataset.episodes:
+        frames.read(episode, 0)
+    path = uncompressed / RECORDED
+    os.truncate(path, path.stat().st_size // 8)
+    with pytest.raises(DataError, match=r"demo_1, step 40, obs/\w+ cannot be read: the file ends before it"):
+        frames.read(dataset.episodes[1], 40)

@@ -498,6 +498,12 @@ def test_gradient_checkpointing_learns_the_same(short_losses) -> None:
     assert recomputed == pytest.approx(short_losses("plain"), rel=1e-5)
 
 
+def test_more_noise_draws_learn_from_the_same_samples_something_else(short_losses) -> None:
+    one, four = short_losses("one_draw"), short_losses("four_draws", "noise_draws_per_sample=4")
+    assert one != four
+    assert four == pytest.approx(one, rel=0.3)
+
+
 def test_another_seed_learns_from_other_samples(short_losses) -> None:
     assert short_losses("seed", "seed=43") != short_losses("plain")
 
