@@ -54,6 +54,7 @@ class TrainConfig:
     heldout_every_steps: int = 500  # and at every checkpoint; 0: only there
     heldout_samples: int = 128  # predicted each time
     # optimiser
+    loss: str = "published"  # published: all slots alike; normalised: each used slot by its spread in the data
     learning_rate: float = 1e-4
     lr_schedule: str = "constant"  # constant or cosine, both after the warm-up
     warmup_steps: int = 500
@@ -135,6 +136,7 @@ CHOICES = {
     "lr_schedule": ("constant", "cosine"),
     "model": ("tiny", "rdt-170m", "rdt-1b"),
     "sharding": ("none", "zero1"),
+    "loss": ("published", "normalised"),
     "tracker": ("off", "tensorboard", "wandb"),
     "wandb_mode": ("online", "offline"),
     "codec": ("delta_velocity",),

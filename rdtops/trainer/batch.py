@@ -24,6 +24,7 @@ from rdtops.trainer import libero
 from rdtops.trainer.actions import SLOTS, DeltaVelocity
 from rdtops.trainer.encoders import NO_INSTRUCTION
 from rdtops.trainer.split import split
+from rdtops.trainer.statistics import slot_weights
 
 HISTORY = 2  # the frame before, the frame now
 JITTER = 0.3  # brightness, contrast and saturation, each within 1 +- this, in half of the samples
@@ -103,6 +104,7 @@ class Samples(torch.utils.data.Dataset):
         self.frames = libero.Frames(dataset)
         self.state_mean = np.asarray(statistics["state"]["mean"], np.float32)
         self.state_std = np.asarray(statistics["state"]["std"], np.float32)
+        self.slot_weights = slot_weights(statistics, codec.action_mask) if config.loss == "normalised" else None
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any] | DataError:
         """A DataError is handed over, not raised: the loader would bury it in a traceback of its own."""

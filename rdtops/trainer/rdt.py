@@ -112,7 +112,7 @@ class RDTPolicy(nn.Module):
 
     def loss(self, *, lang_tokens, lang_attn_mask, img_tokens, state_tokens, action_gt, action_mask, ctrl_freqs,
              noise=None, timesteps=None, state_mask=None, step_mask=None, valid_steps=None,
-             background_tokens=None) -> torch.Tensor:
+             background_tokens=None, slot_weights=None) -> torch.Tensor:
         """Mean squared error of the denoised chunk, computed in float32.
 
         lang_tokens (B, L, lang width), lang_attn_mask (B, L) bool: True is attended to; img_tokens (B, I, img width);
@@ -121,7 +121,8 @@ class RDTPolicy(nn.Module):
         are drawn when not given; as (B, R, H, A) and (B, R) they are R draws of each sample, which share what the
         sample's language and images cost, and the loss is the mean over them. step_mask (B, H): False where an episode
         had ended; such actions do not count. The sum over what counts is divided by `valid_steps` (default: how many
-        steps count here) and by A.
+        steps count here) and by A. slot_weights (A,) weigh the slots; without them all A count alike, which is the
+        published loss.
         background_tokens (P, img width) stand for the cameras that do not exist, the last ones of every frame;
         img_tokens are then of those that do, (B, V, C, P, img width), and the background is computed once for all.
         """
@@ -139,6 +140,8 @@ class RDTPolicy(nn.Module):
         predicted_BHA = self.model.denoise(trajectory_BTD, ctrl_freqs, timesteps, conditions)
         target_BHA = noise_BHA if self.prediction_type == "epsilon" else action_gt
         error_BHA = (predicted_BHA.float() - target_BHA.float()).square()
+        if slot_weights is not None:
+            error_BHA = error_BHA * slot_weights.to(error_BHA)
         if step_mask is None:
             return error_BHA.mean()
         count = step_mask.sum() if valid_steps is None else draws * valid_steps

@@ -189,7 +189,7 @@ def _losses(policy: RDTPolicy, samples: Samples, conditions: Conditions,
             drawn = [_read(samples, step, n) for n in numbers]
             # with a graph, though nobody goes back through it: without one, attention may take another kernel
             losses_RM[rank, micro] = _loss(
-                policy, conditions, collate(drawn), samples.valid_steps(step) / shares, config).detach()
+                policy, conditions, samples, collate(drawn), samples.valid_steps(step) / shares).detach()
             with torch.no_grad():
                 replayed += [_replayed(policy, conditions, samples, step, n, rank, one)
                              for n, one in zip(numbers, drawn, strict=True)]
@@ -203,20 +203,21 @@ def _read(samples: Samples, step: int, number: int) -> dict[str, Any]:
     return drawn
 
 
-def _loss(policy: RDTPolicy, conditions: Conditions, batch: Batch, valid_steps: float,
-          config: TrainConfig) -> torch.Tensor:
+def _loss(policy: RDTPolicy, conditions: Conditions, samples: Samples, batch: Batch,
+          valid_steps: float) -> torch.Tensor:
     """As Training._loss."""
     batch = batch.to(conditions.lang_tokens.device)
-    with _autocast(config, conditions.lang_tokens.device):
+    with _autocast(samples.config, conditions.lang_tokens.device):
         return policy.loss(
             **conditions.of(batch), action_gt=batch.actions_BHA, noise=batch.noise_BRHA,
-            timesteps=batch.timesteps_BR, step_mask=batch.step_mask_BH, valid_steps=valid_steps)
+            timesteps=batch.timesteps_BR, step_mask=batch.step_mask_BH, valid_steps=valid_steps,
+            slot_weights=samples.slot_weights)
 
 
 def _replayed(policy: RDTPolicy, conditions: Conditions, samples: Samples, step: int, number: int, rank: int,
               drawn: dict[str, Any]) -> ReplayedSample:
     episode, observation = samples.dataset.locate(samples.at(step, number))
-    loss = _loss(policy, conditions, collate([drawn]), float(drawn["step_mask"].sum()), samples.config)
+    loss = _loss(policy, conditions, samples, collate([drawn]), float(drawn["step_mask"].sum()))
     return ReplayedSample(number, rank, episode.file, episode.name, observation, int(drawn["timestep"]), float(loss))
 
 

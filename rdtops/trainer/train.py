@@ -195,7 +195,8 @@ class Training:
             with self.phases("forward"):
                 return self.policy.loss(
                     **conditions, action_gt=batch.actions_BHA, noise=batch.noise_BRHA,
-                    timesteps=batch.timesteps_BR, step_mask=batch.step_mask_BH, valid_steps=valid_steps)
+                    timesteps=batch.timesteps_BR, step_mask=batch.step_mask_BH, valid_steps=valid_steps,
+                    slot_weights=self.samples.slot_weights)
 
     def _update(self, step: int, learning_rate: float) -> float:
         """Average, clip, apply. Returns the gradient's norm before clipping."""

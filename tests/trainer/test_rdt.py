@@ -150,6 +150,15 @@ def trained(policy, recorded) -> Ema:
     return ema
 
 
+def test_slot_weights_weigh_the_slots_and_ones_change_nothing(policy, recorded) -> None:
+    plain = recorded_loss(policy, recorded)
+    assert torch.equal(recorded_loss(policy, recorded, slot_weights=torch.ones(128)), plain)
+    halves = [(torch.arange(128) < 50).float(), (torch.arange(128) >= 50).float()]
+    parts = [recorded_loss(policy, recorded, slot_weights=half) for half in halves]
+    near(sum(parts), plain, atol=0, rtol=1e-6)
+    assert min(parts) > 0
+
+
 def test_ten_training_steps_and_their_average_match(policy, recorded) -> None:
     ema = trained(policy, recorded)
     check_sums(policy, recorded["train.final_checksum"])
