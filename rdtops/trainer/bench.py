@@ -27,7 +27,7 @@ import h5py
 import torch
 
 from rdtops.contract.config import preset
-from rdtops.trainer import libero, published
+from rdtops.trainer import bench_checkpoint, libero, published
 from rdtops.trainer.actions import codec
 from rdtops.trainer.batch import HISTORY, Batch, Samples, collate
 from rdtops.trainer.conditions import CAMERAS
@@ -97,6 +97,7 @@ def rows(dataset: Path, *, quick: bool, only: str = "") -> Iterator[Row]:
                 lambda name: ema_update(name, SMALL, 5 * rounds),
             "optimiser step, hidden 256":
                 lambda name: optimiser_step(name, 3 * rounds),
+            "training pause for a checkpoint": checkpoint_pause,
         }
         for name, measure in measurements.items():
             if only in name:
@@ -344,6 +345,12 @@ def optimiser_step(name: str, rounds: int) -> Row:
         for parameter in optimizer.param_groups[0]["params"]:
             parameter.grad = torch.full_like(parameter, 1e-3)
     return compared(name, loop.step, fused.step, rounds, 2, "a loop over parameters")
+
+
+def checkpoint_pause(name: str) -> Row:
+    pause_s, save_s = bench_checkpoint.checkpoint_pause()
+    return Row(name, round(pause_s / save_s, 3), "at most 0.2", pause_s <= 0.2 * save_s,
+               f"{pause_s * 1e3:.0f} ms; written in step with the training: {save_s * 1e3:.0f} ms")
 
 
 if __name__ == "__main__":
