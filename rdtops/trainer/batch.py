@@ -104,7 +104,9 @@ class Samples(torch.utils.data.Dataset):
         self.frames = libero.Frames(dataset)
         self.state_mean = np.asarray(statistics["state"]["mean"], np.float32)
         self.state_std = np.asarray(statistics["state"]["std"], np.float32)
-        self.slot_weights = slot_weights(statistics, codec.action_mask) if config.loss == "normalised" else None
+        self.slot_weights: torch.Tensor | None = None  # of the normalised loss
+        if config.loss == "normalised":
+            self.slot_weights = torch.from_numpy(slot_weights(statistics, codec.action_mask))
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any] | DataError:
         """A DataError is handed over, not raised: the loader would bury it in a traceback of its own."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from rdtops.errors import RdtopsError
 from rdtops.trainer import libero, quarantine
@@ -39,14 +38,14 @@ def compute(dataset: libero.Dataset, using: DeltaVelocity) -> dict[str, Any]:
     }
 
 
-def slot_weights(statistics: dict[str, Any], used: np.ndarray) -> torch.Tensor:
+def slot_weights(statistics: dict[str, Any], used: np.ndarray) -> np.ndarray:
     """What an error in each slot (A,) of an action counts in the normalised loss: in a used one its share of the slot's
     variance, so that a joint that moves little is learnt as well as one that moves much, and together as much as all
     slots of the published loss. A slot that hardly moves is taken to move a tenth as much as the one that moves most.
     Slots that are not used keep the weight 1: the solver hands on from step to step what the model makes of them."""
     std = np.asarray(statistics["action"]["std"], np.float64)
     spread = np.maximum(std, 0.1 * std[used].max() or 1.0)
-    return torch.from_numpy(np.where(used, len(used) / used.sum() / spread ** 2, 1.0).astype(np.float32))
+    return np.where(used, len(used) / used.sum() / spread ** 2, 1.0).astype(np.float32)
 
 
 def load_fitting(path: str | Path, dataset: libero.Dataset, using: DeltaVelocity) -> dict[str, Any] | None:

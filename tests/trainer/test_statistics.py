@@ -73,7 +73,7 @@ def test_the_normalised_loss_weighs_a_slot_by_its_spread() -> None:
     used = np.zeros(128, bool)
     used[:3] = True
     std = [2.0, 0.5, 0.0] + [0.0] * 125
-    weights = statistics.slot_weights({"action": {"std": std}}, used).numpy()
+    weights = statistics.slot_weights({"action": {"std": std}}, used)
     share = 128 / 3
     assert weights[:3].tolist() == pytest.approx([share / 4, share / 0.25, share / 0.04])  # 0.2 is a tenth of 2
     assert (weights[3:] == 1).all()
