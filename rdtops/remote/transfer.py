@@ -23,7 +23,7 @@ from rdtops.errors import TransferError
 from rdtops.remote import sshclient
 from rdtops.remote.far import porter
 from rdtops.remote.far.digests import CACHE, Digests
-from rdtops.remote.far.entries import Entry, Message, text
+from rdtops.remote.far.entries import Entry, Message, packed, text
 from rdtops.remote.far.listing import all_digested, scan, survey
 from rdtops.remote.far.lock import Lock, refuse_full
 from rdtops.remote.far.receiver import Receiver
@@ -79,7 +79,7 @@ def plan_upload(connection: Way, local: Path, remote: str, *, files: Sequence[st
     origin = connection.absolute(basis) if basis else ""
     with own_problems(source):
         entries = list(scan(source, _relative(files)))
-    request = {"do": "survey", "root": target, "wanted": [(e.path, e.size) for e in entries], "basis": origin,
+    request = {"do": "survey", "root": target, "wanted": packed([(e.path, e.size) for e in entries]), "basis": origin,
                "cache": CACHE, "trust": verify == "cached"}
     with session(connection, target, request) as wire:
         alike = wire.hear()["alike"]
@@ -129,7 +129,7 @@ def _digested(source: str, entries: Sequence[Entry], alike: Iterable[str], verif
 # --- moving ---
 
 def upload(connection: Way, plan: Plan, progress: Watcher | None = None, *, lanes: Lanes | None = None) -> Outcome:
-    """Carry out a plan of plan_upload. Raises DiskFull before anything is sent when it cannot fit; ConnectionLost,
+    """Carry out a plan of plan_upload. Raises DiskFull before anything is written when it cannot fit; ConnectionLost,
     DiskFull and TransferError later leave complete files in place and the part of the one under way. `lanes` that are
     logged in already may be given."""
     assert plan.direction == "up"
@@ -153,11 +153,12 @@ def _send_all(connection: Way, wire: Wire, plan: Plan, tally: _Tally, digests: D
     ranged = lanes and Upload(wire, plan.source, [i.entry for i in large], digests, lanes, tally.heed, tally.moved,
                               carries=_carries(connection))
     if ranged and not small:
-        ranged.begin()  # without waiting for leave: that would cost a round trip
-    asked_s = time.monotonic()
-    wire.hear()  # it has the lock and the space
-    if lanes:
-        lanes.correct(time.monotonic() - asked_s)
+        ranged.begin()
+    if large:  # small files follow without waiting for leave, which would cost a round trip
+        asked_s = time.monotonic()
+        wire.hear()  # it has the lock and the space
+        if lanes:
+            lanes.correct(time.monotonic() - asked_s)
     with own_problems(plan.source, wire):
         for item in sorted(small, key=lambda i: i.action != "copy"):  # copies first: a refused one is sent after
             if item.action == "copy":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from rdtops.errors import ConnectionLost, DiskFull, TransferError
 from rdtops.lab.site import JUMP, Lab
-from rdtops.remote import transfer
+from rdtops.remote import session, transfer
 from rdtops.remote.connection import Connection
 from rdtops.remote.far.lock import LOCK
 from rdtops.remote.far.parts import begun
@@ -226,8 +227,8 @@ def test_a_jump_host_that_ends_is_named_and_the_next_call_resumes(connection: Co
 @pytest.mark.parametrize("move", [upload, download])
 def test_a_jump_host_that_freezes_is_named_in_bounded_time(connection: Connection, lab: Lab, big: Path, tmp_path: Path,
                                                            monkeypatch: pytest.MonkeyPatch, move: Move) -> None:
-    monkeypatch.setattr(transfer, "SILENCE_S", 2.0)
-    monkeypatch.setattr(transfer, "PING_S", 1.0)
+    monkeypatch.setattr(session, "SILENCE_S", 2.0)
+    monkeypatch.setattr(session, "PING_S", 1.0)
     start_s = time.monotonic()
     try:
         with pytest.raises(ConnectionLost, match=rf"answer of {JUMP}"):
@@ -244,7 +245,7 @@ def test_it_moves_files_on_its_own(inventory: Path, tmp_path: Path) -> None:
     there = subprocess.run([*run, tmp_path / "f", f"lab:{tmp_path}/there/"], capture_output=True, text=True,
                            check=False)
     assert (there.returncode, there.stderr) == (0, "")
-    assert "send   f: missing there\n1 files sent" in there.stdout
+    assert f"send   f: missing there, MD5 {hashlib.md5(b'x').hexdigest()}\n1 files sent" in there.stdout
     back = subprocess.run([*run, f"lab:{tmp_path}/there/f", tmp_path / "back"], capture_output=True, check=False)
     assert back.returncode == 0
     assert (tmp_path / "back").read_text() == "x"
