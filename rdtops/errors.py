@@ -20,6 +20,7 @@
     ├── RunError                   exit 1   no such run, nothing to resume, no checkpoint yet
     ├── DataError                  exit 1   a dataset file is not what it should be (file, episode, step, field)
     ├── WeightsError               exit 1   pretrained weights or a checkpoint do not fit
+    ├── SimulatorError             exit 1   LIBERO's simulator is missing or cannot do what was asked
     └── LabError                   exit 1   the local lab cannot be brought up
 
 The message says what, where and why; `remedy` is the next command to type. Only rdtops.ops.cli prints and exits.
@@ -115,6 +116,10 @@ class DataError(RdtopsError):
 
 
 class WeightsError(RdtopsError):
+    pass
+
+
+class SimulatorError(RdtopsError):
     pass
 
 

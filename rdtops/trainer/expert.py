@@ -1,0 +1,60 @@
+"""Scripted experts: they know where things are, and show how a task is done. Demonstrations come from them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from rdtops.trainer.simulator import RobotState, Simulator
+
+GAIN_PER_M = 14.0  # action units per metre of distance: full speed from 7 cm on
+
+
+class Expert(Protocol):
+    def act(self, simulator: Simulator) -> np.ndarray:
+        """The next action (7,), in [-1, 1]."""
+
+
+class CloseTopDrawer:
+    """Go in front of the handle with the gripper closed, then push the drawer in, along -y.
+
+    `noise` is the standard deviation of what is added to the motion, in action units. `jitter` varies, from one expert
+    to the next, the point that is pushed and the turn of the hand; 0 takes the same way every time.
+    """
+
+    HANDLE = "wooden_cabinet_1_g18"
+    APPROACH_M = np.array([-0.02, 0.085, 0.007])  # from the handle: a little aside, in front, a little above
+    APPROACH_JITTER_M = np.array([0.025, 0.015, 0.003])
+    CLEARANCE_M = 0.06  # nearer to the handle than this, go around the drawer and not through it
+    AIM_M = np.array([0.02, np.inf, 0.012])  # aligned well enough to push
+    TURN_JITTER = np.array([0.015, 0.015, 0.25])  # action units
+    TURN_STEPS = 12
+
+    def __init__(self, random: np.random.Generator, noise: float = 0.0, jitter: float = 0.0) -> None:
+        self._random, self._noise = random, noise
+        self._approach_m = self.APPROACH_M + jitter * random.uniform(-1, 1, 3) * self.APPROACH_JITTER_M
+        self._turn = jitter * random.uniform(-1, 1, 3) * self.TURN_JITTER
+        self._step = 0
+        self._pushing = False
+
+    def act(self, simulator: Simulator) -> np.ndarray:
+        motion = np.clip(self._motion(simulator.robot(), simulator.geom_m_3(self.HANDLE)), -1, 1)
+        action = np.concatenate([motion + self._random.normal(0, self._noise, 3), np.zeros(3), [1.0]])
+        if self._step < self.TURN_STEPS:
+            action[3:6] = self._turn
+        self._step += 1
+        return np.clip(action, -1, 1)
+
+    def _motion(self, robot: RobotState, handle_m: np.ndarray) -> np.ndarray:
+        here, start = robot.position_m_3, handle_m + self._approach_m
+        self._pushing = self._pushing or bool((np.abs(here - start) < self.AIM_M).all()
+                                              and here[1] > handle_m[1] + self.CLEARANCE_M)
+        if self._pushing:
+            return np.array([*GAIN_PER_M * (start - here)[[0]], -1.0, *GAIN_PER_M * (start - here)[[2]]])
+        if here[1] < handle_m[1] + self.CLEARANCE_M:  # beside the drawer: back and up first
+            start = np.array([here[0] + 0.3 * (start[0] - here[0]), start[1] + 0.01, max(here[2], start[2] + 0.03)])
+        return GAIN_PER_M * (start - here)
+
+
+EXPERTS = {"KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet": CloseTopDrawer}
