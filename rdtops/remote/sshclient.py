@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -222,8 +224,10 @@ class SshProcess:
         return bool(select.select([self._out], [], [], 0)[0])
 
     def kill(self) -> None:
-        with contextlib.suppress(OSError):
-            self._process.kill()
+        """Together with the `ssh` that it started for the hop before: that one holds our stderr open."""
+        if self.alive:
+            with contextlib.suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def close(self) -> None:
