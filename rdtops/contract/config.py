@@ -26,7 +26,7 @@ class TrainConfig:
     text_encoder: str
     vision_encoder: str
     from_scratch: bool = False  # random weights of `model`; `pretrained` is then not read
-    codec: str = "delta_velocity"
+    codec: str = "delta_velocity"  # what the 128 slots mean: rdtops/trainer/actions.py
     # where it runs
     device: str = "cuda"  # cuda or cpu
     num_processes: int = 8
@@ -139,7 +139,7 @@ CHOICES = {
     "loss": ("published", "normalised"),
     "tracker": ("off", "tensorboard", "wandb"),
     "wandb_mode": ("online", "offline"),
-    "codec": ("delta_velocity",),
+    "codec": ("delta_velocity", "absolute_pose", "seed_compat", "seed_compat_m"),
 }
 
 

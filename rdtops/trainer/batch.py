@@ -21,7 +21,7 @@ import torch
 from rdtops.contract.config import TrainConfig
 from rdtops.errors import DataError
 from rdtops.trainer import libero
-from rdtops.trainer.actions import SLOTS, DeltaVelocity
+from rdtops.trainer.actions import SLOTS, Codec
 from rdtops.trainer.encoders import NO_INSTRUCTION
 from rdtops.trainer.split import split
 from rdtops.trainer.statistics import slot_weights
@@ -95,7 +95,7 @@ class Order:
 class Samples(torch.utils.data.Dataset):
     """Item (step, number): one sample with all its draws made."""
 
-    def __init__(self, dataset: libero.Dataset, codec: DeltaVelocity, statistics: dict[str, Any], texts: list[str],
+    def __init__(self, dataset: libero.Dataset, codec: Codec, statistics: dict[str, Any], texts: list[str],
                  horizon: int, diffusion_steps: int, config: TrainConfig) -> None:
         self.dataset, self.codec, self.texts = dataset, codec, texts
         self.horizon, self.diffusion_steps, self.config = horizon, diffusion_steps, config
@@ -168,7 +168,7 @@ class Samples(torch.utils.data.Dataset):
         before = max(now - 1, 0)  # its content is not used at the first step, see frames_kept
         following = episode.actions_T7[now + episode.lead:][:self.horizon]
         actions = np.zeros((self.horizon, SLOTS), np.float32)
-        actions[:len(following)] = self.codec.encode_actions(following)
+        actions[:len(following)] = self.codec.encode_actions(following, episode.pose_T6[now:now + len(following)])
         here = slice(now, now + 1)
         return {
             "sample": sample,

@@ -68,6 +68,11 @@ class Episode:
         """How many observations have an action that follows: one training sample each."""
         return len(self.actions_T7) - self.lead
 
+    @property
+    def pose_T6(self) -> np.ndarray:
+        """Position (m) and axis-angle (rad) of every observation; row t is the pose just before actions[t + lead]."""
+        return np.concatenate([self.position_m_T3, self.axis_angle_rad_T3], axis=1)
+
 
 @dataclass(frozen=True)
 class Dataset:

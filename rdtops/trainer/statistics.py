@@ -16,14 +16,15 @@ import numpy as np
 
 from rdtops.errors import RdtopsError
 from rdtops.trainer import libero, quarantine
-from rdtops.trainer.actions import CODECS, DeltaVelocity, codec
+from rdtops.trainer.actions import CODECS, Codec, codec
 
 NAME = "statistics.json"
 
 
-def compute(dataset: libero.Dataset, using: DeltaVelocity) -> dict[str, Any]:
-    """State and action are lists of 128 values each, zero in slots that the codec does not use."""
-    actions = [using.encode_actions(e.actions_T7) for e in dataset.episodes]
+def compute(dataset: libero.Dataset, using: Codec) -> dict[str, Any]:
+    """State and action are lists of 128 values each, zero in slots that the codec does not use. The actions are those
+    that are learnt: the ones that an observation precedes."""
+    actions = [using.encode_actions(e.actions_T7[e.lead:], e.pose_T6[:e.starts]) for e in dataset.episodes]
     states = [using.encode_state(e.joint_rad_T7, e.finger_m_T2, e.position_m_T3, e.axis_angle_rad_T3)
               for e in dataset.episodes]
     return {
@@ -31,7 +32,7 @@ def compute(dataset: libero.Dataset, using: DeltaVelocity) -> dict[str, Any]:
         "codec": using.name,
         "codec_hash": using.hash,
         "episodes": len(dataset.episodes),
-        "steps": sum(len(a) for a in actions),
+        "steps": sum(len(e.actions_T7) for e in dataset.episodes),
         "observed": sorted({e.observed for e in dataset.episodes}),
         "state": _describe(np.concatenate(states)),
         "action": _describe(np.concatenate(actions)),
@@ -48,7 +49,7 @@ def slot_weights(statistics: dict[str, Any], used: np.ndarray) -> np.ndarray:
     return np.where(used, len(used) / used.sum() / spread ** 2, 1.0).astype(np.float32)
 
 
-def load_fitting(path: str | Path, dataset: libero.Dataset, using: DeltaVelocity) -> dict[str, Any] | None:
+def load_fitting(path: str | Path, dataset: libero.Dataset, using: Codec) -> dict[str, Any] | None:
     """The statistics of a file, if they are there and belong to exactly these data and this codec."""
     try:
         stored = json.loads(Path(path).read_text())
