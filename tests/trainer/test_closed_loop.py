@@ -55,7 +55,7 @@ def test_a_driver_is_told_what_the_training_was_told(assets, tmp_path) -> None:
 @pytest.mark.slow
 @needs_simulator
 def test_a_policy_trained_with_each_loss_drives_and_an_untrained_one_gets_nowhere(capsys) -> None:
-    assert closed_loop.main(["--demos", "3", "--steps", "200", "--every", "200", "--seeds", "1", "--trials", "4"]) == 0
+    assert closed_loop.main(["--steps", "400", "--every", "400", "--seeds", "1", "--trials", "2"]) == 0
     untrained, published, normalised = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (untrained["loss"], untrained["successes"]) == ("untrained", 0)
     assert (published["loss"], normalised["loss"]) == ("published", "normalised")
