@@ -37,7 +37,7 @@ from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec, checkpoint_name
 from rdtops.errors import RdtopsError, RunError
 from rdtops.trainer import encoders, simulator, tiny
-from rdtops.trainer.actions import SLOTS, DeltaVelocity, codec
+from rdtops.trainer.actions import SLOTS, Codec, codec
 from rdtops.trainer.batch import HISTORY, Batch, collate
 from rdtops.trainer.conditions import Conditions
 from rdtops.trainer.expert import EXPERTS
@@ -141,7 +141,7 @@ def measure(folder: Path, wish: Comparison, task: Task, policy: Policy) -> list[
 class Driver:
     """A policy, its codec, and what it is told: seen and felt on one side, LIBERO's actions on the other."""
 
-    def __init__(self, policy: RDTPolicy, conditions: Conditions, using: DeltaVelocity, instruction: str,
+    def __init__(self, policy: RDTPolicy, conditions: Conditions, using: Codec, instruction: str,
                  seed: int) -> None:
         self.policy, self.conditions, self.codec = policy, conditions, using
         self.instruction = conditions.texts.index(instruction)
