@@ -377,7 +377,7 @@ def test_the_core_checks_say_what_an_empty_host_lacks(link, spec):
     ({"conda": "rdt"}, "there is no conda environment rdt; looked in ~/miniconda3/envs/rdt"),
     ({"venv": "~/no such venv"}, "there is no venv ~/no such venv")])
 def test_a_missing_environment_names_the_places_searched(link, spec, environment, words):
-    elsewhere = replace(Connection(link.host, environment=Environment(**environment)))
+    elsewhere = Connection(replace(link.host, environment=Environment(**environment)))
     with elsewhere:
         found = by_name(preflight.core_checks(elsewhere, spec(name="tiny")))["python"]
     assert found.status is Status.FAIL
