@@ -136,7 +136,8 @@ def test_a_killed_far_side_is_resumed_with_at_most_the_rest(connection: Connecti
     assert begun_bytes > SIZE // 4
     plan = plan_upload(connection, big, str(target))
     assert plan.items[0].action == "resume"
-    assert transfer.upload(connection, plan).sent_bytes == SIZE - begun_bytes
+    sent_bytes = transfer.upload(connection, plan).sent_bytes
+    assert SIZE - begun_bytes - 8 * MIB < sent_bytes <= SIZE - begun_bytes  # lanes that were cut may still have written
     assert target.read_bytes() == big.read_bytes()
     assert [p.name for p in target.parent.iterdir()] == ["big"]
 
