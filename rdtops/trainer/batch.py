@@ -60,9 +60,10 @@ class Batch:
         return self.noise_BRHA[:, 0]
 
     @property
-    def timesteps_B(self) -> torch.Tensor:
-        """The first draw's."""
-        return self.timesteps_BR[:, 0]
+    def learnt(self) -> dict[str, torch.Tensor]:
+        """What `loss` is told beside the conditions."""
+        return {"action_gt": self.actions_BHA, "noise": self.noise_BRHA, "timesteps": self.timesteps_BR,
+                "step_mask": self.step_mask_BH}
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)})

@@ -174,7 +174,7 @@ def _discard(folder: Path) -> None:
 
 
 def read_trainer(folder: Path) -> dict[str, Any]:
-    """Raises WeightsError when it is not what `write_contents` writes."""
+    """What trainer.json holds. Raises WeightsError when it lacks any of it."""
     return _read_json(folder / TRAINER, ("step", "loss", "config", "ema_updates", "scaler"))
 
 

@@ -36,7 +36,7 @@ from rdtops.contract.config import CHOICES, TrainConfig, override, preset
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec, checkpoint_name
 from rdtops.errors import RdtopsError, RunError
-from rdtops.trainer import encoders, simulator, tiny
+from rdtops.trainer import encoders, failures, simulator, tiny
 from rdtops.trainer.actions import SLOTS, Codec, codec
 from rdtops.trainer.batch import HISTORY, Batch, collate
 from rdtops.trainer.conditions import Conditions
@@ -265,8 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
                 sys.stdout.write(json.dumps(asdict(row)) + "\n")
                 sys.stdout.flush()
     except RdtopsError as error:
-        sys.stderr.write(f"{error.message}\n" + (f"next: {error.remedy}\n" if error.remedy else ""))
-        return error.exit_code
+        return failures.complain(error)
     return 0
 
 

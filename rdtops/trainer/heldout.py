@@ -40,10 +40,8 @@ class HeldOut:
         return float(torch.stack(parts).double().sum())
 
     def _loss(self, policy: RDTPolicy, batch: Batch, valid_steps: int) -> torch.Tensor:
-        return policy.loss(
-            **self.conditions.of(batch), action_gt=batch.actions_BHA, noise=batch.noise_BHA,
-            timesteps=batch.timesteps_B, step_mask=batch.step_mask_BH, valid_steps=valid_steps,
-            slot_weights=self.samples.slot_weights)
+        return policy.loss(**self.conditions.of(batch), **batch.learnt, valid_steps=valid_steps,
+                           slot_weights=self.samples.slot_weights)
 
     @cached_property
     def _batches(self) -> list[Batch]:

@@ -29,11 +29,16 @@ class Inputs:
 def find(spec: RunSpec, device: torch.device, warn: Callable[[str], None]) -> Inputs:
     """Read, check and encode; a statistics.json is left in the run folder. Raises an error of ours."""
     dataset = quarantine.index(asset(spec, "dataset"))
-    instructions = encoders.encode_instructions(
-        asset(spec, "text_encoder"), dataset.instructions, Path(spec.workspace) / "cache" / "instructions", device)
+    texts = instructions(spec, dataset, device)
     checkpoints = Path(spec.paths.checkpoints)
     checkpoint.sweep(checkpoints)
-    return Inputs(dataset, _statistics(spec, dataset, warn), instructions, checkpoint.newest_intact(checkpoints, warn))
+    return Inputs(dataset, _statistics(spec, dataset, warn), texts, checkpoint.newest_intact(checkpoints, warn))
+
+
+def instructions(spec: RunSpec, dataset: libero.Dataset, device: torch.device) -> dict[str, torch.Tensor]:
+    """Encoded, or as the workspace's cache has them."""
+    cache = Path(spec.workspace) / "cache" / "instructions"
+    return encoders.encode_instructions(asset(spec, "text_encoder"), dataset.instructions, cache, device)
 
 
 def asset(spec: RunSpec, role: str) -> str:

@@ -25,7 +25,7 @@ import torch
 
 from rdtops.contract.config import preset
 from rdtops.errors import RdtopsError
-from rdtops.trainer import encoders, quarantine, statistics
+from rdtops.trainer import encoders, failures, quarantine, statistics
 from rdtops.trainer.actions import CODECS, codec
 from rdtops.trainer.batch import Samples, collate
 from rdtops.trainer.conditions import Conditions
@@ -121,8 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
                         samples=options.samples, seed=options.seed, codec_name=options.codec, device=options.device,
                         cache=options.cache or Path(nowhere))
     except RdtopsError as error:
-        sys.stderr.write(f"{error.message}\n" + (f"next: {error.remedy}\n" if error.remedy else ""))
-        return error.exit_code
+        return failures.complain(error)
     sys.stdout.write(json.dumps(to_json(found)) + "\n" if options.json else words(found))
     return 0
 
@@ -147,8 +146,7 @@ def _given(samples: Samples, conditions: Conditions, sample: int, seed: int, tim
     """One sample as recorded, with noise and a diffusion time that follow from the seed."""
     timestep = int(np.random.default_rng((seed, sample)).integers(times))
     batch = collate([{**samples.clean(sample, seed), "timestep": timestep}]).to(conditions.lang_tokens.device)
-    return {**conditions.of(batch), "action_gt": batch.actions_BHA, "noise": batch.noise_BHA,
-            "timesteps": batch.timesteps_B, "step_mask": batch.step_mask_BH}
+    return {**conditions.of(batch), **batch.learnt}
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ import h5py
 import numpy as np
 
 from rdtops.errors import RdtopsError, SimulatorError, UsageError
-from rdtops.trainer import libero, simulator
+from rdtops.trainer import failures, libero, simulator
 from rdtops.trainer.expert import EXPERTS
 from rdtops.trainer.simulator import SETTLING_STEPS, Simulator, Task
 
@@ -199,8 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
                          options.image_size, options.blank_images)
         record(Path(options.out), wish, options.processes, say=lambda text: sys.stdout.write(f"{text}\n"))
     except RdtopsError as error:
-        sys.stderr.write(f"{error.message}\n" + (f"next: {error.remedy}\n" if error.remedy else ""))
-        return error.exit_code
+        return failures.complain(error)
     return 0
 
 

@@ -10,7 +10,6 @@ of device. With other weights the losses still tell which samples are odd. Nothi
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
@@ -23,14 +22,14 @@ import torch
 
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Event, Journal
-from rdtops.contract.run import RunSpec
-from rdtops.errors import ConfigError, DataError, RdtopsError, RunError
-from rdtops.trainer import checkpoint, encoders, quarantine, statistics
+from rdtops.contract.run import Checkpoint, RunSpec
+from rdtops.errors import DataError, RdtopsError, RunError
+from rdtops.trainer import checkpoint, failures, inputs, quarantine, statistics
 from rdtops.trainer.actions import codec
 from rdtops.trainer.batch import Batch, Samples, Share, collate
 from rdtops.trainer.conditions import Conditions
-from rdtops.trainer.rdt import ARCHITECTURES, RDTPolicy
-from rdtops.trainer.train import DTYPES, make_reproducible
+from rdtops.trainer.rdt import RDTPolicy
+from rdtops.trainer.train import DTYPES, autocast, make_reproducible
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Origin:
 
     name: str  # step_002000, pretrained, or from scratch
     step: int
-    folder: Path | None
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def replay(run: Path, step: int, *, which: str = "", device: str = "") -> Replay
     place = torch.device(device or config.device)
     make_reproducible(place)
     origin = _origin(run, spec, step, which)
-    policy = _policy(spec, origin).to(place)
+    policy = inputs.policy(spec, origin.checkpoint).to(place)
     samples, conditions = _samples(run, spec, policy, place)
     losses_RM, replayed = _losses(policy, samples, conditions, step)
     return Replay(spec.run_id, step, origin.name, origin.step, float(losses_RM.double().mean()),
@@ -127,9 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found = replay(options.run, options.step, which=options.checkpoint, device=options.device)
     except (RdtopsError, OSError) as error:
-        remedy = getattr(error, "remedy", "")
-        sys.stderr.write(f"{error}\n" + (f"next: {remedy}\n" if remedy else ""))
-        return getattr(error, "exit_code", 1)
+        return failures.complain(error)
     shown = json.dumps({**asdict(found), "is_exact": found.is_exact}) if options.json else "\n".join(_lines(found))
     sys.stdout.write(shown + "\n")
     return 0
@@ -139,37 +136,23 @@ def _origin(run: Path, spec: RunSpec, step: int, which: str) -> Origin:
     valid = checkpoint.valid(run / "checkpoints")
     fitting = [c for c in valid if c.name == which] if which else [c for c in valid if c.step < step]
     if fitting:
-        return Origin(fitting[-1].name, fitting[-1].step, Path(fitting[-1].path))
+        return Origin(fitting[-1].name, fitting[-1].step, fitting[-1])
     if which:
         raise RunError(f"{spec.run_id} has no valid checkpoint {which!r}; it has: "
                        f"{', '.join(c.name for c in valid) or 'none'}", remedy="inv checkpoints")
-    if spec.train.from_scratch:
-        return Origin("from scratch", 0, None)
-    return Origin("pretrained", 0, Path(_asset(spec, "pretrained")))
-
-
-def _policy(spec: RunSpec, origin: Origin) -> RDTPolicy:
-    if origin.folder:
-        policy = RDTPolicy.from_pretrained(origin.folder)
-    else:
-        torch.manual_seed(spec.train.seed)
-        policy = RDTPolicy(ARCHITECTURES[spec.train.model])
-    policy.model.gradient_checkpointing = spec.train.gradient_checkpointing
-    return policy.train()
+    return Origin("from scratch" if spec.train.from_scratch else "pretrained", 0)
 
 
 def _samples(run: Path, spec: RunSpec, policy: RDTPolicy, device: torch.device) -> tuple[Samples, Conditions]:
     """As the training had them: its statistics, and data that are still the same."""
     using = codec(spec.train.codec)
-    dataset = quarantine.index(_asset(spec, "dataset"))
+    dataset = quarantine.index(inputs.asset(spec, "dataset"))
     found = statistics.load_fitting(run / statistics.NAME, dataset, using)
     if found is None:
         raise DataError(f"{spec.run_id} was not trained on what lies in {dataset.folder} now: the MD5 of its files or "
                         f"the codec differ from {run / statistics.NAME}", remedy="inv deploy --only data")
-    instructions = encoders.encode_instructions(
-        _asset(spec, "text_encoder"), dataset.instructions, Path(spec.workspace) / "cache" / "instructions", device)
-    conditions = Conditions(instructions, _asset(spec, "vision_encoder"), using.control_hz, device,
-                            DTYPES[spec.train.mixed_precision])
+    conditions = Conditions(inputs.instructions(spec, dataset, device), inputs.asset(spec, "vision_encoder"),
+                            using.control_hz, device, DTYPES[spec.train.mixed_precision])
     samples = Samples(dataset, using, found, conditions.texts, policy.config["pred_horizon"],
                       policy.config["noise_scheduler"]["num_train_timesteps"],
                       replace(spec.train, vision_cache_gib=0))  # encoded anew: the bits are the same
@@ -206,12 +189,11 @@ def _read(samples: Samples, step: int, number: int) -> dict[str, Any]:
 def _loss(policy: RDTPolicy, conditions: Conditions, samples: Samples, batch: Batch,
           valid_steps: float) -> torch.Tensor:
     """As Training._loss."""
-    batch = batch.to(conditions.lang_tokens.device)
-    with _autocast(samples.config, conditions.lang_tokens.device):
-        return policy.loss(
-            **conditions.of(batch), action_gt=batch.actions_BHA, noise=batch.noise_BRHA,
-            timesteps=batch.timesteps_BR, step_mask=batch.step_mask_BH, valid_steps=valid_steps,
-            slot_weights=samples.slot_weights)
+    device = conditions.lang_tokens.device
+    batch = batch.to(device)
+    with autocast(samples.config, device):
+        return policy.loss(**conditions.of(batch), **batch.learnt, valid_steps=valid_steps,
+                           slot_weights=samples.slot_weights)
 
 
 def _replayed(policy: RDTPolicy, conditions: Conditions, samples: Samples, step: int, number: int, rank: int,
@@ -224,26 +206,13 @@ def _replayed(policy: RDTPolicy, conditions: Conditions, samples: Samples, step:
 def _notes(config: TrainConfig, origin: Origin, device: torch.device) -> Iterable[str]:
     if device.type != config.device:
         yield f"trained on {config.device}, replayed on {device.type}: expect other last digits"
-    if origin.step == 0:
+    if origin.checkpoint is None:
         return
-    assert origin.folder
-    saved = checkpoint.read_trainer(origin.folder)["config"]
+    saved = checkpoint.read_trainer(Path(origin.checkpoint.path))["config"]
     changed = sorted(key for key, value in asdict(config).items() if saved.get(key) != value)
     if changed:
         yield (f"the settings of this run changed since {origin.name}: {', '.join(changed)}; replayed with those of "
                "its config.json")
-
-
-def _autocast(config: TrainConfig, device: torch.device):
-    if config.mixed_precision == "no":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=DTYPES[config.mixed_precision])
-
-
-def _asset(spec: RunSpec, role: str) -> str:
-    if role not in spec.assets:
-        raise ConfigError(f"the run's config.json names no folder for {role}")
-    return spec.assets[role]
 
 
 def _lines(found: Replay) -> Iterable[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rdtops.errors import RdtopsError
-from rdtops.trainer import libero, quarantine
+from rdtops.trainer import failures, libero, quarantine
 from rdtops.trainer.actions import CODECS, Codec, codec
 
 NAME = "statistics.json"
@@ -79,8 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         dataset = quarantine.index(options.dataset)
         write(options.out, compute(dataset, codec(options.codec)))
     except RdtopsError as error:
-        sys.stderr.write(f"{error.message}\n" + (f"next: {error.remedy}\n" if error.remedy else ""))
-        return error.exit_code
+        return failures.complain(error)
     sys.stdout.write(f"{len(dataset.md5)} files, {len(dataset.episodes)} episodes -> {options.out}\n")
     return 0
 

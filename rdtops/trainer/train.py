@@ -193,10 +193,8 @@ class Training:
             with self.phases("encode"):
                 conditions = self.conditions.of(batch)
             with self.phases("forward"):
-                return self.policy.loss(
-                    **conditions, action_gt=batch.actions_BHA, noise=batch.noise_BRHA,
-                    timesteps=batch.timesteps_BR, step_mask=batch.step_mask_BH, valid_steps=valid_steps,
-                    slot_weights=self.samples.slot_weights)
+                return self.policy.loss(**conditions, **batch.learnt, valid_steps=valid_steps,
+                                        slot_weights=self.samples.slot_weights)
 
     def _update(self, step: int, learning_rate: float) -> float:
         """Average, clip, apply. Returns the gradient's norm before clipping."""
@@ -232,9 +230,7 @@ class Training:
         return RunError(message, remedy="inv train --resume RUN --set learning_rate=...   # a lower one")
 
     def _autocast(self):
-        if self.config.mixed_precision == "no":
-            return contextlib.nullcontext()
-        return torch.autocast(self.ranks.device.type, dtype=DTYPES[self.config.mixed_precision])
+        return autocast(self.config, self.ranks.device)
 
     # after a step ---------------------------------------------------------------------------------------------------
 
@@ -339,6 +335,12 @@ class Training:
 
 def _retention(config: TrainConfig) -> Retention:
     return Retention(config.checkpoints_total_limit, config.checkpoints_keep_every_steps, config.checkpoints_keep_best)
+
+
+def autocast(config: TrainConfig, device: torch.device):
+    if config.mixed_precision == "no":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[config.mixed_precision])
 
 
 def make_reproducible(device: torch.device) -> None:

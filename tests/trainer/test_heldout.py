@@ -98,7 +98,7 @@ def test_it_is_the_training_loss_of_all_predictions_whatever_they_travel_in(tiny
 def test_predictions_are_spread_over_samples_and_diffusion_steps(tiny) -> None:
     samples, conditions, _ = tiny
     batches = HeldOut(samples, conditions, torch.device("cpu"))._batches
-    timesteps = torch.cat([b.timesteps_B for b in batches])
+    timesteps = torch.cat([b.timesteps_BR[:, 0] for b in batches])
     assert sorted(timesteps.tolist()) == list(range(25, 1000, 50))
     noise = torch.cat([b.noise_BHA for b in batches])
     assert len({n.numpy().tobytes() for n in noise}) == 20
