@@ -13,32 +13,56 @@ from rdtops.remote.far.parts import RangedPart
 from rdtops.remote.far.receiver import Receiver
 from rdtops.remote.far.wire import Wire
 from rdtops.remote.lanes import Lanes
-from rdtops.remote.ranges import Getter, Lane, Putter, Range
+from rdtops.remote.ranges import Getter, Lane, Mover, Putter, Range
 
 AHEAD_FILES, AHEAD_BYTES = 8, 1 << 26  # begun before the one before them has ended, so that the lanes never wait
 
 Moved = Callable[[Entry, int], None]
 
 
-class Upload:
+class _Traffic:
+    """What both directions do in turn: hear the other side, and carry a little over its wire themselves."""
+
+    def __init__(self, wire: Wire, lanes: Lanes, mover: Callable[[], Mover], moved: Moved, *, carries: bool) -> None:
+        self._wire = wire
+        self._lanes = lanes
+        self._ranges = lanes.ranges
+        self._mover = mover
+        self._moved = moved
+        self._carries = carries
+        self._lane = Lane(wire, lanes.ranges, mover(), lanes.rtt_s)
+        self._open: dict[str, Entry] = {}
+
+    def _hear(self, message: Message) -> None:
+        raise NotImplementedError
+
+    def _turn(self) -> None:
+        """Raises what made a lane give up."""
+        if self._ranges.failure:
+            raise self._ranges.failure
+        for message in self._wire.heard_already():
+            self._hear(message)
+        if (self._carries or not self._lanes.hopeful) and self._lane.start_one():
+            return
+        if self._lane.busy:
+            self._hear(self._wire.hear())
+        else:
+            with self._wire.polled():
+                self._ranges.wait(0.01)
+
+
+class Upload(_Traffic):
     """Puts files into the hands of a receiver at the other end of `wire`."""
 
     def __init__(self, wire: Wire, root: str, entries: Iterable[Entry], digests: Digests, lanes: Lanes,
                  heed: Callable[[Message], None], moved: Moved, *, carries: bool) -> None:
         """`digests` learns those of what is sent. `carries`: the wire carries ranges too, and not only while there is
         no lane."""
-        self._wire = wire
+        super().__init__(wire, lanes, functools.partial(Putter, root, lanes.ranges), moved, carries=carries)
         self._root = root
         self._waiting = deque(entries)
         self._digests = digests
-        self._lanes = lanes
-        self._ranges = lanes.ranges
         self._heed = heed
-        self._moved = moved
-        self._carries = carries
-        self._putter = functools.partial(Putter, root, lanes.ranges)
-        self._lane = Lane(wire, lanes.ranges, self._putter(), lanes.rtt_s)
-        self._open: dict[str, Entry] = {}
         self._parts: dict[str, str] = {}  # of what the receiver has begun
         self._content: dict[str, SourceDigest] = {}  # of what was planned without its MD5
         self._finishing: set[str] = set()
@@ -61,21 +85,11 @@ class Upload:
                 content.close()
 
     def _run(self) -> None:
-        self._lanes.carry(self._putter)
+        self._lanes.carry(self._mover)
         while self._waiting or self._open:
-            if self._ranges.failure:
-                raise self._ranges.failure
             self.begin()
             self._report(self._ranges.news())
-            for message in self._wire.heard_already():
-                self._hear(message)
-            if (self._carries or not self._lanes.hopeful) and self._lane.start_one():
-                continue
-            if self._lane.busy:
-                self._hear(self._wire.hear())
-            else:
-                with self._wire.polled():
-                    self._ranges.wait(0.01)
+            self._turn()
 
     def _report(self, arrived: list[Range]) -> None:
         spans = defaultdict(list)
@@ -132,23 +146,17 @@ class Upload:
             self._content.pop(path).close()
 
 
-class Download:
+class Download(_Traffic):
     """Gets files below a folder of the host for a receiver of ours. `wire` leads to a porter that has nothing to do."""
 
     def __init__(self, wire: Wire, receiver: Receiver, root: str, lanes: Lanes, moved: Moved, *, carries: bool) -> None:
         """`carries`: as for Upload."""
-        self._wire = wire
+        self._parts: dict[str, RangedPart] = {}
+        super().__init__(wire, lanes, functools.partial(Getter, root, lanes.ranges, self._parts), moved,
+                         carries=carries)
         self._receiver = receiver
         self._root = root
-        self._lanes = lanes
-        self._ranges = lanes.ranges
-        self._moved = moved
-        self._carries = carries
-        self._open: dict[str, Entry] = {}
         self._asked: dict[str, Entry] = {}  # arrived, and the host is asked for its MD5
-        self._parts: dict[str, RangedPart] = {}
-        self._getter = functools.partial(Getter, root, lanes.ranges, self._parts)
-        self._lane = Lane(wire, lanes.ranges, self._getter(), lanes.rtt_s)
 
     def run(self, entries: Iterable[Entry]) -> None:
         """Until every file is complete."""
@@ -164,32 +172,18 @@ class Download:
             self._receiver.close()
 
     def _run(self, entries: Iterable[Entry]) -> None:
-        self._lanes.carry(self._getter)
+        self._lanes.carry(self._mover)
         self._wire.say({"do": "lane", "cache": CACHE})
         self._wire.hear()  # it is ready
         waiting = deque(entries)
         while waiting or self._open or self._asked:
-            if self._ranges.failure:
-                raise self._ranges.failure
             while waiting and len(self._open) < AHEAD_FILES and self._ranges.waiting_bytes < AHEAD_BYTES:
                 self._begin(waiting.popleft())
             self._report(self._ranges.news())
-            self._move()
+            self._lane.tell_closed()
+            self._turn()
         self._wire.say({"end": True})
         self._wire.flush()
-
-    def _move(self) -> None:
-        """A little over our own wire, or a look at whether it is still there."""
-        for message in self._wire.heard_already():
-            self._hear(message)
-        self._lane.tell_closed()
-        if (self._carries or not self._lanes.hopeful) and self._lane.start_one():
-            return
-        if self._lane.busy:
-            self._hear(self._wire.hear())
-        else:
-            with self._wire.polled():
-                self._ranges.wait(0.01)
 
     def _hear(self, message: Message) -> None:
         if "digest_of" in message:

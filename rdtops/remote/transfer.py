@@ -23,7 +23,7 @@ from rdtops.errors import TransferError
 from rdtops.remote import sshclient
 from rdtops.remote.far import porter
 from rdtops.remote.far.digests import CACHE, Digests
-from rdtops.remote.far.entries import Entry, Message, packed, text
+from rdtops.remote.far.entries import Entry, Message, text
 from rdtops.remote.far.listing import all_digested, scan, survey
 from rdtops.remote.far.lock import Lock, refuse_full
 from rdtops.remote.far.receiver import Receiver
@@ -79,7 +79,7 @@ def plan_upload(connection: Way, local: Path, remote: str, *, files: Sequence[st
     origin = connection.absolute(basis) if basis else ""
     with own_problems(source):
         entries = list(scan(source, _relative(files)))
-    request = {"do": "survey", "root": target, "wanted": packed([(e.path, e.size) for e in entries]), "basis": origin,
+    request = {"do": "survey", "root": target, "wanted": [(e.path, e.size) for e in entries], "basis": origin,
                "cache": CACHE, "trust": verify == "cached"}
     with session(connection, target, request) as wire:
         alike = wire.hear()["alike"]
@@ -118,7 +118,10 @@ def _entries(wire: Wire) -> list[Entry]:
 
 def _digested(source: str, entries: Sequence[Entry], alike: Iterable[str], verify: Verify) -> list[Entry]:
     """Those of which the host has something alike, with their MD5."""
-    digests, wanted = Digests(CACHE, verify == "cached"), set(alike)
+    wanted = set(alike)
+    if not wanted:  # and so no need to read the cache
+        return list(entries)
+    digests = Digests(CACHE, verify == "cached")
     try:
         known = {e.path: e for e in all_digested(source, (e for e in entries if e.path in wanted), digests)}
     finally:
@@ -283,8 +286,12 @@ def _ranged(item: Item, rtt_s: float) -> bool:
     """Whether a file goes in ranges. What was begun so, and goes on, does whatever the way."""
     if item.entry.kind != "file" or item.action not in ("send", "resume"):
         return False
-    far = rtt_s >= FAR_S or item.action == "resume"
-    return item.size_bytes >= (RANGED_FROM_FAR_BYTES if far else RANGED_FROM_BYTES)
+    return item.size_bytes >= (RANGED_FROM_FAR_BYTES if item.action == "resume" else ranged_from(rtt_s))
+
+
+def ranged_from(rtt_s: float) -> int:
+    """The size from which a file goes in ranges, at a round trip time."""
+    return RANGED_FROM_FAR_BYTES if rtt_s >= FAR_S else RANGED_FROM_BYTES
 
 
 def _sorted(plan: Plan, lanes: Lanes | None) -> tuple[list[Item], list[Item]]:

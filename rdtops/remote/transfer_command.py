@@ -14,19 +14,18 @@ from rdtops.errors import AuthenticationFailed, RdtopsError, UsageError
 from rdtops.remote import hosts, sshclient
 from rdtops.remote.far.entries import Problem
 from rdtops.remote.far.listing import scan
-from rdtops.remote.lanes import FAR_S, Lanes
+from rdtops.remote.lanes import Lanes
 from rdtops.remote.plan import Plan
 from rdtops.remote.session import Way
 from rdtops.remote.sshclient import SshClient
 from rdtops.remote.transfer import (
-    RANGED_FROM_BYTES,
-    RANGED_FROM_FAR_BYTES,
     Outcome,
     Progress,
     download,
     lanes_over,
     plan_download,
     plan_upload,
+    ranged_from,
     upload,
 )
 from rdtops.remote.words import of_words, shown, size_words
@@ -94,7 +93,7 @@ def _early(way: Way, local: Path, stack: contextlib.ExitStack) -> Lanes | None:
         largest = max((e.size for e in scan(str(local.expanduser().absolute()))), default=0)
         lanes = lanes_over(way, stack)
         stack.callback(lanes.close)
-        lanes.start(lambda rtt_s: largest >= (RANGED_FROM_FAR_BYTES if rtt_s >= FAR_S else RANGED_FROM_BYTES))
+        lanes.start(lambda rtt_s: largest >= ranged_from(rtt_s))
         return lanes
     return None
 

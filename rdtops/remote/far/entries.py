@@ -3,12 +3,9 @@ text: UTF-8 with surrogateescape, whatever the locale."""
 
 from __future__ import annotations
 
-import base64
 import errno
 import hashlib
-import json
 import os
-import zlib
 from typing import Any, Dict, NamedTuple
 
 OURS = ".rdtops-"  # parts and locks; never taken for somebody's file
@@ -50,15 +47,6 @@ class Problem(Exception):
         problem = cls(fields.pop("error"), fields.pop("path", ""), fields.pop("reason", ""), **fields)
         problem.from_other_side = True
         return problem
-
-
-def packed(value: Any) -> str:
-    """A long list as a short text: it travels before TCP has found its speed."""
-    return base64.b85encode(zlib.compress(json.dumps(value).encode(), 1)).decode()
-
-
-def unpacked(content: str) -> Any:
-    return json.loads(zlib.decompress(base64.b85decode(content)))
 
 
 def raw(path: str) -> bytes:

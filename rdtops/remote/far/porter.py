@@ -30,7 +30,7 @@ import sys
 from typing import Callable
 
 from rdtops.remote.far.digests import Digests, write_all
-from rdtops.remote.far.entries import Entry, Message, Problem, problem_of, unpacked
+from rdtops.remote.far.entries import Entry, Message, Problem, problem_of
 from rdtops.remote.far.laner import Laner
 from rdtops.remote.far.listing import all_digested, known, scan, survey
 from rdtops.remote.far.lock import Lock, refuse_full, space
@@ -56,7 +56,7 @@ def _do_digest(request: Message, wire: Wire) -> None:
 
 def _do_survey(request: Message, wire: Wire) -> None:
     digests = _digests(request)
-    for message in survey(request["root"], unpacked(request["wanted"]), digests, request.get("basis", "")):
+    for message in survey(request["root"], request["wanted"], digests, request.get("basis", "")):
         wire.say(message)
         if message.get("alike"):
             wire.flush()  # the other side digests the same files meanwhile
