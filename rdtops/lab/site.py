@@ -30,7 +30,7 @@ from pathlib import Path
 
 from rdtops.errors import LabError
 from rdtops.lab import handshake, keys, openssh, processes
-from rdtops.lab.files import place
+from rdtops.lab.files import LabFolder, place
 from rdtops.lab.gpus import Gpus
 from rdtops.lab.ports import Ports
 from rdtops.lab.server import ADDRESS, BACKENDS, ID_VARIABLE, Server
@@ -68,26 +68,14 @@ class Ready:
         return f"started {', '.join(self.started)} ({self.backend})"
 
 
-class Lab:
+class Lab(LabFolder):
     """The lab of one folder. Ports default to those it had before, else to 22022, 22023 and 22024."""
 
     def __init__(self, root: str | Path, ports: Ports | None = None) -> None:
-        self.root = Path(root).absolute()
+        super().__init__(root)
         self._ports = ports
 
     # --- where its things are
-
-    @property
-    def identity_file(self) -> Path:
-        return self.root / "id_ed25519"
-
-    @property
-    def known_hosts(self) -> Path:
-        return self.root / "known_hosts"
-
-    @property
-    def ssh_config(self) -> Path:
-        return self.root / "ssh_config"
 
     @property
     def ports(self) -> Ports:

@@ -97,8 +97,9 @@ def tasks(suite: str, wanted: str = "") -> list[Task]:
         raise ConfigError(f"there is no benchmark {suite!r}{nearest(suite, MAX_STEPS)}; "
                           f"benchmarks: {', '.join(MAX_STEPS)}")
     require()
-    every = [Task(suite, number, task.name, task.language, _suite(suite).get_task_bddl_file_path(number))
-             for number, task in enumerate(_suite(suite).tasks)]
+    benchmark = _suite(suite)
+    every = [Task(suite, number, task.name, task.language, benchmark.get_task_bddl_file_path(number))
+             for number, task in enumerate(benchmark.tasks)]
     if not wanted:
         return every
     if wanted.isdigit():
@@ -171,9 +172,9 @@ class Simulator:
         return RobotState(np.array(data.qpos[joints]), np.array(data.qpos[fingers]),
                           np.array(data.site_xpos[robot.eef_site_id]), np.array([x, y, z, w]))
 
-    def images(self, size: int = 0) -> np.ndarray:
+    def images(self) -> np.ndarray:
         """(C, S, S, 3) uint8, upright."""
-        size = size or self.image_size
+        size = self.image_size
         frames = [self._env.sim.render(width=size, height=size, camera_name=camera) for camera in CAMERAS]
         return np.ascontiguousarray(np.stack(frames)[:, ::-1])  # OpenGL starts at the bottom row
 

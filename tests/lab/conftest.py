@@ -36,6 +36,21 @@ def running_lab(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Itera
     lab.down()
 
 
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home of its own for our side, which keeps its digests there."""
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def lab_hosts(lab: Lab, tmp_path: Path) -> Path:
+    """A hosts.toml for the lab, which is up whatever the test before did to it."""
+    lab.up()
+    lab.write_inventory(tmp_path / "hosts.toml", {})
+    return tmp_path / "hosts.toml"
+
+
 @pytest.fixture(scope="session")
 def tiny_hosts(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hosts.toml for the test lab, with the assets of the preset `tiny` made on the spot."""

@@ -25,7 +25,7 @@ from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Host
 from rdtops.remote.session import Way
 from rdtops.remote.sshclient import SshClient
-from rdtops.remote.transfer import plan_download, plan_upload
+from tests.lab.moves import MIB, download, random_file, upload
 
 CODE = "424242"
 SERVICE = "rdtops-test-otp"  # PAM's name for a server is the name it was started by
@@ -119,21 +119,14 @@ def test_without_a_person_the_question_is_said_in_bounded_time(bastion: Host) ->
 
 # --- files ---
 
-MIB = 1 << 20
-
-
 @pytest.fixture
-def big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    path = tmp_path / "big"
-    path.write_bytes(os.urandom(MIB) * 96)
-    return path
+def big(tmp_path: Path, home: None) -> Path:
+    return random_file(tmp_path / "big", 96 * MIB)
 
 
 def there_and_back(connection: Way, big: Path, folder: Path) -> None:
-    transfer.upload(connection, plan_upload(connection, big, str(folder / "there")))
-    transfer.download(connection, plan_download(connection, str(folder / "there"), folder / "back"))
+    upload(connection, big, folder / "there")
+    download(connection, folder / "there", folder / "back")
     for copy in ("there", "back"):
         assert subprocess.run(["cmp", big, folder / copy], check=False).returncode == 0
 

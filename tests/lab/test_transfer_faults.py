@@ -19,12 +19,6 @@ pytestmark = pytest.mark.lab
 RIGHT = b"right" * 100_000
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-
 def no_fault_did_harm(drill: Drill, kills: int) -> None:
     assert drill.passed, drill
     assert sum(row.killed for row in drill.rows) == kills, drill

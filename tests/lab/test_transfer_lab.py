@@ -21,50 +21,27 @@ from rdtops.remote.connection import Connection
 from rdtops.remote.far.lock import LOCK
 from rdtops.remote.far.parts import begun
 from rdtops.remote.inventory import load
-from rdtops.remote.transfer import Outcome, Progress, plan_download, plan_upload
+from rdtops.remote.transfer import Outcome, Progress, plan_upload
+from tests.lab.moves import MIB, download, random_file, upload
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("home")]
 
 Move = Callable[..., Outcome]
 
-MIB = 1 << 20
 SIZE = 48 * MIB
 NASTY = [b"a b", b"it's \"quoted\"", b"two\nlines", b"-rf", b"$(touch x)", "é漢😀".encode(), b"\xff\xfe", b"*", b".dot",
          b"sub/deep/c", b"back\\slash"]
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-
 @pytest.fixture
-def inventory(lab: Lab, tmp_path: Path) -> Path:
-    lab.up()
-    lab.write_inventory(tmp_path / "hosts.toml", {})
-    return tmp_path / "hosts.toml"
-
-
-@pytest.fixture
-def connection(inventory: Path) -> Iterator[Connection]:
-    with Connection(load(inventory).host("lab")) as connection:
+def connection(lab_hosts: Path) -> Iterator[Connection]:
+    with Connection(load(lab_hosts).host("lab")) as connection:
         yield connection
 
 
 @pytest.fixture
 def big(tmp_path: Path) -> Path:
-    path = tmp_path / "big"
-    path.write_bytes(os.urandom(MIB) * (SIZE // MIB))
-    return path
-
-
-def upload(connection: Connection, source: Path, target: Path, watch: transfer.Watcher | None = None) -> Outcome:
-    return transfer.upload(connection, plan_upload(connection, source, str(target)), watch)
-
-
-def download(connection: Connection, source: Path, target: Path, watch: transfer.Watcher | None = None) -> Outcome:
-    return transfer.download(connection, plan_download(connection, str(source), target), watch)
+    return random_file(tmp_path / "big", SIZE)
 
 
 def once_past(count: int, act: Callable[[], None]) -> transfer.Watcher:
@@ -197,11 +174,11 @@ def test_a_read_only_target_is_said_to_be_one(connection: Connection, tmp_path: 
             upload(connection, tmp_path / "f", disk / "f")
 
 
-def test_two_transfers_exclude_each_other(connection: Connection, inventory: Path, big: Path, tmp_path: Path) -> None:
+def test_two_transfers_exclude_each_other(connection: Connection, lab_hosts: Path, big: Path, tmp_path: Path) -> None:
     refusals: list[str] = []
 
     def second() -> None:
-        with Connection(load(inventory).host("lab")) as other, \
+        with Connection(load(lab_hosts).host("lab")) as other, \
                 pytest.raises(TransferError, match="another transfer") as refused:
             upload(other, big, tmp_path / "there")
         refusals.append(refused.value.message)
@@ -240,9 +217,9 @@ def test_a_jump_host_that_freezes_is_named_in_bounded_time(connection: Connectio
     assert not (tmp_path / "there").exists()
 
 
-def test_it_moves_files_on_its_own(inventory: Path, tmp_path: Path) -> None:
+def test_it_moves_files_on_its_own(lab_hosts: Path, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x")
-    run = [sys.executable, "-m", "rdtops.remote.transfer", "--hosts", str(inventory)]
+    run = [sys.executable, "-m", "rdtops.remote.transfer", "--hosts", str(lab_hosts)]
     there = subprocess.run([*run, tmp_path / "f", f"lab:{tmp_path}/there/"], capture_output=True, text=True,
                            check=False)
     assert (there.returncode, there.stderr) == (0, "")

@@ -21,48 +21,25 @@ from rdtops.remote.connection import Connection
 from rdtops.remote.far.parts import begun
 from rdtops.remote.inventory import load
 from rdtops.remote.sshclient import SshClient
-from rdtops.remote.transfer import Outcome, Progress, plan_download, plan_upload
+from rdtops.remote.transfer import Progress
+from tests.lab.moves import MIB, download, random_file, upload
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("home")]
 
-MIB = 1 << 20
 SIZE = 128 * MIB
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-
 @pytest.fixture
-def inventory(lab: Lab, tmp_path: Path) -> Path:
-    lab.up()
-    lab.write_inventory(tmp_path / "hosts.toml", {})
-    return tmp_path / "hosts.toml"
-
-
-@pytest.fixture
-def client(inventory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshClient]:
+def client(lab_hosts: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshClient]:
     """As on a long way: with several lanes from the beginning."""
     monkeypatch.setattr(transfer, "first_lanes", lambda _: 4)
-    with SshClient(load(inventory).host("lab")) as client:
+    with SshClient(load(lab_hosts).host("lab")) as client:
         yield client
 
 
 @pytest.fixture
 def big(tmp_path: Path) -> Path:
-    path = tmp_path / "big"
-    path.write_bytes(os.urandom(MIB) * (SIZE // MIB))
-    return path
-
-
-def upload(connection: Any, source: Path, target: Path, watch: transfer.Watcher | None = None) -> Outcome:
-    return transfer.upload(connection, plan_upload(connection, source, str(target)), watch)
-
-
-def download(connection: Any, source: Path, target: Path, watch: transfer.Watcher | None = None) -> Outcome:
-    return transfer.download(connection, plan_download(connection, str(source), target), watch)
+    return random_file(tmp_path / "big", SIZE)
 
 
 def same(one: Path, other: Path) -> bool:
@@ -86,10 +63,10 @@ def test_a_lane_that_dies_leaves_its_ranges_to_the_others(client: SshClient, big
     assert [p.name for p in (tmp_path / "there").iterdir()] == ["big"]
 
 
-def test_kill_9_of_the_sender_costs_at_most_a_twentieth(client: SshClient, inventory: Path, big: Path,
+def test_kill_9_of_the_sender_costs_at_most_a_twentieth(client: SshClient, lab_hosts: Path, big: Path,
                                                         tmp_path: Path) -> None:
     folder = tmp_path / "there"
-    sender = subprocess.Popen([sys.executable, "-m", "rdtops.remote.transfer", "--hosts", str(inventory), str(big),
+    sender = subprocess.Popen([sys.executable, "-m", "rdtops.remote.transfer", "--hosts", str(lab_hosts), str(big),
                                f"lab:{folder}/"], stdout=subprocess.DEVNULL)
     until(lambda: sum(size for _, size in begun(bytes(folder))) > SIZE // 3)
     sender.kill()
@@ -109,26 +86,26 @@ def until(holds: Any) -> None:
 
 
 @pytest.mark.parametrize("move", [upload, download])
-def test_without_an_ssh_program_channels_of_one_connection_carry_it(inventory: Path, big: Path, tmp_path: Path,
+def test_without_an_ssh_program_channels_of_one_connection_carry_it(lab_hosts: Path, big: Path, tmp_path: Path,
                                                                     monkeypatch: pytest.MonkeyPatch,
                                                                     move: Any) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert not sshclient.present()
-    with Connection(load(inventory).host("lab")) as connection:
+    with Connection(load(lab_hosts).host("lab")) as connection:
         assert move(connection, big, tmp_path / "there").sent_bytes == SIZE
     monkeypatch.undo()
     assert same(big, tmp_path / "there")
 
 
-def test_an_unknown_host_key_is_refused_by_the_ssh_program_too(lab: Lab, tmp_path: Path, inventory: Path) -> None:
-    host = replace(load(inventory).host("lab"), known_hosts=str(tmp_path / "none"))
+def test_an_unknown_host_key_is_refused_by_the_ssh_program_too(lab: Lab, tmp_path: Path, lab_hosts: Path) -> None:
+    host = replace(load(lab_hosts).host("lab"), known_hosts=str(tmp_path / "none"))
     with SshClient(host) as client, pytest.raises(sshclient.HostKeyError):
         client.absolute("~/x")
 
 
-def test_a_dry_run_prints_reasons_and_sizes_and_moves_nothing(inventory: Path, tmp_path: Path) -> None:
+def test_a_dry_run_prints_reasons_and_sizes_and_moves_nothing(lab_hosts: Path, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x" * 2000)
-    ran = subprocess.run([sys.executable, "-m", "rdtops.remote.transfer", "--hosts", str(inventory), "--dry-run",
+    ran = subprocess.run([sys.executable, "-m", "rdtops.remote.transfer", "--hosts", str(lab_hosts), "--dry-run",
                           str(tmp_path / "f"), f"lab:{tmp_path}/there/"], capture_output=True, text=True, check=True)
     assert ran.stdout == "send   f: 2 kB, missing there\n1 of 1 files, 2 kB to send\n"
     with contextlib.suppress(FileNotFoundError):

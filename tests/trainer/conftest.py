@@ -21,7 +21,8 @@ import torch
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import RunSpec
-from rdtops.trainer import stop
+from rdtops.trainer import simulator, stop
+from tests.trainer import worlds
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -118,6 +119,16 @@ class Demonstrations:
                 change(data)
         return path
 
+    def with_damaged_image(self) -> Path:
+        """The outside camera's image of demo_1, step 4, is no gzip stream any more."""
+        path = self.write()
+        with h5py.File(path) as file:
+            place = file["data/demo_1/obs/agentview_rgb"].id.get_chunk_info(4)
+        with path.open("r+b") as raw:
+            raw.seek(place.byte_offset)
+            raw.write(b"\xff" * place.size)
+        return path
+
     def _episode(self, demo: h5py.Group, number: int, steps: int, observed: str) -> None:
         random = np.random.default_rng(number)
         joints = np.cumsum(random.uniform(-0.1, 0.1, (steps + 1, 7)), axis=0)
@@ -137,3 +148,13 @@ class Demonstrations:
 @pytest.fixture
 def demonstrations(tmp_path) -> Demonstrations:
     return Demonstrations(tmp_path / "demonstrations")
+
+
+
+@pytest.fixture(scope="module")
+def world():
+    """The drawer task in the simulator, with images."""
+    simulator.load(images=True)
+    made = simulator.Simulator(simulator.tasks("libero_90", worlds.DRAWER)[0])
+    yield made
+    made.close()

@@ -224,12 +224,7 @@ def test_a_file_of_another_kind_says_so(tmp_path) -> None:
 
 
 def test_a_damaged_image_is_named_when_it_is_read(demonstrations) -> None:
-    path = demonstrations.write()
-    with h5py.File(path) as file:
-        place = file["data/demo_1/obs/agentview_rgb"].id.get_chunk_info(4)
-    with path.open("r+b") as raw:
-        raw.seek(place.byte_offset)
-        raw.write(b"\xff" * place.size)
+    demonstrations.with_damaged_image()
     dataset = libero.index(demonstrations.folder)
     with pytest.raises(DataError, match="demo_1, step 4, obs/agentview_rgb cannot be read"):
         libero.Frames(dataset).read(dataset.episodes[1], 4)

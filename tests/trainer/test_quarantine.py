@@ -4,7 +4,6 @@ import os
 import time
 from pathlib import Path
 
-import h5py
 import pytest
 
 from rdtops.errors import DataError
@@ -55,12 +54,7 @@ def test_a_reader_that_crashes_names_the_file(demonstrations, tmp_path, monkeypa
 
 
 def test_a_damaged_image_is_found_when_the_index_is_built(demonstrations) -> None:
-    path = demonstrations.write()
-    with h5py.File(path) as file:
-        place = file["data/demo_1/obs/agentview_rgb"].id.get_chunk_info(4)
-    with path.open("r+b") as raw:
-        raw.seek(place.byte_offset)
-        raw.write(b"\xff" * place.size)
+    demonstrations.with_damaged_image()
     with pytest.raises(DataError, match="demo_1, step 4, obs/agentview_rgb cannot be read"):
         quarantine.index(demonstrations.folder)
 

@@ -32,14 +32,6 @@ def demo(folder):
         yield file["data/demo_0"]
 
 
-@pytest.fixture(scope="module")
-def world():
-    simulator.load(images=True)
-    made = simulator.Simulator(simulator.tasks("libero_90", DRAWER)[0])
-    yield made
-    made.close()
-
-
 def test_replayed_actions_give_the_recorded_states_observations_and_success(demo, world):
     world.begin(demo.attrs["init_state"], int(demo.attrs["seed"]), settled=True)
     done = False

@@ -12,14 +12,6 @@ from tests.trainer.worlds import DRAWER, needs_simulator
 
 
 @pytest.fixture(scope="module")
-def world():
-    simulator.load(images=True)
-    made = simulator.Simulator(simulator.tasks("libero_90", DRAWER)[0])
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def states(world):
     return world.task.initial_states()
 

@@ -25,7 +25,7 @@ from typing import IO, Literal, Self
 
 from rdtops.errors import LabError
 from rdtops.lab import keys, openssh, processes
-from rdtops.lab.files import place
+from rdtops.lab.files import LabFolder, place
 from rdtops.lab.wan import profile as profiles
 from rdtops.lab.wan.link import End, Link, kernel_has_netem
 from rdtops.lab.wan.namespace import Namespace
@@ -39,11 +39,11 @@ _NEEDED = {"ip": "iproute2", "nsenter": "util-linux", "sysctl": "procps", "ssh":
 _START_TIMEOUT_S = 15.0
 
 
-class WanLab:
+class WanLab(LabFolder):
     """The WAN lab of one folder. Names of namespaces follow from the folder, so that a crashed one is found again."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).absolute()
+        super().__init__(root)
         digest = hashlib.sha256(str(self.root).encode()).hexdigest()[:8]
         self._laptop, self._jump, self._gpu = (
             Namespace(f"rdtops-{digest}-{name}") for name in ("laptop", JUMP, HOST))
@@ -58,18 +58,6 @@ class WanLab:
         self.down()
 
     # --- where its things are
-
-    @property
-    def ssh_config(self) -> Path:
-        return self.root / "ssh_config"
-
-    @property
-    def identity_file(self) -> Path:
-        return self.root / "id_ed25519"
-
-    @property
-    def known_hosts(self) -> Path:
-        return self.root / "known_hosts"
 
     @property
     def laptop(self) -> list[str]:
