@@ -10,7 +10,7 @@ exist (2), K frames that were kept, S pixels.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -239,8 +239,9 @@ def _outlive_stop(_worker: int) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
-def batches(samples: Samples, rank: int, first_step: int) -> Iterator[Batch]:
-    """Endless for our purposes: up to max_steps. Raises DataError when a sample cannot be read."""
+def batches(samples: Samples, rank: int, first_step: int) -> Generator[Batch, None, None]:
+    """Endless for our purposes: up to max_steps. Closing it ends its workers. Raises DataError when a sample cannot be
+    read."""
     config = samples.config
     loader = torch.utils.data.DataLoader(
         samples, batch_sampler=Share(config, rank, first_step), collate_fn=_collate_or_error,

@@ -1,8 +1,10 @@
-"""The last words of a process that fails: one in the Journal, one on standard error."""
+"""How a process of a training ends, and the last words of one that fails: in the Journal and on standard error."""
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import NoReturn
 
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Journal
@@ -35,3 +37,11 @@ def out_of_memory(config: TrainConfig, error: Exception) -> RunError:
     else:
         cure = "--set gradient_checkpointing=true"
     return RunError(f"out of GPU memory: {str(error).partition('.')[0]}", remedy=f"inv train --resume RUN {cure}")
+
+
+def end(code: int) -> NoReturn:
+    """At once, without the interpreter's tear-down. What matters is on disk by now, and a library's thread that still
+    runs then (gloo's, autograd's) can abort the process: a finished training would count as a failed one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -134,10 +134,10 @@ class Training:
 
     def run(self) -> int:
         self._announce()
-        data = batches(self.samples, self.ranks.rank, self.steps_done + 1)
         self.stop.can_save = True
         loss, asked = self.loss_before, 0
-        with self.trackers, self.saver:
+        with (self.trackers, self.saver,
+              contextlib.closing(batches(self.samples, self.ranks.rank, self.steps_done + 1)) as data):
             for step in range(self.steps_done + 1, self.config.max_steps + 1):
                 loss, asked = self._step(step, data)
                 self._after(step, loss, asked)
@@ -362,4 +362,4 @@ def _speak(ranks: Ranks) -> None:
 
 if __name__ == "__main__":
     faulthandler.enable()  # a crash in a library leaves its stack in train.log
-    sys.exit(main())
+    failures.end(main())

@@ -45,8 +45,11 @@ class CommandLine:
 
     def good(self, line: str, **options: Any) -> Done:
         done = self(line, **options)
-        assert done.code == 0, done.said
+        assert done.code == 0, done.said + self._log_of_a_failed_run(done)
         return done
+
+    def _log_of_a_failed_run(self, done: Done) -> str:
+        return self("logs --host lab").said if "inv logs" in done.said else ""
 
     def refused(self, line: str, code: int, *words: str, **options: Any) -> Done:
         """It must end with that exit code, say all of `words`, and print no traceback."""

@@ -82,6 +82,15 @@ def test_loader_workers_change_nothing(dataset) -> None:
     assert all(map(equal, without, working))
 
 
+def test_loader_workers_end_with_the_batches(dataset) -> None:
+    reading = batches(samples_of(dataset, replace(ONE, loader_workers=2)), 0, 1)
+    next(reading)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    reading.close()
+    assert [w for w in workers if w.is_alive()] == []
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_data_error_reaches_the_training_as_it_is(demonstrations, workers) -> None:
     path = demonstrations.write()
