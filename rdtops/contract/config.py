@@ -32,7 +32,7 @@ class TrainConfig:
     num_processes: int = 8
     mixed_precision: str = "bf16"  # bf16, fp16 or no; weights and EMA stay fp32
     min_gpu_memory_free_mib: int = 60_000
-    sharding: str = "none"  # none, or zero1: each process keeps its own part of Adam's moments
+    sharding: str = "none"  # none; zero1: each process keeps its part of Adam's moments; fsdp2: its part of everything
     # how much, how long
     batch_size_per_process: int = 4
     gradient_accumulation_steps: int = 1
@@ -135,7 +135,7 @@ CHOICES = {
     "mixed_precision": ("bf16", "fp16", "no"),
     "lr_schedule": ("constant", "cosine"),
     "model": ("tiny", "rdt-170m", "rdt-1b"),
-    "sharding": ("none", "zero1"),
+    "sharding": ("none", "zero1", "fsdp2"),
     "loss": ("published", "normalised"),
     "tracker": ("off", "tensorboard", "wandb"),
     "wandb_mode": ("online", "offline"),

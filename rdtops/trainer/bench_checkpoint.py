@@ -20,8 +20,10 @@ from rdtops.trainer import checkpoint
 from rdtops.trainer.checkpoint import Contents, Retention, TrainingState
 from rdtops.trainer.ema import Ema
 from rdtops.trainer.progress import Telling
+from rdtops.trainer.ranks import Ranks
 from rdtops.trainer.rdt import ARCHITECTURES, RDTPolicy
 from rdtops.trainer.saving import Saver
+from rdtops.trainer.sharding import Shards
 
 HIDDEN, DEPTH, HEADS = 512, 8, 8  # 25 million parameters: 0.4 GB a checkpoint
 
@@ -61,7 +63,8 @@ def _state(hidden: int = HIDDEN) -> TrainingState:
     for parameter in policy.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    return TrainingState(policy, Ema(policy), optimizer, torch.amp.GradScaler("cpu", enabled=False))
+    shards = Shards(Ranks(0, 1, next(policy.parameters()).device))
+    return TrainingState(policy, Ema(policy), optimizer, torch.amp.GradScaler("cpu", enabled=False), shards)
 
 
 def _contents(state: TrainingState) -> Contents:

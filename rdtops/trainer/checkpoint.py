@@ -29,6 +29,7 @@ from rdtops.errors import WeightsError
 from rdtops.trainer import weights
 from rdtops.trainer.ema import Ema
 from rdtops.trainer.rdt import RDTPolicy
+from rdtops.trainer.sharding import MOMENTS, Shards
 
 log = logging.getLogger(__name__)
 EMA, OPTIMIZER, TRAINER = "ema", "optimizer.safetensors", "trainer.json"
@@ -42,17 +43,27 @@ class TrainingState:
     """The live objects of a training that a checkpoint keeps."""
 
     policy: RDTPolicy
-    ema: Ema
+    ema: Ema | None  # None where this process has no part of it
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    shards: Shards
 
-    def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
-        """By the file they go to. They are the training's own: the next step changes them."""
-        return {WEIGHTS: self.policy.state_dict(), EMA_WEIGHTS: self.ema.policy.state_dict(),
-                OPTIMIZER: _moments(self)}
+    def tensors(self) -> dict[str, Mapping[str, torch.Tensor]]:
+        """By the file they go to. They are the training's own: the next step changes them. All processes together read
+        them, as Shards.weights says."""
+        return {WEIGHTS: self.shards.weights(self.policy),
+                EMA_WEIGHTS: self.shards.weights(self.ema.policy) if self.ema else {},
+                OPTIMIZER: self.shards.moments(self.policy, self.optimizer)}
+
+    def give(self) -> None:
+        """What every other process does while rank 0 reads the tensors."""
+        for named in self.tensors().values():
+            for _ in named.values():
+                pass
 
     def numbers(self) -> dict[str, Any]:
         """What trainer.json holds of them."""
+        assert self.ema
         return {"ema_updates": self.ema.updates, "scaler": self.scaler.state_dict()}
 
 
@@ -182,15 +193,15 @@ def read_codec(folder: Path) -> dict[str, Any]:
     return _read_json(folder / CODEC, ("name", "hash", "golden"))
 
 
-def restore_optimizer(folder: Path, policy: RDTPolicy, optimizer: torch.optim.Optimizer) -> None:
+def restore_optimizer(folder: Path, policy: RDTPolicy, optimizer: torch.optim.Optimizer, shards: Shards) -> None:
     """Strict: a resumed training has all its moments or does not start. Raises WeightsError."""
     path = folder / OPTIMIZER
-    tensors = weights.read_tensors(path)
+    tensors = weights.mapped_tensors(path)
     if not tensors and read_trainer(folder)["ema_updates"] == 0:  # fp16 may skip its first steps
         return
     for name, parameter in policy.named_parameters():
         try:
-            moments = {part: tensors.pop(f"{part}.{name}") for part in ("step", "exp_avg", "exp_avg_sq")}
+            moments = {part: tensors.pop(f"{part}.{name}") for part in MOMENTS}
         except KeyError as error:
             raise WeightsError(f"{path} lacks {error.args[0]}") from error
         odd = [part for part, value in moments.items()
@@ -198,7 +209,9 @@ def restore_optimizer(folder: Path, policy: RDTPolicy, optimizer: torch.optim.Op
         if odd:
             raise WeightsError(f"{path}: {odd[0]}.{name} is {tuple(moments[odd[0]].shape)}, its parameter "
                                f"{tuple(parameter.shape)}")
-        optimizer.state[parameter] = {part: value.to(parameter.device) for part, value in moments.items()}
+        parts = {part: kept for part, value in moments.items() if (kept := shards.part(value, parameter)) is not None}
+        if parts:
+            optimizer.state[parameter] = parts
     if tensors:
         raise WeightsError(f"{path} has moments of parameters that the model does not have: {', '.join(tensors)}")
 
@@ -214,13 +227,7 @@ def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     return values
 
 
-def restore_ema(folder: Path, ema: Ema, device: torch.device) -> None:
-    ema.policy = RDTPolicy.from_pretrained(folder / EMA).to(device).requires_grad_(False).eval()
+def restore_ema(folder: Path, ema: Ema) -> None:
+    """Before it is placed: in host memory, whole."""
+    ema.policy = RDTPolicy.from_pretrained(folder / EMA).requires_grad_(False).eval()
     ema.updates = int(read_trainer(folder)["ema_updates"])
-
-
-def _moments(state: TrainingState) -> dict[str, torch.Tensor]:
-    return {f"{part}.{name}": moments[part]
-            for name, parameter in state.policy.named_parameters()
-            if (moments := state.optimizer.state.get(parameter))
-            for part in ("step", "exp_avg", "exp_avg_sq")}

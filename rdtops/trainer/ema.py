@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from rdtops.trainer.rdt import RDTPolicy
+from rdtops.trainer.sharding import held
 
 
 class Ema:
@@ -34,7 +35,7 @@ class Ema:
     def step(self, policy: RDTPolicy) -> None:
         if self._of != (self.policy, policy):  # walking through two models costs more than averaging a small one
             self._of = self.policy, policy
-            self._averages, self._currents = list(self.policy.parameters()), list(policy.parameters())
+            self._averages, self._currents = ([held(p) for p in of.parameters()] for of in self._of)
             assert len(self._averages) == len(self._currents)
         torch._foreach_lerp_(self._averages, self._currents, 1 - self.decay)
         self.updates += 1

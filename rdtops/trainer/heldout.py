@@ -32,6 +32,10 @@ class HeldOut:
     def __bool__(self) -> bool:
         return self.count > 0
 
+    def read(self) -> None:
+        """What `loss` will look at, unless it was read before. Raises DataError."""
+        _ = self._batches
+
     @torch.no_grad()
     def loss(self, policy: RDTPolicy) -> float:
         """The training loss over all held-out predictions. The policy is in evaluation mode, on the device."""

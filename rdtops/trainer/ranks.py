@@ -7,7 +7,8 @@ DistributedDataParallel, which regroups them after its first step: a resumed run
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -111,12 +112,30 @@ class Ranks:
         if self.world > 1:
             distributed.destroy_process_group()
 
+    @contextmanager
+    def contact(self) -> Iterator[None]:
+        """Around work in which torch itself makes the processes talk. Errors of another kind pass."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not _is_of_talk(error):
+                raise
+            raise self._lost(error) from error
+
     def _talk(self, exchange: Callable[[], object]) -> None:
         try:
             exchange()
         except RuntimeError as error:
-            raise PeerLost(f"rank {self.rank} lost contact with the other processes: {_short(error)}",
-                           remedy="inv logs   # the process that ended first says why") from error
+            raise self._lost(error) from error
+
+    def _lost(self, error: RuntimeError) -> PeerLost:
+        return PeerLost(f"rank {self.rank} lost contact with the other processes: {_short(error)}",
+                        remedy="inv logs   # the process that ended first says why")
+
+
+def _is_of_talk(error: RuntimeError) -> bool:
+    """NCCL has errors of its own; those of gloo are known by the file that they come from."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 def _short(error: Exception) -> str:

@@ -209,8 +209,8 @@ class RDT(nn.Module):
 
     def keys_values(self, conditions: Sequence[Condition]) -> list[KeysValues]:
         """Of every block, for many calls of `denoise` with the same conditions."""
-        layers: list[Any] = [block.cross_attn for block in self.blocks]
-        return [layer.keys_values(condition) for layer, condition in zip(layers, itertools.cycle(conditions))]
+        blocks: Iterable[Any] = self.blocks
+        return [block.keys_values(condition) for block, condition in zip(blocks, itertools.cycle(conditions))]
 
     def denoise(self, trajectory_BTD, ctrl_freqs_B, timesteps_B,
                 conditions: Iterable[Condition | KeysValues]) -> torch.Tensor:
@@ -271,6 +271,9 @@ class Block(nn.Module):
         x_BTD = x_BTD + self.attn(self.norm1(x_BTD))
         x_BTD = x_BTD + self.cross_attn(self.norm2(x_BTD), condition)
         return x_BTD + self.ffn(self.norm3(x_BTD))
+
+    def keys_values(self, condition: Condition) -> KeysValues:
+        return self.cross_attn.keys_values(condition)
 
 
 class FinalLayer(nn.Module):

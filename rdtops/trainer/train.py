@@ -20,6 +20,7 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec
 from rdtops.errors import RdtopsError, RunError
-from rdtops.trainer import checkpoint, failures, features, inputs, trackers
+from rdtops.trainer import checkpoint, failures, features, inputs, sharding, trackers
 from rdtops.trainer.actions import codec
 from rdtops.trainer.batch import Samples, Share, batches
 from rdtops.trainer.checkpoint import Contents, Retention, TrainingState
@@ -40,10 +41,10 @@ from rdtops.trainer.heldout import HeldOut
 from rdtops.trainer.phases import Phases
 from rdtops.trainer.progress import Progress, Telling
 from rdtops.trainer.ranks import PeerLost, Ranks, ToldByAnother
+from rdtops.trainer.rdt import RDTPolicy
 from rdtops.trainer.sampling import ActionError
 from rdtops.trainer.saving import Saver
 from rdtops.trainer.schedule import learning_rate_at
-from rdtops.trainer.sharding import Shards
 from rdtops.trainer.stop import STOPPED, Stop
 from rdtops.trainer.trackers import Trackers
 
@@ -99,6 +100,7 @@ class Training:
         self.checkpoints = Path(spec.paths.checkpoints)
         make_reproducible(ranks.device)
         self.inputs = ranks.once(self._inputs)
+        self.shards = sharding.of(self.config, ranks)
         ranks.together(self._build)
         self.conditions.features = features.prepare(spec, self.inputs.dataset, self.conditions.vision, ranks)
         self.phases = Phases(ranks.device)
@@ -110,27 +112,35 @@ class Training:
 
     def _inputs(self) -> inputs.Inputs:
         trackers.check(self.config)
+        sharding.check_launcher(self.config, os.environ)
         return inputs.find(self.spec, self.ranks.device, self._warn)
 
     def _build(self) -> None:
         device = self.ranks.device
-        self.policy = inputs.policy(self.spec, self.inputs.resume).to(device)
+        self._place(inputs.policy(self.spec, self.inputs.resume))
         self.conditions = Conditions(self.inputs.instructions, inputs.asset(self.spec, "vision_encoder"),
                                      self.codec.control_hz, device, DTYPES[self.config.mixed_precision])
         self.conditions.check(self.policy.config)
         self.samples = Samples(self.inputs.dataset, self.codec, self.inputs.statistics, self.conditions.texts,
                                self.policy.config["pred_horizon"],
                                self.policy.config["noise_scheduler"]["num_train_timesteps"], self.config)
-        self.shards = Shards(self.policy, self.ranks, self.config.sharding)
         self.heldout = HeldOut(self.samples, self.conditions, device)
         self.action_error = ActionError(self.samples, self.conditions, device)
         self.optimizer = torch.optim.AdamW(
-            self.shards.mine, lr=self.config.learning_rate, weight_decay=self.config.weight_decay,
+            self.shards.updated(self.policy), lr=self.config.learning_rate, weight_decay=self.config.weight_decay,
             betas=(self.config.adam_beta1, self.config.adam_beta2), eps=self.config.adam_epsilon, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.config.mixed_precision == "fp16")
-        self.ema = Ema(self.policy) if self.ranks.is_first else None  # the others would only hold a copy of it
         self.steps_done, self.loss_before = self._resume()
         self._reserved = False
+
+    def _place(self, policy: RDTPolicy) -> None:
+        """The policy and its running average, each whole in host memory until now."""
+        ema = Ema(policy) if self.shards.has_average else None
+        if ema and self.inputs.resume:
+            checkpoint.restore_ema(Path(self.inputs.resume.path), ema)
+        self.policy, self.ema = self.shards.place(policy), ema
+        if ema:
+            ema.policy = self.shards.place(ema.policy)
 
     def run(self) -> int:
         self._announce()
@@ -146,15 +156,12 @@ class Training:
         return self._stopped(asked) if self.steps_done < self.config.max_steps else self._finish(loss)
 
     def _resume(self) -> tuple[int, float]:
-        """Restore what is not in the policy's weights. Returns the steps done and the loss of the last one."""
+        """Restore what is not in the weights and their average. Returns the steps done and the loss of the last one."""
         if self.inputs.resume is None:
             return 0, 0.0
         folder = Path(self.inputs.resume.path)
         self.codec.check_golden(checkpoint.read_codec(folder))
-        checkpoint.restore_optimizer(folder, self.policy, self.optimizer)
-        self.shards.keep_mine(self.optimizer)
-        if self.ema:
-            checkpoint.restore_ema(folder, self.ema, self.ranks.device)
+        checkpoint.restore_optimizer(folder, self.policy, self.optimizer, self.shards)
         saved = checkpoint.read_trainer(folder)
         if saved["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(saved["scaler"])
@@ -174,9 +181,10 @@ class Training:
         for _ in range(micro_batches):
             with self.phases("data"):
                 batch = next(data).to(self.ranks.device)
-            loss = self._loss(batch, valid_steps)
-            with self.phases("backward"):
-                self.scaler.scale(loss / micro_batches).backward()
+            with self.ranks.contact():
+                loss = self._loss(batch, valid_steps)
+                with self.phases("backward"):
+                    self.scaler.scale(loss / micro_batches).backward()
             losses.append(loss.detach())
         told = self.ranks.gather(torch.stack([*losses, torch.tensor(float(self.stop.signal)).to(losses[0])]))
         losses_RM, asked = told[:, :-1], int(told[:, -1].max())
@@ -198,9 +206,9 @@ class Training:
 
     def _update(self, step: int, learning_rate: float) -> float:
         """Average, clip, apply. Returns the gradient's norm before clipping."""
-        self.ranks.average_gradients(self.policy.parameters())
+        self.shards.average_gradients(self.policy)
         self.scaler.unscale_(self.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm))
+        norm = self.shards.clip_gradients(self.policy, self.config.max_grad_norm)
         if not math.isfinite(norm) and not self.scaler.is_enabled():  # in fp16 the scaler skips such a step
             raise self._common_failure(f"step {step}: the loss is finite, the gradient is not ({norm})")
         for group in self.optimizer.param_groups:
@@ -209,7 +217,7 @@ class Training:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.policy.zero_grad()
-        self.shards.send_updated()
+        self.shards.after_update(self.policy)
         if self.ema and self.scaler.get_scale() >= scale:  # a lower scale says that the step was skipped
             self.ema.step(self.policy)
         return norm
@@ -237,28 +245,23 @@ class Training:
     def _after(self, step: int, loss: float, asked: int) -> None:
         config, self.steps_done = self.config, step
         if not self._reserved:
-            self.shards.gather_moments(self.optimizer)
-            if self.ema:
-                self.saver.reserve(self._state().tensors())  # Adam has its moments from the first step on
+            self._take_state(lambda state: self.saver.reserve(state.tensors()))  # Adam has moments from the first on
             self._reserved = True
-        if self.ema and config.sample_every_steps and step % config.sample_every_steps == 0:
-            self._predict(step, self.ema)
+        if config.sample_every_steps and step % config.sample_every_steps == 0:
+            self._predict(step)
         saves = bool(asked) or step % config.checkpoint_every_steps == 0 or step == config.max_steps
         heldout_loss = None
         if saves or (config.heldout_every_steps and step % config.heldout_every_steps == 0):
             heldout_loss = self._evaluate(step)
         if saves:
-            self.shards.gather_moments(self.optimizer)
-        if saves and self.ema:
             with self.phases("save"):
-                self.saver.save(step, self._contents(step, loss, heldout_loss))
+                self._take_state(lambda state: self.saver.save(step, self._contents(state, step, loss, heldout_loss)))
 
     def _evaluate(self, step: int) -> float | None:
-        """The held-out loss of the averaged weights. Rank 0 has them; all know its result, or its failure."""
+        """The held-out loss of the averaged weights. All know it, or its failure."""
         if not self.heldout:
             return None
-        with self.phases("evaluation"):
-            loss = self.ranks.once(self._heldout_loss)
+        loss = self._of_average(self.heldout.read, self.heldout.loss)
         if not math.isfinite(loss):
             self._warn(f"step {step}: the held-out loss is not finite; this step cannot become the best")
             return None
@@ -268,24 +271,31 @@ class Training:
             log.info("step %d  held-out loss %.6f", step, loss)
         return loss
 
-    def _heldout_loss(self) -> float:
-        assert self.ema
-        with self._autocast():
-            return self.heldout.loss(self.ema.policy)
+    def _predict(self, step: int) -> None:
+        error = self._of_average(self.action_error.read, self.action_error.of)
+        if self.ranks.is_first:
+            self.journal.append("sample", step=step, action_mse=error)
+            self.trackers.log(step, {"action_mse": error})
+            log.info("step %d  predicted against recorded actions: mean squared error %.6f", step, error)
 
-    def _predict(self, step: int, ema: Ema) -> None:
-        with self.phases("evaluation"), self._autocast():
-            error = self.action_error.of(ema.policy)
-        self.journal.append("sample", step=step, action_mse=error)
-        self.trackers.log(step, {"action_mse": error})
-        log.info("step %d  predicted against recorded actions: mean squared error %.6f", step, error)
+    def _of_average(self, read: Callable[[], None], measure: Callable[[RDTPolicy], float]) -> float:
+        def work() -> float:
+            assert self.ema
+            with self._autocast():
+                return measure(self.ema.policy)
 
-    def _state(self) -> TrainingState:
-        assert self.ema
-        return TrainingState(self.policy, self.ema, self.optimizer, self.scaler)
+        with self.phases("evaluation"):
+            return self.shards.evaluate(read, work)
 
-    def _contents(self, step: int, loss: float, heldout_loss: float | None) -> Contents:
-        state = self._state()
+    def _take_state(self, use: Callable[[TrainingState], None]) -> None:
+        """Rank 0 uses it, and the others give it what they have of each tensor."""
+        state = TrainingState(self.policy, self.ema, self.optimizer, self.scaler, self.shards)
+        if self.ranks.is_first:
+            use(state)
+        else:
+            state.give()
+
+    def _contents(self, state: TrainingState, step: int, loss: float, heldout_loss: float | None) -> Contents:
         trainer = {"step": step, "loss": loss, "heldout_loss": heldout_loss, "config": asdict(self.config),
                    **state.numbers()}
         return Contents(state.tensors(), {

@@ -45,7 +45,7 @@ def read(directory: str | Path) -> tuple[Path, dict[str, torch.Tensor]]:
                            remedy="inv deploy --only weights")
     if path.stat().st_size == 0:
         raise WeightsError(f"{path} is empty", remedy="inv deploy --only weights")
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    tensors = mapped_tensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     odd = sorted(name for name, t in tensors.items() if not t.is_floating_point() or t.layout != torch.strided)
     if odd:
         raise WeightsError(f"{path}: {len(odd)} tensors do not hold plain floating-point numbers ({_some(odd)})")
@@ -87,10 +87,10 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    return {name: t.clone() for name, t in _read_safetensors(path).items()}
+    return {name: t.clone() for name, t in mapped_tensors(path).items()}
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+def mapped_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors lie in a mapping of the file, at any alignment. Callers copy: a matrix product may depend on the
     alignment of its operands in the last bit, and a resumed training must not."""
     try:
