@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from rdtops.contract.config import TrainConfig
 from rdtops.contract.run import RunSpec
 from rdtops.errors import RunError
 from rdtops.remote import environment
@@ -57,13 +58,23 @@ def trainer_command(host: Host, spec: RunSpec) -> Command:
     """`accelerate launch … -m rdtops.trainer.train config.json`."""
     train = spec.train
     python = environment.python(host)
-    several = ["--multi_gpu"] if train.num_processes > 1 else []  # also on CPUs: --cpu would silently start one process
-    alone_on_cpu = ["--cpu"] if train.device == "cpu" and not several else []
-    return Command(python, "-m", "accelerate.commands.launch", *several, *alone_on_cpu,
+    return Command(python, "-m", "accelerate.commands.launch", *_distribution(train),
                    "--num_processes", str(train.num_processes), "--num_machines", "1",
                    "--mixed_precision", train.mixed_precision, "--dynamo_backend", "no",
                    "--main_process_port", "0",  # a free one: two runs on a host do not meet
                    "--num_cpu_threads_per_process", "1", "-m", "rdtops.trainer.train", str(spec.paths.config))
+
+
+def _distribution(train: TrainConfig) -> list[str]:
+    """accelerate's word for `sharding`. Its launcher only hands it on to the trainer, which compares the two
+    (rdtops/trainer/sharding.py)."""
+    if train.num_processes == 1:
+        return ["--cpu"] if train.device == "cpu" else []
+    if train.sharding != "fsdp2":
+        return ["--multi_gpu"]  # also on CPUs: --cpu would silently start one process
+    recomputed = str(train.gradient_checkpointing).lower()
+    return ["--use_fsdp", "--fsdp_version", "2", "--fsdp_reshard_after_forward", "true",
+            "--fsdp_offload_params", "false", "--fsdp_activation_checkpointing", recomputed]
 
 
 def prepare(connection: Connection, spec: RunSpec) -> None:
