@@ -20,8 +20,9 @@ KINDS = {
     "started": "world_size, max_steps, device, parameters, resumed_from_step (0 = from the start), heldout_samples",
     "step": "step, loss, learning_rate, grad_norm, samples, samples_per_s, step_s, data_s, encode_s, forward_s, "
             "backward_s, optimiser_s, save_s, evaluation_s, memory_mib, eta_s: means over the steps since "
-            "the last such event; times are parts of step_s, of rank 0; memory is the most it ever used (GPU's, else "
-            "resident)",
+            "the last such event; times are parts of step_s, of rank 0; samples_per_s leaves out save_s and "
+            "evaluation_s; eta_s goes by all steps so far but the first; memory is the most it ever used (GPU's or "
+            "else resident)",
     "sample": "step, action_mse: predicted against recorded actions, in the units of the codec",
     "heldout": "step, loss: of the averaged weights on samples that are never trained on",
     "checkpoint": "step, name, size_bytes, digest, heldout_loss: the digest is its manifest's; without held-out "

@@ -44,6 +44,7 @@ class Progress:
 
     def __init__(self, config: TrainConfig, device: torch.device, phases: Phases) -> None:
         self.config, self.device, self.phases = config, device, phases
+        self._first_ended: tuple[int, float] | None = None  # the step and when; it takes longer than the others
         self._start_window()
 
     def step(self, step: int, loss: float, learning_rate: float, grad_norm: float) -> dict[str, Any] | None:
@@ -55,6 +56,7 @@ class Progress:
             return None
         told = self._means(step, learning_rate)
         self._start_window()
+        self._first_ended = self._first_ended or (step, self._began_s)
         log.info("%s", _line(told, self.config.max_steps))
         return told
 
@@ -72,18 +74,28 @@ class Progress:
     def _means(self, step: int, learning_rate: float) -> dict[str, Any]:
         count = len(self._losses)
         step_s = (time.perf_counter() - self._began_s) / count
+        phases = {name: seconds / count for name, seconds in self.phases.take().items()}
+        learning_s = step_s - phases["save"] - phases["evaluation"]
         return {
             "step": step,
             "loss": sum(self._losses) / count,
             "learning_rate": learning_rate,
             "grad_norm": sum(self._grad_norms) / max(len(self._grad_norms), 1),
             "samples": step * self.config.global_batch_size,
-            "samples_per_s": round(self.config.global_batch_size / step_s, 2),
+            "samples_per_s": round(self.config.global_batch_size / learning_s, 2),
             "step_s": round(step_s, 4),
-            **{f"{name}_s": round(seconds / count, 4) for name, seconds in self.phases.take().items()},
+            **{f"{name}_s": round(seconds, 4) for name, seconds in phases.items()},
             "memory_mib": _memory_mib(self.device),
-            "eta_s": round((self.config.max_steps - step) * step_s, 1),
+            "eta_s": round((self.config.max_steps - step) * self._usual_step_s(step, step_s), 1),
         }
+
+    def _usual_step_s(self, step: int, step_s: float) -> float:
+        """The mean of all steps but the first: one told alone after a save has all of the save's time, and others none
+        of it."""
+        if self._first_ended is None:
+            return step_s
+        first, ended_s = self._first_ended
+        return (time.perf_counter() - ended_s) / (step - first)
 
 
 def _memory_mib(device: torch.device) -> int:

@@ -22,6 +22,7 @@ from rdtops.trainer.ranks import BUCKET_BYTES, Ranks, buckets
 from rdtops.trainer.rdt import RDTPolicy
 
 T = TypeVar("T")
+ENGINES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG")  # not ours
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -43,8 +44,7 @@ def check_launcher(config: TrainConfig, environment: Mapping[str, str]) -> None:
     def asks(variable: str, value: str = "true") -> bool:
         return environment.get(variable, "").lower() == value
 
-    refused = [f"{variable} = true" for variable in (
-        "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG") if asks(variable)]
+    refused = [f"{variable} = true" for variable in ENGINES if asks(variable)]
     if asks("ACCELERATE_USE_FSDP") and config.num_processes > 1:
         if config.sharding != "fsdp2":
             refused.append("ACCELERATE_USE_FSDP = true")
@@ -90,17 +90,18 @@ class Shards:
         """As torch.nn.utils.clip_grad_norm_. Returns the norm before. It is added up in float64, so that its float32
         does not depend on how the gradients are cut up."""
         gradients = [held(p.grad) for p in policy.parameters() if p.grad is not None]
-        squares = torch.stack(torch._foreach_norm(gradients, 2, torch.float64)).square().sum()
+        norms = torch._foreach_norm(gradients, 2, torch.float64)  # noqa: SLF001  # clip_grad_norm_ calls it too
+        squares = torch.stack(norms).square().sum()
         norm = self._added_up(squares).sqrt().float()
         share = float(max_norm / (norm + 1e-6))
         if share < 1:
             torch._foreach_mul_(gradients, share)
         return float(norm)
 
-    def after_update(self, policy: RDTPolicy) -> None:
+    def after_update(self) -> None:
         """Every process gets what it needs of the others' updates."""
 
-    def evaluate(self, read: Callable[[], object], work: Callable[[], T]) -> T:
+    def evaluate(self, read: Callable[[], object], work: Callable[[], T]) -> T:  # noqa: ARG002  # fsdp2 reads first
         """`work` with the running average, after `read` has read its samples. Returns its result in every process."""
         return self.ranks.once(work)
 
@@ -114,7 +115,7 @@ class Shards:
         return {f"{part}.{name}": optimizer.state[parameter][part]
                 for name, parameter in policy.named_parameters() if optimizer.state.get(parameter) for part in MOMENTS}
 
-    def part(self, whole: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor | None:
+    def part(self, whole: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor | None:  # noqa: ARG002
         """A copy of what this process keeps of a moment of the parameter, on its device; None when nothing."""
         return whole.to(self.ranks.device, copy=True)
 
@@ -135,7 +136,7 @@ class Zero1(Shards):
         return self._owned[self.ranks.rank]
 
     @torch.no_grad()
-    def after_update(self, policy: RDTPolicy) -> None:
+    def after_update(self) -> None:
         for owner, parameters in self._owned.items():
             for group in buckets(parameters, BUCKET_BYTES):
                 flat = torch.cat([p.flatten() for p in group])

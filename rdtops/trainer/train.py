@@ -217,7 +217,7 @@ class Training:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.policy.zero_grad()
-        self.shards.after_update(self.policy)
+        self.shards.after_update()
         if self.ema and self.scaler.get_scale() >= scale:  # a lower scale says that the step was skipped
             self.ema.step(self.policy)
         return norm

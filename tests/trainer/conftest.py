@@ -22,6 +22,8 @@ from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import RunSpec
 from rdtops.trainer import simulator, stop
+from rdtops.trainer.ranks import Ranks
+from rdtops.trainer.sharding import Shards
 from tests.trainer import worlds
 
 HERE = Path(__file__).parent
@@ -30,6 +32,7 @@ PARITY = HERE / "fixtures" / "rdt_parity"
 SHAPES = HERE / "fixtures" / "rdt_shapes"
 RECORDING = REPOSITORY / "rdtops" / "lab" / "data"
 torch.set_num_threads(1)  # as accelerate sets it; tiny matrices are slower with more, above all on a busy machine
+ALONE = Shards(Ranks(0, 1, torch.device("cpu")))  # one process, which has everything
 # the numbers these tests were written with: the preset may grow without them
 SIXTY = ("max_steps=60", "checkpoint_every_steps=20", "sample_every_steps=20", "learning_rate=1e-3")
 # 12 steps instead of 60, and a checkpoint every 4

@@ -23,7 +23,7 @@ from rdtops.contract import manifest
 from rdtops.errors import WeightsError
 from rdtops.trainer import checkpoint
 from rdtops.trainer.rdt import RDTPolicy
-from tests.trainer.conftest import PARITY, REPOSITORY, Demonstrations
+from tests.trainer.conftest import ALONE, PARITY, REPOSITORY, Demonstrations
 
 MANY = int(os.environ.get("FUZZ", "60"))
 fuzzed = settings(max_examples=MANY, deadline=None, derandomize=True,
@@ -236,7 +236,7 @@ def test_a_damaged_checkpoint_is_read_or_refused_by_name(data, saved, policy, tm
     try:
         checkpoint.read_trainer(folder)
         checkpoint.read_codec(folder)
-        checkpoint.restore_optimizer(folder, policy, torch.optim.AdamW(policy.parameters()))
+        checkpoint.restore_optimizer(folder, policy, torch.optim.AdamW(policy.parameters()), ALONE)
     except WeightsError as error:
         refusal = error.message
     assert name in refusal
@@ -276,4 +276,4 @@ def test_a_misshapen_moment_is_named(saved, policy, tmp_path, part, shape) -> No
     moments[f"{part}.img_adaptor.0.bias"] = torch.zeros(shape)
     save_file(moments, folder / checkpoint.OPTIMIZER)
     with pytest.raises(WeightsError, match=rf"{part}.img_adaptor.0.bias is \({shape[0]},\), its parameter \(64,\)"):
-        checkpoint.restore_optimizer(folder, policy, torch.optim.AdamW(policy.parameters()))
+        checkpoint.restore_optimizer(folder, policy, torch.optim.AdamW(policy.parameters()), ALONE)

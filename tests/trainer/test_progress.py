@@ -43,6 +43,25 @@ def test_what_is_told_are_means_since_the_last_time() -> None:
     assert (told["loss"], told["grad_norm"], told["samples"]) == (1.5, 3.0, 32)
 
 
+def test_a_save_slows_down_neither_the_pace_nor_what_is_left() -> None:
+    """The step after a checkpoint is told alone, with all the time of the save and of the held-out samples."""
+    made = progress("log_every_steps=1", "max_steps=1000", "checkpoint_every_steps=10")
+    told = {}
+    for step in range(1, 13):
+        time.sleep(0.3 if step == 1 else 0.02)
+        if step == 11:
+            for phase in ("evaluation", "save"):
+                with made.phases(phase):
+                    time.sleep(0.15)
+        told[step] = made.step(step, 1.0, 1e-3, 1.0)
+    assert told[11]["step_s"] > 0.3
+    assert told[11]["samples_per_s"] == pytest.approx(told[10]["samples_per_s"], rel=0.5)
+    assert told[1]["eta_s"] > 0.3 * 990
+    assert told[10]["eta_s"] < 0.05 * 990  # the first step, which is slow, is not usual
+    assert told[11]["eta_s"] == pytest.approx(told[12]["eta_s"], rel=0.2)
+    assert told[11]["eta_s"] < 0.1 * 990
+
+
 def test_phases_are_timed_and_taken_once() -> None:
     phases = Phases(CPU)
     for name, pause_s in (("data", 0.02), ("forward", 0.05), ("data", 0.02)):

@@ -32,7 +32,7 @@ from rdtops.trainer.actions import (
 from rdtops.trainer.batch import Samples, Share, collate
 from rdtops.trainer.ema import Ema
 from rdtops.trainer.rdt import RDTPolicy
-from tests.trainer.conftest import PARITY, RECORDING, SHORT, events, losses, start
+from tests.trainer.conftest import ALONE, PARITY, RECORDING, SHORT, events, losses, start
 
 CODEC = DeltaVelocity()
 PLAIN = replace(preset("tiny"), condition_dropout=0.0, image_augmentation=False, state_noise_snr_db=None)
@@ -245,7 +245,7 @@ def test_8_a_load_that_fails_does_not_go_on_with_weights_only(prepare, train_her
     (folder / checkpoint.OPTIMIZER).write_bytes(b"")
     policy = RDTPolicy.from_pretrained(folder)
     with pytest.raises(WeightsError, match=r"optimizer\.safetensors"):
-        checkpoint.restore_optimizer(folder, policy, torch.optim.AdamW(policy.parameters()))
+        checkpoint.restore_optimizer(folder, policy, torch.optim.AdamW(policy.parameters()), ALONE)
 
 
 def test_8_no_two_processes_learn_from_the_same_samples(recording) -> None:
