@@ -216,7 +216,7 @@ def test_the_command_of_a_run_tells_accelerate_what_the_run_does(runs, assets, t
 def test_the_accelerate_configuration_of_the_docs_starts_fsdp2_and_nothing_else(runs, assets, tmp_path) -> None:
     config = tmp_path / "fsdp2.yaml"
     documented = (REPOSITORY / "docs" / "distributed.md").read_text().partition("```yaml\n")[2].partition("```")[0]
-    config.write_text(documented.replace("bf16", "no"))
+    config.write_text(documented.replace("bf16", '"no"'))
     for kind, code in (("fsdp2", 0), ("none", 1)):
         spec = write_run(tmp_path, kind, assets, *TWO, f"sharding={kind}")
         ended = launched([sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config),
