@@ -33,6 +33,10 @@ TRIAL_MIB = 64
 _TRIAL = """\
 import json, os, sys, tempfile, time
 folder, mib = sys.argv[1], int(sys.argv[2])
+there = os.statvfs(folder)
+if there.f_bavail * there.f_frsize < 16 * mib << 20:  # somebody's last megabytes are not for trials
+    print(json.dumps({'mib': 0, 'seconds': 0}))
+    sys.exit()
 try:
     fd = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600)
 except (OSError, AttributeError):
@@ -190,6 +194,8 @@ def _speed(host: Host, answer: Answer[float], spec: RunSpec) -> CheckResult:
             return CheckResult.skip("disk speed", "not tried: this user may not write there", problem)
         return CheckResult.fail("disk speed", f"{TRIAL_MIB} MiB cannot be written", problem,
                                 f"df -h {Command(spec.workspace).shell()}; sudo dmesg | tail   # on {host.name}")
+    if not answer.value:
+        return CheckResult.skip("disk speed", "not tried: too little is free")
     each_s = MODELS[spec.train.model].checkpoint_bytes / answer.value
     summary = f"{answer.value / 1e6:.0f} MB/s with fsync: a checkpoint takes {each_s:.0f} s"
     if each_s > SLOW_SAVE_S:

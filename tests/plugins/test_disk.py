@@ -129,6 +129,7 @@ def test_a_host_without_quotas_says_that_it_was_not_asked(check):
 @pytest.mark.parametrize(("trial", "status", "words"), [
     (said('{"mib": 64, "seconds": 0.1}\n'), Status.OK, "671 MB/s with fsync: a checkpoint takes 29 s"),
     (said('{"mib": 20, "seconds": 5.2}\n'), Status.WARN, "4 MB/s with fsync"),
+    (said('{"mib": 0, "seconds": 0}\n'), Status.SKIP, "too little is free"),
     (said("", 1, "OSError: [Errno 122] Disk quota exceeded"), Status.FAIL, "64 MiB cannot be written"),
     (said("", 1, "PermissionError: [Errno 13] Permission denied: '/w'"), Status.SKIP, "this user may not write there"),
     (said("", None), Status.FAIL, "64 MiB cannot be written")])
