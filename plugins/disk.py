@@ -147,7 +147,7 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec) -> list[C
     space: Space | None = answers["space"].value
     if space is None:
         return [CheckResult.warn("disk", "cannot tell the free space", answers["space"].problem,
-                                 f"df -h {spec.workspace}   # on {host.name}")]
+                                 f"df -h {Command(spec.workspace).shell()}   # on {host.name}")]
     if "ro" in (answers["mounts"].value or {}).get(space.mounted_on, ()):
         return [CheckResult.fail("disk", f"{space.mounted_on} is mounted read-only", spec.workspace,
                                  f"sudo dmesg | tail   # on {host.name}: a disk fault is a common reason")]
@@ -162,7 +162,7 @@ def _inodes(host: Host, space: Space, answer: Answer[int | None]) -> CheckResult
     if answer.value < INODES_NEEDED:
         return CheckResult.fail(
             "disk inodes", f"{answer.value} inodes free on {space.mounted_on}, {INODES_NEEDED} needed", "",
-            f"du -x --inodes {space.mounted_on} | sort -n | tail   # on {host.name}: where the many files are")
+            f"du -x --inodes {Command(space.mounted_on).shell()} | sort -n | tail   # on {host.name}: where they are")
     return CheckResult.ok("disk inodes", f"{answer.value} free on {space.mounted_on}")
 
 
@@ -255,7 +255,7 @@ def _remedy(space: Space, min_free_gb: float, spec: RunSpec) -> str:
     fit -= _kept_besides(spec)
     if fit >= 1 and space.free_kib * 1024 >= min_free_gb * 1e9 * (1 + RESERVE):
         return f"inv train --host {spec.host} --set checkpoints_total_limit={fit}   # or free some there"
-    return f"du -xh -d 2 {space.mounted_on} | sort -h | tail   # on {spec.host}: what takes the space"
+    return f"du -xh -d 2 {Command(space.mounted_on).shell()} | sort -h | tail   # on {spec.host}: what takes the space"
 
 
 def _lower(soft: str, hard: str) -> int:

@@ -144,7 +144,7 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec,
         encoder = answers[role].value
         if encoder is None:
             findings.append(CheckResult.warn(role, "cannot be looked at", answers[role].problem,
-                                             f"ls -l {spec.assets[role]}   # on {host.name}"))
+                                             f"ls -l {Command(spec.assets[role]).shell()}   # on {host.name}"))
         else:
             findings.append(judged(host, role, encoder, spec, local_assets))
     needed = any(f.status is Status.WARN and "downloaded there" in f.summary for f in findings)
@@ -160,10 +160,9 @@ def endpoint(host: Host, answer: Answer[tuple[Fetched, ...]] | None, *, needed: 
     problems = [f"{file}: {got.problem or 'no byte'}" for file, got in zip(FETCHED, fetched, strict=False)
                 if got.problem or not got.size_bytes]
     if answer.value is None or len(fetched) != len(FETCHED) or problems:
-        judge = CheckResult.fail if needed else CheckResult.warn
-        return judge("hf endpoint", f"{address} does not serve the encoders to {host.name}",
-                     "; ".join(problems) or answer.problem,
-                     "edit hosts.toml: HF_ENDPOINT under env, or a local copy of the encoders under [assets]")
+        told = (f"{address} does not serve the encoders to {host.name}", "; ".join(problems) or answer.problem,
+                "edit hosts.toml: HF_ENDPOINT under env, or a local copy of the encoders under [assets]")
+        return CheckResult.fail("hf endpoint", *told) if needed else CheckResult.warn("hf endpoint", *told)
     return CheckResult.ok("hf endpoint", f"{address} serves the encoders: {fetched[-1].size_bytes} bytes of weights in "
                           f"{fetched[-1].seconds:.1f} s")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
@@ -52,6 +53,7 @@ class Report:
     host: str
     results: tuple[CheckResult, ...]
     plugins: tuple[str, ...] = field(default=())  # the plugins that were asked, whether or not they had a finding
+    probe_seconds: Mapping[str, float] = field(default_factory=dict)  # how long each probe took on the host
 
     @property
     def failures(self) -> tuple[CheckResult, ...]:
@@ -66,4 +68,5 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         return {"host": self.host, "passed": self.passed, "plugins": list(self.plugins),
+                "probe_seconds": dict(self.probe_seconds),
                 "results": [{**asdict(r), "status": r.status.value} for r in self.results]}

@@ -104,7 +104,10 @@ def _(thing: Report) -> RenderableType:
         for number, result in enumerate(results):
             table.add_row("" if number else f"[bold]{escape(group)}[/]", SIGNS[result.status], escape(result.name),
                           _finding(result))
-    return Group(table, _verdict(thing), f"[dim]plugins that ran: {escape(', '.join(thing.plugins) or 'none')}[/]")
+    asked = max(thing.probe_seconds.items(), key=lambda item: item[1], default=None)
+    slowest = f"; slowest probe: {escape(asked[0])}, {asked[1]:.1f} s" if asked else ""
+    return Group(table, _verdict(thing),
+                 f"[dim]plugins that ran: {escape(', '.join(thing.plugins) or 'none')}{slowest}[/]")
 
 
 def _by_group(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResult]]]:

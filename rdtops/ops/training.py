@@ -33,12 +33,13 @@ def check(connection: Connection, registry: Registry, spec: RunSpec, local: Mapp
     """Every finding about the host: ours first, then the plugins'. What they ask travels together."""
     plugins = registry.preflight_works(host=connection.host, connection=connection, spec=spec, local_assets=local)
     ours: Works = [lambda: core_checks(connection, spec)]
-    results = [result for found in together(connection, [*ours, *plugins]) for result in found]
+    seconds: dict[str, float] = {}
+    results = [result for found in together(connection, [*ours, *plugins], seconds) for result in found]
     asked = [p.name for p in registry.with_hook("preflight_check")]
     if not asked:
         results.append(CheckResult.fail("plugins", "no plugin took part in this check",
                                         remedy="inv plugins   # what is loaded, and why not"))
-    return Report(connection.host.name, tuple(results), tuple(asked))
+    return Report(connection.host.name, tuple(results), tuple(asked), seconds)
 
 
 def train(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path],

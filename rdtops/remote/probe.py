@@ -82,17 +82,21 @@ def ask(connection: Connection, probes: Iterable[Probe[Any]]) -> dict[str, Answe
     return {name: _answer(probe, outputs[name]) for name, probe in asked.items()}
 
 
-def together(connection: Connection, works: Sequence[Callable[[], T]]) -> list[T]:
+def together(connection: Connection, works: Sequence[Callable[[], T]],
+             seconds: dict[str, float] | None = None) -> list[T]:
     """Run each of `works` in a thread of its own; what they ask of `connection` travels together, in as many trips as
-    the one that asks most often needs. Raises what a trip raised, else what the first of them raised."""
-    return _Trips(connection, works).run()
+    the one that asks most often needs. Raises what a trip raised, else what the first of them raised. `seconds` is told
+    how long each probe took on the host."""
+    return _Trips(connection, works, {} if seconds is None else seconds).run()
 
 
 class _Trips:
     """The caller's thread makes the trips, so that Ctrl-C ends them; each work waits in a thread for its answers."""
 
-    def __init__(self, connection: Connection, works: Sequence[Callable[[], Any]]) -> None:
+    def __init__(self, connection: Connection, works: Sequence[Callable[[], Any]],
+                 seconds: dict[str, float]) -> None:
         self.connection = connection
+        self._seconds = seconds
         self._works = works
         self._change = threading.Condition()
         self._left = len(works)
@@ -143,6 +147,7 @@ class _Trips:
             places.append({name: name if name not in asked else f"{name}#{number}" for name in question.probes})
             asked.update({place: question.probes[name] for name, place in places[-1].items()})
         outputs = _trip(self.connection, asked)
+        self._seconds.update({name: output.seconds for name, output in outputs.items()})
         with self._change:
             for question, place in zip(questions, places, strict=True):
                 question.outputs = {name: outputs[p] for name, p in place.items()}
