@@ -17,7 +17,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
 @pytest.fixture
 def route(lab: Lab, tiny_hosts: Path, tmp_path: Path) -> Route:
     lab.up()
-    return Route("no delay", (), lab.ssh_config, "lab2", {"RDTOPS_HOSTS": str(tiny_hosts), "RDTOPS_STATE": str(tmp_path)})
+    env = {"RDTOPS_HOSTS": str(tiny_hosts), "RDTOPS_STATE": str(tmp_path)}
+    return Route("no delay", (), lab.ssh_config, "lab2", env)
 
 
 def test_a_check_is_held_against_ssh_and_its_slowest_probe(route: Route) -> None:

@@ -11,8 +11,8 @@ from rdtops.ops import render
 
 RESULTS = (
     CheckResult("clock", CheckResult.ok("", "").status, "agrees", group="host"),
-    CheckResult("dataset", CheckResult.fail("", "").status, "no *.hdf5 in [/w]", "looked in [red]/w", "inv deploy --host a",
-                group="assets"),
+    CheckResult("dataset", CheckResult.fail("", "").status, "no *.hdf5 in [/w]", "looked in [red]/w",
+                "inv deploy --host a", group="assets"),
     CheckResult("shm", CheckResult.warn("", "").status, "64 MiB", group="host"),
     CheckResult("gpu", CheckResult.ok("", "").status, "8 x A800", source="gpu", group="gpu"))
 
