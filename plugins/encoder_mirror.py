@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
 from rdtops.api import (
     MODELS,
+    Answer,
     CheckResult,
     Command,
     Connection,
@@ -19,6 +22,7 @@ from rdtops.api import (
     Probe,
     RdtopsError,
     RunSpec,
+    Status,
     activation,
     ask,
     hookimpl,
@@ -49,6 +53,33 @@ def pulse(ended=threading.Event()):
 threading.Thread(target=pulse, daemon=True).start()
 snapshot_download(sys.argv[1], local_dir=sys.argv[2], ignore_patterns=["*.h5", "*.msgpack", "*.onnx", "*.ot"])
 """
+# Fetches the beginning of files, as a download would: through redirects to wherever a hub keeps large files, which may
+# be another server that is blocked.
+_FETCH = """\
+import json, sys, time, urllib.request
+found = {}
+for url in sys.argv[1:]:
+    begun = time.monotonic()
+    try:
+        request = urllib.request.Request(url, headers={'Range': 'bytes=0-65535', 'User-Agent': 'rdtops'})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            content = answer.read(65536)
+        kind = 'html' if content.lstrip()[:1] == b'<' else ''
+        found[url] = {'bytes': len(content), 'seconds': time.monotonic() - begun, 'problem': kind and 'a web page'}
+    except Exception as error:
+        found[url] = {'bytes': 0, 'seconds': 0, 'problem': type(error).__name__ + ': ' + str(error)[:200]}
+print(json.dumps(found))
+"""
+FETCHED = ("config.json", "pytorch_model.bin")  # of T5: a small file, and one that a hub keeps elsewhere
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The beginning of one file, as the host got it. `problem` says why it did not."""
+
+    size_bytes: int
+    seconds: float
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -83,6 +114,23 @@ def probe(role: str, folder: str) -> Probe[Encoder]:
     return Probe(role, line, parse)
 
 
+def parse_fetched(output: Output) -> tuple[Fetched, ...]:
+    """In the order of FETCHED."""
+    if output.code != 0:
+        raise ValueError(output.err.strip()[-200:] or "nothing was fetched")
+    rows = json.loads(output.out.strip().rpartition("\n")[2])
+    return tuple(Fetched(int(r["bytes"]), float(r["seconds"]), str(r["problem"])) for r in rows.values())
+
+
+def endpoint_probes(host: Host, spec: RunSpec) -> list[Probe[tuple[Fetched, ...]]]:
+    """None where nothing would be downloaded."""
+    name = _asset(spec, "text_encoder")
+    if not _may_download(host, name):
+        return []
+    urls = [f"{_endpoint(host).rstrip('/')}/{HUB_NAMES[name]}/resolve/main/{quote(file)}" for file in FETCHED]
+    return [Probe("endpoint", Command(host.python, "-c", _FETCH, *urls).shell(), parse_fetched, timeout_s=25)]
+
+
 @hookimpl
 def preflight_check(host: Host, connection: Connection, spec: RunSpec,
                     local_assets: Mapping[str, Path]) -> list[CheckResult]:
@@ -90,16 +138,33 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec,
     if wrong:
         return [CheckResult.fail("encoders", wrong,
                                  remedy=f"edit [hosts.{host.name}.plugins.encoder_mirror] in hosts.toml")]
-    answers = ask(connection, [probe(role, spec.assets[role]) for role in ROLES])
+    answers = ask(connection, [*(probe(role, spec.assets[role]) for role in ROLES), *endpoint_probes(host, spec)])
     findings = []
     for role in ROLES:
         encoder = answers[role].value
         if encoder is None:
             findings.append(CheckResult.warn(role, "cannot be looked at", answers[role].problem,
-                                             f"ls -l {spec.assets[role]}   # on {host.name}"))
+                                             f"ls -l {Command(spec.assets[role]).shell()}   # on {host.name}"))
         else:
             findings.append(judged(host, role, encoder, spec, local_assets))
-    return findings
+    needed = any(f.status is Status.WARN and "downloaded there" in f.summary for f in findings)
+    return [*findings, endpoint(host, answers.get("endpoint"), needed=needed)]
+
+
+def endpoint(host: Host, answer: Answer[tuple[Fetched, ...]] | None, *, needed: bool) -> CheckResult:
+    """The hub or mirror serves bytes to the host, large files as well. A FAIL only where a download is needed."""
+    if answer is None:
+        return CheckResult.skip("hf endpoint", "not asked: nothing would be downloaded on the host")
+    address = re.sub(r"//[^/@]*@", "//", _endpoint(host))  # a name and password may stand in it
+    fetched = answer.value or ()
+    problems = [f"{file}: {got.problem or 'no byte'}" for file, got in zip(FETCHED, fetched, strict=False)
+                if got.problem or not got.size_bytes]
+    if answer.value is None or len(fetched) != len(FETCHED) or problems:
+        told = (f"{address} does not serve the encoders to {host.name}", "; ".join(problems) or answer.problem,
+                "edit hosts.toml: HF_ENDPOINT under env, or a local copy of the encoders under [assets]")
+        return CheckResult.fail("hf endpoint", *told) if needed else CheckResult.warn("hf endpoint", *told)
+    return CheckResult.ok("hf endpoint", f"{address} serves the encoders: {fetched[-1].size_bytes} bytes of weights in "
+                          f"{fetched[-1].seconds:.1f} s")
 
 
 @hookimpl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from rdtops.api import Answer, CheckResult, Connection, Host, Output, Probe, Run
 
 FIELDS = "index,uuid,name,memory.total,memory.free,utilization.gpu,ecc.errors.uncorrected.volatile.total"
 BUSY_PERCENT = 20
+# double bit error, row remapping, NVLink, uncontained, fallen off the bus, GSP, timeouts of the same
+BROKEN_XIDS = frozenset({48, 63, 64, 74, 79, 92, 94, 95, 119, 120, 140})
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,15 @@ class GpuProcess:
     memory_mib: int | None
 
 
+@dataclass(frozen=True)
+class Xid:
+    """A fault that NVIDIA's driver reported since the machine was started."""
+
+    bus: str
+    code: int
+    line: str
+
+
 def parse_gpus(output: Output) -> tuple[Gpu, ...]:
     """The CSV of `nvidia-smi --query-gpu`. Raises ValueError when it is something else."""
     if output.code != 0:
@@ -45,8 +57,20 @@ def parse_processes(output: Output) -> tuple[GpuProcess, ...]:
 
 
 GPUS = Probe("gpus", f"nvidia-smi --query-gpu={FIELDS} --format=csv,noheader,nounits", parse_gpus, timeout_s=15)
+def parse_xid(output: Output) -> tuple[Xid, ...]:
+    """NVIDIA's faults in the kernel's log. Raises ValueError where this user may not read it."""
+    if output.code != 0 or not output.out.endswith("read\n"):
+        raise ValueError("the kernel's log is not for this user")
+    rows = re.finditer(r"NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d+)[^\n]*", output.out)
+    return tuple(Xid(row[1], int(row[2]), row[0][:160]) for row in rows)
+
+
 PROCESSES = Probe("processes", "nvidia-smi --query-compute-apps=gpu_uuid,pid,process_name,used_memory "
                   "--format=csv,noheader,nounits", parse_processes, timeout_s=15)
+
+
+XIDS = Probe("xids", 'm=$(dmesg 2>/dev/null || journalctl -k -b --no-pager -q 2>/dev/null); [ -n "$m" ] && '
+             "{ printf '%s\\n' \"$m\" | grep 'NVRM: Xid' | tail -n 200; echo read; }", parse_xid, timeout_s=10)
 
 
 @hookimpl
@@ -54,7 +78,7 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec) -> list[C
     if host.plugins.get("gpu"):
         return [CheckResult.fail("gpu", f"unknown option {next(iter(host.plugins['gpu']))!r}; gpu has none",
                                  remedy=f"edit [hosts.{host.name}.plugins.gpu] in hosts.toml")]
-    answers = ask(connection, [GPUS, PROCESSES])
+    answers = ask(connection, [GPUS, PROCESSES, XIDS])
     wanted = spec.train.gpus_required
     seen: Answer[tuple[Gpu, ...]] = answers["gpus"]
     if seen.value is None:
@@ -62,8 +86,10 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec) -> list[C
     if not wanted:
         return [CheckResult.ok("gpu", f"none is needed (device cpu); there: {_listed(seen.value)}")]
     used = visible(seen.value, host.env.get("CUDA_VISIBLE_DEVICES"))[:wanted]
-    return [_count(host, seen.value, wanted), *_memory(host, used, spec.train.min_gpu_memory_free_mib),
-            *_health(host, used), _others(host, answers["processes"], used)]
+    needed_mib = spec.train.min_gpu_memory_free_mib
+    return [_count(host, seen.value, wanted), *_model(host, used), *_memory(host, used, needed_mib),
+            _ecc(host, used), _faults(host, answers["xids"]), _load(host, used),
+            _others(host, answers["processes"], used)]
 
 
 def visible(gpus: Sequence[Gpu], variable: str | None) -> tuple[Gpu, ...]:
@@ -123,20 +149,46 @@ def _memory(host: Host, gpus: Sequence[Gpu], needed_mib: int) -> list[CheckResul
     return [CheckResult.ok("gpu memory", f"at least {least} MiB free on each, {needed_mib} needed")]
 
 
-def _health(host: Host, gpus: Sequence[Gpu]) -> list[CheckResult]:
+def _model(host: Host, gpus: Sequence[Gpu]) -> list[CheckResult]:
+    """All processes wait for the slowest card, and the smallest decides what fits."""
+    if len({g.name for g in gpus}) > 1:
+        each = ", ".join(f"GPU {g.index}: {g.name}" for g in gpus)
+        return [CheckResult.warn("gpu model", "the GPUs are of different models: the slowest sets the pace", each,
+                                 f"edit env of [hosts.{host.name}] in hosts.toml: CUDA_VISIBLE_DEVICES of equal ones")]
+    return [CheckResult.ok("gpu model", gpus[0].name)] if gpus else []
+
+
+def _ecc(host: Host, gpus: Sequence[Gpu]) -> CheckResult:
     broken = [g for g in gpus if g.ecc_errors]
-    busy = [g for g in gpus if (g.utilization_percent or 0) >= BUSY_PERCENT]
-    findings = []
     if broken:
         each = ", ".join(f"GPU {g.index}: {g.ecc_errors}" for g in broken)
-        findings.append(CheckResult.fail("gpu ecc", "uncorrected memory errors since the last reset", each,
-                                         f"sudo nvidia-smi --gpu-reset -i {broken[0].index}   # on {host.name}; or "
-                                         "leave the GPU out with CUDA_VISIBLE_DEVICES in env of hosts.toml"))
+        return CheckResult.fail("gpu ecc", "uncorrected memory errors since the last reset", each,
+                                f"sudo nvidia-smi --gpu-reset -i {broken[0].index}   # on {host.name}; or "
+                                "leave the GPU out with CUDA_VISIBLE_DEVICES in env of hosts.toml")
+    if gpus and all(g.ecc_errors is None for g in gpus):
+        return CheckResult.skip("gpu ecc", "these cards do not count memory errors")
+    return CheckResult.ok("gpu ecc", "no uncorrected memory errors")
+
+
+def _faults(host: Host, answer: Answer[tuple[Xid, ...]]) -> CheckResult:
+    """Many Xids are a program's own fault (13, 31, 43); these are the hardware's or the link's."""
+    if answer.value is None:
+        return CheckResult.skip("gpu xid", "not asked: the kernel's log is not for this user", answer.problem)
+    bad = [x for x in answer.value if x.code in BROKEN_XIDS]
+    if bad:
+        return CheckResult.warn("gpu xid", f"{len(bad)} hardware faults since the machine was started", bad[-1].line,
+                                f"nvidia-smi -q | grep -A6 -i retire   # on {host.name}; a GPU that falls off the bus "
+                                "again wants a reboot or an exchange")
+    return CheckResult.ok("gpu xid", "no hardware fault in the kernel's log")
+
+
+def _load(host: Host, gpus: Sequence[Gpu]) -> CheckResult:
+    busy = [g for g in gpus if (g.utilization_percent or 0) >= BUSY_PERCENT]
     if busy:
         each = ", ".join(f"GPU {g.index}: {g.utilization_percent} %" for g in busy)
-        findings.append(CheckResult.warn("gpu load", "GPUs are busy before we begin", each,
-                                         f"inv gpu --host {host.name} --watch"))
-    return findings
+        return CheckResult.warn("gpu load", "GPUs are busy before we begin", each,
+                                f"inv gpu --host {host.name} --watch")
+    return CheckResult.ok("gpu load", "idle")
 
 
 def _others(host: Host, answer: Answer[tuple[GpuProcess, ...]], gpus: Sequence[Gpu]) -> CheckResult:

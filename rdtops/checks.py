@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
@@ -27,6 +27,7 @@ class CheckResult:
     evidence: str = ""
     remedy: str = ""
     source: str = ""  # the plugin that said it; filled in by the registry
+    group: str = ""  # what it is about; of a plugin's finding the plugin's name
 
     @classmethod
     def ok(cls, name: str, summary: str, evidence: str = "") -> CheckResult:
@@ -52,6 +53,7 @@ class Report:
     host: str
     results: tuple[CheckResult, ...]
     plugins: tuple[str, ...] = field(default=())  # the plugins that were asked, whether or not they had a finding
+    probe_seconds: Mapping[str, float] = field(default_factory=dict)  # how long each probe took on the host
 
     @property
     def failures(self) -> tuple[CheckResult, ...]:
@@ -66,10 +68,5 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         return {"host": self.host, "passed": self.passed, "plugins": list(self.plugins),
+                "probe_seconds": dict(self.probe_seconds),
                 "results": [{**asdict(r), "status": r.status.value} for r in self.results]}
-
-
-def merged(host: str, results: Iterable[CheckResult], plugins: Iterable[str]) -> Report:
-    """A report whose worst findings come first, otherwise in the order they were made."""
-    worst_first = {Status.FAIL: 0, Status.WARN: 1, Status.SKIP: 2, Status.OK: 3}
-    return Report(host, tuple(sorted(results, key=lambda r: worst_first[r.status])), tuple(plugins))

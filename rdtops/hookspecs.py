@@ -29,7 +29,8 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec,
 
     Moment: `inv check`, and again at the start of `inv train`.
     Veto: a FAIL keeps `inv train` from launching; a WARN does not.
-    Rule: read only. A check changes nothing on the host.
+    Rule: read only. A check changes nothing on the host. It runs in a thread beside those of the other plugins, and
+    its `ask` travels with theirs.
 
         @hookimpl
         def preflight_check(connection, spec):

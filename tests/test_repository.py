@@ -130,7 +130,8 @@ def test_what_crosses_to_the_host_needs_the_standard_library_only(folder):
 
 
 def test_a_far_side_program_imports_nothing_of_ours_but_its_neighbours():
-    for file in [*(ROOT / "rdtops/remote/far").glob("*.py"), ROOT / "rdtops/ops/runs_on_host.py"]:
+    for file in [*(ROOT / "rdtops/remote/far").glob("*.py"), ROOT / "rdtops/ops/runs_on_host.py",
+                 ROOT / "rdtops/ops/preflight/weights_on_host.py"]:
         ours = re.findall(r"^\s*(?:from|import) (rdtops\S*)", file.read_text(), re.MULTILINE)
         assert all(name.startswith("rdtops.remote.far") for name in ours), file
 
@@ -153,6 +154,30 @@ def test_the_hooks_of_the_plugin_document_are_the_hooks_of_the_code():
 def test_the_plugin_document_names_everything_a_plugin_may_import():
     text = (ROOT / "docs/plugins.md").read_text()
     assert [n for n in api.__all__ if f"`{n}`" not in text] == []
+
+
+def findings_of_the_code():
+    """Name of a check -> the words of the findings that the code can make of it."""
+    files = [*(ROOT / "rdtops/ops/preflight").glob("*.py"), *(ROOT / "plugins").glob("*.py"),
+             ROOT / "rdtops/ops/training.py"]
+    found = {}
+    for call in (n for f in files for n in ast.walk(ast.parse(f.read_text())) if isinstance(n, ast.Call)):
+        if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "CheckResult":
+            written = ast.unparse(call.args[0])
+            names = {"role": ["text_encoder", "vision_encoder"], "f'md5 {role}'": ["md5 <role>"]}.get(
+                written, [written.strip("'")])
+            for name in names:
+                found.setdefault(name, set()).add(call.func.attr)
+    return found
+
+
+def test_the_page_of_checks_names_every_check_and_what_it_can_say():
+    rows = re.findall(r"^\| `([^`]+)` \| (.+) \| (.+) \| (.+) \| (.+) \|$", (ROOT / "docs/checks.md").read_text(),
+                      re.MULTILINE)
+    documented = {name: {word for word, cell in (("warn", warn), ("fail", fail)) if cell != "—"}
+                  for name, _, warn, fail, _ in rows}
+    assert documented == {name: words & {"warn", "fail"} for name, words in findings_of_the_code().items()}
+    assert all(remedy.strip() for *_, remedy in rows)
 
 
 def skeleton(name):

@@ -7,12 +7,13 @@ makes a plain pluggy call lose everybody's results without saying whose fault it
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from rdtops.errors import PluginError
 
 HOOKS = ("preflight_check", "before_train", "after_checkpoint")
 GROUP = "rdtops.plugins"
+Works = list[Callable[[], list[CheckResult]]]
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,12 @@ class Registry:
         for plugin in self.with_hook(hook):
             yield _called(plugin, hook, arguments)
 
-    def preflight(self, **arguments: Any) -> list[CheckResult]:
-        """The findings of all plugins; one that raises or answers nonsense is a FAIL with its name."""
-        found = [_finding(p.name, "could not be loaded: " + p.problem) for p in self.broken]
-        for call in self.call("preflight_check", **arguments):
-            found += _findings(call)
-        return found
+    def preflight_works(self, **arguments: Any) -> Works:
+        """Each plugin's check as a call that never raises: one that does, or answers nonsense, is a FAIL with its
+        name. They may run side by side, so that what they ask travels together."""
+        broken = [_finding(p.name, "could not be loaded: " + p.problem) for p in self.broken]
+        return [lambda: broken, *(functools.partial(_checked, plugin, arguments)
+                                  for plugin in self.with_hook("preflight_check"))]
 
 
 def load() -> Registry:
@@ -163,6 +165,10 @@ def _hooks_of(name: str, module: Any) -> tuple[str, ...]:
     return tuple(h for h in HOOKS if h in {c.name for c in callers})
 
 
+def _checked(plugin: Plugin, arguments: dict[str, Any]) -> list[CheckResult]:
+    return _findings(_called(plugin, "preflight_check", arguments))
+
+
 def _called(plugin: Plugin, hook: str, arguments: dict[str, Any]) -> Call:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
@@ -183,9 +189,9 @@ def _findings(call: Call) -> list[CheckResult]:
     values = [call.value] if isinstance(call.value, CheckResult) else call.value or []
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, CheckResult) for v in values):
         return [_finding(call.plugin, f"preflight_check answered {call.value!r:.100}, not CheckResults")]
-    return [CheckResult(v.name, v.status, v.summary, v.evidence, v.remedy, call.plugin) for v in values]
+    return [CheckResult(v.name, v.status, v.summary, v.evidence, v.remedy, call.plugin, call.plugin) for v in values]
 
 
 def _finding(plugin: str, summary: str) -> CheckResult:
     return CheckResult(plugin, Status.FAIL, summary, remedy=f"RDTOPS_DISABLED_PLUGINS={plugin} leaves it out",
-                       source=plugin)
+                       source=plugin, group=plugin)

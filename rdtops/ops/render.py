@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text as Styled
 
-from rdtops.checks import Report, Status
+from rdtops.checks import CheckResult, Report, Status
 from rdtops.contract.journal import Event
 from rdtops.contract.run import RunState
 from rdtops.lab.site import ServerStatus
@@ -99,16 +99,42 @@ def _reasons(delivery: Delivery) -> Iterable[str]:
 
 @shown.register
 def _(thing: Report) -> RenderableType:
-    table = _table(f"preflight of {thing.host}", "", "check", "finding", "by")
-    for result in thing.results:
-        text = escape(result.summary)
-        if result.status in (Status.WARN, Status.FAIL):
-            text += f"\n[dim]{escape(result.evidence)}[/]" if result.evidence else ""
-            text += f"\n[bold]-> {escape(result.remedy)}[/]" if result.remedy else ""
-        table.add_row(SIGNS[result.status], escape(result.name), text, f"[dim]{escape(result.source or 'rdtops')}[/]")
-    verdict = "[green]ready to train[/]" if thing.passed else "[bold red]not ready[/]"
-    counts = ", ".join(f"{thing.count(s)} {s.value}" for s in Status if thing.count(s))
-    return Group(table, f"{verdict}: {counts}; plugins that ran: {escape(', '.join(thing.plugins) or 'none')}")
+    table = _table(f"preflight of {thing.host}", "about", "", "check", "finding")
+    for group, results in _by_group(thing.results):
+        for number, result in enumerate(results):
+            table.add_row("" if number else f"[bold]{escape(group)}[/]", SIGNS[result.status], escape(result.name),
+                          _finding(result))
+    asked = max(thing.probe_seconds.items(), key=lambda item: item[1], default=None)
+    slowest = f"; slowest probe: {escape(asked[0])}, {asked[1]:.1f} s" if asked else ""
+    return Group(table, _verdict(thing),
+                 f"[dim]plugins that ran: {escape(', '.join(thing.plugins) or 'none')}{slowest}[/]")
+
+
+def _by_group(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResult]]]:
+    """Groups in the order in which they first come."""
+    found: dict[str, list[CheckResult]] = {}
+    for result in results:
+        found.setdefault(result.group or result.source or "rdtops", []).append(result)
+    return list(found.items())
+
+
+def _finding(result: CheckResult) -> str:
+    """What is wrong has what was seen and what to type below it."""
+    if result.status not in (Status.WARN, Status.FAIL):
+        return f"[dim]{escape(result.summary)}[/]"
+    lines = [escape(result.summary), f"[dim]{escape(result.evidence)}[/]" if result.evidence else "",
+             f"[bold]-> {escape(result.remedy)}[/]" if result.remedy else ""]
+    return "\n".join(line for line in lines if line)
+
+
+def _verdict(report: Report) -> str:
+    """The last line, since a long table has scrolled by."""
+    named = {status: ", ".join(r.name for r in report.results if r.status is status)
+             for status in (Status.FAIL, Status.WARN)}
+    verdict = "[green]ready to train[/]" if report.passed else "[bold red]not ready[/]"
+    parts = [f"{report.count(s)} {s.value}" + (f" ({escape(named[s])})" if named.get(s) else "")
+             for s in (Status.FAIL, Status.WARN, Status.OK, Status.SKIP) if report.count(s)]
+    return f"{verdict}: {'; '.join(parts)}"
 
 
 @shown.register

@@ -127,10 +127,11 @@ def lint() -> Iterator[Any]:
 
 
 def bench(say: Say, name: str, *, quick: bool = False, only: str = "") -> Iterator[Measured]:
-    from rdtops.ops import transfer_bench
+    from rdtops.ops import check_bench, transfer_bench
 
     benches: dict[str, Callable[[], Iterator[Measured]]] = {
         "startup": _bench_startup,
+        "check": lambda: check_bench.check_rows(say, quick=quick, only=only),
         "trainer": lambda: _bench_trainer(quick=quick, only=only),
         "transfer": lambda: transfer_bench.transfer_rows(say, quick=quick, only=only)}
     if name not in benches:

@@ -42,7 +42,12 @@ class RunView:
 def list_runs(connection: Connection) -> list[RunView]:
     """Every run of the host's workspace, oldest first."""
     answer = connection.call(runs_on_host, {"op": "list", "workspace": connection.workspace})
-    return [_view(connection.host.name, facts) for facts in answer["runs"]]
+    return views(connection.host.name, answer)
+
+
+def views(host: str, answer: dict[str, Any]) -> list[RunView]:
+    """What the program on the host answered to `list`."""
+    return [_view(host, facts) for facts in answer["runs"]]
 
 
 def find(connection: Connection, run_id: str = "") -> RunView:

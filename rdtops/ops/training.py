@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rdtops.checks import CheckResult, Report, merged
+from rdtops.checks import CheckResult, Report
 from rdtops.contract.config import override
 from rdtops.contract.run import RunSpec, RunState
 from rdtops.errors import PluginError, PreflightFailed, PreflightVeto, RunError
 from rdtops.ops import launch, records, runs
 from rdtops.ops.preflight import core_checks
-from rdtops.ops.registry import Registry
+from rdtops.ops.registry import Registry, Works
 from rdtops.ops.runs import RunView
 from rdtops.remote.connection import Connection
+from rdtops.remote.probe import together
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,16 @@ class Launched:
 
 
 def check(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path]) -> Report:
-    """Every finding about the host: ours first, then the plugins'."""
-    results = [*core_checks(connection, spec), _no_other_run(connection)]
-    results += registry.preflight(host=connection.host, connection=connection, spec=spec, local_assets=local)
+    """Every finding about the host: ours first, then the plugins'. What they ask travels together."""
+    plugins = registry.preflight_works(host=connection.host, connection=connection, spec=spec, local_assets=local)
+    ours: Works = [lambda: core_checks(connection, spec)]
+    seconds: dict[str, float] = {}
+    results = [result for found in together(connection, [*ours, *plugins], seconds) for result in found]
     asked = [p.name for p in registry.with_hook("preflight_check")]
     if not asked:
         results.append(CheckResult.fail("plugins", "no plugin took part in this check",
                                         remedy="inv plugins   # what is loaded, and why not"))
-    return merged(connection.host.name, results, asked)
+    return Report(connection.host.name, tuple(results), tuple(asked), seconds)
 
 
 def train(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path],
@@ -93,13 +96,3 @@ def _before_train(connection: Connection, registry: Registry, spec: RunSpec, loc
                 f"{call.error}",
                 remedy=f"RDTOPS_DISABLED_PLUGINS={call.plugin} inv train --host {spec.host}   # without it",
             ) from call.error
-
-
-def _no_other_run(connection: Connection) -> CheckResult:
-    """Two trainings on the same GPUs would end each other."""
-    alive = [r for r in runs.list_runs(connection) if r.state is RunState.RUNNING]
-    if not alive:
-        return CheckResult.ok("runs", "no other training of this workspace is running")
-    run = alive[-1]
-    return CheckResult.fail("runs", f"{run.run_id} is running here (step {run.step} of {run.max_steps})",
-                            remedy=f"inv watch --host {run.host}   # or: inv stop --host {run.host}")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 FAR = "rdtops.remote.far."
 
@@ -41,6 +44,11 @@ def packed(program: ModuleType) -> bytes:
     """What READER reads: small, because it travels at every call, before TCP has found its speed."""
     content = zlib.compress(source(program).encode(), 9)
     return b"%d\n" % len(content) + content
+
+
+def packed_request(program: ModuleType, request: Mapping[str, Any]) -> bytes:
+    """Everything that a program and its first question are, as READER wants it on stdin."""
+    return packed(program) + json.dumps(request).encode() + b"\n"
 
 
 def _needed(name: str, known: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -176,7 +176,7 @@ class Connection:
     def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = SILENCE_S) -> Stream:
         """Start a far-side program and leave its stdin and stdout open to talk to it."""
         stream = self.stream(Command(self.host.python, *bundle.FLAGS, "-c", bundle.READER).shell(), silence_s=silence_s)
-        stream.write(bundle.packed(program) + json.dumps(request).encode() + b"\n")
+        stream.write(bundle.packed_request(program, request))
         return stream
 
     def stream(self, line: str, *, silence_s: float = SILENCE_S) -> Stream:

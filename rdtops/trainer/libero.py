@@ -131,6 +131,12 @@ def index(folder: str | Path, announce: Callable[[str], None] = lambda _: None) 
     return Dataset(str(folder), digests, sizes[first], upside_down, tuple(episodes))
 
 
+def episodes_of(path: Path, name: str) -> list[Episode]:
+    """The episodes of one file, checked; of its images the shapes only. Raises DataError, which calls it `name`."""
+    with _open(path, name) as file, _reading(name):
+        return _read_file(file, name)[0]
+
+
 class Frames:
     """Reads images. Every file is opened once in each process, and never carried over a fork.
 

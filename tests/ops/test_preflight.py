@@ -1,21 +1,33 @@
 import json
+import pickle
+import struct
 import subprocess
 import time
+import zipfile
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rdtops.checks import Status
+from rdtops.contract.models import MODELS
 from rdtops.ops import preflight
-from rdtops.ops.preflight import FolderFacts, PythonFacts
+from rdtops.ops.preflight import assets, launching, machine, network, python, weights_on_host
+from rdtops.ops.preflight.assets import FolderFacts
+from rdtops.ops.preflight.check import Subject
+from rdtops.ops.preflight.python import PythonFacts
 from rdtops.remote.hosts import Host
 from tests.plugins.conftest import BROKEN, ScriptedConnection, said, spec  # noqa: F401  # spec is a fixture
 
-GOOD_PACKAGES = dict(preflight.requirements())
+GOOD_PACKAGES = dict(python.requirements())
+DATA = Path(__file__).parent / "data"
 SHM = "Filesystem 1048576-blocks Used Available Capacity Mounted on\ntmpfs {0} 0 {0} 0% /dev/shm\n"
+MEMORY = "MemTotal:       1056617000 kB\nMemAvailable:   990000000 kB\nlimit max\n"
 CONFIG_1B = {"rdt": {"hidden_size": 2048, "depth": 28, "num_heads": 32}, "lang_token_dim": 4096, "img_token_dim": 1152}
 
 
-def python(version=(3, 10, 12), **packages):
+def interpreter(version=(3, 10, 12), **packages):
     return said("a line of .bashrc\n" + json.dumps(
         {"python": list(version), "path": "/envs/rdt/bin/python", "packages": {**GOOD_PACKAGES, **packages}}) + "\n")
 
@@ -24,19 +36,42 @@ def folder(sizes, config=""):
     return said("".join(f"{s} {n}\n" for n, s in sizes.items()) + "---\n" + config)
 
 
+def cuda(**facts):
+    return json.dumps({"available": True, "count": 8, "cuda": "12.4", "bf16": True, **facts}) + "\n"
+
+
+def survey(**facts):
+    return json.dumps({"files": 1, "looked_into": 1, "episodes": 50, "steps": 7000, "problem": "", "remedy": "",
+                       **facts}) + "\n"
+
+
+def weights(shapes, file="pytorch_model.bin", problem=""):
+    return json.dumps({"file": file, "shapes": shapes, "problem": problem}) + "\n"
+
+
+def meeting(**facts):
+    return json.dumps({"loopback": "", "localhost": "127.0.0.1", "name": "10.0.0.7", "interfaces": ["lo", "eth0"],
+                       **facts}) + "\n"
+
+
 def good():
-    return {"release": said("there\n"), "workspace": said("writable /w\n"), "python": python(),
+    return {"release": said("there\n"), "workspace": said("writable /w\n"), "python": interpreter(),
             "launcher": said("/usr/bin/tmux\n/usr/bin/setsid\n"),
             "dataset": folder({"a b.hdf5": 1_000_000_000}), "clock": said(f"{time.time():.0f}\n"),
             "shm": said(SHM.format(99999)),
             "pretrained": folder({"config.json": 900, "pytorch_model.bin": 2_456_755_578}, json.dumps(CONFIG_1B)),
-            "cuda": said("True 8 12.4\n")}
+            "cuda": said(cuda()), "driver": said("550.54.15\n"), "imports": said("{}\n"),
+            "environments": said("/root/miniconda3/envs/rdt/bin/python\n"),
+            "memory": said(MEMORY), "cpus": said("64\n"), "open files": said("65536 1048576\n"),
+            "episodes": said(survey()), "weights": said(weights(MODELS["rdt-1b"].tensor_shapes)),
+            "rendezvous": said(meeting()), "logout": said("b false\nLinger=no\nuid 1001\n"),
+            "runs": said('{"runs": []}\n')}
 
 
 @pytest.fixture
 def check(spec):  # noqa: F811
-    def run(*settings, **answers):
-        host = Host(name="h", address="192.0.2.1")
+    def run(*settings, host=None, **answers):
+        host = Host(name="h", address="192.0.2.1", **(host or {}))
         connection = ScriptedConnection(host, **{**good(), **answers})
         return {r.name: r for r in preflight.core_checks(connection, spec(*settings))}
     return run
@@ -64,8 +99,8 @@ def test_all_probes_travel_in_one_round_trip(spec):  # noqa: F811
     ({"python": said("5\n")}, "python", "does not start"),
     ({"python": said('{"python": 3, "path": 1, "packages": 2}\n')}, "python", "does not start"),
     ({"python": said("", 1, "there is no conda environment rdt; looked in ~/x")}, "python", "does not start"),
-    ({"python": python((3, 8, 10))}, "python", "Python 3.8.10; the trainer needs 3.10"),
-    ({"python": python(transformers=None)}, "packages", "missing: transformers"),
+    ({"python": interpreter((3, 8, 10))}, "python", "Python 3.8.10; the trainer needs 3.10"),
+    ({"python": interpreter(transformers=None)}, "packages", "missing: transformers"),
     ({"launcher": said("")}, "launcher", "neither tmux nor setsid"),
     ({"dataset": folder({})}, "dataset", "no *.hdf5 in /w/assets/libero_single_task"),
     ({"dataset": folder({"a.hdf5": 0})}, "dataset", "empty: a.hdf5"),
@@ -77,7 +112,18 @@ def test_all_probes_travel_in_one_round_trip(spec):  # noqa: F811
     ({"pretrained": folder({"config.json": 9, "pytorch_model.bin": 2_456_755_578},
                            json.dumps({**CONFIG_1B, "lang_token_dim": 512}))}, "pretrained",
      "lang_token_dim 512 instead of 4096"),
-    ({"cuda": said("False 0 None\n")}, "cuda", "torch sees 0 GPUs, 8 are asked for"),
+    ({"cuda": said(cuda(available=False, count=0))}, "cuda", "torch sees 0 GPUs, 8 are asked for"),
+    ({"imports": said('{"transformers": "ImportError"}')}, "imports", "cannot be imported: transformers"),
+    ({"imports": said("", None)}, "imports", "the trainer cannot be imported"),
+    ({"memory": said("MemTotal: 16000000 kB\nMemAvailable: 12000000 kB\n")}, "memory",
+     "11.4 GiB of 15.3 GiB available, about"),
+    ({"memory": said(MEMORY.replace("max", "8589934592"))}, "memory", "8.0 GiB of 8.0 GiB available"),
+    ({"episodes": said(survey(problem="a.hdf5: no group 'data'", remedy="x"))}, "episodes", "a.hdf5: no group 'data'"),
+    ({"weights": said(weights({}, problem="its end is missing"))}, "weights", "pytorch_model.bin: its end is missing"),
+    ({"weights": said(weights({**MODELS["rdt-1b"].tensor_shapes, "model.x_pos_embed": [1, 67, 1024], "odd": [1]}))},
+     "weights", "1 unexpected (odd); 1 of another shape (model.x_pos_embed (1, 67, 1024) instead of (1, 67, 2048))"),
+    ({"rendezvous": said(meeting(loopback="OSError: no"))}, "rendezvous", "cannot meet on this host"),
+    ({"logout": said("b true\nLinger=no\nuid 1001\n")}, "logout", "ends all processes of a user"),
 ])
 def test_what_keeps_a_training_from_starting_is_a_fail_with_its_reason(check, answers, name, words):
     found = check(**answers)[name]
@@ -86,9 +132,16 @@ def test_what_keeps_a_training_from_starting_is_a_fail_with_its_reason(check, an
 
 
 @pytest.mark.parametrize(("settings", "answers", "name", "words"), [
-    ((), {"python": python(accelerate="0.27.0")}, "packages", "accelerate 0.27.0 (needs"),
+    ((), {"python": interpreter(accelerate="0.27.0")}, "packages", "accelerate 0.27.0 (needs"),
     ((), {"clock": said(f"{time.time() - 4000:.0f}\n")}, "clock", "off this laptop's"),
     ((), {"shm": said(SHM.format(64))}, "shm", "64 MiB free"),
+    ((), {"cpus": said("64\nquota 800000 100000\n")}, "cpus", "8 CPUs for 8 processes with 8 loader workers each"),
+    ((), {"open files": said("256 4096\n")}, "open files", "a process may open 256 files, about 385 are needed"),
+    ((), {"memory": said("MemTotal: 64000000 kB\nMemAvailable: 60000000 kB\n")}, "memory", "57.2 GiB of 61.0 GiB"),
+    ((), {"cuda": said(cuda(bf16=False))}, "cuda", "no bf16"),
+    ((), {"rendezvous": said(meeting(name="OSError: unknown"))}, "rendezvous", "cannot look up its own name"),
+    (("tracker=wandb",), {"tracker": said("none\n"), "python": interpreter(wandb="0.22.0")}, "tracker",
+     "wandb is not logged in to api.wandb.ai"),
     (("warmup_steps=40000",), {}, "configuration", "warm-up"),
     (("max_steps=1000",), {}, "configuration", "only the last step is saved"),
     (("checkpoints_keep_every_steps=3000",), {}, "configuration", "keeps common multiples of itself and"),
@@ -104,14 +157,14 @@ def test_the_package_of_a_tracker_is_asked_for_with_it_only(check):
     found = check("tracker=wandb")["packages"]
     assert (found.status, found.summary) == (Status.FAIL, "missing: wandb")
     assert "wandb>=" in found.remedy
-    assert check("tracker=tensorboard", python=python(tensorboard="2.21.0"))["packages"].status is Status.OK
+    assert check("tracker=tensorboard", python=interpreter(tensorboard="2.21.0"))["packages"].status is Status.OK
 
 
 def test_safetensors_come_first_and_both_precisions_are_plausible(spec):  # noqa: F811
     for size, kind in ((2_456_755_578, "16-bit"), (4_913_395_320, "fp32")):
         sizes = {"config.json": 9, "model.safetensors": size, "pytorch_model.bin": 3}
         facts = FolderFacts(sizes, json.dumps(CONFIG_1B))
-        found = preflight.pretrained(facts, spec(), "inv deploy")
+        found = assets.pretrained(facts, spec(), "inv deploy")
         assert found.status is Status.OK
         assert found.summary.startswith(f"model.safetensors, {size / 1e6:.1f} MB, {kind}")
 
@@ -134,15 +187,30 @@ def test_a_launcher_that_hosts_toml_wants_must_be_there(spec):  # noqa: F811
 
 def test_a_version_counts_by_its_numbers():
     facts = PythonFacts((3, 11, 0), "python", {**GOOD_PACKAGES, "torch": "2.13.0+cu126", "numpy": "10.0"})
-    assert preflight.packages(facts, "python").status is Status.OK
+    assert python.packages(facts, "python").status is Status.OK
 
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_any_broken_output_is_a_finding_never_a_traceback(check, kind):
-    found = check(**dict.fromkeys(good(), BROKEN[kind]))
+    found = check("tracker=wandb", **dict.fromkeys([*good(), "tracker"], BROKEN[kind]))
     failed = {n for n, r in found.items() if r.status is Status.FAIL}
-    assert {"code", "python", "dataset", "pretrained", "cuda"} <= failed
-    assert {"clock", "shm", "workspace"} <= {n for n, r in found.items() if r.status is Status.WARN}
+    assert {"code", "python", "dataset", "pretrained", "cuda", "launcher", "runs"} <= failed
+    warned = {n for n, r in found.items() if r.status is Status.WARN}
+    assert {"clock", "shm", "workspace", "memory", "cpus", "open files", "logout", "rendezvous", "weights"} <= warned
+    assert {n for n, r in found.items() if r.status is Status.OK} <= {"configuration", "host keys"}
+
+
+@pytest.mark.parametrize("kind", [k for k in BROKEN if k != "timed out"])
+def test_an_answer_that_cannot_be_read_is_quoted(check, kind):
+    quoted = BROKEN[kind].excerpt[:20]
+    for name in ("python", "memory", "cpus", "clock", "shm", "rendezvous", "runs"):
+        assert quoted in check(**{name: BROKEN[kind]})[name].evidence, name
+
+
+@given(st.text(max_size=300), st.sampled_from([0, 1, 127, None]))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_text_of_a_host_makes_a_traceback(check, text, code):
+    check("tracker=wandb", **dict.fromkeys([*good(), "tracker"], said(text, code)))
 
 
 def test_a_slow_probe_is_no_clock_skew(spec, monkeypatch):  # noqa: F811
@@ -155,7 +223,8 @@ def test_a_slow_probe_is_no_clock_skew(spec, monkeypatch):  # noqa: F811
     for host_s, names in ((1000, set()), (1090, set()), (938, {"clock"}), (1152, {"clock"})):
         monkeypatch.setattr(preflight.time, "time", lambda: 1000.0)
         connection = Slow(Host(name="h", address="192.0.2.1"), **{**good(), "clock": said(f"{host_s}\n")})
-        assert {r.name for r in preflight.core_checks(connection, spec())} & {"clock"} == names
+        found = {r.name: r.status for r in preflight.core_checks(connection, spec())}
+        assert found["clock"] is (Status.WARN if names else Status.OK)
 
 
 def test_only_what_the_trainer_reads_counts_as_dataset_and_links_are_followed(tmp_path):
@@ -173,21 +242,160 @@ def test_only_what_the_trainer_reads_counts_as_dataset_and_links_are_followed(tm
 
 
 def listed(place, *names):
-    done = subprocess.run(["sh", "-c", preflight._listing(str(place), *names)], capture_output=True, text=True,
+    done = subprocess.run(["sh", "-c", assets.listing(str(place), *names)], capture_output=True, text=True,
                           check=True)
-    return preflight.parse_folder(said(done.stdout))
+    return assets.parse_folder(said(done.stdout))
 
 
 def test_a_workspace_is_judged_by_its_nearest_parent(tmp_path):
     (tmp_path / "file").touch()
     for place, verdict in (("new/deep", "writable"), ("file/new", "refused"), ("file", "refused")):
-        line = preflight._nearest(str(tmp_path / place))
+        line = machine.nearest(str(tmp_path / place))
         done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
         assert done.stdout.split()[0] == verdict, place
 
 
 def test_torch_is_asked_with_the_gpus_that_hosts_toml_leaves_it(spec):  # noqa: F811
     host = Host(name="h", address="192.0.2.1", env={"CUDA_VISIBLE_DEVICES": "0,1", "HF_TOKEN": "secret"})
-    (line,) = [p.shell for p in preflight.probes(ScriptedConnection(host), spec()) if p.name == "cuda"]
-    assert line.startswith("CUDA_VISIBLE_DEVICES=0,1 python3 -c ")
-    assert "secret" not in line
+    lines = {p.name: p.shell for check in preflight.CHECKS for p in check.probes(Subject(host, spec("tracker=wandb")))}
+    assert lines["cuda"].startswith("CUDA_VISIBLE_DEVICES=0,1 python3 -c ")
+    assert "secret" not in "".join(lines.values())
+
+
+@pytest.mark.parametrize(("facts", "driver", "env", "evidence", "remedy"), [
+    ({"cuda": "12.4"}, "470.82.01", {}, "the driver is 470.82.01; CUDA 12.4, which this torch was built for, needs 525",
+     "pip install torch --index-url https://download.pytorch.org/whl/cu118"),
+    ({"cuda": None}, "550.54.15", {}, "this torch is a build for CPUs", "pip install --force-reinstall torch"),
+    ({"cuda": "12.4"}, "550.54.15", {"CUDA_VISIBLE_DEVICES": "7"}, "CUDA_VISIBLE_DEVICES=7", "edit env of [hosts.h]"),
+    ({"cuda": "12.4"}, "", {}, "the driver is unknown", "torch.cuda.init()")])
+def test_why_torch_sees_no_gpu_is_said(check, facts, driver, env, evidence, remedy):
+    told = cuda(available=False, count=0, **facts)
+    found = check(host={"env": env}, cuda=said(told), driver=said(driver))["cuda"]
+    assert evidence in found.evidence
+    assert remedy in found.remedy
+
+
+def test_conda_environments_that_are_there_are_named(check):
+    broken = said("", 1, "there is no conda environment rd; looked in ~/x")
+    there = (DATA / "conda_envs.txt").read_text()
+    assert "conda environments there: base-tools, rdt, rdt-old" in check(
+        python=broken, environments=said(there))["python"].remedy
+
+
+@pytest.mark.parametrize(("host", "text", "status"), [
+    ({"env": {"WANDB_API_KEY": "k"}}, "none\n", Status.OK), ({"env": {"WANDB_MODE": "offline"}}, "none\n", Status.OK),
+    ({}, "netrc\n", Status.OK), ({}, "none\n", Status.WARN)])
+def test_a_login_of_the_tracker_comes_from_the_inventory_or_the_host(check, host, text, status):
+    found = check("tracker=wandb", host=host, tracker=said(text))["tracker"]
+    assert found.status is status
+    assert "k" not in found.evidence.split()
+
+
+def test_only_the_name_of_the_server_is_looked_for_in_netrc(spec, tmp_path):  # noqa: F811
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password hunter2\n")
+    (probe,) = network._tracker_probes(Subject(Host(name="h", address="x"), spec("tracker=wandb")))
+    for home, word in ((tmp_path, "netrc\n"), (tmp_path / "nobody", "none\n")):
+        done = subprocess.run(["sh", "-c", probe.shell], env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
+                              capture_output=True, text=True, check=True)
+        assert done.stdout == word
+
+
+@pytest.mark.parametrize(("value", "there"), [
+    ("eth", True), ("=eth0", True), ("=eth", False), ("ib0", False), ("^docker", True), ("ib0,eth0", True)])
+def test_a_network_interface_is_read_as_nccl_reads_it(check, value, there):
+    found = check(host={"env": {"NCCL_SOCKET_IFNAME": value}})["rendezvous"]
+    assert found.status is (Status.OK if there else Status.FAIL)
+
+
+@pytest.mark.parametrize(("text", "status"), [
+    ("b true\nLinger=yes\nuid 1001\n", Status.OK), ("b true\nLinger=no\nuid 0\n", Status.OK),
+    ("uid 1001\n", Status.OK), ("b false\nuid 1001\n", Status.OK), ("b true\nuid 1001\n", Status.FAIL)])
+def test_a_logout_matters_where_nothing_lingers(check, text, status):
+    assert check(logout=said(text, 0, "busctl: not found"))["logout"].status is status
+
+
+def test_a_run_that_is_running_stands_in_the_way(check):
+    facts = {"run_id": "20261124-101530-x-3fa9", "config": "", "exit_code": None, "alive": True, "launched": True,
+             "stop_requested": False, "journal_head": "", "journal_tail": "", "log_tail": "", "journal_size": 0}
+    found = check(runs=said(json.dumps({"runs": [facts]})))["runs"]
+    assert found.status is Status.FAIL
+    assert "20261124-101530-x-3fa9 is running here" in found.summary
+    ended = {**facts, "alive": False, "exit_code": 0}
+    assert "1 earlier" in check(runs=said(json.dumps({"runs": [ended]})))["runs"].summary
+
+
+# --- weights, read from their table of contents ---
+
+def torch_file(path, shapes, damage=b""):
+    import torch
+
+    torch.save({name: torch.zeros(shape) for name, shape in shapes.items()}, path)
+    if damage:
+        path.write_bytes(path.read_bytes()[:-len(damage)])
+
+
+def look(folder):
+    return weights_on_host.look(str(folder), list(assets.WEIGHTS))
+
+
+def test_tensors_are_listed_from_both_formats(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    shapes = {"a.weight": [2, 3], "b": [4]}
+    torch_file(tmp_path / "pytorch_model.bin", shapes)
+    assert look(tmp_path) == {"file": "pytorch_model.bin", "shapes": shapes, "problem": ""}
+    save_file({n: torch.zeros(s) for n, s in shapes.items()}, tmp_path / "model.safetensors", {"format": "pt"})
+    assert look(tmp_path) == {"file": "model.safetensors", "shapes": shapes, "problem": ""}
+    wrapped = {"module": {"a": torch.nn.Parameter(torch.zeros(2).bfloat16())}}
+    torch.save(wrapped, tmp_path / "mp_rank_00_model_states.pt")
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        (tmp_path / name).unlink()
+    assert look(tmp_path)["shapes"] == {"a": [2]}
+
+
+def test_a_file_that_was_cut_off_is_told_without_reading_it(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(100)}, tmp_path / "model.safetensors")
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-1])
+    assert f"{len(whole) - 1} bytes, its own table says {len(whole)}" in look(tmp_path)["problem"]
+    (tmp_path / "model.safetensors").unlink()
+    torch_file(tmp_path / "pytorch_model.bin", {"a": [100]}, damage=b"x" * 30)
+    assert "its end is missing" in look(tmp_path)["problem"]
+
+
+def test_no_code_of_a_file_is_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "touched",))
+
+    with zipfile.ZipFile(tmp_path / "pytorch_model.bin", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"a": Evil()}))
+    assert "it holds more than tensors" in look(tmp_path)["problem"]
+    assert not (tmp_path / "touched").exists()
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_damaged_weights_are_a_problem_in_words(tmp_path, content):
+    sized = struct.pack("<Q", len(content)) + content
+    for name, bytes_ in (("model.safetensors", sized), ("pytorch_model.bin", content)):
+        for other in assets.WEIGHTS[:2]:
+            (tmp_path / other).unlink(missing_ok=True)
+        (tmp_path / name).write_bytes(bytes_)
+        seen = look(tmp_path)
+        assert isinstance(json.dumps(seen), str)
+        assert seen["problem"] or seen["shapes"] == {}
+
+
+# --- lines that run on a real shell ---
+
+def test_the_machine_s_own_answers_are_read(spec):  # noqa: F811
+    subject = Subject(Host(name="h", address="x"), spec(name="tiny"))
+    for check in (*machine.CHECKS, *network.CHECKS, *launching.CHECKS):
+        for probe in check.probes(subject):
+            done = subprocess.run(["sh", "-c", probe.shell], capture_output=True, check=False, input=probe.stdin)
+            probe.parse(said(done.stdout.decode(), done.returncode, done.stderr.decode()))

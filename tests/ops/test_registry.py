@@ -6,6 +6,7 @@ import pytest
 from rdtops.checks import Status
 from rdtops.errors import PluginError
 from rdtops.ops import registry
+from rdtops.remote.probe import together
 
 OK = """
     '''Says that all is well.'''
@@ -42,6 +43,11 @@ def folder(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
+def findings(loaded, host=None, spec=None):
+    works = loaded.preflight_works(host=host, connection=None, spec=spec, local_assets={})
+    return [result for found in together(None, works) for result in found]
+
+
 def write(folder, **plugins):
     for name, text in plugins.items():
         (folder / f"{name}.py").write_text(textwrap.dedent(text))
@@ -58,7 +64,7 @@ def test_one_bad_plugin_never_takes_another_down_and_is_named(folder):
     write(folder, **CASES)
     loaded = registry.load()
     assert {p.name for p in loaded.broken} == {"e_syntax", "f_exit_at_import", "g_misspelt", "h_argument", "i_no_hook"}
-    found = {r.source: r for r in loaded.preflight(host="h", connection=None, spec="s", local_assets={})}
+    found = {r.source: r for r in findings(loaded, host="h", spec="s")}
     assert {n for n, r in found.items() if r.status is Status.OK} == {"a_good", "z_good_too"}
     assert {n for n, r in found.items() if r.status is Status.FAIL} == set(CASES) - {"a_good", "z_good_too"}
     assert "ValueError: broken h" in found["b_raises"].summary
@@ -94,4 +100,4 @@ def test_two_plugins_of_one_name_are_told_apart(folder, monkeypatch, tmp_path):
 
 
 def test_no_plugin_at_all_is_not_a_finding_of_the_registry(folder):
-    assert registry.load().preflight(host=None, connection=None, spec=None, local_assets={}) == []
+    assert findings(registry.load()) == []

@@ -1,6 +1,8 @@
 import json
 import subprocess
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,20 +20,26 @@ def listing(files, config, shards=""):
     return said(f"{files}---\n{shards}---\n{config}")
 
 
+def served(*sizes, problem=""):
+    return said(as_json({str(n): {"bytes": size, "seconds": 0.2, "problem": problem} for n, size in enumerate(sizes)}))
+
+
 @pytest.fixture
 def check(plugins, host, spec):
-    def run(*, text=None, vision=None, local=(), **values):
+    def run(*, text=None, vision=None, local=(), fetched=None, **values):
         h = host(**values)
         connection = ScriptedConnection(
             h, text_encoder=text or listing(T5, as_json({"d_model": 4096})),
-            vision_encoder=vision or listing(SIGLIP, as_json(SO400M)))
+            vision_encoder=vision or listing(SIGLIP, as_json(SO400M)), endpoint=fetched or served(65536, 65536))
         here = {role: Path("/here") / role for role in local}
         return {r.name: r for r in plugins["encoder_mirror"].preflight_check(h, connection, spec(), here)}
     return run
 
 
 def test_complete_encoders_of_the_right_width_are_ok(check):
-    assert {r.status for r in check().values()} == {Status.OK}
+    found = check()
+    assert {found[role].status for role in ("text_encoder", "vision_encoder")} == {Status.OK}
+    assert found["hf endpoint"].status is Status.SKIP
 
 
 def test_another_encoder_is_told_by_its_width(check):
@@ -116,7 +124,7 @@ def test_the_asset_s_name_decides_what_is_downloaded_whatever_its_folder(plugins
     elsewhere = replace(spec(), assets={**spec().assets, "text_encoder": "/data/models/t5"})
     connection = ScriptedConnection(h, text_encoder=listing("", ""), vision_encoder=listing("", ""))
     found = plugins["encoder_mirror"].preflight_check(h, connection, elsewhere, {})
-    assert [r.status for r in found] == [Status.WARN, Status.WARN]
+    assert [r.status for r in found][:2] == [Status.WARN, Status.WARN]
 
 
 def test_a_folder_that_hosts_toml_names_is_left_alone(check, plugins, host, spec):
@@ -165,4 +173,56 @@ def test_a_launch_without_encoders_and_without_a_way_is_vetoed(plugins, host, sp
 @pytest.mark.parametrize("kind", BROKEN)
 def test_any_broken_output_is_a_finding_never_a_traceback(check, kind):
     found = check(text=BROKEN[kind], vision=BROKEN[kind])
-    assert {r.status for r in found.values()} <= {Status.WARN, Status.FAIL}
+    assert {found[role].status for role in ("text_encoder", "vision_encoder")} <= {Status.WARN, Status.FAIL}
+
+
+MIRROR = {"HF_ENDPOINT": "https://user:word@mirror.example.org/"}
+
+
+def test_an_endpoint_counts_by_the_bytes_it_serves(check):
+    found = check(env=MIRROR)["hf endpoint"]
+    assert (found.status, "65536 bytes of weights" in found.summary) == (Status.OK, True)
+    assert "word" not in found.summary
+
+
+@pytest.mark.parametrize(("fetched", "evidence"), [
+    (served(900, 0), "pytorch_model.bin: no byte"), (served(900, 900, problem="a web page"), "config.json: a web page"),
+    (said("", 1, "no python3"), "no python3"), (said("", None), "no answer within 25 s"), (said("[]"), "")])
+def test_an_endpoint_that_serves_no_weights_fails_only_where_they_are_needed(check, fetched, evidence):
+    unneeded = check(env=MIRROR, fetched=fetched)["hf endpoint"]
+    needed = check(env=MIRROR, fetched=fetched, text=listing("", ""))["hf endpoint"]
+    assert (unneeded.status, needed.status) == (Status.WARN, Status.FAIL)
+    assert evidence in needed.evidence
+
+
+class Mirror(BaseHTTPRequestHandler):
+    def do_GET(self):
+        assert self.headers["Range"] == "bytes=0-65535"
+        if self.path.endswith("config.json"):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+        else:  # large files lie elsewhere
+            self.send_response(302 if "elsewhere" not in self.path else 404)
+            self.send_header("Location", "/elsewhere/" + self.path.rpartition("/")[2])
+            self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_redirects_to_a_store_that_is_blocked_are_followed_and_told(plugins, host, spec):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
+    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    serving.start()
+    try:
+        h = host(env={"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"})
+        (probe,) = plugins["encoder_mirror"].endpoint_probes(h, spec())
+        done = subprocess.run(["sh", "-c", probe.shell], capture_output=True, text=True, check=True)
+    finally:
+        server.shutdown()
+        serving.join()
+        server.server_close()
+    config, weights = probe.parse(said(done.stdout))
+    assert (config.size_bytes, config.problem) == (2, "")
+    assert "404" in weights.problem

@@ -7,9 +7,10 @@ from tests.plugins.conftest import BROKEN, ScriptedConnection, recorded, said
 
 @pytest.fixture
 def check(plugins, host, spec):
-    def run(*settings, gpus=None, apps=None, gpus_of_host=None, **values):
+    def run(*settings, gpus=None, apps=None, xids=None, gpus_of_host=None, **values):
         h = host(gpus=gpus_of_host, **values)
-        answers = {"gpus": gpus or recorded("gpus_550_a800.csv"), "processes": apps or said("")}
+        answers = {"gpus": gpus or recorded("gpus_550_a800.csv"), "processes": apps or said(""),
+                   "xids": xids or recorded("dmesg_good.txt")}
         return {r.name: r for r in plugins["gpu"].preflight_check(h, ScriptedConnection(h, **answers), spec(*settings))}
     return run
 
@@ -43,7 +44,7 @@ def test_cuda_visible_devices_decides_which_count(check):
     found = check("num_processes=2", env={"CUDA_VISIBLE_DEVICES": "0,1"})
     assert found["gpu count"].status is Status.OK
     assert found["gpu memory"].status is Status.OK
-    assert "gpu ecc" not in found
+    assert found["gpu ecc"].status is Status.OK
 
 
 @pytest.mark.parametrize(("variable", "indices"), [
@@ -113,3 +114,26 @@ def test_no_nvidia_smi_fails_only_where_gpus_are_asked_for(check):
 def test_any_broken_output_is_a_finding_that_quotes_it_never_a_traceback(check, kind):
     found = check(gpus=BROKEN[kind], apps=BROKEN[kind])
     assert any(r.status is Status.FAIL for r in found.values()), found
+
+
+def test_a_hardware_fault_in_the_kernel_s_log_is_a_warning_and_a_program_s_own_is_not(check):
+    found = check("num_processes=2", xids=recorded("dmesg_xid.txt"))["gpu xid"]
+    assert found.status is Status.WARN
+    assert "PCI:0000:4e:00): 79" in found.evidence
+    assert check("num_processes=2")["gpu xid"].status is Status.OK
+
+
+def test_a_log_that_is_not_for_this_user_is_no_finding(check):
+    assert check("num_processes=2", xids=said("", 1))["gpu xid"].status is Status.SKIP
+
+
+def test_gpus_of_different_models_are_a_warning(check):
+    mixed = recorded("gpus_550_a800.csv").out.replace("A800", "A100", 1)
+    found = check("num_processes=2", gpus=said(mixed))["gpu model"]
+    assert (found.status, "GPU 0:" in found.evidence) == (Status.WARN, True)
+    assert check("num_processes=2")["gpu model"].status is Status.OK
+
+
+def test_cards_that_count_no_memory_errors_are_not_called_healthy(check):
+    found = check("num_processes=1", gpus=recorded("gpus_470_geforce.csv"))
+    assert found["gpu ecc"].status is Status.SKIP

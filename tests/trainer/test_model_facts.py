@@ -16,3 +16,4 @@ def test_what_the_laptop_knows_of_a_model_is_what_the_trainer_builds(name):
         facts.hidden_size, facts.depth, facts.num_heads)
     assert (config["lang_token_dim"], config["img_token_dim"]) == (facts.lang_width, facts.img_width)
     assert config["img_cond_len"] == 2 * 3 * facts.img_patches
+    assert {k: tuple(v.shape) for k, v in policy.state_dict().items()} == facts.tensor_shapes

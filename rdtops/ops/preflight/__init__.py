@@ -1,0 +1,28 @@
+"""The checks that need no plugin. All their probes travel in one trip, and with those of the plugins.
+
+Parsers and judges are pure; an answer that cannot be read is a finding that quotes it. Nothing is changed on the host.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rdtops.checks import CheckResult
+from rdtops.contract.run import RunSpec
+from rdtops.ops.preflight import assets, launching, machine, network, python
+from rdtops.ops.preflight.check import Answers, Check, Subject
+from rdtops.remote.connection import Connection
+from rdtops.remote.probe import ask
+
+CHECKS: Sequence[Check] = (*machine.CHECKS, *python.CHECKS, *assets.CHECKS, *network.CHECKS, *launching.CHECKS)
+
+
+def core_checks(connection: Connection, spec: RunSpec) -> list[CheckResult]:
+    """Every finding about what `spec` needs on the host."""
+    subject = Subject(connection.host, spec)
+    begun_s = time.time()
+    found = ask(connection, [probe for check in CHECKS for probe in check.probes(subject)])
+    answers = Answers(found, begun_s, time.time())
+    return [replace(result, group=check.group) for check in CHECKS for result in check.judge(subject, answers)]

@@ -1,0 +1,55 @@
+"""What lies in a folder of demonstrations, told quickly: `python -m rdtops.trainer.survey FOLDER SECONDS`.
+
+Every file is opened and checked as a training does, but for its images and digests, until the time is over. Prints one
+JSON line: {"files", "looked_into", "episodes", "steps", "problem", "remedy"}. For the preflight check.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rdtops.errors import DataError
+from rdtops.trainer import libero
+
+
+@dataclass
+class Survey:
+    """`problem` is the first thing that a training would refuse."""
+
+    files: int = 0
+    looked_into: int = 0
+    episodes: int = 0
+    steps: int = 0
+    problem: str = ""
+    remedy: str = ""
+
+
+def look(folder: str | Path, limit_s: float) -> Survey:
+    paths = sorted(Path(folder).rglob("*.hdf5"))
+    seen, until_s = Survey(len(paths)), time.monotonic() + limit_s
+    for path in paths:
+        if time.monotonic() > until_s:
+            break
+        try:
+            episodes = libero.episodes_of(path, path.relative_to(folder).as_posix())
+        except DataError as error:
+            seen.problem, seen.remedy = error.message, error.remedy
+            break
+        seen.looked_into += 1
+        seen.episodes += len(episodes)
+        seen.steps += sum(len(e.actions_T7) for e in episodes)
+    return seen
+
+
+def main() -> int:
+    folder, limit_s = sys.argv[1:]
+    sys.stdout.write(json.dumps(asdict(look(folder, float(limit_s)))) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

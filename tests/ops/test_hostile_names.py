@@ -1,0 +1,53 @@
+"""No name that hosts.toml or a folder may have becomes shell in what a check asks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rdtops.contract.config import override, preset
+from rdtops.contract.run import RunSpec
+from rdtops.ops import preflight, registry
+from rdtops.ops.preflight.check import Subject
+from rdtops.remote.hosts import Environment, Host
+from rdtops.remote.probe import Probe
+
+HOSTILE = ("$(touch CANARY)", "`touch CANARY`", "'; touch CANARY; '", '"; touch CANARY; "', "a\ntouch CANARY\n", "-rf",
+           "a b", "|| touch CANARY ||", "~/$(touch CANARY)", "*", "失败 $(touch CANARY)")
+
+
+def spec_of(word: str, root: Path) -> RunSpec:
+    train = override(preset("libero_single_task"), ("tracker=wandb",))
+    assets = {role: f"{root}/{word}/{role}" for role in ("dataset", "pretrained", "text_encoder", "vision_encoder")}
+    return RunSpec("20261124-101530-x-3fa9", word, "now", f"{root}/{word}", f"{root}/{word}/r", "s", assets, train)
+
+
+def hosts_of(word: str) -> list[Host]:
+    """The word wherever hosts.toml takes one. `true` stands for Python, which would take long."""
+    env = {"CUDA_VISIBLE_DEVICES": word, "HF_ENDPOINT": f"http://{word}", "WANDB_BASE_URL": f"http://{word}"}
+    plain = Host(name=word, address="192.0.2.1", python="true", env=env)
+    return [plain, replace(plain, python=word), replace(plain, environment=Environment(conda=word)),
+            replace(plain, environment=Environment(venv=word))]
+
+
+def all_probes(host: Host, spec: RunSpec) -> list[Probe[Any]]:
+    plugins = {p.name: p.module for p in registry.load().loaded}
+    mirror, disk = plugins["encoder_mirror"], plugins["disk"]
+    ours = [p for check in preflight.CHECKS for p in check.probes(Subject(host, spec))]
+    return [*ours, *disk.probes(host, spec.workspace), *mirror.endpoint_probes(host, spec),
+            mirror.probe("text_encoder", spec.assets["text_encoder"])]
+
+
+@pytest.mark.parametrize("word", HOSTILE)
+def test_a_hostile_word_stays_a_word(word: str, tmp_path: Path) -> None:
+    for host in hosts_of(word):
+        for probe in all_probes(host, spec_of(word, tmp_path)):
+            subprocess.run(["sh", "-c", probe.shell], cwd=tmp_path, capture_output=True, check=False, timeout=30,
+                           input=b"", env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)})
+            assert not (tmp_path / "CANARY").exists(), probe.name
+    assert list(tmp_path.rglob("CANARY")) == []
