@@ -70,6 +70,7 @@ for line in sys.stdin:
         print(f"refused {found.message}" if isinstance(found, DataError) else "read", flush=True)
     except BaseException as error:
         print(f"ESCAPED {error!r}", flush=True)
+    signal.alarm(0)
 """
 
 
