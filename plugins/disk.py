@@ -110,7 +110,7 @@ def parse_quota(output: Output) -> tuple[Quota, ...]:
                       re.MULTILINE)
     found = [Quota(name, int(used), _lower(soft, hard), int(files), _lower(files_soft, files_hard))
              for name, used, soft, hard, files, files_soft, files_hard in rows]
-    if not found and not re.search(r": none\s*$", text):
+    if not found and not re.search(r": none\s*$|has no quota enabled", text):
         raise ValueError("no quota is told")
     return tuple(found)
 

@@ -108,6 +108,7 @@ def test_a_good_df_counts_when_the_rest_is_broken(check, kind):
 
 @pytest.mark.parametrize(("name", "status", "words"), [
     ("quota_none.txt", Status.OK, "none on this file system"),
+    ("quota_406_not_enabled.txt", Status.OK, "none on this file system"),
     ("quota_ext4.txt", Status.FAIL, "10.7 GB left of your quota on /dev/mapper/vg-home"),
     ("quota_over.txt", Status.FAIL, "0.0 GB left of your quota on fs1:/export/home"),
     ("quota_lustre.txt", Status.FAIL, "999500 of the 1000000 files of your quota are used")])

@@ -121,6 +121,8 @@ def test_a_hardware_fault_in_the_kernel_s_log_is_a_warning_and_a_program_s_own_i
     assert found.status is Status.WARN
     assert "PCI:0000:4e:00): 79" in found.evidence
     assert check("num_processes=2")["gpu xid"].status is Status.OK
+    newer = check("num_processes=2", xids=recorded("dmesg_570_fell_off.txt"))["gpu xid"]
+    assert (newer.status, "fallen off the bus" in newer.evidence) == (Status.WARN, True)
 
 
 def test_a_log_that_is_not_for_this_user_is_no_finding(check):
