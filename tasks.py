@@ -120,10 +120,18 @@ def normfit(_, host="", preset="", set_=None, samples=256, json_=False):
     cli.on_hosts("normfit", host, as_json=json_, wish=cli.wish(preset, set_), samples=samples)
 
 
-@task(auto_shortflags=False, help={"json_": JSON})
-def plugins(_, json_=False):
-    """Which plugins are loaded, from where, with which hooks, and what failed to load."""
+@task(name="list", auto_shortflags=False, help={"json_": JSON})
+def plugins_list(_, json_=False):
+    """Which plugins are loaded, from where, their hooks, options and health; exit 1 when one is not well."""
     cli.on_laptop("plugins", as_json=json_)
+
+
+@task(name="new", auto_shortflags=False, positional=["name"], help={
+    "name": "of the plugin: small letters, digits and _", "json_": JSON,
+    "package": "a distribution of its own, in ./rdtops-NAME, instead of two files in ~/.config/rdtops/plugins"})
+def plugins_new(_, name, package=False, json_=False):
+    """Write a plugin that works, with its test."""
+    cli.on_laptop("new_plugin", as_json=json_, name=name, package=package)
 
 
 @task(name="up", auto_shortflags=False, help={"backend": "auto, openssh or asyncssh"})
@@ -180,5 +188,8 @@ def drill(_, name, kills=0, json_=False):
 
 
 namespace = Collection(hosts, trust, deploy, check, train, status, logs, gpu, checkpoints, attach, stop, watch,
-                       fetch_results, replay, normfit, plugins, demo, test, lint, bench, drill)
+                       fetch_results, replay, normfit, demo, test, lint, bench, drill)
 namespace.add_collection(Collection("lab", lab_up, lab_down, lab_status))
+_plugins = Collection("plugins", plugins_new)
+_plugins.add_task(plugins_list, default=True)
+namespace.add_collection(_plugins)

@@ -76,9 +76,6 @@ XIDS = Probe("xids", 'm=$(dmesg 2>/dev/null || journalctl -k -b --no-pager -q 2>
 
 @hookimpl
 def preflight_check(host: Host, connection: Connection, spec: RunSpec) -> list[CheckResult]:
-    if host.plugins.get("gpu"):
-        return [CheckResult.fail("gpu", f"unknown option {next(iter(host.plugins['gpu']))!r}; gpu has none",
-                                 remedy=f"edit [hosts.{host.name}.plugins.gpu] in hosts.toml")]
     answers = ask(connection, [GPUS, PROCESSES, XIDS])
     wanted = spec.train.gpus_required
     seen: Answer[tuple[Gpu, ...]] = answers["gpus"]

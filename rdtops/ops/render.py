@@ -17,10 +17,11 @@ from rdtops.checks import CheckResult, Report, Status
 from rdtops.contract.journal import Event
 from rdtops.contract.run import RunState
 from rdtops.lab.site import ServerStatus
+from rdtops.ops.authoring import Written
+from rdtops.ops.catalog import PluginRow
 from rdtops.ops.deploy import Delivery
 from rdtops.ops.drill import Drill
 from rdtops.ops.inquiry import NormFitted, Replayed
-from rdtops.ops.registry import Plugin
 from rdtops.ops.repository import Measured, Summary
 from rdtops.ops.results import Fetched
 from rdtops.ops.runs import RunView, age
@@ -172,7 +173,7 @@ def _(thing: RunView) -> RenderableType:
 
 @shown.register
 def _(thing: Progressed) -> RenderableType:
-    said = "".join(f"\n           {_recorded(r)}" for r in thing.records)
+    said = "".join(f"\n           {_recorded(r)}" for r in thing.records if r.value or r.error)
     return f"{clock(thing.event.time_s)}  {escape(_words(thing.event, thing.max_steps))}{said}"
 
 
@@ -204,7 +205,7 @@ def _heldout(loss: float | None) -> str:
 def _recorded(record: Any) -> str:
     if record.error:
         return f"[red]{escape(record.plugin)}: {escape(record.error)}[/]"
-    said = "  ".join(f"{k} {v}" for k, v in record.value.items()) or "seen"
+    said = "  ".join(f"{k} {v}" for k, v in record.value.items())
     return f"[dim]{escape(record.plugin)}: {escape(said)}[/]"
 
 
@@ -213,7 +214,7 @@ def _(thing: CheckpointList) -> RenderableType:
     table = _table(f"checkpoints of {thing.run.run_id} on {thing.run.host}", "", "step", "name", "size",
                    "held-out loss", "digest", "plugins")
     for row in thing.rows:
-        said = "\n".join(_recorded(r) for r in row.records)
+        said = "\n".join(_recorded(r) for r in row.records if r.value or r.error)
         marks = ", ".join(word for word, holds in (("best", row.best), ("latest", row.latest)) if holds)
         table.add_row(marks, str(row.checkpoint.step), row.checkpoint.name, size(row.checkpoint.size_bytes),
                       _heldout(row.checkpoint.heldout_loss), row.checkpoint.digest, said)
@@ -274,12 +275,26 @@ def _(thing: NormFitted) -> RenderableType:
 
 
 @shown.register
-def _(thing: Plugin) -> RenderableType:
-    if thing.problem:
-        return (f"[bold red]broken[/] [bold]{escape(thing.name)}[/]  {escape(thing.problem)}\n"
-                f"         [dim]{escape(thing.source)}[/]")
-    return (f"[green]loaded[/] [bold]{escape(thing.name)}[/] {escape(thing.version)}  {escape(thing.summary)}\n"
-            f"         {', '.join(thing.hooks)}  [dim]{escape(thing.source)}[/]")
+def _(thing: PluginRow) -> RenderableType:
+    plugin = thing.plugin
+    state = ("[dim]left out[/]" if plugin.disabled else "[bold red]broken[/]  " if plugin.problem
+             else "[green]loaded[/]  " if thing.passed else "[bold red]loaded[/]  ")
+    lines = [f"{state} [bold]{escape(plugin.name)}[/] {escape(plugin.version)}  {escape(plugin.summary)}",
+             *(f"[bold red]{escape(problem)}[/]" for problem in thing.problems),
+             f"[dim]{escape(plugin.source)}[/]"]
+    if plugin.hooks:
+        lines.append("hooks: " + ", ".join(plugin.hooks))
+    for name, option in plugin.options.items():
+        at = "".join(f"; {host}: {values[name]}" for host, values in thing.values.items() if name in values)
+        lines.append(f"{escape(name)} = {option.kind.__name__}, default {escape(str(option.default))}  "
+                     f"[dim]{escape(option.help)}{escape(at)}[/]")
+    return "\n         ".join(lines)
+
+
+@shown.register
+def _(thing: Written) -> RenderableType:
+    return "\n".join([*(f"[green]written[/] {escape(str(file))}" for file in thing.files),
+                      *(f"  [bold]{escape(line)}[/]" for line in thing.next_lines)])
 
 
 @shown.register
@@ -405,9 +420,19 @@ def _(thing: TrainingDrill) -> list[dict[str, Any]]:
 
 
 @rows.register
-def _(thing: Plugin) -> list[dict[str, Any]]:
-    return [{"name": thing.name, "source": thing.source, "version": thing.version, "summary": thing.summary,
-             "hooks": list(thing.hooks), "problem": thing.problem or None}]
+def _(thing: PluginRow) -> list[dict[str, Any]]:
+    plugin = thing.plugin
+    options = [{"name": name, "kind": o.kind.__name__, "default": o.default, "help": o.help,
+                "set": {host: values[name] for host, values in thing.values.items() if name in values}}
+               for name, o in plugin.options.items()]
+    return [{"name": plugin.name, "source": plugin.source, "version": plugin.version, "summary": plugin.summary,
+             "hooks": list(plugin.hooks), "options": options, "disabled": plugin.disabled,
+             "healthy": thing.passed, "problems": list(thing.problems), "problem": plugin.problem or None}]
+
+
+@rows.register
+def _(thing: Written) -> list[dict[str, Any]]:
+    return [{"file": str(file)} for file in thing.files]
 
 
 # --- words ---

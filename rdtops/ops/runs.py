@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rdtops.contract.journal import Event, parse
-from rdtops.contract.run import Checkpoint, RunPaths, RunSpec, RunState, state_of
+from rdtops.contract.run import Checkpoint, RunEnd, RunPaths, RunSpec, RunState, state_of
 from rdtops.errors import ConfigError, RunError
 from rdtops.ops import runs_on_host
 from rdtops.remote.connection import Connection
@@ -31,6 +31,13 @@ class RunView:
     last_event_s: float  # Unix time of the host
     log_tail: str
     error: str
+
+    @property
+    def end(self) -> RunEnd:
+        """What plugins are told when it has ended."""
+        lines = self.log_tail.strip().splitlines() if self.state in (RunState.FAILED, RunState.LOST) else []
+        return RunEnd(self.state, self.step, self.max_steps, self.loss, self.exit_code,
+                      self.error or (lines[-1] if lines else ""), self.last_event_s)
 
     def to_json(self) -> dict[str, Any]:
         shown = {k: v for k, v in vars(self).items() if k not in ("spec", "log_tail")}

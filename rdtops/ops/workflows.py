@@ -12,12 +12,25 @@ from typing import Any
 
 from rdtops.contract.journal import Event
 from rdtops.contract.run import Checkpoint, RunState, best_of
-from rdtops.errors import HostError, UsageError
+from rdtops.errors import ConfigError, HostError, UsageError
+from rdtops.ops import (
+    authoring,
+    catalog,
+    discovery,
+    inquiry,
+    launch,
+    registry,
+    results,
+    runs,
+    training,
+    trust,
+    watch,
+)
 from rdtops.ops import deploy as delivery
-from rdtops.ops import inquiry, launch, results, runs, training, trust, watch
+from rdtops.ops.authoring import Written
+from rdtops.ops.catalog import PluginRow
 from rdtops.ops.plan import Wish
 from rdtops.ops.records import HookRecord, RunRecords
-from rdtops.ops.registry import Plugin
 from rdtops.ops.runs import RunView
 from rdtops.ops.session import Session
 from rdtops.ops.trust import SeenKey
@@ -249,8 +262,18 @@ def normfit(session: Session, host: Host, *, wish: Wish, samples: int) -> Iterat
     yield inquiry.normfit(session.connection(host), prepared.spec, samples)
 
 
-def plugins(session: Session) -> Iterator[Plugin]:
-    yield from session.registry.plugins
+def plugins(session: Session) -> Iterator[PluginRow]:
+    """Also where hosts.toml cannot be read, or requires a plugin that is not there: this is where one looks then."""
+    try:
+        hosts, required = tuple(session.inventory.hosts.values()), session.inventory.required_plugins
+    except ConfigError as error:
+        session.say(error.message)
+        hosts, required = (), ()
+    yield from catalog.rows(registry.load(), hosts, required)
+
+
+def new_plugin(_: Session, *, name: str, package: bool) -> Iterator[Written]:
+    yield authoring.write(name, Path.cwd() if package else discovery.user_folder(), package=package)
 
 
 def exit_code(shown: Any) -> int:

@@ -156,9 +156,12 @@ class Connection:
         with self.stream(line, silence_s=timeout_s) as stream:
             out, err = stream.finish(stdin, timeout_s)
             result = Result(line, stream.code(), out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+        return self._checked(result, check)
+
+    def _checked(self, result: Result, check: bool) -> Result:
         if check and not result.ok:
             said = (result.err.strip() or result.out.strip() or "it said nothing")[-600:]
-            raise CommandFailed(f"{self.host.name}: exit {result.code} from: {line[:200]}\n{said}")
+            raise CommandFailed(f"{self.host.name}: exit {result.code} from: {result.command[:200]}\n{said}")
         return result
 
     def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> Any:

@@ -29,12 +29,12 @@ import torch
 
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Journal
-from rdtops.contract.run import RunSpec
+from rdtops.contract.run import Retention, RunSpec
 from rdtops.errors import RdtopsError, RunError
 from rdtops.trainer import checkpoint, failures, features, inputs, sharding, trackers
 from rdtops.trainer.actions import codec
 from rdtops.trainer.batch import Samples, Share, batches
-from rdtops.trainer.checkpoint import Contents, Retention, TrainingState
+from rdtops.trainer.checkpoint import Contents, TrainingState
 from rdtops.trainer.conditions import Conditions
 from rdtops.trainer.ema import Ema
 from rdtops.trainer.heldout import HeldOut

@@ -93,11 +93,6 @@ def test_processes_on_gpus_that_we_do_not_use_are_none_of_our_business(check):
     assert found["gpu processes"].status is Status.OK
 
 
-def test_an_option_is_refused_by_name(check):
-    found = check(plugins={"gpu": {"min_free": 3}})["gpu"]
-    assert (found.status, found.summary) == (Status.FAIL, "unknown option 'min_free'; gpu has none")
-
-
 def test_a_gpu_fewer_than_hosts_toml_says_is_a_warning(check):
     found = check("num_processes=2", gpus_of_host=8)
     assert found["gpu count"].status is Status.WARN
