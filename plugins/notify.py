@@ -1,11 +1,11 @@
-"""Tells you of checkpoints and of the end of a run: by a webhook (plain JSON, Slack, Feishu, DingTalk, WeCom), on the desktop."""
+"""Tells you of checkpoints and ends of runs: by a webhook (JSON, Slack, Feishu, DingTalk, WeCom), on the desktop."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
-import socket
 import stat
 import subprocess
 import time
@@ -79,22 +79,32 @@ def after_run(host: Host, run: RunSpec, end: RunEnd, options: Mapping[str, Any])
 
 
 def _told(event: str, words: str, host: Host, run: RunSpec, options: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Raises RdtopsError when a way that is configured did not work; the other way is tried all the same."""
+    """None where there is nobody to tell. Raises RdtopsError when a way that is configured did not work."""
     url = _url(options)
     if event not in options["on"] or not (url or options["desktop"]):
         return None
-    title, told, problem = f"rdtops {host.name}", [], None
-    text = f"{run.run_id} {words}"
-    if options["desktop"]:
-        subprocess.run(["notify-send", "--app-name=rdtops", "--", title, text], check=False, timeout=10,
-                       capture_output=True)
-        told.append("desktop")
+    title, text = f"rdtops {host.name}", f"{run.run_id} {words}"
+    told = []
+    if options["desktop"]:  # first: it cannot take long
+        told.append(_show(title, text))
     if url:
-        send(url, body(options["format"], title, text, {
-            "event": event, "host": host.name, "run_id": run.run_id, "time_s": round(time.time())}),
-            options["format"], options["timeout_s"])
+        facts = {"event": event, "host": host.name, "run_id": run.run_id, "time_s": round(time.time())}
+        send(url, body(options["format"], title, text, facts), options["format"], options["timeout_s"])
         told.append(_place(url))
+    problems = [words for words in told if words.startswith("the desktop was not told")]
+    if problems:
+        raise RdtopsError(problems[0], remedy="notify-send rdtops works   # in a terminal of your desktop")
     return {"told": ", ".join(told)}
+
+
+def _show(title: str, text: str) -> str:
+    """Who was told, or why nobody was."""
+    try:
+        done = subprocess.run(["notify-send", "--app-name=rdtops", "--", title, text], check=False, timeout=10,
+                              capture_output=True, text=True)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"the desktop was not told: {type(error).__name__} of notify-send"
+    return "desktop" if done.returncode == 0 else f"the desktop was not told: {done.stderr.strip()[-200:]}"
 
 
 # --- the webhook ---
@@ -139,13 +149,11 @@ def _post(url: Secret, content: bytes, kind: str, timeout_s: float) -> tuple[str
     except urllib.error.HTTPError as error:
         error.close()
         return f"it answered {error.code}", error.code == 429 or error.code >= 500
-    except TimeoutError:
-        return f"no answer within {timeout_s:g} s", True
-    except (OSError, ValueError) as error:  # a URLError is an OSError; a ValueError is an address that is none
+    except (OSError, http.client.HTTPException) as error:  # a URLError is an OSError. Their words may hold the address
         reason = getattr(error, "reason", error)
-        if isinstance(reason, (TimeoutError, socket.timeout)):
+        if isinstance(reason, TimeoutError):
             return f"no answer within {timeout_s:g} s", True
-        words = reason.strerror if isinstance(reason, OSError) and reason.strerror else type(reason).__name__
+        words = getattr(reason, "strerror", None) or type(reason).__name__
         return str(words), isinstance(reason, OSError)
 
 
@@ -181,15 +189,17 @@ def _url(options: Mapping[str, Any]) -> Secret | None:
     else:
         text = os.environ.get(variable, "").strip()
         if not text and variable != VARIABLE:
-            raise RdtopsError(f"the environment variable {variable} is not set", remedy=f"export {variable}=https://...")
+            raise RdtopsError(f"the environment variable {variable} is not set",
+                              remedy=f"export {variable}=https://...")
     if not text:
         return None
     try:
         parts = urllib.parse.urlsplit(text)
-        local = parts.hostname in ("127.0.0.1", "::1", "localhost")
+        usable = text.isprintable() and " " not in text and parts.hostname and parts.port != 0  # port may raise
     except ValueError:
-        parts, local = urllib.parse.urlsplit(""), False
-    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and local)):
+        usable = None
+    local = usable and parts.hostname in ("127.0.0.1", "::1", "localhost")
+    if not usable or not (parts.scheme == "https" or (parts.scheme == "http" and local)):
         raise RdtopsError(f"the address in {file or variable} is not one of https", remedy="https://... in one line")
     return Secret(text)
 
@@ -201,8 +211,9 @@ def _read(file: Path) -> str:
             raise RdtopsError(f"{file} holds a secret, and others may read it", remedy=f"chmod 600 {file}")
         text = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise RdtopsError(f"the address of the webhook cannot be read from {file}: "
-                          f"{getattr(error, 'strerror', None) or type(error).__name__}", remedy=f"ls -l {file}") from None
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise RdtopsError(f"the address of the webhook cannot be read from {file}: {why}",
+                          remedy=f"ls -l {file}") from None
     if not text:
         raise RdtopsError(f"{file} is empty", remedy=f"write the address of the webhook into {file}")
     return text

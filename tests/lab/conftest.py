@@ -22,6 +22,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     yield from running_lab(tmp_path_factory, os.environ.get("RDTOPS_LAB_BACKEND", "auto"))
 
 
+@pytest.fixture(scope="session")
+def rdtops_lab(lab: Lab) -> Lab:
+    """The fixtures that plugin authors get, on the lab that is up already."""
+    return lab
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home of its own for our side, which keeps its digests there."""

@@ -137,3 +137,72 @@ def test_a_run_without_exit_code_and_process_is_lost_and_its_watch_ends(connecti
     assert (run.state, run.step, run.loss) == (RunState.LOST, 7, 0.5)
     events = [e.kind for e, _ in watch.follow(connection, Registry([]), RUN, from_start=True)]
     assert events == ["step"]
+
+
+# --- after_run ---
+
+def told_of_ends(name: str, seen: list[tuple[str, int]], fails: bool = False) -> Plugin:
+    module = types.ModuleType(name)
+
+    @hookimpl
+    def after_run(end, run):
+        assert run.run_id == RUN
+        seen.append((end.state.value, end.step))
+        if fails:
+            raise ValueError("no")
+        return {"told": end.error}
+
+    module.after_run = after_run
+    return Plugin(name, "test", hooks=("after_run",), module=module)
+
+
+def ends(journal: Journal, code: int) -> None:
+    (journal.path.parent / "exit").write_text(f"{code}\n")
+
+
+def test_an_end_is_told_once_after_the_last_checkpoint(connection, journal):
+    ended: list[tuple[str, int]] = []
+    seen: list[tuple[str, int]] = []
+    journal.append("started", world_size=1)
+    checkpoint(journal, 10)
+    ends(journal, 0)
+    said = catch_up(connection, told_of_ends("notes", ended), plugin("a", seen))
+    assert [(r.hook, r.plugin, r.checkpoint) for r in said] == [
+        ("after_checkpoint", "a", "step_000010"), ("after_run", "notes", "finished")]
+    assert ended == [("finished", 10)]
+    catch_up(connection, told_of_ends("notes", ended))
+    assert [e.kind for e, _ in watch.follow(connection, Registry([told_of_ends("notes", ended)]), RUN)] == []
+    assert len(ended) == 1
+
+
+def test_a_run_that_goes_on_and_ends_again_is_told_again(connection, journal):
+    ended: list[tuple[str, int]] = []
+    journal.append("launched", launcher="tmux")
+    journal.append("failed", step=3, error="out of memory")
+    ends(journal, 1)
+    assert [r.value for r in catch_up(connection, told_of_ends("notes", ended))] == [{"told": "out of memory"}]
+    journal.append("launched", launcher="tmux")
+    journal.append("step", step=7, loss=0.1)
+    catch_up(connection, told_of_ends("notes", ended))  # the exit file is still the old one: it failed once more
+    ends(journal, 0)
+    catch_up(connection, told_of_ends("notes", ended))
+    assert [state for state, _ in ended] == ["failed", "failed", "finished"]
+
+
+def test_watch_shows_what_was_said_of_the_end_and_a_failure_of_it_stops_nothing(connection, journal):
+    ended: list[tuple[str, int]] = []
+    journal.append("step", step=7, loss=0.5)  # no exit file, no process: lost
+    registry = Registry([told_of_ends("bad", ended, fails=True), told_of_ends("notes", ended)])
+    *_, (event, said) = watch.follow(connection, registry, RUN)
+    assert (event.kind, event.data) == ("ended", {"state": "lost"})
+    assert [(r.plugin, r.error) for r in said] == [("bad", "ValueError: no"), ("notes", "")]
+    assert ended == [("lost", 7)] * 2
+
+
+def test_a_plugin_that_answers_nonsense_of_a_checkpoint_is_named(connection, journal):
+    module = types.ModuleType("odd")
+    module.after_checkpoint = hookimpl(lambda checkpoint: 42)
+    module.after_checkpoint.__name__ = "after_checkpoint"
+    checkpoint(journal, 10)
+    (said,) = catch_up(connection, Plugin("odd", "test", hooks=("after_checkpoint",), module=module))
+    assert said.error == "answered 42, not a mapping"
