@@ -201,8 +201,12 @@ def test_watch_shows_what_was_said_of_the_end_and_a_failure_of_it_stops_nothing(
 
 def test_a_plugin_that_answers_nonsense_of_a_checkpoint_is_named(connection, journal):
     module = types.ModuleType("odd")
-    module.after_checkpoint = hookimpl(lambda checkpoint: 42)
-    module.after_checkpoint.__name__ = "after_checkpoint"
+
+    @hookimpl
+    def after_checkpoint():
+        return 42
+
+    module.after_checkpoint = after_checkpoint
     checkpoint(journal, 10)
     (said,) = catch_up(connection, Plugin("odd", "test", hooks=("after_checkpoint",), module=module))
     assert said.error == "answered 42, not a mapping"
