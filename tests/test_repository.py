@@ -17,8 +17,8 @@ SCRIPTS = Path(sys.executable).parent
 
 TASKS = [
     "attach", "bench", "check", "checkpoints", "demo", "deploy", "drill", "fetch-results", "gpu", "hosts", "lint",
-    "logs", "normfit", "plugins", "replay", "status", "stop", "test", "train", "trust", "watch", "lab.down",
-    "lab.status", "lab.up"]
+    "logs", "normfit", "replay", "status", "stop", "test", "train", "trust", "watch", "lab.down",
+    "lab.status", "lab.up", "plugins", "plugins.new"]
 
 
 def run(*words, cwd=ROOT):
@@ -34,7 +34,8 @@ def inv(*words, cwd=ROOT):
 def test_the_list_of_tasks_is_frozen():
     listed = json.loads(inv("--list", "--list-format=json").stdout)
     names = [t["name"] for t in listed["tasks"]]
-    names += [f"{c['name']}.{t['name']}" for c in listed["collections"] for t in c["tasks"]]
+    names += [c["name"] if t["name"] == c["default"] else f"{c['name']}.{t['name']}"
+              for c in listed["collections"] for t in c["tasks"]]
     assert names == TASKS
 
 
@@ -53,6 +54,8 @@ def test_the_list_of_tasks_is_frozen():
     ("normfit", "host json preset samples set"),
     ("hosts", "host json ping"),
     ("trust", "host yes"),
+    ("plugins", "json"),
+    ("plugins.new", "json name package"),
 ])
 def test_the_options_of_a_task_are_frozen(task, options):
     assert sorted(re.findall(r"^  (?:-\w, )?--([a-z-]+)", inv("--help", task).stdout, re.MULTILINE)) == options.split()
