@@ -34,8 +34,8 @@ BAD = """
         import time
         try:
             connection.run(Command("uname"))
-        except Exception:
-            time.sleep(60)
+        except Exception as error:
+            time.sleep(60 if "no end within" in str(error) else 0)
 """
 
 

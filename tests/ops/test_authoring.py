@@ -1,5 +1,6 @@
 """`inv plugins.new`: what it writes works as it is."""
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -38,9 +39,10 @@ def test_the_new_plugin_is_loaded_and_its_test_passes(home):
 
 
 @pytest.mark.lab
-def test_the_new_distribution_is_installed_and_its_test_passes(home):
-    written = authoring.write("scratch_space", home, package=True)
-    root = home / "rdtops-scratch-space"
+def test_the_new_distribution_is_installed_and_becomes_the_one_of_the_document(home):
+    """docs/plugins.md as its reader walks it; the rules are tried in the test above."""
+    written = authoring.write("quota", home, package=True)
+    root = home / "rdtops-quota"
     assert written.next_lines[0] == f"pip install -e {root}"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "venv"], check=True)
     python = home / "venv" / "bin" / "python"
@@ -48,9 +50,13 @@ def test_the_new_distribution_is_installed_and_its_test_passes(home):
     (packages / "needs.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index",
                     "--no-build-isolation", "-e", root], check=True)
-    done = subprocess.run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not rules"], cwd=root,
-                          capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "plugins.md").read_text(), re.DOTALL)
+    for texts in ({}, {"rdtops_quota.py": blocks[0], "tests/test_quota.py": blocks[1]}):
+        for path, text in texts.items():
+            (root / path).write_text(text)
+        done = subprocess.run([python, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not rules"],
+                              cwd=root, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(("name", "words"), [

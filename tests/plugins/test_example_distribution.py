@@ -56,7 +56,6 @@ def test_its_own_tests_pass_there_against_a_real_host(fresh):
 
 
 @pytest.mark.lab
-@pytest.mark.slow
 def test_it_conforms_there(fresh):
     done = run(fresh, "-m", "rdtops.testing.conform", "nebula", cwd=EXAMPLE, env=environment())
     assert "nebula: conforms" in done.stdout
