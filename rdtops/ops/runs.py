@@ -115,7 +115,8 @@ def _view(host: str, facts: dict[str, Any]) -> RunView:
     step = latest.get("step")
     checkpoint = latest.get("checkpoint")
     failed = latest.get("failed")
-    view_step = max((int(e.data.get("step", 0)) for e in (step, checkpoint) if e), default=0)
+    telling = (latest[kind] for kind in ("step", "checkpoint", "stopped", "failed", "finished") if kind in latest)
+    view_step = max((int(e.data.get("step") or 0) for e in telling), default=0)
     return RunView(
         run_id=facts["run_id"], host=host, spec=spec, exit_code=facts["exit_code"],
         state=state_of(exit_code=facts["exit_code"], process_alive=facts["alive"], launched=facts["launched"],

@@ -71,3 +71,13 @@ def test_the_program_says_what_it_is_asked_and_ends_with_a_code(tmp_path):
     assert "FileNotFoundError" in said[-1]
     assert conform.main(["no_such_plugin"], said.append) == 2
     assert "No module named 'no_such_plugin'" in said[-1]
+
+
+BUNDLED = {"md5": {}, "gpu": {}, "disk": {"min_free_gb": 0.1}, "encoder_mirror": {}, "notify": {},
+           "checkpoint_guard": {"verify": True, "prune": True, "copy_to_folder": "~/archive"}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_bundled_plugins_keep_the_rules(name, rdtops_lab):
+    assert [v for v in conform.judge(load(name), rdtops_lab, BUNDLED[name]) if v.holds is False] == []

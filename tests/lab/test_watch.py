@@ -1,7 +1,10 @@
 """after_checkpoint: once for each checkpoint, in order, whatever happens to the laptop or the journal in between."""
 
+import json
+import threading
 import types
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,8 +17,9 @@ from rdtops.lab.site import Lab
 from rdtops.ops import runs, watch
 from rdtops.ops.records import RunRecords
 from rdtops.ops.registry import Plugin, Registry
+from rdtops.remote import inventory
 from rdtops.remote.connection import Connection
-from rdtops.remote.inventory import load
+from rdtops.testing import load
 
 pytestmark = pytest.mark.lab
 RUN = "20260101-000000-watched-0001"
@@ -25,7 +29,7 @@ RUN = "20260101-000000-watched-0001"
 def connection(lab: Lab, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("RDTOPS_STATE", str(tmp_path / "state"))
     lab.write_inventory(tmp_path / "hosts.toml", {})
-    host = replace(load(tmp_path / "hosts.toml").host("lab2"), workspace=f"~/watch{tmp_path.name}")
+    host = replace(inventory.load(tmp_path / "hosts.toml").host("lab2"), workspace=f"~/watch{tmp_path.name}")
     with Connection(host) as opened:
         yield opened
 
@@ -210,3 +214,35 @@ def test_a_plugin_that_answers_nonsense_of_a_checkpoint_is_named(connection, jou
     checkpoint(journal, 10)
     (said,) = catch_up(connection, Plugin("odd", "test", hooks=("after_checkpoint",), module=module))
     assert said.error == "answered 42, not a mapping"
+
+
+def test_a_webhook_hears_of_a_checkpoint_and_of_a_failure_once_and_its_address_stays_unseen(
+        connection, journal, monkeypatch, tmp_path):
+    heard: list[str] = []
+
+    class Webhook(BaseHTTPRequestHandler):
+        def do_POST(self):
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(200 if "step_" in heard[-1] else 403)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    journal.append("launched", launcher="tmux")
+    checkpoint(journal, 10)
+    journal.append("failed", step=12, error="out of memory")
+    ends(journal, 1)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Webhook) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}).start()
+        monkeypatch.setenv("RDTOPS_NOTIFY_URL", f"http://127.0.0.1:{server.server_port}/hook/T0KEN9f3a7")
+        first, last = catch_up(connection, load("notify"))
+        assert catch_up(connection, load("notify")) == []
+        server.shutdown()
+    assert [text.partition("rdtops lab2: " + RUN)[2][:32] for text in heard] == [
+        f" step_000010 of {preset('tiny').max_steps} steps, 0.00 ", " failed at step 12 of 150: out o"]
+    assert (first.value, last.error) == (
+        {"told": "127.0.0.1"}, "RdtopsError: the webhook at 127.0.0.1 was not told: it answered 403")
+    kept = "".join(f.read_text() for f in (tmp_path / "state").rglob("*") if f.is_file())
+    assert "403" in kept
+    assert "T0KEN" not in kept
