@@ -92,5 +92,6 @@ def after_run(host: Host, connection: Connection, run: RunSpec, end: RunEnd,
 
 
 HOOKS = tuple(name for name, value in list(globals().items()) if hasattr(value, PROJECT + "_spec"))
-# seconds; a plugin that needs longer says so (TIME_LIMIT_S), and hosts.toml has the last word (time_limit_s)
+# seconds; a plugin that needs longer says so (TIME_LIMIT_S), and hosts.toml has the last word (time_limit_s). A check's
+# questions share their trip with those of others, of which the longest may take two minutes
 TIME_LIMIT_S = dict.fromkeys(HOOKS, 600.0) | {"preflight_check": 300.0, "after_run": 60.0}

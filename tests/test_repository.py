@@ -161,14 +161,14 @@ def test_the_plugin_document_names_everything_a_plugin_may_import():
 
 def findings_of_the_code():
     """Name of a check -> the words of the findings that the code can make of it."""
-    files = [*(ROOT / "rdtops/ops/preflight").glob("*.py"), *(ROOT / "plugins").glob("*.py"),
+    files = [*(ROOT / "rdtops/ops/preflight").glob("*.py"), *(ROOT / "plugins").rglob("*.py"),
              ROOT / "rdtops/ops/training.py"]
     found = {}
     for call in (n for f in files for n in ast.walk(ast.parse(f.read_text())) if isinstance(n, ast.Call)):
         if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "CheckResult":
             written = ast.unparse(call.args[0])
-            names = {"role": ["text_encoder", "vision_encoder"], "f'md5 {role}'": ["md5 <role>"]}.get(
-                written, [written.strip("'")])
+            names = {"role": ["text_encoder", "vision_encoder"], "f'md5 {role}'": ["md5 <role>"],
+                     "NAME": ["checkpoint_guard"]}.get(written, [written.strip("'")])
             for name in names:
                 found.setdefault(name, set()).add(call.func.attr)
     return found

@@ -198,7 +198,7 @@ class _Troubled(Connection):
     def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> Any:
         if program is not prober or not self.trouble:
             return super().call(program, request, timeout_s=self._patience(timeout_s))
-        probes = {name: {"shell": self._line(p["shell"]), "timeout_s": self._patience(p["timeout_s"])}
+        probes = {name: {**p, "shell": self._line(p["shell"]), "timeout_s": self._patience(p["timeout_s"])}
                   for name, p in request["probes"].items()}
         self._asking = True  # the program that asks is healthy, what it asks is not
         try:

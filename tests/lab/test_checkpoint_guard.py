@@ -205,7 +205,8 @@ def test_a_checkpoint_that_vanishes_meanwhile_is_an_error_of_ours(guard, make):
 def test_the_folder_for_copies_is_looked_at(lab_connection, lab_spec, folder, status):
     place = folder.replace("WORKSPACE", lab_connection.host.workspace)
     object.__setattr__(lab_connection.host, "plugins", {"checkpoint_guard": {"copy_to_folder": place}})
-    (found,) = Registry([PLUGIN]).preflight(host=lab_connection.host, connection=lab_connection, spec=lab_spec(),
-                                            local_assets={})
+    _, look = Registry([PLUGIN]).preflight_works(host=lab_connection.host, connection=lab_connection, spec=lab_spec(),
+                                                 local_assets={})
+    (found,) = look()
     assert found.status is status, found
     assert not (Path(lab_connection.home) / "archive").exists()

@@ -133,7 +133,8 @@ def test_a_plugin_that_hangs_for_ever_does_not_keep_the_process(folder):
           + "def preflight_check():\n    import threading\n    threading.Event().wait()\n")
     program = ("from rdtops.ops import registry; from rdtops.testing import make_host\n"
                "from rdtops.remote.probe import together\n"
-               "works = registry.load().preflight_works(host=make_host(), connection=None, spec=None, local_assets={})\n"
+               "works = registry.load().preflight_works(host=make_host(), connection=None, spec=None,"
+               " local_assets={})\n"
                "print([r.summary for found in together(None, works) for r in found])")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True,
                           env={**os.environ, "RDTOPS_DISABLED_PLUGINS": "md5,gpu,disk,encoder_mirror"})

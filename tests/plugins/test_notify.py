@@ -68,8 +68,9 @@ def called(hook, **options):
 
 
 def checked(**options):
-    found = Registry([PLUGIN]).preflight(host=make_host(plugins={"notify": options}), connection=None,
-                                         spec=make_spec(), local_assets={})
+    _, look = Registry([PLUGIN]).preflight_works(host=make_host(plugins={"notify": options}), connection=None,
+                                                 spec=make_spec(), local_assets={})
+    found = look()
     return found[0] if found else None
 
 
