@@ -72,6 +72,7 @@ class Connection:
         self._ask = ask and functools.partial(self._asked, ask)
         self._was_asked = False
         self._chain: list[fabric.Connection] = []
+        self._opening = threading.Lock()  # checks and a transfer's pings use one connection side by side
         self._home = ""
 
     def __enter__(self) -> Connection:
@@ -83,8 +84,12 @@ class Connection:
 
     def open(self) -> Connection:
         """Log in hop by hop. Raises a HostError that names the hop which refused."""
-        if self.alive:
-            return self
+        with self._opening:
+            if not self.alive:
+                self._log_in()
+        return self
+
+    def _log_in(self) -> None:
         self.close()
         for hop in self.host.route:
             link = _link(hop, self._chain[-1] if self._chain else None, self._ask)
@@ -96,7 +101,6 @@ class Connection:
             transport = link.client.get_transport()
             transport.set_keepalive(KEEPALIVE_S)
             self._chain.append(link)
-        return self
 
     @property
     def logs_in_alone(self) -> bool:

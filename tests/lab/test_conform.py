@@ -1,9 +1,11 @@
 """The conformance kit sees what breaks a rule; a kit that passes everything would be worse than none."""
 
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from rdtops.remote.connection import Connection
 from rdtops.testing import conform, load
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
@@ -81,3 +83,15 @@ BUNDLED = {"md5": {}, "gpu": {}, "disk": {"min_free_gb": 0.1}, "encoder_mirror":
 @pytest.mark.parametrize("name", BUNDLED)
 def test_the_bundled_plugins_keep_the_rules(name, rdtops_lab):
     assert [v for v in conform.judge(load(name), rdtops_lab, BUNDLED[name]) if v.holds is False] == []
+
+
+def test_a_connection_that_several_threads_open_at_once_has_one_chain(lab_host):
+    """As checks do that run side by side, when the link they share was lost."""
+    connection = Connection(lab_host)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: connection.open(), range(4)))
+    try:
+        assert len(connection._chain) == len(lab_host.route)
+        assert connection.ping() > 0
+    finally:
+        connection.close()

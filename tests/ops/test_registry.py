@@ -10,7 +10,7 @@ from rdtops.checks import Status
 from rdtops.errors import PluginError
 from rdtops.ops import catalog, discovery, registry
 from rdtops.remote.probe import together
-from rdtops.testing import make_host
+from rdtops.testing import ScriptedConnection, make_host, said
 
 OK = """
     '''Says that all is well.'''
@@ -262,3 +262,27 @@ def test_wrong_options_stop_a_launch_and_a_missing_plugin_is_in_the_catalog(fold
     assert "unknown option 'gib'" in str(call.error)
     rows = {row.plugin.name: row for row in catalog.rows(loaded, [host], ["md6"])}
     assert {name: row.passed for name, row in rows.items()} == {"tuned": False, "md6": False}
+
+
+def test_what_plugins_ask_side_by_side_travels_in_one_trip(folder):
+    """Although each is called in a thread of its own, to be left behind when it hangs."""
+    asks = """
+        from rdtops.api import CheckResult, Probe, ask, hookimpl
+        @hookimpl
+        def preflight_check(connection):
+            answer = ask(connection, [Probe("NAME", "echo", lambda output: output.out)])["NAME"]
+            return CheckResult.ok("NAME", answer.value)
+    """
+    write(folder, a=asks.replace("NAME", "a"), b=asks.replace("NAME", "b"))
+    trips = []
+
+    class Counted(ScriptedConnection):
+        def call(self, program, request, *, timeout_s=60.0):
+            trips.append(sorted(request["probes"]))
+            return super().call(program, request, timeout_s=timeout_s)
+
+    connection = Counted(make_host(), a=said("1"), b=said("2"))
+    works = registry.load().preflight_works(host=connection.host, connection=connection, spec=None, local_assets={})
+    found = [result for results in together(connection, works) for result in results]
+    assert [(r.name, r.summary) for r in found] == [("a", "1"), ("b", "2")]
+    assert trips == [["a", "b"]]
