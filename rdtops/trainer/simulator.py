@@ -136,6 +136,7 @@ class Simulator:
         from libero.libero.envs.env_wrapper import ControlEnv
 
         self.task, self.image_size, self.has_images = task, image_size, images
+        self._seen: np.ndarray | None = None  # by the cameras since the last step
         with _muted():
             self._env = ControlEnv(bddl_file_name=task.bddl_file, use_camera_obs=False, has_offscreen_renderer=images,
                                    hard_reset=False, ignore_done=True)
@@ -144,6 +145,7 @@ class Simulator:
 
     def begin(self, state: np.ndarray, seed: int, *, settled: bool = False) -> None:
         """Set an initial state. `settled`: it was taken after settling, so the gripper has been told to open."""
+        self._seen = None
         with _muted():
             self._env.seed(seed)
             self._env.reset()
@@ -157,6 +159,7 @@ class Simulator:
 
     def step(self, action_7: np.ndarray) -> bool:
         """One action in [-1, 1], 0.05 s. True when the task's goal holds."""
+        self._seen = None
         return bool(self._env.step(np.asarray(action_7, np.float64))[2])
 
     @property
@@ -173,10 +176,12 @@ class Simulator:
                           np.array(data.site_xpos[robot.eef_site_id]), np.array([x, y, z, w]))
 
     def images(self) -> np.ndarray:
-        """(C, S, S, 3) uint8, upright."""
-        size = self.image_size
-        frames = [self._env.sim.render(width=size, height=size, camera_name=camera) for camera in CAMERAS]
-        return np.ascontiguousarray(np.stack(frames)[:, ::-1])  # OpenGL starts at the bottom row
+        """(C, S, S, 3) uint8, upright; rendered once a step, however often they are looked at."""
+        if self._seen is None:
+            size = self.image_size
+            frames = [self._env.sim.render(width=size, height=size, camera_name=camera) for camera in CAMERAS]
+            self._seen = np.ascontiguousarray(np.stack(frames)[:, ::-1])  # OpenGL starts at the bottom row
+        return self._seen
 
     def geom_m_3(self, name: str) -> np.ndarray:
         """Where a geometry is: what an expert may know and a policy may not."""
