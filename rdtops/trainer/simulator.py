@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 
 from rdtops.contract.config import nearest
+from rdtops.contract.evaluation import Protocol, checked
 from rdtops.errors import ConfigError, SimulatorError
 
-MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 SETTLING_STEPS = 10  # after an initial state is set, objects fall for about five
 IDLE = np.array([0, 0, 0, 0, 0, 0, -1.0])  # stand still, gripper open
 CAMERAS = ("agentview", "robot0_eye_in_hand")  # in the order of rdtops.trainer.libero.CAMERAS
@@ -93,9 +93,7 @@ def load(*, images: bool) -> None:
 def tasks(suite: str, wanted: str = "") -> list[Task]:
     """Tasks of a suite. `wanted`: '' all; a number, the first so many; else names or parts of names, or numbers from 0,
     separated by commas. ConfigError lists the valid ones."""
-    if suite not in MAX_STEPS:
-        raise ConfigError(f"there is no benchmark {suite!r}{nearest(suite, MAX_STEPS)}; "
-                          f"benchmarks: {', '.join(MAX_STEPS)}")
+    checked(Protocol(suite))
     require()
     benchmark = _suite(suite)
     every = [Task(suite, number, task.name, task.language, benchmark.get_task_bddl_file_path(number))
