@@ -2,6 +2,7 @@
 
 from rdtops.checks import CheckResult, Status
 from rdtops.contract.config import TrainConfig
+from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.models import MODELS, ModelFacts
 from rdtops.contract.run import Checkpoint, RunPaths, RunSpec
 from rdtops.errors import PreflightVeto, RdtopsError
@@ -12,7 +13,7 @@ from rdtops.remote.environment import activation
 from rdtops.remote.hosts import Host
 from rdtops.remote.plan import Plan
 from rdtops.remote.probe import Answer, Output, Probe, ask
-from rdtops.remote.transfer import plan_upload, upload
+from rdtops.remote.transfer import download, plan_download, plan_upload, upload
 
 __all__ = [
     "MODELS",
@@ -21,6 +22,7 @@ __all__ = [
     "Checkpoint",
     "Command",
     "Connection",
+    "Evaluation",
     "Host",
     "ModelFacts",
     "Output",
@@ -36,7 +38,9 @@ __all__ = [
     "TrainConfig",
     "activation",
     "ask",
+    "download",
     "hookimpl",
+    "plan_download",
     "plan_upload",
     "upload",
 ]

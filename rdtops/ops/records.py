@@ -16,7 +16,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class HookRecord:
-    """What one plugin said of one checkpoint. `error` is '' when it went well."""
+    """What one plugin said of a checkpoint, or of an evaluation, whose name is then `checkpoint`. `error` is '' when it
+    went well."""
 
     hook: str
     plugin: str

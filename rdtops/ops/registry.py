@@ -26,7 +26,7 @@ from rdtops.checks import CheckResult, Status
 from rdtops.contract.config import nearest
 from rdtops.errors import PluginError
 
-HOOKS = ("preflight_check", "before_train", "after_checkpoint")
+HOOKS = ("preflight_check", "before_train", "after_checkpoint", "after_eval")
 GROUP = "rdtops.plugins"
 Works = list[Callable[[], list[CheckResult]]]
 
