@@ -163,7 +163,7 @@ def evaluate(session: Session, host: Host, *, run_id: str, which: str, wish: Wis
     connection = session.connection(host)
     prepared = session.prepared(host, wish).spec
     run = (evaluation.stand_in(which, prepared) if evaluation.is_path(which) and not run_id
-           else _spec(runs.find(connection, run_id), host))
+           else _evaluated(session, runs.find(connection, run_id), host))
     spec = evaluation.spec_of(connection, run, prepared, which, protocol, processes, device)
     if dry_run:
         yield LaunchPlan(host.name, str(spec.paths.root),
@@ -191,6 +191,12 @@ def _follow_evaluation(session: Session, host: Host, run_id: str, name: str) -> 
         if event.data.get("name") == name and (event.kind == "trial" or event.kind.startswith("eval_")):
             yield Progressed(event, 0, tuple(said))
     yield evaluation.find(connection, run, name)
+
+
+def _evaluated(session: Session, run: RunView, host: Host) -> RunSpec:
+    if run.state is RunState.RUNNING:
+        session.say(f"{run.run_id} is still training: the evaluation shares its GPUs; --device cpu keeps off them")
+    return _spec(run, host)
 
 
 def _spec(run: RunView, host: Host) -> RunSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -77,6 +78,30 @@ def test_an_evaluation_is_asked_for_survives_a_kill_and_comes_home(inv, run):
     assert fetched["evaluations"] == [launched["name"]]
     assert (home / "eval.log").exists()
     assert "0 / 2" in inv.good("logs --host lab --eval").out
+
+
+def test_a_checkpoint_in_the_layout_before_rdtops_is_evaluated_and_stopped(inv, run, lab):
+    row, there = run
+    old = lab.home("lab") / "old" / "checkpoint-30000"
+    (old / "ema").mkdir(parents=True)
+    shutil.copy(there / "checkpoints" / "step_000004" / "ema" / "model.safetensors", old / "ema")
+    shutil.copy(there / "checkpoints" / "step_000004" / "config.json", old)
+    wish = "eval --host lab --checkpoint ~/old/checkpoint-30000/ema/model.safetensors --tasks 2 --max-steps 200"
+    inv.refused(wish, 1, "does not say what its actions mean", "--codec seed_compat")
+    started = inv.good(f"{wish} --codec seed_compat", timeout_s=120)
+    assert "40 trials of 2 tasks" in started.out
+    assert "the codec seed_compat was named on the command line" in started.out
+    inv.good(f"stop --host lab --run {stand_in(inv)} --eval", timeout_s=120)
+    (status,) = inv.good(f"status --host lab --run {stand_in(inv)} --json").rows()
+    (stopped,) = status["evaluations"]
+    assert (status["state"], stopped["state"]) == ("prepared", "stopped")
+    (newest,) = inv.good("status --host lab --json").rows()
+    assert newest["run_id"] == row["run_id"]
+    assert runs_on_host.members(f"{status['run_id']}/{stopped['name']}", "RDTOPS_EVAL") == []
+
+
+def stand_in(inv):
+    return inv.good("status --host lab --all --json").rows()[0]["run_id"]
 
 
 @pytest.mark.parametrize(("words", "code", "said"), [
