@@ -3,6 +3,7 @@
 from rdtops.checks import CheckResult, Status
 from rdtops.contract import manifest
 from rdtops.contract.config import TrainConfig
+from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.models import MODELS, ModelFacts
 from rdtops.contract.run import Checkpoint, Retention, RunEnd, RunPaths, RunSpec, RunState
 from rdtops.errors import PreflightVeto, RdtopsError
@@ -24,6 +25,7 @@ __all__ = [
     "Checkpoint",
     "Command",
     "Connection",
+    "Evaluation",
     "Host",
     "ModelFacts",
     "Option",

@@ -14,6 +14,7 @@ from typing import Any
 import pluggy
 
 from rdtops.checks import CheckResult
+from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.run import Checkpoint, RunEnd, RunSpec
 from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Host
@@ -73,6 +74,22 @@ def after_checkpoint(host: Host, connection: Connection, run: RunSpec, checkpoin
         @hookimpl
         def after_checkpoint(checkpoint):
             return {"size_gb": checkpoint.size_bytes / 1e9}
+    """
+
+
+@hookspec
+def after_eval(host: Host, connection: Connection, run: RunSpec, evaluation: Evaluation,
+               options: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """React to an evaluation that has ended on the host; its report and videos are complete.
+
+    Moment: the laptop sees it in the run's Journal: during `inv eval --follow` and wherever after_checkpoint fires.
+    Once for each report, in order; a laptop that slept catches up.
+    Veto: none. A failure is recorded, and shown where the evaluation is followed.
+    The mapping it returns is kept there as well.
+
+        @hookimpl
+        def after_eval(evaluation):
+            return {"success_rate": evaluation.successes / evaluation.trials}
     """
 
 

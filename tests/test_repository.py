@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(sys.executable).parent
 
 TASKS = [
-    "attach", "bench", "check", "checkpoints", "demo", "deploy", "drill", "fetch-results", "gpu", "hosts", "lint",
-    "logs", "normfit", "replay", "status", "stop", "test", "train", "trust", "watch", "lab.down",
+    "attach", "bench", "check", "checkpoints", "demo", "deploy", "drill", "eval", "fetch-results", "gpu", "hosts",
+    "lint", "logs", "normfit", "replay", "status", "stop", "test", "train", "trust", "watch", "lab.down",
     "lab.status", "lab.up", "plugins", "plugins.new"]
 
 
@@ -44,12 +44,14 @@ def test_the_list_of_tasks_is_frozen():
     ("check", "from-scratch host json preset set"),
     ("train", "dry-run follow from-scratch host json preset resume set"),
     ("status", "all host json run"),
-    ("logs", "follow host lines run"),
+    ("logs", "eval follow host lines run"),
     ("gpu", "host json watch"),
     ("checkpoints", "host json run"),
-    ("stop", "grace host run"),
+    ("stop", "eval grace host run"),
     ("watch", "host run"),
     ("fetch-results", "checkpoint host into json run"),
+    ("eval", ("benchmark checkpoint codec device dry-run exec-horizon follow host json max-steps preset processes "
+              "record-video run seed set tasks trials")),
     ("replay", "checkpoint device host json run step"),
     ("normfit", "host json preset samples set"),
     ("hosts", "host json ping"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rdtops.contract.run import RunSpec
-from rdtops.errors import RunError
+from rdtops.errors import RunError, UsageError
 from rdtops.ops import runs
 from rdtops.ops.runs import RunView
 from rdtops.remote import environment
@@ -41,7 +41,7 @@ def replay(connection: Connection, run: RunView, step: int, checkpoint: str = ""
         raise RunError(f"{run.host}: the config.json of {run.run_id} cannot be read, so it cannot be replayed")
     options = [*(["--checkpoint", checkpoint] if checkpoint else []), *(["--device", device] if device else [])]
     root = str(runs.paths(connection, run).root)
-    return Replayed(run.host, _ask(connection, run.spec.release, "replay", [root, str(step), *options]))
+    return Replayed(run.host, ask(connection, run.spec.release, "replay", [root, str(step), *options, "--json"]))
 
 
 def normfit(connection: Connection, spec: RunSpec, samples: int) -> NormFitted:
@@ -52,21 +52,24 @@ def normfit(connection: Connection, spec: RunSpec, samples: int) -> NormFitted:
     assets = spec.assets
     arguments = [assets["pretrained"], assets["dataset"], "--text-encoder", assets["text_encoder"], "--vision-encoder",
                  assets["vision_encoder"], "--samples", str(samples), "--codec", spec.train.codec, "--device",
-                 spec.train.device, "--cache", f"{spec.workspace}/cache/instructions"]
-    return NormFitted(spec.host, assets["pretrained"], _ask(connection, spec.release, "normfit", arguments))
+                 spec.train.device, "--cache", f"{spec.workspace}/cache/instructions", "--json"]
+    return NormFitted(spec.host, assets["pretrained"], ask(connection, spec.release, "normfit", arguments))
 
 
-def _ask(connection: Connection, release: str, program: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """The program's JSON. Raises RunError with what it said when it cannot answer."""
+def ask(connection: Connection, release: str, program: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The program's JSON. Raises RunError with what it said when it cannot answer, UsageError where the question was
+    wrong."""
     host = connection.host
     variables = {"PYTHONPATH": release, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
                  **host.env}
     command = Command("env", *(f"{name}={value}" for name, value in variables.items()), environment.python(host), "-m",
-                      f"rdtops.trainer.{program}", *arguments, "--json")
+                      f"rdtops.trainer.{program}", *arguments)
     line = f"cd {quoted(release)} && {environment.activation(host)}{command.shell()}"
     result = connection.run_shell(line, timeout_s=TIMEOUT_S, check=False)
     if not result.ok:
         said, _, remedy = result.err.strip().rpartition("\nnext: ")
+        if result.code == UsageError.exit_code:  # it lists what would be right, which may be long
+            raise UsageError(f"{host.name}: {said or remedy}", remedy=remedy if said else "")
         raise RunError(f"{host.name}: {program} has no answer, exit {result.code}: {(said or remedy)[-1500:]}",
                        remedy=remedy if said else f"inv deploy --only code --host {host.name}   # is {release} there?")
     try:

@@ -17,7 +17,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class HookRecord:
-    """What one plugin said of one checkpoint, or of one end of the run. `error` is '' when it went well."""
+    """What one plugin said of a checkpoint, of an evaluation or of an end of the run, whose name is then `checkpoint`.
+    `error` is '' when it went well."""
 
     hook: str
     plugin: str

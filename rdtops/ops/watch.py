@@ -1,8 +1,9 @@
-"""Watch: follow a run's Journal; after_checkpoint fires for every checkpoint, once and in order, after_run for its end.
+"""Watch: follow a run's Journal. after_checkpoint fires for every checkpoint and after_eval for every finished
+evaluation, once and in order, and after_run for its end.
 
 The cursor is kept on this laptop (rdtops.ops.records) and moves on only after an event was acted upon, so that a
 laptop that slept, or was killed in between, catches up. Which plugin has seen which checkpoint is remembered by the
-checkpoint's digest: an event that is read twice does nothing twice.
+checkpoint's digest, an evaluation by its report's: an event that is read twice does nothing twice.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.journal import Event, parse
-from rdtops.contract.run import Checkpoint
+from rdtops.contract.run import Checkpoint, RunPaths
 from rdtops.errors import ConnectionLost, Unreachable
 from rdtops.ops import runs
 from rdtops.ops.records import HookRecord, RunRecords
@@ -30,9 +32,11 @@ def catch_up(connection: Connection, registry: Registry, run: RunView) -> list[H
 
 
 def follow(connection: Connection, registry: Registry, run_id: str, *, from_start: bool = False,
-           on_lost: Callable[[str], None] | None = None) -> Iterator[tuple[Event, list[HookRecord]]]:
-    """Yield each event with what the plugins said of it, until the run ends. A lost link is taken up again; the
-    training does not notice. With `from_start` the events already acted upon are shown too, without acting again."""
+           on_lost: Callable[[str], None] | None = None,
+           ended: Callable[[], bool] | None = None) -> Iterator[tuple[Event, list[HookRecord]]]:
+    """Yield each event with what the plugins said of it, until the run ends, or what `ended` asks about. A lost link is
+    taken up again; the training does not notice. With `from_start` the events already acted upon are shown too, without
+    acting again."""
     run = runs.find(connection, run_id)
     if from_start:
         yield from ((event, []) for event in _seen(connection, run))
@@ -40,8 +44,9 @@ def follow(connection: Connection, registry: Registry, run_id: str, *, from_star
     while True:
         try:
             run = runs.find(connection, run.run_id)  # before the journal: a run that ended has written its last line
+            over = ended() if ended else run.state.ended
             yield from _unseen(connection, registry, run)
-            if run.state.ended:
+            if over:
                 if said := _act_on_end(connection, registry, run):
                     yield Event("ended", run.last_event_s, {"state": run.state.value}), said
                 return
@@ -64,7 +69,7 @@ def _unseen(connection: Connection, registry: Registry, run: RunView) -> Iterato
     for event, behind in _events(connection, run, offset):
         said = _act(connection, registry, run, event, records)
         offset = behind
-        if event.kind == "checkpoint":
+        if event.kind in ("checkpoint", "eval_finished"):
             records.advance(offset)
         elif event.kind in ("launched", "started"):
             records.started(offset)
@@ -91,13 +96,26 @@ def _events(connection: Connection, run: RunView, offset: int) -> Iterator[tuple
 
 def _act(connection: Connection, registry: Registry, run: RunView, event: Event,
          records: RunRecords) -> list[HookRecord]:
-    if event.kind != "checkpoint" or run.spec is None:
+    if run.spec is None:
         return []
-    name = str(event.data["name"])
-    checkpoint = Checkpoint(int(event.data["step"]), name, str(runs.paths(connection, run).checkpoints / name),
-                            int(event.data["size_bytes"]), str(event.data["digest"]))
-    return _fire(connection, registry, "after_checkpoint", records, name, checkpoint.digest, run=run.spec,
-                 checkpoint=checkpoint)
+    if event.kind == "checkpoint":
+        name = str(event.data["name"])
+        checkpoint = Checkpoint(int(event.data["step"]), name, str(runs.paths(connection, run).checkpoints / name),
+                                int(event.data["size_bytes"]), str(event.data["digest"]))
+        return _fire(connection, registry, "after_checkpoint", records, name, checkpoint.digest, run=run.spec,
+                     checkpoint=checkpoint)
+    if event.kind == "eval_finished":
+        evaluation = _evaluation(event, runs.paths(connection, run))
+        return _fire(connection, registry, "after_eval", records, evaluation.name, evaluation.digest, run=run.spec,
+                     evaluation=evaluation)
+    return []
+
+
+def _evaluation(event: Event, paths: RunPaths) -> Evaluation:
+    data = event.data
+    report = paths.root / str(data["report"])
+    return Evaluation(str(data["name"]), str(report.parent), str(report), str(data["digest"]), str(data["checkpoint"]),
+                      str(data["benchmark"]), int(data["successes"]), int(data["trials"]), int(data["errors"]))
 
 
 def _act_on_end(connection: Connection, registry: Registry, run: RunView) -> list[HookRecord]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from typing import Any
 
 from rdtops.checks import CheckResult, Status
 from rdtops.contract import manifest
+from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.run import Checkpoint, RunEnd, RunSpec, RunState, checkpoint_name
 from rdtops.errors import PluginTimeout, RdtopsError
 from rdtops.hookspecs import HOOKS
@@ -50,6 +52,15 @@ ENCODERS = {  # the smallest that look complete
     "text_encoder": {"config.json": b'{"d_model": 64}', "model.safetensors": b"t5", "spiece.model": b"words"},
     "vision_encoder": {"config.json": b'{"vision_config": {"hidden_size": 32, "image_size": 28, "patch_size": 14}}',
                        "model.safetensors": b"siglip"}}
+
+EVALUATED = "step_000010-libero_90"
+_TALLY = {"successes": 1, "trials": 1, "errors": 0, "success_rate": 1.0, "wilson_95": [0.2065, 1.0],
+          "mean_steps_to_success": 43.0}
+REPORT: dict[str, Any] = {  # the smallest that has every field
+    "checkpoint": {"name": checkpoint_name(10)}, "codec": {"name": "delta_velocity"}, "notes": [], "total": _TALLY,
+    "protocol": {"benchmark": "libero_90", "max_steps": 200, "exec_horizon": 16, "pred_horizon": 64, "seed": 0},
+    "tasks": [{"number": 0, "name": "a_task", "language": "a task", **_TALLY}],
+    "trials": [{"task": "a_task", "trial": 0, "outcome": "success", "steps": 43, "video": "videos/00_a_task.mp4"}]}
 
 
 @dataclass(frozen=True)
@@ -264,6 +275,7 @@ class _Bench:
         told = {"preflight_check": {"spec": spec, "local_assets": local},
                 "before_train": {"run": spec, "local_assets": local},
                 "after_checkpoint": {"run": spec, "checkpoint": self._checkpoint(spec)},
+                "after_eval": {"run": spec, "evaluation": self._evaluation(spec)},
                 "after_run": {"run": spec, "end": end}}
         assert set(told) <= set(HOOKS)
         return told
@@ -286,8 +298,14 @@ class _Bench:
             sealed = manifest.Manifest(())
         return Checkpoint(10, folder.name, str(folder), sealed.size_bytes, sealed.digest)
 
+    def _evaluation(self, spec: RunSpec) -> Evaluation:
+        folder = spec.paths.root / "eval" / EVALUATED
+        report = json.dumps(REPORT).encode()
+        return Evaluation(EVALUATED, str(folder), str(folder / "report.json"), hashlib.md5(report).hexdigest(),
+                          checkpoint_name(10), "libero_90", 1, 1, 0)
+
     def _furnish(self) -> None:
-        """Assets here, a run with a checkpoint there, as if freshly made."""
+        """Assets here, a run with a checkpoint and an evaluation there, as if freshly made."""
         for role, files in ENCODERS.items():
             _write(self.local / role, files)
         spec = self._spec()
@@ -296,6 +314,9 @@ class _Bench:
             _write(Path(spec.assets["dataset"]), {"demo.hdf5": b"data"})
             _write(checkpoint, {"model.safetensors": b"weights", "trainer.json": b'{"heldout_loss": 0.5}'})
             manifest.seal(checkpoint)
+            _write(Path(str(spec.paths.root)) / "eval" / EVALUATED, {
+                "report.json": json.dumps(REPORT).encode(), "eval.json": b"{}", "trials.jsonl": b"",
+                REPORT["trials"][0]["video"]: b"film"})
         except OSError:
             if self.trouble != FULL:
                 raise
@@ -340,9 +361,10 @@ class _Bench:
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def _fill(ballast: Path) -> None:

@@ -4,7 +4,7 @@
         config.json, model.safetensors      the policy, as RDTPolicy.from_pretrained reads it
         ema/                                its running average, likewise: what evaluation uses
         optimizer.safetensors               both Adam moments and the step of every parameter
-        trainer.json                        step, EMA updates, held-out loss, gradient scaler, configuration
+        trainer.json                        step, EMA updates, held-out loss, gradient scaler, configuration, cameras
         statistics.json, codec.json         what the numbers mean
         manifest.json                       size and MD5 of every file
 """
@@ -165,6 +165,10 @@ def read_trainer(folder: Path) -> dict[str, Any]:
 
 def read_codec(folder: Path) -> dict[str, Any]:
     return _read_json(folder / CODEC, ("name", "hash", "golden"))
+
+
+def read_statistics(folder: Path) -> dict[str, Any]:
+    return _read_json(folder / STATISTICS, ("codec_hash",))
 
 
 def restore_optimizer(folder: Path, policy: RDTPolicy, optimizer: torch.optim.Optimizer, shards: Shards) -> None:

@@ -63,6 +63,13 @@ def plugin(name: str, seen: list[tuple[str, int]], fails_at: int = 0) -> Plugin:
     return Plugin(name, "test", hooks=("after_checkpoint",), module=module)
 
 
+def evaluated(journal: Journal, name: str, digest: str) -> None:
+    journal.append("eval_started", name=name, checkpoint="step_000010", benchmark="libero_90", tasks=1, trials=4,
+                   done_before=0)
+    journal.append("eval_finished", name=name, report=f"eval/{name}/report.json", digest=digest,
+                   checkpoint="step_000010", benchmark="libero_90", successes=3, trials=4, errors=1)
+
+
 def catch_up(connection, *plugins):
     return watch.catch_up(connection, Registry(plugins), runs.find(connection, RUN))
 
@@ -111,6 +118,31 @@ def test_a_laptop_killed_before_it_moved_its_cursor_asks_nobody_twice(connection
     RunRecords("lab2", RUN).advance(0)
     catch_up(connection, plugin("a", seen), plugin("new", seen))
     assert seen == [("a", 10), ("a", 20), ("new", 10), ("new", 20)]
+
+
+def test_each_finished_evaluation_fires_once_and_in_its_place(connection, journal):
+    module, seen = types.ModuleType("e"), []
+
+    @hookimpl
+    def after_eval(evaluation, run):
+        seen.append((run.run_id, evaluation))
+        return {"rate": evaluation.successes / evaluation.trials}
+
+    module.after_eval = after_eval
+    plugins = (plugin("c", seen), Plugin("e", "test", hooks=("after_eval",), module=module))
+    checkpoint(journal, 10)
+    evaluated(journal, "first", "digest-a")
+    checkpoint(journal, 20)
+    evaluated(journal, "first", "digest-a")  # started again, and nothing was left to do
+    evaluated(journal, "second", "digest-b")
+    catch_up(connection, *plugins)
+    catch_up(connection, *plugins)
+    assert [who for who, _ in seen] == ["c", RUN, "c", RUN]
+    first = seen[1][1]
+    assert (first.name, first.successes, first.trials, first.errors) == ("first", 3, 4, 1)
+    assert first.report == f"{connection.workspace}/runs/{RUN}/eval/first/report.json"
+    said = [(r.hook, r.checkpoint, r.value) for r in RunRecords("lab2", RUN).hooks() if r.plugin == "e"]
+    assert said == [("after_eval", "first", {"rate": 0.75}), ("after_eval", "second", {"rate": 0.75})]
 
 
 def test_a_journal_that_became_shorter_is_read_from_its_start(connection, journal):
