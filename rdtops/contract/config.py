@@ -64,6 +64,8 @@ class TrainConfig:
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     # data
+    observed: str = "auto"  # when obs[t] was taken: after or before action t; auto finds it in each file
+    images: str = "auto"  # how they are stored: upside_down (as LIBERO does) or upright; auto asks each file
     loader_workers: int = 8
     image_augmentation: bool = True
     vision_cache_gib: int = 0  # keep SigLIP's output of every frame on disk, at most this; 0: encode in every step
@@ -140,6 +142,8 @@ CHOICES = {
     "tracker": ("off", "tensorboard", "wandb"),
     "wandb_mode": ("online", "offline"),
     "codec": ("delta_velocity", "absolute_pose", "seed_compat", "seed_compat_m"),
+    "observed": ("auto", "after", "before"),
+    "images": ("auto", "upside_down", "upright"),
 }
 
 
