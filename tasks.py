@@ -120,6 +120,14 @@ def normfit(_, host="", preset="", set_=None, samples=256, json_=False):
     cli.on_hosts("normfit", host, as_json=json_, wish=cli.wish(preset, set_), samples=samples)
 
 
+@task(auto_shortflags=False, iterable=["set_"], help={
+    "host": "look at the dataset there; default: at this laptop's copy", "preset": PRESET, "set_": SET,
+    "recompute": "also when neither data nor codec have changed", "json_": JSON})
+def stats(_, host="", preset="", set_=None, recompute=False, json_=False):
+    """Verify the dataset's statistics, or compute them when data or codec have changed."""
+    cli.on_host_or_laptop("stats", host, as_json=json_, wish=cli.wish(preset, set_), recompute=recompute)
+
+
 @task(auto_shortflags=False, help={"json_": JSON})
 def plugins(_, json_=False):
     """Which plugins are loaded, from where, with which hooks, and what failed to load."""
@@ -180,5 +188,5 @@ def drill(_, name, kills=0, json_=False):
 
 
 namespace = Collection(hosts, trust, deploy, check, train, status, logs, gpu, checkpoints, attach, stop, watch,
-                       fetch_results, replay, normfit, plugins, demo, test, lint, bench, drill)
+                       fetch_results, replay, normfit, stats, plugins, demo, test, lint, bench, drill)
 namespace.add_collection(Collection("lab", lab_up, lab_down, lab_status))

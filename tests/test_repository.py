@@ -17,7 +17,7 @@ SCRIPTS = Path(sys.executable).parent
 
 TASKS = [
     "attach", "bench", "check", "checkpoints", "demo", "deploy", "drill", "fetch-results", "gpu", "hosts", "lint",
-    "logs", "normfit", "plugins", "replay", "status", "stop", "test", "train", "trust", "watch", "lab.down",
+    "logs", "normfit", "plugins", "replay", "stats", "status", "stop", "test", "train", "trust", "watch", "lab.down",
     "lab.status", "lab.up"]
 
 
@@ -51,6 +51,7 @@ def test_the_list_of_tasks_is_frozen():
     ("fetch-results", "checkpoint host into json run"),
     ("replay", "checkpoint device host json run step"),
     ("normfit", "host json preset samples set"),
+    ("stats", "host json preset recompute set"),
     ("hosts", "host json ping"),
     ("trust", "host yes"),
 ])

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import rdtops
+from rdtops.contract.config import TrainConfig
 from rdtops.contract.run import RunSpec
 from rdtops.errors import RunError
 from rdtops.ops import runs
@@ -14,6 +20,7 @@ from rdtops.ops.runs import RunView
 from rdtops.remote import environment
 from rdtops.remote.command import Command, quoted
 from rdtops.remote.connection import Connection
+from rdtops.remote.hosts import Host
 
 TIMEOUT_S = 1800.0  # T5-XXL is 45 GB to read where the instructions are not in the cache
 
@@ -33,6 +40,18 @@ class NormFitted:
     host: str
     pretrained: str
     values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What became of a dataset's statistics, as rdtops.trainer.statistics tells it."""
+
+    host: str
+    values: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.values["is_sound"])
 
 
 def replay(connection: Connection, run: RunView, step: int, checkpoint: str = "", device: str = "") -> Replayed:
@@ -56,21 +75,52 @@ def normfit(connection: Connection, spec: RunSpec, samples: int) -> NormFitted:
     return NormFitted(spec.host, assets["pretrained"], _ask(connection, spec.release, "normfit", arguments))
 
 
-def _ask(connection: Connection, release: str, program: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """The program's JSON. Raises RunError with what it said when it cannot answer."""
-    host = connection.host
+def stats(connection: Connection, spec: RunSpec, recompute: bool) -> Stats:
+    """Of the dataset that a training with this spec would use, with the code deployed there."""
+    return Stats(spec.host, _ask(connection, spec.release, "statistics",
+                                 _stats_arguments(spec.assets["dataset"], spec.train, recompute)))
+
+
+def stats_here(folder: Path, train: TrainConfig, recompute: bool) -> Stats:
+    """Of a dataset on this laptop, in a process of its own: the control side imports nothing of the trainer."""
+    root = Path(rdtops.__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "rdtops.trainer.statistics", *_stats_arguments(str(folder), train, recompute), "--json"],
+        cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=TIMEOUT_S,
+        check=False)
+    return Stats("this laptop", _answer("this laptop", "statistics", done.returncode, done.stdout, done.stderr,
+                                        f"{sys.executable} -m pip install numpy h5py   # are they there?"))
+
+
+def program(host: Host, release: str, name: str, arguments: Sequence[str]) -> str:
+    """The shell line that asks a program of the trainer for JSON."""
     variables = {"PYTHONPATH": release, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
                  **host.env}
-    command = Command("env", *(f"{name}={value}" for name, value in variables.items()), environment.python(host), "-m",
-                      f"rdtops.trainer.{program}", *arguments, "--json")
-    line = f"cd {quoted(release)} && {environment.activation(host)}{command.shell()}"
-    result = connection.run_shell(line, timeout_s=TIMEOUT_S, check=False)
-    if not result.ok:
-        said, _, remedy = result.err.strip().rpartition("\nnext: ")
-        raise RunError(f"{host.name}: {program} has no answer, exit {result.code}: {(said or remedy)[-1500:]}",
-                       remedy=remedy if said else f"inv deploy --only code --host {host.name}   # is {release} there?")
+    command = Command("env", *(f"{key}={value}" for key, value in variables.items()), environment.python(host), "-m",
+                      f"rdtops.trainer.{name}", *arguments, "--json")
+    return f"cd {quoted(release)} && {environment.activation(host)}{command.shell()}"
+
+
+def _stats_arguments(folder: str, train: TrainConfig, recompute: bool) -> list[str]:
+    return [folder, "--codec", train.codec, "--observed", train.observed, "--images", train.images,
+            *(["--recompute"] if recompute else [])]
+
+
+def _ask(connection: Connection, release: str, name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The program's JSON. Raises RunError with what it said when it cannot answer."""
+    host = connection.host
+    result = connection.run_shell(program(host, release, name, arguments), timeout_s=TIMEOUT_S, check=False)
+    return _answer(host.name, name, result.code, result.out, result.err,
+                   f"inv deploy --only code --host {host.name}   # is {release} there?")
+
+
+def _answer(where: str, name: str, code: int, out: str, err: str, else_do: str) -> dict[str, Any]:
+    if code:
+        said, _, remedy = err.strip().rpartition("\nnext: ")
+        raise RunError(f"{where}: {name} has no answer, exit {code}: {(said or remedy)[-1500:]}",
+                       remedy=remedy if said else else_do)
     try:
-        answer: dict[str, Any] = json.loads(result.out.strip().rpartition("\n")[2])
+        answer: dict[str, Any] = json.loads(out.strip().rpartition("\n")[2])
     except ValueError:
-        raise RunError(f"{host.name}: {program} answered no JSON: {result.out[-600:]}") from None
+        raise RunError(f"{where}: {name} answered no JSON: {out[-600:]}") from None
     return answer

@@ -46,6 +46,31 @@ def test_the_line_deploys_checks_and_launches_and_says_so(job, workspace):
     assert (workspace / "releases" / releases[0] / "snapshot.json").exists()
 
 
+def test_the_conventions_of_the_data_are_checked_there(job, inv):
+    (report,) = inv.good("check --host lab --json").rows()
+    (found,) = [r for r in report["results"] if r["name"] == "conventions"]
+    assert found["status"] == "OK"
+    assert re.match(r"2\d hold, \d cannot be told from these data: ", found["summary"])
+
+
+def test_the_log_says_what_the_data_were_taken_for(job, workspace):
+    log = (workspace / "runs" / job[2]["run_id"] / "train.log").read_text()
+    assert ("observations after the action of their index (found in states); images stored upside down, made upright "
+            "(the file says opengl)") in log
+
+
+def test_statistics_are_verified_on_the_host_and_on_the_laptop(job, inv, workspace):
+    (there,) = inv.good("stats --host lab --json").rows()
+    assert (there["host"], there["why"], there["is_sound"]) == ("lab", "there were none", True)
+    assert Path(there["path"]).parent == workspace / "assets" / "libero_tiny"
+    again = inv.good("stats --host lab").out
+    assert "no recomputation is needed: the MD5 of every file is unchanged" in again
+    (here,) = inv.good("stats --recompute --json").rows()
+    assert (here["host"], here["files"]) == ("this laptop", there["files"])
+    Path(here["path"]).unlink()  # the next deploy would send it
+    inv.refused("stats --preset libero_single_task", 2, "this laptop has no dataset libero_single_task")
+
+
 def test_the_run_is_followed_to_its_end_with_every_checkpoint(job):
     _, followed, run = job
     assert (run["state"], run["step"], run["max_steps"], run["exit_code"]) == ("finished", 150, 150, 0)
