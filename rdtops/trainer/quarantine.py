@@ -69,7 +69,7 @@ def _announce(name: str) -> None:
     sys.stdout.flush()
 
 
-def _read_everything(folder: str, declared: libero.Declared) -> libero.Dataset | DataError:
+def _read_everything(folder: str, declared: libero.Declared = libero.FOUND_OUT) -> libero.Dataset | DataError:
     try:
         dataset = libero.index(folder, _announce, declared)
         frames, file = libero.Frames(dataset), ""
