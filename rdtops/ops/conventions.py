@@ -12,43 +12,51 @@ from rdtops.ops.inquiry import program
 from rdtops.remote.connection import Connection
 from rdtops.remote.probe import Answer, Output, Probe
 
-TIMEOUT_S = 180.0  # the MD5 of gigabytes, read for the first time
+TIMEOUT_S = 90.0  # a hundred episodes from a slow network disk
 
 
-def probe(connection: Connection, spec: RunSpec) -> Probe[list[dict[str, Any]]]:
+def probe(connection: Connection, spec: RunSpec) -> Probe[dict[str, Any]]:
     train = spec.train
-    arguments = [spec.assets["dataset"], "--codec", train.codec, "--observed", train.observed, "--images", train.images]
+    arguments = [spec.assets["dataset"], "--codec", train.codec, "--observed", train.observed, "--images", train.images,
+                 *(["--trusted", train.trusted_conventions] if train.trusted_conventions else [])]
     return Probe("conventions", program(connection.host, spec.release, "conventions", arguments), parse, TIMEOUT_S)
 
 
-def parse(output: Output) -> list[dict[str, Any]]:
-    """The findings; a dataset that cannot be read is one of them. ValueError when the program did not run."""
-    if output.code == 0:
-        findings: list[dict[str, Any]] = json.loads(output.out.strip().rpartition("\n")[2])
-        return findings
-    said = output.err.strip()
-    if "Traceback" in said or "No module named" in said or not said:
-        raise ValueError("the convention check did not run")
-    says, _, remedy = said.partition("\nnext: ")
-    return [{"convention": "the data can be read", "verdict": "broken", "says": says, "evidence": "", "remedy": remedy,
-             "files": []}]
+def parse(output: Output) -> dict[str, Any]:
+    """What was looked at, and the findings; data that cannot be read are one. ValueError when the program did not run,
+    which is no fault of the data."""
+    try:
+        answer = json.loads(output.out.strip().rpartition("\n")[2])
+        return {"looked_at": str(answer["looked_at"]), "findings": list(answer["findings"])}
+    except (ValueError, TypeError, LookupError) as error:
+        raise ValueError("the convention check did not run") from error
 
 
-def findings(answer: Answer[list[dict[str, Any]]], spec: RunSpec, is_deployed: bool) -> Iterator[CheckResult]:
-    """FAIL for each broken convention; WARN when the codec is one that is known to break them."""
+def findings(answer: Answer[dict[str, Any]], spec: RunSpec, is_deployed: bool) -> Iterator[CheckResult]:
+    """FAIL for what is certainly broken; WARN for what is judged so, as a false alarm must not stop a training, and for
+    a codec that is known to break things."""
     if not is_deployed:
         yield CheckResult.skip("conventions", "asked once this tree is deployed", spec.release)
     elif answer.value is None:
         yield CheckResult.warn("conventions", "cannot be checked", answer.problem,
                                f"inv logs --host {spec.host}   # the packages check says what is missing")
     else:
-        broken = [f for f in answer.value if f["verdict"] == "broken"]
-        say = CheckResult.warn if spec.train.codec.startswith("seed_compat") else CheckResult.fail
-        for f in broken:
-            where = f" in {', '.join(f['files'][:3])}" if f["files"] else ""
-            yield say("conventions", f["says"], f"{f['evidence']}{where}; broken: {f['convention']}", f["remedy"])
+        broken = [f for f in answer.value["findings"] if f["verdict"] == "broken"]
+        yield from (_broken(f, spec) for f in broken)
         if not broken:
-            unknown = [f["convention"] for f in answer.value if f["verdict"] == "cannot tell"]
-            held = len(answer.value) - len(unknown)
-            yield CheckResult.ok("conventions", f"{held} hold" + (
-                f", {len(unknown)} cannot be told from these data: {'; '.join(unknown)}" if unknown else ""))
+            yield _sound(answer.value)
+
+
+def _broken(found: dict[str, Any], spec: RunSpec) -> CheckResult:
+    is_doubted = not found["is_certain"]
+    where = f" in {', '.join(found['files'][:3])}" if found["files"] else ""
+    trust = f"; or, if you know that it holds: --set trusted_conventions={found['name']}" if is_doubted else ""
+    say = CheckResult.warn if is_doubted or spec.train.codec.startswith("seed_compat") else CheckResult.fail
+    evidence = f"{found['evidence']}{where}; ".removeprefix("; ")
+    return say("conventions", found["says"], f"{evidence}broken: {found['convention']}", found["remedy"] + trust)
+
+
+def _sound(answer: dict[str, Any]) -> CheckResult:
+    unknown = [f["convention"] for f in answer["findings"] if f["verdict"] == "cannot tell"]
+    told = f"; cannot be told from these data: {'; '.join(unknown)}" if unknown else ""
+    return CheckResult.ok("conventions", f"{len(answer['findings']) - len(unknown)} hold, {answer['looked_at']}{told}")

@@ -16,8 +16,8 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ FOUND_OUT = Declared()
 @dataclass(frozen=True)
 class Dataset:
     folder: str
-    md5: dict[str, str]  # of every file
+    md5: dict[str, str]  # of every file; empty when it is a sample
     image_size: int
     upside_down: dict[str, bool]  # by file
     episodes: tuple[Episode, ...]
@@ -120,10 +120,36 @@ def index(folder: str | Path, announce: Callable[[str], None] = lambda _: None,
 
     `announce` is told the name of every file before it is read. On damaged bytes libhdf5 may hang or crash:
     rdtops.trainer.quarantine does this in a process of its own."""
-    root = Path(folder)
-    paths = sorted(root.rglob("*.hdf5"))
+    dataset = _read(folder, _paths(folder), announce, declared)
+    digests = {}
+    for name in dataset.upside_down:
+        announce(name)
+        digests[name] = md5_of(Path(folder) / name)
+    return replace(dataset, md5=digests)
+
+
+def sample(folder: str | Path, episodes: int, declared: Declared = FOUND_OUT) -> Dataset:
+    """So many episodes, spread evenly over the files and within each, and without MD5: what it costs does not grow with
+    the data. At least one of a file; of more files than episodes, some are left out. Raises DataError."""
+    paths = spread(_paths(folder), episodes)
+    return _read(folder, paths, lambda _: None, declared, max(1, episodes // len(paths)))
+
+
+def _paths(folder: str | Path) -> list[Path]:
+    paths = sorted(Path(folder).rglob("*.hdf5"))
     if not paths:
         raise DataError(f"{folder} has no *.hdf5 file", remedy="inv deploy --only dataset")
+    return paths
+
+
+def spread(things: Sequence[Any], most: int) -> Sequence[Any]:
+    """All, or `most` of them at even distances, the first and the last among them."""
+    return things if len(things) <= most else [things[i] for i in np.linspace(0, len(things) - 1, most).astype(int)]
+
+
+def _read(folder: str | Path, paths: Sequence[Path], announce: Callable[[str], None], declared: Declared,
+          episodes_per_file: int = LONGEST) -> Dataset:
+    root = Path(folder)
     episodes: list[Episode] = []
     sizes: dict[str, int] = {}
     upside_down: dict[str, bool] = {}
@@ -132,7 +158,7 @@ def index(folder: str | Path, announce: Callable[[str], None] = lambda _: None,
         name = path.relative_to(root).as_posix()
         announce(name)
         with _open(path, name) as file, _reading(name):
-            read, sizes[name], moment = _read_file(file, name, declared.observed)
+            read, sizes[name], moment = _read_file(file, name, declared.observed, episodes_per_file)
             episodes += read
             upside_down[name], orientation = _upside_down(file, declared.images)
         read_as.setdefault(f"{moment}; {orientation}", []).append(name)
@@ -140,11 +166,7 @@ def index(folder: str | Path, announce: Callable[[str], None] = lambda _: None,
     for name, size in sizes.items():
         if size != sizes[first]:
             raise DataError(f"{name}: images are {size} x {size}, those of {first} {sizes[first]} x {sizes[first]}")
-    digests = {}
-    for name in sizes:
-        announce(name)
-        digests[name] = md5_of(root / name)
-    return Dataset(str(folder), digests, sizes[first], upside_down, tuple(episodes),
+    return Dataset(str(folder), {}, sizes[first], upside_down, tuple(episodes),
                    tuple(f"{_files(names)}: {what}" for what, names in read_as.items()))
 
 
@@ -252,7 +274,7 @@ def _files(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} files, {names[0]} and so on"
 
 
-def _read_file(file: h5py.File, name: str, declared: str) -> tuple[list[Episode], int, str]:
+def _read_file(file: h5py.File, name: str, declared: str, most: int) -> tuple[list[Episode], int, str]:
     """Its episodes, the edge of its images, and words on the moment of its observations."""
     if "data" not in file:
         raise DataError(f"{name}: no group 'data'")
@@ -266,7 +288,7 @@ def _read_file(file: h5py.File, name: str, declared: str) -> tuple[list[Episode]
     instruction = _instruction(data, name)
     size = _image_size(data[names[0]], f"{name}: {names[0]}")
     arrays = {}
-    for n in names:
+    for n in spread(names, most):
         with _reading(f"{name}: {n}"):
             arrays[n] = _arrays(data[n], f"{name}: {n}", size)
     observed, why = _observed(arrays, name, declared)

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from rdtops.contract import digests
 from rdtops.contract.config import CHOICES
-from rdtops.contract.manifest import md5_of
 from rdtops.errors import RdtopsError
 from rdtops.trainer import failures, libero, quarantine
 from rdtops.trainer.actions import CODECS, Codec, codec
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found = verify(options.dataset, options.out or Path(options.dataset) / NAME, codec(options.codec),
                        libero.Declared(options.observed, options.images), anew=options.recompute)
-    except RdtopsError as error:
+    except (RdtopsError, OSError) as error:
         return failures.complain(error)
     sys.stdout.write(json.dumps(found.to_json()) + "\n" if options.json else _words(found))
     return int(not found.is_sound and not options.json)
@@ -121,9 +121,10 @@ class Verified:
 
 def verify(folder: str | Path, path: str | Path, using: Codec, declared: libero.Declared = libero.FOUND_OUT,
            anew: bool = False) -> Verified:
-    """Statistics that belong to these files and this codec are kept, which takes their MD5 and no more; others are
-    computed and written. Raises DataError."""
-    md5 = {p.relative_to(folder).as_posix(): md5_of(p) for p in sorted(Path(folder).rglob("*.hdf5"))}
+    """Statistics that belong to these files and this codec are kept, which takes their MD5 (remembered, where nothing
+    has touched the file) and no more; others are computed and written. Raises DataError."""
+    files = [] if anew else sorted(Path(folder).rglob("*.hdf5"))
+    md5 = {p.relative_to(folder).as_posix(): md5 for p, md5 in digests.remembered(files).items()}
     why = "asked for" if anew else _unfit(path, md5, using)
     if not why:
         stored = json.loads(Path(path).read_text())

@@ -12,11 +12,15 @@ import h5py
 import numpy as np
 import pytest
 
-from rdtops.trainer import libero, rotations
+from rdtops.contract.config import CONVENTIONS
+from rdtops.trainer import libero, rotations, simulator
 from rdtops.trainer.actions import GRIPPER_OPEN, AbsolutePose, DeltaVelocity, SeedCompat, codec
 from rdtops.trainer.conventions import Verdict, __main__, check, coding, gripper, motion, pose
+from rdtops.trainer.conventions import NAMES as JUDGED_NAMES
 from rdtops.trainer.conventions.panda import gripper_pose
+from tests.trainer import teleoperation
 from tests.trainer.conftest import HERE, RECORDING
+from tests.trainer.worlds import DRAWER, needs_simulator
 
 MOTIONS = HERE / "fixtures" / "motions.hdf5"
 CODEC = codec("delta_velocity")
@@ -27,12 +31,16 @@ NAMES = {"actions_T7": "actions", "joint_rad_T7": "obs/joint_states", "finger_m_
 
 def motions(change: Callable[[Arrays], None] = lambda _: None) -> list[libero.Episode]:
     """The episodes of motions.hdf5, see motions.md; `change` plants a fault into the arrays of each."""
+    return read(MOTIONS, change)
+
+
+def read(path: Path, change: Callable[[Arrays], None] = lambda _: None) -> list[libero.Episode]:
     episodes = []
-    with h5py.File(MOTIONS) as file:
+    with h5py.File(path) as file:
         for name, demo in file["data"].items():
             arrays = {field: demo[path][()].astype(np.float64) for field, path in NAMES.items()}
             change(arrays)
-            episodes.append(libero.Episode("motions.hdf5", name, str(demo.attrs["kind"]), "after", **arrays))
+            episodes.append(libero.Episode(path.name, name, str(demo.attrs["kind"]), "after", **arrays))
     return episodes
 
 
@@ -106,6 +114,44 @@ def test_the_arm_of_the_check_is_the_arm_of_the_recordings() -> None:
         position, rotation = gripper_pose(e.joint_rad_T7)
         np.testing.assert_allclose(position + np.array([-0.66, 0, 0.912]), e.position_m_T3, atol=0.002)
         np.testing.assert_allclose(rotations.columns(rotation), rotations.rotation_6d(e.axis_angle_rad_T3), atol=0.01)
+
+
+# --- clean data in the manner of people: fixtures/teleoperated.hdf5, see teleoperation.py ---
+
+def teleoperated() -> list[libero.Episode]:
+    return read(HERE / "fixtures" / "teleoperated.hdf5")
+
+
+def observed_before(e: libero.Episode) -> libero.Episode:
+    """The same motion, as files have it whose obs are of the moment before the action."""
+    obs = {field: getattr(e, field)[:-1] for field in NAMES if field != "actions_T7"}
+    return replace(e, observed="before", actions_T7=e.actions_T7[1:], **obs)
+
+
+@pytest.mark.parametrize("as_observed", [lambda e: e, observed_before], ids=["after", "before"])
+@pytest.mark.parametrize("using", [CODEC, codec("absolute_pose")], ids=lambda c: c.name)
+def test_people_raise_no_alarm_alone_in_twos_or_together(using, as_observed) -> None:
+    """Pauses, saturated bursts, very slow motion, an arm that only turns, a gripper that never closes, pushing into
+    things: three of each."""
+    episodes = [as_observed(e) for e in teleoperated()]
+    assert len(episodes) == 30
+    groups = [*([e] for e in episodes), *(episodes[i:i + 2] for i in range(29)), episodes]
+    alarms = {e[0].name: found for e in groups if (found := broken(of_numbers(e, using)))}
+    assert alarms == {}
+    assert {f.verdict for f in of_numbers(episodes, using)} == {Verdict.HOLDS}
+
+
+@pytest.mark.slow
+@needs_simulator
+def test_people_raise_no_alarm_with_other_draws_and_in_other_scenes_with_images(tmp_path) -> None:
+    for number, (suite, name) in enumerate([("libero_90", DRAWER), ("libero_object", "1,"), ("libero_goal", "2,")]):
+        out = tmp_path / suite / "a.hdf5"
+        out.parent.mkdir()
+        teleoperation.write(out, simulator.tasks(suite, name)[0], 10, seed=100 + number)
+        dataset = libero.index(out.parent)
+        assert {e.name: found for e in dataset.episodes if (found := broken(of_numbers([e])))} == {}
+        teleoperation.write(out, simulator.tasks(suite, name)[0], 1, seed=200 + number, see=True, steps=60)
+        assert broken(check(libero.index(out.parent), CODEC)) == {}
 
 
 # --- faults in the data ---
@@ -200,6 +246,52 @@ def test_a_fault_in_the_numbers_is_named_and_nothing_else_is(change, convention,
     found = broken(of_numbers(motions(change)))
     assert list(found) == [convention], found
     assert says in found[convention]
+
+
+PEOPLES_FAULTS = ("centimetres", "position y flipped", "Euler", "pose late", "action x flipped", "action z flipped",
+                  "turn z flipped", "hand's frame", "metres", "action late", "action early", "gripper inverted",
+                  "width twice")
+
+
+@pytest.mark.parametrize(("change", "convention", "says"),
+                         [pytest.param(*f[1:], id=f[0]) for f in DATA_FAULTS if f[0] in PEOPLES_FAULTS])
+def test_the_same_faults_are_named_in_what_people_do(change, convention, says) -> None:
+    found = broken(of_numbers(read(HERE / "fixtures" / "teleoperated.hdf5", change)))
+    assert list(found) == [convention], found
+    assert says in found[convention]
+
+
+@pytest.mark.parametrize(("change", "is_certain"), [
+    ("centimetres", True), ("millimetres", True), ("degrees", True), ("pose frozen", True), ("mean of fingers", True),
+    ("width twice", True), ("gripper inverted", False), ("action x flipped", False), ("action late", False),
+    ("gripper averaged", False)])
+def test_only_what_no_demonstration_could_look_like_is_certain(change, is_certain) -> None:
+    plant = next(f[1] for f in DATA_FAULTS if f[0] == change)
+    assert {f.is_certain for f in of_numbers(motions(plant)) if f.verdict is Verdict.BROKEN} == {is_certain}
+
+
+def test_joints_in_degrees_are_certain_and_nothing_is_concluded_from_them() -> None:
+    (found,) = pose.findings(motions(scaled("joint_rad_T7", slice(0, 7), 180 / np.pi)))
+    assert (found.convention, found.verdict, found.is_certain) == (pose.JOINTS, Verdict.BROKEN, True)
+
+
+def test_a_codec_that_breaks_its_promise_is_certain() -> None:
+    assert all(f.is_certain for f in coding.findings(motions(), EulerState()) if f.verdict is Verdict.BROKEN)
+
+
+def test_what_is_judged_can_be_taken_on_trust_and_what_is_certain_cannot() -> None:
+    dataset = libero.index(RECORDING)
+    wrong = replace(dataset, episodes=tuple(
+        replace(e, actions_T7=e.actions_T7 * [1, 1, 1, 1, 1, 1, -1], axis_angle_rad_T3=np.rad2deg(e.axis_angle_rad_T3))
+        for e in dataset.episodes))
+    assert set(broken(check(wrong, CODEC))) == {gripper.SIGN, pose.ROTATION}
+    assert set(broken(check(wrong, CODEC, trusted=["gripper_sign", "pose_rotation"]))) == {pose.ROTATION}
+
+
+def test_every_judgement_has_a_name_that_the_configuration_knows() -> None:
+    assert set(JUDGED_NAMES.values()) == set(CONVENTIONS)
+    judged = {f.convention for f in check(libero.index(RECORDING), CODEC)}
+    assert judged - set(JUDGED_NAMES) == {pose.JOINTS, coding.ROUND_TRIP, coding.SLOT_UNITS, coding.STATE, coding.MASKS}
 
 
 def test_a_fault_in_one_of_several_files_is_named_with_the_file() -> None:
@@ -382,12 +474,42 @@ def test_the_command_exits_1_and_names_file_and_remedy(tmp_path, capsys) -> None
             demo["actions"][:, 6] *= -1
     assert __main__.main([str(tmp_path)]) == 1
     assert "BROKEN  the gripper opens at -1" in capsys.readouterr().out
-    assert __main__.main([str(tmp_path), "--json"]) == 0
-    found = [f for f in json.loads(capsys.readouterr().out) if f["verdict"] == "broken"]
-    assert [(f["convention"], f["files"]) for f in found] == [(gripper.SIGN, ["a.hdf5"])]
+    assert __main__.main([str(tmp_path), "--json"]) == 1
+    found = [f for f in json.loads(capsys.readouterr().out)["findings"] if f["verdict"] == "broken"]
+    assert [(f["convention"], f["files"], f["is_certain"]) for f in found] == [(gripper.SIGN, ["a.hdf5"], False)]
     assert "actions[:, 6]" in found[0]["remedy"]
+    assert __main__.main([str(tmp_path), "--trusted", "gripper_sign"]) == 0
+    assert "?       the gripper opens at -1 and closes at +1: taken on trust, against:" in capsys.readouterr().out
+
+
+def test_the_command_looks_at_a_sample_and_says_so(demonstrations, capsys) -> None:
+    for name in "abc":
+        demonstrations.write(f"{name}.hdf5", episodes=5)
+    sampled = libero.sample(demonstrations.folder, 9)
+    assert [(e.file, e.name) for e in sampled.episodes if e.file == "b.hdf5"] == [
+        ("b.hdf5", "demo_0"), ("b.hdf5", "demo_2"), ("b.hdf5", "demo_4")]
+    assert sampled.md5 == {}
+    assert {e.file for e in libero.sample(demonstrations.folder, 2).episodes} == {"a.hdf5", "c.hdf5"}
+    __main__.main([str(demonstrations.folder), "--episodes", "9"])
+    assert "looked at 9 episodes in 3 files" in capsys.readouterr().out
+
+
+def test_the_command_says_that_nothing_was_played_and_with_what_that_could_be(capsys, monkeypatch) -> None:
+    assert __main__.main([str(RECORDING)]) == 0
+    assert "the arm's kinematics were used: --simulator plays the actions" in capsys.readouterr().out
+    monkeypatch.setattr(simulator, "PACKAGES", ("no_such_simulator",))
+    assert __main__.main([str(RECORDING), "--simulator"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "LIBERO's simulator is not installed in" in said.err
+    assert "next: pip install -c constraints.txt -e '.[trainer,eval]'" in said.err
+
+
+def test_a_wrong_name_to_trust_names_the_nearest(capsys) -> None:
+    assert __main__.main([str(RECORDING), "--trusted", "griper_sign"]) == 2
+    assert "did you mean 'gripper_sign'?" in capsys.readouterr().err
 
 
 def test_the_command_says_what_cannot_be_read(tmp_path, capsys) -> None:
     assert __main__.main([str(tmp_path)]) == 1
-    assert "next: inv deploy --only dataset" in capsys.readouterr().err
+    assert "-> inv deploy --only dataset" in capsys.readouterr().out

@@ -3,6 +3,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
+from rdtops.contract import digests
 from rdtops.trainer import libero, statistics
 from rdtops.trainer.actions import codec
 from rdtops.trainer.soundness import unsound
@@ -99,6 +102,17 @@ def test_unchanged_data_need_no_recomputation_and_are_not_read(demonstrations, m
     assert (again["why"], again["files"]) == ("", first["files"])
     assert statistics.main([str(demonstrations.folder)]) == 0
     assert "no recomputation is needed: the MD5 of every file is unchanged" in capsys.readouterr().out
+
+
+def test_a_file_that_nothing_has_touched_is_not_even_read_for_its_md5(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    out = str(tmp_path / "statistics.json")
+    path = shutil.copy2(next(RECORDING.glob("*.hdf5")), tmp_path / "a.hdf5")
+    os.utime(path, (1_000_000, 1_000_000))
+    for _ in range(2):
+        verified(tmp_path, "--out", out)
+    monkeypatch.setattr(digests, "md5_of", lambda _: pytest.fail("the file was read"))
+    assert verified(tmp_path, "--out", out)["why"] == ""
 
 
 def test_whatever_does_not_fit_is_computed_anew_with_the_reason(demonstrations) -> None:

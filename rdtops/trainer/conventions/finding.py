@@ -23,6 +23,8 @@ class Finding:
     says: str
     evidence: str
     remedy: str = ""
+    is_certain: bool = True  # False: a judgement by correlation, which data may get wrong
+    name: str = ""  # what `trusted_conventions` calls it; '' when it cannot be taken on trust
     files: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -34,7 +36,13 @@ def holds(convention: str, says: str, evidence: str) -> Finding:
 
 
 def broken(convention: str, says: str, evidence: str, remedy: str) -> Finding:
+    """By construction: no demonstration whatever could look so."""
     return Finding(convention, Verdict.BROKEN, says, evidence, remedy)
+
+
+def doubtful(convention: str, says: str, evidence: str, remedy: str) -> Finding:
+    """Broken as far as these data show: a judgement."""
+    return Finding(convention, Verdict.BROKEN, says, evidence, remedy, is_certain=False)
 
 
 def unknown(convention: str, why: str, evidence: str = "") -> Finding:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rdtops.trainer.actions import GRIPPER_WIDTH_OPEN_M, Codec
-from rdtops.trainer.conventions.finding import Finding, broken, holds, unknown
+from rdtops.trainer.conventions.finding import Finding, broken, doubtful, holds, unknown
 from rdtops.trainer.libero import Episode
 
 SIGN, RANGE, FINGERS = "the gripper opens at -1 and closes at +1", "the gripper's action is -1 or +1", \
@@ -27,9 +27,9 @@ def _range(episodes: Sequence[Episode]) -> Finding:
     full = float((np.abs(commands) > 0.9).mean())
     seen = f"from {commands.min():g} to {commands.max():g}, {100 * full:.0f} % beyond 0.9"
     if commands.min() >= 0 and commands.max() > 0.9 and (commands < 0.1).any():
-        return broken(RANGE, "the gripper's action goes from 0 to 1", seen, "write actions[:, 6] as 2 * x - 1")
+        return doubtful(RANGE, "the gripper's action goes from 0 to 1", seen, "write actions[:, 6] as 2 * x - 1")
     if full < 0.5:
-        return broken(RANGE, "the gripper's action is mostly neither: averaged or rescaled", seen,
+        return doubtful(RANGE, "the gripper's action is mostly neither: averaged or rescaled", seen,
                       "write actions[:, 6] as the controller takes it, -1 or +1")
     return holds(RANGE, "as the controller takes it", seen)
 
@@ -40,14 +40,15 @@ def _fingers(episodes: Sequence[Episode]) -> Finding:
     seen = f"width from {width_m.min():.4f} to {width_m.max():.4f} m, sum up to {sum_m.max():.4f} m"
     remedy = "write obs/gripper_states anew from the simulator's robot0_gripper_qpos"
     if np.abs(width_m).max() > 1.3 * GRIPPER_WIDTH_OPEN_M:
-        return broken(FINGERS, "the fingers are not in metres", seen, remedy)
+        say = broken if np.abs(width_m).max() > 10 * GRIPPER_WIDTH_OPEN_M else doubtful
+        return say(FINGERS, "the fingers are not in metres", seen, remedy)
     if np.abs(fingers).max() > _MOVED_M and np.allclose(fingers[:, 0], fingers[:, 1], atol=1e-6):
         return broken(FINGERS, "both columns are the same: one finger, or the width, written twice", seen, remedy)
     if width_m.min() < -_MOVED_M:
-        return broken(FINGERS, "the fingers are the other way round, (-x, +x)", seen, remedy)
+        return doubtful(FINGERS, "the fingers are the other way round, (-x, +x)", seen, remedy)
     if _changes(episodes) and np.ptp(width_m) < _MOVED_M / 5:
-        return broken(FINGERS, "the fingers never move while the command changes: their mean, or a constant", seen,
-                      remedy)
+        say = broken if np.ptp(width_m) == 0 else doubtful  # a simulated finger is never quite still
+        return say(FINGERS, "the fingers never move while the command changes: their mean, or a constant", seen, remedy)
     if width_m.max() < _MOVED_M:
         return unknown(FINGERS, "the gripper is never open", seen)
     return holds(FINGERS, "two fingers, opposite", seen)
@@ -69,7 +70,7 @@ def _sign(episodes: Sequence[Episode], codec: Codec) -> Finding:
     if max(with_it_m, against_m) < _MOVED_M:
         return _at_rest(episodes, codec)
     if against_m > 3 * with_it_m:
-        return broken(SIGN, "the gripper's sign is inverted", seen, "change the sign of actions[:, 6], or the codec's")
+        return doubtful(SIGN, "the gripper's sign is inverted", seen, "change the sign of actions[:, 6], or the codec's")
     if with_it_m > 3 * against_m:
         return holds(SIGN, "the fingers do as told", seen)
     return unknown(SIGN, "the fingers move both ways", seen)
@@ -88,7 +89,7 @@ def _at_rest(episodes: Sequence[Episode], codec: Codec) -> Finding:
         return unknown(SIGN, "the fingers do not move", seen)
     if (np.mean(told) < 0) == (open_share > 0.5):
         return holds(SIGN, "the fingers are where they are told to be", seen)
-    return broken(SIGN, "the gripper's sign is inverted", seen, "change the sign of actions[:, 6], or the codec's")
+    return doubtful(SIGN, "the gripper's sign is inverted", seen, "change the sign of actions[:, 6], or the codec's")
 
 
 def _commands(episode: Episode, codec: Codec) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from rdtops.trainer import rotations
 from rdtops.trainer.actions import POSITION_M_PER_UNIT, ROTATION_RAD_PER_UNIT, Codec
 from rdtops.trainer.conventions import panda
-from rdtops.trainer.conventions.finding import Finding, broken, holds, unknown
+from rdtops.trainer.conventions.finding import Finding, doubtful, holds, unknown
 from rdtops.trainer.libero import Episode
 
 AXES = {"position": "position deltas follow the base's axes", "rotation": "rotation deltas follow the base's axes"}
@@ -124,7 +124,7 @@ def _frame(steps: _Steps) -> Finding:
     flipped = _response(steps.rotation, steps.rotation_nominal).unexplained
     seen = f"{100 * base:.0f} % of the motion unexplained in the base's frame, {100 * hand:.0f} % in the hand's"
     if hand < 0.5 and hand < 0.8 * min(base, flipped):
-        return broken(FRAME, "rotation deltas are in the hand's frame", seen,
+        return doubtful(FRAME, "rotation deltas are in the hand's frame", seen,
                       "turn actions[:, 3:6] into the base's frame: R(ee_ori) @ delta")
     if base < 0.5 and base < 0.8 * hand:
         return holds(FRAME, "the base's frame explains the motion", seen)
@@ -177,10 +177,10 @@ def _axes(kind: str, response: _Response, decided: dict[int, tuple[int, int]], u
     flipped = [_NAMES[a] for a, (to, sign) in decided.items() if to == a and sign < 0]
     columns = "actions[:, 0:3]" if kind == "position" else "actions[:, 3:6]"
     if swapped:
-        return broken(AXES[kind], f"{kind} axes swapped: {', '.join(swapped)}", seen, f"reorder {columns}")
+        return doubtful(AXES[kind], f"{kind} axes swapped: {', '.join(swapped)}", seen, f"reorder {columns}")
     if flipped:
         hand = "" if kind == "position" else " (or the deltas are in the hand's frame)"
-        return broken(AXES[kind], f"{kind} axis {', '.join(flipped)} flipped{hand}", seen,
+        return doubtful(AXES[kind], f"{kind} axis {', '.join(flipped)} flipped{hand}", seen,
                       f"change the sign in {columns}, or the codec that does it")
     return holds(AXES[kind], f"told for {', '.join(_NAMES[a] for a in decided)}", seen)
 
@@ -192,7 +192,7 @@ def _scale(kind: str, gains: list[float]) -> Finding:
     if gain >= 1.5 or gain <= 0.12:
         nearest = min(_SCALES[kind], key=lambda factor: abs(np.log(factor / gain)))
         named = _SCALES[kind][nearest] if abs(np.log(nearest / gain)) < 0.5 else "of another scale"
-        return broken(SCALE[kind], f"{kind} actions are {named}", seen,
+        return doubtful(SCALE[kind], f"{kind} actions are {named}", seen,
                       "write the actions as the controller takes them, in [-1, 1]")
     if gain < 0.5:
         return unknown(SCALE[kind], "the arm moves less than it is told: contact, or smaller units", seen)
@@ -206,7 +206,7 @@ def _timing(episodes: Sequence[Episode], codec: Codec) -> Finding:
     if unexplained[best] > 0.5 or unexplained[next_best] < 1.2 * unexplained[best]:
         return unknown(TIMING, "the motion is too even to tell one step from the next", seen)
     if best:
-        return broken(TIMING, f"off by {abs(best)}: motion is that of the action "
+        return doubtful(TIMING, f"off by {abs(best)}: motion is that of the action "
                       f"{'after' if best > 0 else 'before'} it", seen,
                       "see which moment obs is of: --set observed=after or before; else shift the actions")
     return holds(TIMING, "no other step explains the motion as well", seen)

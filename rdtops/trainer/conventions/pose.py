@@ -15,14 +15,15 @@ import numpy as np
 
 from rdtops.trainer import rotations
 from rdtops.trainer.conventions import panda
-from rdtops.trainer.conventions.finding import Finding, broken, holds, unknown
+from rdtops.trainer.conventions.finding import Finding, broken, doubtful, holds, unknown
 from rdtops.trainer.libero import Episode
 
-POSITION, ROTATION, TIMING = "ee_pos is in metres along the base's axes", "ee_ori is an axis-angle", \
-    "the pose is of the same moment as the joints"
+JOINTS, POSITION, ROTATION, TIMING = "joint_states is in rad", "ee_pos is in metres along the base's axes", \
+    "ee_ori is an axis-angle", "the pose is of the same moment as the joints"
 _POSITION_TOLERANCE_M = 0.001  # root mean square; recordings have 0.0004
 _ROTATION_TOLERANCE_RAD = 0.03  # likewise; recordings have 0.002
 _MOVED_M = 0.01
+_FARTHEST_M, _FARTHEST_RAD = 10.0, 10.0  # beyond it is another unit for certain: an arm reaches 1 m, an axis-angle 2 pi
 _SHIFTS = (-3, -2, -1, 1, 2, 3)
 _AXES = "xyz"
 Undo = Callable[[np.ndarray], np.ndarray]
@@ -41,8 +42,19 @@ class _Track(NamedTuple):
 def findings(episodes: Sequence[Episode]) -> list[Finding]:
     tracks = [_Track(e.position_m_T3.astype(np.float64), e.axis_angle_rad_T3.astype(np.float64),
                      *panda.gripper_pose(e.joint_rad_T7)) for e in episodes]
+    joints = _joints(episodes)
+    if joints.remedy:
+        return [joints]
     lag = _lag(tracks)
-    return [lag, *([] if lag.remedy else [_position(tracks)]), _rotation(tracks)]
+    return [joints, lag, *([] if lag.remedy else [_position(tracks)]), _rotation(tracks)]
+
+
+def _joints(episodes: Sequence[Episode]) -> Finding:
+    farthest = max(float(np.abs(e.joint_rad_T7).max()) for e in episodes)
+    seen = f"up to {farthest:.3g}"
+    if farthest > _FARTHEST_RAD:
+        return broken(JOINTS, "obs/joint_states is not in rad", seen, "write obs/joint_states in rad")
+    return holds(JOINTS, "within a turn", seen)
 
 
 def _position(tracks: Sequence[_Track]) -> Finding:
@@ -56,9 +68,10 @@ def _position(tracks: Sequence[_Track]) -> Finding:
         told = "".join(a for a, m in zip(_AXES, moved, strict=True) if m >= _MOVED_M)
         return holds(POSITION, f"it follows the joints along {', '.join(told)}", seen)
     if error[best] <= max(_POSITION_TOLERANCE_M, 0.1 * as_is):
-        return broken(POSITION, best, f"{seen}; {1000 * error[best]:.1f} mm when that is undone",
-                      "write obs/ee_pos anew from the simulator's robot0_eef_pos")
-    return broken(POSITION, "obs/ee_pos does not follow the joints", seen,
+        say = broken if max(np.abs(t.position_T3).max() for t in tracks) > _FARTHEST_M else doubtful
+        return say(POSITION, best, f"{seen}; {1000 * error[best]:.1f} mm when that is undone",
+                   "write obs/ee_pos anew from the simulator's robot0_eef_pos")
+    return doubtful(POSITION, "obs/ee_pos does not follow the joints", seen,
                   "write obs/ee_pos and obs/joint_states anew from one playback")
 
 
@@ -69,9 +82,10 @@ def _rotation(tracks: Sequence[_Track]) -> Finding:
     if as_is <= _ROTATION_TOLERANCE_RAD:
         return holds(ROTATION, "it follows the joints", seen)
     if error[best] <= max(_ROTATION_TOLERANCE_RAD, 0.1 * as_is):
-        return broken(ROTATION, best, f"{seen}; {error[best]:.3f} rad when read so",
-                      "write obs/ee_ori anew: the axis-angle of the simulator's robot0_eef_quat (x, y, z, w)")
-    return broken(ROTATION, "obs/ee_ori does not follow the joints", seen,
+        say = broken if max(np.abs(t.rotation_T3).max() for t in tracks) > _FARTHEST_RAD else doubtful
+        return say(ROTATION, best, f"{seen}; {error[best]:.3f} rad when read so",
+                   "write obs/ee_ori anew: the axis-angle of the simulator's robot0_eef_quat (x, y, z, w)")
+    return doubtful(ROTATION, "obs/ee_ori does not follow the joints", seen,
                   "write obs/ee_ori and obs/joint_states anew from one playback")
 
 
@@ -87,7 +101,7 @@ def _lag(tracks: Sequence[_Track]) -> Finding:
     best = min(error, key=lambda shift: error[shift])
     seen = f"{1000 * as_is:.1f} mm apart; {1000 * error[best]:.1f} mm when moved by {best:+d} steps"
     if as_is > _POSITION_TOLERANCE_M and error[best] < min(_POSITION_TOLERANCE_M, 0.3 * as_is):
-        return broken(TIMING, f"obs/ee_pos is off by {abs(best)}: {'late' if best > 0 else 'early'} by so many steps "
+        return doubtful(TIMING, f"obs/ee_pos is off by {abs(best)}: {'late' if best > 0 else 'early'} by so many steps "
                       "against the joints", seen, "write all of obs anew from one playback: each row from one moment")
     return holds(TIMING, "no other moment fits better", seen)
 

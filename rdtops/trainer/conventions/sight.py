@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rdtops.trainer.conventions import panda
-from rdtops.trainer.conventions.finding import Finding, broken, holds, unknown
+from rdtops.trainer.conventions.finding import Finding, doubtful, holds, unknown
 from rdtops.trainer.libero import Episode, Frames
 
 UPRIGHT, WRIST_UPRIGHT, MIRRORED = "agentview is upright", "the wrist's image is upright", "agentview is not mirrored"
@@ -71,10 +71,10 @@ def _fresh(seen: _Seen) -> Finding:
     same = 1 - seen.change_NCSS[moving].any((2, 3)).mean(0)
     words = f"{100 * same[0]:.0f} % of agentview's and {100 * same[1]:.0f} % of the wrist's frames equal the one before"
     if (same > 0.95).any():
-        return broken(FRESH, "images are frozen: the same in every step while the arm moves", words,
+        return doubtful(FRESH, "images are frozen: the same in every step while the arm moves", words,
                       "write the images anew from one playback")
     if (same > 0.2).any():
-        return broken(FRESH, "history is repeated: frames equal the one before while the arm moves", words,
+        return doubtful(FRESH, "history is repeated: frames equal the one before while the arm moves", words,
                       "write the images anew, one for each step, or mend what reads them")
     return holds(FRESH, "the frame before is another one", words)
 
@@ -86,7 +86,7 @@ def _cameras(seen: _Seen) -> Finding:
     agent, wrist = seen.change_NCSS[moving].mean((0, 2, 3))
     words = f"{100 * agent:.1f} % of agentview's pixels change in a step, {100 * wrist:.1f} % of the wrist's"
     if agent > 1.3 * wrist:
-        return broken(CAMERAS, "the two cameras are swapped", words,
+        return doubtful(CAMERAS, "the two cameras are swapped", words,
                       "swap obs/agentview_rgb and obs/eye_in_hand_rgb")
     if wrist > 1.3 * agent:
         return holds(CAMERAS, "the wrist's image changes more", words)
@@ -96,7 +96,7 @@ def _cameras(seen: _Seen) -> Finding:
 def _colours(seen: _Seen) -> Finding:
     words = f"red minus blue is {seen.tint_C[0]:+.0f} in agentview and {seen.tint_C[1]:+.0f} in the wrist's image"
     if (seen.tint_C < -_TINT).all():
-        return broken(COLOURS, "red and blue are swapped (BGR)", words, "store the images as RGB")
+        return doubtful(COLOURS, "red and blue are swapped (BGR)", words, "store the images as RGB")
     if (seen.tint_C > _TINT).all():
         return holds(COLOURS, "as warm as LIBERO's scenes are", words)
     return unknown(COLOURS, "the scene is neither warm nor cold", words)
@@ -113,7 +113,7 @@ def _upright(seen: _Seen) -> Finding:
     if nearer > 0.3 and row.mean() < 0.5:
         return holds(UPRIGHT, "the arm comes from above", words)
     if nearer < -0.3 and row.mean() > 0.5:
-        return broken(UPRIGHT, "agentview is upside down", words, "--set images=upside_down, or upright: the other one")
+        return doubtful(UPRIGHT, "agentview is upside down", words, "--set images=upside_down, or upright: the other one")
     return unknown(UPRIGHT, "the motion in the image does not say", words)
 
 
@@ -126,7 +126,7 @@ def _mirrored(seen: _Seen) -> Finding:
     if sideways > 0.6:
         return holds(MIRRORED, "the robot's left is the image's right", words)
     if sideways < -0.6:
-        return broken(MIRRORED, "agentview is mirrored, left for right", words,
+        return doubtful(MIRRORED, "agentview is mirrored, left for right", words,
                       "flip the images, images[:, :, ::-1], where they were mirrored or turned by half a turn")
     return unknown(MIRRORED, "the motion in the image does not say", words)
 
@@ -139,7 +139,7 @@ def _wrist(seen: _Seen) -> Finding:
     if (seen.moved_N > _MOVED_M).sum() < 5 or abs(upper - lower) < 0.01:
         return unknown(WRIST_UPRIGHT, "both edges change alike", words)
     if upper > lower:
-        return broken(WRIST_UPRIGHT, "the wrist's image is upside down", words,
+        return doubtful(WRIST_UPRIGHT, "the wrist's image is upside down", words,
                       "--set images=upside_down, or upright: the other one")
     return holds(WRIST_UPRIGHT, "the fingers are at the lower edge", words)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from rdtops.trainer.conventions.finding import Finding, broken, holds
+from rdtops.trainer.conventions.finding import Finding, doubtful, holds
 from rdtops.trainer.libero import Episode
 
 SENTENCE = "the instruction is a sentence"
@@ -16,7 +16,7 @@ def findings(episodes: Sequence[Episode]) -> list[Finding]:
     texts = dict.fromkeys(e.instruction for e in episodes)
     names = [t for t in texts if _is_name(t, episodes[0].file)]
     if names:
-        return [broken(SENTENCE, "the instruction is a task's name", repr(names[0]),
+        return [doubtful(SENTENCE, "the instruction is a task's name", repr(names[0]),
                        "write language_instruction of problem_info as the task's .bddl file has it")]
     return [holds(SENTENCE, "in words", "; ".join(texts))]
 
