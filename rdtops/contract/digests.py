@@ -1,7 +1,7 @@
 """MD5 sums of files, remembered by path, size, time and inode: an unchanged gigabyte costs a stat.
 
-The file is the one that transfers keep on both machines (rdtops.remote.far.digests), a JSON row for each file, later rows
-win. So what a deploy has read or written is known here too.
+The file is the one that transfers keep on both machines (rdtops.remote.far.digests), a JSON row for each file, later
+rows win. So what a deploy has read or written is known here too.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -50,9 +51,9 @@ def test_a_young_file_and_a_broken_cache_cost_time_and_no_more(tmp_path, cache) 
     young.write_bytes(b"one")
     old = old_file(tmp_path / "old")
     digests.remembered([old], cache)
-    with open(cache, "a") as file:
+    with Path(cache).open("a") as file:
         file.write('["cut sho\n')
     assert set(digests.remembered([young, old], cache)) == {young, old}
-    with open(cache) as file:
+    with Path(cache).open() as file:
         assert [json.loads(line)[0] for line in file.readlines()[:1]] == [str(old)]
     assert digests.remembered([old], "/proc/nowhere/digests.jsonl") == {old: hashlib.md5(b"one").hexdigest()}

@@ -1,8 +1,9 @@
-"""Demonstrations in the manner of people with a 3D mouse, in LIBERO's simulator: saturated bursts along some axes, pauses,
-a gripper that toggles, small corrections. They do no task: what they test is that nothing about them raises an alarm.
+"""Demonstrations in the manner of people with a 3D mouse, in LIBERO's simulator: saturated bursts along some axes,
+pauses, a gripper that toggles, small corrections. They do no task: what they test is that nothing about them raises an
+alarm.
 
-`python -m tests.trainer.teleoperation OUT.hdf5 --episodes 30 --steps 80` wrote fixtures/teleoperated.hdf5: three of each
-style, without images, numbers rounded to 1e-5 (rad, m), of `states` the first 20 numbers.
+`python -m tests.trainer.teleoperation OUT.hdf5 --episodes 30 --steps 80` wrote fixtures/teleoperated.hdf5: three of
+each style, without images, numbers rounded to 1e-5 (rad, m), of `states` the first 20 numbers.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ HOME_GAIN = 4.0  # units per metre: people, too, bring the arm back before it is
 
 def hand(random: np.random.Generator, *, speed: float = 1.0, idle: float = 0.3, moves: float = 1.0, turns: float = 0.3,
          gripper: str = "toggles", down: float = 0.0) -> Iterator[np.ndarray]:
-    """Actions (7,), burst by burst. `idle`: the share of bursts that are pauses; `moves`, `turns`: how often a burst has
-    an axis of position, of rotation; `down`: as often it pushes down, into whatever is there."""
+    """Actions (7,), burst by burst. `idle`: the share of bursts that are pauses; `moves`, `turns`: how often a burst
+    has an axis of position, of rotation; `down`: as often it pushes down, into whatever is there."""
     closed = 1.0 if gripper == "closed" else -1.0
     while True:
         motion = np.zeros(6)
@@ -60,7 +61,8 @@ def drive(world: Simulator, state: np.ndarray, seed: int, actions: Iterator[np.n
     while len(rows) < steps:
         action = next(actions)
         if action[:3].any():
-            action[:3] = np.clip(action[:3] + HOME_GAIN * (home - world.robot().position_m_3) * np.abs(action[:3]), -1, 1)
+            action[:3] = np.clip(
+                action[:3] + HOME_GAIN * (home - world.robot().position_m_3) * np.abs(action[:3]), -1, 1)
         before = world.state
         world.step(action)
         robot = world.robot()

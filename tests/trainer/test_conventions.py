@@ -15,8 +15,8 @@ import pytest
 from rdtops.contract.config import CONVENTIONS
 from rdtops.trainer import libero, rotations, simulator
 from rdtops.trainer.actions import GRIPPER_OPEN, AbsolutePose, DeltaVelocity, SeedCompat, codec
-from rdtops.trainer.conventions import Verdict, __main__, check, coding, gripper, motion, pose
 from rdtops.trainer.conventions import NAMES as JUDGED_NAMES
+from rdtops.trainer.conventions import Verdict, __main__, check, coding, gripper, motion, pose
 from rdtops.trainer.conventions.panda import gripper_pose
 from tests.trainer import teleoperation
 from tests.trainer.conftest import HERE, RECORDING

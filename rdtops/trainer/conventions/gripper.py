@@ -70,7 +70,8 @@ def _sign(episodes: Sequence[Episode], codec: Codec) -> Finding:
     if max(with_it_m, against_m) < _MOVED_M:
         return _at_rest(episodes, codec)
     if against_m > 3 * with_it_m:
-        return doubtful(SIGN, "the gripper's sign is inverted", seen, "change the sign of actions[:, 6], or the codec's")
+        return doubtful(SIGN, "the gripper's sign is inverted", seen,
+                        "change the sign of actions[:, 6], or the codec's")
     if with_it_m > 3 * against_m:
         return holds(SIGN, "the fingers do as told", seen)
     return unknown(SIGN, "the fingers move both ways", seen)
@@ -89,7 +90,8 @@ def _at_rest(episodes: Sequence[Episode], codec: Codec) -> Finding:
         return unknown(SIGN, "the fingers do not move", seen)
     if (np.mean(told) < 0) == (open_share > 0.5):
         return holds(SIGN, "the fingers are where they are told to be", seen)
-    return doubtful(SIGN, "the gripper's sign is inverted", seen, "change the sign of actions[:, 6], or the codec's")
+    return doubtful(SIGN, "the gripper's sign is inverted", seen,
+                        "change the sign of actions[:, 6], or the codec's")
 
 
 def _commands(episode: Episode, codec: Codec) -> np.ndarray:

@@ -27,6 +27,7 @@ _KEEPS, _TAKES = 0.57, 0.11
 _EXCITED = {"position": 0.0015, "rotation": 0.002}  # m and rad a step, root mean square of the nominal motion
 _CERTAIN = 6.0  # standard errors
 _CORRELATED_STEPS = 6  # errors last so long, so there are so many times fewer independent ones
+_TOGETHER = 10.0  # variance inflation: one burst along two axes at once tells nothing of either
 _DOMINANT = 2.0  # the strongest response against the next
 _NAMES = "xyz"
 _SCALES = {  # how much further the arm goes than nominal -> what was done to the numbers
@@ -101,7 +102,9 @@ def _response(motion: np.ndarray, nominal: np.ndarray) -> _Response:
     gain = np.linalg.solve(square, nominal.T @ motion)
     rest = motion - nominal @ gain
     spread = np.sqrt(np.diag(np.linalg.inv(square))[:, None] * _rms(rest)**2 * _CORRELATED_STEPS) + 1e-12
-    return _Response(gain, gain / spread, float((rest**2).sum() / max((motion**2).sum(), 1e-12)))
+    together = np.diag(np.linalg.inv(square)) * np.diag(square)  # 1: an axis of its own; large: as another axis goes
+    certainty = np.where(together[:, None] > _TOGETHER, 0, gain / spread)
+    return _Response(gain, certainty, float((rest**2).sum() / max((motion**2).sum(), 1e-12)))
 
 
 def _rotation(steps: _Steps) -> Iterator[Finding]:

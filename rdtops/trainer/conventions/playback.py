@@ -23,7 +23,7 @@ from rdtops.trainer.simulator import Simulator
 MOTION, SUCCESS = "played back in the simulator, the arm and the gripper move as recorded", \
     "played back in the simulator, the task succeeds"
 EPISODES = 10  # of all files together, each some seconds
-_OFF_M, _OFF_SHARE = 0.02, 0.3  # root mean square: beyond both, that share being of the recorded path, it is another one
+_OFF_M, _OFF_SHARE = 0.02, 0.3  # root mean square: beyond both, of the recorded path too, it is another
 _FINGERS_OFF_M = 0.03  # mean difference of the gripper's width; it opens to 0.08
 _FEW_SUCCEED = 0.5
 
@@ -47,8 +47,7 @@ def findings(folder: str | Path, episodes: Sequence[libero.Episode], codec: Code
                 return [unknown(MOTION, "the file does not name a task that this simulator has", file)]
             world = Simulator(task, images=False)
             try:
-                for episode in (e for e in episodes if e.file == file):
-                    played.append(play(world, episode, content["data"][episode.name], codec))
+                played += [play(world, e, content["data"][e.name], codec) for e in episodes if e.file == file]
             finally:
                 world.close()
     return [_motion(played), _success(played)]
@@ -88,14 +87,15 @@ def _task(content: h5py.File) -> simulator.Task | None:
 def _motion(played: Sequence[Played]) -> Finding:
     astray = [p for p in played if p.off_m > _OFF_M and p.off_m > _OFF_SHARE * p.path_m]
     fingers = [p for p in played if p.width_off_m > _FINGERS_OFF_M]
-    seen = (f"{len(played)} episodes: the gripper is {_range(p.off_m for p in played)} mm from where it was recorded, on "
-            f"paths of {_range(p.path_m for p in played)} mm; its width differs by "
+    seen = (f"{len(played)} episodes: the gripper is {_range(p.off_m for p in played)} mm from where it was recorded, "
+            f"on paths of {_range(p.path_m for p in played)} mm; its width differs by "
             f"{_range(p.width_off_m for p in played)} mm")
     if len(astray) > len(played) / 2:
         return doubtful(MOTION, "the arm moves otherwise than it was recorded", seen,
                         "the findings above say which; if none is broken, the data are of another robot or controller")
     if len(fingers) > len(played) / 2:
-        return doubtful(MOTION, "the gripper moves otherwise than it was recorded", seen, "see the gripper's sign above")
+        return doubtful(MOTION, "the gripper moves otherwise than it was recorded", seen,
+                        "see the gripper's sign above")
     return holds(MOTION, "as recorded", seen)
 
 
@@ -106,7 +106,8 @@ def _success(played: Sequence[Played]) -> Finding:
     if not meant:
         return unknown(SUCCESS, "no episode succeeded when it was recorded", seen)
     if done < _FEW_SUCCEED * len(meant):
-        return doubtful(SUCCESS, "most do not succeed", seen, "a model that learns this perfectly would fail as well: see "
+        return doubtful(SUCCESS, "most do not succeed", seen,
+                        "a model that learns this perfectly would fail as well: see "
                         "the findings above")
     return holds(SUCCESS, f"{done} of {len(meant)}", seen)
 

@@ -113,7 +113,8 @@ def _upright(seen: _Seen) -> Finding:
     if nearer > 0.3 and row.mean() < 0.5:
         return holds(UPRIGHT, "the arm comes from above", words)
     if nearer < -0.3 and row.mean() > 0.5:
-        return doubtful(UPRIGHT, "agentview is upside down", words, "--set images=upside_down, or upright: the other one")
+        return doubtful(UPRIGHT, "agentview is upside down", words,
+                        "--set images=upside_down, or upright: the other one")
     return unknown(UPRIGHT, "the motion in the image does not say", words)
 
 
