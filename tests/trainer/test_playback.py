@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pytest
 
 from rdtops.trainer import libero, simulator
@@ -14,6 +15,7 @@ from tests.trainer.conftest import RECORDING
 from tests.trainer.worlds import DRAWER, needs_simulator
 
 pytestmark = needs_simulator
+CODEC = codec("delta_velocity")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,9 +60,16 @@ def test_the_command_plays_them(capsys) -> None:
     assert "nothing was played" not in out
 
 
-def test_a_file_of_no_known_task_cannot_be_played(demonstrations) -> None:
-    demonstrations.write()
-    episodes = libero.index(demonstrations.folder).episodes
-    (found,) = playback.findings(demonstrations.folder, episodes, codec("delta_velocity"))
-    assert found.verdict is Verdict.UNKNOWN
-    assert np.all([e.file == "task_demo.hdf5" for e in episodes])
+def test_a_file_of_no_known_task_is_told_and_the_others_are_played(demonstrations) -> None:
+    demonstrations.write("a.hdf5")
+    strange = libero.index(demonstrations.folder).episodes
+    (found,) = playback.findings(demonstrations.folder, strange, CODEC)
+    assert (found.verdict, found.evidence) == (Verdict.UNKNOWN, "a.hdf5")
+    demonstrations.write("z.hdf5")
+    known = Path(shutil.copy(next(RECORDING.glob("*.hdf5")), demonstrations.folder / "known.hdf5"))
+    (first, *_) = libero.index(RECORDING).episodes
+    episodes = [strange[0], replace(first, file=known.name), replace(strange[0], file="z.hdf5")]
+    motion, success, *untold = playback.findings(demonstrations.folder, episodes, CODEC)
+    assert (motion.verdict, success.says) == (Verdict.HOLDS, "1 of 1")
+    assert [(f.convention, f.verdict, f.evidence) for f in untold] == [
+        (playback.MOTION, Verdict.UNKNOWN, "a.hdf5"), (playback.MOTION, Verdict.UNKNOWN, "z.hdf5")]

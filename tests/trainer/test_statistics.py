@@ -21,6 +21,12 @@ from tests.trainer.conftest import RECORDING, REPOSITORY
 CODEC = codec("delta_velocity")
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch) -> None:
+    """A home of its own: MD5 sums are remembered there."""
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+
+
 def test_the_command_writes_what_the_data_say(demonstrations, tmp_path, capsys) -> None:
     path = demonstrations.write(episodes=2, steps=6)
     out = tmp_path / "statistics.json"
@@ -105,7 +111,6 @@ def test_unchanged_data_need_no_recomputation_and_are_not_read(demonstrations, m
 
 
 def test_a_file_that_nothing_has_touched_is_not_even_read_for_its_md5(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
     out = str(tmp_path / "statistics.json")
     path = shutil.copy2(next(RECORDING.glob("*.hdf5")), tmp_path / "a.hdf5")
     os.utime(path, (1_000_000, 1_000_000))

@@ -37,20 +37,23 @@ class Played(NamedTuple):
 
 
 def findings(folder: str | Path, episodes: Sequence[libero.Episode], codec: Codec) -> list[Finding]:
-    """Plays every episode given. Raises SimulatorError when there is no simulator."""
+    """Plays every episode given, but for those of a task that the simulator has not: a finding for each such file.
+    Raises SimulatorError when there is no simulator."""
     simulator.load(images=False)
     played: list[Played] = []
+    strange: list[Finding] = []
     for file in dict.fromkeys(e.file for e in episodes):
         with h5py.File(Path(folder) / file) as content:
             task = _task(content)
             if task is None:
-                return [unknown(MOTION, "the file does not name a task that this simulator has", file)]
+                strange.append(unknown(MOTION, "the file does not name a task that this simulator has", file))
+                continue
             world = Simulator(task, images=False)
             try:
                 played += [play(world, e, content["data"][e.name], codec) for e in episodes if e.file == file]
             finally:
                 world.close()
-    return [_motion(played), _success(played)]
+    return [*([_motion(played), _success(played)] if played else []), *strange]
 
 
 def play(world: Simulator, episode: libero.Episode, demo: h5py.Group, codec: Codec) -> Played:
