@@ -144,6 +144,7 @@ def test_people_raise_no_alarm_alone_in_twos_or_together(using, as_observed) -> 
 @pytest.mark.slow
 @needs_simulator
 def test_people_raise_no_alarm_with_other_draws_and_in_other_scenes_with_images(tmp_path) -> None:
+    simulator.load(images=True)  # before a world without: a process has one kind
     for number, (suite, name) in enumerate([("libero_90", DRAWER), ("libero_object", "1,"), ("libero_goal", "2,")]):
         out = tmp_path / suite / "a.hdf5"
         out.parent.mkdir()
