@@ -170,10 +170,10 @@ def _read(folder: str | Path, paths: Sequence[Path], announce: Callable[[str], N
                    tuple(f"{_files(names)}: {what}" for what, names in read_as.items()))
 
 
-def episodes_of(path: Path, name: str) -> list[Episode]:
+def episodes_of(path: Path, name: str, observed: str = AUTO) -> list[Episode]:
     """The episodes of one file, checked; of its images the shapes only. Raises DataError, which calls it `name`."""
     with _open(path, name) as file, _reading(name):
-        return _read_file(file, name)[0]
+        return _read_file(file, name, observed, LONGEST)[0]
 
 
 class Frames:
