@@ -79,7 +79,7 @@ def test_statistics_are_computed_once_and_verified_after_that(inv, statistics):
         str(data / "statistics.json"), [p.name for p in data.glob("*.hdf5")])
     shown = inv.good(f"stats {options}").out
     assert "no recomputation is needed: the MD5 of every file is unchanged, and so is the codec" in shown
-    assert "state, slot 10, gripper open (0 to 1): always" in shown  # it pushes, closed
+    assert "action, slot 10, gripper open (0 to 1): always 0" in shown  # it pushes, closed
     (again,) = inv.good(f"stats {options} --json").rows()
     assert again == {**first, "why": "", "is_written": False}
     (anew,) = inv.good(f"stats {options} --json --recompute").rows()
