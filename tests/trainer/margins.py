@@ -32,9 +32,16 @@ class Margin(NamedTuple):
     faults: tuple[str, ...]
 
 
+def frames_ratio(numbers: list[float]) -> float | None:
+    base, hand = numbers[:2]
+    return hand / max(base, 0.5) if hand < 50 else None
+
+
 def steps_ratio(numbers: list[float]) -> float | None:
+    """Where another step than the recorded one explains the motion best."""
     share = dict(zip(numbers[1::2], numbers[0::2], strict=True))
-    return share.pop(0) / max(min(share.values()), 0.5) if min(share.values()) <= 50 else None
+    best, next_best = sorted(share, key=share.__getitem__)[:2]
+    return share[next_best] / max(share[best], 0.5) if best and share[best] <= 50 else None
 
 
 MARGINS = [
@@ -48,9 +55,9 @@ MARGINS = [
            "above 1.5, below 0.12", ("metres",)),
     Margin("gain of the motion, rotations", (motion.SCALE["rotation"],), lambda n: n[0],
            "above 1.5, below 0.12", ("rad", "degrees twice")),
-    Margin("rotation that the hand's frame does not explain, %", (motion.FRAME,), lambda n: n[1],
-           "below 50, and 0.8 of what the base's does not", ("hand's frame",)),
-    Margin("unexplained as it is, as a share of that a step off", (motion.TIMING,), steps_ratio,
+    Margin("unexplained in the hand's frame, against the base's, where below 50 %", (motion.FRAME,), frames_ratio,
+           "below 0.8", ("hand's frame",)),
+    Margin("unexplained at the next best step, against the best, where that is another", (motion.TIMING,), steps_ratio,
            "above 1.2", ("action late", "action early")),
     Margin("gripper: motion against the command, as a share of that with it", (gripper.SIGN,),
            lambda n: n[1] / max(n[0], 0.5), "above 3", ("gripper inverted",)),
@@ -120,9 +127,13 @@ def faults_in_images() -> Iterator[tuple[str, Iterable[Finding]]]:
 
 def values(margin: Margin, findings: Iterable[Finding]) -> list[float]:
     found = (margin.value(numbers) for f in findings
-             if f.convention in margin.conventions and not f.evidence.startswith("the fingers stand")
+             if f.convention in margin.conventions and not _tells_other_numbers(f)
              if (numbers := [float(x) for x in re.findall(r"[-+]?\d+(?:\.\d+)?", f.evidence)]))
     return [value for value in found if value is not None]
+
+
+def _tells_other_numbers(found: Finding) -> bool:
+    return found.evidence.startswith("the fingers stand") or "hardly moves" in found.says
 
 
 def span(values: list[float]) -> str:
