@@ -11,6 +11,7 @@ RUNS_HOST = "as for deploy; default: the default host, else the one on which thi
 HOST = "a host of hosts.toml or of ~/.ssh/config; a,b for several; shared by every task of a chain"
 RUN = "a run id, or a unique beginning or end of one; default: the newest"
 PRESET = "tiny, libero_single_task, rdt_170m or rdt_1b; default: the host's own"
+EVAL = "of its newest evaluation, not of the training"
 JSON = "print JSON rows instead of a table"
 SET = "key=value, repeatable; inv train --dry-run prints every key"
 
@@ -60,10 +61,10 @@ def status(_, host="", run="", all_=False, json_=False):
 
 
 @task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN, "lines": "how many of the last lines",
-                                   "follow": "go on until the run ends"})
-def logs(_, host="", run="", lines=50, follow=False):
+                                   "follow": "go on until the run ends", "eval_": EVAL})
+def logs(_, host="", run="", lines=50, follow=False, eval_=False):
     """The log of a run."""
-    cli.on_hosts("logs", host, of_runs=True, run_id=run, lines=lines, follow=follow)
+    cli.on_hosts("logs", host, of_runs=True, run_id=run, lines=lines, follow=follow, evaluated=eval_)
 
 
 @task(auto_shortflags=False, help={"host": RUNS_HOST, "watch": "again every 2 seconds", "json_": JSON})
@@ -84,10 +85,11 @@ def attach(_, host="", run=""):
     cli.on_hosts("attach", host, of_runs=True, run_id=run)
 
 
-@task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN, "grace": "seconds it gets to save a checkpoint"})
-def stop(_, host="", run="", grace=600.0):
+@task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN, "grace": "seconds it gets to save a checkpoint",
+                                   "eval_": EVAL})
+def stop(_, host="", run="", grace=600.0, eval_=False):
     """Let a run save a checkpoint and stop; nobody else's process is touched."""
-    cli.on_hosts("stop", host, of_runs=True, run_id=run, grace_s=grace)
+    cli.on_hosts("stop", host, of_runs=True, run_id=run, grace_s=grace, evaluated=eval_)
 
 
 @task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN})
@@ -100,8 +102,29 @@ def watch(_, host="", run=""):
     "host": RUNS_HOST, "run": RUN, "checkpoint": "latest, best (of the lowest held-out loss), or a step",
     "into": "where results/<host>/<run>/ is made", "json_": JSON})
 def fetch_results(_, host="", run="", checkpoint="latest", into="results", json_=False):
-    """Bring a run home: checkpoint, logs, journal, loss curve; verified."""
+    """Bring a run home: checkpoint, logs, journal, loss curve, evaluations; verified."""
     cli.on_hosts("fetch_results", host, of_runs=True, as_json=json_, run_id=run, which=checkpoint, into=into)
+
+
+@task(name="eval", auto_shortflags=False, iterable=["set_"], help={
+    "host": RUNS_HOST, "run": RUN, "preset": PRESET, "set_": SET,
+    "checkpoint": "latest, best, a step, or a path on the host: /data/checkpoint-30000/ema/model.safetensors",
+    "benchmark": "libero_spatial, libero_object, libero_goal, libero_10 or libero_90",
+    "tasks": "2: the first two of it; or names, parts of names, separated by commas; default: all",
+    "trials": "of each task; trial i starts from initial state i, at most 50", "record_video": "of every trial",
+    "max_steps": "of a trial; default: the benchmark's usual limit",
+    "exec_horizon": "actions of a prediction that are executed before the next one",
+    "processes": "side by side; default: as many as trained", "seed": "of the policy's noise",
+    "codec": "seed_compat, say, where the checkpoint does not name its own", "device": "default: that of the run",
+    "follow": "watch it until it ends", "dry_run": "print eval.json and eval.sh, launch nothing", "json_": JSON})
+def evaluate(_, host="", run="", checkpoint="latest", benchmark="libero_90", tasks="", trials=20, max_steps=0,
+             exec_horizon=16, record_video=False, processes=0, seed=0, codec="", device="", preset="", set_=None,
+             follow=False, dry_run=False, json_=False):
+    """Evaluate a checkpoint in LIBERO's simulator, detached; the same command goes on where it ended."""
+    protocol = cli.protocol(benchmark=benchmark, tasks=tasks, trials=trials, max_steps=max_steps,
+                            exec_horizon=exec_horizon, record_video=record_video, seed=seed, codec=codec)
+    cli.on_hosts("evaluate", host, of_runs=True, as_json=json_, run_id=run, which=checkpoint, protocol=protocol,
+                 wish=cli.wish(preset, set_), processes=processes, device=device, follow=follow, dry_run=dry_run)
 
 
 @task(auto_shortflags=False, help={
@@ -128,10 +151,18 @@ def stats(_, host="", preset="", set_=None, recompute=False, json_=False):
     cli.on_host_or_laptop("stats", host, as_json=json_, wish=cli.wish(preset, set_), recompute=recompute)
 
 
-@task(auto_shortflags=False, help={"json_": JSON})
-def plugins(_, json_=False):
-    """Which plugins are loaded, from where, with which hooks, and what failed to load."""
+@task(name="list", auto_shortflags=False, help={"json_": JSON})
+def plugins_list(_, json_=False):
+    """Which plugins are loaded, from where, their hooks, options and health; exit 1 when one is not well."""
     cli.on_laptop("plugins", as_json=json_)
+
+
+@task(name="new", auto_shortflags=False, positional=["name"], help={
+    "name": "of the plugin: small letters, digits and _", "json_": JSON,
+    "package": "a distribution of its own, in ./rdtops-NAME, instead of two files in ~/.config/rdtops/plugins"})
+def plugins_new(_, name, package=False, json_=False):
+    """Write a plugin that works, with its test."""
+    cli.on_laptop("new_plugin", as_json=json_, name=name, package=package)
 
 
 @task(name="up", auto_shortflags=False, help={"backend": "auto, openssh or asyncssh"})
@@ -188,5 +219,8 @@ def drill(_, name, kills=0, json_=False):
 
 
 namespace = Collection(hosts, trust, deploy, check, train, status, logs, gpu, checkpoints, attach, stop, watch,
-                       fetch_results, replay, normfit, stats, plugins, demo, test, lint, bench, drill)
+                       fetch_results, evaluate, replay, normfit, stats, demo, test, lint, bench, drill)
 namespace.add_collection(Collection("lab", lab_up, lab_down, lab_status))
+_plugins = Collection("plugins", plugins_new)
+_plugins.add_task(plugins_list, default=True)
+namespace.add_collection(_plugins)

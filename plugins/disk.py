@@ -15,6 +15,7 @@ from rdtops.api import (
     Command,
     Connection,
     Host,
+    Option,
     Output,
     Probe,
     RunSpec,
@@ -22,7 +23,8 @@ from rdtops.api import (
     hookimpl,
 )
 
-OPTIONS = {"min_free_gb": "a number: GB that must be free at the least, whatever the forecast says"}
+OPTIONS = {"min_free_gb": Option(float, "GB that must be free at the least, whatever the forecast says", default=0.0,
+                                 least=0)}
 RESERVE = 0.2  # of the forecast
 INODES_NEEDED = 1000
 EVAL_BYTES = 200_000_000  # videos of an evaluation: 20 episodes of 400 frames, 256 x 256, with room
@@ -110,7 +112,7 @@ def parse_quota(output: Output) -> tuple[Quota, ...]:
                       re.MULTILINE)
     found = [Quota(name, int(used), _lower(soft, hard), int(files), _lower(files_soft, files_hard))
              for name, used, soft, hard, files, files_soft, files_hard in rows]
-    if not found and not re.search(r": none\s*$", text):
+    if not found and not re.search(r": none\s*$|has no quota enabled", text):
         raise ValueError("no quota is told")
     return tuple(found)
 
@@ -139,10 +141,7 @@ def probes(host: Host, folder: str) -> list[Probe[Any]]:
 
 @hookimpl
 def preflight_check(host: Host, connection: Connection, spec: RunSpec) -> list[CheckResult]:
-    options = host.plugins.get("disk", {})
-    wrong = problem_of(options)
-    if wrong:
-        return [CheckResult.fail("disk", wrong, remedy=f"edit [hosts.{host.name}.plugins.disk] in hosts.toml")]
+    min_free_gb = float(host.plugins.get("disk", {}).get("min_free_gb", 0))
     answers = ask(connection, probes(host, f"{spec.workspace}/runs"))  # it may be a link to another disk
     space: Space | None = answers["space"].value
     if space is None:
@@ -151,7 +150,7 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec) -> list[C
     if "ro" in (answers["mounts"].value or {}).get(space.mounted_on, ()):
         return [CheckResult.fail("disk", f"{space.mounted_on} is mounted read-only", spec.workspace,
                                  f"sudo dmesg | tail   # on {host.name}: a disk fault is a common reason")]
-    return [judged(space, forecast_bytes(spec), float(options.get("min_free_gb", 0)), spec),
+    return [judged(space, forecast_bytes(spec), min_free_gb, spec),
             _inodes(host, space, answers["inodes"]), _quota(host, answers["quota"], forecast_bytes(spec)),
             _speed(host, answers["trial"], spec)]
 
@@ -224,15 +223,6 @@ def judged(space: Space, needed_bytes: int, min_free_gb: float, spec: RunSpec) -
     if free < needed * (1 + RESERVE):
         return CheckResult.warn("disk", f"{summary}: little reserve", evidence, _remedy(space, min_free_gb, spec))
     return CheckResult.ok("disk", summary, evidence)
-
-
-def problem_of(options: dict[str, Any]) -> str:
-    unknown = [key for key in options if key not in OPTIONS]
-    if unknown:
-        return f"unknown option {unknown[0]!r}; allowed: {', '.join(OPTIONS)}"
-    value = options.get("min_free_gb", 0)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return "" if is_number and value >= 0 else f"min_free_gb = {value!r}: {OPTIONS['min_free_gb']}"
 
 
 def _checkpoints(spec: RunSpec) -> int:

@@ -11,6 +11,7 @@ from rdtops.api import Answer, CheckResult, Connection, Host, Output, Probe, Run
 FIELDS = "index,uuid,name,memory.total,memory.free,utilization.gpu,ecc.errors.uncorrected.volatile.total"
 BUSY_PERCENT = 20
 # double bit error, row remapping, NVLink, uncontained, fallen off the bus, GSP, timeouts of the same
+FELL_OFF = 79  # newer drivers say it in words alone
 BROKEN_XIDS = frozenset({48, 63, 64, 74, 79, 92, 94, 95, 119, 120, 140})
 
 
@@ -37,7 +38,6 @@ class GpuProcess:
 class Xid:
     """A fault that NVIDIA's driver reported since the machine was started."""
 
-    bus: str
     code: int
     line: str
 
@@ -61,8 +61,8 @@ def parse_xid(output: Output) -> tuple[Xid, ...]:
     """NVIDIA's faults in the kernel's log. Raises ValueError where this user may not read it."""
     if output.code != 0 or not output.out.endswith("read\n"):
         raise ValueError("the kernel's log is not for this user")
-    rows = re.finditer(r"NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d+)[^\n]*", output.out)
-    return tuple(Xid(row[1], int(row[2]), row[0][:160]) for row in rows)
+    rows = re.finditer(r"NVRM: (?:Xid \(PCI:[0-9a-fA-F:.]+\): (\d+)|fallen off the bus)[^\n]*", output.out)
+    return tuple(Xid(int(row[1] or FELL_OFF), row[0][:160]) for row in rows)
 
 
 PROCESSES = Probe("processes", "nvidia-smi --query-compute-apps=gpu_uuid,pid,process_name,used_memory "
@@ -70,14 +70,12 @@ PROCESSES = Probe("processes", "nvidia-smi --query-compute-apps=gpu_uuid,pid,pro
 
 
 XIDS = Probe("xids", 'm=$(dmesg 2>/dev/null || journalctl -k -b --no-pager -q 2>/dev/null); [ -n "$m" ] && '
-             "{ printf '%s\\n' \"$m\" | grep 'NVRM: Xid' | tail -n 200; echo read; }", parse_xid, timeout_s=10)
+             "{ printf '%s\\n' \"$m\" | grep -E 'NVRM: (Xid|fallen off the bus)' | tail -n 200; echo read; }",
+             parse_xid, timeout_s=10)
 
 
 @hookimpl
 def preflight_check(host: Host, connection: Connection, spec: RunSpec) -> list[CheckResult]:
-    if host.plugins.get("gpu"):
-        return [CheckResult.fail("gpu", f"unknown option {next(iter(host.plugins['gpu']))!r}; gpu has none",
-                                 remedy=f"edit [hosts.{host.name}.plugins.gpu] in hosts.toml")]
     answers = ask(connection, [GPUS, PROCESSES, XIDS])
     wanted = spec.train.gpus_required
     seen: Answer[tuple[Gpu, ...]] = answers["gpus"]

@@ -29,6 +29,7 @@ from rdtops.api import (
 SIDE_BY_SIDE = 4  # channels of the one connection; MaxSessions is 10
 UNREACHABLE = 3  # exit code of errors of the link; they are not a finding about a file
 READ_BYTES_PER_S = 20e6  # a slow network disk
+TIME_LIMIT_S = {"preflight_check": 7200, "after_checkpoint": 7200}  # 45 GB of encoders, read for the first time
 _PYTHON = """\
 import hashlib, os
 for folder, _, names in os.walk("."):
@@ -55,9 +56,6 @@ class Sealed:
 def preflight_check(host: Host, connection: Connection, spec: RunSpec,
                     local_assets: Mapping[str, Path]) -> list[CheckResult]:
     """One finding for each asset of the run. Digests are cached on both sides, so unchanged files cost a stat."""
-    if host.plugins.get("md5"):
-        return [CheckResult.fail("md5", f"unknown option {next(iter(host.plugins['md5']))!r}; md5 has none",
-                                 remedy=f"edit [hosts.{host.name}.plugins.md5] in hosts.toml")]
     return list(_findings(host, connection, spec, local_assets))
 
 

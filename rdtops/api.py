@@ -1,42 +1,54 @@
 """Everything a plugin may import. What is not in __all__ may change without notice."""
 
 from rdtops.checks import CheckResult, Status
+from rdtops.contract import manifest
 from rdtops.contract.config import TrainConfig
+from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.models import MODELS, ModelFacts
-from rdtops.contract.run import Checkpoint, RunPaths, RunSpec
+from rdtops.contract.run import Checkpoint, Retention, RunEnd, RunPaths, RunSpec, RunState
 from rdtops.errors import PreflightVeto, RdtopsError
-from rdtops.hookspecs import hookimpl
+from rdtops.hookspecs import API_VERSION, hookimpl
+from rdtops.options import Option
 from rdtops.remote.command import Command, Secret
 from rdtops.remote.connection import Connection, Result
 from rdtops.remote.environment import activation
 from rdtops.remote.hosts import Host
 from rdtops.remote.plan import Plan
 from rdtops.remote.probe import Answer, Output, Probe, ask
-from rdtops.remote.transfer import plan_upload, upload
+from rdtops.remote.transfer import download, plan_download, plan_upload, upload
 
 __all__ = [
+    "API_VERSION",
     "MODELS",
     "Answer",
     "CheckResult",
     "Checkpoint",
     "Command",
     "Connection",
+    "Evaluation",
     "Host",
     "ModelFacts",
+    "Option",
     "Output",
     "Plan",
     "PreflightVeto",
     "Probe",
     "RdtopsError",
     "Result",
+    "Retention",
+    "RunEnd",
     "RunPaths",
     "RunSpec",
+    "RunState",
     "Secret",
     "Status",
     "TrainConfig",
     "activation",
     "ask",
+    "download",
     "hookimpl",
+    "manifest",
+    "plan_download",
     "plan_upload",
     "upload",
 ]

@@ -17,6 +17,7 @@
     ├── PreflightFailed            exit 1   a check failed, so the work was not begun
     ├── PreflightVeto              exit 1   raised by a before_train plugin
     ├── PluginError                exit 1   a plugin cannot be loaded or is required and missing
+    │   └── PluginTimeout                   it did not end in its time
     ├── RunError                   exit 1   no such run, nothing to resume, no checkpoint yet
     ├── DataError                  exit 1   a dataset file is not what it should be (file, episode, step, field)
     ├── WeightsError               exit 1   pretrained weights or a checkpoint do not fit
@@ -104,6 +105,10 @@ class PreflightVeto(RdtopsError):
 
 
 class PluginError(RdtopsError):
+    pass
+
+
+class PluginTimeout(PluginError):
     pass
 
 

@@ -1,7 +1,8 @@
 """The hooks. A plugin implements any of them and names only the arguments it needs.
 
 All run on the laptop: a plugin cannot kill an 8-GPU run and needs nothing installed on the host. Each call is made
-alone and timed; one that raises is reported by its plugin's name and takes no other down.
+alone and in bounded time; one that raises or hangs is reported by its plugin's name and takes no other down.
+`options` are the plugin's own, of this host, with their defaults.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ from typing import Any
 import pluggy
 
 from rdtops.checks import CheckResult
-from rdtops.contract.run import Checkpoint, RunSpec
+from rdtops.contract.evaluation import Evaluation
+from rdtops.contract.run import Checkpoint, RunEnd, RunSpec
 from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Host
 
 PROJECT = "rdtops"
+API_VERSION = 1  # of rdtops.api and of these hooks; raised when something that a plugin may use changes or goes
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
 def preflight_check(host: Host, connection: Connection, spec: RunSpec,
-                    local_assets: Mapping[str, Path]) -> CheckResult | Sequence[CheckResult] | None:
+                    local_assets: Mapping[str, Path], options: Mapping[str, Any],
+                    ) -> CheckResult | Sequence[CheckResult] | None:
     """Look, before anything is begun.
 
     Moment: `inv check`, and again at the start of `inv train`.
@@ -43,7 +47,8 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec,
 
 
 @hookspec
-def before_train(host: Host, connection: Connection, run: RunSpec, local_assets: Mapping[str, Path]) -> None:
+def before_train(host: Host, connection: Connection, run: RunSpec, local_assets: Mapping[str, Path],
+                 options: Mapping[str, Any]) -> None:
     """Prepare the host.
 
     Moment: after deploy and a passed preflight, before the launch.
@@ -57,8 +62,8 @@ def before_train(host: Host, connection: Connection, run: RunSpec, local_assets:
 
 
 @hookspec
-def after_checkpoint(host: Host, connection: Connection, run: RunSpec,
-                     checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+def after_checkpoint(host: Host, connection: Connection, run: RunSpec, checkpoint: Checkpoint,
+                     options: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """React to a checkpoint that is complete on the host.
 
     Moment: the laptop sees the checkpoint in the run's Journal: during `inv watch`, `inv train --follow`,
@@ -70,3 +75,40 @@ def after_checkpoint(host: Host, connection: Connection, run: RunSpec,
         def after_checkpoint(checkpoint):
             return {"size_gb": checkpoint.size_bytes / 1e9}
     """
+
+
+@hookspec
+def after_eval(host: Host, connection: Connection, run: RunSpec, evaluation: Evaluation,
+               options: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """React to an evaluation that has ended on the host; its report and videos are complete.
+
+    Moment: the laptop sees it in the run's Journal: during `inv eval --follow` and wherever after_checkpoint fires.
+    Once for each report, in order; a laptop that slept catches up.
+    Veto: none. A failure is recorded, and shown where the evaluation is followed.
+    The mapping it returns is kept there as well.
+
+        @hookimpl
+        def after_eval(evaluation):
+            return {"success_rate": evaluation.successes / evaluation.trials}
+    """
+
+
+@hookspec
+def after_run(host: Host, connection: Connection, run: RunSpec, end: RunEnd,
+              options: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """React to the end of a run: finished, failed, stopped or lost.
+
+    Moment: the laptop sees that the run has ended, in the same commands as after_checkpoint and after its last
+    checkpoint. Once for each end: a run that is resumed has another one.
+    Veto: none. A failure is recorded and shown by `inv watch`.
+
+        @hookimpl
+        def after_run(run, end):
+            return {"told": f"{run.run_id} {end.state.value} at step {end.step}"}
+    """
+
+
+HOOKS = tuple(name for name, value in list(globals().items()) if hasattr(value, PROJECT + "_spec"))
+# seconds; a plugin that needs longer says so (TIME_LIMIT_S), and hosts.toml has the last word (time_limit_s). A check's
+# questions share their trip with those of others, of which the longest may take two minutes
+TIME_LIMIT_S = dict.fromkeys(HOOKS, 600.0) | {"preflight_check": 300.0, "after_run": 60.0}

@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+pytest_plugins = ["rdtops.testing.fixtures"]
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):

@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(sys.executable).parent
 
 TASKS = [
-    "attach", "bench", "check", "checkpoints", "demo", "deploy", "drill", "fetch-results", "gpu", "hosts", "lint",
-    "logs", "normfit", "plugins", "replay", "stats", "status", "stop", "test", "train", "trust", "watch", "lab.down",
-    "lab.status", "lab.up"]
+    "attach", "bench", "check", "checkpoints", "demo", "deploy", "drill", "eval", "fetch-results", "gpu", "hosts",
+    "lint", "logs", "normfit", "replay", "stats", "status", "stop", "test", "train", "trust", "watch", "lab.down",
+    "lab.status", "lab.up", "plugins", "plugins.new"]
 
 
 def run(*words, cwd=ROOT):
@@ -34,7 +34,8 @@ def inv(*words, cwd=ROOT):
 def test_the_list_of_tasks_is_frozen():
     listed = json.loads(inv("--list", "--list-format=json").stdout)
     names = [t["name"] for t in listed["tasks"]]
-    names += [f"{c['name']}.{t['name']}" for c in listed["collections"] for t in c["tasks"]]
+    names += [c["name"] if t["name"] == c["default"] else f"{c['name']}.{t['name']}"
+              for c in listed["collections"] for t in c["tasks"]]
     assert names == TASKS
 
 
@@ -43,17 +44,21 @@ def test_the_list_of_tasks_is_frozen():
     ("check", "from-scratch host json preset set"),
     ("train", "dry-run follow from-scratch host json preset resume set"),
     ("status", "all host json run"),
-    ("logs", "follow host lines run"),
+    ("logs", "eval follow host lines run"),
     ("gpu", "host json watch"),
     ("checkpoints", "host json run"),
-    ("stop", "grace host run"),
+    ("stop", "eval grace host run"),
     ("watch", "host run"),
     ("fetch-results", "checkpoint host into json run"),
+    ("eval", ("benchmark checkpoint codec device dry-run exec-horizon follow host json max-steps preset processes "
+              "record-video run seed set tasks trials")),
     ("replay", "checkpoint device host json run step"),
     ("normfit", "host json preset samples set"),
     ("stats", "host json preset recompute set"),
     ("hosts", "host json ping"),
     ("trust", "host yes"),
+    ("plugins", "json"),
+    ("plugins.new", "json name package"),
 ])
 def test_the_options_of_a_task_are_frozen(task, options):
     assert sorted(re.findall(r"^  (?:-\w, )?--([a-z-]+)", inv("--help", task).stdout, re.MULTILINE)) == options.split()
@@ -159,14 +164,14 @@ def test_the_plugin_document_names_everything_a_plugin_may_import():
 
 def findings_of_the_code():
     """Name of a check -> the words of the findings that the code can make of it."""
-    files = [*(ROOT / "rdtops/ops/preflight").glob("*.py"), *(ROOT / "plugins").glob("*.py"),
+    files = [*(ROOT / "rdtops/ops/preflight").glob("*.py"), *(ROOT / "plugins").rglob("*.py"),
              ROOT / "rdtops/ops/training.py"]
     found = {}
     for call in (n for f in files for n in ast.walk(ast.parse(f.read_text())) if isinstance(n, ast.Call)):
         if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "CheckResult":
             written = ast.unparse(call.args[0])
-            names = {"role": ["text_encoder", "vision_encoder"], "f'md5 {role}'": ["md5 <role>"]}.get(
-                written, [written.strip("'")])
+            names = {"role": ["text_encoder", "vision_encoder"], "f'md5 {role}'": ["md5 <role>"],
+                     "NAME": ["checkpoint_guard"]}.get(written, [written.strip("'")])
             for name in names:
                 found.setdefault(name, set()).add(call.func.attr)
     return found

@@ -34,6 +34,11 @@ KINDS = {
     "finished": "step, loss",
     "failed": "step, error, remedy",
     "warning": "message",
+    "eval_started": "name, checkpoint, benchmark, tasks, trials, done_before: an evaluation of this run",
+    "trial": "name, task, trial, outcome (success, failure, error), steps, error",
+    "eval_finished": "name, report (relative to the run folder), digest (its MD5), checkpoint, benchmark, successes, "
+                     "trials, errors",
+    "eval_failed": "name, error, remedy",
 }
 
 

@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path, PurePosixPath
@@ -136,10 +136,49 @@ class Checkpoint:
     heldout_loss: float | None = None  # of its averaged weights; None where it was not measured
 
 
+@dataclass(frozen=True)
+class RunEnd:
+    """How a run ended, as far as its files on the host say."""
+
+    state: RunState
+    step: int  # the last one that it told
+    max_steps: int
+    loss: float | None
+    exit_code: int | None  # None for a run that was lost
+    error: str  # of a run that failed, '' when it left no words
+    time_s: float  # of its last sign, Unix time of the host
+
+
 def best_of(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
     """What `best` means: the lowest held-out loss, of equal ones the earliest; None where none was measured."""
     measured = [c for c in checkpoints if c.heldout_loss is not None]
     return min(measured, key=lambda c: (c.heldout_loss, c.step), default=None)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints stay: the last ones, those of every so many steps, and the best. `last` and `best` are at
+    least 1, so that neither the newest nor what `best` means is ever deleted."""
+
+    last: int
+    every_steps: int = 0  # 0: none
+    best: int = 1
+
+    def __post_init__(self) -> None:
+        assert self.last >= 1
+        assert self.best >= 1
+
+    def surplus(self, found: Sequence[Checkpoint]) -> list[Checkpoint]:
+        """Those of `found` (oldest first) that nothing keeps."""
+        kept = {c.step for c in found[-self.last:]}
+        kept |= {c.step for c in found if self.every_steps and c.step % self.every_steps == 0}
+        rest = list(found)
+        for _ in range(self.best):
+            best = best_of(rest)
+            if best:
+                kept.add(best.step)
+                rest.remove(best)
+        return [c for c in found if c.step not in kept]
 
 
 def new_run_id(name: str, now_s: float | None = None) -> str:

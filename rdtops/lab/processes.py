@@ -67,7 +67,14 @@ def writing_to(file: Path) -> set[int]:
     """Our own processes that hold this file open for writing only, as a server holds its log."""
     targets = (str(file), f"{file} (deleted)")  # the second after `rm -rf` of a lab that was up
     return {pid for pid in _own_pids() - _lineage() for target in targets
-            if any(link.lstat().st_mode & 0o700 == 0o300 for link in _descriptors_of(pid, target))}
+            if any(_only_written(link) for link in _descriptors_of(pid, target))}
+
+
+def _only_written(descriptor: Path) -> bool:
+    try:
+        return descriptor.lstat().st_mode & 0o700 == 0o300
+    except OSError:  # it was closed, or its process ended, since it was listed
+        return False
 
 
 def holds_socket(pid: int, inode: int) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rdtops.remote.hosts import Host
     from rdtops.remote.transfer import Progress
 
-LIVE = ("train", "follow_run", "logs", "gpu")  # workflows that go on for long and are read meanwhile
+LIVE = ("train", "evaluate", "follow_run", "logs", "gpu")  # workflows that go on for long and are read meanwhile
 
 _screen: Screen | None = None
 
@@ -88,6 +88,12 @@ def wish(preset: str, settings: list[str] | None, from_scratch: bool = False) ->
     from rdtops.ops.plan import Wish
 
     return Wish(preset, tuple(settings or ()), from_scratch)
+
+
+def protocol(**values: Any) -> Any:
+    from rdtops.contract.evaluation import Protocol
+
+    return Protocol(**values)
 
 
 def accept_key(yes: bool) -> Callable[[SeenKey], bool]:

@@ -14,13 +14,12 @@ from typing import Any
 import rdtops
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.run import RunSpec
-from rdtops.errors import RunError
+from rdtops.errors import RunError, UsageError
 from rdtops.ops import runs
 from rdtops.ops.runs import RunView
 from rdtops.remote import environment
 from rdtops.remote.command import Command, quoted
 from rdtops.remote.connection import Connection
-from rdtops.remote.hosts import Host
 
 TIMEOUT_S = 1800.0  # T5-XXL is 45 GB to read where the instructions are not in the cache
 
@@ -60,7 +59,7 @@ def replay(connection: Connection, run: RunView, step: int, checkpoint: str = ""
         raise RunError(f"{run.host}: the config.json of {run.run_id} cannot be read, so it cannot be replayed")
     options = [*(["--checkpoint", checkpoint] if checkpoint else []), *(["--device", device] if device else [])]
     root = str(runs.paths(connection, run).root)
-    return Replayed(run.host, _ask(connection, run.spec.release, "replay", [root, str(step), *options]))
+    return Replayed(run.host, ask(connection, run.spec.release, "replay", [root, str(step), *options, "--json"]))
 
 
 def normfit(connection: Connection, spec: RunSpec, samples: int) -> NormFitted:
@@ -71,52 +70,51 @@ def normfit(connection: Connection, spec: RunSpec, samples: int) -> NormFitted:
     assets = spec.assets
     arguments = [assets["pretrained"], assets["dataset"], "--text-encoder", assets["text_encoder"], "--vision-encoder",
                  assets["vision_encoder"], "--samples", str(samples), "--codec", spec.train.codec, "--device",
-                 spec.train.device, "--cache", f"{spec.workspace}/cache/instructions"]
-    return NormFitted(spec.host, assets["pretrained"], _ask(connection, spec.release, "normfit", arguments))
+                 spec.train.device, "--cache", f"{spec.workspace}/cache/instructions", "--json"]
+    return NormFitted(spec.host, assets["pretrained"], ask(connection, spec.release, "normfit", arguments))
 
 
 def stats(connection: Connection, spec: RunSpec, recompute: bool) -> Stats:
     """Of the dataset that a training with this spec would use, with the code deployed there."""
-    return Stats(spec.host, _ask(connection, spec.release, "statistics",
-                                 _stats_arguments(spec.assets["dataset"], spec.train, recompute)))
+    return Stats(spec.host, ask(connection, spec.release, "statistics",
+                                _stats_arguments(spec.assets["dataset"], spec.train, recompute)))
 
 
 def stats_here(folder: Path, train: TrainConfig, recompute: bool) -> Stats:
     """Of a dataset on this laptop, in a process of its own: the control side imports nothing of the trainer."""
     root = Path(rdtops.__file__).resolve().parents[1]
     done = subprocess.run(
-        [sys.executable, "-m", "rdtops.trainer.statistics", *_stats_arguments(str(folder), train, recompute), "--json"],
+        [sys.executable, "-m", "rdtops.trainer.statistics", *_stats_arguments(str(folder), train, recompute)],
         cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=TIMEOUT_S,
         check=False)
     return Stats("this laptop", _answer("this laptop", "statistics", done.returncode, done.stdout, done.stderr,
                                         f"{sys.executable} -m pip install numpy h5py   # are they there?"))
 
 
-def program(host: Host, release: str, name: str, arguments: Sequence[str]) -> str:
-    """The shell line that asks a program of the trainer for JSON."""
+def ask(connection: Connection, release: str, program: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The program's JSON. Raises RunError with what it said when it cannot answer, UsageError where the question was
+    wrong."""
+    host = connection.host
     variables = {"PYTHONPATH": release, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
                  **host.env}
-    command = Command("env", *(f"{key}={value}" for key, value in variables.items()), environment.python(host), "-m",
-                      f"rdtops.trainer.{name}", *arguments, "--json")
-    return f"cd {quoted(release)} && {environment.activation(host)}{command.shell()}"
+    command = Command("env", *(f"{name}={value}" for name, value in variables.items()), environment.python(host), "-m",
+                      f"rdtops.trainer.{program}", *arguments)
+    line = f"cd {quoted(release)} && {environment.activation(host)}{command.shell()}"
+    result = connection.run_shell(line, timeout_s=TIMEOUT_S, check=False)
+    return _answer(host.name, program, result.code, result.out, result.err,
+                   f"inv deploy --only code --host {host.name}   # is {release} there?")
 
 
 def _stats_arguments(folder: str, train: TrainConfig, recompute: bool) -> list[str]:
     return [folder, "--codec", train.codec, "--observed", train.observed, "--images", train.images,
-            *(["--recompute"] if recompute else [])]
-
-
-def _ask(connection: Connection, release: str, name: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """The program's JSON. Raises RunError with what it said when it cannot answer."""
-    host = connection.host
-    result = connection.run_shell(program(host, release, name, arguments), timeout_s=TIMEOUT_S, check=False)
-    return _answer(host.name, name, result.code, result.out, result.err,
-                   f"inv deploy --only code --host {host.name}   # is {release} there?")
+            *(["--recompute"] if recompute else []), "--json"]
 
 
 def _answer(where: str, name: str, code: int, out: str, err: str, else_do: str) -> dict[str, Any]:
     if code:
         said, _, remedy = err.strip().rpartition("\nnext: ")
+        if code == UsageError.exit_code:  # it lists what would be right, which may be long
+            raise UsageError(f"{where}: {said or remedy}", remedy=remedy if said else "")
         raise RunError(f"{where}: {name} has no answer, exit {code}: {(said or remedy)[-1500:]}",
                        remedy=remedy if said else else_do)
     try:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 
 from rdtops.contract.config import TrainConfig
+from rdtops.contract.evaluation import EvalSpec
 from rdtops.contract.run import RunSpec
 from rdtops.errors import RunError
 from rdtops.remote import environment
@@ -22,36 +24,55 @@ STARTED_WITHIN_S = 20.0
 
 _SCRIPT = """\
 #!/bin/sh
-# Run {run_id}: written by `inv train`. Started by hand, it does the same in the foreground.
+# {title}
 cd {root} || exit 1
-trap '' USR1  # Slurm sends it to all before a time limit; the trainer hears it, its launcher would die of it
-rm -f exit stop
+{first}rm -f exit stop
 printf '%s %s %s\\n' "$$" "$(cut -d' ' -f22 /proc/$$/stat)" "$(cat /proc/sys/kernel/random/boot_id)" > process.tmp
 mv process.tmp process
-printf '{{"kind": "launched", "time_s": %s, "launcher": "%s", "pid": %s}}\\n' \\
-    "$(date +%s)" "${{RDTOPS_LAUNCHER:-hand}}" "$$" >> journal.jsonl
-{exports}
-touch train.log
-if [ -t 1 ]; then tail -n 0 -F train.log & viewer=$!; fi
+{told}{exports}
+touch {log}
+if [ -t 1 ]; then tail -n 0 -F {log} & viewer=$!; fi
 (
 cd {release} || exit 1
-{activation}exec {trainer}
-) >> train.log 2>&1
+{activation}exec {program}
+) >> {log} 2>&1
 code=$?
 [ -n "${{viewer:-}}" ] && kill "$viewer"
 echo "$code" > exit.tmp && mv exit.tmp exit
 exit "$code"
 """
+_FIRST = """\
+trap '' USR1  # Slurm sends it to all before a time limit; the trainer hears it, its launcher would die of it
+"""
+_TOLD = """\
+printf '{"kind": "launched", "time_s": %s, "launcher": "%s", "pid": %s}\\n' \\
+    "$(date +%s)" "${RDTOPS_LAUNCHER:-hand}" "$$" >> journal.jsonl
+"""
 
 
 def script(host: Host, spec: RunSpec) -> str:
     """What launch.sh holds."""
-    exports = {"RDTOPS_RUN": spec.run_id, "PYTHONPATH": spec.release, "PYTHONUNBUFFERED": "1",
-               "PYTHONDONTWRITEBYTECODE": "1",  # a release is immutable
-               "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **host.env}
     return _SCRIPT.format(
-        run_id=spec.run_id, root=quoted(str(spec.paths.root)), release=quoted(spec.release),
-        exports=_exports(exports), activation=_activation(host), trainer=trainer_command(host, spec).shell())
+        title=f"Run {spec.run_id}: written by `inv train`. Started by hand, it does the same in the foreground.",
+        root=quoted(str(spec.paths.root)), first=_FIRST, told=_TOLD, log=spec.paths.log.name,
+        exports=_exports({"RDTOPS_RUN": spec.run_id, **_variables(host, spec.release)}),
+        release=quoted(spec.release), activation=_activation(host), program=trainer_command(host, spec).shell())
+
+
+def evaluation_script(host: Host, spec: EvalSpec) -> str:
+    """What eval.sh holds. Not the run's tag: `inv stop` of the training is to leave it alone."""
+    program = Command("nice", "-n", "10", environment.python(host), "-m", "rdtops.trainer.evaluate",
+                      str(spec.paths.spec))
+    return _SCRIPT.format(
+        title=f"Evaluation {spec.name}: written by `inv eval`. Started by hand, it goes on where it ended.",
+        root=quoted(str(spec.paths.root)), first="", told="", log=spec.paths.log.name,
+        exports=_exports({"RDTOPS_EVAL": f"{spec.run_id}/{spec.name}", **_variables(host, spec.release)}),
+        release=quoted(spec.release), activation=_activation(host), program=program.shell())
+
+
+def _variables(host: Host, release: str) -> dict[str, str]:
+    return {"PYTHONPATH": release, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",  # a release is immutable
+            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **host.env}
 
 
 def trainer_command(host: Host, spec: RunSpec) -> Command:
@@ -85,23 +106,42 @@ def prepare(connection: Connection, spec: RunSpec) -> None:
     _write(connection, str(paths.script), script(connection.host, spec))
 
 
+def prepare_evaluation(connection: Connection, spec: EvalSpec) -> None:
+    """Make the evaluation's folder with eval.json and eval.sh, each written whole."""
+    paths = spec.paths
+    connection.run(Command("mkdir", "-p", str(paths.root)))
+    _write(connection, str(paths.spec), spec.to_json() + "\n")
+    _write(connection, str(paths.script), evaluation_script(connection.host, spec))
+
+
 def start(connection: Connection, spec: RunSpec) -> str:
     """Start launch.sh detached, see that it lives, and return the launcher that was used: tmux or setsid."""
+    return _detached(connection, spec.paths.script, spec.run_id, f"RDTOPS_RUN={spec.run_id}")
+
+
+def start_evaluation(connection: Connection, spec: EvalSpec) -> str:
+    """The same with eval.sh, in a session of its own."""
+    return _detached(connection, spec.paths.script, f"{spec.run_id}/{spec.name}".replace(".", "_"),
+                     f"RDTOPS_EVAL={spec.run_id}/{spec.name}")
+
+
+def _detached(connection: Connection, path: PurePosixPath, session: str, tag: str) -> str:
     launcher = _launcher(connection)
-    paths = spec.paths
-    connection.run_shell(f"rm -f {quoted(str(paths.process))} {quoted(str(paths.exit))} {quoted(str(paths.stop))}")
-    run_script = Command("env", f"RDTOPS_LAUNCHER={launcher}", f"RDTOPS_RUN={spec.run_id}", "sh", str(paths.script))
+    process = quoted(str(path.parent / "process"))
+    stale = " ".join(quoted(str(path.parent / name)) for name in ("process", "exit", "stop"))
+    connection.run_shell(f"rm -f {stale}")
+    run_script = Command("env", f"RDTOPS_LAUNCHER={launcher}", tag, "sh", str(path))
     if launcher == "tmux":
         connection.run(Command("tmux", "-L", TMUX_SOCKET, "-f", "/dev/null", "new-session", "-d",
-                               "-x", "200", "-y", "50", "-s", spec.run_id, run_script.shell()))
+                               "-x", "200", "-y", "50", "-s", session, run_script.shell()))
     else:
         connection.run_shell(f"setsid -f {run_script.shell()} </dev/null >/dev/null 2>&1")
     begun = connection.run_shell(
-        f"for i in $(seq {int(STARTED_WITHIN_S * 5)}); do [ -e {quoted(str(paths.process))} ] && exit 0; "
-        "sleep 0.2; done; exit 1", timeout_s=STARTED_WITHIN_S + 20, check=False)
+        f"for i in $(seq {int(STARTED_WITHIN_S * 5)}); do [ -e {process} ] && exit 0; sleep 0.2; done; exit 1",
+        timeout_s=STARTED_WITHIN_S + 20, check=False)
     if not begun.ok:
-        raise RunError(f"{connection.host.name}: {paths.script} was started through {launcher} but did not begin "
-                       f"within {STARTED_WITHIN_S:g} s", remedy=f"ssh there and run: sh {paths.script}")
+        raise RunError(f"{connection.host.name}: {path} was started through {launcher} but did not begin "
+                       f"within {STARTED_WITHIN_S:g} s", remedy=f"ssh there and run: sh {path}")
     return launcher
 
 

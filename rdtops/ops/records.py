@@ -1,4 +1,5 @@
-"""What this laptop remembers of runs: how far it has read each Journal, and what the plugins said of each checkpoint.
+"""What this laptop remembers of runs: how far it has read each Journal, and what the plugins said of each checkpoint
+and of each end.
 
 Kept in ~/.local/state/rdtops (RDTOPS_STATE names another place). Every control machine has its own; losing it loses
 no training data, the hooks of old checkpoints would only fire again.
@@ -16,12 +17,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class HookRecord:
-    """What one plugin said of one checkpoint. `error` is '' when it went well."""
+    """What one plugin said of a checkpoint, of an evaluation or of an end of the run, whose name is then `checkpoint`.
+    `error` is '' when it went well."""
 
     hook: str
     plugin: str
-    checkpoint: str
-    digest: str
+    checkpoint: str  # its name; of an end, the state
+    digest: str  # what the record is about, the same however often it is read
     seconds: float
     time_s: float = field(default_factory=time.time)
     value: dict[str, Any] = field(default_factory=dict)
@@ -37,16 +39,18 @@ class RunRecords:
     @property
     def offset(self) -> int:
         """Bytes of the Journal that were read and acted upon."""
-        try:
-            return int((self.folder / "cursor").read_text())
-        except (OSError, ValueError):
-            return 0
+        return self._number("cursor")
 
     def advance(self, offset: int) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        replacement = self.folder / "cursor.tmp"
-        replacement.write_text(str(offset))
-        replacement.replace(self.folder / "cursor")
+        self._keep("cursor", offset)
+
+    @property
+    def start(self) -> int:
+        """Where the Journal tells of the newest start of the run. It tells one end of a resumed run from the other."""
+        return self._number("start")
+
+    def started(self, offset: int) -> None:
+        self._keep("start", offset)
 
     def add(self, record: HookRecord) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -62,6 +66,18 @@ class RunRecords:
 
     def knows(self, plugin: str, digest: str) -> bool:
         return any(r.plugin == plugin and r.digest == digest for r in self.hooks())
+
+    def _number(self, name: str) -> int:
+        try:
+            return int((self.folder / name).read_text())
+        except (OSError, ValueError):
+            return 0
+
+    def _keep(self, name: str, number: int) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replacement = self.folder / f"{name}.tmp"
+        replacement.write_text(str(number))
+        replacement.replace(self.folder / name)
 
 
 def state_folder() -> Path:

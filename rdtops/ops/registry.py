@@ -1,6 +1,5 @@
-"""The plugins: found, loaded one by one, and called one by one, so that none can take another down.
+"""The plugins at work: each hook of each is called alone, in bounded time, with its own options.
 
-Sources, in this order: plugins/ of this project, ~/.config/rdtops/plugins/, entry points of group `rdtops.plugins`.
 pluggy holds the hook specifications and checks names and arguments; the calls are ours, because one raising plugin
 makes a plain pluggy call lose everybody's results without saying whose fault it was.
 """
@@ -8,40 +7,23 @@ makes a plain pluggy call lose everybody's results without saying whose fault it
 from __future__ import annotations
 
 import functools
-import importlib.metadata
-import importlib.util
-import os
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pluggy
 
-import rdtops
 from rdtops import hookspecs
 from rdtops.checks import CheckResult, Status
 from rdtops.contract.config import nearest
-from rdtops.errors import PluginError
+from rdtops.errors import ConfigError, PluginError, PluginTimeout, RdtopsError
+from rdtops.ops import discovery
+from rdtops.ops.bounded import bounded
+from rdtops.ops.discovery import DISABLED, Plugin
+from rdtops.options import TIME_LIMIT, filled
+from rdtops.remote.hosts import Host
 
-HOOKS = ("preflight_check", "before_train", "after_checkpoint")
-GROUP = "rdtops.plugins"
 Works = list[Callable[[], list[CheckResult]]]
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """One plugin; `problem` says why it could not be loaded, `hooks` is empty then."""
-
-    name: str
-    source: str
-    summary: str = ""
-    version: str = ""
-    hooks: tuple[str, ...] = ()
-    problem: str = ""
-    module: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -55,7 +37,7 @@ class Call:
 
 
 class Registry:
-    """The loaded plugins and those that failed to load."""
+    """The loaded plugins, those that failed to load, and those that were left out."""
 
     def __init__(self, plugins: Sequence[Plugin]) -> None:
         self.plugins = tuple(plugins)
@@ -66,132 +48,105 @@ class Registry:
 
     @property
     def broken(self) -> tuple[Plugin, ...]:
-        return tuple(p for p in self.plugins if p.problem)
+        return tuple(p for p in self.plugins if p.problem and not p.disabled)
+
+    def missing(self, required: Sequence[str]) -> dict[str, str]:
+        """Name -> why it is not there, of the plugins that are required and not loaded."""
+        loaded = {p.name for p in self.loaded}
+        reasons = {p.name: p.problem for p in self.plugins if p.problem}
+        return {n: reasons.get(n, f"not found{nearest(n, loaded)}") for n in required if n not in loaded}
 
     def require(self, names: Sequence[str]) -> None:
         """Raises PluginError when a plugin that hosts.toml requires is not there."""
-        loaded = {p.name for p in self.loaded}
-        missing = [n for n in names if n not in loaded]
-        if missing:
-            reasons = {p.name: p.problem for p in self.broken}
-            why = reasons.get(missing[0], f"not found{nearest(missing[0], loaded)}")
-            raise PluginError(f"required plugin {missing[0]!r} is not loaded: {why}", remedy="inv plugins")
+        for name, why in self.missing(names).items():
+            raise PluginError(f"required plugin {name!r} is not loaded: {why}", remedy="inv plugins")
 
     def with_hook(self, hook: str) -> tuple[Plugin, ...]:
-        return tuple(p for p in self.loaded if hook in p.hooks)
+        """In the order of their calls: tryfirst, the others as they were found, trylast."""
+        return tuple(sorted((p for p in self.loaded if hook in p.hooks), key=lambda p: p.ranks.get(hook, 0)))
 
-    def call(self, hook: str, **arguments: Any) -> Iterator[Call]:
-        """Call `hook` of each plugin that has it, alone and timed. Yields as they end; never raises for a plugin."""
+    def call(self, hook: str, host: Host, **arguments: Any) -> Iterator[Call]:
+        """Call `hook` of each plugin that has it. Yields as they end; never raises for a plugin."""
         for plugin in self.with_hook(hook):
-            yield _called(plugin, hook, arguments)
+            yield _called(plugin, hook, host, arguments)
 
-    def preflight_works(self, **arguments: Any) -> Works:
-        """Each plugin's check as a call that never raises: one that does, or answers nonsense, is a FAIL with its
+    def preflight_works(self, host: Host, **arguments: Any) -> Works:
+        """Each plugin's check as a call that never raises: one that does, hangs or answers nonsense, is a FAIL with its
         name. They may run side by side, so that what they ask travels together."""
-        broken = [_finding(p.name, "could not be loaded: " + p.problem) for p in self.broken]
-        return [lambda: broken, *(functools.partial(_checked, plugin, arguments)
-                                  for plugin in self.with_hook("preflight_check"))]
+        found = [_finding(p.name, "could not be loaded: " + p.problem) for p in self.broken]
+        wrong = self.option_findings(host)
+        good = (p for p in self.with_hook("preflight_check") if p.name not in {w.source for w in wrong})
+        return [lambda: found + wrong, *(functools.partial(_checked, plugin, host, arguments) for plugin in good)]
+
+    def option_findings(self, host: Host) -> list[CheckResult]:
+        """What is wrong with the options of a host, those for plugins that take no part included."""
+        found = (self._option_finding(name, host) for name in host.plugins)
+        return [finding for finding in found if finding]
+
+    def _option_finding(self, name: str, host: Host) -> CheckResult | None:
+        table = f"[{options_table(host, name)}]"
+        plugin = next((p for p in self.plugins if p.name == name and p.source != DISABLED), None)
+        if plugin is None:
+            return _finding(name, f"{table} is for a plugin that is not there"
+                            f"{nearest(name, [p.name for p in self.plugins])}", f"edit {table} in hosts.toml")
+        if plugin.disabled:
+            return CheckResult(name, Status.WARN, f"{table} has no effect: the plugin is {plugin.problem}",
+                               remedy=f"unset {DISABLED}", source=name, group=name)
+        try:
+            options_of(plugin, host)
+        except ConfigError as error:
+            return _finding(name, error.message, error.remedy) if not plugin.problem else None
+        return None
 
 
 def load() -> Registry:
-    """Load every plugin that RDTOPS_DISABLED_PLUGINS (names, separated by commas) does not name."""
-    disabled = {n.strip() for n in os.environ.get("RDTOPS_DISABLED_PLUGINS", "").split(",") if n.strip()}
-    found: dict[str, Plugin] = {}
-    for name, source, get in _sources():
-        if name in disabled:
-            continue
-        if name in found:
-            found[name + "#2"] = Plugin(name, source, problem=f"a plugin of this name comes from {found[name].source}")
-        else:
-            found[name] = _load(name, source, get)
-    return Registry(list(found.values()))
+    return Registry(discovery.load())
 
 
-def bundled_folder() -> Path:
-    return Path(rdtops.__file__).resolve().parents[1] / "plugins"
+def options_of(plugin: Plugin, host: Host) -> Mapping[str, Any]:
+    """The plugin's options for a host, defaults filled in. Raises ConfigError."""
+    return filled(plugin.options, host.plugins.get(plugin.name, {}), options_table(host, plugin.name))
 
 
-def user_folder() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "rdtops" / "plugins"
+def options_table(host: Host, plugin: str) -> str:
+    return f"hosts.{host.name}.plugins.{plugin}"
 
 
-def _sources() -> Iterator[tuple[str, str, Any]]:
-    for folder in (bundled_folder(), user_folder()):
-        for file in sorted(folder.glob("*.py")) if folder.is_dir() else []:
-            if not file.name.startswith("_"):
-                yield file.stem, str(file), lambda file=file: _from_file(file)
-    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
-        origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
-        yield entry.name, origin, entry.load
+def _checked(plugin: Plugin, host: Host, arguments: Mapping[str, Any]) -> list[CheckResult]:
+    return _findings(_called(plugin, "preflight_check", host, arguments))
 
 
-def _from_file(file: Path) -> Any:
-    name = f"rdtops_plugin_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses of the plugin look themselves up there
-    spec.loader.exec_module(module)
-    return module
-
-
-def _load(name: str, source: str, get: Any) -> Plugin:
+def _called(plugin: Plugin, hook: str, host: Host, arguments: Mapping[str, Any]) -> Call:
     try:
-        module = get()
-        hooks = _hooks_of(name, module)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a plugin may raise anything, SystemExit too, and must not end us
-        return Plugin(name, source, problem=f"{type(error).__name__}: {error}")
-    lines = (getattr(module, "__doc__", None) or "").strip().splitlines()
-    version = str(getattr(module, "__version__", rdtops.__version__ if _is_bundled(source) else ""))
-    return Plugin(name, source, lines[0] if lines else "", version, hooks, module=module)
-
-
-def _is_bundled(source: str) -> bool:
-    return Path(source).parent == bundled_folder()
-
-
-def _hooks_of(name: str, module: Any) -> tuple[str, ...]:
-    """The hooks a module implements, checked by pluggy in a manager of its own: a misspelt hook is an error."""
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    manager.register(module, name)
-    manager.check_pending()
-    callers = manager.get_hookcallers(module) or []
-    if not callers:
-        raise PluginError("it implements no hook; mark a function with @hookimpl")
-    return tuple(h for h in HOOKS if h in {c.name for c in callers})
-
-
-def _checked(plugin: Plugin, arguments: dict[str, Any]) -> list[CheckResult]:
-    return _findings(_called(plugin, "preflight_check", arguments))
-
-
-def _called(plugin: Plugin, hook: str, arguments: dict[str, Any]) -> Call:
+        options = options_of(plugin, host)
+    except ConfigError as error:
+        return Call(plugin.name, None, 0.0, error)
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(plugin.module, plugin.name)
-    start = time.monotonic()
-    try:
-        values = getattr(manager.hook, hook)(**arguments)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # whatever it is, it is this plugin's and is reported as such
-        return Call(plugin.name, None, time.monotonic() - start, error)
-    return Call(plugin.name, values[0] if values else None, time.monotonic() - start)
+    outcome = bounded(lambda: getattr(manager.hook, hook)(host=host, options=options, **arguments),
+                      options[TIME_LIMIT] or plugin.limit_s(hook))
+    problem = outcome.error
+    if isinstance(problem, PluginTimeout):
+        problem = PluginTimeout(f"{plugin.name} was {problem.message} in {hook}; what it began goes on until this "
+                                "command ends",
+                                remedy=f"{TIME_LIMIT} under [{options_table(host, plugin.name)}] gives it longer")
+    values = outcome.value or [None]  # pluggy leaves out those that returned None
+    return Call(plugin.name, values[0], outcome.seconds, problem)
 
 
 def _findings(call: Call) -> list[CheckResult]:
+    if isinstance(call.error, PluginTimeout):
+        return [_finding(call.plugin, call.error.message, call.error.remedy)]
     if call.error is not None:
-        return [_finding(call.plugin, f"the plugin raised {type(call.error).__name__}: {call.error}")]
+        remedy = call.error.remedy if isinstance(call.error, RdtopsError) else ""
+        return [_finding(call.plugin, f"the plugin raised {type(call.error).__name__}: {call.error}", remedy)]
     values = [call.value] if isinstance(call.value, CheckResult) else call.value or []
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, CheckResult) for v in values):
         return [_finding(call.plugin, f"preflight_check answered {call.value!r:.100}, not CheckResults")]
     return [CheckResult(v.name, v.status, v.summary, v.evidence, v.remedy, call.plugin, call.plugin) for v in values]
 
 
-def _finding(plugin: str, summary: str) -> CheckResult:
-    return CheckResult(plugin, Status.FAIL, summary, remedy=f"RDTOPS_DISABLED_PLUGINS={plugin} leaves it out",
+def _finding(plugin: str, summary: str, remedy: str = "") -> CheckResult:
+    return CheckResult(plugin, Status.FAIL, summary, remedy=remedy or f"{DISABLED}={plugin} leaves it out",
                        source=plugin, group=plugin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import singledispatch
 from typing import Any
@@ -17,17 +17,19 @@ from rdtops.checks import CheckResult, Report, Status
 from rdtops.contract.journal import Event
 from rdtops.contract.run import RunState
 from rdtops.lab.site import ServerStatus
+from rdtops.ops.authoring import Written
+from rdtops.ops.catalog import PluginRow
 from rdtops.ops.deploy import Delivery
 from rdtops.ops.drill import Drill
+from rdtops.ops.evaluation import EvalLaunched, EvalView
 from rdtops.ops.inquiry import NormFitted, Replayed, Stats
-from rdtops.ops.registry import Plugin
 from rdtops.ops.repository import Measured, Summary
 from rdtops.ops.results import Fetched
 from rdtops.ops.runs import RunView, age
 from rdtops.ops.training import Launched
 from rdtops.ops.training_drill import TrainingDrill
 from rdtops.ops.trust import SeenKey
-from rdtops.ops.workflows import CheckpointList, Deployed, Gpus, HostRow, LaunchPlan, Progressed, Text
+from rdtops.ops.workflows import CheckpointList, Deployed, Gpus, HostRow, LaunchPlan, Progressed, RunStatus, Text
 
 SIGNS = {Status.OK: "[green]OK[/]  ", Status.WARN: "[yellow]WARN[/]", Status.FAIL: "[bold red]FAIL[/]",
          Status.SKIP: "[dim]SKIP[/]"}
@@ -140,7 +142,8 @@ def _verdict(report: Report) -> str:
 @shown.register
 def _(thing: LaunchPlan) -> RenderableType:
     return Group(f"[bold]would be written to {escape(thing.host)}:{escape(thing.root)}[/]",
-                 "[dim]--- config.json[/]", _verbatim(thing.config), "[dim]--- launch.sh[/]", _verbatim(thing.script))
+                 *(part for name, text in thing.files.items()
+                   for part in (f"[dim]--- {escape(name)}[/]", _verbatim(text))))
 
 
 @shown.register
@@ -164,15 +167,63 @@ def _(thing: RunView) -> RenderableType:
             f"{escape(thing.host)}  {escape('  '.join(f for f in facts if f))}")
     if thing.state in (RunState.FAILED, RunState.LOST):
         last_words = thing.error or "\n  ".join(thing.log_tail.strip().splitlines()[-6:])
-        code = (f"exit {thing.exit_code}" if thing.exit_code is not None
-                else "no exit code: killed, or the host rebooted")
-        line += f"\n  [red]{code}[/]  {escape(last_words)}\n  [bold]-> inv logs --host {escape(thing.host)}[/]"
+        line += f"\n  [red]{_exit_words(thing.exit_code)}[/]  {escape(last_words)}"
+        line += f"\n  [bold]-> inv logs --host {escape(thing.host)}[/]"
     return line
 
 
 @shown.register
+def _(thing: RunStatus) -> RenderableType:
+    return Group(shown(thing.run), *(f"  evaluation  {_evaluation_line(e)}" for e in thing.evaluations))
+
+
+@shown.register
+def _(thing: EvalLaunched) -> RenderableType:
+    notes = "".join(f"\n  [yellow]note:[/] {escape(note)}" for note in thing.notes)
+    return (f"[green]started[/] [bold]{escape(thing.name)}[/] on {escape(thing.host)}, detached in {thing.launcher}: "
+            f"{thing.trials} trials of {len(thing.tasks)} tasks{notes}\n"
+            f"  follow it:  inv logs --eval --follow --host {thing.host}\n"
+            f"  get it:     inv fetch-results --host {thing.host} --run {thing.run_id}\n"
+            f"  [dim]{escape(thing.folder)}[/]")
+
+
+@shown.register
+def _(thing: EvalView) -> RenderableType:
+    parts: list[RenderableType] = [_evaluation_line(thing)]
+    if thing.report:
+        parts.append(_rates(thing.report))
+        parts += [f"[yellow]note:[/] {escape(note)}" for note in thing.report["notes"]]
+    if thing.state in (RunState.FAILED, RunState.LOST):
+        last_words = "\n  ".join(thing.log_tail.strip().splitlines()[-6:])
+        parts.append(f"  [red]{_exit_words(thing.exit_code)}[/]  {escape(last_words)}\n"
+                     f"  [bold]-> the same inv eval goes on where it ended; inv logs --eval --host {thing.host}[/]")
+    return Group(*parts, f"[dim]{escape(thing.host)}:{escape(thing.folder)}[/]")
+
+
+def _evaluation_line(view: EvalView) -> str:
+    errors = f", {view.outcomes['error']} errors" if view.outcomes["error"] else ""
+    of = f" of {view.planned}" if view.planned is not None else ""
+    return (f"[{STATE_STYLE[view.state]}]{view.state.value:9}[/] [bold]{escape(view.name)}[/]  {view.ended_trials}{of} "
+            f"trials: {view.outcomes['success']} succeeded{errors}")
+
+
+def _rates(report: Mapping[str, Any]) -> Table:
+    table = _table("", "success", "rate", "95 % interval", "steps", "errors", "task")
+    for row in [*report["tasks"], {"language": "all", **report["total"]}]:
+        rate, interval, steps = row["success_rate"], row["wilson_95"], row["mean_steps_to_success"]
+        table.add_row(f"{row['successes']} of {row['trials']}", "" if rate is None else f"{100 * rate:.1f} %",
+                      "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %",
+                      "" if steps is None else f"{steps:.0f}", str(row["errors"] or ""), escape(row["language"]))
+    return table
+
+
+def _exit_words(code: int | None) -> str:
+    return f"exit {code}" if code is not None else "no exit code: killed, or the host rebooted"
+
+
+@shown.register
 def _(thing: Progressed) -> RenderableType:
-    said = "".join(f"\n           {_recorded(r)}" for r in thing.records)
+    said = "".join(f"\n           {_recorded(r)}" for r in thing.records if r.value or r.error)
     return f"{clock(thing.event.time_s)}  {escape(_words(thing.event, thing.max_steps))}{said}"
 
 
@@ -192,6 +243,14 @@ def _words(event: Event, max_steps: int) -> str:
         resumed = d.get("resumed_from_step")
         return (f"training on {d.get('world_size')} x {d.get('device')}, {d.get('parameters', 0) / 1e6:.1f} M "
                 "parameters" + (f", resumed from step {resumed}" if resumed else ""))
+    if event.kind == "trial":
+        return f"{d['outcome']:7}  trial {d['trial']:>2}  {d['steps']:>3} steps  {d['task']}  {d.get('error', '')}"
+    if event.kind == "eval_started":
+        before = f", {d['done_before']} of them done before" if d.get("done_before") else ""
+        return f"evaluating {d['checkpoint']} on {d['benchmark']}: {d['trials']} trials of {d['tasks']} tasks{before}"
+    if event.kind == "eval_finished":
+        errors = f", {d['errors']} errors" if d.get("errors") else ""
+        return f"evaluated {d['checkpoint']} on {d['benchmark']}: {d['successes']} of {d['trials']} succeeded{errors}"
     if event.kind == "finished":
         return f"finished at step {d.get('step')}, loss {d.get('loss') or 0:.4f}"
     return f"{event.kind}  " + "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in d.items())
@@ -204,7 +263,7 @@ def _heldout(loss: float | None) -> str:
 def _recorded(record: Any) -> str:
     if record.error:
         return f"[red]{escape(record.plugin)}: {escape(record.error)}[/]"
-    said = "  ".join(f"{k} {v}" for k, v in record.value.items()) or "seen"
+    said = "  ".join(f"{k} {v}" for k, v in record.value.items())
     return f"[dim]{escape(record.plugin)}: {escape(said)}[/]"
 
 
@@ -213,7 +272,7 @@ def _(thing: CheckpointList) -> RenderableType:
     table = _table(f"checkpoints of {thing.run.run_id} on {thing.run.host}", "", "step", "name", "size",
                    "held-out loss", "digest", "plugins")
     for row in thing.rows:
-        said = "\n".join(_recorded(r) for r in row.records)
+        said = "\n".join(_recorded(r) for r in row.records if r.value or r.error)
         marks = ", ".join(word for word, holds in (("best", row.best), ("latest", row.latest)) if holds)
         table.add_row(marks, str(row.checkpoint.step), row.checkpoint.name, size(row.checkpoint.size_bytes),
                       _heldout(row.checkpoint.heldout_loss), row.checkpoint.digest, said)
@@ -235,6 +294,8 @@ def _(thing: Fetched) -> RenderableType:
     rows = {"run": f"{thing.run.run_id}, {thing.run.state.value}, step {thing.run.step} of {thing.run.max_steps}",
             "transfer": moved, "checkpoint": where, "loss curve": str(thing.curve),
             "log": str(thing.folder / "train.log"), "journal": str(thing.folder / "journal.jsonl")}
+    if thing.evaluations:
+        rows["evaluations"] = "\n".join(str(thing.folder / "eval" / name) for name in thing.evaluations)
     return _grid(rows)
 
 
@@ -274,12 +335,26 @@ def _(thing: NormFitted) -> RenderableType:
 
 
 @shown.register
-def _(thing: Plugin) -> RenderableType:
-    if thing.problem:
-        return (f"[bold red]broken[/] [bold]{escape(thing.name)}[/]  {escape(thing.problem)}\n"
-                f"         [dim]{escape(thing.source)}[/]")
-    return (f"[green]loaded[/] [bold]{escape(thing.name)}[/] {escape(thing.version)}  {escape(thing.summary)}\n"
-            f"         {', '.join(thing.hooks)}  [dim]{escape(thing.source)}[/]")
+def _(thing: PluginRow) -> RenderableType:
+    plugin = thing.plugin
+    state = ("[dim]left out[/]" if plugin.disabled else "[bold red]broken[/]  " if plugin.problem
+             else "[green]loaded[/]  " if thing.passed else "[bold red]loaded[/]  ")
+    lines = [f"{state} [bold]{escape(plugin.name)}[/] {escape(plugin.version)}  {escape(plugin.summary)}",
+             *(f"[bold red]{escape(problem)}[/]" for problem in thing.problems),
+             f"[dim]{escape(plugin.source)}[/]"]
+    if plugin.hooks:
+        lines.append("hooks: " + ", ".join(plugin.hooks))
+    for name, option in plugin.options.items():
+        at = "".join(f"; {host}: {values[name]}" for host, values in thing.values.items() if name in values)
+        lines.append(f"{escape(name)} = {option.kind.__name__}, default {escape(str(option.default))}  "
+                     f"[dim]{escape(option.help)}{escape(at)}[/]")
+    return "\n         ".join(lines)
+
+
+@shown.register
+def _(thing: Written) -> RenderableType:
+    return "\n".join([*(f"[green]written[/] {escape(str(file))}" for file in thing.files),
+                      *(f"  [bold]{escape(line)}[/]" for line in thing.next_lines)])
 
 
 @shown.register
@@ -374,6 +449,21 @@ def _(thing: RunView) -> list[dict[str, Any]]:
 
 
 @rows.register
+def _(thing: RunStatus) -> list[dict[str, Any]]:
+    return [{**thing.run.to_json(), "evaluations": [e.to_json() for e in thing.evaluations]}]
+
+
+@rows.register
+def _(thing: EvalLaunched) -> list[dict[str, Any]]:
+    return [asdict(thing)]
+
+
+@rows.register
+def _(thing: EvalView) -> list[dict[str, Any]]:
+    return [thing.to_json()]
+
+
+@rows.register
 def _(thing: CheckpointList) -> list[dict[str, Any]]:
     return [{"run_id": r.run_id, "host": r.host, "latest": r.latest, "best": r.best, **asdict(r.checkpoint),
              "hooks": [asdict(record) for record in r.records]} for r in thing.rows]
@@ -389,6 +479,7 @@ def _(thing: Fetched) -> list[dict[str, Any]]:
     return [{"host": thing.host, "run_id": thing.run.run_id, "state": thing.run.state.value,
              "folder": str(thing.folder), "loss_curve": str(thing.curve),
              "checkpoint": asdict(thing.checkpoint) if thing.checkpoint else None,
+             "evaluations": list(thing.evaluations),
              "files": thing.files, "sent_files": thing.sent_files, "sent_bytes": thing.sent_bytes}]
 
 
@@ -418,9 +509,19 @@ def _(thing: TrainingDrill) -> list[dict[str, Any]]:
 
 
 @rows.register
-def _(thing: Plugin) -> list[dict[str, Any]]:
-    return [{"name": thing.name, "source": thing.source, "version": thing.version, "summary": thing.summary,
-             "hooks": list(thing.hooks), "problem": thing.problem or None}]
+def _(thing: PluginRow) -> list[dict[str, Any]]:
+    plugin = thing.plugin
+    options = [{"name": name, "kind": o.kind.__name__, "default": o.default, "help": o.help,
+                "set": {host: values[name] for host, values in thing.values.items() if name in values}}
+               for name, o in plugin.options.items()]
+    return [{"name": plugin.name, "source": plugin.source, "version": plugin.version, "summary": plugin.summary,
+             "hooks": list(plugin.hooks), "options": options, "disabled": plugin.disabled,
+             "healthy": thing.passed, "problems": list(thing.problems), "problem": plugin.problem or None}]
+
+
+@rows.register
+def _(thing: Written) -> list[dict[str, Any]]:
+    return [{"file": str(file)} for file in thing.files]
 
 
 # --- words ---

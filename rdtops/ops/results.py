@@ -1,4 +1,4 @@
-"""Fetch results: a checkpoint, the logs, the Journal and the loss curve of a run, verified."""
+"""Fetch results: a checkpoint, the logs, the Journal, the loss curve and the evaluations of a run, verified."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from rdtops.contract.run import Checkpoint, best_of, checkpoint_name
 from rdtops.errors import DigestMismatch, RunError
 from rdtops.ops import runs
 from rdtops.ops.runs import RunView
+from rdtops.remote.command import quoted
 from rdtops.remote.connection import Connection
 from rdtops.remote.transfer import Progress, download, plan_download
 
 RUN_FILES = ("config.json", "launch.sh", "journal.jsonl", "train.log", "exit", "statistics.json", "metrics.jsonl")
+EVALUATION_FILES = ("eval.json", "report.json", "trials.jsonl", "eval.log", "*.mp4")
 CURVE = "loss.png"
 
 
@@ -31,6 +33,7 @@ class Fetched:
     sent_files: int
     sent_bytes: int
     seconds: float
+    evaluations: tuple[str, ...] = ()  # folders below eval/
 
     @property
     def curve(self) -> Path:
@@ -48,7 +51,8 @@ def fetch(connection: Connection, run: RunView, into: Path, *, which: str = "lat
     checkpoint = choose(connection, run, which)
     remote = str(runs.paths(connection, run).root)
     there = connection.run_shell(f"cd {remote} && ls -1d {' '.join(RUN_FILES)} 2>/dev/null || :").out.split()
-    plans = [plan_download(connection, remote, folder, files=there)]
+    evaluations = _evaluation_files(connection, remote)
+    plans = [plan_download(connection, remote, folder, files=[*there, *evaluations])]
     if checkpoint:
         plans.append(plan_download(connection, checkpoint.path, folder / "checkpoints" / checkpoint.name))
     outcomes = [download(connection, p, None if progress is None else lambda x: progress("results", x)) for p in plans]
@@ -58,7 +62,8 @@ def fetch(connection: Connection, run: RunView, into: Path, *, which: str = "lat
         draw_curve(Journal(folder / "journal.jsonl").read(), folder / CURVE, run.run_id)
     return Fetched(run.host, run, folder, checkpoint, sum(len(p.items) for p in plans),
                    sum(o.sent_files for o in outcomes), sum(o.sent_bytes for o in outcomes),
-                   sum(o.seconds for o in outcomes))
+                   sum(o.seconds for o in outcomes),
+                   tuple(sorted({name.split("/")[1] for name in evaluations})))
 
 
 def choose(connection: Connection, run: RunView, which: str) -> Checkpoint | None:
@@ -71,7 +76,7 @@ def choose(connection: Connection, run: RunView, which: str) -> Checkpoint | Non
         if best is None:
             raise RunError(f"{run.host}: no checkpoint of {run.run_id} has a held-out loss, so none is the best; it "
                            f"has: {', '.join(c.name for c in whole) or 'none'}",
-                           remedy=f"inv fetch-results --host {run.host} --run {run.run_id} --checkpoint latest")
+                           remedy="--checkpoint latest   # or a step")
         return best
     wanted = checkpoint_name(int(which)) if which.isdigit() else which
     found = next((c for c in whole if c.name == wanted), None)
@@ -81,6 +86,13 @@ def choose(connection: Connection, run: RunView, which: str) -> Checkpoint | Non
                        f"it has: {', '.join(c.name for c in whole) or 'none'}",
                        remedy=f"inv checkpoints --host {run.host} --run {run.run_id}")
     return found
+
+
+def _evaluation_files(connection: Connection, root: str) -> list[str]:
+    """Reports and finished videos, relative to the run folder; a film that is being written begins with a dot."""
+    names = " -o ".join(f"-name {quoted(name)}" for name in EVALUATION_FILES)
+    return connection.run_shell(f"cd {quoted(root)} && find eval -type f ! -name '.*' \\( {names} \\) 2>/dev/null || :"
+                                ).out.splitlines()
 
 
 def draw_curve(events: list[Event], path: Path, title: str) -> None:

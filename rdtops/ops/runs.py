@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rdtops.contract.journal import Event, parse
-from rdtops.contract.run import Checkpoint, RunPaths, RunSpec, RunState, state_of
+from rdtops.contract.run import Checkpoint, RunEnd, RunPaths, RunSpec, RunState, state_of
 from rdtops.errors import ConfigError, RunError
 from rdtops.ops import runs_on_host
 from rdtops.remote.connection import Connection
@@ -31,6 +31,13 @@ class RunView:
     last_event_s: float  # Unix time of the host
     log_tail: str
     error: str
+
+    @property
+    def end(self) -> RunEnd:
+        """What plugins are told when it has ended."""
+        lines = self.log_tail.strip().splitlines() if self.state in (RunState.FAILED, RunState.LOST) else []
+        return RunEnd(self.state, self.step, self.max_steps, self.loss, self.exit_code,
+                      self.error or (lines[-1] if lines else ""), self.last_event_s)
 
     def to_json(self) -> dict[str, Any]:
         shown = {k: v for k, v in vars(self).items() if k not in ("spec", "log_tail")}
@@ -108,7 +115,8 @@ def _view(host: str, facts: dict[str, Any]) -> RunView:
     step = latest.get("step")
     checkpoint = latest.get("checkpoint")
     failed = latest.get("failed")
-    view_step = max((int(e.data.get("step", 0)) for e in (step, checkpoint) if e), default=0)
+    telling = (latest[kind] for kind in ("step", "checkpoint", "stopped", "failed", "finished") if kind in latest)
+    view_step = max((int(e.data.get("step") or 0) for e in telling), default=0)
     return RunView(
         run_id=facts["run_id"], host=host, spec=spec, exit_code=facts["exit_code"],
         state=state_of(exit_code=facts["exit_code"], process_alive=facts["alive"], launched=facts["launched"],

@@ -5,11 +5,14 @@ Requests (one JSON line each), answers (one JSON line each):
     {"op": "read", "path": str, "offset": int}    -> {"size": int, "text": str}  at most 1 MiB from offset
     {"op": "stop", "workspace", "run_id", "grace_s"} -> {"ended": [pids], "killed": [pids]}
     {"op": "checkpoints", "workspace", "run_id"}  -> {"checkpoints": [...], "unfinished": [names]}
+    {"op": "evaluations", "workspace", "run_ids"} -> {"evaluations": [facts of each evaluation, oldest first]}
+    {"op": "stop_evaluation", "workspace", "run_id", "name", "grace_s"} -> as stop
 Facts only; what they mean is decided on the laptop, in rdtops.contract.run.state_of.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +23,7 @@ from typing import Callable
 
 PIECE = 1 << 20
 TAIL = 1 << 16
+EVALUATION = ('{"kind": "eval_', '{"kind": "trial"')  # lines of a Journal that are not the training's
 
 
 def text_of(path: str, limit: int = PIECE) -> str:
@@ -30,13 +34,19 @@ def text_of(path: str, limit: int = PIECE) -> str:
         return ""
 
 
-def tail_of(path: str) -> str:
+def tail_of(path: str, limit: int = TAIL) -> str:
     try:
         with open(path, "rb") as file:
-            file.seek(max(0, os.path.getsize(path) - TAIL))
+            file.seek(max(0, os.path.getsize(path) - limit))
             return file.read().decode("utf-8", "replace")
     except OSError:
         return ""
+
+
+def training_tail(journal: str) -> str:
+    """The last lines of a Journal without those of evaluations, which are no sign of the training's life."""
+    lines = tail_of(journal, PIECE).splitlines(True)
+    return "".join(line for line in lines if not line.startswith(EVALUATION))[-TAIL:]
 
 
 def start_time(pid: int) -> str:
@@ -55,9 +65,9 @@ def is_alive(process: str) -> bool:
     return same_boot and start_time(int(words[0])) == words[1]
 
 
-def members(run_id: str) -> list[int]:
+def members(name: str, variable: str = "RDTOPS_RUN") -> list[int]:
     """Our processes that carry the run's tag in their environment, whatever session or parent they have."""
-    tag = f"RDTOPS_RUN={run_id}".encode()
+    tag = f"{variable}={name}".encode()
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
@@ -90,7 +100,7 @@ def facts(root: str, run_id: str) -> dict[str, object]:
             "exit_code": int(exit_text) if exit_text.lstrip("-").isdigit() else None,
             "alive": alive, "launched": os.path.exists(os.path.join(folder, "process")),
             "stop_requested": os.path.exists(os.path.join(folder, "stop")),
-            "journal_head": text_of(journal, 4096), "journal_tail": tail_of(journal),
+            "journal_head": text_of(journal, 4096), "journal_tail": training_tail(journal),
             "log_tail": tail_of(os.path.join(folder, "train.log"))[-4000:],
             "journal_size": os.path.getsize(journal) if os.path.exists(journal) else 0}
 
@@ -147,16 +157,20 @@ def stop(workspace: str, run_id: str, grace_s: float) -> dict[str, object]:
         file.write(f"{time.time():.0f}\n")
     with open(os.path.join(folder, "journal.jsonl"), "a") as file:
         file.write(json.dumps({"kind": "stop_requested", "time_s": round(time.time(), 3), "by": "inv stop"}) + "\n")
-    every = members(run_id)
+    return end(lambda: members(run_id), grace_s)
+
+
+def end(living: Callable[[], list[int]], grace_s: float) -> dict[str, object]:
+    every = living()
     ranks = [pid for pid in every if is_rank(pid)]
     send(ranks or every, signal.SIGTERM)
-    wait_for(run_id, ranks or every, grace_s)
-    send(members(run_id), signal.SIGTERM)
-    wait_for(run_id, members(run_id), 10)
-    killed = members(run_id)
+    wait_for(living, ranks or every, grace_s)
+    send(living(), signal.SIGTERM)
+    wait_for(living, living(), 10)
+    killed = living()
     send(killed, signal.SIGKILL)
-    wait_for(run_id, killed, 5)
-    return {"ended": every, "killed": killed, "left": members(run_id)}
+    wait_for(living, killed, 5)
+    return {"ended": every, "killed": killed, "left": living()}
 
 
 def send(pids: list[int], number: int) -> None:
@@ -167,16 +181,70 @@ def send(pids: list[int], number: int) -> None:
             continue
 
 
-def wait_for(run_id: str, pids: list[int], limit_s: float) -> None:
-    end = time.time() + limit_s
-    while time.time() < end and set(members(run_id)) & set(pids):
+def wait_for(living: Callable[[], list[int]], pids: list[int], limit_s: float) -> None:
+    latest = time.time() + limit_s
+    while time.time() < latest and set(living()) & set(pids):
         time.sleep(0.2)
+
+
+def evaluations(workspace: str, run_ids: list[str]) -> dict[str, object]:
+    found = []
+    for run_id in run_ids:
+        root = os.path.join(workspace, "runs", run_id, "eval")
+        names = os.listdir(root) if os.path.isdir(root) else []
+        found += [evaluation(os.path.join(root, name), run_id, name) for name in names]
+    return {"evaluations": sorted(found, key=lambda e: str(e["begun_s"]))}
+
+
+def evaluation(folder: str, run_id: str, name: str) -> dict[str, object]:
+    exit_text = text_of(os.path.join(folder, "exit")).strip()
+    spec = os.path.join(folder, "eval.json")
+    return {"run_id": run_id, "name": name, "folder": folder, "spec": text_of(spec),
+            "begun_s": os.path.getmtime(spec) if os.path.exists(spec) else 0.0,
+            "exit_code": int(exit_text) if exit_text.lstrip("-").isdigit() else None,
+            "alive": is_alive(text_of(os.path.join(folder, "process"))) or is_locked(os.path.join(folder, "lock")),
+            "launched": os.path.exists(os.path.join(folder, "process")),
+            "stop_requested": os.path.exists(os.path.join(folder, "stop")),
+            "outcomes": outcomes(text_of(os.path.join(folder, "trials.jsonl"), 64 * PIECE)),
+            "report": text_of(os.path.join(folder, "report.json"), 64 * PIECE),
+            "log_tail": tail_of(os.path.join(folder, "eval.log"))[-4000:]}
+
+
+def is_locked(path: str) -> bool:
+    """An evaluation that was started by hand has no other sign of life."""
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def outcomes(trials: str) -> dict[str, int]:
+    """How many trials ended how; the last word on each counts."""
+    last = {}
+    for line in trials.splitlines():
+        try:
+            trial = json.loads(line)
+            last[trial["task"], trial["trial"]] = trial["outcome"]
+        except (ValueError, KeyError, TypeError):
+            continue
+    return {kind: list(last.values()).count(kind) for kind in ("success", "failure", "error")}
+
+
+def stop_evaluation(workspace: str, run_id: str, name: str, grace_s: float) -> dict[str, object]:
+    with open(os.path.join(workspace, "runs", run_id, "eval", name, "stop"), "w") as file:
+        file.write(f"{time.time():.0f}\n")
+    return end(lambda: members(f"{run_id}/{name}", "RDTOPS_EVAL"), grace_s)
 
 
 def main() -> None:
     request = json.loads(sys.stdin.buffer.readline().decode())
     operations: dict[str, Callable[..., dict[str, object]]] = {
-        "list": list_runs, "read": read, "stop": stop, "checkpoints": checkpoints}
+        "list": list_runs, "read": read, "stop": stop, "checkpoints": checkpoints,
+        "evaluations": evaluations, "stop_evaluation": stop_evaluation}
     answer = operations[request.pop("op")](**request)
     sys.stdout.write(json.dumps(answer) + "\n")
 

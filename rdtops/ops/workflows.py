@@ -10,14 +10,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rdtops.contract.evaluation import Protocol, checked
 from rdtops.contract.journal import Event
-from rdtops.contract.run import Checkpoint, RunState, best_of
-from rdtops.errors import HostError, UsageError
+from rdtops.contract.run import Checkpoint, RunSpec, RunState, best_of
+from rdtops.errors import ConfigError, HostError, UsageError
+from rdtops.ops import (
+    authoring,
+    catalog,
+    discovery,
+    evaluation,
+    inquiry,
+    launch,
+    registry,
+    results,
+    runs,
+    training,
+    trust,
+    watch,
+)
 from rdtops.ops import deploy as delivery
-from rdtops.ops import inquiry, launch, results, runs, training, trust, watch
+from rdtops.ops.authoring import Written
+from rdtops.ops.catalog import PluginRow
+from rdtops.ops.evaluation import EvalView
 from rdtops.ops.plan import Wish
 from rdtops.ops.records import HookRecord, RunRecords
-from rdtops.ops.registry import Plugin
 from rdtops.ops.runs import RunView
 from rdtops.ops.session import Session
 from rdtops.ops.trust import SeenKey
@@ -44,12 +60,17 @@ class Deployed:
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """What `inv train --dry-run` shows."""
+    """What `inv train --dry-run` and `inv eval --dry-run` show, each file by its name."""
 
     host: str
     root: str
-    script: str
-    config: str
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    run: RunView
+    evaluations: tuple[EvalView, ...]
 
 
 @dataclass(frozen=True)
@@ -127,7 +148,8 @@ def train(session: Session, host: Host, *, wish: Wish, resume: str, follow: bool
         prepared = replace(prepared, spec=spec)
     spec = prepared.spec
     if dry_run:
-        yield LaunchPlan(host.name, str(spec.paths.root), launch.script(host, spec), spec.to_json())
+        yield LaunchPlan(host.name, str(spec.paths.root),
+                         {"config.json": spec.to_json(), "launch.sh": launch.script(host, spec)})
         return
     report = session.report(host, prepared, again=False)
     if run:
@@ -139,18 +161,73 @@ def train(session: Session, host: Host, *, wish: Wish, resume: str, follow: bool
         yield from follow_run(session, host, run_id=launched.run_id)
 
 
-def status(session: Session, host: Host, *, run_id: str, everything: bool) -> Iterator[RunView]:
+def status(session: Session, host: Host, *, run_id: str, everything: bool) -> Iterator[RunStatus]:
     connection = session.connection(host)
     found = runs.list_runs(connection)
     if run_id or (found and not everything):
         found = [runs.find(connection, run_id)]
-    yield from found
+    evaluations = evaluation.list_evaluations(connection, found)
+    for run in found:
+        yield RunStatus(run, tuple(e for e in evaluations if e.run_id == run.run_id))
 
 
-def logs(session: Session, host: Host, *, run_id: str, lines: int, follow: bool) -> Iterator[Text]:
+def evaluate(session: Session, host: Host, *, run_id: str, which: str, wish: Wish, protocol: Protocol, processes: int,
+             device: str, follow: bool, dry_run: bool) -> Iterator[Any]:
+    protocol = checked(protocol)  # a wrong one needs no connection
+    connection = session.connection(host)
+    prepared = session.prepared(host, wish).spec
+    run = (evaluation.stand_in(which, prepared) if evaluation.is_path(which) and not run_id
+           else _evaluated(session, runs.find(connection, run_id), host))
+    spec = evaluation.spec_of(connection, run, prepared, which, protocol, processes, device)
+    if dry_run:
+        yield LaunchPlan(host.name, str(spec.paths.root),
+                         {"eval.json": spec.to_json(), "eval.sh": launch.evaluation_script(host, spec)})
+        return
+    found = evaluation.existing(connection, spec)
+    if found and found.state is RunState.FINISHED:
+        session.say(f"{spec.name} was done before; here is what it found")
+    elif found and found.state is RunState.RUNNING:
+        session.say(f"{spec.name} is running")
+    else:
+        yield evaluation.begin(connection, run, spec)
+    if follow and not (found and found.state is RunState.FINISHED):
+        yield from _follow_evaluation(session, host, spec.run_id, spec.name)
+    elif found:
+        watch.catch_up(connection, session.registry, runs.find(connection, spec.run_id))
+        yield found
+
+
+def _follow_evaluation(session: Session, host: Host, run_id: str, name: str) -> Iterator[Any]:
     connection = session.connection(host)
     run = runs.find(connection, run_id)
-    log = str(runs.paths(connection, run).log)
+    for event, said in watch.follow(connection, session.registry, run_id, on_lost=session.say,
+                                    ended=lambda: evaluation.find(connection, run, name).state.ended):
+        if event.data.get("name") == name and (event.kind == "trial" or event.kind.startswith("eval_")):
+            yield Progressed(event, 0, tuple(said))
+    yield evaluation.find(connection, run, name)
+
+
+def _evaluated(session: Session, run: RunView, host: Host) -> RunSpec:
+    if run.state is RunState.RUNNING:
+        session.say(f"{run.run_id} is still training: the evaluation shares its GPUs; --device cpu keeps off them")
+    return _spec(run, host)
+
+
+def _spec(run: RunView, host: Host) -> RunSpec:
+    if run.spec is None:
+        raise UsageError(f"{run.run_id} has no readable config.json", remedy=f"inv logs --host {host.name}")
+    return run.spec
+
+
+def logs(session: Session, host: Host, *, run_id: str, lines: int, follow: bool, evaluated: bool) -> Iterator[Text]:
+    """`evaluated`: of the run's newest evaluation instead of its training."""
+    connection = session.connection(host)
+    run = runs.find(connection, run_id)
+    log = evaluation.find(connection, run).log if evaluated else str(runs.paths(connection, run).log)
+
+    def ended() -> bool:
+        return (evaluation.find(connection, run) if evaluated else runs.find(connection, run.run_id)).state.ended
+
     text = connection.run(Command("tail", "-n", str(lines), log), check=False)
     if not text.ok:
         yield Text(f"{run.run_id} has written no log yet\n")
@@ -161,7 +238,7 @@ def logs(session: Session, host: Host, *, run_id: str, lines: int, follow: bool)
         offset = offset + len(piece) if size >= offset else 0
         if piece:
             yield Text(piece.decode("utf-8", "replace"))
-        elif runs.find(connection, run.run_id).state.ended:
+        elif ended():
             return
         else:
             time.sleep(watch.POLL_S)
@@ -196,18 +273,22 @@ def attach(session: Session, host: Host, *, run_id: str) -> Iterator[Text]:
     """Hand the terminal to OpenSSH, which draws it better than we would."""
     connection = session.connection(host)
     run = runs.find(connection, run_id)
-    if run.spec is None:
-        raise UsageError(f"{run.run_id} has no readable config.json", remedy=f"inv logs --host {host.name}")
+    spec = _spec(run, host)
     yield Text(f"attached to {run.run_id}; leave with Ctrl-b d (Ctrl-c would stop the training)\n")
     with tempfile.NamedTemporaryFile("w", prefix="rdtops-", suffix=".ssh_config") as config:
         config.write(openssh.config_text(host))
         config.flush()
-        subprocess.run(["ssh", "-F", config.name, "-t", host.name, launch.attach_line(run.spec)], check=False)
+        subprocess.run(["ssh", "-F", config.name, "-t", host.name, launch.attach_line(spec)], check=False)
 
 
-def stop(session: Session, host: Host, *, run_id: str, grace_s: float) -> Iterator[RunView]:
+def stop(session: Session, host: Host, *, run_id: str, grace_s: float, evaluated: bool) -> Iterator[RunView | EvalView]:
     connection = session.connection(host)
     run = runs.find(connection, run_id)
+    if evaluated:
+        view = evaluation.find(connection, run)
+        evaluation.stop(connection, view)
+        yield evaluation.find(connection, run, view.name)
+        return
     if run.state is RunState.RUNNING:
         session.say(f"asking {run.run_id} to save and stop (up to {grace_s:.0f} s)")
     runs.stop(connection, run, grace_s)
@@ -265,8 +346,18 @@ def stats_here(session: Session, *, wish: Wish, recompute: bool) -> Iterator[inq
     yield inquiry.stats_here(folder, config, recompute)
 
 
-def plugins(session: Session) -> Iterator[Plugin]:
-    yield from session.registry.plugins
+def plugins(session: Session) -> Iterator[PluginRow]:
+    """Also where hosts.toml cannot be read, or requires a plugin that is not there: this is where one looks then."""
+    try:
+        hosts, required = tuple(session.inventory.hosts.values()), session.inventory.required_plugins
+    except ConfigError as error:
+        session.say(error.message)
+        hosts, required = (), ()
+    yield from catalog.rows(registry.load(), hosts, required)
+
+
+def new_plugin(_: Session, *, name: str, package: bool) -> Iterator[Written]:
+    yield authoring.write(name, Path.cwd() if package else discovery.user_folder(), package=package)
 
 
 def exit_code(shown: Any) -> int:
@@ -275,5 +366,7 @@ def exit_code(shown: Any) -> int:
         not getattr(shown, "passed", True)
         or not getattr(shown, "holds", True)
         or (isinstance(shown, HostRow) and bool(shown.problem))
-        or (isinstance(shown, RunView) and shown.state in (RunState.FAILED, RunState.LOST)))
+        or (isinstance(shown, (RunView, EvalView)) and shown.state in (RunState.FAILED, RunState.LOST)))
+    if isinstance(shown, RunStatus):
+        return exit_code(shown.run)
     return 3 if isinstance(shown, HostRow) and failed else int(failed)

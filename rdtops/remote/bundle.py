@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib
 import json
+import threading
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ FLAGS = ("-I", "-S", "-u")
 READER = ("import sys,zlib;i=sys.stdin.buffer;exec(compile(zlib.decompress(i.read(int(i.readline()))).decode(),"
           "'<rdtops>','exec'),{'__name__':'__main__'})")
 
+_packing = threading.Lock()
 _LOADER = """\
 import sys, types
 for _name, _text in {modules!r}:
@@ -39,9 +41,14 @@ def source(program: ModuleType) -> str:
             + f"exec(compile({text!r}, {program.__name__!r}, 'exec'))\n")
 
 
-@functools.cache
 def packed(program: ModuleType) -> bytes:
     """What READER reads: small, because it travels at every call, before TCP has found its speed."""
+    with _packing:  # ast.parse of Python 3.11 breaks when several threads are in it
+        return _packed(program)
+
+
+@functools.cache
+def _packed(program: ModuleType) -> bytes:
     content = zlib.compress(source(program).encode(), 9)
     return b"%d\n" % len(content) + content
 

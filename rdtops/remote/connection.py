@@ -72,6 +72,7 @@ class Connection:
         self._ask = ask and functools.partial(self._asked, ask)
         self._was_asked = False
         self._chain: list[fabric.Connection] = []
+        self._opening = threading.Lock()  # checks and a transfer's pings use one connection side by side
         self._home = ""
 
     def __enter__(self) -> Connection:
@@ -83,8 +84,12 @@ class Connection:
 
     def open(self) -> Connection:
         """Log in hop by hop. Raises a HostError that names the hop which refused."""
-        if self.alive:
-            return self
+        with self._opening:
+            if not self.alive:
+                self._log_in()
+        return self
+
+    def _log_in(self) -> None:
         self.close()
         for hop in self.host.route:
             link = _link(hop, self._chain[-1] if self._chain else None, self._ask)
@@ -96,7 +101,6 @@ class Connection:
             transport = link.client.get_transport()
             transport.set_keepalive(KEEPALIVE_S)
             self._chain.append(link)
-        return self
 
     @property
     def logs_in_alone(self) -> bool:
@@ -156,9 +160,12 @@ class Connection:
         with self.stream(line, silence_s=timeout_s) as stream:
             out, err = stream.finish(stdin, timeout_s)
             result = Result(line, stream.code(), out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+        return self._checked(result, check)
+
+    def _checked(self, result: Result, check: bool) -> Result:
         if check and not result.ok:
             said = (result.err.strip() or result.out.strip() or "it said nothing")[-600:]
-            raise CommandFailed(f"{self.host.name}: exit {result.code} from: {line[:200]}\n{said}")
+            raise CommandFailed(f"{self.host.name}: exit {result.code} from: {result.command[:200]}\n{said}")
         return result
 
     def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> Any:

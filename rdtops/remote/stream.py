@@ -16,6 +16,8 @@ from rdtops.remote.hosts import Host
 if TYPE_CHECKING:
     from rdtops.remote.connection import Connection
 
+PING_AFTER_S = 10.0  # of silence of a command that is waited for
+PING_S = 15.0  # a busy jump may take its time
 _PIECE = 1 << 18
 
 
@@ -80,8 +82,10 @@ class Stream:
         return b"".join(pieces).decode("utf-8", "replace")
 
     def finish(self, stdin: bytes, timeout_s: float) -> tuple[bytes, bytes]:
-        """Send stdin, end it, and gather stdout and stderr until both end or `timeout_s` is over."""
+        """Send stdin, end it, and gather stdout and stderr until both end or `timeout_s` is over. A command may be
+        silent for long; a link that froze meanwhile is found by asking its hops now and then."""
         deadline = time.monotonic() + timeout_s
+        heard_s = time.monotonic()
         self.write(stdin)
         self.end_input()
         out, err = bytearray(), bytearray()
@@ -94,9 +98,14 @@ class Stream:
             if self._channel.recv_stderr_ready():
                 took += len(piece := self._channel.recv_stderr(1 << 20))
                 err += piece
-            if not took:
+            if took:
+                heard_s = time.monotonic()
+            else:
                 if time.monotonic() > deadline:
                     raise self._too_slow(timeout_s)
+                if time.monotonic() - heard_s > PING_AFTER_S:
+                    self._connection.ping(PING_S)
+                    heard_s = time.monotonic()
                 self._channel.status_event.wait(0.005)
         # the exit status may arrive before the last output
         self._channel.settimeout(2.0)

@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from rdtops.contract.journal import Journal
+from rdtops.contract.run import Retention
 from rdtops.trainer import checkpoint
-from rdtops.trainer.checkpoint import Contents, Retention, TrainingState
+from rdtops.trainer.checkpoint import Contents, TrainingState
 from rdtops.trainer.ema import Ema
 from rdtops.trainer.progress import Telling
 from rdtops.trainer.ranks import Ranks

@@ -4,7 +4,7 @@
         config.json, model.safetensors      the policy, as RDTPolicy.from_pretrained reads it
         ema/                                its running average, likewise: what evaluation uses
         optimizer.safetensors               both Adam moments and the step of every parameter
-        trainer.json                        step, EMA updates, held-out loss, gradient scaler, configuration
+        trainer.json                        step, EMA updates, held-out loss, gradient scaler, configuration, cameras
         statistics.json, codec.json         what the numbers mean
         manifest.json                       size and MD5 of every file
 """
@@ -16,7 +16,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from rdtops.contract import manifest
-from rdtops.contract.run import Checkpoint, best_of, checkpoint_name
+from rdtops.contract.run import Checkpoint, Retention, checkpoint_name
 from rdtops.errors import WeightsError
 from rdtops.trainer import weights
 from rdtops.trainer.ema import Ema
@@ -81,32 +81,6 @@ class Contents:
             (folder / name).write_text(json.dumps(table, indent=1) + "\n")
         for name, tensors in self.tensors.items():
             weights.write_tensors(folder / name, tensors)
-
-
-@dataclass(frozen=True)
-class Retention:
-    """Which checkpoints stay: the last ones, those of every so many steps, and the best. `last` and `best` are at
-    least 1, so that neither the newest nor what `best` means is ever deleted."""
-
-    last: int
-    every_steps: int = 0  # 0: none
-    best: int = 1
-
-    def __post_init__(self) -> None:
-        assert self.last >= 1
-        assert self.best >= 1
-
-    def surplus(self, found: Sequence[Checkpoint]) -> list[Checkpoint]:
-        """Those of `found` (oldest first) that nothing keeps."""
-        kept = {c.step for c in found[-self.last:]}
-        kept |= {c.step for c in found if self.every_steps and c.step % self.every_steps == 0}
-        rest = list(found)
-        for _ in range(self.best):
-            best = best_of(rest)
-            if best:
-                kept.add(best.step)
-                rest.remove(best)
-        return [c for c in found if c.step not in kept]
 
 
 def save(checkpoints: Path, step: int, write: Callable[[Path], None]) -> Checkpoint:
@@ -191,6 +165,10 @@ def read_trainer(folder: Path) -> dict[str, Any]:
 
 def read_codec(folder: Path) -> dict[str, Any]:
     return _read_json(folder / CODEC, ("name", "hash", "golden"))
+
+
+def read_statistics(folder: Path) -> dict[str, Any]:
+    return _read_json(folder / STATISTICS, ("codec_hash",))
 
 
 def restore_optimizer(folder: Path, policy: RDTPolicy, optimizer: torch.optim.Optimizer, shards: Shards) -> None:

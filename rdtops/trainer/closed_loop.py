@@ -6,17 +6,13 @@ Records a few demonstrations of the drawer task, trains the tiny model on them f
 lets the averaged weights act from starts that no demonstration had. One JSON row a policy. Images are black: what is
 compared is how actions are learnt, and a rollout then costs no rendering.
 
-A policy is driven as it was trained: two frames and the robot's state now, a chunk of actions out, the first of them
-executed, and again. Trial i of every policy has the same start, the same world and the same noise.
-
-Shapes: H actions of a chunk, A slots (128), V history frames (2), C cameras that exist (2), S pixels of an edge.
+Trial i of every policy has the same start, the same world and the same noise.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
 import subprocess
@@ -29,7 +25,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from rdtops.contract.config import CHOICES, TrainConfig, override, preset
@@ -37,18 +32,17 @@ from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec, checkpoint_name
 from rdtops.errors import RdtopsError, RunError
 from rdtops.trainer import encoders, failures, simulator, tiny
-from rdtops.trainer.actions import SLOTS, Codec, codec
-from rdtops.trainer.batch import HISTORY, Batch, collate
+from rdtops.trainer.actions import codec
 from rdtops.trainer.conditions import Conditions
 from rdtops.trainer.expert import EXPERTS
 from rdtops.trainer.rdt import ARCHITECTURES, RDTPolicy
 from rdtops.trainer.record import Recording, record
-from rdtops.trainer.simulator import SETTLING_STEPS, RobotState, Simulator, Task
+from rdtops.trainer.rollout import Driver, rollout, wilson
+from rdtops.trainer.simulator import Simulator, Task
 
 FIRST_UNSEEN = 30  # demonstrations start from the initial states before this one, trials from it on
 LONGEST = 200  # steps of a trial; the expert takes about 40
 UNTRAINED = "untrained"
-Z_95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -136,80 +130,10 @@ def measure(folder: Path, wish: Comparison, task: Task, policy: Policy) -> list[
     return rows
 
 
-# a policy that drives ------------------------------------------------------------------------------------------------
-
-class Driver:
-    """A policy, its codec, and what it is told: seen and felt on one side, LIBERO's actions on the other."""
-
-    def __init__(self, policy: RDTPolicy, conditions: Conditions, using: Codec, instruction: str,
-                 seed: int) -> None:
-        self.policy, self.conditions, self.codec = policy, conditions, using
-        self.instruction = conditions.texts.index(instruction)
-        self.seed = seed
-
-    def decide(self, robot: RobotState, frames_VCSS3: np.ndarray, trial: int, decision: int) -> np.ndarray:
-        """The next actions (H, 7) in [-1, 1]. The noise is that of (seed, trial, decision)."""
-        horizon = self.policy.config["pred_horizon"]
-        random = np.random.default_rng((self.seed, trial, decision))
-        batch = self._batch(robot, frames_VCSS3, random.standard_normal((horizon, SLOTS), np.float32))
-        slots = self.policy.predict_action(**self.conditions.of(batch), noise=batch.noise_BHA)[0]
-        return self.codec.decode_actions(slots.numpy()).clip(-1, 1)
-
-    def _batch(self, robot: RobotState, frames_VCSS3: np.ndarray, noise_HA: np.ndarray) -> Batch:
-        """As a sample of the training, but for the actions, which nobody knows."""
-        state = self.codec.encode_state(robot.joint_rad_7[None], robot.finger_m_2[None], robot.position_m_3[None],
-                                        robot.axis_angle_rad_3[None])[0]
-        return collate([{
-            "sample": 0, "frames": frames_VCSS3, "frames_kept": np.ones(frames_VCSS3.shape[:2], bool),
-            "jitter": np.ones(3, np.float32), "instruction": self.instruction,
-            "state": state, "state_mask": self.codec.state_mask.astype(np.float32),
-            "actions": np.zeros_like(noise_HA), "step_mask": np.ones(len(noise_HA), bool),
-            "action_mask": self.codec.action_mask.astype(np.float32), "noise": noise_HA, "timestep": 0,
-            "more_noise": np.empty((0, *noise_HA.shape), np.float32), "more_timesteps": np.empty(0, np.int64)}])
-
-
 def evaluate(world: Simulator, driver: Driver, wish: Comparison) -> Iterator[int | None]:
     states = world.task.initial_states()
     for trial in range(FIRST_UNSEEN, FIRST_UNSEEN + wish.trials):
-        yield rollout(world, driver, states[trial], trial, wish.exec_horizon)
-
-
-def rollout(world: Simulator, driver: Driver, state: np.ndarray, trial: int, exec_horizon: int,
-            longest: int = LONGEST) -> int | None:
-    """Steps until success, None when there was none. The trial's number seeds its world and its noise."""
-    world.begin(state, trial)
-    world.settle(SETTLING_STEPS - 1)
-    before = _seen(world)
-    world.settle(1)
-    steps = decision = 0
-    while steps < longest:
-        frames_VCSS3 = np.stack([before, _seen(world)])
-        assert len(frames_VCSS3) == HISTORY
-        chunk = driver.decide(world.robot(), frames_VCSS3, trial, decision)[:min(exec_horizon, longest - steps)]
-        for number, action in enumerate(chunk, 1):
-            if number == len(chunk):
-                before = _seen(world)
-            steps += 1
-            if world.step(action):
-                return steps
-        decision += 1
-    return None
-
-
-def _seen(world: Simulator) -> np.ndarray:
-    """(C, S, S, 3), black where the world has no renderer."""
-    if world.has_images:
-        return world.images()
-    return np.zeros((len(simulator.CAMERAS), world.image_size, world.image_size, 3), np.uint8)
-
-
-def wilson(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a share: what shares `successes` of `trials` are compatible with."""
-    share, spread = successes / trials, z * z / trials
-    centre = share + spread / 2
-    half = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    low, high = ((centre + side * half) / (1 + spread) for side in (-1, 1))
-    return round(max(0.0, low), 4), round(min(1.0, high), 4)
+        yield rollout(world, driver, states[trial], trial, wish.exec_horizon, LONGEST)
 
 
 # its training --------------------------------------------------------------------------------------------------------

@@ -84,16 +84,17 @@ class RDTPolicy(nn.Module):
             self.initialise()
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> RDTPolicy:
-        """Strict: every key must be there in its shape. Raises WeightsError."""
-        config = weights.read_config(directory)
+    def from_pretrained(cls, directory: str | Path, config_from: str | Path = "") -> RDTPolicy:
+        """Strict: every key must be there in its shape. `config_from`: where config.json lies, if in another folder.
+        Raises WeightsError."""
+        config = weights.read_config(config_from or directory)
         try:
             with torch.device("meta"):  # no time and memory for random values that are replaced at once
                 policy = cls(config)
         except WeightsError:
             raise
         except Exception as error:  # whatever a value of the wrong kind comes to
-            raise WeightsError(f"{directory}/config.json does not describe an RDT: {error!r}") from error
+            raise WeightsError(f"{config_from or directory}/config.json does not describe an RDT: {error!r}") from error
         source, tensors = weights.read(directory)
         weights.fit(policy, tensors, source)
         return policy

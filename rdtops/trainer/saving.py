@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from rdtops.contract.run import Retention
 from rdtops.errors import RunError
 from rdtops.trainer import checkpoint
-from rdtops.trainer.checkpoint import Contents, Retention
+from rdtops.trainer.checkpoint import Contents
 from rdtops.trainer.progress import Telling
 
 log = logging.getLogger(__name__)

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 
 from rdtops.contract.config import nearest
+from rdtops.contract.evaluation import Protocol, checked
 from rdtops.errors import ConfigError, SimulatorError
 
-MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 SETTLING_STEPS = 10  # after an initial state is set, objects fall for about five
 IDLE = np.array([0, 0, 0, 0, 0, 0, -1.0])  # stand still, gripper open
 CAMERAS = ("agentview", "robot0_eye_in_hand")  # in the order of rdtops.trainer.libero.CAMERAS
@@ -93,9 +93,7 @@ def load(*, images: bool) -> None:
 def tasks(suite: str, wanted: str = "") -> list[Task]:
     """Tasks of a suite. `wanted`: '' all; a number, the first so many; else names or parts of names, or numbers from 0,
     separated by commas. ConfigError lists the valid ones."""
-    if suite not in MAX_STEPS:
-        raise ConfigError(f"there is no benchmark {suite!r}{nearest(suite, MAX_STEPS)}; "
-                          f"benchmarks: {', '.join(MAX_STEPS)}")
+    checked(Protocol(suite))
     require()
     benchmark = _suite(suite)
     every = [Task(suite, number, task.name, task.language, benchmark.get_task_bddl_file_path(number))
@@ -136,6 +134,7 @@ class Simulator:
         from libero.libero.envs.env_wrapper import ControlEnv
 
         self.task, self.image_size, self.has_images = task, image_size, images
+        self._seen: np.ndarray | None = None  # by the cameras since the last step
         with _muted():
             self._env = ControlEnv(bddl_file_name=task.bddl_file, use_camera_obs=False, has_offscreen_renderer=images,
                                    hard_reset=False, ignore_done=True)
@@ -144,6 +143,7 @@ class Simulator:
 
     def begin(self, state: np.ndarray, seed: int, *, settled: bool = False) -> None:
         """Set an initial state. `settled`: it was taken after settling, so the gripper has been told to open."""
+        self._seen = None
         with _muted():
             self._env.seed(seed)
             self._env.reset()
@@ -157,6 +157,7 @@ class Simulator:
 
     def step(self, action_7: np.ndarray) -> bool:
         """One action in [-1, 1], 0.05 s. True when the task's goal holds."""
+        self._seen = None
         return bool(self._env.step(np.asarray(action_7, np.float64))[2])
 
     @property
@@ -173,10 +174,12 @@ class Simulator:
                           np.array(data.site_xpos[robot.eef_site_id]), np.array([x, y, z, w]))
 
     def images(self) -> np.ndarray:
-        """(C, S, S, 3) uint8, upright."""
-        size = self.image_size
-        frames = [self._env.sim.render(width=size, height=size, camera_name=camera) for camera in CAMERAS]
-        return np.ascontiguousarray(np.stack(frames)[:, ::-1])  # OpenGL starts at the bottom row
+        """(C, S, S, 3) uint8, upright; rendered once a step, however often they are looked at."""
+        if self._seen is None:
+            size = self.image_size
+            frames = [self._env.sim.render(width=size, height=size, camera_name=camera) for camera in CAMERAS]
+            self._seen = np.ascontiguousarray(np.stack(frames)[:, ::-1])  # OpenGL starts at the bottom row
+        return self._seen
 
     def geom_m_3(self, name: str) -> np.ndarray:
         """Where a geometry is: what an expert may know and a policy may not."""

@@ -29,12 +29,12 @@ import torch
 
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Journal
-from rdtops.contract.run import RunSpec
+from rdtops.contract.run import Retention, RunSpec
 from rdtops.errors import RdtopsError, RunError
-from rdtops.trainer import checkpoint, failures, features, inputs, sharding, trackers
+from rdtops.trainer import checkpoint, failures, features, inputs, sharding, trackers, trained
 from rdtops.trainer.actions import codec
 from rdtops.trainer.batch import Samples, Share, batches
-from rdtops.trainer.checkpoint import Contents, Retention, TrainingState
+from rdtops.trainer.checkpoint import Contents, TrainingState
 from rdtops.trainer.conditions import Conditions
 from rdtops.trainer.ema import Ema
 from rdtops.trainer.heldout import HeldOut
@@ -297,7 +297,7 @@ class Training:
 
     def _contents(self, state: TrainingState, step: int, loss: float, heldout_loss: float | None) -> Contents:
         trainer = {"step": step, "loss": loss, "heldout_loss": heldout_loss, "config": asdict(self.config),
-                   **state.numbers()}
+                   "seen": trained.seen_by_training(self.inputs.dataset.image_size), **state.numbers()}
         return Contents(state.tensors(), {
             checkpoint.CONFIG: self.policy.config, checkpoint.EMA_CONFIG: self.policy.config,
             checkpoint.TRAINER: trainer, checkpoint.STATISTICS: self.inputs.statistics,
@@ -350,9 +350,14 @@ def _retention(config: TrainConfig) -> Retention:
 
 
 def autocast(config: TrainConfig, device: torch.device):
-    if config.mixed_precision == "no":
+    return autocast_to(config.mixed_precision, device)
+
+
+def autocast_to(precision: str, device: torch.device):
+    """`precision`: one of DTYPES."""
+    if precision == "no":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=DTYPES[config.mixed_precision])
+    return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 def make_reproducible(device: torch.device) -> None:

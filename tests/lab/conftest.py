@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.errors import LabError
-from rdtops.lab.ports import Ports
 from rdtops.lab.site import Lab
+from rdtops.testing.fixtures import running_lab
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,17 +23,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     yield from running_lab(tmp_path_factory, os.environ.get("RDTOPS_LAB_BACKEND", "auto"))
 
 
-def running_lab(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Iterator[Lab]:
-    lab = Lab(tmp_path_factory.mktemp("lab"), Ports.free())
-    try:
-        lab.up(backend)
-    except LabError as error:
-        lab.down()
-        if os.environ.get("CI") == "true":  # there a lab that cannot come up is a failure, not an excuse
-            pytest.fail(f"{error.message}; {error.remedy}")
-        pytest.skip(f"no lab here: {error.message}; {error.remedy}")
-    yield lab
-    lab.down()
+@pytest.fixture(scope="session")
+def rdtops_lab(lab: Lab) -> Lab:
+    """The fixtures that plugin authors get, on the lab that is up already."""
+    return lab
 
 
 @pytest.fixture

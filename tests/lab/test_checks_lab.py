@@ -24,15 +24,17 @@ from rdtops.checks import CheckResult, Status
 from rdtops.contract import manifest
 from rdtops.contract.config import override, preset
 from rdtops.contract.run import Checkpoint, RunSpec
-from rdtops.errors import PreflightVeto, RdtopsError
+from rdtops.errors import ConnectionLost, PreflightVeto, RdtopsError
 from rdtops.lab.gpus import Failure, GpuProcess, Gpus
 from rdtops.lab.site import Lab
 from rdtops.ops import preflight, registry
 from rdtops.ops.plan import Wish
 from rdtops.ops.session import Session
+from rdtops.remote import stream
 from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Environment
 from rdtops.remote.inventory import load
+from rdtops.remote.probe import Probe, ask
 
 ROOT = Path(__file__).parents[2]
 
@@ -379,7 +381,8 @@ def test_the_core_checks_say_what_an_empty_host_lacks(link, spec):
     assert {n for n in good if found[n].status is not Status.OK} == set(), found
     lacking = {n: found[n].remedy for n in ("code", "dataset", "pretrained")}
     assert set(lacking.values()) == {"inv deploy --host lab2"}
-    assert {n for n, r in found.items() if r.status is Status.SKIP} == {"imports", "cuda", "episodes", "weights"}
+    assert {n for n, r in found.items() if r.status is Status.SKIP} == {
+        "imports", "cuda", "episodes", "weights", "conventions"}
 
 
 @pytest.mark.parametrize(("environment", "words"), [
@@ -444,6 +447,23 @@ def test_a_hanging_probe_costs_its_own_result_and_its_own_time(session, lab, mon
     found = by_name(list(report.results))
     assert (found["gpu"].status, "no answer within 1 s" in found["gpu"].evidence) == (Status.SKIP, True)
     assert {found[n].status for n in ("clock", "python", "packages", "memory", "disk", "runs")} == {Status.OK}
+
+
+def test_a_link_that_freezes_within_a_check_is_noticed_before_its_slowest_probe_may_end(lab, inventory, monkeypatch):
+    monkeypatch.setattr(stream, "PING_AFTER_S", 1.0)
+    monkeypatch.setattr(stream, "PING_S", 5.0)
+    with Connection(load(inventory).host("lab2")) as connection:
+        connection.open()
+        freeze = threading.Timer(1.0, lab.freeze, ["lab2"])
+        freeze.start()
+        begun_s = time.monotonic()
+        try:
+            with pytest.raises(ConnectionLost, match="get an answer of lab2"):
+                ask(connection, [Probe("slow", "sleep 40", str, timeout_s=90)])
+        finally:
+            freeze.join()
+            lab.thaw("lab2")
+        assert time.monotonic() - begun_s < 20
 
 
 # --- what is deployed, looked into ---

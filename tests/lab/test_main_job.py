@@ -40,7 +40,7 @@ def job(inv, workspace):
 def test_the_line_deploys_checks_and_launches_and_says_so(job, workspace):
     line, _, run = job
     assert "deployed to lab" in line.out
-    assert "plugins that ran: disk, encoder_mirror, gpu, md5" in line.out
+    assert "plugins that ran: checkpoint_guard, disk, encoder_mirror, gpu, md5, notify" in line.out
     assert f"started {run['run_id']} on lab, detached in tmux" in line.out
     assert line.err.count("connecting to lab") == 1  # three tasks, one connection
     releases = [p.name for p in (workspace / "releases").iterdir()]

@@ -1,7 +1,10 @@
 """after_checkpoint: once for each checkpoint, in order, whatever happens to the laptop or the journal in between."""
 
+import json
+import threading
 import types
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,8 +17,9 @@ from rdtops.lab.site import Lab
 from rdtops.ops import runs, watch
 from rdtops.ops.records import RunRecords
 from rdtops.ops.registry import Plugin, Registry
+from rdtops.remote import inventory
 from rdtops.remote.connection import Connection
-from rdtops.remote.inventory import load
+from rdtops.testing import load
 
 pytestmark = pytest.mark.lab
 RUN = "20260101-000000-watched-0001"
@@ -25,7 +29,7 @@ RUN = "20260101-000000-watched-0001"
 def connection(lab: Lab, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("RDTOPS_STATE", str(tmp_path / "state"))
     lab.write_inventory(tmp_path / "hosts.toml", {})
-    host = replace(load(tmp_path / "hosts.toml").host("lab2"), workspace=f"~/watch{tmp_path.name}")
+    host = replace(inventory.load(tmp_path / "hosts.toml").host("lab2"), workspace=f"~/watch{tmp_path.name}")
     with Connection(host) as opened:
         yield opened
 
@@ -57,6 +61,13 @@ def plugin(name: str, seen: list[tuple[str, int]], fails_at: int = 0) -> Plugin:
 
     module.after_checkpoint = after_checkpoint
     return Plugin(name, "test", hooks=("after_checkpoint",), module=module)
+
+
+def evaluated(journal: Journal, name: str, digest: str) -> None:
+    journal.append("eval_started", name=name, checkpoint="step_000010", benchmark="libero_90", tasks=1, trials=4,
+                   done_before=0)
+    journal.append("eval_finished", name=name, report=f"eval/{name}/report.json", digest=digest,
+                   checkpoint="step_000010", benchmark="libero_90", successes=3, trials=4, errors=1)
 
 
 def catch_up(connection, *plugins):
@@ -109,6 +120,31 @@ def test_a_laptop_killed_before_it_moved_its_cursor_asks_nobody_twice(connection
     assert seen == [("a", 10), ("a", 20), ("new", 10), ("new", 20)]
 
 
+def test_each_finished_evaluation_fires_once_and_in_its_place(connection, journal):
+    module, seen = types.ModuleType("e"), []
+
+    @hookimpl
+    def after_eval(evaluation, run):
+        seen.append((run.run_id, evaluation))
+        return {"rate": evaluation.successes / evaluation.trials}
+
+    module.after_eval = after_eval
+    plugins = (plugin("c", seen), Plugin("e", "test", hooks=("after_eval",), module=module))
+    checkpoint(journal, 10)
+    evaluated(journal, "first", "digest-a")
+    checkpoint(journal, 20)
+    evaluated(journal, "first", "digest-a")  # started again, and nothing was left to do
+    evaluated(journal, "second", "digest-b")
+    catch_up(connection, *plugins)
+    catch_up(connection, *plugins)
+    assert [who for who, _ in seen] == ["c", RUN, "c", RUN]
+    first = seen[1][1]
+    assert (first.name, first.successes, first.trials, first.errors) == ("first", 3, 4, 1)
+    assert first.report == f"{connection.workspace}/runs/{RUN}/eval/first/report.json"
+    said = [(r.hook, r.checkpoint, r.value) for r in RunRecords("lab2", RUN).hooks() if r.plugin == "e"]
+    assert said == [("after_eval", "first", {"rate": 0.75}), ("after_eval", "second", {"rate": 0.75})]
+
+
 def test_a_journal_that_became_shorter_is_read_from_its_start(connection, journal):
     seen: list[tuple[str, int]] = []
     for step in (10, 20):
@@ -137,3 +173,108 @@ def test_a_run_without_exit_code_and_process_is_lost_and_its_watch_ends(connecti
     assert (run.state, run.step, run.loss) == (RunState.LOST, 7, 0.5)
     events = [e.kind for e, _ in watch.follow(connection, Registry([]), RUN, from_start=True)]
     assert events == ["step"]
+
+
+# --- after_run ---
+
+def told_of_ends(name: str, seen: list[tuple[str, int]], fails: bool = False) -> Plugin:
+    module = types.ModuleType(name)
+
+    @hookimpl
+    def after_run(end, run):
+        assert run.run_id == RUN
+        seen.append((end.state.value, end.step))
+        if fails:
+            raise ValueError("no")
+        return {"told": end.error}
+
+    module.after_run = after_run
+    return Plugin(name, "test", hooks=("after_run",), module=module)
+
+
+def ends(journal: Journal, code: int) -> None:
+    (journal.path.parent / "exit").write_text(f"{code}\n")
+
+
+def test_an_end_is_told_once_after_the_last_checkpoint(connection, journal):
+    ended: list[tuple[str, int]] = []
+    seen: list[tuple[str, int]] = []
+    journal.append("started", world_size=1)
+    checkpoint(journal, 10)
+    ends(journal, 0)
+    said = catch_up(connection, told_of_ends("notes", ended), plugin("a", seen))
+    assert [(r.hook, r.plugin, r.checkpoint) for r in said] == [
+        ("after_checkpoint", "a", "step_000010"), ("after_run", "notes", "finished")]
+    assert ended == [("finished", 10)]
+    catch_up(connection, told_of_ends("notes", ended))
+    assert [e.kind for e, _ in watch.follow(connection, Registry([told_of_ends("notes", ended)]), RUN)] == []
+    assert len(ended) == 1
+
+
+def test_a_run_that_goes_on_and_ends_again_is_told_again(connection, journal):
+    ended: list[tuple[str, int]] = []
+    journal.append("launched", launcher="tmux")
+    journal.append("failed", step=3, error="out of memory")
+    ends(journal, 1)
+    assert [r.value for r in catch_up(connection, told_of_ends("notes", ended))] == [{"told": "out of memory"}]
+    journal.append("launched", launcher="tmux")
+    journal.append("step", step=7, loss=0.1)
+    catch_up(connection, told_of_ends("notes", ended))  # the exit file is still the old one: it failed once more
+    ends(journal, 0)
+    catch_up(connection, told_of_ends("notes", ended))
+    assert [state for state, _ in ended] == ["failed", "failed", "finished"]
+
+
+def test_watch_shows_what_was_said_of_the_end_and_a_failure_of_it_stops_nothing(connection, journal):
+    ended: list[tuple[str, int]] = []
+    journal.append("step", step=7, loss=0.5)  # no exit file, no process: lost
+    registry = Registry([told_of_ends("bad", ended, fails=True), told_of_ends("notes", ended)])
+    *_, (event, said) = watch.follow(connection, registry, RUN)
+    assert (event.kind, event.data) == ("ended", {"state": "lost"})
+    assert [(r.plugin, r.error) for r in said] == [("bad", "ValueError: no"), ("notes", "")]
+    assert ended == [("lost", 7)] * 2
+
+
+def test_a_plugin_that_answers_nonsense_of_a_checkpoint_is_named(connection, journal):
+    module = types.ModuleType("odd")
+
+    @hookimpl
+    def after_checkpoint():
+        return 42
+
+    module.after_checkpoint = after_checkpoint
+    checkpoint(journal, 10)
+    (said,) = catch_up(connection, Plugin("odd", "test", hooks=("after_checkpoint",), module=module))
+    assert said.error == "answered 42, not a mapping"
+
+
+def test_a_webhook_hears_of_a_checkpoint_and_of_a_failure_once_and_its_address_stays_unseen(
+        connection, journal, monkeypatch, tmp_path):
+    heard: list[str] = []
+
+    class Webhook(BaseHTTPRequestHandler):
+        def do_POST(self):
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(200 if "step_" in heard[-1] else 403)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    journal.append("launched", launcher="tmux")
+    checkpoint(journal, 10)
+    journal.append("failed", step=12, error="out of memory")
+    ends(journal, 1)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Webhook) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}).start()
+        monkeypatch.setenv("RDTOPS_NOTIFY_URL", f"http://127.0.0.1:{server.server_port}/hook/T0KEN9f3a7")
+        first, last = catch_up(connection, load("notify"))
+        assert catch_up(connection, load("notify")) == []
+        server.shutdown()
+    assert [text.partition("rdtops lab2: " + RUN)[2][:32] for text in heard] == [
+        f" step_000010 of {preset('tiny').max_steps} steps, 0.00 ", " failed at step 12 of 150: out o"]
+    assert (first.value, last.error) == (
+        {"told": "127.0.0.1"}, "RdtopsError: the webhook at 127.0.0.1 was not told: it answered 403")
+    kept = "".join(f.read_text() for f in (tmp_path / "state").rglob("*") if f.is_file())
+    assert "403" in kept
+    assert "T0KEN" not in kept

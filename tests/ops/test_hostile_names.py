@@ -13,9 +13,10 @@ import pytest
 from rdtops.contract.config import override, preset
 from rdtops.contract.run import RunSpec
 from rdtops.ops import preflight, registry
+from rdtops.ops.preflight import assets
 from rdtops.ops.preflight.check import Subject
 from rdtops.remote.hosts import Environment, Host
-from rdtops.remote.probe import Probe
+from rdtops.remote.probe import Output, Probe
 
 HOSTILE = ("$(touch CANARY)", "`touch CANARY`", "'; touch CANARY; '", '"; touch CANARY; "', "a\ntouch CANARY\n", "-rf",
            "a b", "|| touch CANARY ||", "~/$(touch CANARY)", "*", "失败 $(touch CANARY)")
@@ -51,3 +52,21 @@ def test_a_hostile_word_stays_a_word(word: str, tmp_path: Path) -> None:
                            input=b"", env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)})
             assert not (tmp_path / "CANARY").exists(), probe.name
     assert list(tmp_path.rglob("CANARY")) == []
+
+
+@pytest.mark.parametrize("name", ["$(touch CANARY).hdf5", "a'; touch CANARY; '.hdf5", "-n.hdf5", "a\n7 b.hdf5",
+                                  "失败.hdf5"])
+def test_a_hostile_file_name_is_listed_or_quoted(name: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / name).write_bytes(b"123")
+    done = subprocess.run(["sh", "-c", assets.listing(str(tmp_path / "data"), "*.hdf5")], cwd=tmp_path, check=True,
+                          capture_output=True, text=True)
+    assert list(tmp_path.rglob("CANARY")) == []
+    assert sum(assets.parse_folder(Output(0, done.stdout, "")).sizes.values()) >= 3
+
+
+def test_the_canary_sings_where_a_word_is_not_quoted(tmp_path: Path) -> None:
+    """What the tests above look for is what happens otherwise."""
+    for word in HOSTILE[:2]:
+        subprocess.run(["sh", "-c", f"ls {word}"], cwd=tmp_path, capture_output=True, check=False)
+        (tmp_path / "CANARY").unlink()

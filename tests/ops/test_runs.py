@@ -1,12 +1,16 @@
-"""What a run's Journal says of it, read from a recorded tail."""
+"""What a run's Journal says of it, read from a recorded tail, and what its evaluations leave."""
 
+import fcntl
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from rdtops.contract.config import preset
+from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec, RunState
-from rdtops.ops import runs
+from rdtops.ops import evaluation, runs, runs_on_host
 
 SPEC = RunSpec("20261124-101530-tiny-3fa9", "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "a", {},
                preset("tiny"))
@@ -33,3 +37,59 @@ def state(*told: dict, exit_code: int | None = 1) -> RunState:
     ((STARTED, STEP, SAVED, STOPPED, STARTED, STEP), RunState.FAILED)])  # likewise, started by hand
 def test_a_signal_stops_a_run_and_every_other_end_fails_it(told, expected):
     assert state(*told) is expected
+
+
+def test_however_many_trials_an_evaluation_tells_the_run_stays_what_it_was(tmp_path):
+    folder = tmp_path / "runs" / SPEC.run_id
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(SPEC.to_json())
+    (folder / "exit").write_text("0\n")
+    journal = Journal(folder / "journal.jsonl")
+    journal.append("step", step=7, loss=0.5)
+    (before,) = runs_on_host.list_runs(str(tmp_path))["runs"]
+    for number in range(2000):
+        journal.append("trial", name="e", task="close_the_drawer" * 4, trial=number, outcome="failure", steps=1)
+    journal.append("eval_failed", name="e", error="no", remedy="")
+    (after,) = runs_on_host.list_runs(str(tmp_path))["runs"]
+    assert journal.path.stat().st_size > 4 * runs_on_host.TAIL
+    assert runs._view("lab", after) == runs._view("lab", before)
+    assert (runs._view("lab", after).step, runs._view("lab", after).state) == (7, RunState.FINISHED)
+
+
+@pytest.fixture
+def evaluated(tmp_path) -> Path:
+    """An evaluation's folder with one success, one trial that first was an error, and a torn line."""
+    folder = tmp_path / "runs" / SPEC.run_id / "eval" / "step_000007-libero_90-12345678"
+    folder.mkdir(parents=True)
+    (folder / "eval.json").write_text("{}")
+    lines = [{"task": "a", "trial": 0, "outcome": "success"}, {"task": "a", "trial": 1, "outcome": "error"},
+             {"task": "a", "trial": 1, "outcome": "failure"}]
+    (folder / "trials.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"task": "a", "tri')
+    (folder / "report.json").write_text(json.dumps({"planned_trials": 3}))
+    return folder
+
+
+def view(tmp_path) -> evaluation.EvalView:
+    (facts,) = runs_on_host.evaluations(str(tmp_path), [SPEC.run_id, "another"])["evaluations"]
+    return evaluation._view("lab", facts)
+
+
+def test_an_evaluation_is_what_its_files_say(evaluated, tmp_path):
+    found = view(tmp_path)
+    assert (found.outcomes, found.planned, found.ended_trials) == ({"success": 1, "failure": 1, "error": 0}, 3, 2)
+    assert found.state is RunState.LOST  # it began, nobody is at work, and a trial is missing
+    (evaluated / "report.json").write_text(json.dumps({"planned_trials": 2}))
+    assert view(tmp_path).state is RunState.FINISHED  # by hand, without eval.sh and its exit code
+    (evaluated / "exit").write_text("1\n")
+    assert view(tmp_path).state is RunState.FAILED
+    (evaluated / "stop").touch()
+    assert view(tmp_path).state is RunState.STOPPED
+
+
+def test_an_evaluation_that_holds_its_lock_is_running(evaluated, tmp_path):
+    descriptor = os.open(evaluated / "lock", os.O_RDWR | os.O_CREAT)
+    assert view(tmp_path).state is RunState.LOST
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    assert view(tmp_path).state is RunState.RUNNING
+    os.close(descriptor)
+    assert view(tmp_path).state is RunState.LOST

@@ -157,12 +157,6 @@ def test_download_false_keeps_the_host_off_the_net(check):
     assert found["text_encoder"].status is Status.FAIL
 
 
-@pytest.mark.parametrize("options", [
-    {"mirror": "x"}, {"endpoint": 3}, {"endpoint": "m.example.org"}, {"download": "yes"}])
-def test_a_wrong_option_is_a_finding(check, options):
-    assert check(plugins={"encoder_mirror": options})["encoders"].status is Status.FAIL
-
-
 def test_a_launch_without_encoders_and_without_a_way_is_vetoed(plugins, host, spec):
     h = host()
     connection = ScriptedConnection(h, text_encoder=listing("", ""), vision_encoder=listing("", ""))

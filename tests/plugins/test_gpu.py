@@ -93,11 +93,6 @@ def test_processes_on_gpus_that_we_do_not_use_are_none_of_our_business(check):
     assert found["gpu processes"].status is Status.OK
 
 
-def test_an_option_is_refused_by_name(check):
-    found = check(plugins={"gpu": {"min_free": 3}})["gpu"]
-    assert (found.status, found.summary) == (Status.FAIL, "unknown option 'min_free'; gpu has none")
-
-
 def test_a_gpu_fewer_than_hosts_toml_says_is_a_warning(check):
     found = check("num_processes=2", gpus_of_host=8)
     assert found["gpu count"].status is Status.WARN
@@ -121,6 +116,8 @@ def test_a_hardware_fault_in_the_kernel_s_log_is_a_warning_and_a_program_s_own_i
     assert found.status is Status.WARN
     assert "PCI:0000:4e:00): 79" in found.evidence
     assert check("num_processes=2")["gpu xid"].status is Status.OK
+    newer = check("num_processes=2", xids=recorded("dmesg_570_fell_off.txt"))["gpu xid"]
+    assert (newer.status, "fallen off the bus" in newer.evidence) == (Status.WARN, True)
 
 
 def test_a_log_that_is_not_for_this_user_is_no_finding(check):

@@ -81,11 +81,6 @@ def test_a_lost_link_is_no_finding_about_a_file(plugins, host, spec, monkeypatch
         plugins["md5"].preflight_check(host(), None, spec(), {"dataset": Path("/here")})
 
 
-def test_an_option_is_refused_by_name(plugins, host, spec):
-    (found,) = plugins["md5"].preflight_check(host(plugins={"md5": {"fast": True}}), None, spec(), {})
-    assert (found.status, found.summary) == (Status.FAIL, "unknown option 'fast'; md5 has none")
-
-
 @pytest.mark.parametrize("without_md5sum", [False, True])
 def test_both_ways_to_compute_digests_agree_with_the_manifest(plugins, host, checkpoint, tmp_path, without_md5sum):
     probe = {p.name: p for p in plugins["md5"].probes(host(), checkpoint)}["digests"]

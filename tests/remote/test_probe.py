@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from rdtops.errors import ConnectionLost
 from rdtops.ops import runs_on_host
 from rdtops.remote import bundle
-from rdtops.remote.far import prober
+from rdtops.remote.far import porter, prober
 from rdtops.remote.hosts import Host
 from rdtops.remote.probe import Probe, ask, program_probe, together
 
@@ -165,3 +166,23 @@ def test_a_far_program_is_asked_as_a_probe(tmp_path):
     (run,) = ask(Local(), [probe, echo("a")])["runs"].value
     assert run["run_id"] == "20261124-101530-x-3fa9"
     assert len(probe.stdin) < os.fpathconf(0, "PC_PIPE_BUF") * 16  # it fits into a pipe
+
+
+def test_a_program_is_packed_once_however_many_threads_want_it(monkeypatch):
+    """Python 3.11's parser breaks when several are in it: `AST constructor recursion depth mismatch` came of it."""
+    packed: list[str] = []
+
+    def slow_source(program: ModuleType) -> str:
+        packed.append(program.__name__)
+        time.sleep(0.05)
+        return ""
+
+    monkeypatch.setattr(bundle, "source", slow_source)
+    bundle._packed.cache_clear()
+    threads = [threading.Thread(target=bundle.packed, args=(porter,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    bundle._packed.cache_clear()  # what the others pack is real
+    assert packed == [porter.__name__]

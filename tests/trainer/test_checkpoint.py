@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rdtops.contract import manifest
-from rdtops.contract.run import Checkpoint, best_of
+from rdtops.contract.run import Checkpoint, Retention, best_of
 from rdtops.trainer import checkpoint
-from rdtops.trainer.checkpoint import Retention
 from tests.trainer.conftest import REPOSITORY
 
 

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from rdtops.contract.journal import Journal
+from rdtops.contract.run import Retention
 from rdtops.trainer import bench_checkpoint, checkpoint
-from rdtops.trainer.checkpoint import Contents, Retention
+from rdtops.trainer.checkpoint import Contents
 from rdtops.trainer.progress import Telling
 from rdtops.trainer.saving import Saver
 from tests.trainer.test_checkpoint import files_no_larger_than

@@ -88,7 +88,7 @@ class Digests:
                     self._rows[name] = (identity, md5)
 
     def _rewrite(self) -> None:
-        fresh = f"{self._file}.{os.getpid()}"
+        fresh = f"{self._file}.{os.getpid()}.{threading.get_ident()}"  # folders are compared side by side
         with open(fresh, "w", encoding="ascii") as file:
             file.write("".join(_row(name, row) for name, row in self._rows.items()))
         os.replace(fresh, self._file)

@@ -1,0 +1,431 @@
+"""The conformance kit: does a plugin do in trouble what rdtops promises of every plugin?
+
+    python -m rdtops.testing.conform my_plugin --set 'min_free_gb=10'
+
+runs each of its hooks against the lab: a healthy host, a host that is gone, commands that hang, garbage for an answer,
+a full disk. It holds the plugin to the rules: of ours it imports rdtops.api only, a check changes nothing on the host,
+every call ends in its time, and what goes wrong is an RdtopsError or a finding, never something else and never "OK".
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rdtops.checks import CheckResult, Status
+from rdtops.contract import manifest
+from rdtops.contract.evaluation import Evaluation
+from rdtops.contract.run import Checkpoint, RunEnd, RunSpec, RunState, checkpoint_name
+from rdtops.errors import PluginTimeout, RdtopsError
+from rdtops.hookspecs import HOOKS
+from rdtops.lab.ports import Ports
+from rdtops.lab.site import Lab
+from rdtops.ops.discovery import Plugin
+from rdtops.ops.registry import Call, Registry
+from rdtops.options import TIME_LIMIT
+from rdtops.remote import inventory
+from rdtops.remote.connection import Connection, Result
+from rdtops.remote.far import prober
+from rdtops.remote.hosts import Host
+from rdtops.remote.stream import Stream
+from rdtops.testing.scripted import load, make_spec
+
+HOST = "lab2"
+LIMIT_S = 60.0  # for a hook in trouble
+PATIENCE_S = 2.0  # what a command gets that hangs, whatever the plugin would have given it
+GARBAGE = "printf 'sh: \\001\\377 ,,, {\"\\n\\n0 %%%%'"
+CACHES = (".cache/rdtops",)  # of rdtops itself
+ENCODERS = {  # the smallest that look complete
+    "text_encoder": {"config.json": b'{"d_model": 64}', "model.safetensors": b"t5", "spiece.model": b"words"},
+    "vision_encoder": {"config.json": b'{"vision_config": {"hidden_size": 32, "image_size": 28, "patch_size": 14}}',
+                       "model.safetensors": b"siglip"}}
+
+EVALUATED = "step_000010-libero_90"
+_TALLY = {"successes": 1, "trials": 1, "errors": 0, "success_rate": 1.0, "wilson_95": [0.2065, 1.0],
+          "mean_steps_to_success": 43.0}
+REPORT: dict[str, Any] = {  # the smallest that has every field
+    "checkpoint": {"name": checkpoint_name(10)}, "codec": {"name": "delta_velocity"}, "notes": [], "total": _TALLY,
+    "protocol": {"benchmark": "libero_90", "max_steps": 200, "exec_horizon": 16, "pred_horizon": 64, "seed": 0},
+    "tasks": [{"number": 0, "name": "a_task", "language": "a task", **_TALLY}],
+    "trials": [{"task": "a_task", "trial": 0, "outcome": "success", "steps": 43, "video": "videos/00_a_task.mp4"}]}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`holds` is None where the rule could not be tried here."""
+
+    rule: str
+    holds: bool | None
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one hook made of one situation."""
+
+    call: Call
+    commands: int  # that it ran on the host
+    changed: tuple[str, ...]  # files of the host's home
+
+
+def judge(plugin: Plugin, lab: Lab, options: Mapping[str, Any] | None = None) -> Iterator[Verdict]:
+    """Every rule, as it is tried. The lab is up before and after."""
+    yield from _static(plugin)
+    bench = _Bench(plugin, lab, dict(options or {}))
+    try:
+        yield from _tried(bench)
+    finally:
+        bench.close()
+
+
+def _tried(bench: _Bench) -> Iterator[Verdict]:
+    healthy = {}
+    for hook in bench.plugin.hooks:
+        if hook not in bench.arguments():
+            yield Verdict(f"{hook}: a healthy host", None, "the kit does not know this hook")
+            continue
+        healthy[hook] = bench.trial(hook)
+        yield _of_health(hook, healthy[hook])
+        if hook == "preflight_check":
+            changed = healthy[hook].changed
+            yield Verdict(f"{hook}: changes nothing on the host", not changed, ", ".join(changed[:5]))
+    for trouble, situation in bench.troubles.items():
+        for hook in healthy:
+            rule = f"{hook}: {trouble}"
+            with situation() as why_not:
+                yield (Verdict(rule, None, why_not) if why_not
+                       else _of_trouble(rule, trouble, bench.trial(hook), healthy[hook]))
+
+
+def _static(plugin: Plugin) -> Iterator[Verdict]:
+    foreign = sorted({f"{file.name}:{line}: {name}" for file in _sources(plugin.module)
+                      for line, name in _imports(file) if not _allowed(name)})
+    yield Verdict("of rdtops it imports rdtops.api only", not foreign, "; ".join(foreign))
+    yield Verdict("its docstring says in one line what it does", bool(plugin.summary), plugin.summary)
+    silent = [name for name, option in plugin.options.items() if not option.help]
+    yield Verdict("every option has a help text", not silent, ", ".join(silent or plugin.options))
+
+
+def _sources(module: ModuleType) -> list[Path]:
+    file = Path(str(module.__file__))
+    return sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+
+
+def _imports(file: Path) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything that a file imports; relative imports are its own."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def _allowed(name: str) -> bool:
+    root, _, rest = name.partition(".")
+    return (root not in ("rdtops", "plugins") and not root.startswith("rdtops_plugin_")) or rest.split(".")[0] == "api"
+
+
+def _of_health(hook: str, trial: Trial) -> Verdict:
+    rule = f"{hook}: a healthy host"
+    error = trial.call.error
+    if error is not None and not (hook == "before_train" and isinstance(error, RdtopsError)):  # which may veto
+        return Verdict(rule, False, _named(error))
+    wrong = _wrong_answer(hook, trial.call.value)
+    said = _named(error) if error else wrong or _shown(trial.call.value)
+    return Verdict(rule, not wrong, f"{trial.call.seconds:.1f} s: {said}")
+
+
+def _of_trouble(rule: str, trouble: str, trial: Trial, healthy: Trial) -> Verdict:
+    error, hook = trial.call.error, rule.partition(":")[0]
+    if isinstance(error, PluginTimeout) or (error is not None and not isinstance(error, RdtopsError)):
+        return Verdict(rule, False, _named(error))
+    if error is not None:
+        return Verdict(rule, True, _named(error))
+    wrong = _wrong_answer(hook, trial.call.value)
+    if not wrong and healthy.commands and trouble != FULL and not _notices(hook, trouble, trial.call.value):
+        wrong = "it asks the host, and did not notice"
+    return Verdict(rule, not wrong, wrong or _shown(trial.call.value))
+
+
+def _notices(hook: str, trouble: str, value: Any) -> bool:
+    """A check has a finding that is not OK. A command that prints garbage may have done its work all the same."""
+    if hook != "preflight_check":
+        return trouble == GARBLED
+    return any(r.status is not Status.OK for r in _results(value))
+
+
+def _wrong_answer(hook: str, value: Any) -> str:
+    if hook == "preflight_check":
+        results = _results(value)
+        odd = [r for r in results if not isinstance(r, CheckResult)]
+        mute = [r.name for r in results if isinstance(r, CheckResult) and r.status is Status.FAIL and not r.remedy]
+        return (f"answers {odd[0]!r:.80}, not CheckResults" if odd
+                else f"a FAIL without a remedy: {', '.join(mute)}" if mute else "")
+    if value is not None and (hook == "before_train" or not isinstance(value, Mapping)):
+        return f"answers {value!r:.80}"
+    return ""
+
+
+def _results(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
+
+
+def _shown(value: Any) -> str:
+    results = [r for r in _results(value) if isinstance(r, CheckResult)]
+    return "; ".join(f"{r.status.value} {r.name}: {r.summary}" for r in results)[:200] or f"{value!r:.200}"
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:300]
+
+
+# --- situations ---
+
+GONE, HANGING, GARBLED, FULL = "the host is gone", "commands hang", "garbage for an answer", "the disk is full"
+
+
+class _Troubled(Connection):
+    """A real connection to the lab whose commands do something else than what they were meant to do."""
+
+    def __init__(self, host: Host, trouble: str) -> None:
+        super().__init__(host)
+        self.trouble = trouble
+        self.commands = 0
+        self._asking = False
+
+    def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> Any:
+        if program is not prober or not self.trouble:
+            return super().call(program, request, timeout_s=self._patience(timeout_s))
+        probes = {name: {**p, "shell": self._line(p["shell"]), "timeout_s": self._patience(p["timeout_s"])}
+                  for name, p in request["probes"].items()}
+        self._asking = True  # the program that asks is healthy, what it asks is not
+        try:
+            return super().call(program, {"probes": probes}, timeout_s=timeout_s)
+        finally:
+            self._asking = False
+
+    def run_shell(self, line: str, *, timeout_s: float = 30.0, check: bool = True, stdin: bytes = b"") -> Result:
+        if self.trouble == GARBLED:
+            line = self._line(line)
+        return super().run_shell(line, timeout_s=self._patience(timeout_s), check=check, stdin=stdin)
+
+    def stream(self, line: str, *, silence_s: float = 60.0) -> Stream:
+        self.commands += 1
+        hangs = self.trouble == HANGING and not self._asking
+        return super().stream(self._line(line) if hangs else line, silence_s=self._patience(silence_s) if hangs
+                              else silence_s)
+
+    def _line(self, line: str) -> str:
+        return {HANGING: "exec sleep 60", GARBLED: GARBAGE}.get(self.trouble, line)
+
+    def _patience(self, seconds: float) -> float:
+        return min(seconds, PATIENCE_S) if self.trouble == HANGING else seconds
+
+
+class _Bench:
+    """A workspace on the lab's host with all that the hooks are told of, and the troubles it can be in."""
+
+    def __init__(self, plugin: Plugin, lab: Lab, options: dict[str, Any]) -> None:
+        self.plugin, self.lab = plugin, lab
+        self.options = {TIME_LIMIT: LIMIT_S, **options}
+        self.home = lab.home(HOST)
+        self.workspace = self.home / "conform"
+        self.trouble = ""
+        self.local = Path(tempfile.mkdtemp(prefix="rdtops-conform-"))
+        self.troubles: dict[str, Callable[[], Any]] = {
+            GONE: self._gone, HANGING: lambda: self._in(HANGING), GARBLED: lambda: self._in(GARBLED), FULL: self._full}
+
+    def close(self) -> None:
+        for folder in (self.local, self.workspace):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def trial(self, hook: str) -> Trial:
+        """One call of one hook, as rdtops makes it, from a connection that was good when it began."""
+        self._furnish()
+        connection = _Troubled(self._host(), self.trouble)
+        with connection:
+            connection.open()
+            connection.commands = 0
+            if self.trouble == GONE:
+                self.lab.stop_server(HOST)
+            before = _tree(self.home)
+            (call,) = Registry([self.plugin]).call(hook, host=connection.host, connection=connection,
+                                                   **self.arguments()[hook])
+        after = _tree(self.home)
+        changed = tuple(sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path)))
+        return Trial(call, connection.commands, changed)
+
+    def arguments(self) -> dict[str, dict[str, Any]]:
+        """Hook -> what it is told beside host, connection and options."""
+        spec, local = self._spec(), {role: self.local / role for role in ENCODERS}
+        end = RunEnd(RunState.FAILED, 10, 20, 0.5, 1, "out of memory", 1.7e9)
+        told = {"preflight_check": {"spec": spec, "local_assets": local},
+                "before_train": {"run": spec, "local_assets": local},
+                "after_checkpoint": {"run": spec, "checkpoint": self._checkpoint(spec)},
+                "after_eval": {"run": spec, "evaluation": self._evaluation(spec)},
+                "after_run": {"run": spec, "end": end}}
+        assert set(told) <= set(HOOKS)
+        return told
+
+    def _spec(self) -> RunSpec:
+        return make_spec(name="tiny", host=HOST, workspace=str(self.workspace))
+
+    def _host(self) -> Host:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "hosts.toml"
+            self.lab.write_inventory(file, {})
+            host = inventory.load(file).host(HOST)
+        return replace(host, workspace=str(self.workspace), plugins={self.plugin.name: self.options})
+
+    def _checkpoint(self, spec: RunSpec) -> Checkpoint:
+        folder = Path(str(spec.paths.checkpoints)) / checkpoint_name(10)
+        try:
+            sealed = manifest.Manifest.from_json((folder / manifest.NAME).read_text())
+        except OSError:  # the disk is full
+            sealed = manifest.Manifest(())
+        return Checkpoint(10, folder.name, str(folder), sealed.size_bytes, sealed.digest)
+
+    def _evaluation(self, spec: RunSpec) -> Evaluation:
+        folder = spec.paths.root / "eval" / EVALUATED
+        report = json.dumps(REPORT).encode()
+        return Evaluation(EVALUATED, str(folder), str(folder / "report.json"), hashlib.md5(report).hexdigest(),
+                          checkpoint_name(10), "libero_90", 1, 1, 0)
+
+    def _furnish(self) -> None:
+        """Assets here, a run with a checkpoint and an evaluation there, as if freshly made."""
+        for role, files in ENCODERS.items():
+            _write(self.local / role, files)
+        spec = self._spec()
+        checkpoint = Path(str(spec.paths.checkpoints)) / checkpoint_name(10)
+        try:
+            _write(Path(spec.assets["dataset"]), {"demo.hdf5": b"data"})
+            _write(checkpoint, {"model.safetensors": b"weights", "trainer.json": b'{"heldout_loss": 0.5}'})
+            manifest.seal(checkpoint)
+            _write(Path(str(spec.paths.root)) / "eval" / EVALUATED, {
+                "report.json": json.dumps(REPORT).encode(), "eval.json": b"{}", "trials.jsonl": b"",
+                REPORT["trials"][0]["video"]: b"film"})
+        except OSError:
+            if self.trouble != FULL:
+                raise
+
+    # --- what may befall it: each yields why it cannot be tried, or nothing
+
+    @contextmanager
+    def _in(self, trouble: str) -> Iterator[str]:
+        self.trouble = trouble
+        try:
+            yield ""
+        finally:
+            self.trouble = ""
+
+    @contextmanager
+    def _gone(self) -> Iterator[str]:
+        with self._in(GONE):
+            try:
+                yield ""
+            finally:
+                self.lab.up()
+
+    @contextmanager
+    def _full(self) -> Iterator[str]:
+        """A file system of its own, with a checkpoint on it and not a byte left."""
+        place, here = self.home / "conform-full", self.workspace
+        place.mkdir(exist_ok=True)
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True,
+                                 text=True, check=False)
+        if mounted.returncode:
+            yield f"only root can have a small disk here ({mounted.stderr.strip() or 'mount refused'})"
+            return
+        try:
+            with self._in(FULL):
+                self.workspace = place
+                self._furnish()
+                _fill(place / "ballast")
+                yield ""
+        finally:
+            self.workspace = here
+            subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _fill(ballast: Path) -> None:
+    try:
+        with ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(512))
+    except OSError:
+        return
+
+
+def _tree(home: Path) -> dict[str, tuple[Any, ...]]:
+    """Path -> kind and mode, size, time of change and MD5 of everything below the home."""
+    found = {}
+    for path in home.rglob("*"):
+        name = path.relative_to(home).as_posix()
+        if name.startswith(CACHES) or any(cache.startswith(name) for cache in CACHES):
+            continue
+        stat = path.lstat()
+        content = hashlib.md5(path.read_bytes()).hexdigest() if path.is_file() else ""
+        found[name] = (stat.st_mode, stat.st_size, stat.st_mtime_ns, content)
+    return found
+
+
+# --- the program ---
+
+def main(arguments: list[str], show: Callable[[str], None]) -> int:
+    """0 when every rule holds, 1 when one does not, 2 when the plugin cannot be used at all."""
+    parser = argparse.ArgumentParser(prog="python -m rdtops.testing.conform", description=str(__doc__).split("\n")[0])
+    parser.add_argument("plugin", help="a name that `inv plugins` shows, a file, or a module")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option, in TOML")
+    given = parser.parse_args(arguments)
+    try:
+        plugin = load(given.plugin)
+        options = tomllib.loads("\n".join(given.set))
+        with tempfile.TemporaryDirectory(prefix="rdtops-lab-") as folder:
+            verdicts = list(_shown_each(judge_in(plugin, Path(folder), options), show))
+    except (RdtopsError, tomllib.TOMLDecodeError) as error:
+        show(f"error: {error}")
+        return 2
+    failed = sum(v.holds is False for v in verdicts)
+    show(f"{plugin.name}: {'conforms' if not failed else f'{failed} rules broken'}, {len(verdicts)} tried")
+    return int(failed > 0)
+
+
+def judge_in(plugin: Plugin, folder: Path, options: Mapping[str, Any]) -> Iterator[Verdict]:
+    """The same in a lab of its own, which ends with it."""
+    lab = Lab(folder, Ports.free())
+    lab.up()
+    try:
+        yield from judge(plugin, lab, options)
+    finally:
+        lab.down()
+
+
+def _shown_each(verdicts: Iterator[Verdict], show: Callable[[str], None]) -> Iterator[Verdict]:
+    for verdict in verdicts:
+        sign = {True: "holds ", False: "BROKEN", None: "skipped"}[verdict.holds]
+        show(f"{sign:7} {verdict.rule}" + (f"   ({verdict.words})" if verdict.words else ""))
+        yield verdict
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], print))

@@ -1,0 +1,105 @@
+"""A host that says what you write down: plugins tested without a host, and with the answers of broken ones."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rdtops.contract.config import override, preset
+from rdtops.contract.run import ASSETS, RunSpec
+from rdtops.errors import PluginError
+from rdtops.ops import discovery
+from rdtops.ops.discovery import Plugin, Source
+from rdtops.remote.connection import Connection, Result
+from rdtops.remote.far import prober
+from rdtops.remote.hosts import Host
+from rdtops.remote.probe import Output
+
+
+class ScriptedConnection(Connection):
+    """Answers probes by their names and commands by their first word; what is not scripted answers like a program that
+    is not there. `asked` holds every shell line. Nothing ever reaches a network.
+
+    >>> connection = ScriptedConnection(make_host(), scratch=said("12345678\\n"), mkdir=said(""))
+    """
+
+    def __init__(self, host: Host, **answers: Output) -> None:
+        super().__init__(host)
+        self.answers = answers
+        self.asked: list[str] = []
+
+    @property
+    def home(self) -> str:
+        return f"/home/{self.host.user}"
+
+    def open(self) -> Connection:
+        return self
+
+    def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> Any:
+        """Probes as described; a program of your own is answered by the JSON of the answer with its name."""
+        if program is not prober:
+            return json.loads(self._answer(program.__name__.rpartition(".")[2]).out)
+        self.asked += [p["shell"] for p in request["probes"].values()]
+        return {name: vars(self._answer(name)) for name in request["probes"]}
+
+    def run_shell(self, line: str, *, timeout_s: float = 30.0, check: bool = True, stdin: bytes = b"") -> Result:
+        self.asked.append(line)
+        answer = self._answer(line.split()[0])
+        return self._checked(Result(line, 124 if answer.code is None else answer.code, answer.out, answer.err), check)
+
+    def stream(self, line: str, *, silence_s: float = 0.0) -> Any:
+        raise AssertionError(f"a stream cannot be scripted: {line[:200]}")
+
+    def _answer(self, name: str) -> Output:
+        return self.answers.get(name, Output(127, "", f"sh: 1: {name}: not found"))
+
+
+def said(text: str, code: int | None = 0, err: str = "") -> Output:
+    """What a command printed, its exit code (None: it ran into its time limit) and its stderr."""
+    return Output(code, text, err)
+
+
+BROKEN = {
+    "empty": said(""),
+    "garbage": said("\x00\ufffd### ,,,, \n\n,"),
+    "truncated": said("0, NVIDIA A8"),
+    "chinese": said("NVIDIA-SMI 失败，因为它无法与 NVIDIA 驱动程序通信。\n", 9),
+    "very long": said("x," * 100_000),
+    "timed out": said("", None),
+}
+"""Answers that every parser meets some day, by name: made for pytest.mark.parametrize."""
+
+
+def make_host(**values: Any) -> Host:
+    """A host of no network; `plugins={"scratch": {...}}` are its options."""
+    return Host(**{"name": "h", "address": "192.0.2.1", **values})
+
+
+def make_spec(*settings: str, name: str = "libero_single_task", host: str = "h", workspace: str = "/w") -> RunSpec:
+    """The RunSpec of a preset with `key=value` settings; its assets lie in `workspace`/assets."""
+    train = override(preset(name), settings)
+    return RunSpec("20261124-101530-x-3fa9", host, "now", workspace, f"{workspace}/releases/s", "s",
+                   {role: f"{workspace}/assets/{getattr(train, role)}" for role in ASSETS}, train)
+
+
+def load(plugin: str | Path | ModuleType) -> Plugin:
+    """A plugin by the name under which rdtops finds it, by its file, or as a module (or the name of one), examined as
+    rdtops does. Raises PluginError that says why it cannot be used."""
+    loaded = discovery.loaded(_source(plugin))
+    if loaded.problem:
+        raise PluginError(f"the plugin {loaded.name} cannot be used: {loaded.problem}", remedy="inv plugins")
+    return loaded
+
+
+def _source(plugin: str | Path | ModuleType) -> Source:
+    if isinstance(plugin, ModuleType):
+        return Source(plugin.__name__, str(plugin.__file__), "", lambda: plugin)
+    file = Path(plugin)
+    if file.suffix == ".py":
+        return discovery.of_file(file)
+    known = {source.name: source for source in discovery.sources()}
+    name = str(plugin)
+    return known.get(name) or Source(name, name, "", lambda: importlib.import_module(name))

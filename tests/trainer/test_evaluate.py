@@ -1,0 +1,130 @@
+"""The evaluation as a program: real simulator, real checkpoint, and a worker that is killed in a trial."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rdtops.contract.journal import Journal
+from rdtops.trainer import evaluate, simulator, train
+from tests.trainer.conftest import REPOSITORY, SHORT, signals_as_they_were, write_run
+from tests.trainer.worlds import DRAWER, needs_simulator
+
+WISH = ["--checkpoint", "latest", "--tasks", f"{DRAWER},", "--max-steps", "4", "--exec-horizon", "3"]
+
+
+@pytest.fixture(scope="module")
+def run(assets, tmp_path_factory) -> Path:
+    """The folder of a run that was trained for two steps."""
+    spec = write_run(tmp_path_factory.mktemp("workspace"), "trained", assets, *SHORT, "max_steps=2")
+    with signals_as_they_were():
+        assert train.main([str(spec.paths.config)]) == 0
+    return Path(spec.paths.root)
+
+
+def command(run, *words):
+    return [sys.executable, "-m", "rdtops.trainer.evaluate", "--run", str(run), *WISH, *words]
+
+
+def said(capsys, run, *words):
+    with signals_as_they_were():
+        code = evaluate.main(["--run", str(run), *WISH, *words])
+    return code, capsys.readouterr()
+
+
+def wait_for(holds, limit_s=200):
+    end = time.monotonic() + limit_s
+    while not (found := holds()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+def workers_of(pid):
+    found = [p.parent for p in Path("/proc").glob("[0-9]*/stat")
+             if p.read_text().rpartition(")")[2].split()[1] == str(pid)]
+    return [int(p.name) for p in found if b"spawn_main" in (p / "cmdline").read_bytes()]
+
+
+@needs_simulator
+def test_a_worker_killed_within_a_trial_costs_an_attempt_and_a_second_start_repeats_nothing(run, capsys):
+    words = ["--trials", "2", "--record-video"]
+    with subprocess.Popen(command(run, *words), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True) as program:
+        (folder,) = wait_for(lambda: list(run.glob("eval/*")))
+        trials = folder / "trials.jsonl"
+        wait_for(lambda: trials.exists() and trials.read_text().count("\n") == 1)
+        (worker,) = workers_of(program.pid)
+        os.kill(worker, signal.SIGKILL)
+        out = program.communicate(timeout=200)[0]
+    assert program.returncode == 0, out
+    assert "the process was ended by SIGKILL" in out
+    found = [json.loads(line) for line in trials.read_text().splitlines()]
+    assert [(t["trial"], t["attempt"], t["outcome"], t["steps"]) for t in found] == [
+        (0, 1, "failure", 4), (1, 2, "failure", 4)]
+    assert all((folder / t["video"]).stat().st_size > 1000 for t in found)
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["total"]["successes"], report["total"]["trials"], report["total"]["errors"]) == (0, 2, 0)
+    assert report["protocol"]["settling_steps"] == 10
+
+    before = trials.read_bytes()
+    code, _ = said(capsys, run, *words)
+    assert code == 0
+    assert trials.read_bytes() == before
+    events = [e for e in Journal(run / "journal.jsonl").read() if e.kind.startswith("eval_") or e.kind == "trial"]
+    assert [e.kind for e in events] == ["eval_started", "trial", "trial", "eval_finished", "eval_started",
+                                        "eval_finished"]
+    assert events[3].data["digest"] == events[5].data["digest"]  # nobody has to look at it again
+
+
+@needs_simulator
+def test_the_check_says_what_would_be_done_and_writes_nothing(run, capsys):
+    before = sorted(run.rglob("*"))
+    code, spoken = said(capsys, run, "--check", "--trials", "3")
+    assert code == 0
+    assert [t["name"] for t in json.loads(spoken.out)["tasks"]] == [DRAWER]
+    assert sorted(run.rglob("*")) == before
+
+
+@needs_simulator
+@pytest.mark.parametrize(("words", "code", "spoken"), [
+    (["--tasks", "fly"], 2, "no task called 'fly'"),
+    (["--exec-horizon", "17"], 1, "next: --exec-horizon 16"),
+    (["--device", "cuda"], 1, "sees no GPU"),
+])
+def test_what_cannot_be_evaluated_is_refused_with_the_difference(words, code, spoken, run, capsys):
+    if words[-1] == "cuda" and evaluate.torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    found, texts = said(capsys, run, "--check", *words)
+    assert (found, spoken in texts.err) == (code, True), texts.err
+
+
+@pytest.mark.parametrize(("words", "code", "spoken"), [
+    (["--benchmark", "libero90"], 2, "did you mean 'libero_90'"),
+    (["--trials", "51"], 2, "--trials 51: from 1 to 50"),
+    (["--checkpoint", "7"], 1, "has no checkpoint '7'; it has: step_000002"),
+])
+def test_what_makes_no_sense_is_refused_without_a_simulator(words, code, spoken, run, capsys):
+    found, texts = said(capsys, run, "--check", *words)
+    assert (found, spoken in texts.err) == (code, True), texts.err
+
+
+def test_a_missing_simulator_names_the_extra_and_the_system_packages(run, capsys, monkeypatch):
+    monkeypatch.setattr(simulator, "PACKAGES", ("no_such_package",))
+    code, texts = said(capsys, run, "--check")
+    assert code == 1
+    assert "no no_such_package" in texts.err
+    assert "[trainer,eval]'; apt-get install libegl1" in texts.err
+
+
+def test_two_evaluations_in_one_folder_are_refused(tmp_path):
+    with (evaluate._alone(tmp_path), pytest.raises(evaluate.RunError, match="is being evaluated already"),
+          evaluate._alone(tmp_path)):
+        pass
