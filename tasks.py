@@ -143,6 +143,14 @@ def normfit(_, host="", preset="", set_=None, samples=256, json_=False):
     cli.on_hosts("normfit", host, as_json=json_, wish=cli.wish(preset, set_), samples=samples)
 
 
+@task(auto_shortflags=False, iterable=["set_"], help={
+    "host": "look at the dataset there; default: at this laptop's copy", "preset": PRESET, "set_": SET,
+    "recompute": "also when neither data nor codec have changed", "json_": JSON})
+def stats(_, host="", preset="", set_=None, recompute=False, json_=False):
+    """Verify the dataset's statistics, or compute them when data or codec have changed."""
+    cli.on_host_or_laptop("stats", host, as_json=json_, wish=cli.wish(preset, set_), recompute=recompute)
+
+
 @task(name="list", auto_shortflags=False, help={"json_": JSON})
 def plugins_list(_, json_=False):
     """Which plugins are loaded, from where, their hooks, options and health; exit 1 when one is not well."""
@@ -211,7 +219,7 @@ def drill(_, name, kills=0, json_=False):
 
 
 namespace = Collection(hosts, trust, deploy, check, train, status, logs, gpu, checkpoints, attach, stop, watch,
-                       fetch_results, evaluate, replay, normfit, demo, test, lint, bench, drill)
+                       fetch_results, evaluate, replay, normfit, stats, demo, test, lint, bench, drill)
 namespace.add_collection(Collection("lab", lab_up, lab_down, lab_status))
 _plugins = Collection("plugins", plugins_new)
 _plugins.add_task(plugins_list, default=True)

@@ -17,7 +17,7 @@ SCRIPTS = Path(sys.executable).parent
 
 TASKS = [
     "attach", "bench", "check", "checkpoints", "demo", "deploy", "drill", "eval", "fetch-results", "gpu", "hosts",
-    "lint", "logs", "normfit", "replay", "status", "stop", "test", "train", "trust", "watch", "lab.down",
+    "lint", "logs", "normfit", "replay", "stats", "status", "stop", "test", "train", "trust", "watch", "lab.down",
     "lab.status", "lab.up", "plugins", "plugins.new"]
 
 
@@ -54,6 +54,7 @@ def test_the_list_of_tasks_is_frozen():
               "record-video run seed set tasks trials")),
     ("replay", "checkpoint device host json run step"),
     ("normfit", "host json preset samples set"),
+    ("stats", "host json preset recompute set"),
     ("hosts", "host json ping"),
     ("trust", "host yes"),
     ("plugins", "json"),

@@ -64,6 +64,9 @@ class TrainConfig:
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     # data
+    observed: str = "auto"  # when obs[t] was taken: after or before action t; auto finds it in each file
+    images: str = "auto"  # how they are stored: upside_down (as LIBERO does) or upright; auto asks each file
+    trusted_conventions: str = ""  # names, separated by commas, that `inv check` may doubt and you do not: CONVENTIONS
     loader_workers: int = 8
     image_augmentation: bool = True
     vision_cache_gib: int = 0  # keep SigLIP's output of every frame on disk, at most this; 0: encode in every step
@@ -140,7 +143,24 @@ CHOICES = {
     "tracker": ("off", "tensorboard", "wandb"),
     "wandb_mode": ("online", "offline"),
     "codec": ("delta_velocity", "absolute_pose", "seed_compat", "seed_compat_m"),
+    "observed": ("auto", "after", "before"),
+    "images": ("auto", "upside_down", "upright"),
 }
+
+CONVENTIONS = (  # what the convention check judges by correlation; rdtops.trainer.conventions says what each is
+    "pose_position", "pose_rotation", "pose_timing", "position_axes", "rotation_axes", "position_scale",
+    "rotation_scale", "rotation_frame", "action_timing", "gripper_sign", "gripper_range", "gripper_fingers",
+    "agentview_upright", "wrist_upright", "agentview_mirrored", "cameras", "colours", "images_fresh", "instruction")
+
+
+def trusted(names: str) -> tuple[str, ...]:
+    """Of `gripper_sign,colours`. ConfigError when one is not a convention's name."""
+    found = tuple(name.strip() for name in names.split(",") if name.strip())
+    for name in found:
+        if name not in CONVENTIONS:
+            raise ConfigError(f"trusted_conventions: there is no convention {name!r}{nearest(name, CONVENTIONS)}; "
+                              f"conventions: {', '.join(CONVENTIONS)}")
+    return found
 
 
 def preset(name: str) -> TrainConfig:
@@ -192,6 +212,7 @@ def checked(config: TrainConfig) -> TrainConfig:
         if config.vision_cache_gib and config.image_augmentation:
             problems.append(f"vision_cache_gib = {config.vision_cache_gib}: images are augmented anew in every step, "
                             "what the encoder makes of them cannot be kept; with it, image_augmentation=false")
+        trusted(config.trusted_conventions)
     if problems:
         raise ConfigError("training configuration: " + "; ".join(problems))
     return config

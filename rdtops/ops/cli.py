@@ -47,6 +47,14 @@ def on_hosts(work: str, host: str, *, as_json: bool = False, all_hosts: bool = F
             screen.finish(_side_by_side(work, screen, chosen, arguments))
 
 
+def on_host_or_laptop(work: str, host: str, *, as_json: bool = False, **arguments: Any) -> None:
+    """`work` on the hosts that are named, else `work`_here."""
+    if host:
+        on_hosts(work, host, as_json=as_json, **arguments)
+    else:
+        on_laptop(f"{work}_here", as_json=as_json, **arguments)
+
+
 def on_laptop(work: str, *, as_json: bool = False, **arguments: Any) -> None:
     """The same for a workflow that needs no host."""
     screen = _on_screen(as_json)

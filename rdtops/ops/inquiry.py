@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import rdtops
+from rdtops.contract.config import TrainConfig
 from rdtops.contract.run import RunSpec
 from rdtops.errors import RunError, UsageError
 from rdtops.ops import runs
@@ -35,6 +41,18 @@ class NormFitted:
     values: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Stats:
+    """What became of a dataset's statistics, as rdtops.trainer.statistics tells it."""
+
+    host: str
+    values: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.values["is_sound"])
+
+
 def replay(connection: Connection, run: RunView, step: int, checkpoint: str = "", device: str = "") -> Replayed:
     """With the code that the run was launched with."""
     if run.spec is None:
@@ -56,6 +74,23 @@ def normfit(connection: Connection, spec: RunSpec, samples: int) -> NormFitted:
     return NormFitted(spec.host, assets["pretrained"], ask(connection, spec.release, "normfit", arguments))
 
 
+def stats(connection: Connection, spec: RunSpec, recompute: bool) -> Stats:
+    """Of the dataset that a training with this spec would use, with the code deployed there."""
+    return Stats(spec.host, ask(connection, spec.release, "statistics",
+                                _stats_arguments(spec.assets["dataset"], spec.train, recompute)))
+
+
+def stats_here(folder: Path, train: TrainConfig, recompute: bool) -> Stats:
+    """Of a dataset on this laptop, in a process of its own: the control side imports nothing of the trainer."""
+    root = Path(rdtops.__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "rdtops.trainer.statistics", *_stats_arguments(str(folder), train, recompute)],
+        cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=TIMEOUT_S,
+        check=False)
+    return Stats("this laptop", _answer("this laptop", "statistics", done.returncode, done.stdout, done.stderr,
+                                        f"{sys.executable} -m pip install numpy h5py   # are they there?"))
+
+
 def ask(connection: Connection, release: str, program: str, arguments: Sequence[str]) -> dict[str, Any]:
     """The program's JSON. Raises RunError with what it said when it cannot answer, UsageError where the question was
     wrong."""
@@ -66,14 +101,24 @@ def ask(connection: Connection, release: str, program: str, arguments: Sequence[
                       f"rdtops.trainer.{program}", *arguments)
     line = f"cd {quoted(release)} && {environment.activation(host)}{command.shell()}"
     result = connection.run_shell(line, timeout_s=TIMEOUT_S, check=False)
-    if not result.ok:
-        said, _, remedy = result.err.strip().rpartition("\nnext: ")
-        if result.code == UsageError.exit_code:  # it lists what would be right, which may be long
-            raise UsageError(f"{host.name}: {said or remedy}", remedy=remedy if said else "")
-        raise RunError(f"{host.name}: {program} has no answer, exit {result.code}: {(said or remedy)[-1500:]}",
-                       remedy=remedy if said else f"inv deploy --only code --host {host.name}   # is {release} there?")
+    return _answer(host.name, program, result.code, result.out, result.err,
+                   f"inv deploy --only code --host {host.name}   # is {release} there?")
+
+
+def _stats_arguments(folder: str, train: TrainConfig, recompute: bool) -> list[str]:
+    return [folder, "--codec", train.codec, "--observed", train.observed, "--images", train.images,
+            *(["--recompute"] if recompute else []), "--json"]
+
+
+def _answer(where: str, name: str, code: int, out: str, err: str, else_do: str) -> dict[str, Any]:
+    if code:
+        said, _, remedy = err.strip().rpartition("\nnext: ")
+        if code == UsageError.exit_code:  # it lists what would be right, which may be long
+            raise UsageError(f"{where}: {said or remedy}", remedy=remedy if said else "")
+        raise RunError(f"{where}: {name} has no answer, exit {code}: {(said or remedy)[-1500:]}",
+                       remedy=remedy if said else else_do)
     try:
-        answer: dict[str, Any] = json.loads(result.out.strip().rpartition("\n")[2])
+        answer: dict[str, Any] = json.loads(out.strip().rpartition("\n")[2])
     except ValueError:
-        raise RunError(f"{host.name}: {program} answered no JSON: {result.out[-600:]}") from None
+        raise RunError(f"{where}: {name} answered no JSON: {out[-600:]}") from None
     return answer

@@ -10,6 +10,7 @@ from pathlib import Path
 from rdtops.contract import config as train_config
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.run import RunSpec, new_run_id
+from rdtops.errors import UsageError
 from rdtops.ops.snapshot import Snapshot
 from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Host
@@ -25,7 +26,19 @@ class Wish:
     from_scratch: bool = False
 
     def config_for(self, host: Host) -> TrainConfig:
-        config = train_config.preset(self.preset or host.preset)
+        return self._config(host.preset)
+
+    def config_here(self, inventory: Inventory) -> TrainConfig:
+        """Without a host: the preset of the default host, else the only one that all hosts share."""
+        presets = {h.preset for h in inventory.hosts.values() if h.default} or {
+            h.preset for h in inventory.hosts.values()}
+        if not self.preset and len(presets) != 1:
+            raise UsageError(f"the hosts have different presets ({', '.join(sorted(presets))}): which data are meant?",
+                             remedy="--preset, or --host")
+        return self._config(next(iter(presets), ""))
+
+    def _config(self, preset: str) -> TrainConfig:
+        config = train_config.preset(self.preset or preset)
         extra = ("from_scratch=true",) if self.from_scratch else ()
         return train_config.override(config, [*self.settings, *extra])
 

@@ -22,7 +22,7 @@ from rdtops.ops.catalog import PluginRow
 from rdtops.ops.deploy import Delivery
 from rdtops.ops.drill import Drill
 from rdtops.ops.evaluation import EvalLaunched, EvalView
-from rdtops.ops.inquiry import NormFitted, Replayed
+from rdtops.ops.inquiry import NormFitted, Replayed, Stats
 from rdtops.ops.repository import Measured, Summary
 from rdtops.ops.results import Fetched
 from rdtops.ops.runs import RunView, age
@@ -388,6 +388,19 @@ def _(thing: Drill) -> RenderableType:
 
 
 @shown.register
+def _(thing: Stats) -> RenderableType:
+    found = thing.values
+    state = (f"computed: {found['why']}" + ("" if found["is_written"] else "; [yellow]could not be written there[/]")
+             if found["why"] else "no recomputation is needed: the MD5 of every file is unchanged, and so is the codec")
+    words = {"data": f"{len(found['files'])} files, {found['episodes']} episodes, {found['steps']} steps, observations "
+                     f"{' and '.join(found['observed'])} the action", "codec": found["codec"], "file": found["path"]}
+    findings = [f"{SIGNS[Status.FAIL if u['is_wrong'] else Status.WARN]} {u['kind']}, {escape(u['slot'])}: "
+                f"{escape(u['says'])}" for u in found["unsound"]]
+    verdict = "[green]sound[/]" if thing.passed else "[bold red]not sound[/]"
+    return Group(f"[bold]statistics on {escape(thing.host)}[/]", _grid(words), *findings, f"{verdict}; {state}")
+
+
+@shown.register
 def _(thing: TrainingDrill) -> RenderableType:
     table = _table(thing.title, "", "moment", "kills", "half-written checkpoints left behind", "steps done again")
     for row in thing.rows:
@@ -471,7 +484,7 @@ def _(thing: Fetched) -> list[dict[str, Any]]:
 
 
 @rows.register
-def _(thing: Replayed | NormFitted) -> list[dict[str, Any]]:
+def _(thing: Replayed | NormFitted | Stats) -> list[dict[str, Any]]:
     return [{"host": thing.host, **thing.values}]
 
 

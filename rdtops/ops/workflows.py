@@ -330,6 +330,22 @@ def normfit(session: Session, host: Host, *, wish: Wish, samples: int) -> Iterat
     yield inquiry.normfit(session.connection(host), prepared.spec, samples)
 
 
+def stats(session: Session, host: Host, *, wish: Wish, recompute: bool) -> Iterator[inquiry.Stats]:
+    prepared = session.prepared(host, wish)
+    yield inquiry.stats(session.connection(host), prepared.spec, recompute)
+
+
+def stats_here(session: Session, *, wish: Wish, recompute: bool) -> Iterator[inquiry.Stats]:
+    """Of this laptop's copy of the dataset, which is what a deploy sends."""
+    config = wish.config_here(session.inventory)
+    folder = session.inventory.asset(config.dataset)
+    if folder is None or not folder.is_dir():
+        raise UsageError(f"this laptop has no dataset {config.dataset}" + (f" at {folder}" if folder else ""),
+                         remedy=f"name its folder under [assets] of hosts.toml, or: inv stats --host HOST "
+                                f"--preset {config.preset}")
+    yield inquiry.stats_here(folder, config, recompute)
+
+
 def plugins(session: Session) -> Iterator[PluginRow]:
     """Also where hosts.toml cannot be read, or requires a plugin that is not there: this is where one looks then."""
     try:

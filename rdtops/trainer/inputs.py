@@ -28,7 +28,7 @@ class Inputs:
 
 def find(spec: RunSpec, device: torch.device, warn: Callable[[str], None]) -> Inputs:
     """Read, check and encode; a statistics.json is left in the run folder. Raises an error of ours."""
-    dataset = quarantine.index(asset(spec, "dataset"))
+    dataset = quarantine.index(asset(spec, "dataset"), declared=declared(spec))
     texts = instructions(spec, dataset, device)
     checkpoints = Path(spec.paths.checkpoints)
     checkpoint.sweep(checkpoints)
@@ -39,6 +39,10 @@ def instructions(spec: RunSpec, dataset: libero.Dataset, device: torch.device) -
     """Encoded, or as the workspace's cache has them."""
     cache = Path(spec.workspace) / "cache" / "instructions"
     return encoders.encode_instructions(asset(spec, "text_encoder"), dataset.instructions, cache, device)
+
+
+def declared(spec: RunSpec) -> libero.Declared:
+    return libero.Declared(spec.train.observed, spec.train.images)
 
 
 def asset(spec: RunSpec, role: str) -> str:

@@ -16,8 +16,8 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ FIELDS = {  # width of each row; None: any that is wide enough
     "obs/ee_ori": 3,
 }
 JOINTS_IN_STATE = slice(1, 8)  # after the simulator's time
-AFTER, BEFORE = "after", "before"
+AUTO, AFTER, BEFORE = "auto", "after", "before"
+UPSIDE_DOWN, UPRIGHT = "upside_down", "upright"
 LONGEST = 100_000  # steps of an episode; LIBERO's simulator ends at 1000. A damaged header may claim anything
 _PLAYBACK_DRIFT = 0.3  # the better of the two explanations must leave at most this share of the other's error
 
@@ -75,12 +76,24 @@ class Episode:
 
 
 @dataclass(frozen=True)
+class Declared:
+    """What is said of the files instead of being found out for each."""
+
+    observed: str = AUTO  # AFTER or BEFORE
+    images: str = AUTO  # UPSIDE_DOWN or UPRIGHT, as they are stored
+
+
+FOUND_OUT = Declared()
+
+
+@dataclass(frozen=True)
 class Dataset:
     folder: str
-    md5: dict[str, str]  # of every file
+    md5: dict[str, str]  # of every file; empty when it is a sample
     image_size: int
     upside_down: dict[str, bool]  # by file
     episodes: tuple[Episode, ...]
+    read_as: tuple[str, ...] = ()  # for people: which files were taken for what, and why
 
     @property
     def instructions(self) -> tuple[str, ...]:
@@ -101,40 +114,66 @@ class Dataset:
         return self.episodes[number], sample - (self._ends[number - 1] if number else 0)
 
 
-def index(folder: str | Path, announce: Callable[[str], None] = lambda _: None) -> Dataset:
+def index(folder: str | Path, announce: Callable[[str], None] = lambda _: None,
+          declared: Declared = FOUND_OUT) -> Dataset:
     """Read and check every file below `folder`. Raises DataError naming file, episode, step and field.
 
     `announce` is told the name of every file before it is read. On damaged bytes libhdf5 may hang or crash:
     rdtops.trainer.quarantine does this in a process of its own."""
-    root = Path(folder)
-    paths = sorted(root.rglob("*.hdf5"))
+    dataset = _read(folder, _paths(folder), announce, declared)
+    digests = {}
+    for name in dataset.upside_down:
+        announce(name)
+        digests[name] = md5_of(Path(folder) / name)
+    return replace(dataset, md5=digests)
+
+
+def sample(folder: str | Path, episodes: int, declared: Declared = FOUND_OUT) -> Dataset:
+    """So many episodes, spread evenly over the files and within each, and without MD5: what it costs does not grow with
+    the data. At least one of a file; of more files than episodes, some are left out. Raises DataError."""
+    paths = spread(_paths(folder), episodes)
+    return _read(folder, paths, lambda _: None, declared, max(1, episodes // len(paths)))
+
+
+def _paths(folder: str | Path) -> list[Path]:
+    paths = sorted(Path(folder).rglob("*.hdf5"))
     if not paths:
         raise DataError(f"{folder} has no *.hdf5 file", remedy="inv deploy --only dataset")
+    return paths
+
+
+def spread(things: Sequence[Any], most: int) -> Sequence[Any]:
+    """All, or `most` of them at even distances, the first and the last among them."""
+    return things if len(things) <= most else [things[i] for i in np.linspace(0, len(things) - 1, most).astype(int)]
+
+
+def _read(folder: str | Path, paths: Sequence[Path], announce: Callable[[str], None], declared: Declared,
+          episodes_per_file: int = LONGEST) -> Dataset:
+    root = Path(folder)
     episodes: list[Episode] = []
     sizes: dict[str, int] = {}
     upside_down: dict[str, bool] = {}
+    read_as: dict[str, list[str]] = {}
     for path in paths:
         name = path.relative_to(root).as_posix()
         announce(name)
         with _open(path, name) as file, _reading(name):
-            read, sizes[name] = _read_file(file, name)
+            read, sizes[name], moment = _read_file(file, name, declared.observed, episodes_per_file)
             episodes += read
-            upside_down[name] = _upside_down(file)
+            upside_down[name], orientation = _upside_down(file, declared.images)
+        read_as.setdefault(f"{moment}; {orientation}", []).append(name)
     first = next(iter(sizes))
     for name, size in sizes.items():
         if size != sizes[first]:
             raise DataError(f"{name}: images are {size} x {size}, those of {first} {sizes[first]} x {sizes[first]}")
-    digests = {}
-    for name in sizes:
-        announce(name)
-        digests[name] = md5_of(root / name)
-    return Dataset(str(folder), digests, sizes[first], upside_down, tuple(episodes))
+    return Dataset(str(folder), {}, sizes[first], upside_down, tuple(episodes),
+                   tuple(f"{_files(names)}: {what}" for what, names in read_as.items()))
 
 
-def episodes_of(path: Path, name: str) -> list[Episode]:
+def episodes_of(path: Path, name: str, observed: str = AUTO) -> list[Episode]:
     """The episodes of one file, checked; of its images the shapes only. Raises DataError, which calls it `name`."""
     with _open(path, name) as file, _reading(name):
-        return _read_file(file, name)[0]
+        return _read_file(file, name, observed, LONGEST)[0]
 
 
 class Frames:
@@ -231,7 +270,12 @@ def _reading(where: str) -> Iterator[None]:
                         remedy="inv deploy --only dataset") from error
 
 
-def _read_file(file: h5py.File, name: str) -> tuple[list[Episode], int]:
+def _files(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} files, {names[0]} and so on"
+
+
+def _read_file(file: h5py.File, name: str, declared: str, most: int) -> tuple[list[Episode], int, str]:
+    """Its episodes, the edge of its images, and words on the moment of its observations."""
     if "data" not in file:
         raise DataError(f"{name}: no group 'data'")
     data = file["data"]
@@ -244,11 +288,12 @@ def _read_file(file: h5py.File, name: str) -> tuple[list[Episode], int]:
     instruction = _instruction(data, name)
     size = _image_size(data[names[0]], f"{name}: {names[0]}")
     arrays = {}
-    for n in names:
+    for n in spread(names, most):
         with _reading(f"{name}: {n}"):
             arrays[n] = _arrays(data[n], f"{name}: {n}", size)
-    observed = _observed(arrays, name)
-    return [_episode(name, n, instruction, observed, a) for n, a in arrays.items()], size
+    observed, why = _observed(arrays, name, declared)
+    moment = f"observations {observed} the action of their index ({why})"
+    return [_episode(name, n, instruction, observed, a) for n, a in arrays.items()], size, moment
 
 
 def _episode(file: str, name: str, instruction: str, observed: str, arrays: dict[str, np.ndarray]) -> Episode:
@@ -275,9 +320,12 @@ def _instruction(data: h5py.Group, name: str) -> str:
     return text
 
 
-def _upside_down(file: h5py.File) -> bool:
+def _upside_down(file: h5py.File, declared: str) -> tuple[bool, str]:
     """OpenGL's images start at the bottom row. LIBERO's do, and files that do not say are LIBERO's."""
-    return bool(file["data"].attrs.get("macros_image_convention", "opengl") == "opengl")
+    said = file["data"].attrs.get("macros_image_convention")
+    stored_so = declared == UPSIDE_DOWN if declared != AUTO else said in (None, "opengl")
+    why = "declared" if declared != AUTO else f"the file says {said}" if said else "the file does not say, LIBERO's are"
+    return stored_so, f"images stored {'upside down, made upright' if stored_so else 'upright'} ({why})"
 
 
 def _arrays(demo: h5py.Group, where: str, size: int) -> dict[str, np.ndarray]:
@@ -345,16 +393,23 @@ def _images(demo: h5py.Group, camera: str, where: str) -> h5py.Dataset:
         return demo[f"obs/{camera}"]
 
 
-def _observed(arrays: dict[str, dict[str, np.ndarray]], name: str) -> str:
-    """AFTER or BEFORE, by which of the two explains the joint angles of a whole file."""
+def _observed(arrays: dict[str, dict[str, np.ndarray]], name: str, declared: str) -> tuple[str, str]:
+    """AFTER or BEFORE, by which of the two explains the joint angles of a whole file, and why. What was declared
+    decides only where the file does not: one that says otherwise is refused."""
     error = {AFTER: 0.0, BEFORE: 0.0}
     for a in arrays.values():
         joints, simulated = a["obs/joint_states"], a["states"][:, JOINTS_IN_STATE]
         error[AFTER] += float(np.abs(joints[:-1] - simulated[1:]).sum())
         error[BEFORE] += float(np.abs(joints[:-1] - simulated[:-1]).sum())
     better, worse = sorted(error, key=lambda which: error[which])
+    seen = (f"the joint angles differ from states[t] by {error[BEFORE]:.3g} rad in sum, from states[t+1] by "
+            f"{error[AFTER]:.3g} rad")
     if not error[better] < _PLAYBACK_DRIFT * error[worse]:
-        raise DataError(f"{name}: cannot tell whether obs were recorded before or after the action: the joint angles "
-                        f"differ from states[t] by {error[BEFORE]:.3g} rad in sum, from states[t+1] by "
-                        f"{error[AFTER]:.3g} rad")
-    return better
+        if declared != AUTO:
+            return declared, "declared"
+        raise DataError(f"{name}: cannot tell whether obs were recorded before or after the action: {seen}",
+                        remedy="find out from who recorded it, then: --set observed=after   # or before")
+    if declared not in (AUTO, better):
+        raise DataError(f"{name}: obs are declared to be of the moment {declared} the action; the file says {better}: "
+                        f"{seen}", remedy=f"--set observed={better}   # or auto")
+    return better, "found in states" + (", and declared" if declared == better else "")

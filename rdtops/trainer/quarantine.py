@@ -22,13 +22,15 @@ SILENCE_S = 120.0  # for one file, and a second more for each SLOWEST bytes of i
 SLOWEST = 5_000_000
 
 
-def index(folder: str | Path, silence_s: float = SILENCE_S) -> libero.Dataset:
+def index(folder: str | Path, silence_s: float = SILENCE_S,
+          declared: libero.Declared = libero.FOUND_OUT) -> libero.Dataset:
     """As libero.index, with every image read. Raises DataError naming file, episode, step and field, and also when
     reading a file hangs or crashes."""
     with tempfile.TemporaryDirectory(prefix="rdtops-") as place:
         result = Path(place) / "result"
         with subprocess.Popen(
-                [sys.executable, "-m", "rdtops.trainer.quarantine", str(folder), str(result)],
+                [sys.executable, "-m", "rdtops.trainer.quarantine", str(folder), str(result),
+                 declared.observed, declared.images],
                 env={**os.environ, "PYTHONPATH": str(Path(rdtops.__file__).parents[1])}, stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE) as reader:
             name = _follow(reader, Path(folder), silence_s)
@@ -67,9 +69,9 @@ def _announce(name: str) -> None:
     sys.stdout.flush()
 
 
-def _read_everything(folder: str) -> libero.Dataset | DataError:
+def _read_everything(folder: str, declared: libero.Declared = libero.FOUND_OUT) -> libero.Dataset | DataError:
     try:
-        dataset = libero.index(folder, _announce)
+        dataset = libero.index(folder, _announce, declared)
         frames, file = libero.Frames(dataset), ""
         for episode in dataset.episodes:
             if episode.file != file:
@@ -83,8 +85,8 @@ def _read_everything(folder: str) -> libero.Dataset | DataError:
 
 
 def main() -> int:
-    folder, result = sys.argv[1:]
-    Path(result).write_bytes(pickle.dumps(_read_everything(folder)))
+    folder, result, observed, images = sys.argv[1:]
+    Path(result).write_bytes(pickle.dumps(_read_everything(folder, libero.Declared(observed, images))))
     return 0
 
 

@@ -146,7 +146,7 @@ def _origin(run: Path, spec: RunSpec, step: int, which: str) -> Origin:
 def _samples(run: Path, spec: RunSpec, policy: RDTPolicy, device: torch.device) -> tuple[Samples, Conditions]:
     """As the training had them: its statistics, and data that are still the same."""
     using = codec(spec.train.codec)
-    dataset = quarantine.index(inputs.asset(spec, "dataset"))
+    dataset = quarantine.index(inputs.asset(spec, "dataset"), declared=inputs.declared(spec))
     found = statistics.load_fitting(run / statistics.NAME, dataset, using)
     if found is None:
         raise DataError(f"{spec.run_id} was not trained on what lies in {dataset.folder} now: the MD5 of its files or "

@@ -1,6 +1,7 @@
 """Mean, spread and range of every slot over a dataset, keyed by the MD5 of its files and by the codec.
 
-`python -m rdtops.trainer.statistics DATASET_DIR --out statistics.json`
+`python -m rdtops.trainer.statistics DATASET` verifies DATASET/statistics.json, or computes it when the data or the
+codec are others; `inv stats` does that here or on a host.
 """
 
 from __future__ import annotations
@@ -9,16 +10,21 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rdtops.contract import digests
+from rdtops.contract.config import CHOICES
 from rdtops.errors import RdtopsError
 from rdtops.trainer import failures, libero, quarantine
 from rdtops.trainer.actions import CODECS, Codec, codec
+from rdtops.trainer.soundness import Unsound, unsound
 
 NAME = "statistics.json"
+KINDS, NUMBERS = ("state", "action"), ("mean", "std", "min", "max")
 
 
 def compute(dataset: libero.Dataset, using: Codec) -> dict[str, Any]:
@@ -55,7 +61,7 @@ def load_fitting(path: str | Path, dataset: libero.Dataset, using: Codec) -> dic
         stored = json.loads(Path(path).read_text())
         fits = stored["files"] == dataset.md5 and stored["codec_hash"] == using.hash
         complete = all(len(stored[kind][what]) == 128 and np.isfinite(stored[kind][what]).all()
-                       for kind in ("state", "action") for what in ("mean", "std", "min", "max"))
+                       for kind in KINDS for what in NUMBERS)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return stored if fits and complete else None
@@ -70,18 +76,103 @@ def write(path: str | Path, statistics: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Exit code 1 when the statistics are not sound; with --json the answer is the JSON."""
+    options = _parser().parse_args(arguments)
+    try:
+        found = verify(options.dataset, options.out or Path(options.dataset) / NAME, codec(options.codec),
+                       libero.Declared(options.observed, options.images), anew=options.recompute)
+    except (RdtopsError, OSError) as error:
+        return failures.complain(error)
+    sys.stdout.write(json.dumps(found.to_json()) + "\n" if options.json else _words(found))
+    return int(not found.is_sound and not options.json)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rdtops.trainer.statistics", description=__doc__)
     parser.add_argument("dataset", help="folder with *.hdf5 files, any depth")
-    parser.add_argument("--out", required=True, help="where statistics.json is written")
+    parser.add_argument("--out", default="", help=f"the file; default: {NAME} beside the data, where training looks")
     parser.add_argument("--codec", default="delta_velocity", choices=sorted(CODECS))
-    options = parser.parse_args(arguments)
+    parser.add_argument("--observed", default=libero.AUTO, choices=CHOICES["observed"])
+    parser.add_argument("--images", default=libero.AUTO, choices=CHOICES["images"])
+    parser.add_argument("--recompute", action="store_true", help="also when the data have not changed")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What became of a statistics file."""
+
+    path: str
+    why: str  # why it was computed anew; '' when it was not
+    is_written: bool
+    statistics: dict[str, Any]
+    unsound: tuple[Unsound, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        return not any(u.is_wrong for u in self.unsound)
+
+    def to_json(self) -> dict[str, Any]:
+        kept = {key: self.statistics[key] for key in ("files", "codec", "codec_hash", "episodes", "steps", "observed")}
+        return {"path": self.path, "why": self.why, "is_written": self.is_written, "is_sound": self.is_sound, **kept,
+                "unsound": [asdict(u) for u in self.unsound]}
+
+
+def verify(folder: str | Path, path: str | Path, using: Codec, declared: libero.Declared = libero.FOUND_OUT,
+           anew: bool = False) -> Verified:
+    """Statistics that belong to these files and this codec are kept, which takes their MD5 (remembered, where nothing
+    has touched the file) and no more; others are computed and written. Raises DataError."""
+    files = [] if anew else sorted(Path(folder).rglob("*.hdf5"))
+    md5 = {p.relative_to(folder).as_posix(): md5 for p, md5 in digests.remembered(files).items()}
+    why = "asked for" if anew else _unfit(path, md5, using)
+    if not why:
+        stored = json.loads(Path(path).read_text())
+        return Verified(str(path), "", False, stored, tuple(unsound(stored, using)))
+    found = compute(quarantine.index(folder, declared=declared), using)
+    return Verified(str(path), why, _is_written(path, found), found, tuple(unsound(found, using)))
+
+
+def _unfit(path: str | Path, md5: dict[str, str], using: Codec) -> str:
+    """Why the statistics of a file cannot be used; '' when they can."""
     try:
-        dataset = quarantine.index(options.dataset)
-        write(options.out, compute(dataset, codec(options.codec)))
-    except RdtopsError as error:
-        return failures.complain(error)
-    sys.stdout.write(f"{len(dataset.md5)} files, {len(dataset.episodes)} episodes -> {options.out}\n")
-    return 0
+        stored = json.loads(Path(path).read_text())
+        files, its_hash = dict(stored["files"]), stored["codec_hash"]
+        complete = all(len(stored[kind][what]) == 128 for kind in KINDS for what in NUMBERS) and all(
+            key in stored for key in ("codec", "episodes", "steps", "observed"))
+    except FileNotFoundError:
+        return "there were none"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"they could not be read ({type(error).__name__}: {error})"
+    if not complete:
+        return "they were incomplete"
+    if its_hash != using.hash:
+        return f"they were of codec {stored['codec']} ({its_hash[:8]}), asked is {using.name} ({using.hash[:8]})"
+    if wrong := [u for u in unsound(stored, using) if u.is_wrong]:
+        return f"they were not sound: {wrong[0].kind}, {wrong[0].slot}: {wrong[0].says}"
+    changed = sorted(name for name in {*files, *md5} if files.get(name) != md5.get(name))
+    return f"the MD5 of {changed[0]}{' and others' if changed[1:] else ''} is another" if changed else ""
+
+
+def _is_written(path: str | Path, found: dict[str, Any]) -> bool:
+    """A dataset may lie where this user cannot write."""
+    try:
+        write(path, found)
+    except OSError:
+        return False
+    return True
+
+
+def _words(found: Verified) -> str:
+    numbers = found.statistics
+    data = f"{len(numbers['files'])} files, {numbers['episodes']} episodes, {numbers['steps']} steps"
+    lines = [f"{data}, codec {numbers['codec']} -> {found.path}"]
+    lines.append(f"computed: {found.why}" if found.why else
+                 "no recomputation is needed: the MD5 of every file is unchanged, and so is the codec")
+    if found.why and not found.is_written:
+        lines.append("it could not be written there; training computes its own")
+    lines += [f"{'WRONG' if u.is_wrong else 'odd'}: {u.kind}, {u.slot}: {u.says}" for u in found.unsound]
+    return "\n".join(lines) + "\n"
 
 
 def _describe(slots_TA: np.ndarray) -> dict[str, list[float]]:

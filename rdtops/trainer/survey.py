@@ -1,4 +1,4 @@
-"""What lies in a folder of demonstrations, told quickly: `python -m rdtops.trainer.survey FOLDER SECONDS`.
+"""What lies in a folder of demonstrations, told quickly: `python -m rdtops.trainer.survey FOLDER SECONDS [OBSERVED]`.
 
 Every file is opened and checked as a training does, but for its images and digests, until the time is over. Prints one
 JSON line: {"files", "looked_into", "episodes", "steps", "problem", "remedy"}. For the preflight check.
@@ -28,14 +28,14 @@ class Survey:
     remedy: str = ""
 
 
-def look(folder: str | Path, limit_s: float) -> Survey:
+def look(folder: str | Path, limit_s: float, observed: str = libero.AUTO) -> Survey:
     paths = sorted(Path(folder).rglob("*.hdf5"))
     seen, until_s = Survey(len(paths)), time.monotonic() + limit_s
     for path in paths:
         if time.monotonic() > until_s:
             break
         try:
-            episodes = libero.episodes_of(path, path.relative_to(folder).as_posix())
+            episodes = libero.episodes_of(path, path.relative_to(folder).as_posix(), observed)
         except DataError as error:
             seen.problem, seen.remedy = error.message, error.remedy
             break
@@ -46,8 +46,8 @@ def look(folder: str | Path, limit_s: float) -> Survey:
 
 
 def main() -> int:
-    folder, limit_s = sys.argv[1:]
-    sys.stdout.write(json.dumps(asdict(look(folder, float(limit_s)))) + "\n")
+    folder, limit_s, *observed = sys.argv[1:]
+    sys.stdout.write(json.dumps(asdict(look(folder, float(limit_s), *observed))) + "\n")
     return 0
 
 

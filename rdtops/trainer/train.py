@@ -318,6 +318,8 @@ class Training:
                  self.config.model, self.ranks.world, name, f"{parameters:,}", len(self.inputs.dataset),
                  len(self.inputs.dataset.episodes), self.samples.split, self.config.global_batch_size,
                  self.steps_done, self.config.max_steps)
+        for line in self.inputs.dataset.read_as:
+            log.info("%s", line)
 
     def _tell(self, step: int, told: dict[str, Any] | None) -> None:
         if told and self.ranks.is_first:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ def tiny_hosts(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hosts.toml for the test lab, with the assets of the preset `tiny` made on the spot."""
     folder = tmp_path_factory.mktemp("tiny")
     subprocess.run([sys.executable, "-m", "rdtops.trainer.tiny", str(folder)], cwd=ROOT, check=True)
+    data = shutil.copytree(ROOT / "rdtops/lab/data", folder / "libero_tiny")  # `inv stats` writes beside them
     assets = {name: str(folder / name) for name in ("rdt-tiny", "t5-tiny", "siglip-tiny")}
-    lab.write_inventory(folder / "hosts.toml", {**assets, "libero_tiny": str(ROOT / "rdtops/lab/data")})
+    lab.write_inventory(folder / "hosts.toml", {**assets, "libero_tiny": str(data)})
     return folder / "hosts.toml"

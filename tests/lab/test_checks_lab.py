@@ -381,7 +381,8 @@ def test_the_core_checks_say_what_an_empty_host_lacks(link, spec):
     assert {n for n in good if found[n].status is not Status.OK} == set(), found
     lacking = {n: found[n].remedy for n in ("code", "dataset", "pretrained")}
     assert set(lacking.values()) == {"inv deploy --host lab2"}
-    assert {n for n, r in found.items() if r.status is Status.SKIP} == {"imports", "cuda", "episodes", "weights"}
+    assert {n for n, r in found.items() if r.status is Status.SKIP} == {
+        "imports", "cuda", "episodes", "weights", "conventions"}
 
 
 @pytest.mark.parametrize(("environment", "words"), [

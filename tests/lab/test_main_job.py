@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
+import h5py
 import pytest
 
 from rdtops.contract import manifest
@@ -44,6 +46,73 @@ def test_the_line_deploys_checks_and_launches_and_says_so(job, workspace):
     releases = [p.name for p in (workspace / "releases").iterdir()]
     assert len(releases) == 1
     assert (workspace / "releases" / releases[0] / "snapshot.json").exists()
+
+
+def test_the_conventions_of_the_data_are_checked_there(job, inv):
+    (report,) = inv.good("check --host lab --json").rows()
+    (found,) = [r for r in report["results"] if r["name"] == "conventions"]
+    assert found["status"] == "OK"
+    assert re.match(r"2\d hold, 2 episodes in 1 files; cannot be told from these data: ", found["summary"])
+
+
+def test_the_log_says_what_the_data_were_taken_for(job, workspace):
+    log = (workspace / "runs" / job[2]["run_id"] / "train.log").read_text()
+    assert ("observations after the action of their index (found in states); images stored upside down, made upright "
+            "(the file says opengl)") in log
+
+
+@pytest.fixture(params=["there", "here"])
+def statistics(request, job, inv, workspace, tiny_hosts):
+    """`inv stats` on the host and on the laptop: its options, and the folder of the data."""
+    options, data = ("--host lab", workspace / "assets" / "libero_tiny") if request.param == "there" else (
+        "", tiny_hosts.parent / "libero_tiny")
+    yield options, data
+    (data / "statistics.json").unlink()  # the laptop's would go along with the next deploy
+
+
+def test_statistics_are_computed_once_and_verified_after_that(inv, statistics):
+    options, data = statistics
+    (first,) = inv.good(f"stats {options} --json").rows()
+    assert (first["host"], first["why"], first["is_sound"]) == (
+        "lab" if options else "this laptop", "there were none", True)
+    assert (first["path"], list(first["files"])) == (
+        str(data / "statistics.json"), [p.name for p in data.glob("*.hdf5")])
+    shown = inv.good(f"stats {options}").out
+    assert "no recomputation is needed: the MD5 of every file is unchanged, and so is the codec" in shown
+    assert "action, slot 10, gripper open (0 to 1): always 0" in shown  # it pushes, closed
+    (again,) = inv.good(f"stats {options} --json").rows()
+    assert again == {**first, "why": "", "is_written": False}
+    (anew,) = inv.good(f"stats {options} --json --recompute").rows()
+    assert anew == {**first, "why": "asked for"}
+
+
+def test_statistics_of_changed_data_and_broken_ones_are_computed_anew_and_named(inv, statistics):
+    options, data = statistics
+    inv.good(f"stats {options}")
+    stored = json.loads((data / "statistics.json").read_text())
+    stored["action"]["std"][40] = float("nan")
+    (data / "statistics.json").write_text(json.dumps(stored))
+    (found,) = inv.good(f"stats {options} --json").rows()
+    assert found["why"].startswith("they were not sound: action, slot 40, velocity 1 (m/s): not finite")
+    (file,) = data.glob("*.hdf5")
+    whole = file.rename(data.parent / "whole.hdf5")
+    try:
+        shutil.copy(whole, file)
+        with h5py.File(file, "r+") as content:
+            for demo in content["data"].values():
+                demo["obs/ee_pos"][:, 1] *= 1e5
+        inv.refused(f"stats {options}", 1, f"computed: the MD5 of {file.name} is another", "not sound",
+                    "state, slot 31, position 1 (m): std ", " is above 100")
+        (told,) = json.loads(inv.refused(f"stats {options} --json", 1).out)
+        assert [u["slot"] for u in told["unsound"] if u["is_wrong"]] == ["slot 31, position 1 (m)"]
+    finally:
+        whole.replace(file)
+    (found,) = inv.good(f"stats {options} --json").rows()
+    assert found["why"]
+
+
+def test_statistics_of_data_that_are_not_here_name_what_to_do(inv, tiny_hosts):
+    inv.refused("stats --preset libero_single_task", 2, "this laptop has no dataset libero_single_task")
 
 
 def test_the_run_is_followed_to_its_end_with_every_checkpoint(job):

@@ -45,6 +45,14 @@ def survey(**facts):
                        **facts}) + "\n"
 
 
+def conventions(verdict="holds", **other):
+    finding = {"convention": "the gripper opens at -1 and closes at +1", "verdict": verdict, "says": "inverted",
+               "evidence": "90 mm the other way", "remedy": "change the sign", "is_certain": True,
+               "name": "gripper_sign", "files": ["a.hdf5"], **other}
+    answer = {"looked_at": "9 episodes in 1 files", "findings": [finding]}
+    return said(f"a line of .bashrc\n{json.dumps(answer)}\n", int(verdict == "broken"))
+
+
 def weights(shapes, file="pytorch_model.bin", problem=""):
     return json.dumps({"file": file, "shapes": shapes, "problem": problem}) + "\n"
 
@@ -63,7 +71,8 @@ def good():
             "cuda": said(cuda()), "driver": said("550.54.15\n"), "imports": said("{}\n"),
             "environments": said("/root/miniconda3/envs/rdt/bin/python\n"),
             "memory": said(MEMORY), "cpus": said("64\n"), "open files": said("65536 1048576\n"),
-            "episodes": said(survey()), "weights": said(weights(MODELS["rdt-1b"].tensor_shapes)),
+            "episodes": said(survey()), "conventions": conventions(),
+            "weights": said(weights(MODELS["rdt-1b"].tensor_shapes)),
             "rendezvous": said(meeting()), "logout": said("b false\nLinger=no\nuid 1001\n"),
             "runs": said('{"runs": []}\n')}
 
@@ -322,6 +331,58 @@ def test_a_run_that_is_running_stands_in_the_way(check):
     assert "20261124-101530-x-3fa9 is running here" in found.summary
     ended = {**facts, "alive": False, "exit_code": 0}
     assert "1 earlier" in check(runs=said(json.dumps({"runs": [ended]})))["runs"].summary
+
+
+# --- conventions ---
+
+def test_a_certainly_broken_convention_fails_with_its_evidence_file_and_remedy(check):
+    found = check(conventions=conventions("broken"))["conventions"]
+    assert (found.status, found.summary, found.remedy) == (Status.FAIL, "inverted", "change the sign")
+    assert found.evidence == "90 mm the other way in a.hdf5; broken: the gripper opens at -1 and closes at +1"
+
+
+def test_what_is_judged_by_correlation_warns_and_says_how_to_silence_it(check):
+    found = check(conventions=conventions("broken", is_certain=False))["conventions"]
+    assert (found.status, found.summary) == (Status.WARN, "inverted")
+    assert found.evidence.startswith("90 mm the other way in a.hdf5")
+    assert found.remedy == "change the sign; or, if you know that it holds: --set trusted_conventions=gripper_sign"
+
+
+def test_the_known_quirks_of_the_seeds_codec_only_warn(check):
+    assert check("codec=seed_compat", conventions=conventions("broken"))["conventions"].status is Status.WARN
+
+
+def test_what_the_data_cannot_tell_is_named_and_no_failure(check):
+    found = check(conventions=conventions("cannot tell"))["conventions"]
+    assert found.status is Status.OK
+    assert found.summary == ("0 hold, 9 episodes in 1 files; cannot be told from these data: "
+                             "the gripper opens at -1 and closes at +1")
+
+
+def test_data_that_cannot_be_read_fail_with_the_trainers_words(check):
+    unread = conventions("broken", convention="the data can be read", says="a.hdf5: demo_1: obs/ee_pos is missing",
+                         evidence="", files=[], remedy="inv deploy --only dataset", name="")
+    found = check(conventions=unread)["conventions"]
+    assert (found.status, found.summary) == (Status.FAIL, "a.hdf5: demo_1: obs/ee_pos is missing")
+    assert found.remedy == "inv deploy --only dataset"
+
+
+def test_a_host_that_lacks_packages_is_no_fault_of_the_data(check):
+    failed = said("", 1, "Traceback (most recent call last):\nModuleNotFoundError: No module named 'h5py'\n")
+    assert check(conventions=failed)["conventions"].status is Status.WARN
+
+
+def test_before_the_first_deploy_conventions_are_not_asked(check):
+    found = check(release=said("missing\n"), conventions=said("", 1, "no such folder"))["conventions"]
+    assert found.status is Status.SKIP
+
+
+def test_the_convention_check_is_asked_with_the_settings_of_the_training(spec):  # noqa: F811
+    host = Host(name="h", address="192.0.2.1")
+    settings = spec("codec=absolute_pose", "observed=before", "images=upright", "trusted_conventions=colours,cameras")
+    (line,) = [p.shell for p in preflight.conventions.probes(Subject(host, settings))]
+    assert f"rdtops.trainer.conventions {settings.assets['dataset']}" in line
+    assert "--codec absolute_pose --observed before --images upright --trusted colours,cameras --json" in line
 
 
 # --- weights, read from their table of contents ---

@@ -66,6 +66,44 @@ def test_joints_that_fit_neither_are_refused_with_both_errors(demonstrations) ->
     assert "cannot tell whether obs were recorded before or after the action" in refused(demonstrations.folder)
 
 
+def scramble(data: h5py.Group) -> None:
+    for demo in data.values():
+        demo["obs/joint_states"][...] = 5.0
+
+
+@pytest.mark.parametrize(("observed", "lead"), [("after", 1), ("before", 0)])
+def test_the_moment_can_be_declared_where_the_file_does_not_tell(demonstrations, observed, lead) -> None:
+    demonstrations.write(change=scramble)
+    dataset = libero.index(demonstrations.folder, declared=libero.Declared(observed=observed))
+    assert dataset.episodes[0].lead == lead
+    assert "\n".join(dataset.read_as) == (
+        f"task_demo.hdf5: observations {observed} the action of their index (declared); images stored upside down, "
+        "made upright (the file does not say, LIBERO's are)")
+
+
+def test_a_declaration_that_the_file_contradicts_is_refused_with_both_errors(demonstrations) -> None:
+    demonstrations.write(observed="before")
+    with pytest.raises(DataError, match="of the moment after the action; the file says before") as caught:
+        libero.index(demonstrations.folder, declared=libero.Declared(observed="after"))
+    assert caught.value.remedy.startswith("--set observed=before")
+
+
+@pytest.mark.parametrize(("declared", "row"), [("upside_down", -1), ("upright", 0)])
+def test_how_images_are_stored_can_be_declared(demonstrations, declared, row) -> None:
+    demonstrations.write(change=lambda data: data.attrs.__setitem__("macros_image_convention", "opencv"))
+    dataset = libero.index(demonstrations.folder, declared=libero.Declared(images=declared))
+    assert (libero.Frames(dataset).read(dataset.episodes[0], 5)[:, row] == 5).all()
+    assert "(declared)" in dataset.read_as[0]
+
+
+def test_what_was_found_out_is_said_once_for_files_alike(demonstrations) -> None:
+    for name in ("a", "b", "c"):
+        demonstrations.write(f"{name}.hdf5", observed="before" if name == "c" else "after")
+    alike, other = libero.index(demonstrations.folder).read_as
+    assert alike.startswith("2 files, a.hdf5 and so on: observations after the action of their index (found in states)")
+    assert other.startswith("c.hdf5: observations before the action")
+
+
 def test_every_observation_with_an_action_is_a_sample(demonstrations) -> None:
     """The last ones too, where the placing happens: a chunk longer than what is left is no reason to drop them."""
     demonstrations.write(episodes=3, steps=4)

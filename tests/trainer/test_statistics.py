@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -8,11 +12,19 @@ import h5py
 import numpy as np
 import pytest
 
+from rdtops.contract import digests
 from rdtops.trainer import libero, statistics
 from rdtops.trainer.actions import codec
+from rdtops.trainer.soundness import unsound
 from tests.trainer.conftest import RECORDING, REPOSITORY
 
 CODEC = codec("delta_velocity")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch) -> None:
+    """A home of its own: MD5 sums are remembered there."""
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
 
 
 def test_the_command_writes_what_the_data_say(demonstrations, tmp_path, capsys) -> None:
@@ -77,3 +89,87 @@ def test_the_normalised_loss_weighs_a_slot_by_its_spread() -> None:
     share = 128 / 3
     assert weights[:3].tolist() == pytest.approx([share / 4, share / 0.25, share / 0.04])  # 0.2 is a tenth of 2
     assert (weights[3:] == 1).all()
+
+
+# --- verified, or computed anew, and said why ---
+
+def verified(folder, *options):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert statistics.main([str(folder), "--json", *options]) == 0
+    return json.loads(out.getvalue())
+
+
+def test_unchanged_data_need_no_recomputation_and_are_not_read(demonstrations, monkeypatch, capsys) -> None:
+    demonstrations.write()
+    first = verified(demonstrations.folder)
+    assert (first["why"], first["is_written"]) == ("there were none", True)
+    monkeypatch.setattr(statistics.quarantine, "index", lambda *_, **__: pytest.fail("the data were read"))
+    again = verified(demonstrations.folder)
+    assert (again["why"], again["files"]) == ("", first["files"])
+    assert statistics.main([str(demonstrations.folder)]) == 0
+    assert "no recomputation is needed: the MD5 of every file is unchanged" in capsys.readouterr().out
+
+
+def test_a_file_that_nothing_has_touched_is_not_even_read_for_its_md5(tmp_path, monkeypatch) -> None:
+    out = str(tmp_path / "statistics.json")
+    path = shutil.copy2(next(RECORDING.glob("*.hdf5")), tmp_path / "a.hdf5")
+    os.utime(path, (1_000_000, 1_000_000))
+    for _ in range(2):
+        verified(tmp_path, "--out", out)
+    monkeypatch.setattr(digests, "md5_of", lambda _: pytest.fail("the file was read"))
+    assert verified(tmp_path, "--out", out)["why"] == ""
+
+
+def test_whatever_does_not_fit_is_computed_anew_with_the_reason(demonstrations) -> None:
+    folder = demonstrations.folder
+    demonstrations.write()
+    verified(folder)
+    assert verified(folder, "--codec", "absolute_pose")["why"].startswith("they were of codec delta_velocity")
+    demonstrations.write(steps=7)
+    assert verified(folder, "--codec", "absolute_pose")["why"] == "the MD5 of task_demo.hdf5 is another"
+    demonstrations.write("second.hdf5", steps=7)
+    assert verified(folder, "--codec", "absolute_pose")["why"] == "the MD5 of second.hdf5 is another"
+    assert verified(folder, "--codec", "absolute_pose", "--recompute")["why"] == "asked for"
+    (folder / "statistics.json").write_text("{")
+    assert verified(folder)["why"].startswith("they could not be read (JSONDecodeError")
+
+
+@pytest.mark.parametrize(("kind", "what", "slot", "value", "says"), [
+    ("action", "mean", 40, float("nan"), "action, slot 40, velocity 1 (m/s): not finite"),
+    ("state", "max", 3, float("inf"), "state, slot 3, joint 3 (rad): not finite"),
+    ("state", "std", 31, 250.0, "state, slot 31, position 1 (m): std 250 is above 100"),
+    ("state", "max", 31, 95.0, "state, slot 31, position 1 (m): from"),
+    ("action", "mean", 30, 0.5, "action, slot 30, position 0 (m): delta_velocity does not use it"),
+])
+def test_stored_numbers_that_no_robot_makes_are_named_and_replaced(tmp_path, kind, what, slot, value, says) -> None:
+    out = tmp_path / "statistics.json"
+    verified(RECORDING, "--out", str(out))
+    stored = json.loads(out.read_text())
+    stored[kind][what][slot] = value
+    out.write_text(json.dumps(stored))
+    found = verified(RECORDING, "--out", str(out))
+    assert found["why"].startswith(f"they were not sound: {says}")
+    assert found["is_sound"]
+
+
+def test_data_that_give_such_numbers_end_with_1_and_the_slot(demonstrations, capsys) -> None:
+    def in_centimetres(data: h5py.Group) -> None:
+        for demo in data.values():
+            demo["obs/ee_pos"][...] *= 100
+
+    demonstrations.write(change=in_centimetres)
+    assert statistics.main([str(demonstrations.folder)]) == 1
+    out = capsys.readouterr().out
+    assert "WRONG: state, slot 30, position 0 (m): from -" in out
+    assert "is more than a robot does: another unit?" in out
+
+
+def test_a_slot_that_never_changes_is_odd_and_no_fault() -> None:
+    dataset = libero.index(RECORDING)
+    odd = unsound(statistics.compute(dataset, CODEC), CODEC)
+    assert [(u.slot, u.is_wrong) for u in odd] == [("slot 10, gripper open (0 to 1)", False)]  # it pushes, closed
+
+
+def test_a_folder_that_cannot_be_written_still_gets_its_answer(tmp_path) -> None:
+    found = verified(RECORDING, "--out", str(tmp_path / "missing" / "statistics.json"))
+    assert (found["is_written"], found["is_sound"]) == (False, True)

@@ -11,12 +11,13 @@ from dataclasses import replace
 
 from rdtops.checks import CheckResult
 from rdtops.contract.run import RunSpec
-from rdtops.ops.preflight import assets, launching, machine, network, python
+from rdtops.ops.preflight import assets, conventions, launching, machine, network, python
 from rdtops.ops.preflight.check import Answers, Check, Subject
 from rdtops.remote.connection import Connection
 from rdtops.remote.probe import ask
 
-CHECKS: Sequence[Check] = (*machine.CHECKS, *python.CHECKS, *assets.CHECKS, *network.CHECKS, *launching.CHECKS)
+CHECKS: Sequence[Check] = (*machine.CHECKS, *python.CHECKS, *assets.CHECKS, *conventions.CHECKS, *network.CHECKS,
+                           *launching.CHECKS)
 
 
 def core_checks(connection: Connection, spec: RunSpec) -> list[CheckResult]:

@@ -136,7 +136,8 @@ def judge_episodes(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 
 
 def _survey_line(subject: Subject) -> str:
-    return in_release(subject, "-m", "rdtops.trainer.survey", subject.spec.assets["dataset"], str(SURVEY_S))
+    return in_release(subject, "-m", "rdtops.trainer.survey", subject.spec.assets["dataset"], str(SURVEY_S),
+                      subject.spec.train.observed)
 
 
 # --- pretrained weights ---

@@ -1,0 +1,54 @@
+"""The convention check: do the demonstrations and the codec mean what the training takes them to mean?
+
+`python -m rdtops.trainer.conventions DATASET` plays the recorded actions through the codec and a nominal arm, and
+compares the images, the pose and the gripper with what the joints say. It reads and computes; it changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from rdtops.trainer import libero
+from rdtops.trainer.actions import Codec
+from rdtops.trainer.conventions import coding, gripper, motion, pose, sight, words
+from rdtops.trainer.conventions.finding import Finding, Verdict, merged
+
+__all__ = ["EPISODES", "NAMES", "Finding", "Verdict", "check"]
+EPISODES = 100  # of all files together are looked at by the commands, at least one of a file: some seconds
+_LOOKED_AT = 400  # pairs of frames likewise
+NAMES = {  # those that may be taken on trust: rdtops.contract.config has the same
+    pose.POSITION: "pose_position", pose.ROTATION: "pose_rotation", pose.TIMING: "pose_timing",
+    motion.AXES["position"]: "position_axes", motion.AXES["rotation"]: "rotation_axes",
+    motion.SCALE["position"]: "position_scale", motion.SCALE["rotation"]: "rotation_scale",
+    motion.FRAME: "rotation_frame", motion.TIMING: "action_timing",
+    gripper.SIGN: "gripper_sign", gripper.RANGE: "gripper_range", gripper.FINGERS: "gripper_fingers",
+    sight.UPRIGHT: "agentview_upright", sight.WRIST_UPRIGHT: "wrist_upright", sight.MIRRORED: "agentview_mirrored",
+    sight.CAMERAS: "cameras", sight.COLOURS: "colours", sight.FRESH: "images_fresh", words.SENTENCE: "instruction",
+}
+
+
+def check(dataset: libero.Dataset, codec: Codec, frames: libero.Frames | None = None,
+          trusted: Collection[str] = ()) -> list[Finding]:
+    """Every convention with what is known of it; files are judged one by one and put together. `trusted`: names of
+    conventions of which a judgement is not held against the data; what is certain is."""
+    by_file: dict[str, list[libero.Episode]] = {}
+    for episode in dataset.episodes:
+        by_file.setdefault(episode.file, []).append(episode)
+    frames = frames or libero.Frames(dataset)
+    found = merged({file: _of_file(episodes, codec, frames, _LOOKED_AT // len(by_file))
+                    for file, episodes in by_file.items()})
+    return [_trusting(replace(f, name=NAMES.get(f.convention, "")), trusted) for f in found]
+
+
+def _trusting(found: Finding, trusted: Collection[str]) -> Finding:
+    if found.verdict is Verdict.BROKEN and not found.is_certain and found.name in trusted:
+        return replace(found, verdict=Verdict.UNKNOWN, says=f"taken on trust, against: {found.says}")
+    return found
+
+
+def _of_file(episodes: list[libero.Episode], codec: Codec, frames: libero.Frames, pairs: int) -> list[Finding]:
+    looked_at = episodes[:max(1, pairs // 30)]
+    return [*pose.findings(episodes), *motion.findings(episodes, codec), *gripper.findings(episodes, codec),
+            *coding.findings(episodes, codec), *sight.findings(looked_at, frames, min(max(pairs, 12), 30)),
+            *words.findings(episodes)]

@@ -1,0 +1,86 @@
+"""`python -m rdtops.trainer.conventions DATASET [--codec NAME] [--simulator] [--json]`.
+
+Exit code 1 when a convention is broken, certainly or as far as the data show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from rdtops.contract.config import CHOICES, trusted
+from rdtops.errors import DataError, RdtopsError
+from rdtops.trainer import failures, libero, simulator
+from rdtops.trainer.actions import CODECS, Codec, codec
+from rdtops.trainer.conventions import EPISODES, Finding, Verdict, check, playback
+from rdtops.trainer.conventions.finding import broken
+
+_SIGNS = {Verdict.HOLDS: "ok    ", Verdict.BROKEN: "BROKEN", Verdict.UNKNOWN: "?     "}
+READABLE = "the data can be read"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        looked_at, found = _findings(options, codec(options.codec))
+    except (RdtopsError, OSError) as error:
+        return failures.complain(error)
+    if options.json:
+        sys.stdout.write(json.dumps({"looked_at": looked_at, "findings": [f.to_json() for f in found]}) + "\n")
+    else:
+        sys.stdout.write("".join(map(_lines, found)) + f"looked at {looked_at}\n" + _not_played(options.simulator))
+    return int(any(f.verdict is Verdict.BROKEN for f in found))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m rdtops.trainer.conventions",
+                                     description="Do demonstrations and codec mean what training takes them to mean?")
+    parser.add_argument("dataset", help="folder with *.hdf5 files, any depth")
+    parser.add_argument("--codec", default="delta_velocity", choices=sorted(CODECS))
+    parser.add_argument("--observed", default="auto", choices=CHOICES["observed"])
+    parser.add_argument("--images", default="auto", choices=CHOICES["images"])
+    parser.add_argument("--trusted", default="", metavar="NAMES", help="conventions that you know to hold, with commas")
+    parser.add_argument("--episodes", type=int, default=EPISODES, help=f"look at so many; default: {EPISODES}")
+    parser.add_argument("--simulator", action="store_true",
+                        help=f"also play {playback.EPISODES} of them in LIBERO's simulator: the extra `eval`")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _findings(options: argparse.Namespace, using: Codec) -> tuple[str, list[Finding]]:
+    """What was looked at, and what of it. Data that cannot be read are a finding."""
+    names = trusted(options.trusted)
+    if options.simulator:
+        simulator.require()  # said at once, not after the rest
+    declared = libero.Declared(options.observed, options.images)
+    try:
+        dataset = libero.sample(options.dataset, max(options.episodes, 1), declared)
+        found = check(dataset, using, trusted=names)
+    except DataError as error:
+        return "what can be read", [broken(READABLE, error.message, "", error.remedy)]
+    if options.simulator:
+        played = libero.spread(dataset.episodes, playback.EPISODES)
+        found += playback.findings(options.dataset, played, using)
+    return f"{len(dataset.episodes)} episodes in {len(dataset.upside_down)} files", found
+
+
+def _lines(found: Finding) -> str:
+    says = [f"{_SIGNS[found.verdict]}  {found.convention}: {found.says}"]
+    if found.evidence:
+        says.append(f"        {found.evidence}")
+    if found.verdict is Verdict.BROKEN:
+        says += [f"        in {', '.join(found.files)}"] if found.files else []
+        says += [f"        -> {found.remedy}"] if found.remedy else []
+        says += [f"        -> or, if you know better: --trusted {found.name}   # --set trusted_conventions={found.name}"
+                 ] if found.name and not found.is_certain else []
+    return "\n".join(says) + "\n"
+
+
+def _not_played(was_played: bool) -> str:
+    return "" if was_played else \
+        "nothing was played in the simulator, the arm's kinematics were used: --simulator plays the actions\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
