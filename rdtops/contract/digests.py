@@ -22,15 +22,27 @@ _YOUNG_S = 2.0  # a file may change once more within one tick of its time
 
 def remembered(paths: Iterable[Path], cache: str = CACHE) -> dict[Path, str]:
     """The MD5 of each; only files that the cache does not know as they are now are read."""
-    file = Path(cache).expanduser()
-    known, rows, found = _load(file), [], {}
+    file, paths = Path(cache).expanduser(), list(paths)
+    found, rows = known(paths, cache), []
     for path in paths:
-        name, identity = os.path.realpath(path), _identity(path)
-        md5 = known.get(name, ([], ""))[1] if known.get(name, ([], ""))[0] == identity else ""
-        found[path] = md5 or md5_of(path)
-        if not md5 and _identity(path) == identity and time.time() - path.stat().st_mtime > _YOUNG_S:
-            rows.append(json.dumps([name, identity, found[path]], separators=(",", ":")) + "\n")
+        if path in found:
+            continue
+        identity = _identity(path)
+        found[path] = md5_of(path)
+        if _identity(path) == identity and time.time() - path.stat().st_mtime > _YOUNG_S:
+            row = [os.path.realpath(path), identity, found[path]]
+            rows.append(json.dumps(row, separators=(",", ":")) + "\n")
     _append(file, rows)
+    return found
+
+
+def known(paths: Iterable[Path], cache: str = CACHE) -> dict[Path, str]:
+    """The MD5 of those that the cache knows as they are now. Nothing is read but the cache."""
+    rows, found = _load(Path(cache).expanduser()), {}
+    for path in paths:
+        identity, md5 = rows.get(os.path.realpath(path), ([], ""))
+        if md5 and identity == _identity(path):
+            found[path] = md5
     return found
 
 

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,31 @@ def verify(folder: str | Path, path: str | Path, using: Codec, declared: libero.
     return Verified(str(path), why, _is_written(path, found), found, tuple(unsound(found, using)))
 
 
-def _unfit(path: str | Path, md5: dict[str, str], using: Codec) -> str:
-    """Why the statistics of a file cannot be used; '' when they can."""
+@dataclass(frozen=True)
+class Standing:
+    """Whether a training can take the statistics that lie beside the data; else it computes its own."""
+
+    why_not: str = ""
+    wrong: str = ""  # the first number in them that no robot makes
+    odd: tuple[str, ...] = ()
+    unread: int = 0  # files whose MD5 nobody knows yet, and which may be others
+
+
+def standing(folder: str | Path, using: Codec) -> Standing:
+    """Looks at the file and at remembered MD5 sums only."""
+    path, files = Path(folder) / NAME, sorted(Path(folder).rglob("*.hdf5"))
+    known = digests.known(files)
+    why = _unfit(path, {p.relative_to(folder).as_posix(): known.get(p) for p in files}, using)
+    try:
+        found = [] if why else unsound(json.loads(path.read_text()), using)
+    except OSError:
+        return Standing("they have just gone")
+    wrong = why.partition("they were not sound: ")[2]
+    return Standing(why, wrong, tuple(f"{u.slot}: {u.says}" for u in found), len(files) - len(known))
+
+
+def _unfit(path: str | Path, md5: Mapping[str, str | None], using: Codec) -> str:
+    """Why the statistics of a file cannot be used; '' when they can. A file whose MD5 is None is taken on trust."""
     try:
         stored = json.loads(Path(path).read_text())
         files, its_hash = dict(stored["files"]), stored["codec_hash"]
@@ -150,7 +174,8 @@ def _unfit(path: str | Path, md5: dict[str, str], using: Codec) -> str:
         return f"they were of codec {stored['codec']} ({its_hash[:8]}), asked is {using.name} ({using.hash[:8]})"
     if wrong := [u for u in unsound(stored, using) if u.is_wrong]:
         return f"they were not sound: {wrong[0].kind}, {wrong[0].slot}: {wrong[0].says}"
-    changed = sorted(name for name in {*files, *md5} if files.get(name) != md5.get(name))
+    others = {name for name in files.keys() & md5.keys() if md5[name] not in (None, files[name])}
+    changed = sorted(files.keys() ^ md5.keys() | others)
     return f"the MD5 of {changed[0]}{' and others' if changed[1:] else ''} is another" if changed else ""
 
 

@@ -1,7 +1,9 @@
-"""What lies in a folder of demonstrations, told quickly: `python -m rdtops.trainer.survey FOLDER SECONDS [OBSERVED]`.
+"""What lies in a folder of demonstrations, told quickly:
+`python -m rdtops.trainer.survey FOLDER SECONDS OBSERVED CODEC`.
 
 Every file is opened and checked as a training does, but for its images and digests, until the time is over. Prints one
-JSON line: {"files", "looked_into", "episodes", "steps", "problem", "remedy"}. For the preflight check.
+JSON line: {"files", "looked_into", "episodes", "steps", "problem", "remedy", "statistics": {"why_not", "wrong", "odd",
+"unread"}}. For the preflight check.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rdtops.errors import DataError
-from rdtops.trainer import libero
+from rdtops.trainer import libero, statistics
+from rdtops.trainer.actions import codec
 
 
 @dataclass
@@ -46,8 +49,10 @@ def look(folder: str | Path, limit_s: float, observed: str = libero.AUTO) -> Sur
 
 
 def main() -> int:
-    folder, limit_s, *observed = sys.argv[1:]
-    sys.stdout.write(json.dumps(asdict(look(folder, float(limit_s), *observed))) + "\n")
+    folder, limit_s, observed, codec_name = sys.argv[1:]
+    seen = look(folder, float(limit_s), observed)
+    found = statistics.standing(folder, codec(codec_name))
+    sys.stdout.write(json.dumps({**asdict(seen), "statistics": asdict(found)}) + "\n")
     return 0
 
 

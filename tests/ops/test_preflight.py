@@ -40,9 +40,10 @@ def cuda(**facts):
     return json.dumps({"available": True, "count": 8, "cuda": "12.4", "bf16": True, **facts}) + "\n"
 
 
-def survey(**facts):
+def survey(statistics=None, **facts):
+    standing = {"why_not": "", "wrong": "", "odd": [], "unread": 0, **(statistics or {})}
     return json.dumps({"files": 1, "looked_into": 1, "episodes": 50, "steps": 7000, "problem": "", "remedy": "",
-                       **facts}) + "\n"
+                       "statistics": standing, **facts}) + "\n"
 
 
 def conventions(verdict="holds", **other):
@@ -152,12 +153,25 @@ def test_what_keeps_a_training_from_starting_is_a_fail_with_its_reason(check, an
     (("tracker=wandb",), {"tracker": said("none\n"), "python": interpreter(wandb="0.22.0")}, "tracker",
      "wandb is not logged in to api.wandb.ai"),
     (("warmup_steps=40000",), {}, "configuration", "warm-up"),
+    ((), {"episodes": said(survey({"why_not": "they were not sound: std 250", "wrong": "std 250"}))}, "statistics",
+     "not sound: std 250"),
     (("max_steps=1000",), {}, "configuration", "only the last step is saved"),
     (("checkpoints_keep_every_steps=3000",), {}, "configuration", "keeps common multiples of itself and"),
 ])
 def test_what_is_odd_is_a_warning(check, settings, answers, name, words):
     found = check(*settings, **answers)[name]
     assert found.status is Status.WARN, found
+    assert words in found.summary
+
+
+@pytest.mark.parametrize(("standing", "words"), [
+    ({"why_not": "there were none"}, "computed when the training begins: there were none"),
+    ({"odd": ["slot 10: always 1"]}, "of these data and codec delta_velocity, sound"),
+    ({"unread": 2}, "the MD5 of 2 files is not known yet"),
+])
+def test_statistics_that_fit_are_taken_and_others_are_computed(check, standing, words):
+    found = check(episodes=said(survey(standing)))["statistics"]
+    assert (found.status, found.evidence) == (Status.OK, "; ".join(standing.get("odd", ())))
     assert words in found.summary
 
 

@@ -173,3 +173,21 @@ def test_a_slot_that_never_changes_is_odd_and_no_fault() -> None:
 def test_a_folder_that_cannot_be_written_still_gets_its_answer(tmp_path) -> None:
     found = verified(RECORDING, "--out", str(tmp_path / "missing" / "statistics.json"))
     assert (found["is_written"], found["is_sound"]) == (False, True)
+
+
+def test_where_statistics_stand_is_told_without_reading_the_data(tmp_path, monkeypatch) -> None:
+    shutil.copytree(RECORDING, tmp_path / "data")
+    file = tmp_path / "data" / statistics.NAME
+    assert statistics.standing(tmp_path / "data", CODEC).why_not == "there were none"
+    verified(tmp_path / "data")
+    odd = ("slot 10, gripper open (0 to 1): always 0: these data never change it",)
+    monkeypatch.setattr(digests, "md5_of", lambda path: pytest.fail(f"{path} was read"))
+    assert statistics.standing(tmp_path / "data", CODEC) == statistics.Standing("", "", odd, 0)
+    assert "of codec delta_velocity" in statistics.standing(tmp_path / "data", codec("absolute_pose")).why_not
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps({**stored, "state": {**stored["state"], "std": [250.0] * 128}}))
+    assert statistics.standing(tmp_path / "data", CODEC).wrong.startswith("state, slot 0, joint 0 (rad): std 250")
+    file.write_text(json.dumps(stored))
+    (tmp_path / "data" / "more_demo.hdf5").write_bytes(b"new")
+    found = statistics.standing(tmp_path / "data", CODEC)
+    assert (found.why_not, found.unread) == ("the MD5 of more_demo.hdf5 is another", 1)

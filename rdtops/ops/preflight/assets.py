@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,16 @@ class FolderFacts:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """As of rdtops.trainer.statistics: why a training computes its own, what in those there is wrong or odd."""
+
+    why_not: str
+    wrong: str
+    odd: Sequence[str]
+    unread: int
+
+
+@dataclass(frozen=True)
 class Survey:
     """What rdtops.trainer.survey tells: how much it looked into, and the first thing that a training would refuse."""
 
@@ -39,6 +49,7 @@ class Survey:
     steps: int
     problem: str
     remedy: str
+    statistics: Standing
 
 
 @dataclass(frozen=True)
@@ -111,8 +122,29 @@ def judge_dataset(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 
 def parse_survey(output: Output) -> Survey:
     facts = json.loads(last_line(output))
+    found = facts["statistics"]
     return Survey(int(facts["files"]), int(facts["looked_into"]), int(facts["episodes"]), int(facts["steps"]),
-                  str(facts["problem"]), str(facts["remedy"]))
+                  str(facts["problem"]), str(facts["remedy"]),
+                  Standing(str(found["why_not"]), str(found["wrong"]), [str(one) for one in found["odd"]],
+                           int(found["unread"])))
+
+
+def judge_statistics(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    """Numbers that fit are taken, others are computed when the training begins; wrong ones say that the data are."""
+    answer: Answer[Survey] = answers["episodes"]
+    if answer.value is None or answer.value.problem or answers["release"].value != ["there"]:
+        yield CheckResult.skip("statistics", "not asked: it needs the deployed code and readable demonstrations")
+        return
+    found, train = answer.value.statistics, subject.spec.train
+    unread = f"; the MD5 of {found.unread} files is not known yet" if found.unread else ""
+    if found.wrong:
+        yield CheckResult.warn("statistics", f"not sound: {found.wrong}", "statistics.json beside the demonstrations",
+                               f"inv stats --host {subject.spec.host} --recompute --set codec={train.codec}")
+    elif found.why_not:
+        yield CheckResult.ok("statistics", f"computed when the training begins: {found.why_not}")
+    else:
+        yield CheckResult.ok("statistics", f"of these data and codec {train.codec}, sound{unread}",
+                             "; ".join(found.odd[:3]))
 
 
 def judge_episodes(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
@@ -137,7 +169,7 @@ def judge_episodes(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 
 def _survey_line(subject: Subject) -> str:
     return in_release(subject, "-m", "rdtops.trainer.survey", subject.spec.assets["dataset"], str(SURVEY_S),
-                      subject.spec.train.observed)
+                      subject.spec.train.observed, subject.spec.train.codec)
 
 
 # --- pretrained weights ---
@@ -249,6 +281,7 @@ CHECKS = (
     Check("assets", judge_configuration),
     Check("assets", judge_dataset, _dataset_probes),
     Check("assets", judge_episodes, _episodes_probes),
+    Check("assets", judge_statistics),
     Check("assets", judge_pretrained, _pretrained_probes),
     Check("assets", judge_tensors, _weights_probes),
 )
