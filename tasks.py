@@ -203,7 +203,8 @@ def lint(_):
 
 
 @task(auto_shortflags=False, positional=["name"], help={
-    "name": "which one: startup, check, trainer, transfer", "quick": "fewest runs, no row that takes minutes",
+    "name": "which one: closed-loop, startup, check, trainer, transfer",
+    "quick": "fewest runs, no row that takes minutes",
     "only": "the rows whose name has this word", "json_": JSON})
 def bench(_, name, quick=False, only="", json_=False):
     """Measure a promise of ours side by side with what it is promised against."""

@@ -20,7 +20,7 @@ class TrainConfig:
 
     preset: str
     # what is trained, on what
-    model: str  # architecture: tiny, rdt-170m, rdt-1b
+    model: str  # architecture: tiny, small, rdt-170m, rdt-1b
     dataset: str
     pretrained: str
     text_encoder: str
@@ -137,7 +137,7 @@ CHOICES = {
     "device": ("cuda", "cpu"),
     "mixed_precision": ("bf16", "fp16", "no"),
     "lr_schedule": ("constant", "cosine"),
-    "model": ("tiny", "rdt-170m", "rdt-1b"),
+    "model": ("tiny", "small", "rdt-170m", "rdt-1b"),
     "sharding": ("none", "zero1", "fsdp2"),
     "loss": ("published", "normalised"),
     "tracker": ("off", "tensorboard", "wandb"),

@@ -69,6 +69,7 @@ def _mlp(name: str, inward: int, wide: int, layers: int) -> dict[str, tuple[int,
 
 MODELS = {
     "tiny": ModelFacts(274_048, 64, 4, 4, lang_width=32, img_width=32, img_patches=16, lang_tokens=128, horizon=16),
+    "small": ModelFacts(558_464, 96, 4, 4, lang_width=32, img_width=64, img_patches=16, lang_tokens=128, horizon=16),
     "rdt-170m": ModelFacts(166_229_888, 1024, 14, 32, lang_width=4096, img_width=1152, img_patches=729),
     "rdt-1b": ModelFacts(1_228_319_872, 2048, 28, 32, lang_width=4096, img_width=1152, img_patches=729),
 }

@@ -130,6 +130,7 @@ def bench(say: Say, name: str, *, quick: bool = False, only: str = "") -> Iterat
     from rdtops.ops import check_bench, transfer_bench
 
     benches: dict[str, Callable[[], Iterator[Measured]]] = {
+        "closed-loop": lambda: _bench_closed_loop(quick=quick, only=only),
         "startup": _bench_startup,
         "check": lambda: check_bench.check_rows(say, quick=quick, only=only),
         "trainer": lambda: _bench_trainer(quick=quick, only=only),
@@ -178,16 +179,26 @@ def _bench_startup(rounds: int = 15) -> Iterator[Measured]:
 
 def _bench_trainer(*, quick: bool, only: str) -> Iterator[Measured]:
     """The trainer's own program measures, with one thread a process as accelerate starts it: torch stays over there."""
-    words = [sys.executable, "-m", "rdtops.trainer.bench", str(ROOT / "rdtops" / "lab" / "data"),
-             *(["--quick"] if quick else []), "--only", only]
+    yield from _measured_there(["rdtops.trainer.bench", str(ROOT / "rdtops" / "lab" / "data"),
+                                *(["--quick"] if quick else []), "--only", only], "[demo]")
+
+
+def _bench_closed_loop(*, quick: bool, only: str) -> Iterator[Measured]:
+    """Films of a success and a failure are left in .lab/closed-loop."""
+    yield from _measured_there(["rdtops.trainer.proof", *(["--quick"] if quick else []), "--only", only,
+                                "--films", str(ROOT / ".lab" / "closed-loop")], "[trainer,eval]")
+
+
+def _measured_there(words: list[str], extras: str) -> Iterator[Measured]:
+    words = [sys.executable, "-m", *words]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "1"}) as program:
         assert program.stdout
         for line in program.stdout:
             yield Measured(**json.loads(line))
     if program.returncode:
-        raise StepFailed(f"the benchmark ended with exit {program.returncode}; it needs the trainer's packages",
-                         remedy="pip install -c constraints.txt -e '.[demo]'")
+        raise StepFailed(f"the benchmark ended with exit {program.returncode}; it needs the packages of {extras}",
+                         remedy=f"pip install -c constraints.txt -e '.{extras}'")
 
 
 def _seconds(arguments: list[str], folder: str) -> float:

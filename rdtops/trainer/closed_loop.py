@@ -111,7 +111,7 @@ def measure(folder: Path, wish: Comparison, task: Task, policy: Policy) -> list[
         errors, train_s = {}, 0.0
     else:
         spec = _spec(folder, wish, policy)
-        train_s = _train(spec)
+        train_s = train(spec)
         checkpoints = Path(spec.paths.checkpoints)
         weights = {step: RDTPolicy.from_pretrained(checkpoints / checkpoint_name(step) / "ema").eval()
                    for step in range(wish.every, wish.steps + 1, wish.every)}
@@ -139,11 +139,14 @@ def evaluate(world: Simulator, driver: Driver, wish: Comparison) -> Iterator[int
 # its training --------------------------------------------------------------------------------------------------------
 
 def _spec(folder: Path, wish: Comparison, policy: Policy) -> RunSpec:
-    """In a workspace of its own: a workspace has one training at a time."""
-    name = f"{policy.loss}-{policy.seed}"
-    spec = RunSpec(name, "here", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), str(folder / name),
-                   str(Path.cwd()), "closed-loop", {"dataset": str(folder / "demonstrations"), **_encoders(folder)},
-                   _config(wish, policy))
+    return run_folder(folder / f"{policy.loss}-{policy.seed}",
+                      {"dataset": str(folder / "demonstrations"), **_encoders(folder)}, _config(wish, policy))
+
+
+def run_folder(workspace: Path, assets: dict[str, str], config: TrainConfig) -> RunSpec:
+    """Of a training on this machine, in a workspace of its own: a workspace has one training at a time."""
+    spec = RunSpec(workspace.name, "here", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), str(workspace),
+                   str(Path.cwd()), "closed-loop", assets, config)
     Path(spec.paths.checkpoints).mkdir(parents=True)
     Path(spec.paths.config).write_text(spec.to_json())
     return spec
@@ -158,11 +161,11 @@ def _config(wish: Comparison, policy: Policy) -> TrainConfig:
     return override(preset("tiny"), [f"{key}={value}" for key, value in settings.items()])
 
 
-def _train(spec: RunSpec) -> float:
-    """Returns how long it took, in seconds."""
+def train(spec: RunSpec, threads: int = 1) -> float:
+    """The bundled trainer, in a process of its own. Returns how long it took, in seconds."""
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-m", "rdtops.trainer.train", str(spec.paths.config)], check=False,
-                          capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                          capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
     if done.returncode:
         raise RunError(f"the training {spec.run_id} failed: {(done.stderr or done.stdout)[-2000:].strip()}")
     return time.monotonic() - began

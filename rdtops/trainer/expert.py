@@ -57,4 +57,57 @@ class CloseTopDrawer:
         return GAIN_PER_M * (start - here)
 
 
-EXPERTS = {"KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet": CloseTopDrawer}
+class PutSoupInBasket:
+    """Hover over the can with the gripper open, go down, close, lift, carry it over the basket, let go.
+
+    Fingers open 8 cm and the can is 6.6 cm wide: a grasp may be off by 7 mm. `noise` as above. `jitter` varies, from
+    one expert to the next, where on the can it grasps and how high it carries.
+    """
+
+    CAN, BASKET = "alphabet_soup_1_main", "basket_1_main"
+    GRASP_M = np.array([0, 0, 0.01])  # from the can's middle
+    GRASP_JITTER_M = np.array([0.004, 0.002, 0.006])
+    HOVER_M, CARRY_M, CARRY_JITTER_M = 0.09, 0.2, 0.02  # above the grasp
+    OVER_CAN_M, OVER_BASKET_M, DEEP_M = 0.012, 0.03, 0.008  # near enough to go down, to let go, to close
+    CLOSING_STEPS = 7
+
+    def __init__(self, random: np.random.Generator, noise: float = 0.0, jitter: float = 0.0) -> None:
+        self._random, self._noise = random, noise
+        self._grasp_m = self.GRASP_M + jitter * random.uniform(-1, 1, 3) * self.GRASP_JITTER_M
+        self._carry_m = self.CARRY_M + jitter * random.uniform(-1, 1) * self.CARRY_JITTER_M
+        self._closed_steps = 0
+        self._grasped_m: np.ndarray | None = None
+        self._let_go = False
+        self.guess_m: np.ndarray | None = None  # where it believes the can to be when it may not know
+
+    def act(self, simulator: Simulator) -> np.ndarray:
+        here, basket = simulator.robot().position_m_3, simulator.body_m_3(self.BASKET)
+        can = simulator.body_m_3(self.CAN) if self.guess_m is None else self.guess_m
+        target = self._reach(here, can) if self._grasped_m is None else self._bring(here, self._grasped_m, basket)
+        motion = np.clip(GAIN_PER_M * (target - here), -1, 1) + self._random.normal(0, self._noise, 3)
+        closed = self._grasped_m is not None and not self._let_go
+        return np.clip(np.concatenate([motion, np.zeros(3), [1.0 if closed else -1.0]]), -1, 1)
+
+    def _reach(self, here: np.ndarray, can: np.ndarray) -> np.ndarray:
+        grasp = can + self._grasp_m
+        off_m = np.hypot(*(here - grasp)[:2])
+        if off_m < self.OVER_CAN_M and abs(here[2] - grasp[2]) < self.DEEP_M:
+            self._grasped_m = here
+            return here
+        return grasp if off_m < self.OVER_CAN_M else grasp + np.array([0, 0, self.HOVER_M])
+
+    def _bring(self, here: np.ndarray, grasped: np.ndarray, basket: np.ndarray) -> np.ndarray:
+        self._closed_steps += 1
+        carry_z = grasped[2] + self._carry_m
+        over = np.hypot(*(here - basket)[:2]) < self.OVER_BASKET_M
+        self._let_go = self._let_go or over
+        if self._closed_steps < self.CLOSING_STEPS or self._let_go:
+            return here
+        aside = basket if here[2] > carry_z - self.CARRY_M / 2 else grasped  # straight up first
+        return np.array([aside[0], aside[1], carry_z])
+
+
+EXPERTS: dict[str, type[CloseTopDrawer] | type[PutSoupInBasket]] = {
+    "KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet": CloseTopDrawer,
+    "LIVING_ROOM_SCENE1_pick_up_the_alphabet_soup_and_put_it_in_the_basket": PutSoupInBasket,
+}

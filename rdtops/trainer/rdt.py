@@ -58,6 +58,7 @@ def _architecture(hidden: int, depth: int, heads: int, *, horizon: int = 64, lan
 
 ARCHITECTURES = {
     "tiny": _architecture(64, 4, 4, horizon=16, lang_width=32, lang_len=128, img_width=32, patches=16),
+    "small": _architecture(96, 4, 4, horizon=16, lang_width=32, lang_len=128, img_width=64, patches=16),
     "rdt-170m": _architecture(1024, 14, 32),
     "rdt-1b": _architecture(2048, 28, 32),
 }

@@ -36,11 +36,13 @@ IDLE_KEPT = 2  # of the settling steps
 HELD = 10  # steps after success, as in LIBERO's files
 LONGEST = 200  # steps until success; the expert takes about 40
 ATTEMPTS = 10
+DRAWN = -1  # in place of an initial state's number
 
 
 @dataclass(frozen=True)
 class Recording:
-    """How to record. Demonstration k starts from initial state k modulo `initial_states`."""
+    """How to record. Demonstration k starts from initial state k modulo `initial_states`, or with 0 of them from one
+    that is drawn from its seed, which leaves all of the benchmark's for evaluation."""
 
     task: Task
     demos: int = 50
@@ -75,7 +77,7 @@ def record(out: Path, wish: Recording, processes: int = 1, say: Callable[[str], 
                 _write_demo(data.create_group(f"demo_{number}"), demo, wish)
                 data.attrs.update(demo.about)
                 total += len(demo.arrays["actions"])
-                say(f"demo_{number}: from initial state {demo.attributes['initial_state']}, "
+                say(f"demo_{number}: from {_start(demo)}, "
                     f"success after {demo.steps_to_success} steps")
             data.attrs.update(num_demos=wish.demos, total=total)
         partial_file.replace(out)
@@ -119,17 +121,17 @@ class Recorder:
     def demonstration(self, number: int) -> Demonstration:
         """The first attempt that succeeds: action noise may spoil one."""
         for attempt in range(ATTEMPTS):
-            made = self._attempt(number % self.wish.initial_states, (self.wish.seed, number, attempt))
+            made = self._attempt(number, (self.wish.seed, number, attempt))
             if made:
                 return made
-        raise SimulatorError(f"the expert failed {ATTEMPTS} times from initial state "
-                             f"{number % self.wish.initial_states}", remedy="less --noise")
+        raise SimulatorError(f"the expert failed {ATTEMPTS} times at demonstration {number}", remedy="less --noise")
 
-    def _attempt(self, initial_state: int, key: tuple[int, int, int]) -> Demonstration | None:
+    def _attempt(self, number: int, key: tuple[int, int, int]) -> Demonstration | None:
         random = np.random.default_rng(key)
         seed = int(random.integers(2**31))
         expert = EXPERTS[self.wish.task.name](random, self.wish.noise, self.wish.jitter)
-        self.world.begin(self.states[initial_state], seed)
+        initial_state = number % self.wish.initial_states if self.wish.initial_states else DRAWN
+        self.world.begin(self.world.drawn(seed) if initial_state == DRAWN else self.states[initial_state], seed)
         self.world.settle(SETTLING_STEPS - IDLE_KEPT)
         settled, xml = self.world.state, self.world.model_xml()
         self.world.begin(settled, seed, settled=True)  # once more, so that a replay from here is the same
@@ -177,6 +179,11 @@ class Recorder:
         return {**seen, **{f"obs/{camera}": image for camera, image in images.items()}}
 
 
+def _start(demo: Demonstration) -> str:
+    number = demo.attributes["initial_state"]
+    return "a drawn state" if number == DRAWN else f"initial state {number}"
+
+
 def _write_demo(group: h5py.Group, demo: Demonstration, wish: Recording) -> None:
     length = len(demo.arrays["actions"])
     for name, values in demo.arrays.items():
@@ -217,8 +224,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--benchmark", default="libero_90")
     parser.add_argument("--task", default=next(iter(EXPERTS)), help="a task's name or a part of it")
     parser.add_argument("--demos", type=_positive, default=50)
-    parser.add_argument("--initial-states", type=_positive, default=50,
-                        help="use the first so many in turn, and keep the others for evaluation")
+    parser.add_argument("--initial-states", type=int, default=50, choices=range(51), metavar="0-50",
+                        help="use the first so many in turn, and keep the others for evaluation; 0: draw other ones")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", type=float, default=0.1, help="of the motion, in action units (1 = 0.05 m a step)")
     parser.add_argument("--jitter", type=float, default=1.0, help="of the way the expert takes; 0: always the same")

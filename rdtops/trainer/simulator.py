@@ -141,6 +141,13 @@ class Simulator:
         for observable in self._env.env._observables.values():  # noqa: SLF001  # there is no public way
             observable.set_enabled(False)
 
+    def drawn(self, seed: int) -> np.ndarray:
+        """An initial state as the bddl file allows it, drawn by LIBERO: none of the benchmark's."""
+        with _muted():
+            self._env.seed(seed)
+            self._env.reset()
+        return self.state
+
     def begin(self, state: np.ndarray, seed: int, *, settled: bool = False) -> None:
         """Set an initial state. `settled`: it was taken after settling, so the gripper has been told to open."""
         self._seen = None
