@@ -29,7 +29,7 @@ def test_a_policy_trained_for_a_minute_drives_clearly_better_than_an_untrained_o
     assert trained["holds"], trained
     assert trained["value"] >= untrained["value"] + 0.5
     assert untrained["holds"], untrained
-    assert rows["drawer, minutes in all"]["value"] < PROOFS["drawer"].limit_minutes
+    assert rows["drawer, minutes of training"]["value"] < PROOFS["drawer"].limit_minutes
 
 
 def test_a_baseline_is_beaten_only_when_the_intervals_lie_apart() -> None:
