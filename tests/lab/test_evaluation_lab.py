@@ -18,7 +18,7 @@ from rdtops.ops import runs_on_host
 from tests.lab.commandline import CommandLine
 from tests.trainer.worlds import needs_simulator
 
-pytestmark = [pytest.mark.lab, needs_simulator, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.simulator, needs_simulator, pytest.mark.timeout(600)]
 SHORT = "--set max_steps=4 --set checkpoint_every_steps=2 --set num_processes=1 --set sample_every_steps=0"
 EVAL = ("eval --host lab --checkpoint best --benchmark libero_90 --tasks 1 --trials 2 --max-steps 4 --exec-horizon 3 "
         "--processes 1 --record-video")
