@@ -35,6 +35,7 @@ from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Environment
 from rdtops.remote.inventory import load
 from rdtops.remote.probe import Probe, ask
+from tests.lab.commandline import CommandLine
 
 ROOT = Path(__file__).parents[2]
 
@@ -428,6 +429,27 @@ def test_a_whole_check_needs_at_most_three_round_trips_after_the_login(session, 
     assert {"disk", "gpu", "md5", "encoder_mirror"} <= set(report.plugins)
     assert len(report.results) > 30
     assert 0 < len(executions) <= 3, executions
+
+
+@pytest.mark.slow
+def test_two_hosts_are_checked_side_by_side(lab, plugins, tiny_hosts, tmp_path):
+    """On both nvidia-smi hangs for longer than its probes wait, and both wait at once."""
+    inv = CommandLine(tmp_path, tiny_hosts)
+    begun_s = time.monotonic()
+    inv("check --host lab2 --json")
+    quick_s = time.monotonic() - begun_s
+    for host in ("lab", "lab2"):
+        lab.set_gpus(host, Gpus(hang_s=120))
+    try:
+        begun_s = time.monotonic()
+        rows = inv("check --host lab,lab2 --json").rows()
+        took_s = time.monotonic() - begun_s
+    finally:
+        for host in ("lab", "lab2"):
+            lab.set_gpus(host, Gpus())
+    assert {row["host"] for row in rows} == {"lab", "lab2"}
+    waited_s = plugins["gpu"].GPUS.timeout_s
+    assert waited_s < took_s < 2 * waited_s + quick_s
 
 
 def test_a_hanging_probe_costs_its_own_result_and_its_own_time(session, lab, monkeypatch):
