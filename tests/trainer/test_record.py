@@ -99,7 +99,7 @@ def test_a_task_without_an_expert_names_those_with_one(capsys):
 def test_an_expert_that_keeps_failing_is_an_error(monkeypatch):
     monkeypatch.setattr(record, "LONGEST", 5)
     recorder = record.Recorder(record.Recording(simulator.tasks("libero_90", DRAWER)[0], blank_images=True))
-    with pytest.raises(SimulatorError, match="the expert failed 10 times from initial state 3"):
+    with pytest.raises(SimulatorError, match="the expert failed 10 times at demonstration 3"):
         recorder.demonstration(3)
 
 
