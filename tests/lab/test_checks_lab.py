@@ -383,7 +383,7 @@ def test_the_core_checks_say_what_an_empty_host_lacks(link, spec):
     lacking = {n: found[n].remedy for n in ("code", "dataset", "pretrained")}
     assert set(lacking.values()) == {"inv deploy --host lab2"}
     assert {n for n, r in found.items() if r.status is Status.SKIP} == {
-        "imports", "cuda", "episodes", "weights", "conventions"}
+        "imports", "cuda", "episodes", "statistics", "weights", "conventions"}
 
 
 @pytest.mark.parametrize(("environment", "words"), [
