@@ -1,0 +1,57 @@
+"""What a deploy sent, or would send, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+
+from rdtops.ops.deploy import Delivery
+from rdtops.ops.render.forms import rows, shown
+from rdtops.ops.render.words import size, table_of
+from rdtops.ops.workflows import Deployed
+
+
+@shown.register
+def _(thing: Deployed) -> RenderableType:
+    table = table_of(f"{'would be sent' if thing.dry_run else 'deployed'} to {thing.host}",
+                   "what", "files", "sent", "bytes", "where and why")
+    for delivery in thing.deliveries:
+        table.add_row(escape(delivery.what), *_delivered(delivery, thing.dry_run))
+    details = [line for d in thing.deliveries for line in _reasons(d)] if thing.dry_run else []
+    return Group(table, *details)
+
+
+def _delivered(delivery: Delivery, dry_run: bool) -> tuple[str, str, str, str]:
+    where = f"[dim]{escape(delivery.target)}[/]"
+    note = f"{escape(delivery.note)}\n" if delivery.note else ""
+    if delivery.plan is None:
+        return "", "", "", note + where
+    moved = [i for i in delivery.plan.items if i.action in ("send", "resume")]
+    copied = sum(i.action == "copy" for i in delivery.plan.items)
+    if not note and not moved:
+        note = "all there already, verified by MD5\n" if not copied else ""
+    if copied:
+        note += f"{copied} files taken over from the release before, on the host\n"
+    sent_bytes = delivery.outcome.sent_bytes if delivery.outcome and not dry_run else delivery.plan.bytes_to_send
+    return str(len(delivery.plan.items)), str(len(moved)), size(sent_bytes), note + where
+
+
+def _reasons(delivery: Delivery) -> Iterable[str]:
+    items = delivery.plan.items if delivery.plan else ()
+    moving = [i for i in items if i.action != "skip"]
+    for item in moving[:40]:
+        yield (f"  {escape(delivery.what)}: {item.action:6} {escape(item.path)}  {size(item.size_bytes)}  "
+               f"{escape(item.reason)}")
+    if len(moving) > 40:
+        yield f"  {escape(delivery.what)}: and {len(moving) - 40} more"
+
+
+@rows.register
+def _(thing: Deployed) -> list[dict[str, Any]]:
+    return [{"host": thing.host, "what": d.what, "target": d.target, "note": d.note or None, "dry_run": thing.dry_run,
+             "sent_bytes": d.outcome.sent_bytes if d.outcome else 0,
+             "files": [asdict(i) for i in d.plan.items] if d.plan else []} for d in thing.deliveries]

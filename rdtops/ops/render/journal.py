@@ -1,0 +1,55 @@
+"""Events of the Journal, and what the plugins said of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import RenderableType
+from rich.markup import escape
+
+from rdtops.contract.journal import Event
+from rdtops.ops.render.forms import shown
+from rdtops.ops.render.words import clock, duration, heldout_words, size
+from rdtops.ops.workflows import Progressed
+
+
+@shown.register
+def _(thing: Progressed) -> RenderableType:
+    said = "".join(f"\n           {recorded(r)}" for r in thing.records if r.value or r.error)
+    return f"{clock(thing.event.time_s)}  {escape(words_of(thing.event, thing.max_steps))}{said}"
+
+
+def words_of(event: Event, max_steps: int) -> str:
+    """An event of the Journal as one line."""
+    d = event.data
+    if event.kind == "step":
+        return (f"step {d['step']:>6} of {max_steps}  loss {d['loss']:.4f}  lr {d.get('learning_rate', 0):.1e}  "
+                f"{d.get('samples_per_s') or 0:.1f} samples/s  {duration(d.get('eta_s'))} to go")
+    if event.kind == "checkpoint":
+        heldout = d.get("heldout_loss")
+        return (f"checkpoint {d['name']}  {size(d['size_bytes'])}  {d['digest']}"
+                + ("" if heldout is None else f"  held-out loss {heldout_words(heldout)}"))
+    if event.kind == "launched":
+        return f"launched by {d.get('launcher')}, process {d.get('pid')}"
+    if event.kind == "started":
+        resumed = d.get("resumed_from_step")
+        return (f"training on {d.get('world_size')} x {d.get('device')}, {d.get('parameters', 0) / 1e6:.1f} M "
+                "parameters" + (f", resumed from step {resumed}" if resumed else ""))
+    if event.kind == "trial":
+        return f"{d['outcome']:7}  trial {d['trial']:>2}  {d['steps']:>3} steps  {d['task']}  {d.get('error', '')}"
+    if event.kind == "eval_started":
+        before = f", {d['done_before']} of them done before" if d.get("done_before") else ""
+        return f"evaluating {d['checkpoint']} on {d['benchmark']}: {d['trials']} trials of {d['tasks']} tasks{before}"
+    if event.kind == "eval_finished":
+        errors = f", {d['errors']} errors" if d.get("errors") else ""
+        return f"evaluated {d['checkpoint']} on {d['benchmark']}: {d['successes']} of {d['trials']} succeeded{errors}"
+    if event.kind == "finished":
+        return f"finished at step {d.get('step')}, loss {d.get('loss') or 0:.4f}"
+    return f"{event.kind}  " + "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in d.items())
+
+
+def recorded(record: Any) -> str:
+    if record.error:
+        return f"[red]{escape(record.plugin)}: {escape(record.error)}[/]"
+    said = "  ".join(f"{k} {v}" for k, v in record.value.items())
+    return f"[dim]{escape(record.plugin)}: {escape(said)}[/]"

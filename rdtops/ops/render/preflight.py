@@ -1,0 +1,58 @@
+"""What the checks found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+
+from rdtops.checks import CheckResult, Report, Status
+from rdtops.ops.render.forms import rows, shown
+from rdtops.ops.render.words import SIGNS, table_of
+
+
+@shown.register
+def _(thing: Report) -> RenderableType:
+    table = table_of(f"preflight of {thing.host}", "about", "", "check", "finding")
+    for group, results in _by_group(thing.results):
+        for number, result in enumerate(results):
+            table.add_row("" if number else f"[bold]{escape(group)}[/]", SIGNS[result.status], escape(result.name),
+                          _finding(result))
+    asked = max(thing.probe_seconds.items(), key=lambda item: item[1], default=None)
+    slowest = f"; slowest probe: {escape(asked[0])}, {asked[1]:.1f} s" if asked else ""
+    return Group(table, _verdict(thing),
+                 f"[dim]plugins that ran: {escape(', '.join(thing.plugins) or 'none')}{slowest}[/]")
+
+
+def _by_group(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResult]]]:
+    """Groups in the order in which they first come."""
+    found: dict[str, list[CheckResult]] = {}
+    for result in results:
+        found.setdefault(result.group or result.source or "rdtops", []).append(result)
+    return list(found.items())
+
+
+def _finding(result: CheckResult) -> str:
+    """What is wrong has what was seen and what to type below it."""
+    if result.status not in (Status.WARN, Status.FAIL):
+        return f"[dim]{escape(result.summary)}[/]"
+    lines = [escape(result.summary), f"[dim]{escape(result.evidence)}[/]" if result.evidence else "",
+             f"[bold]-> {escape(result.remedy)}[/]" if result.remedy else ""]
+    return "\n".join(line for line in lines if line)
+
+
+def _verdict(report: Report) -> str:
+    """The last line, since a long table has scrolled by."""
+    named = {status: ", ".join(r.name for r in report.results if r.status is status)
+             for status in (Status.FAIL, Status.WARN)}
+    verdict = "[green]ready to train[/]" if report.passed else "[bold red]not ready[/]"
+    parts = [f"{report.count(s)} {s.value}" + (f" ({escape(named[s])})" if named.get(s) else "")
+             for s in (Status.FAIL, Status.WARN, Status.OK, Status.SKIP) if report.count(s)]
+    return f"{verdict}: {'; '.join(parts)}"
+
+
+@rows.register
+def _(thing: Report) -> list[dict[str, Any]]:
+    return [thing.to_json()]
