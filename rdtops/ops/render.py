@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import singledispatch
 from typing import Any
 
@@ -20,14 +20,12 @@ from rdtops.lab.site import ServerStatus
 from rdtops.ops.authoring import Written
 from rdtops.ops.catalog import PluginRow
 from rdtops.ops.deploy import Delivery
-from rdtops.ops.drill import Drill
 from rdtops.ops.evaluation import EvalLaunched, EvalView
 from rdtops.ops.inquiry import NormFitted, Replayed, Stats
-from rdtops.ops.repository import Measured, Summary
+from rdtops.ops.repository import Drilled, Measured, Summary
 from rdtops.ops.results import Fetched
 from rdtops.ops.runs import RunView, age
 from rdtops.ops.training import Launched
-from rdtops.ops.training_drill import TrainingDrill
 from rdtops.ops.trust import SeenKey
 from rdtops.ops.workflows import CheckpointList, Deployed, Gpus, HostRow, LaunchPlan, Progressed, RunStatus, Text
 
@@ -376,15 +374,14 @@ def _(thing: Measured) -> RenderableType:
 
 
 @shown.register
-def _(thing: Drill) -> RenderableType:
-    table = _table(thing.title, "", "fault", "killed", "unharmed", "runs after it", "converged", "wrong files seen",
-                   "sent twice")
+def _(thing: Drilled) -> RenderableType:
+    columns = [f.name for f in fields(thing.rows[0]) if f.name != "passed"] if thing.rows else []
+    table = _table(thing.title, "", *(name.replace("_", " ") for name in columns))
     for row in thing.rows:
-        twice = "" if row.sent_twice_percent is None else f"{row.sent_twice_percent:g} %"
-        table.add_row(SIGNS[Status.OK if row.passed else Status.FAIL], row.fault, str(row.killed), str(row.unharmed),
-                      str(row.runs), f"{row.converged} of {row.killed + row.unharmed}", str(row.wrong_files), twice)
-    problems = [f"[bold red]{escape(problem)}[/]" for row in thing.rows for problem in row.problems]
-    return Group(table, *problems)
+        cells = ("" if getattr(row, name) is None else escape(str(getattr(row, name))) for name in columns)
+        table.add_row(SIGNS[Status.OK if getattr(row, "passed", thing.passed) else Status.FAIL], *cells)
+    verdict = [f"[green]{escape(thing.verdict)}[/]"] if thing.passed and thing.verdict else []
+    return Group(table, *(f"[bold red]{escape(problem)}[/]" for problem in thing.problems), *verdict)
 
 
 @shown.register
@@ -398,16 +395,6 @@ def _(thing: Stats) -> RenderableType:
                 f"{escape(u['says'])}" for u in found["unsound"]]
     verdict = "[green]sound[/]" if thing.passed else "[bold red]not sound[/]"
     return Group(f"[bold]statistics on {escape(thing.host)}[/]", _grid(words), *findings, f"{verdict}; {state}")
-
-
-@shown.register
-def _(thing: TrainingDrill) -> RenderableType:
-    table = _table(thing.title, "", "moment", "kills", "half-written checkpoints left behind", "steps done again")
-    for row in thing.rows:
-        table.add_row(SIGNS[Status.OK if thing.passed else Status.FAIL], row.moment, str(row.kills),
-                      str(row.torn_saves), str(row.steps_repeated))
-    verdict = "[green]it ended with the same weights, average, moments and losses as the one left alone, bit for bit[/]"
-    return Group(table, *([f"[bold red]{escape(p)}[/]" for p in thing.problems] or [verdict]))
 
 
 # --- for --json ---
@@ -499,13 +486,9 @@ def _(thing: Measured) -> list[dict[str, Any]]:
 
 
 @rows.register
-def _(thing: Drill) -> list[dict[str, Any]]:
-    return [asdict(row) for row in thing.rows]
-
-
-@rows.register
-def _(thing: TrainingDrill) -> list[dict[str, Any]]:
-    return [{**asdict(row), "passed": thing.passed, "problems": list(thing.problems)} for row in thing.rows]
+def _(thing: Drilled) -> list[dict[str, Any]]:
+    return [{**asdict(row), "passed": getattr(row, "passed", thing.passed), "problems": list(thing.problems)}
+            for row in thing.rows]
 
 
 @rows.register
