@@ -208,15 +208,15 @@ def lint(_):
     "only": "the rows whose name has this word", "json_": JSON})
 def bench(_, name, quick=False, only="", json_=False):
     """Measure a promise of ours side by side with what it is promised against."""
-    cli.on_repository("bench", name=name, quick=quick, only=only, as_json=json_)
+    cli.on_repository("bench", room="rdtops.benches", name=name, quick=quick, only=only, as_json=json_)
 
 
 @task(auto_shortflags=False, positional=["name"], help={
     "name": "which one: transfer, training", "kills": "how many; default: 200 transfers, a training 20 times",
-    "json_": JSON})
-def drill(_, name, kills=0, json_=False):
-    """Kill what must survive it, at random moments, and see whether it comes right in the end."""
-    cli.on_repository("drill", name=name, kills=kills, as_json=json_)
+    "only": "the rows whose name has this word", "json_": JSON})
+def drill(_, name, kills=0, only="", json_=False):
+    """Break what must survive it, and see whether it comes right in the end."""
+    cli.on_repository("drill", room="rdtops.drills", name=name, kills=kills, only=only, as_json=json_)
 
 
 namespace = Collection(hosts, trust, deploy, check, train, status, logs, gpu, checkpoints, attach, stop, watch,

@@ -1,6 +1,7 @@
 """Promises of the repository itself: its imports, its lint, its types, its command line, its documents."""
 
 import ast
+import importlib
 import json
 import re
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from rdtops import api, hookspecs
+from rdtops.benches import BENCHES
+from rdtops.drills import DRILLS
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(sys.executable).parent
@@ -59,9 +62,19 @@ def test_the_list_of_tasks_is_frozen():
     ("trust", "host yes"),
     ("plugins", "json"),
     ("plugins.new", "json name package"),
+    ("bench", "json name only quick"),
+    ("drill", "json kills name only"),
 ])
 def test_the_options_of_a_task_are_frozen(task, options):
     assert sorted(re.findall(r"^  (?:-\w, )?--([a-z-]+)", inv("--help", task).stdout, re.MULTILINE)) == options.split()
+
+
+@pytest.mark.parametrize(("task", "table"), [("bench", BENCHES), ("drill", DRILLS)])
+def test_the_help_of_bench_and_drill_names_each_of_them_and_each_is_there(task, table):
+    named = re.search(r"which one: ([\w, -]+)", " ".join(inv("--help", task).stdout.split())).group(1)
+    assert [name for name in table if name not in named] == []
+    work = {"bench": "measure", "drill": "drill"}[task]
+    assert [name for name, module in table.items() if not hasattr(importlib.import_module(module), work)] == []
 
 
 @pytest.mark.parametrize("words", [["--list"], ["--help", "train"]])

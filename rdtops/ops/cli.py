@@ -7,6 +7,7 @@ Imported by tasks.py at every start, so everything heavy is imported when a task
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import os
 import sys
@@ -74,14 +75,12 @@ def on_lab(work: str, *, as_json: bool = False, **arguments: Any) -> None:
         screen.finish(screen.show_each(getattr(repository, f"lab_{work}")(**needs, **arguments)))
 
 
-def on_repository(work: str, *, as_json: bool = False, **arguments: Any) -> None:
-    """demo, test, lint, bench or drill."""
-    from rdtops.ops import repository
-
+def on_repository(work: str, *, room: str = "rdtops.ops.repository", as_json: bool = False, **arguments: Any) -> None:
+    """demo, test or lint; bench and drill have rooms of their own, above this one: tasks.py names them."""
     screen = _on_screen(as_json)
     with _errors(screen):
         needs = {} if work == "lint" else {"say": say}
-        screen.finish(screen.show_each(getattr(repository, work)(**needs, **arguments)))
+        screen.finish(screen.show_each(getattr(importlib.import_module(room), work)(**needs, **arguments)))
 
 
 def wish(preset: str, settings: list[str] | None, from_scratch: bool = False) -> Any:

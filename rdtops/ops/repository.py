@@ -1,28 +1,22 @@
-"""What this repository does with itself: its lab, its demo, its tests, its measurements."""
+"""What this repository does with itself: its lab, its demo, its tests; and what its benches and drills have to say."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rdtops
-from rdtops.errors import LabError, RdtopsError, UsageError
+from rdtops.errors import LabError, RdtopsError
 from rdtops.lab import packages
 from rdtops.lab.site import Lab
-
-if TYPE_CHECKING:
-    from rdtops.ops.drill import Drill
-    from rdtops.ops.training_drill import TrainingDrill
 
 ROOT = Path(rdtops.__file__).resolve().parents[1]
 LAB_HOST = "lab"
@@ -42,6 +36,22 @@ class Measured:
     goal: str
     holds: bool
     how: str
+
+
+@dataclass(frozen=True)
+class Drilled:
+    """What a drill broke, and what did not hold. A row is a frozen dataclass: its fields are the columns of the
+    table, its field or property `passed`, where it has one, is its sign.
+    """
+
+    title: str
+    rows: tuple[Any, ...]
+    problems: tuple[str, ...] = ()
+    verdict: str = ""  # what holds when there is no problem
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems and all(getattr(row, "passed", True) for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -124,88 +134,6 @@ def lint() -> Iterator[Any]:
     for words in (["ruff", "check", "."], ["mypy"], ["lint-imports"]):
         _run([str(scripts / words[0]), *words[1:]], f"{words[0]} has findings")
     yield from ()
-
-
-def bench(say: Say, name: str, *, quick: bool = False, only: str = "") -> Iterator[Measured]:
-    from rdtops.ops import check_bench, transfer_bench
-
-    benches: dict[str, Callable[[], Iterator[Measured]]] = {
-        "closed-loop": lambda: _bench_closed_loop(quick=quick, only=only),
-        "startup": _bench_startup,
-        "check": lambda: check_bench.check_rows(say, quick=quick, only=only),
-        "trainer": lambda: _bench_trainer(quick=quick, only=only),
-        "transfer": lambda: transfer_bench.transfer_rows(say, quick=quick, only=only)}
-    if name not in benches:
-        raise UsageError(f"there is no bench {name!r}; benches: {', '.join(benches)}")
-    yield from benches[name]()
-
-
-def drill(say: Say, name: str, *, kills: int = 0) -> Iterator[Drill | TrainingDrill]:
-    """`kills` 0 means as many as the drill is made for."""
-    from rdtops.ops import drill as transfer_drill
-
-    drills: dict[str, Callable[[], Iterator[Drill | TrainingDrill]]] = {
-        "transfer": lambda: transfer_drill.drill(say, kills or 200),
-        "training": lambda: _drill_training(say, kills or 20)}
-    if name not in drills:
-        raise UsageError(f"there is no drill {name!r}; drills: {', '.join(drills)}")
-    yield from drills[name]()
-
-
-def _drill_training(say: Say, kills: int) -> Iterator[TrainingDrill]:
-    from rdtops.ops import training_drill
-
-    make_tiny_assets(say)
-    made = ROOT / ".lab" / "assets"
-    assets = {"dataset": str(ROOT / "rdtops" / "lab" / "data"), "pretrained": str(made / "rdt-tiny"),
-              "text_encoder": str(made / "t5-tiny"), "vision_encoder": str(made / "siglip-tiny")}
-    yield training_drill.drill_training(ROOT / ".lab" / "training-drill", assets, kills, say)
-
-
-def _bench_startup(rounds: int = 15) -> Iterator[Measured]:
-    """`inv --list` here against plain Invoke on an empty tasks.py, in turn, medians."""
-    with tempfile.TemporaryDirectory() as empty:
-        Path(empty, "tasks.py").touch()
-        for arguments in ("--list", "--help train"):
-            plain = ["--list"]  # an empty tasks.py has no task to help with
-            ours, theirs = [], []
-            for _ in range(rounds):
-                theirs.append(_seconds(plain, empty))
-                ours.append(_seconds(arguments.split(), str(ROOT)))
-            ratio = statistics.median(ours) / statistics.median(theirs)
-            yield Measured(f"inv {arguments}", round(ratio, 2), "at most 2 x plain Invoke on an empty tasks.py",
-                           ratio <= 2, "inv bench startup")
-
-
-def _bench_trainer(*, quick: bool, only: str) -> Iterator[Measured]:
-    """The trainer's own program measures, with one thread a process as accelerate starts it: torch stays over there."""
-    yield from _measured_there(["rdtops.trainer.bench", str(ROOT / "rdtops" / "lab" / "data"),
-                                *(["--quick"] if quick else []), "--only", only], "[demo]")
-
-
-def _bench_closed_loop(*, quick: bool, only: str) -> Iterator[Measured]:
-    """Films of a success and a failure are left in .lab/closed-loop."""
-    yield from _measured_there(["rdtops.trainer.proof", *(["--quick"] if quick else []), "--only", only,
-                                "--films", str(ROOT / ".lab" / "closed-loop")], "[trainer,eval]")
-
-
-def _measured_there(words: list[str], extras: str) -> Iterator[Measured]:
-    words = [sys.executable, "-m", *words]
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}) as program:
-        assert program.stdout
-        for line in program.stdout:
-            yield Measured(**json.loads(line))
-    if program.returncode:
-        raise StepFailed(f"the benchmark ended with exit {program.returncode}; it needs the packages of {extras}",
-                         remedy=f"pip install -c constraints.txt -e '.{extras}'")
-
-
-def _seconds(arguments: list[str], folder: str) -> float:
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "invoke", *arguments], cwd=folder, check=False,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - start
 
 
 def _system_programs(say: Say) -> None:

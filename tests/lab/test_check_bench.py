@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rdtops.benches import check as check_bench
+from rdtops.benches.check import Route
 from rdtops.lab.site import Lab
-from rdtops.ops import check_bench
-from rdtops.ops.check_bench import Route
 from rdtops.ops.repository import StepFailed
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]

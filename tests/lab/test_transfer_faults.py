@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from rdtops.drills.transfer import LINE, MB, drill_transfers, loopback_ground, wan_ground
 from rdtops.errors import LabError
 from rdtops.lab.observer import Observer, Seen
 from rdtops.lab.site import Lab
 from rdtops.lab.wan.site import WanLab
-from rdtops.ops.drill import LINE, MB, Drill, drill_transfers, loopback_ground, wan_ground
+from rdtops.ops.repository import Drilled
 
 pytestmark = pytest.mark.lab
 
 RIGHT = b"right" * 100_000
 
 
-def no_fault_did_harm(drill: Drill, kills: int) -> None:
+def no_fault_did_harm(drill: Drilled, kills: int) -> None:
     assert drill.passed, drill
     assert sum(row.killed for row in drill.rows) == kills, drill
 

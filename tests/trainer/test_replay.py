@@ -10,8 +10,8 @@ import pytest
 
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import RunSpec
+from rdtops.drills.training import Life
 from rdtops.errors import DataError, RunError, WeightsError
-from rdtops.ops.training_drill import Life
 from rdtops.trainer import replay
 from rdtops.trainer.replay import Recorded, recorded
 from tests.trainer.conftest import SHORT, losses, write_run

@@ -16,9 +16,9 @@ import torch
 
 from rdtops.contract.config import override, preset
 from rdtops.contract.run import RunSpec
+from rdtops.drills.training import Life
 from rdtops.errors import ConfigError
 from rdtops.ops.launch import trainer_command
-from rdtops.ops.training_drill import Life
 from rdtops.remote.hosts import Host
 from rdtops.trainer import sharding
 from rdtops.trainer.rdt import RDTPolicy

@@ -10,12 +10,13 @@ import pytest
 
 from rdtops.contract import manifest
 from rdtops.contract.run import RunSpec
-from rdtops.ops import training_drill
-from rdtops.ops.training_drill import SAVING, STARTING, TRAINING, Subject
+from rdtops.drills import training as training_drill
+from rdtops.drills.training import SAVING, STARTING, TRAINING, Subject
+from rdtops.ops.repository import Drilled
 
 
 @pytest.fixture(scope="module")
-def drilled(assets, tmp_path_factory) -> tuple[training_drill.TrainingDrill, Path]:
+def drilled(assets, tmp_path_factory) -> tuple[Drilled, Path]:
     folder = tmp_path_factory.mktemp("drill")
     said: list[str] = []
     return training_drill.drill_training(folder, assets, 3, said.append, steps=40, processes=1), folder

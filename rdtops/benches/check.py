@@ -57,7 +57,7 @@ class Timed:
     probe_s: float
 
 
-def check_rows(say: Say, *, quick: bool = False, only: str = "") -> Iterator[Measured]:
+def measure(say: Say, *, quick: bool = False, only: str = "") -> Iterator[Measured]:
     """About a minute and a half, the quick form half of that."""
     repository.make_tiny_assets(say)
     with tempfile.TemporaryDirectory() as folder, _route(Path(folder), say) as route:

@@ -23,7 +23,7 @@ from rdtops.lab import processes
 from rdtops.lab.observer import Observer
 from rdtops.lab.site import JUMP, Lab
 from rdtops.lab.wan.site import HOST, WanLab
-from rdtops.ops.repository import ROOT, Say, StepFailed
+from rdtops.ops.repository import ROOT, Drilled, Say, StepFailed
 
 PROGRAM = [sys.executable, "-m", "rdtops.remote.transfer"]
 LINE = "custom:4:400:0"  # slow enough that most moments are in the middle of it
@@ -46,7 +46,7 @@ class Ground:
 
 
 @dataclass(frozen=True)
-class Drilled:
+class Hit:
     """What became of the transfers that one fault hit."""
 
     fault: str
@@ -56,31 +56,21 @@ class Drilled:
     converged: int
     wrong_files: int  # seen under a final name, at any time
     sent_twice_percent: float | None  # the median; None where it cannot be measured
-    problems: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         return self.converged == self.killed + self.unharmed and not self.wrong_files
 
 
-@dataclass(frozen=True)
-class Drill:
-    title: str
-    rows: tuple[Drilled, ...]
-
-    @property
-    def passed(self) -> bool:
-        return all(row.passed for row in self.rows)
-
-
-def drill(say: Say, kills: int) -> Iterator[Drill]:
+def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
+    """200 kills, on a line that is slow enough for most of them to come in the middle of a transfer."""
     folder = ROOT / ".lab" / "drill"
     with WanLab(ROOT / ".lab" / "wan") as lab:
         lab.up(LINE)  # it is ours alone, and so is the folder
         if folder.exists():  # of one that was killed itself
             _unmount(folder / "to")
             shutil.rmtree(folder)
-        yield drill_transfers(wan_ground(lab), folder, kills, say, size_bytes=64 * MB)
+        yield drill_transfers(wan_ground(lab), folder, kills or 200, say, size_bytes=64 * MB, only=only)
 
 
 def wan_ground(lab: WanLab) -> Ground:
@@ -93,17 +83,19 @@ def loopback_ground(lab: Lab) -> Ground:
                   lambda: lab.connections(JUMP))
 
 
-def drill_transfers(ground: Ground, folder: Path, kills: int, say: Say, *, size_bytes: int, seed: int = 0) -> Drill:
+def drill_transfers(ground: Ground, folder: Path, kills: int, say: Say, *, size_bytes: int, only: str = "",
+                    seed: int = 0) -> Drilled:
     """Every fault in turn, until each has killed its share."""
     with _small_disk(folder / "to", size_bytes * 2) as disk_is_small:
         if not disk_is_small:
             say("without root there is no small disk to fill: that fault is left out")
         field_ = _Field(ground, folder, size_bytes, random.Random(seed), say)  # noqa: S311  # moments, no secrets
-        faults = [Sender(), Receiver(), JumpConnection(), *([FullDisk()] if disk_is_small else [])]
-        share, left = divmod(kills, len(faults))
-        rows = [field_.drill(fault, share + (number < left)) for number, fault in enumerate(faults)]
-    return Drill(f"{sum(row.killed for row in rows)} transfers of {size_bytes / MB:.0f} MB, killed and run again",
-                 tuple(rows))
+        every = [Sender(), Receiver(), JumpConnection(), *([FullDisk()] if disk_is_small else [])]
+        faults = [fault for fault in every if only in fault.name]
+        share, left = divmod(kills, max(len(faults), 1))
+        rows = tuple(field_.drill(fault, share + (number < left)) for number, fault in enumerate(faults))
+    title = f"{sum(row.killed for row in rows)} transfers of {size_bytes / MB:.0f} MB, killed and run again"
+    return Drilled(title, rows, tuple(dict.fromkeys(field_.problems)))
 
 
 # --- faults ---
@@ -196,13 +188,14 @@ class _Field:
         self._expected = folder / "expected.json"
         self._chance = chance
         self._say = say
+        self.problems: list[str] = []
         self._make_source(size_bytes)
         self._size_bytes = sum(path.stat().st_size for path in self._source.iterdir())
         undisturbed = [self._undisturbed() for _ in range(3)][1:]  # the first has to read the digests
         self._whole_s = min(seconds for seconds, _ in undisturbed)
         self._whole_bytes = statistics.median(sent for _, sent in undisturbed)
 
-    def drill(self, fault: Fault, kills: int) -> Drilled:
+    def drill(self, fault: Fault, kills: int) -> Hit:
         trials: list[Trial] = []
         while sum(trial.killed for trial in trials) < kills and len(trials) < TRIALS * kills:
             trials.append(self._trial(fault, len(trials)))
@@ -244,14 +237,13 @@ class _Field:
         if not trial.converged:
             time.sleep(0.2)  # the other half of the killed one may not have noticed yet
 
-    def _told(self, fault: Fault, trials: Sequence[Trial]) -> Drilled:
+    def _told(self, fault: Fault, trials: Sequence[Trial]) -> Hit:
         killed = [trial for trial in trials if trial.killed]
         twice = [100 * (trial.sent_bytes - self._whole_bytes) / self._size_bytes for trial in killed]
-        problems = [p for t in trials for p in [*t.wrong, *([] if t.converged else [t.said.strip()[-300:]])]]
-        return Drilled(fault.name, len(killed), len(trials) - len(killed), sum(t.runs for t in trials),
-                       sum(t.converged for t in trials), sum(len(t.wrong) for t in trials),
-                       round(statistics.median(twice), 1) if twice and self._ground.sent_bytes else None,
-                       tuple(dict.fromkeys(problems)))
+        self.problems += [p for t in trials for p in [*t.wrong, *([] if t.converged else [t.said.strip()[-300:]])]]
+        return Hit(fault.name, len(killed), len(trials) - len(killed), sum(t.runs for t in trials),
+                   sum(t.converged for t in trials), sum(len(t.wrong) for t in trials),
+                   round(statistics.median(twice), 1) if twice and self._ground.sent_bytes else None)
 
     def _undisturbed(self) -> tuple[float, int]:
         target = self._fresh_target(with_old_files=False)

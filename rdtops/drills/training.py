@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +21,10 @@ from rdtops.contract import manifest
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Event, Journal, parse
 from rdtops.contract.run import RunSpec, checkpoint_name
-from rdtops.ops.repository import ROOT, Say, StepFailed
+from rdtops.ops.repository import ROOT, Drilled, Say, StepFailed, make_tiny_assets
 
-STARTING, TRAINING, SAVING = "while starting", "while training", "while saving"
+STARTING, TRAINING, SAVING = MOMENTS = ("while starting", "while training", "while saving")
+SAME = "it ended with the same weights, average, moments and losses as the one left alone, bit for bit"
 CHECKPOINT_EVERY_STEPS = 10
 LIFE_TIMEOUT_S = 600.0
 POLL_S = 0.002
@@ -35,23 +36,21 @@ class Struck:
 
     moment: str
     kills: int
-    torn_saves: int  # that left an unfinished checkpoint behind
-    steps_repeated: int  # done again, because they came after the newest checkpoint
+    half_written_checkpoints: int  # that left an unfinished checkpoint behind
+    steps_done_again: int  # done again, because they came after the newest checkpoint
 
 
-@dataclass(frozen=True)
-class TrainingDrill:
-    title: str
-    rows: tuple[Struck, ...]
-    problems: tuple[str, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        return not self.problems
+def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
+    """20 kills of the lab's training."""
+    make_tiny_assets(say)
+    made = ROOT / ".lab" / "assets"
+    assets = {"dataset": str(ROOT / "rdtops" / "lab" / "data"), "pretrained": str(made / "rdt-tiny"),
+              "text_encoder": str(made / "t5-tiny"), "vision_encoder": str(made / "siglip-tiny")}
+    yield drill_training(ROOT / ".lab" / "training-drill", assets, kills or 20, say, only=only)
 
 
 def drill_training(folder: Path, assets: Mapping[str, str], kills: int, say: Say, *, steps: int = 300,
-                   processes: int = 2, seed: int = 0) -> TrainingDrill:
+                   processes: int = 2, only: str = "", seed: int = 0) -> Drilled:
     """`assets` are the folders of the preset `tiny`, as in a RunSpec. Everything is written below `folder`."""
     begun = time.monotonic()
     left_alone = Subject(_spec(folder, "left-alone", assets, steps, processes))
@@ -59,14 +58,14 @@ def drill_training(folder: Path, assets: Mapping[str, str], kills: int, say: Say
     say(f"left alone: {steps} steps in {time.monotonic() - begun:.0f} s")
     killed = Subject(_spec(folder, "killed", assets, steps, processes))
     chance = random.Random(seed)  # noqa: S311  # moments, no secrets
-    for number, (moment, step) in enumerate(_moments(kills, steps, chance), 1):
+    for number, (moment, step) in enumerate(_moments(kills, steps, chance, only), 1):
         killed.live(_Blow(moment, step, chance, left_alone.start_s, left_alone.save_s))
         say(f"kill {number} of {kills}, {moment}: the Journal is at step {killed.last_step}")
     killed.live()
-    rows = tuple(killed.struck(moment) for moment in (STARTING, TRAINING, SAVING))
+    rows = tuple(killed.struck(moment) for moment in MOMENTS if only in moment)
     done = sum(row.kills for row in rows)
-    return TrainingDrill(f"a training of {steps} steps, {processes} processes, killed {done} times, "
-                         f"{time.monotonic() - begun:.0f} s", rows, tuple(_differences(left_alone, killed, kills)))
+    return Drilled(f"a training of {steps} steps, {processes} processes, killed {done} times, "
+                   f"{time.monotonic() - begun:.0f} s", rows, tuple(_differences(left_alone, killed, kills)), SAME)
 
 
 @dataclass
@@ -88,7 +87,8 @@ class Subject:
 
     def struck(self, moment: str) -> Struck:
         of_it = [blow for blow in self.blows if blow.moment == moment]
-        return Struck(moment, len(of_it), sum(b.torn_saves for b in of_it), sum(b.steps_repeated for b in of_it))
+        return Struck(moment, len(of_it), sum(b.half_written_checkpoints for b in of_it),
+                      sum(b.steps_done_again for b in of_it))
 
     @property
     def events(self) -> list[Event]:
@@ -212,10 +212,10 @@ class _Blow:
         return self.moment == STARTING or life.step >= self._step
 
 
-def _moments(kills: int, steps: int, chance: random.Random) -> list[tuple[str, int]]:
+def _moments(kills: int, steps: int, chance: random.Random, only: str) -> list[tuple[str, int]]:
     """Kinds in turn, and steps that grow, so that a run comes on from kill to kill; the last one leaves time to be hit
     before the end."""
-    kinds = [(STARTING, TRAINING, SAVING)[number % 3] for number in range(kills)]
+    kinds = list(itertools.islice(itertools.cycle(m for m in MOMENTS if only in m), kills))
     chance.shuffle(kinds)
     last = max(steps - 2 * CHECKPOINT_EVERY_STEPS, 1)
     return list(zip(kinds, sorted(chance.randint(1, last) for _ in kinds), strict=True))

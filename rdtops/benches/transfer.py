@@ -138,7 +138,7 @@ LONG = ("1 GB", "64 MB")  # left out of the quick form
 PEERS = {tool.name: tool for tool in (SCP, RSYNC, TAR, LFTP)}
 
 
-def transfer_rows(say: Say, *, quick: bool = False, only: str = "") -> Iterator[Measured]:
+def measure(say: Say, *, quick: bool = False, only: str = "") -> Iterator[Measured]:
     """The complete table takes about 15 minutes, the quick one (one run each, no long rows) about 5."""
     with _bench(say) as bench:
         for race in RACES:
