@@ -36,6 +36,14 @@ def deploy(_, host="", preset="", set_=None, only="", from_scratch=False, dry_ru
     cli.on_hosts("deploy", host, as_json=json_, wish=cli.wish(preset, set_, from_scratch), only=only, dry_run=dry_run)
 
 
+@task(auto_shortflags=False, help={
+    "host": HOST, "to": "a release, or a unique beginning of its name; default: the one before the current",
+    "json_": JSON})
+def rollback(_, host="", to="", json_=False):
+    """Let trainings have an earlier release, until the next deploy. What runs is left alone."""
+    cli.on_hosts("rollback", host, as_json=json_, to=to)
+
+
 @task(auto_shortflags=False, iterable=["set_"], help={
     "host": HOST, "preset": PRESET, "set_": SET, "from_scratch": "no pretrained weights are needed", "json_": JSON})
 def check(_, host="", preset="", set_=None, from_scratch=False, json_=False):
@@ -46,11 +54,13 @@ def check(_, host="", preset="", set_=None, from_scratch=False, json_=False):
 @task(auto_shortflags=False, iterable=["set_"], help={
     "host": HOST, "preset": PRESET, "set_": SET, "resume": "go on with this run from its newest valid checkpoint",
     "from_scratch": "random weights instead of pretrained ones", "follow": "watch it until it ends",
+    "again": "one more, though the very same training is running",
     "dry_run": "print config.json and launch.sh, launch nothing", "json_": JSON})
-def train(_, host="", preset="", set_=None, resume="", from_scratch=False, follow=False, dry_run=False, json_=False):
-    """Launch a training, detached: it goes on without this laptop."""
-    cli.on_hosts("train", host, as_json=json_, wish=cli.wish(preset, set_, from_scratch), resume=resume, follow=follow,
-                 dry_run=dry_run)
+def train(_, host="", preset="", set_=None, resume="", from_scratch=False, again=False, follow=False, dry_run=False,
+          json_=False):
+    """Launch a training, detached: it goes on without this laptop. Typed twice, there is still one."""
+    cli.on_hosts("train", host, as_json=json_, wish=cli.wish(preset, set_, from_scratch), resume=resume, again=again,
+                 follow=follow, dry_run=dry_run)
 
 
 @task(auto_shortflags=False, help={
@@ -219,8 +229,8 @@ def drill(_, name, kills=0, only="", json_=False):
     cli.on_repository("drill", room="rdtops.drills", name=name, kills=kills, only=only, as_json=json_)
 
 
-namespace = Collection(hosts, trust, deploy, check, train, status, logs, gpu, checkpoints, attach, stop, watch,
-                       fetch_results, evaluate, replay, normfit, stats, demo, test, lint, bench, drill)
+namespace = Collection(hosts, trust, deploy, rollback, check, train, status, logs, gpu, checkpoints, attach, stop,
+                       watch, fetch_results, evaluate, replay, normfit, stats, demo, test, lint, bench, drill)
 namespace.add_collection(Collection("lab", lab_up, lab_down, lab_status))
 _plugins = Collection("plugins", plugins_new)
 _plugins.add_task(plugins_list, default=True)

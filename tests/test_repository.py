@@ -20,8 +20,8 @@ SCRIPTS = Path(sys.executable).parent
 
 TASKS = [
     "attach", "bench", "check", "checkpoints", "demo", "deploy", "drill", "eval", "fetch-results", "gpu", "hosts",
-    "lint", "logs", "normfit", "replay", "stats", "status", "stop", "test", "train", "trust", "watch", "lab.down",
-    "lab.status", "lab.up", "plugins", "plugins.new"]
+    "lint", "logs", "normfit", "replay", "rollback", "stats", "status", "stop", "test", "train", "trust", "watch",
+    "lab.down", "lab.status", "lab.up", "plugins", "plugins.new"]
 
 
 def run(*words, cwd=ROOT):
@@ -44,8 +44,9 @@ def test_the_list_of_tasks_is_frozen():
 
 @pytest.mark.parametrize(("task", "options"), [
     ("deploy", "dry-run from-scratch host json only preset set"),
+    ("rollback", "host json to"),
     ("check", "from-scratch host json preset set"),
-    ("train", "dry-run follow from-scratch host json preset resume set"),
+    ("train", "again dry-run follow from-scratch host json preset resume set"),
     ("status", "all host json run"),
     ("logs", "eval follow host lines run"),
     ("gpu", "host json watch"),

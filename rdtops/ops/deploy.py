@@ -48,7 +48,7 @@ def deploy(connection: Connection, snapshot: Snapshot, assets: Sequence[Asset], 
 
 def _code(connection: Connection, snapshot: Snapshot, dry_run: bool,
           progress: Callable[[str, Progress], None] | None) -> Delivery:
-    release = release_folder(connection.workspace, snapshot)
+    release = release_folder(connection.workspace, snapshot.name)
     releases = f"{connection.workspace}/releases"
     present = connection.run_shell(
         f"[ -e {quoted(release)} ] && echo whole; ls -1t {quoted(releases)} 2>/dev/null || :")

@@ -7,12 +7,13 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from rdtops.contract.evaluation import EvalSpec, Protocol, checkpoint_folder
 from rdtops.contract.run import RunSpec, RunState, state_of
 from rdtops.errors import RunError, UsageError
-from rdtops.ops import inquiry, launch, results, runs, runs_on_host
+from rdtops.ops import admission, inquiry, launch, results, runs, runs_on_host
 from rdtops.ops.runs import RunView
 from rdtops.remote.command import Command, quoted
 from rdtops.remote.connection import Connection
@@ -120,16 +121,16 @@ def stand_in(path: str, fresh: RunSpec) -> RunSpec:
 def begin(connection: Connection, run: RunSpec, spec: EvalSpec) -> EvalLaunched:
     """Let the host check the wish, then launch. Raises what the check found."""
     _require_release(connection, spec)
-    launch.prepare_evaluation(connection, spec)
+    _prepare(connection, spec)
     try:
         found = inquiry.ask(connection, spec.release, "evaluate", [str(spec.paths.spec), "--check"])
     except (RunError, UsageError):
         _forget(connection, spec)
         raise
     if not connection.run(Command("test", "-e", str(run.paths.config)), check=False).ok:
-        launch.prepare(connection, run)  # a stand-in; every other run has its folder
+        _write(connection, {run.paths.config: run.to_json() + "\n"})  # a stand-in; every other run has its folder
     tasks = tuple(task["name"] for task in found["tasks"])
-    launcher = launch.start_evaluation(connection, spec)
+    launcher = admission.start_evaluation(connection, spec)
     return EvalLaunched(spec.host, spec.run_id, spec.name, launcher, connection.short(str(spec.paths.root)), tasks,
                         len(tasks) * spec.protocol.trials, tuple(found["notes"]))
 
@@ -156,6 +157,20 @@ def _require_release(connection: Connection, spec: EvalSpec) -> None:
     if not connection.run_shell(f"[ -e {quoted(spec.release + '/snapshot.json')} ]", check=False).ok:
         raise RunError(f"{spec.host}: this tree ({spec.snapshot}) is not deployed, and it is what evaluates",
                        remedy=f"inv deploy --host {spec.host} --only code")
+
+
+def _prepare(connection: Connection, spec: EvalSpec) -> None:
+    """Make the evaluation's folder with eval.json and eval.sh, each written whole."""
+    paths = spec.paths
+    _write(connection, {paths.spec: spec.to_json() + "\n",
+                        paths.script: launch.evaluation_script(connection.host, spec)})
+
+
+def _write(connection: Connection, files: Mapping[PurePosixPath, str]) -> None:
+    for path, text in files.items():
+        whole, part = quoted(str(path)), quoted(f"{path}.tmp")
+        connection.run_shell(f"mkdir -p {quoted(str(path.parent))} && cat > {part} && mv {part} {whole}",
+                             stdin=text.encode())
 
 
 def _forget(connection: Connection, spec: EvalSpec) -> None:

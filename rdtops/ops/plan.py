@@ -68,7 +68,7 @@ def spec_of(connection: Connection, config: TrainConfig, assets: Sequence[Asset]
     return RunSpec(
         run_id=run_id or new_run_id(config.preset), host=connection.host.name,
         created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), workspace=workspace,
-        release=release_folder(workspace, snapshot), snapshot=snapshot.name,
+        release=release_folder(workspace, snapshot.name), snapshot=snapshot.name,
         assets={a.role: a.remote for a in assets}, train=config)
 
 
@@ -76,8 +76,8 @@ def local_assets(assets: Sequence[Asset]) -> Mapping[str, Path]:
     return {a.role: a.local for a in assets if a.local}
 
 
-def release_folder(workspace: str, snapshot: Snapshot) -> str:
-    return f"{workspace}/releases/{snapshot.name}"
+def release_folder(workspace: str, name: str) -> str:
+    return f"{workspace}/releases/{name}"
 
 
 def _asset(role: str, name: str, inventory: Inventory, connection: Connection) -> Asset:

@@ -88,11 +88,14 @@ def checkpoints(connection: Connection, run: RunView) -> tuple[list[Checkpoint],
 
 def stop(connection: Connection, run: RunView, grace_s: float = 600.0) -> dict[str, Any]:
     """Ask the ranks to save and leave, end what remains. Only processes that carry the run's tag are touched."""
-    if run.state is not RunState.RUNNING:
-        raise RunError(f"{run.host}: {run.run_id} is {run.state.value}, not running")
+    not_running = RunError(f"{run.host}: {run.run_id} is {run.state.value}, not running")
+    if run.state not in (RunState.RUNNING, RunState.LOST):
+        raise not_running
     answer: dict[str, Any] = connection.call(
         runs_on_host, {"op": "stop", "workspace": connection.workspace, "run_id": run.run_id, "grace_s": grace_s},
         timeout_s=grace_s + 60)
+    if not answer["ended"] and run.state is RunState.LOST:  # else its ranks outlived their launcher
+        raise not_running
     if answer["left"]:
         raise RunError(f"{run.host}: processes of {run.run_id} outlived SIGKILL: {answer['left']}")
     return answer

@@ -153,6 +153,8 @@ def heldout_loss(checkpoint: str) -> float | None:
 def stop(workspace: str, run_id: str, grace_s: float) -> dict[str, object]:
     """Ask the ranks first, which save and leave; then everybody; then end what is left."""
     folder = os.path.join(workspace, "runs", run_id)
+    if not members(run_id):
+        return {"ended": [], "killed": [], "left": []}
     with open(os.path.join(folder, "stop"), "w") as file:
         file.write(f"{time.time():.0f}\n")
     with open(os.path.join(folder, "journal.jsonl"), "a") as file:

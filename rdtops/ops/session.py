@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rdtops.checks import Report
 from rdtops.contract.run import RunSpec
 from rdtops.errors import Unreachable
-from rdtops.ops import plan, records, registry, snapshot, training
+from rdtops.ops import plan, records, registry, releases, snapshot, training
 from rdtops.ops.plan import Asset, Wish
 from rdtops.ops.registry import Registry
+from rdtops.ops.releases import RolledBack
 from rdtops.ops.snapshot import Snapshot
 from rdtops.remote import inventory
 from rdtops.remote.connection import Ask, Connection
@@ -48,6 +49,7 @@ class Session:
         self._registry: Registry | None = None
         self._snapshot: Snapshot | None = None
         self._connections: dict[str, Connection] = {}
+        self._rollbacks: dict[str, RolledBack | None] = {}
         self._reports: dict[tuple[str, str, str], Report] = {}
 
     @property
@@ -95,11 +97,28 @@ class Session:
                 error.remedy = "inv lab.up   # if this is the lab; inv lab.status shows what of it is up"
             raise
 
-    def prepared(self, host: Host, wish: Wish) -> Prepared:
+    def prepared(self, host: Host, wish: Wish, *, of_this_tree: bool = False) -> Prepared:
+        """With the code of this tree, or, unless `of_this_tree`, of the release that the host was rolled back to."""
         config = wish.config_for(host)  # first: a wrong --set needs no connection
         connection = self.connection(host)
         assets = plan.assets_of(self.inventory, connection, config)
-        return Prepared(plan.spec_of(connection, config, assets, self.snapshot), assets)
+        spec = plan.spec_of(connection, config, assets, self.snapshot)
+        rolled_back = None if of_this_tree else self._rolled_back(connection)
+        if rolled_back:
+            self.say(rolled_back.words)
+            spec = replace(spec, release=plan.release_folder(spec.workspace, rolled_back.to), snapshot=rolled_back.to)
+        return Prepared(spec, assets)
+
+    def _rolled_back(self, connection: Connection) -> RolledBack | None:
+        """Asked once: nobody but a deploy of this command line changes it in the middle of it."""
+        name = connection.host.name
+        if name not in self._rollbacks:
+            self._rollbacks[name] = releases.rolled_back(connection)
+        return self._rollbacks[name]
+
+    def deployed(self, host: Host) -> None:
+        """A deploy ends a rollback."""
+        self._rollbacks[host.name] = None
 
     def report(self, host: Host, prepared: Prepared, *, again: bool) -> Report:
         """The findings about a host; those of this command line when there are some and `again` is not wanted."""

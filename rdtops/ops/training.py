@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rdtops.checks import CheckResult, Report
+from rdtops.checks import CheckResult, Report, Status
 from rdtops.contract.config import override
 from rdtops.contract.run import RunSpec, RunState
 from rdtops.errors import PluginError, PreflightFailed, PreflightVeto, RunError
-from rdtops.ops import launch, records, runs
+from rdtops.ops import admission, records, runs
+from rdtops.ops.admission import Admitted
 from rdtops.ops.preflight import core_checks
 from rdtops.ops.registry import Registry, Works
 from rdtops.ops.runs import RunView
@@ -27,6 +28,8 @@ class Launched:
     launcher: str
     root: str  # the run folder on the host
     resumed_from: str = ""  # the checkpoint, when it goes on
+    is_new: bool = True  # False: it was running already, and nothing was started
+    note: str = ""
 
 
 def check(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path]) -> Report:
@@ -43,24 +46,48 @@ def check(connection: Connection, registry: Registry, spec: RunSpec, local: Mapp
 
 
 def train(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path],
-          report: Report) -> Launched:
-    """Launch `spec` after a passed report. Raises PreflightFailed, PreflightVeto or PluginError."""
+          report: Report, *, again: bool = False) -> Launched:
+    """Launch `spec` after a passed report, unless the same training runs (`again`: also then).
+    Raises PreflightFailed, PreflightVeto, PluginError or RunError."""
     require_pass(report)
     _before_train(connection, registry, spec, local)
-    launch.prepare(connection, spec)
-    launcher = launch.start(connection, spec)
+    admitted = admission.admit(connection, spec, again=again)
     records.remember_launch(connection.host.name)
-    return Launched(connection.host.name, spec.run_id, launcher, connection.short(str(spec.paths.root)))
+    return _launched(connection, admitted)
+
+
+def adopted(connection: Connection, twin: RunView) -> Launched:
+    """What the same command began before, and what is running."""
+    assert twin.spec
+    records.remember_launch(connection.host.name)
+    return _launched(connection, Admitted(twin.spec, ""))
+
+
+def _launched(connection: Connection, admitted: Admitted) -> Launched:
+    spec = admitted.spec
+    return Launched(connection.host.name, spec.run_id, admitted.launcher, connection.short(str(spec.paths.root)),
+                    is_new=bool(admitted.launcher), note=admitted.note)
+
+
+def excused(report: Report, twin: RunView | None) -> Report:
+    """The report of a training that is running: it has the GPUs and the disk that it found free."""
+    if twin is None or twin.state is not RunState.RUNNING:
+        return report
+    results = [replace(r, status=Status.WARN, summary=f"{r.summary} (while {twin.run_id}, this very training, runs)")
+               if r.status is Status.FAIL else r for r in report.results]
+    return replace(report, results=tuple(results))
 
 
 def resumed_spec(run: RunView, fresh: RunSpec, settings: tuple[str, ...]) -> RunSpec:
     """The spec of a run that goes on: its own values, the code and assets of today, and `--set` on top."""
-    if run.state is RunState.RUNNING:
-        raise RunError(f"{run.host}: {run.run_id} is running", remedy=f"inv watch --host {run.host} --run {run.run_id}")
     if run.spec is None:
         raise RunError(f"{run.host}: the config.json of {run.run_id} cannot be read, so it cannot be resumed")
-    return replace(run.spec, release=fresh.release, snapshot=fresh.snapshot, assets=fresh.assets,
+    spec = replace(run.spec, release=fresh.release, snapshot=fresh.snapshot, assets=fresh.assets,
                    train=override(run.spec.train, settings))
+    if run.state is RunState.RUNNING and admission.wish_of(spec) != admission.wish_of(run.spec):
+        raise RunError(f"{run.host}: {run.run_id} is running, with other settings, code or data",
+                       remedy=f"inv stop --host {run.host} --run {run.run_id}   # then resume it with these")
+    return spec
 
 
 def resume(connection: Connection, registry: Registry, run: RunView, spec: RunSpec, local: Mapping[str, Path],
@@ -70,7 +97,7 @@ def resume(connection: Connection, registry: Registry, run: RunView, spec: RunSp
     if whole and whole[-1].step >= spec.train.max_steps:
         raise RunError(f"{run.host}: {run.run_id} is at step {whole[-1].step}, and max_steps is {spec.train.max_steps}",
                        remedy=f"inv train --host {run.host} --resume {run.run_id} --set max_steps={whole[-1].step * 2}")
-    launched = train(connection, registry, spec, local, report)
+    launched = train(connection, registry, spec, local, report, again=True)  # this run, whatever others there are
     return replace(launched, resumed_from=whole[-1].name if whole else "")
 
 

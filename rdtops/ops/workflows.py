@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rdtops.contract.evaluation import Protocol, checked
+from rdtops.contract.evaluation import EvalSpec, Protocol, checked
 from rdtops.contract.journal import Event
 from rdtops.contract.run import Checkpoint, RunSpec, RunState, best_of
 from rdtops.errors import ConfigError, HostError, UsageError
 from rdtops.ops import (
+    admission,
     authoring,
     catalog,
     discovery,
@@ -22,8 +23,10 @@ from rdtops.ops import (
     inquiry,
     launch,
     registry,
+    releases,
     results,
     runs,
+    secrets,
     training,
     trust,
     watch,
@@ -35,7 +38,8 @@ from rdtops.ops.evaluation import EvalView
 from rdtops.ops.plan import Wish
 from rdtops.ops.records import HookRecord, RunRecords
 from rdtops.ops.runs import RunView
-from rdtops.ops.session import Session
+from rdtops.ops.session import Prepared, Session
+from rdtops.ops.training import Launched
 from rdtops.ops.trust import SeenKey
 from rdtops.remote import openssh
 from rdtops.remote.command import Command
@@ -56,15 +60,20 @@ class Deployed:
     host: str
     deliveries: tuple[delivery.Delivery, ...]
     dry_run: bool
+    removed: tuple[str, ...] = ()  # old releases that nothing used
 
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """What `inv train --dry-run` and `inv eval --dry-run` show, each file by its name."""
+    """What `inv train --dry-run` and `inv eval --dry-run` show: each file by its name, what would start it, and the
+    names of the secrets that go into a file of their own."""
 
     host: str
     root: str
     files: dict[str, str]
+    start: str
+    secrets: tuple[str, ...]
+    secrets_file: str  # '' when there are none
 
 
 @dataclass(frozen=True)
@@ -129,17 +138,30 @@ def trust_host(session: Session, host: Host, *, accept: Callable[[SeenKey], bool
 
 def deploy(session: Session, host: Host, *, wish: Wish, only: str, dry_run: bool) -> Iterator[Deployed]:
     delivery.parts(only)  # a wrong --only needs no connection
-    prepared = session.prepared(host, wish)
-    done = delivery.deploy(session.connection(host), session.snapshot, prepared.assets, only=only, dry_run=dry_run,
+    prepared = session.prepared(host, wish, of_this_tree=True)
+    connection = session.connection(host)
+    done = delivery.deploy(connection, session.snapshot, prepared.assets, only=only, dry_run=dry_run,
                            progress=session.progress(host))
-    yield Deployed(host.name, tuple(done), dry_run)
+    removed: tuple[str, ...] = ()
+    if not dry_run and "code" in delivery.parts(only):
+        removed = releases.settle(connection, session.snapshot.name)
+        session.deployed(host)
+    yield Deployed(host.name, tuple(done), dry_run, removed)
+
+
+def rollback(session: Session, host: Host, *, to: str) -> Iterator[releases.RolledBack]:
+    yield releases.roll_back(session.connection(host), to)
 
 
 def check(session: Session, host: Host, *, wish: Wish) -> Iterator[Any]:
-    yield session.report(host, session.prepared(host, wish), again=True)
+    prepared = session.prepared(host, wish)
+    report = session.report(host, prepared, again=True)
+    twin = None if report.passed else admission.find_twin(session.connection(host), prepared.spec)
+    yield training.excused(report, twin)
 
 
-def train(session: Session, host: Host, *, wish: Wish, resume: str, follow: bool, dry_run: bool) -> Iterator[Any]:
+def train(session: Session, host: Host, *, wish: Wish, resume: str, again: bool, follow: bool,
+          dry_run: bool) -> Iterator[Any]:
     prepared = session.prepared(host, wish)
     connection = session.connection(host)
     run = runs.find(connection, resume) if resume else None
@@ -148,17 +170,32 @@ def train(session: Session, host: Host, *, wish: Wish, resume: str, follow: bool
         prepared = replace(prepared, spec=spec)
     spec = prepared.spec
     if dry_run:
-        yield LaunchPlan(host.name, str(spec.paths.root),
-                         {"config.json": spec.to_json(), "launch.sh": launch.script(host, spec)})
+        yield _launch_plan(host, spec, {"config.json": spec.to_json(), "launch.sh": launch.script(host, spec)},
+                           spec.run_id)
         return
-    report = session.report(host, prepared, again=False)
-    if run:
-        launched = training.resume(connection, session.registry, run, spec, prepared.local_assets, report)
-    else:
-        launched = training.train(connection, session.registry, spec, prepared.local_assets, report)
+    launched = _launched(session, host, prepared, run, again=again)
     yield launched
     if follow:
         yield from follow_run(session, host, run_id=launched.run_id)
+
+
+def _launch_plan(host: Host, spec: RunSpec | EvalSpec, files: dict[str, str], session: str) -> LaunchPlan:
+    return LaunchPlan(host.name, str(spec.paths.root), files, launch.start_line(host, spec, session), host.secrets,
+                      secrets.host_file(spec.workspace, host))
+
+
+def _launched(session: Session, host: Host, prepared: Prepared, run: RunView | None, *, again: bool) -> Launched:
+    """What runs after this: `run` resumed, the twin of what is wanted, or a new one."""
+    connection = session.connection(host)
+    twin = run if run or again else admission.find_twin(connection, prepared.spec)
+    if twin and twin.state is RunState.RUNNING:
+        return training.adopted(connection, twin)
+    if twin and not run:  # prepared, and then the laptop or the host died
+        prepared = replace(prepared, spec=replace(prepared.spec, run_id=twin.run_id))
+    report = session.report(host, prepared, again=False)
+    if run:
+        return training.resume(connection, session.registry, run, prepared.spec, prepared.local_assets, report)
+    return training.train(connection, session.registry, prepared.spec, prepared.local_assets, report, again=again)
 
 
 def status(session: Session, host: Host, *, run_id: str, everything: bool) -> Iterator[RunStatus]:
@@ -180,8 +217,8 @@ def evaluate(session: Session, host: Host, *, run_id: str, which: str, wish: Wis
            else _evaluated(session, runs.find(connection, run_id), host))
     spec = evaluation.spec_of(connection, run, prepared, which, protocol, processes, device)
     if dry_run:
-        yield LaunchPlan(host.name, str(spec.paths.root),
-                         {"eval.json": spec.to_json(), "eval.sh": launch.evaluation_script(host, spec)})
+        yield _launch_plan(host, spec, {"eval.json": spec.to_json(), "eval.sh": launch.evaluation_script(host, spec)},
+                           admission.session_of(spec))
         return
     found = evaluation.existing(connection, spec)
     if found and found.state is RunState.FINISHED:

@@ -6,22 +6,22 @@ CONDA_PREFIX, PATH and its activate.d scripts, which is what `conda activate` co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rdtops.remote.command import quoted
 from rdtops.remote.hosts import Host
 
+MODULE_INITS = ("$MODULESHOME/init/sh", "$LMOD_PKG/init/sh", "/etc/profile.d/modules.sh", "/etc/profile.d/lmod.sh",
+                "/usr/share/modules/init/sh", "/usr/share/lmod/lmod/init/sh", "/usr/local/Modules/init/sh")
 CONDA_ROOTS = ("~/miniconda3", "~/anaconda3", "~/miniforge3", "~/mambaforge", "/opt/conda", "/opt/miniconda3")
 
 
 def activation(host: Host) -> str:
     """A prefix for a line of sh, ending in `&& `; empty when the host declares no environment.
 
-    When the environment is not there, the line ends with exit 1 and says on stderr where it was looked for.
+    When the environment or a module is not there, the line ends with exit 1 and says on stderr what was looked for.
     """
-    if host.environment.venv:
-        return _venv(host.environment.venv)
-    if host.environment.conda:
-        return _conda(host.environment.conda)
-    return ""
+    return _modules(host.environment.modules) + _python(host)
 
 
 def python(host: Host) -> str:
@@ -29,10 +29,36 @@ def python(host: Host) -> str:
     return "python" if host.environment.venv or host.environment.conda else host.python
 
 
+def _python(host: Host) -> str:
+    if host.environment.venv:
+        return _venv(host.environment.venv)
+    if host.environment.conda:
+        return _conda(host.environment.conda)
+    return ""
+
+
+def _modules(names: Sequence[str]) -> str:
+    """`module` is a function that login shells have and ours has not; what it says of a failure differs, so what is
+    loaded is looked at."""
+    if not names:
+        return ""
+    places = " ".join(f'"{place}"' for place in MODULE_INITS)
+    missing = quoted("there is no `module` command on this host; looked for " + ", ".join(MODULE_INITS))
+    loaded = " && ".join(
+        f'{{ case ":$LOADEDMODULES:" in *:{quoted(name)}:*|*:{quoted(name)}/*) ;; '
+        f'*) echo {quoted(f"the module {name} could not be loaded: module avail")} >&2; false;; esac; }}'
+        for name in names)
+    return (f"{{ for f in {places}; do command -v module >/dev/null 2>&1 && break; [ -r \"$f\" ] && . \"$f\"; done; "
+            f"command -v module >/dev/null 2>&1 || {{ echo {missing} >&2; false; }}; }} && "
+            f"{{ module load {' '.join(quoted(name) for name in names)} || :; }} && {loaded} && ")
+
+
 def _venv(path: str) -> str:
+    """By its real folder: `inv deploy --env` may put another one in its place while this one is used."""
     place = _expanded(path)
     missing = quoted(f"there is no venv {path}")
-    return (f"{{ VIRTUAL_ENV={place}; [ -x \"$VIRTUAL_ENV/bin/python\" ] || {{ echo {missing} >&2; false; }}; }} && "
+    return (f"{{ VIRTUAL_ENV=$(cd -P -- {place} 2>/dev/null && pwd); "
+            f"[ -n \"$VIRTUAL_ENV\" ] && [ -x \"$VIRTUAL_ENV/bin/python\" ] || {{ echo {missing} >&2; false; }}; }} && "
             'export VIRTUAL_ENV PATH="$VIRTUAL_ENV/bin:$PATH" && ')
 
 

@@ -38,10 +38,16 @@ class Hop:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where the trainer's Python lives on the host: a conda environment (name or prefix) or a venv, not both."""
+    """Where the trainer's Python lives on the host: a conda environment (name or prefix) or a venv, not both; and
+    what is loaded before it. The rest says how `inv deploy --env` makes the venv."""
 
     conda: str | None = None
     venv: str | None = None
+    modules: tuple[str, ...] = ()  # of Lmod or Environment Modules: cuda/12.4
+    requirements: tuple[str, ...] = ()  # instead of the trainer's of the same name, or beside them: torch==2.13.0+cu126
+    index_url: str | None = None  # where pip looks; None: where pip.conf says
+    extra_index_urls: tuple[str, ...] = ()
+    offline: bool = False  # the host reaches no index: the laptop fetches the wheels and sends them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,8 @@ class Host(Hop):
     gpus: int | None = None
     preset: str = "libero_single_task"  # what deploy, check and train mean when --preset is not given
     env: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()  # names of variables whose values only this laptop knows: rdtops.ops.secrets
+    keep_releases: int = 5
     assets: Mapping[str, str] = field(default_factory=dict)  # asset name -> folder that is on the host already
     plugins: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     default: bool = False

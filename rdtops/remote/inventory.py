@@ -21,6 +21,7 @@ DEFAULT_FILE = "hosts.toml"
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Text = Annotated[str, StringConstraints(min_length=1)]
+Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class _Table(BaseModel):
@@ -41,6 +42,12 @@ class _HopTable(_Table):
 class _EnvironmentTable(_Table):
     conda: Text | None = None
     venv: Text | None = None
+    modules: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+/-]*$")], ...] = Field(
+        default=(), strict=False)
+    requirements: tuple[Text, ...] = Field(default=(), strict=False)
+    index_url: Text | None = None
+    extra_index_urls: tuple[Text, ...] = Field(default=(), strict=False)
+    offline: bool | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> _EnvironmentTable:
@@ -62,6 +69,8 @@ class _HostTable(_HopTable):
     gpus: Annotated[int, Field(ge=0)] | None = None
     preset: Text | None = None
     env: Mapping[str, str] | None = None
+    secrets: tuple[Variable, ...] = Field(default=(), strict=False)
+    keep_releases: Annotated[int, Field(ge=1)] | None = None
     assets: Mapping[str, str] | None = None
     plugins: Mapping[str, dict[str, Any]] | None = None
     default: bool | None = None
@@ -73,6 +82,14 @@ class _HostTable(_HopTable):
         if wrong:
             raise ValueError(f"not a name of an environment variable: {', '.join(wrong)}")
         return env
+
+    @model_validator(mode="after")
+    def _no_secret_in_the_open(self) -> _HostTable:
+        both = sorted({*(self.env or {})} & {*self.secrets})
+        if both:
+            raise ValueError(f"secrets and env both have {', '.join(both)}; env is for all to read: leave it in "
+                             "secrets")
+        return self
 
     @model_validator(mode="after")
     def _reachable(self) -> _HostTable:

@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from rdtops.contract import lease
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import Retention, RunSpec
@@ -83,6 +84,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(spec: RunSpec, journal: Journal, stop: Stop) -> int:
     """Train to the end, or until asked to stop. Returns the exit code."""
+    try:
+        lease.join(spec.run_id)
+    except lease.Taken as error:
+        raise RunError(f"this process is late: {error}") from error
     ranks = Ranks.join(spec.train)
     _speak(ranks)
     code = Training(spec, journal, ranks, stop).run()

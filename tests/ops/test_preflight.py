@@ -75,7 +75,7 @@ def good():
             "episodes": said(survey()), "conventions": conventions(),
             "weights": said(weights(MODELS["rdt-1b"].tensor_shapes)),
             "rendezvous": said(meeting()), "logout": said("b false\nLinger=no\nuid 1001\n"),
-            "runs": said('{"runs": []}\n')}
+            "runs": said('{"runs": []}\n'), "lease": said('{"in_the_way": []}\n')}
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_any_broken_output_is_a_finding_never_a_traceback(check, kind):
 @pytest.mark.parametrize("kind", [k for k in BROKEN if k != "timed out"])
 def test_an_answer_that_cannot_be_read_is_quoted(check, kind):
     quoted = BROKEN[kind].excerpt[:20]
-    for name in ("python", "memory", "cpus", "clock", "shm", "rendezvous", "runs"):
+    for name in ("python", "memory", "cpus", "clock", "shm", "rendezvous", "runs", "lease"):
         assert quoted in check(**{name: BROKEN[kind]})[name].evidence, name
 
 
@@ -337,14 +337,33 @@ def test_a_logout_matters_where_nothing_lingers(check, text, status):
     assert check(logout=said(text, 0, "busctl: not found"))["logout"].status is status
 
 
-def test_a_run_that_is_running_stands_in_the_way(check):
-    facts = {"run_id": "20261124-101530-x-3fa9", "config": "", "exit_code": None, "alive": True, "launched": True,
-             "stop_requested": False, "journal_head": "", "journal_tail": "", "log_tail": "", "journal_size": 0}
-    found = check(runs=said(json.dumps({"runs": [facts]})))["runs"]
+RUN = {"run_id": "20261124-101530-x-3fa9", "config": "", "exit_code": None, "alive": True, "launched": True,
+       "stop_requested": False, "journal_head": "", "journal_tail": "", "log_tail": "", "journal_size": 0}
+HOLDER = {"what": "GPU 0", "run_id": RUN["run_id"], "user": "ann", "since_s": 1764151822, "workspace": "/w"}
+
+
+def test_who_holds_a_gpu_stands_in_the_way_and_is_named(check):
+    found = check(lease=said(json.dumps({"in_the_way": [HOLDER]})))["lease"]
     assert found.status is Status.FAIL
-    assert "20261124-101530-x-3fa9 is running here" in found.summary
-    ended = {**facts, "alive": False, "exit_code": 0}
+    assert f"{RUN['run_id']} is running here" in found.summary
+    assert f"GPU 0 is held by {RUN['run_id']} (ann, since 2025-11-26 10:10:22 UTC)" in found.evidence
+    assert f"inv stop --host h --run {RUN['run_id']}" in found.remedy
+
+
+def test_a_run_beside_is_told_and_an_ended_one_counted(check):
+    assert f"beside {RUN['run_id']}" in check(runs=said(json.dumps({"runs": [RUN]})))["runs"].summary
+    ended = {**RUN, "alive": False, "exit_code": 0}
     assert "1 earlier" in check(runs=said(json.dumps({"runs": [ended]})))["runs"].summary
+
+
+def test_what_the_very_same_training_holds_is_not_in_its_way(check, spec):  # noqa: F811
+    mine = {**RUN, "config": spec().to_json()}
+    found = check(runs=said(json.dumps({"runs": [mine]})), lease=said(json.dumps({"in_the_way": [HOLDER]})))
+    assert "is this very training and runs" in found["runs"].summary
+    assert found["lease"].status is Status.OK
+    other = check("max_steps=7", runs=said(json.dumps({"runs": [mine]})),
+                  lease=said(json.dumps({"in_the_way": [HOLDER]})))
+    assert other["lease"].status is Status.FAIL
 
 
 # --- conventions ---

@@ -61,3 +61,60 @@ def test_a_missing_environment_ends_the_line_and_says_where_it_was_looked_for(tm
     assert done.returncode != 0
     assert done.stdout == ""
     assert words in done.stderr
+
+
+def test_a_venv_is_used_by_its_real_folder(tmp_path):
+    """So that another one may take its place meanwhile."""
+    make(tmp_path / "venvs/rdt.d/1")
+    (tmp_path / "venvs/rdt").symlink_to("rdt.d/1")
+    done = run({"venv": "~/venvs/rdt"}, tmp_path)
+    assert done.stdout.splitlines()[1] == str(tmp_path / "venvs/rdt.d/1")
+
+
+# what Environment Modules 5.2 and Lmod 8.6 do as far as it matters: a function, LOADEDMODULES, words on stderr
+MODULE = """\
+module() {
+  shift
+  for m; do
+    case $m in
+      cuda/12.4) LOADEDMODULES="$LOADEDMODULES${LOADEDMODULES:+:}$m" ;;
+      *) echo "ERROR: Unable to locate a modulefile for '$m'" >&2; return 1 ;;
+    esac
+  done
+  export LOADEDMODULES CUDA_HOME=/opt/cuda-12.4
+}
+LOADEDMODULES=
+"""
+
+
+@pytest.fixture
+def with_modules(tmp_path, monkeypatch):
+    (tmp_path / "init").mkdir()
+    (tmp_path / "init/sh").write_text(MODULE)
+
+    def go(modules, command, home=str(tmp_path)):
+        line = environment.activation(host(modules=modules, venv="~/v")) + command
+        return subprocess.run(["sh", "-c", line], env={"HOME": home, "PATH": os.environ["PATH"], "MODULESHOME": home},
+                              capture_output=True, text=True, check=False)
+    make(tmp_path / "v")
+    return go
+
+
+def test_modules_are_loaded_before_the_venv(with_modules):
+    done = with_modules(("cuda/12.4",), 'echo "$CUDA_HOME $LOADEDMODULES"; which python')
+    assert done.stdout.splitlines()[0] == "/opt/cuda-12.4 cuda/12.4", done.stderr
+    assert done.stdout.splitlines()[1].endswith("/v/bin/python")
+
+
+def test_a_module_that_is_not_there_ends_the_line_and_is_named(with_modules):
+    done = with_modules(("cuda/12.4", "cuda/99"), "echo on")
+    assert (done.stdout, done.returncode != 0) == ("", True)
+    assert "the module cuda/99 could not be loaded: module avail" in done.stderr
+
+
+def test_a_host_without_modules_says_so(tmp_path):
+    done = run({"modules": ("cuda/12.4",)}, tmp_path, "echo on")
+    if "there is no `module` command" in done.stderr:  # this machine may have it
+        assert done.stdout == ""
+    else:
+        assert "could not be loaded" in done.stderr

@@ -9,12 +9,15 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from rdtops.checks import CheckResult
+from rdtops.contract import lease
 from rdtops.contract.run import RunState
-from rdtops.ops import runs, runs_on_host
+from rdtops.errors import ConfigError
+from rdtops.ops import admission, runs, runs_on_host, secrets
 from rdtops.ops.preflight.check import Answers, Check, Subject, last_line, words
 from rdtops.ops.runs import RunView
 from rdtops.remote.probe import Output, Probe, program_probe
 
+SECRET_ENDINGS = ("_API_KEY", "_TOKEN", "_PASSWORD", "_SECRET")
 _LOGOUT = ("busctl get-property org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager "
            "KillUserProcesses; loginctl show-user \"$(id -un)\" -p Linger; echo \"uid $(id -u)\"")
 
@@ -75,25 +78,45 @@ def judge_logout(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
         yield CheckResult.ok("logout", f"ends nothing: {why}")
 
 
+# --- secrets ---
+
+def judge_secrets(subject: Subject, _: Answers) -> Iterator[CheckResult]:
+    """Known to this laptop, and not written where everybody reads them. Their values are not looked at."""
+    host = subject.host
+    in_the_open = [name for name in host.env if name.endswith(SECRET_ENDINGS)]
+    if in_the_open:
+        yield CheckResult.warn("secrets", f"env of [hosts.{host.name}] has {', '.join(in_the_open)}",
+                               "launch.sh shows it to all who may read the workspace, and comes home with the results",
+                               f"secrets = {json.dumps(in_the_open)} under [hosts.{host.name}]; the value here")
+    try:
+        secrets.values(host.secrets)
+    except ConfigError as error:
+        yield CheckResult.fail("secrets", error.message, "", error.remedy)
+        return
+    if host.secrets:
+        yield CheckResult.ok("secrets", f"this laptop knows {', '.join(host.secrets)}")
+
+
 # --- runs ---
 
 def judge_runs(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    """Two trainings on the same GPUs would end each other."""
+    """What goes on here. Whether it is in the way, the lease knows."""
     answer, host = answers["runs"], subject.spec.host
     if answer.value is None:
         yield CheckResult.fail("runs", "cannot tell whether a training is running", answer.problem,
                                f"inv status --host {host} --all")
         return
     found: list[RunView] = answer.value
-    alive = [r for r in found if r.state is RunState.RUNNING]
-    if alive:
-        run = alive[-1]
-        yield CheckResult.fail("runs", f"{run.run_id} is running here (step {run.step} of {run.max_steps})", "",
-                               f"inv watch --host {host}   # or: inv stop --host {host}")
+    twin = admission.twin_of(subject.spec, found)
+    if twin and twin.state is RunState.RUNNING:
+        yield CheckResult.ok("runs", f"{twin.run_id} is this very training and runs (step {twin.step} of "
+                                     f"{twin.max_steps}): `inv train` starts no other")
         return
+    alive = [r.run_id for r in found if r.state is RunState.RUNNING]
     kept = [r for r in found if r.last_checkpoint]
     earlier = f"; {len(found)} earlier, {len(kept)} with checkpoints, are left as they are" if found else ""
-    yield CheckResult.ok("runs", f"no other training of this workspace is running{earlier}")
+    yield CheckResult.ok("runs", f"beside {', '.join(alive)}" if alive else
+                         f"no other training of this workspace is running{earlier}")
 
 
 def _runs_probes(subject: Subject) -> list[Probe[Any]]:
@@ -104,9 +127,44 @@ def _runs_probes(subject: Subject) -> list[Probe[Any]]:
                           parse)]
 
 
+# --- lease ---
+
+def parse_lease(output: Output) -> list[dict[str, Any]]:
+    """Who holds what the training needs."""
+    holders: list[dict[str, Any]] = json.loads(last_line(output))["in_the_way"]
+    return holders
+
+
+def judge_lease(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    """Two trainings on the same GPUs would end each other; of any user, in any workspace of the machine."""
+    answer, host = answers["lease"], subject.spec.host
+    if answer.value is None:
+        yield CheckResult.fail("lease", "cannot tell whether its GPUs are taken", answer.problem,
+                               f"inv status --host {host} --all")
+        return
+    holders: list[dict[str, Any]] = answer.value
+    twin = admission.twin_of(subject.spec, answers["runs"].value or [])
+    others = [h for h in holders if twin is None or h.get("run_id") != twin.run_id]
+    if others:
+        run_id = next((h["run_id"] for h in others if h.get("run_id")), "")
+        yield CheckResult.fail("lease", f"{run_id or 'another run'} is running here",
+                               "; ".join(lease.words(h) for h in others),
+                               f"inv stop --host {host} --run {run_id}   # or other GPUs: CUDA_VISIBLE_DEVICES under "
+                               f"[hosts.{host}.env]")
+    else:
+        yield CheckResult.ok("lease", "nobody else holds what it needs" if not holders else "it holds what it needs")
+
+
+def _lease_probes(subject: Subject) -> list[Probe[Any]]:
+    request = {"config": json.loads(subject.spec.to_json()), "visible": subject.host.env.get("CUDA_VISIBLE_DEVICES")}
+    return [program_probe("lease", subject.host, lease, request, parse_lease)]
+
+
 CHECKS = (
     Check("launch", judge_launcher, lambda _: [Probe("launcher", "for p in tmux setsid; do command -v $p; done; :",
                                                      words)]),
     Check("launch", judge_logout, lambda _: [Probe("logout", _LOGOUT, parse_logout, timeout_s=10)]),
+    Check("launch", judge_secrets),
     Check("launch", judge_runs, _runs_probes),
+    Check("launch", judge_lease, _lease_probes),
 )

@@ -100,6 +100,8 @@ def judge_tracker(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
         yield CheckResult.ok("tracker", f"metrics.jsonl{also}: no login is needed")
     elif mode != "online":
         yield CheckResult.ok("tracker", f"wandb, {mode}: no login is needed")
+    elif "WANDB_API_KEY" in subject.host.secrets:
+        yield CheckResult.ok("tracker", "wandb, with the WANDB_API_KEY of this laptop")
     elif "WANDB_API_KEY" in env:
         yield CheckResult.ok("tracker", "wandb, with the WANDB_API_KEY of hosts.toml")
     elif answers["tracker"].value == "netrc":

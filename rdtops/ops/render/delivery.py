@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 
 from rdtops.ops.deploy import Delivery
+from rdtops.ops.releases import RolledBack
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.words import size, table_of
 from rdtops.ops.workflows import Deployed
@@ -22,7 +23,16 @@ def _(thing: Deployed) -> RenderableType:
     for delivery in thing.deliveries:
         table.add_row(escape(delivery.what), *_delivered(delivery, thing.dry_run))
     details = [line for d in thing.deliveries for line in _reasons(d)] if thing.dry_run else []
-    return Group(table, *details)
+    removed = [f"removed old releases that nothing uses: {escape(', '.join(thing.removed))}"] if thing.removed else []
+    return Group(table, *details, *removed)
+
+
+@shown.register
+def _(thing: RolledBack) -> RenderableType:
+    return (f"[green]{escape(thing.host)}[/]: trainings now get [bold]{escape(thing.to)}[/] instead of "
+            f"{escape(thing.before)}; what runs is left alone\n"
+            f"  train with it:   inv train --host {thing.host}\n"
+            f"  end it:          inv deploy --host {thing.host}")
 
 
 def _delivered(delivery: Delivery, dry_run: bool) -> tuple[str, str, str, str]:
@@ -48,6 +58,11 @@ def _reasons(delivery: Delivery) -> Iterable[str]:
                f"{escape(item.reason)}")
     if len(moving) > 40:
         yield f"  {escape(delivery.what)}: and {len(moving) - 40} more"
+
+
+@rows.register
+def _(thing: RolledBack) -> list[dict[str, Any]]:
+    return [asdict(thing)]
 
 
 @rows.register

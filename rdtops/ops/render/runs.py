@@ -24,16 +24,24 @@ def _(thing: Text) -> RenderableType:
 
 @shown.register
 def _(thing: LaunchPlan) -> RenderableType:
-    return Group(f"[bold]would be written to {escape(thing.host)}:{escape(thing.root)}[/]",
+    secret = [f"[bold]and, over stdin, to {escape(thing.secrets_file)} (mode 0600)[/]: {', '.join(thing.secrets)}"
+              ] if thing.secrets else []
+    return Group(f"[bold]would be started with[/] {escape(thing.start)}",
+                 f"[bold]would be written to {escape(thing.host)}:{escape(thing.root)}[/]", *secret,
                  *(part for name, text in thing.files.items()
                    for part in (f"[dim]--- {escape(name)}[/]", verbatim(text))))
 
 
 @shown.register
 def _(thing: Launched) -> RenderableType:
+    run, host = f"[bold]{escape(thing.run_id)}[/]", escape(thing.host)
     how = f"resumed from {thing.resumed_from}" if thing.resumed_from else "started"
-    return (f"[green]{how}[/] [bold]{escape(thing.run_id)}[/] on {escape(thing.host)}, detached in {thing.launcher}: "
-            f"it goes on without this laptop\n"
+    said = (f"[green]{how}[/] {run} on {host}, detached in {thing.launcher}: it goes on without this laptop\n"
+            if thing.is_new else
+            f"[green]running already[/]: {run} on {host} is this very training, so no other was started "
+            "(inv train --again does)\n")
+    note = f"  [dim]{escape(thing.note)}[/]\n" if thing.note else ""
+    return (f"{said}{note}"
             f"  follow it:  inv watch --host {thing.host}\n"
             f"  get it:     inv fetch-results --host {thing.host}\n"
             f"  [dim]{escape(thing.root)}[/]")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import time
 
 from rdtops.remote.far.entries import OURS, Problem, raw
+from rdtops.remote.far.gate import flocked
 from rdtops.remote.far.wire import BEAT_S, IDLE_S
 
 LOCK = OURS + "lock-"
@@ -63,23 +62,6 @@ class Lock:
         with contextlib.suppress(OSError), open(self._path, encoding="ascii") as file:
             return file.read().strip()
         return "unknown"
-
-
-def flocked(descriptor: int) -> bool:
-    """Whether we hold it alone now."""
-    try:
-        flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def flock(descriptor: int, how: int) -> None:
-    try:
-        fcntl.flock(descriptor, how)
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-            raise  # those three: Lustre and NFS without locks, where two transfers cannot exclude each other
 
 
 def space(path: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import zlib
 from typing import BinaryIO, Iterable, Iterator
 
 from rdtops.remote.far.entries import BLOCK, OURS, raw
-from rdtops.remote.far.lock import flock
+from rdtops.remote.far.gate import flock
 from rdtops.remote.far.wire import WORK, Wire
 
 PART = OURS + "part-"

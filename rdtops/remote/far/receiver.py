@@ -11,8 +11,8 @@ from typing import BinaryIO, Callable, NamedTuple, Sequence
 
 from rdtops.remote.far.digests import Digests, InOrder, blocks, md5_of, write_all
 from rdtops.remote.far.entries import Entry, Message, Problem, place, raw, refuse_leaving, text
+from rdtops.remote.far.gate import flocked
 from rdtops.remote.far.laner import Laner
-from rdtops.remote.far.lock import flocked
 from rdtops.remote.far.parts import RECORD, RangedPart, begun, part_name, remove
 from rdtops.remote.far.sender import ignore
 from rdtops.remote.far.wire import Wire

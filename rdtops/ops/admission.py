@@ -1,0 +1,128 @@
+"""Admission: whether what is wished runs already, and how exactly one training of it begins.
+
+Two wishes are the same when settings, code and assets are. Typed again after a laptop died, a wish finds the run that
+it made before; the host decides that under a lock (launch_on_host), so that two laptops get one training as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rdtops.contract import lease
+from rdtops.contract.evaluation import EvalSpec
+from rdtops.contract.run import RunSpec
+from rdtops.errors import RunError
+from rdtops.ops import launch, launch_on_host, runs, secrets
+from rdtops.ops.runs import RunView
+from rdtops.remote.connection import Connection
+
+STARTED_WITHIN_S = 20.0
+_PATIENCE_S = 120.0  # for another launch of the workspace, and for this one
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """The run that there is now. `launcher` is tmux or setsid, '' for one that was running already."""
+
+    spec: RunSpec
+    launcher: str
+    note: str = ""
+
+
+def twin_of(spec: RunSpec, found: Sequence[RunView]) -> RunView | None:
+    """The newest run that has not ended and was asked for with the same settings, code and assets."""
+    alike = [r for r in found if r.spec and not r.state.ended and _is_run(r) and wish_of(r.spec) == wish_of(spec)]
+    return alike[-1] if alike else None
+
+
+def find_twin(connection: Connection, spec: RunSpec) -> RunView | None:
+    """The same, asked of the host."""
+    return twin_of(spec, runs.list_runs(connection))
+
+
+def admit(connection: Connection, spec: RunSpec, *, again: bool = False) -> Admitted:
+    """One training of `spec` runs on the host after this, begun now or before. `again` begins another one beside a
+    twin. Raises RunError naming who holds what it needs, or why it did not begin."""
+    for _ in range(3):  # a twin may end while we look
+        answer = _asked(connection, spec, again)
+        if "launcher" in answer:
+            return Admitted(spec, str(answer["launcher"]), str(answer["note"]))
+        if "twin" not in answer:
+            raise refusal(connection.host.name, spec, answer)
+        spec = replace(spec, run_id=str(answer["twin"]))
+        if answer["state"] == "running":
+            return Admitted(spec, "")
+    raise RunError(f"{connection.host.name}: {spec.run_id} is prepared and does not begin",
+                   remedy=f"inv status --host {connection.host.name} --all")
+
+
+def start_evaluation(connection: Connection, spec: EvalSpec) -> str:
+    """Start eval.sh detached, see that it lives, and return the launcher that was used: tmux or setsid."""
+    start = _start(connection, spec.workspace, str(spec.paths.script), session_of(spec),
+                   f"RDTOPS_EVAL={spec.run_id}/{spec.name}")
+    answer = connection.call(launch_on_host, {"op": "start", "start": start}, timeout_s=_PATIENCE_S)
+    if "launcher" not in answer:
+        raise _not_begun(connection.host.name, str(spec.paths.script), answer)
+    return str(answer["launcher"])
+
+
+def session_of(spec: EvalSpec) -> str:
+    """The name of an evaluation's session in tmux."""
+    return f"{spec.run_id}/{spec.name}".replace(".", "_")
+
+
+def wish_of(spec: RunSpec) -> dict[str, Any]:
+    """What makes two runs the same training: the keys and values that their config.json share."""
+    return {"train_digest": spec.train.digest, "release": spec.release, "assets": dict(spec.assets)}
+
+
+def refusal(host: str, spec: RunSpec, answer: dict[str, Any]) -> RunError:
+    """Why the host did not begin the run, in words."""
+    if "in_the_way" in answer:
+        return _held(host, answer["in_the_way"])
+    if answer["problem"] == "release":
+        return RunError(f"{host}: the code {spec.snapshot} is not deployed (any more): {spec.release}",
+                        remedy=f"inv deploy --host {host} --only code")
+    if answer["problem"] == "busy":
+        return RunError(f"{host}: another launch in {spec.workspace} does not come to its end",
+                        remedy=f"fuser -v {answer['lock']}   # on {host}: who is it?")
+    return _not_begun(host, str(spec.paths.script), answer)
+
+
+def _asked(connection: Connection, spec: RunSpec, again: bool) -> dict[str, Any]:
+    paths, host = spec.paths, connection.host
+    answer: dict[str, Any] = connection.call(launch_on_host, {
+        "op": "train", "workspace": spec.workspace, "run_id": spec.run_id, "release": spec.release,
+        "wish": wish_of(spec), "again": again,
+        "files": {paths.config.name: spec.to_json() + "\n", paths.script.name: launch.script(host, spec)},
+        "start": _start(connection, spec.workspace, str(paths.script), spec.run_id, f"RDTOPS_RUN={spec.run_id}"),
+    }, timeout_s=_PATIENCE_S)
+    return answer
+
+
+def _start(connection: Connection, workspace: str, script: str, session: str, tag: str) -> dict[str, Any]:
+    return {"script": script, "session": session, "tag": tag, "launcher": connection.host.launcher,
+            "within_s": STARTED_WITHIN_S, "secrets": secrets.for_the_host(workspace, connection.host)}
+
+
+def _held(host: str, holders: Sequence[dict[str, Any]]) -> RunError:
+    run_id = next((str(h["run_id"]) for h in holders if h.get("run_id")), "")
+    return RunError(f"{host}: not started, {run_id or 'another run'} is running here: "
+                    + "; ".join(lease.words(h) for h in holders),
+                    remedy=f"inv stop --host {host} --run {run_id}   # or other GPUs: CUDA_VISIBLE_DEVICES under "
+                           f"[hosts.{host}.env]")
+
+
+def _not_begun(host: str, script: str, answer: dict[str, Any]) -> RunError:
+    said = f": {answer['said']}" if answer.get("said") else ""
+    if answer["problem"] == "launcher":
+        return RunError(f"{host}: the launcher that hosts.toml wants refused{said}",
+                        remedy=f'launcher = "auto" under [hosts.{host}]')
+    return RunError(f"{host}: {script} was started through {answer['launched_by']} but did not begin within "
+                    f"{STARTED_WITHIN_S:g} s{said}", remedy=f"ssh there and run: sh {script}")
+
+
+def _is_run(run: RunView) -> bool:
+    return not run.run_id.startswith("00000000-")  # those stand in for an evaluated file

@@ -1,0 +1,202 @@
+"""Far side: begin exactly one training, or start a script detached. Standard library, Python 3.8, one file.
+
+One request is one launch: whatever happens to the laptop meanwhile, what was asked is done or was not begun.
+Requests (one JSON line each), answers (one JSON line each):
+    {"op": "train", "workspace", "run_id", "release", "wish": {...}, "again": bool, "files": {name: text},
+     "start": as below}
+        -> {"launcher": str, "note": str}   it runs now
+         | {"twin": run_id, "state": "running" or "prepared"}   the same was asked before, so nothing was done
+         | {"in_the_way": [holders]}   of the lease
+         | {"problem": str, ...}
+    {"op": "start", "start": {"script", "session", "tag", "launcher", "within_s", "secrets": {"path", "text"} or null}}
+        -> launcher, or problem
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from typing import Any
+
+from rdtops.remote.far import gate
+
+PATIENCE_S = 60.0  # another launch of this workspace may take so long
+PREPARING = ".preparing-"
+
+
+def text_of(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(1 << 20)
+    except OSError:
+        return ""
+
+
+def is_alive(process: str) -> bool:
+    """`pid starttime boot_id`, as launch.sh wrote it, still names a living process."""
+    words = process.split()
+    if len(words) != 3 or text_of("/proc/sys/kernel/random/boot_id").strip() != words[2]:
+        return False
+    fields = text_of(f"/proc/{words[0]}/stat").rpartition(")")[2].split()
+    return len(fields) > 19 and fields[0] != "Z" and fields[19] == words[1]
+
+
+# --- exactly one ---
+
+def train(workspace: str, run_id: str, release: str, wish: dict[str, object], again: bool, files: dict[str, str],
+          start: dict[str, Any]) -> dict[str, object]:
+    runs = os.path.join(workspace, "runs")
+    with gate.alone(os.path.join(runs, gate.LAUNCHES), PATIENCE_S) as mine:
+        if not mine:
+            return {"problem": "busy", "lock": os.path.join(runs, gate.LAUNCHES)}
+        forget_half_made(runs)
+        twin = twin_of(runs, wish, run_id, again)
+        if twin:
+            return twin
+        if not os.path.exists(os.path.join(release, "snapshot.json")):
+            return {"problem": "release"}
+        is_new = make_folder(runs, run_id, files)
+        answer = begin(**start)
+        if is_new and "launcher" not in answer and not os.path.exists(os.path.join(runs, run_id, "process")):
+            shutil.rmtree(os.path.join(runs, run_id), ignore_errors=True)  # as if it had not been asked
+        return answer
+
+
+def twin_of(runs: str, wish: dict[str, object], run_id: str, again: bool) -> dict[str, object] | None:
+    """A run that the same wish made, and that has not ended; or this run, when it lives already."""
+    if is_alive(text_of(os.path.join(runs, run_id, "process"))):
+        return {"twin": run_id, "state": "running"}
+    for name in sorted(os.listdir(runs), reverse=True) if not again else []:
+        if name != run_id and not name.startswith((".", "00000000-")) and made_by(os.path.join(runs, name), wish):
+            state = state_of(os.path.join(runs, name))
+            if state:
+                return {"twin": name, "state": state}
+    return None
+
+
+def made_by(folder: str, wish: dict[str, object]) -> bool:
+    try:
+        config = json.loads(text_of(os.path.join(folder, "config.json")))
+        return all(config[key] == value for key, value in wish.items())
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def state_of(folder: str) -> str:
+    """'' when it has ended."""
+    process = text_of(os.path.join(folder, "process"))
+    if is_alive(process):
+        return "running"
+    return "" if process or os.path.exists(os.path.join(folder, "exit")) else "prepared"
+
+
+def make_folder(runs: str, run_id: str, files: dict[str, str]) -> bool:
+    """The run's folder with all its files or none; whether it is new."""
+    folder = os.path.join(runs, run_id)
+    is_new = not os.path.isdir(folder)
+    target = os.path.join(runs, PREPARING + run_id) if is_new else folder
+    os.makedirs(os.path.join(target, "checkpoints"), exist_ok=True)
+    for name, text in files.items():
+        write(os.path.join(target, name), text)
+    if is_new:
+        os.rename(target, folder)
+    return is_new
+
+
+def forget_half_made(runs: str) -> None:
+    for name in os.listdir(runs):
+        if name.startswith(PREPARING):  # nobody is at it: we hold the lock
+            shutil.rmtree(os.path.join(runs, name), ignore_errors=True)
+
+
+def write(path: str, text: str, mode: int = 0o666) -> None:
+    """Whole or not at all; never readable for more than `mode` says."""
+    temporary = path + ".tmp"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+# --- detached ---
+
+def begin(script: str, session: str, tag: str, launcher: str, within_s: float,
+          secrets: dict[str, str] | None) -> dict[str, object]:
+    """Start the script so that it outlives the connection, and see that it lives: it writes a new `process`."""
+    folder = os.path.dirname(script)
+    process, refusal = os.path.join(folder, "process"), os.path.join(folder, "refused")
+    before = text_of(process)
+    if secrets:
+        os.makedirs(os.path.dirname(secrets["path"]), 0o700, exist_ok=True)
+        write(secrets["path"], secrets["text"], 0o600)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(refusal)
+    used, note = detach(script, session, tag, launcher)
+    if not used:
+        return {"problem": "launcher", "said": note}
+    end_s, holders = time.monotonic() + within_s, []
+    while time.monotonic() < end_s:
+        if text_of(process) not in ("", before):
+            return {"launcher": used, "note": note}
+        holders = json.loads(text_of(refusal) or "[]")
+        if [h for h in holders if h.get("run_id") != session]:
+            return {"in_the_way": holders}
+        time.sleep(0.05)
+    if holders:  # of the run itself: processes that outlived their launcher
+        return {"in_the_way": holders}
+    return {"problem": "silent", "launched_by": used, "said": text_of(os.path.join(folder, "start.log"))[-800:]}
+
+
+def detach(script: str, session: str, tag: str, launcher: str) -> tuple[str, str]:
+    """Which launcher was used, and a note; '' and why when none would do."""
+    note = ""
+    if launcher == "tmux" or (launcher == "auto" and shutil.which("tmux")):
+        refused = in_tmux(script, session, tag)
+        if not refused or launcher == "tmux":
+            return ("" if refused else "tmux"), refused
+        note = f"tmux refused ({refused}), so setsid was used"
+    said = open(os.path.join(os.path.dirname(script), "start.log"), "wb")  # noqa: SIM115  # the script's until it ends
+    with said:
+        subprocess.Popen(["env", "RDTOPS_LAUNCHER=setsid", tag, "sh", script], stdin=subprocess.DEVNULL, stdout=said,
+                         stderr=said, start_new_session=True, cwd="/")
+    return "setsid", note
+
+
+def in_tmux(script: str, session: str, tag: str) -> str:
+    """'' when tmux took it. The server is this session's own: an older one keeps the environment of its own start."""
+    words = ["exec", "env", "RDTOPS_LAUNCHER=tmux", tag, "sh", script]
+    line = " ".join("'" + word.replace("'", "'\\''") + "'" if index else word for index, word in enumerate(words))
+    try:
+        done = subprocess.run(["tmux", "-L", socket_of(session), "-f", "/dev/null", "new-session", "-d", "-x", "200",
+                               "-y", "50", "-s", session, line],
+                              stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{type(error).__name__}: {error}"
+    said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
+    return (said or f"exit {done.returncode}") if done.returncode else ""
+
+
+def socket_of(session: str) -> str:
+    return "rdtops-" + session[-4:]
+
+
+def main() -> None:
+    request = json.loads(sys.stdin.buffer.readline().decode())
+    if request["op"] == "start":
+        answer = begin(**request["start"])
+    else:
+        del request["op"]
+        answer = train(**request)
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Releases: the code on a host, one immutable folder for each snapshot that was deployed, and which one is current.
+
+`inv train` runs the tree you see, which must be deployed. A rollback overrules that until the next deploy.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rdtops.errors import RunError
+from rdtops.ops import releases_on_host
+from rdtops.remote.command import quoted
+from rdtops.remote.connection import Connection
+
+
+@dataclass(frozen=True)
+class Release:
+    """`users` are the runs and evaluations that have not ended with it."""
+
+    name: str
+    deployed_s: float  # Unix time of the host; the last time, when there were several
+    users: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """A rollback that is in force: trainings get `to`, whatever tree this laptop has."""
+
+    host: str
+    to: str
+    before: str  # what was current
+    by: str  # user@laptop
+    time_s: float
+
+    @property
+    def words(self) -> str:
+        when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self.time_s))
+        return (f"{self.host} was rolled back to {self.to} ({self.by}, {when}): that code is used, not this tree; "
+                f"inv deploy --host {self.host} ends it")
+
+
+def settle(connection: Connection, name: str) -> tuple[str, ...]:
+    """After a deploy of `name`: it is the current one, and old releases that nothing uses are removed. Their names."""
+    answer = connection.call(releases_on_host, {"op": "settle", "workspace": connection.workspace, "name": name,
+                                                "keep": connection.host.keep_releases})
+    return tuple(answer["removed"])
+
+
+def rolled_back(connection: Connection) -> RolledBack | None:
+    """The rollback in force, None where `inv train` runs the tree you see."""
+    path = f"{connection.workspace}/releases/{releases_on_host.ROLLED_BACK}"
+    told = connection.run_shell(f"cat {quoted(path)} 2>/dev/null || :").out
+    return _rolled_back(connection.host.name, json.loads(told)) if told.strip() else None
+
+
+def roll_back(connection: Connection, to: str = "") -> RolledBack:
+    """Let trainings have the release before the current one, or that of the name `to` (a unique beginning will do).
+    Raises RunError naming those that are there."""
+    host, workspace = connection.host.name, connection.workspace
+    answer = connection.call(releases_on_host, {"op": "list", "workspace": workspace})
+    found = [Release(r["name"], r["deployed_s"], tuple(r["users"])) for r in answer["releases"]]
+    if not found:
+        raise RunError(f"{host}: nothing was deployed to {workspace}/releases", remedy=f"inv deploy --host {host}")
+    current = (answer["rolled_back"] or {}).get("to") or found[0].name
+    chosen = _named(host, found, to) if to else _before(host, found, current)
+    told = {"to": chosen, "before": current, "by": f"{getpass.getuser()}@{socket.gethostname()}"}
+    connection.call(releases_on_host, {"op": "roll_back", "workspace": workspace, **told})
+    return RolledBack(host, chosen, current, told["by"], time.time())
+
+
+def _before(host: str, found: Sequence[Release], current: str) -> str:
+    names = [release.name for release in found]
+    older = names[names.index(current) + 1:] if current in names else names
+    if not older:
+        raise RunError(f"{host}: there is no release before {current}; {_there(found)}",
+                       remedy=f"git checkout …   # the code you want, then: inv deploy --host {host}")
+    return older[0]
+
+
+def _named(host: str, found: Sequence[Release], to: str) -> str:
+    matching = [r.name for r in found if r.name == to] or [r.name for r in found if r.name.startswith(to)]
+    if len(matching) != 1:
+        which = "several releases begin with" if matching else "there is no release"
+        raise RunError(f"{host}: {which} {to!r}; {_there(found)}",
+                       remedy=f"inv rollback --host {host} --to {found[-1].name}")
+    return matching[0]
+
+
+def _there(found: Sequence[Release]) -> str:
+    rows = (f"{r.name} ({time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(r.deployed_s))}"
+            f"{', used by ' + r.users[0] if r.users else ''})" for r in found)
+    return f"there are, newest first: {', '.join(rows)}"
+
+
+def _rolled_back(host: str, told: dict[str, Any]) -> RolledBack:
+    return RolledBack(host, told["to"], told["before"], told["by"], told["time_s"])

@@ -1,0 +1,167 @@
+"""Exactly one training, however often and from how many laptops it is asked for. Over real SSH."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rdtops.lab.site import Lab
+from rdtops.ops import runs_on_host
+from tests.lab.commandline import ROOT, CommandLine
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+SECRET = "hf_0123456789abcdef"
+TRAIN = "train --host lab --set max_steps=100000 --set checkpoint_every_steps=100000 --set heldout_share=0"
+
+
+@pytest.fixture(scope="module")
+def hosts(tiny_hosts: Path) -> Path:
+    """With a secret."""
+    file = tiny_hosts.with_name("hosts-with-secret.toml")
+    file.write_text(tiny_hosts.read_text().replace("[hosts.lab]\n", '[hosts.lab]\nsecrets = ["HF_TOKEN"]\n'))
+    return file
+
+
+def laptop(folder: Path, hosts: Path) -> CommandLine:
+    line = CommandLine(folder, hosts)
+    line.env["HF_TOKEN"] = SECRET
+    return line
+
+
+@pytest.fixture(scope="module")
+def inv(lab: Lab, hosts: Path, tmp_path_factory) -> CommandLine:
+    line = laptop(tmp_path_factory.mktemp("laptop"), hosts)
+    line.good("deploy --host lab", timeout_s=200)
+    return line
+
+
+@pytest.fixture(scope="module")
+def workspace(lab: Lab, inv) -> Iterator[Path]:
+    folder = lab.home("lab") / "rdtops"
+    yield folder
+    for name in names(folder):
+        runs_on_host.stop(str(folder), name, 1.0)
+
+
+@pytest.fixture(scope="module")
+def seen() -> set[str]:
+    """Command lines that held the secret while trainings were launched."""
+    return set()
+
+
+@pytest.fixture(scope="module")
+def rows(inv, workspace, hosts, tmp_path_factory, seen) -> list[dict]:
+    """What two laptops are told that type the same at the same moment."""
+    laptops = [laptop(tmp_path_factory.mktemp(name), hosts) for name in ("one", "other")]
+    with watched_command_lines(seen):
+        said = typed_at_once(laptops)
+    return [json.loads(out)[0] for out, _ in said]
+
+
+def typed_at_once(laptops: list[CommandLine]) -> list[tuple[str, str]]:
+    typed = [subprocess.Popen([sys.executable, "-m", "invoke", *TRAIN.split(), "--json"], cwd=ROOT, text=True,
+                              env=laptop.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for laptop in laptops]
+    said = [process.communicate(timeout=200) for process in typed]
+    assert [process.returncode for process in typed] == [0, 0], said
+    return said
+
+
+@contextlib.contextmanager
+def watched_command_lines(seen: set[str]) -> Iterator[None]:
+    """Looks at every process of the machine again and again, as anybody logged in to the host could."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.02):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    seen.add(path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def run_id(rows) -> str:
+    return rows[0]["run_id"]
+
+
+def names(workspace: Path) -> list[str]:
+    return sorted(p.name for p in (workspace / "runs").iterdir() if not p.name.startswith("."))
+
+
+def test_two_laptops_at_the_same_moment_get_one(rows, workspace):
+    assert rows[0]["run_id"] == rows[1]["run_id"]
+    assert sorted(row["is_new"] for row in rows) == [False, True]
+    assert names(workspace) == [rows[0]["run_id"]]
+
+
+def test_a_secret_reaches_the_training_and_is_seen_nowhere(rows, run_id, workspace, inv, seen, hosts):
+    file = workspace / ".secrets" / "lab.sh"
+    assert (file.read_text(), file.stat().st_mode & 0o777) == (f"export HF_TOKEN={SECRET}\n", 0o600)
+    assert file.parent.stat().st_mode & 0o077 == 0
+    wait_for(lambda: any(runs_on_host.is_rank(pid) for pid in runs_on_host.members(run_id)))
+    (rank, *_) = [pid for pid in runs_on_host.members(run_id) if runs_on_host.is_rank(pid)]
+    assert f"HF_TOKEN={SECRET}".encode() in Path(f"/proc/{rank}/environ").read_bytes().split(b"\0")
+    assert any("launch.sh" in line for line in seen)  # there was something to see
+    assert not [line for line in seen if SECRET in line]
+    shown = inv.good(f"{TRAIN} --dry-run")
+    assert "HF_TOKEN" in shown.out
+    assert SECRET not in shown.said
+    found = subprocess.run(["grep", "-rlF", SECRET, str(workspace), str(inv.folder), str(hosts)], capture_output=True,
+                           text=True, check=False)
+    assert found.stdout.split() == [str(file)]
+
+
+def test_typed_again_with_its_check_it_is_the_same_training(inv, run_id, workspace):
+    again = inv.good(f"check {TRAIN}")
+    assert f"running already: {run_id} on lab is this very training" in " ".join(again.out.split())
+    assert names(workspace) == [run_id]
+
+
+def test_ranks_that_outlived_their_launcher_are_in_the_way_until_they_are_stopped(inv, run_id, workspace):
+    wait_for(lambda: any(runs_on_host.is_rank(pid) for pid in runs_on_host.members(run_id)))
+    wait_for(lambda: '"kind": "step"' in (workspace / "runs" / run_id / "journal.jsonl").read_text())
+    every = runs_on_host.members(run_id)
+    ranks = [pid for pid in every if runs_on_host.is_rank(pid)]
+    for pid in ranks:  # so that they cannot leave with their launcher
+        os.kill(pid, signal.SIGSTOP)
+    for pid in set(every) - set(ranks):
+        os.kill(pid, signal.SIGKILL)
+    inv.refused(f"{TRAIN} --set seed=5", 1, f"{run_id} is running here", "the CPU of this workspace is held by",
+                f"inv stop --host lab --run {run_id}")
+    for pid in ranks:
+        os.kill(pid, signal.SIGCONT)
+    inv.good(f"stop --host lab --run {run_id} --grace 20")
+    assert not runs_on_host.members(run_id)
+
+
+def test_what_was_prepared_and_never_launched_is_launched(inv, run_id, workspace):
+    """As a host leaves it that went down in the middle."""
+    for name in ("process", "exit", "stop", "journal.jsonl", "train.log"):
+        (workspace / "runs" / run_id / name).unlink(missing_ok=True)
+    half_made = workspace / "runs" / ".preparing-20261124-101530-tiny-aaaa"
+    half_made.mkdir()
+    row = inv.good(f"{TRAIN} --json").rows()[0]
+    assert (row["run_id"], row["is_new"]) == (run_id, True)
+    assert names(workspace) == [run_id]
+    assert not half_made.exists()
+    inv.refused(f"{TRAIN} --again", 1, f"{run_id} is running here")
+
+
+def wait_for(condition, limit_s=60.0):
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.5)
