@@ -32,6 +32,7 @@ from rdtops.ops import deploy as delivery
 from rdtops.ops.authoring import Written
 from rdtops.ops.catalog import PluginRow
 from rdtops.ops.evaluation import EvalView
+from rdtops.ops.news import Newsroom, Patience, Question, log_lines
 from rdtops.ops.plan import Wish
 from rdtops.ops.records import HookRecord, RunRecords
 from rdtops.ops.runs import RunView
@@ -41,6 +42,7 @@ from rdtops.remote import openssh
 from rdtops.remote.command import Command
 from rdtops.remote.hosts import Host
 
+LONGEST_LOG = 1 << 24  # bytes that `inv logs` shows
 GPU_QUERY = ("index", "name", "memory.used", "memory.total", "utilization.gpu", "temperature.gpu")
 
 
@@ -226,22 +228,18 @@ def logs(session: Session, host: Host, *, run_id: str, lines: int, follow: bool,
     log = evaluation.find(connection, run).log if evaluated else str(runs.paths(connection, run).log)
 
     def ended() -> bool:
-        return (evaluation.find(connection, run) if evaluated else runs.find(connection, run.run_id)).state.ended
+        return evaluation.find(connection, run).state.ended
 
-    text = connection.run(Command("tail", "-n", str(lines), log), check=False)
-    if not text.ok:
-        yield Text(f"{run.run_id} has written no log yet\n")
-    yield Text(text.out)
-    offset = runs.read_file(connection, log, 0)[1] if follow else 0
-    while follow:
-        piece, size = runs.read_file(connection, log, offset)
-        offset = offset + len(piece) if size >= offset else 0
-        if piece:
-            yield Text(piece.decode("utf-8", "replace"))
-        elif ended():
+    path = log.removeprefix(str(runs.paths(connection, run).root) + "/")
+    with Newsroom(connection) as newsroom:
+        if not follow:
+            piece = newsroom.news(run.run_id, {path: Question(last_lines=lines, limit=LONGEST_LOG)}).files[path]
+            text = b"".join(line.content for line in piece.lines).decode("utf-8", "replace") + piece.rest
+            yield Text(text or f"{run.run_id} has written no log yet\n")
             return
-        else:
-            time.sleep(watch.POLL_S)
+        for new in log_lines(newsroom, run.run_id, path, last_lines=lines, patience=Patience(session.say),
+                             poll_s=watch.POLL_S, ended=ended if evaluated else None):
+            yield Text(new.decode("utf-8", "replace"))
 
 
 def gpu(session: Session, host: Host, *, again_every_s: float) -> Iterator[Gpus]:
