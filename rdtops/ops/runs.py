@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -166,8 +165,3 @@ def _latest(events: list[Event]) -> dict[str, Event]:
 def _first_time(head: str) -> float:
     events = parse(head.encode())[0]
     return events[0].time_s if events else 0.0
-
-
-def age(run: RunView, now_s: float | None = None) -> float:
-    """Seconds since the run's last event, by this laptop's clock."""
-    return max(0.0, (now_s or time.time()) - run.last_event_s)

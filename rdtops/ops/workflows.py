@@ -13,7 +13,7 @@ from typing import Any
 from rdtops.contract.evaluation import Protocol, checked
 from rdtops.contract.journal import Event
 from rdtops.contract.run import Checkpoint, RunSpec, RunState, best_of
-from rdtops.errors import ConfigError, HostError, UsageError
+from rdtops.errors import ConfigError, HostError, RdtopsError, RemoteError, UsageError
 from rdtops.ops import (
     authoring,
     catalog,
@@ -73,6 +73,15 @@ class LaunchPlan:
 class RunStatus:
     run: RunView
     evaluations: tuple[EvalView, ...]
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """The runs of a host, or why it cannot be asked."""
+
+    host: str
+    runs: tuple[RunStatus, ...] = ()
+    problem: RdtopsError | None = None
 
 
 @dataclass(frozen=True)
@@ -163,14 +172,19 @@ def train(session: Session, host: Host, *, wish: Wish, resume: str, follow: bool
         yield from follow_run(session, host, run_id=launched.run_id)
 
 
-def status(session: Session, host: Host, *, run_id: str, everything: bool) -> Iterator[RunStatus]:
-    connection = session.connection(host)
-    found = runs.list_runs(connection)
-    if run_id or (found and not everything):
-        found = [runs.find(connection, run_id)]
-    evaluations = evaluation.list_evaluations(connection, found)
-    for run in found:
-        yield RunStatus(run, tuple(e for e in evaluations if e.run_id == run.run_id))
+def status(session: Session, host: Host, *, run_id: str, everything: bool) -> Iterator[HostStatus]:
+    """The run of that id, else all or the newest and those that are running. A host that cannot be asked is a row."""
+    try:
+        connection = session.connection(host)
+        every = runs.list_runs(connection, gpus=True)
+        found = ([runs.pick(connection, every, run_id)] if run_id
+                 else every if everything else [r for r in every if r is every[-1] or r.state is RunState.RUNNING])
+        evaluations = evaluation.list_evaluations(connection, found) if found else []
+    except (HostError, RemoteError) as error:
+        yield HostStatus(host.name, problem=error)
+        return
+    yield HostStatus(host.name, tuple(
+        RunStatus(run, tuple(e for e in evaluations if e.run_id == run.run_id)) for run in found))
 
 
 def evaluate(session: Session, host: Host, *, run_id: str, which: str, wish: Wish, protocol: Protocol, processes: int,
@@ -365,6 +379,6 @@ def exit_code(shown: Any) -> int:
         or not getattr(shown, "holds", True)
         or (isinstance(shown, HostRow) and bool(shown.problem))
         or (isinstance(shown, (RunView, EvalView)) and shown.state in (RunState.FAILED, RunState.LOST)))
-    if isinstance(shown, RunStatus):
-        return exit_code(shown.run)
+    if isinstance(shown, HostStatus):
+        return shown.problem.exit_code if shown.problem else max((exit_code(r.run) for r in shown.runs), default=0)
     return 3 if isinstance(shown, HostRow) and failed else int(failed)

@@ -9,17 +9,16 @@ import sys
 import threading
 import time
 import types
-from pathlib import Path
 
 import pytest
 
 from rdtops.hookspecs import hookimpl
-from rdtops.ops import runs, runs_on_host, watch
+from rdtops.ops import runs, watch
 from rdtops.ops.records import HookRecord, RunRecords
 from rdtops.ops.registry import Plugin, Registry
 from rdtops.remote.connection import Connection
 from tests.lab.commandline import ROOT, CommandLine
-from tests.lab.watched import RUN, begun, catch_up, checkpoint, plugin
+from tests.lab.watched import RUN, Alive, catch_up, checkpoint, plugin, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -168,16 +167,8 @@ def inv(lab, lab_hosts, tmp_path):
 
 @pytest.fixture
 def alive(lab, tmp_path):
-    """A run of the lab whose process lives until the test ends it."""
-    run_id = f"20991231-235959-{tmp_path.name[:24].lower().replace('_', '-')}-0001"
-    journal = begun(str(lab.home("lab") / "rdtops"), "lab", run_id)
-    living = subprocess.Popen(["sleep", "600"])
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    (journal.path.parent / "process").write_text(f"{living.pid} {runs_on_host.start_time(living.pid)} {boot}\n")
-    yield journal, living
-    living.kill()
-    living.wait()
-    shutil.rmtree(journal.path.parent)
+    with Alive(lab, "lab", f"20991231-235959-{tmp_path.name[:24].lower().replace('_', '-')}-0001") as run:
+        yield run
 
 
 def started(inv: CommandLine, line: str) -> subprocess.Popen:
@@ -185,28 +176,16 @@ def started(inv: CommandLine, line: str) -> subprocess.Popen:
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
 
 
-def ends(journal, living) -> None:
-    (journal.path.parent / "exit").write_text("0\n")
-    living.kill()
-    living.wait()
-
-
-def wait_until(holds, limit_s: float = 30.0) -> None:
-    latest = time.monotonic() + limit_s
-    while not holds():
-        assert time.monotonic() < latest
-        time.sleep(0.05)
-
-
 def test_a_log_is_followed_through_cut_links_without_losing_or_doubling_a_line(lab, inv, alive):
-    journal, living = alive
-    log = journal.path.parent / "train.log"
-    log.write_text("".join(f"line {number}\n" for number in range(50)))
-    following = started(inv, f"logs --follow --lines 9999 --host lab --run {journal.path.parent.name}")
+    log = alive.folder / "train.log"
+    lines = [f"line {number}" + (" wider than a screen" * 20 if number % 100 == 7 else "") for number in range(1000)]
+    log.write_text("".join(f"{line}\n" for line in lines[:50]))
+    following = started(inv, f"logs --follow --lines 9999 --host lab --run {alive.run_id}")
     try:
+        first = following.stdout.readline()  # it is connected
         file = log.open("ab", buffering=0)
         for number in range(50, 1000):
-            text = f"line {number}\n".encode()
+            text = f"{lines[number]}\n".encode()
             file.write(text[:4])  # a reader sees many a line in two parts
             file.write(text[4:])
             if number in (400, 700):
@@ -220,21 +199,21 @@ def test_a_log_is_followed_through_cut_links_without_losing_or_doubling_a_line(l
             time.sleep(0.005)
         file.write(b"no newline at the end")
         file.close()
-        ends(journal, living)
-        out, err = following.communicate(timeout=90)
+        alive.ends()
+        out, err = first + following.stdout.read(), following.stderr.read()
     finally:
         following.kill()
-    assert out.splitlines() == [f"line {number}" for number in range(1000)] + ["no newline at the end"]
+        following.communicate()
+    assert out.splitlines() == [*lines, "no newline at the end"]
     assert "trying again in" in err
     assert "reached again after" in err
 
 
 def test_a_laptop_that_slept_catches_up_and_every_checkpoint_is_told_once(lab, inv, alive, tmp_path):
-    journal, living = alive
-    notes = tmp_path / "notes"
+    journal, notes = alive.journal, tmp_path / "notes"
     told = lambda: notes.read_text().split() if notes.exists() else []  # noqa: E731
     checkpoint(journal, 10)
-    following = started(inv, f"watch --host lab --run {journal.path.parent.name}")
+    following = started(inv, f"watch --host lab --run {alive.run_id}")
     try:
         wait_until(lambda: told() == ["10"])
         following.send_signal(signal.SIGSTOP)
@@ -245,7 +224,7 @@ def test_a_laptop_that_slept_catches_up_and_every_checkpoint_is_told_once(lab, i
         following.send_signal(signal.SIGCONT)
         wait_until(lambda: told() == ["10", "20", "30"])
         checkpoint(journal, 40)
-        ends(journal, living)
+        alive.ends()
         out, err = following.communicate(timeout=60)
     finally:
         following.kill()
