@@ -111,6 +111,10 @@ class Newsroom:
                     {path: _piece(piece) for path, piece in answer["files"].items()}, cards,
                     float(answer["now_s"]) - time.time())
 
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Those of the host, none where nvidia-smi says nothing. Raises one of LOST."""
+        return runs.gpus_of(self._ask({"op": "gpus"}))
+
     def close(self) -> None:
         if self._stream is not None:
             self._stream.__exit__()

@@ -2,6 +2,7 @@
 
 Requests (one JSON line each, until the input ends), answers (one JSON line each):
     {"op": "list", "workspace": str, "gpus": bool} -> {"runs": [facts of each run, oldest first], "gpus": [rows]}
+    {"op": "gpus"}                                -> {"gpus": [rows]}
     {"op": "news", "workspace", "run_id", "files": {path: question}, "gpus": bool}
         -> {"run": facts, "files": {path: piece}, "gpus": [rows], "now_s": float}
     {"op": "stop", "workspace", "run_id", "grace_s"} -> {"ended": [pids], "killed": [pids]}
@@ -275,8 +276,8 @@ def stop_evaluation(workspace: str, run_id: str, name: str, grace_s: float) -> d
 
 def main() -> None:
     operations: dict[str, Callable[..., dict[str, object]]] = {
-        "list": list_runs, "news": news, "stop": stop, "checkpoints": checkpoints,
-        "evaluations": evaluations, "stop_evaluation": stop_evaluation}
+        "list": list_runs, "news": news, "gpus": lambda: {"gpus": all_of_them()}, "stop": stop,
+        "checkpoints": checkpoints, "evaluations": evaluations, "stop_evaluation": stop_evaluation}
     for line in iter(sys.stdin.buffer.readline, b""):
         request = json.loads(line.decode())
         answer = operations[request.pop("op")](**request)

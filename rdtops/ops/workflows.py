@@ -32,14 +32,15 @@ from rdtops.ops import deploy as delivery
 from rdtops.ops.authoring import Written
 from rdtops.ops.catalog import PluginRow
 from rdtops.ops.evaluation import EvalView
-from rdtops.ops.news import Newsroom, Patience, Question, log_lines
+from rdtops.ops.news import LOST, Newsroom, Patience, Question, log_lines
 from rdtops.ops.plan import Wish
 from rdtops.ops.records import HookRecord, RunRecords
-from rdtops.ops.runs import RunView
+from rdtops.ops.runs import Gpu, RunView
 from rdtops.ops.session import Session
 from rdtops.ops.trust import SeenKey
 from rdtops.remote import openssh
 from rdtops.remote.command import Command
+from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Host
 
 LONGEST_LOG = 1 << 24  # bytes that `inv logs` shows
@@ -115,6 +116,21 @@ class Gpus:
     host: str
     text: str
     rows: tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True)
+class GpuSample:
+    """The GPUs of a host at one moment of `inv gpu --watch`."""
+
+    host: str
+    time_s: float
+    gpus: tuple[Gpu, ...]
+    problem: str = ""
+
+    @property
+    def in_place_of(self) -> str:
+        """On a terminal a new one takes the place of the one before."""
+        return self.host
 
 
 @dataclass(frozen=True)
@@ -256,17 +272,37 @@ def logs(session: Session, host: Host, *, run_id: str, lines: int, follow: bool,
             yield Text(new.decode("utf-8", "replace"))
 
 
-def gpu(session: Session, host: Host, *, again_every_s: float) -> Iterator[Gpus]:
+def gpu(session: Session, host: Host, *, again_every_s: float) -> Iterator[Gpus | GpuSample]:
     connection = session.connection(host)
+    if again_every_s:
+        yield from _gpus_again(connection, again_every_s)
+        return
     query = Command("nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits")
-    while True:
-        table = connection.run(Command("nvidia-smi"))
-        lines = connection.run(query).out.strip().splitlines()
-        rows = tuple(dict(zip(GPU_QUERY, (v.strip() for v in line.split(",")), strict=False)) for line in lines)
-        yield Gpus(host.name, table.out, rows)
-        if not again_every_s:
-            return
-        time.sleep(again_every_s)
+    table = connection.run(Command("nvidia-smi"))
+    lines = connection.run(query).out.strip().splitlines()
+    rows = tuple(dict(zip(GPU_QUERY, (v.strip() for v in line.split(",")), strict=False)) for line in lines)
+    yield Gpus(host.name, table.out, rows)
+
+
+def _gpus_again(connection: Connection, every_s: float) -> Iterator[GpuSample]:
+    """For ever; a cut link is a sample that says so."""
+    said: list[str] = []
+    patience = Patience(said.append, every_s)
+    last = GpuSample(connection.host.name, 0.0, ())
+    with Newsroom(connection) as newsroom:
+        while True:
+            try:
+                cards = newsroom.gpus()
+            except LOST as error:
+                pause_s = patience.lost(error)
+                yield replace(last, problem=said[-1])
+                time.sleep(pause_s)
+                continue
+            patience.reached()
+            last = GpuSample(connection.host.name, time.time(), cards,
+                             "" if cards else "nvidia-smi says nothing that can be read; inv gpu shows what it says")
+            yield last
+            time.sleep(every_s)
 
 
 def checkpoints(session: Session, host: Host, *, run_id: str) -> Iterator[CheckpointList]:

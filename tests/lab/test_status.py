@@ -64,3 +64,19 @@ def test_what_runs_and_the_newest_are_shown_and_with_all_every_run(inv, lab, two
         assert done.run_id not in shown
         assert done.run_id in inv.good("status --host lab --all").out
         assert inv.good("status --host lab --run 20990101 --json").rows()[0]["state"] == "finished"
+
+
+def test_gpus_are_watched_through_a_cut_link_and_in_a_pipe_each_is_a_line(inv, lab):
+    lab.set_gpus("lab", Gpus(count=2, memory_used_mib=(40_960,), utilization_percent=(97,)))
+    watching = inv.started("gpu --watch --host lab")
+    try:
+        assert re.fullmatch(r"\d\d:\d\d:\d\d  lab  GPU 0   97 %  40.0 of 80 GiB  63 °C  372 W\n",
+                            watching.stdout.readline())
+        lab.stop_server("lab-jump")
+        assert any("trying again in" in line for line in watching.stdout)
+        lab.start_server("lab-jump")
+        assert any("GPU 1" in line for line in watching.stdout)
+    finally:
+        watching.kill()
+        watching.communicate()
+        lab.up()

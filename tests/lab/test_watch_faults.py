@@ -4,8 +4,6 @@ or cut."""
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 import types
@@ -17,7 +15,7 @@ from rdtops.ops import runs, watch
 from rdtops.ops.records import HookRecord, RunRecords
 from rdtops.ops.registry import Plugin, Registry
 from rdtops.remote.connection import Connection
-from tests.lab.commandline import ROOT, CommandLine
+from tests.lab.commandline import CommandLine
 from tests.lab.watched import RUN, Alive, catch_up, checkpoint, plugin, wait_until
 
 pytestmark = pytest.mark.lab
@@ -171,16 +169,11 @@ def alive(lab, tmp_path):
         yield run
 
 
-def started(inv: CommandLine, line: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "invoke", *line.split()], cwd=ROOT, env=inv.env, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
-
-
 def test_a_log_is_followed_through_cut_links_without_losing_or_doubling_a_line(lab, inv, alive):
     log = alive.folder / "train.log"
     lines = [f"line {number}" + (" wider than a screen" * 20 if number % 100 == 7 else "") for number in range(1000)]
     log.write_text("".join(f"{line}\n" for line in lines[:50]))
-    following = started(inv, f"logs --follow --lines 9999 --host lab --run {alive.run_id}")
+    following = inv.started(f"logs --follow --lines 9999 --host lab --run {alive.run_id}")
     try:
         first = following.stdout.readline()  # it is connected
         file = log.open("ab", buffering=0)
@@ -213,7 +206,7 @@ def test_a_laptop_that_slept_catches_up_and_every_checkpoint_is_told_once(lab, i
     journal, notes = alive.journal, tmp_path / "notes"
     told = lambda: notes.read_text().split() if notes.exists() else []  # noqa: E731
     checkpoint(journal, 10)
-    following = started(inv, f"watch --host lab --run {alive.run_id}")
+    following = inv.started(f"watch --host lab --run {alive.run_id}")
     try:
         wait_until(lambda: told() == ["10"])
         following.send_signal(signal.SIGSTOP)
