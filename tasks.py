@@ -64,10 +64,11 @@ def train(_, host="", preset="", set_=None, resume="", from_scratch=False, again
 
 
 @task(auto_shortflags=False, help={
-    "host": RUNS_HOST, "run": RUN, "all_": "every run, not only the newest", "json_": JSON})
+    "host": "a host, a,b for several; default: every host, with --run as for deploy", "run": RUN, "json_": JSON,
+    "all_": "every run, not only those that are running and the newest"})
 def status(_, host="", run="", all_=False, json_=False):
-    """What became of a run: state, step, loss, speed, time to go."""
-    cli.on_hosts("status", host, of_runs=True, as_json=json_, run_id=run, everything=all_)
+    """What became of the runs: state, step, loss, speed, time to go, last checkpoint, GPUs."""
+    cli.on_hosts("status", host, all_hosts=not run, of_runs=True, as_json=json_, run_id=run, everything=all_)
 
 
 @task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN, "lines": "how many of the last lines",

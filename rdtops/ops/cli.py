@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -149,6 +150,7 @@ class _errors:  # noqa: N801  # reads as what it is: with _errors(screen):
             raise Exit(code=0) from None
         if isinstance(error, KeyboardInterrupt):
             self.screen.close_progress()
+            self.screen.close_live()
             say("\nstopped looking; what runs on the host goes on there")
             raise Exit(code=130) from None
 
@@ -216,6 +218,9 @@ class Screen:
         self.as_json = False
         self.session = Session(self._say, self._moved, ask_person if sys.stdin.isatty() else None)
         self._rows: list[dict[str, Any]] = []
+        self._live: Any = None
+        self._placed: dict[str, Any] = {}
+        self._placing = threading.Lock()
         self._bars: Any = None
         self._bar_ids: dict[tuple[str, str], Any] = {}
         self._last_line: dict[tuple[str, str], float] = {}
@@ -237,8 +242,27 @@ class Screen:
         self.close_progress()
         if self.as_json:
             self._rows += render.rows(thing)
+        elif place := getattr(thing, "in_place_of", ""):
+            self._in_place(place, thing)
         else:
             self.out.print(render.shown(thing), crop=False)  # a log line is longer than a screen is wide
+
+    def _in_place(self, place: str, thing: Any) -> None:
+        """On a terminal where the one before it was; in a pipe as lines below it."""
+        from rich.console import Group
+        from rich.live import Live
+
+        from rdtops.ops import render
+
+        if not self.out.is_terminal:
+            self.out.print("\n".join(render.gpus.lines_of(thing)), markup=False, soft_wrap=True)
+            return
+        with self._placing:  # several hosts show side by side
+            self._placed[place] = render.shown(thing)
+            if self._live is None:
+                self._live = Live(console=self.out, auto_refresh=False, vertical_overflow="crop")
+                self._live.start()
+            self._live.update(Group(*(self._placed[name] for name in sorted(self._placed))), refresh=True)
 
     def finish(self, code: int) -> None:
         if self.as_json:
@@ -261,7 +285,13 @@ class Screen:
 
     def close(self) -> None:
         self.close_progress()
+        self.close_live()
         self.session.close()
+
+    def close_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def _say(self, text: str) -> None:
         from rich.markup import escape

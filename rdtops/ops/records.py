@@ -7,12 +7,18 @@ no training data, the hooks of old checkpoints would only fire again.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rdtops.contract.journal import append_line
+from rdtops.ops.news import Cursor
 
 
 @dataclass(frozen=True)
@@ -36,47 +42,61 @@ class RunRecords:
     def __init__(self, host: str, run_id: str) -> None:
         self.folder = state_folder() / "runs" / host / run_id
 
-    @property
-    def offset(self) -> int:
-        """Bytes of the Journal that were read and acted upon."""
-        return self._number("cursor")
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """One at a time of all commands on this laptop that act upon this run."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
-    def advance(self, offset: int) -> None:
-        self._keep("cursor", offset)
+    @property
+    def cursor(self) -> Cursor:
+        """Up to where the Journal was read and acted upon."""
+        try:
+            return Cursor.from_json((self.folder / "cursor").read_text())
+        except (OSError, ValueError):
+            return Cursor()
+
+    def advance(self, cursor: Cursor) -> None:
+        if cursor != self.cursor:
+            self._keep("cursor", cursor.to_json())
 
     @property
     def start(self) -> int:
-        """Where the Journal tells of the newest start of the run. It tells one end of a resumed run from the other."""
-        return self._number("start")
+        """Names the newest start of the run: its time in ms. It tells one end of a resumed run from the other."""
+        try:
+            return int((self.folder / "start").read_text())
+        except (OSError, ValueError):
+            return 0
 
-    def started(self, offset: int) -> None:
-        self._keep("start", offset)
+    def started(self, time_s: float) -> None:
+        self._keep("start", str(round(time_s * 1000)))
 
     def add(self, record: HookRecord) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "hooks.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(record), ensure_ascii=False, default=str) + "\n")
+        append_line(self.folder / "hooks.jsonl", json.dumps(asdict(record), ensure_ascii=False, default=str),
+                    flush=True)
 
     def hooks(self) -> list[HookRecord]:
+        """All but lines that a power cut left unreadable."""
         try:
-            lines = (self.folder / "hooks.jsonl").read_text(encoding="utf-8").splitlines()
+            lines = (self.folder / "hooks.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return []
-        return [HookRecord(**json.loads(line)) for line in lines if line.endswith("}")]
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError, TypeError):
+                found.append(HookRecord(**json.loads(line)))
+        return found
 
     def knows(self, plugin: str, digest: str) -> bool:
         return any(r.plugin == plugin and r.digest == digest for r in self.hooks())
 
-    def _number(self, name: str) -> int:
-        try:
-            return int((self.folder / name).read_text())
-        except (OSError, ValueError):
-            return 0
-
-    def _keep(self, name: str, number: int) -> None:
+    def _keep(self, name: str, text: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        replacement = self.folder / f"{name}.tmp"
-        replacement.write_text(str(number))
+        replacement = self.folder / f"{name}.{os.getpid()}.tmp"
+        replacement.write_text(text)
         replacement.replace(self.folder / name)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rdtops.contract.journal import Event, parse
@@ -11,6 +10,20 @@ from rdtops.contract.run import Checkpoint, RunEnd, RunPaths, RunSpec, RunState,
 from rdtops.errors import ConfigError, RunError
 from rdtops.ops import runs_on_host
 from rdtops.remote.connection import Connection
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU of a host at one moment. A number is None where the driver does not know it."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_used_mib: int | None
+    memory_total_mib: int | None
+    utilization_percent: int | None
+    temperature_c: int | None
+    power_w: float | None
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,8 @@ class RunView:
     last_event_s: float  # Unix time of the host
     log_tail: str
     error: str
+    last_checkpoint_s: float = 0.0  # when it was complete, Unix time of the host; 0.0 while there is none
+    gpus: tuple[Gpu, ...] = ()  # those it uses; asked only while it runs, and only by `status` and `watch`
 
     @property
     def end(self) -> RunEnd:
@@ -40,26 +55,36 @@ class RunView:
                       self.error or (lines[-1] if lines else ""), self.last_event_s)
 
     def to_json(self) -> dict[str, Any]:
-        shown = {k: v for k, v in vars(self).items() if k not in ("spec", "log_tail")}
+        shown = {k: v for k, v in vars(self).items() if k not in ("spec", "log_tail", "gpus")}
         train = self.spec.train if self.spec else None
-        return {**shown, "state": self.state.value, "preset": train.preset if train else None,
-                "train_digest": train.digest if train else None}
+        return {**shown, "state": self.state.value, "gpus": [asdict(gpu) for gpu in self.gpus],
+                "preset": train.preset if train else None, "train_digest": train.digest if train else None}
 
 
-def list_runs(connection: Connection) -> list[RunView]:
-    """Every run of the host's workspace, oldest first."""
-    answer = connection.call(runs_on_host, {"op": "list", "workspace": connection.workspace})
+def list_runs(connection: Connection, *, gpus: bool = False) -> list[RunView]:
+    """Every run of the host's workspace, oldest first; with `gpus`, those of the running ones too."""
+    answer = connection.call(runs_on_host, {"op": "list", "workspace": connection.workspace, "gpus": gpus})
     return views(connection.host.name, answer)
 
 
 def views(host: str, answer: dict[str, Any]) -> list[RunView]:
     """What the program on the host answered to `list`."""
-    return [_view(host, facts) for facts in answer["runs"]]
+    cards = gpus_of(answer)
+    return [view(host, facts, cards) for facts in answer["runs"]]
+
+
+def gpus_of(answer: dict[str, Any]) -> tuple[Gpu, ...]:
+    """The GPUs of an answer, by index."""
+    return tuple(Gpu(**row) for row in answer.get("gpus", ()))
 
 
 def find(connection: Connection, run_id: str = "") -> RunView:
     """The run of that id (a unique beginning or end will do), by default the newest. Raises RunError."""
-    found = list_runs(connection)
+    return pick(connection, list_runs(connection), run_id)
+
+
+def pick(connection: Connection, found: list[RunView], run_id: str = "") -> RunView:
+    """The one of `found` that `find` means."""
     name = connection.host.name
     if not found:
         raise RunError(f"{name}: there is no run in {connection.workspace}/runs",
@@ -101,19 +126,14 @@ def stop(connection: Connection, run: RunView, grace_s: float = 600.0) -> dict[s
     return answer
 
 
-def read_file(connection: Connection, path: str, offset: int) -> tuple[bytes, int]:
-    """A piece of a growing file from `offset`, and the file's size."""
-    answer = connection.call(runs_on_host, {"op": "read", "path": path, "offset": offset})
-    return answer["text"].encode("utf-8", "surrogateescape"), answer["size"]
-
-
-def _view(host: str, facts: dict[str, Any]) -> RunView:
+def view(host: str, facts: dict[str, Any], cards: tuple[Gpu, ...] = ()) -> RunView:
+    """What the host's facts of a run mean. `cards`: all GPUs of the host."""
     try:
         spec = RunSpec.from_json(facts["config"])
     except ConfigError:
         spec = None
-    head, tail = facts["journal_head"], facts["journal_tail"]
-    events = parse((tail if len(tail) < 60_000 else tail.partition("\n")[2]).encode())[0]
+    head = facts["journal_head"]
+    events = parse(facts["journal_tail"].encode())[0]
     latest = _latest(events)
     step = latest.get("step")
     checkpoint = latest.get("checkpoint")
@@ -130,7 +150,9 @@ def _view(host: str, facts: dict[str, Any]) -> RunView:
         eta_s=step.data.get("eta_s") if step else None,
         last_checkpoint=str(checkpoint.data.get("name", "")) if checkpoint else "",
         last_event_s=events[-1].time_s if events else _first_time(head),
-        log_tail=facts["log_tail"], error=str(failed.data.get("error", "")) if failed else "")
+        log_tail=facts["log_tail"], error=str(failed.data.get("error", "")) if failed else "",
+        last_checkpoint_s=checkpoint.time_s if checkpoint else 0.0,
+        gpus=tuple(card for card in cards if card.uuid in facts.get("gpus", ())))
 
 
 def _latest(events: list[Event]) -> dict[str, Event]:
@@ -146,8 +168,3 @@ def _latest(events: list[Event]) -> dict[str, Event]:
 def _first_time(head: str) -> float:
     events = parse(head.encode())[0]
     return events[0].time_s if events else 0.0
-
-
-def age(run: RunView, now_s: float | None = None) -> float:
-    """Seconds since the run's last event, by this laptop's clock."""
-    return max(0.0, (now_s or time.time()) - run.last_event_s)

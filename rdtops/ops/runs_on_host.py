@@ -1,8 +1,10 @@
-"""Far side: what runs there are, what became of them, and how to end one. Standard library, Python 3.8, one file.
+"""Far side: what runs there are, what became of them, and how to end one. Standard library, Python 3.8.
 
-Requests (one JSON line each), answers (one JSON line each):
-    {"op": "list", "workspace": str}              -> {"runs": [facts of each run, oldest first]}
-    {"op": "read", "path": str, "offset": int}    -> {"size": int, "text": str}  at most 1 MiB from offset
+Requests (one JSON line each, until the input ends), answers (one JSON line each):
+    {"op": "list", "workspace": str, "gpus": bool} -> {"runs": [facts of each run, oldest first], "gpus": [rows]}
+    {"op": "gpus"}                                -> {"gpus": [rows]}
+    {"op": "news", "workspace", "run_id", "files": {path: question}, "gpus": bool}
+        -> {"run": facts, "files": {path: piece}, "gpus": [rows], "now_s": float}
     {"op": "stop", "workspace", "run_id", "grace_s"} -> {"ended": [pids], "killed": [pids]}
     {"op": "checkpoints", "workspace", "run_id"}  -> {"checkpoints": [...], "unfinished": [names]}
     {"op": "evaluations", "workspace", "run_ids"} -> {"evaluations": [facts of each evaluation, oldest first]}
@@ -19,11 +21,14 @@ import os
 import signal
 import sys
 import time
-from typing import Callable
+from typing import Any, Callable
+
+from rdtops.remote.far.cards import all_of_them, of_processes, variable_of, visible
+from rdtops.remote.far.tails import last_of_each_kind, packed, read_on, thinned
 
 PIECE = 1 << 20
 TAIL = 1 << 16
-EVALUATION = ('{"kind": "eval_', '{"kind": "trial"')  # lines of a Journal that are not the training's
+EVALUATION = (b'{"kind": "eval_', b'{"kind": "trial"')  # lines of a Journal that are not the training's
 
 
 def text_of(path: str, limit: int = PIECE) -> str:
@@ -41,12 +46,6 @@ def tail_of(path: str, limit: int = TAIL) -> str:
             return file.read().decode("utf-8", "replace")
     except OSError:
         return ""
-
-
-def training_tail(journal: str) -> str:
-    """The last lines of a Journal without those of evaluations, which are no sign of the training's life."""
-    lines = tail_of(journal, PIECE).splitlines(True)
-    return "".join(line for line in lines if not line.startswith(EVALUATION))[-TAIL:]
 
 
 def start_time(pid: int) -> str:
@@ -93,30 +92,64 @@ def is_rank(pid: int) -> bool:
 
 def facts(root: str, run_id: str) -> dict[str, object]:
     folder = os.path.join(root, run_id)
-    exit_text = text_of(os.path.join(folder, "exit")).strip()
     journal = os.path.join(folder, "journal.jsonl")
     alive = is_alive(text_of(os.path.join(folder, "process")))
+    exit_text = text_of(os.path.join(folder, "exit")).strip()  # after that: it is written before the process ends
+    is_well = alive or exit_text == "0"
     return {"run_id": run_id, "config": text_of(os.path.join(folder, "config.json")),
             "exit_code": int(exit_text) if exit_text.lstrip("-").isdigit() else None,
             "alive": alive, "launched": os.path.exists(os.path.join(folder, "process")),
             "stop_requested": os.path.exists(os.path.join(folder, "stop")),
-            "journal_head": text_of(journal, 4096), "journal_tail": training_tail(journal),
-            "log_tail": tail_of(os.path.join(folder, "train.log"))[-4000:],
+            "journal_head": text_of(journal, 512),
+            "journal_tail": "".join(line + "\n" for line in last_of_each_kind(journal, EVALUATION)),
+            "log_tail": "" if is_well else tail_of(os.path.join(folder, "train.log"))[-4000:],
             "journal_size": os.path.getsize(journal) if os.path.exists(journal) else 0}
 
 
-def list_runs(workspace: str) -> dict[str, object]:
+def list_runs(workspace: str, gpus: bool = False) -> dict[str, object]:
+    """`gpus`: what nvidia-smi says as well, when a run is alive."""
     root = os.path.join(workspace, "runs")
     names = sorted(n for n in os.listdir(root) if not n.startswith(".")) if os.path.isdir(root) else []
-    return {"runs": [facts(root, name) for name in names if os.path.isdir(os.path.join(root, name))]}
+    found = [facts(root, name) for name in names if os.path.isdir(os.path.join(root, name))]
+    rows = all_of_them() if gpus and any(run["alive"] for run in found) else []
+    for run in found:
+        run["gpus"] = gpus_of(run, rows)
+    return {"runs": found, "gpus": rows}
 
 
-def read(path: str, offset: int) -> dict[str, object]:
-    if not os.path.exists(path):
-        return {"size": 0, "text": ""}
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return {"size": os.path.getsize(path), "text": file.read(PIECE).decode("utf-8", "surrogateescape")}
+def gpus_of(run: dict[str, object], rows: list[dict[str, Any]]) -> list[str]:
+    """UUIDs of the GPUs of a living run: those its processes have memory on, else those that it is told to use."""
+    if not rows or not run["alive"]:
+        return []
+    pids = members(str(run["run_id"]))
+    try:
+        train = json.loads(str(run["config"]))["train"]
+        count = 0 if train["device"] == "cpu" else int(train["num_processes"])
+    except (ValueError, KeyError, TypeError):
+        count = 0
+    return of_processes(pids) or visible(
+        rows, variable_of(pids[0], "CUDA_VISIBLE_DEVICES") if pids else None, count)
+
+
+def news(workspace: str, run_id: str, files: dict[str, dict[str, Any]], gpus: bool = False) -> dict[str, object]:
+    """What became of a run and what its files (paths below its folder) hold behind a cursor. A question is {"cursor",
+    "limit", "last_lines", "steps" (as many of a Journal's at most), "ignored" (beginnings of lines)}; a piece is
+    {"lines" (packed), "rest", "cursor", "more"}."""
+    root = os.path.join(workspace, "runs")
+    run = facts(root, run_id)  # before the files: a run that ended has written its last line
+    rows = all_of_them() if gpus else []
+    run["gpus"] = gpus_of(run, rows)
+    pieces = {path: piece(os.path.join(root, run_id, path), **question) for path, question in files.items()}
+    return {"run": run, "files": pieces, "gpus": rows, "now_s": time.time()}
+
+
+def piece(path: str, cursor: list[Any], limit: int = PIECE, last_lines: int = -1, steps: int = 0,
+          ignored: tuple[str, ...] = ()) -> dict[str, object]:
+    found = read_on(path, cursor, limit, last_lines)
+    lines = found["lines"]
+    if lines and (steps or ignored):
+        lines = thinned(lines, steps or len(lines), tuple(word.encode() for word in ignored))
+    return {**found, "lines": packed(lines), "rest": found["rest"].decode("utf-8", "replace")}
 
 
 def checkpoints(workspace: str, run_id: str) -> dict[str, object]:
@@ -199,12 +232,13 @@ def evaluations(workspace: str, run_ids: list[str]) -> dict[str, object]:
 
 
 def evaluation(folder: str, run_id: str, name: str) -> dict[str, object]:
-    exit_text = text_of(os.path.join(folder, "exit")).strip()
     spec = os.path.join(folder, "eval.json")
+    alive = is_alive(text_of(os.path.join(folder, "process"))) or is_locked(os.path.join(folder, "lock"))
+    exit_text = text_of(os.path.join(folder, "exit")).strip()
     return {"run_id": run_id, "name": name, "folder": folder, "spec": text_of(spec),
             "begun_s": os.path.getmtime(spec) if os.path.exists(spec) else 0.0,
             "exit_code": int(exit_text) if exit_text.lstrip("-").isdigit() else None,
-            "alive": is_alive(text_of(os.path.join(folder, "process"))) or is_locked(os.path.join(folder, "lock")),
+            "alive": alive,
             "launched": os.path.exists(os.path.join(folder, "process")),
             "stop_requested": os.path.exists(os.path.join(folder, "stop")),
             "outcomes": outcomes(text_of(os.path.join(folder, "trials.jsonl"), 64 * PIECE)),
@@ -243,12 +277,14 @@ def stop_evaluation(workspace: str, run_id: str, name: str, grace_s: float) -> d
 
 
 def main() -> None:
-    request = json.loads(sys.stdin.buffer.readline().decode())
     operations: dict[str, Callable[..., dict[str, object]]] = {
-        "list": list_runs, "read": read, "stop": stop, "checkpoints": checkpoints,
-        "evaluations": evaluations, "stop_evaluation": stop_evaluation}
-    answer = operations[request.pop("op")](**request)
-    sys.stdout.write(json.dumps(answer) + "\n")
+        "list": list_runs, "news": news, "gpus": lambda: {"gpus": all_of_them()}, "stop": stop,
+        "checkpoints": checkpoints, "evaluations": evaluations, "stop_evaluation": stop_evaluation}
+    for line in iter(sys.stdin.buffer.readline, b""):
+        request = json.loads(line.decode())
+        answer = operations[request.pop("op")](**request)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -3,112 +3,169 @@ evaluation, once and in order, and after_run for its end.
 
 The cursor is kept on this laptop (rdtops.ops.records) and moves on only after an event was acted upon, so that a
 laptop that slept, or was killed in between, catches up. Which plugin has seen which checkpoint is remembered by the
-checkpoint's digest, an evaluation by its report's: an event that is read twice does nothing twice.
+checkpoint's digest, an evaluation by its report's: an event that is read twice does nothing twice. Two commands on one
+laptop take turns, so neither of them acts on what the other is acting on.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.journal import Event, parse
-from rdtops.contract.run import Checkpoint, RunPaths
+from rdtops.contract.run import Checkpoint, RunPaths, RunState
 from rdtops.errors import ConnectionLost, Unreachable
 from rdtops.ops import runs
+from rdtops.ops.news import LOST, Cursor, News, Newsroom, Patience, Piece, Question
 from rdtops.ops.records import HookRecord, RunRecords
 from rdtops.ops.registry import Call, Registry
 from rdtops.ops.runs import RunView
 from rdtops.remote.connection import Connection
 
 POLL_S = 1.0
+JOURNAL = "journal.jsonl"
+STEPS = 2000  # of a piece of the Journal; every other event of it comes
+PIECE_BYTES = 1 << 23
+
+Seen = tuple[Event, list[HookRecord]]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at a run brought."""
+
+    news: News
+    events: tuple[Seen, ...]  # each with what the plugins said of it
+    more: bool  # looking again at once brings more
+
+    @property
+    def run(self) -> RunView:
+        return self.news.run
+
+
+class Watcher:
+    """Looks at one run again and again, and lets the plugins act upon what is new."""
+
+    def __init__(self, newsroom: Newsroom, registry: Registry, run: RunView) -> None:
+        self.newsroom, self.registry, self.run = newsroom, registry, run
+        self.records = RunRecords(run.host, run.run_id)
+        self._at = self.records.cursor
+        self._seen: list[Seen] = []  # acted upon, and not told yet because the link was cut behind it
+
+    def history(self) -> list[Event]:
+        """The events that were acted upon before; of very many steps a part. None when the Journal was replaced since:
+        then it is all new."""
+        seen, at = self._at, Cursor()
+        there = self._piece(Question(seen, limit=0)).behind
+        if there.offset != seen.offset or (seen.inode and there.inode != seen.inode):
+            return []
+        events: list[Event] = []
+        while at.offset < seen.offset:
+            piece = self._piece(Question(at, steps=STEPS, limit=min(PIECE_BYTES, seen.offset - at.offset)))
+            if piece.behind.offset <= at.offset:
+                break
+            events += [event for line in piece.lines for event in parse(line.content)[0]]
+            at = piece.behind
+        return events
+
+    def look(self, others: Mapping[str, Question] | None = None, *, gpus: bool = False) -> Look:
+        """One call to the host; `others`: more files of the run folder. Raises one of news.LOST; looking again then
+        goes on where it was."""
+        question = Question(self._at, steps=STEPS, limit=PIECE_BYTES)
+        news = self.newsroom.news(self.run.run_id, {JOURNAL: question, **(others or {})}, gpus=gpus)
+        piece = news.files[JOURNAL]
+        for line in piece.lines:
+            self._seen += [(event, self._act(event, line.behind)) for event in parse(line.content)[0]]
+            self._at = line.behind
+        self.run, self._at = news.run, piece.behind
+        self.records.advance(self._at)
+        seen, self._seen = tuple(self._seen), []
+        return Look(news, seen, piece.more)
+
+    def act_on_end(self) -> list[HookRecord]:
+        with self.records.alone():
+            return _act_on_end(self.newsroom.connection, self.registry, self.run, self.records)
+
+    def _piece(self, question: Question) -> Piece:
+        return self.newsroom.news(self.run.run_id, {JOURNAL: question}).files[JOURNAL]
+
+    def _act(self, event: Event, behind: Cursor) -> list[HookRecord]:
+        if event.kind in ("launched", "started"):
+            self.records.started(event.time_s)
+        if event.kind not in ("checkpoint", "eval_finished"):
+            return []
+        with self.records.alone():
+            said = _act(self.newsroom.connection, self.registry, self.run, event, self.records)
+            self.records.advance(behind)
+        return said
 
 
 def catch_up(connection: Connection, registry: Registry, run: RunView) -> list[HookRecord]:
     """Act upon everything the Journal holds since the cursor. Returns what the plugins said."""
-    said = [record for _, records in _unseen(connection, registry, run) for record in records]
-    return said + _act_on_end(connection, registry, run)
+    said: list[HookRecord] = []
+    with Newsroom(connection) as newsroom:
+        watcher = Watcher(newsroom, registry, run)
+        is_more = True
+        while is_more:
+            look = watcher.look()
+            said += [record for _, records in look.events for record in records]
+            is_more = look.more
+        return said + watcher.act_on_end()
 
 
 def follow(connection: Connection, registry: Registry, run_id: str, *, from_start: bool = False,
            on_lost: Callable[[str], None] | None = None,
-           ended: Callable[[], bool] | None = None) -> Iterator[tuple[Event, list[HookRecord]]]:
+           ended: Callable[[], bool] | None = None) -> Iterator[Seen]:
     """Yield each event with what the plugins said of it, until the run ends, or what `ended` asks about. A lost link is
     taken up again; the training does not notice. With `from_start` the events already acted upon are shown too, without
-    acting again."""
-    run = runs.find(connection, run_id)
-    if from_start:
-        yield from ((event, []) for event in _seen(connection, run))
-    pause_s = POLL_S
-    while True:
-        try:
-            run = runs.find(connection, run.run_id)  # before the journal: a run that ended has written its last line
-            over = ended() if ended else run.state.ended
-            yield from _unseen(connection, registry, run)
-            if over:
-                if said := _act_on_end(connection, registry, run):
-                    yield Event("ended", run.last_event_s, {"state": run.state.value}), said
-                return
-            pause_s = POLL_S
-        except (ConnectionLost, Unreachable) as error:
-            pause_s = min(60.0, pause_s * 2)
-            if on_lost:
-                on_lost(f"{error.message}; the training goes on there, trying again in {pause_s:.0f} s")
-        time.sleep(pause_s)
-
-
-def _seen(connection: Connection, run: RunView) -> list[Event]:
-    end = RunRecords(run.host, run.run_id).offset
-    return [event for event, offset in _events(connection, run, 0) if offset <= end]
-
-
-def _unseen(connection: Connection, registry: Registry, run: RunView) -> Iterator[tuple[Event, list[HookRecord]]]:
-    records = RunRecords(run.host, run.run_id)
-    offset = records.offset
-    for event, behind in _events(connection, run, offset):
-        said = _act(connection, registry, run, event, records)
-        offset = behind
-        if event.kind in ("checkpoint", "eval_finished"):
-            records.advance(offset)
-        elif event.kind in ("launched", "started"):
-            records.started(offset)
-        yield event, said
-    records.advance(offset)
-
-
-def _events(connection: Connection, run: RunView, offset: int) -> Iterator[tuple[Event, int]]:
-    """The complete events from `offset`, each with the offset behind it."""
-    path = str(runs.paths(connection, run).journal)
-    while True:
-        piece, size = runs.read_file(connection, path, offset)
-        if size < offset:  # the journal was replaced by a shorter one: what we know of its checkpoints still holds
-            offset = 0
-            continue
-        lines = piece[:piece.rfind(b"\n") + 1].splitlines(keepends=True)
-        if not lines:
-            return
-        for line in lines:
-            offset += len(line)
-            for event in parse(line)[0]:
-                yield event, offset
+    acting again; of very many steps a part."""
+    patience = Patience(on_lost or (lambda _: None), POLL_S)
+    with Newsroom(connection) as newsroom:
+        watcher = Watcher(newsroom, registry, runs.find(connection, run_id))
+        is_shown = not from_start
+        while True:
+            try:
+                if not is_shown:
+                    past = watcher.history()
+                    is_shown = True
+                    yield from ((event, []) for event in past)
+                is_over = ended() if ended else False  # before the Journal: what ended has written its last line
+                look = watcher.look()
+                yield from look.events
+                if (is_over or (ended is None and look.run.state.ended)) and not look.more:
+                    if said := watcher.act_on_end():
+                        yield Event("ended", look.run.last_event_s, {"state": look.run.state.value}), said
+                    return
+            except LOST as error:
+                time.sleep(patience.lost(error))
+                continue
+            patience.reached()
+            if not look.more:
+                time.sleep(POLL_S)
 
 
 def _act(connection: Connection, registry: Registry, run: RunView, event: Event,
          records: RunRecords) -> list[HookRecord]:
     if run.spec is None:
         return []
-    if event.kind == "checkpoint":
-        name = str(event.data["name"])
-        checkpoint = Checkpoint(int(event.data["step"]), name, str(runs.paths(connection, run).checkpoints / name),
-                                int(event.data["size_bytes"]), str(event.data["digest"]))
-        return _fire(connection, registry, "after_checkpoint", records, name, checkpoint.digest, run=run.spec,
-                     checkpoint=checkpoint)
-    if event.kind == "eval_finished":
-        evaluation = _evaluation(event, runs.paths(connection, run))
-        return _fire(connection, registry, "after_eval", records, evaluation.name, evaluation.digest, run=run.spec,
-                     evaluation=evaluation)
-    return []
+    paths = runs.paths(connection, run)
+    try:
+        about = _checkpoint(event, paths) if event.kind == "checkpoint" else _evaluation(event, paths)
+    except (KeyError, TypeError, ValueError) as error:  # it is JSON, but not what the trainer writes
+        return [HookRecord("watch", "rdtops", event.kind, "", 0.0, error=f"unreadable {event.kind} event: {error!r}")]
+    if isinstance(about, Checkpoint):
+        return _fire(connection, registry, "after_checkpoint", records, about.name, about.digest, run=run.spec,
+                     checkpoint=about)
+    return _fire(connection, registry, "after_eval", records, about.name, about.digest, run=run.spec, evaluation=about)
+
+
+def _checkpoint(event: Event, paths: RunPaths) -> Checkpoint:
+    data, name = event.data, str(event.data["name"])
+    return Checkpoint(int(data["step"]), name, str(paths.checkpoints / name), int(data["size_bytes"]),
+                      str(data["digest"]))
 
 
 def _evaluation(event: Event, paths: RunPaths) -> Evaluation:
@@ -118,11 +175,13 @@ def _evaluation(event: Event, paths: RunPaths) -> Evaluation:
                       str(data["benchmark"]), int(data["successes"]), int(data["trials"]), int(data["errors"]))
 
 
-def _act_on_end(connection: Connection, registry: Registry, run: RunView) -> list[HookRecord]:
+def _act_on_end(connection: Connection, registry: Registry, run: RunView, records: RunRecords) -> list[HookRecord]:
+    """A run that was lost and told its exit code later has still ended once."""
     if run.spec is None or not run.state.ended:
         return []
-    records = RunRecords(run.host, run.run_id)
-    return _fire(connection, registry, "after_run", records, run.state.value, f"{run.state.value}@{records.start}",
+    told = [f"{state.value}@{records.start}" for state in RunState]
+    todo = Registry([p for p in registry.loaded if not any(records.knows(p.name, digest) for digest in told)])
+    return _fire(connection, todo, "after_run", records, run.state.value, f"{run.state.value}@{records.start}",
                  run=run.spec, end=run.end)
 
 

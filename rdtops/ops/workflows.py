@@ -13,7 +13,7 @@ from typing import Any
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked
 from rdtops.contract.journal import Event
 from rdtops.contract.run import Checkpoint, RunSpec, RunState, best_of
-from rdtops.errors import ConfigError, HostError, UsageError
+from rdtops.errors import ConfigError, HostError, RdtopsError, RemoteError, UsageError
 from rdtops.ops import (
     admission,
     authoring,
@@ -35,16 +35,19 @@ from rdtops.ops import deploy as delivery
 from rdtops.ops.authoring import Written
 from rdtops.ops.catalog import PluginRow
 from rdtops.ops.evaluation import EvalView
+from rdtops.ops.news import LOST, Newsroom, Patience, Question, log_lines
 from rdtops.ops.plan import Wish
 from rdtops.ops.records import HookRecord, RunRecords
-from rdtops.ops.runs import RunView
+from rdtops.ops.runs import Gpu, RunView
 from rdtops.ops.session import Prepared, Session
 from rdtops.ops.training import Launched
 from rdtops.ops.trust import SeenKey
 from rdtops.remote import openssh
 from rdtops.remote.command import Command
+from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Host
 
+LONGEST_LOG = 1 << 24  # bytes that `inv logs` shows
 GPU_QUERY = ("index", "name", "memory.used", "memory.total", "utilization.gpu", "temperature.gpu")
 
 
@@ -83,6 +86,15 @@ class RunStatus:
 
 
 @dataclass(frozen=True)
+class HostStatus:
+    """The runs of a host, or why it cannot be asked."""
+
+    host: str
+    runs: tuple[RunStatus, ...] = ()
+    problem: RdtopsError | None = None
+
+
+@dataclass(frozen=True)
 class Progressed:
     """An event of a followed run, and what the plugins said of it."""
 
@@ -113,6 +125,21 @@ class Gpus:
     host: str
     text: str
     rows: tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True)
+class GpuSample:
+    """The GPUs of a host at one moment of `inv gpu --watch`."""
+
+    host: str
+    time_s: float
+    gpus: tuple[Gpu, ...]
+    problem: str = ""
+
+    @property
+    def in_place_of(self) -> str:
+        """On a terminal a new one takes the place of the one before."""
+        return self.host
 
 
 @dataclass(frozen=True)
@@ -198,14 +225,19 @@ def _launched(session: Session, host: Host, prepared: Prepared, run: RunView | N
     return training.train(connection, session.registry, prepared.spec, prepared.local_assets, report, again=again)
 
 
-def status(session: Session, host: Host, *, run_id: str, everything: bool) -> Iterator[RunStatus]:
-    connection = session.connection(host)
-    found = runs.list_runs(connection)
-    if run_id or (found and not everything):
-        found = [runs.find(connection, run_id)]
-    evaluations = evaluation.list_evaluations(connection, found)
-    for run in found:
-        yield RunStatus(run, tuple(e for e in evaluations if e.run_id == run.run_id))
+def status(session: Session, host: Host, *, run_id: str, everything: bool) -> Iterator[HostStatus]:
+    """The run of that id, else all or the newest and those that are running. A host that cannot be asked is a row."""
+    try:
+        connection = session.connection(host)
+        every = runs.list_runs(connection, gpus=True)
+        found = ([runs.pick(connection, every, run_id)] if run_id
+                 else every if everything else [r for r in every if r is every[-1] or r.state is RunState.RUNNING])
+        evaluations = evaluation.list_evaluations(connection, found) if found else []
+    except (HostError, RemoteError) as error:
+        yield HostStatus(host.name, problem=error)
+        return
+    yield HostStatus(host.name, tuple(
+        RunStatus(run, tuple(e for e in evaluations if e.run_id == run.run_id)) for run in found))
 
 
 def evaluate(session: Session, host: Host, *, run_id: str, which: str, wish: Wish, protocol: Protocol, processes: int,
@@ -263,35 +295,51 @@ def logs(session: Session, host: Host, *, run_id: str, lines: int, follow: bool,
     log = evaluation.find(connection, run).log if evaluated else str(runs.paths(connection, run).log)
 
     def ended() -> bool:
-        return (evaluation.find(connection, run) if evaluated else runs.find(connection, run.run_id)).state.ended
+        return evaluation.find(connection, run).state.ended
 
-    text = connection.run(Command("tail", "-n", str(lines), log), check=False)
-    if not text.ok:
-        yield Text(f"{run.run_id} has written no log yet\n")
-    yield Text(text.out)
-    offset = runs.read_file(connection, log, 0)[1] if follow else 0
-    while follow:
-        piece, size = runs.read_file(connection, log, offset)
-        offset = offset + len(piece) if size >= offset else 0
-        if piece:
-            yield Text(piece.decode("utf-8", "replace"))
-        elif ended():
+    path = log.removeprefix(str(runs.paths(connection, run).root) + "/")
+    with Newsroom(connection) as newsroom:
+        if not follow:
+            piece = newsroom.news(run.run_id, {path: Question(last_lines=lines, limit=LONGEST_LOG)}).files[path]
+            text = b"".join(line.content for line in piece.lines).decode("utf-8", "replace") + piece.rest
+            yield Text(text or f"{run.run_id} has written no log yet\n")
             return
-        else:
-            time.sleep(watch.POLL_S)
+        for new in log_lines(newsroom, run.run_id, path, last_lines=lines, patience=Patience(session.say),
+                             poll_s=watch.POLL_S, ended=ended if evaluated else None):
+            yield Text(new.decode("utf-8", "replace"))
 
 
-def gpu(session: Session, host: Host, *, again_every_s: float) -> Iterator[Gpus]:
+def gpu(session: Session, host: Host, *, again_every_s: float) -> Iterator[Gpus | GpuSample]:
     connection = session.connection(host)
+    if again_every_s:
+        yield from _gpus_again(connection, again_every_s)
+        return
     query = Command("nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits")
-    while True:
-        table = connection.run(Command("nvidia-smi"))
-        lines = connection.run(query).out.strip().splitlines()
-        rows = tuple(dict(zip(GPU_QUERY, (v.strip() for v in line.split(",")), strict=False)) for line in lines)
-        yield Gpus(host.name, table.out, rows)
-        if not again_every_s:
-            return
-        time.sleep(again_every_s)
+    table = connection.run(Command("nvidia-smi"))
+    lines = connection.run(query).out.strip().splitlines()
+    rows = tuple(dict(zip(GPU_QUERY, (v.strip() for v in line.split(",")), strict=False)) for line in lines)
+    yield Gpus(host.name, table.out, rows)
+
+
+def _gpus_again(connection: Connection, every_s: float) -> Iterator[GpuSample]:
+    """For ever; a cut link is a sample that says so."""
+    said: list[str] = []
+    patience = Patience(said.append, every_s)
+    last = GpuSample(connection.host.name, 0.0, ())
+    with Newsroom(connection) as newsroom:
+        while True:
+            try:
+                cards = newsroom.gpus()
+            except LOST as error:
+                pause_s = patience.lost(error)
+                yield replace(last, problem=said[-1])
+                time.sleep(pause_s)
+                continue
+            patience.reached()
+            last = GpuSample(connection.host.name, time.time(), cards,
+                             "" if cards else "nvidia-smi says nothing that can be read; inv gpu shows what it says")
+            yield last
+            time.sleep(every_s)
 
 
 def checkpoints(session: Session, host: Host, *, run_id: str) -> Iterator[CheckpointList]:
@@ -404,6 +452,6 @@ def exit_code(shown: Any) -> int:
         or not getattr(shown, "holds", True)
         or (isinstance(shown, HostRow) and bool(shown.problem))
         or (isinstance(shown, (RunView, EvalView)) and shown.state in (RunState.FAILED, RunState.LOST)))
-    if isinstance(shown, RunStatus):
-        return exit_code(shown.run)
+    if isinstance(shown, HostStatus):
+        return shown.problem.exit_code if shown.problem else max((exit_code(r.run) for r in shown.runs), default=0)
     return 3 if isinstance(shown, HostRow) and failed else int(failed)

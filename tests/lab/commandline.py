@@ -43,6 +43,11 @@ class CommandLine:
         assert "Traceback" not in done.stderr, done.stderr
         return Done(line, done.returncode, done.stdout, done.stderr)
 
+    def started(self, line: str) -> subprocess.Popen[str]:
+        """The same, running; whoever started it ends it."""
+        return subprocess.Popen([sys.executable, "-m", "invoke", *line.split()], cwd=ROOT, env=self.env, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+
     def good(self, line: str, **options: Any) -> Done:
         done = self(line, **options)
         assert done.code == 0, done.said + self._log_of_a_failed_run(done)

@@ -7,12 +7,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from rdtops.contract.journal import Journal
 from rdtops.lab.site import Lab
+from rdtops.remote import inventory
+from rdtops.remote.connection import Connection
 from rdtops.testing.fixtures import running_lab
+from tests.lab.watched import begun
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,3 +58,19 @@ def tiny_hosts(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assets = {name: str(folder / name) for name in ("rdt-tiny", "t5-tiny", "siglip-tiny")}
     lab.write_inventory(folder / "hosts.toml", {**assets, "libero_tiny": str(data)})
     return folder / "hosts.toml"
+
+
+@pytest.fixture
+def connection(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    """To a GPU host of the lab, with a workspace and a memory of its own."""
+    monkeypatch.setenv("RDTOPS_STATE", str(tmp_path / "state"))
+    lab.write_inventory(tmp_path / "hosts.toml", {})
+    host = replace(inventory.load(tmp_path / "hosts.toml").host("lab2"), workspace=f"~/watch{tmp_path.name}")
+    with Connection(host) as opened:
+        yield opened
+
+
+@pytest.fixture
+def journal(connection: Connection) -> Journal:
+    """Of a run there that the test tells about itself."""
+    return begun(connection.workspace)

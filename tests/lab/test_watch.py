@@ -2,65 +2,24 @@
 
 import json
 import threading
+import time
 import types
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
 from rdtops.contract.config import preset
 from rdtops.contract.journal import Journal
-from rdtops.contract.run import RunSpec, RunState
+from rdtops.contract.run import RunState
 from rdtops.hookspecs import hookimpl
-from rdtops.lab.site import Lab
 from rdtops.ops import runs, watch
+from rdtops.ops.news import Cursor
 from rdtops.ops.records import RunRecords
 from rdtops.ops.registry import Plugin, Registry
-from rdtops.remote import inventory
-from rdtops.remote.connection import Connection
 from rdtops.testing import load
+from tests.lab.watched import RUN, catch_up, checkpoint, plugin
 
 pytestmark = pytest.mark.lab
-RUN = "20260101-000000-watched-0001"
-
-
-@pytest.fixture
-def connection(lab: Lab, tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("RDTOPS_STATE", str(tmp_path / "state"))
-    lab.write_inventory(tmp_path / "hosts.toml", {})
-    host = replace(inventory.load(tmp_path / "hosts.toml").host("lab2"), workspace=f"~/watch{tmp_path.name}")
-    with Connection(host) as opened:
-        yield opened
-
-
-@pytest.fixture
-def journal(lab: Lab, connection: Connection, tmp_path: Path) -> Journal:
-    folder = Path(connection.workspace) / "runs" / RUN
-    folder.mkdir(parents=True)
-    spec = RunSpec(RUN, "lab2", "now", connection.workspace, "/r", "s", {"dataset": "/d"}, preset("tiny"))
-    (folder / "config.json").write_text(spec.to_json())
-    (folder / "process").write_text("1 1 not-this-boot\n")
-    return Journal(folder / "journal.jsonl")
-
-
-def checkpoint(journal: Journal, step: int) -> None:
-    journal.append("checkpoint", step=step, name=f"step_{step:06d}", size_bytes=1, digest=f"digest-{step}")
-
-
-def plugin(name: str, seen: list[tuple[str, int]], fails_at: int = 0) -> Plugin:
-    module = types.ModuleType(name)
-
-    @hookimpl
-    def after_checkpoint(checkpoint, run):
-        seen.append((name, checkpoint.step))
-        assert run.run_id == RUN
-        if checkpoint.step == fails_at:
-            raise ValueError("no")
-        return {"step": checkpoint.step}
-
-    module.after_checkpoint = after_checkpoint
-    return Plugin(name, "test", hooks=("after_checkpoint",), module=module)
 
 
 def evaluated(journal: Journal, name: str, digest: str) -> None:
@@ -68,10 +27,6 @@ def evaluated(journal: Journal, name: str, digest: str) -> None:
                    done_before=0)
     journal.append("eval_finished", name=name, report=f"eval/{name}/report.json", digest=digest,
                    checkpoint="step_000010", benchmark="libero_90", successes=3, trials=4, errors=1)
-
-
-def catch_up(connection, *plugins):
-    return watch.catch_up(connection, Registry(plugins), runs.find(connection, RUN))
 
 
 def test_each_checkpoint_fires_once_and_in_order(connection, journal):
@@ -115,7 +70,7 @@ def test_a_laptop_killed_before_it_moved_its_cursor_asks_nobody_twice(connection
     for step in (10, 20):
         checkpoint(journal, step)
     catch_up(connection, plugin("a", seen))
-    RunRecords("lab2", RUN).advance(0)
+    RunRecords("lab2", RUN).advance(Cursor())
     catch_up(connection, plugin("a", seen), plugin("new", seen))
     assert seen == [("a", 10), ("a", 20), ("new", 10), ("new", 20)]
 
@@ -217,12 +172,23 @@ def test_a_run_that_goes_on_and_ends_again_is_told_again(connection, journal):
     journal.append("failed", step=3, error="out of memory")
     ends(journal, 1)
     assert [r.value for r in catch_up(connection, told_of_ends("notes", ended))] == [{"told": "out of memory"}]
+    time.sleep(0.002)  # one start is told from the next by its time
     journal.append("launched", launcher="tmux")
     journal.append("step", step=7, loss=0.1)
-    catch_up(connection, told_of_ends("notes", ended))  # the exit file is still the old one: it failed once more
     ends(journal, 0)
     catch_up(connection, told_of_ends("notes", ended))
-    assert [state for state, _ in ended] == ["failed", "failed", "finished"]
+    catch_up(connection, told_of_ends("notes", ended))
+    assert [state for state, _ in ended] == ["failed", "finished"]
+
+
+def test_a_lost_run_that_writes_its_exit_code_later_has_ended_once(connection, journal):
+    ended: list[tuple[str, int]] = []
+    journal.append("launched", launcher="tmux")
+    journal.append("step", step=7, loss=0.1)
+    catch_up(connection, told_of_ends("notes", ended))
+    ends(journal, 0)
+    catch_up(connection, told_of_ends("notes", ended))
+    assert ended == [("lost", 7)]
 
 
 def test_watch_shows_what_was_said_of_the_end_and_a_failure_of_it_stops_nothing(connection, journal):

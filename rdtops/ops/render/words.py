@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text as Styled
@@ -47,9 +48,9 @@ def exit_words(code: int | None) -> str:
     return f"exit {code}" if code is not None else "no exit code: killed, or the host rebooted"
 
 
-def verbatim(text: str) -> Styled:
-    """Lines as they are, whatever the width: they may be pasted."""
-    return Styled(text, no_wrap=True, overflow="ignore")
+def verbatim(text: str) -> Group:
+    """Lines as they are, whatever the width: they may be pasted. A group, since rich wraps a text that comes alone."""
+    return Group(Styled(text, no_wrap=True, overflow="ignore"))
 
 
 def table_of(title: str, *columns: str) -> Table:

@@ -1,0 +1,188 @@
+"""News: what became of a run and what its files hold since one last looked. One call to the host a look, only new bytes
+travel, and nothing is read twice or left out whatever happened to link and files in between."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any
+
+from rdtops.errors import CommandTimeout, ConnectionLost, Unreachable
+from rdtops.ops import runs, runs_on_host
+from rdtops.ops.runs import Gpu, RunView
+from rdtops.remote.connection import Connection
+from rdtops.remote.far import tails
+from rdtops.remote.stream import Stream
+
+LOST = (ConnectionLost, Unreachable, CommandTimeout)  # what trying again may cure
+ANSWER_S = 30.0
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Up to where a growing file was read. The mark is a digest of the bytes before the offset; inode 0 and no mark, as
+    written before there were any: whichever file has that name."""
+
+    inode: int = 0
+    offset: int = 0
+    mark: str = ""
+
+    @property
+    def words(self) -> list[Any]:
+        return [self.inode, self.offset, self.mark]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Cursor:
+        """Raises ValueError."""
+        try:
+            values = json.loads(text)
+            return cls(offset=values) if isinstance(values, int) else cls(**values)
+        except TypeError as error:
+            raise ValueError(f"not a cursor: {text[:80]!r}") from error
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is wanted of a file. `last_lines` (not -1): so many from its end; `steps` (not 0): about so many of a
+    Journal's step events of each piece, spread evenly; `ignored`: beginnings of lines that need not travel."""
+
+    cursor: Cursor = Cursor()
+    last_lines: int = -1
+    steps: int = 0
+    limit: int = 1 << 20
+    ignored: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "cursor": self.cursor.words}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line with its newline, and the cursor behind it."""
+
+    content: bytes
+    behind: Cursor
+
+
+@dataclass(frozen=True)
+class Piece:
+    lines: tuple[Line, ...]
+    behind: Cursor  # all of it, what was left out too
+    rest: str  # of a line that has no end yet
+    more: bool  # there is more to be had at once
+
+
+@dataclass(frozen=True)
+class News:
+    run: RunView
+    files: Mapping[str, Piece]  # path below the run folder -> what is new in it
+    gpus: tuple[Gpu, ...]
+    clock_ahead_s: float  # of the host's clock before ours
+
+
+class Newsroom:
+    """Asks about the runs of one host, through one program there that stays as long as it is used."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._stream: Stream | None = None
+
+    def __enter__(self) -> Newsroom:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def news(self, run_id: str, files: Mapping[str, Question], *, gpus: bool = False) -> News:
+        """Raises one of LOST when the host cannot be asked."""
+        answer = self._ask({"op": "news", "workspace": self.connection.workspace, "run_id": run_id, "gpus": gpus,
+                            "files": {path: question.to_json() for path, question in files.items()}})
+        cards = runs.gpus_of(answer)
+        return News(runs.view(self.connection.host.name, answer["run"], cards),
+                    {path: _piece(piece) for path, piece in answer["files"].items()}, cards,
+                    float(answer["now_s"]) - time.time())
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Those of the host, none where nvidia-smi says nothing. Raises one of LOST."""
+        return runs.gpus_of(self._ask({"op": "gpus"}))
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.__exit__()
+            self._stream = None
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            if self._stream is None:
+                self._stream = self.connection.far(runs_on_host, request, silence_s=ANSWER_S)
+            else:
+                self._stream.write(json.dumps(request).encode() + b"\n")
+            return self._stream.wire.hear()
+        except BaseException:
+            self.close()
+            raise
+
+
+def _piece(found: Mapping[str, Any]) -> Piece:
+    behind = Cursor(*found["cursor"])
+    lines = tuple(Line(line, Cursor(behind.inode, offset, tails.mark_of(line)))
+                  for offset, line in tails.unpacked(found["lines"]))
+    return Piece(lines, behind, found["rest"], found["more"])
+
+
+class Patience:
+    """How long to wait until a link that was cut is tried again: longer each time, up to LONGEST_PAUSE_S."""
+
+    def __init__(self, say: Callable[[str], None], pause_s: float = FIRST_PAUSE_S) -> None:
+        self._say = say
+        self._first_s = self._pause_s = pause_s
+        self._lost_s = 0.0
+
+    def lost(self, error: Exception) -> float:
+        """Say what happened. Returns the seconds to wait."""
+        self._lost_s = self._lost_s or time.monotonic()
+        pause_s, self._pause_s = self._pause_s, min(LONGEST_PAUSE_S, self._pause_s * 2)
+        said = getattr(error, "message", str(error)).partition("\n")[0]
+        self._say(f"{said}; the run goes on there, trying again in {pause_s:.0f} s")
+        return pause_s
+
+    def reached(self) -> None:
+        if self._lost_s:
+            self._say(f"reached again after {time.monotonic() - self._lost_s:.0f} s; nothing is left out")
+        self._lost_s, self._pause_s = 0.0, self._first_s
+
+
+def log_lines(newsroom: Newsroom, run_id: str, path: str, *, last_lines: int, patience: Patience, poll_s: float,
+              ended: Callable[[], bool] | None = None) -> Iterator[bytes]:
+    """The whole lines of a log as they come, several at a time, until the run (or what `ended` asks about) has ended.
+    At that end a line that was never finished comes as it is."""
+    question = Question(last_lines=last_lines)
+    while True:
+        try:
+            is_over = ended() if ended else False  # before the file: what ended has written its last line
+            news = newsroom.news(run_id, {path: question})
+            is_over = is_over if ended else news.run.state.ended
+        except LOST as error:
+            time.sleep(patience.lost(error))
+            continue
+        patience.reached()
+        piece = news.files[path]
+        if piece.lines:
+            yield b"".join(line.content for line in piece.lines)
+        question = Question(piece.behind)
+        if piece.more:
+            continue
+        if is_over:
+            if piece.rest:
+                yield piece.rest.encode()
+            return
+        time.sleep(poll_s)
