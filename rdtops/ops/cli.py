@@ -157,7 +157,9 @@ class _errors:  # noqa: N801  # reads as what it is: with _errors(screen):
 
 def _start(work: str, session: Session, host: Host, arguments: dict[str, Any]) -> Iterator[Any]:
     from rdtops.ops import workflows
+    from rdtops.remote import calls
 
+    calls.task = work
     yielded: Iterator[Any] = getattr(workflows, work)(session, host, **arguments)
     return yielded
 

@@ -54,7 +54,7 @@ def settle(connection: Connection, name: str) -> tuple[str, ...]:
 
 def rolled_back(connection: Connection) -> RolledBack | None:
     """The rollback in force, None where `inv train` runs the tree you see."""
-    path = f"{connection.workspace}/releases/{releases_on_host.ROLLED_BACK}"
+    path = f"{connection.workspace}/{releases_on_host.ROLLED_BACK}"
     told = connection.run_shell(f"cat {quoted(path)} 2>/dev/null || :").out
     return _rolled_back(connection.host.name, json.loads(told)) if told.strip() else None
 

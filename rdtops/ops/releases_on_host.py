@@ -5,7 +5,7 @@ Requests (one JSON line each), answers (one JSON line each):
                                                      "rolled_back": {"to", "before", "by", "time_s"} or null}
     {"op": "settle", "workspace", "name", "keep"} -> {"removed": [names]}   after a deploy of `name`
     {"op": "roll_back", "workspace", "to", "before", "by"} -> {}
-`releases/.deployed` has a line for every deploy, `releases/.rolled-back` is there from a rollback to the next deploy.
+`.deployed` in the workspace has a line for every deploy, `.rolled-back` is there from a rollback to the next deploy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any, Callable
 
-from rdtops.remote.far import gate
+from rdtops.remote.far.gate import LAUNCHES, alone
 
 PATIENCE_S = 60.0
 FORGOTTEN_S = 86400.0  # an upload that nobody has gone on with
@@ -38,10 +38,10 @@ def listed(workspace: str) -> dict[str, Any]:
     root = os.path.join(workspace, "releases")
     used = users(workspace)
     names = [n for n in ls(root) if not n.startswith(".") and os.path.exists(os.path.join(root, n, "snapshot.json"))]
-    times = deployed_s(root)
+    times = deployed_s(workspace)
     found = [{"name": n, "deployed_s": times.get(n) or os.path.getmtime(os.path.join(root, n, "snapshot.json")),
               "users": used.get(n, [])} for n in names]
-    rolled_back = text_of(os.path.join(root, ROLLED_BACK))
+    rolled_back = text_of(os.path.join(workspace, ROLLED_BACK))
     return {"releases": sorted(found, key=lambda r: (-float(r["deployed_s"]), r["name"])),
             "rolled_back": json.loads(rolled_back) if rolled_back else None}
 
@@ -49,12 +49,12 @@ def listed(workspace: str) -> dict[str, Any]:
 def settle(workspace: str, name: str, keep: int) -> dict[str, Any]:
     """`name` is the newest now, no rollback is in force, and the old ones that nothing uses go, but for `keep`."""
     root = os.path.join(workspace, "releases")
-    with open(os.path.join(root, DEPLOYED), "a", encoding="utf-8") as file:
+    with open(os.path.join(workspace, DEPLOYED), "a", encoding="utf-8") as file:
         file.write(f"{time.time():.3f} {name}\n")
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(root, ROLLED_BACK))
-    launches = os.path.join(workspace, "runs", gate.LAUNCHES)
-    with gate.alone(launches, PATIENCE_S) as mine:  # no launch may begin with what goes
+        os.unlink(os.path.join(workspace, ROLLED_BACK))
+    launches = os.path.join(workspace, "runs", LAUNCHES)
+    with alone(launches, PATIENCE_S) as mine:  # no launch may begin with what goes
         surplus = [r["name"] for r in listed(workspace)["releases"][keep:] if not r["users"]] if mine else []
         for old in surplus:
             os.rename(os.path.join(root, old), os.path.join(root, REMOVING + old))
@@ -63,7 +63,7 @@ def settle(workspace: str, name: str, keep: int) -> dict[str, Any]:
 
 
 def roll_back(workspace: str, **told: Any) -> dict[str, Any]:
-    path = os.path.join(workspace, "releases", ROLLED_BACK)
+    path = os.path.join(workspace, ROLLED_BACK)
     with open(path + ".tmp", "w", encoding="utf-8") as file:
         json.dump({**told, "time_s": round(time.time(), 3)}, file)
     os.replace(path + ".tmp", path)
@@ -100,10 +100,10 @@ def add(found: dict[str, list[str]], folder: str, spec: str, user: str) -> None:
 
 # --- files ---
 
-def deployed_s(root: str) -> dict[str, float]:
+def deployed_s(workspace: str) -> dict[str, float]:
     """When each was deployed last."""
     found: dict[str, float] = {}
-    for line in text_of(os.path.join(root, DEPLOYED)).splitlines():
+    for line in text_of(os.path.join(workspace, DEPLOYED)).splitlines():
         with contextlib.suppress(ValueError):
             stamp, _, name = line.partition(" ")
             found[name] = float(stamp)

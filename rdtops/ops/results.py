@@ -120,7 +120,9 @@ def draw_curve(events: list[Event], path: Path, title: str) -> None:
     if xs:
         axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    part = path.with_name(f".{path.name}.part")
+    figure.savefig(part, dpi=120, format="png")
+    part.replace(path)  # a half picture would stay: it is drawn anew only after news
 
 
 def _verify(folder: Path, checkpoint: Checkpoint) -> None:

@@ -30,7 +30,7 @@ from rdtops.errors import (
     RemoteError,
     Unreachable,
 )
-from rdtops.remote import bundle
+from rdtops.remote import bundle, calls
 from rdtops.remote.command import Command, quoted
 from rdtops.remote.hosts import Hop, Host
 from rdtops.remote.stream import Stream, lost
@@ -91,6 +91,7 @@ class Connection:
 
     def _log_in(self) -> None:
         self.close()
+        calls.note(self.host.name, "login")
         for hop in self.host.route:
             link = _link(hop, self._chain[-1] if self._chain else None, self._ask)
             try:
@@ -189,6 +190,7 @@ class Connection:
     def stream(self, line: str, *, silence_s: float = SILENCE_S) -> Stream:
         """Start a line for sh and leave its pipes open."""
         self.open()
+        calls.note(self.host.name, line)
         with self._bounded(self.host.connect_timeout_s, "start a command"):
             transport = self._chain[-1].client.get_transport()
             channel = transport.open_session(window_size=1 << 25, timeout=self.host.connect_timeout_s)

@@ -1,0 +1,298 @@
+"""`inv drill laptop`: the laptop is killed with SIGKILL at random remote calls of `inv deploy check train` and of
+`inv fetch-results`, or loses its jump, and the same line is typed again until it is done.
+
+It must end with exactly one training, launched once, with no half file anywhere, and with results that have the host's
+digests. The `inv` that is killed is a process of its own; at which call, it tells through RDTOPS_CALLS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rdtops.contract import manifest
+from rdtops.contract.manifest import FileDigest, Manifest
+from rdtops.lab import processes
+from rdtops.lab.ports import Ports
+from rdtops.lab.site import JUMP, Lab
+from rdtops.ops import runs_on_host
+from rdtops.ops.repository import ROOT, Drilled, Say, StepFailed, make_tiny_assets
+from rdtops.remote import calls
+
+HOST = "lab"
+SETTINGS = "--set max_steps=100000 --set checkpoint_every_steps=5 --set heldout_share=0 --set checkpoints_total_limit=2"
+BEGIN = f"deploy check train --host {HOST} {SETTINGS}"
+FETCH = f"fetch-results --host {HOST}"
+FETCH_SHARE = 0.4  # of the kills; these are quicker, as nothing is trained between them
+IN_A_ROW = 3  # kills at most before the line is left to come to its end
+TRIES = 6  # to come to its end undisturbed; one will do
+LINE_TIMEOUT_S = 300.0
+POLL_S = 0.002
+CONVERGED = "every line came to its end: one training, launched once, no half file, results with the host's digests"
+OF_A_TRANSFER = ".rdtops-"  # parts and locks
+
+
+@dataclass(frozen=True)
+class Struck:
+    """The kills during one task."""
+
+    during: str
+    laptops_killed: int
+    jumps_cut: int
+
+
+@dataclass(frozen=True)
+class Laptop:
+    """A folder for everything that the laptop writes, and the inventory it reads."""
+
+    folder: Path
+    hosts: Path
+
+    def start(self, line: str) -> subprocess.Popen[str]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.calls.unlink(missing_ok=True)
+        env = {**os.environ, "RDTOPS_HOSTS": str(self.hosts), "RDTOPS_STATE": str(self.folder / "state"),
+               "XDG_CONFIG_HOME": str(self.folder / "config"), calls.VARIABLE: str(self.calls)}
+        return subprocess.Popen([sys.executable, "-m", "invoke", *line.split()], cwd=ROOT, env=env,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                errors="replace", start_new_session=True)
+
+    def type(self, line: str) -> tuple[int, str]:
+        """The line undisturbed: its exit code, and what it said."""
+        process = self.start(line)
+        said = process.communicate(timeout=LINE_TIMEOUT_S)[0]
+        return process.returncode, said
+
+    @property
+    def calls(self) -> Path:
+        return self.folder / "calls.jsonl"
+
+    def told(self) -> list[dict[str, object]]:
+        """The calls so far, the last whole one last."""
+        try:
+            lines = self.calls.read_text().splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
+    """100 kills over a lab of its own. `only`: begin or fetch."""
+    make_tiny_assets(say)
+    made = ROOT / ".lab" / "assets"
+    assets = {name: str(made / name) for name in ("rdt-tiny", "t5-tiny", "siglip-tiny")}
+    assets["libero_tiny"] = str(ROOT / "rdtops" / "lab" / "data")
+    lab = Lab(ROOT / ".lab" / "laptop-drill", Ports.free())
+    try:
+        say(lab.up().words)
+        yield drill_laptop(lab, lab.root / "laptops", assets, kills or 100, say, only=only)
+    finally:
+        lab.down()
+
+
+def drill_laptop(lab: Lab, folder: Path, assets: Mapping[str, str], kills: int, say: Say, *, only: str = "",
+                 seed: int = 0) -> Drilled:
+    """Every trial has a workspace of its own on the host. Everything of the laptops is written below `folder`."""
+    begun_s = time.monotonic()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    ground = _Ground(lab, folder, assets, random.Random(seed), say)  # noqa: S311  # moments, no secrets
+    of_fetch = 0 if only == "begin" else kills if only == "fetch" else round(kills * FETCH_SHARE)
+    ground.begin_trainings(kills - of_fetch)
+    ground.fetch_results(of_fetch)
+    title = (f"{sum(ground.struck.values())} kills in {ground.trials} trials, {ground.reruns} lines typed again, "
+             f"{time.monotonic() - begun_s:.0f} s")
+    return Drilled(title, ground.rows(), tuple(ground.problems), CONVERGED)
+
+
+@dataclass
+class _Ground:
+    """Trials one after another, and what was found wrong."""
+
+    lab: Lab
+    folder: Path
+    assets: Mapping[str, str]
+    chance: random.Random
+    say: Say
+    trials: int = 0
+    reruns: int = 0
+    struck: Counter[tuple[str, str]] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+    def begin_trainings(self, kills: int) -> None:
+        if not kills:
+            return
+        moments = self._rehearse(BEGIN)
+        while self._kills() < kills:
+            laptop, workspace = self._fresh()
+            self._disturb(laptop, BEGIN, moments, kills - self._kills())
+            if self._come_to_an_end(laptop, BEGIN):
+                self._judge(_wrong_with_training(workspace))
+            _end_all(workspace)
+            shutil.rmtree(workspace, ignore_errors=True)  # what a killed laptop asked for may still be at work there
+            self.say(f"{self._kills()} kills: {self._words()}")
+
+    def fetch_results(self, kills: int) -> None:
+        """Of one run that has ended."""
+        if not kills:
+            return
+        before = self._kills()
+        laptop, workspace = self._fresh()
+        if not self._come_to_an_end(laptop, BEGIN):
+            return
+        _wait_for_checkpoint(workspace)
+        _end_all(workspace)
+        moments = self._rehearse(FETCH, laptop)
+        while self._kills() - before < kills:
+            self.trials += 1
+            into = laptop.folder / f"results-{self.trials}"
+            line = f"{FETCH} --into {into}"
+            self._disturb(laptop, line, moments, kills - (self._kills() - before))
+            if self._come_to_an_end(laptop, line):
+                self._judge(_wrong_with_results(into / HOST, workspace))
+            shutil.rmtree(into, ignore_errors=True)
+        self.say(f"{self._kills()} kills: {self._words()}")
+
+    def rows(self) -> tuple[Struck, ...]:
+        tasks = dict.fromkeys(task for task, _ in self.struck)
+        return tuple(Struck(task, self.struck[task, "laptop"], self.struck[task, "jump"]) for task in tasks)
+
+    def _rehearse(self, line: str, laptop: Laptop | None = None) -> list[float]:
+        """How long after each call of the undisturbed line the next one came, in seconds."""
+        workspace = None
+        if laptop is None:
+            laptop, workspace = self._fresh()
+        into = f" --into {laptop.folder / 'rehearsal'}" if line == FETCH else ""
+        code, said = laptop.type(line + into)
+        if code:
+            raise StepFailed(f"`inv {line}` fails here even if nobody disturbs it:\n{said[-1500:]}")
+        times = [float(str(call["time_s"])) for call in laptop.told()]
+        if workspace:
+            _end_all(workspace)
+        return [later - earlier for earlier, later in zip(times, [*times[1:], times[-1] + 0.2], strict=True)]
+
+    def _disturb(self, laptop: Laptop, line: str, moments: Sequence[float], at_most: int) -> None:
+        for _ in range(min(at_most, self.chance.randint(1, IN_A_ROW))):
+            number = self.chance.randrange(len(moments))
+            within = self.chance.choice((0.0, self.chance.random() * moments[number]))  # at the call, or in its middle
+            fault = "jump" if self.chance.random() < 0.1 else "laptop"
+            process = laptop.start(line)
+            if _wait_for_call(laptop, process, number):
+                time.sleep(within)
+            if process.poll() is None:
+                task = str(laptop.told()[-1]["task"]) if laptop.told() else "start"
+                self._strike(fault, process)
+                self.struck[task, fault] += 1
+            process.communicate(timeout=LINE_TIMEOUT_S)
+            self.reruns += 1
+
+    def _strike(self, fault: str, process: subprocess.Popen[str]) -> None:
+        if fault == "jump":
+            processes.signal_all(self.lab.connections(JUMP), signal.SIGKILL)
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def _come_to_an_end(self, laptop: Laptop, line: str) -> bool:
+        said = ""
+        for _ in range(TRIES):
+            code, said = laptop.type(line)
+            if code == 0:
+                return True
+            self.reruns += 1
+        self._judge([f"`inv {line}` did not come to its end in {TRIES} tries: {said.strip()[-600:]}"])
+        return False
+
+    def _fresh(self) -> tuple[Laptop, Path]:
+        """A laptop that knows nothing, and a workspace on the host that nothing was deployed to."""
+        self.trials += 1
+        home = self.lab.home(HOST)
+        hosts = self.folder / f"hosts-{self.trials}.toml"
+        self.lab.write_inventory(hosts, self.assets)
+        hosts.write_text(hosts.read_text().replace('"~/rdtops"', f'"~/trial-{self.trials}"'))
+        return Laptop(self.folder / f"laptop-{self.trials}", hosts), home / f"trial-{self.trials}"
+
+    def _judge(self, wrong: Sequence[str]) -> None:
+        self.problems += [f"trial {self.trials}: {what}" for what in wrong]
+
+    def _kills(self) -> int:
+        return sum(self.struck.values())
+
+    def _words(self) -> str:
+        return f"{len(self.problems)} problems in {self.trials} trials"
+
+
+# --- what must hold ---
+
+def _wrong_with_training(workspace: Path) -> list[str]:
+    """Whatever is not one training, launched once, of a whole release, with whole data."""
+    runs = [p for p in (workspace / "runs").iterdir() if not p.name.startswith(".")]
+    litter = [str(p.relative_to(workspace)) for p in workspace.rglob("*")
+              if p.name.startswith((".preparing-", ".incoming-", OF_A_TRANSFER)) or p.suffix == ".tmp"]
+    wrong = [f"left over: {', '.join(litter)}"] if litter else []
+    if len(runs) != 1:
+        return [*wrong, f"{len(runs)} runs: {', '.join(r.name for r in runs)}"]
+    journal = (runs[0] / "journal.jsonl").read_text()
+    launches = journal.count('"kind": "launched"')
+    if launches != 1:
+        wrong.append(f"{runs[0].name} was launched {launches} times")
+    if not runs_on_host.is_alive((runs[0] / "process").read_text()):
+        wrong.append(f"{runs[0].name} does not run: {(runs[0] / 'train.log').read_text()[-300:]}")
+    release = Path(json.loads((runs[0] / "config.json").read_text())["release"])
+    told = json.loads((release / "snapshot.json").read_text())
+    sealed = Manifest(tuple(FileDigest(**row) for row in told["files"]))
+    wrong += [f"release: {what}" for what in manifest.differences(release, sealed)]
+    return wrong
+
+
+def _wrong_with_results(results: Path, workspace: Path) -> list[str]:
+    """Whatever differs from what the host has."""
+    (run,) = [p for p in (workspace / "runs").iterdir() if not p.name.startswith(".")]
+    wrong = [f"left over: {p.name}" for p in results.rglob("*") if p.name.startswith((OF_A_TRANSFER, ".loss"))]
+    for path in (p for p in (results / run.name).rglob("*") if p.is_file() and p.name != "loss.png"):
+        original = run / path.relative_to(results / run.name)
+        if path.read_bytes() != original.read_bytes():
+            wrong.append(f"{path.name} is not what the host has")
+    picture = results / run.name / "loss.png"
+    if not picture.read_bytes().endswith(b"IEND\xaeB`\x82"):
+        wrong.append("half a loss.png")
+    newest = max((run / "checkpoints").glob("step_*")).name
+    if manifest.read(results / run.name / "checkpoints" / newest) is None:
+        wrong.append(f"{newest} did not come home")
+    return wrong
+
+
+# --- waiting and ending ---
+
+def _wait_for_call(laptop: Laptop, process: subprocess.Popen[str], number: int) -> bool:
+    """Until the call of that number begins; False when the line ended before."""
+    while process.poll() is None:
+        if len(laptop.told()) > number:
+            return True
+        time.sleep(POLL_S)
+    return False
+
+
+def _wait_for_checkpoint(workspace: Path) -> None:
+    deadline = time.monotonic() + LINE_TIMEOUT_S
+    while not list(workspace.glob("runs/*/checkpoints/step_*/manifest.json")):
+        if time.monotonic() > deadline:
+            raise StepFailed(f"no checkpoint came in {workspace}")
+        time.sleep(0.2)
+
+
+def _end_all(workspace: Path) -> None:
+    """Every process of every run, without waiting for it to save."""
+    for run in (workspace / "runs").glob("2*"):
+        while alive := runs_on_host.members(run.name):
+            processes.signal_all(alive, signal.SIGKILL)
+            time.sleep(0.05)
