@@ -30,10 +30,12 @@ def trust(_, host="", yes=False):
 
 @task(auto_shortflags=False, iterable=["set_"], help={
     "host": HOST, "preset": PRESET, "set_": SET, "only": "code, data, weights, encoders; separated by commas",
-    "from_scratch": "leave the pretrained weights out", "dry_run": "say what would be sent and why", "json_": JSON})
-def deploy(_, host="", preset="", set_=None, only="", from_scratch=False, dry_run=False, json_=False):
+    "from_scratch": "leave the pretrained weights out", "dry_run": "say what would be sent and why", "json_": JSON,
+    "env": "make or update the venv that hosts.toml declares, before anything else"})
+def deploy(_, host="", preset="", set_=None, only="", env=False, from_scratch=False, dry_run=False, json_=False):
     """Send code, data, weights and encoders: what is missing or different, verified."""
-    cli.on_hosts("deploy", host, as_json=json_, wish=cli.wish(preset, set_, from_scratch), only=only, dry_run=dry_run)
+    cli.on_hosts("deploy", host, as_json=json_, wish=cli.wish(preset, set_, from_scratch), only=only,
+                 environment=env, dry_run=dry_run)
 
 
 @task(auto_shortflags=False, help={

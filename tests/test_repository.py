@@ -43,7 +43,7 @@ def test_the_list_of_tasks_is_frozen():
 
 
 @pytest.mark.parametrize(("task", "options"), [
-    ("deploy", "dry-run from-scratch host json only preset set"),
+    ("deploy", "dry-run env from-scratch host json only preset set"),
     ("rollback", "host json to"),
     ("check", "from-scratch host json preset set"),
     ("train", "again dry-run follow from-scratch host json preset resume set"),

@@ -34,7 +34,7 @@ SETTINGS = "--set max_steps=100000 --set checkpoint_every_steps=5 --set heldout_
 BEGIN = f"deploy check train --host {HOST} {SETTINGS}"
 FETCH = f"fetch-results --host {HOST}"
 FETCH_SHARE = 0.4  # of the kills; these are quicker, as nothing is trained between them
-IN_A_ROW = 3  # kills at most before the line is left to come to its end
+IN_A_ROW = 6  # kills at most before the line is left to come to its end
 TRIES = 6  # to come to its end undisturbed; one will do
 LINE_TIMEOUT_S = 300.0
 POLL_S = 0.002
@@ -265,7 +265,7 @@ def _wrong_with_results(results: Path, workspace: Path) -> list[str]:
     picture = results / run.name / "loss.png"
     if not picture.read_bytes().endswith(b"IEND\xaeB`\x82"):
         wrong.append("half a loss.png")
-    newest = max((run / "checkpoints").glob("step_*")).name
+    newest = max(p.name for p in (run / "checkpoints").glob("step_*") if p.name[5:].isdigit())
     if manifest.read(results / run.name / "checkpoints" / newest) is None:
         wrong.append(f"{newest} did not come home")
     return wrong

@@ -22,6 +22,7 @@ from rdtops.ops import (
     evaluation,
     inquiry,
     launch,
+    provision,
     registry,
     releases,
     results,
@@ -163,10 +164,16 @@ def trust_host(session: Session, host: Host, *, accept: Callable[[SeenKey], bool
     yield from trust.trust(host, accept, session.ask)
 
 
-def deploy(session: Session, host: Host, *, wish: Wish, only: str, dry_run: bool) -> Iterator[Deployed]:
+def deploy(session: Session, host: Host, *, wish: Wish, only: str, environment: bool,
+           dry_run: bool) -> Iterator[Deployed | provision.Provisioned]:
+    """`environment`: that of the host too, before everything else."""
     delivery.parts(only)  # a wrong --only needs no connection
     prepared = session.prepared(host, wish, of_this_tree=True)
     connection = session.connection(host)
+    if environment:
+        progress = session.progress(host)
+        yield provision.provision(connection, provision.recipe(host.environment, prepared.spec.train.tracker),
+                                  dry_run=dry_run, say=session.say, progress=lambda done: progress("wheels", done))
     done = delivery.deploy(connection, session.snapshot, prepared.assets, only=only, dry_run=dry_run,
                            progress=session.progress(host))
     removed: tuple[str, ...] = ()

@@ -6,8 +6,6 @@ CONDA_PREFIX, PATH and its activate.d scripts, which is what `conda activate` co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rdtops.remote.command import quoted
 from rdtops.remote.hosts import Host
 
@@ -21,7 +19,7 @@ def activation(host: Host) -> str:
 
     When the environment or a module is not there, the line ends with exit 1 and says on stderr what was looked for.
     """
-    return _modules(host.environment.modules) + _python(host)
+    return modules(host) + _python(host)
 
 
 def python(host: Host) -> str:
@@ -37,9 +35,10 @@ def _python(host: Host) -> str:
     return ""
 
 
-def _modules(names: Sequence[str]) -> str:
-    """`module` is a function that login shells have and ours has not; what it says of a failure differs, so what is
-    loaded is looked at."""
+def modules(host: Host) -> str:
+    """The part of it that loads the modules. `module` is a function that login shells have and ours has not; what it
+    says of a failure differs, so what is loaded is looked at."""
+    names = host.environment.modules
     if not names:
         return ""
     places = " ".join(f'"{place}"' for place in MODULE_INITS)

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 
 from rdtops.ops.deploy import Delivery
+from rdtops.ops.provision import Provisioned
 from rdtops.ops.releases import RolledBack
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.words import size, table_of
@@ -58,6 +59,20 @@ def _reasons(delivery: Delivery) -> Iterable[str]:
                f"{escape(item.reason)}")
     if len(moving) > 40:
         yield f"  {escape(delivery.what)}: and {len(moving) - 40} more"
+
+
+@shown.register
+def _(thing: Provisioned) -> RenderableType:
+    what = f"{thing.packages} packages, {thing.seconds:.0f} s" if thing.packages else f"Python {thing.python}"
+    line = f"[green]{escape(thing.host)}[/]: the environment {escape(thing.place)} {thing.state} ({what})"
+    wanted = [f"  [dim]{escape(', '.join(thing.requirements))}[/]"] if thing.requirements else []
+    removed = [f"  [dim]removed {escape(', '.join(thing.removed))}[/]"] if thing.removed else []
+    return Group(line, *wanted, *removed)
+
+
+@rows.register
+def _(thing: Provisioned) -> list[dict[str, Any]]:
+    return [asdict(thing)]
 
 
 @rows.register

@@ -1,0 +1,124 @@
+"""`inv deploy --env` with real pip, real venvs and wheels of our own, on a host that reaches no index."""
+
+import base64
+import hashlib
+import subprocess
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rdtops.errors import RunError, UsageError
+from rdtops.ops import provision
+from rdtops.ops.provision import Recipe
+from rdtops.remote import environment
+from rdtops.remote.connection import Connection
+from rdtops.remote.hosts import Environment
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(200)]
+
+
+def wheel(index: Path, name: str, version: str, needs: str = "") -> None:
+    """In a folder as an index has it. The package has a module `late` that it does not import by itself."""
+    folder = index / name
+    folder.mkdir(parents=True, exist_ok=True)
+    info = f"{name}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    metadata += f"Requires-Dist: {needs}\n" if needs else ""
+    files = {f"{name}/__init__.py": f"VERSION = {version!r}\n", f"{name}/late.py": f"VERSION = {version!r}\n",
+             f"{info}/METADATA": metadata,
+             f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
+    record = "".join(f"{path},sha256={digest(text)},{len(text)}\n" for path, text in files.items())
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        for path, text in {**files, f"{info}/RECORD": f"{record}{info}/RECORD,,\n"}.items():
+            archive.writestr(path, text)
+    links = "".join(f'<a href="{p.name}">{p.name}</a>\n' for p in sorted(folder.glob("*.whl")))
+    (folder / "index.html").write_text(f"<html><body>{links}</body></html>\n")
+
+
+def digest(text: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("simple")
+    for version in ("1.0", "2.0", "3.0"):
+        wheel(folder, "rdttoy", version, "rdtdep>=1")
+    for version in ("1.0", "1.5"):
+        wheel(folder, "rdtdep", version)
+    return folder
+
+
+@pytest.fixture
+def way(lab_host, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    host = replace(lab_host, environment=Environment(venv=f"{lab_host.workspace}/venvs/rdt"))
+    Path(host.workspace).mkdir()
+    with Connection(host) as connection:
+        yield connection
+
+
+def recipe(index: Path, toy: str, dep: str = "1.0") -> Recipe:
+    return Recipe((f"rdttoy=={toy}",), (f"rdtdep=={dep}",), {"PIP_INDEX_URL": index.as_uri()}, offline=True)
+
+
+def imported(way: Connection, what: str = "rdttoy") -> str:
+    code = f"import {what}, rdtdep; print({what}.VERSION, rdtdep.VERSION)"
+    return way.run_shell(f"{environment.activation(way.host)}python -c '{code}'").out.strip()
+
+
+@pytest.mark.slow
+def test_an_environment_is_made_updated_and_never_broken(way, index):
+    place = Path(way.host.environment.venv)
+    assert provision.provision(way, recipe(index, "1.0"), dry_run=True).state == "would be made"
+    assert not place.exists()
+    half = place.with_name("rdt.d") / recipe(index, "1.0").digest("3.11")[:12]
+    half.mkdir(parents=True)  # of an install that was killed: no marker
+    made = provision.provision(way, recipe(index, "1.0"))
+    assert (made.state, made.packages) == ("made", 2)
+    assert imported(way) == "1.0 1.0"  # rdtdep 1.5 is in the index, and constraints.txt says 1.0
+    assert not (Path(way.workspace) / "wheelhouse").exists()
+    first = place.resolve()
+    assert provision.provision(way, recipe(index, "1.0")).state == "was up to date"
+
+    with pytest.raises(RunError, match="this laptop could not fetch the wheels"):
+        provision.provision(way, recipe(index, "9.9"))
+    wanting = replace(recipe(index, "2.0"), offline=False, variables={"PIP_INDEX_URL": "file:///nowhere"})
+    with pytest.raises(RunError, match=r"pip could not install what is .*; the environment before it is as it was"):
+        provision.provision(way, wanting)
+    assert place.resolve() == first
+    assert imported(way) == "1.0 1.0"
+
+    code = "import rdttoy; input(); import rdttoy.late; print(rdttoy.late.VERSION)"
+    line = f"{environment.activation(way.host)}exec python -c '{code}'"
+    with subprocess.Popen(["sh", "-c", line], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as training:
+        assert provision.provision(way, replace(recipe(index, "2.0"), offline=False)).state == "made"  # from an index
+        assert provision.provision(way, recipe(index, "3.0")).state == "made"
+        assert imported(way) == "3.0 1.0"
+        assert training.communicate("\n")[0] == "1.0\n"  # it keeps what it was started with
+
+
+def test_what_somebody_else_made_is_left_alone(way, index):
+    place = Path(way.host.environment.venv)
+    place.mkdir(parents=True)
+    (place / "theirs").touch()
+    with pytest.raises(RunError, match="was not made by `inv deploy --env`") as refused:
+        provision.provision(way, recipe(index, "1.0"))
+    assert refused.value.remedy.startswith("mv ")
+    assert (place / "theirs").exists()
+
+
+def test_a_host_that_declares_no_venv_is_told_how(lab_connection, index):
+    with pytest.raises(UsageError, match="declares no environment") as refused:
+        provision.provision(lab_connection, recipe(index, "1.0"))
+    assert "venv" in refused.value.remedy
+
+
+def test_a_host_without_internet_is_told_what_to_declare(way, index):
+    nowhere = replace(recipe(index, "1.0"), offline=False, variables={
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1", "PIP_TIMEOUT": "2"})
+    with pytest.raises(RunError, match="pip reaches no index there") as refused:
+        provision.provision(way, nowhere)
+    assert "offline = true under [hosts.lab2.environment]" in refused.value.remedy
