@@ -108,8 +108,12 @@ def drill_laptop(lab: Lab, folder: Path, assets: Mapping[str, str], kills: int, 
     folder.mkdir(parents=True)
     ground = _Ground(lab, folder, assets, random.Random(seed), say)  # noqa: S311  # moments, no secrets
     of_fetch = 0 if only == "begin" else kills if only == "fetch" else round(kills * FETCH_SHARE)
-    ground.begin_trainings(kills - of_fetch)
-    ground.fetch_results(of_fetch)
+    try:
+        ground.begin_trainings(kills - of_fetch)
+        ground.fetch_results(of_fetch)
+    finally:
+        if ground.begun:
+            _end_all(ground.begun[1])
     title = (f"{sum(ground.struck.values())} kills in {ground.trials} trials, {ground.reruns} lines typed again, "
              f"{time.monotonic() - begun_s:.0f} s")
     return Drilled(title, ground.rows(), tuple(ground.problems), CONVERGED)
@@ -124,6 +128,7 @@ class _Ground:
     assets: Mapping[str, str]
     chance: random.Random
     say: Say
+    begun: tuple[Laptop, Path] | None = None  # with a training that runs
     trials: int = 0
     reruns: int = 0
     struck: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -138,8 +143,11 @@ class _Ground:
             self._disturb(laptop, BEGIN, moments, kills - self._kills())
             if self._come_to_an_end(laptop, BEGIN):
                 self._judge(_wrong_with_training(workspace))
-            _end_all(workspace)
-            shutil.rmtree(workspace, ignore_errors=True)  # what a killed laptop asked for may still be at work there
+            if self._kills() >= kills:
+                self.begun = (laptop, workspace)
+            else:
+                _end_all(workspace)
+                shutil.rmtree(workspace, ignore_errors=True)  # what a killed laptop asked for may still be at work
             self.say(f"{self._kills()} kills: {self._words()}")
 
     def fetch_results(self, kills: int) -> None:
@@ -147,8 +155,8 @@ class _Ground:
         if not kills:
             return
         before = self._kills()
-        laptop, workspace = self._fresh()
-        if not self._come_to_an_end(laptop, BEGIN):
+        laptop, workspace = self.begun or self._fresh()
+        if not self.begun and not self._come_to_an_end(laptop, BEGIN):
             return
         _wait_for_checkpoint(workspace)
         _end_all(workspace)
