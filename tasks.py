@@ -94,10 +94,11 @@ def stop(_, host="", run="", grace=600.0, eval_=False):
     cli.on_hosts("stop", host, of_runs=True, run_id=run, grace_s=grace, evaluated=eval_)
 
 
-@task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN})
-def watch(_, host="", run=""):
-    """Follow a run until it ends; after_checkpoint fires for every checkpoint."""
-    cli.on_hosts("follow_run", host, of_runs=True, run_id=run)
+@task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN,
+                                    "plain": "lines instead of the dashboard, as in a pipe"})
+def watch(_, host="", run="", plain=False):
+    """Follow a run, on a terminal in a dashboard; after_checkpoint fires for every checkpoint."""
+    cli.watch(host, run_id=run, plain=plain)
 
 
 @task(auto_shortflags=False, help={

@@ -48,7 +48,7 @@ def test_the_list_of_tasks_is_frozen():
     ("gpu", "host json watch"),
     ("checkpoints", "host json run verify"),
     ("stop", "eval grace host run"),
-    ("watch", "host run"),
+    ("watch", "host plain run"),
     ("fetch-results", "checkpoint host into json run"),
     ("eval", ("benchmark checkpoint codec device dry-run exec-horizon follow host json max-steps preset processes "
               "record-video run seed set tasks trials")),
