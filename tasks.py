@@ -86,10 +86,11 @@ def gpu(_, host="", watch=False, json_=False):
     cli.on_hosts("gpu", host, of_runs=True, as_json=json_, again_every_s=2.0 if watch else 0.0)
 
 
-@task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN, "json_": JSON})
-def checkpoints(_, host="", run="", json_=False):
-    """The complete checkpoints of a run, their held-out loss, and what the plugins said of each."""
-    cli.on_hosts("checkpoints", host, of_runs=True, as_json=json_, run_id=run)
+@task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN, "verify": "read every byte of them there",
+                                   "json_": JSON})
+def checkpoints(_, host="", run="", verify=False, json_=False):
+    """The checkpoints of a run: size, held-out loss, whether their files are whole; exit 1 when one is damaged."""
+    cli.on_hosts("checkpoints", host, of_runs=True, as_json=json_, run_id=run, verify=verify)
 
 
 @task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN})
@@ -105,10 +106,11 @@ def stop(_, host="", run="", grace=600.0, eval_=False):
     cli.on_hosts("stop", host, of_runs=True, run_id=run, grace_s=grace, evaluated=eval_)
 
 
-@task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN})
-def watch(_, host="", run=""):
-    """Follow a run until it ends; after_checkpoint fires for every checkpoint."""
-    cli.on_hosts("follow_run", host, of_runs=True, run_id=run)
+@task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN,
+                                    "plain": "lines instead of the dashboard, as in a pipe"})
+def watch(_, host="", run="", plain=False):
+    """Follow a run, on a terminal in a dashboard; after_checkpoint fires for every checkpoint."""
+    cli.watch(host, run_id=run, plain=plain)
 
 
 @task(auto_shortflags=False, help={

@@ -50,9 +50,9 @@ def test_the_list_of_tasks_is_frozen():
     ("status", "all host json run"),
     ("logs", "eval follow host lines run"),
     ("gpu", "host json watch"),
-    ("checkpoints", "host json run"),
+    ("checkpoints", "host json run verify"),
     ("stop", "eval grace host run"),
-    ("watch", "host run"),
+    ("watch", "host plain run"),
     ("fetch-results", "checkpoint host into json run"),
     ("eval", ("benchmark checkpoint codec device dry-run exec-horizon follow host json max-steps preset processes "
               "record-video run seed set tasks trials")),
@@ -151,7 +151,7 @@ def test_what_crosses_to_the_host_needs_the_standard_library_only(folder):
 
 def test_a_far_side_program_imports_nothing_of_ours_but_its_neighbours():
     for file in [*(ROOT / "rdtops/remote/far").glob("*.py"), ROOT / "rdtops/ops/runs_on_host.py",
-                 ROOT / "rdtops/ops/preflight/weights_on_host.py"]:
+                 ROOT / "rdtops/ops/checkpoints_on_host.py", ROOT / "rdtops/ops/preflight/weights_on_host.py"]:
         ours = re.findall(r"^\s*(?:from|import) (rdtops\S*)", file.read_text(), re.MULTILINE)
         assert all(name.startswith("rdtops.remote.far") for name in ours), file
 

@@ -49,6 +49,29 @@ def on_hosts(work: str, host: str, *, as_json: bool = False, all_hosts: bool = F
             screen.finish(_side_by_side(work, screen, chosen, arguments))
 
 
+def watch(host: str, *, run_id: str, plain: bool) -> None:
+    """The dashboard where a terminal can show it, else lines."""
+    from rdtops.ops import dashboard
+
+    if plain or not (sys.stdout.isatty() and sys.stdin.isatty()):
+        on_hosts("follow_run", host, of_runs=True, run_id=run_id)
+        return
+    if not dashboard.is_installed():
+        say("without a dashboard: python -m pip install 'rdtops[dashboard]' brings one")
+        on_hosts("follow_run", host, of_runs=True, run_id=run_id)
+        return
+    screen = _on_screen(as_json=False)
+    with _errors(screen):
+        session = screen.session
+        shown = dashboard.of_hosts(session, session.hosts(host, of_runs=True), run_id)
+        session.say = lambda _: None  # the dashboard has the screen, and shows what becomes of a link
+        try:
+            shown.run()
+        finally:
+            session.say = say
+        screen.finish(screen.show_each(iter([shown.known[key].run for key in shown.feeds])))
+
+
 def on_host_or_laptop(work: str, host: str, *, as_json: bool = False, **arguments: Any) -> None:
     """`work` on the hosts that are named, else `work`_here."""
     if host:

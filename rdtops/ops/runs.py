@@ -8,8 +8,10 @@ from typing import Any
 from rdtops.contract.journal import Event, parse
 from rdtops.contract.run import Checkpoint, RunEnd, RunPaths, RunSpec, RunState, state_of
 from rdtops.errors import ConfigError, RunError
-from rdtops.ops import runs_on_host
+from rdtops.ops import checkpoints_on_host, runs_on_host
 from rdtops.remote.connection import Connection
+
+VERIFY_S = 4 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,14 @@ def checkpoints(connection: Connection, run: RunView) -> tuple[list[Checkpoint],
     answer = connection.call(runs_on_host, {"op": "checkpoints", "workspace": connection.workspace,
                                             "run_id": run.run_id})
     return sorted((Checkpoint(**c) for c in answer["checkpoints"]), key=lambda c: c.step), answer["unfinished"]
+
+
+def digest_states(connection: Connection, run: RunView, *, verify: bool) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Name of everything below checkpoints/ -> verified, unverified, damaged or unfinished, and what is wrong. With
+    `verify` every byte is read on the host (its disk's speed); else only what is known of unchanged files counts."""
+    request = {"folder": str(paths(connection, run).checkpoints), "recompute": verify, "names": []}
+    answer = connection.call(checkpoints_on_host, request, timeout_s=VERIFY_S if verify else 60.0)
+    return {name: (found["state"], tuple(found["wrong"])) for name, found in answer["states"].items()}
 
 
 def stop(connection: Connection, run: RunView, grace_s: float = 600.0) -> dict[str, Any]:

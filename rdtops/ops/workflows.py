@@ -47,6 +47,7 @@ from rdtops.remote import openssh
 from rdtops.remote.command import Command
 from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Host
+from rdtops.remote.words import size_words
 
 LONGEST_LOG = 1 << 24  # bytes that `inv logs` shows
 GPU_QUERY = ("index", "name", "memory.used", "memory.total", "utilization.gpu", "temperature.gpu")
@@ -112,13 +113,21 @@ class CheckpointRow:
     latest: bool
     best: bool
     records: tuple[HookRecord, ...]
+    state: str  # of its files against its manifest: verified, unverified, damaged
+    wrong: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class CheckpointList:
+    """`others`: what is no whole checkpoint, and why."""
+
     run: RunView
     rows: tuple[CheckpointRow, ...]
-    unfinished: tuple[str, ...]
+    others: tuple[tuple[str, str], ...]
+
+    @property
+    def passed(self) -> bool:
+        return not any(row.state == "damaged" for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -349,16 +358,21 @@ def _gpus_again(connection: Connection, every_s: float) -> Iterator[GpuSample]:
             time.sleep(every_s)
 
 
-def checkpoints(session: Session, host: Host, *, run_id: str) -> Iterator[CheckpointList]:
+def checkpoints(session: Session, host: Host, *, run_id: str, verify: bool) -> Iterator[CheckpointList]:
     connection = session.connection(host)
     run = runs.find(connection, run_id)
     watch.catch_up(connection, session.registry, run)
     whole, unfinished = runs.checkpoints(connection, run)
+    if verify and whole:
+        session.say(f"reading {size_words(sum(c.size_bytes for c in whole))} there")
+    states = runs.digest_states(connection, run, verify=verify)
     said = RunRecords(host.name, run.run_id).hooks()
     best = best_of(whole)
     rows = tuple(CheckpointRow(run.run_id, host.name, c, c is whole[-1], c is best,
-                               tuple(r for r in said if r.digest == c.digest)) for c in whole)
-    yield CheckpointList(run, rows, tuple(unfinished))
+                               tuple(r for r in said if r.digest == c.digest), *states.get(c.name, ("unverified", ())))
+                 for c in whole)
+    others = tuple((name, "; ".join(states[name][1]) if name in states else "not one of ours") for name in unfinished)
+    yield CheckpointList(run, rows, others)
 
 
 def attach(session: Session, host: Host, *, run_id: str) -> Iterator[Text]:

@@ -1,4 +1,4 @@
-"""Checkpoints, and what the plugins said of each."""
+"""Checkpoints: what is known of their files, and what the plugins said of each."""
 
 from __future__ import annotations
 
@@ -11,23 +11,47 @@ from rich.markup import escape
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.journal import recorded
 from rdtops.ops.render.words import heldout_words, size, table_of
-from rdtops.ops.workflows import CheckpointList
+from rdtops.ops.workflows import CheckpointList, CheckpointRow
+
+STATES = {"verified": "[green]verified[/]", "unverified": "[dim]not verified yet[/]",
+          "damaged": "[bold red]damaged[/]"}
 
 
 @shown.register
 def _(thing: CheckpointList) -> RenderableType:
     table = table_of(f"checkpoints of {thing.run.run_id} on {thing.run.host}", "", "step", "name", "size",
-                   "held-out loss", "digest", "plugins")
+                     "held-out loss", "files", "digest", "plugins")
     for row in thing.rows:
         said = "\n".join(recorded(r) for r in row.records if r.value or r.error)
         marks = ", ".join(word for word, holds in (("best", row.best), ("latest", row.latest)) if holds)
-        table.add_row(marks, str(row.checkpoint.step), row.checkpoint.name, size(row.checkpoint.size_bytes),
-                      heldout_words(row.checkpoint.heldout_loss), row.checkpoint.digest, said)
-    unfinished = [f"[yellow]not complete, so not counted:[/] {escape(', '.join(thing.unfinished))}"]
-    return Group(table, *(unfinished if thing.unfinished else []))
+        table.add_row(f"[bold]{marks}[/]", str(row.checkpoint.step), row.checkpoint.name,
+                      size(row.checkpoint.size_bytes), heldout_words(row.checkpoint.heldout_loss), STATES[row.state],
+                      row.checkpoint.digest, said)
+    return Group(table, *_notes(thing))
+
+
+def _notes(thing: CheckpointList) -> list[str]:
+    """What is wrong, and what one would type next."""
+    run = f"--host {escape(thing.run.host)} --run {escape(thing.run.run_id)}"
+    lines = [f"[bold red]{escape(row.checkpoint.name)}: {escape('; '.join(row.wrong))}[/]" for row in thing.rows
+             if row.wrong]
+    lines += [f"[yellow]not counted:[/] {escape(name)}: {escape(why)}" for name, why in thing.others]
+    if any(row.wrong for row in thing.rows):
+        good = [row for row in thing.rows if not row.wrong]
+        lines.append(f"[bold]-> {_without_damage(good, run)}[/]")
+    elif any(row.state == "unverified" for row in thing.rows):
+        lines.append(f"[dim]inv checkpoints --verify {run}   # reads every byte there[/]")
+    return lines
+
+
+def _without_damage(good: list[CheckpointRow], run: str) -> str:
+    if not good:
+        return f"inv logs {run}   # none is left that is whole"
+    return f"inv fetch-results {run} --checkpoint {good[-1].checkpoint.step}   # the newest that is whole"
 
 
 @rows.register
 def _(thing: CheckpointList) -> list[dict[str, Any]]:
-    return [{"run_id": r.run_id, "host": r.host, "latest": r.latest, "best": r.best, **asdict(r.checkpoint),
-             "hooks": [asdict(record) for record in r.records]} for r in thing.rows]
+    return [{"run_id": r.run_id, "host": r.host, "latest": r.latest, "best": r.best, "state": r.state,
+             "wrong": list(r.wrong), **asdict(r.checkpoint), "hooks": [asdict(record) for record in r.records]}
+            for r in thing.rows]

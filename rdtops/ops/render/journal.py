@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import RenderableType
@@ -20,32 +21,59 @@ def _(thing: Progressed) -> RenderableType:
 
 
 def words_of(event: Event, max_steps: int) -> str:
-    """An event of the Journal as one line."""
-    d = event.data
-    if event.kind == "step":
-        return (f"step {d['step']:>6} of {max_steps}  loss {d['loss']:.4f}  lr {d.get('learning_rate', 0):.1e}  "
-                f"{d.get('samples_per_s') or 0:.1f} samples/s  {duration(d.get('eta_s'))} to go")
-    if event.kind == "checkpoint":
-        heldout = d.get("heldout_loss")
-        return (f"checkpoint {d['name']}  {size(d['size_bytes'])}  {d['digest']}"
-                + ("" if heldout is None else f"  held-out loss {heldout_words(heldout)}"))
-    if event.kind == "launched":
-        return f"launched by {d.get('launcher')}, process {d.get('pid')}"
-    if event.kind == "started":
-        resumed = d.get("resumed_from_step")
-        return (f"training on {d.get('world_size')} x {d.get('device')}, {d.get('parameters', 0) / 1e6:.1f} M "
-                "parameters" + (f", resumed from step {resumed}" if resumed else ""))
-    if event.kind == "trial":
-        return f"{d['outcome']:7}  trial {d['trial']:>2}  {d['steps']:>3} steps  {d['task']}  {d.get('error', '')}"
-    if event.kind == "eval_started":
-        before = f", {d['done_before']} of them done before" if d.get("done_before") else ""
-        return f"evaluating {d['checkpoint']} on {d['benchmark']}: {d['trials']} trials of {d['tasks']} tasks{before}"
-    if event.kind == "eval_finished":
-        errors = f", {d['errors']} errors" if d.get("errors") else ""
-        return f"evaluated {d['checkpoint']} on {d['benchmark']}: {d['successes']} of {d['trials']} succeeded{errors}"
-    if event.kind == "finished":
-        return f"finished at step {d.get('step')}, loss {d.get('loss') or 0:.4f}"
-    return f"{event.kind}  " + "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in d.items())
+    """An event of the Journal as one line; of a kind that is not known here, what it holds."""
+    words = WORDS.get(event.kind)
+    try:
+        said = words(event.data) if words else ""
+    except (KeyError, TypeError, ValueError):  # another version's event of that name
+        said = ""
+    if event.kind == "step" and said:
+        return said.replace(" of ?", f" of {max_steps}", 1)
+    return said or f"{event.kind}  " + "  ".join(
+        f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in event.data.items())
+
+
+def _step(d: dict[str, Any]) -> str:
+    return (f"step {d['step']:>6} of ?  loss {d['loss']:.4f}  lr {d.get('learning_rate', 0):.1e}  "
+            f"{d.get('samples_per_s') or 0:.1f} samples/s  {duration(d.get('eta_s'))} to go")
+
+
+def _checkpoint(d: dict[str, Any]) -> str:
+    heldout = d.get("heldout_loss")
+    return (f"checkpoint {d['name']}  {size(d['size_bytes'])}  {d['digest']}"
+            + ("" if heldout is None else f"  held-out loss {heldout_words(heldout)}"))
+
+
+def _started(d: dict[str, Any]) -> str:
+    resumed = d.get("resumed_from_step")
+    return (f"training on {d.get('world_size')} x {d.get('device')}, {d.get('parameters', 0) / 1e6:.1f} M parameters"
+            + (f", resumed from step {resumed}" if resumed else ""))
+
+
+def _eval_started(d: dict[str, Any]) -> str:
+    before = f", {d['done_before']} of them done before" if d.get("done_before") else ""
+    return f"evaluating {d['checkpoint']} on {d['benchmark']}: {d['trials']} trials of {d['tasks']} tasks{before}"
+
+
+def _eval_finished(d: dict[str, Any]) -> str:
+    errors = f", {d['errors']} errors" if d.get("errors") else ""
+    return f"evaluated {d['checkpoint']} on {d['benchmark']}: {d['successes']} of {d['trials']} succeeded{errors}"
+
+
+WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
+    "launched": lambda d: f"launched by {d.get('launcher')}, process {d.get('pid')}",
+    "started": _started,
+    "step": _step,
+    "sample": lambda d: f"step {d['step']}: predicted against recorded actions, squared error {d['action_mse']:.4g}",
+    "heldout": lambda d: f"step {d['step']}: held-out loss {heldout_words(d['loss'])}",
+    "checkpoint": _checkpoint,
+    "checkpoint_deleted": lambda d: f"deleted {d['name']}, which no setting keeps any longer",
+    "trial": lambda d: (f"{d['outcome']:7}  trial {d['trial']:>2}  {d['steps']:>3} steps  {d['task']}  "
+                        f"{d.get('error', '')}"),
+    "eval_started": _eval_started,
+    "eval_finished": _eval_finished,
+    "finished": lambda d: f"finished at step {d.get('step')}, loss {d.get('loss') or 0:.4f}",
+}
 
 
 def recorded(record: Any) -> str:

@@ -1,0 +1,67 @@
+"""Far side: whether the files of each checkpoint still are what its manifest says. Standard library, Python 3.8.
+
+Request (one JSON line):  {"folder": str, "recompute": bool, "names": [str]}   no names: all of them
+Answer (one JSON line):   {"states": {name: {"state": str, "wrong": [str]}}}
+`verified`: every file has the MD5 of the manifest; `unverified`: the sizes fit and nothing contradicts, but not every
+file was read since it was written; `damaged`: what is wrong says which file and how; `unfinished`: no manifest yet.
+Cheap unless `recompute`: MD5 sums are those that the transfers' cache holds for a file of that size, time and inode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from typing import Any
+
+from rdtops.remote.far.digests import CACHE, Digests
+from rdtops.remote.far.entries import Problem
+
+
+def main() -> None:
+    request = json.loads(sys.stdin.buffer.readline().decode())
+    digests = Digests(CACHE)
+    folder = request["folder"]
+    names = request["names"] or (sorted(os.listdir(folder)) if os.path.isdir(folder) else [])
+    states = {name: state_of(os.path.join(folder, name), digests, request["recompute"]) for name in names
+              if not name.startswith(".") and os.path.isdir(os.path.join(folder, name))}
+    digests.save()
+    sys.stdout.write(json.dumps({"states": states}) + "\n")
+
+
+def state_of(checkpoint: str, digests: Digests, recompute: bool) -> dict[str, Any]:
+    try:
+        with open(os.path.join(checkpoint, "manifest.json"), encoding="utf-8") as file:
+            manifest = json.load(file)
+        rows = [(str(row["path"]), int(row["size_bytes"]), str(row["md5"])) for row in manifest["files"]]
+        lines = "".join(f"{md5}  {path}\n" for path, _, md5 in sorted(rows))
+        is_own = hashlib.md5(lines.encode("utf-8", "surrogateescape")).hexdigest() == manifest["digest"]
+    except FileNotFoundError:
+        return {"state": "unfinished", "wrong": ["there is no manifest.json yet: it is being written, or was cut off"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {"state": "damaged", "wrong": [f"manifest.json cannot be read: {error}"]}
+    if not is_own:
+        return {"state": "damaged", "wrong": ["manifest.json does not have its own digest"]}
+    found = [finding(os.path.join(checkpoint, path), path, size, md5, digests, recompute) for path, size, md5 in rows]
+    wrong = [words for words in found if words]
+    state = "damaged" if wrong else "unverified" if None in found else "verified"
+    return {"state": state, "wrong": wrong}
+
+
+def finding(path: str, name: str, size: int, md5: str, digests: Digests, recompute: bool) -> str | None:
+    """What is wrong with a file, '' when nothing is, None when that is not known."""
+    try:
+        found = os.path.getsize(path)
+        if found != size:
+            return f"{name}: {found} bytes instead of {size}"
+        there = digests.of(os.fsencode(path), size) if recompute else digests.known(os.fsencode(path), size)
+    except FileNotFoundError:
+        return f"{name}: missing"
+    except (OSError, Problem) as error:
+        return f"{name}: {error}"
+    return None if not there else "" if there == md5 else f"{name}: MD5 differs"
+
+
+if __name__ == "__main__":
+    main()
