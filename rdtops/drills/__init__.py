@@ -13,6 +13,7 @@ from rdtops.errors import UsageError
 from rdtops.ops.repository import Drilled, Say
 
 DRILLS = {
+    "network": "rdtops.drills.network",
     "transfer": "rdtops.drills.transfer",
     "training": "rdtops.drills.training",
 }
