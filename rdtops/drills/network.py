@@ -30,7 +30,7 @@ TRIES = 6  # a command may be done before it is hit
 BEGINS_S, RERUN_S = 90.0, 180.0
 ROOM_S = 6.0  # to start Python and find out who it was, on a busy machine
 PATIENCE_S = 60.0  # after a bound was missed, to see what comes
-COMES_BACK_S = 70.0  # the longest pause of `watch` between two tries, and a login
+COMES_BACK_S = 70.0  # a pause between two tries, 30 s at the longest, and a login
 NEWS_S = 60.0  # for a training to do a step, on a busy machine
 TRAINING = "--set max_steps=1000000 --set checkpoint_every_steps=60 --set sample_every_steps=0 --set num_processes=1"
 VERDICT = "every command ended in its time, named the hop and came right; no half file was seen, no training noticed"

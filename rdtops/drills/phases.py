@@ -27,6 +27,7 @@ HEAVY_BYTES = 192_000_000  # most of a second on the loopback
 BIG_BYTES = 4_000_000  # of a file that is under way
 LOGIN_S = 20.0  # connect_timeout_s of a hop
 NOTICED_S = 10.0 + 15.0  # stream.PING_AFTER_S + stream.PING_S: silence, then a question to the hop
+NEWS_S = 30.0 + 2 * 5.0  # news.ANSWER_S + connection.BLAME_S for each hop
 TRANSFER_S = 30.0 + 2 * 5.0  # session.SILENCE_S + session.PING_S for each hop
 
 
@@ -145,6 +146,7 @@ class Watch(Phase):
     """Of a training that saves a checkpoint every few seconds."""
 
     name = "watch"
+    silence_s = NEWS_S
     reconnects = is_endless = True
 
     def is_under_way(self, typed: Typed) -> bool:
@@ -156,7 +158,8 @@ class Watch(Phase):
 
 class Logs(Phase):
     name = "logs"
-    is_endless = True
+    silence_s = NEWS_S
+    reconnects = is_endless = True
 
     @property
     def line(self) -> str:
