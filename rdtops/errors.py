@@ -69,7 +69,7 @@ class AuthenticationFailed(HostError):
 
 
 class ConnectionLost(HostError):
-    pass
+    hop = ""  # the one to blame, where that is known
 
 
 class RemoteError(RdtopsError):

@@ -14,6 +14,7 @@ from rdtops.ops.repository import Drilled, Say
 
 DRILLS = {
     "laptop": "rdtops.drills.laptop",
+    "network": "rdtops.drills.network",
     "transfer": "rdtops.drills.transfer",
     "training": "rdtops.drills.training",
 }

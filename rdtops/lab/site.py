@@ -165,6 +165,12 @@ class Lab(LabFolder):
         """The server and its connections end; work detached on the host goes on."""
         self._server(name).stop()
 
+    def kill_server(self, name: str) -> None:
+        """The same, but nobody is asked: SIGKILL to the server and its connections at once."""
+        server = self._server(name)
+        processes.signal_all(server.processes(), signal.SIGKILL)
+        server.stop()  # what was forked meanwhile
+
     def start_server(self, name: str) -> None:
         """Returns when the server answers, with whatever host key it has."""
         server = self._server(name)

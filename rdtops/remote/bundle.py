@@ -61,10 +61,19 @@ def packed_request(program: ModuleType, request: Mapping[str, Any]) -> bytes:
 def _needed(name: str, known: tuple[str, ...] = ()) -> tuple[str, ...]:
     """A module of ours after those it imports."""
     for node in ast.parse(_text(name)).body:
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(FAR) \
-                and node.module not in known:
-            known = _needed(node.module, known)
+        for module in _imported(node):
+            if module not in known:
+                known = _needed(module, known)
     return known if name in known else (*known, name)
+
+
+def _imported(node: ast.stmt) -> list[str]:
+    """Modules of ours, whichever way they are imported: `from rdtops.remote.far import gate`, or names of one."""
+    if not isinstance(node, ast.ImportFrom) or node.module is None:
+        return []
+    if node.module == FAR.removesuffix("."):
+        return [FAR + alias.name for alias in node.names]
+    return [node.module] if node.module.startswith(FAR) else []
 
 
 def _text(name: str) -> str:

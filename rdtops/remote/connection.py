@@ -22,28 +22,21 @@ from typing import Any
 import fabric
 import paramiko
 
-from rdtops.errors import (
-    AuthenticationFailed,
-    CommandFailed,
-    HostError,
-    HostKeyError,
-    RemoteError,
-    Unreachable,
-)
-from rdtops.remote import bundle, calls
+from rdtops.errors import CommandFailed, ConnectionLost, RemoteError
+from rdtops.remote import bundle, calls, obstacle
 from rdtops.remote.command import Command, quoted
 from rdtops.remote.hosts import Hop, Host
-from rdtops.remote.stream import Stream, lost
+from rdtops.remote.stream import Stream
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # its thread would print tracebacks of what we explain
 
 Ask = Callable[[str, bool], str]
 
+BLAME_S = 5.0  # for each hop, to find the one that is silent
 KEEPALIVE_S = 15
 PERSON_S = 120.0  # to find the telephone and type what it shows
 REKEY_BYTES = 1 << 35
 SILENCE_S = 60.0  # a transfer that moves no byte for so long is dead
-_MUTE = ("No existing session", "Error reading SSH protocol banner")  # paramiko's words for one and the same thing
 
 
 @dataclass(frozen=True)
@@ -74,6 +67,7 @@ class Connection:
         self._chain: list[fabric.Connection] = []
         self._opening = threading.Lock()  # checks and a transfer's pings use one connection side by side
         self._home = ""
+        self._last_loss: ConnectionLost | None = None
 
     def __enter__(self) -> Connection:
         return self
@@ -98,10 +92,11 @@ class Connection:
                 link.open()
             except Exception as error:  # what paramiko raises is a zoo; each animal is named below
                 self.close()
-                raise _explained(error, hop, self.host) from error
+                raise obstacle.refusal(error, hop, self.host) from error
             transport = link.client.get_transport()
             transport.set_keepalive(KEEPALIVE_S)
             self._chain.append(link)
+        self._last_loss = None
 
     @property
     def logs_in_alone(self) -> bool:
@@ -191,7 +186,7 @@ class Connection:
         """Start a line for sh and leave its pipes open."""
         self.open()
         calls.note(self.host.name, line)
-        with self._bounded(self.host.connect_timeout_s, "start a command"):
+        with self._bounded(self.host.connect_timeout_s + 1, "start a command"):
             transport = self._chain[-1].client.get_transport()
             channel = transport.open_session(window_size=1 << 25, timeout=self.host.connect_timeout_s)
             channel.settimeout(silence_s)
@@ -204,18 +199,34 @@ class Connection:
         start = time.monotonic()
         for link, hop in zip(list(self._chain), self.host.route, strict=True):
             start = time.monotonic()
-            with self._bounded(timeout_s, f"get an answer of {hop.name}"):
-                link.client.get_transport().global_request("keepalive@openssh.com", wait=True)
+            if silence := obstacle.silence(link, hop, timeout_s):
+                raise self._blamed(hop, silence)
         return time.monotonic() - start
+
+    def lost(self, why: str) -> ConnectionLost:
+        """The error for a link that does not carry any more; it names the first hop that is to blame, if there is one,
+        and says `why` otherwise. Whoever used the same link hears the same, and at once."""
+        for link, hop in zip(list(self._chain), self.host.route, strict=False):
+            if silence := obstacle.silence(link, hop, BLAME_S):
+                return self._blamed(hop, silence)
+        return self._last_loss if self._last_loss and not self._chain else obstacle.lost(self.host, why)
+
+    def _blamed(self, hop: Hop, silence: str) -> ConnectionLost:
+        self._last_loss = obstacle.lost(self.host, silence, hop)
+        self.close()
+        return self._last_loss
 
     @contextlib.contextmanager
     def _bounded(self, seconds: float, what: str) -> Iterator[None]:
         """Close the whole chain when the body takes longer, and turn whatever comes of it into ConnectionLost."""
-        late = threading.Event()
+        over = threading.Event()
+        late: list[ConnectionLost] = []
 
         def give_up() -> None:
-            late.set()
-            self.close()
+            error = self.lost(f"could not {what} within {seconds:g} s")
+            if not over.is_set():
+                late.append(error)
+                self.close()
 
         watchdog = threading.Timer(seconds, give_up)
         watchdog.daemon = True
@@ -223,12 +234,14 @@ class Connection:
         try:
             yield
         except (paramiko.SSHException, EOFError, OSError) as error:
+            named = late[0] if late else self.lost(f"could not {what}: {error or type(error).__name__}")
             self.close()
-            raise lost(self.host, f"could not {what}: {error or type(error).__name__}") from error
+            raise named from error
         finally:
+            over.set()
             watchdog.cancel()
-        if late.is_set():
-            raise lost(self.host, f"could not {what} within {seconds:g} s")
+        if late:
+            raise late[0]
 
 
 def host_key(hop: Hop, through: fabric.Connection | None, timeout_s: float = 20.0) -> paramiko.PKey:
@@ -259,7 +272,7 @@ def keys_of(host: Host, ask: Ask | None = None) -> Iterator[tuple[Hop, paramiko.
                     chain.append(_link(hop, through, ask))
                     chain[-1].open()
             except (paramiko.SSHException, OSError, EOFError) as error:
-                raise _explained(error, hop, host) from error
+                raise obstacle.refusal(error, hop, host) from error
     finally:
         for link in reversed(chain):
             link.close()
@@ -331,37 +344,3 @@ def _transport(ask: Ask | None, sock: Any, **settings: Any) -> paramiko.Transpor
     security = transport.get_security_options()
     security.ciphers = sorted(security.ciphers, key=lambda cipher: "gcm" not in cipher)
     return transport
-
-
-def _explained(error: Exception, hop: Hop, host: Host) -> HostError:
-    """What kept us from a hop, in words, with the next command."""
-    where = f"{hop.name} ({hop.where}), on the route {host.route_words}"
-    trust = f"inv trust --host {host.name}"
-    if isinstance(error, paramiko.BadHostKeyException):
-        return HostKeyError(f"the host key of {where} has CHANGED: {hop.known_hosts} has another one. Either the "
-                            "machine was reinstalled, or somebody is between you and it", remedy=trust)
-    if isinstance(error, paramiko.SSHException) and "not found in known_hosts" in str(error):
-        return HostKeyError(f"the host key of {where} is not known: {hop.known_hosts} has no entry "
-                            f"{hop.known_hosts_entry}", remedy=trust)
-    if isinstance(error, paramiko.PasswordRequiredException):
-        return AuthenticationFailed(f"the key {hop.identity_file} for {where} has a passphrase",
-                                    remedy=f"ssh-add {hop.identity_file}")
-    if isinstance(error, FileNotFoundError) and hop.identity_file and not Path(hop.identity_file).exists():
-        return AuthenticationFailed(f"there is no key {hop.identity_file} for {where}",
-                                    remedy=f"set identity_file of {hop.name} in hosts.toml")
-    if isinstance(error, paramiko.AuthenticationException):
-        if "it asks" in str(error):
-            return AuthenticationFailed(f"{where} wants more than a key ({error}), and nobody is at a terminal",
-                                        remedy="type the command in a terminal, not in a script")
-        return AuthenticationFailed(f"{where} refuses the user {hop.user!r} with "
-                                    f"{hop.identity_file or 'the keys of ~/.ssh and the agent'}",
-                                    remedy=f"check user and identity_file of {hop.name} in hosts.toml")
-    if isinstance(error, socket.gaierror):
-        return Unreachable(f"the name {hop.address!r} of {hop.name} cannot be resolved (route {host.route_words})",
-                           remedy=f"check address of {hop.name} in hosts.toml")
-    if isinstance(error, paramiko.ssh_exception.NoValidConnectionsError):
-        error = next(iter(error.errors.values()))  # its own words are "[Errno None]"
-    mute = isinstance(error, paramiko.SSHException) and str(error) in _MUTE
-    why = "something accepts the connection and does not answer as an SSH server does" if mute else error
-    return Unreachable(f"cannot reach {where}: {why or type(error).__name__}",
-                       remedy=f"inv hosts --ping --host {host.name}")

@@ -81,6 +81,8 @@ class _Silence:
 
     def named(self, error: ConnectionLost) -> ConnectionLost:
         """The error with the hop that does not answer, where there is one."""
+        if error.hop:
+            return ConnectionLost(f"{error.message}; what was sent is kept", remedy=error.remedy)
         with self._asking:  # the cut that woke us may be the answer that is just being found
             if self._culprit is None:
                 self._ask()

@@ -11,7 +11,6 @@ import paramiko
 
 from rdtops.errors import CommandFailed, CommandTimeout, ConnectionLost, HostError, RemoteError
 from rdtops.remote.far.wire import Wire
-from rdtops.remote.hosts import Host
 
 if TYPE_CHECKING:
     from rdtops.remote.connection import Connection
@@ -142,7 +141,7 @@ class Stream:
         said = self.errors().strip()[-600:]
         host = self._connection.host
         if not ended_itself:
-            return lost(host, "the link or the command was cut" + (f" ({said})" if said else ""))
+            return self._connection.lost("the link or the command was cut" + (f" ({said})" if said else ""))
         if self._channel.exit_status == 127:
             return CommandFailed(f"{host.name}: {said or 'command not found'}",
                                  remedy=f"set hosts.{host.name}.python in hosts.toml to a Python 3.8 or newer")
@@ -153,12 +152,8 @@ class Stream:
         try:
             yield
         except TimeoutError as error:  # socket.timeout is the same class
+            named = self._connection.lost(f"no byte moved for {self._silence_s:g} s")
             self._connection.close()
-            raise lost(self._connection.host, f"no byte moved for {self._silence_s:g} s") from error
+            raise named from error
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise self._ended_early() from error
-
-
-def lost(host: Host, why: str) -> ConnectionLost:
-    return ConnectionLost(f"lost {host.name} ({host.route_words}): {why}",
-                          remedy=f"inv hosts --ping --host {host.name}   # then run the same command again")
