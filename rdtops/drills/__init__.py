@@ -15,6 +15,8 @@ from rdtops.ops.repository import Drilled, Say
 DRILLS = {
     "transfer": "rdtops.drills.transfer",
     "training": "rdtops.drills.training",
+    "survive": "rdtops.drills.survive",
+    "why": "rdtops.drills.why",
 }
 
 
