@@ -80,6 +80,12 @@ def logs(_, host="", run="", lines=50, follow=False, eval_=False):
     cli.on_hosts("logs", host, of_runs=True, run_id=run, lines=lines, follow=follow, evaluated=eval_)
 
 
+@task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN, "json_": JSON})
+def why(_, host="", run="", json_=False):
+    """What ended a run, or slows it: the cause, its evidence, the next command; exit 1 when it is not well."""
+    cli.on_hosts("why", host, of_runs=True, as_json=json_, run_id=run)
+
+
 @task(auto_shortflags=False, help={"host": RUNS_HOST, "watch": "again every 2 seconds", "json_": JSON})
 def gpu(_, host="", watch=False, json_=False):
     """What nvidia-smi says on the host."""
@@ -227,14 +233,15 @@ def bench(_, name, quick=False, only="", json_=False):
 
 
 @task(auto_shortflags=False, positional=["name"], help={
-    "name": "which one: transfer, training", "kills": "how many; default: 200 transfers, a training 20 times",
+    "name": "which one: transfer, training, survive, why",
+    "kills": "how many; default: 200 transfers, a training 20 times, 50 of survive, every cause of why",
     "only": "the rows whose name has this word", "json_": JSON})
 def drill(_, name, kills=0, only="", json_=False):
     """Break what must survive it, and see whether it comes right in the end."""
     cli.on_repository("drill", room="rdtops.drills", name=name, kills=kills, only=only, as_json=json_)
 
 
-namespace = Collection(hosts, trust, deploy, rollback, check, train, status, logs, gpu, checkpoints, attach, stop,
+namespace = Collection(hosts, trust, deploy, rollback, check, train, status, logs, why, gpu, checkpoints, attach, stop,
                        watch, fetch_results, evaluate, replay, normfit, stats, demo, test, lint, bench, drill)
 namespace.add_collection(Collection("lab", lab_up, lab_down, lab_status))
 _plugins = Collection("plugins", plugins_new)

@@ -21,7 +21,7 @@ SCRIPTS = Path(sys.executable).parent
 TASKS = [
     "attach", "bench", "check", "checkpoints", "demo", "deploy", "drill", "eval", "fetch-results", "gpu", "hosts",
     "lint", "logs", "normfit", "replay", "rollback", "stats", "status", "stop", "test", "train", "trust", "watch",
-    "lab.down", "lab.status", "lab.up", "plugins", "plugins.new"]
+    "why", "lab.down", "lab.status", "lab.up", "plugins", "plugins.new"]
 
 
 def run(*words, cwd=ROOT):
@@ -49,6 +49,7 @@ def test_the_list_of_tasks_is_frozen():
     ("train", "again dry-run follow from-scratch host json preset resume set"),
     ("status", "all host json run"),
     ("logs", "eval follow host lines run"),
+    ("why", "host json run"),
     ("gpu", "host json watch"),
     ("checkpoints", "host json run verify"),
     ("stop", "eval grace host run"),
@@ -102,6 +103,8 @@ def test_the_import_contracts_hold():
 VIOLATIONS = {
     "Imports go one way": ("rdtops/contract/run.py", "import rdtops.remote.hosts"),
     "The trainer knows nothing": ("rdtops/trainer/ema.py", "import rdtops.remote.command"),
+    "The supervisor knows only": ("rdtops/supervisor/pulse.py", "import rdtops.checks"),
+    "What is supervised does not know it": ("rdtops/trainer/ema.py", "import rdtops.supervisor.family"),
     "The lab knows only": ("rdtops/lab/keys.py", "import rdtops.checks"),
     "The control side does not import the trainer": ("rdtops/ops/plan.py", "import rdtops.trainer.ema"),
     "Plugins take the public road": ("plugins/md5.py", "import rdtops.errors"),
@@ -141,7 +144,8 @@ def imported_roots(path):
             yield (node.module or "").split(".")[0]
 
 
-@pytest.mark.parametrize("folder", ["rdtops/contract", "rdtops/remote/far", "rdtops/errors.py", "rdtops/checks.py"])
+@pytest.mark.parametrize("folder", ["rdtops/contract", "rdtops/contract/diagnosis", "rdtops/supervisor",
+                                    "rdtops/remote/far", "rdtops/errors.py", "rdtops/checks.py"])
 def test_what_crosses_to_the_host_needs_the_standard_library_only(folder):
     path = ROOT / folder
     for file in [path] if path.is_file() else path.glob("*.py"):
@@ -150,8 +154,7 @@ def test_what_crosses_to_the_host_needs_the_standard_library_only(folder):
 
 
 def test_a_far_side_program_imports_nothing_of_ours_but_its_neighbours():
-    for file in [*(ROOT / "rdtops/remote/far").glob("*.py"), ROOT / "rdtops/ops/runs_on_host.py",
-                 ROOT / "rdtops/ops/checkpoints_on_host.py", ROOT / "rdtops/ops/preflight/weights_on_host.py"]:
+    for file in [*(ROOT / "rdtops/remote/far").glob("*.py"), *(ROOT / "rdtops").rglob("*_on_host.py")]:
         ours = re.findall(r"^\s*(?:from|import) (rdtops\S*)", file.read_text(), re.MULTILINE)
         assert all(name.startswith("rdtops.remote.far") for name in ours), file
 

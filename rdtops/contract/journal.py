@@ -17,6 +17,12 @@ from typing import Any
 # kind of event: what its data holds (units in the names)
 KINDS = {
     "launched": "launcher, pid, boot_id: written by the launch script",
+    "attempt": "attempt, log_offset, log_line, oom_kills, batch_size_per_process, gradient_accumulation_steps, "
+               "gradient_checkpointing: the supervisor starts the trainer, for this number of times since the launch; "
+               "where train.log then ends",
+    "attempt_ended": "attempt, exit_code (-9: killed by signal 9; null: nobody saw it), cause, summary, evidence, "
+                     "next, oom_kills, restart_in_s (null: it was the last)",
+    "stuck": "attempt, silent_s, limit_s, ranks (what /proc says of each): written before they are killed",
     "started": "world_size, max_steps, device, parameters, resumed_from_step (0 = from the start), heldout_samples",
     "step": "step, loss, learning_rate, grad_norm, samples, samples_per_s, step_s, data_s, encode_s, forward_s, "
             "backward_s, optimiser_s, save_s, evaluation_s, memory_mib, eta_s: means over the steps since "
@@ -32,7 +38,7 @@ KINDS = {
     "stop_requested": "by: written by `inv stop` before it asks the processes",
     "stopped": "step, signal: saved and left, as the signal asked",
     "finished": "step, loss",
-    "failed": "step, error, remedy",
+    "failed": "step, error, remedy, type (of the error), rank, training (false: before the first step)",
     "warning": "message",
     "eval_started": "name, checkpoint, benchmark, tasks, trials, done_before: an evaluation of this run",
     "trial": "name, task, trial, outcome (success, failure, error), steps, error",

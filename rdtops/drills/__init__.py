@@ -17,6 +17,8 @@ DRILLS = {
     "network": "rdtops.drills.network",
     "transfer": "rdtops.drills.transfer",
     "training": "rdtops.drills.training",
+    "survive": "rdtops.drills.survive",
+    "why": "rdtops.drills.why",
 }
 
 

@@ -21,6 +21,7 @@ from rdtops.contract import manifest
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Event, Journal, parse
 from rdtops.contract.run import RunSpec, checkpoint_name
+from rdtops.drills.ground import tiny_assets
 from rdtops.ops.repository import ROOT, Drilled, Say, StepFailed, make_tiny_assets
 
 STARTING, TRAINING, SAVING = MOMENTS = ("while starting", "while training", "while saving")
@@ -43,10 +44,7 @@ class Struck:
 def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
     """20 kills of the lab's training."""
     make_tiny_assets(say)
-    made = ROOT / ".lab" / "assets"
-    assets = {"dataset": str(ROOT / "rdtops" / "lab" / "data"), "pretrained": str(made / "rdt-tiny"),
-              "text_encoder": str(made / "t5-tiny"), "vision_encoder": str(made / "siglip-tiny")}
-    yield drill_training(ROOT / ".lab" / "training-drill", assets, kills or 20, say, only=only)
+    yield drill_training(ROOT / ".lab" / "training-drill", tiny_assets(), kills or 20, say, only=only)
 
 
 def drill_training(folder: Path, assets: Mapping[str, str], kills: int, say: Say, *, steps: int = 300,

@@ -58,6 +58,15 @@ def admit(connection: Connection, spec: RunSpec, *, again: bool = False) -> Admi
                    remedy=f"inv status --host {connection.host.name} --all")
 
 
+def start_script(connection: Connection, spec: RunSpec) -> str:
+    """Start launch.sh as it lies there, detached, and return the launcher that was used."""
+    start = _start(connection, spec.workspace, str(spec.paths.script), spec.run_id, f"RDTOPS_RUN={spec.run_id}")
+    answer = connection.call(launch_on_host, {"op": "start", "start": start}, timeout_s=_PATIENCE_S)
+    if "launcher" not in answer:
+        raise _not_begun(connection.host.name, str(spec.paths.script), answer)
+    return str(answer["launcher"])
+
+
 def start_evaluation(connection: Connection, spec: EvalSpec) -> str:
     """Start eval.sh detached, see that it lives, and return the launcher that was used: tmux or setsid."""
     start = _start(connection, spec.workspace, str(spec.paths.script), session_of(spec),

@@ -25,34 +25,42 @@ cd {root} || exit 1
 printf '%s %s %s\\n' "$$" "$(cut -d' ' -f22 /proc/$$/stat)" "$(cat /proc/sys/kernel/random/boot_id)" > process.tmp
 mv process.tmp process
 {told}touch {log}
-if [ -t 1 ]; then tail -n 0 -F {log} & viewer=$!; fi
+if [ -t 1 ]; then env -u RDTOPS_RUN tail -n 0 -F {log} & viewer=$!; fi
+starts=0
+while
 (
 cd {release} || exit 1
 {activation}exec {program}
 ) >> {log} 2>&1
 code=$?
+{again}
+do starts=$((starts + 1)); sleep 1; done
 [ -n "${{viewer:-}}" ] && kill "$viewer"
-echo "$code" > exit.tmp && mv exit.tmp exit
+[ -e exit ] || {{ echo "$code" > exit.tmp && mv exit.tmp exit; }}
 exit "$code"
 """
 _FIRST = """\
 [ "${{RDTOPS_LEASE:-}}" = {run_id} ] || exec {lease}  # its GPUs and this folder are its own, or it does not start
-trap '' USR1  # Slurm sends it to all before a time limit; the trainer hears it, its launcher would die of it
+trap '' USR1 HUP  # Slurm sends USR1 to all before a time limit; the trainer hears it, its launcher would die of it
+trap : TERM INT  # heard by the supervisor; this shell stays to write how it ended
 """
 _TOLD = """\
 printf '{"kind": "launched", "time_s": %s, "launcher": "%s", "pid": %s}\\n' \\
     "$(date +%s)" "${RDTOPS_LAUNCHER:-hand}" "$$" >> journal.jsonl
 """
+SUPERVISOR_STARTS = 100  # a supervisor that is killed is started again, so often at most
+_AGAIN = (f'[ ! -e exit ] && [ "$code" -gt 128 ] && [ "$starts" -lt {SUPERVISOR_STARTS} ]'
+          "  # the supervisor itself was killed")
 
 
 def script(host: Host, spec: RunSpec) -> str:
     """What launch.sh holds."""
     return _SCRIPT.format(
         title=f"Run {spec.run_id}: written by `inv train`. Started by hand, it does the same in the foreground.",
-        root=quoted(str(spec.paths.root)), told=_TOLD, log=spec.paths.log.name,
+        root=quoted(str(spec.paths.root)), told=_TOLD, log=spec.paths.log.name, again=_AGAIN,
         first=_FIRST.format(run_id=quoted(spec.run_id), lease=lease_command(host, spec).shell()),
         exports=_environment(host, spec.workspace, spec.release, {"RDTOPS_RUN": spec.run_id}),
-        release=quoted(spec.release), activation=_activation(host), program=trainer_command(host, spec).shell())
+        release=quoted(spec.release), activation=_activation(host), program=supervised(host, spec).shell())
 
 
 def evaluation_script(host: Host, spec: EvalSpec) -> str:
@@ -61,19 +69,18 @@ def evaluation_script(host: Host, spec: EvalSpec) -> str:
                       str(spec.paths.spec))
     return _SCRIPT.format(
         title=f"Evaluation {spec.name}: written by `inv eval`. Started by hand, it goes on where it ended.",
-        root=quoted(str(spec.paths.root)), first="", told="", log=spec.paths.log.name,
+        root=quoted(str(spec.paths.root)), first="", told="", log=spec.paths.log.name, again="false  # once",
         exports=_environment(host, spec.workspace, spec.release, {"RDTOPS_EVAL": f"{spec.run_id}/{spec.name}"}),
         release=quoted(spec.release), activation=_activation(host), program=program.shell())
 
 
 def start_line(host: Host, spec: RunSpec | EvalSpec, session: str) -> str:
-    """What starts the script: within tmux, or without it the last words of it under setsid."""
-    run = Command("sh", str(spec.paths.script)).shell()
+    """What starts the script, and what then shows its log."""
+    line = f"setsid {Command('sh', str(spec.paths.script)).shell()}"
     if host.launcher == "setsid":
-        return f"setsid {run}"
+        return line
     words = ["tmux", "-L", launch_on_host.socket_of(session), "-f", "/dev/null", "new-session", "-d", "-s", session]
-    otherwise = "" if host.launcher == "tmux" else f"   # where there is no tmux: setsid {run}"
-    return Command(*words, run).shell() + otherwise
+    return f"{line}   # and a window on its log: {Command(*words).shell()} tail -F {spec.paths.log.name}"
 
 
 def _environment(host: Host, workspace: str, release: str, tag: Mapping[str, str]) -> str:
@@ -97,6 +104,12 @@ def lease_command(host: Host, spec: RunSpec) -> Command:
     """Hold what the run needs, then become launch.sh again."""
     return Command(host.python, "-I", f"{spec.release}/rdtops/contract/lease.py", str(spec.paths.config),
                    "sh", str(spec.paths.script))
+
+
+def supervised(host: Host, spec: RunSpec) -> Command:
+    """`rdtops.supervisor config.json … -- accelerate launch …`: it starts the trainer again when that can help."""
+    return Command(environment.python(host), "-m", "rdtops.supervisor", str(spec.paths.config),
+                   *host.recovery.words(), "--", *trainer_command(host, spec).argv)
 
 
 def trainer_command(host: Host, spec: RunSpec) -> Command:

@@ -139,13 +139,16 @@ def begin(script: str, session: str, tag: str, launcher: str, within_s: float,
         write(secrets["path"], secrets["text"], 0o600)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(refusal)
-    used, note = detach(script, session, tag, launcher)
-    if not used:
-        return {"problem": "launcher", "said": note}
+    used = launcher if launcher != "auto" else "tmux" if shutil.which("tmux") else "setsid"
+    if used == "tmux" and not shutil.which("tmux"):
+        return {"problem": "launcher", "said": "there is no tmux"}
+    detach(script, tag, used)
     end_s, holders = time.monotonic() + within_s, []
     while time.monotonic() < end_s:
         if text_of(process) not in ("", before):
-            return {"launcher": used, "note": note}
+            refused = window(script, session) if used == "tmux" else ""
+            note = f"tmux refused ({refused}): there is no window, and the training runs without one"
+            return {"launcher": "setsid", "note": note} if refused else {"launcher": used, "note": ""}
         holders = json.loads(text_of(refusal) or "[]")
         if [h for h in holders if h.get("run_id") != session]:
             return {"in_the_way": holders}
@@ -155,25 +158,22 @@ def begin(script: str, session: str, tag: str, launcher: str, within_s: float,
     return {"problem": "silent", "launched_by": used, "said": text_of(os.path.join(folder, "start.log"))[-800:]}
 
 
-def detach(script: str, session: str, tag: str, launcher: str) -> tuple[str, str]:
-    """Which launcher was used, and a note; '' and why when none would do."""
-    note = ""
-    if launcher == "tmux" or (launcher == "auto" and shutil.which("tmux")):
-        refused = in_tmux(script, session, tag)
-        if not refused or launcher == "tmux":
-            return ("" if refused else "tmux"), refused
-        note = f"tmux refused ({refused}), so setsid was used"
+def detach(script: str, tag: str, launcher: str) -> None:
+    """In a session of its own, which no terminal, connection or tmux server can take with it."""
     said = open(os.path.join(os.path.dirname(script), "start.log"), "wb")  # noqa: SIM115  # the script's until it ends
     with said:
-        subprocess.Popen(["env", "RDTOPS_LAUNCHER=setsid", tag, "sh", script], stdin=subprocess.DEVNULL, stdout=said,
-                         stderr=said, start_new_session=True, cwd="/")
-    return "setsid", note
+        subprocess.Popen(["env", "RDTOPS_LAUNCHER=" + launcher, tag, "sh", script], stdin=subprocess.DEVNULL,
+                         stdout=said, stderr=said, start_new_session=True, cwd="/")
 
 
-def in_tmux(script: str, session: str, tag: str) -> str:
-    """'' when tmux took it. The server is this session's own: an older one keeps the environment of its own start."""
-    words = ["exec", "env", "RDTOPS_LAUNCHER=tmux", tag, "sh", script]
-    line = " ".join("'" + word.replace("'", "'\\''") + "'" if index else word for index, word in enumerate(words))
+def window(script: str, session: str) -> str:
+    """A window on the log, while the script lives; '' when tmux opened it. The server is this session's own: an older
+    one may be of another version."""
+    folder, name = os.path.split(script)
+    log = "train.log" if name == "launch.sh" else "eval.log"
+    pid = text_of(os.path.join(folder, "process")).split()[0]
+    words = ["tail", "-n", "200", "-F", "--pid=" + pid, os.path.join(folder, log)]
+    line = "exec " + " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)
     try:
         done = subprocess.run(["tmux", "-L", socket_of(session), "-f", "/dev/null", "new-session", "-d", "-x", "200",
                                "-y", "50", "-s", session, line],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from rdtops.contract.run import Checkpoint, RunEnd, RunPaths, RunSpec, RunState,
 from rdtops.errors import ConfigError, RunError
 from rdtops.ops import checkpoints_on_host, runs_on_host
 from rdtops.remote.connection import Connection
+from rdtops.supervisor import evidence_on_host
 
 VERIFY_S = 4 * 3600.0
 
@@ -87,18 +89,19 @@ def find(connection: Connection, run_id: str = "") -> RunView:
 
 def pick(connection: Connection, found: list[RunView], run_id: str = "") -> RunView:
     """The one of `found` that `find` means."""
-    name = connection.host.name
-    if not found:
-        raise RunError(f"{name}: there is no run in {connection.workspace}/runs",
-                       remedy=f"inv deploy check train --host {name}")
-    if not run_id:
-        return found[-1]
-    matching = [r for r in found if r.run_id == run_id] or [
-        r for r in found if r.run_id.startswith(run_id) or r.run_id.endswith(run_id)]
+    by_name = {run.run_id: run for run in found}
+    return by_name[choose(connection.host.name, connection.workspace, list(by_name), run_id)]
+
+
+def choose(host: str, workspace: str, names: Sequence[str], run_id: str = "") -> str:
+    """Of the runs of a host, oldest first, as in `find`."""
+    if not names:
+        raise RunError(f"{host}: there is no run in {workspace}/runs", remedy=f"inv deploy check train --host {host}")
+    matching = evidence_on_host.matching(names, run_id)
     if len(matching) != 1:
         which = "no run" if not matching else "several runs"
-        raise RunError(f"{name}: {which} called {run_id!r}; newest: {', '.join(r.run_id for r in found[-5:])}",
-                       remedy=f"inv status --host {name}")
+        raise RunError(f"{host}: {which} called {run_id!r}; newest: {', '.join(names[-5:])}",
+                       remedy=f"inv status --host {host}")
     return matching[0]
 
 
@@ -169,7 +172,7 @@ def _latest(events: list[Event]) -> dict[str, Event]:
     """The last event of each kind since the last launch, by `inv train` or by hand."""
     found: dict[str, Event] = {}
     for event in events:
-        if event.kind in ("launched", "started"):
+        if event.kind in ("launched", "attempt", "started"):
             found = {k: e for k, e in found.items() if k == "checkpoint"}
         found[event.kind] = event
     return found

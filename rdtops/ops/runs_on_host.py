@@ -28,6 +28,8 @@ from rdtops.remote.far.tails import last_of_each_kind, packed, read_on, thinned
 
 PIECE = 1 << 20
 TAIL = 1 << 16
+LEAVE_S = 10.0
+TAGGED: set[str] = set()
 EVALUATION = (b'{"kind": "eval_', b'{"kind": "trial"')  # lines of a Journal that are not the training's
 
 
@@ -82,23 +84,45 @@ def members(name: str, variable: str = "RDTOPS_RUN") -> list[int]:
     return found
 
 
+def tagged() -> set[str]:
+    """The runs that have living processes of ours. Looked for once: this program lives for one question."""
+    if not TAGGED:
+        for name in os.listdir("/proc"):
+            try:
+                if name.isdigit() and os.stat(f"/proc/{name}").st_uid == os.getuid() and start_time(int(name)):
+                    with open(f"/proc/{name}/environ", "rb") as file:
+                        TAGGED.update(v[11:].decode() for v in file.read().split(b"\0") if v.startswith(b"RDTOPS_RUN="))
+            except OSError:
+                continue
+        TAGGED.add("")
+    return TAGGED
+
+
 def is_rank(pid: int) -> bool:
+    """The trainer itself, with accelerate's variables or alone; not what starts it, whose arguments name it too."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return any(v.startswith(b"LOCAL_RANK=") for v in file.read().split(b"\0"))
+            if any(v.startswith(b"LOCAL_RANK=") for v in file.read().split(b"\0")):
+                return True
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
     except OSError:
         return False
+    return b"rdtops.trainer.train" in words and not {b"accelerate.commands.launch", b"rdtops.supervisor"} & set(words)
 
 
 def facts(root: str, run_id: str) -> dict[str, object]:
     folder = os.path.join(root, run_id)
     journal = os.path.join(folder, "journal.jsonl")
-    alive = is_alive(text_of(os.path.join(folder, "process")))
+    launched = os.path.exists(os.path.join(folder, "process"))
+    alive = any(is_alive(text_of(os.path.join(folder, name))) for name in ("process", "supervisor"))
     exit_text = text_of(os.path.join(folder, "exit")).strip()  # after that: it is written before the process ends
+    if launched and not alive and not exit_text:  # what started them was killed; they may go on without
+        alive = run_id in tagged()
     is_well = alive or exit_text == "0"
     return {"run_id": run_id, "config": text_of(os.path.join(folder, "config.json")),
             "exit_code": int(exit_text) if exit_text.lstrip("-").isdigit() else None,
-            "alive": alive, "launched": os.path.exists(os.path.join(folder, "process")),
+            "alive": alive, "launched": launched,
             "stop_requested": os.path.exists(os.path.join(folder, "stop")),
             "journal_head": text_of(journal, 512),
             "journal_tail": "".join(line + "\n" for line in last_of_each_kind(journal, EVALUATION)),
@@ -200,6 +224,7 @@ def end(living: Callable[[], list[int]], grace_s: float) -> dict[str, object]:
     ranks = [pid for pid in every if is_rank(pid)]
     send(ranks or every, signal.SIGTERM)
     wait_for(living, ranks or every, grace_s)
+    wait_for(living, every, LEAVE_S)  # what started them follows by itself, and writes how they ended
     send(living(), signal.SIGTERM)
     wait_for(living, living(), 10)
     killed = living()

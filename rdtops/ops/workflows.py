@@ -33,6 +33,7 @@ from rdtops.ops import (
     watch,
 )
 from rdtops.ops import deploy as delivery
+from rdtops.ops import why as diagnosing
 from rdtops.ops.authoring import Written
 from rdtops.ops.catalog import PluginRow
 from rdtops.ops.evaluation import EvalView
@@ -325,6 +326,10 @@ def logs(session: Session, host: Host, *, run_id: str, lines: int, follow: bool,
             yield Text(new.decode("utf-8", "replace"))
 
 
+def why(session: Session, host: Host, *, run_id: str) -> Iterator[diagnosing.Why]:
+    yield diagnosing.ask(session.connection(host), run_id)
+
+
 def gpu(session: Session, host: Host, *, again_every_s: float) -> Iterator[Gpus | GpuSample]:
     connection = session.connection(host)
     if again_every_s:
@@ -380,7 +385,7 @@ def attach(session: Session, host: Host, *, run_id: str) -> Iterator[Text]:
     connection = session.connection(host)
     run = runs.find(connection, run_id)
     spec = _spec(run, host)
-    yield Text(f"attached to {run.run_id}; leave with Ctrl-b d (Ctrl-c would stop the training)\n")
+    yield Text(f"attached to {run.run_id}; leave with Ctrl-b d (the training does not need this window)\n")
     with tempfile.NamedTemporaryFile("w", prefix="rdtops-", suffix=".ssh_config") as config:
         config.write(openssh.config_text(host))
         config.flush()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rdtops.contract.recovery import Recovery
 from rdtops.errors import ConfigError
 
 
@@ -59,6 +60,7 @@ class Host(Hop):
     python: str = "python3"
     environment: Environment = Environment()
     launcher: str = "auto"  # auto, tmux or setsid
+    recovery: Recovery = field(default_factory=Recovery)
     gpus: int | None = None
     preset: str = "libero_single_task"  # what deploy, check and train mean when --preset is not given
     env: Mapping[str, str] = field(default_factory=dict)

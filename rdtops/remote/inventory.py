@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from rdtops.contract.config import nearest
+from rdtops.contract.recovery import Recovery
 from rdtops.errors import ConfigError, UsageError
 from rdtops.remote.hosts import Environment, Hop, Host, aliases, from_ssh_config, of_ssh_config
 
@@ -56,6 +57,21 @@ class _EnvironmentTable(_Table):
         return self
 
 
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _RecoveryTable(_Table):
+    """As Recovery has them."""
+
+    restarts: Annotated[int, Field(ge=0)] | None = None
+    backoff_s: Seconds | None = None
+    backoff_max_s: Seconds | None = None
+    stuck_times: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    stuck_floor_s: Seconds | None = None
+    setup_limit_s: Seconds | None = None
+    grace_s: Seconds | None = None
+
+
 class _HostTable(_HopTable):
     """What a host may say: jumps are names, and an ssh_config alias may stand for address and route."""
 
@@ -66,6 +82,7 @@ class _HostTable(_HopTable):
     python: Text | None = None
     environment: _EnvironmentTable | None = None
     launcher: Literal["auto", "tmux", "setsid"] | None = None
+    recovery: _RecoveryTable | None = None
     gpus: Annotated[int, Field(ge=0)] | None = None
     preset: Text | None = None
     env: Mapping[str, str] | None = None
@@ -186,6 +203,8 @@ def _given(table: BaseModel) -> dict[str, Any]:
     given = {key: getattr(table, key) for key in table.model_fields_set}
     if isinstance(given.get("environment"), _EnvironmentTable):
         given["environment"] = Environment(**_given(given["environment"]))
+    if isinstance(given.get("recovery"), _RecoveryTable):
+        given["recovery"] = Recovery(**_given(given["recovery"]))
     return given
 
 

@@ -10,16 +10,27 @@ from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Journal
 from rdtops.errors import RdtopsError, RunError
 
+HOST_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory")  # torch has no error type of its own for it
 
-def tell(journal: Journal, error: RdtopsError) -> int:
-    """In both. Returns the exit code."""
-    record(journal, error.message, error.remedy)
+
+def tell(journal: Journal, error: RdtopsError, kind: str = "") -> int:
+    """In both. `kind` is the type of the error that it stands for. Returns the exit code."""
+    record(journal, error.message, error.remedy, kind or type(error).__name__)
     return complain(error)
 
 
-def record(journal: Journal, message: str, remedy: str) -> None:
-    steps = [e.data["step"] for e in journal.read() if e.kind == "step"]
-    journal.append("failed", step=steps[-1] if steps else 0, error=message, remedy=remedy)
+def record(journal: Journal, message: str, remedy: str, kind: str) -> None:
+    """`training` is whether this attempt has learnt already: what happens before is about the set-up."""
+    told = [e for e in journal.read() if e.kind in ("step", "launched", "attempt", "started")]
+    steps = [e.data["step"] for e in told if e.kind == "step"]
+    journal.append("failed", step=steps[-1] if steps else 0, error=message, remedy=remedy, type=kind,
+                   rank=int(os.environ.get("RANK", "0")), training=bool(told) and told[-1].kind in ("step", "started"))
+
+
+def is_host_memory(error: Exception) -> bool:
+    """The host refused memory, or its limit for us did."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in HOST_MEMORY))
 
 
 def complain(error: Exception) -> int:
@@ -30,13 +41,19 @@ def complain(error: Exception) -> int:
 
 
 def out_of_memory(config: TrainConfig, error: Exception) -> RunError:
-    """The cure keeps the global batch, so what is learnt stays the same."""
+    """Of a GPU or of the host. The cure keeps the global batch, so what is learnt stays the same."""
     if config.batch_size_per_process > 1 and config.batch_size_per_process % 2 == 0:
         cure = (f"--set batch_size_per_process={config.batch_size_per_process // 2} "
                 f"--set gradient_accumulation_steps={config.gradient_accumulation_steps * 2}")
     else:
         cure = "--set gradient_checkpointing=true"
-    return RunError(f"out of GPU memory: {str(error).partition('.')[0]}", remedy=f"inv train --resume RUN {cure}")
+    where = "host" if is_host_memory(error) else "GPU"
+    return RunError(f"out of {where} memory: {_short(error)}", remedy=f"inv train --resume RUN {cure}")
+
+
+def _short(error: Exception) -> str:
+    """Without the place in torch's source, and the advice."""
+    return str(error).partition("DefaultCPUAllocator: ")[2] or str(error).partition(".")[0] or type(error).__name__
 
 
 def end(code: int) -> NoReturn:

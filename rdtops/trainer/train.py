@@ -21,13 +21,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rdtops.contract import lease
+from rdtops.contract import lease, overrides
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import Retention, RunSpec
@@ -60,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     stop = Stop()
     try:
         spec = RunSpec.load(options.config)
+        spec = replace(spec, train=overrides.used(spec))
     except (RdtopsError, OSError) as error:
         return failures.complain(error)
     journal = Journal(Path(spec.paths.journal))
@@ -76,9 +77,12 @@ def main(arguments: list[str] | None = None) -> int:
     except RdtopsError as error:
         return failures.tell(journal, error)
     except torch.OutOfMemoryError as error:
-        return failures.tell(journal, failures.out_of_memory(spec.train, error))
+        return failures.tell(journal, failures.out_of_memory(spec.train, error), "OutOfMemoryError")
     except Exception as error:
-        failures.record(journal, f"{type(error).__name__}: {error}", "inv logs   # the traceback is in train.log")
+        if failures.is_host_memory(error):
+            return failures.tell(journal, failures.out_of_memory(spec.train, error), "MemoryError")
+        failures.record(journal, f"{type(error).__name__}: {error}", "inv logs   # the traceback is in train.log",
+                        type(error).__name__)
         raise
 
 
@@ -384,4 +388,5 @@ def _speak(ranks: Ranks) -> None:
 
 if __name__ == "__main__":
     faulthandler.enable()  # a crash in a library leaves its stack in train.log
+    faulthandler.register(signal.SIGUSR2, all_threads=True)  # so does the supervisor's question when nothing goes on
     failures.end(main())

@@ -247,8 +247,9 @@ def test_slurm_s_signal_to_all_processes_saves_and_is_called_stopped(job, inv, w
     wait_for(lambda: inv.good("status --host lab --json").rows()[0]["state"] != "running")
     (run,) = inv.good("status --host lab --json").rows()
     assert (run["state"], run["exit_code"]) == ("stopped", 1)
-    told = Journal(workspace / "runs" / run_id / "journal.jsonl").read()[-1]
+    *_, told, ended = Journal(workspace / "runs" / run_id / "journal.jsonl").read()
     assert (told.kind, told.data) == ("stopped", {"step": run["step"], "signal": "SIGUSR1"})
+    assert (ended.kind, ended.data["cause"], ended.data["restart_in_s"]) == ("attempt_ended", "time_limit", None)
     (saved,) = inv.good("checkpoints --host lab --json").rows()
     assert (saved["step"], saved["best"], saved["heldout_loss"]) == (run["step"], False, None)
     inv.refused(f"fetch-results --host lab --checkpoint best --into {inv.results}", 1, "so none is the best",

@@ -16,9 +16,10 @@ from rdtops.ops.render import (
     proofs,
     results,
     runs,
+    why,
 )
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.words import clock, duration, size
 
 __all__ = ["checkpoints", "clock", "delivery", "duration", "evaluations", "gpus", "hosts", "inquiry", "journal",
-           "plugins", "preflight", "proofs", "results", "rows", "runs", "shown", "size"]
+           "plugins", "preflight", "proofs", "results", "rows", "runs", "shown", "size", "why"]

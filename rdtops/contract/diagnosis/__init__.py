@@ -1,0 +1,18 @@
+"""Diagnosis: what ended a run, or slows it. A pure function of the evidence that its host can give.
+
+The supervisor asks it whether a restart can help, `inv why` shows it to a person. Causes are named in `causes`.
+"""
+
+from __future__ import annotations
+
+from rdtops.contract.diagnosis import ended, running
+from rdtops.contract.diagnosis.evidence import Evidence, Line
+
+__all__ = ["Diagnosis", "Evidence", "Line", "diagnose"]
+
+from rdtops.contract.diagnosis.causes import Diagnosis
+
+
+def diagnose(evidence: Evidence) -> Diagnosis:
+    """The most specific cause that the evidence shows."""
+    return running.diagnose(evidence) if evidence.alive else ended.diagnose(evidence)

@@ -1,0 +1,140 @@
+"""Of a run that is alive: what slows it or holds it up."""
+
+from __future__ import annotations
+
+import statistics
+from itertools import pairwise
+
+from rdtops.contract.diagnosis.causes import LOGS, RESUME, Diagnosis, filled
+from rdtops.contract.diagnosis.evidence import Evidence, Line
+from rdtops.contract.journal import Event
+
+RECENT = 20  # step events that are looked at
+LARGE_SHARE = 0.3  # of a step's time, for what should take next to none of it
+SILENT_TIMES, SILENT_FLOOR_S = 20.0, 60.0
+PARTS = ("data", "encode", "forward", "backward", "optimiser", "save", "evaluation")
+HELD = {"T": "stopped (SIGSTOP); `kill -CONT` lets it go on", "t": "held by a debugger",
+        "D": "waiting for a disk or a device"}
+
+
+def diagnose(evidence: Evidence) -> Diagnosis:
+    """The first that the evidence shows."""
+    for rule in (_between_attempts, _held, _silent, _failed_save, _slow_part, _gpus, _slow_rank):
+        if found := rule(evidence):
+            return found
+    steps = evidence.of_kind("step")
+    words = _speed(steps[-1][1]) if steps else "it is setting up; there was no step yet"
+    return _made(evidence, "healthy", words, tuple(line for line, _ in steps[-1:]),
+                 "inv watch --host {host} --run {run}")
+
+
+def _between_attempts(evidence: Evidence) -> Diagnosis | None:
+    ended = evidence.ended_by
+    if not ended or evidence.of_kind("started", "step"):
+        return None
+    wait_s = ended.get("restart_in_s")
+    what = "gives up" if wait_s is None else f"restarts it {wait_s:g} s after its end"
+    lines = tuple(Line("", 0, str(text)) for text in ended.get("evidence", ()))
+    return Diagnosis(str(ended.get("cause")), f"{ended.get('summary')}; the supervisor {what}", lines,
+                     str(ended.get("next")), wait_s is not None)
+
+
+def _held(evidence: Evidence) -> Diagnosis | None:
+    odd = [r for r in evidence.ranks if r.get("state") in ("T", "t")]
+    if not odd and _silence_s(evidence) > SILENT_FLOOR_S:
+        odd = [r for r in evidence.ranks if r.get("state") == "D"]
+    if not odd:
+        return None
+    lines = tuple(Line(f"/proc/{r['pid']}/stat", 0, f"rank {r['rank']} is {HELD[r['state']]}") for r in odd)
+    return _made(evidence, "stuck", f"{len(odd)} of {len(evidence.ranks)} ranks do not go on, and the others wait",
+                 lines, LOGS + "   # the supervisor will restart it")
+
+
+def _silent(evidence: Evidence) -> Diagnosis | None:
+    steps = [event for _, event in evidence.of_kind("step")]
+    if len(steps) < 2:
+        return None
+    usual_s = statistics.median(b.time_s - a.time_s for a, b in pairwise(steps))
+    silent_s = _silence_s(evidence)
+    if silent_s < max(SILENT_FLOOR_S, SILENT_TIMES * usual_s):
+        return None
+    return _made(evidence, "stuck", f"no event for {silent_s:.0f} s; usually one comes every {usual_s:.1f} s",
+                 (evidence.events[-1][0],), LOGS + "   # the supervisor restarts it when it stays so")
+
+
+def _silence_s(evidence: Evidence) -> float:
+    return evidence.now_s - max((event.time_s for _, event in evidence.events), default=evidence.now_s)
+
+
+def _failed_save(evidence: Evidence) -> Diagnosis | None:
+    failed = evidence.of_kind("checkpoint_failed")
+    saved = evidence.of_kind("checkpoint")
+    if not failed or (saved and saved[-1][1].time_s > failed[-1][1].time_s):
+        return None
+    line, event = failed[-1]
+    full = any(words in str(event.data.get("error")) for words in ("No space", "quota", "Errno 28", "Errno 122"))
+    return _made(evidence, "disk_full" if full else "no_permission",
+                 f"the checkpoint of step {event.data.get('step')} was not saved; training goes on: "
+                 f"{event.data.get('error')}", (line,),
+                 "inv check --host {host}   # free some space before the next one")
+
+
+def _slow_part(evidence: Evidence) -> Diagnosis | None:
+    share = _shares(evidence)
+    line = tuple(line for line, _ in evidence.of_kind("step")[-1:])
+    if share.get("data", 0) > LARGE_SHARE:
+        train = evidence.train
+        workers = f" (now {train.loader_workers})" if train else ""
+        return _made(evidence, "slow_data", f"steps wait for samples {share['data']:.0%} of their time", line,
+                     f"inv train --host {{host}} --resume {{run}} --set loader_workers=...   # more{workers}; or data "
+                     "on a faster disk")
+    if share.get("save", 0) > LARGE_SHARE:
+        return _made(evidence, "slow_checkpoints", f"steps wait for the checkpoints' disk {share['save']:.0%} of their "
+                     "time", line, RESUME + " --set checkpoint_every_steps=...   # more; or a workspace on a faster "
+                     "disk: inv check")
+    return None
+
+
+def _gpus(evidence: Evidence) -> Diagnosis | None:
+    shared = [gpu for gpu in evidence.gpus if gpu.get("others")]
+    if shared:
+        lines = tuple(Line("nvidia-smi", 0, f"GPU {g['index']}: pid {', '.join(map(str, g['others']))} is not of this "
+                           "run") for g in shared)
+        return _made(evidence, "shared_gpu", f"somebody else computes on {len(shared)} of its GPUs; the slowest GPU "
+                     "sets the pace of all", lines, "inv gpu --host {host}")
+    hot = [gpu for gpu in evidence.gpus if gpu.get("throttled")]
+    if hot:
+        lines = tuple(Line("nvidia-smi", 0, f"GPU {g['index']}: {g['throttled']}") for g in hot)
+        return _made(evidence, "throttled_gpu", f"{len(hot)} of its GPUs run below their clock", lines,
+                     "inv gpu --host {host}")
+    return None
+
+
+def _slow_rank(evidence: Evidence) -> Diagnosis | None:
+    waits = _shares(evidence).get("wait", 0)
+    if waits <= LARGE_SHARE or len(evidence.ranks) < 2:
+        return None
+    line = tuple(line for line, _ in evidence.of_kind("step")[-1:])
+    ranks = tuple(Line(f"/proc/{r['pid']}/stat", 0, f"rank {r['rank']} uses {r['cpu_share']:.0%} of a core")
+                  for r in evidence.ranks)
+    return _made(evidence, "slow_rank", f"rank 0 waits for another rank {waits:.0%} of the time", (*line, *ranks),
+                 "inv gpu --host {host}   # a GPU or a core that something else uses, or a slower one")
+
+
+def _shares(evidence: Evidence) -> dict[str, float]:
+    """Of the time of the recent steps, by part; `wait` is what rank 0 spent in none of its own."""
+    steps = [event.data for _, event in evidence.of_kind("step")][1:][-RECENT:]  # the first one warms up
+    whole_s = sum(float(s.get("step_s") or 0) for s in steps)
+    if not whole_s:
+        return {}
+    parts = {part: sum(float(s.get(f"{part}_s") or 0) for s in steps) / whole_s for part in PARTS}
+    return {**parts, "wait": max(0.0, 1 - sum(parts.values()))}
+
+
+def _speed(event: Event) -> str:
+    data = event.data
+    return (f"it trains: step {data.get('step')}, {data.get('samples_per_s')} samples/s, {data.get('step_s')} s a step")
+
+
+def _made(evidence: Evidence, cause: str, summary: str, lines: tuple[Line, ...], following: str) -> Diagnosis:
+    return Diagnosis(cause, summary, lines, filled(following, evidence))

@@ -1,0 +1,57 @@
+"""Overrides: what a run's supervisor changed of its configuration, because the memory did not suffice.
+
+A step goes on to learn from the same samples: micro-batches are smaller and there are more of them. The changes stand
+in overrides.json of the run folder; config.json stays as it was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from rdtops.contract.config import TrainConfig, checked
+from rdtops.contract.run import RunSpec
+from rdtops.errors import ConfigError
+
+NAME = "overrides.json"
+_CHANGED = ("batch_size_per_process", "gradient_accumulation_steps", "gradient_checkpointing")
+
+
+def smaller(config: TrainConfig) -> TrainConfig | None:
+    """The same training in less memory: half the micro-batch (or its largest part that divides it) and as many more of
+    them, then gradient checkpointing. None when there is nothing left to give."""
+    size = config.batch_size_per_process
+    if size > 1:
+        part = next(n for n in range(size // 2, 0, -1) if size % n == 0)
+        return replace(config, batch_size_per_process=part,
+                       gradient_accumulation_steps=config.gradient_accumulation_steps * size // part)
+    return None if config.gradient_checkpointing else replace(config, gradient_checkpointing=True)
+
+
+def changes(asked: TrainConfig, used: TrainConfig) -> dict[str, int | bool]:
+    """What differs, by name."""
+    return {name: getattr(used, name) for name in _CHANGED if getattr(used, name) != getattr(asked, name)}
+
+
+def write(root: Path, asked: TrainConfig, used: TrainConfig) -> None:
+    """Leave overrides.json, whole or not at all. It holds only for the configuration it was made for."""
+    partial = root / f"{NAME}.tmp"
+    partial.write_text(json.dumps({"of": asked.digest, **changes(asked, used)}, indent=1) + "\n")
+    partial.replace(root / NAME)
+
+
+def used(spec: RunSpec) -> TrainConfig:
+    """The configuration that a run trains with: as asked for, and what overrides.json changes of it."""
+    try:
+        values = json.loads((Path(spec.paths.root) / NAME).read_text())
+    except (OSError, ValueError):
+        return spec.train
+    if not isinstance(values, dict) or values.get("of") != spec.train.digest:
+        return spec.train  # somebody has resumed it with other settings since
+    found = checked(replace(spec.train, **{name: values[name] for name in _CHANGED if name in values}))
+    if found.global_batch_size != spec.train.global_batch_size:
+        raise ConfigError(f"{spec.paths.root / NAME} changes the global batch from "
+                          f"{spec.train.global_batch_size} to {found.global_batch_size}",
+                          remedy=f"rm {spec.paths.root / NAME}")
+    return found

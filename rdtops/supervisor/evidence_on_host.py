@@ -1,0 +1,289 @@
+"""Far side: what the host can say of one run, for a diagnosis. Standard library, Python 3.8, one file.
+
+Request: {"workspace": str, "wanted": str}: a run id, a beginning or end of one, or '' for the newest.
+Answer: {"names": [every run, oldest first], "facts", "attempts"}, the last two of the run when there is one such; what
+the facts are, rdtops.contract.diagnosis.Evidence says. The run's supervisor calls `facts` itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from typing import Any, Sequence
+
+TAIL_BYTES = 1 << 18
+LOG_LINES, JOURNAL_LINES, KERNEL_LINES = 400, 200, 20
+TRAINER = "rdtops.trainer.train"
+EVALUATION = ('{"kind": "eval_', '{"kind": "trial"')
+SAMPLED_S = 0.5  # over which a rank's share of a core is measured
+TELLING = ("failed", "stopped", "finished", "stuck", "started", "attempt", "checkpoint_failed",
+           "stop_requested")
+GPU_FIELDS = "index,uuid,memory.used,utilization.gpu"
+REASONS = ",clocks_throttle_reasons.active"  # not every driver knows it by this name
+THROTTLED = {0x8: "slowed down by its hardware", 0x20: "slowed down by heat (software)",
+             0x40: "slowed down by heat (hardware)", 0x80: "slowed down by its power brake"}
+
+
+def facts(workspace: str, run_id: str, exit_code: int | None = None, *, ended: bool = False) -> dict[str, Any]:
+    """`ended`: the caller knows that the attempt is over, and its exit code."""
+    folder = os.path.join(workspace, "runs", run_id)
+    journal = attempt_of(os.path.join(folder, "journal.jsonl"))
+    begun: dict[str, Any] = next((e for e in journal["events"] if e.get("kind") == "attempt"), {})
+    pids = [] if ended else members(run_id)
+    process = text_of(os.path.join(folder, "process")).split()
+    if exit_code is None and not ended:
+        exit_code = number_of(text_of(os.path.join(folder, "exit")))
+    is_alive = not ended and (bool(pids) or any(
+        alive(text_of(os.path.join(folder, name)).split()) for name in ("process", "supervisor")))
+    disk = disk_of(folder)
+    smi, problem = gpus(pids)
+    oom_kills = counted_oom_kills()
+    before = begun.get("oom_kills")
+    after = (journal["ended_by"] or {}).get("oom_kills", oom_kills)
+    return {
+        "run_id": run_id, "config": text_of(os.path.join(folder, "config.json")), "journal": journal["lines"],
+        "log": log_of(os.path.join(folder, "train.log"), begun), "kernel": kernel(float(begun.get("time_s", 0))),
+        "exit_code": exit_code, "alive": is_alive, "launched": bool(process),
+        "stop_requested": os.path.exists(os.path.join(folder, "stop")),
+        "same_boot": len(process) < 3 or process[2] == boot_id(),
+        "oom_kills": None if before is None or after is None else max(0, after - before),
+        "disk_free_bytes": disk[0], "disk_free_inodes": disk[1], "gpus": smi, "gpu_problem": problem,
+        "ranks": ranks(pids), "now_s": time.time(), "ended_by": journal["ended_by"]}
+
+
+def answer(workspace: str, wanted: str) -> dict[str, Any]:
+    root = os.path.join(workspace, "runs")
+    names = sorted(n for n in os.listdir(root) if not n.startswith(".")) if os.path.isdir(root) else []
+    names = [name for name in names if os.path.isdir(os.path.join(root, name))]
+    found = matching(names, wanted)
+    if len(found) != 1:
+        return {"names": names, "facts": None, "attempts": []}
+    return {"names": names, "facts": facts(workspace, found[0]),
+            "attempts": attempts(os.path.join(root, found[0], "journal.jsonl"))}
+
+
+def matching(names: Sequence[str], wanted: str) -> list[str]:
+    """The names that a person may mean; `names` are sorted by time."""
+    if not wanted:
+        return list(names[-1:])
+    return [n for n in names if n == wanted] or [n for n in names if n.startswith(wanted) or n.endswith(wanted)]
+
+
+def attempts(path: str) -> list[dict[str, Any]]:
+    """How each attempt of the last launch ended."""
+    ended: list[dict[str, Any]] = []
+    for event in map(parsed, tail_of(path)[0]):
+        if event.get("kind") == "launched":
+            ended = []
+        elif event.get("kind") == "attempt_ended":
+            ended.append(event)
+    return ended
+
+
+def attempt_of(path: str) -> dict[str, Any]:
+    """The numbered lines of the last attempt that told something, their events, and how it ended."""
+    lines, first = tail_of(path)
+    numbered = [(first + n, line) for n, line in enumerate(lines) if not line.startswith(EVALUATION)]
+    events = [parsed(line) for _, line in numbered]
+    ended_by, begin = None, 0
+    for place, event in enumerate(events):
+        kind = event.get("kind")
+        if kind in ("launched", "attempt"):
+            begin, ended_by = place, None if kind == "launched" else ended_by
+        if kind == "attempt_ended":
+            ended_by = event
+        elif kind == "started":
+            ended_by = None
+    kept = list(zip(numbered[begin:], events[begin:]))
+    recent = {id(e) for _, e in kept[-JOURNAL_LINES:]}
+    kept = [(n, e) for n, e in kept if id(e) in recent or e.get("kind") in TELLING]
+    return {"lines": [n for n, _ in kept], "events": [e for _, e in kept], "ended_by": ended_by}
+
+
+def log_of(path: str, begun: dict[str, Any]) -> list[tuple[int, str]]:
+    """The numbered last lines, of the last attempt alone where the Journal says where it begins."""
+    lines, first = tail_of(path, int(begun.get("log_offset") or 0), int(begun.get("log_line") or 1))
+    return [(first + n, line[:2000]) for n, line in enumerate(lines)][-LOG_LINES:]
+
+
+def tail_of(path: str, begin: int = 0, line: int = 1) -> tuple[list[str], int]:
+    """The last lines behind `begin`, which is the beginning of line number `line`, and the number of the first."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = max(begin if begin <= size else 0, size - TAIL_BYTES)
+            number = line if begin <= size else 1
+            file.seek(begin if begin <= size else 0)
+            while file.tell() < start:
+                number += file.read(min(1 << 20, start - file.tell())).count(b"\n")
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return [], 1
+    return (lines[1:], number + 1) if start > begin and lines else (lines, number)
+
+
+def parsed(line: str) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def text_of(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return file.read(1 << 20).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def number_of(text: str) -> int | None:
+    text = text.strip()
+    return int(text) if text.lstrip("-").isdigit() else None
+
+
+def boot_id() -> str:
+    return text_of("/proc/sys/kernel/random/boot_id").strip()
+
+
+def stat_of(pid: int) -> list[str]:
+    """Behind the name: state first; empty for one that is gone."""
+    return text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
+
+
+def alive(process: list[str]) -> bool:
+    """`pid starttime boot_id` names a living process of this boot."""
+    if len(process) != 3 or not process[0].isdigit() or process[2] != boot_id():
+        return False
+    stat = stat_of(int(process[0]))
+    return len(stat) > 19 and stat[0] not in "ZX" and stat[19] == process[1]
+
+
+def members(run_id: str) -> list[int]:
+    tag = f"RDTOPS_RUN={run_id}".encode()
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            try:
+                with open(f"/proc/{name}/environ", "rb") as file:
+                    tagged = tag in file.read().split(b"\0")
+            except OSError:
+                continue
+            if tagged and (stat_of(int(name)) or "Z")[0] not in "ZX":
+                found.append(int(name))
+    return found
+
+
+def ranks(pids: list[int]) -> list[dict[str, Any]]:
+    """State and share of a core of each."""
+    found = {pid: rank for pid in pids for rank in [rank_of(pid)] if rank is not None}
+    before = {pid: ticks(pid) for pid in found}
+    if found:
+        time.sleep(SAMPLED_S)
+    tick = os.sysconf("SC_CLK_TCK")
+    return [{"rank": rank, "pid": pid, "state": (stat_of(pid) or ["?"])[0],
+             "cpu_share": round((ticks(pid) - before[pid]) / tick / SAMPLED_S, 2)}
+            for pid, rank in sorted(found.items(), key=lambda item: item[1])]
+
+
+def ticks(pid: int) -> int:
+    stat = stat_of(pid)
+    return int(stat[11]) + int(stat[12]) if len(stat) > 12 else 0
+
+
+def rank_of(pid: int) -> int | None:
+    words = text_of(f"/proc/{pid}/cmdline").split("\0")
+    if TRAINER not in words or "accelerate.commands.launch" in words or "rdtops.supervisor" in words:
+        return None
+    for variable in text_of(f"/proc/{pid}/environ").split("\0"):
+        if variable.startswith("RANK=") and variable[5:].isdigit():
+            return int(variable[5:])
+    return 0
+
+
+def disk_of(folder: str) -> tuple[int | None, int | None]:
+    """Free bytes and inodes; None for what a file system does not count."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return None, None
+    return disk.f_bavail * disk.f_frsize, disk.f_favail if disk.f_files else None
+
+
+def counted_oom_kills() -> int | None:
+    """By the kernel, since the host was started."""
+    found = re.search(r"^oom_kill (\d+)$", text_of("/proc/vmstat"), re.MULTILINE)
+    return int(found[1]) if found else None
+
+
+def kernel(since_s: float) -> list[tuple[int, str]]:
+    """Lines of the kernel about memory that ran out and GPUs that failed, where we may read them."""
+    if not since_s:
+        return []
+    for words in (["journalctl", "-k", "-q", "--no-pager", "-o", "short-iso", "--since", f"@{since_s:.0f}"],
+                  ["dmesg", "--since", f"@{since_s:.0f}"]):
+        said = output(words)
+        if said:
+            telling = re.compile(r"Out of memory|oom-kill|Killed process|NVRM|Xid")
+            return [(0, line) for line in said.splitlines() if telling.search(line)][-KERNEL_LINES:]
+    return []
+
+
+def gpus(ours: list[int]) -> tuple[list[dict[str, Any]], str]:
+    """What nvidia-smi says of each, or what it said instead."""
+    if not shutil.which("nvidia-smi"):
+        return [], ""
+    done = queried(GPU_FIELDS + REASONS)
+    if done is not None and done.returncode and "not a valid field" in done.stdout:
+        done = queried(GPU_FIELDS)
+    if done is None or done.returncode:
+        said = "it did not answer within 20 s" if done is None else (done.stdout + done.stderr).strip()
+        return [], said[-300:] or "it failed without a word"
+    apps = output(["nvidia-smi", "--query-compute-apps=gpu_uuid,pid", "--format=csv,noheader"])
+    rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines()]
+    pids = [[word.strip() for word in line.split(",")] for line in apps.splitlines()]
+    mine = {uuid for uuid, pid, *_ in pids if pid.isdigit() and int(pid) in ours}
+    return [{"index": r[0], "used_mib": number_of(r[2]), "utilisation_percent": number_of(r[3]),
+             "throttled": throttled(r[4]) if len(r) > 4 else "",
+             "others": [int(p[1]) for p in pids if p[0] == r[1] and r[1] in mine and p[1].isdigit()
+                        and int(p[1]) not in ours]} for r in rows if len(r) >= 4], ""
+
+
+def queried(fields: str) -> subprocess.CompletedProcess[str] | None:
+    return run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"])
+
+
+def throttled(reasons: str) -> str:
+    try:
+        bits = int(reasons, 16)
+    except ValueError:
+        return ""
+    return ", ".join(words for bit, words in THROTTLED.items() if bits & bit)
+
+
+def output(words: list[str]) -> str:
+    done = run(words)
+    return done.stdout if done and not done.returncode else ""
+
+
+def run(words: list[str]) -> subprocess.CompletedProcess[str] | None:
+    try:
+        return subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def main() -> None:
+    request = json.loads(sys.stdin.buffer.readline().decode())
+    sys.stdout.write(json.dumps(answer(**request)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The pulse of a training: its Journal and its log as they grow, and how long their silence may be."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from rdtops.contract.config import TrainConfig
+from rdtops.contract.journal import Event, parse
+from rdtops.contract.recovery import Recovery
+
+OURS = ("launched", "attempt", "attempt_ended", "stuck", "stop_requested")  # no sign of the trainer's life
+REMEMBERED = 50  # step events whose distance is the usual one
+PAUSE_FLOOR = 4  # so many floors may pass in silence where the state is saved or the average evaluated
+
+
+class Pulse:
+    """Fed by `look`; times are seconds of the monotonic clock."""
+
+    def __init__(self, journal: Path, log: Path, config: TrainConfig, recovery: Recovery,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self.config, self.recovery = config, recovery
+        self._journal, self._log, self._clock = journal, log, clock
+        self._offset = 0
+        self._intervals: deque[float] = deque(maxlen=REMEMBERED)
+        self._pauses: deque[float] = deque(maxlen=REMEMBERED)
+        self.events: list[Event] = []  # of this attempt
+        self.last_step = self.saved_step = 0
+        self.attempts = 0  # since the launch
+        self.is_open = False  # the last of them has no end in the Journal
+        self.in_a_row = 0  # of them without a new checkpoint, the one that brought the last included
+        self._read()
+        self.begin()
+
+    def begin(self) -> None:
+        """A new attempt: silence counts from now."""
+        self.events = []
+        self._log_size = _size(self._log)
+        self._step_s: float | None = None  # when the last step was told, by the trainer's clock
+        self._heard_s = self._clock()
+
+    def look(self) -> None:
+        """Read what is new."""
+        grown = _size(self._log)
+        fresh = [event for event in self._read() if event.kind not in OURS]
+        if fresh or (not self.is_training and grown != self._log_size):
+            self._heard_s = self._clock()
+        self._log_size = grown
+
+    @property
+    def is_training(self) -> bool:
+        return self._step_s is not None
+
+    @property
+    def silent_s(self) -> float:
+        return self._clock() - self._heard_s
+
+    @property
+    def limit_s(self) -> float:
+        """How long the silence may be now."""
+        recovery = self.recovery
+        if not self.is_training:
+            return recovery.setup_limit_s
+        usual_s = statistics.median(self._intervals) if self._intervals else 0.0
+        limit_s = max(recovery.stuck_floor_s, recovery.stuck_times * usual_s)
+        if self._pauses_after(self.last_step):
+            limit_s = max(limit_s, PAUSE_FLOOR * recovery.stuck_floor_s, PAUSE_FLOOR * max(self._pauses, default=0.0))
+        return limit_s
+
+    @property
+    def is_stuck(self) -> bool:
+        return self.silent_s > self.limit_s
+
+    def _pauses_after(self, step: int) -> bool:
+        """After such a step the average is evaluated or the state saved, in silence."""
+        config = self.config
+        every = (config.checkpoint_every_steps, config.heldout_every_steps, config.sample_every_steps)
+        return step >= config.max_steps or any(n and step % n == 0 for n in every)
+
+    def _read(self) -> list[Event]:
+        if _size(self._journal) < self._offset:
+            self._offset = 0  # it was replaced by a shorter one
+        try:
+            with self._journal.open("rb") as file:
+                file.seek(self._offset)
+                events, read = parse(file.read())
+        except OSError:
+            return []
+        self._offset += read
+        events = [e for e in events if not e.kind.startswith(("eval_", "trial"))]  # of evaluations of the run
+        for event in events:
+            self._take(event)
+        self.events += events
+        return events
+
+    def _take(self, event: Event) -> None:
+        if event.kind == "launched":
+            self.attempts, self.in_a_row, self.is_open = 0, 0, False
+        elif event.kind == "attempt":
+            self.attempts, self._step_s, self.is_open = int(event.data["attempt"]), None, True
+            self.in_a_row += 1
+        elif event.kind == "attempt_ended":
+            self.is_open = False
+        elif event.kind == "checkpoint" and int(event.data["step"]) > self.saved_step:
+            self.saved_step, self.in_a_row = int(event.data["step"]), 1
+        elif event.kind == "step":
+            if self._step_s is not None:
+                kept = self._pauses if self._pauses_after(self.last_step) else self._intervals
+                kept.append(event.time_s - self._step_s)
+            self.last_step, self._step_s = int(event.data["step"]), event.time_s
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

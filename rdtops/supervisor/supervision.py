@@ -1,0 +1,234 @@
+"""Supervision: attempt after attempt, until the training has finished, is asked to stop, or a restart cannot help."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rdtops.contract import diagnosis, overrides
+from rdtops.contract.config import TrainConfig
+from rdtops.contract.diagnosis import Diagnosis, Evidence
+from rdtops.contract.journal import Journal
+from rdtops.contract.recovery import Recovery
+from rdtops.contract.run import RunSpec
+from rdtops.errors import RunError
+from rdtops.supervisor import evidence_on_host, family, program
+from rdtops.supervisor.program import Program
+from rdtops.supervisor.pulse import Pulse
+
+log = logging.getLogger("rdtops.supervisor")
+LOOK_S = 1.0
+STACKS_S = 2.0  # that ranks get to write their stacks
+EXIT, LOCK = "exit", "supervisor"
+MEMORY = ("out_of_gpu_memory", "out_of_host_memory")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What follows from the end of an attempt."""
+
+    diagnosis: Diagnosis
+    wait_s: float | None  # until the next one; None: there is none
+    train: TrainConfig  # that the next one uses
+
+
+class Supervision:
+    """Of one launch. What it knows of attempts before it was started itself, it has from the Journal."""
+
+    def __init__(self, spec: RunSpec, words: Sequence[str], recovery: Recovery) -> None:
+        self.spec, self.words, self.recovery = spec, list(words), recovery
+        self.root = Path(spec.paths.root)
+        self.journal = Journal(Path(spec.paths.journal))
+        self.train = overrides.used(spec)
+        self.asked: signal.Signals | None = None
+        self.pulse = Pulse(self.journal.path, Path(spec.paths.log), self.train, recovery)
+
+    def run(self) -> int:
+        """Returns the exit code of the last attempt, which the file `exit` holds as well."""
+        with self._alone():
+            program.hear()
+            self._take_over()
+            code = 143
+            while not self._is_to_stop():
+                code = self._attempt()
+                verdict = self._verdict(code)
+                # where what started the ranks was killed, they may be well: they save first
+                family.end(self._members, grace_s=self.recovery.grace_s if code < 0 else 0.0)
+                self._tell_end(code, verdict)
+                if verdict.wait_s is None:
+                    break
+                self._prepare(verdict)
+            self._tell_asked()
+            self._write(EXIT, f"{_shell_code(code)}\n")
+            return _shell_code(code)
+
+    # one attempt ----------------------------------------------------------------------------------------------------
+
+    def _attempt(self) -> int:
+        attempt = self.pulse.attempts + 1
+        log_path = Path(self.spec.paths.log)
+        self._tell(
+            "attempt", attempt=attempt, log_offset=_size(log_path), log_line=_lines(log_path) + 1,
+            oom_kills=evidence_on_host.counted_oom_kills(), **{
+                name: getattr(self.train, name) for name in (
+                    "batch_size_per_process", "gradient_accumulation_steps", "gradient_checkpointing")})
+        self.pulse.look()
+        self.pulse.begin()
+        running = Program(self._words())
+        while running.exit_code is None:
+            self._hear(program.wait(LOOK_S), running)
+            self.pulse.look()
+            if self.pulse.is_stuck:
+                self._end_stuck(attempt)
+        self.pulse.look()
+        return running.exit_code
+
+    def _words(self) -> list[str]:
+        """accelerate hands gradient checkpointing on, where FSDP does it."""
+        flag = "--fsdp_activation_checkpointing"
+        words = list(self.words)
+        if flag in words:
+            words[words.index(flag) + 1] = str(self.train.gradient_checkpointing).lower()
+        return words
+
+    def _hear(self, asked: signal.Signals | None, running: Program | None = None) -> None:
+        """Ranks save and leave when they are told; before there are any, their launcher goes."""
+        if asked is None:
+            return
+        self.asked = signal.SIGTERM if asked is signal.SIGINT else asked
+        log.info("%s: asking the ranks to save and leave", asked.name)
+        told = [rank.send(self.asked) for rank in family.ranks(self._members())]
+        if running and not any(told):
+            running.send(signal.SIGTERM)
+
+    def _end_stuck(self, attempt: int) -> None:
+        """Leave in the log where every rank stands, then end them all."""
+        ranks = family.ranks(self._members())
+        self._tell(
+            "stuck", attempt=attempt, silent_s=round(self.pulse.silent_s, 1), limit_s=round(self.pulse.limit_s, 1),
+            ranks=[{"rank": r.rank, "pid": r.pid, "state": r.state} for r in ranks])
+        log.error("no event for %.0f s: the stacks of all ranks, then the end", self.pulse.silent_s)
+        for rank in ranks:
+            rank.send(signal.SIGUSR2)
+            rank.send(signal.SIGCONT)  # a stopped one writes its stack when it goes on
+        time.sleep(STACKS_S if ranks else 0)
+        family.end(self._members)
+
+    # between attempts -----------------------------------------------------------------------------------------------
+
+    def _verdict(self, code: int) -> Verdict:
+        facts = evidence_on_host.facts(self.spec.workspace, self.spec.run_id, _shell_code(code), ended=True)
+        found = diagnosis.diagnose(Evidence.of(self.spec.host, facts))
+        if self._is_to_stop() or code == 0:
+            return Verdict(found, None, self.train)
+        easier = overrides.smaller(self.train) if found.cause in MEMORY and self._frees_memory(found) else None
+        if easier:
+            return Verdict(found, 0.0, easier)
+        if not found.restart or found.cause == "out_of_gpu_memory" or self.pulse.in_a_row > self.recovery.restarts:
+            return Verdict(found, None, self.train)
+        return Verdict(found, self.recovery.backoff(self.pulse.in_a_row), self.train)
+
+    def _frees_memory(self, found: Diagnosis) -> bool:
+        """Smaller micro-batches take less of the memory that they are computed in."""
+        return found.cause == "out_of_gpu_memory" or self.train.device == "cpu"
+
+    def _tell_end(self, code: int, verdict: Verdict) -> None:
+        found = verdict.diagnosis
+        self._tell(
+            "attempt_ended", attempt=self.pulse.attempts, exit_code=code, cause=found.cause,
+            summary=found.summary[:500], evidence=[str(line)[:300] for line in found.lines[:5]], next=found.next,
+            oom_kills=evidence_on_host.counted_oom_kills(), restart_in_s=verdict.wait_s)
+        if code:
+            what = "no restart" if verdict.wait_s is None else f"restart in {verdict.wait_s:g} s"
+            log.warning("attempt %d ended with %d: %s: %s; %s", self.pulse.attempts, code, found.cause, found.summary,
+                        what)
+
+    def _prepare(self, verdict: Verdict) -> None:
+        """Wait, and leave for the trainer what it is to do otherwise."""
+        if verdict.train != self.train:
+            overrides.write(self.root, self.spec.train, verdict.train)
+            changed = ", ".join(f"{k}={v}" for k, v in overrides.changes(self.train, verdict.train).items())
+            message = (f"out of memory: it goes on with {changed}; the global batch stays "
+                       f"{verdict.train.global_batch_size}")
+            self._tell("warning", message=message)
+            log.warning("%s", message)
+            self.train = verdict.train
+        until_s = time.monotonic() + (verdict.wait_s or 0.0)
+        while (left_s := until_s - time.monotonic()) > 0 and not self._is_to_stop():
+            self._hear(program.wait(min(left_s, LOOK_S)))
+
+    def _is_to_stop(self) -> bool:
+        return self.asked is not None or Path(self.spec.paths.stop).exists() or any(
+            event.kind == "stopped" for event in self.pulse.events)
+
+    def _tell_asked(self) -> None:
+        """A signal that came while nothing ran has been told by nobody."""
+        if self.asked and not any(event.kind == "stopped" for event in self.pulse.events):
+            self._tell("stopped", step=self.pulse.last_step, signal=self.asked.name)
+
+    # who else is there ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two supervisors would end each other's training. The lock goes with the process, however it ends."""
+        with (self.root / LOCK).open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"{self.spec.run_id} has a supervisor already; {self.root / LOCK} names it",
+                               remedy="inv status") from None
+            file.truncate(0)
+            file.write(family.own_name(os.getpid()))
+            file.flush()
+            yield
+
+    def _take_over(self) -> None:
+        """End what a killed supervisor has left; its ranks save first. Tell of an attempt whose end nobody saw."""
+        orphans = family.end(self._members, grace_s=self.recovery.grace_s)
+        self.pulse.look()
+        self.pulse.begin()
+        if self.pulse.is_open:
+            summary = f"the supervisor was killed; {len(orphans)} processes that it left were ended"
+            self._tell(
+                "attempt_ended", attempt=self.pulse.attempts, exit_code=None, cause="killed", summary=summary,
+                evidence=[], next="", oom_kills=evidence_on_host.counted_oom_kills(), restart_in_s=0)
+            log.warning("%s", summary)
+
+    def _tell(self, kind: str, **data: Any) -> None:
+        """A full disk is no reason to let go of a training."""
+        try:
+            self.journal.append(kind, **data)
+        except OSError as error:
+            log.error("%s cannot be written: %s", self.journal.path, error)
+
+    def _members(self) -> list[family.Member]:
+        return family.members(self.spec.run_id)
+
+    def _write(self, name: str, text: str) -> None:
+        partial = self.root / f"{name}.tmp"
+        partial.write_text(text)
+        partial.replace(self.root / name)
+
+
+def _shell_code(code: int) -> int:
+    """As a shell says it: 137 for signal 9."""
+    return code if code >= 0 else 128 - code
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _lines(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
