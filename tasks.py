@@ -233,7 +233,7 @@ def bench(_, name, quick=False, only="", json_=False):
 
 
 @task(auto_shortflags=False, positional=["name"], help={
-    "name": "which one: transfer, training, survive, why",
+    "name": "which one: transfer, training, laptop, network, survive, why",
     "kills": "how many; default: 200 transfers, a training 20 times, 50 of survive, every cause of why",
     "only": "the rows whose name has this word", "json_": JSON})
 def drill(_, name, kills=0, only="", json_=False):
