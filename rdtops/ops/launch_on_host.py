@@ -23,7 +23,7 @@ import sys
 import time
 from typing import Any
 
-from rdtops.remote.far import gate
+from rdtops.remote.far.gate import LAUNCHES, alone
 
 PATIENCE_S = 60.0  # another launch of this workspace may take so long
 PREPARING = ".preparing-"
@@ -51,9 +51,9 @@ def is_alive(process: str) -> bool:
 def train(workspace: str, run_id: str, release: str, wish: dict[str, object], again: bool, files: dict[str, str],
           start: dict[str, Any]) -> dict[str, object]:
     runs = os.path.join(workspace, "runs")
-    with gate.alone(os.path.join(runs, gate.LAUNCHES), PATIENCE_S) as mine:
+    with alone(os.path.join(runs, LAUNCHES), PATIENCE_S) as mine:
         if not mine:
-            return {"problem": "busy", "lock": os.path.join(runs, gate.LAUNCHES)}
+            return {"problem": "busy", "lock": os.path.join(runs, LAUNCHES)}
         forget_half_made(runs)
         twin = twin_of(runs, wish, run_id, again)
         if twin:
