@@ -82,7 +82,7 @@ def drill_survive(connection: Connection, assets: Mapping[str, str], kills: int,
             say(f"kill {len(done)} of {kills}: {done[-1].victim}, back after {done[-1].back_s:.1f} s, "
                 f"{done[-1].steps_repeated} steps repeated")
         training.wait_for_end()
-        problems += _differences(number + 1, left_alone.subject, training.subject)
+        problems += differences(number + 1, left_alone.subject, training.subject)
     title = (f"{trainings} trainings of {steps} steps, 2 processes each, {len(done)} kills, "
              f"{time.monotonic() - begun_s:.0f} s")
     return Drilled(title, tuple(_rows(done)), tuple(problems), SAME)
@@ -202,7 +202,8 @@ def _words(member: Member) -> list[str]:
         return []
 
 
-def _differences(number: int, left_alone: Subject, killed: Subject) -> list[str]:
+def differences(number: int, left_alone: Subject, killed: Subject) -> list[str]:
+    """What of the training of that number is not as in the one that was left alone."""
     found = [f"training {number}: {path}: its MD5 is not that of the training that was left alone"
              for path, md5 in left_alone.learnt.items() if killed.learnt.get(path) != md5]
     steps = left_alone.losses.keys() | killed.losses.keys()
