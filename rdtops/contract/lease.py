@@ -224,7 +224,7 @@ def _hold(config_path: str, command: Sequence[str]) -> NoReturn:
         descriptors = take(wanted, holder, locks)
     except Taken as refusal:
         _tell(root, refusal)
-        raise SystemExit(REFUSED)
+        raise SystemExit(REFUSED) from refusal
     folder = os.open(locks, os.O_RDONLY | os.O_DIRECTORY)
     _flock(folder, fcntl.LOCK_SH)  # systemd-tmpfiles then removes nothing of it, however old
     for descriptor in (*descriptors, folder):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from rdtops.ops import runs_on_host
 from tests.lab.commandline import ROOT, CommandLine
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
-SECRET = "hf_0123456789abcdef"
+SECRET = f"hf_{secrets.token_hex(12)}"  # this file is deployed as well, and greps
 TRAIN = "train --host lab --set max_steps=100000 --set checkpoint_every_steps=100000 --set heldout_share=0"
 
 
