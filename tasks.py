@@ -120,11 +120,23 @@ def watch(_, host="", run="", plain=False):
 
 
 @task(auto_shortflags=False, help={
-    "host": RUNS_HOST, "run": RUN, "checkpoint": "latest, best (of the lowest held-out loss), or a step",
+    "host": RUNS_HOST, "run": RUN + "; all: every run of the host",
+    "checkpoint": "latest, best (of the lowest held-out loss), a step, all, or none",
     "into": "where results/<host>/<run>/ is made", "json_": JSON})
 def fetch_results(_, host="", run="", checkpoint="latest", into="results", json_=False):
-    """Bring a run home: checkpoint, logs, journal, loss curve, evaluations; verified."""
+    """Bring runs home: checkpoints, logs, journal, evaluations, videos; verified; with a README and a report."""
     cli.on_hosts("fetch_results", host, of_runs=True, as_json=json_, run_id=run, which=checkpoint, into=into)
+
+
+@task(auto_shortflags=False, help={
+    "host": RUNS_HOST, "run": RUN + "; or a folder that was fetched: no host is asked then",
+    "into": "where results/<host>/<run>/report.html is made", "json_": JSON})
+def report(_, host="", run="", into="results", json_=False):
+    """Write one HTML page about a run: curves, checkpoints, checks, evaluations, videos; it needs no network."""
+    if "/" in run:
+        cli.on_laptop("report_here", as_json=json_, folder=run)
+    else:
+        cli.on_hosts("report", host, of_runs=True, as_json=json_, run_id=run, into=into)
 
 
 @task(name="eval", auto_shortflags=False, iterable=["set_"], help={
@@ -242,7 +254,7 @@ def drill(_, name, kills=0, only="", json_=False):
 
 
 namespace = Collection(hosts, trust, deploy, rollback, check, train, status, logs, why, gpu, checkpoints, attach, stop,
-                       watch, fetch_results, evaluate, replay, normfit, stats, demo, test, lint, bench, drill)
+                       watch, fetch_results, report, evaluate, replay, normfit, stats, demo, test, lint, bench, drill)
 namespace.add_collection(Collection("lab", lab_up, lab_down, lab_status))
 _plugins = Collection("plugins", plugins_new)
 _plugins.add_task(plugins_list, default=True)

@@ -20,8 +20,8 @@ SCRIPTS = Path(sys.executable).parent
 
 TASKS = [
     "attach", "bench", "check", "checkpoints", "demo", "deploy", "drill", "eval", "fetch-results", "gpu", "hosts",
-    "lint", "logs", "normfit", "replay", "rollback", "stats", "status", "stop", "test", "train", "trust", "watch",
-    "why", "lab.down", "lab.status", "lab.up", "plugins", "plugins.new"]
+    "lint", "logs", "normfit", "replay", "report", "rollback", "stats", "status", "stop", "test", "train", "trust",
+    "watch", "why", "lab.down", "lab.status", "lab.up", "plugins", "plugins.new"]
 
 
 def run(*words, cwd=ROOT):
@@ -55,6 +55,7 @@ def test_the_list_of_tasks_is_frozen():
     ("stop", "eval grace host run"),
     ("watch", "host plain run"),
     ("fetch-results", "checkpoint host into json run"),
+    ("report", "host into json run"),
     ("eval", ("benchmark checkpoint codec device dry-run exec-horizon follow host json max-steps preset processes "
               "record-video run seed set tasks trials")),
     ("replay", "checkpoint device host json run step"),

@@ -89,6 +89,11 @@ class RunPaths:
         return self.root / "metrics.jsonl"
 
     @property
+    def checks(self) -> PurePosixPath:
+        """What `inv check` found before the newest launch, as its --json."""
+        return self.root / "checks.json"
+
+    @property
     def exit(self) -> PurePosixPath:
         return self.root / "exit"
 

@@ -1,7 +1,11 @@
-"""Fetch results: a checkpoint, the logs, the Journal, the loss curve and the evaluations of a run, verified."""
+"""Fetch results: checkpoints, the logs, the Journal, the loss curve and the evaluations of a run, verified.
+
+It needs nothing of the run's release: a run of an old one comes home as well.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +20,20 @@ from rdtops.remote.command import quoted
 from rdtops.remote.connection import Connection
 from rdtops.remote.transfer import Progress, download, plan_download
 
-RUN_FILES = ("config.json", "launch.sh", "journal.jsonl", "train.log", "exit", "statistics.json", "metrics.jsonl")
+RUN_FILES = ("config.json", "launch.sh", "journal.jsonl", "train.log", "exit", "statistics.json", "metrics.jsonl",
+             "checks.json")
 EVALUATION_FILES = ("eval.json", "report.json", "trials.jsonl", "eval.log", "*.mp4")
 CURVE = "loss.png"
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What lies in `folder` now. `checkpoint` is None while the run has none."""
+    """What lies in `folder` now."""
 
     host: str
     run: RunView
     folder: Path
-    checkpoint: Checkpoint | None
+    checkpoints: tuple[Checkpoint, ...]  # that were asked for, oldest first
     files: int
     sent_files: int
     sent_bytes: int
@@ -40,34 +45,55 @@ class Fetched:
         return self.folder / CURVE
 
     @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The newest of them."""
+        return self.checkpoints[-1] if self.checkpoints else None
+
+    @property
     def nothing_new(self) -> bool:
         return self.sent_files == 0
 
 
 def fetch(connection: Connection, run: RunView, into: Path, *, which: str = "latest",
           progress: Callable[[str, Progress], None] | None = None) -> Fetched:
-    """Bring a run to `into/<host>/<run>/`. `which` is latest, best or a step."""
+    """Bring a run to `into/<host>/<run>/`. `which` is latest, best, a step, all or none. What was cut off goes on where
+    it was; what is here and has the same MD5 is not sent again."""
     folder = into / run.host / run.run_id
-    checkpoint = choose(connection, run, which)
+    chosen = chosen_of(connection, run, which)
     remote = str(runs.paths(connection, run).root)
-    there = connection.run_shell(f"cd {remote} && ls -1d {' '.join(RUN_FILES)} 2>/dev/null || :").out.split()
+    there = connection.run_shell(f"cd {quoted(remote)} && ls -1d {' '.join(RUN_FILES)} 2>/dev/null || :").out.split()
     evaluations = _evaluation_files(connection, remote)
     plans = [plan_download(connection, remote, folder, files=[*there, *evaluations])]
-    if checkpoint:
-        plans.append(plan_download(connection, checkpoint.path, folder / "checkpoints" / checkpoint.name))
+    plans += [plan_download(connection, c.path, folder / "checkpoints" / c.name) for c in chosen]
     outcomes = [download(connection, p, None if progress is None else lambda x: progress("results", x)) for p in plans]
-    if checkpoint:
+    for checkpoint in chosen:
         _verify(folder / "checkpoints" / checkpoint.name, checkpoint)
     if outcomes[0].sent_files or not (folder / CURVE).exists():
         draw_curve(Journal(folder / "journal.jsonl").read(), folder / CURVE, run.run_id)
-    return Fetched(run.host, run, folder, checkpoint, sum(len(p.items) for p in plans),
+    (folder / "run.json").write_text(json.dumps(run.to_json(), indent=1) + "\n", encoding="utf-8")
+    return Fetched(run.host, run, folder, tuple(chosen), sum(len(p.items) for p in plans),
                    sum(o.sent_files for o in outcomes), sum(o.sent_bytes for o in outcomes),
                    sum(o.seconds for o in outcomes),
                    tuple(sorted({name.split("/")[1] for name in evaluations})))
 
 
+def chosen_of(connection: Connection, run: RunView, which: str) -> list[Checkpoint]:
+    """The checkpoints that `which` names, oldest first."""
+    if which == "none":
+        return []
+    if which == "all":
+        return runs.checkpoints(connection, run)[0]
+    one = choose(connection, run, which)
+    return [one] if one else []
+
+
 def choose(connection: Connection, run: RunView, which: str) -> Checkpoint | None:
-    """The checkpoint that `which` names; None when the newest is asked for and there is none yet."""
+    """The one checkpoint that `which` (latest, best or a step) names; None when the newest is asked for and there is
+    none yet."""
     whole, unfinished = runs.checkpoints(connection, run)
     if which == "latest":
         return whole[-1] if whole else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tempfile
 import time
@@ -10,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rdtops.checks import Report
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked
 from rdtops.contract.journal import Event
-from rdtops.contract.run import Checkpoint, RunSpec, RunState, best_of
+from rdtops.contract.run import Checkpoint, RunPaths, RunSpec, RunState, best_of
 from rdtops.errors import ConfigError, HostError, RdtopsError, RemoteError, UsageError
 from rdtops.ops import (
     admission,
@@ -45,7 +47,7 @@ from rdtops.ops.session import Prepared, Session
 from rdtops.ops.training import Launched
 from rdtops.ops.trust import SeenKey
 from rdtops.remote import openssh
-from rdtops.remote.command import Command
+from rdtops.remote.command import Command, quoted
 from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Host
 from rdtops.remote.words import size_words
@@ -154,6 +156,14 @@ class GpuSample:
 
 
 @dataclass(frozen=True)
+class Reported:
+    """A report that was written on this laptop."""
+
+    run_id: str
+    page: Path
+
+
+@dataclass(frozen=True)
 class Text:
     """Lines of the host, passed on as they are."""
 
@@ -236,10 +246,22 @@ def _launched(session: Session, host: Host, prepared: Prepared, run: RunView | N
         return training.adopted(connection, twin)
     if twin and not run:  # prepared, and then the laptop or the host died
         prepared = replace(prepared, spec=replace(prepared.spec, run_id=twin.run_id))
-    report = session.report(host, prepared, again=False)
-    if run:
-        return training.resume(connection, session.registry, run, prepared.spec, prepared.local_assets, report)
-    return training.train(connection, session.registry, prepared.spec, prepared.local_assets, report, again=again)
+    findings = session.report(host, prepared, again=False)
+    given = (prepared.spec, prepared.local_assets, findings)
+    launched = (training.resume(connection, session.registry, run, *given) if run
+                else training.train(connection, session.registry, *given, again=again))
+    _keep_checks(session, connection, RunPaths(prepared.spec.workspace, launched.run_id), findings)
+    return launched
+
+
+def _keep_checks(session: Session, connection: Connection, paths: RunPaths, findings: Report) -> None:
+    """Beside the run, for its report. A launch that has succeeded does not fail of it."""
+    path = str(paths.checks)
+    try:
+        connection.run_shell(f"cat > {quoted(path + '.tmp')} && mv {quoted(path + '.tmp')} {quoted(path)}",
+                             stdin=json.dumps(findings.to_json(), ensure_ascii=False).encode())
+    except (HostError, RemoteError) as error:
+        session.say(f"what the checks found could not be kept there: {error.message}")
 
 
 def status(session: Session, host: Host, *, run_id: str, everything: bool) -> Iterator[HostStatus]:
@@ -421,10 +443,38 @@ def follow_run(session: Session, host: Host, *, run_id: str) -> Iterator[Any]:
 
 
 def fetch_results(session: Session, host: Host, *, run_id: str, which: str, into: str) -> Iterator[results.Fetched]:
+    """`run_id` all: every run of the host, oldest first."""
+    connection = session.connection(host)
+    for run in runs.list_runs(connection) if run_id == "all" else [runs.find(connection, run_id)]:
+        yield _fetched(session, connection, run, which, Path(into).expanduser())
+
+
+def report(session: Session, host: Host, *, run_id: str, into: str) -> Iterator[Reported]:
+    """Of a run on a host: everything but its checkpoints comes home first."""
     connection = session.connection(host)
     run = runs.find(connection, run_id)
+    fetched = _fetched(session, connection, run, "none", Path(into).expanduser())
+    yield Reported(run.run_id, fetched.report)
+
+
+def report_here(_: Session, *, folder: str) -> Iterator[Reported]:
+    """Of a folder that was fetched before; no host is asked."""
+    from rdtops.ops import report as pages  # it shows things, and what shows things imports this module
+
+    root = Path(folder).expanduser()
+    yield Reported(root.name, pages.describe(root))
+
+
+def _fetched(session: Session, connection: Connection, run: RunView, which: str, into: Path) -> results.Fetched:
+    from rdtops.ops import report as pages
+
     watch.catch_up(connection, session.registry, run)
-    yield results.fetch(connection, run, Path(into).expanduser(), which=which, progress=session.progress(host))
+    fetched = results.fetch(connection, run, into, which=which, progress=session.progress(connection.host))
+    try:
+        pages.describe(fetched.folder)
+    except UsageError as error:  # the files are here; a run without a readable config.json has nothing to describe
+        session.say(error.message)
+    return fetched
 
 
 def replay(session: Session, host: Host, *, run_id: str, step: int, checkpoint: str,

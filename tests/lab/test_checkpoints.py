@@ -57,3 +57,35 @@ def test_a_file_that_became_shorter_is_named_and_the_checkpoint_counts_no_more(i
     os.truncate(weights, 100)
     shown = inv.good(f"checkpoints --host lab --run {run.run_id}").out
     assert "not counted: step_000020: model.safetensors: 100 bytes instead of 5000" in shown
+
+
+# --- fetch-results
+
+def test_which_checkpoints_come_home_is_asked_for_and_a_rerun_sends_nothing(inv, run):
+    """The release of this run is long gone from the host: nothing of it is needed."""
+    run.journal.append("step", step=20, loss=0.3)
+    run.ends()
+    line = f"fetch-results --host lab --run {run.run_id} --into {inv.results}"
+    home = inv.results / "lab" / run.run_id
+    inv.good(f"{line} --checkpoint none")
+    assert not (home / "checkpoints").exists()
+    assert "finished on lab" in (home / "README.md").read_text()
+    assert inv.good(f"{line} --checkpoint best --json").rows()[0]["checkpoint"]["step"] == 20
+    (row,) = inv.good(f"{line} --checkpoint all --json").rows()
+    assert [c["step"] for c in row["checkpoints"]] == [10, 20]
+    assert row["sent_files"] == 3  # of the other checkpoint
+    for step in (10, 20):
+        name = f"checkpoints/step_0000{step}"
+        assert manifest.differences(home / name, manifest.read(run.folder / name)) == []
+    assert "nothing to transfer" in inv.good(f"{line} --checkpoint all").out
+    page = (home / "report.html").read_text()
+    assert "step_000020" not in page  # the Journal of this run tells of none
+    assert inv.good(f"report --run {home}", RDTOPS_HOSTS="/nowhere").out.startswith(f"written {home}/report.html")
+
+
+def test_every_run_of_a_host_comes_home_with_one_command(inv, run, lab):
+    with Alive(lab, "lab", "20991231-000000-other-0002") as other:
+        other.ends(1)
+        rows = inv.good(f"fetch-results --host lab --run all --checkpoint none --into {inv.results} --json").rows()
+        assert {run.run_id, other.run_id} <= {row["run_id"] for row in rows}
+        assert (inv.results / "lab" / other.run_id / "report.html").exists()

@@ -6,30 +6,45 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import RenderableType
+from rich.markup import escape
 
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.words import grid_of, size
 from rdtops.ops.results import Fetched
+from rdtops.ops.workflows import Reported
 
 
 @shown.register
 def _(thing: Fetched) -> RenderableType:
     moved = (f"nothing to transfer: all {thing.files} files are here and have the same MD5" if thing.nothing_new
              else f"{thing.sent_files} of {thing.files} files, {size(thing.sent_bytes)} in {thing.seconds:.1f} s")
-    where = (f"{thing.folder / 'checkpoints' / thing.checkpoint.name}  {size(thing.checkpoint.size_bytes)}, every MD5 "
-             "as in its manifest" if thing.checkpoint else "none yet")
+    where = "\n".join(f"{thing.folder / 'checkpoints' / c.name}  {size(c.size_bytes)}, every MD5 as in its manifest"
+                      for c in thing.checkpoints) or "none"
     rows = {"run": f"{thing.run.run_id}, {thing.run.state.value}, step {thing.run.step} of {thing.run.max_steps}",
-            "transfer": moved, "checkpoint": where, "loss curve": str(thing.curve),
-            "log": str(thing.folder / "train.log"), "journal": str(thing.folder / "journal.jsonl")}
+            "transfer": moved, "checkpoint": where, "report": str(thing.report),
+            "loss curve": str(thing.curve), "log": str(thing.folder / "train.log"),
+            "journal": str(thing.folder / "journal.jsonl")}
     if thing.evaluations:
         rows["evaluations"] = "\n".join(str(thing.folder / "eval" / name) for name in thing.evaluations)
     return grid_of(rows)
+
+
+@shown.register
+def _(thing: Reported) -> RenderableType:
+    return (f"[green]written[/] {escape(str(thing.page))}  "
+            f"[dim]{size(thing.page.stat().st_size)}, opens without network[/]")
+
+
+@rows.register
+def _(thing: Reported) -> list[dict[str, Any]]:
+    return [{"run_id": thing.run_id, "page": str(thing.page)}]
 
 
 @rows.register
 def _(thing: Fetched) -> list[dict[str, Any]]:
     return [{"host": thing.host, "run_id": thing.run.run_id, "state": thing.run.state.value,
              "folder": str(thing.folder), "loss_curve": str(thing.curve),
-             "checkpoint": asdict(thing.checkpoint) if thing.checkpoint else None,
+             "report": str(thing.report), "checkpoint": asdict(thing.checkpoint) if thing.checkpoint else None,
+             "checkpoints": [asdict(checkpoint) for checkpoint in thing.checkpoints],
              "evaluations": list(thing.evaluations),
              "files": thing.files, "sent_files": thing.sent_files, "sent_bytes": thing.sent_bytes}]

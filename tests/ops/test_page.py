@@ -1,0 +1,129 @@
+"""The report of a run: complete, self-contained, and made of whatever the folder holds."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from rdtops.contract.config import preset
+from rdtops.contract.journal import Journal
+from rdtops.contract.run import RunSpec
+from rdtops.errors import UsageError
+from rdtops.ops import report
+from rdtops.ops.report import page
+from rdtops.ops.report.chart import Line, curves
+
+RUN = "20261124-101530-tiny-3fa9"
+PHASES = {"data_s": 0.1, "encode_s": 0.2, "forward_s": 0.1, "backward_s": 0.4, "optimiser_s": 0.1, "save_s": 0.0,
+          "evaluation_s": 0.0, "step_s": 1.0, "samples_per_s": 8.0, "learning_rate": 1e-3}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A fetched run with everything in it, two videos among it."""
+    root = tmp_path / "results" / "lab" / RUN
+    evaluated = root / "eval" / "step_000020-libero_90-1f3a9c20"
+    (evaluated / "videos").mkdir(parents=True)
+    spec = RunSpec(RUN, "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "abc123", {}, preset("tiny"))
+    values = json.loads(spec.to_json())
+    values["train"]["learning_rate"] = 0.5
+    (root / "config.json").write_text(json.dumps(values))
+    journal = Journal(root / "journal.jsonl")
+    journal.append("started", world_size=1, device="cpu", parameters=1e6)
+    for step in range(1, 41):
+        journal.append("step", step=step, loss=1.0 / step, **PHASES)
+    journal.append("heldout", step=20, loss=0.0625)
+    journal.append("checkpoint", step=20, name="step_000020", size_bytes=5_000_000, digest="d1g3st",
+                   heldout_loss=0.0625)
+    (root / "exit").write_text("0\n")
+    (root / "train.log").write_text("<b>a line of the log</b>\n" * 3)
+    (root / "statistics.json").write_text(json.dumps({"files": {"a_demo.hdf5": "fcd998"}}))
+    (root / "checks.json").write_text(json.dumps({"results": [
+        {"name": "disk", "status": "WARN", "summary": "12 GB free", "evidence": "df says", "remedy": "rm something"},
+        {"name": "gpu", "status": "OK", "summary": "8 x A800"}]}))
+    row = {"successes": 17, "trials": 20, "errors": 1, "success_rate": 0.85, "wilson_95": [0.64, 0.948],
+           "mean_steps_to_success": 143.0}
+    (evaluated / "report.json").write_text(json.dumps(
+        {"tasks": [{"language": "close the <top> drawer", **row}], "total": row, "notes": ["another codec"]}))
+    (evaluated / "videos" / "small.mp4").write_bytes(b"small film")
+    (evaluated / "videos" / "large.mp4").write_bytes(bytes(page.EMBEDDED_BYTES + 1))
+    return root
+
+
+def text_of(folder):
+    return report.describe(folder).read_text(encoding="utf-8")
+
+
+def test_the_page_has_every_section_and_what_belongs_into_it(folder):
+    text = text_of(folder)
+    assert re.findall(r"<h2>(.*?)</h2>", text) == [
+        "Loss", "Where a step of 1.000 s goes", "Checkpoints", "Evaluations", "What inv check said at the launch",
+        "Events", "Configuration", "Digests", "Log"]
+    for words in (RUN, "finished", "40 of 150", "0.062500", "d1g3st", "backward 0.400 s, 40 %", "17 of 20", "85.0 %",
+                  "64.0 to 94.8 %", "note: another codec", "12 GB free", "rm something", "1 WARN, 1 OK",
+                  "learning_rate", "preset: 0.002", "abc123", "a_demo.hdf5", "fcd998", "training on 1 x cpu"):
+        assert words in text, words
+
+
+def test_the_page_needs_no_network_and_no_script_and_says_the_same_twice(folder):
+    text = text_of(folder)
+    assert not re.search(r"<script|<link|@import|url\(|https?://", text)
+    assert {s.partition(":")[0] for s in re.findall(r'src="([^"]*)"', text)} == {
+        "data", "eval/step_000020-libero_90-1f3a9c20/videos/large.mp4"}
+    before = (folder / "report.html").stat().st_mtime_ns, (folder / "README.md").stat().st_mtime_ns
+    assert text_of(folder) == text
+    assert before == ((folder / "report.html").stat().st_mtime_ns, (folder / "README.md").stat().st_mtime_ns)
+
+
+def test_what_comes_from_files_is_escaped_and_the_markup_is_whole(folder):
+    text = text_of(folder)
+    assert "&lt;b&gt;a line of the log" in text
+    assert "close the &lt;top&gt; drawer" in text
+    body = re.sub(r"<!doctype html>|<meta[^>]*>| controls(?= )|<br>| open(?=>)|(?<=<details) open", "", text)
+    ET.fromstring(re.sub(r"class=number", 'class="number"', body))  # every tag that was opened is closed
+
+
+def test_a_readme_says_what_was_run_and_how_to_go_on(folder):
+    report.describe(folder)
+    text = (folder / "README.md").read_text()
+    for words in (RUN, "finished on lab", "snapshot `abc123`", "`a_demo.hdf5` MD5 `fcd998`", "`learning_rate = 0.5`",
+                  "17 of 20 succeeded, 95 % interval 64.0 to 94.8 %", f"inv train --host lab --resume {RUN}",
+                  "best held-out loss 0.062500, at step_000020", "`train.log`"):
+        assert words in text, words
+
+
+@pytest.mark.parametrize("missing", ["journal.jsonl", "exit", "train.log", "statistics.json", "checks.json", "eval"])
+def test_a_folder_that_lacks_something_still_has_its_report(folder, missing):
+    target = folder / missing
+    if target.is_dir():
+        target.rename(folder / "elsewhere")
+    else:
+        target.write_bytes(b"\xff{ torn")
+    assert RUN in text_of(folder)
+
+
+def test_a_run_of_an_older_version_with_settings_of_its_own_is_described(folder):
+    values = json.loads((folder / "config.json").read_text())
+    values["train"]["a_setting_of_then"] = 7
+    (folder / "config.json").write_text(json.dumps(values))
+    assert "a_setting_of_then = 7" in text_of(folder)
+
+
+def test_a_failed_run_shows_its_error_first_and_an_empty_folder_says_what_it_is_not(folder, tmp_path):
+    (folder / "exit").write_text("1\n")
+    Journal(folder / "journal.jsonl").append("failed", step=40, error="CUDA out of memory", remedy="a smaller batch")
+    text = text_of(folder)
+    assert text.index("CUDA out of memory") < text.index("<h2>")
+    assert "-&gt; a smaller batch" in text
+    with pytest.raises(UsageError, match="holds no run"):
+        report.describe(tmp_path)
+
+
+def test_a_chart_of_many_points_is_small_and_within_its_frame():
+    drawn = curves([Line("loss", [(n, 1.0 + (n % 7)) for n in range(100_000)], "loss")])
+    assert len(drawn) < 40_000
+    xs = [float(pair.split(",")[0]) for pair in re.search(r'points="([^"]*)"', drawn)[1].split()]
+    assert min(xs) >= 0
+    assert max(xs) <= 720
+    assert curves([Line("loss", [], "loss")]) == ""
