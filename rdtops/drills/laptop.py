@@ -30,14 +30,15 @@ from rdtops.ops.repository import ROOT, Drilled, Say, StepFailed, make_tiny_asse
 from rdtops.remote import calls
 
 HOST = "lab"
-SETTINGS = "--set max_steps=100000 --set checkpoint_every_steps=5 --set heldout_share=0 --set checkpoints_total_limit=2"
+SETTINGS = ("--set max_steps=100000 --set checkpoint_every_steps=5 --set heldout_share=0 "
+            "--set checkpoints_total_limit=2 --set num_processes=1")
 BEGIN = f"deploy check train --host {HOST} {SETTINGS}"
 FETCH = f"fetch-results --host {HOST}"
-FETCH_SHARE = 0.4  # of the kills; these are quicker, as nothing is trained between them
-IN_A_ROW = 6  # kills at most before the line is left to come to its end
+FETCH_SHARE = 0.5  # of the kills; these are quicker, as nothing is trained between them
+IN_A_ROW = 8  # kills at most before the line is left to come to its end
 TRIES = 6  # to come to its end undisturbed; one will do
 LINE_TIMEOUT_S = 300.0
-POLL_S = 0.002
+POLL_S = 0.005
 CONVERGED = "every line came to its end: one training, launched once, no half file, results with the host's digests"
 OF_A_TRANSFER = ".rdtops-"  # parts and locks
 
@@ -76,6 +77,13 @@ class Laptop:
     @property
     def calls(self) -> Path:
         return self.folder / "calls.jsonl"
+
+    def called(self) -> int:
+        """How many calls so far."""
+        try:
+            return self.calls.read_bytes().count(b"\n")
+        except FileNotFoundError:
+            return 0
 
     def told(self) -> list[dict[str, object]]:
         """The calls so far, the last whole one last."""
@@ -284,7 +292,7 @@ def _wrong_with_results(results: Path, workspace: Path) -> list[str]:
 def _wait_for_call(laptop: Laptop, process: subprocess.Popen[str], number: int) -> bool:
     """Until the call of that number begins; False when the line ended before."""
     while process.poll() is None:
-        if len(laptop.told()) > number:
+        if laptop.called() > number:
             return True
         time.sleep(POLL_S)
     return False

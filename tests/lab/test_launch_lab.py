@@ -138,8 +138,10 @@ def test_ranks_that_outlived_their_launcher_are_in_the_way_until_they_are_stoppe
     ranks = [pid for pid in every if runs_on_host.is_rank(pid)]
     for pid in ranks:  # so that they cannot leave with their launcher
         os.kill(pid, signal.SIGSTOP)
-    for pid in set(every) - set(ranks):
-        os.kill(pid, signal.SIGKILL)
+    launcher = int((workspace / "runs" / run_id / "process").read_text().split()[0])
+    for pid in (launcher, *(set(every) - {launcher, *ranks})):  # first the one that would start another supervisor
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     inv.refused(f"{TRAIN} --set seed=5", 1, f"{run_id} is running here", "the CPU of this workspace is held by",
                 f"inv stop --host lab --run {run_id}")
     for pid in ranks:
