@@ -201,22 +201,24 @@ class _Ground:
         for _ in range(min(at_most, self.chance.randint(1, IN_A_ROW))):
             number = self.chance.randrange(len(moments))
             within = self.chance.choice((0.0, self.chance.random() * moments[number]))  # at the call, or in its middle
-            fault = "jump" if self.chance.random() < 0.1 else "laptop"
+            cut_the_jump = self.chance.random() < 0.1
             process = laptop.start(line)
             if _wait_for_call(laptop, process, number):
                 time.sleep(within)
             if process.poll() is None:
                 task = str(laptop.told()[-1]["task"]) if laptop.told() else "start"
-                self._strike(fault, process)
-                self.struck[task, fault] += 1
+                self.struck[task, self._strike(process, cut_the_jump)] += 1
             process.communicate(timeout=LINE_TIMEOUT_S)
             self.reruns += 1
 
-    def _strike(self, fault: str, process: subprocess.Popen[str]) -> None:
-        if fault == "jump":
-            processes.signal_all(self.lab.connections(JUMP), signal.SIGKILL)
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
+    def _strike(self, process: subprocess.Popen[str], cut_the_jump: bool) -> str:
+        """What was hit: the jump has no process for each connection where asyncssh stands in for sshd."""
+        serving = self.lab.connections(JUMP) if cut_the_jump else set()
+        if serving:
+            processes.signal_all(serving, signal.SIGKILL)
+            return "jump"
+        os.killpg(process.pid, signal.SIGKILL)
+        return "laptop"
 
     def _come_to_an_end(self, laptop: Laptop, line: str) -> bool:
         said = ""
