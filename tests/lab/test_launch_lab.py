@@ -161,7 +161,6 @@ def test_what_was_prepared_and_never_launched_is_launched(inv, run_id, workspace
     assert (row["run_id"], row["is_new"]) == (run_id, True)
     assert names(workspace) == [run_id]
     assert not half_made.exists()
-    inv.refused(f"{TRAIN} --again", 1, f"{run_id} is running here")
 
 
 def test_a_rollback_overrules_the_tree_until_the_next_deploy(inv, workspace):
