@@ -2,7 +2,7 @@
 
     python3 -I lease.py config.json sh launch.sh   # hold what config.json needs and become `sh launch.sh`, or exit 75
     lease.join(run_id)                             # every process of the training holds it too
-    {"config": {...}, "visible": "0,1"}            # on stdin, when there is no argument: who is in the way?
+    {"config": {...}, "visible": "0,1", "locks": ""}   # on stdin, when there is no argument: who is in the way?
 
 The kernel holds it (flock), so that it ends with the last process of the run, however that ends, and never outlives a
 reboot. Who holds a lease has its files locked shared; who wants one must for a moment have them alone. A gate lets one
@@ -27,7 +27,8 @@ from typing import Any, NoReturn
 REFUSED = 75  # the exit code: EX_TEMPFAIL
 REFUSAL = "refused"  # a file in the run folder: why, as JSON
 OF, FILES = "RDTOPS_LEASE", "RDTOPS_LEASE_FILES"  # variables of the run's processes
-GATE_S = 10.0
+LOCKS = "RDTOPS_LOCKS"  # a variable that names another folder for the locks of GPUs
+GATE, GATE_S = "gate", 10.0
 _UNLOCKABLE = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre and NFS without locks
 
 _joined: list[int] = []  # descriptors that stay open as long as this process lives
@@ -99,6 +100,8 @@ def take(wanted: Mapping[str, str], holder: Mapping[str, Any], locks: str) -> li
 
 def in_the_way(wanted: Mapping[str, str], locks: str) -> list[dict[str, Any]]:
     """Who holds something of `wanted` now. Nothing is made for the question."""
+    if not os.path.exists(os.path.join(locks, GATE)):  # nobody ever took a lease since the machine is up
+        return []
     with _gate(locks):
         descriptors, found = _alone({path: what for path, what in wanted.items() if os.path.exists(path)})
         _close(descriptors)
@@ -119,7 +122,7 @@ def join(run_id: str) -> None:
 
 def locks_folder() -> str:
     """Where all users of this machine keep the locks of its GPUs. Not /dev/shm: logind empties it at a logout."""
-    given = os.environ.get("RDTOPS_LOCKS")
+    given = os.environ.get(LOCKS)
     if given:
         return given
     for parent in ("/run/lock", "/tmp"):  # noqa: S108  # made with care below
@@ -185,12 +188,12 @@ def _gate(locks: str) -> Iterator[None]:
         os.chmod(locks, 0o1777)  # noqa: S103  # likewise
     if not stat.S_ISDIR(os.lstat(locks).st_mode):
         raise OSError(f"{locks} is no folder; RDTOPS_LOCKS names another")
-    gate = _open(os.path.join(locks, "gate"))
+    gate = _open(os.path.join(locks, GATE))
     try:
         end_s = time.monotonic() + GATE_S
         while not _flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB):
             if time.monotonic() > end_s:
-                raise OSError(f"{locks}/gate is locked by a process that does not go on: fuser -v {locks}/gate")
+                raise OSError(f"{locks}/{GATE} is locked by a process that does not go on: fuser -v {locks}/{GATE}")
             time.sleep(0.01)
         yield
     finally:
@@ -245,7 +248,7 @@ def main() -> None:
     if len(sys.argv) > 2:
         _hold(sys.argv[1], sys.argv[2:])
     request = json.loads(sys.stdin.buffer.readline().decode())
-    locks = locks_folder()
+    locks = request["locks"] or locks_folder()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") if request["visible"] is None else request["visible"]
     wanted = _wanted(request["config"], visible, locks)
     sys.stdout.write(json.dumps({"in_the_way": in_the_way(wanted, locks)}) + "\n")

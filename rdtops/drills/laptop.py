@@ -30,14 +30,15 @@ from rdtops.ops.repository import ROOT, Drilled, Say, StepFailed, make_tiny_asse
 from rdtops.remote import calls
 
 HOST = "lab"
-SETTINGS = "--set max_steps=100000 --set checkpoint_every_steps=5 --set heldout_share=0 --set checkpoints_total_limit=2"
+SETTINGS = ("--set max_steps=100000 --set checkpoint_every_steps=5 --set heldout_share=0 "
+            "--set checkpoints_total_limit=2 --set num_processes=1")
 BEGIN = f"deploy check train --host {HOST} {SETTINGS}"
 FETCH = f"fetch-results --host {HOST}"
-FETCH_SHARE = 0.4  # of the kills; these are quicker, as nothing is trained between them
-IN_A_ROW = 6  # kills at most before the line is left to come to its end
+FETCH_SHARE = 0.5  # of the kills; these are quicker, as nothing is trained between them
+IN_A_ROW = 8  # kills at most before the line is left to come to its end
 TRIES = 6  # to come to its end undisturbed; one will do
 LINE_TIMEOUT_S = 300.0
-POLL_S = 0.002
+POLL_S = 0.005
 CONVERGED = "every line came to its end: one training, launched once, no half file, results with the host's digests"
 OF_A_TRANSFER = ".rdtops-"  # parts and locks
 
@@ -76,6 +77,13 @@ class Laptop:
     @property
     def calls(self) -> Path:
         return self.folder / "calls.jsonl"
+
+    def called(self) -> int:
+        """How many calls so far."""
+        try:
+            return self.calls.read_bytes().count(b"\n")
+        except FileNotFoundError:
+            return 0
 
     def told(self) -> list[dict[str, object]]:
         """The calls so far, the last whole one last."""
@@ -193,22 +201,24 @@ class _Ground:
         for _ in range(min(at_most, self.chance.randint(1, IN_A_ROW))):
             number = self.chance.randrange(len(moments))
             within = self.chance.choice((0.0, self.chance.random() * moments[number]))  # at the call, or in its middle
-            fault = "jump" if self.chance.random() < 0.1 else "laptop"
+            cut_the_jump = self.chance.random() < 0.1
             process = laptop.start(line)
             if _wait_for_call(laptop, process, number):
                 time.sleep(within)
             if process.poll() is None:
                 task = str(laptop.told()[-1]["task"]) if laptop.told() else "start"
-                self._strike(fault, process)
-                self.struck[task, fault] += 1
+                self.struck[task, self._strike(process, cut_the_jump)] += 1
             process.communicate(timeout=LINE_TIMEOUT_S)
             self.reruns += 1
 
-    def _strike(self, fault: str, process: subprocess.Popen[str]) -> None:
-        if fault == "jump":
-            processes.signal_all(self.lab.connections(JUMP), signal.SIGKILL)
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
+    def _strike(self, process: subprocess.Popen[str], cut_the_jump: bool) -> str:
+        """What was hit: the jump has no process for each connection where asyncssh stands in for sshd."""
+        serving = self.lab.connections(JUMP) if cut_the_jump else set()
+        if serving:
+            processes.signal_all(serving, signal.SIGKILL)
+            return "jump"
+        os.killpg(process.pid, signal.SIGKILL)
+        return "laptop"
 
     def _come_to_an_end(self, laptop: Laptop, line: str) -> bool:
         said = ""
@@ -284,7 +294,7 @@ def _wrong_with_results(results: Path, workspace: Path) -> list[str]:
 def _wait_for_call(laptop: Laptop, process: subprocess.Popen[str], number: int) -> bool:
     """Until the call of that number begins; False when the line ended before."""
     while process.poll() is None:
-        if len(laptop.told()) > number:
+        if laptop.called() > number:
             return True
         time.sleep(POLL_S)
     return False

@@ -1,12 +1,13 @@
-"""Far side: make the trainer's virtual environment beside the one in use, and put it in its place when it is whole.
+"""Far side: make the trainer's environment (venv or conda) beside the one in use, and put it in place when it is whole.
 
 Standard library, Python 3.8, one file. Requests (one JSON line each), answers (one JSON line each):
-    {"op": "look", "place": str, "prefix": str}
+    {"op": "look", "place": str, "prefix": str, "conda": str, "elsewhere": [places of the same name]}
         -> {"is_ours": bool, "is_there": bool, "digest": str, "python": "3.11", "machine": "x86_64", "glibc": "2.36"}
-    {"op": "make", "place", "prefix", "digest", "requirements": str, "constraints": str, "variables": {...},
+    {"op": "make", "place", "prefix", "digest", "conda", "requirements": str, "constraints": str, "variables": {...},
      "wheels": str} -> {"folder": str, "packages": int, "removed": [folders]} | {"problem": str, "said": str}
 The environment lies in PLACE.d/DIGEST, and PLACE is a link to it: what runs keeps the one it has. `prefix` is shell
-that loads modules; `wheels` a folder of wheels, '' where pip may ask an index.
+that loads modules; `wheels` a folder of wheels, '' where pip may ask an index; `conda` the version of Python that conda
+is to bring, '' for a venv.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rdtops.remote.far.gate import alone
 
 PATIENCE_S = 5.0  # another install takes minutes; who asks meanwhile is told
 MARKER = "rdtops.json"  # in an environment that is whole
+CONDA_ROOTS = ("~/miniconda3", "~/anaconda3", "~/miniforge3", "~/mambaforge", "/opt/conda", "/opt/miniconda3")
 KEPT = 2  # environments: the current one and the one before it, besides those in use
 
 
@@ -36,11 +38,12 @@ class Failed(Exception):
         self.problem = problem
 
 
-def look(place: str, prefix: str) -> dict[str, Any]:
+def look(place: str, prefix: str, conda: str, elsewhere: list[str]) -> dict[str, Any]:
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
-    said = shell(prefix, [python_of(prefix), "-I", "-c", code]).stdout.split()
-    marked = told(os.path.realpath(place))
-    return {"is_there": os.path.lexists(place), "is_ours": os.path.islink(place) and bool(marked),
+    said = [conda] if conda else shell(prefix, [python_of(prefix), "-I", "-c", code]).stdout.split()
+    others = [other for other in map(os.path.expanduser, elsewhere) if other != place and os.path.lexists(other)]
+    marked = {} if others else told(os.path.realpath(place))
+    return {"is_there": bool(others) or os.path.lexists(place), "is_ours": os.path.islink(place) and bool(marked),
             "digest": str(marked.get("digest", "")) if starts(place) else "",
             "python": said[-1] if said else "", "machine": platform.machine(), "glibc": platform.libc_ver()[1]}
 
@@ -64,11 +67,16 @@ def make(place: str, digest: str, **how: Any) -> dict[str, Any]:
         return {"folder": folder, "packages": told(folder)["packages"], "removed": prune(store, folder)}
 
 
-def build(folder: str, digest: str, prefix: str, requirements: str, constraints: str, variables: dict[str, str],
-          wheels: str) -> None:
+def build(folder: str, digest: str, prefix: str, conda: str, requirements: str, constraints: str,
+          variables: dict[str, str], wheels: str) -> None:
     """Raises Failed. The marker is written last."""
     shutil.rmtree(folder, ignore_errors=True)
-    step("venv", prefix, [python_of(prefix), "-m", "venv", folder], {})
+    if conda:
+        offline = ["--offline"] if wheels else []
+        step("conda", prefix, [conda_program(), "create", "--yes", "--quiet", *offline, "--prefix", folder,
+                               "python=" + conda, "pip"], {})
+    else:
+        step("venv", prefix, [python_of(prefix), "-m", "venv", folder], {})
     for name, text in (("requirements.txt", requirements), ("constraints.txt", constraints)):
         with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
             file.write(text)
@@ -115,6 +123,16 @@ def in_use(folder: str) -> bool:
 
 
 # --- steps ---
+
+def conda_program() -> str:
+    """Raises Failed where there is none."""
+    places = [os.environ.get("CONDA_EXE", ""), shutil.which("conda") or "",
+              *(os.path.expanduser(root) + "/bin/conda" for root in CONDA_ROOTS)]
+    for place in places:
+        if place and os.access(place, os.X_OK):
+            return place
+    raise Failed("conda", "there is no conda; looked for " + ", ".join(place for place in places if place))
+
 
 def python_of(prefix: str) -> str:
     """The one that runs us, or the one that the modules bring."""

@@ -60,10 +60,15 @@ def train(workspace: str, run_id: str, release: str, wish: dict[str, object], ag
             return twin
         if not os.path.exists(os.path.join(release, "snapshot.json")):
             return {"problem": "release"}
+        folder = os.path.join(runs, run_id)
+        before = {name: text_of(os.path.join(folder, name)) for name in files}
         is_new = make_folder(runs, run_id, files)
         answer = begin(**start)
-        if is_new and "launcher" not in answer and not os.path.exists(os.path.join(runs, run_id, "process")):
-            shutil.rmtree(os.path.join(runs, run_id), ignore_errors=True)  # as if it had not been asked
+        if "in_the_way" in answer:  # as if it had not been asked; a script that is only slow would still be at work
+            if is_new:
+                shutil.rmtree(folder, ignore_errors=True)
+            for name, text in before.items() if not is_new else ():
+                write(os.path.join(folder, name), text)
         return answer
 
 

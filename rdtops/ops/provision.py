@@ -28,6 +28,7 @@ from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Environment, Host
 from rdtops.remote.transfer import Progress, plan_upload, upload
 
+CONDA_PYTHON = "3.11"  # what constraints.txt was tested with
 INSTALL_S = 3600.0  # torch with CUDA has gigabytes
 _ROOT = Path(rdtops.__file__).resolve().parents[1]
 _NO_NETWORK = ("Temporary failure in name resolution", "Network is unreachable", "Max retries exceeded",
@@ -83,7 +84,10 @@ def provision(connection: Connection, wanted: Recipe, *, dry_run: bool = False,
     is. Raises UsageError where no venv is declared, RunError naming what pip said."""
     host, begun_s = connection.host, time.monotonic()
     place, prefix = _place(connection), environment.modules(host)
-    found = connection.call(environment_on_host, {"op": "look", "place": place, "prefix": prefix})
+    conda = CONDA_PYTHON if host.environment.conda else ""
+    found = connection.call(environment_on_host, {
+        "op": "look", "place": place, "prefix": prefix, "conda": conda,
+        "elsewhere": environment.conda_places(host.environment.conda) if host.environment.conda else []})
     digest, short = wanted.digest(found["python"]), connection.short(place)
     if found["is_there"] and not found["is_ours"]:
         raise _foreign(host, short)
@@ -95,7 +99,7 @@ def provision(connection: Connection, wanted: Recipe, *, dry_run: bool = False,
     wheels = _sent_wheels(connection, wanted, found, digest, say, progress) if wanted.offline else ""
     say(f"{host.name}: installing {len(wanted.requirements)} requirements into {short}; minutes, when torch is new")
     answer = connection.call(environment_on_host, {
-        "op": "make", "place": place, "prefix": prefix, "digest": digest, "wheels": wheels,
+        "op": "make", "place": place, "prefix": prefix, "digest": digest, "wheels": wheels, "conda": conda,
         "requirements": _text(wanted.requirements), "constraints": _text(wanted.constraints),
         "variables": {} if wheels else dict(wanted.variables)}, timeout_s=INSTALL_S)
     if "problem" in answer:
@@ -159,10 +163,8 @@ def _place(connection: Connection) -> str:
     declared, name = connection.host.environment, connection.host.name
     if declared.venv:
         return connection.absolute(declared.venv)
-    if declared.conda:
-        raise UsageError(f"{name} declares the conda environment {declared.conda}; `inv deploy --env` makes venvs",
-                         remedy=f"conda create -n {declared.conda} python=3.11   # on {name}; or: environment = "
-                                f'{{ venv = "~/venvs/rdt" }} in hosts.toml')
+    if declared.conda:  # by its name: where conda looks whatever its root is
+        return connection.absolute(environment.conda_places(declared.conda)[-1])
     raise UsageError(f"{name} declares no environment, so there is none to make",
                      remedy=f'environment = {{ venv = "~/venvs/rdt" }} under [hosts.{name}] in hosts.toml')
 
@@ -180,6 +182,9 @@ def _failed(host: Host, place: str, answer: Mapping[str, Any]) -> RunError:
     if problem == "busy":
         return RunError(f"{host.name}: another `inv deploy --env` is at work on {place}",
                         remedy=f"inv deploy --env --host {host.name}   # when it is done")
+    if problem == "conda":
+        return RunError(f"{host.name}: conda could not make {place}; {kept}: {said[-600:]}",
+                        remedy='environment = { venv = "~/venvs/rdt" } in hosts.toml does without conda')
     if problem == "venv":
         return RunError(f"{host.name}: no virtual environment can be made there; {kept}: {said[-600:]}",
                         remedy=f"sudo apt-get install -y python3-venv   # on {host.name}")

@@ -61,13 +61,19 @@ def _venv(path: str) -> str:
             'export VIRTUAL_ENV PATH="$VIRTUAL_ENV/bin:$PATH" && ')
 
 
+def conda_places(name_or_prefix: str) -> list[str]:
+    """Where a conda environment may lie, ~ being the home on the host; the first that is there counts."""
+    if "/" in name_or_prefix or name_or_prefix.startswith("~"):
+        return [name_or_prefix]
+    return [*(f"{root}/envs/{name_or_prefix}" for root in CONDA_ROOTS), f"~/.conda/envs/{name_or_prefix}"]
+
+
 def _conda(name_or_prefix: str) -> str:
-    is_prefix = "/" in name_or_prefix or name_or_prefix.startswith("~")
-    places = [name_or_prefix] if is_prefix else [
-        *(f"{root}/envs/{name_or_prefix}" for root in CONDA_ROOTS), f"~/.conda/envs/{name_or_prefix}"]
+    places = conda_places(name_or_prefix)
     missing = quoted(f"there is no conda environment {name_or_prefix}; looked in {', '.join(places)}")
     search = " ".join(_expanded(p) for p in places)
-    return (f"{{ CONDA_PREFIX=; for d in {search}; do [ -x \"$d/bin/python\" ] && CONDA_PREFIX=$d && break; done; "
+    return (f"{{ CONDA_PREFIX=; for d in {search}; do "
+            '[ -x "$d/bin/python" ] && CONDA_PREFIX=$(cd -P -- "$d" && pwd) && break; done; '
             f"[ -n \"$CONDA_PREFIX\" ] || {{ echo {missing} >&2; false; }}; }} && "
             f"export CONDA_PREFIX CONDA_DEFAULT_ENV={quoted(name_or_prefix)} PATH=\"$CONDA_PREFIX/bin:$PATH\" && "
             '{ for f in "$CONDA_PREFIX"/etc/conda/activate.d/*.sh; do [ -r "$f" ] && . "$f"; done; true; } && ')

@@ -80,7 +80,7 @@ class Runs:
         return err
 
     def asked(self, visible: str, **what) -> list:
-        request = {"config": config(self.workspace, "20261124-101530-x-9999", **what), "visible": visible}
+        request = {"config": config(self.workspace, "20261124-101530-x-9999", **what), "visible": visible, "locks": ""}
         done = subprocess.run(PROGRAM, input=json.dumps(request) + "\n", env=self.env, capture_output=True, text=True,
                               check=True)
         return json.loads(done.stdout)["in_the_way"]
@@ -107,6 +107,11 @@ def test_who_comes_second_to_a_gpu_is_told_who_has_it_and_since_when(held):
     held.running("c", visible="2,3")  # what b did not get, b does not hold
     assert [h["run_id"] for h in held.asked("0,3")] == ["a", "c"]
     assert held.asked("4,5") == []
+
+
+def test_a_question_makes_nothing(held):
+    assert held.asked("0,1") == []
+    assert list(held.workspace.iterdir()) == []
 
 
 def test_an_output_folder_has_one_run(held):

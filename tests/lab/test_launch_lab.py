@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,8 +139,10 @@ def test_ranks_that_outlived_their_launcher_are_in_the_way_until_they_are_stoppe
     ranks = [pid for pid in every if runs_on_host.is_rank(pid)]
     for pid in ranks:  # so that they cannot leave with their launcher
         os.kill(pid, signal.SIGSTOP)
-    for pid in set(every) - set(ranks):
-        os.kill(pid, signal.SIGKILL)
+    launcher = int((workspace / "runs" / run_id / "process").read_text().split()[0])
+    for pid in (launcher, *(set(every) - {launcher, *ranks})):  # first the one that would start another supervisor
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     inv.refused(f"{TRAIN} --set seed=5", 1, f"{run_id} is running here", "the CPU of this workspace is held by",
                 f"inv stop --host lab --run {run_id}")
     for pid in ranks:
@@ -158,7 +161,24 @@ def test_what_was_prepared_and_never_launched_is_launched(inv, run_id, workspace
     assert (row["run_id"], row["is_new"]) == (run_id, True)
     assert names(workspace) == [run_id]
     assert not half_made.exists()
-    inv.refused(f"{TRAIN} --again", 1, f"{run_id} is running here")
+
+
+def test_a_rollback_overrules_the_tree_until_the_next_deploy(inv, workspace):
+    (current,) = [p.name for p in (workspace / "releases").iterdir()]
+    inv.refused("rollback --host lab", 1, f"there is no release before {current}")
+    shutil.copytree(workspace / "releases" / current, workspace / "releases" / "11111111-before", symlinks=True)
+    deployed = workspace / ".deployed"
+    deployed.write_text("1.0 11111111-before\n" + deployed.read_text())
+    (row,) = inv.good("rollback --host lab --json").rows()
+    assert (row["to"], row["before"]) == ("11111111-before", current)
+    there = inv.good(f"{TRAIN} --dry-run")
+    assert "lab was rolled back to 11111111-before" in there.err
+    assert "releases/11111111-before" in there.out
+    inv.refused("rollback --host lab --to 2222", 1, "there is no release '2222'", "11111111-before", current)
+    inv.good("deploy --host lab --only code")
+    again = inv.good(f"{TRAIN} --dry-run")
+    assert "rolled back" not in again.err
+    assert f"releases/{current}" in again.out
 
 
 def wait_for(condition, limit_s=60.0):

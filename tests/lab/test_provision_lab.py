@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import shutil
 import subprocess
 import zipfile
 from dataclasses import replace
@@ -98,6 +99,38 @@ def test_an_environment_is_made_updated_and_never_broken(way, index):
         assert provision.provision(way, recipe(index, "3.0")).state == "made"
         assert imported(way) == "3.0 1.0"
         assert training.communicate("\n")[0] == "1.0\n"  # it keeps what it was started with
+
+
+CONDA = """\
+#!/bin/sh
+# as much of `conda create` as is asked of it
+[ "$1" = create ] || exit 2
+while [ "$1" != --prefix ]; do shift; done
+[ "$3 $4" = "python=3.11 pip" ] && exec python3 -m venv "$2"
+"""
+
+
+@pytest.mark.slow
+def test_a_conda_environment_is_made_by_conda_and_used_by_its_name(lab_host, tmp_path, monkeypatch, index):
+    """With a stand-in for conda."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with Connection(replace(lab_host, environment=Environment(conda="rdtops-test"))) as way:
+        home = Path(way.home)
+        program = home / "miniconda3" / "bin" / "conda"
+        with pytest.raises(RunError, match="there is no conda; looked for"):
+            provision.provision(way, replace(recipe(index, "1.0"), offline=False))
+        program.parent.mkdir(parents=True)
+        program.write_text(CONDA)
+        program.chmod(0o755)
+        try:
+            made = provision.provision(way, replace(recipe(index, "1.0"), offline=False))
+            assert (made.place, made.state) == ("~/.conda/envs/rdtops-test", "made")
+            assert imported(way) == "1.0 1.0"
+            (home / "miniconda3" / "envs" / "rdtops-test").mkdir(parents=True)
+            with pytest.raises(RunError, match="was not made by `inv deploy --env`"):
+                provision.provision(way, recipe(index, "2.0"))
+        finally:
+            shutil.rmtree(home / "miniconda3")
 
 
 def test_what_somebody_else_made_is_left_alone(way, index):

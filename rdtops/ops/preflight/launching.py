@@ -156,7 +156,9 @@ def judge_lease(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 
 
 def _lease_probes(subject: Subject) -> list[Probe[Any]]:
-    request = {"config": json.loads(subject.spec.to_json()), "visible": subject.host.env.get("CUDA_VISIBLE_DEVICES")}
+    env = subject.host.env
+    request = {"config": json.loads(subject.spec.to_json()), "visible": env.get("CUDA_VISIBLE_DEVICES"),
+               "locks": env.get(lease.LOCKS, "")}
     return [program_probe("lease", subject.host, lease, request, parse_lease)]
 
 
