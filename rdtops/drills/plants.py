@@ -70,8 +70,8 @@ def _memory() -> Iterator[Plant]:
         'GiB of which 1.05 GiB is free.")'))
     yield Plant("model_too_big", RECORDED, alone, _replaced(
         "train.Training", "_place", 'raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.89 GiB.")'))
-    yield Plant("out_of_host_memory", "RLIMIT_DATA, 64 samples in 100 MiB",
-                ("batch_size_per_process=67", "gradient_checkpointing=true", "device=cpu"), LIMITED)
+    yield Plant("out_of_host_memory", "RLIMIT_DATA, 1000 draws of a sample in 20 MiB, and no smaller batch to try",
+                ("batch_size_per_process=1", "noise_draws_per_sample=1000", "gradient_checkpointing=true"), LIMITED)
     yield Plant("oom_killer", "a memory cgroup of 500 MB", script=_in_small_cgroup, possible=_has_cgroup)
     yield Plant("out_of_shared_memory", RECORDED, source=_raised(
         'RuntimeError("DataLoader worker (pid 4711) is killed by signal: Bus error. It is possible that dataloader\'s '
@@ -81,7 +81,7 @@ def _memory() -> Iterator[Plant]:
 def _devices() -> Iterator[Plant]:
     yield Plant("gpu_lost", RECORDED, source=_raised('RuntimeError("CUDA error: unspecified launch failure")'))
     yield Plant("collective_timeout", "rank 1 stands still, gloo waits 5 s", TWO, STANDS_STILL)
-    yield Plant("stuck", "SIGSTOP to rank 1", (*TWO, *LONG), at_step=5,
+    yield Plant("stuck", "SIGSTOP to rank 1", (*TWO, *LONG), at_step=5, host=_impatient,
                 act=lambda run: _send(run.ranks()[1:], signal.SIGSTOP))
     yield Plant("disk_full", "checkpoints on a tmpfs of 1 MB", (*LONG, "checkpoint_every_steps=5"),
                 before=lambda run: run.mount_small_disk(), at_step=12, runs_on=True, possible=lambda: os.geteuid() == 0)
@@ -138,7 +138,7 @@ import re, resource
 run = train.Training.run
 def limited(training):
     kilobytes = int(re.search(r"VmData:\\s+(\\d+)", open("/proc/self/status").read())[1])
-    resource.setrlimit(resource.RLIMIT_DATA, (kilobytes * 1024 + (100 << 20),) * 2)
+    resource.setrlimit(resource.RLIMIT_DATA, (kilobytes * 1024 + (20 << 20),) * 2)
     return run(training)
 train.Training.run = limited
 """
@@ -171,6 +171,10 @@ def _slowed(owner: str, name: str, seconds: str) -> str:
 def _send(members: list[family.Member], number: signal.Signals) -> None:
     for member in members:
         member.send(number)
+
+
+def _impatient(host: Host) -> Host:
+    return replace(host, recovery=replace(host.recovery, stuck_floor_s=5.0, stuck_times=3.0))
 
 
 def _damaged(assets: Mapping[str, str], folder: Path) -> Mapping[str, str]:

@@ -22,8 +22,8 @@ from rdtops.ops.repository import Drilled, Say, StepFailed
 from rdtops.remote.connection import Connection
 from rdtops.supervisor import family
 
-RECOVERY = Recovery(restarts=0, stuck_floor_s=5.0, stuck_times=3.0, grace_s=5.0)
-LIMIT_S = 240.0
+RECOVERY = Recovery(restarts=0, grace_s=5.0)
+LIMIT_S = 300.0
 POLL_S = 0.1
 HEAD = '''\
 """Planted by `inv drill why`."""

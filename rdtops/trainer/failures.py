@@ -53,7 +53,7 @@ def out_of_memory(config: TrainConfig, error: Exception) -> RunError:
 
 def _short(error: Exception) -> str:
     """Without the place in torch's source, and the advice."""
-    return str(error).partition("DefaultCPUAllocator: ")[2] or str(error).partition(".")[0] or type(error).__name__
+    return str(error).partition("DefaultCPUAllocator: ")[2] or str(error).partition(". ")[0] or type(error).__name__
 
 
 def end(code: int) -> NoReturn:

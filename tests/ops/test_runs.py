@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from rdtops.contract.config import preset
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import RunSpec, RunState
 from rdtops.ops import evaluation, runs, runs_on_host
+from rdtops.supervisor import family
 
 SPEC = RunSpec("20261124-101530-tiny-3fa9", "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "a", {},
                preset("tiny"))
@@ -94,3 +96,23 @@ def test_an_evaluation_that_holds_its_lock_is_running(evaluated, tmp_path):
     assert view(tmp_path).state is RunState.RUNNING
     os.close(descriptor)
     assert view(tmp_path).state is RunState.LOST
+
+
+def test_a_run_whose_launch_script_was_killed_runs_while_any_process_of_it_lives(tmp_path):
+    folder = tmp_path / "runs" / SPEC.run_id
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(SPEC.to_json())
+    (folder / "process").write_text("1 1 not-this-boot\n")
+
+    def state_now() -> RunState:
+        runs_on_host.TAGGED.clear()  # the program lives for one question
+        (found,) = runs_on_host.list_runs(str(tmp_path))["runs"]
+        return runs.view("lab", found).state
+
+    assert state_now() is RunState.LOST
+    with subprocess.Popen(["sleep", "60"], env={**os.environ, "RDTOPS_RUN": SPEC.run_id}) as left:
+        assert state_now() is RunState.RUNNING
+        left.kill()
+    assert state_now() is RunState.LOST
+    (folder / "supervisor").write_text(family.own_name(os.getpid()))  # it writes how the run ends by itself
+    assert state_now() is RunState.RUNNING
