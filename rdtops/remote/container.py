@@ -21,12 +21,15 @@ def activation(host: Host) -> str:
     no_image = quoted(f"there is no image {image}")
     no_runner = quoted("there is neither apptainer nor singularity on this host; a module may bring it")
     binds = ",".join(_expanded(path) for path in (host.workspace, *host.environment.binds))
-    return (f"{{ RDTOPS_IMAGE={_expanded(image)}; [ -e \"$RDTOPS_IMAGE\" ] || {{ echo {no_image} >&2; false; }}; }} && "
-            f"{{ RDTOPS_RUNNER=$(command -v apptainer || command -v singularity) || "
-            f"{{ echo {no_runner} >&2; false; }}; }} && {{ [ -x {FOLDER}/python ] || {{ mkdir -p {FOLDER} && printf '%s\\n' '#!/bin/sh' {quoted(_PYTHON)} "
-            f"> {FOLDER}/python.$$ && chmod +x {FOLDER}/python.$$ && mv {FOLDER}/python.$$ {FOLDER}/python; }}; }} && "
-            f"export RDTOPS_IMAGE RDTOPS_RUNNER APPTAINER_BIND={binds} SINGULARITY_BIND={binds} "
-            f"PATH={FOLDER}:\"$PATH\" && ")
+    image_there = (f"{{ RDTOPS_IMAGE={_expanded(image)}; [ -e \"$RDTOPS_IMAGE\" ] || "
+                   f"{{ echo {no_image} >&2; false; }}; }} && ")
+    runner_there = ("{ RDTOPS_RUNNER=$(command -v apptainer || command -v singularity) || "
+                    f"{{ echo {no_runner} >&2; false; }}; }} && ")
+    python_there = (f"{{ [ -x {FOLDER}/python ] || {{ mkdir -p {FOLDER} && "
+                    f"printf '%s\\n' '#!/bin/sh' {quoted(_PYTHON)} > {FOLDER}/python.$$ && "
+                    f"chmod +x {FOLDER}/python.$$ && mv {FOLDER}/python.$$ {FOLDER}/python; }}; }} && ")
+    return (f"{image_there}{runner_there}{python_there}export RDTOPS_IMAGE RDTOPS_RUNNER APPTAINER_BIND={binds} "
+            f"SINGULARITY_BIND={binds} PATH={FOLDER}:\"$PATH\" && ")
 
 
 def _expanded(path: str) -> str:

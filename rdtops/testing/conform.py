@@ -37,7 +37,9 @@ from rdtops.ops.discovery import Plugin
 from rdtops.ops.registry import Call, Registry
 from rdtops.options import TIME_LIMIT
 from rdtops.remote import inventory
+from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Host
+from rdtops.testing.launching import promises
 from rdtops.testing.scripted import load, make_spec
 from rdtops.testing.troubled import FULL, GARBLED, GONE, HANGING, Troubled
 
@@ -90,6 +92,9 @@ def judge(plugin: Plugin, lab: Lab, options: Mapping[str, Any] | None = None) ->
 def _tried(bench: _Bench) -> Iterator[Verdict]:
     healthy = {}
     for hook in bench.plugin.hooks:
+        if hook == "register_launchers":
+            yield Verdict(f"{hook}: the promises of its launchers", None, "--host HOST tries them there")
+            continue
         if hook not in bench.arguments():
             yield Verdict(f"{hook}: a healthy host", None, "the kit does not know this hook")
             continue
@@ -351,18 +356,41 @@ def main(arguments: list[str], show: Callable[[str], None]) -> int:
     parser = argparse.ArgumentParser(prog="python -m rdtops.testing.conform", description=str(__doc__).split("\n")[0])
     parser.add_argument("plugin", help="a name that `inv plugins` shows, a file, or a module")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option, in TOML")
+    parser.add_argument("--host", help="try the promises of its launchers there, with jobs: a host of hosts.toml")
     given = parser.parse_args(arguments)
     try:
         plugin = load(given.plugin)
         options = tomllib.loads("\n".join(given.set))
+        if given.host:
+            verdicts = list(_shown_each(judge_launchers(plugin, given.host, options), show))
+            return _sum(plugin, verdicts, show)
         with tempfile.TemporaryDirectory(prefix="rdtops-lab-") as folder:
             verdicts = list(_shown_each(judge_in(plugin, Path(folder), options), show))
     except (RdtopsError, tomllib.TOMLDecodeError) as error:
         show(f"error: {error}")
         return 2
+    return _sum(plugin, verdicts, show)
+
+
+def _sum(plugin: Plugin, verdicts: list[Verdict], show: Callable[[str], None]) -> int:
     failed = sum(v.holds is False for v in verdicts)
     show(f"{plugin.name}: {'conforms' if not failed else f'{failed} rules broken'}, {len(verdicts)} tried")
     return int(failed > 0)
+
+
+def judge_launchers(plugin: Plugin, name: str, options: Mapping[str, Any]) -> Iterator[Verdict]:
+    """The promises of each launcher of a plugin, tried on a host of hosts.toml, below its workspace."""
+    host = inventory.load().host(name)
+    host = replace(host, plugins={**host.plugins, plugin.name: {**host.plugins.get(plugin.name, {}), **options}})
+    (call,) = Registry([plugin]).call("register_launchers", host)
+    if call.error is not None:
+        yield Verdict("register_launchers", False, _named(call.error))
+        return
+    with Connection(host) as connection:
+        folder = f"{connection.workspace}/conform"
+    for launcher in call.value or ():
+        for promise in promises(launcher, host, folder):
+            yield Verdict(f"{launcher.name}: {promise.words}", promise.holds, promise.seen)
 
 
 def judge_in(plugin: Plugin, folder: Path, options: Mapping[str, Any]) -> Iterator[Verdict]:

@@ -35,19 +35,20 @@ import os, signal, sys, time
 folder, seconds, code, listens = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == 'listens'
 def leave(number, frame):
     open(os.path.join(folder, 'saved'), 'w').close()
-    sys.exit(143)
+    raise SystemExit(143)
 for number in (signal.SIGTERM, signal.SIGUSR1):
     signal.signal(number, leave if listens else signal.SIG_IGN)
 rank = dict(zip(sys.argv, sys.argv[1:])).get('--machine_rank', '0')  # of several nodes the first one tells
 if rank == '0':
     with open(os.path.join(folder, 'begun'), 'a') as file:
         file.write(f'{os.getpid()}\\n')
-print('hello from the job', flush=True)
+sys.stdout.write('hello from the job\\n')
+sys.stdout.flush()
 end = time.monotonic() + seconds
 while time.monotonic() < end:
     open(os.path.join(folder, 'pulse'), 'w').write(str(time.time()))
     time.sleep(0.05)
-sys.exit(code)
+raise SystemExit(code)
 """
 _SCRIPT = """\
 #!/bin/sh
