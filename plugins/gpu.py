@@ -76,6 +76,8 @@ XIDS = Probe("xids", 'm=$(dmesg 2>/dev/null || journalctl -k -b --no-pager -q 2>
 
 @hookimpl
 def preflight_check(host: Host, connection: Connection, spec: RunSpec) -> list[CheckResult]:
+    if host.trains_elsewhere:
+        return [CheckResult.skip("gpu", "those of the cluster's nodes: its scheduler gives them, free of others")]
     answers = ask(connection, [GPUS, PROCESSES, XIDS])
     wanted = spec.train.gpus_required
     seen: Answer[tuple[Gpu, ...]] = answers["gpus"]

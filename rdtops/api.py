@@ -6,8 +6,9 @@ from rdtops.contract.config import TrainConfig
 from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.models import MODELS, ModelFacts
 from rdtops.contract.run import Checkpoint, Retention, RunEnd, RunPaths, RunSpec, RunState
-from rdtops.errors import PreflightVeto, RdtopsError
+from rdtops.errors import PreflightVeto, RdtopsError, RunError
 from rdtops.hookspecs import API_VERSION, hookimpl
+from rdtops.launcher import Cause, Job, JobState, Launcher, Phase, Spread, Submitted
 from rdtops.options import Option
 from rdtops.remote.command import Command, Secret
 from rdtops.remote.connection import Connection, Result
@@ -21,15 +22,20 @@ __all__ = [
     "API_VERSION",
     "MODELS",
     "Answer",
+    "Cause",
     "CheckResult",
     "Checkpoint",
     "Command",
     "Connection",
     "Evaluation",
     "Host",
+    "Job",
+    "JobState",
+    "Launcher",
     "ModelFacts",
     "Option",
     "Output",
+    "Phase",
     "Plan",
     "PreflightVeto",
     "Probe",
@@ -37,11 +43,14 @@ __all__ = [
     "Result",
     "Retention",
     "RunEnd",
+    "RunError",
     "RunPaths",
     "RunSpec",
     "RunState",
     "Secret",
+    "Spread",
     "Status",
+    "Submitted",
     "TrainConfig",
     "activation",
     "ask",

@@ -16,6 +16,7 @@ import pluggy
 from rdtops.checks import CheckResult
 from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.run import Checkpoint, RunEnd, RunSpec
+from rdtops.launcher import Launcher
 from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Host
 
@@ -105,6 +106,20 @@ def after_run(host: Host, connection: Connection, run: RunSpec, end: RunEnd,
         @hookimpl
         def after_run(run, end):
             return {"told": f"{run.run_id} {end.state.value} at step {end.step}"}
+    """
+
+
+@hookspec
+def register_launchers(host: Host, options: Mapping[str, Any]) -> Sequence[Launcher] | None:
+    """Bring ways to start jobs on a host, beside tmux and setsid: a scheduler.
+
+    Moment: whenever something is to be started on a host whose `launcher` in hosts.toml is none of the bundled ones, or
+    to be told of what was. Nothing is asked of the host here; the launcher's methods get a connection.
+    Veto: none. hosts.toml chooses by `name`; a name that no plugin brings is an error that lists those there are.
+
+        @hookimpl
+        def register_launchers(options):
+            return [Slurm(options)]
     """
 
 

@@ -118,15 +118,21 @@ class RunPaths:
 
 class RunState(str, Enum):
     PREPARED = "prepared"  # the folder is there, nothing was launched
+    QUEUED = "queued"  # in a cluster's queue: for the first time, or again after a preemption or at a time limit
     RUNNING = "running"
     FINISHED = "finished"  # exit code 0
     FAILED = "failed"  # exit code other than 0
     STOPPED = "stopped"  # ended after somebody asked for it: `inv stop`, or a signal
+    UNKNOWN = "unknown"  # the cluster's scheduler does not answer: it may be running
     LOST = "lost"  # no exit code and no process: killed, or the host was rebooted
 
     @property
     def ended(self) -> bool:
-        return self not in (RunState.PREPARED, RunState.RUNNING)
+        return self in (RunState.FINISHED, RunState.FAILED, RunState.STOPPED, RunState.LOST)
+
+    @property
+    def can_be_stopped(self) -> bool:
+        return self in (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
 
 
 @dataclass(frozen=True)

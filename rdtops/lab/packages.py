@@ -12,6 +12,8 @@ from pathlib import Path
 
 from rdtops.errors import LabError
 
+_SERVICES = {"sshd": ("ssh.service", "ssh.socket"), "munged": ("munge.service",),
+             "slurmctld": ("slurmctld.service",), "slurmd": ("slurmd.service",)}
 _SBIN = "/usr/sbin:/usr/local/sbin:/sbin"  # often not on an ordinary user's PATH
 _INSTALL_TIMEOUT_S = 600
 _POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks it before a package starts a service
@@ -25,10 +27,13 @@ class Program:
 
 
 PROGRAMS = (Program("sshd", "openssh-server"), Program("rsync", "rsync"), Program("tmux", "tmux"))
+CLUSTER = (Program("munged", "munge"), Program("slurmctld", "slurmctld"), Program("slurmd", "slurmd"),
+           Program("sbatch", "slurm-client"))  # of the tests with a cluster (rdtops.lab.slurm)
 
 
-def missing(find: Callable[[str], str | None] | None = None) -> tuple[Program, ...]:
-    return tuple(program for program in PROGRAMS if not (find or _find)(program.name))
+def missing(find: Callable[[str], str | None] | None = None,
+            wanted: Sequence[Program] = PROGRAMS) -> tuple[Program, ...]:
+    return tuple(program for program in wanted if not (find or _find)(program.name))
 
 
 def install_command(programs: Sequence[Program]) -> str:
@@ -43,12 +48,12 @@ def can_install() -> bool:
     return os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
-def install_missing(say: Callable[[str], None]) -> tuple[Program, ...]:
+def install_missing(say: Callable[[str], None], wanted: Sequence[Program] = PROGRAMS) -> tuple[Program, ...]:
     """Install what is missing, without starting any service. What was installed.
 
     Raises LabError: not root, no apt-get, or apt-get failed (with the end of its output).
     """
-    programs = missing()
+    programs = missing(wanted=wanted)
     if not programs:
         return ()
     names = ", ".join(program.package for program in programs)
@@ -58,8 +63,8 @@ def install_missing(say: Callable[[str], None]) -> tuple[Program, ...]:
     with _no_service_starts():
         _apt_get("update")
         _apt_get("install", "-y", "--no-install-recommends", *(program.package for program in programs))
-    _keep_sshd_off(programs)
-    still = missing()
+    _keep_off(programs)
+    still = missing(wanted=wanted)
     if still:
         raise LabError(f"apt-get installed {names}, and yet there is no {', '.join(p.name for p in still)}")
     return programs
@@ -95,9 +100,9 @@ def _no_service_starts() -> Iterator[None]:
         _POLICY.unlink(missing_ok=True)
 
 
-def _keep_sshd_off(programs: Sequence[Program]) -> None:
-    """Where systemd runs, the package also enables sshd for the next boot."""
-    if "sshd" in [program.name for program in programs] and Path("/run/systemd/system").exists():
+def _keep_off(programs: Sequence[Program]) -> None:
+    """Where systemd runs, a package also enables its service for the next boot."""
+    services = [service for program in programs for service in _SERVICES.get(program.name, ())]
+    if services and Path("/run/systemd/system").exists():
         with suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(["systemctl", "disable", "ssh.service", "ssh.socket"], capture_output=True, timeout=60,
-                           check=False)
+            subprocess.run(["systemctl", "disable", *services], capture_output=True, timeout=60, check=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import socket
 from contextlib import suppress
@@ -19,12 +20,16 @@ class Ports:
     @classmethod
     def free(cls) -> Ports:
         """Three that nobody uses now: for a lab beside another one."""
-        candidates = random.sample(_BELOW_EPHEMERAL, len(_BELOW_EPHEMERAL))
-        free = filter(_is_free, candidates)
-        return cls(next(free), next(free), next(free))
+        return cls(*free_ports(3))
 
     def of(self, name: str) -> int:
         return {"lab-jump": self.jump, "lab": self.lab, "lab2": self.lab2}[name]
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ones, each of which nobody uses now."""
+    candidates = random.sample(_BELOW_EPHEMERAL, len(_BELOW_EPHEMERAL))
+    return list(itertools.islice(filter(_is_free, candidates), count))
 
 
 def _is_free(port: int) -> bool:

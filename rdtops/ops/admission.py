@@ -14,7 +14,7 @@ from rdtops.contract import lease
 from rdtops.contract.evaluation import EvalSpec
 from rdtops.contract.run import RunSpec
 from rdtops.errors import RunError
-from rdtops.ops import launch, launch_on_host, runs, secrets
+from rdtops.ops import jobs, launch, launch_on_host, launchers, runs, secrets
 from rdtops.ops.runs import RunView
 from rdtops.remote.connection import Connection
 
@@ -47,6 +47,8 @@ def admit(connection: Connection, spec: RunSpec, *, again: bool = False) -> Admi
     twin. Raises RunError naming who holds what it needs, or why it did not begin."""
     for _ in range(3):  # a twin may end while we look
         answer = _asked(connection, spec, again)
+        if "launcher" in answer and connection.host.trains_elsewhere:
+            return _submitted(connection, spec)
         if "launcher" in answer:
             return Admitted(spec, str(answer["launcher"]), str(answer["note"]))
         if "twin" not in answer:
@@ -68,18 +70,19 @@ def start_script(connection: Connection, spec: RunSpec) -> str:
 
 
 def start_evaluation(connection: Connection, spec: EvalSpec) -> str:
-    """Start eval.sh detached, see that it lives, and return the launcher that was used: tmux or setsid."""
-    start = _start(connection, spec.workspace, str(spec.paths.script), session_of(spec),
-                   f"RDTOPS_EVAL={spec.run_id}/{spec.name}")
-    answer = connection.call(launch_on_host, {"op": "start", "start": start}, timeout_s=_PATIENCE_S)
-    if "launcher" not in answer:
-        raise _not_begun(connection.host.name, str(spec.paths.script), answer)
-    return str(answer["launcher"])
+    """Start eval.sh so that it outlives us, and return by what: tmux, setsid, or the job of a cluster."""
+    sent = secrets.for_the_host(spec.workspace, connection.host)
+    job = jobs.of_evaluation(spec)
+    if sent:
+        ready = {"script": str(job.script), "session": "", "tag": job.tag, "launcher": "", "within_s": 0.0,
+                 "secrets": sent}
+        connection.call(launch_on_host, {"op": "start", "start": ready})
+    return launchers.of(connection.host).submit(connection, job).words
 
 
-def session_of(spec: EvalSpec) -> str:
-    """The name of an evaluation's session in tmux."""
-    return f"{spec.run_id}/{spec.name}".replace(".", "_")
+def _submitted(connection: Connection, spec: RunSpec) -> Admitted:
+    submitted = launchers.of(connection.host).submit(connection, jobs.of_run(spec.paths, spec))
+    return Admitted(spec, "" if submitted.already else submitted.words)
 
 
 def wish_of(spec: RunSpec) -> dict[str, Any]:
@@ -105,14 +108,15 @@ def _asked(connection: Connection, spec: RunSpec, again: bool) -> dict[str, Any]
     answer: dict[str, Any] = connection.call(launch_on_host, {
         "op": "train", "workspace": spec.workspace, "run_id": spec.run_id, "release": spec.release,
         "wish": wish_of(spec), "again": again,
-        "files": {paths.config.name: spec.to_json() + "\n", paths.script.name: launch.script(host, spec)},
+        "files": launch.files(host, spec),
         "start": _start(connection, spec.workspace, str(paths.script), spec.run_id, f"RDTOPS_RUN={spec.run_id}"),
     }, timeout_s=_PATIENCE_S)
     return answer
 
 
 def _start(connection: Connection, workspace: str, script: str, session: str, tag: str) -> dict[str, Any]:
-    return {"script": script, "session": session, "tag": tag, "launcher": connection.host.launcher,
+    return {"script": script, "session": session, "tag": tag,
+            "launcher": "" if connection.host.trains_elsewhere else connection.host.launcher,
             "within_s": STARTED_WITHIN_S, "secrets": secrets.for_the_host(workspace, connection.host)}
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from rdtops.contract.evaluation import EvalSpec, Protocol, checkpoint_folder
 from rdtops.contract.run import RunSpec, RunState, state_of
 from rdtops.errors import RunError, UsageError
-from rdtops.ops import admission, inquiry, launch, results, runs, runs_on_host
+from rdtops.launcher import Job, JobState
+from rdtops.ops import admission, inquiry, jobs, launch, results, runs, runs_on_host
 from rdtops.ops.runs import RunView
 from rdtops.remote.command import Command, quoted
 from rdtops.remote.connection import Connection
@@ -73,7 +74,9 @@ def list_evaluations(connection: Connection, found: Sequence[RunView]) -> list[E
     """Those of these runs, oldest first."""
     answer = connection.call(runs_on_host, {"op": "evaluations", "workspace": connection.workspace,
                                             "run_ids": [run.run_id for run in found]})
-    return [_view(connection.host.name, facts) for facts in answer["evaluations"]]
+    told = jobs.told(connection, (_job(connection.workspace, facts) for facts in answer["evaluations"]))
+    return [_view(connection.host.name, facts, told.get(_job(connection.workspace, facts).name))
+            for facts in answer["evaluations"]]
 
 
 def find(connection: Connection, run: RunView, name: str = "") -> EvalView:
@@ -137,8 +140,11 @@ def begin(connection: Connection, run: RunSpec, spec: EvalSpec) -> EvalLaunched:
 
 def stop(connection: Connection, view: EvalView, grace_s: float = GRACE_S) -> None:
     """The trials that are running are lost, those that ended are kept."""
-    if view.state is not RunState.RUNNING:
+    if not view.state.can_be_stopped:
         raise RunError(f"{view.host}: {view.name} is {view.state.value}, not running")
+    if connection.host.trains_elsewhere:
+        jobs.stop(connection, jobs.of_evaluation_named(connection.workspace, view.run_id, view.name), grace_s)
+        return
     answer = connection.call(runs_on_host, {
         "op": "stop_evaluation", "workspace": connection.workspace, "run_id": view.run_id, "name": view.name,
         "grace_s": grace_s}, timeout_s=grace_s + 60)
@@ -149,8 +155,14 @@ def stop(connection: Connection, view: EvalView, grace_s: float = GRACE_S) -> No
 def existing(connection: Connection, spec: EvalSpec) -> EvalView | None:
     """The evaluation that the same wish made before."""
     answer = connection.call(runs_on_host, {"op": "evaluations", "workspace": spec.workspace, "run_ids": [spec.run_id]})
-    every = [_view(spec.host, facts) for facts in answer["evaluations"]]
-    return next((e for e in every if e.name == spec.name), None)
+    mine = next((facts for facts in answer["evaluations"] if facts["name"] == spec.name), None)
+    if mine is None:
+        return None
+    return _view(spec.host, mine, jobs.told(connection, [jobs.of_evaluation(spec)]).get(f"{spec.run_id}/{spec.name}"))
+
+
+def _job(workspace: str, facts: Mapping[str, Any]) -> Job:
+    return jobs.of_evaluation_named(workspace, facts["run_id"], facts["name"])
 
 
 def _require_release(connection: Connection, spec: EvalSpec) -> None:
@@ -160,10 +172,9 @@ def _require_release(connection: Connection, spec: EvalSpec) -> None:
 
 
 def _prepare(connection: Connection, spec: EvalSpec) -> None:
-    """Make the evaluation's folder with eval.json and eval.sh, each written whole."""
-    paths = spec.paths
-    _write(connection, {paths.spec: spec.to_json() + "\n",
-                        paths.script: launch.evaluation_script(connection.host, spec)})
+    """Make the evaluation's folder with its files, each written whole."""
+    files = launch.evaluation_files(connection.host, spec)
+    _write(connection, {spec.paths.root / name: text for name, text in files.items()})
 
 
 def _write(connection: Connection, files: Mapping[PurePosixPath, str]) -> None:
@@ -181,7 +192,7 @@ def _forget(connection: Connection, spec: EvalSpec) -> None:
     connection.run_shell(f"[ -e {report} ] || {{ rm -f {files}; rmdir -p {here} 2>/dev/null; }}; :")
 
 
-def _view(host: str, facts: dict[str, Any]) -> EvalView:
+def _view(host: str, facts: dict[str, Any], job: JobState | None = None) -> EvalView:
     try:
         report = json.loads(facts["report"])
     except ValueError:
@@ -189,7 +200,8 @@ def _view(host: str, facts: dict[str, Any]) -> EvalView:
     outcomes, code = facts["outcomes"], facts["exit_code"]
     if code is None and report and report["planned_trials"] == outcomes["success"] + outcomes["failure"]:
         code = 0  # started by hand, without eval.sh
-    state = state_of(exit_code=code, process_alive=facts["alive"], launched=facts["launched"] or report is not None,
-                     stop_requested=facts["stop_requested"])
+    state = jobs.state_of(job, state_of(
+        exit_code=code, process_alive=facts["alive"], launched=facts["launched"] or report is not None,
+        stop_requested=facts["stop_requested"]))
     return EvalView(facts["name"], facts["run_id"], host, facts["folder"], state, code, outcomes, report,
                     facts["log_tail"])

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.evaluation import EvalSpec
 from rdtops.contract.run import RunSpec
-from rdtops.ops import launch_on_host, secrets
+from rdtops.launcher import Spread
+from rdtops.ops import jobs, launchers, secrets
 from rdtops.remote import environment
 from rdtops.remote.command import Command, quoted, variable
 from rdtops.remote.hosts import Host
@@ -39,8 +40,10 @@ do starts=$((starts + 1)); sleep 1; done
 [ -e exit ] || {{ echo "$code" > exit.tmp && mv exit.tmp exit; }}
 exit "$code"
 """
-_FIRST = """\
+_LEASE = """\
 [ "${{RDTOPS_LEASE:-}}" = {run_id} ] || exec {lease}  # its GPUs and this folder are its own, or it does not start
+"""
+_FIRST = """\
 trap '' USR1 HUP  # Slurm sends USR1 to all before a time limit; the trainer hears it, its launcher would die of it
 trap : TERM INT  # heard by the supervisor; this shell stays to write how it ended
 """
@@ -58,9 +61,16 @@ def script(host: Host, spec: RunSpec) -> str:
     return _SCRIPT.format(
         title=f"Run {spec.run_id}: written by `inv train`. Started by hand, it does the same in the foreground.",
         root=quoted(str(spec.paths.root)), told=_TOLD, log=spec.paths.log.name, again=_AGAIN,
-        first=_FIRST.format(run_id=quoted(spec.run_id), lease=lease_command(host, spec).shell()),
+        first=_lease(host, spec) + _FIRST,
         exports=_environment(host, spec.workspace, spec.release, {"RDTOPS_RUN": spec.run_id}),
         release=quoted(spec.release), activation=_activation(host), program=supervised(host, spec).shell())
+
+
+def _lease(host: Host, spec: RunSpec) -> str:
+    """On a cluster the scheduler gives a job its GPUs, and has one job of the name."""
+    if host.trains_elsewhere:
+        return ""
+    return _LEASE.format(run_id=quoted(spec.run_id), lease=lease_command(host, spec).shell())
 
 
 def evaluation_script(host: Host, spec: EvalSpec) -> str:
@@ -74,13 +84,21 @@ def evaluation_script(host: Host, spec: EvalSpec) -> str:
         release=quoted(spec.release), activation=_activation(host), program=program.shell())
 
 
-def start_line(host: Host, spec: RunSpec | EvalSpec, session: str) -> str:
-    """What starts the script, and what then shows its log."""
-    line = f"setsid {Command('sh', str(spec.paths.script)).shell()}"
-    if host.launcher == "setsid":
-        return line
-    words = ["tmux", "-L", launch_on_host.socket_of(session), "-f", "/dev/null", "new-session", "-d", "-s", session]
-    return f"{line}   # and a window on its log: {Command(*words).shell()} tail -F {spec.paths.log.name}"
+def files(host: Host, spec: RunSpec) -> dict[str, str]:
+    """What is in the folder of a run that begins, by name."""
+    return {spec.paths.config.name: spec.to_json() + "\n", spec.paths.script.name: script(host, spec),
+            **launchers.of(host).files(jobs.of_run(spec.paths, spec), _spread(host, spec))}
+
+
+def evaluation_files(host: Host, spec: EvalSpec) -> dict[str, str]:
+    return {spec.paths.spec.name: spec.to_json() + "\n", spec.paths.script.name: evaluation_script(host, spec),
+            **launchers.of(host).files(jobs.of_evaluation(spec), None)}
+
+
+def start_line(host: Host, spec: RunSpec | EvalSpec) -> str:
+    """What starts it by hand, once its files are there."""
+    return launchers.of(host).start_line(jobs.of_evaluation(spec) if isinstance(spec, EvalSpec)
+                                         else jobs.of_run(spec.paths, spec))
 
 
 def _environment(host: Host, workspace: str, release: str, tag: Mapping[str, str]) -> str:
@@ -113,14 +131,16 @@ def supervised(host: Host, spec: RunSpec) -> Command:
 
 
 def trainer_command(host: Host, spec: RunSpec) -> Command:
-    """`accelerate launch … -m rdtops.trainer.train config.json`."""
+    """`accelerate launch … -m rdtops.trainer.train config.json`, on as many machines as the launcher gives it."""
+    return launchers.of(host).spread(jobs.of_run(spec.paths, spec), _spread(host, spec))
+
+
+def _spread(host: Host, spec: RunSpec) -> Spread:
     train = spec.train
-    python = environment.python(host)
-    return Command(python, "-m", "accelerate.commands.launch", *_distribution(train),
-                   "--num_processes", str(train.num_processes), "--num_machines", "1",
-                   "--mixed_precision", train.mixed_precision, "--dynamo_backend", "no",
-                   "--main_process_port", "0",  # a free one: two runs on a host do not meet
-                   "--num_cpu_threads_per_process", "1", "-m", "rdtops.trainer.train", str(spec.paths.config))
+    return Spread(Command(environment.python(host), "-m", "accelerate.commands.launch", *_distribution(train),
+                          "--num_processes", str(train.num_processes), "--mixed_precision", train.mixed_precision,
+                          "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"),
+                  Command("-m", "rdtops.trainer.train", str(spec.paths.config)))
 
 
 def _distribution(train: TrainConfig) -> list[str]:
@@ -133,13 +153,6 @@ def _distribution(train: TrainConfig) -> list[str]:
     recomputed = str(train.gradient_checkpointing).lower()
     return ["--use_fsdp", "--fsdp_version", "2", "--fsdp_reshard_after_forward", "true",
             "--fsdp_offload_params", "false", "--fsdp_activation_checkpointing", recomputed]
-
-
-def attach_line(spec: RunSpec) -> str:
-    """The shell line that shows a running training on its host."""
-    socket = launch_on_host.socket_of(spec.run_id)
-    in_tmux = Command("tmux", "-L", socket, "attach-session", "-t", "=" + spec.run_id).shell()
-    return f"{in_tmux} 2>/dev/null || exec tail -n 50 -F {quoted(str(spec.paths.log))}"
 
 
 def _activation(host: Host) -> str:

@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
 
+from rdtops.contract.run import RunPaths
 from rdtops.errors import CommandTimeout, ConnectionLost, Unreachable
-from rdtops.ops import runs, runs_on_host
+from rdtops.launcher import JobState
+from rdtops.ops import jobs, runs, runs_on_host
 from rdtops.ops.runs import Gpu, RunView
 from rdtops.remote.connection import Connection
 from rdtops.remote.far import tails
@@ -19,6 +21,7 @@ from rdtops.remote.stream import Stream
 
 LOST = (ConnectionLost, Unreachable, CommandTimeout)  # what trying again may cure
 ANSWER_S = 30.0
+JOB_POLL_S = 5.0  # so seldom is a scheduler asked: it is everybody's
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 
@@ -94,6 +97,8 @@ class Newsroom:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._stream: Stream | None = None
+        self._told: Mapping[str, JobState] = {}
+        self._job_asked_s = -JOB_POLL_S
 
     def __enter__(self) -> Newsroom:
         return self
@@ -107,7 +112,7 @@ class Newsroom:
         answer = self._ask({"op": "news", "workspace": self.connection.workspace, "run_id": run_id, "gpus": gpus,
                             "files": {path: question.to_json() for path, question in files.items()}})
         cards = runs.gpus_of(answer)
-        return News(runs.view(self.connection.host.name, answer["run"], cards),
+        return News(runs.view(self.connection.host.name, answer["run"], cards, self._job(run_id)),
                     {path: _piece(piece) for path, piece in answer["files"].items()}, cards,
                     float(answer["now_s"]) - time.time())
 
@@ -119,6 +124,13 @@ class Newsroom:
         if self._stream is not None:
             self._stream.__exit__()
             self._stream = None
+
+    def _job(self, run_id: str) -> JobState | None:
+        """What a cluster's scheduler says of the run, which is not asked every second."""
+        if time.monotonic() > self._job_asked_s + JOB_POLL_S or run_id not in self._told:
+            job = jobs.of_run(RunPaths(self.connection.workspace, run_id))
+            self._told, self._job_asked_s = jobs.told(self.connection, [job]), time.monotonic()
+        return self._told.get(run_id)
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -123,6 +123,7 @@ def demo(say: Say) -> Iterator[Any]:
 def test(say: Say, *, slow: bool, only: str, coverage: bool) -> Iterator[Any]:
     """pytest over tests/. The long proofs run with --slow only."""
     _system_programs(say)
+    _cluster_programs(say)
     words = [sys.executable, "-m", "pytest", *([] if slow else ["-m", "not slow"]), *(["-k", only] if only else []),
              *(["--cov", "--cov-report=term:skip-covered"] if coverage else [])]
     _run(words, "tests failed")
@@ -144,6 +145,16 @@ def _system_programs(say: Say) -> None:
         if os.environ.get("CI") == "true":  # there the real ones are what is to be tested
             raise
         say(f"{error.message}; to have them: {error.remedy}\ngoing on with asyncssh and setsid in their place")
+
+
+def _cluster_programs(say: Say) -> None:
+    """Install Slurm where we may, else say that the tests with a cluster are left out."""
+    try:
+        packages.install_missing(say, packages.CLUSTER)
+    except LabError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        say(f"{error.message}: the tests with a cluster are skipped; to have them: {error.remedy}")
 
 
 def _inv(line: str) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rdtops.contract.journal import Event, parse
 from rdtops.contract.run import Checkpoint, RunEnd, RunPaths, RunSpec, RunState, state_of
 from rdtops.errors import ConfigError, RunError
-from rdtops.ops import checkpoints_on_host, runs_on_host
+from rdtops.launcher import JobState
+from rdtops.ops import checkpoints_on_host, jobs, runs_on_host
 from rdtops.remote.connection import Connection
 from rdtops.supervisor import evidence_on_host
 
@@ -48,6 +49,7 @@ class RunView:
     last_event_s: float  # Unix time of the host
     log_tail: str
     error: str
+    job: JobState | None = None  # of a cluster's scheduler; None on a host that trains itself
     last_checkpoint_s: float = 0.0  # when it was complete, Unix time of the host; 0.0 while there is none
     gpus: tuple[Gpu, ...] = ()  # those it uses; asked only while it runs, and only by `status` and `watch`
 
@@ -55,26 +57,29 @@ class RunView:
     def end(self) -> RunEnd:
         """What plugins are told when it has ended."""
         lines = self.log_tail.strip().splitlines() if self.state in (RunState.FAILED, RunState.LOST) else []
-        return RunEnd(self.state, self.step, self.max_steps, self.loss, self.exit_code,
-                      self.error or (lines[-1] if lines else ""), self.last_event_s)
+        error = self.error or (self.job.words if self.job and self.job.cause else lines[-1] if lines else "")
+        return RunEnd(self.state, self.step, self.max_steps, self.loss, self.exit_code, error, self.last_event_s)
 
     def to_json(self) -> dict[str, Any]:
-        shown = {k: v for k, v in vars(self).items() if k not in ("spec", "log_tail", "gpus")}
+        shown = {k: v for k, v in vars(self).items() if k not in ("spec", "log_tail", "gpus", "job")}
         train = self.spec.train if self.spec else None
-        return {**shown, "state": self.state.value, "gpus": [asdict(gpu) for gpu in self.gpus],
+        job = {"id": self.job.id, "phase": self.job.phase.value, "cause": self.job.cause.value,
+               "words": self.job.words} if self.job else None
+        return {**shown, "state": self.state.value, "job": job, "gpus": [asdict(gpu) for gpu in self.gpus],
                 "preset": train.preset if train else None, "train_digest": train.digest if train else None}
 
 
 def list_runs(connection: Connection, *, gpus: bool = False) -> list[RunView]:
     """Every run of the host's workspace, oldest first; with `gpus`, those of the running ones too."""
     answer = connection.call(runs_on_host, {"op": "list", "workspace": connection.workspace, "gpus": gpus})
-    return views(connection.host.name, answer)
+    told = jobs.told(connection, (jobs.of_run(RunPaths(connection.workspace, f["run_id"])) for f in answer["runs"]))
+    return views(connection.host.name, answer, told)
 
 
-def views(host: str, answer: dict[str, Any]) -> list[RunView]:
-    """What the program on the host answered to `list`."""
+def views(host: str, answer: dict[str, Any], told: Mapping[str, JobState] | None = None) -> list[RunView]:
+    """What the program on the host answered to `list`, and a cluster's scheduler about its jobs."""
     cards = gpus_of(answer)
-    return [view(host, facts, cards) for facts in answer["runs"]]
+    return [view(host, facts, cards, (told or {}).get(facts["run_id"])) for facts in answer["runs"]]
 
 
 def gpus_of(answer: dict[str, Any]) -> tuple[Gpu, ...]:
@@ -127,6 +132,11 @@ def digest_states(connection: Connection, run: RunView, *, verify: bool) -> dict
 def stop(connection: Connection, run: RunView, grace_s: float = 600.0) -> dict[str, Any]:
     """Ask the ranks to save and leave, end what remains. Only processes that carry the run's tag are touched."""
     not_running = RunError(f"{run.host}: {run.run_id} is {run.state.value}, not running")
+    if connection.host.trains_elsewhere:
+        if not run.state.can_be_stopped:
+            raise not_running
+        jobs.stop(connection, jobs.of_run(paths(connection, run)), grace_s)
+        return {"ended": [], "killed": [], "left": []}
     if run.state not in (RunState.RUNNING, RunState.LOST):
         raise not_running
     answer: dict[str, Any] = connection.call(
@@ -139,8 +149,9 @@ def stop(connection: Connection, run: RunView, grace_s: float = 600.0) -> dict[s
     return answer
 
 
-def view(host: str, facts: dict[str, Any], cards: tuple[Gpu, ...] = ()) -> RunView:
-    """What the host's facts of a run mean. `cards`: all GPUs of the host."""
+def view(host: str, facts: dict[str, Any], cards: tuple[Gpu, ...] = (),
+         job: JobState | None = None) -> RunView:
+    """What the host's facts of a run mean. `cards`: all GPUs of the host; `job`: what a cluster's scheduler says."""
     try:
         spec = RunSpec.from_json(facts["config"])
     except ConfigError:
@@ -155,8 +166,10 @@ def view(host: str, facts: dict[str, Any], cards: tuple[Gpu, ...] = ()) -> RunVi
     view_step = max((int(e.data.get("step") or 0) for e in telling), default=0)
     return RunView(
         run_id=facts["run_id"], host=host, spec=spec, exit_code=facts["exit_code"],
-        state=state_of(exit_code=facts["exit_code"], process_alive=facts["alive"], launched=facts["launched"],
-                       stop_requested=facts["stop_requested"] or "stopped" in latest),
+        job=job, state=jobs.state_of(job, state_of(
+            exit_code=facts["exit_code"], process_alive=facts["alive"],
+            launched=facts["launched"] or jobs.is_known(job),
+            stop_requested=facts["stop_requested"] or "stopped" in latest)),
         step=view_step, max_steps=spec.train.max_steps if spec else 0,
         loss=step.data.get("loss") if step else None,
         samples_per_s=step.data.get("samples_per_s") if step else None,

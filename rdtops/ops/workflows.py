@@ -15,7 +15,7 @@ from rdtops.checks import Report
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked
 from rdtops.contract.journal import Event
 from rdtops.contract.run import Checkpoint, RunPaths, RunSpec, RunState, best_of
-from rdtops.errors import ConfigError, HostError, RdtopsError, RemoteError, UsageError
+from rdtops.errors import ConfigError, HostError, RdtopsError, RemoteError, RunError, UsageError
 from rdtops.ops import (
     admission,
     authoring,
@@ -23,7 +23,9 @@ from rdtops.ops import (
     discovery,
     evaluation,
     inquiry,
+    jobs,
     launch,
+    launchers,
     provision,
     registry,
     releases,
@@ -224,8 +226,7 @@ def train(session: Session, host: Host, *, wish: Wish, resume: str, again: bool,
         prepared = replace(prepared, spec=spec)
     spec = prepared.spec
     if dry_run:
-        yield _launch_plan(host, spec, {"config.json": spec.to_json(), "launch.sh": launch.script(host, spec)},
-                           spec.run_id)
+        yield _launch_plan(host, spec, launch.files(host, spec))
         return
     launched = _launched(session, host, prepared, run, again=again)
     yield launched
@@ -233,8 +234,8 @@ def train(session: Session, host: Host, *, wish: Wish, resume: str, again: bool,
         yield from follow_run(session, host, run_id=launched.run_id)
 
 
-def _launch_plan(host: Host, spec: RunSpec | EvalSpec, files: dict[str, str], session: str) -> LaunchPlan:
-    return LaunchPlan(host.name, str(spec.paths.root), files, launch.start_line(host, spec, session), host.secrets,
+def _launch_plan(host: Host, spec: RunSpec | EvalSpec, files: dict[str, str]) -> LaunchPlan:
+    return LaunchPlan(host.name, str(spec.paths.root), files, launch.start_line(host, spec), host.secrets,
                       secrets.host_file(spec.workspace, host))
 
 
@@ -288,8 +289,7 @@ def evaluate(session: Session, host: Host, *, run_id: str, which: str, wish: Wis
            else _evaluated(session, runs.find(connection, run_id), host))
     spec = evaluation.spec_of(connection, run, prepared, which, protocol, processes, device)
     if dry_run:
-        yield _launch_plan(host, spec, {"eval.json": spec.to_json(), "eval.sh": launch.evaluation_script(host, spec)},
-                           admission.session_of(spec))
+        yield _launch_plan(host, spec, launch.evaluation_files(host, spec))
         return
     found = evaluation.existing(connection, spec)
     if found and found.state is RunState.FINISHED:
@@ -354,14 +354,28 @@ def why(session: Session, host: Host, *, run_id: str) -> Iterator[diagnosing.Why
 
 def gpu(session: Session, host: Host, *, again_every_s: float) -> Iterator[Gpus | GpuSample]:
     connection = session.connection(host)
+    if again_every_s and host.trains_elsewhere:
+        raise UsageError(f"{host.name} is a login node: --watch looks at its own GPUs only",
+                         remedy=f"inv gpu --host {host.name}   # those of the newest run's nodes, now")
     if again_every_s:
         yield from _gpus_again(connection, again_every_s)
         return
     query = Command("nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits")
-    table = connection.run(Command("nvidia-smi"))
-    lines = connection.run(query).out.strip().splitlines()
+    table = connection.run(_where_it_trains(connection, Command("nvidia-smi")), timeout_s=60)
+    lines = connection.run(_where_it_trains(connection, query), timeout_s=60).out.strip().splitlines()
     rows = tuple(dict(zip(GPU_QUERY, (v.strip() for v in line.split(",")), strict=False)) for line in lines)
     yield Gpus(host.name, table.out, rows)
+
+
+def _where_it_trains(connection: Connection, command: Command) -> Command:
+    """On a cluster: on the nodes of the newest run."""
+    if not connection.host.trains_elsewhere:
+        return command
+    run = runs.find(connection)
+    if run.state is not RunState.RUNNING:
+        raise RunError(f"{run.host}: {run.run_id} is {run.state.value}, so it has no nodes to look at",
+                       remedy=f"inv status --host {run.host}")
+    return launchers.of(connection.host).inside(connection, jobs.of_run(runs.paths(connection, run)), command)
 
 
 def _gpus_again(connection: Connection, every_s: float) -> Iterator[GpuSample]:
@@ -408,10 +422,11 @@ def attach(session: Session, host: Host, *, run_id: str) -> Iterator[Text]:
     run = runs.find(connection, run_id)
     spec = _spec(run, host)
     yield Text(f"attached to {run.run_id}; leave with Ctrl-b d (the training does not need this window)\n")
+    line = launchers.of(host).attach_line(jobs.of_run(spec.paths, spec))
     with tempfile.NamedTemporaryFile("w", prefix="rdtops-", suffix=".ssh_config") as config:
         config.write(openssh.config_text(host))
         config.flush()
-        subprocess.run(["ssh", "-F", config.name, "-t", host.name, launch.attach_line(spec)], check=False)
+        subprocess.run(["ssh", "-F", config.name, "-t", host.name, line], check=False)
 
 
 def stop(session: Session, host: Host, *, run_id: str, grace_s: float, evaluated: bool) -> Iterator[RunView | EvalView]:

@@ -6,6 +6,7 @@ CONDA_PREFIX, PATH and its activate.d scripts, which is what `conda activate` co
 
 from __future__ import annotations
 
+from rdtops.remote import container
 from rdtops.remote.command import quoted
 from rdtops.remote.hosts import Host
 
@@ -24,7 +25,8 @@ def activation(host: Host) -> str:
 
 def python(host: Host) -> str:
     """The interpreter inside the activated environment."""
-    return "python" if host.environment.venv or host.environment.conda else host.python
+    declared = host.environment
+    return "python" if declared.venv or declared.conda or declared.container else host.python
 
 
 def _python(host: Host) -> str:
@@ -32,7 +34,7 @@ def _python(host: Host) -> str:
         return _venv(host.environment.venv)
     if host.environment.conda:
         return _conda(host.environment.conda)
-    return ""
+    return container.activation(host) if host.environment.container else ""
 
 
 def modules(host: Host) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 from rdtops.contract.recovery import Recovery
 from rdtops.errors import ConfigError
 
+LOCAL_LAUNCHERS = ("auto", "tmux", "setsid")  # those that start a training on the very machine one logs in to
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hop:
@@ -39,11 +41,13 @@ class Hop:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where the trainer's Python lives on the host: a conda environment (name or prefix) or a venv, not both; and
-    what is loaded before it. The rest says how `inv deploy --env` makes the venv."""
+    """Where the trainer's Python lives on the host: a conda environment (name or prefix), a venv or a container, one of
+    them; and what is loaded before it. The rest says how `inv deploy --env` makes the venv."""
 
     conda: str | None = None
     venv: str | None = None
+    container: str | None = None  # an image of apptainer: /shared/images/rdt.sif
+    binds: tuple[str, ...] = ()  # folders of the host that it sees beside the home and the workspace
     modules: tuple[str, ...] = ()  # of Lmod or Environment Modules: cuda/12.4
     requirements: tuple[str, ...] = ()  # instead of the trainer's of the same name, or beside them: torch==2.13.0+cu126
     index_url: str | None = None  # where pip looks; None: where pip.conf says
@@ -59,7 +63,7 @@ class Host(Hop):
     workspace: str = "~/rdtops"
     python: str = "python3"
     environment: Environment = Environment()
-    launcher: str = "auto"  # auto, tmux or setsid
+    launcher: str = "auto"  # auto, tmux or setsid, or what a plugin brings: slurm
     recovery: Recovery = field(default_factory=Recovery)
     gpus: int | None = None
     preset: str = "libero_single_task"  # what deploy, check and train mean when --preset is not given
@@ -69,6 +73,11 @@ class Host(Hop):
     assets: Mapping[str, str] = field(default_factory=dict)  # asset name -> folder that is on the host already
     plugins: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     default: bool = False
+
+    @property
+    def trains_elsewhere(self) -> bool:
+        """It is a login node: what is launched runs on other machines, whose GPUs and memory are not seen there."""
+        return self.launcher not in LOCAL_LAUNCHERS
 
     @property
     def route(self) -> tuple[Hop, ...]:

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
@@ -43,6 +43,8 @@ class _HopTable(_Table):
 class _EnvironmentTable(_Table):
     conda: Text | None = None
     venv: Text | None = None
+    container: Text | None = None
+    binds: tuple[Annotated[str, StringConstraints(pattern=r"^[/~][^,]*$")], ...] = Field(default=(), strict=False)
     modules: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+/-]*$")], ...] = Field(
         default=(), strict=False)
     requirements: tuple[Text, ...] = Field(default=(), strict=False)
@@ -52,8 +54,11 @@ class _EnvironmentTable(_Table):
 
     @model_validator(mode="after")
     def _one_of_them(self) -> _EnvironmentTable:
-        if self.conda and self.venv:
-            raise ValueError("conda and venv exclude each other")
+        given = [name for name in ("conda", "venv", "container") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other")
+        if self.binds and not self.container:
+            raise ValueError("binds are those of a container, and there is none")
         return self
 
 
@@ -81,7 +86,7 @@ class _HostTable(_HopTable):
     workspace: Text | None = None
     python: Text | None = None
     environment: _EnvironmentTable | None = None
-    launcher: Literal["auto", "tmux", "setsid"] | None = None
+    launcher: Name | None = None  # who brings it is known when the plugins are loaded
     recovery: _RecoveryTable | None = None
     gpus: Annotated[int, Field(ge=0)] | None = None
     preset: Text | None = None

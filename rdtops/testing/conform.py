@@ -37,16 +37,14 @@ from rdtops.ops.discovery import Plugin
 from rdtops.ops.registry import Call, Registry
 from rdtops.options import TIME_LIMIT
 from rdtops.remote import inventory
-from rdtops.remote.connection import Connection, Result
-from rdtops.remote.far import prober
+from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Host
-from rdtops.remote.stream import Stream
+from rdtops.testing.launching import promises
 from rdtops.testing.scripted import load, make_spec
+from rdtops.testing.troubled import FULL, GARBLED, GONE, HANGING, Troubled
 
 HOST = "lab2"
 LIMIT_S = 60.0  # for a hook in trouble
-PATIENCE_S = 2.0  # what a command gets that hangs, whatever the plugin would have given it
-GARBAGE = "printf 'sh: \\001\\377 ,,, {\"\\n\\n0 %%%%'"
 CACHES = (".cache/rdtops",)  # of rdtops itself
 ENCODERS = {  # the smallest that look complete
     "text_encoder": {"config.json": b'{"d_model": 64}', "model.safetensors": b"t5", "spiece.model": b"words"},
@@ -94,6 +92,9 @@ def judge(plugin: Plugin, lab: Lab, options: Mapping[str, Any] | None = None) ->
 def _tried(bench: _Bench) -> Iterator[Verdict]:
     healthy = {}
     for hook in bench.plugin.hooks:
+        if hook == "register_launchers":
+            yield Verdict(f"{hook}: the promises of its launchers", None, "--host HOST tries them there")
+            continue
         if hook not in bench.arguments():
             yield Verdict(f"{hook}: a healthy host", None, "the kit does not know this hook")
             continue
@@ -194,47 +195,6 @@ def _named(error: BaseException) -> str:
 
 # --- situations ---
 
-GONE, HANGING, GARBLED, FULL = "the host is gone", "commands hang", "garbage for an answer", "the disk is full"
-
-
-class _Troubled(Connection):
-    """A real connection to the lab whose commands do something else than what they were meant to do."""
-
-    def __init__(self, host: Host, trouble: str) -> None:
-        super().__init__(host)
-        self.trouble = trouble
-        self.commands = 0
-        self._asking = False
-
-    def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> Any:
-        if program is not prober or not self.trouble:
-            return super().call(program, request, timeout_s=self._patience(timeout_s))
-        probes = {name: {**p, "shell": self._line(p["shell"]), "timeout_s": self._patience(p["timeout_s"])}
-                  for name, p in request["probes"].items()}
-        self._asking = True  # the program that asks is healthy, what it asks is not
-        try:
-            return super().call(program, {"probes": probes}, timeout_s=timeout_s)
-        finally:
-            self._asking = False
-
-    def run_shell(self, line: str, *, timeout_s: float = 30.0, check: bool = True, stdin: bytes = b"") -> Result:
-        if self.trouble == GARBLED:
-            line = self._line(line)
-        return super().run_shell(line, timeout_s=self._patience(timeout_s), check=check, stdin=stdin)
-
-    def stream(self, line: str, *, silence_s: float = 60.0) -> Stream:
-        self.commands += 1
-        hangs = self.trouble == HANGING and not self._asking
-        return super().stream(self._line(line) if hangs else line, silence_s=self._patience(silence_s) if hangs
-                              else silence_s)
-
-    def _line(self, line: str) -> str:
-        return {HANGING: "exec sleep 60", GARBLED: GARBAGE}.get(self.trouble, line)
-
-    def _patience(self, seconds: float) -> float:
-        return min(seconds, PATIENCE_S) if self.trouble == HANGING else seconds
-
-
 class _Bench:
     """A workspace on the lab's host with all that the hooks are told of, and the troubles it can be in."""
 
@@ -255,7 +215,7 @@ class _Bench:
     def trial(self, hook: str) -> Trial:
         """One call of one hook, as rdtops makes it, from a connection that was good when it began."""
         self._furnish()
-        connection = _Troubled(self._host(), self.trouble)
+        connection = Troubled(self._host(), self.trouble)
         with connection:
             connection.open()
             connection.commands = 0
@@ -396,18 +356,41 @@ def main(arguments: list[str], show: Callable[[str], None]) -> int:
     parser = argparse.ArgumentParser(prog="python -m rdtops.testing.conform", description=str(__doc__).split("\n")[0])
     parser.add_argument("plugin", help="a name that `inv plugins` shows, a file, or a module")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option, in TOML")
+    parser.add_argument("--host", help="try the promises of its launchers there, with jobs: a host of hosts.toml")
     given = parser.parse_args(arguments)
     try:
         plugin = load(given.plugin)
         options = tomllib.loads("\n".join(given.set))
+        if given.host:
+            verdicts = list(_shown_each(judge_launchers(plugin, given.host, options), show))
+            return _sum(plugin, verdicts, show)
         with tempfile.TemporaryDirectory(prefix="rdtops-lab-") as folder:
             verdicts = list(_shown_each(judge_in(plugin, Path(folder), options), show))
     except (RdtopsError, tomllib.TOMLDecodeError) as error:
         show(f"error: {error}")
         return 2
+    return _sum(plugin, verdicts, show)
+
+
+def _sum(plugin: Plugin, verdicts: list[Verdict], show: Callable[[str], None]) -> int:
     failed = sum(v.holds is False for v in verdicts)
     show(f"{plugin.name}: {'conforms' if not failed else f'{failed} rules broken'}, {len(verdicts)} tried")
     return int(failed > 0)
+
+
+def judge_launchers(plugin: Plugin, name: str, options: Mapping[str, Any]) -> Iterator[Verdict]:
+    """The promises of each launcher of a plugin, tried on a host of hosts.toml, below its workspace."""
+    host = inventory.load().host(name)
+    host = replace(host, plugins={**host.plugins, plugin.name: {**host.plugins.get(plugin.name, {}), **options}})
+    (call,) = Registry([plugin]).call("register_launchers", host)
+    if call.error is not None:
+        yield Verdict("register_launchers", False, _named(call.error))
+        return
+    with Connection(host) as connection:
+        folder = f"{connection.workspace}/conform"
+    for launcher in call.value or ():
+        for promise in promises(launcher, host, folder):
+            yield Verdict(f"{launcher.name}: {promise.words}", promise.holds, promise.seen)
 
 
 def judge_in(plugin: Plugin, folder: Path, options: Mapping[str, Any]) -> Iterator[Verdict]:

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from rdtops.contract.journal import Journal
+from rdtops.lab import slurm
 from rdtops.lab.site import Lab
+from rdtops.lab.slurm import Cluster
 from rdtops.remote import inventory
 from rdtops.remote.connection import Connection
 from rdtops.testing.fixtures import running_lab
@@ -74,3 +76,26 @@ def connection(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 def journal(connection: Connection) -> Journal:
     """Of a run there that the test tells about itself."""
     return begun(connection.workspace)
+
+
+@pytest.fixture(scope="session")
+def cluster(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two nodes of a real Slurm behind the host `lab`, which is its login node."""
+    if why := slurm.obstacle():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"no Slurm here: {why}")
+        pytest.skip(f"no Slurm here: {why}")
+    cluster = Cluster(tmp_path_factory.mktemp("s"), lab.folder("lab") / "bin")
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.down()
+
+
+@pytest.fixture
+def healthy_cluster(cluster: Cluster) -> Iterator[Cluster]:
+    """For a test that breaks it: whole again, and empty, before and after."""
+    cluster.mend()
+    yield cluster
+    cluster.mend()

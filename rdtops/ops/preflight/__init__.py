@@ -26,4 +26,10 @@ def core_checks(connection: Connection, spec: RunSpec) -> list[CheckResult]:
     begun_s = time.time()
     found = ask(connection, [probe for check in CHECKS for probe in check.probes(subject)])
     answers = Answers(found, begun_s, time.time())
-    return [replace(result, group=check.group) for check in CHECKS for result in check.judge(subject, answers)]
+    return [replace(_moved(result) if check.of_the_trainer and subject.host.trains_elsewhere else result,
+                    group=check.group) for check in CHECKS for result in check.judge(subject, answers)]
+
+
+def _moved(result: CheckResult) -> CheckResult:
+    """What was found of a login node says nothing of the nodes that train; their scheduler is asked by its plugin."""
+    return CheckResult.skip(result.name, "of the login node, which does not train", result.summary)

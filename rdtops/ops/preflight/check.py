@@ -52,6 +52,7 @@ class Check:
     group: str  # of the table: host, python, assets, network, launch
     judge: Callable[[Subject, Answers], Iterable[CheckResult]]
     probes: Callable[[Subject], Iterable[Probe[Any]]] = lambda _: ()
+    of_the_trainer: bool = False  # it is about the machine that trains, which a login node is not
 
 
 def last_line(output: Output) -> str:

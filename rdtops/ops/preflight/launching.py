@@ -35,6 +35,9 @@ class Logout:
 
 def judge_launcher(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     answer, wanted = answers["launcher"], subject.host.launcher
+    if subject.host.trains_elsewhere:
+        yield CheckResult.ok("launcher", f"{wanted}; the training runs as a job of the cluster")
+        return
     there = {PurePosixPath(w).name for w in answer.value or []} & {"tmux", "setsid"}
     if wanted != "auto" and wanted not in there:
         yield CheckResult.fail("launcher", f"hosts.toml wants {wanted}, which is not there", answer.problem,
@@ -165,8 +168,9 @@ def _lease_probes(subject: Subject) -> list[Probe[Any]]:
 CHECKS = (
     Check("launch", judge_launcher, lambda _: [Probe("launcher", "for p in tmux setsid; do command -v $p; done; :",
                                                      words)]),
-    Check("launch", judge_logout, lambda _: [Probe("logout", _LOGOUT, parse_logout, timeout_s=10)]),
+    Check("launch", judge_logout, lambda _: [Probe("logout", _LOGOUT, parse_logout, timeout_s=10)],
+          of_the_trainer=True),
     Check("launch", judge_secrets),
-    Check("launch", judge_runs, _runs_probes),
-    Check("launch", judge_lease, _lease_probes),
+    Check("launch", judge_runs, _runs_probes, of_the_trainer=True),
+    Check("launch", judge_lease, _lease_probes, of_the_trainer=True),
 )

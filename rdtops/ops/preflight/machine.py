@@ -223,9 +223,9 @@ def _gib(mib: float) -> str:
 CHECKS = (
     Check("host", judge_workspace, lambda s: [Probe("workspace", nearest(s.spec.workspace), parse_nearest)]),
     Check("host", judge_clock, lambda _: [Probe("clock", "date +%s", parse_clock)]),
-    Check("host", judge_memory, lambda _: [Probe("memory", _MEMORY, parse_memory)]),
-    Check("host", judge_cpus, lambda _: [Probe("cpus", _CPUS, parse_cpus)]),
+    Check("host", judge_memory, lambda _: [Probe("memory", _MEMORY, parse_memory)], of_the_trainer=True),
+    Check("host", judge_cpus, lambda _: [Probe("cpus", _CPUS, parse_cpus)], of_the_trainer=True),
     Check("host", judge_open_files,
-          lambda _: [Probe("open files", 'echo "$(ulimit -Sn) $(ulimit -Hn)"', parse_limit)]),
-    Check("host", judge_shm, lambda _: [Probe("shm", "LC_ALL=C df -mP /dev/shm", parse_shm)]),
+          lambda _: [Probe("open files", 'echo "$(ulimit -Sn) $(ulimit -Hn)"', parse_limit)], of_the_trainer=True),
+    Check("host", judge_shm, lambda _: [Probe("shm", "LC_ALL=C df -mP /dev/shm", parse_shm)], of_the_trainer=True),
 )

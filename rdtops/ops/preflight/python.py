@@ -277,5 +277,5 @@ CHECKS = (
     Check("python", judge_python, _python_probes),
     Check("python", judge_packages),
     Check("python", judge_imports, _imports_probes),
-    Check("python", judge_cuda, _cuda_probes),
+    Check("python", judge_cuda, _cuda_probes, of_the_trainer=True),
 )

@@ -13,13 +13,14 @@ from rich.table import Table
 from rdtops.contract.run import RunState
 from rdtops.ops.evaluation import EvalLaunched, EvalView
 from rdtops.ops.render.forms import rows, shown
+from rdtops.ops.render.jobs import start_words
 from rdtops.ops.render.words import STATE_STYLE, exit_words, table_of
 
 
 @shown.register
 def _(thing: EvalLaunched) -> RenderableType:
     notes = "".join(f"\n  [yellow]note:[/] {escape(note)}" for note in thing.notes)
-    return (f"[green]started[/] [bold]{escape(thing.name)}[/] on {escape(thing.host)}, detached in {thing.launcher}: "
+    return (f"[green]started[/] [bold]{escape(thing.name)}[/] on {escape(thing.host)}, {start_words(thing.launcher)}: "
             f"{thing.trials} trials of {len(thing.tasks)} tasks{notes}\n"
             f"  follow it:  inv logs --eval --follow --host {thing.host}\n"
             f"  get it:     inv fetch-results --host {thing.host} --run {thing.run_id}\n"

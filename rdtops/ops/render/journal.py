@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from rdtops.contract.journal import Event
 from rdtops.ops.render.forms import shown
+from rdtops.ops.render.jobs import job_begins
 from rdtops.ops.render.words import clock, duration, heldout_words, size
 from rdtops.ops.workflows import Progressed
 
@@ -61,6 +62,8 @@ def _eval_finished(d: dict[str, Any]) -> str:
 
 
 WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
+    "scheduled": job_begins,
+    "requeued": lambda d: f"the time of job {d.get('job')} is over; it is queued again, to go on where it saved",
     "launched": lambda d: f"launched by {d.get('launcher')}, process {d.get('pid')}",
     "started": _started,
     "step": _step,

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rdtops.contract.run import RunState
 from rdtops.ops.render.evaluations import evaluation_line
 from rdtops.ops.render.forms import rows, shown
+from rdtops.ops.render.jobs import job_lines, start_words
 from rdtops.ops.render.words import STATE_STYLE, duration, exit_words, verbatim
 from rdtops.ops.runs import Gpu, RunView
 from rdtops.ops.training import Launched
@@ -38,7 +39,7 @@ def _(thing: LaunchPlan) -> RenderableType:
 def _(thing: Launched) -> RenderableType:
     run, host = f"[bold]{escape(thing.run_id)}[/]", escape(thing.host)
     how = f"resumed from {thing.resumed_from}" if thing.resumed_from else "started"
-    said = (f"[green]{how}[/] {run} on {host}, detached in {thing.launcher}: it goes on without this laptop\n"
+    said = (f"[green]{how}[/] {run} on {host}, {start_words(thing.launcher)}: it goes on without this laptop\n"
             if thing.is_new else
             f"[green]running already[/]: {run} on {host} is this very training, so no other was started "
             "(inv train --again does)\n")
@@ -89,6 +90,7 @@ def _details(run: RunView) -> list[str]:
     saved = f"{run.last_checkpoint}, {_ago(run.last_checkpoint_s)}" if run.last_checkpoint else ""
     facts = [saved, gpus_words(run.gpus), f"last sign {_ago(run.last_event_s)}" if run.last_event_s else ""]
     lines = [f"            [dim]{escape('   '.join(f for f in facts if f))}[/]"] if any(facts) else []
+    lines += [f"            {words}" for words in job_lines(run.job)]
     if run.state in (RunState.FAILED, RunState.LOST):
         last_words = run.error or "\n            ".join(run.log_tail.strip().splitlines()[-6:])
         lines.append(f"            [red]{exit_words(run.exit_code)}[/]  {escape(last_words)}")

@@ -15,7 +15,8 @@ from rdtops.contract.run import RunState
 SIGNS = {Status.OK: "[green]OK[/]  ", Status.WARN: "[yellow]WARN[/]", Status.FAIL: "[bold red]FAIL[/]",
          Status.SKIP: "[dim]SKIP[/]"}
 STATE_STYLE = {RunState.RUNNING: "cyan", RunState.FINISHED: "green", RunState.FAILED: "bold red",
-               RunState.LOST: "bold red", RunState.STOPPED: "yellow", RunState.PREPARED: "dim"}
+               RunState.LOST: "bold red", RunState.STOPPED: "yellow", RunState.PREPARED: "dim",
+               RunState.QUEUED: "yellow", RunState.UNKNOWN: "bold yellow"}
 
 
 def size(size_bytes: float) -> str:

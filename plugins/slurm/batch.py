@@ -1,0 +1,109 @@
+"""The files that Slurm gets: job.sbatch, which it runs, and node.sh, which runs on every node. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rdtops.api import Command, Job, Spread
+
+BATCH, NODE = "job.sbatch", "node.sh"
+
+_BATCH = """\
+#!/bin/sh
+{directives}
+# Job of {title}: written by rdtops. To submit it by hand: cd to its folder, then: sbatch {batch}
+cd {folder} || exit 1
+export RDTOPS_LAUNCHER="Slurm job $SLURM_JOB_ID"
+RDTOPS_MASTER=$(scontrol show node "$SLURMD_NODENAME" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')
+export RDTOPS_MASTER RDTOPS_PORT=$((20000 + SLURM_JOB_ID % 12000))  # where the nodes meet: on the first of them
+tell() {{  # a line of the Journal: kind, and more fields
+    printf '{{"kind": "%s", "time_s": %s, "launcher": "slurm", "job": "%s", "restarts": %s%s}}\\n' "$1" "$(date +%s)" \\
+        "$SLURM_JOB_ID" "${{SLURM_RESTART_COUNT:-0}}" "$2" >> {journal}
+}}
+tell scheduled ", \\"nodes\\": \\"$SLURM_JOB_NODELIST\\""
+rm -f ended
+
+# Slurm's warning before the time limit comes to this shell. The ranks hear it next: they save and leave.
+trap 'out_of_time=1; scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
+# Of a cancellation, a preemption or the limit itself. Slurm forgets in minutes how a job ended; this stays.
+trap 'date +%s > ended' TERM
+out_of_time=
+{command} &
+job=$!
+while kill -0 "$job" 2>/dev/null; do wait "$job"; code=$?; done
+if [ -n "$out_of_time" ] && [ "$code" -ne 0 ] && [ ! -e stop ]; then
+    tell requeued ""
+    for again in 1 2 3 4 5; do
+        scontrol requeue "$SLURM_JOB_ID" && exec sleep 600  # which Slurm ends: the job waits in the queue again
+        sleep 10
+    done
+fi
+exit "$code"
+"""
+_NODE = """\
+#!/bin/sh
+# One node of {title}: run by srun, once on each.
+trap '' USR1  # it is for the ranks; accelerate's launcher would die of it
+exec {launch} \\
+    --num_machines "$SLURM_NNODES" --machine_rank "$SLURM_NODEID" \\
+    --main_process_ip "$RDTOPS_MASTER" --main_process_port "$RDTOPS_PORT" \\
+    {program}
+"""
+
+
+def job_name(job: Job) -> str:
+    """Slurm's name of it, by which it is found again."""
+    return f"rdtops-{job.name.replace('/', '--')}"
+
+
+def batch(job: Job, options: Mapping[str, Any]) -> str:
+    """job.sbatch. A job that spreads starts its steps itself; any other is a step of one task."""
+    line = Command("sh", str(job.script)) if job.spreads else Command("srun", "--ntasks=1", "--nodes=1", "sh",
+                                                                     str(job.script))
+    return _BATCH.format(directives="\n".join(f"#SBATCH {words}" for words in directives(job, options)),
+                         title=job.name, batch=BATCH, folder=_quoted(str(job.folder)), command=line.shell(),
+                         journal="journal.jsonl" if job.spreads else "/dev/null")
+
+
+def node(job: Job, spread: Spread) -> str:
+    return _NODE.format(title=job.name, launch=spread.launch.shell(), program=spread.program.shell())
+
+
+def step(job: Job, options: Mapping[str, Any]) -> Command:
+    """srun of node.sh on every node. Slurm hands the number of CPUs to a job, and not to its steps."""
+    nodes = str(nodes_of(job, options))
+    return Command("srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", *_cpus(options),
+                   "--kill-on-bad-exit=1", "--input=none", "sh", job.file(NODE))
+
+
+def directives(job: Job, options: Mapping[str, Any]) -> list[str]:
+    """What follows #SBATCH, line by line; the owner's own lines come last and win."""
+    nodes = nodes_of(job, options)
+    gpus = gpus_per_node(job, options)
+    kind = f"{options['gpu_type']}:" if options["gpu_type"] else ""
+    lines = [f"--job-name={_quoted(job_name(job))}", "--output=slurm.log", "--open-mode=append",
+             f"--nodes={nodes}", "--ntasks-per-node=1", *_cpus(options)]
+    lines += [f"--gres=gpu:{kind}{gpus}"] if gpus else []
+    lines += [f"--{name}={_quoted(options[name])}" for name in ("partition", "account", "qos", "constraint", "time")
+              if options[name]]
+    return [*lines, "--requeue", f"--signal=B:USR1@{options['save_before_limit_s']}", *options["sbatch"]]
+
+
+def nodes_of(job: Job, options: Mapping[str, Any]) -> int:
+    return int(options["nodes"]) if job.spreads else 1
+
+
+def gpus_per_node(job: Job, options: Mapping[str, Any]) -> int:
+    """As the owner says, else one a process; none for a job on CPUs."""
+    if not job.uses_gpus:
+        return 0
+    return int(options["gpus_per_node"]) or -(-job.processes // nodes_of(job, options))
+
+
+def _cpus(options: Mapping[str, Any]) -> list[str]:
+    return [f"--cpus-per-task={options['cpus_per_node']}"] if options["cpus_per_node"] else []
+
+
+def _quoted(word: str) -> str:
+    return Command(word).shell()

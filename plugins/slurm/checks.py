@@ -1,0 +1,268 @@
+"""Will Slurm take this job, and when? Asked before it is submitted; nothing is changed, no job is made."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rdtops.api import (
+    Answer,
+    CheckResult,
+    Command,
+    Connection,
+    Host,
+    Job,
+    Probe,
+    RunSpec,
+    ask,
+)
+
+from . import batch
+from .cluster import (
+    Nodes,
+    Partition,
+    gpus_of,
+    parse_accounts,
+    parse_filesystem,
+    parse_nodes,
+    parse_partitions,
+    parse_ping,
+    parse_test,
+    seconds,
+)
+from .expectation import Expectation, expectation_probe
+
+# of `stat -f`: file systems that many machines share. A local one may still be exported, so that is only a warning
+SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb2", "fuseblk", "fuse", "wekafs", "panfs", "orangefs",
+          "afs", "v9fs", "virtiofs", "ocfs2", "gfs", "gfs2", "snfs", "pvfs2")
+_FILESYSTEM = ('while [ ! -e "$d" ]; do d=$(dirname "$d"); done; stat -f -c %T "$d"; hostname; '
+               'scontrol -o show node | tr " " "\\n" | grep -E "^NodeHostName="')
+_QUEUE_LONG = 50  # waiting jobs; a person wants to know
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training, the job that it would be, and what was asked about it."""
+
+    host: Host
+    spec: RunSpec
+    job: Job
+    options: Mapping[str, Any]
+    answers: Mapping[str, Answer[Any]]
+
+    def remedy(self, options: str) -> str:
+        return f"{options} under [hosts.{self.host.name}.plugins.slurm] in hosts.toml"
+
+    def there(self, line: str) -> str:
+        return f"{line}   # on {self.host.name}"
+
+    @property
+    def partitions(self) -> Mapping[str, Partition]:
+        return self.answers["partitions"].value or {}
+
+    @property
+    def partition(self) -> Partition | None:
+        """The one that is asked for, else the cluster's default."""
+        name = self.options["partition"]
+        default = next((p for p in self.partitions.values() if p.fields.get("Default") == "YES"), None)
+        return self.partitions.get(name) if name else default
+
+    @property
+    def kinds(self) -> list[Nodes]:
+        """The nodes of the partition, by kind."""
+        partition = self.partition
+        return [n for n in self.answers["nodes"].value or () if partition is None or n.partition == partition.name]
+
+    @property
+    def nodes(self) -> int:
+        return batch.nodes_of(self.job, self.options)
+
+
+def findings(host: Host, connection: Connection, spec: RunSpec, options: Mapping[str, Any]) -> list[CheckResult]:
+    job = _job(spec)
+    answers = ask(connection, probes(job, spec, options, connection.host.python))
+    if answers["controller"].value is None:
+        return [_no_controller(host, answers["controller"])]
+    return [result for judge in (_partition, _account, _gres, _features, _limits, _taken, _workspace, _time)
+            for result in judge(Case(host, spec, job, options, answers))]
+
+
+def probes(job: Job, spec: RunSpec, options: Mapping[str, Any], python: str) -> list[Probe[Any]]:
+    words = [word for line in batch.directives(job, options) for word in shlex.split(line)
+             if not word.startswith(("--job-name", "--output"))]
+    test = Command("sbatch", "--test-only", *words).shell()
+    part = Command("-p", options["partition"]).shell() if options["partition"] else ""
+    return [
+        Probe("controller", "scontrol ping", parse_ping, timeout_s=30),
+        Probe("partitions", "scontrol -o show partition", parse_partitions, timeout_s=30),
+        Probe("nodes", "sinfo -h -o '%R|%D|%t|%G|%f'", parse_nodes, timeout_s=30),
+        Probe("test", f"printf '#!/bin/sh\\n:\\n' | {test} 2>&1", parse_test, timeout_s=30),
+        Probe("queue", f"squeue -h -t PD -o '%i' {part} | wc -l", lambda output: int(output.out), timeout_s=30),
+        Probe("accounts", "sacctmgr -nP show assoc user=\"$(id -un)\" format=account,qos", parse_accounts,
+              timeout_s=30),
+        Probe("filesystem", f"d={Command(spec.workspace).shell()}; {_FILESYSTEM}", parse_filesystem, timeout_s=30),
+        expectation_probe(spec, python)]
+
+
+# --- judges ---
+
+Judged = Iterator[CheckResult]
+
+
+def _no_controller(host: Host, answer: Answer[str]) -> CheckResult:
+    if answer.output.code == 127:
+        return CheckResult.fail("slurm", "there is no Slurm on this host", answer.problem,
+                                f"address of [hosts.{host.name}] in hosts.toml: a login node of the cluster")
+    return CheckResult.fail("slurm", "its controller does not answer", answer.problem,
+                            f"scontrol ping   # on {host.name}; jobs that run go on meanwhile")
+
+
+def _partition(case: Case) -> Judged:
+    partition = case.partition
+    if partition is None:
+        wanted = case.options["partition"] or "that is the default"
+        yield CheckResult.fail("slurm partition", f"there is no partition {wanted}",
+                               f"there are: {', '.join(case.partitions) or case.answers['partitions'].problem}",
+                               case.remedy("partition"))
+    elif not partition.is_up:
+        yield CheckResult.fail("slurm partition", f"{partition.name} is {partition.fields.get('State')}", "",
+                               case.there(f"scontrol show partition {partition.name}"))
+    else:
+        yield CheckResult.ok("slurm partition", f"{partition.name}, at most {partition.fields.get('MaxTime')} a job; "
+                             f"{case.answers['controller'].value}")
+
+
+def _account(case: Case) -> Judged:
+    """Account and QOS, as far as the partition and accounting tell."""
+    partition = case.partition
+    accounts: Mapping[str, frozenset[str]] | None = case.answers["accounts"].value
+    account, qos = case.options["account"], case.options["qos"]
+    wrong = [f"{partition.name} does not allow the {word} {value}" for word, kind, value in
+             (("account", "Accounts", account), ("QOS", "Qos", qos)) if partition and value
+             and not partition.allows(kind, value)]
+    if accounts is not None and account and account not in accounts:
+        wrong.append(f"you have no account {account}; yours: {', '.join(accounts)}")
+    elif accounts is not None and qos and not any(qos in of for name, of in accounts.items()
+                                                  if not account or name == account):
+        wrong.append(f"you may not use the QOS {qos}")
+    if wrong:
+        yield CheckResult.fail("slurm account", "; ".join(wrong), case.answers["accounts"].output.out[:200],
+                               case.remedy("account and qos"))
+    elif accounts is None:
+        yield CheckResult.skip("slurm account", "there is no accounting to ask; the partition allows what is wanted",
+                               case.answers["accounts"].problem)
+    else:
+        yield CheckResult.ok("slurm account", f"{account or 'your default'}, QOS {qos or 'default'}")
+
+
+def _gres(case: Case) -> Judged:
+    wanted = batch.gpus_per_node(case.job, case.options)
+    if not wanted:
+        yield CheckResult.skip("slurm gpus", "none is needed (device cpu)")
+        return
+    nodes = case.kinds
+    enough = sum(n.count for n in nodes if gpus_of(n.gres, case.options["gpu_type"]) >= wanted)
+    words = f"{wanted} {case.options['gpu_type']} GPUs a node".replace("  ", " ")
+    if enough < case.nodes:
+        yield CheckResult.fail("slurm gpus", f"{case.nodes} nodes with {words} are wanted, "
+                               f"{enough} have them", f"there: {', '.join(sorted({n.gres for n in nodes}))}",
+                               f"inv train --host {case.host.name} --set num_processes=…   # or another partition")
+    else:
+        yield CheckResult.ok("slurm gpus", f"{enough} nodes have {words}")
+
+
+def _features(case: Case) -> Judged:
+    wanted = set(re.findall(r"[A-Za-z][A-Za-z0-9_.-]*", case.options["constraint"]))
+    there = frozenset[str]().union(*(n.features for n in case.kinds))
+    if missing := sorted(wanted - there):
+        yield CheckResult.fail("slurm features", f"no node has {', '.join(missing)}",
+                               f"there are: {', '.join(sorted(there)) or 'none'}",
+                               case.remedy("constraint"))
+    elif wanted:
+        yield CheckResult.ok("slurm features", ", ".join(sorted(wanted)))
+
+
+def _limits(case: Case) -> Judged:
+    nodes, partition = case.nodes, case.partition
+    most = (partition.fields.get("MaxNodes", "") if partition else "").replace("UNLIMITED", "")
+    if case.spec.train.num_processes % nodes:
+        yield CheckResult.fail("slurm nodes", f"{case.spec.train.num_processes} processes cannot be spread evenly over "
+                               f"{nodes} nodes", "", f"inv train --host {case.host.name} --set num_processes="
+                               f"{nodes * -(-case.job.processes // nodes)}   # or nodes in hosts.toml")
+    elif most and nodes > int(most):
+        yield CheckResult.fail("slurm nodes", f"{nodes} nodes are wanted, the partition allows {most}", "",
+                               case.remedy("nodes"))
+    else:
+        yield CheckResult.ok("slurm nodes", f"{nodes}, with {case.spec.train.num_processes // nodes} processes each")
+
+
+def _taken(case: Case) -> Judged:
+    """Slurm's own word on the job as it would be submitted."""
+    answer: Answer[tuple[str, str]] = case.answers["test"]
+    if answer.value is None:
+        yield CheckResult.warn("slurm queue", "cannot tell when the job would start", answer.problem,
+                               case.there("squeue"))
+        return
+    start, why = answer.value
+    waiting = case.answers["queue"].value
+    if why:
+        yield CheckResult.fail("slurm queue", f"Slurm would not take this job: {why}", answer.output.excerpt,
+                               case.remedy("what it asks for,"))
+    elif waiting is not None and waiting > _QUEUE_LONG:
+        yield CheckResult.warn("slurm queue", f"{waiting} jobs wait; Slurm expects to start it at {start}", "",
+                               case.there("squeue --start"))
+    else:
+        yield CheckResult.ok("slurm queue", f"{waiting} jobs wait; Slurm expects to start it at {start}")
+
+
+def _workspace(case: Case) -> Judged:
+    answer: Answer[tuple[str, bool]] = case.answers["filesystem"]
+    remedy = case.there(f"srun -N1 ls {Command(case.spec.workspace).shell()}")
+    if answer.value is None:
+        yield CheckResult.warn("slurm workspace", "cannot tell whether the nodes see the workspace", answer.problem,
+                               remedy)
+        return
+    kind, is_here = answer.value
+    if is_here:
+        yield CheckResult.ok("slurm workspace", "every node is this very machine")
+    elif any(kind.startswith(shared) for shared in SHARED):
+        yield CheckResult.ok("slurm workspace", f"is on {kind}, which nodes share")
+    else:
+        yield CheckResult.warn("slurm workspace", f"is on {kind}, which looks local: do the nodes see it?", "", remedy)
+
+
+def _time(case: Case) -> Judged:
+    """A limit that is too short is no harm: the training saves and queues itself again. One without room is."""
+    partition = case.partition
+    most_s = partition.max_s if partition else float("inf")
+    limit_s = seconds(case.options["time"]) if case.options["time"] else most_s
+    usable_s = limit_s - case.options["save_before_limit_s"]
+    expected: Expectation | None = case.answers["expectation"].value
+    if limit_s > most_s and partition:
+        yield CheckResult.fail("slurm time", f"{case.options['time']} is wanted, {partition.name} allows "
+                               f"{partition.fields.get('MaxTime')}: the job would wait for ever", "",
+                               case.remedy("time"))
+    elif usable_s <= 0:
+        yield CheckResult.fail("slurm time", f"the limit leaves no time: the training saves "
+                               f"{case.options['save_before_limit_s']} s before it", "",
+                               case.remedy("time, or save_before_limit_s,"))
+    elif expected is None:
+        yield CheckResult.ok("slurm time", "no run of this kind was measured here; at its limit a training saves and "
+                             "queues itself again")
+    else:
+        needed_s = expected.seconds(case.spec)
+        jobs = -(-needed_s // usable_s) if usable_s < float("inf") else 1
+        again = "" if jobs <= 1 else f": {jobs:.0f} jobs one after the other, each from the newest checkpoint"
+        yield CheckResult.ok("slurm time", f"about {needed_s / 3600:.1f} h at {expected.step_s:.2f} s a step{again}",
+                             f"measured in {expected.run_id}")
+
+
+# --- helpers ---
+
+def _job(spec: RunSpec) -> Job:
+    train = spec.train
+    return Job(spec.run_id, spec.paths.script, spec.paths.log, f"RDTOPS_RUN={spec.run_id}", train.num_processes,
+               train.device == "cuda", spreads=True)

@@ -1,0 +1,110 @@
+"""What Slurm says of a cluster, read. Pure: from what sinfo, scontrol, sacctmgr and sbatch print."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rdtops.api import Output
+
+
+@dataclass(frozen=True)
+class Partition:
+    name: str
+    fields: Mapping[str, str]  # scontrol's own words
+
+    def allows(self, what: str, wanted: str) -> bool:
+        """`what` is Accounts or Qos. Slurm says ALL where it asks nobody."""
+        allowed = self.fields.get(f"Allow{what}", "ALL")
+        denied = self.fields.get(f"Deny{what}", "").split(",")
+        return (allowed == "ALL" or wanted in allowed.split(",")) and wanted not in denied
+
+    @property
+    def max_s(self) -> float:
+        return seconds(self.fields.get("MaxTime", "UNLIMITED"))
+
+    @property
+    def is_up(self) -> bool:
+        return self.fields.get("State", "UP") == "UP"
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Nodes of one kind."""
+
+    partition: str
+    count: int
+    state: str
+    gres: str
+    features: frozenset[str]
+
+
+def parse_ping(output: Output) -> str:
+    """`Slurmctld(primary) at head is UP`. Raises ValueError when none is."""
+    if not re.search(r"is UP", output.out):
+        raise ValueError(output.excerpt)
+    return output.out.strip().splitlines()[0]
+
+
+def parse_partitions(output: Output) -> dict[str, Partition]:
+    rows = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in output.out.splitlines() if "PartitionName=" in line]
+    if not rows:
+        raise ValueError("scontrol shows no partition")
+    return {row["PartitionName"]: Partition(row["PartitionName"], row) for row in rows}
+
+
+def parse_nodes(output: Output) -> tuple[Nodes, ...]:
+    rows = [line.split("|") for line in output.out.splitlines() if line.count("|") == 4]
+    if not rows:
+        raise ValueError("sinfo shows no nodes")
+    return tuple(Nodes(name, int(count), state, gres, frozenset(features.split(",")) - {"(null)"})
+                 for name, count, state, gres, features in rows)
+
+
+def parse_test(output: Output) -> tuple[str, str]:
+    """When the job would start, or else why it would not be taken."""
+    start = re.search(r"to start at (\S+)", output.out)
+    why = re.findall(r"(?:error: |allocation failure: )(.+)", output.out)
+    if start:
+        return start[1], ""
+    if not why:
+        raise ValueError("sbatch --test-only says nothing readable")
+    return "", "; ".join(dict.fromkeys(why))
+
+
+def parse_accounts(output: Output) -> dict[str, frozenset[str]]:
+    """Account -> QOS of this user. Raises ValueError where there is no accounting."""
+    if output.code != 0 or "|" not in output.out:
+        raise ValueError("there is no accounting to ask")
+    rows = [line.split("|") for line in output.out.splitlines() if line.count("|") == 1]
+    return {account: frozenset(qos.split(",")) for account, qos in rows}
+
+
+def parse_filesystem(output: Output) -> tuple[str, bool]:
+    """Kind of the file system, and whether every node of the cluster is this very machine."""
+    lines = output.out.split()
+    if len(lines) < 2:
+        raise ValueError("nothing readable")
+    kind, here, *nodes = lines
+    names = {name.partition("=")[2] for name in nodes}
+    return kind, bool(names) and names <= {here, here.partition(".")[0], "localhost"}
+
+
+def seconds(limit: str) -> float:
+    """Slurm's way of writing a time: minutes, M:S, H:M:S, D-H, D-H:M, D-H:M:S, UNLIMITED."""
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", limit):
+        return float("inf")
+    days, _, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if days:
+        hours, minutes, secs = [*parts, 0, 0][:3]
+    else:
+        hours, minutes, secs = ([0, parts[0], 0] if len(parts) == 1 else [0, *parts] if len(parts) == 2 else parts)
+    return float(int(days or 0) * 86400 + hours * 3600 + minutes * 60 + secs)
+
+
+def gpus_of(gres: str, kind: str) -> int:
+    """GPUs of a node: `gpu:a100:8(S:0-1),nvme:1` has eight."""
+    rows = re.findall(r"gpu(?::([A-Za-z][\w.-]*))?:(\d+)", gres)
+    return sum(int(count) for name, count in rows if not kind or name == kind)

@@ -1,0 +1,54 @@
+"""How long will this training take? From the step time of an earlier run of the same kind, where there is one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from rdtops.api import Command, Output, Probe, RunSpec
+
+_ALIKE = ("model", "batch_size_per_process", "num_processes", "gradient_accumulation_steps", "gradient_checkpointing",
+          "sharding", "mixed_precision", "device")
+_NEWEST = """\
+import glob, json, os, sys
+root, wanted = sys.argv[1], json.loads(sys.argv[2])
+for folder in sorted(glob.glob(os.path.join(glob.escape(root), 'runs', '*')), reverse=True)[:200]:
+    try:
+        train = json.load(open(os.path.join(folder, 'config.json')))['train']
+        if any(train.get(key) != value for key, value in wanted.items()):
+            continue
+        with open(os.path.join(folder, 'journal.jsonl'), 'rb') as file:
+            file.seek(max(0, os.path.getsize(file.name) - (1 << 18)))
+            lines = [line for line in file.read().splitlines() if line.startswith(b'{"kind": "step"')]
+        seconds = sorted(json.loads(line)['step_s'] for line in lines)
+    except (OSError, ValueError, KeyError, TypeError):
+        continue
+    if len(seconds) >= 5:
+        print(json.dumps({'run_id': os.path.basename(folder), 'step_s': seconds[len(seconds) // 2]}))
+        break
+else:
+    print('null')
+"""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    run_id: str
+    step_s: float  # the median of its last steps
+
+    def seconds(self, spec: RunSpec) -> float:
+        return self.step_s * spec.train.max_steps
+
+
+def expectation_probe(spec: RunSpec, python: str) -> Probe[Expectation]:
+    train = asdict(spec.train)
+    wanted = json.dumps({key: train[key] for key in _ALIKE})
+    return Probe("expectation", Command(python, "-c", _NEWEST, spec.workspace, wanted).shell(), parse, timeout_s=30)
+
+
+def parse(output: Output) -> Expectation:
+    """Raises ValueError where nothing like it has run yet."""
+    found = json.loads(output.out or "null")
+    if not found:
+        raise ValueError("no run of this kind was measured here")
+    return Expectation(str(found["run_id"]), float(found["step_s"]))

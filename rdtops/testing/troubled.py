@@ -1,0 +1,60 @@
+"""A host in trouble: a real connection, over which commands do something else than what they were meant to do."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from rdtops.remote.connection import Connection, Result
+from rdtops.remote.far import prober
+from rdtops.remote.hosts import Host
+from rdtops.remote.stream import Stream
+
+GONE, HANGING, GARBLED, FULL = "the host is gone", "commands hang", "garbage for an answer", "the disk is full"
+PATIENCE_S = 2.0  # what a command gets that hangs, whatever the plugin would have given it
+GARBAGE = "printf 'sh: \\001\\377 ,,, {\"\\n\\n0 %%%%'"
+
+
+class Troubled(Connection):
+    """A real connection to the lab whose commands do something else than what they were meant to do."""
+
+    def __init__(self, host: Host, trouble: str) -> None:
+        super().__init__(host)
+        self.trouble = trouble
+        self.commands = 0
+        self._asking = False
+
+    def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> Any:
+        if program is not prober or not self.trouble:
+            return super().call(program, request, timeout_s=self._patience(timeout_s))
+        probes = {name: {**p, "shell": self._line(p["shell"]), "timeout_s": self._patience(p["timeout_s"])}
+                  for name, p in request["probes"].items()}
+        self._asking = True  # the program that asks is healthy, what it asks is not
+        try:
+            return super().call(program, {"probes": probes}, timeout_s=timeout_s)
+        finally:
+            self._asking = False
+
+    def run_shell(self, line: str, *, timeout_s: float = 30.0, check: bool = True, stdin: bytes = b"") -> Result:
+        if self.trouble == GARBLED:
+            line = self._line(line)
+        return super().run_shell(line, timeout_s=self._patience(timeout_s), check=check, stdin=stdin)
+
+    def stream(self, line: str, *, silence_s: float = 60.0) -> Stream:
+        self.commands += 1
+        hangs = self.trouble == HANGING and not self._asking
+        return super().stream(self._line(line) if hangs else line, silence_s=self._patience(silence_s) if hangs
+                              else silence_s)
+
+    def _line(self, line: str) -> str:
+        return {HANGING: "exec sleep 60", GARBLED: GARBAGE}.get(self.trouble, line)
+
+    def _patience(self, seconds: float) -> float:
+        return min(seconds, PATIENCE_S) if self.trouble == HANGING else seconds
+
+
+class Deranged(Troubled):
+    """The same for programs that are sent there: of garbage they print it too."""
+
+    def stream(self, line: str, *, silence_s: float = 60.0) -> Stream:
+        return super().stream(GARBAGE if self.trouble == GARBLED else line, silence_s=silence_s)

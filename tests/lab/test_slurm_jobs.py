@@ -1,0 +1,157 @@
+"""How a job of a real Slurm ended, or why it waits, told apart and named. Small shell scripts stand for trainings."""
+
+from dataclasses import replace
+
+import pytest
+
+from rdtops.contract.run import RunPaths, RunState
+from rdtops.errors import RunError
+from rdtops.launcher import Cause, Phase
+from rdtops.ops import jobs, launchers, runs
+from rdtops.remote import inventory
+from rdtops.remote.command import Command, quoted
+from rdtops.remote.connection import Connection
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def connection(healthy_cluster, lab, tmp_path):
+    lab.write_inventory(tmp_path / "hosts.toml", {})
+    host = inventory.load(tmp_path / "hosts.toml").host("lab")
+    host = replace(host, launcher="slurm", workspace=str(lab.home("lab") / tmp_path.name))
+    with Connection(host) as connection:
+        yield connection
+
+
+def with_options(connection, **options):
+    connection.host = replace(connection.host, plugins={"slurm": options})
+
+
+def submitted(connection, name, line):
+    """A run whose training is a line of sh."""
+    job = jobs.of_run(RunPaths(connection.workspace, name))
+    script = f"cd {quoted(str(job.folder))} || exit 1\n{line}\ncode=$?\necho $code > exit\nexit $code\n"
+    connection.run(Command("mkdir", "-p", str(job.folder)))
+    launcher = launchers.of(connection.host)
+    for file, text in {**launcher.files(job, None), "launch.sh": script}.items():
+        connection.run_shell(f"cat > {quoted(job.file(file))}", stdin=text.encode())
+    launcher.submit(connection, job)
+    return job
+
+
+def becomes(connection, name, *states, limit_s=60.0):
+    import time
+
+    end = time.monotonic() + limit_s
+    while (run := runs.find(connection, name)).state not in states:
+        assert time.monotonic() < end, run
+        time.sleep(0.3)
+    return run
+
+
+def test_one_that_fails_by_itself_is_failed_with_its_exit_code(connection):
+    submitted(connection, "fails", "exit_now() { return 7; }; exit_now")
+    run = becomes(connection, "fails", RunState.FAILED)
+    assert (run.exit_code, run.job.cause) == (7, Cause.NONE)
+    assert "ended by itself, with an error on n" in run.job.words
+
+
+def test_one_that_was_cancelled_by_hand_is_stopped_and_says_so(connection, cluster):
+    submitted(connection, "cancelled", "sleep 100")
+    run = becomes(connection, "cancelled", RunState.RUNNING)
+    cluster.client("scancel", run.job.id)
+    run = becomes(connection, "cancelled", RunState.STOPPED)
+    assert run.job.cause is Cause.CANCELLED
+    assert f"job {run.job.id} was cancelled (scancel" in run.job.words
+    assert run.end.state is RunState.STOPPED
+    cluster.stop_controller()  # what was seen is kept beside the run, whatever Slurm forgets
+    assert runs.find(connection, "cancelled").job == run.job
+
+
+def test_a_held_one_is_queued_and_names_how_to_release_it(connection, cluster):
+    with_options(connection, sbatch=["--hold"])
+    submitted(connection, "held", "sleep 1")
+    run = becomes(connection, "held", RunState.QUEUED)
+    assert (run.job.cause, run.job.words) == (Cause.HELD, f"job {run.job.id} is held by you")
+    assert run.job.remedy == f"scontrol release {run.job.id}   # on lab"
+    cluster.client("scontrol", "release", run.job.id)
+    assert becomes(connection, "held", RunState.FINISHED).exit_code == 0
+
+
+def test_one_that_waits_says_for_what_and_leaves_the_queue_when_it_is_stopped(connection):
+    with_options(connection, sbatch=["--nodelist=n1", "--exclusive"])
+    submitted(connection, "first", "sleep 100")
+    becomes(connection, "first", RunState.RUNNING)
+    submitted(connection, "second", "sleep 1")
+    run = becomes(connection, "second", RunState.QUEUED)
+    assert run.job.cause is Cause.WAITS
+    assert f"job {run.job.id} is queued: " in run.job.words
+    runs.stop(connection, run, 5)
+    assert becomes(connection, "second", RunState.STOPPED).job.cause is Cause.CANCELLED
+
+
+def test_a_job_that_slurm_would_never_start_says_so(connection):
+    with_options(connection, partition="urgent", time="30")
+    submitted(connection, "never", "sleep 1")
+    run = becomes(connection, "never", RunState.QUEUED)
+    assert "more than the partition allows: it will never start" in run.job.words
+    assert run.job.remedy.startswith("inv stop --host lab")
+
+
+def test_a_job_whose_node_fails_is_lost_or_queued_again(connection, cluster):
+    with_options(connection, sbatch=["--nodelist=n2", "--no-requeue"])
+    submitted(connection, "lost", "sleep 100")
+    becomes(connection, "lost", RunState.RUNNING)
+    cluster.fail_node("n2")
+    run = becomes(connection, "lost", RunState.LOST)
+    assert run.job.cause is Cause.NODE_FAILED
+    assert "lost a node" in run.end.error
+    with_options(connection, sbatch=["--nodelist=n1"])
+    submitted(connection, "again", "sleep 100")
+    becomes(connection, "again", RunState.RUNNING)
+    cluster.fail_node("n1")
+    waiting = becomes(connection, "again", RunState.QUEUED)
+    assert waiting.job.id == runs.find(connection, "again").job.id
+
+
+def test_a_preempted_job_that_may_not_be_queued_again_is_named(connection, cluster):
+    with_options(connection, sbatch=["--nodelist=n1", "--no-requeue", "--exclusive"])
+    submitted(connection, "preempted", "sleep 100")
+    becomes(connection, "preempted", RunState.RUNNING)
+    cluster.client("sbatch", "-p", "urgent", "-t", "1", "--nodelist=n1", "--exclusive", "-o", "/dev/null",
+                   "--wrap=sleep 1")
+    run = becomes(connection, "preempted", RunState.STOPPED)
+    assert run.job.cause is Cause.PREEMPTED, run.job
+
+
+def test_a_controller_that_is_down_is_unknown_and_never_gone(connection, cluster):
+    job = submitted(connection, "goes-on", "while [ ! -e end ]; do sleep 0.2; done")
+    number = becomes(connection, "goes-on", RunState.RUNNING).job.id
+    cluster.stop_controller()
+    run = runs.find(connection, "goes-on")
+    assert (run.state, run.job.phase, run.job.id) == (RunState.UNKNOWN, Phase.UNKNOWN, number)
+    assert not run.state.ended
+    assert "Unable to contact slurm controller" in run.job.words
+    with pytest.raises(RunError, match="Slurm did not take the job"):  # nor is anything started that may be running
+        launchers.of(connection.host).submit(connection, job)
+    with pytest.raises(RunError, match="did not end"):
+        runs.stop(connection, run, 1)
+    cluster.start_controller()
+    assert becomes(connection, "goes-on", RunState.RUNNING).job.id == number
+    connection.run(Command("touch", job.file("end")))
+    assert becomes(connection, "goes-on", RunState.FINISHED).exit_code == 0
+
+
+def test_what_slurm_has_forgotten_is_told_from_what_the_run_left(connection):
+    submitted(connection, "old", "true")
+    becomes(connection, "old", RunState.FINISHED)
+    folder = quoted(f"{connection.workspace}/runs/old")
+    record = b'{"id": "99999", "name": "old"}'
+    connection.run_shell(f"cd {folder} && rm slurm-end.json && cat > slurm.json", stdin=record)
+    run = runs.find(connection, "old")
+    assert (run.state, run.exit_code, run.job.cause) == (RunState.FINISHED, 0, Cause.FORGOTTEN)
+    connection.run_shell(f"cd {folder} && rm exit && date +%s > ended")
+    run = runs.find(connection, "old")
+    assert (run.state, run.job.cause) == (RunState.STOPPED, Cause.CANCELLED)
+    assert "has forgotten why" in run.job.words
