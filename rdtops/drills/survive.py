@@ -20,10 +20,11 @@ from rdtops.contract.recovery import Recovery
 from rdtops.contract.run import RunSpec, RunState, new_run_id
 from rdtops.drills.ground import own_lab, release_in, tiny_assets
 from rdtops.drills.training import SAME, Subject
-from rdtops.ops import admission, launch_on_host, runs
+from rdtops.ops import admission, runs
 from rdtops.ops.repository import Drilled, Say, StepFailed
 from rdtops.remote.command import Command
 from rdtops.remote.connection import Connection
+from rdtops.remote.far import detach
 from rdtops.supervisor import family
 from rdtops.supervisor.family import Member
 
@@ -165,7 +166,7 @@ class Training:
 
     def _kill_tmux(self) -> None:
         """And open a new window, for the next kill."""
-        socket = launch_on_host.socket_of(self.spec.run_id)
+        socket = detach.socket_of(self.spec.run_id)
         asked = Command("tmux", "-L", socket, "display-message", "-p", "#{pid}")
         os.kill(int(self.connection.run(asked).out), signal.SIGKILL)
         window = Command("tmux", "-L", socket, "-f", "/dev/null", "new-session", "-d", "tail", "-F",
