@@ -189,7 +189,7 @@ def findings_of_the_code():
         if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "CheckResult":
             written = ast.unparse(call.args[0])
             names = {"role": ["text_encoder", "vision_encoder"], "f'md5 {role}'": ["md5 <role>"],
-                     "NAME": ["checkpoint_guard"]}.get(written, [written.strip("'")])
+                     "NAME": ["checkpoint_guard"], "result.name": []}.get(written, [written.strip("'")])
             for name in names:
                 found.setdefault(name, set()).add(call.func.attr)
     return found
