@@ -20,8 +20,8 @@ from rdtops.remote.command import quoted
 from rdtops.remote.connection import Connection
 from rdtops.remote.transfer import Progress, download, plan_download
 
-RUN_FILES = ("config.json", "launch.sh", "journal.jsonl", "train.log", "exit", "statistics.json", "metrics.jsonl",
-             "checks.json")
+RUN_FILES = ("config.json", "overrides.json", "launch.sh", "journal.jsonl", "train.log", "exit", "statistics.json",
+             "metrics.jsonl", "checks.json")
 EVALUATION_FILES = ("eval.json", "report.json", "trials.jsonl", "eval.log", "*.mp4")
 CURVE = "loss.png"
 

@@ -56,19 +56,28 @@ class Supervision:
         with self._alone():
             program.hear()
             self._take_over()
-            code = 143
-            while not self._is_to_stop():
-                code = self._attempt()
-                verdict = self._verdict(code)
-                # where what started the ranks was killed, they may be well: they save first
-                family.end(self._members, grace_s=self.recovery.grace_s if code < 0 else 0.0)
-                self._tell_end(code, verdict)
-                if verdict.wait_s is None:
-                    break
-                self._prepare(verdict)
+            try:
+                code = self._attempts()
+            except BaseException:  # a bug of ours must not leave a training that nobody looks after
+                family.end(self._members)
+                raise
             self._tell_asked()
             self._write(EXIT, f"{_shell_code(code)}\n")
             return _shell_code(code)
+
+    def _attempts(self) -> int:
+        """Until there is no other. The exit code of the last one."""
+        code = 143
+        while not self._is_to_stop():
+            code = self._attempt()
+            verdict = self._verdict(code)
+            # where what started the ranks was killed, they may be well: they save first
+            family.end(self._members, grace_s=self.recovery.grace_s if code < 0 else 0.0)
+            self._tell_end(code, verdict)
+            if verdict.wait_s is None:
+                break
+            self._prepare(verdict)
+        return code
 
     # one attempt ----------------------------------------------------------------------------------------------------
 

@@ -51,6 +51,24 @@ def _started(d: dict[str, Any]) -> str:
             + (f", resumed from step {resumed}" if resumed else ""))
 
 
+def _attempt(d: dict[str, Any]) -> str:
+    checkpointing = ", with gradient checkpointing" if d.get("gradient_checkpointing") else ""
+    return (f"attempt {d['attempt']}: {d['batch_size_per_process']} samples a process, "
+            f"{d['gradient_accumulation_steps']} times{checkpointing}")
+
+
+def _attempt_ended(d: dict[str, Any]) -> str:
+    code = "no exit code" if d.get("exit_code") is None else f"exit {d['exit_code']}"
+    wait_s = d.get("restart_in_s")
+    following = "" if wait_s is None else f"; again in {duration(wait_s)}"
+    return f"attempt {d['attempt']} ended with {code}: {d['cause']}: {d['summary']}{following}"
+
+
+def _stuck(d: dict[str, Any]) -> str:
+    ranks = ", ".join(f"{r['rank']} ({r['state']})" for r in d["ranks"])
+    return f"no event for {duration(d['silent_s'])}: the stacks of ranks {ranks} are in train.log, then they are ended"
+
+
 def _eval_started(d: dict[str, Any]) -> str:
     before = f", {d['done_before']} of them done before" if d.get("done_before") else ""
     return f"evaluating {d['checkpoint']} on {d['benchmark']}: {d['trials']} trials of {d['tasks']} tasks{before}"
@@ -65,6 +83,9 @@ WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "scheduled": job_begins,
     "requeued": lambda d: f"the time of job {d.get('job')} is over; it is queued again, to go on where it saved",
     "launched": lambda d: f"launched by {d.get('launcher')}, process {d.get('pid')}",
+    "attempt": _attempt,
+    "attempt_ended": _attempt_ended,
+    "stuck": _stuck,
     "started": _started,
     "step": _step,
     "sample": lambda d: f"step {d['step']}: predicted against recorded actions, squared error {d['action_mse']:.4g}",
