@@ -17,7 +17,7 @@ from rdtops.remote import environment
 from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Environment
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 
 def wheel(index: Path, name: str, version: str, needs: str = "") -> None:
