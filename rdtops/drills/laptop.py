@@ -177,7 +177,7 @@ class _Ground:
             if self._come_to_an_end(laptop, line):
                 self._judge(_wrong_with_results(into / HOST, workspace))
             shutil.rmtree(into, ignore_errors=True)
-        self.say(f"{self._kills()} kills: {self._words()}")
+            self.say(f"{self._kills()} kills: {self._words()}")
 
     def rows(self) -> tuple[Struck, ...]:
         tasks = dict.fromkeys(task for task, _ in self.struck)
@@ -246,7 +246,8 @@ class _Ground:
         return sum(self.struck.values())
 
     def _words(self) -> str:
-        return f"{len(self.problems)} problems in {self.trials} trials"
+        during = ", ".join(f"{row.during} {row.laptops_killed + row.jumps_cut}" for row in self.rows())
+        return f"{len(self.problems)} problems in {self.trials} trials ({during})"
 
 
 # --- what must hold ---
