@@ -240,7 +240,9 @@ class _Ground:
         return Laptop(self.folder / f"laptop-{self.trials}", hosts), home / f"trial-{self.trials}"
 
     def _judge(self, wrong: Sequence[str]) -> None:
-        self.problems += [f"trial {self.trials}: {what}" for what in wrong]
+        for what in wrong:
+            self.problems.append(f"trial {self.trials}: {what}")
+            self.say(self.problems[-1])
 
     def _kills(self) -> int:
         return sum(self.struck.values())
