@@ -233,11 +233,13 @@ class _Ground:
     def _fresh(self) -> tuple[Laptop, Path]:
         """A laptop that knows nothing, and a workspace on the host that nothing was deployed to."""
         self.trials += 1
-        home = self.lab.home(HOST)
+        workspace = self.lab.home(HOST) / f"trial-{self.trials}"
+        _end_all(workspace)  # of a drill that was killed itself
+        shutil.rmtree(workspace, ignore_errors=True)
         hosts = self.folder / f"hosts-{self.trials}.toml"
         self.lab.write_inventory(hosts, self.assets)
         hosts.write_text(hosts.read_text().replace('"~/rdtops"', f'"~/trial-{self.trials}"'))
-        return Laptop(self.folder / f"laptop-{self.trials}", hosts), home / f"trial-{self.trials}"
+        return Laptop(self.folder / f"laptop-{self.trials}", hosts), workspace
 
     def _judge(self, wrong: Sequence[str]) -> None:
         for what in wrong:
