@@ -37,7 +37,7 @@ FETCH = f"fetch-results --host {HOST}"
 FETCH_SHARE = 0.5  # of the kills; these are quicker, as nothing is trained between them
 IN_A_ROW = 8  # kills at most before the line is left to come to its end
 TRIES = 6  # to come to its end undisturbed; one will do
-LINE_TIMEOUT_S = 300.0
+LINE_TIMEOUT_S = 600.0
 POLL_S = 0.005
 CONVERGED = "every line came to its end: one training, launched once, no half file, results with the host's digests"
 OF_A_TRANSFER = ".rdtops-"  # parts and locks
@@ -71,8 +71,7 @@ class Laptop:
     def type(self, line: str) -> tuple[int, str]:
         """The line undisturbed: its exit code, and what it said."""
         process = self.start(line)
-        said = process.communicate(timeout=LINE_TIMEOUT_S)[0]
-        return process.returncode, said
+        return _end_of(process)
 
     @property
     def calls(self) -> Path:
@@ -208,7 +207,7 @@ class _Ground:
             if process.poll() is None:
                 task = str(laptop.told()[-1]["task"]) if laptop.told() else "start"
                 self.struck[task, self._strike(process, cut_the_jump)] += 1
-            process.communicate(timeout=LINE_TIMEOUT_S)
+            _end_of(process)
             self.reruns += 1
 
     def _strike(self, process: subprocess.Popen[str], cut_the_jump: bool) -> str:
@@ -295,6 +294,16 @@ def _wrong_with_results(results: Path, workspace: Path) -> list[str]:
 
 
 # --- waiting and ending ---
+
+def _end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its exit code, and what it said. One that hangs is ended, which the drill then counts as no end."""
+    try:
+        said = process.communicate(timeout=LINE_TIMEOUT_S)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        said = f"{process.communicate()[0]}\n(no end within {LINE_TIMEOUT_S:g} s)"
+    return process.returncode, said
+
 
 def _wait_for_call(laptop: Laptop, process: subprocess.Popen[str], number: int) -> bool:
     """Until the call of that number begins; False when the line ended before."""
