@@ -147,15 +147,16 @@ def gpu_uuids() -> dict[str, str]:
 
 def _alone(wanted: Mapping[str, str]) -> tuple[list[int], list[dict[str, Any]]]:
     """Descriptors of what could be locked exclusively, and who has the rest."""
-    descriptors, others = [], []
+    descriptors: list[int] = []
+    others: dict[str, dict[str, Any]] = {}
     for path, what in wanted.items():
         descriptor = _open(path)
         if _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
             descriptors.append(descriptor)
         else:
-            others.append({"what": what, **_holder(descriptor)})
+            others[what] = {"what": what, **_holder(descriptor)}  # once, whatever names a GPU has
             os.close(descriptor)
-    return descriptors, others
+    return descriptors, list(others.values())
 
 
 def _flock(descriptor: int, how: int) -> bool:

@@ -37,7 +37,7 @@ FETCH = f"fetch-results --host {HOST}"
 FETCH_SHARE = 0.5  # of the kills; these are quicker, as nothing is trained between them
 IN_A_ROW = 8  # kills at most before the line is left to come to its end
 TRIES = 6  # to come to its end undisturbed; one will do
-LINE_TIMEOUT_S = 300.0
+LINE_TIMEOUT_S = 600.0
 POLL_S = 0.005
 CONVERGED = "every line came to its end: one training, launched once, no half file, results with the host's digests"
 OF_A_TRANSFER = ".rdtops-"  # parts and locks
@@ -71,8 +71,7 @@ class Laptop:
     def type(self, line: str) -> tuple[int, str]:
         """The line undisturbed: its exit code, and what it said."""
         process = self.start(line)
-        said = process.communicate(timeout=LINE_TIMEOUT_S)[0]
-        return process.returncode, said
+        return _end_of(process)
 
     @property
     def calls(self) -> Path:
@@ -177,7 +176,7 @@ class _Ground:
             if self._come_to_an_end(laptop, line):
                 self._judge(_wrong_with_results(into / HOST, workspace))
             shutil.rmtree(into, ignore_errors=True)
-        self.say(f"{self._kills()} kills: {self._words()}")
+            self.say(f"{self._kills()} kills: {self._words()}")
 
     def rows(self) -> tuple[Struck, ...]:
         tasks = dict.fromkeys(task for task, _ in self.struck)
@@ -208,7 +207,7 @@ class _Ground:
             if process.poll() is None:
                 task = str(laptop.told()[-1]["task"]) if laptop.told() else "start"
                 self.struck[task, self._strike(process, cut_the_jump)] += 1
-            process.communicate(timeout=LINE_TIMEOUT_S)
+            _end_of(process)
             self.reruns += 1
 
     def _strike(self, process: subprocess.Popen[str], cut_the_jump: bool) -> str:
@@ -233,20 +232,25 @@ class _Ground:
     def _fresh(self) -> tuple[Laptop, Path]:
         """A laptop that knows nothing, and a workspace on the host that nothing was deployed to."""
         self.trials += 1
-        home = self.lab.home(HOST)
+        workspace = self.lab.home(HOST) / f"trial-{self.trials}"
+        _end_all(workspace)  # of a drill that was killed itself
+        shutil.rmtree(workspace, ignore_errors=True)
         hosts = self.folder / f"hosts-{self.trials}.toml"
         self.lab.write_inventory(hosts, self.assets)
         hosts.write_text(hosts.read_text().replace('"~/rdtops"', f'"~/trial-{self.trials}"'))
-        return Laptop(self.folder / f"laptop-{self.trials}", hosts), home / f"trial-{self.trials}"
+        return Laptop(self.folder / f"laptop-{self.trials}", hosts), workspace
 
     def _judge(self, wrong: Sequence[str]) -> None:
-        self.problems += [f"trial {self.trials}: {what}" for what in wrong]
+        for what in wrong:
+            self.problems.append(f"trial {self.trials}: {what}")
+            self.say(self.problems[-1])
 
     def _kills(self) -> int:
         return sum(self.struck.values())
 
     def _words(self) -> str:
-        return f"{len(self.problems)} problems in {self.trials} trials"
+        during = ", ".join(f"{row.during} {row.laptops_killed + row.jumps_cut}" for row in self.rows())
+        return f"{len(self.problems)} problems in {self.trials} trials ({during})"
 
 
 # --- what must hold ---
@@ -290,6 +294,16 @@ def _wrong_with_results(results: Path, workspace: Path) -> list[str]:
 
 
 # --- waiting and ending ---
+
+def _end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its exit code, and what it said. One that hangs is ended, which the drill then counts as no end."""
+    try:
+        said = process.communicate(timeout=LINE_TIMEOUT_S)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        said = f"{process.communicate()[0]}\n(no end within {LINE_TIMEOUT_S:g} s)"
+    return process.returncode, said
+
 
 def _wait_for_call(laptop: Laptop, process: subprocess.Popen[str], number: int) -> bool:
     """Until the call of that number begins; False when the line ended before."""

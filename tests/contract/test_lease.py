@@ -114,6 +114,17 @@ def test_a_question_makes_nothing(held):
     assert list(held.workspace.iterdir()) == []
 
 
+def test_a_gpu_of_two_names_is_one_and_is_told_once(held):
+    smi = held.workspace / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\necho '0, GPU-5b2f1c7e-0000-1111-2222-333344445555'\n")
+    smi.chmod(0o755)
+    held.env["PATH"] = f"{smi.parent}:{held.env['PATH']}"
+    held.running("a", visible="0", processes=1)
+    (holder,) = held.asked("GPU-5b2f1c7e", processes=1)
+    assert (holder["what"], holder["run_id"]) == ("GPU GPU-5b2f1c7e", "a")
+
+
 def test_an_output_folder_has_one_run(held):
     held.running("a", visible="0", processes=1)
     assert "the output folder is held by a" in held.refused("a", visible="1", processes=1)

@@ -17,7 +17,7 @@ from rdtops.remote import environment
 from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Environment
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 
 def wheel(index: Path, name: str, version: str, needs: str = "") -> None:
@@ -149,6 +149,7 @@ def test_a_host_that_declares_no_venv_is_told_how(lab_connection, index):
     assert "venv" in refused.value.remedy
 
 
+@pytest.mark.slow
 def test_a_host_without_internet_is_told_what_to_declare(way, index):
     nowhere = replace(recipe(index, "1.0"), offline=False, variables={
         "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1", "PIP_TIMEOUT": "2"})

@@ -2,8 +2,10 @@
 
 import re
 
+import pytest
+
 from rdtops.ops import provision
-from rdtops.remote.hosts import Environment
+from rdtops.remote.hosts import Environment, Host
 
 
 def test_the_trainer_s_requirements_are_pinned_by_the_tested_versions():
@@ -30,6 +32,27 @@ def test_an_environment_is_the_same_whatever_the_order_and_the_index():
     assert one.digest("3.11") == provision.Recipe(("b", "a"), ("c==1",), {"PIP_INDEX_URL": "x"}).digest("3.11")
     assert one.digest("3.11") != one.digest("3.12")
     assert one.digest("3.11") != provision.Recipe(("a", "b"), ("c==2",), {}).digest("3.11")
+
+
+UNREACHABLE = """\
+WARNING: Retrying (Retry(total=0, connect=None, read=None, redirect=None, status=None)) after connection broken by
+'NewConnectionError('<pip._vendor.urllib3.connection.HTTPSConnection object at 0x7f2c>:
+Failed to establish a new connection:
+[Errno 101] Network is unreachable')': /simple/torch/
+"""
+
+
+@pytest.mark.parametrize(("problem", "said", "message", "remedy"), [
+    ("pip", UNREACHABLE, "pip reaches no index there", "offline = true"),
+    ("pip", "ERROR: No matching distribution found for torch==9", "pip could not install", "requirements, index_url"),
+    ("venv", "The virtual environment was not created successfully because ensurepip is not available.",
+     "no virtual environment can be made", "python3-venv"),
+    ("busy", "/v.d", "another `inv deploy --env` is at work", "when it is done"),
+    ("foreign", "/v", "was not made by `inv deploy --env`", "mv ~/v ~/v.before")])
+def test_a_making_that_fails_says_what_pip_said_and_what_to_do(problem, said, message, remedy):
+    error = provision._failed(Host(name="h", address="192.0.2.1"), "~/v", {"problem": problem, "said": said})
+    assert message in error.message
+    assert remedy in error.remedy
 
 
 def test_wheels_for_an_older_glibc_are_taken_and_for_a_newer_one_not():
