@@ -60,11 +60,29 @@ def _eval_finished(d: dict[str, Any]) -> str:
     return f"evaluated {d['checkpoint']} on {d['benchmark']}: {d['successes']} of {d['trials']} succeeded{errors}"
 
 
+def _attempt(d: dict[str, Any]) -> str:
+    micro = f", micro-batch {d['batch_size_per_process']} x {d['gradient_accumulation_steps']}" if (
+        d.get("batch_size_per_process") and d.get("gradient_accumulation_steps")) else ""
+    recomputed = ", gradient checkpointing" if d.get("gradient_checkpointing") else ""
+    return f"attempt {d['attempt']} begins{micro}{recomputed}"
+
+
+def _attempt_ended(d: dict[str, Any]) -> str:
+    pause_s = d.get("restart_in_s")
+    then = "not restarted" if pause_s is None else f"restarted in {duration(pause_s)}"
+    if d.get("exit_code") == 0:
+        return f"attempt {d['attempt']} ended well"
+    return f"attempt {d['attempt']} ended: {d.get('summary') or d.get('cause')}; {then}"
+
+
 WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "launched": lambda d: f"launched by {d.get('launcher')}, process {d.get('pid')}",
+    "attempt": _attempt,
+    "attempt_ended": _attempt_ended,
+    "stuck": lambda d: f"attempt {d['attempt']}: silent for {duration(d['silent_s'])}, ended as stuck",
     "started": _started,
     "step": _step,
-    "sample": lambda d: f"step {d['step']}: predicted against recorded actions, squared error {d['action_mse']:.4g}",
+    "sample": lambda d: f"step {d['step']}: mean squared action error {d['action_mse']:.4g}",
     "heldout": lambda d: f"step {d['step']}: held-out loss {heldout_words(d['loss'])}",
     "checkpoint": _checkpoint,
     "checkpoint_deleted": lambda d: f"deleted {d['name']}, which no setting keeps any longer",
