@@ -3,6 +3,7 @@ travel, and nothing is read twice or left out whatever happened to link and file
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -99,6 +100,7 @@ class Newsroom:
         self._stream: Stream | None = None
         self._told: Mapping[str, JobState] = {}
         self._job_asked_s = -JOB_POLL_S
+        self._configs: dict[str, str] = {}  # config.json of each run, which need not travel twice
 
     def __enter__(self) -> Newsroom:
         return self
@@ -109,8 +111,13 @@ class Newsroom:
 
     def news(self, run_id: str, files: Mapping[str, Question], *, gpus: bool = False) -> News:
         """Raises one of LOST when the host cannot be asked."""
+        config = self._configs.get(run_id, "")
         answer = self._ask({"op": "news", "workspace": self.connection.workspace, "run_id": run_id, "gpus": gpus,
-                            "files": {path: question.to_json() for path, question in files.items()}})
+                            "files": {path: question.to_json() for path, question in files.items()},
+                            "known": hashlib.md5(config.encode()).hexdigest()})
+        if answer["run"]["config"] is None:
+            answer["run"]["config"] = config
+        self._configs[run_id] = answer["run"]["config"]
         cards = runs.gpus_of(answer)
         return News(runs.view(self.connection.host.name, answer["run"], cards, self._job(run_id)),
                     {path: _piece(piece) for path, piece in answer["files"].items()}, cards,
@@ -133,12 +140,14 @@ class Newsroom:
         return self._told.get(run_id)
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        request["shrunk"] = True
         try:
             if self._stream is None:
                 self._stream = self.connection.far(runs_on_host, request, silence_s=ANSWER_S)
             else:
                 self._stream.write(json.dumps(request).encode() + b"\n")
-            return self._stream.wire.hear()
+            answer: dict[str, Any] = tails.grown(self._stream.wire.hear()["shrunk"])
+            return answer
         except BaseException:
             self.close()
             raise
@@ -147,7 +156,7 @@ class Newsroom:
 def _piece(found: Mapping[str, Any]) -> Piece:
     behind = Cursor(*found["cursor"])
     lines = tuple(Line(line, Cursor(behind.inode, offset, tails.mark_of(line)))
-                  for offset, line in tails.unpacked(found["lines"]))
+                  for offset, line in tails.lines_of(found["lines"]))
     return Piece(lines, behind, found["rest"], found["more"])
 
 

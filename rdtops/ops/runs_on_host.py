@@ -24,7 +24,7 @@ import time
 from typing import Any, Callable
 
 from rdtops.remote.far.cards import all_of_them, of_processes, variable_of, visible
-from rdtops.remote.far.tails import last_of_each_kind, packed, read_on, thinned
+from rdtops.remote.far.tails import last_of_each_kind, read_on, rows_of, shrunk, thinned
 
 PIECE = 1 << 20
 TAIL = 1 << 16
@@ -155,14 +155,17 @@ def gpus_of(run: dict[str, object], rows: list[dict[str, Any]]) -> list[str]:
         rows, variable_of(pids[0], "CUDA_VISIBLE_DEVICES") if pids else None, count)
 
 
-def news(workspace: str, run_id: str, files: dict[str, dict[str, Any]], gpus: bool = False) -> dict[str, object]:
+def news(workspace: str, run_id: str, files: dict[str, dict[str, Any]], gpus: bool = False,
+         known: str = "") -> dict[str, object]:
     """What became of a run and what its files (paths below its folder) hold behind a cursor. A question is {"cursor",
     "limit", "last_lines", "steps" (as many of a Journal's at most), "ignored" (beginnings of lines)}; a piece is
-    {"lines" (packed), "rest", "cursor", "more"}."""
+    {"lines", "rest", "cursor", "more"}. The configuration does not travel to who knows the digest of it."""
     root = os.path.join(workspace, "runs")
     run = facts(root, run_id)  # before the files: a run that ended has written its last line
     rows = all_of_them() if gpus else []
     run["gpus"] = gpus_of(run, rows)
+    if hashlib.md5(str(run["config"]).encode()).hexdigest() == known:
+        run["config"] = None
     pieces = {path: piece(os.path.join(root, run_id, path), **question) for path, question in files.items()}
     return {"run": run, "files": pieces, "gpus": rows, "now_s": time.time()}
 
@@ -173,7 +176,7 @@ def piece(path: str, cursor: list[Any], limit: int = PIECE, last_lines: int = -1
     lines = found["lines"]
     if lines and (steps or ignored):
         lines = thinned(lines, steps or len(lines), tuple(word.encode() for word in ignored))
-    return {**found, "lines": packed(lines), "rest": found["rest"].decode("utf-8", "replace")}
+    return {**found, "lines": rows_of(lines), "rest": found["rest"].decode("utf-8", "replace")}
 
 
 def checkpoints(workspace: str, run_id: str) -> dict[str, object]:
@@ -307,7 +310,9 @@ def main() -> None:
         "checkpoints": checkpoints, "evaluations": evaluations, "stop_evaluation": stop_evaluation}
     for line in iter(sys.stdin.buffer.readline, b""):
         request = json.loads(line.decode())
+        is_shrunk = request.pop("shrunk", False)
         answer = operations[request.pop("op")](**request)
+        answer = {"shrunk": shrunk(answer)} if is_shrunk else answer
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

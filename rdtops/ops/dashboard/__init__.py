@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from rdtops.errors import RdtopsError
 from rdtops.ops import runs
 from rdtops.ops.session import Session
 from rdtops.remote.hosts import Host
@@ -20,13 +21,21 @@ def is_installed() -> bool:
 
 
 def of_hosts(session: Session, hosts: Sequence[Host], run_id: str) -> Dashboard:
-    """A dashboard that follows on each host the run of that id, else the newest. Raises what keeps us from a host."""
+    """A dashboard that follows on each host the run of that id, else the newest. A host that cannot be asked is left
+    out, and said; raises what keeps us from it when none is left."""
     from rdtops.ops.dashboard.app import Choice, Dashboard
 
-    choices, chosen = [], []
+    choices, chosen, problems = [], [], []
     for host in hosts:
-        connection = session.connection(host)
-        found = runs.list_runs(connection)
-        chosen.append(runs.pick(connection, found, run_id))
+        try:
+            connection = session.connection(host)
+            found = runs.list_runs(connection)
+            chosen.append(runs.pick(connection, found, run_id))
+        except RdtopsError as error:
+            session.say(f"left out: {error.message}")
+            problems.append(error)
+            continue
         choices.append(Choice(host.name, tuple(reversed(found)), functools.partial(session.connection, host)))
+    if not chosen:
+        raise problems[0]
     return Dashboard(choices, chosen, session.registry)

@@ -34,6 +34,16 @@ class Choice:
     connect: Callable[[], Connection]
 
 
+class Lines(RichLog):
+    """Stays at its end, unless somebody is in it and reads further up."""
+
+    def __init__(self, name: str, *, wrap: bool) -> None:
+        super().__init__(id=name, max_lines=1000, wrap=wrap, min_width=1)
+
+    def add(self, words: Text) -> None:
+        self.write(words, scroll_end=not self.has_focus or self.is_vertical_scroll_end)
+
+
 class Dashboard(App[None]):
     """`chosen` are followed from the start, others when somebody selects them; the plugins act on all followed ones."""
 
@@ -97,16 +107,16 @@ class Dashboard(App[None]):
         with Horizontal(id="below"):
             with TabbedContent(id="tabs"):
                 with TabPane("events", id="events"):
-                    yield RichLog(id="event-lines", max_lines=1000, wrap=True)
+                    yield Lines("event-lines", wrap=True)
                 with TabPane("log", id="log"):
-                    yield RichLog(id="log-lines", max_lines=1000, wrap=False)
+                    yield Lines("log-lines", wrap=False)
                 with TabPane("checkpoints", id="saved"):
                     yield DataTable(id="checkpoints", cursor_type="none")
                 with TabPane("GPUs", id="gpus"):
                     yield GpuPanel(id="large-gpus")
                 with TabPane("runs", id="runs"):
                     yield DataTable(id="run-rows", cursor_type="row")
-            yield RichLog(id="aside", max_lines=1000, wrap=False)
+            yield Lines("aside", wrap=False)
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -133,7 +143,7 @@ class Dashboard(App[None]):
         self.known[key].learn(update)
         if key == self.current and is_news:
             said = Text(update.problem, style="yellow") if update.problem else Text("reached again", style="green")
-            self.query_one("#event-lines", RichLog).write(said)
+            self.query_one("#event-lines", Lines).add(said)
         if key == self.current:
             self._show_lines(update)
             self._show_panels()
@@ -174,7 +184,7 @@ class Dashboard(App[None]):
         self.current = key
         known = self.known[key]
         for name in ("#event-lines", "#log-lines", "#aside"):
-            self.query_one(name, RichLog).clear()
+            self.query_one(name, Lines).clear()
         events: tuple[Seen, ...] = tuple((event, []) for event in known.story.others[-200:])
         self._show_lines(Update(*key, events=events, log=tuple(known.log)))
         self._show_panels()
@@ -192,18 +202,18 @@ class Dashboard(App[None]):
         self._show_checkpoints(known)
 
     def _show_lines(self, update: Update) -> None:
-        events = self.query_one("#event-lines", RichLog)
+        events = self.query_one("#event-lines", Lines)
         max_steps = self.known[self.current].run.max_steps
         for event, records in update.events:
             if event.kind == "step":
                 continue
-            events.write(Text(f"{clock(event.time_s)}  {words_of(event, max_steps)}"))
+            events.add(Text(f"{clock(event.time_s)}  {words_of(event, max_steps)}"))
             for record in records:
                 if record.error:
-                    events.write(Text(f"          {record.plugin}: {record.error}", style="red"))
+                    events.add(Text(f"          {record.plugin}: {record.error}", style="red"))
         for line in update.log:
-            self.query_one("#log-lines", RichLog).write(Text(line))
-            self.query_one("#aside", RichLog).write(Text(line))
+            self.query_one("#log-lines", Lines).add(Text(line))
+            self.query_one("#aside", Lines).add(Text(line))
 
     def _show_checkpoints(self, known: Known) -> None:
         table = self.query_one("#checkpoints", DataTable)

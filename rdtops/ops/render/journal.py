@@ -88,7 +88,7 @@ WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "stuck": _stuck,
     "started": _started,
     "step": _step,
-    "sample": lambda d: f"step {d['step']}: predicted against recorded actions, squared error {d['action_mse']:.4g}",
+    "sample": lambda d: f"step {d['step']}: mean squared action error {d['action_mse']:.4g}",
     "heldout": lambda d: f"step {d['step']}: held-out loss {heldout_words(d['loss'])}",
     "checkpoint": _checkpoint,
     "checkpoint_deleted": lambda d: f"deleted {d['name']}, which no setting keeps any longer",

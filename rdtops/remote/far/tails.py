@@ -141,17 +141,22 @@ def thinned(lines: Lines, most: int, ignored: tuple[bytes, ...] = ()) -> Lines:
     return kept
 
 
-def packed(lines: Lines) -> str:
-    """For a slow line: a Journal shrinks to an eighth."""
-    rows = [[offset, line.decode("utf-8", "surrogateescape")] for offset, line in lines]
-    return base64.b85encode(zlib.compress(json.dumps(rows).encode(), 6)).decode() if rows else ""
+def rows_of(lines: Lines) -> list[list[Any]]:
+    """For JSON, whatever bytes there are."""
+    return [[offset, line.decode("utf-8", "surrogateescape")] for offset, line in lines]
 
 
-def unpacked(text: str) -> Lines:
-    if not text:
-        return []
-    rows = json.loads(zlib.decompress(base64.b85decode(text)))
-    return [(int(offset), line.encode("utf-8", "surrogateescape")) for offset, line in rows]
+def lines_of(rows: list[list[Any]]) -> Lines:
+    return [(int(offset), text.encode("utf-8", "surrogateescape")) for offset, text in rows]
+
+
+def shrunk(value: Any) -> str:
+    """JSON for a slow line: a Journal becomes an eighth."""
+    return base64.b85encode(zlib.compress(json.dumps(value).encode(), 6)).decode()
+
+
+def grown(text: str) -> Any:
+    return json.loads(zlib.decompress(base64.b85decode(text)))
 
 
 def backwards(path: str, limit: int = LONGEST_SEARCH) -> Iterator[bytes]:
