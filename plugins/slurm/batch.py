@@ -24,8 +24,8 @@ tell() {{  # a line of the Journal: kind, and more fields
 tell scheduled ", \\"nodes\\": \\"$SLURM_JOB_NODELIST\\""
 rm -f ended
 
-# Slurm's warning before the time limit comes to this shell. The supervisor hears it next, which then starts nothing more,
-# and the ranks, which save and leave.
+# Slurm's warning before the time limit comes to this shell. The supervisor hears it next, which then starts nothing
+# more, and the ranks, which save and leave.
 warn() {{
     [ ! -r supervisor ] || kill -USR1 "$(cut -d' ' -f1 supervisor)"
     scancel --signal=USR1 "$SLURM_JOB_ID"
