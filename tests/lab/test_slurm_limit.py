@@ -1,5 +1,5 @@
-"""A training that runs into its time limit, and one on two nodes that learns the same. Minutes, since Slurm counts limits
-in minutes."""
+"""A training that runs into its time limit, and one on two nodes that learns the same. It takes minutes, since Slurm counts
+limits in minutes."""
 
 from pathlib import Path
 
