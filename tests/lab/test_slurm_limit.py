@@ -1,4 +1,4 @@
-"""A training that runs into its time limit, and one on two nodes that learns the same. It takes minutes, since Slurm counts
+"""A training that runs into its time limit, and one on two nodes that learns the same. It takes minutes: Slurm counts
 limits in minutes."""
 
 from pathlib import Path
