@@ -236,7 +236,7 @@ def lint(_):
 
 
 @task(auto_shortflags=False, positional=["name"], help={
-    "name": "which one: closed-loop, startup, check, trainer, transfer",
+    "name": "which one: closed-loop, startup, check, scale, trainer, transfer",
     "quick": "fewest runs, no row that takes minutes",
     "only": "the rows whose name has this word", "json_": JSON})
 def bench(_, name, quick=False, only="", json_=False):

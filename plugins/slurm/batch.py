@@ -24,8 +24,16 @@ tell() {{  # a line of the Journal: kind, and more fields
 tell scheduled ", \\"nodes\\": \\"$SLURM_JOB_NODELIST\\""
 rm -f ended
 
-# Slurm's warning before the time limit comes to this shell. The ranks hear it next: they save and leave.
-trap 'out_of_time=1; scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
+# Slurm's warning before the time limit comes to this shell. The supervisor hears it next, which then starts nothing
+# more, and the ranks, which save and leave: again and again, since one that is just starting does not hear yet.
+warn() {{
+    while kill -0 "$job" 2>/dev/null; do
+        [ ! -r supervisor ] || kill -USR1 "$(cut -d' ' -f1 supervisor)" 2>/dev/null
+        scancel --signal=USR1 "$SLURM_JOB_ID"
+        sleep 15
+    done
+}}
+trap 'out_of_time=1; warn & ' USR1
 # Of a cancellation, a preemption or the limit itself. Slurm forgets in minutes how a job ended; this stays.
 trap 'date +%s > ended' TERM
 out_of_time=

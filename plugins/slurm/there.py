@@ -159,7 +159,8 @@ def text_of(path: str) -> str:
 # --- stop ---
 
 def stop(folder: str, name: str, grace_s: float) -> dict[str, object]:
-    """USR1 goes to the job's steps: the ranks save and leave, what started them does not hear it."""
+    """USR1 goes to the job's steps: the ranks save and leave, what started them does not hear it. Again and again,
+    since a rank that is just starting does not hear it either."""
     rows, problem = queue()
     job = living(rows, name)
     if problem or not job:
@@ -167,9 +168,11 @@ def stop(folder: str, name: str, grace_s: float) -> dict[str, object]:
     with open(os.path.join(folder, "stop"), "w") as file:
         file.write(f"{time.time():.0f}\n")
     if grace_s and job["state"] == "RUNNING":
-        run("scancel", "--signal=USR1", job["id"])
-        if gone_within(name, grace_s):
-            return {"left": False, "problem": ""}
+        latest = time.time() + grace_s
+        while time.time() < latest:
+            run("scancel", "--signal=USR1", job["id"])
+            if gone_within(name, min(15.0, latest - time.time())):
+                return {"left": False, "problem": ""}
     code, _, err = run("scancel", job["id"])
     left = not gone_within(name, 60)  # KillWait is 30 s, where nobody changed it
     return {"left": left, "problem": " ".join(err.split()) if code else ""}

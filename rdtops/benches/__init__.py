@@ -16,6 +16,7 @@ BENCHES = {
     "closed-loop": "rdtops.benches.closed_loop",
     "startup": "rdtops.benches.startup",
     "check": "rdtops.benches.check",
+    "scale": "rdtops.benches.scale",
     "trainer": "rdtops.benches.trainer",
     "transfer": "rdtops.benches.transfer",
 }

@@ -82,6 +82,7 @@ def host_config(*, port: int, host_key: Path, authorized_keys: Path, environment
     """A GPU host: everything a session may do, in its own environment and home folder."""
     variables = " ".join(f'"{name}={value}"' for name, value in environment.items())
     return _common(port=port, host_key=host_key, authorized_keys=authorized_keys) + (
+        "MaxStartups 100\n"  # it may stand for many hosts
         f"SetEnv {variables}\n"
         f"PermitTTY {'yes' if gives_terminals() else 'no'}\n"  # asked for one it cannot give, sshd ends the connection
         f"ForceCommand {shlex.quote(str(session))}\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from rdtops.contract.config import nearest
 from rdtops.errors import ConfigError
 from rdtops.launcher import Launcher
@@ -17,7 +19,7 @@ def of(host: Host, plugins: Registry | None = None) -> Launcher:
         return detached.Detached(host.launcher)
     found: dict[str, Launcher] = {}
     problems = []
-    for call in (plugins or registry.load()).call("register_launchers", host):
+    for call in (plugins or _plugins()).call("register_launchers", host):
         if call.error is not None:
             problems.append(f"{call.plugin}: {call.error}")
         found.update({launcher.name: launcher for launcher in call.value or () if isinstance(launcher, Launcher)})
@@ -27,3 +29,9 @@ def of(host: Host, plugins: Registry | None = None) -> Launcher:
                           f"{nearest(host.launcher, names)}; there are {', '.join(names)}"
                           + "".join(f"\n{problem}" for problem in problems), remedy="inv plugins   # who brings one")
     return found[host.launcher]
+
+
+@functools.cache
+def _plugins() -> Registry:
+    """Loaded once: a run that is followed asks for its launcher again and again."""
+    return registry.load()

@@ -8,7 +8,9 @@ from typing import Any
 
 from rdtops.contract import diagnosis
 from rdtops.contract.diagnosis import Diagnosis, Evidence
-from rdtops.ops import runs
+from rdtops.contract.run import RunPaths
+from rdtops.launcher import Cause, JobState, Phase
+from rdtops.ops import jobs, runs
 from rdtops.remote.connection import Connection
 from rdtops.supervisor import evidence_on_host
 
@@ -37,5 +39,24 @@ def ask(connection: Connection, run_id: str = "") -> Why:
     answer = connection.call(evidence_on_host, {"workspace": connection.workspace, "wanted": run_id}, timeout_s=90.0)
     host = connection.host.name
     name = runs.choose(host, connection.workspace, answer["names"], run_id)  # raises where it is not one
-    found = diagnosis.diagnose(Evidence.of(host, answer["facts"]))
+    job = jobs.told(connection, [jobs.of_run(RunPaths(connection.workspace, name))]).get(name)
+    found = _of_job(job) or diagnosis.diagnose(Evidence.of(host, _seen_from_afar(answer["facts"], job)))
     return Why(name, host, found, tuple(answer["attempts"]))
+
+
+def _of_job(job: JobState | None) -> Diagnosis | None:
+    """What a cluster's scheduler knows better than the files of the run; None where it is they that tell."""
+    if job is None or job.phase in (Phase.ABSENT, Phase.RUNNING):
+        return None
+    if job.phase is Phase.ENDED and job.cause in (Cause.NONE, Cause.FORGOTTEN):
+        return None
+    named = {Cause.WAITS: "queued", Cause.OUT_OF_MEMORY: "oom_killer", Cause.NONE: "scheduler_silent"}
+    return Diagnosis(named.get(job.cause, job.cause.value), job.words, (), job.remedy)
+
+
+def _seen_from_afar(facts: Mapping[str, Any], job: JobState | None) -> Mapping[str, Any]:
+    """A login node sees neither the processes nor the GPUs of a job; that it runs, the scheduler says."""
+    if job is None or job.phase is Phase.ABSENT:
+        return facts
+    return {**facts, "alive": job.phase is Phase.RUNNING, "launched": True, "gpus": [], "gpu_problem": "", "ranks": [],
+            "same_boot": True, "oom_kills": None}

@@ -35,6 +35,7 @@ Ask = Callable[[str, bool], str]
 BLAME_S = 5.0  # for each hop, to find the one that is silent
 KEEPALIVE_S = 15
 PERSON_S = 120.0  # to find the telephone and type what it shows
+LOGINS = 8  # under way at one jump; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
 REKEY_BYTES = 1 << 35
 SILENCE_S = 60.0  # a transfer that moves no byte for so long is dead
 
@@ -89,7 +90,8 @@ class Connection:
         for hop in self.host.route:
             link = _link(hop, self._chain[-1] if self._chain else None, self._ask)
             try:
-                link.open()
+                with _turn(hop, self.host):
+                    link.open()
             except Exception as error:  # what paramiko raises is a zoo; each animal is named below
                 self.close()
                 raise obstacle.refusal(error, hop, self.host) from error
@@ -276,6 +278,16 @@ def keys_of(host: Host, ask: Ask | None = None) -> Iterator[tuple[Hop, paramiko.
     finally:
         for link in reversed(chain):
             link.close()
+
+
+def _turn(hop: Hop, host: Host) -> contextlib.AbstractContextManager[object]:
+    """Many hosts behind one jump, side by side: so many log in to it at a time. A host itself sees us once."""
+    if hop is host:
+        return contextlib.nullcontext()
+    return _turns.setdefault(hop.where, threading.Semaphore(LOGINS))
+
+
+_turns: dict[str, threading.Semaphore] = {}
 
 
 def _link(hop: Hop, through: fabric.Connection | None, ask: Ask | None = None) -> fabric.Connection:

@@ -23,7 +23,7 @@ class Diagnosis:
     @property
     def passed(self) -> bool:
         """Nothing is wrong: it runs well, or has ended as it should."""
-        return self.cause in ("healthy", "finished", "stopped", "time_limit", "prepared")
+        return self.cause in ("healthy", "finished", "stopped", "time_limit", "prepared", "queued", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,15 @@ CAUSES = {  # name -> what it means
     "prepared": "it was never launched",
     "stopped": "somebody asked for the end: `inv stop`, or a signal",
     "time_limit": "SIGUSR1, as a scheduler sends it before its limit",
+    "queued": "it waits for its turn in a cluster",
+    "held": "somebody holds it in the queue of a cluster",
+    "cancelled": "somebody took it off a cluster",
+    "preempted": "a cluster needed its nodes for something else, and did not queue it again",
+    "timed_out": "it ran into the time limit of a cluster, and was not queued again",
+    "node_failed": "a machine of a cluster failed",
+    "not_started": "a cluster could not run its script",
+    "forgotten": "it ended, and the cluster no longer knows how",
+    "scheduler_silent": "a cluster's scheduler does not answer",
     "out_of_gpu_memory": "CUDA out of memory",
     "model_too_big": "the memory does not even hold the weights and their moments",
     "out_of_host_memory": "the host refused memory to the training",

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rdtops.checks import CheckResult
+from rdtops.checks import CheckResult, Status
 from rdtops.contract.run import RunSpec
 from rdtops.ops.preflight import assets, conventions, launching, machine, network, python
 from rdtops.ops.preflight.check import Answers, Check, Subject
@@ -32,4 +32,5 @@ def core_checks(connection: Connection, spec: RunSpec) -> list[CheckResult]:
 
 def _moved(result: CheckResult) -> CheckResult:
     """What was found of a login node says nothing of the nodes that train; their scheduler is asked by its plugin."""
-    return CheckResult.skip(result.name, "of the login node, which does not train", result.summary)
+    return replace(result, status=Status.SKIP, summary="of the login node, which does not train",
+                   evidence=result.summary, remedy="")
