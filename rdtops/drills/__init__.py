@@ -13,6 +13,7 @@ from rdtops.errors import UsageError
 from rdtops.ops.repository import Drilled, Say
 
 DRILLS = {
+    "disk": "rdtops.drills.disk",
     "laptop": "rdtops.drills.laptop",
     "network": "rdtops.drills.network",
     "transfer": "rdtops.drills.transfer",
