@@ -23,8 +23,8 @@ def tell(journal: Journal, error: RdtopsError, kind: str = "") -> int:
 
 
 def record(journal: Journal, message: str, remedy: str, kind: str) -> None:
-    """`training` is whether this attempt has learnt already: what happens before is about the set-up. On a full disk the
-    last words get the place that was kept for them."""
+    """`training` is whether this attempt has learnt already: what happens before is about the set-up. On a full disk
+    the last words get the place that was kept for them."""
     told = [e for e in journal.read() if e.kind in ("step", "launched", "attempt", "started")]
     steps = [e.data["step"] for e in told if e.kind == "step"]
     words = Event("failed", time.time(), {
