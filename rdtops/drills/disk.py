@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rdtops.contract import manifest
 from rdtops.contract.journal import Event
-from rdtops.drills import phases
+from rdtops.drills import is_wanted, phases
 from rdtops.drills.phases import HOST, Deploy
 from rdtops.drills.small_disk import fill, make_room, small_disk, unmount
 from rdtops.drills.training import Life, Subject, differences, prepared
@@ -56,17 +56,17 @@ def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:  # 
 
 
 def drill_disk(folder: Path, assets: Mapping[str, str], say: Say, *, only: str = "") -> Drilled:
-    """Those rows whose `during` has the word `only`."""
+    """Those rows whose `during` is wanted."""
     begun_s = time.monotonic()
     ground = _Ground(say, only)
-    wanted = {name: [w for w in rows if only in w] for name, rows in (("training", TRAINING), ("lab", DEPLOYING))}
+    trains, deploys = (any(is_wanted(row, only) for row in rows) for rows in (TRAINING, DEPLOYING))
     with small_disk(folder / "training", TRAINING_DISK_BYTES) as mounted:
         if not mounted:
             say("a disk of its own can only be mounted by root: this drill is left out")
             return Drilled("no disk can be mounted here, so none was filled", (), ("run it as root",))
-        if wanted["training"]:
+        if trains:
             _Training(folder, assets, ground).rows()
-    if wanted["lab"]:
+    if deploys:
         with own_lab(folder) as lab, small_disk(lab.home(HOST) / "rdtops", DISK_BYTES):
             _Deploying(lab, folder, assets, ground).rows()
     return Drilled(f"a disk filled during {len(ground.filled)} things, {time.monotonic() - begun_s:.0f} s",
@@ -83,7 +83,7 @@ class _Ground:
 
     def row(self, during: str, disk: str, work: Callable[[list[str]], tuple[str, str]]) -> None:
         """`work` returns what was said and what became of it, and adds to a list what is wrong."""
-        if self._only not in during:
+        if not is_wanted(during, self._only):
             return
         wrong: list[str] = []
         said, then = work(wrong)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdtops.drills import phases
+from rdtops.drills import is_wanted, phases
 from rdtops.drills.link import Fault, Frozen, KeyChanged, Killed
 from rdtops.drills.phases import HOST, Check, Deploy, Fetch, Launch, Logs, Phase, TrainingState, Watch
 from rdtops.drills.typed import Laptop, Typed, own_lab, tiny_assets
@@ -60,7 +60,7 @@ def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
 
 def drill_network(lab: Lab, folder: Path, assets: dict[str, str], say: Say, *, only: str = "", times: int = 1,
                   settings: str = "") -> Drilled:
-    """The cells whose `phase fault when` has the word `only`. `settings` are lines for every hop of hosts.toml."""
+    """The cells whose `phase fault when` is wanted. `settings` are lines for every hop of hosts.toml."""
     begun_s = time.monotonic()
     heavy = phases.heavy_weights(folder, Path(assets["rdt-tiny"]))
     laptop = Laptop(folder / "laptop", lab, {**assets, phases.HEAVY: str(heavy)}, settings)
@@ -228,7 +228,7 @@ class _Trial:
 
 def _wanted(phase: Phase, only: str) -> list[tuple[Fault, str]]:
     return [(fault, when) for fault in FAULTS for when in _moments(phase, fault)
-            if only in f"{phase.name} {fault.words} {when}"]
+            if is_wanted(f"{phase.name} {fault.words} {when}", only)]
 
 
 def _moments(phase: Phase, fault: Fault) -> Sequence[str]:
