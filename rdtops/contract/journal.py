@@ -35,7 +35,7 @@ KINDS = {
     "heldout": "step, loss: of the averaged weights on samples that are never trained on",
     "checkpoint": "step, name, size_bytes, digest, heldout_loss: the digest is its manifest's; without held-out "
                   "samples the loss is null",
-    "checkpoint_failed": "step, error",
+    "checkpoint_failed": "step, error, remedy: it was dropped, the ones before it are as they were",
     "checkpoint_deleted": "step, name: no setting keeps it any longer",
     "stop_requested": "by: written by `inv stop` before it asks the processes",
     "stopped": "step, signal: saved and left, as the signal asked",
@@ -75,10 +75,14 @@ class Journal:
         self.path = Path(path)
 
     def append(self, kind: str, **data: Any) -> Event:
-        assert kind in KINDS, kind
         event = Event(kind, time.time(), data)
-        append_line(self.path, event.to_line(), flush=kind != "step")  # a step may be lost with the machine
+        self.write(event)
         return event
+
+    def write(self, event: Event) -> None:
+        """Raises OSError, with a full disk too; then it may be written again."""
+        assert event.kind in KINDS, event.kind
+        append_line(self.path, event.to_line(), flush=event.kind != "step")  # a step may be lost with the machine
 
     def read(self) -> list[Event]:
         return parse(self.path.read_bytes())[0] if self.path.exists() else []
@@ -89,12 +93,21 @@ def append_line(path: Path, line: str, *, flush: bool = False) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         content = (b"\n" if _is_torn(descriptor) else b"") + line.encode() + b"\n"
-        if os.write(descriptor, content) < len(content):
-            raise OSError(errno.ENOSPC, "the disk took only a part of a line", str(path))
+        written = os.write(descriptor, content)
+        if written < len(content):
+            _take_back(descriptor, content[:written])
+            raise OSError(errno.ENOSPC, "No space left on device: it took only a part of a line", str(path))
         if flush:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _take_back(descriptor: int, part: bytes) -> None:
+    """Of a line that found no room, unless somebody has written behind it since."""
+    size = os.fstat(descriptor).st_size
+    if os.pread(descriptor, len(part), size - len(part)) == part:
+        os.ftruncate(descriptor, size - len(part))
 
 
 def _is_torn(descriptor: int) -> bool:

@@ -1,7 +1,8 @@
 """`inv drill NAME`: break what must survive it, and see whether it comes right in the end.
 
 A drill is a module here with `drill(say, *, kills, only) -> Iterator[Drilled]`: `kills` is how many, 0 as many as it is
-made for; `only` is a word that the names of its rows must have. To add one, add a line to DRILLS.
+made for; `only` is a word that the names of its rows must have, or several with commas. To add one, add a line to
+DRILLS.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from rdtops.errors import UsageError
 from rdtops.ops.repository import Drilled, Say
 
 DRILLS = {
+    "disk": "rdtops.drills.disk",
     "laptop": "rdtops.drills.laptop",
     "network": "rdtops.drills.network",
     "transfer": "rdtops.drills.transfer",
@@ -20,6 +22,11 @@ DRILLS = {
     "survive": "rdtops.drills.survive",
     "why": "rdtops.drills.why",
 }
+
+
+def is_wanted(name: str, only: str) -> bool:
+    """Whether a row of that name was asked for."""
+    return any(word.strip() in name for word in only.split(","))
 
 
 def drill(say: Say, name: str, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:

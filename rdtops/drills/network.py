@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdtops.drills import phases
+from rdtops.drills import is_wanted, phases
 from rdtops.drills.link import Fault, Frozen, KeyChanged, Killed
 from rdtops.drills.phases import HOST, Check, Deploy, Fetch, Launch, Logs, Phase, TrainingState, Watch
 from rdtops.drills.typed import Laptop, Typed, own_lab, tiny_assets
@@ -28,7 +28,7 @@ FAULTS = tuple(kind(hop) for kind in (Killed, Frozen, KeyChanged) for hop in (JU
 AGAIN = "trying again"  # what a command says that takes a lost link up again
 TRIES = 6  # a command may be done before it is hit
 BEGINS_S, RERUN_S = 90.0, 180.0
-ROOM_S = 6.0  # to start Python and find out who it was, on a busy machine
+ROOM_S = 15.0  # to start Python and find out who it was, on a busy machine
 PATIENCE_S = 60.0  # after a bound was missed, to see what comes
 COMES_BACK_S = 70.0  # a pause between two tries, 30 s at the longest, and a login
 NEWS_S = 60.0  # for a training to do a step, on a busy machine
@@ -60,7 +60,7 @@ def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
 
 def drill_network(lab: Lab, folder: Path, assets: dict[str, str], say: Say, *, only: str = "", times: int = 1,
                   settings: str = "") -> Drilled:
-    """The cells whose `phase fault when` has the word `only`. `settings` are lines for every hop of hosts.toml."""
+    """The cells whose `phase fault when` is wanted. `settings` are lines for every hop of hosts.toml."""
     begun_s = time.monotonic()
     heavy = phases.heavy_weights(folder, Path(assets["rdt-tiny"]))
     laptop = Laptop(folder / "laptop", lab, {**assets, phases.HEAVY: str(heavy)}, settings)
@@ -228,7 +228,7 @@ class _Trial:
 
 def _wanted(phase: Phase, only: str) -> list[tuple[Fault, str]]:
     return [(fault, when) for fault in FAULTS for when in _moments(phase, fault)
-            if only in f"{phase.name} {fault.words} {when}"]
+            if is_wanted(f"{phase.name} {fault.words} {when}", only)]
 
 
 def _moments(phase: Phase, fault: Fault) -> Sequence[str]:

@@ -51,10 +51,10 @@ def drill_training(folder: Path, assets: Mapping[str, str], kills: int, say: Say
                    processes: int = 2, only: str = "", seed: int = 0) -> Drilled:
     """`assets` are the folders of the preset `tiny`, as in a RunSpec. Everything is written below `folder`."""
     begun = time.monotonic()
-    left_alone = Subject(_spec(folder, "left-alone", assets, steps, processes))
+    left_alone = Subject(prepared(folder, "left-alone", assets, steps, processes))
     left_alone.live()
     say(f"left alone: {steps} steps in {time.monotonic() - begun:.0f} s")
-    killed = Subject(_spec(folder, "killed", assets, steps, processes))
+    killed = Subject(prepared(folder, "killed", assets, steps, processes))
     chance = random.Random(seed)  # noqa: S311  # moments, no secrets
     for number, (moment, step) in enumerate(_moments(kills, steps, chance, only), 1):
         killed.live(_Blow(moment, step, chance, left_alone.start_s, left_alone.save_s))
@@ -63,7 +63,7 @@ def drill_training(folder: Path, assets: Mapping[str, str], kills: int, say: Say
     rows = tuple(killed.struck(moment) for moment in MOMENTS if only in moment)
     done = sum(row.kills for row in rows)
     return Drilled(f"a training of {steps} steps, {processes} processes, killed {done} times, "
-                   f"{time.monotonic() - begun:.0f} s", rows, tuple(_differences(left_alone, killed, kills)), SAME)
+                   f"{time.monotonic() - begun:.0f} s", rows, tuple(differences(left_alone, killed, kills)), SAME)
 
 
 @dataclass
@@ -150,6 +150,11 @@ class Life:
             process.wait()
 
     @property
+    def codes(self) -> list[int | None]:
+        """Exit codes by rank; None while it runs."""
+        return [process.poll() for process in self._processes]
+
+    @property
     def finished(self) -> bool:
         return all(process.poll() == 0 for process in self._processes)
 
@@ -219,7 +224,8 @@ def _moments(kills: int, steps: int, chance: random.Random, only: str) -> list[t
     return list(zip(kinds, sorted(chance.randint(1, last) for _ in kinds), strict=True))
 
 
-def _differences(left_alone: Subject, killed: Subject, kills: int) -> list[str]:
+def differences(left_alone: Subject, killed: Subject, kills: int = 0) -> list[str]:
+    """What a training that met something ended with, and one that did not has otherwise."""
     found = [f"{path}: its MD5 is not that of the training that was left alone"
              for path, md5 in left_alone.learnt.items() if killed.learnt.get(path) != md5]
     steps = left_alone.losses.keys() | killed.losses.keys()
@@ -233,7 +239,7 @@ def _differences(left_alone: Subject, killed: Subject, kills: int) -> list[str]:
     return found
 
 
-def _spec(folder: Path, name: str, assets: Mapping[str, str], steps: int, processes: int) -> RunSpec:
+def prepared(folder: Path, name: str, assets: Mapping[str, str], steps: int, processes: int) -> RunSpec:
     """A run prepared as `inv train` does it, in a folder of its own that is new."""
     settings = [f"max_steps={steps}", f"num_processes={processes}", f"checkpoint_every_steps={CHECKPOINT_EVERY_STEPS}",
                 "checkpoints_total_limit=2", "sample_every_steps=0"]

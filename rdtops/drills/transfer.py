@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rdtops.drills import small_disk
 from rdtops.lab import processes
 from rdtops.lab.observer import Observer
 from rdtops.lab.site import JUMP, Lab
@@ -68,7 +69,7 @@ def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
     with WanLab(ROOT / ".lab" / "wan") as lab:
         lab.up(LINE)  # it is ours alone, and so is the folder
         if folder.exists():  # of one that was killed itself
-            _unmount(folder / "to")
+            small_disk.unmount(folder / "to")
             shutil.rmtree(folder)
         yield drill_transfers(wan_ground(lab), folder, kills or 200, say, size_bytes=64 * MB, only=only)
 
@@ -86,7 +87,7 @@ def loopback_ground(lab: Lab) -> Ground:
 def drill_transfers(ground: Ground, folder: Path, kills: int, say: Say, *, size_bytes: int, only: str = "",
                     seed: int = 0) -> Drilled:
     """Every fault in turn, until each has killed its share."""
-    with _small_disk(folder / "to", size_bytes * 2) as disk_is_small:
+    with small_disk.small_disk(folder / "to", size_bytes * 2) as disk_is_small:
         if not disk_is_small:
             say("without root there is no small disk to fill: that fault is left out")
         field_ = _Field(ground, folder, size_bytes, random.Random(seed), say)  # noqa: S311  # moments, no secrets
@@ -141,17 +142,11 @@ class FullDisk(Fault):
     name = "disk full"
 
     def strike(self, trial: Trial) -> bool:
-        free_bytes = shutil.disk_usage(trial.target).free
-        taken_bytes = free_bytes - int(trial.chance.random() * trial.size_bytes / 2)
-        with self._ballast(trial).open("wb") as file, contextlib.suppress(OSError):  # the transfer may be faster
-            os.posix_fallocate(file.fileno(), 0, max(1, taken_bytes))
+        small_disk.fill(trial.target.parent, int(trial.chance.random() * trial.size_bytes / 2))
         return True
 
     def mend(self, trial: Trial) -> None:
-        self._ballast(trial).unlink(missing_ok=True)
-
-    def _ballast(self, trial: Trial) -> Path:
-        return trial.target.parent / "ballast"
+        small_disk.make_room(trial.target.parent)
 
 
 def _killed(pids: set[int]) -> bool:
@@ -285,21 +280,3 @@ class _Field:
 def _same(one: Path, other: Path) -> bool:
     """Byte for byte, and nothing left over."""
     return subprocess.run(["diff", "-rq", one, other], capture_output=True, check=False).returncode == 0
-
-
-@contextlib.contextmanager
-def _small_disk(folder: Path, size_bytes: int) -> Iterator[bool]:
-    """A file system that can be filled without harm to anybody, where we may mount one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]
-    mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    try:
-        yield mounted
-    finally:
-        if mounted:
-            _unmount(folder)
-
-
-def _unmount(folder: Path) -> None:
-    while folder.is_mount():
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -13,6 +13,7 @@ from rdtops.errors import LabError
 from rdtops.lab.files import place
 
 PROC = Path("/proc")
+KILLED_S = 20.0  # until a process that was killed is gone, on a machine that is very busy
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ def end_all(find: Callable[[], set[int]], grace_s: float = 2.0) -> int:
     Raises LabError when something survives.
     """
     ended: set[int] = set()
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        deadline_s = time.monotonic() + grace_s
+    for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, grace_s + KILLED_S)):
+        deadline_s = time.monotonic() + patience_s
         while (alive := find()) and time.monotonic() < deadline_s:
             if alive - ended or number == signal.SIGKILL:
                 signal_all(alive, number)

@@ -159,7 +159,9 @@ def _disk_full(problem: Problem, side: str, root: str, where: str) -> DiskFull:
     missing = problem.numbers.get("missing_bytes", 0)
     more = f": {size_words(missing)} more are needed, {size_words(problem.numbers['free_bytes'])} are free" \
         if missing else ""
-    return DiskFull(f"{where}{problem.reason}{more}",
+    filesystem = problem.numbers.get("filesystem")
+    on = f" on {shown(filesystem)}" if filesystem else ""
+    return DiskFull(f"{where}{problem.reason}{on}{more}",
                     remedy=f"df -h {root}   # {side}: make room and run the same command again; what was sent is kept")
 
 

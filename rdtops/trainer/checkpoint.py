@@ -74,6 +74,11 @@ class Contents:
     tensors: Mapping[str, Mapping[str, torch.Tensor]]
     tables: Mapping[str, Any]  # for JSON
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the tensors; the tables are small."""
+        return sum(t.numel() * t.element_size() for named in self.tensors.values() for t in named.values())
+
     def write(self, folder: Path) -> None:
         """Raises OSError, with a full disk too."""
         (folder / EMA).mkdir()

@@ -21,7 +21,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from rdtops.contract.evaluation import EvalSpec, Protocol, checked, checkpoint_f
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec, best_of, checkpoint_name
 from rdtops.errors import ConfigError, RdtopsError, RunError
-from rdtops.trainer import checkpoint, encoders, failures, film, rollout, simulator, trained, workers
+from rdtops.trainer import checkpoint, disk, encoders, failures, film, rollout, simulator, trained, workers
 from rdtops.trainer.batch import HISTORY
 from rdtops.trainer.conditions import Conditions
 from rdtops.trainer.rollout import Driver
@@ -246,20 +246,26 @@ def main(arguments: list[str] | None = None) -> int:
 def _recorded(asked: Examination) -> int:
     """Failures are told in the Journal as well. Returns the exit code."""
     journal = Journal(Path(asked.spec.paths.run.journal))
-    fail: Callable[[str, str], object] = lambda error, remedy: journal.append(  # noqa: E731
-        "eval_failed", name=asked.spec.name, error=error, remedy=remedy)
     try:
         found = evaluate(asked, journal)
     except RdtopsError as error:
-        fail(error.message, error.remedy)
-        return failures.complain(error)
+        return _failed(asked, journal, error)
     except Exception as error:
-        fail(f"{type(error).__name__}: {error}", "inv logs --eval   # the traceback is in its log")
+        if isinstance(error, OSError) and disk.is_full(error):
+            return _failed(asked, journal, disk.full(error, Path(error.filename or asked.spec.paths.root)))
+        journal.append("eval_failed", name=asked.spec.name, error=f"{type(error).__name__}: {error}",
+                       remedy="inv logs --eval   # the traceback is in its log")
         raise
     sys.stdout.write("\n".join([*table(found), *found["notes"], asked.spec.paths.report.as_posix()]) + "\n")
     if found["total"]["errors"]:
         sys.stdout.write(f"{found['total']['errors']} trials have no outcome; the same command tries them again\n")
     return int(bool(found["total"]["errors"]))
+
+
+def _failed(asked: Examination, journal: Journal, error: RdtopsError) -> int:
+    with contextlib.suppress(OSError):  # the disk may be so full that only the exit code is left to tell
+        journal.append("eval_failed", name=asked.spec.name, error=error.message, remedy=error.remedy)
+    return failures.complain(error)
 
 
 @contextlib.contextmanager

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import time
 from typing import NoReturn
 
 from rdtops.contract.config import TrainConfig
-from rdtops.contract.journal import Journal
+from rdtops.contract.journal import Event, Journal
 from rdtops.errors import RdtopsError, RunError
+from rdtops.trainer import disk
 
 HOST_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory")  # torch has no error type of its own for it
 
@@ -20,11 +23,21 @@ def tell(journal: Journal, error: RdtopsError, kind: str = "") -> int:
 
 
 def record(journal: Journal, message: str, remedy: str, kind: str) -> None:
-    """`training` is whether this attempt has learnt already: what happens before is about the set-up."""
+    """`training` is whether this attempt has learnt already: what happens before is about the set-up. On a full disk
+    the last words get the place that was kept for them."""
     told = [e for e in journal.read() if e.kind in ("step", "launched", "attempt", "started")]
     steps = [e.data["step"] for e in told if e.kind == "step"]
-    journal.append("failed", step=steps[-1] if steps else 0, error=message, remedy=remedy, type=kind,
-                   rank=int(os.environ.get("RANK", "0")), training=bool(told) and told[-1].kind in ("step", "started"))
+    words = Event("failed", time.time(), {
+        "step": steps[-1] if steps else 0, "error": message, "remedy": remedy, "type": kind,
+        "rank": int(os.environ.get("RANK", "0")), "training": bool(told) and told[-1].kind in ("step", "started")})
+    try:
+        journal.write(words)
+    except OSError as error:
+        if not disk.is_full(error):
+            raise
+        disk.give_up_reserve(journal.path.parent)
+        with contextlib.suppress(OSError):  # the log is still there, and the exit code
+            journal.write(words)
 
 
 def is_host_memory(error: Exception) -> bool:
@@ -36,7 +49,8 @@ def is_host_memory(error: Exception) -> bool:
 def complain(error: Exception) -> int:
     """On standard error. Returns the exit code."""
     remedy = getattr(error, "remedy", "")
-    sys.stderr.write(f"{error}\n" + (f"next: {remedy}\n" if remedy else ""))
+    with contextlib.suppress(OSError):  # train.log lies on the disk that is full
+        sys.stderr.write(f"{error}\n" + (f"next: {remedy}\n" if remedy else ""))
     return getattr(error, "exit_code", 1)
 
 
@@ -59,6 +73,7 @@ def _short(error: Exception) -> str:
 def end(code: int) -> NoReturn:
     """At once, without the interpreter's tear-down. What matters is on disk by now, and a library's thread that still
     runs then (gloo's, autograd's) can abort the process: a finished training would count as a failed one."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a full disk must not change the exit code
+            stream.flush()
     os._exit(code)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from rdtops.contract.config import TrainConfig
-from rdtops.contract.journal import Journal
+from rdtops.contract.journal import Event, Journal
+from rdtops.trainer.disk import Backlog, give_up_reserve
 from rdtops.trainer.phases import NAMES, Phases
 
 log = logging.getLogger(__name__)
@@ -24,19 +25,18 @@ class Telling:
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        self._waiting: list[tuple[str, dict[str, Any]]] = []
+        self._backlog: Backlog[Event] = Backlog(journal.path, journal.write)
         self._alone = threading.Lock()
 
     def append(self, kind: str, **data: Any) -> None:
         with self._alone:
-            self._waiting.append((kind, data))
-            try:
-                while self._waiting:
-                    waiting_kind, waiting_data = self._waiting[0]
-                    self.journal.append(waiting_kind, **waiting_data)
-                    self._waiting.pop(0)
-            except OSError as error:
-                log.error("%s cannot be written: %s", self.journal.path, error)
+            self._backlog.add(Event(kind, time.time(), data))
+
+    def close(self) -> None:
+        """Before the process ends: what still waits gets the place that was kept for it."""
+        with self._alone:
+            give_up_reserve(self.journal.path.parent)
+            self._backlog.clear()
 
 
 class Progress:

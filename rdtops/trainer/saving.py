@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from rdtops.contract.run import Retention
-from rdtops.errors import RunError
-from rdtops.trainer import checkpoint
+from rdtops.contract.run import Retention, checkpoint_name
+from rdtops.errors import RdtopsError, RunError
+from rdtops.trainer import checkpoint, disk
 from rdtops.trainer.checkpoint import Contents
 from rdtops.trainer.progress import Telling
 
@@ -29,6 +29,7 @@ class Saver:
         self._copy = HostCopy()
         self._thread = ThreadPoolExecutor(1, "saver")
         self._writing: Future[None] | None = None
+        self.failure: RdtopsError | None = None  # of the newest save, None when it came right
 
     def __enter__(self) -> Saver:
         return self
@@ -61,15 +62,24 @@ class Saver:
         try:
             saved = checkpoint.save(self.checkpoints, step, contents.write)
         except OSError as error:
-            self.journal.append("checkpoint_failed", step=step, error=str(error))
-            log.warning("step %d  checkpoint failed, training goes on: %s", step, error)
+            self.failure = failure = self._unsaved(step, contents, error)
+            self.journal.append("checkpoint_failed", step=step, error=failure.message, remedy=failure.remedy)
+            log.warning("step %d  checkpoint failed, training goes on: %s", step, failure.message)
             return
+        self.failure = None
         self.journal.append("checkpoint", step=step, name=saved.name, size_bytes=saved.size_bytes, digest=saved.digest,
                             heldout_loss=saved.heldout_loss)
         log.info("step %d  saved %s, %.1f MB", step, saved.name, saved.size_bytes / 1e6)
         for old in checkpoint.prune(self.checkpoints, self.retention):
             self.journal.append("checkpoint_deleted", step=old.step, name=old.name)
             log.info("step %d  deleted %s", step, old.name)
+
+
+    def _unsaved(self, step: int, contents: Contents, error: OSError) -> RdtopsError:
+        place = self.checkpoints / checkpoint_name(step)
+        if disk.is_full(error):
+            return disk.full(error, place, contents.size_bytes)
+        return RunError(f"{place} cannot be written: {error}", remedy=f"ls -ld {self.checkpoints}   # on the host")
 
 
 class HostCopy:

@@ -7,10 +7,8 @@ it.
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import json
-import logging
 import os
 import threading
 import time
@@ -23,9 +21,8 @@ from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import append_line
 from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
+from rdtops.trainer.disk import Backlog
 
-log = logging.getLogger(__name__)
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FINISH_S = 60.0  # a tracker whose server does not answer gets so long at the end
 WANDB_PROJECT = "rdtops"
 
@@ -97,21 +94,13 @@ class MetricsFile:
         partial = path.with_name(f"{path.name}.tmp")
         partial.write_text("".join(kept))
         partial.replace(path)
-        self._waiting: list[str] = []
+        self._backlog: Backlog[str] = Backlog(path, lambda line: append_line(self.path, line))
 
     def log(self, values: dict[str, Any], step: int | None = None) -> None:
-        self._waiting.append(json.dumps({"step": step, "time_s": round(time.time(), 3), **values}))
-        try:
-            while self._waiting:
-                append_line(self.path, self._waiting[0])
-                self._waiting.pop(0)
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            log.error("%s: the disk is full, %d lines wait: %s", self.path, len(self._waiting), error)
+        self._backlog.add(json.dumps({"step": step, "time_s": round(time.time(), 3), **values}))
 
     def finish(self) -> None:
-        """Every line is on its way to the disk already."""
+        self._backlog.clear()
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -32,7 +32,7 @@ from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import Retention, RunSpec
 from rdtops.errors import RdtopsError, RunError
-from rdtops.trainer import checkpoint, failures, features, inputs, sharding, trackers, trained
+from rdtops.trainer import checkpoint, disk, failures, features, inputs, sharding, trackers, trained
 from rdtops.trainer.actions import codec
 from rdtops.trainer.batch import Samples, Share, batches
 from rdtops.trainer.checkpoint import Contents, TrainingState
@@ -81,6 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if failures.is_host_memory(error):
             return failures.tell(journal, failures.out_of_memory(spec.train, error), "MemoryError")
+        if isinstance(error, OSError) and disk.is_full(error):
+            return failures.tell(journal, disk.full(error, Path(error.filename or spec.paths.root)))
         failures.record(journal, f"{type(error).__name__}: {error}", "inv logs   # the traceback is in train.log",
                         type(error).__name__)
         raise
@@ -120,6 +122,7 @@ class Training:
         self.progress = Progress(self.config, ranks.device, self.phases)
 
     def _inputs(self) -> inputs.Inputs:
+        disk.keep_reserve(Path(self.spec.paths.root))
         trackers.check(self.config)
         sharding.check_launcher(self.config, os.environ)
         return inputs.find(self.spec, self.ranks.device, self._warn)
@@ -152,6 +155,13 @@ class Training:
             ema.policy = self.shards.place(ema.policy)
 
     def run(self) -> int:
+        try:
+            return self._run()
+        finally:
+            if self.ranks.is_first:
+                self.journal.close()
+
+    def _run(self) -> int:
         self._announce()
         self.stop.can_save = True
         loss, asked = self.loss_before, 0
@@ -162,6 +172,7 @@ class Training:
                 self._after(step, loss, asked)
                 if asked:
                     break
+        self._check_saved()
         return self._stopped(asked) if self.steps_done < self.config.max_steps else self._finish(loss)
 
     def _resume(self) -> tuple[int, float]:
@@ -311,6 +322,12 @@ class Training:
             checkpoint.CONFIG: self.policy.config, checkpoint.EMA_CONFIG: self.policy.config,
             checkpoint.TRAINER: trainer, checkpoint.STATISTICS: self.inputs.statistics,
             checkpoint.CODEC: self.codec.to_json()})
+
+    def _check_saved(self) -> None:
+        """What was learnt since the checkpoint before is lost otherwise, and nobody would know."""
+        if self.ranks.is_first and (failure := self.saver.failure):
+            raise type(failure)(f"step {self.steps_done}: the last checkpoint could not be saved: {failure.message}",
+                                remedy=f"{failure.remedy}; inv train --resume {self.spec.run_id}")
 
     # what is seen from outside --------------------------------------------------------------------------------------
 

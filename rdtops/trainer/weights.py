@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,11 +81,15 @@ def write(directory: str | Path, config: dict[str, Any], tensors: dict[str, torc
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """A full disk is an OSError here, as with every other file; safetensors alone would raise its own kind."""
+    """A full disk is an OSError here, as with every other file, with its number; safetensors alone would raise its own
+    kind, in whose words the number stands."""
     try:
         save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, path)
     except SafetensorError as error:
-        raise OSError(f"{path}: {error}") from error
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise OSError(f"{path}: {error}") from error
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 
 from hypothesis import given
@@ -52,3 +54,16 @@ def test_an_event_after_a_torn_line_stands_on_its_own(tmp_path):
     (tmp_path / "j").write_text('{"kind": "step", "ti')
     Journal(tmp_path / "j").append("finished", step=1, loss=0.1)
     assert [e.kind for e in Journal(tmp_path / "j").read()] == ["warning", "finished"]
+
+
+def test_a_line_that_found_no_room_leaves_no_piece_of_itself(tmp_path):
+    """In a process of its own: the limit on the size of files is one of the process."""
+    journal = tmp_path / "j"
+    Journal(journal).append("step", step=1, loss=0.1)
+    whole = journal.read_bytes()
+    limited = (f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({len(whole) + 20}, -1))\n"
+               "from rdtops.contract.journal import Journal\n"
+               f"Journal({str(journal)!r}).append('step', step=2, loss=0.1)")
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False)
+    assert "it took only a part of a line" in done.stderr
+    assert journal.read_bytes() == whole

@@ -520,7 +520,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_sent(tmp_path: P
     item = plan.items[0]
     huge = Plan(plan.source, plan.target, (Item(
         item.path, 1 << 60, item.md5, "send", item.reason, item.entry),), "up")
-    with pytest.raises(DiskFull, match=r"a800: .*there: there is not enough space: .* more are needed") as full:
+    with pytest.raises(DiskFull, match=r"a800: .*there: there is not enough space on /.*: .* more are needed") as full:
         transfer.upload(connection, huge)
     assert full.value.remedy.startswith("df -h ")
 

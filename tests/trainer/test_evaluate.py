@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from rdtops.contract.journal import Journal
-from rdtops.trainer import evaluate, simulator, train
+from rdtops.drills.small_disk import fill, make_room, small_disk
+from rdtops.trainer import evaluate, simulator, train, trained
+from rdtops.trainer.trials import Trial, TrialLog
 from tests.trainer.conftest import REPOSITORY, SHORT, signals_as_they_were, write_run
 from tests.trainer.worlds import DRAWER, needs_simulator
 
@@ -128,3 +131,30 @@ def test_two_evaluations_in_one_folder_are_refused(tmp_path):
     with (evaluate._alone(tmp_path), pytest.raises(evaluate.RunError, match="is being evaluated already"),
           evaluate._alone(tmp_path)):
         pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_a_full_disk_costs_no_trial_that_was_told_and_is_named(run, capsys):
+    """Its folder on a disk of its own. The simulator is not needed to write down what became of trials."""
+    spec = evaluate._wished(evaluate._parser().parse_args(["--run", str(run), *WISH]))
+    asked = evaluate.Examination(spec, trained.find(spec.checkpoint, spec.protocol.codec), ())
+    folder = Path(spec.paths.root)
+    trials = TrialLog(Path(spec.paths.trials))
+    with small_disk(folder, 1_000_000):
+        trials.append(Trial("a", 0, "success"))
+        fill(folder, 0)
+        with contextlib.suppress(OSError):
+            for number in range(1, 100):  # the last page of the file has room for some
+                trials.append(Trial("a", number, "success"))
+        told = trials.read()
+        assert len(told) < 100
+        assert evaluate._recorded(asked) == 1
+        failed = [e.data for e in Journal(run / "journal.jsonl").read() if e.kind == "eval_failed"][-1]
+        assert failed["error"].startswith(f"no room on {folder} for {folder}: 0.0 MB are free (No space left")
+        assert failed["remedy"].startswith(f"du -xh -d 2 {folder} ")
+        assert "Traceback" not in capsys.readouterr().err
+        make_room(folder)
+        trials.append(Trial("a", len(told), "success"))
+        assert trials.read().keys() == {*told, ("a", len(told))}
+        assert trials.path.read_text().count("\n") == len(told) + 1  # no piece of a line between them
+        assert evaluate._recorded(asked) == 0

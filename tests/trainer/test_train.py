@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -165,10 +166,10 @@ def uninterrupted(assets, tmp_path_factory) -> RunSpec:
     return spec
 
 
-def finish(spec: RunSpec) -> None:
+def finish(spec: RunSpec, code: int = 0) -> None:
     with start(spec) as training:
         _, complaint = training.communicate(timeout=120)
-    assert training.returncode == 0, complaint
+    assert training.returncode == code, complaint
 
 
 def interrupt(spec: RunSpec, sent: signal.Signals, after_step: int) -> int:
@@ -355,14 +356,17 @@ def test_pretrained_weights_with_nan_stop_at_the_first_step(prepare, train_here,
     assert not list(Path(spec.paths.checkpoints).iterdir())
 
 
-def test_a_full_disk_costs_a_checkpoint_and_not_the_training(prepare, train_here) -> None:
+def test_a_full_disk_costs_a_checkpoint_and_without_its_last_one_a_training_has_failed(prepare, train_here) -> None:
     spec = prepare("full", *SHORT)
     with files_no_larger_than(600_000):  # room for the journal, not for 1.1 MB of weights
-        assert train_here(spec) == 0
+        assert train_here(spec) == 1
     assert [e.data["step"] for e in events(spec, "checkpoint_failed")] == [4, 8, 12]
     assert "File too large" in events(spec, "checkpoint_failed")[0].data["error"]
-    assert events(spec)[-1].kind == "finished"
+    assert failure(spec)["error"].startswith("step 12: the last checkpoint could not be saved: no room on /")
     assert not list(Path(spec.paths.checkpoints).iterdir())
+    assert train_here(spec) == 0  # there is room now
+    assert events(spec)[-1].kind == "finished"
+    assert (Path(spec.paths.checkpoints) / "step_000012").is_dir()
 
 
 def test_what_a_full_disk_keeps_from_the_journal_is_told_later(tmp_path) -> None:
@@ -390,12 +394,14 @@ def test_old_checkpoints_go_as_the_settings_say(prepare, train_here, settings, k
 def test_a_disk_that_fills_up_keeps_what_it_has_and_the_training_goes_on(uninterrupted, prepare) -> None:
     spec = prepare("filling", *SHORT)
     with small_disk(Path(spec.paths.checkpoints), size_mb=7):  # one checkpoint is 4.5 MB
-        finish(spec)
+        finish(spec, code=1)
         assert [e.data["step"] for e in events(spec, "checkpoint")] == [4]
         assert [e.data["step"] for e in events(spec, "checkpoint_failed")] == [8, 12]
-        assert "No space left on device" in events(spec, "checkpoint_failed")[0].data["error"]
+        said = events(spec, "checkpoint_failed")[0].data
+        assert re.fullmatch(rf"no room on {spec.paths.checkpoints} for \S+/step_000008: 4\.[45] MB are needed, "
+                            r"\d\.\d MB are free \(No space left on device\)", said["error"])
+        assert said["remedy"].startswith(f"du -xh -d 2 {spec.paths.checkpoints} ")
         assert losses(spec) == losses(uninterrupted)
-        assert events(spec)[-1].kind == "finished"
         assert [p.name for p in Path(spec.paths.checkpoints).iterdir()] == ["step_000004"]
         assert digests(spec, 4) == digests(uninterrupted, 4)
 

@@ -50,13 +50,13 @@ def test_the_drill_sees_a_single_wrong_bit(drilled, tmp_path) -> None:
     victim.write_bytes(content)
     manifest.seal(victim.parents[1])
     left_alone, killed = subject(folder, "left-alone"), subject(tmp_path, "killed")
-    assert training_drill._differences(left_alone, killed, 0) == [
+    assert training_drill.differences(left_alone, killed, 0) == [
         "ema/model.safetensors: its MD5 is not that of the training that was left alone"]
     journal = tmp_path / "runs/killed/journal.jsonl"
     lines = journal.read_text().splitlines()
     again = next(json.loads(line) for line in reversed(lines) if json.loads(line)["kind"] == "step")
     journal.write_text("\n".join([*lines, json.dumps({**again, "loss": again["loss"] * (1 + 1e-12)})]) + "\n")
-    assert training_drill._differences(left_alone, killed, 1)[1:] == [
+    assert training_drill.differences(left_alone, killed, 1)[1:] == [
         "the loss differs in 1 steps, first in step 40", "only 0 of 1 kills came before the end"]
 
 

@@ -85,11 +85,20 @@ def refuse_leaving(path: str, link: str) -> None:
         raise Problem("link", path, f"it is a link to {link}, which leads out of the folder")
 
 
+def mount_point(path: str) -> str:
+    """Of the file system on which `path` is, or would be; '' when it is not absolute."""
+    nearest = os.path.realpath(raw(path)) if path.startswith("/") else b""
+    while nearest and not os.path.ismount(nearest):
+        nearest = os.path.dirname(nearest)
+    return text(nearest)
+
+
 def problem_of(error: OSError, path: str = "") -> Problem:
     named = error.filename
     where = text(named) if isinstance(named, bytes) else str(named or path)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Problem("full", where, "the disk is full" if error.errno == errno.ENOSPC else "the quota is used up")
+        reason = "the disk is full" if error.errno == errno.ENOSPC else "the quota is used up"
+        return Problem("full", where, reason, filesystem=mount_point(where))
     words = {errno.EROFS: "the file system is read-only", errno.EACCES: "permission denied",
              errno.ENOENT: "there is no such file or folder"}
     return Problem("os", where, words.get(error.errno or 0, error.strerror or str(error)))

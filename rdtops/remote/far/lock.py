@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 
-from rdtops.remote.far.entries import OURS, Problem, raw
+from rdtops.remote.far.entries import OURS, Problem, mount_point, raw
 from rdtops.remote.far.gate import flocked
 from rdtops.remote.far.wire import BEAT_S, IDLE_S
 
@@ -77,7 +77,7 @@ def refuse_full(root: str, need_bytes: int, need_files: int) -> None:
     free_bytes, free_files = space(root)
     if need_bytes > free_bytes:
         raise Problem("full", root, "there is not enough space", missing_bytes=need_bytes - free_bytes,
-                      free_bytes=free_bytes)
+                      free_bytes=free_bytes, filesystem=mount_point(root))
     if 0 <= free_files < need_files:
         raise Problem("full", root, f"{need_files} files are to be made and {free_files} inodes are free",
-                      missing_bytes=0, free_bytes=free_bytes)
+                      missing_bytes=0, free_bytes=free_bytes, filesystem=mount_point(root))

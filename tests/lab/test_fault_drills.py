@@ -1,0 +1,42 @@
+"""The short forms of `inv drill network` and `inv drill disk`: the cells that tell most, against a lab."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rdtops.drills.disk import CODE, END, drill_disk
+from rdtops.drills.network import drill_network
+from rdtops.drills.typed import own_lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+CELLS = ("train lab-jump killed within", "deploy lab killed within", "check lab frozen before",
+         "watch lab-jump with another host key within", "logs lab killed within")
+
+
+@pytest.fixture
+def assets(tiny_hosts: Path) -> dict[str, str]:
+    return {name: str(tiny_hosts.parent / name) for name in ("rdt-tiny", "t5-tiny", "siglip-tiny", "libero_tiny")}
+
+
+def test_a_link_that_breaks_is_named_and_what_was_typed_comes_right(assets: dict[str, str], tmp_path: Path) -> None:
+    said: list[str] = []
+    with own_lab(tmp_path) as lab:
+        drilled = drill_network(lab, tmp_path, assets, said.append, only=",".join(CELLS),
+                                settings="connect_timeout_s = 4")
+    assert drilled.problems == ()
+    assert [f"{cell.phase} {cell.fault} {cell.when}" for cell in drilled.rows] == list(CELLS)
+    assert all(cell.passed for cell in drilled.rows)
+    assert drilled.rows[-1].back_s < 30
+
+
+def test_a_full_disk_is_named_and_with_room_again_all_comes_right(assets: dict[str, str], tmp_path: Path) -> None:
+    said: list[str] = []
+    drilled = drill_disk(tmp_path, assets, said.append, only=f"{END},{CODE}")
+    if drilled.problems == ("run it as root",):
+        pytest.skip("only root may mount a disk to fill")
+    assert drilled.problems == ()
+    assert [row.during for row in drilled.rows] == [END, CODE]
+    assert "MB are needed" in drilled.rows[0].said

@@ -1,0 +1,35 @@
+"""What kept us from a hop is said as what it is."""
+
+from __future__ import annotations
+
+import paramiko
+import pytest
+
+from rdtops.errors import AuthenticationFailed, HostError, Unreachable
+from rdtops.remote import obstacle
+from rdtops.remote.hosts import Hop, Host
+
+JUMP = Hop(name="bastion", address="10.0.0.1", user="me")
+HOST = Host(name="a800", address="10.0.0.2", user="me", jumps=(JUMP,))
+
+
+@pytest.mark.parametrize(("error", "kind", "words"), [
+    (paramiko.AuthenticationException("Authentication timeout."), Unreachable, "stopped answering within the login"),
+    (paramiko.AuthenticationException("Authentication failed: transport shut down or saw EOF"), Unreachable,
+     "stopped answering within the login"),
+    (paramiko.AuthenticationException("Authentication failed."), AuthenticationFailed, "refuses the user 'me'"),
+    (paramiko.SSHException("Error reading SSH protocol banner"), Unreachable, "does not answer as an SSH server does"),
+])
+def test_a_login_that_was_cut_is_no_refused_key(error: Exception, kind: type[HostError], words: str) -> None:
+    """A refused key ends `inv watch`; a hop that went away does not."""
+    found = obstacle.refusal(error, JUMP, HOST)
+    assert type(found) is kind
+    assert "bastion (me@10.0.0.1:22)" in found.message
+    assert words in found.message
+    assert found.remedy
+
+
+def test_a_lost_link_names_the_hop_to_blame_and_the_next_command() -> None:
+    error = obstacle.lost(HOST, "bastion has ended the connection", JUMP)
+    assert (error.hop, error.remedy.split("   #")[0]) == ("bastion", "inv hosts --ping --host a800")
+    assert error.message == "lost a800 (here -> bastion -> a800): bastion has ended the connection"
