@@ -234,6 +234,15 @@ def test_the_readme_lists_every_task_and_every_file():
     assert missing == []
 
 
+def test_every_command_that_deploys_a_part_names_one_that_there_is():
+    from rdtops.ops.deploy import PARTS
+
+    files = [*(ROOT / "rdtops").rglob("*.py"), *(ROOT / "plugins").rglob("*.py"), *(ROOT / "docs").glob("*.md")]
+    named = [part for file in files for part in re.findall(r"inv deploy [^`\n\"]*--only ([a-z]+)", file.read_text())]
+    assert len(named) > 5
+    assert set(named) <= set(PARTS)
+
+
 def test_every_link_of_a_document_leads_somewhere():
     for file in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text()):

@@ -138,7 +138,7 @@ def sample(folder: str | Path, episodes: int, declared: Declared = FOUND_OUT) ->
 def _paths(folder: str | Path) -> list[Path]:
     paths = sorted(Path(folder).rglob("*.hdf5"))
     if not paths:
-        raise DataError(f"{folder} has no *.hdf5 file", remedy="inv deploy --only dataset")
+        raise DataError(f"{folder} has no *.hdf5 file", remedy="inv deploy --only data")
     return paths
 
 
@@ -244,9 +244,9 @@ def _frame_at(file: h5py.File, place: int, size: int, what: str) -> np.ndarray:
     try:
         content = os.pread(file.id.get_vfd_handle(), size * size * 3, place)
     except OSError as error:
-        raise DataError(f"{what} cannot be read: {error}", remedy="inv deploy --only dataset") from error
+        raise DataError(f"{what} cannot be read: {error}", remedy="inv deploy --only data") from error
     if len(content) < size * size * 3:
-        raise DataError(f"{what} cannot be read: the file ends before it", remedy="inv deploy --only dataset")
+        raise DataError(f"{what} cannot be read: the file ends before it", remedy="inv deploy --only data")
     return np.frombuffer(content, np.uint8).reshape(size, size, 3)
 
 
@@ -255,7 +255,7 @@ def _open(path: Path, name: str) -> h5py.File:
         return h5py.File(path, "r")
     except OSError as error:
         raise DataError(f"{name} cannot be opened, it is truncated or no HDF5 file: {error}",
-                        remedy="inv deploy --only dataset") from error
+                        remedy="inv deploy --only data") from error
 
 
 @contextlib.contextmanager
@@ -267,7 +267,7 @@ def _reading(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise DataError(f"{where} cannot be read: {str(error) or type(error).__name__}",
-                        remedy="inv deploy --only dataset") from error
+                        remedy="inv deploy --only data") from error
 
 
 def _files(names: list[str]) -> str:

@@ -38,7 +38,7 @@ def index(folder: str | Path, silence_s: float = SILENCE_S,
         if code:
             died = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise DataError(f"{name or folder} cannot be read: the process that read it ended with {died}, so the file "
-                            "is damaged", remedy="inv deploy --only dataset")
+                            "is damaged", remedy="inv deploy --only data")
         found = pickle.loads(result.read_bytes())  # noqa: S301  # our own child wrote it
     if isinstance(found, DataError):
         raise found
@@ -55,7 +55,7 @@ def _follow(reader: subprocess.Popen[bytes], folder: Path, silence_s: float) -> 
         if not select.select([reader.stdout], [], [], limit_s)[0]:
             reader.kill()
             raise DataError(f"{name or folder} cannot be read: it takes more than {limit_s:.0f} s, so the file is "
-                            "damaged or the disk hangs", remedy="inv deploy --only dataset")
+                            "damaged or the disk hangs", remedy="inv deploy --only data")
         piece = os.read(reader.stdout.fileno(), 1 << 16)
         if not piece:
             return name

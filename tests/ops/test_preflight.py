@@ -394,10 +394,10 @@ def test_what_the_data_cannot_tell_is_named_and_no_failure(check):
 
 def test_data_that_cannot_be_read_fail_with_the_trainers_words(check):
     unread = conventions("broken", convention="the data can be read", says="a.hdf5: demo_1: obs/ee_pos is missing",
-                         evidence="", files=[], remedy="inv deploy --only dataset", name="")
+                         evidence="", files=[], remedy="inv deploy --only data", name="")
     found = check(conventions=unread)["conventions"]
     assert (found.status, found.summary) == (Status.FAIL, "a.hdf5: demo_1: obs/ee_pos is missing")
-    assert found.remedy == "inv deploy --only dataset"
+    assert found.remedy == "inv deploy --only data"
 
 
 def test_a_host_that_lacks_packages_is_no_fault_of_the_data(check):

@@ -69,7 +69,7 @@ def test_incomplete_ones_do_not_fit(demonstrations, tmp_path, damage) -> None:
 
 def test_a_bad_dataset_ends_with_a_message_and_no_traceback(tmp_path, capsys) -> None:
     assert statistics.main([str(tmp_path), "--out", str(tmp_path / "out.json")]) == 1
-    assert capsys.readouterr().err == f"{tmp_path} has no *.hdf5 file\nnext: inv deploy --only dataset\n"
+    assert capsys.readouterr().err == f"{tmp_path} has no *.hdf5 file\nnext: inv deploy --only data\n"
     assert not (tmp_path / "out.json").exists()
 
 
