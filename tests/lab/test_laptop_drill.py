@@ -57,7 +57,8 @@ def test_the_drill_sees_what_must_not_be(workspace):
     (workspace / "releases" / "r" / "code.py").write_text("half")
     wrong = "; ".join(drill._wrong_with_training(workspace))
     assert "step_000020" not in wrong
-    for words in ("left over: ", "runs/.preparing-x", f"{run.name}/config.json.tmp", "was launched 2 times", "does not run", "release: code.py"):
+    for words in ("left over: ", "runs/.preparing-x", f"{run.name}/config.json.tmp",
+                  "was launched 2 times", "does not run", "release: code.py"):
         assert words in wrong
     (workspace / "runs" / "20261124-101531-tiny-3fa8").mkdir()
     assert "2 runs" in drill._wrong_with_training(workspace)[-1]
