@@ -259,7 +259,8 @@ def _wrong_with_training(workspace: Path) -> list[str]:
     """Whatever is not one training, launched once, of a whole release, with whole data."""
     runs = [p for p in (workspace / "runs").iterdir() if not p.name.startswith(".")]
     litter = [str(p.relative_to(workspace)) for p in workspace.rglob("*")
-              if p.name.startswith((".preparing-", ".incoming-", OF_A_TRANSFER)) or p.suffix == ".tmp"]
+              if "checkpoints" not in p.parts  # the training is at work there
+              and (p.name.startswith((".preparing-", ".incoming-", OF_A_TRANSFER)) or p.suffix == ".tmp")]
     wrong = [f"left over: {', '.join(litter)}"] if litter else []
     if len(runs) != 1:
         return [*wrong, f"{len(runs)} runs: {', '.join(r.name for r in runs)}"]

@@ -52,9 +52,13 @@ def test_the_drill_sees_what_must_not_be(workspace):
     with (run / "journal.jsonl").open("a") as file:
         file.write('{"kind": "launched"}\n')
     (workspace / "runs" / ".preparing-x").mkdir()
+    (run / "checkpoints" / "step_000020.tmp").mkdir(parents=True)  # the training is saving: no litter
+    (run / "config.json.tmp").touch()
     (workspace / "releases" / "r" / "code.py").write_text("half")
     wrong = "; ".join(drill._wrong_with_training(workspace))
-    for words in ("left over: runs/.preparing-x", "was launched 2 times", "does not run", "release: code.py"):
+    assert "step_000020" not in wrong
+    for words in ("left over: ", "runs/.preparing-x", f"{run.name}/config.json.tmp",
+                  "was launched 2 times", "does not run", "release: code.py"):
         assert words in wrong
     (workspace / "runs" / "20261124-101531-tiny-3fa8").mkdir()
     assert "2 runs" in drill._wrong_with_training(workspace)[-1]
