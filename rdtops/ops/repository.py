@@ -107,12 +107,13 @@ def demo(say: Say) -> Iterator[Any]:
     """The user's own lines, typed for them. Everything in it is real but the size."""
     begun = time.monotonic()
     _system_programs(say)
-    for line in ("lab.up", f"deploy check train --host {LAB_HOST}", f"watch --host {LAB_HOST}",
+    for line in ("lab.up", f"deploy check train --host {LAB_HOST}", f"watch --plain --host {LAB_HOST}",
                  "fetch-results"):
         _inv(line)
     fetched = json.loads(_inv(f"fetch-results --host {LAB_HOST} --json"))[0]  # for the summary; nothing moves
     yield Summary(f"done in {time.monotonic() - begun:.0f} s: a training on {LAB_HOST}, reached through lab-jump", {
         "run": f"{fetched['run_id']}, {fetched['state']}",
+        "report": _short(fetched["report"]),
         "loss curve": _short(fetched["loss_curve"]),
         "checkpoint": _short(Path(fetched["folder"]) / "checkpoints" / fetched["checkpoint"]["name"]),
         "logs": f"{_short(Path(fetched['folder']) / 'train.log')}, journal.jsonl beside it",

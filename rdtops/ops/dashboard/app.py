@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,6 +11,7 @@ from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.events import Resize
 from textual.message import Message
 from textual.widgets import DataTable, Footer, RichLog, TabbedContent, TabPane
 
@@ -23,6 +25,7 @@ from rdtops.ops.watch import Seen
 from rdtops.remote.connection import Connection
 
 RunKey = tuple[str, str]  # host, run id
+MOST_LINES = 1000  # that can be scrolled back to
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,27 @@ class Choice:
 
 
 class Lines(RichLog):
-    """Stays at its end, unless somebody is in it and reads further up."""
+    """Stays at its end, unless somebody is in it and reads further up. Broken anew for each width; a tab that is not
+    shown has none."""
 
     def __init__(self, name: str, *, wrap: bool) -> None:
-        super().__init__(id=name, max_lines=1000, wrap=wrap, min_width=1)
+        super().__init__(id=name, max_lines=MOST_LINES, wrap=wrap, min_width=1)
+        self._kept: deque[Text] = deque(maxlen=MOST_LINES)
 
     def add(self, words: Text) -> None:
-        self.write(words, scroll_end=not self.has_focus or self.is_vertical_scroll_end)
+        self._kept.append(words)
+        if self.size.width:
+            self.write(words, scroll_end=not self.has_focus or self.is_vertical_scroll_end)
+
+    def forget(self) -> None:
+        self._kept.clear()
+        self.clear()
+
+    def on_resize(self, _: Resize) -> None:
+        self.clear()
+        if self.size.width:
+            for words in self._kept:
+                self.write(words, scroll_end=True)
 
 
 class Dashboard(App[None]):
@@ -184,7 +201,7 @@ class Dashboard(App[None]):
         self.current = key
         known = self.known[key]
         for name in ("#event-lines", "#log-lines", "#aside"):
-            self.query_one(name, Lines).clear()
+            self.query_one(name, Lines).forget()
         events: tuple[Seen, ...] = tuple((event, []) for event in known.story.others[-200:])
         self._show_lines(Update(*key, events=events, log=tuple(known.log)))
         self._show_panels()

@@ -59,10 +59,8 @@ def _result(run: RunFolder) -> Iterator[str]:
 
 
 def _configuration(run: RunFolder) -> Iterator[str]:
-    yield f"\n## Configuration\n\nPreset `{run.train.get('preset', '?')}`"
     changed = list(changed_settings(run.train))
-    yield ", with" if changed else ", unchanged."
-    yield ""
+    yield f"\n## Configuration\n\nPreset `{run.train.get('preset', '?')}`, {'with' if changed else 'unchanged.'}\n"
     yield from (f"- `{key} = {value}` (preset: {usual})" for key, (value, usual) in changed)
 
 
