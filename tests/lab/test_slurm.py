@@ -82,10 +82,11 @@ def test_a_controller_that_restarts_is_unknown_meanwhile_and_the_run_goes_on(inv
 
 
 def test_a_preempted_run_saves_waits_and_goes_on_where_it_was(inv, spread, runs, cluster):
-    cluster.client("sbatch", "-p", "urgent", "-t", "1", "--nodelist=n2", "--exclusive", "-o", "/dev/null",
-                   "--wrap=sleep 4")
+    urgent = cluster.client("sbatch", "--parsable", "-p", "urgent", "-t", "9", "--nodelist=n2", "--exclusive", "-o",
+                            "/dev/null", "--wrap=sleep 500").strip()
     waiting = wait_for(lambda: [r for r in [view(inv, "spread", spread)] if r["state"] == "queued"])[0]
     assert "is queued: " in waiting["job"]["words"]
+    cluster.client("scancel", urgent)
     wait_for(lambda: len(events(runs, spread, "started")) == 2, limit_s=300)
     saved = events(runs, spread, "stopped")[-1].data
     assert saved["signal"] == "SIGTERM"

@@ -493,3 +493,17 @@ def test_the_machine_s_own_answers_are_read(spec):  # noqa: F811
         for probe in check.probes(subject):
             done = subprocess.run(["sh", "-c", probe.shell], capture_output=True, check=False, input=probe.stdin)
             probe.parse(said(done.stdout.decode(), done.returncode, done.stderr.decode()))
+
+
+@pytest.mark.parametrize(("name", "status", "words"), [
+    ("slurm", Status.OK, "slurm; the training runs as a job of the cluster"),
+    ("slrum", Status.FAIL, "there is no launcher 'slrum'; did you mean 'slurm'?")])
+def test_a_login_node_is_not_judged_by_its_own_machine(spec, name, status, words):  # noqa: F811
+    host = Host(name="h", address="192.0.2.1", launcher=name)
+    poor = {**good(), "launcher": said(""), "shm": said("")}
+    found = {r.name: r for r in preflight.core_checks(ScriptedConnection(host, **poor), spec())}
+    assert (found["launcher"].status, words in found["launcher"].summary) == (status, True)
+    for of_the_trainer in ("memory", "cpus", "open files", "shm", "logout"):
+        assert found[of_the_trainer].status is Status.SKIP
+        assert found[of_the_trainer].summary == "of the login node, which does not train"
+    assert found["workspace"].status is Status.OK

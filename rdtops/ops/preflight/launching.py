@@ -12,7 +12,7 @@ from rdtops.checks import CheckResult
 from rdtops.contract import lease
 from rdtops.contract.run import RunState
 from rdtops.errors import ConfigError
-from rdtops.ops import admission, runs, runs_on_host, secrets
+from rdtops.ops import admission, launchers, runs, runs_on_host, secrets
 from rdtops.ops.preflight.check import Answers, Check, Subject, last_line, words
 from rdtops.ops.runs import RunView
 from rdtops.remote.probe import Output, Probe, program_probe
@@ -36,7 +36,7 @@ class Logout:
 def judge_launcher(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     answer, wanted = answers["launcher"], subject.host.launcher
     if subject.host.trains_elsewhere:
-        yield CheckResult.ok("launcher", f"{wanted}; the training runs as a job of the cluster")
+        yield _of_a_cluster(subject)
         return
     there = {PurePosixPath(w).name for w in answer.value or []} & {"tmux", "setsid"}
     if wanted != "auto" and wanted not in there:
@@ -48,6 +48,14 @@ def judge_launcher(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     else:
         used = wanted if wanted != "auto" else "tmux" if "tmux" in there else "setsid"
         yield CheckResult.ok("launcher", f"{used}; the training outlives the connection")
+
+
+def _of_a_cluster(subject: Subject) -> CheckResult:
+    try:
+        launcher = launchers.of(subject.host)
+    except ConfigError as error:
+        return CheckResult.fail("launcher", error.message, remedy=error.remedy)
+    return CheckResult.ok("launcher", f"{launcher.name}; the training runs as a job of the cluster")
 
 
 # --- lingering ---
