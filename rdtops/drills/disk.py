@@ -18,10 +18,11 @@ from pathlib import Path
 from rdtops.contract import manifest
 from rdtops.contract.journal import Event
 from rdtops.drills import is_wanted, phases
+from rdtops.drills.ground import lab_in, named_assets
 from rdtops.drills.phases import HOST, Deploy
 from rdtops.drills.small_disk import fill, make_room, small_disk, unmount
 from rdtops.drills.training import Life, Subject, differences, prepared
-from rdtops.drills.typed import Laptop, Typed, own_lab, tiny_assets
+from rdtops.drills.typed import Laptop, Typed
 from rdtops.lab.site import Lab
 from rdtops.ops.repository import ROOT, Drilled, Say, StepFailed
 
@@ -32,6 +33,7 @@ LITTLE_BYTES = 1 * MB  # less than a checkpoint has, more than a Journal
 STEPS = 40
 WITHOUT_ROOM_S = 1.5
 PATIENCE_S = 240.0
+SAID = 160  # characters of a message that the table shows
 VERDICT = "each time the file system was named; nothing valid was lost; with room again all came right, to the byte"
 
 
@@ -47,18 +49,18 @@ class Filled:
 
 
 def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:  # noqa: ARG001
-    """About four minutes. As root, because it mounts a disk of its own."""
+    """Some minutes. As root, because it mounts a disk of its own."""
     folder = ROOT / ".lab" / "disk-drill"
     for disk in (folder / "training", folder / "lab" / HOST / "home" / "rdtops"):  # of one that was killed
         unmount(disk)
     shutil.rmtree(folder, ignore_errors=True)
-    yield drill_disk(folder, tiny_assets(say), say, only=only)
+    yield drill_disk(folder, named_assets(say), say, only=only)
 
 
 def drill_disk(folder: Path, assets: Mapping[str, str], say: Say, *, only: str = "") -> Drilled:
     """Those rows whose `during` is wanted."""
     begun_s = time.monotonic()
-    ground = _Ground(say, only)
+    ground = _Ground(folder, say, only)
     trains, deploys = (any(is_wanted(row, only) for row in rows) for rows in (TRAINING, DEPLOYING))
     with small_disk(folder / "training", TRAINING_DISK_BYTES) as mounted:
         if not mounted:
@@ -67,7 +69,7 @@ def drill_disk(folder: Path, assets: Mapping[str, str], say: Say, *, only: str =
         if trains:
             _Training(folder, assets, ground).rows()
     if deploys:
-        with own_lab(folder) as lab, small_disk(lab.home(HOST) / "rdtops", DISK_BYTES):
+        with lab_in(folder / "lab") as lab, small_disk(lab.home(HOST) / "rdtops", DISK_BYTES):
             _Deploying(lab, folder, assets, ground).rows()
     return Drilled(f"a disk filled during {len(ground.filled)} things, {time.monotonic() - begun_s:.0f} s",
                    tuple(ground.filled), tuple(ground.problems), VERDICT)
@@ -76,10 +78,10 @@ def drill_disk(folder: Path, assets: Mapping[str, str], say: Say, *, only: str =
 class _Ground:
     """The rows and what is wrong with them."""
 
-    def __init__(self, say: Say, only: str) -> None:
+    def __init__(self, folder: Path, say: Say, only: str) -> None:
         self.filled: list[Filled] = []
         self.problems: list[str] = []
-        self._say, self._only = say, only
+        self._folder, self._say, self._only = folder, say, only
 
     def row(self, during: str, disk: str, work: Callable[[list[str]], tuple[str, str]]) -> None:
         """`work` returns what was said and what became of it, and adds to a list what is wrong."""
@@ -87,7 +89,8 @@ class _Ground:
             return
         wrong: list[str] = []
         said, then = work(wrong)
-        self.filled.append(Filled(during, disk, " ".join(said.split())[:160], then, not wrong))
+        brief = " ".join(said.replace(f"{self._folder}/", "").split())
+        self.filled.append(Filled(during, disk, brief[:SAID], then, not wrong))
         self.problems += [f"{during}, {disk}: {one}" for one in wrong]
         self._say(f"{during}, {disk}: {then}" + "".join(f"\n    {one}" for one in wrong))
 

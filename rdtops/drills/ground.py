@@ -14,17 +14,24 @@ from rdtops.remote.connection import Connection
 
 
 @contextmanager
+def lab_in(folder: Path) -> Iterator[Lab]:
+    """A lab that disturbs no other one; it ends with everything that was started on it."""
+    lab = Lab(folder, Ports.free())
+    lab.up()
+    try:
+        yield lab
+    finally:
+        lab.down()
+
+
+@contextmanager
 def own_lab(name: str, say: Say) -> Iterator[tuple[Lab, Connection]]:
     """Its own, because its tmux servers are killed and its nvidia-smi lies."""
     make_tiny_assets(say)
-    site = Lab(ROOT / ".lab" / name, Ports.free())
-    say(site.up("auto").words)
-    try:
+    with lab_in(ROOT / ".lab" / name) as site:
         site.write_inventory(site.root / "hosts.toml", {})
         with Connection(inventory.load(site.root / "hosts.toml").host(LAB_HOST)) as connection:
             yield site, connection
-    finally:
-        site.down()
 
 
 def tiny_assets() -> dict[str, str]:
@@ -32,6 +39,14 @@ def tiny_assets() -> dict[str, str]:
     made = ROOT / ".lab" / "assets"
     return {"dataset": str(ROOT / "rdtops" / "lab" / "data"), "pretrained": str(made / "rdt-tiny"),
             "text_encoder": str(made / "t5-tiny"), "vision_encoder": str(made / "siglip-tiny")}
+
+
+def named_assets(say: Say) -> dict[str, str]:
+    """The same by their names in hosts.toml, made where they are missing."""
+    make_tiny_assets(say)
+    of = tiny_assets()
+    return {"libero_tiny": of["dataset"], "rdt-tiny": of["pretrained"], "t5-tiny": of["text_encoder"],
+            "siglip-tiny": of["vision_encoder"]}
 
 
 def release_in(workspace: str) -> str:

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rdtops.drills import is_wanted, phases
+from rdtops.drills.ground import lab_in, named_assets
 from rdtops.drills.link import Fault, Frozen, KeyChanged, Killed
 from rdtops.drills.phases import HOST, Check, Deploy, Fetch, Launch, Logs, Phase, TrainingState, Watch
-from rdtops.drills.typed import Laptop, Typed, own_lab, tiny_assets
+from rdtops.drills.typed import Laptop, Typed
 from rdtops.lab.site import JUMP, Lab
 from rdtops.ops.repository import ROOT, Drilled, Say
 
@@ -54,8 +55,8 @@ def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
     """All of it takes about 20 minutes; `kills` is how often each is done, once when 0."""
     folder = ROOT / ".lab" / "network-drill"
     shutil.rmtree(folder, ignore_errors=True)
-    with own_lab(folder) as lab:
-        yield drill_network(lab, folder, tiny_assets(say), say, only=only, times=kills or 1)
+    with lab_in(folder / "lab") as lab:
+        yield drill_network(lab, folder, named_assets(say), say, only=only, times=kills or 1)
 
 
 def drill_network(lab: Lab, folder: Path, assets: dict[str, str], say: Say, *, only: str = "", times: int = 1,

@@ -1,4 +1,4 @@
-"""A lab of a drill's own, and `inv` typed against it as a person would: own inventory, own state, own results."""
+"""`inv` typed against a lab as a person would: own inventory, own state, own results."""
 
 from __future__ import annotations
 
@@ -9,34 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rdtops.lab.ports import Ports
 from rdtops.lab.site import Lab
-from rdtops.ops.repository import ROOT, Say, StepFailed, make_tiny_assets
+from rdtops.ops.repository import ROOT, StepFailed
 
 POLL_S = 0.01
-
-
-def tiny_assets(say: Say) -> dict[str, str]:
-    """The assets of the preset `tiny` by name, made once."""
-    make_tiny_assets(say)
-    made = ROOT / ".lab" / "assets"
-    return {"libero_tiny": str(ROOT / "rdtops" / "lab" / "data"),
-            **{name: str(made / name) for name in ("rdt-tiny", "t5-tiny", "siglip-tiny")}}
-
-
-@contextlib.contextmanager
-def own_lab(folder: Path) -> Iterator[Lab]:
-    """A lab that disturbs no other one, and is not disturbed; it ends with everything that was started on it."""
-    lab = Lab(folder / "lab", Ports.free())
-    lab.up()
-    try:
-        yield lab
-    finally:
-        lab.down()
 
 
 class Laptop:

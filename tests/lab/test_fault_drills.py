@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rdtops.drills.disk import CODE, END, drill_disk
+from rdtops.drills.ground import lab_in
 from rdtops.drills.network import drill_network
-from rdtops.drills.typed import own_lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
@@ -23,7 +23,7 @@ def assets(tiny_hosts: Path) -> dict[str, str]:
 
 def test_a_link_that_breaks_is_named_and_what_was_typed_comes_right(assets: dict[str, str], tmp_path: Path) -> None:
     said: list[str] = []
-    with own_lab(tmp_path) as lab:
+    with lab_in(tmp_path / "lab") as lab:
         drilled = drill_network(lab, tmp_path, assets, said.append, only=",".join(CELLS),
                                 settings="connect_timeout_s = 4")
     assert drilled.problems == ()

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from rdtops.errors import ConnectionLost, DiskFull, TransferError
 from rdtops.lab.site import JUMP, Lab
-from rdtops.remote import session, transfer
+from rdtops.remote import session, stream, transfer
 from rdtops.remote.connection import Connection
 from rdtops.remote.far.lock import LOCK
 from rdtops.remote.far.parts import begun
@@ -215,6 +216,26 @@ def test_a_jump_host_that_freezes_is_named_in_bounded_time(connection: Connectio
     finally:
         lab.thaw(JUMP)
     assert not (tmp_path / "there").exists()
+
+
+def test_all_who_used_a_link_that_froze_hear_of_it_at_once(connection: Connection, lab: Lab,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """They asked for the hop anew, one after the other: a check went on for a minute after its last word."""
+    monkeypatch.setattr(stream, "PING_AFTER_S", 1.0)
+    monkeypatch.setattr(stream, "PING_S", 1.0)
+    connection.open()
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(connection.run_shell, "sleep 60", timeout_s=90) for _ in range(4)]
+        time.sleep(1)
+        start_s = time.monotonic()
+        lab.freeze(JUMP)
+        try:
+            errors = [one.exception(60) for one in waiting]
+        finally:
+            lab.thaw(JUMP)
+    assert time.monotonic() - start_s < 20
+    assert [type(error) for error in errors] == [ConnectionLost] * 4
+    assert {error.hop for error in errors if isinstance(error, ConnectionLost)} == {JUMP}
 
 
 def test_it_moves_files_on_its_own(lab_hosts: Path, tmp_path: Path) -> None:

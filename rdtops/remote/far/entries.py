@@ -85,6 +85,10 @@ def refuse_leaving(path: str, link: str) -> None:
         raise Problem("link", path, f"it is a link to {link}, which leads out of the folder")
 
 
+def is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def mount_point(path: str) -> str:
     """Of the file system on which `path` is, or would be; '' when it is not absolute."""
     nearest = os.path.realpath(raw(path)) if path.startswith("/") else b""
@@ -93,12 +97,13 @@ def mount_point(path: str) -> str:
     return text(nearest)
 
 
-def problem_of(error: OSError, path: str = "") -> Problem:
+def problem_of(error: OSError, path: str = "", place: str = "") -> Problem:
+    """`path` is what it is about, where the error does not say; `place` where it happened, when that is another."""
     named = error.filename
     where = text(named) if isinstance(named, bytes) else str(named or path)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         reason = "the disk is full" if error.errno == errno.ENOSPC else "the quota is used up"
-        return Problem("full", where, reason, filesystem=mount_point(where))
+        return Problem("full", where, reason, filesystem=mount_point(place or where))
     words = {errno.EROFS: "the file system is read-only", errno.EACCES: "permission denied",
              errno.ENOENT: "there is no such file or folder"}
     return Problem("os", where, words.get(error.errno or 0, error.strerror or str(error)))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 
 from rdtops.remote.far.digests import Digests, SourceDigest
-from rdtops.remote.far.entries import Entry, Message, Problem, raw
+from rdtops.remote.far.entries import Entry, Message, Problem, is_full, problem_of, raw
 from rdtops.remote.far.parts import PART, RangedPart, give
 from rdtops.remote.far.wire import Wire
 
@@ -29,9 +29,7 @@ class Laner:
 
     def heed(self, message: Message) -> None:
         if "put" in message:
-            part = self._part(message["put"])
-            crc = part.take(self._wire, message["at"], message["size"])
-            self._wire.say({"put": message["at"], "crc": crc})
+            self._put(message["put"], message["at"], message["size"])
         elif "get" in message:
             self._give(message["get"], Entry(**message["entry"]), message["at"], message["size"])
         elif "close" in message:
@@ -40,6 +38,16 @@ class Laner:
             self._begin_to_read(message["read"], message["size"])
         elif "digest" in message:
             self._wire.say({"digest_of": message["digest"], "md5": self._read[message["digest"]].result()})
+
+    def _put(self, path: str, at: int, size: int) -> None:
+        part = self._part(path)
+        try:
+            crc = part.take(self._wire, at, size)
+        except OSError as error:
+            if is_full(error):  # its own words do not say of which file system
+                raise problem_of(error, place=path) from error
+            raise
+        self._wire.say({"put": at, "crc": crc})
 
     def close(self, path: str) -> None:
         if path in self._parts:
