@@ -1,7 +1,8 @@
 """ChainExecutor: in `inv deploy check train --host a800` all three tasks act on a800.
 
 Invoke gives an option to the last task only. Here every task of the chain that knows an option of SHARED and was not
-given it gets the value that another task of the chain was given. Imported at every start: nothing heavy here.
+given it gets the value that another task of the chain was given. And a task that others follow shows lines: a dashboard
+would wait for a person to close it. Imported at every start: nothing heavy here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ class ChainExecutor(Executor):  # type: ignore[misc]  # invoke has no types
         calls: list[Call] = super().normalize(tasks)
         for option in SHARED:
             _share(option, calls)
+        for call in calls[:-1]:
+            if "plain" in call.task.argspec(call.task.body).parameters:
+                call.kwargs["plain"] = True
         return calls
 
 

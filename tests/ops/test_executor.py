@@ -25,6 +25,10 @@ def train(_, host="", preset="", set_=None):
     print("train", host or "-", preset or "-", *(set_ or []))
 
 @task(auto_shortflags=False)
+def watch(_, host="", plain=False):
+    print("watch", host or "-", "lines" if plain else "dashboard")
+
+@task(auto_shortflags=False)
 def plugins(_):
     print("plugins")
 """
@@ -43,6 +47,8 @@ def inv(tmp_path):
 
 @pytest.mark.parametrize(("line", "printed"), [
     ("deploy check train --host a800", "deploy a800 -\ncheck a800 -\ntrain a800 -\n"),
+    ("train watch check", "train - -\nwatch - lines\ncheck - -\n"),  # a dashboard would wait for a person
+    ("train watch", "train - -\nwatch - dashboard\n"),
     ("deploy --host a800 check train", "deploy a800 -\ncheck a800 -\ntrain a800 -\n"),
     ("deploy --host x check train --host x --preset tiny", "deploy x tiny\ncheck x tiny\ntrain x tiny\n"),
     ("deploy plugins train --host a800", "deploy a800 -\nplugins\ntrain a800 -\n"),
