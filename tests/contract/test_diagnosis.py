@@ -104,6 +104,12 @@ def test_what_a_rank_told_comes_before_the_log(error: str, kind: str, cause: str
     assert not found.restart
 
 
+def test_an_error_without_a_name_is_told_in_its_own_words() -> None:
+    found = diagnose(evidence("fine", told=(LOST, failed("ZeroDivisionError: division by zero", "ZeroDivisionError"))))
+    assert (found.cause, found.restart) == ("bug", True)
+    assert found.summary == "an error that has no name here: ZeroDivisionError: division by zero"
+
+
 def test_memory_that_does_not_hold_the_model_is_no_matter_of_the_batch() -> None:
     told = failed("out of GPU memory: CUDA out of memory", "OutOfMemoryError")
     assert (diagnose(evidence(told=(told,))).cause, diagnose(evidence(told=(told,))).restart) == (

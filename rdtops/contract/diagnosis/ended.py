@@ -19,7 +19,8 @@ MIN_FREE_BYTES = 16 << 20
 
 def diagnose(evidence: Evidence) -> Diagnosis:
     """The first that the evidence shows, the surest first."""
-    for rule in (_never_begun, _finished, _asked, _stuck, _told, _oom_killer, _logged, _disk, _gpu, _lost, _exit):
+    for rule in (_never_begun, _finished, _asked, _stuck, _told, _oom_killer, _logged, _disk, _gpu, _nameless, _lost,
+                 _exit):
         if found := rule(evidence):
             return found
     return _made(evidence, "bug", "it ended with an error that has no name here", _last_lines(evidence), LOGS, True)
@@ -70,8 +71,7 @@ STATES = {"T": "stopped (SIGSTOP)", "t": "held by a debugger", "D": "waiting for
 
 def _told(evidence: Evidence) -> Diagnosis | None:
     """What a rank wrote into the Journal before it left."""
-    firsthand = [(line, event) for line, event in evidence.of_kind("failed")
-                 if event.data.get("type") not in SECONDHAND]
+    firsthand = _firsthand(evidence)
     if not firsthand:
         return None
     line, event = firsthand[0]
@@ -88,6 +88,18 @@ def _told(evidence: Evidence) -> Diagnosis | None:
     said = better.replace("inv train --resume RUN", filled(RESUME, evidence))
     return replace(found, lines=(line,), next=said or found.next,
                    summary=words.text if found.cause in (*GENERAL, "not_finite") and words.text else found.summary)
+
+
+def _firsthand(evidence: Evidence) -> list[tuple[Line, Event]]:
+    return [(line, event) for line, event in evidence.of_kind("failed") if event.data.get("type") not in SECONDHAND]
+
+
+def _nameless(evidence: Evidence) -> Diagnosis | None:
+    """A rank told its error, and it is none that we know."""
+    if not (told := _firsthand(evidence)):
+        return None
+    line, event = told[0]
+    return _made(evidence, "bug", f"an error that has no name here: {event.data.get('error')}", (line,), LOGS, True)
 
 
 def _by_type(event: Event, words: Line, evidence: Evidence) -> Diagnosis | None:
