@@ -363,7 +363,7 @@ def test_packages_are_installed_without_starting_a_service(monkeypatch: pytest.M
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(packages, "_POLICY", policy)
     monkeypatch.setattr(packages, "_find", lambda name: name != "sshd" or installed.exists())
-    monkeypatch.setattr(packages, "_keep_sshd_off", lambda _: None)
+    monkeypatch.setattr(packages, "_keep_off", lambda _: None)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     said: list[str] = []
     assert packages.install_missing(said.append) == (Program("sshd", "openssh-server"),)

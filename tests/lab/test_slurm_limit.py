@@ -10,7 +10,7 @@ from tests.lab.clusters import events, laptop, launched, steps, view, wait_for
 from tests.lab.commandline import CommandLine
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(900)]
-HOSTS = {"limited": 'nodes = 1\ntime = "3"\nsave_before_limit_s = 90\nsbatch = ["--nodelist=n1"]\n',
+HOSTS = {"limited": 'nodes = 1\ntime = "4"\nsave_before_limit_s = 60\nsbatch = ["--nodelist=n1"]\n',
          "spread": 'nodes = 2\ntime = "30"\n'}
 
 
