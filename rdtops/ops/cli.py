@@ -189,7 +189,7 @@ def _start(work: str, session: Session, host: Host, arguments: dict[str, Any]) -
 
 def _side_by_side(work: str, screen: Screen, hosts: list[Host], arguments: dict[str, Any]) -> int:
     """Each host in its own thread; a host that fails does not keep the others from ending. Shown in their order."""
-    from rdtops.ops import workflows
+    from rdtops.ops import views
 
     with ThreadPoolExecutor(len(hosts)) as pool:
         futures = [pool.submit(_show_host, work, screen, host, arguments) for host in hosts]
@@ -204,7 +204,7 @@ def _side_by_side(work: str, screen: Screen, hosts: list[Host], arguments: dict[
     errors = [e for e in failed if isinstance(e, RdtopsError)]
     if errors:
         raise _Failures(errors)
-    return max((workflows.exit_code(thing) for thing in things), default=0)
+    return max((views.exit_code(thing) for thing in things), default=0)
 
 
 def _show_host(work: str, screen: Screen, host: Host, arguments: dict[str, Any]) -> list[Any]:
@@ -252,12 +252,12 @@ class Screen:
 
     def show_each(self, things: Iterator[Any]) -> int:
         """Show each thing as it comes; the worst exit code of them."""
-        from rdtops.ops import workflows
+        from rdtops.ops import views
 
         code = 0
         for thing in things:
             self.show(thing)
-            code = max(code, workflows.exit_code(thing))
+            code = max(code, views.exit_code(thing))
         self.close_progress()
         return code
 

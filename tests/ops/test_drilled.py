@@ -8,7 +8,7 @@ from rich.console import Console
 
 from rdtops.ops import render
 from rdtops.ops.repository import Drilled
-from rdtops.ops.workflows import exit_code
+from rdtops.ops.views import exit_code
 
 
 @dataclass(frozen=True)

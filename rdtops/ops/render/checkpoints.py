@@ -11,7 +11,7 @@ from rich.markup import escape
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.journal import recorded
 from rdtops.ops.render.words import heldout_words, size, table_of
-from rdtops.ops.workflows import CheckpointList, CheckpointRow
+from rdtops.ops.views import CheckpointList, CheckpointRow
 
 STATES = {"verified": "[green]verified[/]", "unverified": "[dim]not verified yet[/]",
           "damaged": "[bold red]damaged[/]"}

@@ -14,7 +14,7 @@ from rdtops.ops.provision import Provisioned
 from rdtops.ops.releases import RolledBack
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.words import size, table_of
-from rdtops.ops.workflows import Deployed
+from rdtops.ops.views import Deployed
 
 
 @shown.register

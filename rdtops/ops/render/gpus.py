@@ -14,7 +14,7 @@ from rich.markup import escape
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.words import clock, table_of, verbatim
 from rdtops.ops.runs import Gpu
-from rdtops.ops.workflows import Gpus, GpuSample
+from rdtops.ops.views import Gpus, GpuSample
 
 BAR_CELLS = 12
 BUSY_PERCENT, FULL_PERCENT = 50, 95

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rdtops.lab.site import ServerStatus
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.trust import SeenKey
-from rdtops.ops.workflows import HostRow
+from rdtops.ops.views import HostRow
 
 
 @shown.register

@@ -12,7 +12,7 @@ from rdtops.contract.journal import Event
 from rdtops.ops.render.forms import shown
 from rdtops.ops.render.jobs import job_begins
 from rdtops.ops.render.words import clock, duration, heldout_words, size
-from rdtops.ops.workflows import Progressed
+from rdtops.ops.views import Progressed
 
 
 @shown.register

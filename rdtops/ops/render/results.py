@@ -11,7 +11,7 @@ from rich.markup import escape
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.words import grid_of, size
 from rdtops.ops.results import Fetched
-from rdtops.ops.workflows import Reported
+from rdtops.ops.views import Reported
 
 
 @shown.register

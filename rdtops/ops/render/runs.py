@@ -17,7 +17,7 @@ from rdtops.ops.render.jobs import job_lines, start_words
 from rdtops.ops.render.words import STATE_STYLE, duration, exit_words, verbatim
 from rdtops.ops.runs import Gpu, RunView
 from rdtops.ops.training import Launched
-from rdtops.ops.workflows import HostStatus, LaunchPlan, Text
+from rdtops.ops.views import HostStatus, LaunchPlan, Text
 
 
 @shown.register

@@ -1,0 +1,46 @@
+"""What of a run comes home."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rdtops.errors import UsageError
+from rdtops.ops import report as pages
+from rdtops.ops import results, runs, watch
+from rdtops.ops.runs import RunView
+from rdtops.ops.session import Session
+from rdtops.ops.views import Reported
+from rdtops.remote.connection import Connection
+from rdtops.remote.hosts import Host
+
+
+def fetch_results(session: Session, host: Host, *, run_id: str, which: str, into: str) -> Iterator[results.Fetched]:
+    """`run_id` all: every run of the host, oldest first."""
+    connection = session.connection(host)
+    for run in runs.list_runs(connection) if run_id == "all" else [runs.find(connection, run_id)]:
+        yield _fetched(session, connection, run, which, Path(into).expanduser())
+
+
+def report(session: Session, host: Host, *, run_id: str, into: str) -> Iterator[Reported]:
+    """Of a run on a host: everything but its checkpoints comes home first."""
+    connection = session.connection(host)
+    run = runs.find(connection, run_id)
+    fetched = _fetched(session, connection, run, "none", Path(into).expanduser())
+    yield Reported(run.run_id, fetched.report)
+
+
+def report_here(_: Session, *, folder: str) -> Iterator[Reported]:
+    """Of a folder that was fetched before; no host is asked."""
+    root = Path(folder).expanduser()
+    yield Reported(root.name, pages.describe(root))
+
+
+def _fetched(session: Session, connection: Connection, run: RunView, which: str, into: Path) -> results.Fetched:
+    watch.catch_up(connection, session.registry, run)
+    fetched = results.fetch(connection, run, into, which=which, progress=session.progress(connection.host))
+    try:
+        pages.describe(fetched.folder)
+    except UsageError as error:  # the files are here; a run without a readable config.json has nothing to describe
+        session.say(error.message)
+    return fetched
