@@ -66,6 +66,7 @@ class Connection:
         self._ask = ask and functools.partial(self._asked, ask)
         self._was_asked = False
         self._chain: list[fabric.Connection] = []
+        self._blaming = threading.Lock()  # whose fault it is
         self._opening = threading.Lock()  # checks and a transfer's pings use one connection side by side
         self._home = ""
         self._last_loss: ConnectionLost | None = None
@@ -198,22 +199,36 @@ class Connection:
     def ping(self, timeout_s: float = 5.0) -> float:
         """Seconds for one round trip to the host. Raises ConnectionLost naming the first hop that does not answer."""
         self.open()
-        start = time.monotonic()
-        for link, hop in zip(list(self._chain), self.host.route, strict=True):
-            start = time.monotonic()
-            if silence := obstacle.silence(link, hop, timeout_s):
-                raise self._blamed(hop, silence)
-        return time.monotonic() - start
+        with self._blaming:
+            seconds = 0.0
+            for link, hop in zip(list(self._chain), self.host.route, strict=False):
+                start = time.monotonic()
+                if silence := obstacle.silence(link, hop, timeout_s):
+                    raise self._blamed(hop, silence, timeout_s)
+                seconds = time.monotonic() - start
+            if not self._chain:  # somebody else found it lost
+                raise self._last_loss or obstacle.lost(self.host, "the link was closed")
+            return seconds
 
     def lost(self, why: str) -> ConnectionLost:
         """The error for a link that does not carry any more; it names the first hop that is to blame, if there is one,
         and says `why` otherwise. Whoever used the same link hears the same, and at once."""
-        for link, hop in zip(list(self._chain), self.host.route, strict=False):
-            if silence := obstacle.silence(link, hop, BLAME_S):
-                return self._blamed(hop, silence)
-        return self._last_loss if self._last_loss and not self._chain else obstacle.lost(self.host, why)
+        with self._blaming:
+            if not self._chain and self._last_loss:
+                return self._last_loss
+            for link, hop in zip(list(self._chain), self.host.route, strict=False):
+                if silence := obstacle.silence(link, hop, BLAME_S):
+                    return self._blamed(hop, silence, BLAME_S)
+            return obstacle.lost(self.host, why)
 
-    def _blamed(self, hop: Hop, silence: str) -> ConnectionLost:
+    def _blamed(self, hop: Hop, silence: str, patience_s: float) -> ConnectionLost:
+        """Unless one before it has gone since it was asked: then nothing behind that one could answer."""
+        for link, before in zip(list(self._chain), self.host.route, strict=False):
+            if before is hop:
+                break
+            if found := obstacle.silence(link, before, patience_s):
+                hop, silence = before, found
+                break
         self._last_loss = obstacle.lost(self.host, silence, hop)
         self.close()
         return self._last_loss
