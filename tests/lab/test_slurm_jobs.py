@@ -1,5 +1,6 @@
 """How a job of a real Slurm ended, or why it waits, told apart and named. Small shell scripts stand for trainings."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -41,8 +42,6 @@ def submitted(connection, name, line):
 
 
 def becomes(connection, name, *states, limit_s=60.0):
-    import time
-
     end = time.monotonic() + limit_s
     while (run := runs.find(connection, name)).state not in states:
         assert time.monotonic() < end, run
@@ -155,3 +154,22 @@ def test_what_slurm_has_forgotten_is_told_from_what_the_run_left(connection):
     run = runs.find(connection, "old")
     assert (run.state, run.job.cause) == (RunState.STOPPED, Cause.CANCELLED)
     assert "has forgotten why" in run.job.words
+
+
+def test_an_evaluation_is_a_job_of_one_node_beside_its_training(connection):
+    with_options(connection, nodes=2)
+    job = jobs.of_evaluation_named(connection.workspace, "run", "step_000010-libero_90")
+    connection.run(Command("mkdir", "-p", str(job.folder)))
+    launcher = launchers.of(connection.host)
+    script = f"cd {quoted(str(job.folder))}\necho $SLURM_NNODES $SLURM_STEP_ID > nodes\nsleep 100\n"
+    for file, text in {**launcher.files(job, None), "eval.sh": script}.items():
+        connection.run_shell(f"cat > {quoted(job.file(file))}", stdin=text.encode())
+    launcher.submit(connection, job)
+    end = time.monotonic() + 60
+    while not (seen := connection.run(Command("cat", job.file("nodes")), check=False).out):
+        assert time.monotonic() < end, launcher.states(connection, [job])
+        time.sleep(0.3)
+    assert seen == "1 0\n"  # a step of it, which scancel --signal reaches
+    assert launcher.states(connection, [job])[job.name].phase is Phase.RUNNING
+    jobs.stop(connection, job, 20)
+    assert launcher.states(connection, [job])[job.name].phase is Phase.ENDED
