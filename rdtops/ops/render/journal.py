@@ -53,8 +53,8 @@ def _started(d: dict[str, Any]) -> str:
 
 def _attempt(d: dict[str, Any]) -> str:
     checkpointing = ", with gradient checkpointing" if d.get("gradient_checkpointing") else ""
-    return (f"attempt {d['attempt']}: {d['batch_size_per_process']} samples a process, "
-            f"{d['gradient_accumulation_steps']} times{checkpointing}")
+    return (f"attempt {d['attempt']} begins: micro-batches of {d['batch_size_per_process']}, "
+            f"{d['gradient_accumulation_steps']} a step and process{checkpointing}")
 
 
 def _attempt_ended(d: dict[str, Any]) -> str:
