@@ -143,20 +143,25 @@ class Simulator:
 
     def drawn(self, seed: int) -> np.ndarray:
         """An initial state as the bddl file allows it, drawn by LIBERO: none of the benchmark's."""
-        with _muted():
-            self._env.seed(seed)
-            self._env.reset()
+        self._reset(seed)
         return self.state
 
     def begin(self, state: np.ndarray, seed: int, *, settled: bool = False) -> None:
         """Set an initial state. `settled`: it was taken after settling, so the gripper has been told to open."""
         self._seen = None
-        with _muted():
-            self._env.seed(seed)
-            self._env.reset()
+        self._reset(seed)
         gripper = self._env.robots[0].gripper
         gripper.current_action = gripper.current_action * 0 + (np.array([-1.0, 1.0]) if settled else 0)
         self._env.set_init_state(state)
+
+    def _reset(self, seed: int) -> None:
+        with _muted():
+            self._env.seed(seed)
+            self._env.reset()
+        if self.has_images:
+            # group 0 are the shapes that collide, painted green and blue, which LIBERO does not show. robosuite hides
+            # them and then shows group 1; with numpy 2, mujoco 2.3.7 takes both for group 0
+            self._env.sim._render_context_offscreen.vopt.geomgroup[0] = 0  # noqa: SLF001  # there is no public way
 
     def settle(self, steps: int = SETTLING_STEPS) -> None:
         for _ in range(steps):
