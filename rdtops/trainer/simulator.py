@@ -18,10 +18,11 @@ import ctypes.util
 import importlib.util
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,19 @@ def tasks(suite: str, wanted: str = "") -> list[Task]:
             raise ConfigError(f"{suite} has {len(every)} tasks, {wanted} were asked for")
         return every[:int(wanted)]
     return [_task(every, word.strip()) for word in wanted.split(",") if word.strip()]
+
+
+def widened(task: Task, region: str, corners_m: tuple[float, float, float, float], out: Path) -> Task:
+    """The task with a region of its bddl file from (x, y) to (x, y) instead, for `drawn`: LIBERO draws the region's
+    object there. The benchmark's initial states stay those of the old one. The new file is written into `out`."""
+    text = Path(task.bddl_file).read_text()
+    corners = " ".join(map(str, corners_m))
+    text, found = re.subn(rf"(\({region}\s.*?:ranges\s*\(\s*\().*?(\))", rf"\g<1>{corners}\2", text, count=1,
+                          flags=re.DOTALL)
+    assert found, region
+    out.mkdir(parents=True, exist_ok=True)
+    (out / Path(task.bddl_file).name).write_text(text)
+    return replace(task, bddl_file=str(out / Path(task.bddl_file).name))
 
 
 def _task(every: list[Task], word: str) -> Task:
