@@ -57,57 +57,67 @@ class CloseTopDrawer:
         return GAIN_PER_M * (start - here)
 
 
-class PutSoupInBasket:
-    """Hover over the can with the gripper open, go down, close, lift, carry it over the basket, let go.
+class PutPuddingInTray:
+    """Come down over the pudding with the gripper open, close, lift, carry it over the tray, let go.
 
-    Fingers open 8 cm and the can is 6.6 cm wide: a grasp may be off by 7 mm. `noise` as above. `jitter` varies, from
-    one expert to the next, where on the can it grasps and how high it carries.
+    Where it goes depends on where the hand and the things are and on nothing before, but for the grasp and the release:
+    down along a funnel, the lower the nearer it is to standing above, so that from anywhere there is one smooth way.
+    The pudding lies 4.6 cm wide between fingers that open 8 cm, so a grasp may be off by 1.5 cm there, and along its
+    8 cm by twice as much. `noise` as above. `jitter` varies, from one expert to the next, how high it carries.
     """
 
-    CAN, BASKET = "alphabet_soup_1_main", "basket_1_main"
-    GRASP_M = np.array([0, 0, 0.01])  # from the can's middle
-    GRASP_JITTER_M = np.array([0.004, 0.002, 0.006])
-    HOVER_M, CARRY_M, CARRY_JITTER_M = 0.09, 0.2, 0.02  # above the grasp
-    OVER_CAN_M, OVER_BASKET_M, DEEP_M = 0.012, 0.03, 0.008  # near enough to go down, to let go, to close
-    CLOSING_STEPS = 7
+    PUDDING, TRAY = "chocolate_pudding_1_main", "wooden_tray_1_main"
+    GRASP_M = np.array([0, 0, 0.0])  # from the pudding's middle
+    ABOVE_M, STEEPNESS, FREE_M = 0.1, 4.0, 0.005  # the funnel: its height, m up a metre aside, aside at the bottom
+    NEAR_M = np.array([0.01, 0.01, 0.005])  # near enough to close
+    DEEPER_M = 0.01  # than the grasp it aims, or it would creep there
+    CARRY_M, CARRY_JITTER_M, OVER_TRAY_M = 0.13, 0.02, 0.04
+    CLOSING_STEPS = 5
+    ELSEWHERE_M = np.array([[-0.08, -0.2, 0.52], [0.18, 0.14, 0.68]])  # the corners of where a hand may start
+    NEARBY_M, UP_M = np.array([0.07, 0.07, 0.05]), np.array([0, 0, 0.08])  # or so far around here above the pudding
 
     def __init__(self, random: np.random.Generator, noise: float = 0.0, jitter: float = 0.0) -> None:
         self._random, self._noise = random, noise
-        self._grasp_m = self.GRASP_M + jitter * random.uniform(-1, 1, 3) * self.GRASP_JITTER_M
         self._carry_m = self.CARRY_M + jitter * random.uniform(-1, 1) * self.CARRY_JITTER_M
         self._closed_steps = 0
         self._grasped_m: np.ndarray | None = None
         self._let_go = False
-        self.guess_m: np.ndarray | None = None  # where it believes the can to be when it may not know
+        self.guess_m: np.ndarray | None = None  # where it believes the pudding to be when it may not know
 
     def act(self, simulator: Simulator) -> np.ndarray:
-        here, basket = simulator.robot().position_m_3, simulator.body_m_3(self.BASKET)
-        can = simulator.body_m_3(self.CAN) if self.guess_m is None else self.guess_m
-        target = self._reach(here, can) if self._grasped_m is None else self._bring(here, self._grasped_m, basket)
+        here, tray = simulator.robot().position_m_3, simulator.body_m_3(self.TRAY)
+        grasp = self.GRASP_M + (simulator.body_m_3(self.PUDDING) if self.guess_m is None else self.guess_m)
+        target = self._reach(here, grasp) if self._grasped_m is None else self._bring(here, self._grasped_m, tray)
         motion = np.clip(GAIN_PER_M * (target - here), -1, 1) + self._random.normal(0, self._noise, 3)
         closed = self._grasped_m is not None and not self._let_go
         return np.clip(np.concatenate([motion, np.zeros(3), [1.0 if closed else -1.0]]), -1, 1)
 
-    def _reach(self, here: np.ndarray, can: np.ndarray) -> np.ndarray:
-        grasp = can + self._grasp_m
-        off_m = np.hypot(*(here - grasp)[:2])
-        if off_m < self.OVER_CAN_M and abs(here[2] - grasp[2]) < self.DEEP_M:
+    def elsewhere_m(self, simulator: Simulator) -> np.ndarray:
+        """Where the hand could be instead of where it starts: anywhere over the table, or near the pudding."""
+        if self._random.random() < 0.4:
+            return self._random.uniform(*self.ELSEWHERE_M)
+        return simulator.body_m_3(self.PUDDING) + self.UP_M + self._random.uniform(-1, 1, 3) * self.NEARBY_M
+
+    def _reach(self, here: np.ndarray, grasp: np.ndarray) -> np.ndarray:
+        if (np.abs(here - grasp)[:2] < self.NEAR_M[:2]).all() and here[2] - grasp[2] < self.NEAR_M[2]:
             self._grasped_m = here
             return here
-        return grasp if off_m < self.OVER_CAN_M else grasp + np.array([0, 0, self.HOVER_M])
+        aside_m = np.hypot(*(here - grasp)[:2])
+        above_m = np.clip(self.STEEPNESS * (aside_m - self.FREE_M), 0, self.ABOVE_M)
+        free = np.clip(1 - (grasp[2] + above_m - here[2]) / 0.04, 0, 1)  # below the funnel: up first
+        return np.array([*(here[:2] + free * (grasp - here)[:2]), grasp[2] + above_m - self.DEEPER_M])
 
-    def _bring(self, here: np.ndarray, grasped: np.ndarray, basket: np.ndarray) -> np.ndarray:
+    def _bring(self, here: np.ndarray, grasped: np.ndarray, tray: np.ndarray) -> np.ndarray:
         self._closed_steps += 1
         carry_z = grasped[2] + self._carry_m
-        over = np.hypot(*(here - basket)[:2]) < self.OVER_BASKET_M
-        self._let_go = self._let_go or over
+        self._let_go = self._let_go or np.hypot(*(here - tray)[:2]) < self.OVER_TRAY_M
         if self._closed_steps < self.CLOSING_STEPS or self._let_go:
             return here
-        aside = basket if here[2] > carry_z - self.CARRY_M / 2 else grasped  # straight up first
-        return np.array([aside[0], aside[1], carry_z])
+        free = np.clip((here[2] - grasped[2]) / self._carry_m, 0, 1) ** 2  # straight up first
+        return np.array([*(here[:2] + free * (tray - here)[:2]), carry_z])
 
 
-EXPERTS: dict[str, type[CloseTopDrawer] | type[PutSoupInBasket]] = {
+EXPERTS: dict[str, type[CloseTopDrawer] | type[PutPuddingInTray]] = {
     "KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet": CloseTopDrawer,
-    "LIVING_ROOM_SCENE1_pick_up_the_alphabet_soup_and_put_it_in_the_basket": PutSoupInBasket,
+    "LIVING_ROOM_SCENE4_pick_up_the_chocolate_pudding_and_put_it_in_the_tray": PutPuddingInTray,
 }

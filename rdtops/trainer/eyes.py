@@ -6,7 +6,8 @@ one frame, where the hand is going to close, as long as it has not, and where it
 outside is asked for the places, the one on the wrist for the ways there from the hand. Each has a head of its own,
 which is thrown away.
 
-Shapes: F frames, B of a batch, C cameras, 2 places, S pixels of an edge, P tokens of an image, W their width.
+Shapes: F frames, B of a batch, C cameras, 2 places, R pixels of an edge as the encoder sees it, P tokens of an image, W
+their width.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ M_PER_UNIT = 0.05  # of what the heads say: numbers around 1
 class Seen:
     """What there is to learn from."""
 
-    frames_FCSS3: np.ndarray  # uint8, upright
+    frames_FC3RR: torch.Tensor  # uint8, upright
     place_m_FC23: np.ndarray  # what each camera is asked for
     asked_F2: np.ndarray  # bool: nobody is asked where the hand has closed before
     demo_F: np.ndarray
@@ -74,12 +75,12 @@ def look(dataset: libero.Dataset) -> Seen:
         turn = close + int(opens[0]) if len(opens) else end
         for t in range(episode.starts):
             there = episode.position_m_T3[[close, turn]]
-            frames.append(reader.read(episode, t))
+            frames.append(encoders.resized(torch.from_numpy(reader.read(episode, t)), EDGE))
             places.append([there, there - episode.position_m_T3[t]])
             asked.append([t < close, True])
             demo.append(number)
     reader.close()
-    return Seen(np.stack(frames), np.array(places), np.array(asked), np.array(demo))
+    return Seen(torch.stack(frames), np.array(places), np.array(asked), np.array(demo))
 
 
 class Head(nn.Module):
@@ -87,8 +88,7 @@ class Head(nn.Module):
 
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
-        self.score, self.place = nn.Linear(width, 4), nn.Sequential(nn.Linear(4 * width, 128), nn.GELU(),
-                                                                    nn.Linear(128, 6))
+        self.score, self.place = nn.Linear(width, 4), nn.Linear(4 * width, 6)
 
     def forward(self, tokens_BPW) -> torch.Tensor:
         weights = self.score(tokens_BPW).softmax(1)
@@ -112,7 +112,7 @@ def _learn(tower, heads, seen: Seen, answers_FC23, numbers: np.ndarray, steps: i
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     for step in range(steps):
         chosen = random.choice(numbers, BATCH)
-        said_BC23 = _said(tower, heads, seen.frames_FCSS3[chosen], random)
+        said_BC23 = _said(tower, heads, seen.frames_FC3RR[chosen], random)
         loss_BC23 = functional.smooth_l1_loss(said_BC23, answers_FC23[chosen], reduction="none")
         loss = loss_BC23[torch.from_numpy(seen.asked_F2[chosen])[:, None].expand(-1, len(heads), -1)].mean()
         optimizer.zero_grad()
@@ -124,20 +124,20 @@ def _learn(tower, heads, seen: Seen, answers_FC23, numbers: np.ndarray, steps: i
             log.info("eyes: step %d of %d, loss %.4f", step + 1, steps, loss.detach())
 
 
-def _said(tower, heads, frames_BCSS3: np.ndarray, random: np.random.Generator | None = None) -> torch.Tensor:
+def _said(tower, heads, frames_BC3RR: torch.Tensor, random: np.random.Generator | None = None) -> torch.Tensor:
     """(B, C, 2, 3). With `random`, in another light each time."""
-    frames = torch.from_numpy(frames_BCSS3)
-    if random is not None:
-        jitter = torch.from_numpy(random.uniform(0.7, 1.3, (len(frames), 3))).float()
-        relit = encoders.relit(frames.flatten(0, 1), jitter.repeat_interleave(len(heads), 0))
-        frames = relit.unflatten(0, frames.shape[:2])
-    pixels = encoders.normalised(encoders.resized(frames.flatten(0, 1), EDGE))
-    tokens = tower(pixel_values=pixels).last_hidden_state.unflatten(0, frames.shape[:2])
+    frames = frames_BC3RR.flatten(0, 1)
+    if random is None:
+        pixels = encoders.normalised(frames)
+    else:
+        light = torch.from_numpy(random.uniform(0.7, 1.3, (len(frames_BC3RR), 3))).float()
+        pixels = encoders.normalised(encoders.jittered(frames / 255, light.repeat_interleave(len(heads), 0)) * 255)
+    tokens = tower(pixel_values=pixels).last_hidden_state.unflatten(0, frames_BC3RR.shape[:2])
     return torch.stack([head(tokens[:, c]) for c, head in enumerate(heads)], dim=1)
 
 
 @torch.no_grad()
 def _errors_m(tower, heads, seen: Seen, answers_FC23, numbers: np.ndarray) -> list[float]:
-    off = torch.cat([(_said(tower, heads, seen.frames_FCSS3[some]) - answers_FC23[some])[:, :, 0]
+    off = torch.cat([(_said(tower, heads, seen.frames_FC3RR[some]) - answers_FC23[some])[:, :, 0]
                      for some in np.array_split(numbers, max(1, len(numbers) // BATCH))])
     return [round(float(e), 4) for e in (off[..., :2].norm(dim=-1).mean(0) * M_PER_UNIT)]

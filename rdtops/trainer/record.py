@@ -29,13 +29,14 @@ import numpy as np
 
 from rdtops.errors import RdtopsError, SimulatorError, UsageError
 from rdtops.trainer import failures, libero, simulator
-from rdtops.trainer.expert import EXPERTS
+from rdtops.trainer.expert import EXPERTS, GAIN_PER_M, PutPuddingInTray
 from rdtops.trainer.simulator import SETTLING_STEPS, Simulator, Task
 
 IDLE_KEPT = 2  # of the settling steps
 HELD = 10  # steps after success, as in LIBERO's files
 LONGEST = 200  # steps until success; the expert takes about 40
 ATTEMPTS = 10
+ARRIVED_M, GOING_STEPS, RESTING_STEPS = 0.02, 60, 3  # of a hand that starts elsewhere
 DRAWN = -1  # in place of an initial state's number
 
 
@@ -52,6 +53,7 @@ class Recording:
     jitter: float = 1.0
     image_size: int = 128
     blank_images: bool = False  # black ones, which cost neither time nor disk
+    elsewhere: float = 0.0  # share of the demonstrations in which the hand starts where the expert says it could
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,9 @@ class Recorder:
         initial_state = number % self.wish.initial_states if self.wish.initial_states else DRAWN
         self.world.begin(self.world.drawn(seed) if initial_state == DRAWN else self.states[initial_state], seed)
         self.world.settle(SETTLING_STEPS - IDLE_KEPT)
+        if self.wish.elsewhere and random.random() < self.wish.elsewhere:
+            assert isinstance(expert, PutPuddingInTray), "the only one that says where else"
+            self._go(expert.elsewhere_m(self.world))
         settled, xml = self.world.state, self.world.model_xml()
         self.world.begin(settled, seed, settled=True)  # once more, so that a replay from here is the same
         rows: list[dict[str, np.ndarray]] = []
@@ -150,6 +155,15 @@ class Recorder:
         attributes = {"init_state": settled, "model_file": xml, "seed": seed, "initial_state": initial_state}
         return Demonstration(arrays, attributes, self._about(), success - IDLE_KEPT)
 
+    def _go(self, there_m: np.ndarray) -> None:
+        """Before the demonstration begins, so that nobody learns the way there."""
+        for _ in range(GOING_STEPS):
+            way_m = there_m - self.world.robot().position_m_3
+            if np.abs(way_m).max() < ARRIVED_M:
+                break
+            self.world.step(np.array([*np.clip(GAIN_PER_M * way_m, -1, 1), 0, 0, 0, -1.0]))
+        self.world.settle(RESTING_STEPS)
+
     def _about(self) -> dict[str, Any]:
         """As LIBERO's own files have it, and how these demonstrations came about."""
         world, task = self.world, self.wish.task
@@ -164,7 +178,7 @@ class Recorder:
                                     "bddl_file": bddl_file, "env_kwargs": arguments}),
             "recorded_by": json.dumps({"program": "rdtops.trainer.record", "task": task.name, "seed": self.wish.seed,
                                        "noise": self.wish.noise, "jitter": self.wish.jitter,
-                                       "blank_images": self.wish.blank_images}),
+                                       "blank_images": self.wish.blank_images, "elsewhere": self.wish.elsewhere}),
         }
 
     def _observed(self) -> dict[str, np.ndarray]:

@@ -18,10 +18,11 @@ import ctypes.util
 import importlib.util
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,19 @@ def tasks(suite: str, wanted: str = "") -> list[Task]:
     return [_task(every, word.strip()) for word in wanted.split(",") if word.strip()]
 
 
+def widened(task: Task, region: str, corners_m: tuple[float, float, float, float], out: Path) -> Task:
+    """The task with a region of its bddl file from (x, y) to (x, y) instead, for `drawn`: LIBERO draws the region's
+    object there. The benchmark's initial states stay those of the old one. The new file is written into `out`."""
+    text = Path(task.bddl_file).read_text()
+    corners = " ".join(map(str, corners_m))
+    text, found = re.subn(rf"(\({region}\s.*?:ranges\s*\(\s*\().*?(\))", rf"\g<1>{corners}\2", text, count=1,
+                          flags=re.DOTALL)
+    assert found, region
+    out.mkdir(parents=True, exist_ok=True)
+    (out / Path(task.bddl_file).name).write_text(text)
+    return replace(task, bddl_file=str(out / Path(task.bddl_file).name))
+
+
 def _task(every: list[Task], word: str) -> Task:
     if word.isdigit() and int(word) < len(every):
         return every[int(word)]
@@ -143,20 +157,25 @@ class Simulator:
 
     def drawn(self, seed: int) -> np.ndarray:
         """An initial state as the bddl file allows it, drawn by LIBERO: none of the benchmark's."""
-        with _muted():
-            self._env.seed(seed)
-            self._env.reset()
+        self._reset(seed)
         return self.state
 
     def begin(self, state: np.ndarray, seed: int, *, settled: bool = False) -> None:
         """Set an initial state. `settled`: it was taken after settling, so the gripper has been told to open."""
         self._seen = None
-        with _muted():
-            self._env.seed(seed)
-            self._env.reset()
+        self._reset(seed)
         gripper = self._env.robots[0].gripper
         gripper.current_action = gripper.current_action * 0 + (np.array([-1.0, 1.0]) if settled else 0)
         self._env.set_init_state(state)
+
+    def _reset(self, seed: int) -> None:
+        with _muted():
+            self._env.seed(seed)
+            self._env.reset()
+        if self.has_images:
+            # group 0 are the shapes that collide, painted green and blue, which LIBERO does not show. robosuite hides
+            # them and then shows group 1; with numpy 2, mujoco 2.3.7 takes both for group 0
+            self._env.sim._render_context_offscreen.vopt.geomgroup[0] = 0  # noqa: SLF001  # there is no public way
 
     def settle(self, steps: int = SETTLING_STEPS) -> None:
         for _ in range(steps):

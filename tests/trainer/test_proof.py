@@ -13,7 +13,8 @@ import torch
 
 from rdtops.errors import DataError
 from rdtops.trainer import encoders, eyes, libero, proof
-from rdtops.trainer.proof import DARK, PROOFS, TRAINED, UNTRAINED
+from rdtops.trainer.claims import DARK, PROOFS, TRAINED, UNTRAINED
+from rdtops.trainer.rdt import ARCHITECTURES
 from tests.trainer.conftest import RECORDING
 from tests.trainer.worlds import needs_simulator
 
@@ -57,7 +58,7 @@ def grasping(tmp_path):
 def test_what_is_asked_of_the_eyes_is_where_the_hand_closes_and_then_opens(grasping) -> None:
     dataset = libero.index(grasping)
     seen = eyes.look(dataset)
-    assert len(seen.frames_FCSS3) == len(dataset) == len(seen.place_m_FC23)
+    assert len(seen.frames_FC3RR) == len(dataset) == len(seen.place_m_FC23)
     episode = dataset.episodes[0]
     close = CLOSES
     for t in (0, close // 2, close, episode.starts - 1):
@@ -78,7 +79,7 @@ def test_taught_eyes_are_a_vision_encoder_like_any_other(grasping, tmp_path) -> 
     errors_m = eyes.teach(grasping, tmp_path / "eyes", steps=2)
     assert set(errors_m) == set(libero.CAMERAS)
     vision = encoders.Vision(tmp_path / "eyes", torch.device("cpu"), torch.float32)
-    facts = proof.ARCHITECTURES["small"]
+    facts = ARCHITECTURES["small"]
     assert (vision.width, 6 * vision.tokens) == (facts["img_token_dim"], facts["img_cond_len"])
     frames = torch.zeros(2, 128, 128, 3, dtype=torch.uint8)
     frames[1, 40:60, 40:60] = 255

@@ -31,6 +31,16 @@ def driven(world, state, seed, steps=25):
 
 
 @needs_simulator
+def test_cameras_see_the_robot_and_not_the_green_and_blue_shapes_that_stand_for_it_in_collisions(world, states):
+    world.begin(states[0], 0)
+    world.settle(2)
+    outside = world.images()[0].astype(int)
+    robot = outside[:40, 44:84]  # it is white, and stands in the middle
+    assert (robot[..., 1] - np.maximum(robot[..., 0], robot[..., 2])).max() < 50
+    assert (robot.min(axis=-1) > 150).sum() > 150
+
+
+@needs_simulator
 def test_observations_are_those_of_liberos_own_environment(world, states):
     from libero.libero.envs import OffScreenRenderEnv
 
@@ -38,6 +48,7 @@ def test_observations_are_those_of_liberos_own_environment(world, states):
                                 hard_reset=False)
     theirs.seed(3)
     theirs.reset()
+    theirs.sim._render_context_offscreen.vopt.geomgroup[0] = 0  # as robosuite means it, see Simulator._reset
     theirs.env.robots[0].gripper.current_action = np.zeros(2)
     theirs.set_state(states[4])
     theirs.sim.forward()
