@@ -30,12 +30,14 @@ _WAITS = {
     "Dependency": "another job must end first",
     "PartitionTimeLimit": "its time is more than the partition allows: it will never start",
     "PartitionNodeLimit": "it asks for more nodes than the partition allows: it will never start",
+    "PartitionConfig": "the partition does not allow what it asks for: it will never start",
     "PartitionDown": "the partition is down",
     "PartitionInactive": "the partition takes no jobs",
     "InvalidAccount": "its account is not valid", "InvalidQOS": "its QOS is not valid",
     "ReqNodeNotAvail": "nodes that it asks for are not available",
 }
-_NEVER = ("PartitionTimeLimit", "PartitionNodeLimit", "InvalidAccount", "InvalidQOS", "BadConstraints")
+_NEVER = ("PartitionConfig", "PartitionTimeLimit", "PartitionNodeLimit", "InvalidAccount", "InvalidQOS",
+          "BadConstraints")
 _RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING", "CONFIGURING")
 
 

@@ -94,7 +94,7 @@ def test_a_job_that_slurm_would_never_start_says_so(connection):
     with_options(connection, partition="urgent", time="30")
     submitted(connection, "never", "sleep 1")
     run = becomes(connection, "never", RunState.QUEUED)
-    assert "more than the partition allows: it will never start" in run.job.words
+    assert run.job.words.endswith(": it will never start")  # PartitionConfig at first, then PartitionTimeLimit
     assert run.job.remedy.startswith("inv stop --host lab")
 
 

@@ -82,6 +82,8 @@ exec python -m accelerate.commands.launch \\
      "job 7 is queued: jobs of higher priority are before it; Slurm expects to start it at 2026-11-26T18:00:00"),
     ({"state": "PENDING", "reason": "AssocGrpGRES", "start": "N/A"}, Phase.QUEUED, Cause.WAITS,
      "job 7 is queued: it waits (AssocGrpGRES)"),
+    ({"state": "PENDING", "reason": "PartitionConfig", "start": "N/A"}, Phase.QUEUED, Cause.WAITS,
+     "job 7 is queued: the partition does not allow what it asks for: it will never start"),
     ({"state": "PENDING", "reason": "JobHeldAdmin"}, Phase.QUEUED, Cause.HELD, "job 7 is held by an administrator"),
     ({"state": "REQUEUE_HOLD", "reason": ""}, Phase.QUEUED, Cause.HELD, "job 7 is held (REQUEUE_HOLD)"),
     ({"state": "PENDING", "reason": "launch failed requeued held"}, Phase.QUEUED, Cause.HELD,
