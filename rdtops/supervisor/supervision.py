@@ -91,7 +91,7 @@ class Supervision:
                     "batch_size_per_process", "gradient_accumulation_steps", "gradient_checkpointing")})
         self.pulse.look()
         self.pulse.begin()
-        running = Program(self._words())
+        running = Program(self.words)
         while running.exit_code is None:
             self._hear(program.wait(LOOK_S), running)
             self.pulse.look()
@@ -99,14 +99,6 @@ class Supervision:
                 self._end_stuck(attempt)
         self.pulse.look()
         return running.exit_code
-
-    def _words(self) -> list[str]:
-        """accelerate hands gradient checkpointing on, where FSDP does it."""
-        flag = "--fsdp_activation_checkpointing"
-        words = list(self.words)
-        if flag in words:
-            words[words.index(flag) + 1] = str(self.train.gradient_checkpointing).lower()
-        return words
 
     def _hear(self, asked: signal.Signals | None, running: Program | None = None) -> None:
         """Ranks save and leave when they are told; before there are any, their launcher goes."""

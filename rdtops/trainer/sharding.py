@@ -48,8 +48,9 @@ def check_launcher(config: TrainConfig, environment: Mapping[str, str]) -> None:
     if asks("ACCELERATE_USE_FSDP") and config.num_processes > 1:
         if config.sharding != "fsdp2":
             refused.append("ACCELERATE_USE_FSDP = true")
-        wanted = {"FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_OFFLOAD_PARAMS": "false",
-                  "FSDP_ACTIVATION_CHECKPOINTING": str(config.gradient_checkpointing).lower()}
+        wanted = {"FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_OFFLOAD_PARAMS": "false"}
+        if not config.gradient_checkpointing:  # the supervisor may have turned it on since, for want of memory
+            wanted["FSDP_ACTIVATION_CHECKPOINTING"] = "false"
         refused += [f"{variable} = {environment.get(variable)}, the run has {value}"
                     for variable, value in wanted.items() if not asks(variable, value)]
     if refused:

@@ -125,15 +125,6 @@ def test_out_of_gpu_memory_is_met_with_smaller_batches_then_with_checkpointing_t
         "stays 4")
 
 
-def test_accelerate_is_told_that_fsdp_is_to_recompute(supervise) -> None:
-    line = f"""echo "$2"; echo '{OUT_OF_MEMORY}' >> journal.jsonl; exit 1"""
-    run = supervise(line)
-    run.words += ["sh", "--fsdp_activation_checkpointing", "false"]
-    run.run()
-    said = [line for line in Path(run.spec.paths.log).read_text().splitlines() if line in ("true", "false")]
-    assert said == ["false", "false", "false", "true"]
-
-
 def test_a_stop_while_it_waits_for_a_restart_ends_it_at_once(supervise, begun) -> None:
     run = supervise("exit 3", "backoff_s=60")
     begun.append(run.start())

@@ -197,6 +197,8 @@ def test_what_fits_or_says_nothing_is_accepted() -> None:
         sharding.check_launcher(override(preset("tiny"), [f"sharding={kind}"]), environment)
     alone = override(preset("tiny"), ["num_processes=1"])
     sharding.check_launcher(alone, ASKED)  # nothing to share out
+    eased = override(preset("tiny"), ["sharding=fsdp2", "gradient_checkpointing=true"])
+    sharding.check_launcher(eased, ASKED)  # a run that ran out of memory, on a launcher that knows nothing of it
 
 
 def launched(words: list[str]) -> subprocess.CompletedProcess[str]:
