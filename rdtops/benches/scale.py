@@ -23,8 +23,8 @@ from rdtops.contract.run import RunSpec
 from rdtops.errors import LabError
 from rdtops.lab.ports import Ports
 from rdtops.lab.site import Lab
-from rdtops.ops import runs_on_host
 from rdtops.ops.repository import ROOT, Measured, Say, StepFailed
+from rdtops.remote.far import kin
 
 HOSTS, EVENTS, SHORT = 50, 10_000, 100
 STATUS_GOAL, JOURNAL_GOAL, MEMORY_GOAL = 3.0, 1.3, 1.1
@@ -189,7 +189,7 @@ def _swap(one: Path, other: Path) -> None:
 def _claim(folder: Path, pid: int) -> None:
     """The run lives as long as that process."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    (folder / "process").write_text(f"{pid} {runs_on_host.start_time(pid)} {boot}\n")
+    (folder / "process").write_text(f"{pid} {kin.start_time(pid)} {boot}\n")
 
 
 def _resident_after(journal: Journal, watching: subprocess.Popen[bytes], seen: object, step: int) -> int:

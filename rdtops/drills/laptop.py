@@ -28,6 +28,7 @@ from rdtops.lab.site import JUMP, Lab
 from rdtops.ops import runs_on_host
 from rdtops.ops.repository import ROOT, Drilled, Say, StepFailed, make_tiny_assets
 from rdtops.remote import calls
+from rdtops.remote.far import kin
 
 HOST = "lab"
 SETTINGS = ("--set max_steps=100000 --set checkpoint_every_steps=5 --set heldout_share=0 "
@@ -268,7 +269,7 @@ def _wrong_with_training(workspace: Path) -> list[str]:
     launches = journal.count('"kind": "launched"')
     if launches != 1:
         wrong.append(f"{runs[0].name} was launched {launches} times")
-    if not runs_on_host.is_alive((runs[0] / "process").read_text()):
+    if not kin.is_alive((runs[0] / "process").read_text()):
         wrong.append(f"{runs[0].name} does not run: {(runs[0] / 'train.log').read_text()[-300:]}")
     release = Path(json.loads((runs[0] / "config.json").read_text())["release"])
     told = json.loads((release / "snapshot.json").read_text())

@@ -67,11 +67,30 @@ class Phase:
         return [] if rerun.code == 0 else [f"typed again it ends with exit {rerun.code}: {rerun.said[-600:]}"]
 
 
-class Deploy(Phase):
+class Moving(Phase):
+    """Bytes go from `_source` to `_target`; `_expected` is a file of the digests that may be seen there."""
+
+    silence_s = TRANSFER_S
+    _source: Path
+    _target: Path
+    _expected: Path
+
+    def is_under_way(self, typed: Typed) -> bool:  # noqa: ARG002
+        return _is_growing(self._target)
+
+    @contextlib.contextmanager
+    def observed(self) -> Iterator[list[str]]:
+        with _watched(self._target, self._expected) as wrong:
+            yield wrong
+
+    def has_come_right(self, rerun: Typed) -> list[str]:
+        return [*super().has_come_right(rerun), *_differences(self._source, self._target)]
+
+
+class Deploy(Moving):
     """Of weights that are heavy enough for a moment in the middle."""
 
     name = "deploy"
-    silence_s = TRANSFER_S
 
     def __init__(self, lab: Lab, laptop: Laptop, heavy: Path) -> None:
         super().__init__(lab, laptop)
@@ -87,17 +106,6 @@ class Deploy(Phase):
     def reset(self) -> None:
         shutil.rmtree(self._target, ignore_errors=True)
         self._target.mkdir(parents=True)
-
-    def is_under_way(self, typed: Typed) -> bool:  # noqa: ARG002
-        return _is_growing(self._target)
-
-    @contextlib.contextmanager
-    def observed(self) -> Iterator[list[str]]:
-        with _watched(self._target, self._expected) as wrong:
-            yield wrong
-
-    def has_come_right(self, rerun: Typed) -> list[str]:
-        return [*super().has_come_right(rerun), *_differences(self._source, self._target)]
 
 
 class Check(Phase):
@@ -172,11 +180,10 @@ class Logs(Phase):
         return [] if self.is_under_way(rerun) else [f"typed again it shows nothing: {rerun.said[-600:]}"]
 
 
-class Fetch(Phase):
+class Fetch(Moving):
     """Of a run whose checkpoint is heavy."""
 
     name = "fetch-results"
-    silence_s = TRANSFER_S
 
     def __init__(self, lab: Lab, laptop: Laptop, heavy: Path) -> None:
         super().__init__(lab, laptop)
@@ -193,17 +200,6 @@ class Fetch(Phase):
     def reset(self) -> None:
         shutil.rmtree(self.laptop.results, ignore_errors=True)
         self._target.mkdir(parents=True)
-
-    def is_under_way(self, typed: Typed) -> bool:  # noqa: ARG002
-        return _is_growing(self._target)
-
-    @contextlib.contextmanager
-    def observed(self) -> Iterator[list[str]]:
-        with _watched(self._target, self._expected) as wrong:
-            yield wrong
-
-    def has_come_right(self, rerun: Typed) -> list[str]:
-        return [*super().has_come_right(rerun), *_differences(self._source, self._target)]
 
 
 # --- what they act upon ---

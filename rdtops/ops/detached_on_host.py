@@ -19,30 +19,10 @@ import sys
 import time
 from typing import Callable
 
-from rdtops.remote.far.detach import detach, is_alive, text_of, window
+from rdtops.remote.far.detach import detach, window
+from rdtops.remote.far.kin import carrying, is_alive, send, text_of
 
 STALE = ("process", "exit", "stop")
-
-
-def is_living(pid: str) -> bool:
-    """And no zombie."""
-    return text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()[:1] not in ([], ["Z"])
-
-
-def members(tag: str) -> list[int]:
-    """Our processes that carry the tag in their environment, whatever session or parent they have."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid():
-            try:
-                if os.stat(f"/proc/{name}").st_uid != os.getuid():
-                    continue
-                with open(f"/proc/{name}/environ", "rb") as file:
-                    if tag.encode() in file.read().split(b"\0") and is_living(name):
-                        found.append(int(name))
-            except OSError:
-                continue
-    return found
 
 
 # --- submit ---
@@ -51,7 +31,7 @@ def submit(script: str, session: str, tag: str, launcher: str, within_s: float) 
     folder = os.path.dirname(script)
     with open(os.path.join(folder, "submit.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of two laptops, one starts it; the other finds it running
-        if is_alive(text_of(os.path.join(folder, "process"))) or members(tag):
+        if is_alive(text_of(os.path.join(folder, "process"))) or carrying(tag):
             return {"launcher": launcher, "already": True}
         for name in STALE:
             if os.path.exists(os.path.join(folder, name)):
@@ -80,7 +60,7 @@ def states(jobs: list[list[str]]) -> dict[str, object]:
 def state(folder: str, tag: str) -> dict[str, object]:
     process = text_of(os.path.join(folder, "process"))
     code = text_of(os.path.join(folder, "exit")).strip()
-    alive = is_alive(process) or (bool(process) and not code and bool(members(tag)))
+    alive = is_alive(process) or (bool(process) and not code and bool(carrying(tag)))
     return {"alive": alive, "exit": code, "launched": bool(process)}
 
 
@@ -91,18 +71,10 @@ def stop(folder: str, tag: str, grace_s: float) -> dict[str, object]:
     for number, limit_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
         latest = time.monotonic() + limit_s
         if limit_s:
-            send(members(tag), number)
-        while members(tag) and time.monotonic() < latest:
+            send(carrying(tag), number)
+        while carrying(tag) and time.monotonic() < latest:
             time.sleep(0.1)
-    return {"left": members(tag)}
-
-
-def send(pids: list[int], number: int) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except OSError:
-            continue
+    return {"left": carrying(tag)}
 
 
 def main() -> None:

@@ -24,21 +24,13 @@ import time
 from typing import Any, Callable
 
 from rdtops.remote.far.cards import all_of_them, of_processes, variable_of, visible
+from rdtops.remote.far.kin import PIECE, carrying, is_alive, is_rank, send, start_time, text_of, wait_for
 from rdtops.remote.far.tails import last_of_each_kind, read_on, rows_of, shrunk, thinned
 
-PIECE = 1 << 20
 TAIL = 1 << 16
 LEAVE_S = 10.0
 TAGGED: set[str] = set()
 EVALUATION = (b'{"kind": "eval_', b'{"kind": "trial"')  # lines of a Journal that are not the training's
-
-
-def text_of(path: str, limit: int = PIECE) -> str:
-    try:
-        with open(path, "rb") as file:
-            return file.read(limit).decode("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def tail_of(path: str, limit: int = TAIL) -> str:
@@ -50,38 +42,9 @@ def tail_of(path: str, limit: int = TAIL) -> str:
         return ""
 
 
-def start_time(pid: int) -> str:
-    """The kernel's start time of a living process, '' for one that is gone or a zombie."""
-    stat = text_of(f"/proc/{pid}/stat")
-    fields = stat.rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 and fields[0] != "Z" else ""
-
-
-def is_alive(process: str) -> bool:
-    """`pid starttime boot_id`, as launch.sh wrote it, still names a living process."""
-    words = process.split()
-    if len(words) != 3 or not words[0].isdigit():
-        return False
-    same_boot = text_of("/proc/sys/kernel/random/boot_id").strip() == words[2]
-    return same_boot and start_time(int(words[0])) == words[1]
-
-
 def members(name: str, variable: str = "RDTOPS_RUN") -> list[int]:
-    """Our processes that carry the run's tag in their environment, whatever session or parent they have."""
-    tag = f"{variable}={name}".encode()
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
-            continue
-        try:
-            if os.stat(f"/proc/{name}").st_uid != os.getuid():
-                continue
-            with open(f"/proc/{name}/environ", "rb") as file:
-                if tag in file.read().split(b"\0") and start_time(int(name)):
-                    found.append(int(name))
-        except OSError:
-            continue
-    return found
+    """The processes of a run, or of an evaluation."""
+    return carrying(f"{variable}={name}")
 
 
 def tagged() -> set[str]:
@@ -96,19 +59,6 @@ def tagged() -> set[str]:
                 continue
         TAGGED.add("")
     return TAGGED
-
-
-def is_rank(pid: int) -> bool:
-    """The trainer itself, with accelerate's variables or alone; not what starts it, whose arguments name it too."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            if any(v.startswith(b"LOCAL_RANK=") for v in file.read().split(b"\0")):
-                return True
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read().split(b"\0")
-    except OSError:
-        return False
-    return b"rdtops.trainer.train" in words and not {b"accelerate.commands.launch", b"rdtops.supervisor"} & set(words)
 
 
 def facts(root: str, run_id: str) -> dict[str, object]:
@@ -234,20 +184,6 @@ def end(living: Callable[[], list[int]], grace_s: float) -> dict[str, object]:
     send(killed, signal.SIGKILL)
     wait_for(living, killed, 5)
     return {"ended": every, "killed": killed, "left": living()}
-
-
-def send(pids: list[int], number: int) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except OSError:
-            continue
-
-
-def wait_for(living: Callable[[], list[int]], pids: list[int], limit_s: float) -> None:
-    latest = time.time() + limit_s
-    while time.time() < latest and set(living()) & set(pids):
-        time.sleep(0.2)
 
 
 def evaluations(workspace: str, run_ids: list[str]) -> dict[str, object]:

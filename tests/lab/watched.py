@@ -14,10 +14,11 @@ from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec
 from rdtops.hookspecs import hookimpl
 from rdtops.lab.site import Lab
-from rdtops.ops import runs, runs_on_host, watch
+from rdtops.ops import runs, watch
 from rdtops.ops.records import HookRecord
 from rdtops.ops.registry import Plugin, Registry
 from rdtops.remote.connection import Connection
+from rdtops.remote.far import kin
 
 RUN = "20260101-000000-watched-0001"
 
@@ -42,7 +43,7 @@ class Alive:
         self.process = subprocess.Popen(["sleep", "600"], env={"PATH": "/usr/bin:/bin", "RDTOPS_RUN": run_id,
                                                                "CUDA_VISIBLE_DEVICES": "3,5"})
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        start = runs_on_host.start_time(self.process.pid)
+        start = kin.start_time(self.process.pid)
         (self.folder / "process").write_text(f"{self.process.pid} {start} {boot}\n")
 
     def ends(self, code: int = 0) -> None:

@@ -1,26 +1,11 @@
-"""Far side: start a script so that it outlives the connection, and know whether it lives."""
+"""Far side: start a script so that it outlives the connection."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 
-
-def text_of(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(1 << 20)
-    except OSError:
-        return ""
-
-
-def is_alive(process: str) -> bool:
-    """`pid starttime boot_id`, as launch.sh wrote it, still names a living process."""
-    words = process.split()
-    if len(words) != 3 or text_of("/proc/sys/kernel/random/boot_id").strip() != words[2]:
-        return False
-    fields = text_of(f"/proc/{words[0]}/stat").rpartition(")")[2].split()
-    return len(fields) > 19 and fields[0] != "Z" and fields[19] == words[1]
+from rdtops.remote.far.kin import text_of
 
 
 def detach(script: str, tag: str, launcher: str) -> None:
