@@ -137,7 +137,7 @@ def test_corrupt_weights_on_the_host_are_found_and_mended_by_deploy(inv, lab):
     weights.write_bytes(content)
     inv.refused("check --host lab2", 1, "FAIL", "pytorch_model.bin", "inv deploy --host lab2")
     inv.refused("train --host lab2", 1, "not started", "pytorch_model.bin")
-    assert not list((lab.home("lab2") / "rdtops").glob("runs/*"))
+    assert not list((lab.home("lab2") / "rdtops").glob("runs/[0-9]*"))
     sent = inv.good("deploy --host lab2 --json").rows()
     assert [f["path"] for r in sent for f in r["files"] if f["action"] == "send"] == ["pytorch_model.bin"]
     inv.good("check --host lab2")
