@@ -29,6 +29,7 @@ REFUSAL = "refused"  # a file in the run folder: why, as JSON
 OF, FILES = "RDTOPS_LEASE", "RDTOPS_LEASE_FILES"  # variables of the run's processes
 LOCKS = "RDTOPS_LOCKS"  # a variable that names another folder for the locks of GPUs
 GATE, GATE_S = "gate", 10.0
+DYING_S = 10.0  # that killed processes of a run get to be gone before it starts anew
 _UNLOCKABLE = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre and NFS without locks
 
 _joined: list[int] = []  # descriptors that stay open as long as this process lives
@@ -225,7 +226,7 @@ def _hold(config_path: str, command: Sequence[str]) -> NoReturn:
     holder = {"run_id": config["run_id"], "workspace": config["workspace"], "user": getpass.getuser(),
               "since_s": round(time.time(), 3)}
     try:
-        descriptors = take(wanted, holder, locks)
+        descriptors = _take_after_itself(wanted, holder, locks)
     except Taken as refusal:
         _tell(root, refusal)
         raise SystemExit(REFUSED) from refusal
@@ -235,6 +236,19 @@ def _hold(config_path: str, command: Sequence[str]) -> NoReturn:
         os.set_inheritable(descriptor, True)
     os.environ[OF], os.environ[FILES] = config["run_id"], json.dumps(list(wanted))
     os.execvp(command[0], list(command))  # noqa: S606  # that is what it is for
+
+
+def _take_after_itself(wanted: Mapping[str, str], holder: Mapping[str, Any], locks: str) -> list[int]:
+    """Processes of this very run that were killed just now may still be giving back what they had. Raises Taken."""
+    end_s = time.monotonic() + DYING_S
+    while True:
+        try:
+            return take(wanted, holder, locks)
+        except Taken as refusal:
+            others = [h for h in refusal.holders if h.get("run_id") != holder["run_id"]]
+            if others or time.monotonic() > end_s:
+                raise
+            time.sleep(0.2)
 
 
 def _tell(root: str, refusal: Taken) -> None:

@@ -135,18 +135,16 @@ def begin(script: str, session: str, tag: str, launcher: str, within_s: float,
     if used == "tmux" and not shutil.which("tmux"):
         return {"problem": "launcher", "said": "there is no tmux"}
     detach(script, tag, used)
-    end_s, holders = time.monotonic() + within_s, []
+    end_s = time.monotonic() + within_s
     while time.monotonic() < end_s:
         if text_of(process) not in ("", before):
             refused = window(script, session) if used == "tmux" else ""
             note = f"tmux refused ({refused}): there is no window, and the training runs without one"
             return {"launcher": "setsid", "note": note} if refused else {"launcher": used, "note": ""}
         holders = json.loads(text_of(refusal) or "[]")
-        if [h for h in holders if h.get("run_id") != session]:
+        if holders:
             return {"in_the_way": holders}
         time.sleep(0.05)
-    if holders:  # of the run itself: processes that outlived their launcher
-        return {"in_the_way": holders}
     return {"problem": "silent", "launched_by": used, "said": text_of(os.path.join(folder, "start.log"))[-800:]}
 
 

@@ -145,6 +145,12 @@ def test_a_killed_run_holds_nothing(held):
     held.running("b", visible="0,1")
 
 
+def test_a_run_that_starts_anew_waits_for_what_of_it_is_just_dying(held):
+    held.running("a", "echo up; exec sleep 1.5", visible="0", processes=1)  # as one that is giving back its memory
+    again = held.running("a", visible="0", processes=1)
+    assert again.poll() is None
+
+
 RANK = ("import sys; from rdtops.contract import lease; lease.join('a'); print('up', flush=True); "
         "import time; time.sleep(60)")
 
