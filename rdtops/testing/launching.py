@@ -192,8 +192,9 @@ def _ends(trial: Trial) -> Iterator[Promise]:
         trial.launcher.submit(trial.connection, job)
         state = trial.becomes(job, Phase.ENDED)
         told = trial.text(job, "exit")
-        yield _promise(f"a job that ends with {code} has ended, and its exit code is told",
-                       state.phase is Phase.ENDED and told == str(code), f"{state}, exit {told!r}")
+        right = told == "0" if code == 0 else told.isdigit() and told != "0"  # of nodes that were ended with it, say
+        yield _promise(f"a job that ends with {code} has ended, and its exit code tells whether all was well",
+                       state.phase is Phase.ENDED and right, f"{state}, exit {told!r}")
 
 
 def _stops(trial: Trial) -> Iterator[Promise]:
