@@ -42,6 +42,8 @@ LINE_TIMEOUT_S = 600.0
 POLL_S = 0.005
 CONVERGED = "every line came to its end: one training, launched once, no half file, results with the host's digests"
 OF_A_TRANSFER = ".rdtops-"  # parts and locks
+MADE_HERE = {"loss.png": b"IEND\xaeB`\x82", "report.html": b"</html>", "run.json": b"}",
+             "README.md": b"every file"}  # of fetched results, and how each ends
 
 
 @dataclass(frozen=True)
@@ -282,13 +284,13 @@ def _wrong_with_results(results: Path, workspace: Path) -> list[str]:
     """Whatever differs from what the host has."""
     (run,) = [p for p in (workspace / "runs").iterdir() if not p.name.startswith(".")]
     wrong = [f"left over: {p.name}" for p in results.rglob("*") if p.name.startswith((OF_A_TRANSFER, ".loss"))]
-    for path in (p for p in (results / run.name).rglob("*") if p.is_file() and p.name != "loss.png"):
+    for path in (p for p in (results / run.name).rglob("*") if p.is_file() and p.name not in MADE_HERE):
         original = run / path.relative_to(results / run.name)
         if path.read_bytes() != original.read_bytes():
             wrong.append(f"{path.name} is not what the host has")
-    picture = results / run.name / "loss.png"
-    if not picture.read_bytes().endswith(b"IEND\xaeB`\x82"):
-        wrong.append("half a loss.png")
+    for name, end in MADE_HERE.items():
+        if not (results / run.name / name).read_bytes().rstrip().endswith(end):
+            wrong.append(f"half a {name}")
     newest = max(p.name for p in (run / "checkpoints").glob("step_*") if p.name[5:].isdigit())
     if manifest.read(results / run.name / "checkpoints" / newest) is None:
         wrong.append(f"{newest} did not come home")
