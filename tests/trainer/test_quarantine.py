@@ -31,7 +31,7 @@ def test_a_file_that_makes_libhdf5_loop_for_ever_is_named(demonstrations) -> Non
     begun = time.monotonic()
     with pytest.raises(DataError, match=r"b_demo.hdf5 cannot be read: it takes more than 2 s") as caught:
         quarantine.index(demonstrations.folder, silence_s=2)
-    assert caught.value.remedy == "inv deploy --only dataset"
+    assert caught.value.remedy == "inv deploy --only data"
     assert time.monotonic() - begun < 20
 
 
@@ -62,4 +62,4 @@ def test_a_damaged_image_is_found_when_the_index_is_built(demonstrations) -> Non
 def test_an_error_of_ours_comes_back_as_it_is(tmp_path) -> None:
     with pytest.raises(DataError, match=r"has no \*.hdf5 file") as caught:
         quarantine.index(tmp_path)
-    assert caught.value.remedy == "inv deploy --only dataset"
+    assert caught.value.remedy == "inv deploy --only data"
