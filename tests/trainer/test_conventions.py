@@ -513,4 +513,4 @@ def test_a_wrong_name_to_trust_names_the_nearest(capsys) -> None:
 
 def test_the_command_says_what_cannot_be_read(tmp_path, capsys) -> None:
     assert __main__.main([str(tmp_path)]) == 1
-    assert "-> inv deploy --only dataset" in capsys.readouterr().out
+    assert "-> inv deploy --only data" in capsys.readouterr().out
