@@ -115,7 +115,7 @@ class Training:
         else:
             _kill(self._chosen(victim, chance))
         if victim == EVERYTHING:
-            _kill(family.members(self.spec.run_id))
+            family.end(lambda: family.members(self.spec.run_id))  # also what was being started meanwhile
             self._resume()
         what = f"a step after the kill of {victim}"
         if victim == TMUX:  # which nothing needs
