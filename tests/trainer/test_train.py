@@ -426,7 +426,8 @@ def test_a_bad_dataset_fails_with_its_place_and_no_traceback(prepare, train_here
     demonstrations.write(change=lambda data: data.__delitem__("demo_1/obs/ee_pos"))
     spec = prepare("bad", *SHORT, dataset=str(demonstrations.folder))
     assert train_here(spec) == 1
-    assert failure(spec) == {"step": 0, "error": "task_demo.hdf5: demo_1: obs/ee_pos is missing", "remedy": ""}
+    assert failure(spec) == {"step": 0, "error": "task_demo.hdf5: demo_1: obs/ee_pos is missing", "remedy": "",
+                             "type": "DataError", "rank": 0, "training": False}
     assert capsys.readouterr().err == "task_demo.hdf5: demo_1: obs/ee_pos is missing\n"
 
 
