@@ -180,6 +180,7 @@ def test_a_rollback_overrules_the_tree_until_the_next_deploy(inv, workspace):
     again = inv.good(f"{TRAIN} --dry-run")
     assert "rolled back" not in again.err
     assert f"releases/{current}" in again.out
+    shutil.rmtree(workspace / "releases" / "11111111-before")  # other tests deploy here, too
 
 
 def wait_for(condition, limit_s=60.0):
