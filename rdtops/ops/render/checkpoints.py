@@ -13,7 +13,7 @@ from rdtops.ops.render.journal import recorded
 from rdtops.ops.render.words import heldout_words, size, table_of
 from rdtops.ops.views import CheckpointList, CheckpointRow
 
-STATES = {"verified": "[green]verified[/]", "unverified": "[dim]not verified yet[/]",
+STATES = {"verified": "[green]verified[/]", "unverified": "[dim]only sizes looked at[/]",
           "damaged": "[bold red]damaged[/]"}
 
 
