@@ -29,7 +29,7 @@ REFUSAL = "refused"  # a file in the run folder: why, as JSON
 OF, FILES = "RDTOPS_LEASE", "RDTOPS_LEASE_FILES"  # variables of the run's processes
 LOCKS = "RDTOPS_LOCKS"  # a variable that names another folder for the locks of GPUs
 GATE, GATE_S = "gate", 10.0
-DYING_S = 10.0  # that killed processes of a run get to be gone before it starts anew
+DYING_S = 10.0  # that the processes of a run that was killed or has ended get to be gone
 _UNLOCKABLE = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre and NFS without locks
 
 _joined: list[int] = []  # descriptors that stay open as long as this process lives
@@ -239,16 +239,32 @@ def _hold(config_path: str, command: Sequence[str]) -> NoReturn:
 
 
 def _take_after_itself(wanted: Mapping[str, str], holder: Mapping[str, Any], locks: str) -> list[int]:
-    """Processes of this very run that were killed just now may still be giving back what they had. Raises Taken."""
+    """Processes of this very run that were killed just now may still be giving back what they had, and so may a run
+    that has just ended. Raises Taken."""
     end_s = time.monotonic() + DYING_S
     while True:
         try:
             return take(wanted, holder, locks)
         except Taken as refusal:
-            others = [h for h in refusal.holders if h.get("run_id") != holder["run_id"]]
-            if others or time.monotonic() > end_s:
+            lasting = [h for h in refusal.holders if h.get("run_id") != holder["run_id"] and not _has_ended(h)]
+            if lasting or time.monotonic() > end_s:
                 raise
             time.sleep(0.2)
+
+
+def _lasting(wanted: Mapping[str, str], locks: str) -> list[dict[str, Any]]:
+    """Who is in the way, and not just leaving."""
+    end_s = time.monotonic() + DYING_S
+    while True:
+        found = in_the_way(wanted, locks)
+        if time.monotonic() > end_s or not all(_has_ended(holder) for holder in found) or not found:
+            return found
+        time.sleep(0.2)
+
+
+def _has_ended(holder: Mapping[str, Any]) -> bool:
+    """Its run has written its exit code, and its last processes are about to go."""
+    return os.path.exists(os.path.join(str(holder.get("workspace")), "runs", str(holder.get("run_id")), "exit"))
 
 
 def _tell(root: str, refusal: Taken) -> None:
@@ -266,7 +282,7 @@ def main() -> None:
     locks = request["locks"] or locks_folder()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") if request["visible"] is None else request["visible"]
     wanted = _wanted(request["config"], visible, locks)
-    sys.stdout.write(json.dumps({"in_the_way": in_the_way(wanted, locks)}) + "\n")
+    sys.stdout.write(json.dumps({"in_the_way": _lasting(wanted, locks)}) + "\n")
 
 
 def _wanted(config: Mapping[str, Any], visible: str | None, locks: str) -> dict[str, str]:

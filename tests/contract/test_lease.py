@@ -151,6 +151,15 @@ def test_a_run_that_starts_anew_waits_for_what_of_it_is_just_dying(held):
     assert again.poll() is None
 
 
+def test_who_comes_next_waits_for_the_last_processes_of_a_run_that_has_ended(held):
+    held.running("a", "echo up; exec sleep 1.5", visible="0", processes=1)
+    (held.folder("a") / "exit").write_text("0\n")
+    assert held.running("b", visible="0", processes=1).poll() is None
+    held.running("c", "echo up; exec sleep 1.5", visible="1", processes=1)
+    (held.folder("c") / "exit").write_text("0\n")
+    assert held.asked("1") == []
+
+
 RANK = ("import sys; from rdtops.contract import lease; lease.join('a'); print('up', flush=True); "
         "import time; time.sleep(60)")
 
