@@ -21,7 +21,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 REFUSED = 75  # the exit code: EX_TEMPFAIL
@@ -225,11 +225,20 @@ def _hold(config_path: str, command: Sequence[str]) -> NoReturn:
     wanted = _wanted(config, os.environ.get("CUDA_VISIBLE_DEVICES"), locks)
     holder = {"run_id": config["run_id"], "workspace": config["workspace"], "user": getpass.getuser(),
               "since_s": round(time.time(), 3)}
-    try:
-        descriptors = _take_after_itself(wanted, holder, locks)
-    except Taken as refusal:
-        _tell(root, refusal)
-        raise SystemExit(REFUSED) from refusal
+    descriptors: list[int] = []
+
+    def refused() -> list[dict[str, Any]]:
+        try:
+            descriptors.extend(take(wanted, holder, locks))
+        except Taken as refusal:
+            return [dict(other) for other in refusal.holders]
+        return []
+
+    # processes of this very run that were killed just now may still be giving back what they had
+    others = _settled(refused, lambda other: other.get("run_id") == config["run_id"] or _has_ended(other))
+    if others:
+        _tell(root, Taken(others))
+        raise SystemExit(REFUSED)
     folder = os.open(locks, os.O_RDONLY | os.O_DIRECTORY)
     _flock(folder, fcntl.LOCK_SH)  # systemd-tmpfiles then removes nothing of it, however old
     for descriptor in (*descriptors, folder):
@@ -238,26 +247,13 @@ def _hold(config_path: str, command: Sequence[str]) -> NoReturn:
     os.execvp(command[0], list(command))  # noqa: S606  # that is what it is for
 
 
-def _take_after_itself(wanted: Mapping[str, str], holder: Mapping[str, Any], locks: str) -> list[int]:
-    """Processes of this very run that were killed just now may still be giving back what they had, and so may a run
-    that has just ended. Raises Taken."""
+def _settled(look: Callable[[], list[dict[str, Any]]],
+             is_leaving: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Who is in the way once those who are just leaving have gone, for which they have DYING_S."""
     end_s = time.monotonic() + DYING_S
     while True:
-        try:
-            return take(wanted, holder, locks)
-        except Taken as refusal:
-            lasting = [h for h in refusal.holders if h.get("run_id") != holder["run_id"] and not _has_ended(h)]
-            if lasting or time.monotonic() > end_s:
-                raise
-            time.sleep(0.2)
-
-
-def _lasting(wanted: Mapping[str, str], locks: str) -> list[dict[str, Any]]:
-    """Who is in the way, and not just leaving."""
-    end_s = time.monotonic() + DYING_S
-    while True:
-        found = in_the_way(wanted, locks)
-        if time.monotonic() > end_s or not all(_has_ended(holder) for holder in found) or not found:
+        found = look()
+        if not found or not all(is_leaving(holder) for holder in found) or time.monotonic() > end_s:
             return found
         time.sleep(0.2)
 
@@ -282,7 +278,7 @@ def main() -> None:
     locks = request["locks"] or locks_folder()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") if request["visible"] is None else request["visible"]
     wanted = _wanted(request["config"], visible, locks)
-    sys.stdout.write(json.dumps({"in_the_way": _lasting(wanted, locks)}) + "\n")
+    sys.stdout.write(json.dumps({"in_the_way": _settled(lambda: in_the_way(wanted, locks), _has_ended)}) + "\n")
 
 
 def _wanted(config: Mapping[str, Any], visible: str | None, locks: str) -> dict[str, str]:
