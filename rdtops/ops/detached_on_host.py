@@ -13,13 +13,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import signal
 import sys
 import time
 from typing import Callable
 
-from rdtops.remote.far.detach import detach, window
+from rdtops.remote.far.detach import chosen, detach, window
 from rdtops.remote.far.kin import carrying, is_alive, send, text_of
 
 STALE = ("process", "exit", "stop")
@@ -36,8 +35,8 @@ def submit(script: str, session: str, tag: str, launcher: str, within_s: float) 
         for name in STALE:
             if os.path.exists(os.path.join(folder, name)):
                 os.remove(os.path.join(folder, name))
-        used = launcher if launcher != "auto" else "tmux" if shutil.which("tmux") else "setsid"
-        problem = "there is no tmux" if used == "tmux" and not shutil.which("tmux") else ""
+        used = chosen(launcher)
+        problem = "" if used else "there is no tmux"
         if not problem:
             detach(script, tag, used)
         latest = time.monotonic() + within_s

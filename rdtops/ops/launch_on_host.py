@@ -23,7 +23,7 @@ import sys
 import time
 from typing import Any
 
-from rdtops.remote.far.detach import detach, window
+from rdtops.remote.far.detach import chosen, detach, window
 from rdtops.remote.far.gate import LAUNCHES, alone
 from rdtops.remote.far.kin import is_alive, text_of
 
@@ -131,8 +131,8 @@ def begin(script: str, session: str, tag: str, launcher: str, within_s: float,
         return {"launcher": "", "note": ""}
     with contextlib.suppress(FileNotFoundError):
         os.unlink(refusal)
-    used = launcher if launcher != "auto" else "tmux" if shutil.which("tmux") else "setsid"
-    if used == "tmux" and not shutil.which("tmux"):
+    used = chosen(launcher)
+    if not used:
         return {"problem": "launcher", "said": "there is no tmux"}
     detach(script, tag, used)
     end_s = time.monotonic() + within_s

@@ -19,19 +19,12 @@ import time
 from typing import Any, Callable
 
 from rdtops.remote.far.gate import LAUNCHES, alone
+from rdtops.remote.far.kin import text_of
 
 PATIENCE_S = 60.0
 FORGOTTEN_S = 86400.0  # an upload that nobody has gone on with
 DEPLOYED, ROLLED_BACK = ".deployed", ".rolled-back"
 INCOMING, REMOVING = ".incoming-", ".removing-"
-
-
-def text_of(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(1 << 20)
-    except OSError:
-        return ""
 
 
 def listed(workspace: str) -> dict[str, Any]:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 
 from rdtops.remote.far.kin import text_of
+
+
+def chosen(launcher: str) -> str:
+    """`auto` is tmux where it is, else setsid; '' for a tmux that is not there."""
+    has_tmux = shutil.which("tmux") is not None
+    used = launcher if launcher != "auto" else "tmux" if has_tmux else "setsid"
+    return "" if used == "tmux" and not has_tmux else used
 
 
 def detach(script: str, tag: str, launcher: str) -> None:
