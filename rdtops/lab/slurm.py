@@ -14,7 +14,6 @@ import getpass
 import os
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -116,7 +115,6 @@ class Cluster:
         """Daemons that were stopped run again, and no job is left."""
         if self.pid_of("slurmctld") is None:
             self.start_controller()
-        self.thaw_controller()
         self.client("scancel", "--user", getpass.getuser())
         down = self.client("sinfo", "-h", "-N", "-p", "gpu", "-t", "down", "-o", "%N").split()
         for name in down:  # a node that registers anew is taken back
@@ -141,13 +139,6 @@ class Cluster:
     def fail_node(self, name: str) -> None:
         """As if the machine had died: Slurm ends or requeues what was there. `mend` repairs it."""
         self.client("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
-
-    def freeze_controller(self) -> None:
-        """It takes connections and answers nothing."""
-        os.kill(self._pid("slurmctld"), signal.SIGSTOP)
-
-    def thaw_controller(self) -> None:
-        os.kill(self._pid("slurmctld"), signal.SIGCONT)
 
     def stop_node(self, name: str) -> None:
         """Its slurmd ends, as if the machine were gone; what it started goes on."""

@@ -89,7 +89,6 @@ class News:
     run: RunView
     files: Mapping[str, Piece]  # path below the run folder -> what is new in it
     gpus: tuple[Gpu, ...]
-    clock_ahead_s: float  # of the host's clock before ours
 
 
 class Newsroom:
@@ -98,8 +97,7 @@ class Newsroom:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._stream: Stream | None = None
-        self._told: Mapping[str, JobState] = {}
-        self._job_asked_s = -JOB_POLL_S
+        self._jobs: dict[str, tuple[float, JobState | None]] = {}  # of each run: when it was asked for, and the answer
         self._configs: dict[str, str] = {}  # config.json of each run, which need not travel twice
 
     def __enter__(self) -> Newsroom:
@@ -120,8 +118,7 @@ class Newsroom:
         self._configs[run_id] = answer["run"]["config"]
         cards = runs.gpus_of(answer)
         return News(runs.view(self.connection.host.name, answer["run"], cards, self._job(run_id)),
-                    {path: _piece(piece) for path, piece in answer["files"].items()}, cards,
-                    float(answer["now_s"]) - time.time())
+                    {path: _piece(piece) for path, piece in answer["files"].items()}, cards)
 
     def gpus(self) -> tuple[Gpu, ...]:
         """Those of the host, none where nvidia-smi says nothing. Raises one of LOST."""
@@ -134,10 +131,12 @@ class Newsroom:
 
     def _job(self, run_id: str) -> JobState | None:
         """What a cluster's scheduler says of the run, which is not asked every second."""
-        if time.monotonic() > self._job_asked_s + JOB_POLL_S or run_id not in self._told:
+        asked_s, state = self._jobs.get(run_id, (-JOB_POLL_S, None))
+        if state is None or time.monotonic() > asked_s + JOB_POLL_S:
             job = jobs.of_run(RunPaths(self.connection.workspace, run_id))
-            self._told, self._job_asked_s = jobs.told(self.connection, [job]), time.monotonic()
-        return self._told.get(run_id)
+            state = jobs.told(self.connection, [job]).get(run_id)
+            self._jobs[run_id] = time.monotonic(), state
+        return state
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         request["shrunk"] = True

@@ -4,7 +4,7 @@ Requests (one JSON line each, until the input ends), answers (one JSON line each
     {"op": "list", "workspace": str, "gpus": bool} -> {"runs": [facts of each run, oldest first], "gpus": [rows]}
     {"op": "gpus"}                                -> {"gpus": [rows]}
     {"op": "news", "workspace", "run_id", "files": {path: question}, "gpus": bool}
-        -> {"run": facts, "files": {path: piece}, "gpus": [rows], "now_s": float}
+        -> {"run": facts, "files": {path: piece}, "gpus": [rows]}
     {"op": "stop", "workspace", "run_id", "grace_s"} -> {"ended": [pids], "killed": [pids]}
     {"op": "checkpoints", "workspace", "run_id"}  -> {"checkpoints": [...], "unfinished": [names]}
     {"op": "evaluations", "workspace", "run_ids"} -> {"evaluations": [facts of each evaluation, oldest first]}
@@ -117,7 +117,7 @@ def news(workspace: str, run_id: str, files: dict[str, dict[str, Any]], gpus: bo
     if hashlib.md5(str(run["config"]).encode()).hexdigest() == known:
         run["config"] = None
     pieces = {path: piece(os.path.join(root, run_id, path), **question) for path, question in files.items()}
-    return {"run": run, "files": pieces, "gpus": rows, "now_s": time.time()}
+    return {"run": run, "files": pieces, "gpus": rows}
 
 
 def piece(path: str, cursor: list[Any], limit: int = PIECE, last_lines: int = -1, steps: int = 0,

@@ -32,7 +32,6 @@ class Update:
     news: News | None = None
     events: tuple[watch.Seen, ...] = ()
     log: tuple[str, ...] = ()
-    log_rest: str = ""
     problem: str = ""
     again_in_s: float = 0.0  # 0.0 after a problem: it will not be tried again
 
