@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 from rdtops.contract.evaluation import EvalSpec, Protocol, checkpoint_folder
@@ -131,7 +130,8 @@ def begin(connection: Connection, run: RunSpec, spec: EvalSpec) -> EvalLaunched:
         _forget(connection, spec)
         raise
     if not connection.run(Command("test", "-e", str(run.paths.config)), check=False).ok:
-        _write(connection, {run.paths.config: run.to_json() + "\n"})  # a stand-in; every other run has its folder
+        # a stand-in; every other run has its folder
+        runs.write_file(connection, run.paths.config, run.to_json() + "\n", make_folder=True)
     tasks = tuple(task["name"] for task in found["tasks"])
     launcher = admission.start_evaluation(connection, spec)
     return EvalLaunched(spec.host, spec.run_id, spec.name, launcher, connection.short(str(spec.paths.root)), tasks,
@@ -174,14 +174,8 @@ def _require_release(connection: Connection, spec: EvalSpec) -> None:
 def _prepare(connection: Connection, spec: EvalSpec) -> None:
     """Make the evaluation's folder with its files, each written whole."""
     files = launch.evaluation_files(connection.host, spec)
-    _write(connection, {spec.paths.root / name: text for name, text in files.items()})
-
-
-def _write(connection: Connection, files: Mapping[PurePosixPath, str]) -> None:
-    for path, text in files.items():
-        whole, part = quoted(str(path)), quoted(f"{path}.tmp")
-        connection.run_shell(f"mkdir -p {quoted(str(path.parent))} && cat > {part} && mv {part} {whole}",
-                             stdin=text.encode())
+    for name, text in files.items():
+        runs.write_file(connection, spec.paths.root / name, text, make_folder=True)
 
 
 def _forget(connection: Connection, spec: EvalSpec) -> None:

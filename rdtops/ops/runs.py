@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from rdtops.contract.journal import Event, parse
@@ -11,6 +12,7 @@ from rdtops.contract.run import Checkpoint, RunEnd, RunPaths, RunSpec, RunState,
 from rdtops.errors import ConfigError, RunError
 from rdtops.launcher import JobState
 from rdtops.ops import checkpoints_on_host, jobs, runs_on_host
+from rdtops.remote.command import quoted
 from rdtops.remote.connection import Connection
 from rdtops.supervisor import evidence_on_host
 
@@ -119,6 +121,13 @@ def checkpoints(connection: Connection, run: RunView) -> tuple[list[Checkpoint],
     answer = connection.call(runs_on_host, {"op": "checkpoints", "workspace": connection.workspace,
                                             "run_id": run.run_id})
     return sorted((Checkpoint(**c) for c in answer["checkpoints"]), key=lambda c: c.step), answer["unfinished"]
+
+
+def write_file(connection: Connection, path: PurePosixPath, text: str, *, make_folder: bool = False) -> None:
+    """A file of the host, whole or not at all."""
+    whole, part = quoted(str(path)), quoted(f"{path}.tmp")
+    first = f"mkdir -p {quoted(str(path.parent))} && " if make_folder else ""
+    connection.run_shell(f"{first}cat > {part} && mv {part} {whole}", stdin=text.encode())
 
 
 def digest_states(connection: Connection, run: RunView, *, verify: bool) -> dict[str, tuple[str, tuple[str, ...]]]:

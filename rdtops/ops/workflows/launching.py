@@ -19,7 +19,6 @@ from rdtops.ops.session import Prepared, Session
 from rdtops.ops.training import Launched
 from rdtops.ops.views import Deployed, LaunchPlan, Progressed
 from rdtops.ops.workflows.watching import _spec, follow_run
-from rdtops.remote.command import quoted
 from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Host
 
@@ -95,10 +94,8 @@ def _launched(session: Session, host: Host, prepared: Prepared, run: RunView | N
 
 def _keep_checks(session: Session, connection: Connection, paths: RunPaths, findings: Report) -> None:
     """Beside the run, for its report. A launch that has succeeded does not fail of it."""
-    path = str(paths.checks)
     try:
-        connection.run_shell(f"cat > {quoted(path + '.tmp')} && mv {quoted(path + '.tmp')} {quoted(path)}",
-                             stdin=json.dumps(findings.to_json(), ensure_ascii=False).encode())
+        runs.write_file(connection, paths.checks, json.dumps(findings.to_json(), ensure_ascii=False))
     except (HostError, RemoteError) as error:
         session.say(f"what the checks found could not be kept there: {error.message}")
 
