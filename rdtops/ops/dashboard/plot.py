@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
+from rdtops.ops.scale import Scale
+
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # [column][row from above] of a cell
 LABEL_CELLS = 8
-WIDE_RANGE = 30.0  # the largest value so many times the smallest: then only a logarithmic axis shows both
 
 
 @dataclass(frozen=True)
@@ -30,52 +31,14 @@ def plot(curves: Sequence[Curve], columns: int, rows: int, *, logarithmic: bool 
     width, height = columns - LABEL_CELLS - 1, rows - 1
     if not drawn or width < 4 or height < 2:
         return Text("no step yet", style="dim")
-    scale = _Scale.of(drawn, logarithmic)
+    scale = Scale.of([c.points for c in drawn], logarithmic)
     cells: list[list[tuple[int, str]]] = [[(0, "")] * width for _ in range(height)]
     for curve in drawn:
         _draw(cells, curve, scale)
     return _with_axes(cells, scale)
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """Values and steps as shares of the picture, 0 to 1."""
-
-    first: int
-    last: int
-    low: float
-    high: float
-    logarithmic: bool
-
-    @classmethod
-    def of(cls, curves: Sequence[Curve], logarithmic: bool | None) -> _Scale:
-        steps = [p[0] for c in curves for p in c.points]
-        values = [p[1] for c in curves for p in c.points]
-        low, high = min(values), max(values)
-        if logarithmic is None:
-            logarithmic = low > 0 and high / low > WIDE_RANGE
-        logarithmic = logarithmic and low > 0
-        if not logarithmic:
-            low = min(0.0, low)
-        if high <= low:
-            high = low + (abs(low) or 1.0)
-        return cls(min(steps), max(*steps, min(steps) + 1), low, high, logarithmic)
-
-    def x(self, step: int) -> float:
-        return (step - self.first) / (self.last - self.first)
-
-    def y(self, value: float) -> float:
-        if self.logarithmic:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
-
-    def value(self, share: float) -> float:
-        if self.logarithmic:
-            return self.low * math.exp(share * math.log(self.high / self.low))
-        return self.low + share * (self.high - self.low)
-
-
-def _draw(cells: list[list[tuple[int, str]]], curve: Curve, scale: _Scale) -> None:
+def _draw(cells: list[list[tuple[int, str]]], curve: Curve, scale: Scale) -> None:
     wide, high = 2 * len(cells[0]), 4 * len(cells)
     columns: dict[int, list[float]] = {}
     for step, value in curve.points:
@@ -95,7 +58,7 @@ def _line(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]
             for i in range(count + 1)]
 
 
-def _with_axes(cells: list[list[tuple[int, str]]], scale: _Scale) -> Text:
+def _with_axes(cells: list[list[tuple[int, str]]], scale: Scale) -> Text:
     picture = Text()
     for number, row in enumerate(cells):
         share = 1 - number / (len(cells) - 1)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from rdtops.ops.scale import Scale
+
 WIDTH, HEIGHT = 720, 260
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 10, 34
-WIDE_RANGE = 30.0  # the largest value so many times the smallest: then the axis is logarithmic
 MOST_POINTS = 1200  # of a curve: more than there are pixels
 
 
@@ -27,12 +28,12 @@ def curves(lines: Sequence[Line], *, marks: Sequence[tuple[float, str]] = (), un
     drawn = [c for c in drawn if c.points]
     if not drawn:
         return ""
-    axes = _Axes.of(drawn)
+    axes = _Axes(Scale.of([c.points for c in drawn]))
     parts = [*_grid(axes), *(_mark(axes, step, words) for step, words in marks), *(_curve(axes, c) for c in drawn)]
     legend = "".join(f'<span class="{c.css_class}"><i></i>{escape(c.name)}</span>' for c in drawn if c.name)
     return (f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(drawn[0].name)}">'
             f'{"".join(parts)}</svg><figcaption>{legend}<em>{escape(unit)}'
-            f'{", logarithmic" if axes.logarithmic else ""}</em></figcaption></figure>')
+            f'{", logarithmic" if axes.scale.logarithmic else ""}</em></figcaption></figure>')
 
 
 def intervals(rows: Sequence[tuple[str, float, tuple[float, float], str]]) -> str:
@@ -55,38 +56,25 @@ def _at(share: float) -> str:
 
 @dataclass(frozen=True)
 class _Axes:
-    first: float
-    last: float
-    low: float
-    high: float
-    logarithmic: bool
+    """The scale on the drawing, in its units."""
 
-    @classmethod
-    def of(cls, lines: Sequence[Line]) -> _Axes:
-        steps = [x for c in lines for x, _ in c.points]
-        values = [y for c in lines for _, y in c.points]
-        low, high = min(values), max(values)
-        logarithmic = low > 0 and high / low > WIDE_RANGE
-        low = low if logarithmic else min(0.0, low)
-        return cls(min(steps), max(*steps, min(steps) + 1), low, high if high > low else low + 1, logarithmic)
+    scale: Scale
 
     def x(self, step: float) -> float:
-        return LEFT + (step - self.first) / (self.last - self.first) * (WIDTH - LEFT - RIGHT)
+        return LEFT + self.scale.x(step) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        share = (math.log(value / self.low) / math.log(self.high / self.low) if self.logarithmic
-                 else (value - self.low) / (self.high - self.low))
-        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+        return HEIGHT - BOTTOM - self.scale.y(value) * (HEIGHT - TOP - BOTTOM)
 
     def ticks(self) -> list[float]:
-        if not self.logarithmic:
-            size = _round_step((self.high - self.low) / 4)
-            first = math.ceil(self.low / size)
-            return [n * size for n in range(first, math.floor(self.high / size) + 1)]
-        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        if not self.scale.logarithmic:
+            size = _round_step((self.scale.high - self.scale.low) / 4)
+            first = math.ceil(self.scale.low / size)
+            return [n * size for n in range(first, math.floor(self.scale.high / size) + 1)]
+        powers = range(math.floor(math.log10(self.scale.low)), math.ceil(math.log10(self.scale.high)) + 1)
         factors = (1,) if len(powers) > 4 else (1, 2, 5)
         found = [factor * 10.0 ** power for power in powers for factor in factors]
-        return [value for value in found if self.low <= value <= self.high]
+        return [value for value in found if self.scale.low <= value <= self.scale.high]
 
 
 def _round_step(size: float) -> float:
@@ -101,8 +89,8 @@ def _grid(axes: _Axes) -> list[str]:
         y = f"{axes.y(value):.1f}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
                      f'<text class="tick" x="{LEFT - 8}" y="{float(y) + 4:.1f}" text-anchor="end">{value:.4g}</text>')
-    size = _round_step((axes.last - axes.first) / 6)
-    for number in range(math.ceil(axes.first / size), math.floor(axes.last / size) + 1):
+    size = _round_step((axes.scale.last - axes.scale.first) / 6)
+    for number in range(math.ceil(axes.scale.first / size), math.floor(axes.scale.last / size) + 1):
         x = f"{axes.x(number * size):.1f}"
         parts.append(f'<text class="tick" x="{x}" y="{HEIGHT - 14}" text-anchor="middle">{number * size:g}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
