@@ -160,9 +160,9 @@ def test_a_far_side_program_imports_nothing_of_ours_but_its_neighbours():
         assert all(name.startswith("rdtops.remote.far") for name in ours), file
 
 
-def test_only_cli_prints_and_exits():
+def test_only_the_screen_prints_and_exits():
     for file in (ROOT / "rdtops").rglob("*.py"):
-        if file.name not in ("cli.py", "__main__.py") and not {"lab", "trainer"} & set(file.parts):
+        if file.name not in ("screen.py", "__main__.py") and not {"lab", "trainer"} & set(file.parts):
             text = file.read_text().partition('if __name__ == "__main__":\n')[0]
             assert not re.search(r"^\s*print\(|sys\.exit\(", text, re.MULTILINE), file
 

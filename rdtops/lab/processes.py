@@ -97,22 +97,32 @@ def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
 def end_all(find: Callable[[], set[int]], grace_s: float = 2.0) -> int:
     """End what `find` finds until it finds nothing: asked first, killed after the grace. The number of processes.
 
+    They are gone then, also one that `find` no longer finds while it is dying: it leaves its namespace before it ends.
     Raises LabError when something survives.
     """
-    ended: set[int] = set()
+    ended: set[Process] = set()
     for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, grace_s + KILLED_S)):
         deadline_s = time.monotonic() + patience_s
-        while (alive := find()) and time.monotonic() < deadline_s:
+        while (alive := _found(find) | _living(ended)) and time.monotonic() < deadline_s:
             if alive - ended or number == signal.SIGKILL:
-                signal_all(alive, number)
-                signal_all(alive, signal.SIGCONT)  # a frozen one hears SIGTERM only when it goes on
+                pids = {process.pid for process in alive}
+                signal_all(pids, number)
+                signal_all(pids, signal.SIGCONT)  # a frozen one hears SIGTERM only when it goes on
             ended |= alive
-            _reap(ended)
+            _reap(process.pid for process in ended)
             time.sleep(0.02)
         if not alive:
             return len(ended)
     raise LabError("these processes of the lab do not end: " +
-                   "; ".join(f"pid {pid} ({command_line(pid)})" for pid in sorted(find())))
+                   "; ".join(f"pid {pid} ({command_line(pid)})" for pid in sorted(p.pid for p in alive)))
+
+
+def _found(find: Callable[[], set[int]]) -> set[Process]:
+    return {process for pid in find() if (process := Process.of(pid))}
+
+
+def _living(processes: Iterable[Process]) -> set[Process]:
+    return {process for process in processes if Process.of(process.pid) == process}
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,8 @@ class Dashboard(App[None]):
     # --- what comes from the hosts
 
     def on_dashboard_came(self, message: Came) -> None:
+        if not self.is_running:  # it is being closed: its panels go one after another
+            return
         update = message.update
         key = (update.host, update.run_id)
         is_news = bool(update.problem) != bool(self.known[key].problem)
