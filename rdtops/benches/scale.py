@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rdtops.contract import kin
 from rdtops.contract.config import preset
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec
@@ -24,7 +25,6 @@ from rdtops.errors import LabError
 from rdtops.lab.ports import Ports
 from rdtops.lab.site import Lab
 from rdtops.ops.repository import ROOT, Measured, Say, StepFailed
-from rdtops.remote.far import kin
 
 HOSTS, EVENTS, SHORT = 50, 10_000, 100
 STATUS_GOAL, JOURNAL_GOAL, MEMORY_GOAL = 3.0, 1.3, 1.1
@@ -188,8 +188,7 @@ def _swap(one: Path, other: Path) -> None:
 
 def _claim(folder: Path, pid: int) -> None:
     """The run lives as long as that process."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    (folder / "process").write_text(f"{pid} {kin.start_time(pid)} {boot}\n")
+    (folder / "process").write_text(f"{kin.name_of(pid)}\n")
 
 
 def _resident_after(journal: Journal, watching: subprocess.Popen[bytes], seen: object, step: int) -> int:

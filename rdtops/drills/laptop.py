@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rdtops.contract import manifest
+from rdtops.contract import kin, manifest
 from rdtops.contract.manifest import FileDigest, Manifest
 from rdtops.lab import processes
 from rdtops.lab.ports import Ports
@@ -28,7 +28,6 @@ from rdtops.lab.site import JUMP, Lab
 from rdtops.ops import runs_on_host
 from rdtops.ops.repository import ROOT, Drilled, Say, StepFailed, make_tiny_assets
 from rdtops.remote import calls
-from rdtops.remote.far import kin
 
 HOST = "lab"
 SETTINGS = ("--set max_steps=100000 --set checkpoint_every_steps=5 --set heldout_share=0 "

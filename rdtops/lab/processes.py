@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rdtops.contract import kin
 from rdtops.errors import LabError
 from rdtops.lab.files import place
 
@@ -27,8 +28,8 @@ class Process:
     @classmethod
     def of(cls, pid: int) -> Process | None:
         """The process of that pid now, None when there is none or only its zombie."""
-        stat = _stat(pid)
-        return cls(pid, stat.started_ticks, _boot_id()) if stat and stat.state not in "ZX" else None
+        started = kin.start_time(pid)
+        return cls(pid, int(started), kin.boot_id()) if started else None
 
     @classmethod
     def read(cls, path: Path) -> Process | None:
@@ -47,9 +48,9 @@ class Process:
 def family(pid: int) -> set[int]:
     """The process and all that descend from it."""
     children: dict[int, list[int]] = {}
-    for one in _pids():
-        if stat := _stat(one):
-            children.setdefault(stat.parent, []).append(one)
+    for one in (int(path.name) for path in PROC.iterdir() if path.name.isdigit()):
+        if stat := kin.stat_of(one):
+            children.setdefault(int(stat[1]), []).append(one)
     found: set[int] = set()
     waiting = [pid]
     while waiting:
@@ -60,14 +61,13 @@ def family(pid: int) -> set[int]:
 
 def with_environment(name: str, value: str) -> set[int]:
     """Our own processes started with this environment variable; not this process, nor those it descends from."""
-    entry = f"{name}={value}".encode()
-    return {pid for pid in _own_pids() - _lineage() if entry in _content(pid, "environ").split(b"\0")}
+    return {*kin.carrying(f"{name}={value}")} - kin.lineage()
 
 
 def writing_to(file: Path) -> set[int]:
     """Our own processes that hold this file open for writing only, as a server holds its log."""
     targets = (str(file), f"{file} (deleted)")  # the second after `rm -rf` of a lab that was up
-    return {pid for pid in _own_pids() - _lineage() for target in targets
+    return {pid for pid in {*kin.own()} - kin.lineage() for target in targets
             if any(_only_written(link) for link in _descriptors_of(pid, target))}
 
 
@@ -83,7 +83,7 @@ def holds_socket(pid: int, inode: int) -> bool:
 
 
 def command_line(pid: int) -> str:
-    return _content(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
+    return kin.text_of(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
 
 
 def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
@@ -123,60 +123,6 @@ def _found(find: Callable[[], set[int]]) -> set[Process]:
 
 def _living(processes: Iterable[Process]) -> set[Process]:
     return {process for process in processes if Process.of(process.pid) == process}
-
-
-@dataclass(frozen=True)
-class _Stat:
-    state: str
-    parent: int
-    started_ticks: int
-
-
-def _stat(pid: int) -> _Stat | None:
-    try:
-        text = (PROC / str(pid) / "stat").read_text(errors="replace")
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()  # the name before it may hold anything
-    return _Stat(fields[0], int(fields[1]), int(fields[19]))
-
-
-def _boot_id() -> str:
-    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
-
-
-def _pids() -> Iterator[int]:
-    return (int(path.name) for path in PROC.iterdir() if path.name.isdigit())
-
-
-def _own_pids() -> set[int]:
-    """Living processes of this user."""
-    own = set()
-    for pid in _pids():
-        try:
-            if (PROC / str(pid)).stat().st_uid == os.geteuid() and Process.of(pid):
-                own.add(pid)
-        except OSError:
-            continue
-    return own
-
-
-def _lineage() -> set[int]:
-    """This process and those it descends from: never to be ended from here."""
-    found: set[int] = set()
-    pid = os.getpid()
-    while pid and pid not in found:
-        found.add(pid)
-        stat = _stat(pid)
-        pid = stat.parent if stat else 0
-    return found
-
-
-def _content(pid: int, name: str) -> bytes:
-    try:
-        return (PROC / str(pid) / name).read_bytes()
-    except OSError:
-        return b""
 
 
 def _descriptors_of(pid: int, target: str) -> Iterator[Path]:

@@ -18,8 +18,8 @@ import sys
 import time
 from typing import Callable
 
+from rdtops.contract.kin import carrying, is_alive, send, text_of
 from rdtops.remote.far.detach import chosen, detach, window
-from rdtops.remote.far.kin import carrying, is_alive, send, text_of
 
 STALE = ("process", "exit", "stop")
 

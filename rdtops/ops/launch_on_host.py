@@ -23,9 +23,9 @@ import sys
 import time
 from typing import Any
 
+from rdtops.contract.kin import is_alive, text_of
 from rdtops.remote.far.detach import chosen, detach, window
 from rdtops.remote.far.gate import LAUNCHES, alone
-from rdtops.remote.far.kin import is_alive, text_of
 
 PATIENCE_S = 60.0  # another launch of this workspace may take so long
 PREPARING = ".preparing-"

@@ -18,8 +18,8 @@ import sys
 import time
 from typing import Any, Callable
 
+from rdtops.contract.kin import text_of
 from rdtops.remote.far.gate import LAUNCHES, alone
-from rdtops.remote.far.kin import text_of
 
 PATIENCE_S = 60.0
 FORGOTTEN_S = 86400.0  # an upload that nobody has gone on with

@@ -23,8 +23,8 @@ import sys
 import time
 from typing import Any, Callable
 
+from rdtops.contract.kin import PIECE, carrying, environment, is_alive, own, rank_of, send, text_of, wait_for
 from rdtops.remote.far.cards import all_of_them, of_processes, variable_of, visible
-from rdtops.remote.far.kin import PIECE, carrying, is_alive, is_rank, send, start_time, text_of, wait_for
 from rdtops.remote.far.tails import last_of_each_kind, read_on, rows_of, shrunk, thinned
 
 TAIL = 1 << 16
@@ -50,13 +50,8 @@ def members(name: str, variable: str = "RDTOPS_RUN") -> list[int]:
 def tagged() -> set[str]:
     """The runs that have living processes of ours. Looked for once: this program lives for one question."""
     if not TAGGED:
-        for name in os.listdir("/proc"):
-            try:
-                if name.isdigit() and os.stat(f"/proc/{name}").st_uid == os.getuid() and start_time(int(name)):
-                    with open(f"/proc/{name}/environ", "rb") as file:
-                        TAGGED.update(v[11:].decode() for v in file.read().split(b"\0") if v.startswith(b"RDTOPS_RUN="))
-            except OSError:
-                continue
+        for pid in own():
+            TAGGED.update(v[11:] for v in environment(pid) if v.startswith("RDTOPS_RUN="))
         TAGGED.add("")
     return TAGGED
 
@@ -174,7 +169,7 @@ def stop(workspace: str, run_id: str, grace_s: float) -> dict[str, object]:
 
 def end(living: Callable[[], list[int]], grace_s: float) -> dict[str, object]:
     every = living()
-    ranks = [pid for pid in every if is_rank(pid)]
+    ranks = [pid for pid in every if rank_of(pid) is not None]
     send(ranks or every, signal.SIGTERM)
     wait_for(living, ranks or every, grace_s)
     wait_for(living, every, LEAVE_S)  # what started them follows by itself, and writes how they ended

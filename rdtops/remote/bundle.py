@@ -13,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-FAR = "rdtops.remote.far."
+FAR = "rdtops.remote.far"
+KIN = "rdtops.contract.kin"  # not far away alone: what runs on the host looks at processes, too
 
 # What the host runs first: its stdin holds the size of the packed source, the packed source, and then what the program
 # reads itself. Nobody's site-packages or PYTHONPATH has a say in it, nor costs time.
@@ -31,13 +32,13 @@ for _name, _text in {modules!r}:
 
 
 def source(program: ModuleType) -> str:
-    """The program with everything it needs of rdtops.remote.far; each module keeps its own names."""
+    """The program with everything of ours that it needs; each module keeps its own names."""
     needed = [name for name in _needed(program.__name__) if name != program.__name__]
     text = _text(program.__name__)
     if not needed:
         return text
-    packages = [(FAR[:end], "") for end in (at for at, letter in enumerate(FAR) if letter == ".")]
-    return (_LOADER.format(modules=[*packages, *((name, _text(name)) for name in needed)])
+    packages = sorted({name[:end] for name in needed for end, letter in enumerate(name) if letter == "."})
+    return (_LOADER.format(modules=[*((name, "") for name in packages), *((name, _text(name)) for name in needed)])
             + f"exec(compile({text!r}, {program.__name__!r}, 'exec'))\n")
 
 
@@ -71,9 +72,8 @@ def _imported(node: ast.stmt) -> list[str]:
     """Modules of ours, whichever way they are imported: `from rdtops.remote.far import gate`, or names of one."""
     if not isinstance(node, ast.ImportFrom) or node.module is None:
         return []
-    if node.module == FAR.removesuffix("."):
-        return [FAR + alias.name for alias in node.names]
-    return [node.module] if node.module.startswith(FAR) else []
+    named = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in named if name == KIN or (name.startswith(f"{FAR}.") and name.count(".") == 3)]
 
 
 def _text(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Far side: what the host can say of one run, for a diagnosis. Standard library, Python 3.8, one file.
+"""Far side: what the host can say of one run, for a diagnosis. Standard library, Python 3.8.
 
 Request: {"workspace": str, "wanted": str}: a run id, a beginning or end of one, or '' for the newest.
 Answer: {"names": [every run, oldest first], "facts", "attempts"}, the last two of the run when there is one such; what
@@ -16,9 +16,10 @@ import sys
 import time
 from typing import Any, Sequence
 
+from rdtops.contract.kin import boot_id, carrying, is_alive, rank_of, stat_of, text_of
+
 TAIL_BYTES = 1 << 18
 LOG_LINES, JOURNAL_LINES, KERNEL_LINES = 400, 200, 20
-TRAINER = "rdtops.trainer.train"
 EVALUATION = ('{"kind": "eval_', '{"kind": "trial"')
 SAMPLED_S = 0.5  # over which a rank's share of a core is measured
 TELLING = ("failed", "stopped", "finished", "stuck", "started", "attempt", "checkpoint_failed",
@@ -34,12 +35,12 @@ def facts(workspace: str, run_id: str, exit_code: int | None = None, *, ended: b
     folder = os.path.join(workspace, "runs", run_id)
     journal = attempt_of(os.path.join(folder, "journal.jsonl"))
     begun: dict[str, Any] = next((e for e in journal["events"] if e.get("kind") == "attempt"), {})
-    pids = [] if ended else members(run_id)
+    pids = [] if ended else carrying(f"RDTOPS_RUN={run_id}")
     process = text_of(os.path.join(folder, "process")).split()
     if exit_code is None and not ended:
         exit_code = number_of(text_of(os.path.join(folder, "exit")))
-    is_alive = not ended and (bool(pids) or any(
-        alive(text_of(os.path.join(folder, name)).split()) for name in ("process", "supervisor")))
+    goes_on = not ended and (bool(pids) or any(
+        is_alive(text_of(os.path.join(folder, name))) for name in ("process", "supervisor")))
     disk = disk_of(folder)
     smi, problem = gpus(pids)
     oom_kills = counted_oom_kills()
@@ -48,7 +49,7 @@ def facts(workspace: str, run_id: str, exit_code: int | None = None, *, ended: b
     return {
         "run_id": run_id, "config": text_of(os.path.join(folder, "config.json")), "journal": journal["lines"],
         "log": log_of(os.path.join(folder, "train.log"), begun), "kernel": kernel(float(begun.get("time_s", 0))),
-        "exit_code": exit_code, "alive": is_alive, "launched": bool(process),
+        "exit_code": exit_code, "alive": goes_on, "launched": bool(process),
         "stop_requested": os.path.exists(os.path.join(folder, "stop")),
         "same_boot": len(process) < 3 or process[2] == boot_id(),
         "oom_kills": None if before is None or after is None else max(0, after - before),
@@ -135,49 +136,9 @@ def parsed(line: str) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-def text_of(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            return file.read(1 << 20).decode("utf-8", "replace")
-    except OSError:
-        return ""
-
-
 def number_of(text: str) -> int | None:
     text = text.strip()
     return int(text) if text.lstrip("-").isdigit() else None
-
-
-def boot_id() -> str:
-    return text_of("/proc/sys/kernel/random/boot_id").strip()
-
-
-def stat_of(pid: int) -> list[str]:
-    """Behind the name: state first; empty for one that is gone."""
-    return text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
-
-
-def alive(process: list[str]) -> bool:
-    """`pid starttime boot_id` names a living process of this boot."""
-    if len(process) != 3 or not process[0].isdigit() or process[2] != boot_id():
-        return False
-    stat = stat_of(int(process[0]))
-    return len(stat) > 19 and stat[0] not in "ZX" and stat[19] == process[1]
-
-
-def members(run_id: str) -> list[int]:
-    tag = f"RDTOPS_RUN={run_id}".encode()
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid():
-            try:
-                with open(f"/proc/{name}/environ", "rb") as file:
-                    tagged = tag in file.read().split(b"\0")
-            except OSError:
-                continue
-            if tagged and (stat_of(int(name)) or "Z")[0] not in "ZX":
-                found.append(int(name))
-    return found
 
 
 def ranks(pids: list[int]) -> list[dict[str, Any]]:
@@ -195,16 +156,6 @@ def ranks(pids: list[int]) -> list[dict[str, Any]]:
 def ticks(pid: int) -> int:
     stat = stat_of(pid)
     return int(stat[11]) + int(stat[12]) if len(stat) > 12 else 0
-
-
-def rank_of(pid: int) -> int | None:
-    words = text_of(f"/proc/{pid}/cmdline").split("\0")
-    if TRAINER not in words or "accelerate.commands.launch" in words or "rdtops.supervisor" in words:
-        return None
-    for variable in text_of(f"/proc/{pid}/environ").split("\0"):
-        if variable.startswith("RANK=") and variable[5:].isdigit():
-            return int(variable[5:])
-    return 0
 
 
 def disk_of(folder: str) -> tuple[int | None, int | None]:

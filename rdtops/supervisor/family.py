@@ -7,12 +7,10 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-PROC = Path("/proc")
+from rdtops.contract import kin
+
 TAG = "RDTOPS_RUN"
-TRAINER = "rdtops.trainer.train"
-_STARTERS = ("accelerate.commands.launch", "rdtops.supervisor")  # they name the trainer in their arguments, too
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,8 @@ class Member:
     @property
     def state(self) -> str:
         """R, S, D, T as /proc says it; '' when it has ended."""
-        stat = _stat(self.pid)
-        return stat[0] if stat and stat[2] == self.started and stat[0] not in "ZX" else ""
+        stat = kin.stat_of(self.pid)
+        return stat[0] if len(stat) > 19 and stat[19] == self.started and stat[0] not in "ZX" else ""
 
     def send(self, number: signal.Signals) -> bool:
         """False when it is gone. Through a pidfd where there are such, so that a recycled pid is never hit."""
@@ -57,22 +55,11 @@ class Member:
         return True
 
 
-def own_name(pid: int) -> str:
-    """`pid starttime boot_id`, as the file `process` of a run holds it."""
-    stat = _stat(pid)
-    return f"{pid} {stat[2] if stat else 0} {boot_id()}\n"
-
-
-def boot_id() -> str:
-    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
-
-
 def members(run_id: str) -> list[Member]:
     """Our user's living processes of the run, but not this one and those it descends from."""
-    tag = f"{TAG}={run_id}".encode()
-    spared = _lineage()
-    return [found for path in PROC.iterdir() if path.name.isdigit() and int(path.name) not in spared
-            and (found := _member(int(path.name), tag))]
+    spared = kin.lineage()
+    return [Member(pid, started, kin.rank_of(pid)) for pid in kin.carrying(f"{TAG}={run_id}")
+            if pid not in spared and (started := kin.start_time(pid))]
 
 
 def ranks(of: Iterable[Member]) -> list[Member]:
@@ -104,43 +91,3 @@ def _wait(over: Callable[[], bool], limit_s: float) -> None:
     latest_s = time.monotonic() + limit_s
     while not over() and time.monotonic() < latest_s:
         time.sleep(0.05)
-
-
-def _member(pid: int, tag: bytes) -> Member | None:
-    try:
-        if (PROC / str(pid)).stat().st_uid != os.geteuid():
-            return None
-        variables = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
-        words = (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return None
-    stat = _stat(pid)
-    if tag not in variables or not stat or stat[0] in "ZX":
-        return None
-    return Member(pid, stat[2], _rank(words, variables))
-
-
-def _rank(words: list[str], variables: list[bytes]) -> int | None:
-    if TRAINER not in words or any(starter in words for starter in _STARTERS):
-        return None
-    return next((int(v[5:]) for v in variables if v.startswith(b"RANK=") and v[5:].isdigit()), 0)
-
-
-def _lineage() -> set[int]:
-    found: set[int] = set()
-    pid = os.getpid()
-    while pid and pid not in found:
-        found.add(pid)
-        stat = _stat(pid)
-        pid = int(stat[1]) if stat else 0
-    return found
-
-
-def _stat(pid: int) -> tuple[str, str, str] | None:
-    """State, parent and start time; None when there is no such process."""
-    try:
-        text = (PROC / str(pid) / "stat").read_text(errors="replace")
-    except OSError:
-        return None
-    words = text.rpartition(")")[2].split()  # the name before it may hold anything
-    return (words[0], words[1], words[19]) if len(words) > 19 else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rdtops.contract import diagnosis, overrides
+from rdtops.contract import diagnosis, kin, overrides
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.diagnosis import Diagnosis, Evidence
 from rdtops.contract.journal import Journal
@@ -187,7 +187,7 @@ class Supervision:
                 raise RunError(f"{self.spec.run_id} has a supervisor already; {self.root / LOCK} names it",
                                remedy="inv status") from None
             file.truncate(0)
-            file.write(family.own_name(os.getpid()))
+            file.write(f"{kin.name_of(os.getpid())}\n")
             file.flush()
             yield
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from rdtops.contract import kin
 from rdtops.lab.site import Lab
 from rdtops.ops import runs_on_host
-from rdtops.remote.far import kin
 from tests.lab.commandline import ROOT, CommandLine
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -114,8 +114,8 @@ def test_a_secret_reaches_the_training_and_is_seen_nowhere(rows, run_id, workspa
     file = workspace / ".secrets" / "lab.sh"
     assert (file.read_text(), file.stat().st_mode & 0o777) == (f"export HF_TOKEN={SECRET}\n", 0o600)
     assert file.parent.stat().st_mode & 0o077 == 0
-    wait_for(lambda: any(kin.is_rank(pid) for pid in runs_on_host.members(run_id)))
-    (rank, *_) = [pid for pid in runs_on_host.members(run_id) if kin.is_rank(pid)]
+    wait_for(lambda: any(kin.rank_of(pid) is not None for pid in runs_on_host.members(run_id)))
+    (rank, *_) = [pid for pid in runs_on_host.members(run_id) if kin.rank_of(pid) is not None]
     assert f"HF_TOKEN={SECRET}".encode() in Path(f"/proc/{rank}/environ").read_bytes().split(b"\0")
     assert any("launch.sh" in line for line in seen)  # there was something to see
     assert not [line for line in seen if SECRET in line]
@@ -134,10 +134,10 @@ def test_typed_again_with_its_check_it_is_the_same_training(inv, run_id, workspa
 
 
 def test_ranks_that_outlived_their_launcher_are_in_the_way_until_they_are_stopped(inv, run_id, workspace):
-    wait_for(lambda: any(kin.is_rank(pid) for pid in runs_on_host.members(run_id)))
+    wait_for(lambda: any(kin.rank_of(pid) is not None for pid in runs_on_host.members(run_id)))
     wait_for(lambda: '"kind": "step"' in (workspace / "runs" / run_id / "journal.jsonl").read_text())
     every = runs_on_host.members(run_id)
-    ranks = [pid for pid in every if kin.is_rank(pid)]
+    ranks = [pid for pid in every if kin.rank_of(pid) is not None]
     for pid in ranks:  # so that they cannot leave with their launcher
         os.kill(pid, signal.SIGSTOP)
     launcher = int((workspace / "runs" / run_id / "process").read_text().split()[0])

@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
+from rdtops.contract import kin
 from rdtops.contract.config import preset
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec
@@ -18,7 +19,6 @@ from rdtops.ops import runs, watch
 from rdtops.ops.records import HookRecord
 from rdtops.ops.registry import Plugin, Registry
 from rdtops.remote.connection import Connection
-from rdtops.remote.far import kin
 
 RUN = "20260101-000000-watched-0001"
 

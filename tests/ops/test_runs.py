@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from rdtops.contract import kin
 from rdtops.contract.config import preset
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import RunSpec, RunState
 from rdtops.ops import evaluation, runs, runs_on_host
-from rdtops.supervisor import family
 
 SPEC = RunSpec("20261124-101530-tiny-3fa9", "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "a", {},
                preset("tiny"))
@@ -114,5 +114,5 @@ def test_a_run_whose_launch_script_was_killed_runs_while_any_process_of_it_lives
         assert state_now() is RunState.RUNNING
         left.kill()
     assert state_now() is RunState.LOST
-    (folder / "supervisor").write_text(family.own_name(os.getpid()))  # it writes how the run ends by itself
+    (folder / "supervisor").write_text(f"{kin.name_of(os.getpid())}\n")  # it writes how the run ends by itself
     assert state_now() is RunState.RUNNING

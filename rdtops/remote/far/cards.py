@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from typing import Any, Iterable
+
+from rdtops.contract.kin import environment
 
 FIELDS = ("index", "uuid", "name", "memory.used", "memory.total", "utilization.gpu", "temperature.gpu", "power.draw")
 LIMIT_S = 8.0  # a broken driver hangs for ever
@@ -41,12 +42,7 @@ def visible(cards: list[dict[str, Any]], variable: str | None, count: int) -> li
 
 def variable_of(pid: int, name: str) -> str | None:
     """A variable of a process's environment."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            pairs = [pair.partition(b"=") for pair in file.read().split(b"\0")]
-    except OSError:
-        return None
-    return next((os.fsdecode(value) for key, _, value in pairs if key == name.encode()), None)
+    return next((v[len(name) + 1:] for v in environment(pid) if v.startswith(f"{name}=")), None)
 
 
 def query(what: str, fields: tuple[str, ...]) -> list[list[str]]:

@@ -1,0 +1,49 @@
+"""One process for ever, and those of a run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rdtops.contract import kin
+
+SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+def test_a_name_is_of_one_process_and_of_no_later_one_with_its_pid() -> None:
+    pid, started, boot = kin.name_of(os.getpid()).split()
+    assert kin.is_alive(f"{pid} {started} {boot}")
+    assert not kin.is_alive(f"{pid} {int(started) - 1} {boot}")
+    assert not kin.is_alive(f"{pid} {started} {'0' * len(boot)}")
+    assert not kin.is_alive("")
+
+
+def test_a_zombie_is_not_alive() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        name = kin.name_of(ended.pid)
+        assert kin.is_alive(name)
+        while kin.start_time(ended.pid):
+            time.sleep(0.01)
+        assert kin.stat_of(ended.pid)[0] == "Z"  # nobody has asked yet how it ended
+        assert not kin.is_alive(name)
+
+
+@pytest.mark.parametrize(("arguments", "variables", "rank"), [
+    (["rdtops.trainer.train"], {"RANK": "3"}, 3),
+    (["rdtops.trainer.train"], {}, 0),
+    (["accelerate.commands.launch", "rdtops.trainer.train"], {}, None),
+    (["torch.distributed.run", "rdtops.trainer.train"], {}, None),
+    (["a loader's worker"], {"RANK": "3", "LOCAL_RANK": "3"}, None)])
+def test_a_tagged_process_is_found_and_has_a_rank_if_it_trains(arguments, variables, rank) -> None:
+    tag = f"RDTOPS_RUN=kin-{os.getpid()}-{time.time_ns()}"
+    environment = {**os.environ, **variables, **dict([tag.split("=")])}
+    with subprocess.Popen([*SLEEPS, *arguments], env=environment) as started:
+        while tag not in kin.environment(started.pid) or arguments[-1] not in kin.text_of(f"/proc/{started.pid}/cmdline"):
+            time.sleep(0.01)
+        assert kin.carrying(tag) == [started.pid]
+        assert kin.rank_of(started.pid) == rank
+        started.kill()
