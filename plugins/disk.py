@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,8 +141,7 @@ def probes(host: Host, folder: str) -> list[Probe[Any]]:
 
 
 @hookimpl
-def preflight_check(host: Host, connection: Connection, spec: RunSpec) -> list[CheckResult]:
-    min_free_gb = float(host.plugins.get("disk", {}).get("min_free_gb", 0))
+def preflight_check(host: Host, connection: Connection, spec: RunSpec, options: Mapping[str, Any]) -> list[CheckResult]:
     answers = ask(connection, probes(host, f"{spec.workspace}/runs"))  # it may be a link to another disk
     space: Space | None = answers["space"].value
     if space is None:
@@ -150,7 +150,7 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec) -> list[C
     if "ro" in (answers["mounts"].value or {}).get(space.mounted_on, ()):
         return [CheckResult.fail("disk", f"{space.mounted_on} is mounted read-only", spec.workspace,
                                  f"sudo dmesg | tail   # on {host.name}: a disk fault is a common reason")]
-    return [judged(space, forecast_bytes(spec), min_free_gb, spec),
+    return [judged(space, forecast_bytes(spec), options["min_free_gb"], spec),
             _inodes(host, space, answers["inodes"]), _quota(host, answers["quota"], forecast_bytes(spec)),
             _speed(host, answers["trial"], spec)]
 

@@ -16,13 +16,14 @@ def df(free_gb, mounted="/"):
 
 @pytest.fixture
 def check(plugins, host, spec):
-    def run(*settings, space, inodes=None, mounts=None, quota=None, trial=None, plugin_options=None):
-        h = host(plugins={"disk": plugin_options} if plugin_options else {})
+    def run(*settings, space, inodes=None, mounts=None, quota=None, trial=None, min_free_gb=0.0):
+        h = host()
         connection = ScriptedConnection(h, space=space, inodes=inodes or recorded("df_btrfs_inodes.txt"),
                                         mounts=mounts or recorded("mounts.txt"),
                                         quota=quota or recorded("quota_none.txt"),
                                         trial=trial or said('{"mib": 64, "seconds": 0.1}\n'))
-        return {r.name: r for r in plugins["disk"].preflight_check(h, connection, spec(*settings))}
+        return {r.name: r for r in plugins["disk"].preflight_check(
+            h, connection, spec(*settings), {"min_free_gb": min_free_gb})}
     return run
 
 
@@ -79,8 +80,8 @@ def test_a_read_only_file_system_fails_however_much_is_free(check):
 
 
 def test_min_free_gb_counts_whatever_the_forecast(check):
-    assert check("model=tiny", space=df(45), plugin_options={"min_free_gb": 50})["disk"].status is Status.FAIL
-    assert check("model=tiny", space=df(45), plugin_options={"min_free_gb": 20})["disk"].status is Status.OK
+    assert check("model=tiny", space=df(45), min_free_gb=50)["disk"].status is Status.FAIL
+    assert check("model=tiny", space=df(45), min_free_gb=20)["disk"].status is Status.OK
 
 
 @pytest.mark.parametrize("kind", BROKEN)
