@@ -53,9 +53,9 @@ PROOFS = {p.name: p for p in (
     Proof("drawer", "KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet", sighted=False, goal=0.98, limit_minutes=20,
           demos=50, noise=0.2, model="tiny", batch=16, steps=2000, learning_rate=2e-3, exec_horizon=16, longest=200),
     Proof("pick", "LIVING_ROOM_SCENE4_pick_up_the_chocolate_pudding_and_put_it_in_the_tray", sighted=True, goal=0.6,
-          limit_minutes=90, demos=192, noise=0.0, model="small", batch=16, noise_draws=2, steps=4000,
-          learning_rate=1e-3, exec_horizon=8, longest=150, eye_steps=3000, codec="absolute_pose", loss="normalised",
-          region="chocolate_pudding_init_region", corners_m=(0.02, -0.16, 0.14, 0.06), elsewhere=0.6))}
+          limit_minutes=90, demos=144, noise=0.0, model="small", batch=16, noise_draws=2, steps=8000,
+          learning_rate=1e-3, exec_horizon=4, longest=200, eye_steps=8000, codec="delta_velocity", loss="normalised",
+          region="chocolate_pudding_init_region", corners_m=(0.02, -0.16, 0.14, 0.06), elsewhere=0.75))}
 SHORT = replace(PROOFS["drawer"], demos=6, steps=400, trials=10, longest=100, goal=0.5)
 
 

@@ -61,7 +61,8 @@ class PutPuddingInTray:
     """Come down over the pudding with the gripper open, close, lift, carry it over the tray, let go.
 
     Where it goes depends on where the hand and the things are and on nothing before, but for the grasp and the release:
-    down along a funnel, the lower the nearer it is to standing above, so that from anywhere there is one smooth way.
+    down along a funnel, the lower the nearer it is to its axis, so that from anywhere there is one smooth way. The axis
+    leans back, because the camera on the wrist looks ahead of the hand: what is below the hand it does not see.
     The pudding lies 4.6 cm wide between fingers that open 8 cm, so a grasp may be off by 1.5 cm there, and along its
     8 cm by twice as much. `noise` as above. `jitter` varies, from one expert to the next, how high it carries.
     """
@@ -71,10 +72,12 @@ class PutPuddingInTray:
     ABOVE_M, STEEPNESS, FREE_M = 0.1, 4.0, 0.005  # the funnel: its height, m up a metre aside, aside at the bottom
     NEAR_M = np.array([0.01, 0.01, 0.005])  # near enough to close
     DEEPER_M = 0.01  # than the grasp it aims, or it would creep there
+    LEAN, LEANING_M, LEAD_M = 0.4, 0.1, 0.01  # of the axis, m back a metre up; so high at most; aims so far down it
     CARRY_M, CARRY_JITTER_M, OVER_TRAY_M = 0.13, 0.02, 0.04
     CLOSING_STEPS = 5
-    ELSEWHERE_M = np.array([[-0.08, -0.2, 0.52], [0.18, 0.14, 0.68]])  # the corners of where a hand may start
-    NEARBY_M, UP_M = np.array([0.07, 0.07, 0.05]), np.array([0, 0, 0.08])  # or so far around here above the pudding
+    ELSEWHERE_M = np.array([[-0.08, -0.28, 0.52], [0.24, 0.14, 0.68]])  # the corners of where a hand may start
+    NEARBY_M = np.array([[-0.1, -0.12, 0.01], [0.1, 0.12, 0.17]])  # or here, from the grasp
+    NEARBY = 0.8  # so often
 
     def __init__(self, random: np.random.Generator, noise: float = 0.0, jitter: float = 0.0) -> None:
         self._random, self._noise = random, noise
@@ -93,19 +96,28 @@ class PutPuddingInTray:
         return np.clip(np.concatenate([motion, np.zeros(3), [1.0 if closed else -1.0]]), -1, 1)
 
     def elsewhere_m(self, simulator: Simulator) -> np.ndarray:
-        """Where the hand could be instead of where it starts: anywhere over the table, or near the pudding."""
-        if self._random.random() < 0.4:
+        """Where the hand could be instead of where it starts: anywhere over the table, or around the pudding and as
+        low, where it gets when it was wrong about the pudding."""
+        if self._random.random() > self.NEARBY:
             return self._random.uniform(*self.ELSEWHERE_M)
-        return simulator.body_m_3(self.PUDDING) + self.UP_M + self._random.uniform(-1, 1, 3) * self.NEARBY_M
+        there_m = simulator.body_m_3(self.PUDDING) + self.GRASP_M + self._random.uniform(*self.NEARBY_M)
+        there_m[:2] = there_m[:2].clip(*self.ELSEWHERE_M[:, :2])
+        return there_m
 
     def _reach(self, here: np.ndarray, grasp: np.ndarray) -> np.ndarray:
         if (np.abs(here - grasp)[:2] < self.NEAR_M[:2]).all() and here[2] - grasp[2] < self.NEAR_M[2]:
             self._grasped_m = here
             return here
-        aside_m = np.hypot(*(here - grasp)[:2])
+        up_m = here[2] - grasp[2]
+        aside_m = np.hypot(*(here[:2] - self._axis_m(grasp, up_m)))
         above_m = np.clip(self.STEEPNESS * (aside_m - self.FREE_M), 0, self.ABOVE_M)
-        free = np.clip(1 - (grasp[2] + above_m - here[2]) / 0.04, 0, 1)  # below the funnel: up first
-        return np.array([*(here[:2] + free * (grasp - here)[:2]), grasp[2] + above_m - self.DEEPER_M])
+        free = np.clip(1 - (above_m - up_m) / 0.04, 0, 1)  # below the funnel: up first
+        way_m = self._axis_m(grasp, up_m - self.LEAD_M) - here[:2]
+        return np.array([*(here[:2] + free * way_m), grasp[2] + above_m - self.DEEPER_M])
+
+    def _axis_m(self, grasp: np.ndarray, up_m: float) -> np.ndarray:
+        """x, y of the funnel's axis, so far above the grasp."""
+        return grasp[:2] - np.array([self.LEAN * np.clip(up_m, 0, self.LEANING_M), 0])
 
     def _bring(self, here: np.ndarray, grasped: np.ndarray, tray: np.ndarray) -> np.ndarray:
         self._closed_steps += 1

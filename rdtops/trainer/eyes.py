@@ -3,8 +3,9 @@
 The trainer keeps its vision encoder frozen, and with `vision_cache_gib` it sees every frame once; so an encoder that is
 taught beforehand costs a policy's training nothing. What it is taught needs no labels but the demonstrations' own: from
 one frame, where the hand is going to close, as long as it has not, and where it is going to open again. The camera
-outside is asked for the places, the one on the wrist for the ways there from the hand. Each has a head of its own,
-which is thrown away.
+outside is asked for the places, the one on the wrist for the ways there from the hand. Every token of an image is asked
+alike, through one linear head a camera, which is thrown away: so whichever tokens a policy attends to, the answer can
+be read from them.
 
 Shapes: F frames, B of a batch, C cameras, 2 places, R pixels of an edge as the encoder sees it, P tokens of an image, W
 their width.
@@ -55,7 +56,7 @@ def teach(demonstrations: Path, out: Path, steps: int, seed: int = 0) -> dict[st
             raise DataError(f"{demonstrations} needs two demonstrations at least in which the robot closes its hand: "
                             "one teaches the eyes, one judges them")
     torch.manual_seed(seed)
-    tower, heads = _tower(), nn.ModuleList(Head() for _ in libero.CAMERAS)
+    tower, heads = _tower(), nn.ModuleList(nn.Linear(WIDTH, 6) for _ in libero.CAMERAS)
     middle_C23 = np.stack([seen.place_m_FC23[~judging & asked_F, :, place].mean(0)
                            for place, asked_F in enumerate(seen.asked_F2.T)], axis=1)
     answers_FC23 = torch.from_numpy((seen.place_m_FC23 - middle_C23) / M_PER_UNIT).float()
@@ -83,18 +84,6 @@ def look(dataset: libero.Dataset) -> Seen:
     return Seen(torch.stack(frames), np.array(places), np.array(asked), np.array(demo))
 
 
-class Head(nn.Module):
-    """Attends to an image's tokens with four queries, and says two places: (B, 2, 3)."""
-
-    def __init__(self, width: int = WIDTH) -> None:
-        super().__init__()
-        self.score, self.place = nn.Linear(width, 4), nn.Linear(4 * width, 6)
-
-    def forward(self, tokens_BPW) -> torch.Tensor:
-        weights = self.score(tokens_BPW).softmax(1)
-        return self.place(torch.einsum("bpn,bpw->bnw", weights, tokens_BPW).flatten(1)).unflatten(1, (2, 3))
-
-
 def _tower() -> Any:
     from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
     from transformers.models.siglip.modeling_siglip import SiglipVisionModel
@@ -112,9 +101,11 @@ def _learn(tower, heads, seen: Seen, answers_FC23, numbers: np.ndarray, steps: i
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     for step in range(steps):
         chosen = random.choice(numbers, BATCH)
-        said_BC23 = _said(tower, heads, seen.frames_FC3RR[chosen], random)
-        loss_BC23 = functional.smooth_l1_loss(said_BC23, answers_FC23[chosen], reduction="none")
-        loss = loss_BC23[torch.from_numpy(seen.asked_F2[chosen])[:, None].expand(-1, len(heads), -1)].mean()
+        said_BCP23 = _said(tower, heads, seen.frames_FC3RR[chosen])
+        answers_BCP23 = answers_FC23[chosen][:, :, None].expand_as(said_BCP23)
+        loss_BCP23 = functional.smooth_l1_loss(said_BCP23, answers_BCP23, reduction="none")
+        asked_BCP2 = torch.from_numpy(seen.asked_F2[chosen])[:, None, None].expand(loss_BCP23.shape[:-1])
+        loss = loss_BCP23[asked_BCP2].mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
@@ -124,20 +115,15 @@ def _learn(tower, heads, seen: Seen, answers_FC23, numbers: np.ndarray, steps: i
             log.info("eyes: step %d of %d, loss %.4f", step + 1, steps, loss.detach())
 
 
-def _said(tower, heads, frames_BC3RR: torch.Tensor, random: np.random.Generator | None = None) -> torch.Tensor:
-    """(B, C, 2, 3). With `random`, in another light each time."""
-    frames = frames_BC3RR.flatten(0, 1)
-    if random is None:
-        pixels = encoders.normalised(frames)
-    else:
-        light = torch.from_numpy(random.uniform(0.7, 1.3, (len(frames_BC3RR), 3))).float()
-        pixels = encoders.normalised(encoders.jittered(frames / 255, light.repeat_interleave(len(heads), 0)) * 255)
-    tokens = tower(pixel_values=pixels).last_hidden_state.unflatten(0, frames_BC3RR.shape[:2])
-    return torch.stack([head(tokens[:, c]) for c, head in enumerate(heads)], dim=1)
+def _said(tower, heads, frames_BC3RR: torch.Tensor) -> torch.Tensor:
+    """(B, C, P, 2, 3)."""
+    tokens = tower(pixel_values=encoders.normalised(frames_BC3RR.flatten(0, 1))).last_hidden_state
+    tokens_BCPW = tokens.unflatten(0, frames_BC3RR.shape[:2])
+    return torch.stack([head(tokens_BCPW[:, c]) for c, head in enumerate(heads)], dim=1).unflatten(-1, (2, 3))
 
 
 @torch.no_grad()
 def _errors_m(tower, heads, seen: Seen, answers_FC23, numbers: np.ndarray) -> list[float]:
-    off = torch.cat([(_said(tower, heads, seen.frames_FC3RR[some]) - answers_FC23[some])[:, :, 0]
+    off = torch.cat([(_said(tower, heads, seen.frames_FC3RR[some]).mean(2) - answers_FC23[some])[:, :, 0]
                      for some in np.array_split(numbers, max(1, len(numbers) // BATCH))])
     return [round(float(e), 4) for e in (off[..., :2].norm(dim=-1).mean(0) * M_PER_UNIT)]

@@ -156,12 +156,14 @@ class Recorder:
         return Demonstration(arrays, attributes, self._about(), success - IDLE_KEPT)
 
     def _go(self, there_m: np.ndarray) -> None:
-        """Before the demonstration begins, so that nobody learns the way there."""
-        for _ in range(GOING_STEPS):
-            way_m = there_m - self.world.robot().position_m_3
-            if np.abs(way_m).max() < ARRIVED_M:
-                break
-            self.world.step(np.array([*np.clip(GAIN_PER_M * way_m, -1, 1), 0, 0, 0, -1.0]))
+        """Across and then down, before the demonstration begins, so that nobody learns the way there."""
+        over_m = np.array([*there_m[:2], max(there_m[2], self.world.robot().position_m_3[2])])
+        for target_m in (over_m, there_m):
+            for _ in range(GOING_STEPS):
+                way_m = target_m - self.world.robot().position_m_3
+                if np.abs(way_m).max() < ARRIVED_M:
+                    break
+                self.world.step(np.array([*np.clip(GAIN_PER_M * way_m, -1, 1), 0, 0, 0, -1.0]))
         self.world.settle(RESTING_STEPS)
 
     def _about(self) -> dict[str, Any]:

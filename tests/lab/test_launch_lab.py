@@ -27,9 +27,10 @@ TRAIN = "train --host lab --set max_steps=100000 --set checkpoint_every_steps=10
 
 @pytest.fixture(scope="module")
 def hosts(tiny_hosts: Path) -> Path:
-    """With a secret."""
+    """With a secret, and a workspace where nobody else trains."""
     file = tiny_hosts.with_name("hosts-with-secret.toml")
-    file.write_text(tiny_hosts.read_text().replace("[hosts.lab]\n", '[hosts.lab]\nsecrets = ["HF_TOKEN"]\n'))
+    text = tiny_hosts.read_text().replace("[hosts.lab]\n", '[hosts.lab]\nsecrets = ["HF_TOKEN"]\n')
+    file.write_text(text.replace('"~/rdtops"', '"~/launches"'))
     return file
 
 
@@ -48,7 +49,7 @@ def inv(lab: Lab, hosts: Path, tmp_path_factory) -> CommandLine:
 
 @pytest.fixture(scope="module")
 def workspace(lab: Lab, inv) -> Iterator[Path]:
-    folder = lab.home("lab") / "rdtops"
+    folder = lab.home("lab") / "launches"
     yield folder
     for name in names(folder):
         runs_on_host.stop(str(folder), name, 1.0)
