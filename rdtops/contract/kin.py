@@ -54,13 +54,13 @@ def environment(pid: int) -> list[str]:
 
 
 def own() -> list[int]:
-    """Our user's living processes but this one."""
+    """Our user's processes but this one, zombies too: they have neither environment nor files."""
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
             continue
         try:
-            if os.stat(f"/proc/{name}").st_uid == os.geteuid() and start_time(int(name)):
+            if os.stat(f"/proc/{name}").st_uid == os.geteuid():
                 found.append(int(name))
         except OSError:
             continue
@@ -69,7 +69,7 @@ def own() -> list[int]:
 
 def carrying(tag: str) -> list[int]:
     """Our living processes with `NAME=value` in their environment, whatever session or parent they have."""
-    return [pid for pid in own() if tag in environment(pid)]
+    return [pid for pid in own() if tag in environment(pid) and start_time(pid)]
 
 
 def lineage() -> set[int]:

@@ -1,4 +1,4 @@
-"""Far side: start a script detached, once; tell of it; end it. Standard library, Python 3.8, one file.
+"""Far side: start a script detached, once; tell of it; end it. Standard library, Python 3.8.
 
 Requests (one JSON line each), answers (one JSON line each):
     {"op": "submit", "script", "session", "tag", "launcher", "within_s"} -> {"launcher": str, "already": bool}

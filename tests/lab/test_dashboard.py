@@ -12,6 +12,8 @@ from textual.widgets import DataTable, RichLog, Static, TabbedContent
 
 from rdtops.lab.gpus import GpuProcess, Gpus
 from rdtops.ops import dashboard
+from rdtops.ops.dashboard.app import Dashboard
+from rdtops.ops.dashboard.feed import Update
 from rdtops.ops.session import Session
 from tests.lab.commandline import ROOT, CommandLine
 from tests.lab.watched import Alive, checkpoint, wait_until
@@ -70,7 +72,7 @@ def text(app, selector):
 
 def driven(hosts, drive, size=(80, 24)):
     """Open the dashboard of these hosts and let `drive(app, pilot, until)` use it."""
-    async def run() -> None:
+    async def run() -> Dashboard:
         session = Session(lambda _: None, lambda *_: None)
         app = dashboard.of_hosts(session, [session.inventory.host(h) for h in hosts], "")
         app.refresh_s = 0.1
@@ -84,8 +86,9 @@ def driven(hosts, drive, size=(80, 24)):
         async with app.run_test(size=size) as pilot:
             await drive(app, pilot, until)
         session.close()
+        return app
 
-    asyncio.run(run())
+    return asyncio.run(run())
 
 
 def test_a_run_is_seen_with_its_curve_its_split_and_its_checkpoints_while_plugins_act(laptop, lab, two, tmp_path):
@@ -123,6 +126,14 @@ def test_a_run_is_seen_with_its_curve_its_split_and_its_checkpoints_while_plugin
 
     driven(["lab"], drive)
     assert (tmp_path / "notes").read_text().split() == ["20", "30"]
+
+
+def test_news_that_come_while_it_is_closed_draw_nothing(laptop, two):
+    async def drive(app, pilot, until):
+        await until(lambda: "● live" in text(app, "Head"))
+
+    app = driven(["lab"], drive)
+    app.on_dashboard_came(app.Came(Update(*app.current)))  # its panels are gone
 
 
 def test_runs_of_several_hosts_are_chosen_by_keys_and_in_the_list(laptop, lab, two):

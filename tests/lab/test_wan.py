@@ -98,6 +98,16 @@ def test_down_leaves_no_namespace_and_no_process(tmp_path: Path) -> None:
     assert lab.down() == 0
 
 
+def test_who_was_told_to_end_has_ended_though_nobody_finds_it_any_more() -> None:
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(20)"
+    with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "up\n"
+        found = iter([{process.pid}])
+        assert processes.end_all(lambda: next(found, set()), grace_s=0.2) == 1
+        assert processes.Process.of(process.pid) is None
+
+
 def test_a_crashed_lab_is_repaired(tmp_path: Path) -> None:
     brought_up(WanLab(tmp_path)).down()
     crash = ("import os, signal; from rdtops.lab.wan.site import WanLab; "
