@@ -1,4 +1,4 @@
-"""MD5 sums of files, remembered by path, size, time and inode: an unchanged gigabyte costs a stat.
+"""MD5 sums of files, remembered by path, size, times and inode: an unchanged gigabyte costs a stat.
 
 The file is the one that transfers keep on both machines (rdtops.remote.far.digests), a JSON row for each file, later
 rows win. So what a deploy has read or written is known here too.
@@ -48,7 +48,7 @@ def known(paths: Iterable[Path], cache: str = CACHE) -> dict[Path, str]:
 
 def _identity(path: Path) -> list[int]:
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _load(file: Path) -> dict[str, tuple[list[int], str]]:

@@ -4,7 +4,7 @@ Request (one JSON line):  {"folder": str, "recompute": bool, "names": [str]}   n
 Answer (one JSON line):   {"states": {name: {"state": str, "wrong": [str]}}}
 `verified`: every file has the MD5 of the manifest; `unverified`: the sizes fit and nothing contradicts, but not every
 file was read since it was written; `damaged`: what is wrong says which file and how; `unfinished`: no manifest yet.
-Cheap unless `recompute`: MD5 sums are those that the transfers' cache holds for a file of that size, time and inode.
+Cheap unless `recompute`: MD5 sums are those that the transfers' cache holds for such a file: its size, times, inode.
 """
 
 from __future__ import annotations

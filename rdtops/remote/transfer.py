@@ -73,7 +73,7 @@ def plan_upload(connection: Way, local: Path, remote: str, *, files: Sequence[st
 
     `files` names some of them, relative to `local`; `basis` is a folder of the host with files that may be the same.
     Files that the host may have already are digested on both sides; the others while they travel. verify="full" reads
-    every such file instead of trusting size, time and inode.
+    every such file instead of trusting size, times and inode.
     """
     source, target = _absolute(local), connection.absolute(remote)
     origin = connection.absolute(basis) if basis else ""

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from rdtops.errors import CommandFailed, ConnectionLost, DigestMismatch, DiskFull, TransferError
 from rdtops.remote import bundle, transfer
-from rdtops.remote.far.digests import Digests
+from rdtops.remote.far.digests import CACHE, Digests
 from rdtops.remote.far.entries import Entry, Problem, place
 from rdtops.remote.far.listing import digested, scan
 from rdtops.remote.far.lock import Lock
@@ -162,20 +162,31 @@ def old_file(path: Path, content: bytes) -> Path:
 
 
 def altered(path: Path, content: bytes) -> None:
-    """Other content of the same size, time and inode."""
+    """Other content of the same size, time of content and inode."""
     before = path.stat()
     path.write_bytes(content)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def identity_of(status: os.stat_result) -> list[int]:
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
 def test_the_cache_is_trusted_until_told_not_to(tmp_path: Path) -> None:
-    file, cache = old_file(tmp_path / "f", b"one"), str(tmp_path / "cache" / "digests")
+    file, cache = old_file(tmp_path / "f", b"two"), tmp_path / "cache"
+    cache.write_text(json.dumps([str(file), identity_of(file.stat()), md5(b"one")]))  # as if a bit turned on the disk
+    assert Digests(str(cache)).of(bytes(file), 3) == md5(b"one")
+    assert Digests(str(cache), trust=False).of(bytes(file), 3) == md5(b"two")
+
+
+def test_a_time_that_was_set_back_deceives_nobody(tmp_path: Path) -> None:
+    file, cache = old_file(tmp_path / "f", b"one"), str(tmp_path / "cache")
     digests = Digests(cache)
-    assert digests.of(bytes(file), 3) == md5(b"one")
+    digests.of(bytes(file), 3)
     digests.save()
+    assert Digests(cache).known(bytes(file), 3) == md5(b"one")
     altered(file, b"two")
-    assert Digests(cache).of(bytes(file), 3) == md5(b"one")
-    assert Digests(cache, trust=False).of(bytes(file), 3) == md5(b"two")
+    assert Digests(cache).of(bytes(file), 3) == md5(b"two")
 
 
 def test_a_young_file_is_not_cached(tmp_path: Path) -> None:
@@ -196,7 +207,7 @@ def test_a_read_only_cache_is_not_written(tmp_path: Path) -> None:
 def test_a_torn_row_of_the_cache_is_passed_over(tmp_path: Path) -> None:
     file = old_file(tmp_path / "f", b"one")
     status = file.stat()
-    row = json.dumps([str(file), [3, status.st_mtime_ns, status.st_ino], "known"])
+    row = json.dumps([str(file), identity_of(status), "known"])
     (tmp_path / "cache").write_text(row + '\n["/x",[1,2')
     assert Digests(str(tmp_path / "cache")).of(bytes(file), 3) == "known"
 
@@ -422,12 +433,21 @@ def test_a_basis_that_is_not_what_it_was_is_sent_instead(tmp_path: Path, connect
     assert contents(tmp_path / "2") == contents(source)
 
 
-def test_a_corrupt_file_of_equal_size_and_time_is_found_by_a_full_look(tmp_path: Path, connection: Any) -> None:
+def test_a_time_set_back_is_found_and_a_bit_that_turned_by_a_full_look(tmp_path: Path, connection: Any) -> None:
     source = tree(tmp_path / "source", {b"a": b"good"})
     upload(connection, source, tmp_path / "there")
+    assert plan_upload(connection, source, str(tmp_path / "there")).items[0].action == "skip"
     altered(tmp_path / "there" / "a", b"evil")
+    assert plan_upload(connection, source, str(tmp_path / "there")).items[0].action == "send"
+    believed(tmp_path / "there" / "a", md5(b"good"))
     assert plan_upload(connection, source, str(tmp_path / "there")).items[0].action == "skip"
     assert plan_upload(connection, source, str(tmp_path / "there"), verify="full").items[0].action == "send"
+
+
+def believed(path: Path, digest: str) -> None:
+    """As if its content had changed on the disk and no kernel knew."""
+    with Path(CACHE).expanduser().open("a") as cache:
+        cache.write(json.dumps([str(path), identity_of(path.stat()), digest]) + "\n")
 
 
 def big(path: Path, size: int = 24 << 20) -> Path:

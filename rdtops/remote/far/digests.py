@@ -1,4 +1,8 @@
-"""MD5 sums of files, remembered by path, size, time and inode."""
+"""MD5 sums of files, remembered by path, size, both times and inode.
+
+The time of the last change of the inode (ctime) belongs to it: the kernel alone sets that one. A file written anew with
+its old time set back, as `cp -p` and `rsync -t` do it, may have got the same inode again.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ CACHE = "~/.cache/rdtops/digests.jsonl"
 
 
 class Digests:
-    """MD5 sums remembered by (path, size, mtime_ns, inode): one JSON row per file, appended, later rows win."""
+    """MD5 sums remembered by (path, size, mtime, ctime, inode): one JSON row per file, appended, later rows win."""
 
     def __init__(self, cache: str = "", trust: bool = True, read_only: bool = False) -> None:
         self._file = os.path.expanduser(cache)
@@ -95,7 +99,7 @@ class Digests:
 
 
 def _identity(status: os.stat_result) -> list[int]:
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _row(name: str, row: tuple[list[int], str]) -> str:
