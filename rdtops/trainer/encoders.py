@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch.nn import functional
 
 from rdtops.errors import WeightsError
-from rdtops.trainer import weights
+from rdtops.trainer import keypoints, weights
 
 log = logging.getLogger(__name__)
 NO_INSTRUCTION = ""  # what stands for a dropped instruction
@@ -53,20 +53,14 @@ def encode_instructions(folder: str | Path, instructions: Iterable[str], cache: 
 
 
 class Vision:
-    """SigLIP's vision tower, frozen."""
+    """The vision encoder, frozen: SigLIP's tower, or one of rdtops.trainer.keypoints, as config.json says."""
 
     def __init__(self, folder: str | Path, device: torch.device, dtype: torch.dtype) -> None:
-        from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
-        from transformers.models.siglip.modeling_siglip import SiglipVisionModel
-
         _check_folder(Path(folder), "SigLIP")
-        config = _loaded(SiglipVisionConfig, folder)
-        tower = _loaded(SiglipVisionModel, folder, config=config, dtype=dtype, output_loading_info=True)
         self.device, self.dtype = device, dtype
-        self.edge = config.image_size
-        self.tokens = (config.image_size // config.patch_size) ** 2
-        self.width = config.hidden_size
-        self._tower = tower.to(device).eval().requires_grad_(False)
+        tower = _tower(Path(folder), dtype)
+        self._tower = tower.to(device, dtype).eval().requires_grad_(False)
+        self.edge, self.tokens, self.width = tower.edge, tower.tokens, tower.width
         # what stands for a camera that is not there, as in the published training: the mean colour, 127 of 255
         self.background_PW = self.encode(torch.full((1, self.edge, self.edge, 3), 127, dtype=torch.uint8))[0]
 
@@ -91,7 +85,29 @@ class Vision:
 
     def _tokens(self, pixels: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device.type, enabled=False):
-            return self._tower(pixel_values=pixels.to(self.dtype)).last_hidden_state
+            return self._tower(pixels.to(self.dtype))
+
+
+class _SigLIP(torch.nn.Module):
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
+        from transformers.models.siglip.modeling_siglip import SiglipVisionModel
+
+        super().__init__()
+        config = _loaded(SiglipVisionConfig, folder)
+        self.edge = config.image_size
+        self.tokens = (config.image_size // config.patch_size) ** 2
+        self.width = config.hidden_size
+        self._model = _loaded(SiglipVisionModel, folder, config=config, dtype=dtype, output_loading_info=True)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._model(pixel_values=pixels).last_hidden_state
+
+
+def _tower(folder: Path, dtype: torch.dtype) -> keypoints.KeypointEncoder | _SigLIP:
+    if weights.read_config(folder).get("model_type") == keypoints.MODEL_TYPE:
+        return keypoints.KeypointEncoder.from_pretrained(folder)
+    return _SigLIP(folder, dtype)
 
 
 def relit(frames_uint8: torch.Tensor, factors_B3: torch.Tensor) -> torch.Tensor:

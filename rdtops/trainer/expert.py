@@ -111,9 +111,7 @@ class PutPuddingInTray:
         up_m = here[2] - grasp[2]
         aside_m = np.hypot(*(here[:2] - self._axis_m(grasp, up_m)))
         above_m = np.clip(self.STEEPNESS * (aside_m - self.FREE_M), 0, self.ABOVE_M)
-        free = np.clip(1 - (above_m - up_m) / 0.04, 0, 1)  # below the funnel: up first
-        way_m = self._axis_m(grasp, up_m - self.LEAD_M) - here[:2]
-        return np.array([*(here[:2] + free * way_m), grasp[2] + above_m - self.DEEPER_M])
+        return np.array([*self._axis_m(grasp, up_m - self.LEAD_M), grasp[2] + above_m - self.DEEPER_M])
 
     def _axis_m(self, grasp: np.ndarray, up_m: float) -> np.ndarray:
         """x, y of the funnel's axis, so far above the grasp."""

@@ -1,129 +1,113 @@
-"""Eyes for a small policy: a little SigLIP that demonstrations teach where things are.
+"""Eyes for a small policy: a keypoint encoder that glances teach where an object is.
 
 The trainer keeps its vision encoder frozen, and with `vision_cache_gib` it sees every frame once; so an encoder that is
-taught beforehand costs a policy's training nothing. What it is taught needs no labels but the demonstrations' own: from
-one frame, where the hand is going to close, as long as it has not, and where it is going to open again. The camera
-outside is asked for the places, the one on the wrist for the ways there from the hand. Every token of an image is asked
-alike, through one linear head a camera, which is thrown away: so whichever tokens a policy attends to, the answer can
-be read from them.
+taught beforehand costs a policy's training nothing. Each camera teaches its own tower two things: its first map is to
+be high where the object is in the image, and its answer is to be where the object is in the world; seen from outside,
+the place, from the wrist, the way there from the hand. The answers alone would do, and take four times as long: as long
+as the maps are high everywhere, nothing tells them where to look.
 
-Shapes: F frames, B of a batch, C cameras, 2 places, R pixels of an edge as the encoder sees it, P tokens of an image, W
-their width.
+Shapes: G glances, B of a batch, C cameras, R pixels of an edge as the encoder sees it, M of a map's.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 
 from rdtops.errors import DataError
 from rdtops.trainer import encoders, libero
+from rdtops.trainer.glances import Glances
+from rdtops.trainer.keypoints import CONFIG, KeypointEncoder
 
 log = logging.getLogger(__name__)
-EDGE, PATCH, WIDTH = 64, 16, 64  # pixels, pixels, numbers a token
-HELD_OUT = 8  # one demonstration of so many judges what was learnt
+HELD_OUT = 8  # one scene of so many judges what was learnt
 BATCH = 32
-LEARNING_RATE = 1e-3
-M_PER_UNIT = 0.05  # of what the heads say: numbers around 1
+LEARNING_RATE = 1e-2
+M_PER_UNIT = 0.05  # of what the towers say: numbers around 1
+SPOT = 0.07  # standard deviation of where the first map is to be high, in halves of the image's edge
+SPOT_WEIGHT = 0.1
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What there is to learn from."""
+class Lesson(NamedTuple):
+    frames_GC3RR: torch.Tensor  # uint8
+    answers_GC3: torch.Tensor  # in M_PER_UNIT around the mean
+    in_image_GC2: torch.Tensor  # where the object is; NaN where a camera does not see it
 
-    frames_FC3RR: torch.Tensor  # uint8, upright
-    place_m_FC23: np.ndarray  # what each camera is asked for
-    asked_F2: np.ndarray  # bool: nobody is asked where the hand has closed before
-    demo_F: np.ndarray
+    def of(self, numbers: np.ndarray) -> Lesson:
+        return Lesson(*(column[numbers] for column in self))
 
 
-def teach(demonstrations: Path, out: Path, steps: int, seed: int = 0) -> dict[str, float]:
-    """Write the encoder into `out`. Returns for each camera how far off its head is, in m along the table, on
-    demonstrations that taught nothing: the mean over frames before the hand closes. Raises DataError when there are
-    none of those, or no demonstrations to spare."""
-    seen = look(libero.index(demonstrations))
-    every = min(HELD_OUT, int(seen.demo_F.max()) + 1)
-    judging = seen.demo_F % every == every - 1
-    for some in (judging, ~judging):
-        if not (some & seen.asked_F2[:, 0]).any():
-            raise DataError(f"{demonstrations} needs two demonstrations at least in which the robot closes its hand: "
-                            "one teaches the eyes, one judges them")
+def teach(glances: Glances, out: Path, steps: int, seed: int = 0) -> dict[str, float]:
+    """Write the encoder into `out`. Returns for each camera how far off its tower is, in m along the table: the mean
+    over what it sees in scenes that taught nothing. Raises DataError when there is no scene to spare."""
+    scenes = np.unique(glances.scene_G)
+    judging_G = np.isin(glances.scene_G, scenes[min(HELD_OUT, len(scenes)) - 1::HELD_OUT])
+    if judging_G.all():
+        raise DataError("eyes need glances of two scenes at least: one teaches them, one judges them")
     torch.manual_seed(seed)
-    tower, heads = _tower(), nn.ModuleList(nn.Linear(WIDTH, 6) for _ in libero.CAMERAS)
-    middle_C23 = np.stack([seen.place_m_FC23[~judging & asked_F, :, place].mean(0)
-                           for place, asked_F in enumerate(seen.asked_F2.T)], axis=1)
-    answers_FC23 = torch.from_numpy((seen.place_m_FC23 - middle_C23) / M_PER_UNIT).float()
-    _learn(tower, heads, seen, answers_FC23, np.flatnonzero(~judging), steps, seed)
-    tower.save_pretrained(out)
-    errors = _errors_m(tower, heads, seen, answers_FC23, np.flatnonzero(judging & seen.asked_F2[:, 0]))
-    return dict(zip(libero.CAMERAS, errors, strict=True))
+    encoder = KeypointEncoder(CONFIG)
+    every = lesson(glances, encoder.edge)
+    _learn(encoder, every.of(np.flatnonzero(~judging_G)), steps, seed)
+    encoder.save_pretrained(out)
+    return _errors_m(encoder, every.of(np.flatnonzero(judging_G)))
 
 
-def look(dataset: libero.Dataset) -> Seen:
-    frames, places, asked, demo = [], [], [], []
-    reader = libero.Frames(dataset)
-    for number, episode in enumerate(dataset.episodes):
-        closed = episode.actions_T7[:, 6] > 0
-        close, end = int(closed.argmax()), len(closed) - 1
-        opens = np.flatnonzero(~closed[close:])
-        turn = close + int(opens[0]) if len(opens) else end
-        for t in range(episode.starts):
-            there = episode.position_m_T3[[close, turn]]
-            frames.append(encoders.resized(torch.from_numpy(reader.read(episode, t)), EDGE))
-            places.append([there, there - episode.position_m_T3[t]])
-            asked.append([t < close, True])
-            demo.append(number)
-    reader.close()
-    return Seen(torch.stack(frames), np.array(places), np.array(asked), np.array(demo))
+def lesson(glances: Glances, edge: int) -> Lesson:
+    frames = encoders.resized(torch.from_numpy(glances.frames_GCSS3).flatten(0, 1), edge)
+    asked_m_GC3 = np.stack([glances.object_m_G3, glances.object_m_G3 - glances.hand_m_G3], axis=1)
+    spots_GC2 = torch.from_numpy(glances.object_in_image_GC2).float()
+    spots_GC2[(spots_GC2.abs() > 1).any(-1)] = torch.nan
+    return Lesson(frames.unflatten(0, (-1, len(libero.CAMERAS))),
+                  torch.from_numpy((asked_m_GC3 - asked_m_GC3.mean(0)) / M_PER_UNIT).float(), spots_GC2)
 
 
-def _tower() -> Any:
-    from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
-    from transformers.models.siglip.modeling_siglip import SiglipVisionModel
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    return SiglipVisionModel(SiglipVisionConfig(
-        hidden_size=WIDTH, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, image_size=EDGE,
-        patch_size=PATCH, vision_use_head=False))
-
-
-def _learn(tower, heads, seen: Seen, answers_FC23, numbers: np.ndarray, steps: int, seed: int) -> None:
+def _learn(encoder: KeypointEncoder, every: Lesson, steps: int, seed: int) -> None:
     random = np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW([*tower.parameters(), *heads.parameters()], lr=LEARNING_RATE, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     for step in range(steps):
-        chosen = random.choice(numbers, BATCH)
-        said_BCP23 = _said(tower, heads, seen.frames_FC3RR[chosen])
-        answers_BCP23 = answers_FC23[chosen][:, :, None].expand_as(said_BCP23)
-        loss_BCP23 = functional.smooth_l1_loss(said_BCP23, answers_BCP23, reduction="none")
-        asked_BCP2 = torch.from_numpy(seen.asked_F2[chosen])[:, None, None].expand(loss_BCP23.shape[:-1])
-        loss = loss_BCP23[asked_BCP2].mean()
+        loss = _loss(encoder, every.of(random.choice(len(every.answers_GC3), BATCH)))
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if step % 100 == 99:
             log.info("eyes: step %d of %d, loss %.4f", step + 1, steps, loss.detach())
 
 
-def _said(tower, heads, frames_BC3RR: torch.Tensor) -> torch.Tensor:
-    """(B, C, P, 2, 3)."""
-    tokens = tower(pixel_values=encoders.normalised(frames_BC3RR.flatten(0, 1))).last_hidden_state
-    tokens_BCPW = tokens.unflatten(0, frames_BC3RR.shape[:2])
-    return torch.stack([head(tokens_BCPW[:, c]) for c, head in enumerate(heads)], dim=1).unflatten(-1, (2, 3))
+def _loss(encoder: KeypointEncoder, some: Lesson) -> torch.Tensor:
+    images_BC3RR = encoders.normalised(some.frames_GC3RR)
+    losses = []
+    for camera, tower in enumerate(encoder.towers):
+        maps_BKMM = tower.look(images_BC3RR[:, camera])
+        _, place_B3 = tower.read(maps_BKMM)
+        spots_B2 = some.in_image_GC2[:, camera]
+        seen_B = ~spots_B2.isnan().any(-1)
+        spot = functional.cross_entropy(maps_BKMM[seen_B, 0].flatten(1), _spots(spots_B2[seen_B], maps_BKMM.shape[-1]))
+        losses.append(functional.smooth_l1_loss(place_B3, some.answers_GC3[:, camera]) + SPOT_WEIGHT * spot)
+    return torch.stack(losses).mean()
+
+
+def _spots(spots_B2: torch.Tensor, edge: int) -> torch.Tensor:
+    """Shares of a map's pixels around each spot: (B, M M), each with the sum 1."""
+    line_M = torch.linspace(-1, 1, edge)
+    across_BM, down_BM = (-((line_M - axis[:, None]) ** 2) / (2 * SPOT**2) for axis in spots_B2.unbind(1))
+    return (down_BM[:, :, None] + across_BM[:, None]).flatten(1).softmax(1)
 
 
 @torch.no_grad()
-def _errors_m(tower, heads, seen: Seen, answers_FC23, numbers: np.ndarray) -> list[float]:
-    off = torch.cat([(_said(tower, heads, seen.frames_FC3RR[some]).mean(2) - answers_FC23[some])[:, :, 0]
-                     for some in np.array_split(numbers, max(1, len(numbers) // BATCH))])
-    return [round(float(e), 4) for e in (off[..., :2].norm(dim=-1).mean(0) * M_PER_UNIT)]
+def _errors_m(encoder: KeypointEncoder, judging: Lesson) -> dict[str, float]:
+    images_GC3RR = encoders.normalised(judging.frames_GC3RR)
+    errors = {}
+    for camera, (name, tower) in enumerate(zip(libero.CAMERAS, encoder.towers, strict=True)):
+        place_G3 = torch.cat([tower(images_B3RR)[1] for images_B3RR in images_GC3RR[:, camera].split(BATCH)])
+        off_G = (place_G3 - judging.answers_GC3[:, camera])[:, :2].norm(dim=-1)
+        seen_G = ~judging.in_image_GC2[:, camera].isnan().any(-1)
+        errors[name] = round(float(off_G[seen_G].mean()) * M_PER_UNIT, 4)
+    return errors

@@ -31,11 +31,12 @@ import torch
 
 from rdtops.contract.config import TrainConfig, override, preset
 from rdtops.errors import RdtopsError
-from rdtops.trainer import eyes, failures, film, simulator, tiny
+from rdtops.trainer import eyes, failures, film, glances, simulator, tiny
 from rdtops.trainer.arena import Arena
 from rdtops.trainer.bench import Row
 from rdtops.trainer.claims import PROOFS, REPLAYED, SEED, SETTINGS, SHORT, TRAINED, Place, Proof
 from rdtops.trainer.closed_loop import run_folder, train
+from rdtops.trainer.glances import Glances, Looking
 from rdtops.trainer.record import Recording, record
 from rdtops.trainer.rollout import rollout, wilson
 from rdtops.trainer.simulator import Simulator
@@ -50,10 +51,7 @@ def prove(place: Place, processes: int, say: Callable[[str], object], films: Pat
         record(place.demonstrations / "recorded_demo.hdf5", wish, processes, say)
     tiny.make(place.folder / "assets")
     if proof.sighted and not Path(place.assets["vision_encoder"]).is_dir():
-        torch.set_num_threads(processes)
-        off_m = eyes.teach(place.demonstrations, Path(place.assets["vision_encoder"]), proof.eye_steps, SEED)
-        say("eyes, mean error on demonstrations that taught nothing: " + ", ".join(
-            f"{camera} {100 * off:.1f} cm" for camera, off in off_m.items()))
+        _open_eyes(place, processes, say)
     if not (place.folder / "training").is_dir():
         minutes = train(run_folder(place.folder / "training", place.assets, _config(proof)), processes) / 60
         say(f"trained {proof.steps} steps in {minutes:.1f} minutes")
@@ -68,6 +66,17 @@ def prove(place: Place, processes: int, say: Callable[[str], object], films: Pat
                   f"at most {proof.limit_minutes:.0f}", minutes <= proof.limit_minutes, f"{processes} processes")
     if films:
         _film(place, found[TRAINED], films)
+
+
+def _open_eyes(place: Place, processes: int, say: Callable[[str], object]) -> None:
+    proof = place.proof
+    if not place.glances.is_file():
+        glances.taken(Looking(place.task, proof.sought, proof.corners_m, proof.glances, SEED), processes, say).save(
+            place.glances)
+    torch.set_num_threads(processes)
+    off_m = eyes.teach(Glances.load(place.glances), Path(place.assets["vision_encoder"]), proof.eye_steps, SEED)
+    say("eyes, mean error in scenes that taught nothing: " + ", ".join(
+        f"{camera} {100 * off:.1f} cm" for camera, off in off_m.items()))
 
 
 def _row(proof: Proof, kind: str, steps: list[int | None], found: dict[str, list[int | None]]) -> Row:

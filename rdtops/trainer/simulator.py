@@ -216,6 +216,39 @@ class Simulator:
         model, data = self._env.sim.model, self._env.sim.data
         return np.array(data.body_xpos[model.body_name2id(name)])
 
+    @contextlib.contextmanager
+    def displaced(self, body: str, xy_m: np.ndarray) -> Iterator[bool]:
+        """A loose body, for a moment and without any consequence, as it lay when the episode began, at another (x, y).
+        Tells whether it is then inside of the robot."""
+        model, sim = self._env.sim.model, self._env.sim
+        joint = model.joint_id2name(model.body_jntadr[model.body_name2id(body)])
+        before, poses = sim.get_state(), sim.data.get_joint_qpos(joint)
+        sim.data.set_joint_qpos(joint, np.array([*xy_m, *poses[2:]]))
+        sim.forward()
+        self._seen = None
+        yield self._touched(body)
+        sim.set_state(before)
+        sim.forward()
+        self._seen = None
+
+    def _touched(self, body: str) -> bool:
+        """By the robot."""
+        model, data = self._env.sim.model, self._env.sim.data
+        pairs = [{model.body_id2name(model.geom_bodyid[geom]) for geom in (contact.geom1, contact.geom2)}
+                 for contact in data.contact[:data.ncon]]
+        return any(body in pair and any(name.startswith(("robot0", "gripper0")) for name in pair) for pair in pairs)
+
+    def in_image_C2(self, point_m_3: np.ndarray) -> np.ndarray:
+        """Where each camera sees a point, x to the right and y down: -1 and 1 are the edges of the image. What is
+        beyond them is not seen; NaN what is behind the camera."""
+        model, data = self._env.sim.model, self._env.sim.data
+        seen = []
+        for camera in map(model.camera_name2id, CAMERAS):
+            right, up, back = data.cam_xmat[camera].reshape(3, 3).T @ (point_m_3 - data.cam_xpos[camera])
+            half = np.tan(np.radians(model.cam_fovy[camera]) / 2) * -back
+            seen.append(np.array([right, -up]) / half if back < 0 else np.full(2, np.nan))
+        return np.stack(seen)
+
     def model_xml(self) -> str:
         """The world as MuJoCo saves it, furniture where this episode has it.
 

@@ -1,0 +1,152 @@
+"""Glances: single pictures of newly drawn scenes, with what is where, to teach eyes with.
+
+Frames of demonstrations are poor teachers of eyes. They come a hundred from one scene, in most of them the hand is all
+but there, and a network soon knows their pictures by heart. Here the hand wanders over the table, and at every stop the
+object is put elsewhere for the time of one picture: a tenth of a second for a place that was never seen before. It is
+the simulator that says where things are, which eyes may know while they are taught and never when they are used.
+
+Shapes: G glances, C cameras, S pixels of an edge.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rdtops.errors import RdtopsError
+from rdtops.trainer.expert import GAIN_PER_M, PutPuddingInTray
+from rdtops.trainer.simulator import Simulator, Task
+
+OF_A_SCENE = 25  # glances, before the next scene is drawn
+STEPS_BETWEEN = 4  # of the hand
+NEAR = 0.6  # share of the glances in which the object lies near the hand
+NEAR_M = np.array([0.1, 0.12])  # so near, on either side, or a part of that
+NEARER = (0.2, 1.0)
+LOW = 0.6  # share of the hand's ways that end low over the object's region
+HAND_M = PutPuddingInTray.ELSEWHERE_M  # the corners of where the hand wanders otherwise
+LOW_M, HIGH_M = 0.01, 0.15  # above the object
+ASIDE_M = 0.06  # of the object's region
+LONGEST_WAY = 60  # steps
+ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Glances:
+    frames_GCSS3: np.ndarray  # uint8, upright
+    object_m_G3: np.ndarray
+    hand_m_G3: np.ndarray
+    object_in_image_GC2: np.ndarray  # as Simulator.in_image_C2 has it
+    scene_G: np.ndarray  # which were taken in the same scene
+
+    def save(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f"{file.name}.tmp")
+        with partial.open("wb") as out:
+            np.savez(out, **vars(self))
+        partial.replace(file)
+
+    @staticmethod
+    def load(file: Path) -> Glances:
+        with np.load(file) as kept:
+            return Glances(**kept)
+
+
+@dataclass(frozen=True)
+class Looking:
+    """Whose place is wanted: a body that lies loose at any (x, y) between the corners, with a hand anywhere."""
+
+    task: Task
+    body: str
+    corners_m: tuple[float, float, float, float]  # x, y to x, y
+    count: int
+    seed: int = 0
+
+
+def taken(wish: Looking, processes: int = 1, say: Callable[[str], object] | None = None) -> Glances:
+    """Each scene from its own seed: how many processes share the work is no part of what is seen."""
+    scenes = -(-wish.count // OF_A_SCENE)
+    context = multiprocessing.get_context("spawn")  # a fork would share the renderer
+    made = []
+    with context.Pool(min(processes, scenes), _enter, (wish,)) as pool:
+        for number, scene in enumerate(pool.imap(_scene, range(scenes)), 1):
+            if isinstance(scene, RdtopsError):
+                raise scene
+            made.append(scene)
+            if say and number % 20 == 0:
+                say(f"{number * OF_A_SCENE} of {scenes * OF_A_SCENE} glances")
+    return Glances(**{name: np.concatenate([getattr(scene, name) for scene in made])[:wish.count]
+                      for name in vars(made[0])})
+
+
+_observer: Observer | None = None  # a pool's worker process has one
+
+
+def _enter(wish: Looking) -> None:
+    global _observer  # noqa: PLW0603
+    _observer = Observer(wish)
+
+
+def _scene(number: int) -> Glances | RdtopsError:
+    assert _observer
+    try:
+        return _observer.scene(number)
+    except RdtopsError as error:
+        return error
+
+
+class Observer:
+    def __init__(self, wish: Looking) -> None:
+        self.wish = wish
+        self.world = Simulator(wish.task)
+
+    def scene(self, number: int) -> Glances:
+        random = np.random.default_rng((self.wish.seed, number))
+        seed = int(random.integers(2**31))
+        self.world.begin(self.world.drawn(seed), seed)
+        self.world.settle()
+        above_m = self.world.body_m_3(self.wish.body)[2]
+        ways, rows = self._wander(random, above_m), []
+        while len(rows) < OF_A_SCENE:
+            if glance := self._glance(random):
+                rows.append(glance)
+            next(ways)
+        return Glances(*(np.stack(column) for column in zip(*rows, strict=True)), np.full(OF_A_SCENE, number))
+
+    def _wander(self, random: np.random.Generator, table_m: float) -> Iterator[None]:
+        """Some steps on, each time it is asked."""
+        steps = 0
+        while True:
+            target_m = self._somewhere(random, table_m)
+            for _ in range(LONGEST_WAY):
+                way_m = target_m - self.world.robot().position_m_3
+                if np.abs(way_m).max() < ASIDE_M / 3:
+                    break
+                self.world.step(np.array([*np.clip(GAIN_PER_M * way_m, -1, 1), 0, 0, 0, -1.0]))
+                steps += 1
+                if steps % STEPS_BETWEEN == 0:
+                    yield
+
+    def _somewhere(self, random: np.random.Generator, table_m: float) -> np.ndarray:
+        if random.random() > LOW:
+            return random.uniform(*HAND_M)
+        low, high = np.array(self.wish.corners_m).reshape(2, 2)
+        return np.array([*random.uniform(low - ASIDE_M, high + ASIDE_M), table_m + random.uniform(LOW_M, HIGH_M)])
+
+    def _glance(self, random: np.random.Generator) -> tuple[np.ndarray, ...] | None:
+        """None where the hand is wherever the object was to be."""
+        low, high = np.array(self.wish.corners_m).reshape(2, 2)
+        hand_m = self.world.robot().position_m_3
+        near_m = NEAR_M * random.uniform(*NEARER)
+        near_low, near_high = np.maximum(low, hand_m[:2] - near_m), np.minimum(high, hand_m[:2] + near_m)
+        for _ in range(ATTEMPTS):
+            near = random.random() < NEAR and (near_low < near_high).all()
+            xy_m = random.uniform(near_low, near_high) if near else random.uniform(low, high)
+            with self.world.displaced(self.wish.body, xy_m) as touches:
+                if not touches:
+                    there_m = self.world.body_m_3(self.wish.body)
+                    return self.world.images(), there_m, hand_m, self.world.in_image_C2(there_m)
+        return None
