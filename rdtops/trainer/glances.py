@@ -10,15 +10,15 @@ Shapes: G glances, C cameras, S pixels of an edge.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from rdtops.errors import RdtopsError
 from rdtops.trainer.expert import GAIN_PER_M, PutPuddingInTray
+from rdtops.trainer.pool import shared_out
 from rdtops.trainer.simulator import Simulator, Task
 
 OF_A_SCENE = 25  # glances, before the next scene is drawn
@@ -69,33 +69,13 @@ class Looking:
 def taken(wish: Looking, processes: int = 1, say: Callable[[str], object] | None = None) -> Glances:
     """Each scene from its own seed: how many processes share the work is no part of what is seen."""
     scenes = -(-wish.count // OF_A_SCENE)
-    context = multiprocessing.get_context("spawn")  # a fork would share the renderer
     made = []
-    with context.Pool(min(processes, scenes), _enter, (wish,)) as pool:
-        for number, scene in enumerate(pool.imap(_scene, range(scenes)), 1):
-            if isinstance(scene, RdtopsError):
-                raise scene
-            made.append(scene)
-            if say and number % 20 == 0:
-                say(f"{number * OF_A_SCENE} of {scenes * OF_A_SCENE} glances")
+    for scene in shared_out(partial(Observer, wish), Observer.scene, range(scenes), processes):
+        made.append(scene)
+        if say and len(made) % 20 == 0:
+            say(f"{len(made) * OF_A_SCENE} of {scenes * OF_A_SCENE} glances")
     return Glances(**{name: np.concatenate([getattr(scene, name) for scene in made])[:wish.count]
                       for name in vars(made[0])})
-
-
-_observer: Observer | None = None  # a pool's worker process has one
-
-
-def _enter(wish: Looking) -> None:
-    global _observer  # noqa: PLW0603
-    _observer = Observer(wish)
-
-
-def _scene(number: int) -> Glances | RdtopsError:
-    assert _observer
-    try:
-        return _observer.scene(number)
-    except RdtopsError as error:
-        return error
 
 
 class Observer:
@@ -109,12 +89,14 @@ class Observer:
         self.world.begin(self.world.drawn(seed), seed)
         self.world.settle()
         above_m = self.world.body_m_3(self.wish.body)[2]
-        ways, rows = self._wander(random, above_m), []
+        ways = self._wander(random, above_m)
+        rows: list[tuple[np.ndarray, ...]] = []
         while len(rows) < OF_A_SCENE:
             if glance := self._glance(random):
                 rows.append(glance)
             next(ways)
-        return Glances(*(np.stack(column) for column in zip(*rows, strict=True)), np.full(OF_A_SCENE, number))
+        frames, there, hands, spots = (np.stack(column) for column in zip(*rows, strict=True))
+        return Glances(frames, there, hands, spots, np.full(OF_A_SCENE, number))
 
     def _wander(self, random: np.random.Generator, table_m: float) -> Iterator[None]:
         """Some steps on, each time it is asked."""

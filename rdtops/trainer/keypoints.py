@@ -15,7 +15,7 @@ their width, N numbers of a token.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -59,7 +59,7 @@ class KeypointEncoder(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config
-        self.towers = nn.ModuleList(Tower(config) for _ in range(config["towers"]))
+        self.towers = cast("list[Tower]", nn.ModuleList(Tower(config) for _ in range(config["towers"])))
         self.edge = config["image_size"]
         self.tokens = config["towers"] * config["keypoints"]
         self.width = (2 + PLACE * config["towers"]) * 2 * len(FREQUENCIES)

@@ -14,8 +14,8 @@ Trial i of each has the same start, world and noise. Rows as `inv bench` prints 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -37,6 +37,7 @@ from rdtops.trainer.bench import Row
 from rdtops.trainer.claims import PROOFS, REPLAYED, SEED, SETTINGS, SHORT, TRAINED, Place, Proof
 from rdtops.trainer.closed_loop import run_folder, train
 from rdtops.trainer.glances import Glances, Looking
+from rdtops.trainer.pool import shared_out
 from rdtops.trainer.record import Recording, record
 from rdtops.trainer.rollout import rollout, wilson
 from rdtops.trainer.simulator import Simulator
@@ -109,33 +110,24 @@ def _config(proof: Proof) -> TrainConfig:
 
 def _trials(place: Place, processes: int, say: Callable[[str], object]) -> Iterator[tuple[str, list[int | None]]]:
     """Each kind with its steps to success, None for a failure."""
-    with multiprocessing.get_context("spawn").Pool(processes, _enter, (place,)) as pool:
-        for kind in place.proof.kinds:
-            steps: list[int | None] = []
-            for number, made in enumerate(pool.imap(partial(_trial, kind), range(place.proof.trials)), 1):
-                if isinstance(made, RdtopsError):
-                    raise made
-                steps.append(made)
-                if number % 10 == 0:
-                    say(f"{kind}: {sum(s is not None for s in steps)} of {number}")
-            yield kind, steps
+    jobs = [(kind, trial) for kind in place.proof.kinds for trial in range(place.proof.trials)]
+    acted = shared_out(partial(_arena, place), _trial, jobs, processes)
+    for kind in place.proof.kinds:
+        steps: list[int | None] = []
+        for made in itertools.islice(acted, place.proof.trials):
+            steps.append(made)
+            if len(steps) % 10 == 0:
+                say(f"{kind}: {sum(s is not None for s in steps)} of {len(steps)}")
+        yield kind, steps
 
 
-_arena: Arena | None = None  # a pool's worker process has one
-
-
-def _enter(place: Place) -> None:
-    global _arena  # noqa: PLW0603
+def _arena(place: Place) -> Arena:
     torch.set_num_threads(1)
-    _arena = Arena(place)
+    return Arena(place)
 
 
-def _trial(kind: str, trial: int) -> int | RdtopsError | None:
-    assert _arena
-    try:
-        return _arena.trial(kind, trial)
-    except RdtopsError as error:
-        return error
+def _trial(arena: Arena, job: tuple[str, int]) -> int | None:
+    return arena.trial(*job)
 
 
 # what comes of it ----------------------------------------------------------------------------------------------------

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ import numpy as np
 from rdtops.errors import RdtopsError, SimulatorError, UsageError
 from rdtops.trainer import failures, libero, simulator
 from rdtops.trainer.expert import EXPERTS, GAIN_PER_M, PutPuddingInTray
+from rdtops.trainer.pool import shared_out
 from rdtops.trainer.simulator import SETTLING_STEPS, Simulator, Task
 
 IDLE_KEPT = 2  # of the settling steps
@@ -90,28 +91,7 @@ def record(out: Path, wish: Recording, processes: int = 1, say: Callable[[str], 
 
 def demonstrations(wish: Recording, processes: int = 1) -> Iterator[Demonstration]:
     """In their order, each from its own seed: how many processes share the work is no part of what they are."""
-    context = multiprocessing.get_context("spawn")  # a fork would share the renderer
-    with context.Pool(min(processes, wish.demos), _enter, (wish,)) as pool:
-        for made in pool.imap(_demonstration, range(wish.demos)):
-            if isinstance(made, RdtopsError):
-                raise made
-            yield made
-
-
-_recorder: Recorder | None = None  # a pool's worker process has one
-
-
-def _enter(wish: Recording) -> None:
-    global _recorder  # noqa: PLW0603
-    _recorder = Recorder(wish)
-
-
-def _demonstration(number: int) -> Demonstration | RdtopsError:
-    assert _recorder
-    try:
-        return _recorder.demonstration(number)
-    except RdtopsError as error:
-        return error
+    yield from shared_out(partial(Recorder, wish), Recorder.demonstration, range(wish.demos), processes)
 
 
 class Recorder:
