@@ -15,10 +15,10 @@ from rdtops.contract.evaluation import EvalSpec
 from rdtops.contract.run import RunSpec
 from rdtops.errors import RunError
 from rdtops.ops import jobs, launch, launch_on_host, launchers, runs, secrets
+from rdtops.ops.detached import STARTED_WITHIN_S
 from rdtops.ops.runs import RunView
 from rdtops.remote.connection import Connection
 
-STARTED_WITHIN_S = 20.0
 _PATIENCE_S = 120.0  # for another launch of the workspace, and for this one
 
 
@@ -74,9 +74,7 @@ def start_evaluation(connection: Connection, spec: EvalSpec) -> str:
     sent = secrets.for_the_host(spec.workspace, connection.host)
     job = jobs.of_evaluation(spec)
     if sent:
-        ready = {"script": str(job.script), "session": "", "tag": job.tag, "launcher": "", "within_s": 0.0,
-                 "secrets": sent}
-        connection.call(launch_on_host, {"op": "start", "start": ready})
+        connection.call(launch_on_host, {"op": "secrets", "secrets": sent})
     return launchers.of(connection.host).submit(connection, job).words
 
 

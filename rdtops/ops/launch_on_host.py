@@ -10,6 +10,7 @@ Requests (one JSON line each), answers (one JSON line each):
          | {"problem": str, ...}
     {"op": "start", "start": {"script", "session", "tag", "launcher", "within_s", "secrets": {"path", "text"} or null}}
         -> launcher, or problem
+    {"op": "secrets", "secrets": {"path", "text"}} -> {}   for a script that somebody else starts
 `launcher` is auto, tmux or setsid; with '' all is made ready and nothing started: a cluster's job is submitted then.
 """
 
@@ -125,8 +126,7 @@ def begin(script: str, session: str, tag: str, launcher: str, within_s: float,
     process, refusal = os.path.join(folder, "process"), os.path.join(folder, "refused")
     before = text_of(process)
     if secrets:
-        os.makedirs(os.path.dirname(secrets["path"]), 0o700, exist_ok=True)
-        write(secrets["path"], secrets["text"], 0o600)
+        keep(**secrets)
     if not launcher:
         return {"launcher": "", "note": ""}
     with contextlib.suppress(FileNotFoundError):
@@ -148,13 +148,20 @@ def begin(script: str, session: str, tag: str, launcher: str, within_s: float,
     return {"problem": "silent", "launched_by": used, "said": text_of(os.path.join(folder, "start.log"))[-800:]}
 
 
+def keep(path: str, text: str) -> dict[str, object]:
+    """Secrets, for their owner alone to read."""
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    write(path, text, 0o600)
+    return {}
+
+
 def main() -> None:
     request = json.loads(sys.stdin.buffer.readline().decode())
-    if request["op"] == "start":
-        answer = begin(**request["start"])
-    else:
-        del request["op"]
+    op = request.pop("op")
+    if op == "train":
         answer = train(**request)
+    else:
+        answer = begin(**request["start"]) if op == "start" else keep(**request["secrets"])
     sys.stdout.write(json.dumps(answer) + "\n")
 
 

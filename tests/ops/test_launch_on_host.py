@@ -78,6 +78,16 @@ def test_code_that_was_removed_is_not_launched(asked, tmp_path):
     assert runs(tmp_path) == []
 
 
+def test_secrets_for_what_somebody_else_starts_are_kept_for_their_owner(tmp_path):
+    request = {"op": "secrets", "secrets": {"path": str(tmp_path / "of" / "it"), "text": "TOKEN=x\n"}}
+    done = subprocess.run([sys.executable, "-m", "rdtops.ops.launch_on_host"], input=json.dumps(request) + "\n",
+                          capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {}
+    kept = tmp_path / "of" / "it"
+    assert kept.read_text() == "TOKEN=x\n"
+    assert (kept.stat().st_mode & 0o777, kept.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
 def test_a_secret_is_never_readable_for_others_not_even_for_a_moment(tmp_path):
     path = tmp_path / "secret"
     path.write_text("old")
