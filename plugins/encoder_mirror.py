@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import quote
 
 from rdtops.api import (
@@ -95,6 +96,22 @@ class Encoder:
     config: Mapping[str, object] | None
 
 
+@dataclass(frozen=True)
+class Mirror:
+    """From where the host may download encoders."""
+
+    endpoint: str  # '' where none is named
+    allowed: bool
+
+    def brings(self, name: str) -> bool:
+        return bool(self.allowed and self.endpoint and name in HUB_NAMES)
+
+
+def mirror_of(host: Host, options: Mapping[str, Any]) -> Mirror:
+    default = HUB if options["download"] else ""
+    return Mirror(options["endpoint"] or host.env.get("HF_ENDPOINT") or default, options["download"] is not False)
+
+
 def parse(output: Output) -> Encoder:
     """File names, a line `---`, names of weight files in quotes, a line `---`, config.json."""
     parts = output.out.split("---\n", 2)
@@ -126,19 +143,21 @@ def parse_fetched(output: Output) -> tuple[Fetched, ...]:
     return tuple(Fetched(int(r["bytes"]), float(r["seconds"]), str(r["problem"])) for r in rows.values())
 
 
-def endpoint_probes(host: Host, spec: RunSpec) -> list[Probe[tuple[Fetched, ...]]]:
+def endpoint_probes(host: Host, mirror: Mirror, spec: RunSpec) -> list[Probe[tuple[Fetched, ...]]]:
     """None where nothing would be downloaded."""
     name = _asset(spec, "text_encoder")
-    if not _may_download(host, name):
+    if not mirror.brings(name):
         return []
-    urls = [f"{_endpoint(host).rstrip('/')}/{HUB_NAMES[name]}/resolve/main/{quote(file)}" for file in FETCHED]
+    urls = [f"{mirror.endpoint.rstrip('/')}/{HUB_NAMES[name]}/resolve/main/{quote(file)}" for file in FETCHED]
     return [Probe("endpoint", Command(host.python, "-c", _FETCH, *urls).shell(), parse_fetched, timeout_s=25)]
 
 
 @hookimpl
 def preflight_check(host: Host, connection: Connection, spec: RunSpec,
-                    local_assets: Mapping[str, Path]) -> list[CheckResult]:
-    answers = ask(connection, [*(probe(role, spec.assets[role]) for role in ROLES), *endpoint_probes(host, spec)])
+                    local_assets: Mapping[str, Path], options: Mapping[str, Any]) -> list[CheckResult]:
+    mirror = mirror_of(host, options)
+    answers = ask(connection, [*(probe(role, spec.assets[role]) for role in ROLES),
+                               *endpoint_probes(host, mirror, spec)])
     findings = []
     for role in ROLES:
         encoder = answers[role].value
@@ -146,16 +165,16 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec,
             findings.append(CheckResult.warn(role, "cannot be looked at", answers[role].problem,
                                              f"ls -l {Command(spec.assets[role]).shell()}   # on {host.name}"))
         else:
-            findings.append(judged(host, role, encoder, spec, local_assets))
+            findings.append(judged(host, mirror, role, encoder, spec, local_assets))
     needed = any(f.status is Status.WARN and "downloaded there" in f.summary for f in findings)
-    return [*findings, endpoint(host, answers.get("endpoint"), needed=needed)]
+    return [*findings, endpoint(host, mirror, answers.get("endpoint"), needed=needed)]
 
 
-def endpoint(host: Host, answer: Answer[tuple[Fetched, ...]] | None, *, needed: bool) -> CheckResult:
+def endpoint(host: Host, mirror: Mirror, answer: Answer[tuple[Fetched, ...]] | None, *, needed: bool) -> CheckResult:
     """The hub or mirror serves bytes to the host, large files as well. A FAIL only where a download is needed."""
     if answer is None:
         return CheckResult.skip("hf endpoint", "not asked: nothing would be downloaded on the host")
-    address = re.sub(r"//[^/@]*@", "//", _endpoint(host))  # a name and password may stand in it
+    address = re.sub(r"//[^/@]*@", "//", mirror.endpoint)  # a name and password may stand in it
     fetched = answer.value or ()
     problems = [f"{file}: {got.problem or 'no byte'}" for file, got in zip(FETCHED, fetched, strict=False)
                 if got.problem or not got.size_bytes]
@@ -168,10 +187,11 @@ def endpoint(host: Host, answer: Answer[tuple[Fetched, ...]] | None, *, needed: 
 
 
 @hookimpl
-def before_train(host: Host, connection: Connection, run: RunSpec, local_assets: Mapping[str, Path]) -> None:
+def before_train(host: Host, connection: Connection, run: RunSpec, local_assets: Mapping[str, Path],
+                 options: Mapping[str, Any]) -> None:
     for role in _incomplete(connection, run, ROLES):
         try:
-            _bring(host, connection, role, run, local_assets)
+            _bring(host, mirror_of(host, options), connection, role, run, local_assets)
         except RdtopsError as error:
             if isinstance(error, PreflightVeto):
                 raise
@@ -194,11 +214,12 @@ def missing(role: str, encoder: Encoder) -> list[str]:
     return [kind for kind, names in needs.items() if not encoder.files & set(names)] + parts
 
 
-def judged(host: Host, role: str, encoder: Encoder, spec: RunSpec, local_assets: Mapping[str, Path]) -> CheckResult:
+def judged(host: Host, mirror: Mirror, role: str, encoder: Encoder, spec: RunSpec,
+           local_assets: Mapping[str, Path]) -> CheckResult:
     lacks = missing(role, encoder)
     folder = spec.assets[role]
     deploy = f"inv deploy --host {spec.host} --only encoders"
-    way = _way(host, role, spec, local_assets)
+    way = _way(host, mirror, role, spec, local_assets)
     if lacks and way:
         return CheckResult.warn(role, f"{', '.join(lacks)} missing there; before training: {way}", folder,
                                 deploy if role in local_assets else f"inv train --host {spec.host}   # downloads it")
@@ -262,24 +283,13 @@ def _asset(spec: RunSpec, role: str) -> str:
     return str(getattr(spec.train, role))
 
 
-def _endpoint(host: Host) -> str:
-    options = host.plugins.get("encoder_mirror", {})
-    default = HUB if options.get("download") else ""
-    return str(options.get("endpoint") or host.env.get("HF_ENDPOINT") or default)
-
-
-def _may_download(host: Host, name: str) -> bool:
-    allowed = host.plugins.get("encoder_mirror", {}).get("download", True)
-    return bool(allowed and _endpoint(host) and name in HUB_NAMES)
-
-
-def _way(host: Host, role: str, spec: RunSpec, local_assets: Mapping[str, Path]) -> str:
+def _way(host: Host, mirror: Mirror, role: str, spec: RunSpec, local_assets: Mapping[str, Path]) -> str:
     name = _asset(spec, role)
     if name in host.assets:  # hosts.toml says it is there; what others may use as well is not written to
         return ""
     if role in local_assets:
         return f"uploaded from {local_assets[role]}"
-    return f"downloaded there from {_endpoint(host)}" if _may_download(host, name) else ""
+    return f"downloaded there from {mirror.endpoint}" if mirror.brings(name) else ""
 
 
 def _no_way(host: Host, name: str) -> tuple[str, str]:
@@ -292,25 +302,26 @@ def _no_way(host: Host, name: str) -> tuple[str, str]:
             f"edit hosts.toml: a local copy of {name} under [assets], or endpoint under {table}")
 
 
-def _bring(host: Host, connection: Connection, role: str, run: RunSpec, local_assets: Mapping[str, Path]) -> None:
+def _bring(host: Host, mirror: Mirror, connection: Connection, role: str, run: RunSpec,
+           local_assets: Mapping[str, Path]) -> None:
     folder, name = run.assets[role], _asset(run, role)
-    if not _way(host, role, run, local_assets):
+    if not _way(host, mirror, role, run, local_assets):
         why, remedy = _no_way(host, name)
         raise PreflightVeto(f"the {role} is not in {folder}, and {why}", remedy=remedy)
     if role in local_assets:
         upload(connection, plan_upload(connection, local_assets[role], folder))
     else:
-        _download(host, connection, HUB_NAMES[name], folder)
+        _download(host, mirror, connection, HUB_NAMES[name], folder)
 
 
-def _download(host: Host, connection: Connection, repository: str, folder: str) -> None:
+def _download(host: Host, mirror: Mirror, connection: Connection, repository: str, folder: str) -> None:
     """With the host's own huggingface_hub, which takes up a broken download where it ended."""
     python = "python" if activation(host) else host.python
     line = activation(host) + Command(python, "-c", _DOWNLOAD, repository, str(PurePosixPath(folder))).shell()
-    variables = {**host.env, "HF_ENDPOINT": _endpoint(host), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    variables = {**host.env, "HF_ENDPOINT": mirror.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     problem = _run_pulsing(connection, line, json.dumps(variables).encode())
     if problem:
-        raise PreflightVeto(f"{repository} could not be downloaded on {host.name} from {_endpoint(host)}: {problem}",
+        raise PreflightVeto(f"{repository} could not be downloaded on {host.name} from {mirror.endpoint}: {problem}",
                             remedy=f"inv train --host {host.name}   # goes on where it ended; or name a local copy of "
                                    f"{repository.rpartition('/')[2]} under [assets] in hosts.toml")
 

@@ -9,11 +9,17 @@ import pytest
 
 from rdtops.checks import Status
 from rdtops.errors import PreflightVeto
+from rdtops.options import filled
 from tests.plugins.conftest import BROKEN, ScriptedConnection, as_json, said
 
 T5 = "config.json\nmodel.safetensors\nspiece.model\n"
 SIGLIP = "config.json\nmodel.safetensors\n"
 SO400M = {"vision_config": {"hidden_size": 1152, "image_size": 384, "patch_size": 14}}
+
+
+def told(plugins, h):
+    """The options of the plugin as the hook gets them."""
+    return filled(plugins["encoder_mirror"].OPTIONS, h.plugins.get("encoder_mirror", {}), "")
 
 
 def listing(files, config, shards=""):
@@ -32,7 +38,8 @@ def check(plugins, host, spec):
             h, text_encoder=text or listing(T5, as_json({"d_model": 4096})),
             vision_encoder=vision or listing(SIGLIP, as_json(SO400M)), endpoint=fetched or served(65536, 65536))
         here = {role: Path("/here") / role for role in local}
-        return {r.name: r for r in plugins["encoder_mirror"].preflight_check(h, connection, spec(), here)}
+        return {r.name: r for r in plugins["encoder_mirror"].preflight_check(
+            h, connection, spec(), here, told(plugins, h))}
     return run
 
 
@@ -123,7 +130,7 @@ def test_the_asset_s_name_decides_what_is_downloaded_whatever_its_folder(plugins
     h = host(env={"HF_ENDPOINT": "https://mirror.example.org"})
     elsewhere = replace(spec(), assets={**spec().assets, "text_encoder": "/data/models/t5"})
     connection = ScriptedConnection(h, text_encoder=listing("", ""), vision_encoder=listing("", ""))
-    found = plugins["encoder_mirror"].preflight_check(h, connection, elsewhere, {})
+    found = plugins["encoder_mirror"].preflight_check(h, connection, elsewhere, {}, told(plugins, h))
     assert [r.status for r in found][:2] == [Status.WARN, Status.WARN]
 
 
@@ -135,7 +142,8 @@ def test_a_folder_that_hosts_toml_names_is_left_alone(check, plugins, host, spec
     h = host(assets=pinned)
     connection = ScriptedConnection(h, text_encoder=listing("", ""), vision_encoder=listing("", ""))
     with pytest.raises(PreflightVeto, match="left alone"):
-        plugins["encoder_mirror"].before_train(h, connection, spec(), {"text_encoder": Path("/here/t5")})
+        plugins["encoder_mirror"].before_train(
+            h, connection, spec(), {"text_encoder": Path("/here/t5")}, told(plugins, h))
 
 
 def test_a_token_goes_by_stdin_and_not_on_the_command_line(plugins, host, monkeypatch):
@@ -143,7 +151,8 @@ def test_a_token_goes_by_stdin_and_not_on_the_command_line(plugins, host, monkey
     monkeypatch.setattr(plugins["encoder_mirror"], "_run_pulsing",
                         lambda _, line, stdin: seen.update(line=line, stdin=stdin) or "")
     h = host(env={"HF_TOKEN": "hf_secret"}, plugins={"encoder_mirror": {"endpoint": "https://m.example.org"}})
-    plugins["encoder_mirror"]._download(h, None, "google/t5-v1_1-xxl", "/w/a folder")
+    mirror = plugins["encoder_mirror"].mirror_of(h, told(plugins, h))
+    plugins["encoder_mirror"]._download(h, mirror, None, "google/t5-v1_1-xxl", "/w/a folder")
     assert "hf_secret" not in seen["line"]
     assert json.loads(seen["stdin"]) == {"HF_TOKEN": "hf_secret", "HF_ENDPOINT": "https://m.example.org",
                                          "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -161,7 +170,7 @@ def test_a_launch_without_encoders_and_without_a_way_is_vetoed(plugins, host, sp
     h = host()
     connection = ScriptedConnection(h, text_encoder=listing("", ""), vision_encoder=listing("", ""))
     with pytest.raises(PreflightVeto, match="neither a copy here nor a mirror"):
-        plugins["encoder_mirror"].before_train(h, connection, spec(), {})
+        plugins["encoder_mirror"].before_train(h, connection, spec(), {}, told(plugins, h))
 
 
 @pytest.mark.parametrize("kind", BROKEN)
@@ -211,7 +220,8 @@ def test_redirects_to_a_store_that_is_blocked_are_followed_and_told(plugins, hos
     serving.start()
     try:
         h = host(env={"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"})
-        (probe,) = plugins["encoder_mirror"].endpoint_probes(h, spec())
+        mirror = plugins["encoder_mirror"].mirror_of(h, told(plugins, h))
+        (probe,) = plugins["encoder_mirror"].endpoint_probes(h, mirror, spec())
         done = subprocess.run(["sh", "-c", probe.shell], capture_output=True, text=True, check=True)
     finally:
         server.shutdown()
