@@ -2,8 +2,8 @@
 
 Frames of demonstrations are poor teachers of eyes. They come a hundred from one scene, in most of them the hand is all
 but there, and a network soon knows their pictures by heart. Here the hand wanders over the table, and at every stop the
-object is put elsewhere for the time of one picture: a tenth of a second for a place that was never seen before. It is
-the simulator that says where things are, which eyes may know while they are taught and never when they are used.
+object is put elsewhere for the time of one picture: a place that was never seen, in a quarter of a second of a core. It
+is the simulator that says where things are, which eyes may know while they are taught and never when they are used.
 
 Shapes: G glances, C cameras, S pixels of an edge.
 """
