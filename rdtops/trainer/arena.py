@@ -29,6 +29,10 @@ class Arena:
             self.dark = Simulator(place.task, images=False)
         self.dataset = libero.index(place.demonstrations)
 
+    def close(self) -> None:
+        for world in {self.world, self.dark}:
+            world.close()
+
     def start(self, trial: int) -> np.ndarray:
         """The benchmark's initial state of that number; in a region of ours, where it has none, one that is drawn."""
         if self.proof.region:

@@ -14,6 +14,7 @@ Trial i of each has the same start, world and noise. Rows as `inv bench` prints 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -135,7 +136,12 @@ def _trial(arena: Arena, job: tuple[str, int]) -> int | None:
 def _film(place: Place, steps: list[int | None], folder: Path) -> None:
     """The first success and the first failure, acted once more: the same to the last bit."""
     simulator.load(images=True)
-    arena, lit = Arena(place), Simulator(place.task)
+    with contextlib.closing(Arena(place)) as arena, contextlib.closing(Simulator(place.task)) as lit:
+        _film_with(arena, lit, steps, folder)
+
+
+def _film_with(arena: Arena, lit: Simulator, steps: list[int | None], folder: Path) -> None:
+    place = arena.place
     driver = arena.driver if place.proof.sighted else arena.blindfolded
     for outcome, failed in (("success", False), ("failure", True)):
         trial = next((n for n, s in enumerate(steps) if (s is None) == failed), None)
