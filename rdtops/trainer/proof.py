@@ -4,7 +4,8 @@
 
 Records demonstrations, trains a small RDT on them with the bundled trainer, and lets the averaged weights act from all
 of the benchmark's initial states, of which no demonstration had one: those start where LIBERO draws them anew. (What is
-picked up lies in a wider region than the benchmark's: there both are drawn, trials from seeds of their own.) Beside it
+picked up lies in a wider region than the benchmark's: there both are drawn, trials from seeds of their own. Its policy
+sees with eyes that glances have taught.) Beside it
 act an untrained policy, a demonstration's actions replayed without looking, the same policy in the dark, and, for a
 task that needs eyes, the scripted expert itself when it does not know where the object lies.
 

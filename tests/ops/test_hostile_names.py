@@ -15,6 +15,7 @@ from rdtops.contract.run import RunSpec
 from rdtops.ops import preflight, registry
 from rdtops.ops.preflight import assets
 from rdtops.ops.preflight.check import Subject
+from rdtops.options import filled
 from rdtops.remote.hosts import Environment, Host
 from rdtops.remote.probe import Output, Probe
 
@@ -40,7 +41,8 @@ def all_probes(host: Host, spec: RunSpec) -> list[Probe[Any]]:
     plugins = {p.name: p.module for p in registry.load().loaded}
     mirror, disk = plugins["encoder_mirror"], plugins["disk"]
     ours = [p for check in preflight.CHECKS for p in check.probes(Subject(host, spec))]
-    return [*ours, *disk.probes(host, spec.workspace), *mirror.endpoint_probes(host, spec),
+    source = mirror.mirror_of(host, filled(mirror.OPTIONS, host.plugins.get("encoder_mirror", {}), ""))
+    return [*ours, *disk.probes(host, spec.workspace), *mirror.endpoint_probes(host, source, spec),
             mirror.probe("text_encoder", spec.assets["text_encoder"])]
 
 
