@@ -50,10 +50,16 @@ def fresh(tmp_path: Path) -> Iterator[Lab]:
     lab.down()
 
 
+def _hears_hang_ups() -> None:
+    """Under nohup they are ignored, and it is by one that ssh ends the ssh of its ProxyJump."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def ssh(lab: Lab, *arguments: str, config: Path | None = None, stdin: bytes = b"",
         connect_timeout_s: int = 10) -> subprocess.CompletedProcess[bytes]:
     command = ["ssh", "-F", str(config or lab.ssh_config), "-o", f"ConnectTimeout={connect_timeout_s}", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False)
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False,
+                          preexec_fn=_hears_hang_ups)
 
 
 def output(lab: Lab, host: str, line: str) -> str:
