@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -9,11 +10,22 @@ import numpy as np
 from rdtops.trainer.simulator import RobotState, Simulator
 
 GAIN_PER_M = 14.0  # action units per metre of distance: full speed from 7 cm on
+ARRIVED_M, LONGEST_WAY = 0.02, 60  # near enough; steps
 
 
 class Expert(Protocol):
     def act(self, simulator: Simulator) -> np.ndarray:
         """The next action (7,), in [-1, 1]."""
+
+
+def go(simulator: Simulator, target_m: np.ndarray) -> Iterator[None]:
+    """Take the hand there, open, as far as it gets: straight, and whatever lies in the way. One step at each turn."""
+    for _ in range(LONGEST_WAY):
+        way_m = target_m - simulator.robot().position_m_3
+        if np.abs(way_m).max() < ARRIVED_M:
+            return
+        simulator.step(np.array([*np.clip(GAIN_PER_M * way_m, -1, 1), 0, 0, 0, -1.0]))
+        yield
 
 
 class CloseTopDrawer:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rdtops.trainer.expert import GAIN_PER_M, PutPuddingInTray
+from rdtops.trainer.expert import PutPuddingInTray, go
 from rdtops.trainer.pool import shared_out
 from rdtops.trainer.simulator import Simulator, Task
 
@@ -30,7 +30,6 @@ LOW = 0.6  # share of the hand's ways that end low over the object's region
 HAND_M = PutPuddingInTray.ELSEWHERE_M  # the corners of where the hand wanders otherwise
 LOW_M, HIGH_M = 0.01, 0.15  # above the object
 ASIDE_M = 0.06  # of the object's region
-LONGEST_WAY = 60  # steps
 ATTEMPTS = 20
 
 
@@ -103,11 +102,7 @@ class Observer:
         steps = 0
         while True:
             target_m = self._somewhere(random, table_m)
-            for _ in range(LONGEST_WAY):
-                way_m = target_m - self.world.robot().position_m_3
-                if np.abs(way_m).max() < ASIDE_M / 3:
-                    break
-                self.world.step(np.array([*np.clip(GAIN_PER_M * way_m, -1, 1), 0, 0, 0, -1.0]))
+            for _ in go(self.world, target_m):
                 steps += 1
                 if steps % STEPS_BETWEEN == 0:
                     yield

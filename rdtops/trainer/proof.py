@@ -5,9 +5,9 @@
 Records demonstrations, trains a small RDT on them with the bundled trainer, and lets the averaged weights act from all
 of the benchmark's initial states, of which no demonstration had one: those start where LIBERO draws them anew. (What is
 picked up lies in a wider region than the benchmark's: there both are drawn, trials from seeds of their own. Its policy
-sees with eyes that glances have taught.) Beside it
-act an untrained policy, a demonstration's actions replayed without looking, the same policy in the dark, and, for a
-task that needs eyes, the scripted expert itself when it does not know where the object lies.
+sees with eyes that glances have taught.) Beside it act an untrained policy, a demonstration's actions replayed without
+looking, the same policy in the dark, and, for a task that needs eyes, the scripted expert itself when it does not know
+where the object lies.
 
 Trial i of each has the same start, world and noise. Rows as `inv bench` prints them.
 """
@@ -33,12 +33,12 @@ import torch
 
 from rdtops.contract.config import TrainConfig, override, preset
 from rdtops.errors import RdtopsError
-from rdtops.trainer import eyes, failures, film, glances, simulator, tiny
+from rdtops.trainer import eyes, failures, film, simulator, tiny
 from rdtops.trainer.arena import Arena
 from rdtops.trainer.bench import Row
 from rdtops.trainer.claims import PROOFS, REPLAYED, SEED, SETTINGS, SHORT, TRAINED, Place, Proof
 from rdtops.trainer.closed_loop import run_folder, train
-from rdtops.trainer.glances import Glances, Looking
+from rdtops.trainer.glances import Glances, Looking, taken
 from rdtops.trainer.pool import shared_out
 from rdtops.trainer.record import Recording, record
 from rdtops.trainer.rollout import rollout, wilson
@@ -74,8 +74,8 @@ def prove(place: Place, processes: int, say: Callable[[str], object], films: Pat
 def _open_eyes(place: Place, processes: int, say: Callable[[str], object]) -> None:
     proof = place.proof
     if not place.glances.is_file():
-        glances.taken(Looking(place.task, proof.sought, proof.corners_m, proof.glances, SEED), processes, say).save(
-            place.glances)
+        wish = Looking(place.task, proof.sought, proof.corners_m, proof.glances, SEED)
+        taken(wish, processes, say).save(place.glances)
     torch.set_num_threads(processes)
     off_m = eyes.teach(Glances.load(place.glances), Path(place.assets["vision_encoder"]), proof.eye_steps, SEED)
     say("eyes, mean error in scenes that taught nothing: " + ", ".join(

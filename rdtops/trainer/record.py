@@ -29,7 +29,7 @@ import numpy as np
 
 from rdtops.errors import RdtopsError, SimulatorError, UsageError
 from rdtops.trainer import failures, libero, simulator
-from rdtops.trainer.expert import EXPERTS, GAIN_PER_M, PutPuddingInTray
+from rdtops.trainer.expert import EXPERTS, PutPuddingInTray, go
 from rdtops.trainer.pool import shared_out
 from rdtops.trainer.simulator import SETTLING_STEPS, Simulator, Task
 
@@ -37,7 +37,7 @@ IDLE_KEPT = 2  # of the settling steps
 HELD = 10  # steps after success, as in LIBERO's files
 LONGEST = 200  # steps until success; the expert takes about 40
 ATTEMPTS = 10
-ARRIVED_M, GOING_STEPS, RESTING_STEPS = 0.02, 60, 3  # of a hand that starts elsewhere
+RESTING_STEPS = 3  # of a hand that starts elsewhere
 DRAWN = -1  # in place of an initial state's number
 
 
@@ -139,11 +139,8 @@ class Recorder:
         """Across and then down, before the demonstration begins, so that nobody learns the way there."""
         over_m = np.array([*there_m[:2], max(there_m[2], self.world.robot().position_m_3[2])])
         for target_m in (over_m, there_m):
-            for _ in range(GOING_STEPS):
-                way_m = target_m - self.world.robot().position_m_3
-                if np.abs(way_m).max() < ARRIVED_M:
-                    break
-                self.world.step(np.array([*np.clip(GAIN_PER_M * way_m, -1, 1), 0, 0, 0, -1.0]))
+            for _ in go(self.world, target_m):
+                pass
         self.world.settle(RESTING_STEPS)
 
     def _about(self) -> dict[str, Any]:

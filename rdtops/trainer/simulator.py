@@ -218,18 +218,20 @@ class Simulator:
 
     @contextlib.contextmanager
     def displaced(self, body: str, xy_m: np.ndarray) -> Iterator[bool]:
-        """A loose body, for a moment and without any consequence, as it lay when the episode began, at another (x, y).
-        Tells whether it is then inside of the robot."""
+        """A loose body, turned as it is, for a moment and without any consequence at another (x, y). Tells whether it
+        is then inside of the robot."""
         model, sim = self._env.sim.model, self._env.sim
         joint = model.joint_id2name(model.body_jntadr[model.body_name2id(body)])
         before, poses = sim.get_state(), sim.data.get_joint_qpos(joint)
         sim.data.set_joint_qpos(joint, np.array([*xy_m, *poses[2:]]))
         sim.forward()
         self._seen = None
-        yield self._touched(body)
-        sim.set_state(before)
-        sim.forward()
-        self._seen = None
+        try:
+            yield self._touched(body)
+        finally:
+            sim.set_state(before)
+            sim.forward()
+            self._seen = None
 
     def _touched(self, body: str) -> bool:
         """By the robot."""

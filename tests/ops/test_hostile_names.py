@@ -15,9 +15,9 @@ from rdtops.contract.run import RunSpec
 from rdtops.ops import preflight, registry
 from rdtops.ops.preflight import assets
 from rdtops.ops.preflight.check import Subject
-from rdtops.options import filled
 from rdtops.remote.hosts import Environment, Host
 from rdtops.remote.probe import Output, Probe
+from tests.told import options
 
 HOSTILE = ("$(touch CANARY)", "`touch CANARY`", "'; touch CANARY; '", '"; touch CANARY; "', "a\ntouch CANARY\n", "-rf",
            "a b", "|| touch CANARY ||", "~/$(touch CANARY)", "*", "失败 $(touch CANARY)")
@@ -41,7 +41,7 @@ def all_probes(host: Host, spec: RunSpec) -> list[Probe[Any]]:
     plugins = {p.name: p.module for p in registry.load().loaded}
     mirror, disk = plugins["encoder_mirror"], plugins["disk"]
     ours = [p for check in preflight.CHECKS for p in check.probes(Subject(host, spec))]
-    source = mirror.mirror_of(host, filled(mirror.OPTIONS, host.plugins.get("encoder_mirror", {}), ""))
+    source = mirror.mirror_of(host, options("encoder_mirror", host))
     return [*ours, *disk.probes(host, spec.workspace), *mirror.endpoint_probes(host, source, spec),
             mirror.probe("text_encoder", spec.assets["text_encoder"])]
 

@@ -9,17 +9,12 @@ import pytest
 
 from rdtops.checks import Status
 from rdtops.errors import PreflightVeto
-from rdtops.options import filled
 from tests.plugins.conftest import BROKEN, ScriptedConnection, as_json, said
+from tests.told import options
 
 T5 = "config.json\nmodel.safetensors\nspiece.model\n"
 SIGLIP = "config.json\nmodel.safetensors\n"
 SO400M = {"vision_config": {"hidden_size": 1152, "image_size": 384, "patch_size": 14}}
-
-
-def told(plugins, h):
-    """The options of the plugin as the hook gets them."""
-    return filled(plugins["encoder_mirror"].OPTIONS, h.plugins.get("encoder_mirror", {}), "")
 
 
 def listing(files, config, shards=""):
@@ -39,7 +34,7 @@ def check(plugins, host, spec):
             vision_encoder=vision or listing(SIGLIP, as_json(SO400M)), endpoint=fetched or served(65536, 65536))
         here = {role: Path("/here") / role for role in local}
         return {r.name: r for r in plugins["encoder_mirror"].preflight_check(
-            h, connection, spec(), here, told(plugins, h))}
+            h, connection, spec(), here, options("encoder_mirror", h))}
     return run
 
 
@@ -130,7 +125,7 @@ def test_the_asset_s_name_decides_what_is_downloaded_whatever_its_folder(plugins
     h = host(env={"HF_ENDPOINT": "https://mirror.example.org"})
     elsewhere = replace(spec(), assets={**spec().assets, "text_encoder": "/data/models/t5"})
     connection = ScriptedConnection(h, text_encoder=listing("", ""), vision_encoder=listing("", ""))
-    found = plugins["encoder_mirror"].preflight_check(h, connection, elsewhere, {}, told(plugins, h))
+    found = plugins["encoder_mirror"].preflight_check(h, connection, elsewhere, {}, options("encoder_mirror", h))
     assert [r.status for r in found][:2] == [Status.WARN, Status.WARN]
 
 
@@ -143,7 +138,7 @@ def test_a_folder_that_hosts_toml_names_is_left_alone(check, plugins, host, spec
     connection = ScriptedConnection(h, text_encoder=listing("", ""), vision_encoder=listing("", ""))
     with pytest.raises(PreflightVeto, match="left alone"):
         plugins["encoder_mirror"].before_train(
-            h, connection, spec(), {"text_encoder": Path("/here/t5")}, told(plugins, h))
+            h, connection, spec(), {"text_encoder": Path("/here/t5")}, options("encoder_mirror", h))
 
 
 def test_a_token_goes_by_stdin_and_not_on_the_command_line(plugins, host, monkeypatch):
@@ -151,7 +146,7 @@ def test_a_token_goes_by_stdin_and_not_on_the_command_line(plugins, host, monkey
     monkeypatch.setattr(plugins["encoder_mirror"], "_run_pulsing",
                         lambda _, line, stdin: seen.update(line=line, stdin=stdin) or "")
     h = host(env={"HF_TOKEN": "hf_secret"}, plugins={"encoder_mirror": {"endpoint": "https://m.example.org"}})
-    mirror = plugins["encoder_mirror"].mirror_of(h, told(plugins, h))
+    mirror = plugins["encoder_mirror"].mirror_of(h, options("encoder_mirror", h))
     plugins["encoder_mirror"]._download(h, mirror, None, "google/t5-v1_1-xxl", "/w/a folder")
     assert "hf_secret" not in seen["line"]
     assert json.loads(seen["stdin"]) == {"HF_TOKEN": "hf_secret", "HF_ENDPOINT": "https://m.example.org",
@@ -170,7 +165,7 @@ def test_a_launch_without_encoders_and_without_a_way_is_vetoed(plugins, host, sp
     h = host()
     connection = ScriptedConnection(h, text_encoder=listing("", ""), vision_encoder=listing("", ""))
     with pytest.raises(PreflightVeto, match="neither a copy here nor a mirror"):
-        plugins["encoder_mirror"].before_train(h, connection, spec(), {}, told(plugins, h))
+        plugins["encoder_mirror"].before_train(h, connection, spec(), {}, options("encoder_mirror", h))
 
 
 @pytest.mark.parametrize("kind", BROKEN)
@@ -220,7 +215,7 @@ def test_redirects_to_a_store_that_is_blocked_are_followed_and_told(plugins, hos
     serving.start()
     try:
         h = host(env={"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"})
-        mirror = plugins["encoder_mirror"].mirror_of(h, told(plugins, h))
+        mirror = plugins["encoder_mirror"].mirror_of(h, options("encoder_mirror", h))
         (probe,) = plugins["encoder_mirror"].endpoint_probes(h, mirror, spec())
         done = subprocess.run(["sh", "-c", probe.shell], capture_output=True, text=True, check=True)
     finally:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
@@ -20,11 +20,10 @@ from rdtops.checks import CheckResult, Status
 from rdtops.contract import manifest
 from rdtops.contract.run import Checkpoint
 from rdtops.errors import PreflightVeto, RdtopsError
-from rdtops.options import filled
 from rdtops.remote.connection import Connection
-from rdtops.remote.hosts import Host
 from rdtops.remote.inventory import load
 from tests.lab.checks.findings import by_name, write
+from tests.told import options
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 
@@ -34,24 +33,19 @@ SIGLIP = {"config.json": b'{"vision_config": {"hidden_size": 1152, "image_size":
           "model.safetensors": b"siglip" * 1000}
 
 
-def told(mirror: Any, host: Host) -> dict[str, Any]:
-    """The options of the plugin as the hook gets them."""
-    return filled(mirror.OPTIONS, host.plugins.get("encoder_mirror", {}), "")
-
-
 def test_missing_encoders_warn_are_brought_and_then_good(plugins, link, spec, tmp_path):
     there = spec()
     local = {"text_encoder": write(tmp_path / "t5", T5), "vision_encoder": write(tmp_path / "siglip", SIGLIP)}
     mirror, md5 = plugins["encoder_mirror"], plugins["md5"]
 
     def findings() -> dict[str, CheckResult]:
-        return by_name([*mirror.preflight_check(link.host, link, there, local, told(mirror, link.host)),
+        return by_name([*mirror.preflight_check(link.host, link, there, local, options("encoder_mirror", link.host)),
                         *md5.preflight_check(link.host, link, there, local)])
 
     before = {n: r.status for n, r in findings().items()}
     wanted = ("text_encoder", "vision_encoder", "md5 text_encoder", "md5 vision_encoder")
     assert {before[n] for n in wanted} == {Status.WARN}  # a FAIL of either would keep before_train from its work
-    mirror.before_train(link.host, link, there, local, told(mirror, link.host))
+    mirror.before_train(link.host, link, there, local, options("encoder_mirror", link.host))
     after = findings()
     assert {after[n].status for n in wanted} == {Status.OK}
     assert after["md5 text_encoder"].summary == "4 files, 0.0 MB, the same MD5 as here"
@@ -72,7 +66,7 @@ def test_an_incomplete_copy_vetoes_the_launch(plugins, link, spec, tmp_path):
              "vision_encoder": write(tmp_path / "siglip", SIGLIP)}
     mirror = plugins["encoder_mirror"]
     with pytest.raises(PreflightVeto, match="tokenizer of the text_encoder t5-v1_1-xxl are still missing"):
-        mirror.before_train(link.host, link, spec(), local, told(mirror, link.host))
+        mirror.before_train(link.host, link, spec(), local, options("encoder_mirror", link.host))
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -142,22 +136,23 @@ def test_encoders_are_downloaded_there_through_the_mirror(plugins, link, spec, h
     there = spec()
     host = replace(link.host, env={"HF_ENDPOINT": hub, "HF_TOKEN": "hf_secret"})
     mirror = plugins["encoder_mirror"]
-    found = by_name(mirror.preflight_check(host, link, there, {}, told(mirror, host)))
+    found = by_name(mirror.preflight_check(host, link, there, {}, options("encoder_mirror", host)))
     assert {found[role].status for role in ("text_encoder", "vision_encoder")} == {Status.WARN}
     assert (found["hf endpoint"].status, "serves the encoders" in found["hf endpoint"].summary) == (Status.OK, True)
-    mirror.before_train(host, link, there, {}, told(mirror, host))
+    mirror.before_train(host, link, there, {}, options("encoder_mirror", host))
     folder = Path(there.assets["text_encoder"])
     assert (folder / "pytorch_model.bin").read_bytes() == T5["pytorch_model.bin"]
     assert not (folder / "tf_model.h5").exists()
     assert "Bearer hf_secret" in Hub.tokens  # the variables of hosts.toml reach the download
-    assert {r.status for r in mirror.preflight_check(host, link, there, {}, told(mirror, host))} == {Status.OK}
+    again = mirror.preflight_check(host, link, there, {}, options("encoder_mirror", host))
+    assert {r.status for r in again} == {Status.OK}
 
 
 def test_a_mirror_that_refuses_vetoes_the_launch_and_is_named(plugins, link, spec):
     host = replace(link.host, env={"HF_ENDPOINT": "http://127.0.0.1:9"})
     words = "google/t5-v1_1-xxl could not be downloaded on lab2 from http://127.0.0.1:9: exit 1"
     with pytest.raises(PreflightVeto, match=re.escape(words)) as caught:
-        plugins["encoder_mirror"].before_train(host, link, spec(), {}, told(plugins["encoder_mirror"], host))
+        plugins["encoder_mirror"].before_train(host, link, spec(), {}, options("encoder_mirror", host))
     assert caught.value.remedy.startswith("inv train --host lab2")
 
 
@@ -171,7 +166,7 @@ def test_a_link_that_freezes_within_a_download_ends_it_in_bounded_time(plugins, 
     try:
         with Connection(host) as connection, pytest.raises(PreflightVeto, match="could not get an answer of lab2"):
             plugins["encoder_mirror"].before_train(
-                host, connection, spec(), {}, told(plugins["encoder_mirror"], host))
+                host, connection, spec(), {}, options("encoder_mirror", host))
         assert 6 < time.monotonic() - begun_s < 25  # the silence, then the question whose fault it is
     finally:
         freeze.join()

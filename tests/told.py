@@ -1,0 +1,13 @@
+"""What a hook is told, for tests that call a plugin's functions by hand."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rdtops.ops import registry
+from rdtops.remote.hosts import Host
+
+
+def options(name: str, host: Host) -> Mapping[str, Any]:
+    """The options of that plugin for a host, as the registry fills them in."""
+    (plugin,) = (p for p in registry.load().loaded if p.name == name)
+    return registry.options_of(plugin, host)
