@@ -158,7 +158,7 @@ def test_what_crosses_to_the_host_needs_the_standard_library_only(folder):
 def test_a_far_side_program_imports_nothing_of_ours_but_its_neighbours():
     for file in [*(ROOT / "rdtops/remote/far").glob("*.py"), *(ROOT / "rdtops").rglob("*_on_host.py")]:
         ours = re.findall(r"^\s*(?:from|import) (rdtops\S*)", file.read_text(), re.MULTILINE)
-        assert all(name.startswith(bundle.FAR) or name == bundle.KIN for name in ours), file
+        assert all(name.startswith(bundle.FAR) or name in bundle.SHARED for name in ours), file
 
 
 def test_only_the_screen_prints_and_exits():

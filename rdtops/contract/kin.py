@@ -7,18 +7,11 @@ import os
 import time
 from typing import Callable
 
-PIECE = 1 << 20
+from rdtops.contract.files import text_of
+
 TRAINER = "rdtops.trainer.train"
 # they name the trainer in their arguments, too
 STARTERS = frozenset(("accelerate.commands.launch", "torch.distributed.run", "rdtops.supervisor"))
-
-
-def text_of(path: str, limit: int = PIECE) -> str:
-    try:
-        with open(path, "rb") as file:
-            return file.read(limit).decode("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def boot_id() -> str:

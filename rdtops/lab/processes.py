@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdtops.contract import kin
+from rdtops.contract import files, kin
 from rdtops.errors import LabError
 from rdtops.lab.files import place
 
@@ -83,7 +83,7 @@ def holds_socket(pid: int, inode: int) -> bool:
 
 
 def command_line(pid: int) -> str:
-    return kin.text_of(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
+    return files.text_of(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
 
 
 def signal_all(pids: Iterable[int], number: signal.Signals) -> None:

@@ -18,7 +18,8 @@ import sys
 import time
 from typing import Callable
 
-from rdtops.contract.kin import carrying, is_alive, send, text_of
+from rdtops.contract.files import text_of
+from rdtops.contract.kin import carrying, is_alive, send
 from rdtops.remote.far.detach import chosen, detach, window
 
 STALE = ("process", "exit", "stop")

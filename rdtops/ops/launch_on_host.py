@@ -24,7 +24,8 @@ import sys
 import time
 from typing import Any
 
-from rdtops.contract.kin import is_alive, text_of
+from rdtops.contract.files import text_of
+from rdtops.contract.kin import is_alive
 from rdtops.remote.far.detach import chosen, detach, window
 from rdtops.remote.far.gate import LAUNCHES, alone
 

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any, Callable
 
-from rdtops.contract.kin import text_of
+from rdtops.contract.files import text_of
 from rdtops.remote.far.gate import LAUNCHES, alone
 
 PATIENCE_S = 60.0

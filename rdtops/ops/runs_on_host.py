@@ -23,7 +23,8 @@ import sys
 import time
 from typing import Any, Callable
 
-from rdtops.contract.kin import PIECE, carrying, environment, is_alive, own, rank_of, send, text_of, wait_for
+from rdtops.contract.files import TEXT_BYTES, text_of
+from rdtops.contract.kin import carrying, environment, is_alive, own, rank_of, send, wait_for
 from rdtops.remote.far.cards import all_of_them, of_processes, variable_of, visible
 from rdtops.remote.far.tails import last_of_each_kind, read_on, rows_of, shrunk, thinned
 
@@ -115,7 +116,7 @@ def news(workspace: str, run_id: str, files: dict[str, dict[str, Any]], gpus: bo
     return {"run": run, "files": pieces, "gpus": rows}
 
 
-def piece(path: str, cursor: list[Any], limit: int = PIECE, last_lines: int = -1, steps: int = 0,
+def piece(path: str, cursor: list[Any], limit: int = TEXT_BYTES, last_lines: int = -1, steps: int = 0,
           ignored: tuple[str, ...] = ()) -> dict[str, object]:
     found = read_on(path, cursor, limit, last_lines)
     lines = found["lines"]
@@ -200,8 +201,8 @@ def evaluation(folder: str, run_id: str, name: str) -> dict[str, object]:
             "alive": alive,
             "launched": os.path.exists(os.path.join(folder, "process")),
             "stop_requested": os.path.exists(os.path.join(folder, "stop")),
-            "outcomes": outcomes(text_of(os.path.join(folder, "trials.jsonl"), 64 * PIECE)),
-            "report": text_of(os.path.join(folder, "report.json"), 64 * PIECE),
+            "outcomes": outcomes(text_of(os.path.join(folder, "trials.jsonl"), 64 * TEXT_BYTES)),
+            "report": text_of(os.path.join(folder, "report.json"), 64 * TEXT_BYTES),
             "log_tail": tail_of(os.path.join(folder, "eval.log"))[-4000:]}
 
 

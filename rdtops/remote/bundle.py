@@ -14,7 +14,8 @@ from types import ModuleType
 from typing import Any
 
 FAR = "rdtops.remote.far"
-KIN = "rdtops.contract.kin"  # not far away alone: what runs on the host looks at processes, too
+# not far away alone: both sides read the same facts by the same rules
+SHARED = frozenset(f"rdtops.contract.{name}" for name in ("fields", "files", "kin", "manifest", "names"))
 
 # What the host runs first: its stdin holds the size of the packed source, the packed source, and then what the program
 # reads itself. Nobody's site-packages or PYTHONPATH has a say in it, nor costs time.
@@ -73,7 +74,7 @@ def _imported(node: ast.stmt) -> list[str]:
     if not isinstance(node, ast.ImportFrom) or node.module is None:
         return []
     named = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in named if name == KIN or (name.startswith(f"{FAR}.") and name.count(".") == 3)]
+    return [name for name in named if name in SHARED or (name.startswith(f"{FAR}.") and name.count(".") == 3)]
 
 
 def _text(name: str) -> str:

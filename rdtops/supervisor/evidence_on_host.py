@@ -16,7 +16,8 @@ import sys
 import time
 from typing import Any, Sequence
 
-from rdtops.contract.kin import boot_id, carrying, is_alive, rank_of, stat_of, text_of
+from rdtops.contract.files import text_of
+from rdtops.contract.kin import boot_id, carrying, is_alive, rank_of, stat_of
 
 TAIL_BYTES = 1 << 18
 LOG_LINES, JOURNAL_LINES, KERNEL_LINES = 400, 200, 20

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 
-from rdtops.contract.kin import text_of
+from rdtops.contract.files import text_of
 
 
 def chosen(launcher: str) -> str:
