@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rdtops.api import (
     Connection,
@@ -16,11 +16,13 @@ from rdtops.api import (
     RdtopsError,
     RunSpec,
     download,
+    fields,
     hookimpl,
+    names,
     plan_download,
 )
 
-PAGE = "index.html"
+PAGE: Final = "index.html"
 FILES = ("eval.json", "report.json", "trials.jsonl")
 OPTIONS = {"into": Option(str, "the folder on this laptop, by default that of `inv fetch-results`", "results")}
 TIME_LIMIT_S = {"after_eval": 3600}  # many videos over a slow line
@@ -39,13 +41,22 @@ figure.success { border-color: #7ee787 } figure.failure { border-color: #ff9c8f 
 def after_eval(host: Host, connection: Connection, run: RunSpec, evaluation: Evaluation,
                options: Mapping[str, Any]) -> dict[str, Any]:
     """Into results/<host>/<run>/eval/<name>/, verified; what is there already is not sent again."""
-    folder = Path(options["into"]).expanduser() / host.name / run.run_id / "eval" / evaluation.name
+    folder = Path(options["into"]).expanduser() / Path(host.name) / run.run_id / "eval" / evaluation.name
     report = _fetched(connection, evaluation, folder, list(FILES))
-    videos = [str(trial["video"]) for trial in report["trials"] if trial.get("video")]
+    videos = list(_videos(report))
     if videos:
         download(connection, plan_download(connection, evaluation.folder, folder, files=videos))
     (folder / PAGE).write_text(page(report), encoding="utf-8")
     return {"page": str(folder / PAGE), "videos": len(videos)}
+
+
+def _videos(report: Mapping[str, Any]) -> Iterator[str]:
+    """The films that the report names, below its folder. What is no film does not come."""
+    for trial in fields.rows(report.get("trials")):
+        with suppress(names.BadName):
+            video = names.relative_path(trial.get("video"))
+            if video.startswith("videos/") and video.endswith(".mp4"):
+                yield video
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -61,11 +72,10 @@ def _fetched(connection: Connection, evaluation: Evaluation, folder: Path, files
     """The report, after it and its neighbours were brought home."""
     download(connection, plan_download(connection, evaluation.folder, folder, files=files))
     try:
-        report: Mapping[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    except ValueError as error:
+        return fields.table(fields.loads((folder / "report.json").read_bytes()))
+    except (OSError, ValueError) as error:
         raise RdtopsError(f"the report of {evaluation.name} cannot be read: {error}",
                           remedy=f"inv logs --eval --run {evaluation.name}") from error
-    return report
 
 
 def _rates(report: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Everything a plugin may import. What is not in __all__ may change without notice."""
 
 from rdtops.checks import CheckResult, Status
-from rdtops.contract import manifest
+from rdtops.contract import fields, manifest, names
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.models import MODELS, ModelFacts
@@ -55,8 +55,10 @@ __all__ = [
     "activation",
     "ask",
     "download",
+    "fields",
     "hookimpl",
     "manifest",
+    "names",
     "plan_download",
     "plan_upload",
     "upload",

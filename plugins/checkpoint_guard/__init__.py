@@ -20,8 +20,10 @@ from rdtops.api import (
     RunSpec,
     ask,
     download,
+    fields,
     hookimpl,
     manifest,
+    names,
     plan_download,
 )
 
@@ -106,8 +108,8 @@ def copy(connection: Connection, run: RunSpec, checkpoint: Checkpoint, options: 
                               remedy=f"df -h {options['copy_to_folder']}   # on {connection.host.name}")
         record["copied"] = target
     if options["copy_to_laptop"]:
-        target_here = (Path(options["copy_to_laptop"]).expanduser() / connection.host.name / run.run_id / "checkpoints"
-                       / checkpoint.name)
+        target_here = (Path(options["copy_to_laptop"]).expanduser() / Path(connection.host.name) / run.run_id
+                       / "checkpoints" / checkpoint.name)
         _download(connection, checkpoint, target_here)
         record["downloaded"] = str(target_here)
     return record
@@ -117,7 +119,7 @@ def prune(connection: Connection, run: RunSpec, newest: Checkpoint, options: Map
     """Delete what nothing keeps. Only when `newest`, which was verified, is the newest there is, so that a resume takes
     it and no other; never what a process has open; and where copies are wanted, only what has a verified one."""
     answer = _there(connection, 0, op="list", folder=str(run.paths.checkpoints))
-    found = sorted((Checkpoint(**row) for row in answer), key=lambda c: c.step)
+    found = sorted((_listed(run, row) for row in fields.rows(answer)), key=lambda c: c.step)
     if not found or found[-1].digest != newest.digest:
         return {"pruned": "nothing: a newer checkpoint is there, which is looked at next"}
     keep = Retention(options["keep_last"], options["keep_every_steps"], options["keep_best"])
@@ -127,7 +129,15 @@ def prune(connection: Connection, run: RunSpec, newest: Checkpoint, options: Map
         copy(connection, run, old, options)
         gone = _there(connection, old.size_bytes, op="delete", folder=old.path, digest=old.digest)
         (pruned if gone else used).append(old.name)
-    return {key: ", ".join(names) for key, names in (("pruned", pruned), ("in_use", used)) if names}
+    return {key: ", ".join(which) for key, which in (("pruned", pruned), ("in_use", used)) if which}
+
+
+def _listed(run: RunSpec, row: Mapping[str, Any]) -> Checkpoint:
+    """Where its files lie follows from its name. Raises names.BadName."""
+    name = names.checkpoint_name(row.get("name"))
+    return Checkpoint(names.step_of(name), name, str(run.paths.checkpoints / name),
+                      fields.whole(row.get("size_bytes")) or 0, names.digest(row.get("digest")),
+                      fields.number(row.get("heldout_loss")))
 
 
 def probe(path: str) -> Probe[bool]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from rdtops.contract import kin
 from rdtops.contract.config import preset
 from rdtops.contract.journal import Journal
+from rdtops.contract.names import RunId
 from rdtops.contract.run import RunSpec
 from rdtops.errors import LabError
 from rdtops.lab.ports import Ports
@@ -111,7 +112,7 @@ def _of_watching(park: Park, say: Say) -> Measured:
     """A run that lives, whose Journal grows from 1,000 to 10,000 events while `inv watch` follows it."""
     name = park.names[-1]
     say(f"watching a Journal grow from {EVENTS // 10} to {EVENTS} events")
-    journal = _begun(park.runs(name), name, "99990101-000000-watched-0001")
+    journal = _begun(park.runs(name), name, RunId("99990101-000000-watched-0001"))
     _steps(journal, 1, EVENTS // 10)
     with subprocess.Popen(["sleep", "900"]) as alive, tempfile.TemporaryFile() as seen:
         _claim(journal.path.parent, alive.pid)
@@ -153,15 +154,16 @@ def _park(lab: Lab, folder: Path, count: int) -> Park:
 
 def _furnish(workspace: Path, host: str) -> None:
     for number in (1, 2):
-        journal = _begun(workspace / "runs", host, f"2026010{number}-000000-tiny-000{number}")
+        run_id = RunId(f"2026010{number}-000000-tiny-000{number}")
+        journal = _begun(workspace / "runs", host, run_id)
         _steps(journal, 1, EVENTS)
         (journal.path.parent / "exit").write_text("0\n")
-        short = _begun(workspace / "short", host, journal.path.parent.name)
+        short = _begun(workspace / "short", host, run_id)
         _steps(short, 1, SHORT)
         (short.path.parent / "exit").write_text("0\n")
 
 
-def _begun(runs: Path, host: str, run_id: str) -> Journal:
+def _begun(runs: Path, host: str, run_id: RunId) -> Journal:
     folder = runs / run_id
     folder.mkdir(parents=True)
     spec = RunSpec(run_id, host, "now", str(runs.parent), "/r", "s", {}, preset("tiny"))

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from rdtops.contract.config import CHOICES, nearest
+from rdtops.contract.names import EvaluationName, RunId
 from rdtops.contract.run import RunPaths
 from rdtops.errors import ConfigError
 
@@ -37,7 +38,7 @@ class Protocol:
 class EvalSpec:
     """What `runs/<run_id>/eval/<name>/eval.json` holds. All paths are absolute paths on the host."""
 
-    run_id: str
+    run_id: RunId
     host: str
     created_at: str  # ISO 8601, UTC
     workspace: str
@@ -52,11 +53,11 @@ class EvalSpec:
     processes: int = 1  # side by side; no part of what comes out
 
     @property
-    def name(self) -> str:
+    def name(self) -> EvaluationName:
         """`step_002000-libero_90-1f3a9c20`: the same wish has the same folder, so asking again goes on."""
         asked = json.dumps([asdict(self.protocol), self.checkpoint, self.digest], sort_keys=True)
-        return (f"{PurePosixPath(self.checkpoint).name}-{self.protocol.benchmark}-"
-                f"{hashlib.md5(asked.encode()).hexdigest()[:8]}")
+        return EvaluationName(f"{PurePosixPath(self.checkpoint).name}-{self.protocol.benchmark}-"
+                              f"{hashlib.md5(asked.encode()).hexdigest()[:8]}")
 
     @property
     def paths(self) -> EvalPaths:
@@ -125,7 +126,7 @@ class EvalPaths:
 class Evaluation:
     """One that has ended. Paths are absolute on the host."""
 
-    name: str
+    name: EvaluationName
     folder: str
     report: str
     digest: str  # MD5 of report.json

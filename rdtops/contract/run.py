@@ -12,18 +12,19 @@ from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from rdtops.contract import names
 from rdtops.contract.config import TrainConfig
+from rdtops.contract.names import CheckpointName, RunId
 from rdtops.errors import ConfigError
 
 ASSETS = ("dataset", "pretrained", "text_encoder", "vision_encoder")
-_RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]+-[0-9a-f]{4}")
 
 
 @dataclass(frozen=True)
 class RunSpec:
     """What `runs/<run_id>/config.json` holds. All paths are absolute paths on the host."""
 
-    run_id: str
+    run_id: RunId
     host: str
     created_at: str  # ISO 8601, UTC
     workspace: str
@@ -45,7 +46,8 @@ class RunSpec:
     def from_json(cls, text: str) -> RunSpec:
         try:
             values: dict[str, Any] = json.loads(text)
-            fields = {**values, "train": TrainConfig.from_json(values["train"])}
+            fields = {**values, "run_id": RunId(names.component(values["run_id"])),
+                      "train": TrainConfig.from_json(values["train"])}
             fields.pop("train_digest", None)  # follows from `train`, which a person may have edited
             return cls(**fields)
         except (TypeError, KeyError, ValueError) as error:
@@ -140,7 +142,7 @@ class Checkpoint:
     """A checkpoint that has a valid manifest. `path` is absolute on the host."""
 
     step: int
-    name: str  # step_002000
+    name: CheckpointName
     path: str
     size_bytes: int
     digest: str  # of its manifest
@@ -192,18 +194,14 @@ class Retention:
         return [c for c in found if c.step not in kept]
 
 
-def new_run_id(name: str, now_s: float | None = None) -> str:
+def new_run_id(name: str, now_s: float | None = None) -> RunId:
     """`20261124-101530-tiny-3fa9`: sorts by time (UTC), unique by its last four digits."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_s))
-    return f"{stamp}-{re.sub(r'[^a-z0-9_-]', '-', name.lower())}-{secrets.token_hex(2)}"
+    return RunId(f"{stamp}-{re.sub(r'[^a-z0-9_-]', '-', name.lower())}-{secrets.token_hex(2)}")
 
 
-def is_run_id(text: str) -> bool:
-    return bool(_RUN_ID.fullmatch(text))
-
-
-def checkpoint_name(step: int) -> str:
-    return f"step_{step:06d}"
+def checkpoint_name(step: int) -> CheckpointName:
+    return CheckpointName(f"step_{step:06d}")
 
 
 def state_of(*, exit_code: int | None, process_alive: bool, launched: bool, stop_requested: bool) -> RunState:

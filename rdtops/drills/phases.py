@@ -8,12 +8,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rdtops.contract import manifest
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Journal
+from rdtops.contract.names import RunId
 from rdtops.contract.run import RunSpec
 from rdtops.drills.typed import Laptop, Typed
 from rdtops.lab import processes
@@ -219,8 +220,8 @@ def heavy_weights(folder: Path, tiny: Path) -> Path:
 def ended_run(lab: Lab, heavy: Path) -> RunSpec:
     """A run that has ended, with one valid checkpoint that is as heavy as `heavy`."""
     workspace = lab.home(HOST) / "rdtops"
-    spec = RunSpec("20260101-000000-tiny-0000", HOST, "", str(workspace), "", "drill", {}, override(preset("tiny"), []))
-    spec = replace(spec, train=override(spec.train, ["max_steps=1"]))
+    spec = RunSpec(RunId("20260101-000000-tiny-0000"), HOST, "", str(workspace), "", "drill", {},
+                   override(preset("tiny"), ["max_steps=1"]))
     root, saved = Path(spec.paths.root), Path(spec.paths.checkpoints) / "step_000001"
     shutil.copytree(heavy, saved, dirs_exist_ok=True)
     sealed = manifest.seal(saved)

@@ -20,6 +20,7 @@ from pathlib import Path
 from rdtops.contract import manifest
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Event, Journal, parse
+from rdtops.contract.names import RunId
 from rdtops.contract.run import RunSpec, checkpoint_name
 from rdtops.drills.ground import tiny_assets
 from rdtops.ops.repository import ROOT, Drilled, Say, StepFailed, make_tiny_assets
@@ -243,7 +244,7 @@ def prepared(folder: Path, name: str, assets: Mapping[str, str], steps: int, pro
     """A run prepared as `inv train` does it, in a folder of its own that is new."""
     settings = [f"max_steps={steps}", f"num_processes={processes}", f"checkpoint_every_steps={CHECKPOINT_EVERY_STEPS}",
                 "checkpoints_total_limit=2", "sample_every_steps=0"]
-    spec = RunSpec(name, "here", "", str(folder), str(ROOT), "drill", assets, override(preset("tiny"), settings))
+    spec = RunSpec(RunId(name), "here", "", str(folder), str(ROOT), "drill", assets, override(preset("tiny"), settings))
     shutil.rmtree(spec.paths.root, ignore_errors=True)
     Path(spec.paths.checkpoints).mkdir(parents=True)
     Path(spec.paths.config).write_text(spec.to_json())

@@ -14,7 +14,7 @@ from rdtops.contract import lease
 from rdtops.contract.evaluation import EvalSpec
 from rdtops.contract.run import RunSpec
 from rdtops.errors import RunError
-from rdtops.ops import jobs, launch, launch_on_host, launchers, runs, secrets
+from rdtops.ops import answers, jobs, launch, launch_on_host, launchers, runs, secrets
 from rdtops.ops.detached import STARTED_WITHIN_S
 from rdtops.ops.runs import RunView
 from rdtops.remote.connection import Connection
@@ -53,7 +53,7 @@ def admit(connection: Connection, spec: RunSpec, *, again: bool = False) -> Admi
             return Admitted(spec, str(answer["launcher"]), str(answer["note"]))
         if "twin" not in answer:
             raise refusal(connection.host.name, spec, answer)
-        spec = replace(spec, run_id=str(answer["twin"]))
+        spec = replace(spec, run_id=answers.run_id(connection.host.name, answer["twin"]))
         if answer["state"] == "running":
             return Admitted(spec, "")
     raise RunError(f"{connection.host.name}: {spec.run_id} is prepared and does not begin",

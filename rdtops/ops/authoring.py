@@ -30,16 +30,17 @@ def write(name: str, folder: Path, *, package: bool) -> Written:
     if taken:
         raise UsageError(f"there is a plugin {name!r} already: {taken.where}", remedy="inv plugins")
     texts = _package(name) if package else _files(name)
-    root = folder / f"rdtops-{_dashed(name)}" if package else folder
-    present = [path for path in texts if (root / path).exists()]
+    root = folder / Path(f"rdtops-{_dashed(name)}") if package else folder
+    written = {root / Path(path): text for path, text in texts.items()}
+    present = [path for path in written if path.exists()]
     if present:
-        raise UsageError(f"{root / present[0]} is there already, and is left as it is", remedy="choose another name")
-    for path, text in texts.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text, encoding="utf-8")
-    test = root / "tests" / f"test_{name}.py"
+        raise UsageError(f"{present[0]} is there already, and is left as it is", remedy="choose another name")
+    for path, text in written.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    test = next(path for path in written if path.parent.name == "tests")
     start = (f"pip install -e {root}",) if package else ()
-    return Written(tuple(root / path for path in texts),
+    return Written(tuple(written),
                    (*start, f"pytest {test}", f"inv plugins   # {name} is among them", "inv check --host lab"))
 
 

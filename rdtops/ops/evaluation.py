@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rdtops.contract.evaluation import EvalSpec, Protocol, checkpoint_folder
-from rdtops.contract.run import RunSpec, RunState, state_of
+from rdtops.contract import fields
+from rdtops.contract.evaluation import EvalPaths, EvalSpec, Protocol, checkpoint_folder
+from rdtops.contract.names import EvaluationName, RunId
+from rdtops.contract.run import RunPaths, RunSpec, RunState, state_of
 from rdtops.errors import RunError, UsageError
 from rdtops.launcher import Job, JobState
-from rdtops.ops import admission, inquiry, jobs, launch, results, runs, runs_on_host
+from rdtops.ops import admission, answers, inquiry, jobs, launch, results, runs, runs_on_host
+from rdtops.ops.answers import EvaluationFacts
 from rdtops.ops.runs import RunView
 from rdtops.remote.command import Command, quoted
 from rdtops.remote.connection import Connection
@@ -25,8 +27,8 @@ GRACE_S = 30.0
 class EvalView:
     """One evaluation of one run at one moment."""
 
-    name: str
-    run_id: str
+    name: EvaluationName
+    run_id: RunId
     host: str
     folder: str  # on the host
     state: RunState
@@ -37,7 +39,7 @@ class EvalView:
 
     @property
     def planned(self) -> int | None:
-        return int(self.report["planned_trials"]) if self.report else None
+        return fields.whole(self.report.get("planned_trials")) if self.report else None
 
     @property
     def ended_trials(self) -> int:
@@ -73,9 +75,10 @@ def list_evaluations(connection: Connection, found: Sequence[RunView]) -> list[E
     """Those of these runs, oldest first."""
     answer = connection.call(runs_on_host, {"op": "evaluations", "workspace": connection.workspace,
                                             "run_ids": [run.run_id for run in found]})
-    told = jobs.told(connection, (_job(connection.workspace, facts) for facts in answer["evaluations"]))
-    return [_view(connection.host.name, facts, told.get(_job(connection.workspace, facts).name))
-            for facts in answer["evaluations"]]
+    listed = answers.evaluations(connection.host.name, answer)
+    told = jobs.told(connection, (_job(connection.workspace, facts) for facts in listed))
+    return [_view(connection.host.name, connection.workspace, facts, told.get(_job(connection.workspace, facts).name))
+            for facts in listed]
 
 
 def find(connection: Connection, run: RunView, name: str = "") -> EvalView:
@@ -117,7 +120,7 @@ def is_path(which: str) -> bool:
 def stand_in(path: str, fresh: RunSpec) -> RunSpec:
     """A run for a checkpoint that no run of ours made. Its id sorts before all others and is always the same."""
     digest = hashlib.md5(checkpoint_folder(path).encode()).hexdigest()[:4]
-    return replace(fresh, run_id=f"00000000-000000-evaluated-{digest}")
+    return replace(fresh, run_id=RunId(f"00000000-000000-evaluated-{digest}"))
 
 
 def begin(connection: Connection, run: RunSpec, spec: EvalSpec) -> EvalLaunched:
@@ -148,21 +151,23 @@ def stop(connection: Connection, view: EvalView, grace_s: float = GRACE_S) -> No
     answer = connection.call(runs_on_host, {
         "op": "stop_evaluation", "workspace": connection.workspace, "run_id": view.run_id, "name": view.name,
         "grace_s": grace_s}, timeout_s=grace_s + 60)
-    if answer["left"]:
-        raise RunError(f"{view.host}: processes of {view.name} outlived SIGKILL: {answer['left']}")
+    if left := answers.pids(answer, "left"):
+        raise RunError(f"{view.host}: processes of {view.name} outlived SIGKILL: {left}")
 
 
 def existing(connection: Connection, spec: EvalSpec) -> EvalView | None:
     """The evaluation that the same wish made before."""
     answer = connection.call(runs_on_host, {"op": "evaluations", "workspace": spec.workspace, "run_ids": [spec.run_id]})
-    mine = next((facts for facts in answer["evaluations"] if facts["name"] == spec.name), None)
+    listed = answers.evaluations(spec.host, answer)
+    mine = next((facts for facts in listed if facts.name == spec.name), None)
     if mine is None:
         return None
-    return _view(spec.host, mine, jobs.told(connection, [jobs.of_evaluation(spec)]).get(f"{spec.run_id}/{spec.name}"))
+    job = jobs.told(connection, [jobs.of_evaluation(spec)]).get(f"{spec.run_id}/{spec.name}")
+    return _view(spec.host, spec.workspace, mine, job)
 
 
-def _job(workspace: str, facts: Mapping[str, Any]) -> Job:
-    return jobs.of_evaluation_named(workspace, facts["run_id"], facts["name"])
+def _job(workspace: str, facts: EvaluationFacts) -> Job:
+    return jobs.of_evaluation_named(workspace, facts.run_id, facts.name)
 
 
 def _require_release(connection: Connection, spec: EvalSpec) -> None:
@@ -186,16 +191,22 @@ def _forget(connection: Connection, spec: EvalSpec) -> None:
     connection.run_shell(f"[ -e {report} ] || {{ rm -f {files}; rmdir -p {here} 2>/dev/null; }}; :")
 
 
-def _view(host: str, facts: dict[str, Any], job: JobState | None = None) -> EvalView:
-    try:
-        report = json.loads(facts["report"])
-    except ValueError:
-        report = None
-    outcomes, code = facts["outcomes"], facts["exit_code"]
-    if code is None and report and report["planned_trials"] == outcomes["success"] + outcomes["failure"]:
+def _view(host: str, workspace: str, facts: EvaluationFacts, job: JobState | None = None) -> EvalView:
+    report = _report(facts.report)
+    planned = fields.whole(report.get("planned_trials")) if report else None
+    outcomes, code = facts.outcomes, facts.exit_code
+    if code is None and planned is not None and planned == outcomes["success"] + outcomes["failure"]:
         code = 0  # started by hand, without eval.sh
     state = jobs.state_of(job, state_of(
-        exit_code=code, process_alive=facts["alive"], launched=facts["launched"] or report is not None,
-        stop_requested=facts["stop_requested"]))
-    return EvalView(facts["name"], facts["run_id"], host, facts["folder"], state, code, outcomes, report,
-                    facts["log_tail"])
+        exit_code=code, process_alive=facts.alive, launched=facts.launched or report is not None,
+        stop_requested=facts.stop_requested))
+    folder = EvalPaths(RunPaths(workspace, facts.run_id), facts.name).root
+    return EvalView(facts.name, facts.run_id, host, str(folder), state, code, outcomes, report, facts.log_tail)
+
+
+def _report(text: str) -> Mapping[str, Any] | None:
+    """None where there is none yet, and where it cannot be read."""
+    try:
+        return fields.table(fields.loads(text)) or None
+    except ValueError:
+        return None

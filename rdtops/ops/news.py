@@ -7,15 +7,16 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any
 
 from rdtops.contract.run import RunPaths
-from rdtops.errors import CommandTimeout, ConnectionLost, Unreachable
+from rdtops.errors import CommandTimeout, ConnectionLost, RemoteError, Unreachable
 from rdtops.launcher import JobState
-from rdtops.ops import jobs, runs, runs_on_host
-from rdtops.ops.runs import Gpu, RunView
+from rdtops.ops import answers, jobs, runs, runs_on_host
+from rdtops.ops.answers import Gpu
+from rdtops.ops.runs import RunView
 from rdtops.remote.connection import Connection
 from rdtops.remote.far import tails
 from rdtops.remote.stream import Stream
@@ -113,16 +114,19 @@ class Newsroom:
         answer = self._ask({"op": "news", "workspace": self.connection.workspace, "run_id": run_id, "gpus": gpus,
                             "files": {path: question.to_json() for path, question in files.items()},
                             "known": hashlib.md5(config.encode()).hexdigest()})
-        if answer["run"]["config"] is None:
-            answer["run"]["config"] = config
-        self._configs[run_id] = answer["run"]["config"]
-        cards = runs.gpus_of(answer)
-        return News(runs.view(self.connection.host.name, answer["run"], cards, self._job(run_id)),
+        host = self.connection.host.name
+        facts = answers.run(host, answer.get("run"))
+        if facts.run_id != run_id:
+            raise RemoteError(f"{host}: asked about {run_id}, and told of {facts.run_id}")
+        facts = replace(facts, config=config) if facts.config is None else facts
+        self._configs[run_id] = facts.config or ""
+        cards = answers.gpus(answer)
+        return News(runs.view(host, facts, cards, self._job(run_id)),
                     {path: _piece(piece) for path, piece in answer["files"].items()}, cards)
 
     def gpus(self) -> tuple[Gpu, ...]:
         """Those of the host, none where nvidia-smi says nothing. Raises one of LOST."""
-        return runs.gpus_of(self._ask({"op": "gpus"}))
+        return answers.gpus(self._ask({"op": "gpus"}))
 
     def close(self) -> None:
         if self._stream is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rdtops.contract import config as train_config
 from rdtops.contract.config import TrainConfig
+from rdtops.contract.names import RunId
 from rdtops.contract.run import RunSpec, new_run_id
 from rdtops.errors import UsageError
 from rdtops.ops.snapshot import Snapshot
@@ -63,7 +64,7 @@ def assets_of(inventory: Inventory, connection: Connection, config: TrainConfig)
 
 
 def spec_of(connection: Connection, config: TrainConfig, assets: Sequence[Asset], snapshot: Snapshot,
-            run_id: str = "") -> RunSpec:
+            run_id: RunId | None = None) -> RunSpec:
     workspace = connection.workspace
     return RunSpec(
         run_id=run_id or new_run_id(config.preset), host=connection.host.name,

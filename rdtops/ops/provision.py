@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import rdtops
+from rdtops.contract import names
 from rdtops.errors import ConfigError, RunError, UsageError
 from rdtops.ops import environment_on_host
 from rdtops.remote import environment
@@ -125,15 +126,15 @@ def _sent_wheels(connection: Connection, wanted: Recipe, found: Mapping[str, Any
 def fetch_wheels(wanted: Recipe, found: Mapping[str, Any], digest: str) -> Path:
     """On this laptop, once for each digest; whole or not at all. Raises RunError naming what pip said."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rdtops" / "wheelhouse"
-    folder = cache / f"{digest[:12]}-{found['machine']}"
+    folder = cache / names.component(f"{digest[:12]}-{found['machine']}")
     if folder.is_dir():
         return folder
-    part = cache / f"{folder.name}.part"
+    part = folder.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    files = {"requirements.txt": wanted.requirements, "constraints.txt": wanted.constraints}
-    for name, lines in files.items():
-        (part / name).write_text(_text(lines))
+    lists = {part / "requirements.txt": wanted.requirements, part / "constraints.txt": wanted.constraints}
+    for file, lines in lists.items():
+        file.write_text(_text(lines))
     words = [sys.executable, "-m", "pip", "download", "--no-input", "--disable-pip-version-check",
              "--only-binary=:all:", "--dest", str(part), "--implementation", "cp", "--python-version", found["python"],
              *_platforms(found), "-r", str(part / "requirements.txt"), "-c", str(part / "constraints.txt")]
@@ -142,8 +143,8 @@ def fetch_wheels(wanted: Recipe, found: Mapping[str, Any], digest: str) -> Path:
         raise RunError(f"this laptop could not fetch the wheels for Python {found['python']} on {found['machine']}: "
                        f"{(done.stderr or done.stdout).strip()[-800:]}",
                        remedy="requirements or index_url under [hosts.X.environment]: a version that has a wheel")
-    for name in files:
-        (part / name).unlink()
+    for file in lists:
+        file.unlink()
     part.rename(folder)
     return folder
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rdtops.contract.journal import append_line
+from rdtops.contract.names import RunId
 from rdtops.ops.news import Cursor
 
 
@@ -39,8 +40,8 @@ class HookRecord:
 class RunRecords:
     """The memory of one run of one host."""
 
-    def __init__(self, host: str, run_id: str) -> None:
-        self.folder = state_folder() / "runs" / host / run_id
+    def __init__(self, host: str, run_id: RunId) -> None:
+        self.folder = state_folder() / "runs" / Path(host) / run_id
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

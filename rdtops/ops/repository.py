@@ -134,7 +134,7 @@ def test(say: Say, *, slow: bool, only: str, coverage: bool) -> Iterator[Any]:
 def lint() -> Iterator[Any]:
     scripts = Path(sys.executable).parent
     for words in (["ruff", "check", "."], ["mypy"], ["lint-imports"]):
-        _run([str(scripts / words[0]), *words[1:]], f"{words[0]} has findings")
+        _run([str(scripts / Path(words[0])), *words[1:]], f"{words[0]} has findings")
     yield from ()
 
 

@@ -5,13 +5,17 @@ It needs nothing of the run's release: a run of an old one comes home as well.
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from rdtops.contract import manifest
+from rdtops.contract import files, manifest, names
 from rdtops.contract.journal import Event, Journal
+from rdtops.contract.names import BadName, EvaluationName, RelativePath
 from rdtops.contract.run import Checkpoint, best_of, checkpoint_name
 from rdtops.errors import DigestMismatch, RunError
 from rdtops.ops import runs
@@ -23,7 +27,7 @@ from rdtops.remote.transfer import Progress, download, plan_download
 RUN_FILES = ("config.json", "overrides.json", "launch.sh", "journal.jsonl", "train.log", "exit", "statistics.json",
              "metrics.jsonl", "checks.json")
 EVALUATION_FILES = ("eval.json", "report.json", "trials.jsonl", "eval.log", "*.mp4")
-CURVE = "loss.png"
+CURVE: Final = "loss.png"
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Fetched:
     sent_files: int
     sent_bytes: int
     seconds: float
-    evaluations: tuple[str, ...] = ()  # folders below eval/
+    evaluations: tuple[EvaluationName, ...] = ()  # folders below eval/
 
     @property
     def curve(self) -> Path:
@@ -62,23 +66,22 @@ def fetch(connection: Connection, run: RunView, into: Path, *, which: str = "lat
           progress: Callable[[str, Progress], None] | None = None) -> Fetched:
     """Bring a run to `into/<host>/<run>/`. `which` is latest, best, a step, all or none. What was cut off goes on where
     it was; what is here and has the same MD5 is not sent again."""
-    folder = into / run.host / run.run_id
+    folder = into / Path(run.host) / run.run_id
     chosen = chosen_of(connection, run, which)
     remote = str(runs.paths(connection, run).root)
-    there = connection.run_shell(f"cd {quoted(remote)} && ls -1d {' '.join(RUN_FILES)} 2>/dev/null || :").out.split()
-    evaluations = _evaluation_files(connection, remote)
-    plans = [plan_download(connection, remote, folder, files=[*there, *evaluations])]
+    evaluations = dict(_evaluation_files(connection, remote))
+    plans = [plan_download(connection, remote, folder, files=[*_run_files(connection, remote), *evaluations])]
     plans += [plan_download(connection, c.path, folder / "checkpoints" / c.name) for c in chosen]
     outcomes = [download(connection, p, None if progress is None else lambda x: progress("results", x)) for p in plans]
     for checkpoint in chosen:
         _verify(folder / "checkpoints" / checkpoint.name, checkpoint)
     if outcomes[0].sent_files or not (folder / CURVE).exists():
         draw_curve(Journal(folder / "journal.jsonl").read(), folder / CURVE, run.run_id)
-    (folder / "run.json").write_text(json.dumps(run.to_json(), indent=1) + "\n", encoding="utf-8")
+    files.write_whole(folder / "run.json", json.dumps(run.to_json(), indent=1) + "\n")
     return Fetched(run.host, run, folder, tuple(chosen), sum(len(p.items) for p in plans),
                    sum(o.sent_files for o in outcomes), sum(o.sent_bytes for o in outcomes),
                    sum(o.seconds for o in outcomes),
-                   tuple(sorted({name.split("/")[1] for name in evaluations})))
+                   tuple(sorted(set(evaluations.values()))))
 
 
 def chosen_of(connection: Connection, run: RunView, which: str) -> list[Checkpoint]:
@@ -114,11 +117,23 @@ def choose(connection: Connection, run: RunView, which: str) -> Checkpoint | Non
     return found
 
 
-def _evaluation_files(connection: Connection, root: str) -> list[str]:
-    """Reports and finished videos, relative to the run folder; a film that is being written begins with a dot."""
-    names = " -o ".join(f"-name {quoted(name)}" for name in EVALUATION_FILES)
-    return connection.run_shell(f"cd {quoted(root)} && find eval -type f ! -name '.*' \\( {names} \\) 2>/dev/null || :"
-                                ).out.splitlines()
+def _run_files(connection: Connection, root: str) -> list[str]:
+    """Those of RUN_FILES that are there."""
+    listed = connection.run_shell(f"cd {quoted(root)} && ls -1d {' '.join(RUN_FILES)} 2>/dev/null || :").out.split()
+    return [name for name in RUN_FILES if name in listed]
+
+
+def _evaluation_files(connection: Connection, root: str) -> Iterator[tuple[RelativePath, EvaluationName]]:
+    """Reports and finished videos, relative to the run folder, each with its evaluation; a film that is being written
+    begins with a dot. What lies there and is no evaluation of ours is left there."""
+    wanted = " -o ".join(f"-name {quoted(name)}" for name in EVALUATION_FILES)
+    find = f"find eval -type f ! -name '.*' \\( {wanted} \\)"
+    for line in connection.run_shell(f"cd {quoted(root)} && {find} 2>/dev/null || :").out.splitlines():
+        with suppress(BadName):
+            path = names.relative_path(line)
+            top, _, rest = path.partition("/")
+            if top == "eval" and "/" in rest:
+                yield path, names.evaluation_name(rest.partition("/")[0])
 
 
 def draw_curve(events: list[Event], path: Path, title: str) -> None:
@@ -146,9 +161,9 @@ def draw_curve(events: list[Event], path: Path, title: str) -> None:
     if xs:
         axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, dpi=120, format="png")
-    part.replace(path)  # a half picture would stay: it is drawn anew only after news
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format="png")
+    files.write_whole(path, picture.getvalue())  # a half picture would stay: it is drawn anew only after news
 
 
 def _verify(folder: Path, checkpoint: Checkpoint) -> None:

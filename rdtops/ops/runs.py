@@ -7,11 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from rdtops.contract import fields
 from rdtops.contract.journal import Event, parse
+from rdtops.contract.names import RunId
 from rdtops.contract.run import Checkpoint, RunEnd, RunPaths, RunSpec, RunState, state_of
 from rdtops.errors import ConfigError, RunError
 from rdtops.launcher import JobState
-from rdtops.ops import checkpoints_on_host, jobs, runs_on_host
+from rdtops.ops import answers, checkpoints_on_host, jobs, runs_on_host
+from rdtops.ops.answers import Gpu as Gpu
+from rdtops.ops.answers import RunFacts
 from rdtops.remote.command import quoted
 from rdtops.remote.connection import Connection
 from rdtops.supervisor import evidence_on_host
@@ -20,24 +24,10 @@ VERIFY_S = 4 * 3600.0
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """One GPU of a host at one moment. A number is None where the driver does not know it."""
-
-    index: int
-    uuid: str
-    name: str
-    memory_used_mib: int | None
-    memory_total_mib: int | None
-    utilization_percent: int | None
-    temperature_c: int | None
-    power_w: float | None
-
-
-@dataclass(frozen=True)
 class RunView:
     """One run of one host at one moment."""
 
-    run_id: str
+    run_id: RunId
     host: str
     state: RunState
     spec: RunSpec | None  # None when its config.json cannot be read
@@ -54,6 +44,7 @@ class RunView:
     job: JobState | None = None  # of a cluster's scheduler; None on a host that trains itself
     last_checkpoint_s: float = 0.0  # when it was complete, Unix time of the host; 0.0 while there is none
     gpus: tuple[Gpu, ...] = ()  # those it uses; asked only while it runs, and only by `status` and `watch`
+    problem: str = ""  # why its files do not say all of this; the other runs do not suffer from it
 
     @property
     def end(self) -> RunEnd:
@@ -74,19 +65,14 @@ class RunView:
 def list_runs(connection: Connection, *, gpus: bool = False) -> list[RunView]:
     """Every run of the host's workspace, oldest first; with `gpus`, those of the running ones too."""
     answer = connection.call(runs_on_host, {"op": "list", "workspace": connection.workspace, "gpus": gpus})
-    told = jobs.told(connection, (jobs.of_run(RunPaths(connection.workspace, f["run_id"])) for f in answer["runs"]))
-    return views(connection.host.name, answer, told)
+    found, cards = answers.runs(connection.host.name, answer), answers.gpus(answer)
+    told = jobs.told(connection, (jobs.of_run(RunPaths(connection.workspace, facts.run_id)) for facts in found))
+    return [view(connection.host.name, facts, cards, told.get(facts.run_id)) for facts in found]
 
 
-def views(host: str, answer: dict[str, Any], told: Mapping[str, JobState] | None = None) -> list[RunView]:
-    """What the program on the host answered to `list`, and a cluster's scheduler about its jobs."""
-    cards = gpus_of(answer)
-    return [view(host, facts, cards, (told or {}).get(facts["run_id"])) for facts in answer["runs"]]
-
-
-def gpus_of(answer: dict[str, Any]) -> tuple[Gpu, ...]:
-    """The GPUs of an answer, by index."""
-    return tuple(Gpu(**row) for row in answer.get("gpus", ()))
+def views(host: str, answer: Mapping[str, Any]) -> list[RunView]:
+    """What the program on the host answered to `list`. Raises RemoteError."""
+    return [view(host, facts, answers.gpus(answer)) for facts in answers.runs(host, answer)]
 
 
 def find(connection: Connection, run_id: str = "") -> RunView:
@@ -100,7 +86,7 @@ def pick(connection: Connection, found: list[RunView], run_id: str = "") -> RunV
     return by_name[choose(connection.host.name, connection.workspace, list(by_name), run_id)]
 
 
-def choose(host: str, workspace: str, names: Sequence[str], run_id: str = "") -> str:
+def choose(host: str, workspace: str, names: Sequence[RunId], run_id: str = "") -> RunId:
     """Of the runs of a host, oldest first, as in `find`."""
     if not names:
         raise RunError(f"{host}: there is no run in {workspace}/runs", remedy=f"inv deploy check train --host {host}")
@@ -120,7 +106,7 @@ def checkpoints(connection: Connection, run: RunView) -> tuple[list[Checkpoint],
     """The valid checkpoints of a run by step, and the names of what is there without a valid manifest."""
     answer = connection.call(runs_on_host, {"op": "checkpoints", "workspace": connection.workspace,
                                             "run_id": run.run_id})
-    return sorted((Checkpoint(**c) for c in answer["checkpoints"]), key=lambda c: c.step), answer["unfinished"]
+    return answers.checkpoints(run.host, answer, paths(connection, run))
 
 
 def write_file(connection: Connection, path: PurePosixPath, text: str, *, make_folder: bool = False) -> None:
@@ -135,7 +121,7 @@ def digest_states(connection: Connection, run: RunView, *, verify: bool) -> dict
     `verify` every byte is read on the host (its disk's speed); else only what is known of unchanged files counts."""
     request = {"folder": str(paths(connection, run).checkpoints), "recompute": verify, "names": []}
     answer = connection.call(checkpoints_on_host, request, timeout_s=VERIFY_S if verify else 60.0)
-    return {name: (found["state"], tuple(found["wrong"])) for name, found in answer["states"].items()}
+    return answers.digest_states(answer)
 
 
 def stop(connection: Connection, run: RunView, grace_s: float = 600.0) -> dict[str, Any]:
@@ -151,43 +137,49 @@ def stop(connection: Connection, run: RunView, grace_s: float = 600.0) -> dict[s
     answer: dict[str, Any] = connection.call(
         runs_on_host, {"op": "stop", "workspace": connection.workspace, "run_id": run.run_id, "grace_s": grace_s},
         timeout_s=grace_s + 60)
-    if not answer["ended"] and run.state is RunState.LOST:  # else its ranks outlived their launcher
+    ended, killed, left = (answers.pids(answer, key) for key in ("ended", "killed", "left"))
+    if not ended and run.state is RunState.LOST:  # else its ranks outlived their launcher
         raise not_running
-    if answer["left"]:
-        raise RunError(f"{run.host}: processes of {run.run_id} outlived SIGKILL: {answer['left']}")
-    return answer
+    if left:
+        raise RunError(f"{run.host}: processes of {run.run_id} outlived SIGKILL: {left}")
+    return {"ended": ended, "killed": killed, "left": left}
 
 
-def view(host: str, facts: dict[str, Any], cards: tuple[Gpu, ...] = (),
-         job: JobState | None = None) -> RunView:
+def view(host: str, facts: RunFacts, cards: tuple[Gpu, ...] = (), job: JobState | None = None) -> RunView:
     """What the host's facts of a run mean. `cards`: all GPUs of the host; `job`: what a cluster's scheduler says."""
-    try:
-        spec = RunSpec.from_json(facts["config"])
-    except ConfigError:
-        spec = None
-    head = facts["journal_head"]
-    events = parse(facts["journal_tail"].encode())[0]
+    spec, problem = _spec_of(facts)
+    events = parse(facts.journal_tail.encode("utf-8", "replace"))[0]
     latest = _latest(events)
-    step = latest.get("step")
-    checkpoint = latest.get("checkpoint")
-    failed = latest.get("failed")
+    checkpoint, failed = latest.get("checkpoint"), latest.get("failed")
+    step = latest["step"].data if "step" in latest else {}
     telling = (latest[kind] for kind in ("step", "checkpoint", "stopped", "failed", "finished") if kind in latest)
-    view_step = max((int(e.data.get("step") or 0) for e in telling), default=0)
+    by_files = RunState.UNKNOWN if facts.problem else state_of(
+        exit_code=facts.exit_code, process_alive=facts.alive, launched=facts.launched or jobs.is_known(job),
+        stop_requested=facts.stop_requested or "stopped" in latest)
     return RunView(
-        run_id=facts["run_id"], host=host, spec=spec, exit_code=facts["exit_code"],
-        job=job, state=jobs.state_of(job, state_of(
-            exit_code=facts["exit_code"], process_alive=facts["alive"],
-            launched=facts["launched"] or jobs.is_known(job),
-            stop_requested=facts["stop_requested"] or "stopped" in latest)),
-        step=view_step, max_steps=spec.train.max_steps if spec else 0,
-        loss=step.data.get("loss") if step else None,
-        samples_per_s=step.data.get("samples_per_s") if step else None,
-        eta_s=step.data.get("eta_s") if step else None,
-        last_checkpoint=str(checkpoint.data.get("name", "")) if checkpoint else "",
-        last_event_s=events[-1].time_s if events else _first_time(head),
-        log_tail=facts["log_tail"], error=str(failed.data.get("error", "")) if failed else "",
+        run_id=facts.run_id, host=host, spec=spec, exit_code=facts.exit_code, job=job,
+        state=jobs.state_of(job, by_files),
+        step=max((fields.whole(e.data.get("step")) or 0 for e in telling), default=0),
+        max_steps=spec.train.max_steps if spec else 0, loss=fields.number(step.get("loss")),
+        samples_per_s=fields.number(step.get("samples_per_s")), eta_s=fields.number(step.get("eta_s")),
+        last_checkpoint=fields.text(checkpoint.data.get("name")) if checkpoint else "",
+        last_event_s=events[-1].time_s if events else _first_time(facts.journal_head), log_tail=facts.log_tail,
+        error=str(failed.data.get("error", "")) if failed else "",
         last_checkpoint_s=checkpoint.time_s if checkpoint else 0.0,
-        gpus=tuple(card for card in cards if card.uuid in facts.get("gpus", ())))
+        gpus=tuple(card for card in cards if card.uuid in facts.gpus), problem=problem)
+
+
+def _spec_of(facts: RunFacts) -> tuple[RunSpec | None, str]:
+    """What it was asked for, and why that or all of the rest is not known."""
+    if facts.problem:
+        return None, facts.problem
+    try:
+        spec = RunSpec.from_json(facts.config or "")
+    except ConfigError as error:
+        return None, error.message
+    if spec.run_id != facts.run_id:
+        return None, f"its config.json is that of {spec.run_id}"
+    return spec, ""
 
 
 def _latest(events: list[Event]) -> dict[str, Event]:
@@ -201,5 +193,5 @@ def _latest(events: list[Event]) -> dict[str, Event]:
 
 
 def _first_time(head: str) -> float:
-    events = parse(head.encode())[0]
+    events = parse(head.encode("utf-8", "replace"))[0]
     return events[0].time_s if events else 0.0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import rdtops
 from rdtops.contract.manifest import FileDigest, Manifest, md5_of
+from rdtops.contract.names import RelativePath
 from rdtops.errors import UsageError
 
 LARGEST_FILE_BYTES = 64 << 20
@@ -39,7 +40,7 @@ def take(root: Path | None = None) -> Snapshot:
     """The snapshot of the tree below `root` (this project): what git tracks or does not ignore, as it is now."""
     tree = root or Path(rdtops.__file__).resolve().parents[1]
     listed = _git(tree, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    paths = [p for p in listed.split("\0") if p] if listed is not None else _walk(tree)
+    paths = [RelativePath(p) for p in listed.split("\0") if p] if listed is not None else _walk(tree)
     present = sorted({p for p in paths if (tree / p).is_file()})
     _refuse_large(tree, present)
     manifest = Manifest(tuple(FileDigest(p, (tree / p).stat().st_size, md5_of(tree / p)) for p in present))
@@ -58,12 +59,12 @@ def _git(tree: Path, *words: str) -> str | None:
     return done.stdout.decode("utf-8", "surrogateescape")
 
 
-def _walk(tree: Path) -> list[str]:
-    found = (p.relative_to(tree) for p in tree.rglob("*"))
-    return [p.as_posix() for p in found if not _WITHOUT_GIT & set(p.parts) and not p.name.endswith(".pyc")]
+def _walk(tree: Path) -> list[RelativePath]:
+    found = (p.relative_to(tree) for p in tree.rglob("*") if not p.name.endswith(".pyc"))
+    return [RelativePath(p.as_posix()) for p in found if not _WITHOUT_GIT & set(p.parts)]
 
 
-def _refuse_large(tree: Path, paths: list[str]) -> None:
+def _refuse_large(tree: Path, paths: list[RelativePath]) -> None:
     large = [p for p in paths if (tree / p).stat().st_size > LARGEST_FILE_BYTES]
     if large:
         raise UsageError(f"{large[0]} has {(tree / large[0]).stat().st_size / 1e6:.0f} MB and is not ignored by git: "

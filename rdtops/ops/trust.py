@@ -8,6 +8,7 @@ from pathlib import Path
 
 import paramiko
 
+from rdtops.contract.files import write_whole
 from rdtops.errors import HostKeyError
 from rdtops.remote.connection import Ask, keys_of
 from rdtops.remote.hosts import Hop, Host
@@ -61,11 +62,8 @@ def _record(hop: Hop, key: paramiko.PKey) -> None:
     kept = [line for line in lines if not _is_old_key(line, hop, key.get_name())]
     if kept and not kept[-1].endswith("\n"):
         kept[-1] += "\n"
-    replacement = file.with_name(file.name + ".rdtops")
-    replacement.write_text("".join(kept) + f"{hop.known_hosts_entry} {key.get_name()} {key.get_base64()}\n",
-                           encoding="utf-8")
-    replacement.chmod(file.stat().st_mode & 0o777 if file.exists() else 0o600)
-    replacement.replace(file)
+    entry = f"{hop.known_hosts_entry} {key.get_name()} {key.get_base64()}\n"
+    write_whole(file.resolve(), "".join(kept) + entry, file.stat().st_mode & 0o777 if file.exists() else 0o600)
 
 
 def _is_old_key(line: str, hop: Hop, kind: str) -> bool:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.journal import Event, parse
-from rdtops.contract.run import Checkpoint, RunPaths, RunState
+from rdtops.contract.names import BadName
+from rdtops.contract.run import Checkpoint, RunState
 from rdtops.errors import ConnectionLost, Unreachable
-from rdtops.ops import runs
+from rdtops.ops import answers, runs
 from rdtops.ops.news import LOST, Cursor, News, Newsroom, Patience, Piece, Question
 from rdtops.ops.records import HookRecord, RunRecords
 from rdtops.ops.registry import Call, Registry
@@ -153,26 +153,13 @@ def _act(connection: Connection, registry: Registry, run: RunView, event: Event,
         return []
     paths = runs.paths(connection, run)
     try:
-        about = _checkpoint(event, paths) if event.kind == "checkpoint" else _evaluation(event, paths)
-    except (KeyError, TypeError, ValueError) as error:  # it is JSON, but not what the trainer writes
-        return [HookRecord("watch", "rdtops", event.kind, "", 0.0, error=f"unreadable {event.kind} event: {error!r}")]
+        about = (answers.checkpoint_event if event.kind == "checkpoint" else answers.evaluation_event)(event, paths)
+    except BadName as error:  # it is JSON, but not what the trainer writes
+        return [HookRecord("watch", "rdtops", event.kind, "", 0.0, error=f"unreadable {event.kind} event: {error}")]
     if isinstance(about, Checkpoint):
         return _fire(connection, registry, "after_checkpoint", records, about.name, about.digest, run=run.spec,
                      checkpoint=about)
     return _fire(connection, registry, "after_eval", records, about.name, about.digest, run=run.spec, evaluation=about)
-
-
-def _checkpoint(event: Event, paths: RunPaths) -> Checkpoint:
-    data, name = event.data, str(event.data["name"])
-    return Checkpoint(int(data["step"]), name, str(paths.checkpoints / name), int(data["size_bytes"]),
-                      str(data["digest"]))
-
-
-def _evaluation(event: Event, paths: RunPaths) -> Evaluation:
-    data = event.data
-    report = paths.root / str(data["report"])
-    return Evaluation(str(data["name"]), str(report.parent), str(report), str(data["digest"]), str(data["checkpoint"]),
-                      str(data["benchmark"]), int(data["successes"]), int(data["trials"]), int(data["errors"]))
 
 
 def _act_on_end(connection: Connection, registry: Registry, run: RunView, records: RunRecords) -> list[HookRecord]:

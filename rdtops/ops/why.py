@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rdtops.contract import diagnosis
+from rdtops.contract import diagnosis, fields
 from rdtops.contract.diagnosis import Diagnosis, Evidence
 from rdtops.contract.run import RunPaths
 from rdtops.launcher import Cause, JobState, Phase
-from rdtops.ops import jobs, runs
+from rdtops.ops import answers, jobs, runs
 from rdtops.remote.connection import Connection
 from rdtops.supervisor import evidence_on_host
 
@@ -38,10 +38,12 @@ def ask(connection: Connection, run_id: str = "") -> Why:
     """`run_id` as in runs.find. Raises RunError when there is no such run."""
     answer = connection.call(evidence_on_host, {"workspace": connection.workspace, "wanted": run_id}, timeout_s=90.0)
     host = connection.host.name
-    name = runs.choose(host, connection.workspace, answer["names"], run_id)  # raises where it is not one
+    found = [answers.run_id(host, name) for name in fields.words(answer.get("names"))]
+    name = runs.choose(host, connection.workspace, found, run_id)  # raises where it is not one
     job = jobs.told(connection, [jobs.of_run(RunPaths(connection.workspace, name))]).get(name)
-    found = _of_job(job) or diagnosis.diagnose(Evidence.of(host, _seen_from_afar(answer["facts"], job)))
-    return Why(name, host, found, tuple(answer["attempts"]))
+    facts = _seen_from_afar(fields.table(answer.get("facts")), job)
+    told = _of_job(job) or diagnosis.diagnose(Evidence.of(host, facts))
+    return Why(name, host, told, tuple(fields.rows(answer.get("attempts"))))
 
 
 def _of_job(job: JobState | None) -> Diagnosis | None:

@@ -14,10 +14,12 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import Any, Sequence
+from typing import Any, Sequence, TypeVar
 
 from rdtops.contract.files import text_of
 from rdtops.contract.kin import boot_id, carrying, is_alive, rank_of, stat_of
+
+Name = TypeVar("Name", bound=str)
 
 TAIL_BYTES = 1 << 18
 LOG_LINES, JOURNAL_LINES, KERNEL_LINES = 400, 200, 20
@@ -69,7 +71,7 @@ def answer(workspace: str, wanted: str) -> dict[str, Any]:
             "attempts": attempts(os.path.join(root, found[0], "journal.jsonl"))}
 
 
-def matching(names: Sequence[str], wanted: str) -> list[str]:
+def matching(names: Sequence[Name], wanted: str) -> list[Name]:
     """The names that a person may mean; `names` are sorted by time."""
     if not wanted:
         return list(names[-1:])

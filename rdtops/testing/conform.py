@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from rdtops.checks import CheckResult, Status
-from rdtops.contract import manifest
+from rdtops.contract import manifest, names
 from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.run import Checkpoint, RunEnd, RunSpec, RunState, checkpoint_name
 from rdtops.errors import PluginTimeout, RdtopsError
@@ -51,7 +51,7 @@ ENCODERS = {  # the smallest that look complete
     "vision_encoder": {"config.json": b'{"vision_config": {"hidden_size": 32, "image_size": 28, "patch_size": 14}}',
                        "model.safetensors": b"siglip"}}
 
-EVALUATED = "step_000010-libero_90"
+EVALUATED = names.evaluation_name("step_000010-libero_90-0a1b2c3d")
 _TALLY = {"successes": 1, "trials": 1, "errors": 0, "success_rate": 1.0, "wilson_95": [0.2065, 1.0],
           "mean_steps_to_success": 43.0}
 REPORT: dict[str, Any] = {  # the smallest that has every field
@@ -256,7 +256,7 @@ class _Bench:
             sealed = manifest.Manifest.from_json((folder / manifest.NAME).read_text())
         except OSError:  # the disk is full
             sealed = manifest.Manifest(())
-        return Checkpoint(10, folder.name, str(folder), sealed.size_bytes, sealed.digest)
+        return Checkpoint(10, checkpoint_name(10), str(folder), sealed.size_bytes, sealed.digest)
 
     def _evaluation(self, spec: RunSpec) -> Evaluation:
         folder = spec.paths.root / "eval" / EVALUATED

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from rdtops.contract.config import override, preset
+from rdtops.contract.names import RunId
 from rdtops.contract.run import ASSETS, RunSpec
 from rdtops.errors import PluginError
 from rdtops.ops import discovery
@@ -81,7 +82,7 @@ def make_host(**values: Any) -> Host:
 def make_spec(*settings: str, name: str = "libero_single_task", host: str = "h", workspace: str = "/w") -> RunSpec:
     """The RunSpec of a preset with `key=value` settings; its assets lie in `workspace`/assets."""
     train = override(preset(name), settings)
-    return RunSpec("20261124-101530-x-3fa9", host, "now", workspace, f"{workspace}/releases/s", "s",
+    return RunSpec(RunId("20261124-101530-x-3fa9"), host, "now", workspace, f"{workspace}/releases/s", "s",
                    {role: f"{workspace}/assets/{getattr(train, role)}" for role in ASSETS}, train)
 
 

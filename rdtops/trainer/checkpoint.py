@@ -146,7 +146,7 @@ def prune(checkpoints: Path, keep: Retention) -> list[Checkpoint]:
 
 
 def _described(folder: Path, step: int, sealed: manifest.Manifest) -> Checkpoint:
-    return Checkpoint(step, folder.name, str(folder), sealed.size_bytes, sealed.digest, _heldout_loss(folder))
+    return Checkpoint(step, checkpoint_name(step), str(folder), sealed.size_bytes, sealed.digest, _heldout_loss(folder))
 
 
 def _heldout_loss(folder: Path) -> float | None:

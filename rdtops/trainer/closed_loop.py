@@ -29,6 +29,7 @@ import torch
 
 from rdtops.contract.config import CHOICES, TrainConfig, override, preset
 from rdtops.contract.journal import Journal
+from rdtops.contract.names import RunId
 from rdtops.contract.run import RunSpec, checkpoint_name
 from rdtops.errors import RdtopsError, RunError
 from rdtops.trainer import encoders, failures, simulator, tiny
@@ -145,7 +146,7 @@ def _spec(folder: Path, wish: Comparison, policy: Policy) -> RunSpec:
 
 def run_folder(workspace: Path, assets: dict[str, str], config: TrainConfig) -> RunSpec:
     """Of a training on this machine, in a workspace of its own: a workspace has one training at a time."""
-    spec = RunSpec(workspace.name, "here", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), str(workspace),
+    spec = RunSpec(RunId(workspace.name), "here", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), str(workspace),
                    str(Path.cwd()), "closed-loop", assets, config)
     Path(spec.paths.checkpoints).mkdir(parents=True)
     Path(spec.paths.config).write_text(spec.to_json())

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from rdtops.contract import run
+from rdtops.contract import names, run
 from rdtops.contract.config import override, preset
 from rdtops.contract.run import Checkpoint, RunSpec, RunState, best_of, state_of
 from rdtops.errors import ConfigError
@@ -35,7 +35,7 @@ def test_a_broken_config_json_is_our_error(text):
 def test_run_ids_sort_by_time_and_differ():
     ids = [run.new_run_id("tiny", now_s) for now_s in (1_000_000_000, 1_500_000_000, 1_500_000_001)]
     assert ids == sorted(ids)
-    assert all(run.is_run_id(i) for i in ids)
+    assert all(names.is_run_id(i) for i in ids)
     assert len({run.new_run_id("tiny", 0) for _ in range(50)}) > 45
 
 

@@ -12,7 +12,7 @@ from rdtops.contract import kin
 from rdtops.contract.config import preset
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import RunSpec, RunState
-from rdtops.ops import evaluation, runs, runs_on_host
+from rdtops.ops import answers, evaluation, runs, runs_on_host
 
 SPEC = RunSpec("20261124-101530-tiny-3fa9", "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "a", {},
                preset("tiny"))
@@ -23,11 +23,15 @@ SAVED = {"kind": "checkpoint", "step": 7, "name": "step_000007", "size_bytes": 1
 STOPPED = {"kind": "stopped", "step": 7, "signal": "SIGUSR1"}
 
 
+def seen(facts: dict) -> runs.RunView:
+    return runs.view("lab", answers.run("lab", facts))
+
+
 def state(*told: dict, exit_code: int | None = 1) -> RunState:
     journal = "".join(json.dumps({"time_s": 1.0, **event}) + "\n" for event in told)
     facts = {"run_id": SPEC.run_id, "config": SPEC.to_json(), "exit_code": exit_code, "alive": False, "launched": True,
              "stop_requested": False, "journal_head": journal, "journal_tail": journal, "log_tail": ""}
-    view = runs.view("lab", facts)
+    view = seen(facts)
     assert (view.step, view.last_checkpoint) == (7, "step_000007")
     return view.state
 
@@ -54,9 +58,9 @@ def test_however_many_trials_an_evaluation_tells_the_run_stays_what_it_was(tmp_p
         file.write((trial.to_line() + "\n") * 20_000)
     journal.append("eval_failed", name="e", error="no", remedy="")
     (after,) = runs_on_host.list_runs(str(tmp_path))["runs"]
-    assert journal.path.stat().st_size > 2 * runs_on_host.PIECE
-    assert runs.view("lab", after) == runs.view("lab", before)
-    assert (runs.view("lab", after).step, runs.view("lab", after).state) == (7, RunState.FINISHED)
+    assert journal.path.stat().st_size > 2 * runs_on_host.TEXT_BYTES
+    assert seen(after) == seen(before)
+    assert (seen(after).step, seen(after).state) == (7, RunState.FINISHED)
 
 
 @pytest.fixture
@@ -74,7 +78,8 @@ def evaluated(tmp_path) -> Path:
 
 def view(tmp_path) -> evaluation.EvalView:
     (facts,) = runs_on_host.evaluations(str(tmp_path), [SPEC.run_id, "another"])["evaluations"]
-    return evaluation._view("lab", facts)
+    (parsed,) = answers.evaluations("lab", {"evaluations": [facts]})
+    return evaluation._view("lab", str(tmp_path), parsed)
 
 
 def test_an_evaluation_is_what_its_files_say(evaluated, tmp_path):
@@ -107,7 +112,7 @@ def test_a_run_whose_launch_script_was_killed_runs_while_any_process_of_it_lives
     def state_now() -> RunState:
         runs_on_host.TAGGED.clear()  # the program lives for one question
         (found,) = runs_on_host.list_runs(str(tmp_path))["runs"]
-        return runs.view("lab", found).state
+        return seen(found).state
 
     assert state_now() is RunState.LOST
     with subprocess.Popen(["sleep", "60"], env={**os.environ, "RDTOPS_RUN": SPEC.run_id}) as left:

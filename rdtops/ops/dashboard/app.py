@@ -110,7 +110,7 @@ class Dashboard(App[None]):
         self.known: dict[RunKey, Known] = {(r.host, r.run_id): Known(r) for c in choices for r in c.runs}
         self.feeds: dict[RunKey, Feed] = {}
         self.chosen = [(run.host, run.run_id) for run in chosen]
-        self.current = self.chosen[0]
+        self.current: RunKey = self.chosen[0]
 
     # --- what there is on the screen
 
