@@ -21,6 +21,8 @@ from tests.lab.watched import RUN, catch_up, checkpoint, plugin
 
 pytestmark = pytest.mark.lab
 
+FIRST, SECOND = (f"step_000010-libero_90-0000000{number}" for number in (1, 2))
+
 
 def evaluated(journal: Journal, name: str, digest: str) -> None:
     journal.append("eval_started", name=name, checkpoint="step_000010", benchmark="libero_90", tasks=1, trials=4,
@@ -86,18 +88,18 @@ def test_each_finished_evaluation_fires_once_and_in_its_place(connection, journa
     module.after_eval = after_eval
     plugins = (plugin("c", seen), Plugin("e", "test", hooks=("after_eval",), module=module))
     checkpoint(journal, 10)
-    evaluated(journal, "first", "digest-a")
+    evaluated(journal, FIRST, "digest-a")
     checkpoint(journal, 20)
-    evaluated(journal, "first", "digest-a")  # started again, and nothing was left to do
-    evaluated(journal, "second", "digest-b")
+    evaluated(journal, FIRST, "digest-a")  # started again, and nothing was left to do
+    evaluated(journal, SECOND, "digest-b")
     catch_up(connection, *plugins)
     catch_up(connection, *plugins)
     assert [who for who, _ in seen] == ["c", RUN, "c", RUN]
     first = seen[1][1]
-    assert (first.name, first.successes, first.trials, first.errors) == ("first", 3, 4, 1)
-    assert first.report == f"{connection.workspace}/runs/{RUN}/eval/first/report.json"
+    assert (first.name, first.successes, first.trials, first.errors) == (FIRST, 3, 4, 1)
+    assert first.report == f"{connection.workspace}/runs/{RUN}/eval/{FIRST}/report.json"
     said = [(r.hook, r.checkpoint, r.value) for r in RunRecords("lab2", RUN).hooks() if r.plugin == "e"]
-    assert said == [("after_eval", "first", {"rate": 0.75}), ("after_eval", "second", {"rate": 0.75})]
+    assert said == [("after_eval", FIRST, {"rate": 0.75}), ("after_eval", SECOND, {"rate": 0.75})]
 
 
 def test_a_journal_that_became_shorter_is_read_from_its_start(connection, journal):
