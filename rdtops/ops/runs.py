@@ -132,13 +132,13 @@ def stop(connection: Connection, run: RunView, grace_s: float = 600.0) -> dict[s
             raise not_running
         jobs.stop(connection, jobs.of_run(paths(connection, run)), grace_s)
         return {"ended": [], "killed": [], "left": []}
-    if run.state not in (RunState.RUNNING, RunState.LOST):
+    if run.state not in (RunState.RUNNING, RunState.LOST, RunState.UNKNOWN):
         raise not_running
     answer: dict[str, Any] = connection.call(
         runs_on_host, {"op": "stop", "workspace": connection.workspace, "run_id": run.run_id, "grace_s": grace_s},
         timeout_s=grace_s + 60)
     ended, killed, left = (answers.pids(answer, key) for key in ("ended", "killed", "left"))
-    if not ended and run.state is RunState.LOST:  # else its ranks outlived their launcher
+    if not ended and run.state is not RunState.RUNNING:  # else its ranks outlived their launcher
         raise not_running
     if left:
         raise RunError(f"{run.host}: processes of {run.run_id} outlived SIGKILL: {left}")

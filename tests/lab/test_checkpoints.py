@@ -89,3 +89,12 @@ def test_every_run_of_a_host_comes_home_with_one_command(inv, run, lab):
         rows = inv.good(f"fetch-results --host lab --run all --checkpoint none --into {inv.results} --json").rows()
         assert {run.run_id, other.run_id} <= {row["run_id"] for row in rows}
         assert (inv.results / "lab" / other.run_id / "report.html").exists()
+
+
+def test_a_run_that_cannot_be_fetched_does_not_keep_the_others(inv, run, lab):
+    with Alive(lab, "lab", "20200101-000000-broken-0003") as broken:
+        broken.ends(1)
+        os.mkfifo(broken.folder / "train.log")
+        done = inv(f"fetch-results --host lab --run all --checkpoint none --into {inv.results}")
+        assert (done.code, "1 runs were not fetched: 20200101-000000-broken-0003" in done.err) == (1, True)
+        assert (inv.results / "lab" / run.run_id / "report.html").exists()

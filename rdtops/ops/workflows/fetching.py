@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rdtops.errors import UsageError
+from rdtops.errors import DiskFull, RemoteError, RunError, TransferError, UsageError
 from rdtops.ops import report as pages
 from rdtops.ops import results, runs, watch
 from rdtops.ops.runs import RunView
@@ -16,10 +16,23 @@ from rdtops.remote.hosts import Host
 
 
 def fetch_results(session: Session, host: Host, *, run_id: str, which: str, into: str) -> Iterator[results.Fetched]:
-    """`run_id` all: every run of the host, oldest first."""
-    connection = session.connection(host)
-    for run in runs.list_runs(connection) if run_id == "all" else [runs.find(connection, run_id)]:
-        yield _fetched(session, connection, run, which, Path(into).expanduser())
+    """`run_id` all: every run of the host, oldest first; one that cannot be fetched does not keep the others."""
+    connection, folder = session.connection(host), Path(into).expanduser()
+    if run_id != "all":
+        yield _fetched(session, connection, runs.find(connection, run_id), which, folder)
+        return
+    failed: list[str] = []
+    for run in runs.list_runs(connection):
+        try:
+            yield _fetched(session, connection, run, which, folder)
+        except DiskFull:  # the next one would not fit either
+            raise
+        except (RemoteError, RunError, TransferError) as error:
+            session.say(f"{error.message}; going on with the next run")
+            failed.append(run.run_id)
+    if failed:
+        raise RunError(f"{host.name}: {len(failed)} runs were not fetched: {', '.join(failed)}",
+                       remedy=f"inv fetch-results --host {host.name} --run {failed[0]}")
 
 
 def report(session: Session, host: Host, *, run_id: str, into: str) -> Iterator[Reported]:
