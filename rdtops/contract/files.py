@@ -39,8 +39,11 @@ def text_of(path: Path, limit: int = TEXT_BYTES) -> str:
 
 def write_whole(path: Path, content: str | bytes, mode: int = 0o644) -> None:
     """Replace a file: afterwards it has all of `content`, and it is on the disk; before, and after any failure, it is
-    what it was. A link of that name is replaced, never followed. Raises OSError."""
+    what it was. A link of that name is replaced, never followed; a device is left alone. Raises OSError."""
     final = os.fspath(path)
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_IFMT(os.lstat(final).st_mode) in (stat.S_IFCHR, stat.S_IFBLK):
+            raise OSError(f"{final} is a device, and is not replaced")
     folder, name = os.path.split(final)
     part = os.path.join(folder, f".{name}.{os.getpid()}-{threading.get_ident()}.part")
     with contextlib.suppress(FileNotFoundError):  # of a process of that number that was killed

@@ -57,6 +57,10 @@ def _entries(hop: Hop) -> paramiko.HostKeys:
 def _record(hop: Hop, key: paramiko.PKey) -> None:
     """Append the key; a changed one first loses its old line, everything else of the file stays as it is."""
     file = Path(hop.known_hosts).expanduser()
+    if file.exists() and not file.is_file():  # /dev/null, say
+        raise HostKeyError(f"{hop.name}: its keys are looked up in {file}, which keeps none",
+                           remedy=f"known_hosts = \"~/.ssh/known_hosts\" for {hop.name} in hosts.toml, or "
+                                  "UserKnownHostsFile in ~/.ssh/config; then inv trust again")
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
     kept = [line for line in lines if not _is_old_key(line, hop, key.get_name())]

@@ -4,6 +4,7 @@ hosts.toml is read by inventory."""
 from __future__ import annotations
 
 import getpass
+import os
 import re
 import shutil
 import subprocess
@@ -117,22 +118,46 @@ def from_ssh_config(alias: str, values: dict[str, Any], ssh_config: Path) -> Hos
 def _ssh_route(alias: str, ssh_config: Path, seen: tuple[str, ...]) -> list[dict[str, Any]]:
     if alias in seen:
         raise ConfigError(f"{ssh_config}: ProxyJump of {alias!r} leads back to itself: {' -> '.join([*seen, alias])}")
-    user, _, rest = alias.rpartition("@")
-    name, _, port = rest.partition(":")
+    hop, jumps = _ssh_hop(alias, ssh_config)
+    if not jumps:
+        return [hop]
+    # the first is reached by its own block; what stands behind it in the list has this one as its jump, as in ssh
+    first = _ssh_route(jumps[0], ssh_config, (*seen, alias))
+    return [*first, *(_ssh_hop(jump, ssh_config)[0] for jump in jumps[1:]), hop]
+
+
+def _ssh_hop(alias: str, ssh_config: Path) -> tuple[dict[str, Any], list[str]]:
+    """One hop, and the jumps that its own block wants before it."""
+    user, name, port = _destination(alias)
     found = _looked_up(name, ssh_config)
     if "proxycommand" in found and found["proxycommand"].lower() != "none":
         raise ConfigError(f"{ssh_config}: Host {name} uses ProxyCommand; rdtops checks the key of every hop itself and "
                           "so needs ProxyJump", remedy="write the hop as ProxyJump, or as jumps in hosts.toml")
-    hop: dict[str, Any] = {"name": name, "address": found["hostname"], "port": int(port or found.get("port", 22))}
+    hop: dict[str, Any] = {"name": name, "address": found.get("hostname", name).strip("[]"),
+                           "port": int(port or found.get("port", 22))}
     if user or "user" in found:
         hop["user"] = user or found["user"]
     if found.get("identityfile"):
         hop["identity_file"] = str(Path(found["identityfile"][0]).expanduser())
     if "userknownhostsfile" in found:
-        hop["known_hosts"] = str(Path(found["userknownhostsfile"].split()[0]).expanduser())
+        first = found["userknownhostsfile"].split()[0]
+        hop["known_hosts"] = os.devnull if first.lower() == "none" else str(Path(first).expanduser())
     jumps = found.get("proxyjump", "none")
-    before = [] if jumps.lower() == "none" else jumps.split(",")
-    return [h for jump in before for h in _ssh_route(jump.strip(), ssh_config, (*seen, alias))] + [hop]
+    return hop, [] if jumps.lower() == "none" else [jump.strip() for jump in jumps.split(",")]
+
+
+def _destination(text: str) -> tuple[str, str, str]:
+    """User, name and port of `[ssh://][user@]host[:port]`, as ProxyJump takes it; an IPv6 address may have brackets.
+
+    >>> _destination("ssh://hop@[::1]:2222"), _destination("fe80::1"), _destination("gpu")
+    (('hop', '::1', '2222'), ('', 'fe80::1', ''), ('', 'gpu', ''))
+    """
+    user, _, rest = text.removeprefix("ssh://").rstrip("/").rpartition("@")
+    if rest.startswith("["):
+        name, _, port = rest[1:].partition("]")
+        return user, name, port.lstrip(":")
+    name, _, port = rest.partition(":") if rest.count(":") == 1 else (rest, "", "")
+    return user, name, port
 
 
 def _looked_up(name: str, ssh_config: Path) -> dict[str, Any]:

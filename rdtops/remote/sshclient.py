@@ -27,7 +27,7 @@ from rdtops.remote import bundle
 from rdtops.remote.command import Command, quoted
 from rdtops.remote.far.wire import Wire
 from rdtops.remote.hosts import Host
-from rdtops.remote.openssh import config_text
+from rdtops.remote.openssh import config_text, destination
 
 PIPE_BYTES = 1 << 20  # Linux's own 64 KiB make ssh and us wake each other up all the time
 PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # before a hop that takes no more logins now is asked again
@@ -137,8 +137,8 @@ class SshClient:
     def ping(self, timeout_s: float = 5.0) -> float:
         """Raises a HostError that names the first hop which does not answer."""
         start_s = time.monotonic()
-        for hop in self.host.route:
-            command = ["ssh", "-F", str(self._config), hop.name, "exit"]
+        for number, hop in enumerate(self.host.route):
+            command = ["ssh", "-F", str(self._config), destination(self.host, number), "exit"]
             try:
                 said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False,
                                       timeout=timeout_s).stderr.decode("utf-8", "replace")
@@ -172,7 +172,7 @@ class SshProcess:
         self._decided = threading.Event()  # the last hop has let us in, or some hop has not
         line = Command(client.host.python, *bundle.FLAGS, "-c", bundle.READER).shell()
         self._process = subprocess.Popen(
-            ["ssh", "-F", str(config), client.host.name, "exec sh -c " + quoted(line)], bufsize=0,
+            ["ssh", "-F", str(config), destination(client.host), "exec sh -c " + quoted(line)], bufsize=0,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         assert self._process.stdin
         assert self._process.stdout

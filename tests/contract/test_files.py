@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,12 @@ def test_a_fifo_is_not_waited_for(tmp_path):
     with pytest.raises(OSError, match="not a regular file"):
         files.head_of(tmp_path / "train.log")
     assert time.monotonic() - since_s < 1
+
+
+def test_a_device_is_not_replaced_by_a_file():
+    with pytest.raises(OSError, match="is a device"):
+        files.write_whole("/dev/null", "x")
+    assert Path("/dev/null").is_char_device()
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/proc", "/nowhere"])

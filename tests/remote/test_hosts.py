@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,18 @@ Host gpu
   IdentityFile ~/.ssh/gpu_key
 Host viacommand
   ProxyCommand nc %h %p
+Host mid
+  HostName 192.0.2.5
+  ProxyJump bastion
+Host listed
+  HostName 192.0.2.6
+  ProxyJump bastion,mid
+Host literal
+  ProxyJump ssh://hop@127.0.0.1:24101
+Host bracketed
+  ProxyJump hop@[::1]:22
+Host keyless
+  UserKnownHostsFile none
 Host loop
   ProxyJump back
 Host back
@@ -143,6 +156,18 @@ def test_an_entry_takes_its_route_from_an_alias_and_keeps_its_own_values(tmp_pat
     host = load(written(tmp_path, text)).host("mine")
     assert (host.address, host.port, host.user, host.workspace) == ("198.51.100.9", 2222, "root", "/data/me")
     assert host.route_words == "here -> bastion -> mine"
+
+
+@pytest.mark.parametrize(("alias", "route"), [
+    ("listed", ["me@203.0.113.7:22", "somebody@192.0.2.5:22", "somebody@192.0.2.6:22"]),  # mid's own jump is overridden
+    ("literal", ["hop@127.0.0.1:24101", "somebody@literal:22"]),
+    ("bracketed", ["hop@::1:22", "somebody@bracketed:22"])])
+def test_a_list_of_jumps_is_the_route_that_ssh_takes(tmp_path, ssh_config, alias, route):
+    assert [hop.where for hop in load(written(tmp_path, GOOD)).host(alias).route] == route
+
+
+def test_no_file_of_known_hosts_is_no_file_of_that_name(tmp_path, ssh_config):
+    assert load(written(tmp_path, GOOD)).host("keyless").known_hosts == os.devnull
 
 
 @pytest.mark.parametrize(("alias", "words"), [("viacommand", "ProxyCommand"), ("loop", "leads back to itself")])

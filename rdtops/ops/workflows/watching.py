@@ -91,7 +91,7 @@ def attach(session: Session, host: Host, *, run_id: str) -> Iterator[Text]:
     with tempfile.NamedTemporaryFile("w", prefix="rdtops-", suffix=".ssh_config") as config:
         config.write(openssh.config_text(host))
         config.flush()
-        subprocess.run(["ssh", "-F", config.name, "-t", host.name, line], check=False)
+        subprocess.run(["ssh", "-F", config.name, "-t", openssh.destination(host), line], check=False)
 
 
 def stop(session: Session, host: Host, *, run_id: str, grace_s: float, evaluated: bool) -> Iterator[RunView | EvalView]:
