@@ -8,10 +8,14 @@ import math
 from typing import Any
 
 LARGEST = 1 << 62  # of a whole number: it fits every struct, time and file offset
+MOST_VALUES = 1 << 21  # of one text; each takes up to a hundred bytes of memory, whatever its two bytes of text say
 
 
 def loads(text: str | bytes | bytearray) -> Any:
-    """The value of a JSON text. Raises ValueError for what is none, is nested too deeply or has endless numbers."""
+    """The value of a JSON text. Raises ValueError for what is none, is nested too deeply, or has endless numbers or too
+    many values."""
+    if len(text) > MOST_VALUES and _values(text) > MOST_VALUES:
+        raise ValueError(f"JSON of more than {MOST_VALUES} values")
     try:
         return json.loads(text)
     except RecursionError:
@@ -52,3 +56,9 @@ def number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e300 or not math.isfinite(value):
         return None
     return value
+
+
+def _values(text: str | bytes | bytearray) -> int:
+    if isinstance(text, str):
+        return sum(map(text.count, ",[{"))
+    return sum(map(text.count, (b",", b"[", b"{")))

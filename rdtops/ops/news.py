@@ -6,19 +6,22 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any
 
+from rdtops.contract.fields import table, text, whole
 from rdtops.contract.run import RunPaths
-from rdtops.errors import CommandTimeout, ConnectionLost, RemoteError, Unreachable
+from rdtops.errors import CommandFailed, CommandTimeout, ConnectionLost, RemoteError, Unreachable
 from rdtops.launcher import JobState
 from rdtops.ops import answers, jobs, runs, runs_on_host
 from rdtops.ops.answers import Gpu
 from rdtops.ops.runs import RunView
-from rdtops.remote.connection import Connection
+from rdtops.remote.connection import Answer, Connection
 from rdtops.remote.far import tails
+from rdtops.remote.far.entries import Problem
+from rdtops.remote.far.wire import Stalled, Wire
 from rdtops.remote.stream import Stream
 
 LOST = (ConnectionLost, Unreachable, CommandTimeout)  # what trying again may cure
@@ -121,8 +124,7 @@ class Newsroom:
         facts = replace(facts, config=config) if facts.config is None else facts
         self._configs[run_id] = facts.config or ""
         cards = answers.gpus(answer)
-        return News(runs.view(host, facts, cards, self._job(run_id)),
-                    {path: _piece(piece) for path, piece in answer["files"].items()}, cards)
+        return News(runs.view(host, facts, cards, self._job(run_id)), self._pieces(answer["files"], files), cards)
 
     def gpus(self) -> tuple[Gpu, ...]:
         """Those of the host, none where nvidia-smi says nothing. Raises one of LOST."""
@@ -133,6 +135,13 @@ class Newsroom:
             self._stream.__exit__()
             self._stream = None
 
+    def _pieces(self, found: object, wanted: Iterable[str]) -> dict[str, Piece]:
+        """Of the files that were asked for, and of no other."""
+        try:
+            return {path: _piece(table(found).get(path)) for path in wanted}
+        except ValueError as error:
+            raise CommandFailed(f"{self.connection.host.name}: {error}") from None
+
     def _job(self, run_id: str) -> JobState | None:
         """What a cluster's scheduler says of the run, which is not asked every second."""
         asked_s, state = self._jobs.get(run_id, (-JOB_POLL_S, None))
@@ -142,25 +151,43 @@ class Newsroom:
             self._jobs[run_id] = time.monotonic(), state
         return state
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: dict[str, Any]) -> Answer:
         request["shrunk"] = True
         try:
             if self._stream is None:
                 self._stream = self.connection.far(runs_on_host, request, silence_s=ANSWER_S)
             else:
                 self._stream.write(json.dumps(request).encode() + b"\n")
-            answer: dict[str, Any] = tails.grown(self._stream.wire.hear()["shrunk"])
-            return answer
+            return self._answer(self._stream.wire)
         except BaseException:
             self.close()
             raise
 
+    def _answer(self, wire: Wire) -> Answer:
+        host = self.connection.host.name
+        try:
+            return Answer.of(f"{host}: the answer of our program there", tails.grown(wire.hear()["shrunk"]))
+        except Stalled as problem:
+            raise CommandTimeout(f"{host}: {problem.reason}") from None
+        except (Problem, ValueError) as problem:
+            said = problem.reason if isinstance(problem, Problem) else problem
+            raise CommandFailed(f"{host}: our program there gave no answer: {said}") from None
 
-def _piece(found: Mapping[str, Any]) -> Piece:
-    behind = Cursor(*found["cursor"])
-    lines = tuple(Line(line, Cursor(behind.inode, offset, tails.mark_of(line)))
-                  for offset, line in tails.lines_of(found["lines"]))
-    return Piece(lines, behind, found["rest"], found["more"])
+
+def _piece(found: object) -> Piece:
+    """Raises ValueError."""
+    piece = table(found)
+    cursor, rows = piece.get("cursor"), piece.get("lines")
+    if not isinstance(cursor, list) or not isinstance(rows, list):
+        raise ValueError("its answer has no piece of a file")
+    inode, offset, mark = (*cursor, None, None, None)[:3]
+    behind = Cursor(whole(inode) or 0, whole(offset) or 0, text(mark))
+    try:
+        lines = tuple(Line(line, Cursor(behind.inode, offset, tails.mark_of(line)))
+                      for offset, line in tails.lines_of(rows))
+    except (TypeError, AttributeError, OverflowError):
+        raise ValueError("its answer has no lines of a file") from None
+    return Piece(lines, behind, text(piece.get("rest")), piece.get("more") is True)
 
 
 class Patience:
@@ -203,7 +230,7 @@ def log_lines(newsroom: Newsroom, run_id: str, path: str, *, last_lines: int, pa
         if piece.lines:
             yield b"".join(line.content for line in piece.lines)
         question = Question(piece.behind)
-        if piece.more:
+        if piece.more and piece.lines:
             continue
         if is_over:
             if piece.rest:

@@ -17,10 +17,11 @@ from rdtops.ops.registry import Registry
 from rdtops.ops.releases import RolledBack
 from rdtops.ops.snapshot import Snapshot
 from rdtops.remote import inventory
-from rdtops.remote.connection import Ask, Connection
+from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Host
 from rdtops.remote.inventory import Inventory
 from rdtops.remote.transfer import Progress
+from rdtops.remote.transport import Ask
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import paramiko
 
 from rdtops.contract.files import write_whole
 from rdtops.errors import HostKeyError
-from rdtops.remote.connection import Ask, keys_of
+from rdtops.remote.connection import keys_of
 from rdtops.remote.hosts import Hop, Host
+from rdtops.remote.transport import Ask
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -22,22 +21,22 @@ from typing import Any
 import fabric
 import paramiko
 
+from rdtops.contract.fields import loads
 from rdtops.errors import CommandFailed, ConnectionLost, RemoteError
 from rdtops.remote import bundle, calls, obstacle
 from rdtops.remote.command import Command, quoted
 from rdtops.remote.hosts import Hop, Host
 from rdtops.remote.stream import Stream
+from rdtops.remote.transport import Ask, bounded
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # its thread would print tracebacks of what we explain
-
-Ask = Callable[[str, bool], str]
 
 BLAME_S = 5.0  # for each hop, to find the one that is silent
 KEEPALIVE_S = 15
 PERSON_S = 120.0  # to find the telephone and type what it shows
 LOGINS = 8  # under way at one jump; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
-REKEY_BYTES = 1 << 35
 SILENCE_S = 60.0  # a transfer that moves no byte for so long is dead
+ANSWER_BYTES = 1 << 25  # of a far-side program: a thousand runs with their last words are 10 MB
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,23 @@ class Result:
     @property
     def ok(self) -> bool:
         return self.code == 0
+
+
+class Answer(dict[str, Any]):
+    """What a far-side program said. A word that it lacks is a CommandFailed, which names the host."""
+
+    who = ""
+
+    @classmethod
+    def of(cls, who: str, value: object) -> Answer:
+        if not isinstance(value, dict):
+            raise CommandFailed(f"{who} is no object")
+        answer = cls(value)
+        answer.who = who
+        return answer
+
+    def __missing__(self, word: str) -> Any:
+        raise CommandFailed(f"{self.who} has no {word!r}")
 
 
 class Connection:
@@ -132,7 +148,7 @@ class Connection:
         if not self._home:
             out = self.run_shell('printf "%s" "$HOME"').out
             if not out.startswith("/"):
-                raise RemoteError(f"{self.host.name}: $HOME is {out!r}, not an absolute path")
+                raise RemoteError(f"{self.host.name}: $HOME is {out[:200]!r}, not an absolute path")
             self._home = out
         return self._home
 
@@ -155,7 +171,8 @@ class Connection:
         return self.run_shell(command.shell(), timeout_s=timeout_s, check=check, stdin=stdin)
 
     def run_shell(self, line: str, *, timeout_s: float = 30.0, check: bool = True, stdin: bytes = b"") -> Result:
-        """Run a line for sh, whatever the login shell is. Words that vary belong into a Command or through quoted()."""
+        """Run a line for sh, whatever the login shell is. Words that vary belong into a Command or through quoted().
+        What prints more than OUTPUT_BYTES is a CommandFailed."""
         with self.stream(line, silence_s=timeout_s) as stream:
             out, err = stream.finish(stdin, timeout_s)
             result = Result(line, stream.code(), out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
@@ -167,21 +184,22 @@ class Connection:
             raise CommandFailed(f"{self.host.name}: exit {result.code} from: {result.command[:200]}\n{said}")
         return result
 
-    def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> Any:
-        """Send a far-side program, give it one JSON line, and read its one JSON line."""
+    def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> dict[str, Any]:
+        """Send a far-side program, give it one JSON line, and read the one JSON object that it answers. Raises
+        CommandFailed for anything else."""
         with self.far(program, request, silence_s=timeout_s) as stream:
-            out, err = stream.finish(b"", timeout_s)
+            out, err = stream.finish(b"", timeout_s, ANSWER_BYTES)
             code = stream.code()
         try:
-            return json.loads(out)
-        except ValueError:
-            said = err.decode("utf-8", "replace").strip()[-600:]
-            name = program.__name__.rpartition(".")[2]
-            raise CommandFailed(f"{self.host.name}: the {name} program ended with exit {code}: {said}") from None
+            return Answer.of(f"{self.host.name}: the answer of {_name(program)}", loads(out))
+        except ValueError as error:
+            said = err[-600:].decode("utf-8", "replace").strip() or (error if out.strip() else "it said nothing")
+            raise CommandFailed(f"{self.host.name}: {_name(program)} ended with exit {code}: {said}") from None
 
     def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = SILENCE_S) -> Stream:
         """Start a far-side program and leave its stdin and stdout open to talk to it."""
         stream = self.stream(Command(self.host.python, *bundle.FLAGS, "-c", bundle.READER).shell(), silence_s=silence_s)
+        stream.runs = _name(program)
         stream.write(bundle.packed_request(program, request))
         return stream
 
@@ -261,6 +279,10 @@ class Connection:
             raise late[0]
 
 
+def _name(program: ModuleType) -> str:
+    return f"the {program.__name__.rpartition('.')[2]} program"
+
+
 def host_key(hop: Hop, through: fabric.Connection | None, timeout_s: float = 20.0) -> paramiko.PKey:
     """The key a hop shows, without logging in to it. Only `inv trust` asks for it."""
     if through is None:
@@ -268,7 +290,7 @@ def host_key(hop: Hop, through: fabric.Connection | None, timeout_s: float = 20.
     else:
         sock = through.client.get_transport().open_channel("direct-tcpip", (hop.address, hop.port), ("", 0),
                                                            timeout=timeout_s)
-    transport = paramiko.Transport(sock)
+    transport = bounded(None, sock)
     try:
         transport.start_client(timeout=timeout_s)
         return transport.get_remote_server_key()
@@ -310,7 +332,7 @@ def _link(hop: Hop, through: fabric.Connection | None, ask: Ask | None = None) -
     patience_s = PERSON_S if ask else hop.connect_timeout_s
     settings: dict[str, Any] = {"banner_timeout": hop.connect_timeout_s, "auth_timeout": patience_s,
                                 "channel_timeout": hop.connect_timeout_s,
-                                "transport_factory": functools.partial(_transport, _about(hop, ask))}
+                                "transport_factory": functools.partial(bounded, _about(hop, ask))}
     if hop.identity_file:
         settings |= {"key_filename": [hop.identity_file], "look_for_keys": False}
     config = fabric.Config(overrides={"load_ssh_configs": False})
@@ -323,51 +345,6 @@ def _link(hop: Hop, through: fabric.Connection | None, ask: Ask | None = None) -
     return link
 
 
-class _Transport(paramiko.Transport):  # type: ignore[misc]  # paramiko has no types
-    """Its thread ends quietly when the link below it is gone: whoever waits for it is told, and a traceback of the
-    thread would stand in the middle of that. And where a key is only the first half of a login, it goes on with the
-    questions of the second (keyboard-interactive): paramiko would take the half for the whole and hang."""
-
-    ask: Ask | None = None
-
-    def auth_publickey(self, username: str, key: paramiko.PKey, event: Any = None) -> list[str]:
-        try:
-            left: list[str] = super().auth_publickey(username, key, event)
-        except paramiko.BadAuthenticationType as error:
-            left = error.allowed_types
-            if "keyboard-interactive" not in left:
-                raise
-        if "keyboard-interactive" not in left:
-            return left
-        answered: list[str] = self.auth_interactive(username, self._answers)
-        return answered
-
-    def _answers(self, title: str, instructions: str, prompts: list[tuple[str, bool]]) -> list[str]:
-        if not prompts:  # PAM's last word
-            return []
-        if self.ask is None:
-            raise paramiko.AuthenticationException(f"it asks {[text for text, _ in prompts]}")
-        intro = " ".join(part for part in (title, instructions) if part)
-        return [self.ask(f"{intro} {text}".strip(), echo) for text, echo in prompts]
-
-    def run(self) -> None:
-        with contextlib.suppress(EOFError, OSError, paramiko.SSHException):
-            super().run()
-
-
 def _about(hop: Hop, ask: Ask | None) -> Ask | None:
     """The same, with the hop's name before each question."""
     return None if ask is None else lambda text, echo: ask(f"{hop.name} ({hop.where}): {text}", echo)
-
-
-def _transport(ask: Ask | None, sock: Any, **settings: Any) -> paramiko.Transport:
-    """GCM first: paramiko's first cipher (CTR, with a separate MAC) costs a fifth more CPU. Its window of 2 MiB on the
-    way through a jump stays: 32 MiB brought a third at 40 ms, but without delay paramiko drowned in its own buffer.
-    New keys after 32 GiB (OpenSSH: 64) instead of 512 MiB: paramiko's thread waits for itself, and after 30 s gives the
-    connection up, when a channel is closed while it has asked for new keys."""
-    transport = _Transport(sock, **settings)
-    transport.ask = ask
-    transport.packetizer.REKEY_BYTES = REKEY_BYTES
-    security = transport.get_security_options()
-    security.ciphers = sorted(security.ciphers, key=lambda cipher: "gcm" not in cipher)
-    return transport

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from rdtops.errors import RdtopsError
 from rdtops.remote.far.entries import Problem, problem_of
-from rdtops.remote.far.wire import Pulse, Wire
+from rdtops.remote.far.wire import Pulse, Stalled, Wire
 from rdtops.remote.ranges import Lane, Mover, Ranges
 
 NEAR_S, FAR_S = 0.005, 0.06  # round trips
@@ -55,6 +55,7 @@ class Lanes:
         self._live = 0
         self._mover: Callable[[], Mover] | None = None
         self._cuts: set[Callable[[], None]] = set()
+        self._wires: set[Wire] = set()  # of those that live
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._started = False
@@ -82,6 +83,12 @@ class Lanes:
     @property
     def rtt_s(self) -> float:
         return self._rtt_s() or 0.0
+
+    @property
+    def advanced_s(self) -> float:
+        """When the host last went on over one of them."""
+        with self._lock:
+            return max((wire.advanced_s for wire in self._wires), default=0.0)
 
     @property
     def hopeful(self) -> bool:
@@ -131,8 +138,16 @@ class Lanes:
                 wire.hear()  # it is ready
                 with self._lock:
                     self._opening, self._live, live = self._opening - 1, self._live + 1, True
+                    self._wires.add(wire)
                 self._login_s = time.monotonic() - opened_s
-                self._move(wire)
+                try:
+                    self._move(wire)
+                finally:
+                    with self._lock:
+                        self._wires.discard(wire)
+        except Stalled as error:
+            cut()
+            self._lose(error, live)
         except (Problem, OSError) as error:  # of a file, here or there: another lane would meet it too
             self.ranges.fail(error if isinstance(error, Problem) else problem_of(error))
         except (RdtopsError, EOFError) as error:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from rdtops.contract import fields
+from rdtops.errors import CommandFailed
 from rdtops.remote import bundle
 from rdtops.remote.command import Command
 from rdtops.remote.far import prober
@@ -185,7 +187,21 @@ def _trip(connection: Connection, probes: Mapping[str, Probe[Any]]) -> dict[str,
                           for name, p in probes.items()}}
     longest_s = max((p.timeout_s for p in probes.values()), default=0.0)
     answers = connection.call(prober, request, timeout_s=longest_s + 20)
-    return {name: Output(**answers[name]) for name in probes}
+    try:
+        return {name: _output(answers[name]) for name in probes}
+    except ValueError as error:
+        raise CommandFailed(f"{connection.host.name}: the prober program gave no answer of its form: {error}") from None
+
+
+def _output(said: object) -> Output:
+    """Raises ValueError."""
+    row = fields.table(said)
+    code, out, err, seconds = row.get("code"), row.get("out"), row.get("err"), fields.number(row.get("seconds"))
+    if not isinstance(out, str) or not isinstance(err, str) or max(len(out), len(err)) > prober.LIMIT:
+        raise ValueError("no output, or too much of it")
+    if seconds is None or (code is not None and fields.whole(code) is None):
+        raise ValueError("no exit code, or no time")
+    return Output(code, out, err, seconds)
 
 
 def _answer(probe: Probe[T], output: Output) -> Answer[T]:

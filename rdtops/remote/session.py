@@ -25,6 +25,7 @@ from rdtops.remote.words import joined, shown, size_words
 
 SILENCE_S = 30.0  # the far side says that it is alive every 5 s
 PING_S = 5.0  # for each hop, to find the one that is silent
+LISTING_BYTES = 1 << 26  # of files: a quarter of a million
 
 
 class FarProgram(contextlib.AbstractContextManager["FarProgram"], Protocol):
@@ -61,7 +62,11 @@ def session(way: Way, root: str, request: dict[str, Any], touch: Callable[[], No
 
 
 def until_end(wire: Wire) -> Iterator[Message]:
+    """What the host lists. Raises Problem when it is without end."""
+    before = wire.heard_bytes
     while "end" not in (message := wire.hear()):
+        if wire.heard_bytes - before > LISTING_BYTES:
+            raise Problem("long", "", f"a list of more than {LISTING_BYTES} bytes")
         yield message
 
 
@@ -157,7 +162,7 @@ def _error(problem: Problem, side: str, root: str) -> TransferError:
 
 def _disk_full(problem: Problem, side: str, root: str, where: str) -> DiskFull:
     missing = problem.numbers.get("missing_bytes", 0)
-    more = f": {size_words(missing)} more are needed, {size_words(problem.numbers['free_bytes'])} are free" \
+    more = f": {size_words(missing)} more are needed, {size_words(problem.numbers.get('free_bytes', 0))} are free" \
         if missing else ""
     filesystem = problem.numbers.get("filesystem")
     on = f" on {shown(filesystem)}" if filesystem else ""
@@ -171,6 +176,9 @@ _REMEDIES = {
     "locked": "wait for the other transfer to end, then run the same command again",
     "link": "cp -rL FOLDER COPY   # a copy without links can be sent",
     "os": "ls -ld {root}   # {side}: who may write there?",
+    "stalled": "ssh {side} df {root}   # does its file system answer? Then run the same command again; what was sent "
+               "is kept",
+    "long": "tar -C {root} -cf FILE .   # {side}: so many files travel as one",
     "incomplete": "run the same command again",
     "noise": "ssh {side} true   # must print nothing: a start-up file of the shell there does",
 }

@@ -17,15 +17,17 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
+from rdtops.contract.names import quoted as quoted_word
 from rdtops.errors import AuthenticationFailed, CommandFailed, ConnectionLost, HostError, HostKeyError, Unreachable
 from rdtops.remote import bundle
 from rdtops.remote.command import Command, quoted
-from rdtops.remote.far.wire import Wire
+from rdtops.remote.far.entries import Problem
+from rdtops.remote.far.wire import Pulse, Wire
 from rdtops.remote.hosts import Host
 from rdtops.remote.openssh import config_text, destination
 
@@ -42,6 +44,9 @@ Host *
   Ciphers ^aes128-gcm@openssh.com
 
 """  # hardware does AES; the tag of the default cipher costs three times as much
+LOGIN_S = 30.0  # to log in, beside the connect_timeout_s of every hop
+STDERR_BYTES = 1 << 24  # of ssh and of what runs there; then it is ended
+STDERR_LINE_BYTES = 1 << 12
 _REFUSED = re.compile(r"kex_exchange_identification|Connection (closed|reset) by|UNKNOWN port|Exceeded MaxStartups|"
                       r"banner exchange|administratively prohibited|open failed")
 
@@ -91,11 +96,20 @@ class SshClient:
         if path.startswith("/"):
             return path
         if not self._home:
-            from rdtops.remote.far import porter
-
-            with self.far(porter, {"do": "home"}) as stream:
-                self._home = stream.wire.hear()["home"]
+            self._home = self._asked_home()
         return self._home + path[1:] if path == "~" or path.startswith("~/") else f"{self._home}/{path}"
+
+    def _asked_home(self) -> str:
+        from rdtops.remote.far import porter
+
+        with self.far(porter, {"do": "home"}) as process, Pulse(process.wire, process.kill):
+            try:
+                home = process.wire.hear()["home"]
+            except Problem as problem:
+                raise CommandFailed(f"{self.host.name}: {problem.reason}") from None
+        if not isinstance(home, str) or not home.startswith("/"):
+            raise CommandFailed(f"{self.host.name}: its home is no absolute path: {quoted_word(home)}")
+        return home
 
     def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = 0.0) -> SshProcess:  # noqa: ARG002
         """A far-side program that has got this request; one that has ended its last goes on."""
@@ -139,12 +153,7 @@ class SshClient:
         start_s = time.monotonic()
         for number, hop in enumerate(self.host.route):
             command = ["ssh", "-F", str(self._config), destination(self.host, number), "exit"]
-            try:
-                said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False,
-                                      timeout=timeout_s).stderr.decode("utf-8", "replace")
-            except subprocess.TimeoutExpired:
-                said = ""
-            if f"Authenticated to {hop.address}" not in said:
+            if f"Authenticated to {hop.address}" not in _stderr(command, timeout_s):
                 raise ConnectionLost(f"lost {self.host.name} ({self.host.route_words}): could not get an answer of "
                                      f"{hop.name} within {timeout_s:g} s",
                                      remedy=f"inv hosts --ping --host {self.host.name}   # then run the same command "
@@ -159,6 +168,29 @@ class SshClient:
     def _may_log_in(self) -> bool:
         at_hop = [p.passed for p in self._processes if p.alive]
         return all(at_hop.count(hop) < LOGINS for hop in range(len(self.host.route)))
+
+
+def _stderr(command: Sequence[str], timeout_s: float) -> str:
+    """What a command says there, the beginning of what has no end; nothing where it does not end in time."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               start_new_session=True)
+    assert process.stderr
+    late = threading.Timer(timeout_s, _kill_all, [process])
+    late.start()
+    try:
+        said = process.stderr.read(STDERR_BYTES).decode("utf-8", "replace")
+        return said if late.is_alive() else ""
+    finally:
+        late.cancel()
+        _kill_all(process)
+        process.wait()
+        process.stderr.close()
+
+
+def _kill_all(process: subprocess.Popen[bytes]) -> None:
+    """Together with the `ssh` that it started for the hop before: that one holds our stderr open."""
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 class SshProcess:
@@ -199,7 +231,8 @@ class SshProcess:
 
     def let_in(self) -> bool:
         """Wait for the login; whether it succeeded."""
-        self._decided.wait()
+        if not self._decided.wait(LOGIN_S + sum(hop.connect_timeout_s for hop in self._client.host.route)):
+            self.kill()
         return self.passed >= len(self._client.host.route)
 
     def write(self, content: bytes | memoryview) -> None:
@@ -224,10 +257,8 @@ class SshProcess:
         return bool(select.select([self._out], [], [], 0)[0])
 
     def kill(self) -> None:
-        """Together with the `ssh` that it started for the hop before: that one holds our stderr open."""
         if self.alive:
-            with contextlib.suppress(OSError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            _kill_all(self._process)
         self._process.wait()
 
     def close(self) -> None:
@@ -268,12 +299,17 @@ class SshProcess:
 
     def _lines(self) -> Iterator[str]:
         assert self._process.stderr
-        rest = b""
+        rest, size = b"", 0
         with contextlib.suppress(ValueError, OSError):
             while piece := self._process.stderr.read(1 << 16):  # at once: its own lines would be read byte by byte
-                *lines, rest = (rest + piece).split(b"\n")
-                yield from (line.decode("utf-8", "replace").rstrip() for line in lines)
-        yield rest.decode("utf-8", "replace")
+                size += len(piece)
+                if size > STDERR_BYTES:
+                    yield f"more than {STDERR_BYTES} bytes on stderr"
+                    self._process.kill()
+                    return
+                *lines, rest = (rest[:STDERR_LINE_BYTES] + piece).split(b"\n")
+                yield from (line[:STDERR_LINE_BYTES].decode("utf-8", "replace").rstrip() for line in lines)
+        yield rest[:STDERR_LINE_BYTES].decode("utf-8", "replace")
 
     def _explained(self, code: int, said: str) -> HostError | CommandFailed:
         host = self._client.host

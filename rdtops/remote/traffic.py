@@ -47,7 +47,7 @@ class _Traffic:
         if self._lane.busy:
             self._hear(self._wire.hear())
         else:
-            with self._wire.polled():
+            with self._wire.polled(self._lanes.advanced_s):
                 self._ranges.wait(0.01)
 
 

@@ -39,10 +39,11 @@ class ScriptedConnection(Connection):
     def open(self) -> Connection:
         return self
 
-    def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> Any:
+    def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> dict[str, Any]:
         """Probes as described; a program of your own is answered by the JSON of the answer with its name."""
         if program is not prober:
-            return json.loads(self._answer(program.__name__.rpartition(".")[2]).out)
+            answer: dict[str, Any] = json.loads(self._answer(program.__name__.rpartition(".")[2]).out)
+            return answer
         self.asked += [p["shell"] for p in request["probes"].values()]
         return {name: vars(self._answer(name)) for name in request["probes"]}
 

@@ -24,7 +24,7 @@ class Troubled(Connection):
         self.commands = 0
         self._asking = False
 
-    def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> Any:
+    def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> dict[str, Any]:
         if program is not prober or not self.trouble:
             return super().call(program, request, timeout_s=self._patience(timeout_s))
         probes = {name: {**p, "shell": self._line(p["shell"]), "timeout_s": self._patience(p["timeout_s"])}

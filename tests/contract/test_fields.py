@@ -38,3 +38,10 @@ def test_numbers_that_are_none():
     assert fields.whole(3.0) == 3
     assert fields.whole(1 << 63) is None
     assert fields.number(10**400) is None
+
+
+@pytest.mark.parametrize("text", ["[" + "0," * fields.MOST_VALUES + "0]", b'{"a":[' + b"{}," * fields.MOST_VALUES])
+def test_json_of_too_many_values_is_not_read(text):
+    with pytest.raises(ValueError, match=f"more than {fields.MOST_VALUES} values"):
+        fields.loads(text)
+    assert len(fields.loads(json.dumps("x" * 2 * fields.MOST_VALUES))) == 2 * fields.MOST_VALUES

@@ -268,6 +268,17 @@ def test_no_more_than_four_logins_are_under_way_at_a_hop(fake_ssh: FakeSsh) -> N
             thread.join(5)
 
 
+def test_a_login_that_comes_to_no_end_is_given_up(fake_ssh: FakeSsh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sshclient, "LOGIN_S", -19.5)  # beside the 20 s of the hop
+    with fake_ssh("exec sleep 20") as client, pytest.raises(HostError, match="cannot reach h"):
+        client.far(porter, {"do": "home"})
+
+
+def test_ssh_that_says_more_than_it_can_is_not_gathered(fake_ssh: FakeSsh) -> None:
+    with fake_ssh("exec cat /dev/zero >&2") as client, pytest.raises(HostError, match="could not get an answer of h"):
+        client.ping(5)
+
+
 def try_to_start(client: SshClient) -> None:
     with contextlib.suppress(HostError):  # the client is closed in the end
         client.start(porter).wire.hear()

@@ -8,6 +8,9 @@ import hashlib
 import os
 from typing import Any, Dict, NamedTuple
 
+from rdtops.contract.fields import text as text_or_nothing
+from rdtops.contract.fields import whole
+
 OURS = ".rdtops-"  # parts and locks; never taken for somebody's file
 BLOCK = 1 << 20
 
@@ -43,8 +46,10 @@ class Problem(Exception):
 
     @classmethod
     def heard(cls, message: Message) -> Problem:
-        fields = dict(message)
-        problem = cls(fields.pop("error"), fields.pop("path", ""), fields.pop("reason", ""), **fields)
+        kind, path, reason, filesystem = (text_or_nothing(message.get(word)) for word in (
+            "error", "path", "reason", "filesystem"))
+        numbers = {word: whole(message.get(word)) or 0 for word in ("missing_bytes", "free_bytes")}
+        problem = cls(kind, path, reason, **numbers, filesystem=filesystem)
         problem.from_other_side = True
         return problem
 

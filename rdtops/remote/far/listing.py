@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Iterable, Iterator, Sequence
 
@@ -23,6 +24,7 @@ from rdtops.remote.far.entries import (
     text,
 )
 from rdtops.remote.far.parts import begun
+from rdtops.remote.far.wire import WORK
 
 
 def scan(root: str, files: Sequence[str] | None = None) -> Iterator[Entry]:
@@ -38,7 +40,7 @@ def scan(root: str, files: Sequence[str] | None = None) -> Iterator[Entry]:
         yield from _walk(top, "")
     else:
         for name in files:
-            status = os.lstat(place(root, name))
+            status = _lstat(place(root, name))
             yield from _walk(top, name) if stat.S_ISDIR(status.st_mode) else [_entry(top, name, status)]
 
 
@@ -89,7 +91,7 @@ def scan_leniently(root: str) -> Iterator[Entry]:
     for folder, _, names in os.walk(raw(root)):
         for name in sorted(names):
             path = os.path.join(folder, name)
-            status = os.lstat(path)
+            status = _lstat(path)
             if stat.S_ISREG(status.st_mode) and not name.startswith(raw(OURS)):
                 yield file_entry(text(os.path.relpath(path, raw(root))), status)
 
@@ -105,7 +107,7 @@ def _walk(top: bytes, path: str) -> Iterator[Entry]:
         if child.is_dir(follow_symlinks=False):
             yield from _walk(top, below)
         else:
-            yield _entry(top, below, child.stat(follow_symlinks=False))
+            yield _entry(top, below, _lstat(child.path))
 
 
 def _entry(top: bytes, path: str, status: os.stat_result) -> Entry:
@@ -139,7 +141,7 @@ def _holes(path: bytes, status: os.stat_result) -> int:
 
 def _there(root: str, path: str) -> Entry | None:
     try:
-        status = os.lstat(place(root, path))
+        status = _lstat(place(root, path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     if stat.S_ISLNK(status.st_mode):
@@ -155,6 +157,13 @@ def _folder_of(root: str, folder: str) -> bytes:
         return place(root, folder)
     top = raw(root)
     return top if os.path.isdir(top) else os.path.dirname(os.path.abspath(top))
+
+
+def _lstat(path: bytes) -> os.stat_result:
+    """Each is work that shows: a cold file system takes long for many."""
+    status = os.lstat(path)
+    WORK.last_s = time.monotonic()
+    return status
 
 
 def _stat(path: bytes) -> os.stat_result:

@@ -29,7 +29,7 @@ import os
 import sys
 from typing import Callable
 
-from rdtops.remote.far.digests import Digests, write_all
+from rdtops.remote.far.digests import Digests
 from rdtops.remote.far.entries import Entry, Message, Problem, problem_of
 from rdtops.remote.far.laner import Laner
 from rdtops.remote.far.listing import all_digested, known, scan, survey
@@ -126,7 +126,7 @@ OPERATIONS: dict[str, Callable[[Message, Wire], None]] = {
 def main() -> None:
     assert isinstance(sys.stdin.buffer, io.BufferedReader)
     out = os.fdopen(os.dup(1), "wb", buffering=0)
-    wire = Wire(sys.stdin.buffer.read1, lambda piece: write_all(out, piece))
+    wire = Wire(sys.stdin.buffer.read1, lambda piece: _say(out, piece), trusting=True)
     try:
         while _serve(wire.hear(), wire):
             wire.flush()
@@ -134,6 +134,12 @@ def main() -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the other side is gone; what was begun stays for its next call
     out.close()
+
+
+def _say(out: io.FileIO, piece: memoryview) -> None:
+    """Not work: who only says that it lives does not go on."""
+    while piece:
+        piece = piece[out.write(piece):]
 
 
 def _serve(request: Message, wire: Wire) -> bool:

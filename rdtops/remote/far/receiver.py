@@ -15,7 +15,7 @@ from rdtops.remote.far.gate import flocked
 from rdtops.remote.far.laner import Laner
 from rdtops.remote.far.parts import RECORD, RangedPart, begun, part_name, remove
 from rdtops.remote.far.sender import ignore
-from rdtops.remote.far.wire import Wire
+from rdtops.remote.far.wire import WORK, Wire
 
 BATCH_FILES, BATCH_BYTES = 128, 1 << 25  # small files go to the disk together: one fsync after the other is slow
 
@@ -254,7 +254,8 @@ class Receiver:
 
     def _commit(self) -> None:
         written, self._written, self._written_bytes = self._written, [], 0
-        _sync([w.file for w in written if w.file])
+        with WORK.flushing(sum(w.entry.size for w in written)):
+            _sync([w.file for w in written if w.file])
         for item in written:
             target = place(self._root, item.entry.path)
             try:

@@ -14,6 +14,8 @@ import os
 import zlib
 from typing import Any, BinaryIO, Iterator, List, Tuple
 
+from rdtops.contract.fields import loads
+
 PIECE = 1 << 20
 BLOCK = 1 << 16
 MARK = 64  # bytes before the offset that tell one file from another
@@ -23,6 +25,8 @@ STEP = b'{"kind": "step"'
 STARTS = (b'{"kind": "launched"', b'{"kind": "started"')
 KEPT = b'{"kind": "checkpoint"'  # of the starts before as well
 LONGEST_SEARCH = 1 << 26
+GROWN_BYTES = 48 << 20  # a log of 16 MiB, whose letters JSON may write as six
+PART = 5 << 16  # of base 85, which goes in fives
 
 Lines = List[Tuple[int, bytes]]  # the offset behind a line, and the line with its newline
 
@@ -155,8 +159,21 @@ def shrunk(value: Any) -> str:
     return base64.b85encode(zlib.compress(json.dumps(value).encode(), 6)).decode()
 
 
-def grown(text: str) -> Any:
-    return json.loads(zlib.decompress(base64.b85decode(text)))
+def grown(text: object) -> Any:
+    """The value that was shrunk. Raises ValueError for what was not, or is more than GROWN_BYTES of JSON."""
+    if not isinstance(text, str):
+        raise ValueError("what should be text is none")
+    content, unpacker = bytearray(), zlib.decompressobj()
+    for start in range(0, len(text), PART):
+        try:
+            content += unpacker.decompress(base64.b85decode(text[start:start + PART]), GROWN_BYTES + 1 - len(content))
+        except zlib.error as error:
+            raise ValueError(f"what was shrunk is broken: {error}") from None
+        if len(content) > GROWN_BYTES:
+            raise ValueError(f"more than {GROWN_BYTES} bytes of JSON")
+    if not unpacker.eof:
+        raise ValueError("what was shrunk is cut short")
+    return loads(content.decode("ascii"))
 
 
 def backwards(path: str, limit: int = LONGEST_SEARCH) -> Iterator[bytes]:
