@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from invoke import Exit
 
 from rdtops.errors import RdtopsError
-from rdtops.ops.screen import Screen, say
+from rdtops.ops.screen import Screen, ask_person, say, show_traceback
 
 if TYPE_CHECKING:
     from rdtops.ops.session import Session
@@ -126,7 +126,7 @@ def accept_key(yes: bool) -> Callable[[SeenKey], bool]:
         if not sys.stdin.isatty():
             say("compare it with what its administrator says, then: inv trust --yes")
             return False
-        return input(f"record it in {seen.hop.known_hosts}? [y/N] ").strip().lower() in ("y", "yes")
+        return ask_person(f"record it in {seen.hop.known_hosts}? [y/N]", echo=True).strip().lower() in ("y", "yes")
 
     return accept
 
@@ -209,6 +209,7 @@ def _on_screen(as_json: bool) -> Screen:
     global _screen  # noqa: PLW0603  # invoke calls task after task; this is what they share
     if _screen is None:
         _screen = Screen()
+        sys.excepthook = show_traceback
         atexit.register(_screen.close)
     _screen.as_json = as_json
     return _screen

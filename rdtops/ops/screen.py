@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from invoke import Exit
 
 from rdtops.errors import RdtopsError
+from rdtops.remote.words import json_text, printable
 
 if TYPE_CHECKING:
     from rdtops.remote.transfer import Progress
@@ -22,13 +24,12 @@ class Screen:
     """Where things are shown, and the session they come from: one for a whole chain of tasks."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-
         from rdtops.ops.session import Session
+        from rdtops.ops.terminal import Terminal
 
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a file has no width of its own
-        self.out = Console(highlight=False, width=width, soft_wrap=False)
-        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.out = Terminal(width=width, soft_wrap=False)
+        self.err = Terminal(stderr=True, soft_wrap=True)
         self.as_json = False
         self.session = Session(self._say, self._moved, ask_person if sys.stdin.isatty() else None)
         self._rows: list[dict[str, Any]] = []
@@ -69,7 +70,7 @@ class Screen:
         from rdtops.ops import render
 
         if not self.out.is_terminal:
-            self.out.print("\n".join(render.gpus.lines_of(thing)), markup=False, soft_wrap=True)
+            self.out.print("\n".join(render.gpus.lines_of(thing)), soft_wrap=True)
             return
         with self._placing:  # several hosts show side by side
             self._placed[place] = render.shown(thing)
@@ -80,17 +81,17 @@ class Screen:
 
     def finish(self, code: int) -> None:
         if self.as_json:
-            print(json.dumps(self._rows, indent=1, ensure_ascii=False, default=str), flush=True)
+            print(json_text(self._rows), flush=True)
             self._rows = []
         if code:
             raise Exit(code=code)
 
     def complain(self, error: RdtopsError) -> None:
-        from rich.markup import escape
+        from rdtops.ops.terminal import styled
 
-        self.err.print(f"[bold red]error:[/] {escape(error.message)}")
+        self.err.print(styled("[bold red]error:[/] {}", error.message))
         if error.remedy:
-            self.err.print(f"[bold]-> {escape(error.remedy)}[/]")
+            self.err.print(styled("[bold]-> {}[/]", error.remedy))
 
     def close_progress(self) -> None:
         if self._bars is not None:
@@ -108,9 +109,7 @@ class Screen:
             self._live = None
 
     def _say(self, text: str) -> None:
-        from rich.markup import escape
-
-        self.err.print(f"[dim]{escape(text)}[/]")
+        self.err.print(text, style="dim")
 
     def _moved(self, host: str, what: str, done: Progress) -> None:
         """A bar on a terminal; elsewhere a line now and then."""
@@ -128,12 +127,13 @@ class Screen:
 
         if self._bars is None:
             self._bars = progress.Progress(
-                progress.TextColumn("{task.description}"), progress.BarColumn(30), progress.DownloadColumn(),
-                progress.TransferSpeedColumn(), progress.TimeRemainingColumn(), console=self.err, transient=True)
+                progress.TextColumn("{task.description}", markup=False), progress.BarColumn(30),
+                progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn(),
+                console=self.err, transient=True)
             self._bars.start()
         key = (host, what)
         if key not in self._bar_ids:
-            self._bar_ids[key] = self._bars.add_task(f"{host}: {what}", total=done.bytes_total)
+            self._bar_ids[key] = self._bars.add_task(printable(f"{host}: {what}"), total=done.bytes_total)
         self._bars.update(self._bar_ids[key], completed=done.bytes_done, total=done.bytes_total)
 
 
@@ -141,9 +141,14 @@ def ask_person(question: str, echo: bool) -> str:
     """What the person at the terminal answers; a secret is not shown while it is typed."""
     import getpass
 
-    return input(f"{question} ") if echo else getpass.getpass(f"{question} ")
+    return (input if echo else getpass.getpass)(f"{printable(question)} ")
 
 
 def say(text: str) -> None:
     """A line for people, on stderr, so that stdout stays what was asked for."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Of a bug of ours: Python's own would pass on as it is what the error quotes."""
+    say("".join(traceback.format_exception(kind, error, trace)).removesuffix("\n"))

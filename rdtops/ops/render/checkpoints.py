@@ -6,15 +6,16 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
+from rich.text import Text
 
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.journal import recorded
-from rdtops.ops.render.words import heldout_words, size, table_of
+from rdtops.ops.render.words import heldout_words, size, stacked, table_of
+from rdtops.ops.terminal import styled
 from rdtops.ops.views import CheckpointList, CheckpointRow
 
-STATES = {"verified": "[green]verified[/]", "unverified": "[dim]only sizes looked at[/]",
-          "damaged": "[bold red]damaged[/]"}
+STATES = {"verified": styled("[green]verified[/]"), "unverified": styled("[dim]only sizes looked at[/]"),
+          "damaged": styled("[bold red]damaged[/]")}
 
 
 @shown.register
@@ -22,25 +23,25 @@ def _(thing: CheckpointList) -> RenderableType:
     table = table_of(f"checkpoints of {thing.run.run_id} on {thing.run.host}", "", "step", "name", "size",
                      "held-out loss", "files", "digest", "plugins")
     for row in thing.rows:
-        said = "\n".join(recorded(r) for r in row.records if r.value or r.error)
+        said = stacked(*(recorded(r) for r in row.records if r.value or r.error))
         marks = ", ".join(word for word, holds in (("best", row.best), ("latest", row.latest)) if holds)
-        table.add_row(f"[bold]{marks}[/]", str(row.checkpoint.step), row.checkpoint.name,
+        table.add_row(Text(marks, "bold"), str(row.checkpoint.step), row.checkpoint.name,
                       size(row.checkpoint.size_bytes), heldout_words(row.checkpoint.heldout_loss), STATES[row.state],
                       row.checkpoint.digest, said)
     return Group(table, *_notes(thing))
 
 
-def _notes(thing: CheckpointList) -> list[str]:
+def _notes(thing: CheckpointList) -> list[Text]:
     """What is wrong, and what one would type next."""
-    run = f"--host {escape(thing.run.host)} --run {escape(thing.run.run_id)}"
-    lines = [f"[bold red]{escape(row.checkpoint.name)}: {escape('; '.join(row.wrong))}[/]" for row in thing.rows
+    run = f"--host {thing.run.host} --run {thing.run.run_id}"
+    lines = [styled("[bold red]{}: {}[/]", row.checkpoint.name, "; ".join(row.wrong)) for row in thing.rows
              if row.wrong]
-    lines += [f"[yellow]not counted:[/] {escape(name)}: {escape(why)}" for name, why in thing.others]
+    lines += [styled("[yellow]not counted:[/] {}: {}", name, why) for name, why in thing.others]
     if any(row.wrong for row in thing.rows):
         good = [row for row in thing.rows if not row.wrong]
-        lines.append(f"[bold]-> {_without_damage(good, run)}[/]")
+        lines.append(styled("[bold]-> {}[/]", _without_damage(good, run)))
     elif any(row.state == "unverified" for row in thing.rows):
-        lines.append(f"[dim]inv checkpoints --verify {run}   # reads every byte there[/]")
+        lines.append(styled("[dim]inv checkpoints --verify {}   # reads every byte there[/]", run))
     return lines
 
 

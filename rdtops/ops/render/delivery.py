@@ -7,13 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
+from rich.text import Text
 
 from rdtops.ops.deploy import Delivery
 from rdtops.ops.provision import Provisioned
 from rdtops.ops.releases import RolledBack
 from rdtops.ops.render.forms import rows, shown
-from rdtops.ops.render.words import size, table_of
+from rdtops.ops.render.words import size, stacked, table_of
+from rdtops.ops.terminal import styled
 from rdtops.ops.views import Deployed
 
 
@@ -22,25 +23,23 @@ def _(thing: Deployed) -> RenderableType:
     table = table_of(f"{'would be sent' if thing.dry_run else 'deployed'} to {thing.host}",
                    "what", "files", "sent", "bytes", "where and why")
     for delivery in thing.deliveries:
-        table.add_row(escape(delivery.what), *_delivered(delivery, thing.dry_run))
+        table.add_row(delivery.what, *_delivered(delivery, thing.dry_run))
     details = [line for d in thing.deliveries for line in _reasons(d)] if thing.dry_run else []
-    removed = [f"removed old releases that nothing uses: {escape(', '.join(thing.removed))}"] if thing.removed else []
+    removed = [Text(f"removed old releases that nothing uses: {', '.join(thing.removed)}")] if thing.removed else []
     return Group(table, *details, *removed)
 
 
 @shown.register
 def _(thing: RolledBack) -> RenderableType:
-    return (f"[green]{escape(thing.host)}[/]: trainings now get [bold]{escape(thing.to)}[/] instead of "
-            f"{escape(thing.before)}; what runs is left alone\n"
-            f"  train with it:   inv train --host {thing.host}\n"
-            f"  end it:          inv deploy --host {thing.host}")
+    return styled("[green]{}[/]: trainings now get [bold]{}[/] instead of {}; what runs is left alone\n"
+                  "  train with it:   inv train --host {}\n"
+                  "  end it:          inv deploy --host {}", thing.host, thing.to, thing.before, thing.host, thing.host)
 
 
-def _delivered(delivery: Delivery, dry_run: bool) -> tuple[str, str, str, str]:
-    where = f"[dim]{escape(delivery.target)}[/]"
-    note = f"{escape(delivery.note)}\n" if delivery.note else ""
+def _delivered(delivery: Delivery, dry_run: bool) -> tuple[str, str, str, Text]:
+    note = f"{delivery.note}\n" if delivery.note else ""
     if delivery.plan is None:
-        return "", "", "", note + where
+        return "", "", "", styled("{}[dim]{}[/]", note, delivery.target)
     moved = [i for i in delivery.plan.items if i.action in ("send", "resume")]
     copied = sum(i.action == "copy" for i in delivery.plan.items)
     if not note and not moved:
@@ -48,26 +47,27 @@ def _delivered(delivery: Delivery, dry_run: bool) -> tuple[str, str, str, str]:
     if copied:
         note += f"{copied} files taken over from the release before, on the host\n"
     sent_bytes = delivery.outcome.sent_bytes if delivery.outcome and not dry_run else delivery.plan.bytes_to_send
-    return str(len(delivery.plan.items)), str(len(moved)), size(sent_bytes), note + where
+    return str(len(delivery.plan.items)), str(len(moved)), size(sent_bytes), styled(
+        "{}[dim]{}[/]", note, delivery.target)
 
 
-def _reasons(delivery: Delivery) -> Iterable[str]:
+def _reasons(delivery: Delivery) -> Iterable[Text]:
     items = delivery.plan.items if delivery.plan else ()
     moving = [i for i in items if i.action != "skip"]
     for item in moving[:40]:
-        yield (f"  {escape(delivery.what)}: {item.action:6} {escape(item.path)}  {size(item.size_bytes)}  "
-               f"{escape(item.reason)}")
+        yield styled("  {}: {} {}  {}  {}", delivery.what, f"{item.action:6}", item.path, size(item.size_bytes),
+                     item.reason)
     if len(moving) > 40:
-        yield f"  {escape(delivery.what)}: and {len(moving) - 40} more"
+        yield styled("  {}: and {} more", delivery.what, len(moving) - 40)
 
 
 @shown.register
 def _(thing: Provisioned) -> RenderableType:
     what = f"{thing.packages} packages, {thing.seconds:.0f} s" if thing.packages else f"Python {thing.python}"
-    line = f"[green]{escape(thing.host)}[/]: the environment {escape(thing.place)} {thing.state} ({what})"
-    wanted = [f"  [dim]{escape(', '.join(thing.requirements))}[/]"] if thing.requirements else []
-    removed = [f"  [dim]removed {escape(', '.join(thing.removed))}[/]"] if thing.removed else []
-    return Group(line, *wanted, *removed)
+    wanted = [styled("  [dim]{}[/]", ", ".join(thing.requirements))] if thing.requirements else []
+    removed = [styled("  [dim]removed {}[/]", ", ".join(thing.removed))] if thing.removed else []
+    return stacked(styled("[green]{}[/]: the environment {} {} ({})", thing.host, thing.place, thing.state, what),
+                    *wanted, *removed)
 
 
 @rows.register

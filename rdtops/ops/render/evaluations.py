@@ -7,24 +7,28 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from rdtops.contract import fields
 from rdtops.contract.run import RunState
+from rdtops.contract.tally import tallies
 from rdtops.ops.evaluation import EvalLaunched, EvalView
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.jobs import start_words
-from rdtops.ops.render.words import STATE_STYLE, exit_words, table_of
+from rdtops.ops.render.words import exit_words, last_lines, stacked, state_word, table_of
+from rdtops.ops.terminal import styled
 
 
 @shown.register
 def _(thing: EvalLaunched) -> RenderableType:
-    notes = "".join(f"\n  [yellow]note:[/] {escape(note)}" for note in thing.notes)
-    return (f"[green]started[/] [bold]{escape(thing.name)}[/] on {escape(thing.host)}, {start_words(thing.launcher)}: "
-            f"{thing.trials} trials of {len(thing.tasks)} tasks{notes}\n"
-            f"  follow it:  inv logs --eval --follow --host {thing.host}\n"
-            f"  get it:     inv fetch-results --host {thing.host} --run {thing.run_id}\n"
-            f"  [dim]{escape(thing.folder)}[/]")
+    return stacked(
+        styled("[green]started[/] [bold]{}[/] on {}, {}: {} trials of {} tasks", thing.name, thing.host,
+               start_words(thing.launcher), thing.trials, len(thing.tasks)),
+        *(styled("  [yellow]note:[/] {}", note) for note in thing.notes),
+        styled("  follow it:  inv logs --eval --follow --host {}", thing.host),
+        styled("  get it:     inv fetch-results --host {} --run {}", thing.host, thing.run_id),
+        styled("  [dim]{}[/]", thing.folder))
 
 
 @shown.register
@@ -32,28 +36,26 @@ def _(thing: EvalView) -> RenderableType:
     parts: list[RenderableType] = [evaluation_line(thing)]
     if thing.report:
         parts.append(_rates(thing.report))
-        parts += [f"[yellow]note:[/] {escape(note)}" for note in thing.report["notes"]]
+        parts += [styled("[yellow]note:[/] {}", note) for note in fields.words(thing.report.get("notes"))]
     if thing.state in (RunState.FAILED, RunState.LOST):
-        last_words = "\n  ".join(thing.log_tail.strip().splitlines()[-6:])
-        parts.append(f"  [red]{exit_words(thing.exit_code)}[/]  {escape(last_words)}\n"
-                     f"  [bold]-> the same inv eval goes on where it ended; inv logs --eval --host {thing.host}[/]")
-    return Group(*parts, f"[dim]{escape(thing.host)}:{escape(thing.folder)}[/]")
+        parts.append(styled("  [red]{}[/]  {}\n"
+                            "  [bold]-> the same inv eval goes on where it ended; inv logs --eval --host {}[/]",
+                            exit_words(thing.exit_code), last_lines(thing.log_tail, "  "), thing.host))
+    return Group(*parts, styled("[dim]{}:{}[/]", thing.host, thing.folder))
 
 
-def evaluation_line(view: EvalView) -> str:
+def evaluation_line(view: EvalView) -> Text:
     errors = f", {view.outcomes['error']} errors" if view.outcomes["error"] else ""
     of = f" of {view.planned}" if view.planned is not None else ""
-    return (f"[{STATE_STYLE[view.state]}]{view.state.value:9}[/] [bold]{escape(view.name)}[/]  {view.ended_trials}{of} "
-            f"trials: {view.outcomes['success']} succeeded{errors}")
+    return styled("{} [bold]{}[/]  {}{} trials: {} succeeded{}", state_word(view.state, 9), view.name,
+                  view.ended_trials, of, view.outcomes["success"], errors)
 
 
 def _rates(report: Mapping[str, Any]) -> Table:
     table = table_of("", "success", "rate", "95 % interval", "steps", "errors", "task")
-    for row in [*report["tasks"], {"language": "all", **report["total"]}]:
-        rate, interval, steps = row["success_rate"], row["wilson_95"], row["mean_steps_to_success"]
-        table.add_row(f"{row['successes']} of {row['trials']}", "" if rate is None else f"{100 * rate:.1f} %",
-                      "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %",
-                      "" if steps is None else f"{steps:.0f}", str(row["errors"] or ""), escape(row["language"]))
+    for tally in tallies(report, "all"):
+        table.add_row(tally.counts_words, tally.rate_words, tally.interval_words, tally.steps_words,
+                      tally.errors_words, tally.language)
     return table
 
 

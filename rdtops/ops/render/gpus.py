@@ -9,11 +9,12 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
+from rich.text import Text
 
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.words import clock, table_of, verbatim
 from rdtops.ops.runs import Gpu
+from rdtops.ops.terminal import styled
 from rdtops.ops.views import Gpus, GpuSample
 
 BAR_CELLS = 12
@@ -22,21 +23,20 @@ BUSY_PERCENT, FULL_PERCENT = 50, 95
 
 @shown.register
 def _(thing: Gpus) -> RenderableType:
-    return Group(f"[bold]{escape(thing.host)}[/]  {clock(time.time())}", verbatim(thing.text.rstrip()))
+    return Group(styled("[bold]{}[/]  {}", thing.host, clock(time.time())), verbatim(thing.text.rstrip()))
 
 
 @shown.register
 def _(thing: GpuSample) -> RenderableType:
     names = Counter(gpu.name for gpu in thing.gpus)
-    head = "  ".join([f"[bold]{escape(thing.host)}[/]", clock(thing.time_s) if thing.time_s else "",
-                      *(f"[dim]{count} x {escape(name)}[/]" for name, count in names.items())])
+    head = styled("[bold]{}[/]  {}", thing.host, clock(thing.time_s) if thing.time_s else "")
+    head = Text("  ").join([head, *(styled("[dim]{} x {}[/]", count, name) for name, count in names.items())])
     table = table_of("", "GPU", "load", "memory", "", "temperature", "power")
-    table.title = None
     for gpu in thing.gpus:
         table.add_row(str(gpu.index), load_bar(gpu.utilization_percent, BUSY_PERCENT, BAR_CELLS),
                       load_bar(memory_percent(gpu), FULL_PERCENT, BAR_CELLS), memory_words(gpu),
                       _unit(gpu.temperature_c, " °C"), _unit(gpu.power_w, " W"))
-    problem = [f"[yellow]{escape(thing.problem)}[/]"] if thing.problem else []
+    problem = [styled("[yellow]{}[/]", thing.problem)] if thing.problem else []
     return Group(head, *problem, *([table] if thing.gpus else []))
 
 
@@ -50,13 +50,13 @@ def lines_of(sample: GpuSample) -> Iterator[str]:
                f"{memory_words(gpu)}  {_unit(gpu.temperature_c, ' °C')}  {_unit(gpu.power_w, ' W')}")
 
 
-def load_bar(percent: float | None, from_percent: float, cells: int) -> str:
+def load_bar(percent: float | None, from_percent: float, cells: int) -> Text:
     """A bar with its number, yellow up to `from_percent` and green above: an idle GPU is what one looks for."""
     if percent is None:
-        return "?"
+        return Text("?")
     full = round(cells * min(percent, 100) / 100)
     colour = "green" if percent >= from_percent else "yellow"
-    return f"[{colour}]{'█' * full}[/][dim]{'░' * (cells - full)}[/] {percent:3.0f} %"
+    return styled(f"[{colour}]{{}}[/][dim]{{}}[/] {{}}", "█" * full, "░" * (cells - full), f"{percent:3.0f} %")
 
 
 def memory_percent(gpu: Gpu) -> float | None:

@@ -6,33 +6,36 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import RenderableType
-from rich.markup import escape
+from rich.text import Text
 
 from rdtops.lab.site import ServerStatus
 from rdtops.ops.render.forms import rows, shown
+from rdtops.ops.terminal import styled
 from rdtops.ops.trust import SeenKey
 from rdtops.ops.views import HostRow
 
 
 @shown.register
 def _(thing: HostRow) -> RenderableType:
-    mark = "[bold]*[/] " if thing.host.default else "  "
-    ping = f"  [green]{thing.round_trip_s * 1000:.0f} ms[/]" if thing.round_trip_s is not None else ""
-    problem = f"\n    [bold red]{escape(thing.problem)}[/]" if thing.problem else ""
-    return (f"{mark}[bold]{escape(thing.host.name)}[/]  {escape(thing.host.route_words)}  "
-            f"[dim]{escape(thing.host.where)}  {escape(thing.host.workspace)}[/]{ping}{problem}")
+    host = thing.host
+    mark = styled("[bold]*[/] ") if host.default else "  "
+    ping = styled("  [green]{} ms[/]", f"{thing.round_trip_s * 1000:.0f}") if thing.round_trip_s is not None else ""
+    problem = styled("\n    [bold red]{}[/]", thing.problem) if thing.problem else ""
+    return styled("{}[bold]{}[/]  {}  [dim]{}  {}[/]{}{}", mark, host.name, host.route_words, host.where,
+                  host.workspace, ping, problem)
 
 
 @shown.register
 def _(thing: SeenKey) -> RenderableType:
-    return f"{escape(thing.hop.name)}  {thing.hop.known_hosts_entry}  {thing.kind}  {thing.fingerprint}  {thing.state}"
+    return Text("  ").join(styled("{}", word) for word in (
+        thing.hop.name, thing.hop.known_hosts_entry, thing.kind, thing.fingerprint, thing.state))
 
 
 @shown.register
 def _(thing: ServerStatus) -> RenderableType:
-    state = "[green]up[/]  " if thing.up else "[dim]down[/]"
+    state = styled("[green]up[/]  ") if thing.up else styled("[dim]down[/]")
     process = f"process {thing.pid}, {thing.backend}" if thing.up else ""
-    return f"{state} [bold]{escape(thing.name)}[/]  {thing.address}:{thing.port}  [dim]{process}[/]"
+    return styled("{} [bold]{}[/]  {}:{}  [dim]{}[/]", state, thing.name, thing.address, thing.port, process)
 
 
 @rows.register

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 
 from rdtops.checks import Status
 from rdtops.ops.inquiry import NormFitted, Replayed, Stats
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.words import SIGNS, grid_of, table_of
+from rdtops.ops.terminal import styled
 
 
 @shown.register
@@ -19,10 +19,10 @@ def _(thing: Replayed) -> RenderableType:
     title = f"step {found['step']} of {found['run_id']} on {thing.host}, with the weights of {found['weights']}"
     table = table_of(title, "number", "rank", "loss", "noise time", "file", "episode", "observation")
     for s in found["samples"]:
-        table.add_row(str(s["number"]), str(s["rank"]), f"{s['loss']:.6f}", str(s["timestep"]), escape(s["file"]),
-                      escape(s["episode"]), str(s["observation"]))
+        table.add_row(str(s["number"]), str(s["rank"]), f"{s['loss']:.6f}", str(s["timestep"]), str(s["file"]),
+                      str(s["episode"]), str(s["observation"]))
     words = {"loss of the step": repr(found["loss"]), "in the Journal": _recorded_loss(found)}
-    return Group(table, grid_of(words), *(escape(note) for note in found["notes"]))
+    return Group(table, grid_of(words), *(styled("{}", note) for note in found["notes"]))
 
 
 def _recorded_loss(found: dict[str, Any]) -> str:
@@ -41,24 +41,28 @@ def _(thing: NormFitted) -> RenderableType:
     losses = {norm: f"loss {loss:.6f}" for norm, loss in found["loss"].items()}
     margin = (f"{found['margin']:.6f} +- {found['standard_error']:.6f} over {found['samples']} samples, "
               f"{found['certainty']:.1f} standard errors")
-    verdict = ("[yellow]these samples cannot tell; --samples takes more[/]" if not found["winner"]
-               else f"[green]config.json says {found['stated']}, as it should[/]" if found["winner"] == found["stated"]
-               else f"[bold red]config.json says {found['stated']}: set \"norm\": \"{found['winner']}\" in it[/]")
-    return Group(f"[bold]{escape(thing.host)}:{escape(thing.pretrained)}[/]",
+    verdict = (styled("[yellow]these samples cannot tell; --samples takes more[/]") if not found["winner"]
+               else styled("[green]config.json says {}, as it should[/]", found["stated"])
+               if found["winner"] == found["stated"]
+               else styled('[bold red]config.json says {}: set "norm": "{}" in it[/]', found["stated"],
+                           found["winner"]))
+    return Group(styled("[bold]{}:{}[/]", thing.host, thing.pretrained),
                  grid_of({**losses, "better": found["better"], "by": margin}), verdict)
 
 
 @shown.register
 def _(thing: Stats) -> RenderableType:
     found = thing.values
-    state = (f"computed: {found['why']}" + ("" if found["is_written"] else "; [yellow]could not be written there[/]")
-             if found["why"] else "no recomputation is needed: the MD5 of every file is unchanged, and so is the codec")
+    written = "" if found["is_written"] else styled("; [yellow]could not be written there[/]")
+    state = (styled("computed: {}{}", found["why"], written) if found["why"]
+             else "no recomputation is needed: the MD5 of every file is unchanged, and so is the codec")
     words = {"data": f"{len(found['files'])} files, {found['episodes']} episodes, {found['steps']} steps, observations "
                      f"{' and '.join(found['observed'])} the action", "codec": found["codec"], "file": found["path"]}
-    findings = [f"{SIGNS[Status.FAIL if u['is_wrong'] else Status.WARN]} {u['kind']}, {escape(u['slot'])}: "
-                f"{escape(u['says'])}" for u in found["unsound"]]
+    findings = [styled("{} {}, {}: {}", SIGNS[Status.FAIL if u["is_wrong"] else Status.WARN], u["kind"], u["slot"],
+                       u["says"]) for u in found["unsound"]]
     verdict = "[green]sound[/]" if thing.passed else "[bold red]not sound[/]"
-    return Group(f"[bold]statistics on {escape(thing.host)}[/]", grid_of(words), *findings, f"{verdict}; {state}")
+    return Group(styled("[bold]statistics on {}[/]", thing.host), grid_of(words), *findings,
+                 styled(verdict + "; {}", state))
 
 
 @rows.register

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.markup import escape
+from rich.text import Text
 
 from rdtops.launcher import JobState, Phase
+from rdtops.ops.terminal import styled
 
 
-def job_lines(job: JobState | None) -> list[str]:
+def job_lines(job: JobState | None) -> list[Text]:
     """None where there is nothing to say: a run on a host of its own, one that the scheduler never saw."""
     if job is None or job.phase is Phase.ABSENT or not job.words:
         return []
     needs_somebody = job.remedy and (job.cause or job.phase is Phase.UNKNOWN)
-    return [escape(job.words), *([f"[bold]-> {escape(job.remedy)}[/]"] if needs_somebody else [])]
+    return [styled("{}", job.words), *([styled("[bold]-> {}[/]", job.remedy)] if needs_somebody else [])]
 
 
 def job_begins(d: dict[str, Any]) -> str:

@@ -6,19 +6,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import RenderableType
-from rich.markup import escape
+from rich.text import Text
 
 from rdtops.contract.journal import Event
+from rdtops.ops.records import HookRecord
 from rdtops.ops.render.forms import shown
 from rdtops.ops.render.jobs import job_begins
 from rdtops.ops.render.words import clock, duration, heldout_words, size
+from rdtops.ops.terminal import styled
 from rdtops.ops.views import Progressed
 
 
 @shown.register
 def _(thing: Progressed) -> RenderableType:
-    said = "".join(f"\n           {recorded(r)}" for r in thing.records if r.value or r.error)
-    return f"{clock(thing.event.time_s)}  {escape(words_of(thing.event, thing.max_steps))}{said}"
+    said = (recorded(r) for r in thing.records if r.value or r.error)
+    line = styled("{}  {}", clock(thing.event.time_s), words_of(thing.event, thing.max_steps))
+    return Text("\n           ").join([line, *said])
 
 
 def words_of(event: Event, max_steps: int) -> str:
@@ -26,12 +29,18 @@ def words_of(event: Event, max_steps: int) -> str:
     words = WORDS.get(event.kind)
     try:
         said = words(event.data) if words else ""
-    except (KeyError, TypeError, ValueError):  # another version's event of that name
-        said = ""
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+        said = ""  # another version's event of that name, or nobody's
     if event.kind == "step" and said:
         return said.replace(" of ?", f" of {max_steps}", 1)
-    return said or f"{event.kind}  " + "  ".join(
-        f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in event.data.items())
+    return said or f"{event.kind}  " + "  ".join(f"{k} {_value(v)}" for k, v in event.data.items())
+
+
+def _value(value: object) -> str:
+    try:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    except (ValueError, RecursionError):  # a number or a nest that is too large to be written
+        return "?"
 
 
 def _step(d: dict[str, Any]) -> str:
@@ -100,8 +109,7 @@ WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def recorded(record: Any) -> str:
+def recorded(record: HookRecord) -> Text:
     if record.error:
-        return f"[red]{escape(record.plugin)}: {escape(record.error)}[/]"
-    said = "  ".join(f"{k} {v}" for k, v in record.value.items())
-    return f"[dim]{escape(record.plugin)}: {escape(said)}[/]"
+        return styled("[red]{}: {}[/]", record.plugin, record.error)
+    return styled("[dim]{}: {}[/]", record.plugin, "  ".join(f"{k} {v}" for k, v in record.value.items()))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import RenderableType
-from rich.markup import escape
+from rich.text import Text
 
 from rdtops.ops.authoring import Written
 from rdtops.ops.catalog import PluginRow
 from rdtops.ops.render.forms import rows, shown
+from rdtops.ops.render.words import stacked
+from rdtops.ops.terminal import styled
 
 
 @shown.register
@@ -17,22 +19,21 @@ def _(thing: PluginRow) -> RenderableType:
     plugin = thing.plugin
     state = ("[dim]left out[/]" if plugin.disabled else "[bold red]broken[/]  " if plugin.problem
              else "[green]loaded[/]  " if thing.passed else "[bold red]loaded[/]  ")
-    lines = [f"{state} [bold]{escape(plugin.name)}[/] {escape(plugin.version)}  {escape(plugin.summary)}",
-             *(f"[bold red]{escape(problem)}[/]" for problem in thing.problems),
-             f"[dim]{escape(plugin.source)}[/]"]
+    lines = [styled(state + " [bold]{}[/] {}  {}", plugin.name, plugin.version, plugin.summary),
+             *(styled("[bold red]{}[/]", problem) for problem in thing.problems), styled("[dim]{}[/]", plugin.source)]
     if plugin.hooks:
-        lines.append("hooks: " + ", ".join(plugin.hooks))
+        lines.append(styled("hooks: {}", ", ".join(plugin.hooks)))
     for name, option in plugin.options.items():
         at = "".join(f"; {host}: {values[name]}" for host, values in thing.values.items() if name in values)
-        lines.append(f"{escape(name)} = {option.kind.__name__}, default {escape(str(option.default))}  "
-                     f"[dim]{escape(option.help)}{escape(at)}[/]")
-    return "\n         ".join(lines)
+        lines.append(styled("{} = {}, default {}  [dim]{}{}[/]", name, option.kind.__name__, option.default,
+                            option.help, at))
+    return Text("\n         ").join(lines)
 
 
 @shown.register
 def _(thing: Written) -> RenderableType:
-    return "\n".join([*(f"[green]written[/] {escape(str(file))}" for file in thing.files),
-                      *(f"  [bold]{escape(line)}[/]" for line in thing.next_lines)])
+    return stacked(*(styled("[green]written[/] {}", file) for file in thing.files),
+                    *(styled("  [bold]{}[/]", line) for line in thing.next_lines))
 
 
 @rows.register

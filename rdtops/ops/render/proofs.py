@@ -6,23 +6,23 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 
 from rdtops.checks import Status
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.words import SIGNS, grid_of, table_of
 from rdtops.ops.repository import Drilled, Measured, Summary
+from rdtops.ops.terminal import styled
 
 
 @shown.register
 def _(thing: Summary) -> RenderableType:
-    return Group(f"\n[bold green]{escape(thing.title)}[/]", grid_of(thing.pairs))
+    return Group(styled("\n[bold green]{}[/]", thing.title), grid_of(thing.pairs))
 
 
 @shown.register
 def _(thing: Measured) -> RenderableType:
     verdict = "[green]holds[/]" if thing.holds else "[bold red]missed[/]"
-    return f"{verdict}  {escape(thing.name)}: {thing.value:g}  [dim]goal: {escape(thing.goal)}; {escape(thing.how)}[/]"
+    return styled(verdict + "  {}: {}  [dim]goal: {}; {}[/]", thing.name, f"{thing.value:g}", thing.goal, thing.how)
 
 
 @shown.register
@@ -30,10 +30,10 @@ def _(thing: Drilled) -> RenderableType:
     columns = [f.name for f in fields(thing.rows[0]) if f.name != "passed"] if thing.rows else []
     table = table_of(thing.title, "", *(name.replace("_", " ") for name in columns))
     for row in thing.rows:
-        cells = ("" if getattr(row, name) is None else escape(str(getattr(row, name))) for name in columns)
+        cells = ("" if getattr(row, name) is None else str(getattr(row, name)) for name in columns)
         table.add_row(SIGNS[Status.OK if getattr(row, "passed", thing.passed) else Status.FAIL], *cells)
-    verdict = [f"[green]{escape(thing.verdict)}[/]"] if thing.passed and thing.verdict else []
-    return Group(table, *(f"[bold red]{escape(problem)}[/]" for problem in thing.problems), *verdict)
+    verdict = [styled("[green]{}[/]", thing.verdict)] if thing.passed and thing.verdict else []
+    return Group(table, *(styled("[bold red]{}[/]", problem) for problem in thing.problems), *verdict)
 
 
 @rows.register

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import RenderableType
-from rich.markup import escape
 
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.words import grid_of, size
 from rdtops.ops.results import Fetched
+from rdtops.ops.terminal import styled
 from rdtops.ops.views import Reported
 
 
@@ -31,8 +31,8 @@ def _(thing: Fetched) -> RenderableType:
 
 @shown.register
 def _(thing: Reported) -> RenderableType:
-    return (f"[green]written[/] {escape(str(thing.page))}  "
-            f"[dim]{size(thing.page.stat().st_size)}, opens without network[/]")
+    return styled("[green]written[/] {}  [dim]{}, opens without network[/]", thing.page,
+                  size(thing.page.stat().st_size))
 
 
 @rows.register

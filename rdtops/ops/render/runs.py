@@ -8,14 +8,15 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
+from rich.text import Text as Styled
 
 from rdtops.contract.run import RunState
 from rdtops.ops.render.evaluations import evaluation_line
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.jobs import job_lines, start_words
-from rdtops.ops.render.words import STATE_STYLE, duration, exit_words, verbatim
+from rdtops.ops.render.words import duration, exit_words, last_lines, stacked, state_word, verbatim
 from rdtops.ops.runs import Gpu, RunView
+from rdtops.ops.terminal import styled
 from rdtops.ops.training import Launched
 from rdtops.ops.views import HostStatus, LaunchPlan, Text
 
@@ -27,54 +28,53 @@ def _(thing: Text) -> RenderableType:
 
 @shown.register
 def _(thing: LaunchPlan) -> RenderableType:
-    secret = [f"[bold]and, over stdin, to {escape(thing.secrets_file)} (mode 0600)[/]: {', '.join(thing.secrets)}"
+    secret = [styled("[bold]and, over stdin, to {} (mode 0600)[/]: {}", thing.secrets_file, ", ".join(thing.secrets))
               ] if thing.secrets else []
-    return Group(f"[bold]would be started with[/] {escape(thing.start)}",
-                 f"[bold]would be written to {escape(thing.host)}:{escape(thing.root)}[/]", *secret,
+    return Group(styled("[bold]would be started with[/] {}", thing.start),
+                 styled("[bold]would be written to {}:{}[/]", thing.host, thing.root), *secret,
                  *(part for name, text in thing.files.items()
-                   for part in (f"[dim]--- {escape(name)}[/]", verbatim(text))))
+                   for part in (styled("[dim]--- {}[/]", name), verbatim(text))))
 
 
 @shown.register
 def _(thing: Launched) -> RenderableType:
-    run, host = f"[bold]{escape(thing.run_id)}[/]", escape(thing.host)
     how = f"resumed from {thing.resumed_from}" if thing.resumed_from else "started"
-    said = (f"[green]{how}[/] {run} on {host}, {start_words(thing.launcher)}: it goes on without this laptop\n"
+    said = (styled("[green]{}[/] [bold]{}[/] on {}, {}: it goes on without this laptop", how, thing.run_id, thing.host,
+                   start_words(thing.launcher))
             if thing.is_new else
-            f"[green]running already[/]: {run} on {host} is this very training, so no other was started "
-            "(inv train --again does)\n")
-    note = f"  [dim]{escape(thing.note)}[/]\n" if thing.note else ""
-    return (f"{said}{note}"
-            f"  follow it:  inv watch --host {thing.host}\n"
-            f"  get it:     inv fetch-results --host {thing.host}\n"
-            f"  [dim]{escape(thing.root)}[/]")
+            styled("[green]running already[/]: [bold]{}[/] on {} is this very training, so no other was started "
+                   "(inv train --again does)", thing.run_id, thing.host))
+    return stacked(said, *([styled("  [dim]{}[/]", thing.note)] if thing.note else []),
+                    styled("  follow it:  inv watch --host {}", thing.host),
+                    styled("  get it:     inv fetch-results --host {}", thing.host),
+                    styled("  [dim]{}[/]", thing.root))
 
 
 @shown.register
 def _(thing: RunView) -> RenderableType:
-    head = (f"[{STATE_STYLE[thing.state]}]{thing.state.value:9}[/] [bold]{escape(thing.run_id)}[/]  "
-            f"{escape(thing.host)}  {escape('  '.join(f for f in _numbers(thing) if f))}")
-    return "\n".join([head, *_details(thing)])
+    head = styled("{} [bold]{}[/]  {}  {}", state_word(thing.state, 9), thing.run_id, thing.host,
+                  "  ".join(f for f in _numbers(thing) if f))
+    return stacked(head, *_details(thing))
 
 
 @shown.register
 def _(thing: HostStatus) -> RenderableType:
     if thing.problem:
-        remedy = f"\n  [bold]-> {escape(thing.problem.remedy)}[/]" if thing.problem.remedy else ""
-        return f"[bold]{escape(thing.host)}[/]  [bold red]cannot be asked:[/] {escape(thing.problem.message)}{remedy}"
+        remedy = [styled("  [bold]-> {}[/]", thing.problem.remedy)] if thing.problem.remedy else []
+        return stacked(styled("[bold]{}[/]  [bold red]cannot be asked:[/] {}", thing.host, thing.problem.message),
+                        *remedy)
     if not thing.runs:
-        return (f"[bold]{escape(thing.host)}[/]  [dim]no run yet[/]\n"
-                f"  [bold]-> inv deploy check train --host {escape(thing.host)}[/]")
+        return stacked(styled("[bold]{}[/]  [dim]no run yet[/]", thing.host),
+                        styled("  [bold]-> inv deploy check train --host {}[/]", thing.host))
     numbers = [_numbers(status.run) for status in thing.runs]
     widths = [max(len(row[column]) for row in numbers) for column in range(len(numbers[0]))]
-    lines = [f"[bold]{escape(thing.host)}[/]"]
+    lines = [styled("[bold]{}[/]", thing.host)]
     for status, row in zip(thing.runs, numbers, strict=True):
         told = "  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True) if width)
-        lines.append(f"  [{STATE_STYLE[status.run.state]}]{status.run.state.value:9}[/] "
-                     f"[bold]{escape(status.run.run_id)}[/]  {escape(told.rstrip())}")
+        lines.append(styled("  {} [bold]{}[/]  {}", state_word(status.run.state, 9), status.run.run_id, told.rstrip()))
         lines += _details(status.run)
-        lines += [f"            evaluation {evaluation_line(e)}" for e in status.evaluations]
-    return "\n".join(lines)
+        lines += [styled("            evaluation {}", evaluation_line(e)) for e in status.evaluations]
+    return stacked(*lines)
 
 
 def _numbers(run: RunView) -> list[str]:
@@ -85,16 +85,16 @@ def _numbers(run: RunView) -> list[str]:
             f"{duration(run.eta_s)} to go" if run.eta_s and run.state is RunState.RUNNING else ""]
 
 
-def _details(run: RunView) -> list[str]:
+def _details(run: RunView) -> list[Styled]:
     """What stands below a run: its checkpoint, its GPUs, its last sign; of one that went wrong its last words."""
     saved = f"{run.last_checkpoint}, {_ago(run.last_checkpoint_s)}" if run.last_checkpoint else ""
     facts = [saved, gpus_words(run.gpus), f"last sign {_ago(run.last_event_s)}" if run.last_event_s else ""]
-    lines = [f"            [dim]{escape('   '.join(f for f in facts if f))}[/]"] if any(facts) else []
-    lines += [f"            {words}" for words in job_lines(run.job)]
+    lines = [styled("            [dim]{}[/]", "   ".join(f for f in facts if f))] if any(facts) else []
+    lines += [styled("            {}", words) for words in job_lines(run.job)]
     if run.state in (RunState.FAILED, RunState.LOST):
-        last_words = run.error or "\n            ".join(run.log_tail.strip().splitlines()[-6:])
-        lines.append(f"            [red]{exit_words(run.exit_code)}[/]  {escape(last_words)}")
-        lines.append(f"            [bold]-> inv logs --host {escape(run.host)} --run {escape(run.run_id)}[/]")
+        last_words = run.error or last_lines(run.log_tail, "            ")
+        lines.append(styled("            [red]{}[/]  {}", exit_words(run.exit_code), last_words))
+        lines.append(styled("            [bold]-> inv logs --host {} --run {}[/]", run.host, run.run_id))
     return lines
 
 

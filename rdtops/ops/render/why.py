@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.markup import escape
+from rich.console import RenderableType
 
 from rdtops.ops.render.forms import rows, shown
+from rdtops.ops.render.words import stacked
+from rdtops.ops.terminal import styled
 from rdtops.ops.why import Why
 
 
@@ -15,12 +16,12 @@ from rdtops.ops.why import Why
 def _(thing: Why) -> RenderableType:
     found = thing.diagnosis
     style = "green" if found.passed else "bold red"
-    lines = [f"[{style}]{found.cause}[/]  {escape(thing.run_id)} on {escape(thing.host)}: {escape(found.summary)}"]
-    lines += [f"  [dim]{escape(str(line))}[/]" for line in found.lines]
     ended = [a for a in thing.attempts if a.get("exit_code") != 0]
-    lines += [f"  attempt {a.get('attempt')} ended with {_code(a)}: {escape(str(a.get('cause')))}" for a in ended]
-    lines.append(f"[bold]-> {escape(found.next)}[/]")
-    return Group(*lines)
+    return stacked(
+        styled(f"[{style}]{{}}[/]  {{}} on {{}}: {{}}", found.cause, thing.run_id, thing.host, found.summary),
+        *(styled("  [dim]{}[/]", line) for line in found.lines),
+        *(styled("  attempt {} ended with {}: {}", a.get("attempt"), _code(a), a.get("cause")) for a in ended),
+        styled("[bold]-> {}[/]", found.next))
 
 
 def _code(attempt: Any) -> str:

@@ -1,0 +1,52 @@
+"""Tally: how many trials of a task, or of all, succeeded, as an evaluation's report.json says it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rdtops.contract import fields
+
+
+def number_words(value: object, form: str = "{}", unit: float = 1) -> str:
+    """A number that somebody else wrote: '' for none, '?' for what is no finite number."""
+    read = fields.number(value)
+    return form.format(read * unit if unit != 1 else read) if read is not None else "" if value is None else "?"
+
+
+@dataclass(frozen=True)
+class Tally:
+    """`rate` and `interval` (Wilson's, 95 %) are shares of 1, None where no trial counted or none is said. The words
+    are right for whatever a report holds."""
+
+    language: str  # the task's instruction
+    rate: float | None
+    interval: tuple[float, float] | None
+    counts_words: str  # 17 of 20
+    rate_words: str  # 85.0 %
+    interval_words: str  # 64.0 to 94.8 %
+    steps_words: str  # to the success, the mean
+    errors_words: str  # of the simulator; '' when there were none
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], language: str = "") -> Tally:
+        interval, rate = _interval(row.get("wilson_95")), fields.number(row.get("success_rate"))
+        interval_words = ("" if row.get("wilson_95") is None else "?" if interval is None else
+                          f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %")
+        counts = (number_words(row.get(name)) or "?" for name in ("successes", "trials"))
+        return cls(language or fields.text(row.get("language")) or "?", rate, interval, " of ".join(counts),
+                   number_words(row.get("success_rate"), "{:.1f} %", 100), interval_words,
+                   number_words(row.get("mean_steps_to_success"), "{:.0f}"),
+                   number_words(row.get("errors") or None))
+
+
+def tallies(report: Mapping[str, Any], all_tasks: str) -> list[Tally]:
+    """Of each task, then of all, which gets that name."""
+    return [*map(Tally.of, fields.rows(report.get("tasks"))), Tally.of(fields.table(report.get("total")), all_tasks)]
+
+
+def _interval(value: object) -> tuple[float, float] | None:
+    ends = [fields.number(end) for end in value] if isinstance(value, (list, tuple)) else []
+    low, high = ends if len(ends) == 2 else (None, None)
+    return None if low is None or high is None else (low, high)
