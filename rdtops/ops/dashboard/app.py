@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rich.cells import cell_len
+from rich.segment import Segment
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
+from textual.color import Color
 from textual.containers import Horizontal, Vertical
 from textual.events import Resize
+from textual.filter import LineFilter
 from textual.message import Message
 from textual.widgets import DataTable, Footer, RichLog, TabbedContent, TabPane
 
@@ -23,6 +27,7 @@ from rdtops.ops.render.words import clock, duration, heldout_words, size
 from rdtops.ops.runs import RunView
 from rdtops.ops.watch import Seen
 from rdtops.remote.connection import Connection
+from rdtops.remote.words import log_text, printable
 
 RunKey = tuple[str, str]  # host, run id
 MOST_LINES = 1000  # that can be scrolled back to
@@ -45,7 +50,8 @@ class Lines(RichLog):
         super().__init__(id=name, max_lines=MOST_LINES, wrap=wrap, min_width=1)
         self._kept: deque[Text] = deque(maxlen=MOST_LINES)
 
-    def add(self, words: Text) -> None:
+    def add(self, said: str, style: str = "") -> None:
+        words = Text(log_text(said), style)
         self._kept.append(words)
         if self.size.width:
             self.write(words, scroll_end=not self.has_focus or self.is_vertical_scroll_end)
@@ -59,6 +65,22 @@ class Lines(RichLog):
         if self.size.width:
             for words in self._kept:
                 self.write(words, scroll_end=True)
+
+
+class Cells(DataTable[Text]):
+    """A table whose cells are text, not markup."""
+
+    def add(self, *cells: str | Text, key: str | None = None) -> None:
+        self.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in cells), key=key)
+
+
+class Shown(LineFilter):
+    """Whatever a widget draws, a title or a notification too: the terminal obeys nothing of it. Lines are broken by
+    now, so what is replaced keeps its width; where it can be expected it was escaped before."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002
+        return [segment if segment.control or segment.text == printable(segment.text) else segment._replace(
+            text="".join(c if c == printable(c) else "?" * cell_len(c) for c in segment.text)) for segment in segments]
 
 
 class Dashboard(App[None]):
@@ -128,18 +150,18 @@ class Dashboard(App[None]):
                 with TabPane("log", id="log"):
                     yield Lines("log-lines", wrap=False)
                 with TabPane("checkpoints", id="saved"):
-                    yield DataTable(id="checkpoints", cursor_type="none")
+                    yield Cells(id="checkpoints", cursor_type="none")
                 with TabPane("GPUs", id="gpus"):
                     yield GpuPanel(id="large-gpus")
                 with TabPane("runs", id="runs"):
-                    yield DataTable(id="run-rows", cursor_type="row")
+                    yield Cells(id="run-rows", cursor_type="row")
             yield Lines("aside", wrap=False)
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
         self.query_one("#aside").border_title = "log"
-        self.query_one("#checkpoints", DataTable).add_columns("", "step", "size", "held-out loss", "digest", "plugins")
-        self.query_one("#run-rows", DataTable).add_columns("", "host", "run", "state", "step", "loss", "to go")
+        self.query_one("#checkpoints", Cells).add_columns("", "step", "size", "held-out loss", "digest", "plugins")
+        self.query_one("#run-rows", Cells).add_columns("", "host", "run", "state", "step", "loss", "to go")
         for key in self.chosen:
             self._follow(key)
         self._select(self.current)
@@ -151,6 +173,9 @@ class Dashboard(App[None]):
     def on_resize(self) -> None:
         self.call_after_refresh(self._show_panels)
 
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        return [*super().get_line_filters(), Shown()]
+
     # --- what comes from the hosts
 
     def on_dashboard_came(self, message: Came) -> None:
@@ -161,8 +186,8 @@ class Dashboard(App[None]):
         is_news = bool(update.problem) != bool(self.known[key].problem)
         self.known[key].learn(update)
         if key == self.current and is_news:
-            said = Text(update.problem, style="yellow") if update.problem else Text("reached again", style="green")
-            self.query_one("#event-lines", Lines).add(said)
+            self.query_one("#event-lines", Lines).add(update.problem or "reached again",
+                                                      "yellow" if update.problem else "green")
         if key == self.current:
             self._show_lines(update)
             self._show_panels()
@@ -226,31 +251,31 @@ class Dashboard(App[None]):
         for event, records in update.events:
             if event.kind == "step":
                 continue
-            events.add(Text(f"{clock(event.time_s)}  {words_of(event, max_steps)}"))
+            events.add(f"{clock(event.time_s)}  {words_of(event, max_steps)}")
             for record in records:
                 if record.error:
-                    events.add(Text(f"          {record.plugin}: {record.error}", style="red"))
+                    events.add(f"          {record.plugin}: {record.error}", "red")
         for line in update.log:
-            self.query_one("#log-lines", Lines).add(Text(line))
-            self.query_one("#aside", Lines).add(Text(line))
+            self.query_one("#log-lines", Lines).add(line)
+            self.query_one("#aside", Lines).add(line)
 
     def _show_checkpoints(self, known: Known) -> None:
-        table = self.query_one("#checkpoints", DataTable)
+        table = self.query_one("#checkpoints", Cells)
         table.clear()
         best, latest = known.story.best, known.story.latest
         for saved in sorted(known.story.checkpoints.values(), key=lambda c: -c.step):
             marks = ", ".join(word for word, one in (("best", best), ("latest", latest)) if one is saved)
-            table.add_row(Text(marks, style="bold"), str(saved.step), size(saved.size_bytes),
-                          heldout_words(saved.heldout_loss), saved.digest, "; ".join(known.said.get(saved.digest, ())))
+            table.add(Text(marks, style="bold"), str(saved.step), size(saved.size_bytes),
+                      heldout_words(saved.heldout_loss), saved.digest, "; ".join(known.said.get(saved.digest, ())))
 
     def _show_runs(self) -> None:
-        table = self.query_one("#run-rows", DataTable)
+        table = self.query_one("#run-rows", Cells)
         row = table.cursor_row
         table.clear()
         for (host, run_id), known in self.known.items():
             run, is_followed = known.run, (host, run_id) in self.feeds
             mark = "▶" if (host, run_id) == self.current else "•" if is_followed else ""
-            table.add_row(mark, host, run_id, run.state.value, f"{run.step} of {run.max_steps}",
-                          "" if run.loss is None else f"{run.loss:.4f}",
-                          duration(run.eta_s) if run.eta_s and not run.state.ended else "", key=f"{host}/{run_id}")
+            table.add(mark, host, run_id, run.state.value, f"{run.step} of {run.max_steps}",
+                      "" if run.loss is None else f"{run.loss:.4f}",
+                      duration(run.eta_s) if run.eta_s and not run.state.ended else "", key=f"{host}/{run_id}")
         table.move_cursor(row=min(row, table.row_count - 1))

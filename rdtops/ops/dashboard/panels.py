@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 from textual.widgets import Static
@@ -15,9 +14,10 @@ from rdtops.ops.dashboard.feed import LOG_LINES, Update
 from rdtops.ops.dashboard.plot import Curve, plot
 from rdtops.ops.news import News
 from rdtops.ops.render.gpus import BUSY_PERCENT, load_bar, memory_words
-from rdtops.ops.render.words import STATE_STYLE, duration
+from rdtops.ops.render.words import duration, state_word
 from rdtops.ops.runs import Gpu, RunView
 from rdtops.ops.story import Story, smoothed
+from rdtops.ops.terminal import styled
 
 PROGRESS_CELLS = 14
 HOST_GPUS = 8  # that are shown of a host when the run uses none
@@ -53,29 +53,28 @@ class Head(Static):
 
     def show(self, known: Known) -> None:
         run = known.run
-        link = _link(known)
-        state = f"[{STATE_STYLE[run.state]}]{run.state.value}[/]"
-        self.update(f"[bold]{escape(run.run_id)}[/]  {escape(run.host)}  {state}  {link}\n{self._numbers(run)}")
+        self.update(styled("[bold]{}[/]  {}  {}  {}\n{}", run.run_id, run.host, state_word(run.state), _link(known),
+                           self._numbers(run)))
 
-    def _numbers(self, run: RunView) -> str:
+    def _numbers(self, run: RunView) -> Text:
         share = run.step / run.max_steps if run.max_steps else 0.0
         full = round(PROGRESS_CELLS * min(share, 1.0))
-        facts = [f"{run.step} of {run.max_steps}",
-                 f"[cyan]{'━' * full}[/][dim]{'━' * (PROGRESS_CELLS - full)}[/] {100 * share:.0f} %",
+        bar = styled("[cyan]{}[/][dim]{}[/] {} %", "━" * full, "━" * (PROGRESS_CELLS - full), f"{100 * share:.0f}")
+        facts = [f"{run.step} of {run.max_steps}", bar,
                  f"loss {run.loss:.4f}" if run.loss is not None else "",
                  f"{run.samples_per_s:.1f} samples/s" if run.samples_per_s else "",
                  f"{duration(run.eta_s)} to go" if run.eta_s and run.state is RunState.RUNNING else ""]
-        return "  ".join(fact for fact in facts if fact)
+        return Text("  ").join(styled("{}", fact) for fact in facts if fact)
 
 
-def _link(known: Known) -> str:
+def _link(known: Known) -> Text:
     if known.again_in_s:
-        return f"[yellow]◌ no link, trying again in {known.again_in_s:.0f} s[/]"
+        return styled("[yellow]◌ no link, trying again in {} s[/]", f"{known.again_in_s:.0f}")
     if known.problem:
-        return "[red]✗ given up: see events[/]"
+        return styled("[red]✗ given up: see events[/]")
     if known.run.state.ended:
-        return "[dim]■ ended[/]"
-    return "[green]● live[/]" if known.news else "[dim]◌ connecting[/]"
+        return styled("[dim]■ ended[/]")
+    return styled("[green]● live[/]" if known.news else "[dim]◌ connecting[/]")
 
 
 class LossPanel(Static):
@@ -99,13 +98,13 @@ class SplitPanel(Static):
         step_s, split = known.story.step_s, known.story.split
         self.border_title = f"a step {step_s:.2f} s" if step_s else "a step"
         if not split:
-            self.update("[dim]no step yet[/]")
+            self.update(Text("no step yet", "dim"))
             return
         table, cells = Table.grid(padding=(0, 1)), max(4, self.size.width - 26)
         for word, seconds in split.items():
             share = min(1.0, seconds / step_s)
             full = round(cells * share)
-            table.add_row(word, f"[cyan]{'█' * full}[/][dim]{'░' * (cells - full)}[/]",
+            table.add_row(word, styled("[cyan]{}[/][dim]{}[/]", "█" * full, "░" * (cells - full)),
                           Text(f"{seconds:.3f} s", justify="right"), Text(f"{100 * share:.0f} %", justify="right"))
         self.update(table)
 
@@ -118,7 +117,7 @@ class GpuPanel(Static):
         shown = own or (known.news.gpus[:HOST_GPUS] if known.news else ())
         self.border_title = "GPUs of the run" if own else "GPUs of the host"
         self.border_subtitle = "" if own or not shown else "the run uses none"
-        self.update(self._table(shown) if shown else "[dim]nvidia-smi shows none[/]")
+        self.update(self._table(shown) if shown else Text("nvidia-smi shows none", "dim"))
 
     def _table(self, gpus: tuple[Gpu, ...]) -> Table:
         table, cells = Table.grid(padding=(0, 1)), max(4, self.size.width - 26)

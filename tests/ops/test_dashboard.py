@@ -1,0 +1,81 @@
+"""The dashboard without a host: whatever one says is drawn as text. tests/lab drives it over the lab."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from rich.cells import cell_len
+from textual.widgets import DataTable, RichLog
+
+from rdtops.contract.journal import Event
+from rdtops.contract.run import RunState
+from rdtops.errors import Unreachable
+from rdtops.ops.dashboard.app import Choice, Dashboard
+from rdtops.ops.dashboard.feed import Update
+from rdtops.ops.records import HookRecord
+from rdtops.ops.registry import Registry
+from rdtops.ops.runs import Gpu, RunView
+from rdtops.remote.words import printable
+
+OSC_52 = "\x1b]52;c;cm0gLXJmIH4=\x07"
+HOSTILE = f"[red]x[/red][/] {OSC_52}\x9b2J\u202e失败\udc80"
+RUN_ID = "20991231-000000-one-0001"
+RUN = RunView(RUN_ID, "lab", RunState.RUNNING, None, None, 3, 10, 0.5, 8.0, 90.0, "step_000003", 1.7e9, "", "",
+              gpus=(Gpu(0, HOSTILE, HOSTILE, 1, 2, 50, 40, 100.0),))
+
+
+async def tell(app):
+    record = HookRecord("after_checkpoint", HOSTILE, "step_000003", HOSTILE, 1.0, 1.7e9, {HOSTILE: HOSTILE})
+    events = ((Event("warning", 1.7e9, {"message": HOSTILE}), [replace(record, error=HOSTILE)]),
+              (Event(HOSTILE, 1e300, {HOSTILE: HOSTILE}), []),
+              (Event("checkpoint", 1.7e9, {"step": 3, "name": HOSTILE, "size_bytes": 5, "digest": HOSTILE}), [record]))
+    log = (HOSTILE, "\x1b[31mred\x1b[0m", "10 %\r20 %")
+    app.post_message(app.Came(Update("lab", RUN_ID, events=events, log=log)))
+    app.post_message(app.Came(Update("lab", RUN_ID, problem=HOSTILE, again_in_s=3.0)))
+    app.query_one("#aside").border_title = f"title {OSC_52}"
+    app.notify(f"notified {OSC_52}", markup=False)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """What each tab shows of a run and of a host that say hostile things: the lines of the screen; then by its name
+    what a widget holds."""
+    def unreachable():
+        raise Unreachable(f"lab cannot be reached: {HOSTILE}", remedy=HOSTILE)
+
+    async def run():
+        lines = []
+        app = Dashboard([Choice("lab", (RUN, replace(RUN, run_id=HOSTILE)), unreachable)], [RUN], Registry([]))
+        async with app.run_test(size=(200, 60), notifications=True) as pilot:
+            await tell(app)
+            for key in "12345":
+                await pilot.press(key)
+                await pilot.pause()
+                strips = app.screen._compositor.render_strips()
+                lines += ["".join(segment.text for segment in strip) for strip in strips]
+            logs = {log.id: "\n".join(strip.text.rstrip() for strip in log.lines) for log in app.query(RichLog)}
+            tables = {table.id: "\n".join(" ".join(map(str, table.get_row_at(n))) for n in range(table.row_count))
+                      for table in app.query(DataTable)}
+        return lines, {**logs, **tables}
+
+    return asyncio.run(run())
+
+
+def test_nothing_that_is_drawn_is_obeyed(drawn):
+    lines, _ = drawn
+    text = "\n".join(lines)
+    assert printable(text) == text
+    assert "notified ]52;c;cm0gLXJmIH4=" in text
+    assert "title ]52;c;cm0gLXJmIH4=" in text
+    assert {cell_len(line) for line in lines} == {200}
+
+
+@pytest.mark.parametrize("where", ["event-lines", "log-lines", "checkpoints", "run-rows"])
+def test_what_a_host_says_is_shown_escaped_and_is_no_markup(drawn, where):
+    assert printable(HOSTILE) in drawn[1][where]
+
+
+def test_a_coloured_log_and_a_progress_bar_are_legible(drawn):
+    assert "\nred\n10 %\n20 %" in drawn[1]["log-lines"]
