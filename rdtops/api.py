@@ -1,11 +1,13 @@
 """Everything a plugin may import. What is not in __all__ may change without notice."""
 
+from rdtops import pages
 from rdtops.checks import CheckResult, Status
 from rdtops.contract import fields, manifest, names
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.models import MODELS, ModelFacts
 from rdtops.contract.run import Checkpoint, Retention, RunEnd, RunPaths, RunSpec, RunState
+from rdtops.contract.tally import tallies
 from rdtops.errors import PreflightVeto, RdtopsError, RunError
 from rdtops.hookspecs import API_VERSION, hookimpl
 from rdtops.launcher import Cause, Job, JobState, Launcher, Phase, Spread, Submitted
@@ -59,7 +61,9 @@ __all__ = [
     "hookimpl",
     "manifest",
     "names",
+    "pages",
     "plan_download",
     "plan_upload",
+    "tallies",
     "upload",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from rdtops.contract import fields
 from rdtops.contract.journal import Event
 from rdtops.contract.run import Checkpoint, best_of
 
@@ -39,7 +40,7 @@ class Story:
         """A line that is JSON, but not what the trainer writes, tells nothing."""
         try:
             self._tell(event)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
             return
 
     def _tell(self, event: Event) -> None:
@@ -107,5 +108,5 @@ def smoothed(points: Points) -> Points:
 
 
 def _mean(events: list[Event], name: str) -> float:
-    values = [float(e.data[name]) for e in events if isinstance(e.data.get(name), (int, float))]
+    values = [value for e in events if (value := fields.number(e.data.get(name))) is not None]
     return sum(values) / len(values) if values else 0.0

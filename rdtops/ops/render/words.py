@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text as Styled
 
 from rdtops.checks import Status
+from rdtops.contract.fields import number
 from rdtops.contract.run import RunState
 from rdtops.ops.terminal import styled
 from rdtops.remote.words import log_text, printable
@@ -23,6 +24,8 @@ STATE_STYLE = {RunState.RUNNING: "cyan", RunState.FINISHED: "green", RunState.FA
 
 
 def size(size_bytes: float) -> str:
+    if number(size_bytes) is None:  # a host may say any number
+        return "?"
     for unit in ("B", "kB", "MB"):
         if size_bytes < 1000:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
@@ -31,8 +34,9 @@ def size(size_bytes: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    if seconds is None:
+    if number(seconds) is None:
         return "?"
+    assert seconds is not None
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 6000:
@@ -43,7 +47,7 @@ def duration(seconds: float | None) -> str:
 def clock(time_s: float) -> str:
     try:
         return time.strftime("%H:%M:%S", time.localtime(time_s))
-    except (OverflowError, ValueError, OSError):  # a host may say any number
+    except (OverflowError, ValueError, OSError):
         return "?"
 
 

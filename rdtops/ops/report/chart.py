@@ -1,17 +1,24 @@
-"""Charts as inline SVG: they take the page's colours, so they follow its light and its dark. Pure."""
+"""Charts: where each line and each dot lies on the page's drawings, which templates/chart.html draws as SVG. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
+from markupsafe import Markup
+
+from rdtops.contract import fields
+from rdtops.contract.tally import Tally
+from rdtops.ops.report.templates import TEMPLATES
 from rdtops.ops.scale import Scale
 
 WIDTH, HEIGHT = 720, 260
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 10, 34
 MOST_POINTS = 1200  # of a curve: more than there are pixels
+LARGEST_STEP, LARGEST_VALUE = 1e15, 1e100  # that are drawn: beyond, differences have no digits left
+SHARES = (0, 0.25, 0.5, 0.75, 1)
 
 
 @dataclass(frozen=True)
@@ -22,36 +29,46 @@ class Line:
     dots: bool = False
 
 
-def curves(lines: Sequence[Line], *, marks: Sequence[tuple[float, str]] = (), unit: str = "") -> str:
+def curves(lines: Sequence[Line], *, marks: Sequence[tuple[float, str]] = (), unit: str = "") -> Markup:
     """`marks`: vertical lines at a step, with their words. '' when there is nothing to draw."""
-    drawn = [Line(c.name, [p for p in c.points if math.isfinite(p[1])], c.css_class, c.dots) for c in lines]
+    drawn = [Line(c.name, [p for p in map(_drawable, c.points) if p], c.css_class, c.dots) for c in lines]
     drawn = [c for c in drawn if c.points]
     if not drawn:
-        return ""
+        return Markup("")
     axes = _Axes(Scale.of([c.points for c in drawn]))
-    parts = [*_grid(axes), *(_mark(axes, step, words) for step, words in marks), *(_curve(axes, c) for c in drawn)]
-    legend = "".join(f'<span class="{c.css_class}"><i></i>{escape(c.name)}</span>' for c in drawn if c.name)
-    return (f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(drawn[0].name)}">'
-            f'{"".join(parts)}</svg><figcaption>{legend}<em>{escape(unit)}'
-            f'{", logarithmic" if axes.scale.logarithmic else ""}</em></figcaption></figure>')
+    return _drawn("curves", {
+        "width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM,
+        "value_ticks": _value_ticks(axes), "step_ticks": _step_ticks(axes),
+        "marks": [{"x": f"{axes.x(step):.1f}", "words": words} for step, words in marks if abs(step) <= LARGEST_STEP],
+        "curves": [_curve(axes, curve) for curve in drawn],
+        "unit": unit + (", logarithmic" if axes.scale.logarithmic else "")})
 
 
-def intervals(rows: Sequence[tuple[str, float, tuple[float, float], str]]) -> str:
-    """A bar for each (name, rate, interval, words): the rate as a dot, its 95 % interval as a line; shares of 1."""
+def intervals(tallies: Sequence[Tally]) -> Markup:
+    """A bar for each that has a rate: the rate as a dot, its 95 % interval as a line; shares of 1. '' without any."""
+    rated = [(t, t.rate, t.interval) for t in tallies if t.rate is not None and t.interval is not None]
+    rows = [{"y": 18 + 26 * number, "name": tally.language[:46], "rate_x": _at(rate), "low_x": _at(low),
+             "high_x": _at(high), "words": f"{tally.rate_words}, {tally.interval_words}"}
+            for number, (tally, rate, (low, high)) in enumerate(rated)]
     height = 26 * len(rows) + 24
-    parts = [f'<line class="grid" x1="{_at(x)}" x2="{_at(x)}" y1="4" y2="{height - 20}"/>'
-             f'<text class="tick" x="{_at(x)}" y="{height - 6}" text-anchor="middle">{100 * x:.0f} %</text>'
-             for x in (0, 0.25, 0.5, 0.75, 1)]
-    for number, (name, rate, (low, high), words) in enumerate(rows):
-        y = 18 + 26 * number
-        parts.append(f'<text class="name" x="0" y="{y + 4}">{escape(name[:46])}</text>'
-                     f'<line class="interval" x1="{_at(low)}" x2="{_at(high)}" y1="{y}" y2="{y}"/>'
-                     f'<circle class="rate" cx="{_at(rate)}" cy="{y}" r="5"><title>{escape(words)}</title></circle>')
-    return f'<figure><svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(parts)}</svg></figure>'
+    ticks = [{"x": _at(share), "y": height - 6, "words": f"{100 * share:.0f} %"} for share in SHARES]
+    return _drawn("intervals", {"width": WIDTH, "height": height, "ticks": ticks, "rows": rows}) if rows else Markup("")
+
+
+def _drawn(macro: str, chart: dict[str, Any]) -> Markup:
+    drawn: Markup = getattr(TEMPLATES.get_template("chart.html").module, macro)(chart)
+    return drawn
 
 
 def _at(share: float) -> str:
-    return f"{300 + share * (WIDTH - 320):.1f}"
+    return f"{300 + min(max(share, 0.0), 1.0) * (WIDTH - 320):.1f}"
+
+
+def _drawable(point: tuple[float, float]) -> tuple[float, float] | None:
+    x, y = map(fields.number, point)
+    if x is None or y is None or abs(x) > LARGEST_STEP or abs(y) > LARGEST_VALUE:
+        return None
+    return (x, y if abs(y) > 1 / LARGEST_VALUE else 0.0)
 
 
 @dataclass(frozen=True)
@@ -83,31 +100,22 @@ def _round_step(size: float) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if size <= factor * power * 1.0001)
 
 
-def _grid(axes: _Axes) -> list[str]:
-    parts = []
-    for value in axes.ticks():
-        y = f"{axes.y(value):.1f}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
-                     f'<text class="tick" x="{LEFT - 8}" y="{float(y) + 4:.1f}" text-anchor="end">{value:.4g}</text>')
+def _value_ticks(axes: _Axes) -> list[dict[str, Any]]:
+    lines = [(value, f"{axes.y(value):.1f}") for value in axes.ticks()]
+    return [{"x": LEFT - 8, "line_y": y, "y": f"{float(y) + 4:.1f}", "words": f"{value:.4g}"} for value, y in lines]
+
+
+def _step_ticks(axes: _Axes) -> list[dict[str, Any]]:
     size = _round_step((axes.scale.last - axes.scale.first) / 6)
-    for number in range(math.ceil(axes.scale.first / size), math.floor(axes.scale.last / size) + 1):
-        x = f"{axes.x(number * size):.1f}"
-        parts.append(f'<text class="tick" x="{x}" y="{HEIGHT - 14}" text-anchor="middle">{number * size:g}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    return [*parts, f'<text class="tick" x="{middle}" y="{HEIGHT - 1}" text-anchor="middle">step</text>']
+    numbers = range(math.ceil(axes.scale.first / size), math.floor(axes.scale.last / size) + 1)
+    return [*({"x": f"{axes.x(number * size):.1f}", "y": HEIGHT - 14, "words": f"{number * size:g}"}
+              for number in numbers), {"x": (LEFT + WIDTH - RIGHT) / 2, "y": HEIGHT - 1, "words": "step"}]
 
 
-def _mark(axes: _Axes, step: float, words: str) -> str:
-    x = f"{axes.x(step):.1f}"
-    return (f'<line class="mark" x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}">'
-            f"<title>{escape(words)}</title></line>")
-
-
-def _curve(axes: _Axes, line: Line) -> str:
-    points = [(axes.x(x), axes.y(y)) for x, y in _fewer(line.points)]
-    drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in points) if line.dots else ""
-    return f'<g class="{line.css_class}"><polyline points="{drawn}"/>{dots}</g>'
+def _curve(axes: _Axes, line: Line) -> dict[str, Any]:
+    points = [(f"{axes.x(x):.1f}", f"{axes.y(y):.1f}") for x, y in _fewer(line.points)]
+    return {"name": line.name, "css_class": line.css_class, "points": " ".join(map(",".join, points)),
+            "dots": points if line.dots else []}
 
 
 def _fewer(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

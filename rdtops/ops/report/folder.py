@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rdtops.contract.fields import loads, table, text, whole
 from rdtops.contract.journal import parse
 from rdtops.contract.run import RunState
 from rdtops.errors import UsageError
@@ -49,18 +49,18 @@ class RunFolder:
         journal = root / "journal.jsonl"
         events = parse(journal.read_bytes() + b"\n")[0] if journal.exists() else []
         exit_text = _text(root / "exit").strip()
-        return cls(root, config, Story.of(events), _json(root / RUN) or {}, _json(root / CHECKS),
-                   _json(root / "statistics.json") or {}, tuple(_evaluations(root)),
+        return cls(root, config, Story.of(events), table(_json(root / RUN)), _json(root / CHECKS),
+                   table(_json(root / "statistics.json")), tuple(_evaluations(root)),
                    int(exit_text) if exit_text.lstrip("-").isdigit() else None,
                    "\n".join(_text(root / "train.log").splitlines()[-LOG_LINES:]))
 
     @property
     def run_id(self) -> str:
-        return str(self.config.get("run_id") or self.root.name)
+        return text(self.config.get("run_id")) or self.root.name
 
     @property
     def host(self) -> str:
-        return str(self.config.get("host") or self.root.parent.name)
+        return text(self.config.get("host")) or self.root.parent.name
 
     @property
     def train(self) -> Mapping[str, Any]:
@@ -77,7 +77,7 @@ class RunFolder:
 
     @property
     def max_steps(self) -> int:
-        return int(self.train.get("max_steps") or 0)
+        return whole(self.train.get("max_steps")) or 0
 
     @property
     def last_step(self) -> int:
@@ -95,14 +95,15 @@ def _evaluations(root: Path) -> list[Evaluated]:
     for path in sorted((root / "eval").glob("*/report.json")):
         report = _json(path)
         if isinstance(report, dict) and "total" in report:
-            videos = tuple(str(v.relative_to(root)) for v in sorted(path.parent.glob("**/[!.]*.mp4")))
+            videos = tuple(str(v.relative_to(root)) for v in sorted(path.parent.glob("**/[!.]*.mp4"))
+                           if not v.is_symlink())
             found.append(Evaluated(path.parent.name, report, videos))
     return found
 
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -1,0 +1,89 @@
+"""Pages: HTML and Markdown made of what others said. A template escapes whatever it is given, so that there is nothing
+to forget; Markup is what a template made. The files are read with `cat` too: a terminal obeys nothing of them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from rdtops.contract import files
+from rdtops.contract.tally import number_words
+from rdtops.remote.words import printable, shown
+
+if TYPE_CHECKING:
+    from jinja2 import BaseLoader, Environment, Template
+
+# Words and numbers with single signs between them: no Markdown begins with one, nothing becomes a link
+_PLAIN = re.compile(r"(?!(?i:www)\.)[^\W_]+(?:(?:[,:;] |[ _.,:/+=-])[^\W_]+)*(?: %)?")
+
+
+def html(loader: BaseLoader | None = None) -> Environment:
+    """`{{ value }}` is text or the whole of an attribute; an address goes through `address`."""
+    made = _environment(loader, printable, autoescape=True)
+    made.filters["address"] = address
+    return made
+
+
+def html_page(template: str) -> Template:
+    return html().from_string(template)
+
+
+def markdown(loader: BaseLoader | None = None) -> Environment:
+    """`{{ value }}` stands in a line; `code` makes it code, `word` a word of a command line."""
+    made = _environment(loader, _inline, autoescape=False)
+    made.filters.update(code=_code, word=_word)
+    return made
+
+
+def address(path: object) -> str:
+    """A relative path for `src` or `href`: the colon of a scheme is escaped too."""
+    return quote(str(path).lstrip("/"), errors="surrogatepass")
+
+
+def write(path: Path, page: str) -> Path:
+    """Write a page, unless it is there and says the same. Raises OSError."""
+    content = page.encode()
+    if path.is_symlink() or not path.is_file() or files.head_of(path, len(content) + 1) != content:
+        files.write_whole(path, content)
+    return path
+
+
+def text(value: object) -> str:
+    """Of whatever a JSON file may hold."""
+    try:
+        return str(value)
+    except (ValueError, RecursionError):  # a number or a nest that is too large to be written
+        return "?"
+
+
+def _environment(loader: BaseLoader | None, form: Callable[[str], str], *, autoescape: bool) -> Environment:
+    from jinja2 import Environment, StrictUndefined  # plugins are loaded at every start, few write a page
+
+    def finalize(value: object) -> object:
+        return value if hasattr(value, "__html__") else form(text(value))
+
+    made = Environment(loader=loader, autoescape=autoescape, undefined=StrictUndefined, finalize=finalize,  # noqa: S701
+                       trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    made.filters["number"] = number_words
+    return made
+
+
+def _inline(words: str) -> str:
+    return words if not words or _PLAIN.fullmatch(words) else str(_code(words))
+
+
+def _code(value: object) -> Markup:
+    words = shown(text(value))
+    ticks = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
+    gap = " " if not words or words[0] in " `" or words[-1] in " `" else ""
+    return Markup(ticks + gap + words + gap + ticks)  # noqa: S704  # of Markdown: nothing in it is obeyed
+
+
+def _word(value: object) -> Markup:
+    return Markup(shlex.quote(shown(text(value))))  # noqa: S704  # in an indented block, which is code as it is
