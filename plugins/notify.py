@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import json
 import os
@@ -27,6 +28,7 @@ from rdtops.api import (
     RunState,
     Secret,
     hookimpl,
+    printable,
 )
 
 API_VERSION = 1
@@ -83,7 +85,7 @@ def _told(event: str, words: str, host: Host, run: RunSpec, options: Mapping[str
     url = _url(options)
     if event not in options["on"] or not (url or options["desktop"]):
         return None
-    title, text = f"rdtops {host.name}", f"{run.run_id} {words}"
+    title, text = f"rdtops {host.name}", printable(f"{run.run_id} {words}")  # an error is what the host says
     told = []
     if options["desktop"]:  # first: it cannot take long
         told.append(_show(title, text))
@@ -100,8 +102,8 @@ def _told(event: str, words: str, host: Host, run: RunSpec, options: Mapping[str
 def _show(title: str, text: str) -> str:
     """Who was told, or why nobody was."""
     try:
-        done = subprocess.run(["notify-send", "--app-name=rdtops", "--", title, text], check=False, timeout=10,
-                              capture_output=True, text=True)
+        done = subprocess.run(["notify-send", "--app-name=rdtops", "--", title, html.escape(text, quote=False)],
+                              check=False, timeout=10, capture_output=True, text=True)  # a desktop may read it as HTML
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"the desktop was not told: {type(error).__name__} of notify-send"
     return "desktop" if done.returncode == 0 else f"the desktop was not told: {done.stderr.strip()[-200:]}"
@@ -110,12 +112,14 @@ def _show(title: str, text: str) -> str:
 # --- the webhook ---
 
 def body(kind: str, title: str, text: str, facts: Mapping[str, Any]) -> bytes:
-    """What each kind of webhook wants. Robots that ask for a keyword can be given `rdtops`."""
+    """What each kind of webhook wants. Robots that ask for a keyword can be given `rdtops`. Nothing in the text
+    mentions anybody or is a link: Slack reads <!channel>, Feishu and WeCom <at> and <@user>."""
     line = f"{title}: {text}"
-    shapes: dict[str, Any] = {"json": {**facts, "text": line}, "slack": {"text": line},
-                              "feishu": {"msg_type": "text", "content": {"text": line}},
+    unread = line.replace("<", "\u2039")
+    shapes: dict[str, Any] = {"json": {**facts, "text": line}, "slack": {"text": html.escape(line, quote=False)},
+                              "feishu": {"msg_type": "text", "content": {"text": unread}},
                               "dingtalk": {"msgtype": "text", "text": {"content": line}},
-                              "wecom": {"msgtype": "text", "text": {"content": line}}}
+                              "wecom": {"msgtype": "text", "text": {"content": unread}}}
     return json.dumps(shapes[kind], ensure_ascii=False).encode()
 
 

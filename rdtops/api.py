@@ -19,6 +19,7 @@ from rdtops.remote.hosts import Host
 from rdtops.remote.plan import Plan
 from rdtops.remote.probe import Answer, Output, Probe, ask
 from rdtops.remote.transfer import download, plan_download, plan_upload, upload
+from rdtops.remote.words import printable
 
 __all__ = [
     "API_VERSION",
@@ -64,6 +65,7 @@ __all__ = [
     "pages",
     "plan_download",
     "plan_upload",
+    "printable",
     "tallies",
     "upload",
 ]

@@ -28,7 +28,7 @@ from rdtops.remote.transfer import (
     ranged_from,
     upload,
 )
-from rdtops.remote.words import of_words, shown, size_words
+from rdtops.remote.words import of_words, printable, shown, size_words
 
 LINE_EVERY_S = 10.0  # where no terminal is
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         plan, outcome = _run(options)
     except RdtopsError as error:
-        sys.stderr.write(f"{error.message}\n" + (f"try: {error.remedy}\n" if error.remedy else ""))
+        sys.stderr.write(printable(f"{error.message}\n" + (f"try: {error.remedy}\n" if error.remedy else "")))
         return error.exit_code
     _print(plan, outcome)
     return 0
@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> tuple[Plan, Outcome | None]:
 
 def _ask(question: str, echo: bool) -> str:
     """A hop wants a code beside the key."""
-    return input(f"{question} ") if echo else getpass.getpass(f"{question} ")
+    return (input if echo else getpass.getpass)(f"{printable(question)} ")
 
 
 def _moved(options: argparse.Namespace, way: Way, upwards: bool) -> tuple[Plan, Outcome | None]:

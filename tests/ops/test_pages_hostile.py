@@ -21,7 +21,8 @@ from tests.plugins import test_video_download
 
 folder = test_page.folder
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "javascript:alert(1)", "' onload='x",
-           "--><svg>", "</title></style></pre>", "{{ 7 * 7 }}{% raw %}", "\x1b]52;c;eA==\x07\u202e\udc80", "]]> &lt; &amp;",
+           "--><svg>", "</title></style></pre>", "{{ 7 * 7 }}{% raw %}", "\x1b]52;c;eA==\x07\u202e\udc80",
+           "]]> &lt; &amp;",
            "\n# heading\n<b>\n- [x](javascript:x) ![y](z) `code` **b** www.a.b http://a.b |x|\n    indented")
 TAGS = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "span", "div", "b", "section",
         "details", "summary", "figure", "figcaption", "svg", "line", "text", "circle", "g", "polyline", "i", "em",

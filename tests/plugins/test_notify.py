@@ -109,6 +109,30 @@ def test_each_kind_of_webhook_gets_its_own_shape(webhook, url, kind, where):
     assert value.startswith("rdtops h: ")
 
 
+def hostile_end():
+    said = '<!channel> <at user_id="all">x</at> <@all> & \x1b]52;c;eA==\x07\0\ud800'
+    return RunEnd(RunState.FAILED, 1234, 30_000, 0.5, 1, said, 1.7e9)
+
+
+@pytest.mark.parametrize(("kind", "read"), [
+    ("json", '<!channel> <at user_id="all">x</at> <@all> & '), ("dingtalk", "<!channel> <at user_id="),
+    ("slack", '&lt;!channel&gt; &lt;at user_id="all"&gt;x&lt;/at&gt; &lt;@all&gt; &amp; '),
+    ("feishu", '‹!channel> ‹at user_id="all">x‹/at> ‹@all> & '), ("wecom", "‹!channel> ")])
+def test_an_error_of_a_host_mentions_nobody(webhook, url, monkeypatch, kind, read):
+    monkeypatch.setattr(f"{__name__}.END", hostile_end())
+    assert called("after_run", format=kind).error is None
+    text = json.dumps(webhook.received[0][1], ensure_ascii=False)
+    assert json.dumps(read, ensure_ascii=False)[1:-1] in text
+    assert "\\\\x1b]52;c;eA==\\\\x07\\\\x00\\\\ud800" in text
+
+
+def test_an_error_of_a_host_is_text_on_the_desktop(desktop, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.END", hostile_end())
+    assert called("after_run", desktop=True).error is None
+    assert "&lt;!channel&gt;" in desktop.read_text()
+    assert "\x1b" not in desktop.read_text()
+
+
 def test_only_what_is_wanted_is_told(webhook, url):
     assert called("after_checkpoint", on=["failed"]).value is None
     called("after_run", on=["failed"])
