@@ -61,7 +61,7 @@ def component(word: object) -> RelativePath:
 def relative_path(word: object) -> RelativePath:
     """A path that stays below its folder. Raises BadName."""
     steps = word.split("/") if isinstance(word, str) else [""]
-    if "\0" in steps[-1] or any(step in ("", ".", "..") or "\0" in step or _is_long(step) for step in steps):
+    if "\0" in steps[-1] or any(step in ("", ".", "..") or "\0" in step or _size(step) > LONGEST for step in steps):
         raise BadName(f"{quoted(word)} is not a path below a folder")
     return RelativePath("/".join(steps))
 
@@ -72,8 +72,12 @@ def quoted(word: object, limit: int = 80) -> str:
     return said if len(said) <= limit + 2 else said[:limit] + "..."
 
 
-def _is_long(step: str) -> bool:
-    return len(step.encode("utf-8", "surrogatepass")) > LONGEST
+def _size(step: str) -> int:
+    """Its bytes on the disk; more than a name may have for what cannot be one."""
+    try:
+        return len(step.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        return LONGEST + 1
 
 
 def _matched(form: re.Pattern[str], word: object, kind: str) -> str:

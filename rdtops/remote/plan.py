@@ -3,17 +3,19 @@ Pure; who asks both sides is transfer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rdtops.contract.fields import LARGEST
 from rdtops.errors import TransferError
-from rdtops.remote.far.entries import Entry, Message
+from rdtops.remote.far.entries import Entry, Message, Problem, count, unasked, word
 from rdtops.remote.far.parts import part_name
 from rdtops.remote.words import joined, of_words
 
 Action = Literal["skip", "resume", "send", "copy"]
 
+MOST_FILES = 1_000_000  # of one download, and of what lies beside the target of an upload
 RESUME_FROM_BYTES = 1 << 20  # to ask for the part of a smaller file costs more than to send it again
 
 
@@ -66,18 +68,69 @@ class Survey:
     basis: dict[str, str] = field(default_factory=dict)  # MD5 -> a file of that content on the target's machine
 
     @classmethod
-    def of(cls, messages: Iterable[Message], basis: str = "") -> Survey:
-        survey = cls()
-        for message in messages:
+    def of(cls, messages: Iterable[Message], paths: Iterable[str], basis: str = "") -> Survey:
+        """What is said of those paths, and of files of `basis`. Raises Problem for what is not."""
+        survey, wanted = cls(), set(paths)
+        for message in _not_endless(messages, MOST_FILES + len(wanted)):
             if "there" in message:
-                entry = Entry(**message["there"])
+                entry = Entry.of(message["there"])
+                if entry.path not in wanted:
+                    raise unasked(message)
                 survey.there[entry.path] = entry
             elif "part" in message:
-                survey.parts[joined(message["folder"], message["part"])] = message["size"]
-            elif "basis" in message:
-                entry = Entry(**message["basis"])
+                survey.parts[joined(word(message, "folder"), word(message, "part"))] = count(message, "size", LARGEST)
+            elif basis:
+                entry = Entry.of(message.get("basis"))
                 survey.basis[entry.md5] = joined(basis, entry.path)
+            else:
+                raise unasked(message)
         return survey
+
+
+def listed(messages: Iterable[Message], names: Sequence[str] | None) -> list[Entry]:
+    """The files that a host lists: those that `names` name, and those below them; without `names` any below the root.
+    Raises Problem for others, for anything but files, and for those that cannot all be there."""
+    entries: dict[str, Entry] = {}
+    asked, total_bytes = None if names is None else set(names), 0
+    for message in _not_endless(messages, MOST_FILES):
+        entry = Entry.of(message.get("there"))
+        if asked is not None and entry.path not in asked and asked.isdisjoint(_folders(entry.path)):
+            raise unasked(message)
+        if entry.kind != "file":
+            raise Problem("unasked", entry.path, f"it lists a {entry.kind}, and files were asked for")
+        if entry.path in entries:
+            raise Problem("protocol", entry.path, "it is listed twice")
+        total_bytes += entry.size
+        entries[entry.path] = entry
+    for folder in {folder for path in entries for folder in _folders(path)} & entries.keys():
+        raise Problem("protocol", folder, "it is listed as a file and as a folder")
+    if total_bytes > LARGEST:
+        raise Problem("protocol", "", f"it lists {total_bytes} bytes, more than any disk holds")
+    return list(entries.values())
+
+
+def digests_of(messages: Iterable[Message], entries: Sequence[Entry]) -> dict[str, str]:
+    """MD5 sums of files, for which the host was asked."""
+    asked, md5s = {e.path: e for e in entries}, dict[str, str]()
+    for message in messages:
+        entry = Entry.of(message.get("there"))
+        if asked.pop(entry.path, None) != entry._replace(md5=""):
+            raise unasked(message)
+        md5s[entry.path] = entry.md5
+    return md5s
+
+
+def _folders(path: str) -> list[str]:
+    """Of a file, up to the root of the transfer, which is ''."""
+    steps = path.split("/") if path else []
+    return ["/".join(steps[:end]) for end in range(len(steps))]
+
+
+def _not_endless(messages: Iterable[Message], most: int) -> Iterator[Message]:
+    for number, message in enumerate(messages):
+        if number >= most:
+            raise Problem("protocol", "", f"it lists more than {most} files")
+        yield message
 
 
 def plan_items(entries: Sequence[Entry], survey: Survey, name: str, sides: tuple[str, str]) -> tuple[Item, ...]:

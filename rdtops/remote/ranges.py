@@ -9,13 +9,15 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
-from rdtops.remote.far.entries import Entry, Message, Problem, place, text
+from rdtops.contract.fields import LARGEST
+from rdtops.remote.far.entries import Entry, Message, Problem, count, place, text, unasked
 from rdtops.remote.far.laner import refuse_changed
 from rdtops.remote.far.parts import RangedPart, gaps, give
 from rdtops.remote.far.wire import Wire
 
 SMALLEST_BYTES, LARGEST_BYTES = 1 << 18, 1 << 22
 RANGES_PER_FILE = 512
+MOST_CRC = (1 << 32) - 1
 TRIES = 3  # for a range whose bytes arrive altered
 
 
@@ -34,7 +36,7 @@ class Ranges:
     """What is to be moved, what is under way and what has arrived. Shared by all lanes of a transfer."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Range] = deque()
+        self._waiting: deque[Range] = deque()  # each is cut into pieces when it is taken
         self._arrived: list[Range] = []
         self._missing: Counter[str] = Counter()  # path -> bytes that have not arrived
         self._altered: Counter[Range] = Counter()
@@ -45,19 +47,23 @@ class Ranges:
         self.moved_bytes = 0  # over the wire, twice what was sent twice
         self.arrived_bytes = 0
 
-    def add(self, entry: Entry, part: str, there: Iterable[Iterable[int]]) -> None:
+    def add(self, entry: Entry, part: str, there: Iterable[tuple[int, int]]) -> None:
         """A file, of which `there` has arrived before."""
-        size = min(max(entry.size // RANGES_PER_FILE >> 18 << 18, SMALLEST_BYTES), LARGEST_BYTES)
-        open_spans = gaps(entry.size, [(start, end) for start, end in there])
+        open_spans = gaps(entry.size, there)
         with self._change:
             self._missing[entry.path] = sum(end - start for start, end in open_spans)
-            self._waiting.extend(Range(entry, part, at, min(at + size, end))
-                                 for start, end in open_spans for at in range(start, end, size))
+            self._waiting.extend(Range(entry, part, start, end) for start, end in open_spans)
             self._change.notify_all()
 
     def take(self) -> Range | None:
         with self._change:
-            return self._waiting.popleft() if self._waiting and not self.failure else None
+            if not self._waiting or self.failure:
+                return None
+            whole = self._waiting.popleft()
+            size = min(max(whole.entry.size // RANGES_PER_FILE >> 18 << 18, SMALLEST_BYTES), LARGEST_BYTES)
+            if whole.size > size:
+                self._waiting.appendleft(whole._replace(start=whole.start + size))
+            return whole._replace(end=min(whole.start + size, whole.end))
 
     def give_back(self, ranges: Iterable[Range]) -> None:
         """What a lane could not finish, for the others."""
@@ -155,7 +161,8 @@ class Putter:
         self._ranges.moved_bytes += range_.size
 
     def heed(self, wire: Wire, message: Message, range_: Range) -> bool:  # noqa: ARG002  # as Getter's
-        return bool(message["crc"] == self._crcs.popleft())
+        refuse_other_range(message, "put", range_)
+        return count(message, "crc", MOST_CRC, -1) == self._crcs.popleft()
 
     def done_with(self, part: str) -> None:
         if part in self._files:
@@ -179,16 +186,24 @@ class Getter:
         wire.say({"get": path, "entry": range_.entry._asdict(), "at": range_.start, "size": range_.size})
 
     def heed(self, wire: Wire, message: Message, range_: Range) -> bool:
-        assert message["get"] == range_.start
+        refuse_other_range(message, "get", range_)
         crc = self._parts[range_.part].take(wire, range_.start, range_.size)
         self._ranges.moved_bytes += range_.size
-        return bool(wire.hear()["crc"] == crc)
+        answer = wire.hear()
+        refuse_other_range(answer, "got", range_)
+        return count(answer, "crc", MOST_CRC, -1) == crc
 
     def done_with(self, part: str) -> None:
         pass
 
     def close(self) -> None:
         pass
+
+
+def refuse_other_range(message: Message, name: str, range_: Range) -> None:
+    if count(message, name, LARGEST) != range_.start:
+        raise Problem("unasked", range_.entry.path, f"it answers for the range at {message[name]}, and that at "
+                      f"{range_.start} was the next one that was asked for")
 
 
 class Lane:
@@ -223,6 +238,8 @@ class Lane:
         return True
 
     def heed(self, message: Message) -> None:
+        if not self._under_way:
+            raise unasked(message)
         range_ = self._under_way[0]
         good = self._mover.heed(self.wire, message, range_)
         self._under_way.popleft()

@@ -136,7 +136,7 @@ def own_problems(root: str, wire: Wire | None = None) -> Iterator[None]:
             raise
         if wire is not None:
             with contextlib.suppress(RdtopsError, Problem):
-                wire.say(problem.message())
+                wire.say({"error": problem.kind, "path": "" if problem.path.startswith("/") else problem.path})
                 wire.hear()  # it repeats the problem when it has dropped the part
         raise _error(problem, "here", root) from None
 
@@ -170,6 +170,8 @@ def _disk_full(problem: Problem, side: str, root: str, where: str) -> DiskFull:
                     remedy=f"df -h {root}   # {side}: make room and run the same command again; what was sent is kept")
 
 
+_NOT_OURS = ("look at hosts.{side}.python in hosts.toml and at who may write there: what answers is not the program "
+             "that was sent")
 _REMEDIES = {
     "digest": "run the same command again; if it happens twice, the memory or the disk of one machine is faulty",
     "changed": "run the same command again when nothing writes the file any more (verify=\"full\" if nothing did)",
@@ -181,4 +183,6 @@ _REMEDIES = {
     "long": "tar -C {root} -cf FILE .   # {side}: so many files travel as one",
     "incomplete": "run the same command again",
     "noise": "ssh {side} true   # must print nothing: a start-up file of the shell there does",
+    "protocol": _NOT_OURS,
+    "unasked": _NOT_OURS,
 }

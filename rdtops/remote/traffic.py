@@ -1,16 +1,17 @@
 """Large files on their way in ranges: who begins them, hears what has arrived, and has them completed. Up, the host's
-receiver is told over its own wire, which may be a lane itself; down, the receiver is ours."""
+receiver is told over its own wire, which may be a lane itself; down, the target is ours."""
 
 from __future__ import annotations
 
 import functools
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from rdtops.remote.far.digests import CACHE, Digests, SourceDigest
-from rdtops.remote.far.entries import Entry, Message, Problem, place, text
-from rdtops.remote.far.parts import RangedPart
-from rdtops.remote.far.receiver import Receiver
+from rdtops.remote.far.entries import Entry, Message, Problem, md5_in, nonsense, place, text, unasked, word
+from rdtops.remote.far.parts import RangedPart, part_of, spans_in
+from rdtops.remote.far.target import Target
 from rdtops.remote.far.wire import Wire
 from rdtops.remote.lanes import Lanes
 from rdtops.remote.ranges import Getter, Lane, Mover, Putter, Range
@@ -18,6 +19,14 @@ from rdtops.remote.ranges import Getter, Lane, Mover, Putter, Range
 AHEAD_FILES, AHEAD_BYTES = 8, 1 << 26  # begun before the one before them has ended, so that the lanes never wait
 
 Moved = Callable[[Entry, int], None]
+
+
+class Tally(Protocol):
+    """What is kept of an upload while it is under way."""
+
+    def moved(self, entry: Entry, count: int) -> None: ...
+    def sent(self, path: str, md5: str) -> None: ...
+    def heed(self, message: Message) -> None: ...
 
 
 class _Traffic:
@@ -54,16 +63,17 @@ class _Traffic:
 class Upload(_Traffic):
     """Puts files into the hands of a receiver at the other end of `wire`."""
 
-    def __init__(self, wire: Wire, root: str, entries: Iterable[Entry], digests: Digests, lanes: Lanes,
-                 heed: Callable[[Message], None], moved: Moved, *, carries: bool) -> None:
-        """`digests` learns those of what is sent. `carries`: the wire carries ranges too, and not only while there is
-        no lane."""
-        super().__init__(wire, lanes, functools.partial(Putter, root, lanes.ranges), moved, carries=carries)
-        self._root = root
+    def __init__(self, wire: Wire, roots: tuple[str, str], entries: Iterable[Entry], digests: Digests, lanes: Lanes,
+                 tally: Tally, *, carries: bool) -> None:
+        """`roots`: the folder here, and the one there. `digests` learns those of what is sent. `carries`: the wire
+        carries ranges too, and not only while there is no lane."""
+        self._root, self._target = roots
+        super().__init__(wire, lanes, functools.partial(Putter, self._root, lanes.ranges), tally.moved, carries=carries)
         self._waiting = deque(entries)
         self._digests = digests
-        self._heed = heed
+        self._tally = tally
         self._parts: dict[str, str] = {}  # of what the receiver has begun
+        self._anew: set[str] = set()  # what was there before was not of these
         self._content: dict[str, SourceDigest] = {}  # of what was planned without its MD5
         self._finishing: set[str] = set()
 
@@ -103,7 +113,9 @@ class Upload(_Traffic):
             if self._ranges.complete(path):
                 self._finishing.add(path)
                 self._ranges.be_done_with(self._parts[path])
-                self._wire.say({"finish": path, "md5": self._md5(path)})
+                md5 = self._md5(path)
+                self._tally.sent(path, md5)
+                self._wire.say({"finish": path, "md5": md5})
         if spans or self._finishing:
             self._wire.flush()
 
@@ -111,22 +123,36 @@ class Upload(_Traffic):
         if "put" in message:
             self._lane.heed(message)
         elif "begun" in message:
-            entry = self._open[message["begun"]]
-            if entry.path in self._finishing:  # what was there was not of this file
-                self._finishing.remove(entry.path)
-                self._moved(entry, -entry.size)
-            self._parts[entry.path] = message["part"]
-            self._follow(entry)
-            for start, end in message["there"]:
-                self._read(entry.path, start, end)
-                self._moved(entry, end - start)
-            self._ranges.add(entry, message["part"], message["there"])
+            self._go(message)
         else:
-            if "done" in message and message["done"] in self._open:
-                self._finishing.discard(message["done"])
+            self._tally.heed(message)
+            if message.get("done") in self._finishing:
+                self._finishing.remove(message["done"])
                 del self._open[message["done"]], self._parts[message["done"]]
                 self._drop_content(message["done"])
-            self._heed(message)
+
+    def _go(self, message: Message) -> None:
+        """The receiver has begun a file; what of it is there need not go."""
+        entry = self._open.get(word(message, "begun"))
+        if entry is None or not self._may_begin(entry.path):
+            raise unasked(message)
+        part, there = text(part_of(self._target, entry)), spans_in(message, "there", entry.size)
+        if message.get("part") != part:
+            raise nonsense(message, "part")
+        if entry.path in self._finishing:  # what was there was not of this file
+            self._finishing.remove(entry.path)
+            self._anew.add(entry.path)
+            self._moved(entry, -entry.size)
+        self._parts[entry.path] = part
+        self._follow(entry)
+        for start, end in there:
+            self._read(entry.path, start, end)
+            self._moved(entry, end - start)
+        self._ranges.add(entry, part, there)
+
+    def _may_begin(self, path: str) -> bool:
+        """Once, and once more when all of it was sent and what was there before turned out to be something else."""
+        return path not in self._parts or (path in self._finishing and path not in self._anew)
 
     def _follow(self, entry: Entry) -> None:
         """Begin to digest a file that was planned without its MD5."""
@@ -147,14 +173,14 @@ class Upload(_Traffic):
 
 
 class Download(_Traffic):
-    """Gets files below a folder of the host for a receiver of ours. `wire` leads to a porter that has nothing to do."""
+    """Gets files below a folder of the host. `wire` leads to a porter that has nothing to do."""
 
-    def __init__(self, wire: Wire, receiver: Receiver, root: str, lanes: Lanes, moved: Moved, *, carries: bool) -> None:
+    def __init__(self, wire: Wire, target: Target, root: str, lanes: Lanes, moved: Moved, *, carries: bool) -> None:
         """`carries`: as for Upload."""
         self._parts: dict[str, RangedPart] = {}
         super().__init__(wire, lanes, functools.partial(Getter, root, lanes.ranges, self._parts), moved,
                          carries=carries)
-        self._receiver = receiver
+        self._target = target
         self._root = root
         self._asked: dict[str, Entry] = {}  # arrived, and the host is asked for its MD5
 
@@ -165,11 +191,11 @@ class Download(_Traffic):
         except Problem as problem:
             self._lanes.close()  # before a part is closed that a lane may be writing
             if problem.kind in ("digest", "changed"):
-                self._receiver.drop(problem.path)
+                self._target.drop(problem.path)
             raise
         finally:
             self._lanes.close()
-            self._receiver.close()
+            self._target.close()
 
     def _run(self, entries: Iterable[Entry]) -> None:
         self._lanes.carry(self._mover)
@@ -187,13 +213,16 @@ class Download(_Traffic):
 
     def _hear(self, message: Message) -> None:
         if "digest_of" in message:
-            self._finish(self._asked.pop(message["digest_of"]), message["md5"])
+            entry = self._asked.pop(word(message, "digest_of"), None)
+            if entry is None:
+                raise unasked(message)
+            self._finish(entry, md5_in(message, "md5"))
         else:
             self._lane.heed(message)
 
     def _report(self, arrived: list[Range]) -> None:
         for range_ in arrived:
-            self._receiver.kept(range_.entry.path, [(range_.start, range_.end)])
+            self._target.kept(range_.entry.path, [(range_.start, range_.end)])
             self._moved(range_.entry, range_.size)
         for entry in [e for e in self._open.values() if self._ranges.complete(e.path)]:
             del self._open[entry.path]
@@ -212,7 +241,7 @@ class Download(_Traffic):
         return text(place(self._root, entry.path))
 
     def _begin(self, entry: Entry) -> None:
-        ranged = self._receiver.begin(entry)
+        ranged = self._target.begin(entry)
         part = text(ranged.part.path)
         self._parts[part] = ranged.part
         self._open[entry.path] = entry
@@ -223,7 +252,7 @@ class Download(_Traffic):
         self._ranges.add(entry, part, ranged.there)
 
     def _finish(self, entry: Entry, md5: str) -> None:
-        if self._receiver.finish(entry.path, md5):
+        if self._target.finish(entry.path, md5):
             self._ranges.be_done_with(self._source(entry))
         else:
             self._moved(entry, -entry.size)

@@ -19,18 +19,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from rdtops.contract.fields import LARGEST, words
 from rdtops.errors import TransferError
 from rdtops.remote import sshclient
 from rdtops.remote.far import porter
 from rdtops.remote.far.digests import CACHE, Digests
-from rdtops.remote.far.entries import Entry, Message, text
+from rdtops.remote.far.entries import Entry, Message, count, nonsense, place, text, unasked, word
 from rdtops.remote.far.listing import all_digested, scan, survey
 from rdtops.remote.far.lock import Lock, refuse_full
-from rdtops.remote.far.receiver import Receiver
-from rdtops.remote.far.sender import Sender
+from rdtops.remote.far.sender import Sender, announced
+from rdtops.remote.far.target import Target, refuse_outside
 from rdtops.remote.far.wire import Wire
 from rdtops.remote.lanes import FAR_S, Lanes, first_lanes
-from rdtops.remote.plan import Item, Plan, Survey, plan_items
+from rdtops.remote.plan import Item, Plan, Survey, digests_of, listed, plan_items
 from rdtops.remote.session import PING_S, SILENCE_S, Way, own_problems, session, until_end
 from rdtops.remote.sshclient import SshClient
 from rdtops.remote.traffic import Download, Upload
@@ -82,38 +83,42 @@ def plan_upload(connection: Way, local: Path, remote: str, *, files: Sequence[st
     request = {"do": "survey", "root": target, "wanted": [(e.path, e.size) for e in entries], "basis": origin,
                "cache": CACHE, "trust": verify == "cached"}
     with session(connection, target, request) as wire:
-        alike = wire.hear()["alike"]
+        alike = words(wire.hear().get("alike"))
         with own_problems(source):  # the host digests its files meanwhile
             entries = _digested(source, entries, alike, verify)
-        found = Survey.of(until_end(wire), origin)
+        found = Survey.of(until_end(wire), [e.path for e in entries], origin)
     return Plan(source, target, plan_items(entries, found, Path(target).name, ("here", "there")), "up")
 
 
 def plan_download(connection: Way, remote: str, local: Path, *, files: Sequence[str] | None = None,
                   verify: Verify = "cached") -> Plan:
-    """What must travel so that `local` has the files of `remote`; see plan_upload."""
-    source, target = connection.absolute(remote), _absolute(local)
+    """What must travel so that `local` has the files of `remote`; see plan_upload. No links: one that `files` names is
+    followed on the host, any other is refused."""
+    source, target, names = connection.absolute(remote), _absolute(local), _relative(files)
     cache = {"cache": CACHE, "trust": verify == "cached"}
-    with session(connection, source, {"do": "scan", "root": source, "files": _relative(files), **cache}) as wire:
-        entries = _entries(wire)
+    with session(connection, source, {"do": "scan", "root": source, "files": names, **cache}) as wire:
+        entries = listed(until_end(wire), names)
         digests = Digests(CACHE, verify == "cached")
         ours = survey(target, [(e.path, e.size) for e in entries], digests)
         with own_problems(target):
+            _refuse_links(target, entries)
             alike = set(next(ours)["alike"])
         unknown = [e for e in entries if e.path in alike and not e.md5]
         if unknown:
             wire.say({"do": "digest", "root": source, "entries": [e._asdict() for e in unknown], **cache})
             wire.flush()
         with own_problems(target):  # the host digests its files meanwhile
-            found = Survey.of(ours)
+            found = Survey.of(ours, [e.path for e in entries])
             digests.save()
-        known = {e.path: e for e in _entries(wire)} if unknown else {}
-    entries = [known.get(e.path, e) for e in entries]
+        md5s = digests_of(until_end(wire), unknown) if unknown else {}
+    entries = [e._replace(md5=md5s.get(e.path, e.md5)) for e in entries]
     return Plan(source, target, plan_items(entries, found, Path(target).name, ("there", "here")), "down")
 
 
-def _entries(wire: Wire) -> list[Entry]:
-    return [Entry(**message["there"]) for message in until_end(wire)]
+def _refuse_links(target: str, entries: Iterable[Entry]) -> None:
+    """Files behind a link that leads out of the target are nobody's business, not even whether they are the same."""
+    for folder, path in {e.path.rpartition("/")[0]: e.path for e in entries}.items():
+        refuse_outside(target, path, place(target, folder))
 
 
 def _digested(source: str, entries: Sequence[Entry], alike: Iterable[str], verify: Verify) -> list[Entry]:
@@ -153,25 +158,26 @@ def upload(connection: Way, plan: Plan, progress: Watcher | None = None, *, lane
 def _send_all(connection: Way, wire: Wire, plan: Plan, tally: _Tally, digests: Digests, lanes: Lanes | None) -> int:
     small, large = _sorted(plan, lanes)
     sender = Sender(wire, plan.source, digests, tally.heed, tally.moved)
-    ranged = lanes and Upload(wire, plan.source, [i.entry for i in large], digests, lanes, tally.heed, tally.moved,
+    ranged = lanes and Upload(wire, (plan.source, plan.target), [i.entry for i in large], digests, lanes, tally,
                               carries=_carries(connection))
     if ranged and not small:
         ranged.begin()
     if large:  # small files follow without waiting for leave, which would cost a round trip
         asked_s = time.monotonic()
-        wire.hear()  # it has the lock and the space
+        tally.heed(wire.hear())  # it has the lock and the space
         if lanes:
             lanes.correct(time.monotonic() - asked_s)
     with own_problems(plan.source, wire):
         for item in sorted(small, key=lambda i: i.action != "copy"):  # copies first: a refused one is sent after
             if item.action == "copy":
+                tally.sent(item.entry.path, item.entry.md5)
                 sender.copy(item.entry, item.origin)
             else:
-                sender.send(item.entry, item.action == "resume")
+                tally.sent(item.entry.path, sender.send(item.entry, item.action == "resume"))
         if small:
             sender.flush()
         for path in tally.refused:
-            sender.send(tally.entries[path])
+            tally.sent(path, sender.send(tally.entries[path]))
         if tally.refused:
             sender.flush()
         if ranged and large:
@@ -202,13 +208,27 @@ def _take_all(connection: Way, plan: Plan, tally: _Tally, lock: Lock, lanes: Lan
                "files": [(i.entry._asdict(), i.action == "resume") for i in small]}
     with session(connection, plan.source, request, lock.touch) as wire, own_problems(plan.target):
         wire.hear()  # it is ready
-        receiver = Receiver(wire, plan.target, Digests(CACHE), tally.done, tally.moved)
-        receiver.run()
+        target = Target(plan.target, Digests(CACHE), tally.done, tally.moved)
+        _take_small(wire, target, small)
         if lanes and large:
-            Download(wire, receiver, plan.source, lanes, tally.moved, carries=_carries(connection)).run(
+            Download(wire, target, plan.source, lanes, tally.moved, carries=_carries(connection)).run(
                 i.entry for i in large)
     tally.all_done()
-    return receiver.taken_bytes + (lanes.ranges.moved_bytes if lanes else 0)
+    return target.taken_bytes + (lanes.ranges.moved_bytes if lanes else 0)
+
+
+def _take_small(wire: Wire, target: Target, items: Iterable[Item]) -> None:
+    """What was planned, one after the other, as it was planned: the host has no other say in it."""
+    try:
+        for item in items:
+            ask = item.action == "resume"
+            if (message := wire.hear()) != (due := announced(item.entry, ask)):
+                raise unasked(message)
+            target.stream(wire, item.entry, due["ask"])
+        if "end" not in (message := wire.hear()):
+            raise unasked(message)
+    finally:
+        target.close()
 
 
 def commit(connection: Way, plan: Plan, outcome: Outcome, final: str) -> None:
@@ -225,8 +245,7 @@ def free_bytes(connection: Way, remote: str) -> int:
     """Free space where `remote` is, or would be."""
     root = connection.absolute(remote)
     with session(connection, root, {"do": "space", "root": root}) as wire:
-        found: int = wire.hear()["free_bytes"]
-        return found
+        return count(wire.hear(), "free_bytes", LARGEST)
 
 
 # --- lanes ---
@@ -309,16 +328,39 @@ class _Tally:
         self._plan = plan
         self._progress = progress
         self._open = {i.entry.path: i for i in plan.to_do}
+        self._sent: dict[str, str] = {}  # MD5 of what the host has yet to confirm
+        self._ready = False
         self._md5s: dict[str, str] = {}
         self._bytes_total = sum(i.size_bytes for i in plan.to_do)
         self._bytes_done = 0
 
     def heed(self, message: Message) -> None:
-        """What the host says while we send."""
+        """What the host says while we send. Raises Problem for what it has no reason to say."""
         if "done" in message:
-            self.done(self.entries[message["done"]]._replace(md5=message["md5"]))
+            path = self._named(message, "done")
+            if message.get("md5") != self._sent.pop(path):
+                raise nonsense(message, "md5")
+            self.done(self.entries[path]._replace(md5=message["md5"]))
         elif "refused" in message:
-            self.refused.append(message["refused"])
+            path = self._named(message, "refused")
+            if self._open[path].action != "copy" or path in self.refused:
+                raise unasked(message)
+            del self._sent[path]
+            self.refused.append(path)
+        elif "ready" in message and not self._ready:
+            self._ready = True
+        else:
+            raise unasked(message)
+
+    def _named(self, message: Message, name: str) -> str:
+        path = word(message, name)
+        if path not in self._sent:
+            raise unasked(message)
+        return path
+
+    def sent(self, path: str, md5: str) -> None:
+        """The host is to confirm it."""
+        self._sent[path] = md5
 
     def done(self, entry: Entry) -> None:
         item = self._open.pop(entry.path)

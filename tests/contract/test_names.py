@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from rdtops.contract import names
 
-ESCAPES = ["../../plugins", "..", ".", "", "/etc/passwd", "a/../../b", "a//b", "a/./b", "x\0y", "x" * 256, 7, None,
-           ["a"]]
+ESCAPES = ["../../plugins", "..", ".", "", "/etc/passwd", "a/../../b", "a//b", "a/./b", "x\0y", "x" * 256, "\ud800", 7,
+           None, ["a"]]
 
 
 @pytest.mark.parametrize("parse", [names.run_id, names.checkpoint_name, names.evaluation_name, names.component,
@@ -30,6 +30,7 @@ def test_names_that_rdtops_gives_are_names():
     assert names.evaluation_name("step_002000-libero_90-1f3a9c20")
     assert names.evaluation_name("checkpoint-30000-libero_90-1f3a9c20")
     assert names.relative_path("videos/close_the_drawer/trial_00.mp4")
+    assert names.relative_path(os.fsdecode(b"\xb9" * 255))  # of another encoding, and no longer than a name may be
 
 
 @pytest.mark.parametrize("word", ["20261124-101530-tiny-3fa9\n", "20261124-101530-tiny-3fa9.bak",

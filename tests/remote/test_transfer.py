@@ -373,10 +373,9 @@ def test_any_name_goes_there_and_back(tmp_path_factory: pytest.TempPathFactory, 
     assert upload(connection, source, base / "there").sent_files == 0
 
 
-def test_modes_times_links_and_empty_files_are_kept(tmp_path: Path, connection: Any) -> None:
+def test_modes_times_and_empty_files_are_kept(tmp_path: Path, connection: Any) -> None:
     source = tree(tmp_path / "source", {b"bin/run": b"#!", b"empty": b""})
     (source / "bin" / "run").chmod(0o755)
-    (source / "link").symlink_to("bin/run")
     os.utime(source / "empty", ns=(1, 123_456_789))
     for move, target in ((upload, tmp_path / "up"), (download, tmp_path / "down")):
         move(connection, source, target)
@@ -384,6 +383,35 @@ def test_modes_times_links_and_empty_files_are_kept(tmp_path: Path, connection: 
         assert os.access(target / "bin" / "run", os.X_OK)
         assert not (target / "empty").stat().st_mode & 0o111
         assert (target / "empty").stat().st_mtime_ns == 123_456_789
+
+
+def test_links_go_up_as_links(tmp_path: Path, connection: Any) -> None:
+    source = tree(tmp_path / "source", {b"bin/run": b"#!"})
+    (source / "link").symlink_to("bin/run")
+    upload(connection, source, tmp_path / "there")
+    assert contents(tmp_path / "there") == contents(source)
+    assert upload(connection, source, tmp_path / "there").sent_files == 0
+
+
+def test_a_link_that_was_asked_for_comes_as_what_it_leads_to(tmp_path: Path, connection: Any) -> None:
+    """Clusters move a log or a folder to scratch and leave a link behind."""
+    run = tree(tmp_path / "run", {b"journal.jsonl": b"{}"})
+    tree(tmp_path / "scratch", {b"train.log": b"step 1", b"eval/one/report.json": b"[]"})
+    (run / "train.log").symlink_to(tmp_path / "scratch" / "train.log")
+    (run / "eval").symlink_to("../scratch/eval")
+    download(connection, run, tmp_path / "here", files=["train.log", "journal.jsonl", "eval/one/report.json"])
+    download(connection, run, tmp_path / "here", files=["eval"])
+    assert contents(tmp_path / "here") == {b"train.log": b"step 1", b"journal.jsonl": b"{}",
+                                           b"eval/one/report.json": b"[]"}
+
+
+def test_a_link_in_a_folder_is_refused_before_anything_comes(tmp_path: Path, connection: Any) -> None:
+    source = tree(tmp_path / "source", {b"a": b"1", b"d/b": b"2"})
+    (source / "d" / "link").symlink_to("b")
+    with pytest.raises(TransferError, match=r"a800: .*/source/d/link: it is a link to b, and a download") as refused:
+        plan_download(connection, str(source), tmp_path / "here")
+    assert refused.value.remedy.startswith("cp -rL ")
+    assert not (tmp_path / "here").exists()
 
 
 def test_what_only_the_target_has_stays(tmp_path: Path, connection: Any) -> None:
@@ -566,7 +594,28 @@ def test_a_link_of_the_target_is_not_followed_out(tmp_path: Path, connection: An
     (tmp_path / "there" / "d").symlink_to(outside)
     with pytest.raises(TransferError, match="a link that leads out of"):
         upload(connection, source, tmp_path / "there")
-    assert contents(outside) == {}
+    assert list(outside.iterdir()) == []
+
+
+def test_no_folder_is_made_behind_a_link_that_leads_out(tmp_path: Path, connection: Any) -> None:
+    source, outside = tree(tmp_path / "source", {b"d/new/a": b"1"}), tree(tmp_path / "outside", {})
+    tree(tmp_path / "there", {})
+    (tmp_path / "there" / "d").symlink_to(outside)
+    for move in (upload, download):
+        with pytest.raises(TransferError, match="a link that leads out of"):
+            move(connection, source, tmp_path / "there")
+        assert list(outside.iterdir()) == []
+
+
+def test_a_link_of_the_target_is_replaced_and_never_written_through(tmp_path: Path, connection: Any) -> None:
+    source, precious = tree(tmp_path / "source", {b"a": b"new"}), tmp_path / "precious"
+    precious.write_bytes(b"mine")
+    for move, target in ((upload, tmp_path / "up"), (download, tmp_path / "down")):
+        tree(target, {})
+        (target / "a").symlink_to(precious)
+        move(connection, source, target)
+        assert contents(target) == {b"a": b"new"}
+        assert precious.read_bytes() == b"mine"
 
 
 def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path, connection: Any) -> None:

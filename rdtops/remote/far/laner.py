@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 
+from rdtops.contract.fields import LARGEST
 from rdtops.remote.far.digests import Digests, SourceDigest
-from rdtops.remote.far.entries import Entry, Message, Problem, is_full, problem_of, raw
+from rdtops.remote.far.entries import Entry, Message, Problem, count, is_full, nonsense, problem_of, raw, word
 from rdtops.remote.far.parts import PART, RangedPart, give
 from rdtops.remote.far.wire import Wire
 
@@ -29,15 +30,18 @@ class Laner:
 
     def heed(self, message: Message) -> None:
         if "put" in message:
-            self._put(message["put"], message["at"], message["size"])
+            self._put(word(message, "put"), count(message, "at", LARGEST), count(message, "size", LARGEST))
         elif "get" in message:
-            self._give(message["get"], Entry(**message["entry"]), message["at"], message["size"])
+            self._give(word(message, "get"), Entry.of(message.get("entry")), count(message, "at", LARGEST),
+                       count(message, "size", LARGEST))
         elif "close" in message:
-            self.close(message["close"])
+            self.close(word(message, "close"))
         elif "read" in message:
-            self._begin_to_read(message["read"], message["size"])
-        elif "digest" in message:
+            self._begin_to_read(word(message, "read"), count(message, "size", LARGEST))
+        elif word(message, "digest") in self._read:
             self._wire.say({"digest_of": message["digest"], "md5": self._read[message["digest"]].result()})
+        else:
+            raise nonsense(message, "digest")
 
     def _put(self, path: str, at: int, size: int) -> None:
         part = self._part(path)

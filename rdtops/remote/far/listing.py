@@ -27,21 +27,22 @@ from rdtops.remote.far.parts import begun
 from rdtops.remote.far.wire import WORK
 
 
-def scan(root: str, files: Sequence[str] | None = None) -> Iterator[Entry]:
-    """Files and links at or below `root`, or of those names only, without digests. Empty folders do not count.
+def scan(root: str, files: Sequence[str] | None = None, *, links: bool = True) -> Iterator[Entry]:
+    """Files and links at or below `root`, or of those names only, without digests. Empty folders do not count. Without
+    `links`, a name of `files` that is one stands for what it leads to, and there must be no other.
 
     Raises Problem for a link that leads out of the tree, and for what is neither file, folder nor link.
     """
     top = raw(root)
     status = _stat(top)
     if not stat.S_ISDIR(status.st_mode):
-        yield _entry(top, "", status)
+        yield _entry(top, "", status, links)
     elif files is None:
-        yield from _walk(top, "")
+        yield from _walk(top, "", links)
     else:
         for name in files:
-            status = _lstat(place(root, name))
-            yield from _walk(top, name) if stat.S_ISDIR(status.st_mode) else [_entry(top, name, status)]
+            status = _stat_at(place(root, name), follow=not links)
+            yield from _walk(top, name, links) if stat.S_ISDIR(status.st_mode) else [_entry(top, name, status, links)]
 
 
 def digested(root: str, entry: Entry, digests: Digests) -> Entry:
@@ -91,12 +92,12 @@ def scan_leniently(root: str) -> Iterator[Entry]:
     for folder, _, names in os.walk(raw(root)):
         for name in sorted(names):
             path = os.path.join(folder, name)
-            status = _lstat(path)
+            status = _stat_at(path)
             if stat.S_ISREG(status.st_mode) and not name.startswith(raw(OURS)):
                 yield file_entry(text(os.path.relpath(path, raw(root))), status)
 
 
-def _walk(top: bytes, path: str) -> Iterator[Entry]:
+def _walk(top: bytes, path: str, links: bool) -> Iterator[Entry]:
     with os.scandir(os.path.join(top, raw(path)) if path else top) as found:
         children = sorted(found, key=lambda child: child.name)
     for child in children:
@@ -105,14 +106,16 @@ def _walk(top: bytes, path: str) -> Iterator[Entry]:
         if name.startswith(OURS):
             continue
         if child.is_dir(follow_symlinks=False):
-            yield from _walk(top, below)
+            yield from _walk(top, below, links)
         else:
-            yield _entry(top, below, _lstat(child.path))
+            yield _entry(top, below, _stat_at(child.path), links)
 
 
-def _entry(top: bytes, path: str, status: os.stat_result) -> Entry:
+def _entry(top: bytes, path: str, status: os.stat_result, links: bool) -> Entry:
     if stat.S_ISLNK(status.st_mode):
         link = text(os.readlink(os.path.join(top, raw(path))))
+        if not links:
+            raise Problem("link", path, f"it is a link to {link}, and a download brings no links")
         refuse_leaving(path, link)
         return link_entry(path, link, status)
     if not stat.S_ISREG(status.st_mode):
@@ -141,14 +144,14 @@ def _holes(path: bytes, status: os.stat_result) -> int:
 
 def _there(root: str, path: str) -> Entry | None:
     try:
-        status = _lstat(place(root, path))
+        status = _stat_at(place(root, path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     if stat.S_ISLNK(status.st_mode):
         return link_entry(path, text(os.readlink(place(root, path))), status)
     if stat.S_ISREG(status.st_mode):
         return file_entry(path, status)
-    return Entry(path, "folder", -1, "", 0, False)
+    return Entry(path, "folder", 0, "", 0, False)
 
 
 def _folder_of(root: str, folder: str) -> bytes:
@@ -159,9 +162,9 @@ def _folder_of(root: str, folder: str) -> bytes:
     return top if os.path.isdir(top) else os.path.dirname(os.path.abspath(top))
 
 
-def _lstat(path: bytes) -> os.stat_result:
+def _stat_at(path: bytes, *, follow: bool = False) -> os.stat_result:
     """Each is work that shows: a cold file system takes long for many."""
-    status = os.lstat(path)
+    status = os.stat(path, follow_symlinks=follow)
     WORK.last_s = time.monotonic()
     return status
 

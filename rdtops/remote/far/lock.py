@@ -7,7 +7,8 @@ import hashlib
 import os
 import time
 
-from rdtops.remote.far.entries import OURS, Problem, mount_point, raw
+from rdtops.contract.files import text_of
+from rdtops.remote.far.entries import OURS, Problem, mount_point, raw, text
 from rdtops.remote.far.gate import flocked
 from rdtops.remote.far.wire import BEAT_S, IDLE_S
 
@@ -45,7 +46,7 @@ class Lock:
         os.utime(self._descriptor)
 
     def _taken(self) -> bool:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with contextlib.suppress(FileNotFoundError):  # the holder removed it just now
             if flocked(descriptor) and os.path.samestat(os.fstat(descriptor), os.stat(self._path)):
                 self._descriptor = descriptor
@@ -59,9 +60,8 @@ class Lock:
         return False
 
     def _holder(self) -> str:
-        with contextlib.suppress(OSError), open(self._path, encoding="ascii") as file:
-            return file.read().strip()
-        return "unknown"
+        said = text_of(text(self._path), 20).strip()
+        return said if said.isdigit() else "unknown"
 
 
 def space(path: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import time
 import zlib
 from typing import BinaryIO, Iterable, Iterator
 
-from rdtops.remote.far.entries import BLOCK, OURS, raw
+from rdtops.remote.far.entries import BLOCK, OURS, Entry, Message, count, nonsense, place, raw
 from rdtops.remote.far.gate import flock
 from rdtops.remote.far.wire import WORK, Wire
 
@@ -26,6 +26,12 @@ def part_name(path: str, size: int, mtime_ns: int) -> str:
     name = hashlib.md5(raw(path.rpartition("/")[2])).hexdigest()[:12]
     version = hashlib.md5(b"%d %d" % (size, mtime_ns)).hexdigest()[:12]
     return f"{PART}{name}-{version}"
+
+
+def part_of(root: str, entry: Entry) -> bytes:
+    """Where the part of a file lies: in its folder."""
+    folder = os.path.dirname(os.path.abspath(place(root, entry.path)))
+    return os.path.join(folder, raw(part_name(entry.path or root, entry.size, entry.mtime_ns)))
 
 
 def begun(folder: bytes) -> list[tuple[bytes, int]]:
@@ -91,7 +97,7 @@ class RangedPart:
         crc, start, end = 0, at, at + size
         try:
             while at < end:
-                for piece in _pieces(wire):
+                for piece in _pieces(wire, end - at):
                     self._write(at, piece)
                     crc = zlib.crc32(piece, crc)
                     at += len(piece)
@@ -152,12 +158,24 @@ def gaps(size: int, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return [*result, (at, size)] if at < size else result
 
 
-def _pieces(wire: Wire) -> Iterator[memoryview]:
-    message = wire.hear()
+def spans_in(message: Message, name: str, size: int) -> list[tuple[int, int]]:
+    """Spans of a file of that size, as `joined` gives them. Raises Problem."""
+    rows = message.get(name)
+    if not isinstance(rows, list) or not all(_is_span(row, size) for row in rows):
+        raise nonsense(message, name)
+    return joined((start, end) for start, end in rows)
+
+
+def _is_span(row: object, size: int) -> bool:
+    return isinstance(row, list) and [type(end) for end in row] == [int, int] and 0 <= row[0] < row[1] <= size
+
+
+def _pieces(wire: Wire, missing: int) -> Iterator[memoryview]:
+    message, most = wire.hear(), min(missing, BLOCK)
     if "zeros" in message:
-        yield memoryview(ZEROS)[:message["zeros"]]
+        yield memoryview(ZEROS)[:count(message, "zeros", most, 1)]
     else:
-        yield from wire.pieces(message["bytes"])
+        yield from wire.pieces(count(message, "bytes", most, 1))
 
 
 def _begun_bytes(part: bytes) -> int:

@@ -7,9 +7,13 @@ follow. A sender says, file after file, without waiting:
 
     {"file": entry, "ask": true?}   with "ask" the receiver answers {"part": bytes, "md5": of them}
     {"from": offset} ({"bytes": n} raw)* {"sent": md5}
-    {"link": entry}   {"copy": entry, "of": path on the receiver's machine}
-    {"flush": true}   answered by {"flushed": true} when all before it is on the disk under its final name
     {"end": true}
+
+and that is all a host can say which sends: what it announces must be, one after the other, what the request named.
+A host does what the control side says, and hears more words than it has:
+
+    {"link": entry}   {"copy": entry, "of": path on the host}
+    {"flush": true}   answered by {"flushed": true} when all before it is on the disk under its final name
 
 A large file goes in ranges, over this wire and over those of other porters that are lanes (see laner):
 
@@ -17,9 +21,9 @@ A large file goes in ranges, over this wire and over those of other porters that
     {"kept": path, "spans": [[start, end], ...]}   some lane has written these
     {"finish": path, "md5": ...}    every range is there; answered by {"done"}, or by {"begun"} to begin anew
 
-and the receiver says {"done": path, "md5": ...} per file, or {"refused": path} for a copy whose origin is not what the
-plan believed. Either side may say {"error": kind, "path": ..., "reason": ...} and stop, and says {"alive": true} while
-it works without a word.
+and such a receiver says {"done": path, "md5": ...} per file, or {"refused": path} for a copy whose origin is not what
+the plan believed. Either side may say {"error": kind, "path": ..., "reason": ...} and stop, and says {"alive": true}
+while it works without a word.
 """
 
 from __future__ import annotations
@@ -41,14 +45,14 @@ from rdtops.remote.far.wire import Pulse, Wire
 
 def _do_scan(request: Message, wire: Wire) -> None:
     digests = _digests(request)
-    for entry in scan(request["root"], request.get("files")):
+    for entry in scan(request["root"], request.get("files"), links=False):
         wire.say({"there": known(request["root"], entry, digests)._asdict()})
     wire.say({"end": True})
 
 
 def _do_digest(request: Message, wire: Wire) -> None:
     digests = _digests(request)
-    for entry in all_digested(request["root"], (Entry(**fields) for fields in request["entries"]), digests):
+    for entry in all_digested(request["root"], map(Entry.of, request["entries"]), digests):
         wire.say({"there": entry._asdict()})
     digests.save()
     wire.say({"end": True})
@@ -67,13 +71,9 @@ def _do_survey(request: Message, wire: Wire) -> None:
 def _do_receive(request: Message, wire: Wire) -> None:
     root = request["root"]
     refuse_full(root, request["need_bytes"], request["need_files"])
-
-    def done(entry: Entry) -> None:
-        wire.say({"done": entry.path, "md5": entry.md5})
-
     with Lock(root) as lock, Pulse(wire, _give_up, touch=lock.touch):
         wire.say({"ready": True})
-        Receiver(wire, root, _digests(request), done).run()
+        Receiver(wire, root, _digests(request)).run()
 
 
 def _give_up() -> None:
@@ -85,7 +85,7 @@ def _do_send(request: Message, wire: Wire) -> None:
     digests = _digests(request)
     sender = Sender(wire, request["root"], digests)
     for fields, ask in request["files"]:
-        sender.send(Entry(**fields), ask)
+        sender.send(Entry.of(fields), ask)
     sender.end()
     digests.save()
 

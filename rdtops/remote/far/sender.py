@@ -6,8 +6,9 @@ import hashlib
 import os
 from typing import Any, BinaryIO, Callable
 
+from rdtops.contract.fields import LARGEST
 from rdtops.remote.far.digests import Digests, blocks, md5_of
-from rdtops.remote.far.entries import Entry, Message, Problem, place
+from rdtops.remote.far.entries import Entry, Message, Problem, count, md5_in, place
 from rdtops.remote.far.laner import refuse_changed
 from rdtops.remote.far.wire import Wire
 
@@ -28,18 +29,19 @@ class Sender:
         self._moved = moved or ignore
         self.sent_bytes = 0
 
-    def send(self, entry: Entry, ask: bool = False) -> None:
-        """Raises Problem "changed" when the file is not what the entry says, and tells the receiver."""
+    def send(self, entry: Entry, ask: bool = False) -> str:
+        """Gives the MD5 of what went. Raises Problem "changed" when the file is not what the entry says, and tells the
+        receiver."""
         self._heed_pending()
         if entry.kind == "link":
             self._wire.say({"link": entry._asdict()})
-            return
+            return entry.md5
         path = place(self._root, entry.path)
         with open(path, "rb") as file:
             refuse_changed(file.fileno(), entry)
-            ask = ask or entry.size >= ASK_FROM
-            self._wire.say({"file": entry._asdict(), "ask": ask})
-            offset, digest = self._agreed_prefix(file, entry) if ask else (0, hashlib.md5())
+            first = announced(entry, ask)
+            self._wire.say(first)
+            offset, digest = self._agreed_prefix(file, entry) if first["ask"] else (0, hashlib.md5())
             self._wire.say({"from": offset})
             for block in blocks(file, entry.size - offset):
                 digest.update(block)
@@ -48,12 +50,13 @@ class Sender:
                 self._moved(entry, len(block))
                 self._heed_pending()
             refuse_changed(file.fileno(), entry)
-            md5 = digest.hexdigest()
+            md5: str = digest.hexdigest()
             self._digests.learn_read(path, os.fstat(file.fileno()), entry.size, md5)
         if entry.md5 and md5 != entry.md5:
             raise Problem("changed", entry.path, f"its content is not what was planned: MD5 {entry.md5} then, "
                           f"{md5} now")
         self._wire.say({"sent": md5})
+        return md5
 
     def copy(self, entry: Entry, origin: str) -> None:
         """Let the receiver copy a file of its own machine."""
@@ -71,11 +74,12 @@ class Sender:
 
     def _agreed_prefix(self, file: BinaryIO, entry: Entry) -> tuple[int, Any]:
         part = self._until("part")
-        if part["part"] <= entry.size:
-            digest = md5_of(file, part["part"])
-            if digest.hexdigest() == part["md5"]:
-                self._moved(entry, part["part"])
-                return part["part"], digest
+        size, md5 = count(part, "part", LARGEST), md5_in(part, "md5")
+        if size <= entry.size:
+            digest = md5_of(file, size)
+            if digest.hexdigest() == md5:
+                self._moved(entry, size)
+                return size, digest
         file.seek(0)
         return 0, hashlib.md5()
 
@@ -89,6 +93,11 @@ class Sender:
     def _heed_pending(self) -> None:
         for message in self._wire.heard_already():
             self._heed(message)
+
+
+def announced(entry: Entry, ask: bool) -> Message:
+    """What is said before the content of a file; a receiver that has a plan knows it beforehand."""
+    return {"file": entry._asdict(), "ask": ask or entry.size >= ASK_FROM}
 
 
 def ignore(*_: object) -> None:
