@@ -166,7 +166,7 @@ def _disk_full(problem: Problem, side: str, root: str, where: str) -> DiskFull:
         if missing else ""
     filesystem = problem.numbers.get("filesystem")
     on = f" on {shown(filesystem)}" if filesystem else ""
-    return DiskFull(f"{where}{problem.reason}{on}{more}",
+    return DiskFull(f"{where}{shown(problem.reason)}{on}{more}",
                     remedy=f"df -h {root}   # {side}: make room and run the same command again; what was sent is kept")
 
 
