@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -379,9 +380,10 @@ def ground(tmp_path: Path, precious: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
-def laid_out(base: Path, number: int) -> Path:
+def laid_out(base: Path) -> Path:
     """A target as an earlier download left it, and a file of the laptop's own among them."""
-    target = base / f"results{number}" / "run"
+    target = base / "results" / "run"
+    shutil.rmtree(target.parent, ignore_errors=True)
     (target / "d").mkdir(parents=True)
     (target / "d" / "same").write_bytes(b"same")
     (target / "mine").write_bytes(SECRET)
@@ -395,7 +397,7 @@ def fetched(peer: Peer, base: Path, target: Path) -> None:
 
 def test_the_honest_download_that_is_tampered_with_succeeds(ground: Path) -> None:
     tampering = Tampering(-1, lambda message: [message])
-    target = laid_out(ground, 0)
+    target = laid_out(ground)
     fetched(Peer(honest, tampering.wire), ground, target)
     assert {p: content(target, p) for p in FILES} == {p: content(ground / "source", p) for p in FILES}
     assert names(target) == ["d", "d/other", "d/same", "mine", "ranged", "resumed", "small"]
@@ -434,7 +436,7 @@ CHANGES: Any = st.one_of(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(0, MESSAGES[0]), change=CHANGES)
 def test_one_changed_message_harms_nothing_and_ends(ground: Path, precious: Path, at: int, change: Any) -> None:
-    source, target = ground / "source", laid_out(ground, len(list(ground.iterdir())))
+    source, target = ground / "source", laid_out(ground)
     before = names(ground)
     tampering = Tampering(at, change)
     peer = Peer(honest, tampering.wire, patience_s=0.3)  # what waits for an answer that never comes waits no longer

@@ -94,9 +94,11 @@ def _do_lane(request: Message, wire: Wire) -> None:
     wire.say({"ready": True})
     digests = _digests(request)
     laner = Laner(wire, digests)
-    while "end" not in (message := wire.hear()):
-        laner.heed(message)
-    laner.close_all()
+    try:
+        while "end" not in (message := wire.hear()):
+            laner.heed(message)
+    finally:
+        laner.close_all()
     digests.save()
 
 
