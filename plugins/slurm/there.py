@@ -1,4 +1,4 @@
-"""Far side: submit a job once, tell what Slurm says of jobs, end one. Standard library, Python 3.8, one file.
+"""Far side: submit a job once, tell what Slurm says of jobs, end one. Standard library, Python 3.8.
 
 Runs where sbatch, squeue and scontrol are. Requests and answers are one JSON line each:
     {"op": "submit", "folder", "name", "batch"}   -> {"id": str, "already": bool} or {"problem": str}
@@ -12,7 +12,6 @@ not answer. The first answer that says how a job ended is kept beside it (slurm-
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -20,6 +19,8 @@ import subprocess
 import sys
 import time
 from typing import Callable
+
+from rdtops.contract.locks import alone
 
 RECORD, END = "slurm.json", "slurm-end.json"  # of the job's folder
 STALE = ("exit", "stop", "process", "ended", END)
@@ -76,8 +77,10 @@ def living(rows: list[dict[str, str]], name: str) -> dict[str, str]:
 # --- submit ---
 
 def submit(folder: str, name: str, batch: str) -> dict[str, object]:
-    with open(os.path.join(folder, "slurm.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of two laptops, one submits
+    lock = os.path.join(folder, "slurm.lock")
+    with alone(lock, 2 * ASKED_S) as mine:  # of two laptops, one submits
+        if not mine:
+            return {"problem": f"another submission does not come to its end: fuser -v {lock}"}
         rows, problem = queue()
         if problem:
             return {"problem": problem}

@@ -7,13 +7,13 @@ rows win. So what a deploy has read or written is known here too.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from rdtops.contract import locks
 from rdtops.contract.manifest import md5_of
 
 CACHE = "~/.cache/rdtops/digests.jsonl"
@@ -66,6 +66,4 @@ def _append(file: Path, rows: list[str]) -> None:
     with contextlib.suppress(OSError):
         if rows:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a", encoding="ascii") as out:
-                fcntl.flock(out, fcntl.LOCK_EX)
-                out.write("".join(rows))
+            locks.append(str(file), "".join(rows))

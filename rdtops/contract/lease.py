@@ -4,33 +4,46 @@
     lease.join(run_id)                             # every process of the training holds it too
     {"config": {...}, "visible": "0,1", "locks": ""}   # on stdin, when there is no argument: who is in the way?
 
-The kernel holds it (flock), so that it ends with the last process of the run, however that ends, and never outlives a
-reboot. Who holds a lease has its files locked shared; who wants one must for a moment have them alone. A gate lets one
-at a time try. Standard library, Python 3.8, one file.
+The kernel holds it (rdtops.contract.locks), so that it ends with the last process of the run, however that ends, and
+never outlives a reboot. Who holds a lease has its files locked shared; who wants one must for a moment have them alone.
+A gate lets one at a time try. What a lock file says of its holder is a hint for people, and never decides anything.
+
+Who may block whom: GPUs are everybody's, so their locks lie where every user may lock them, and any user of the machine
+can keep one, by a training or by nothing at all. The locks in a workspace are 0600: nobody else can touch those of a
+run's folder, of the CPUs, and of the GPUs among the trainings of one workspace, which therefore never share one.
+Standard library, Python 3.8.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import getpass
 import json
 import os
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
+
+if "rdtops" not in sys.modules:  # started as a file: what it imports lies around it, in a release that stays as it is
+    sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
+    sys.dont_write_bytecode = True
+from rdtops.contract import fields, files, locks, names
 
 REFUSED = 75  # the exit code: EX_TEMPFAIL
 REFUSAL = "refused"  # a file in the run folder: why, as JSON
 OF, FILES = "RDTOPS_LEASE", "RDTOPS_LEASE_FILES"  # variables of the run's processes
 LOCKS = "RDTOPS_LOCKS"  # a variable that names another folder for the locks of GPUs
+OWN = ".lease"  # in the folder of a run: held exactly while a process of the run lives
 GATE, GATE_S = "gate", 10.0
+COMMON = "gpu-"  # what the locks of GPUs are called that all users share
+EVERYBODYS = 0o666
+FOLDER_OF_ALL = 0o1777  # sticky: nobody but its owner removes a lock
+PARENTS = ("/run/lock", "/tmp")  # noqa: S108  # made with care below
 DYING_S = 10.0  # that the processes of a run that was killed or has ended get to be gone
-_UNLOCKABLE = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre and NFS without locks
+JOIN_S = 1.0  # for a lock that another process has for a moment, to look at it
+ANYBODY = "any user of this machine can keep a GPU's lock; its owner or root can remove it"
 
 _joined: list[int] = []  # descriptors that stay open as long as this process lives
 
@@ -44,10 +57,21 @@ class Taken(Exception):
 
 
 def words(holder: Mapping[str, Any]) -> str:
-    """`GPU 0 is held by RUN (user, since …)`."""
-    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(float(holder.get("since_s", 0))))
-    who = f"{holder.get('run_id') or 'a run that did not say its name'}"
-    return f"{holder['what']} is held by {who} ({holder.get('user') or 'unknown user'}, since {since})"
+    """`GPU 0 is held by RUN (user, since ...)`, or why it cannot be locked. Whoever may lock a GPU may have written it,
+    so all of it is escaped."""
+    what, problem = _shown(holder.get("what")) or "something", _shown(holder.get("problem"), 400)
+    if problem:
+        return f"{what} cannot be locked: {problem}"
+    since_s = fields.number(holder.get("since_s")) or 0.0
+    since = (time.strftime("since %Y-%m-%d %H:%M:%S UTC", time.gmtime(since_s)) if 0 < since_s < 1e11
+             else "since when is not known")
+    return (f"{what} is held by {_shown(holder.get('run_id')) or 'a run that did not say its name'} "
+            f"({_shown(holder.get('user')) or 'unknown user'}, {since})")
+
+
+def run_of(holders: Sequence[Mapping[str, Any]]) -> str:
+    """The run that is in the way, '' where none says an id that could be one."""
+    return next((str(h["run_id"]) for h in holders if names.is_run_id(h.get("run_id"))), "")
 
 
 def gpus_of(num_processes: int, visible: str | None) -> list[str]:
@@ -66,71 +90,95 @@ def gpus_of(num_processes: int, visible: str | None) -> list[str]:
     return named[:num_processes]
 
 
-def claims(config: Mapping[str, Any], visible: str | None, uuids: Mapping[str, str], locks: str) -> dict[str, str]:
-    """Lock file -> what it stands for. `config` is a run's config.json, `uuids` those of the GPUs by index.
+def claims(config: Mapping[str, Any], visible: str | None, uuids: Mapping[str, str], common: str) -> dict[str, str]:
+    """Lock file -> what it stands for. `config` is a run's config.json, `uuids` those of the GPUs by index, `common`
+    the folder that all users share.
 
     A GPU is locked under each of its names, since one run may call it 0 and another GPU-8932f937. A training on CPUs
     has those of its workspace on this machine.
     """
-    train, workspace = config["train"], config["workspace"]
-    found = {os.path.join(workspace, "runs", config["run_id"], ".lease"): "the output folder"}
+    train, runs, node = config["train"], _runs(config), os.uname().nodename
+    found = {os.path.join(runs, config["run_id"], OWN): "the output folder"}
     if train["device"] != "cuda":
-        return {os.path.join(workspace, "runs", ".cpu-" + os.uname().nodename): "the CPU of this workspace", **found}
+        return {os.path.join(runs, ".cpu-" + node): "the CPU of this workspace", **found}
     for gpu in gpus_of(train["num_processes"], visible):
-        names = {gpu}
+        called = {gpu}
         for index, uuid in uuids.items():
             if gpu == index or (gpu.startswith("GPU-") and uuid.startswith(gpu)):
-                names |= {index, uuid}
-        found.update({os.path.join(locks, f"gpu-{name}"): f"GPU {gpu}" for name in sorted(names)})
+                called |= {index, uuid}
+        for name in sorted(called):
+            found[os.path.join(runs, f".gpu-{node}-{name}")] = f"GPU {gpu}"  # first: what it says, we have written
+            found[os.path.join(common, COMMON + name)] = f"GPU {gpu}"
     return found
 
 
-def take(wanted: Mapping[str, str], holder: Mapping[str, Any], locks: str) -> list[int]:
-    """Hold all of `wanted` or nothing: the open descriptors that hold it. Raises Taken."""
-    with _gate(locks):
+def take(wanted: Mapping[str, str], holder: Mapping[str, Any], gate: str) -> list[int]:
+    """Hold all of `wanted` or nothing: the open descriptors that hold it. Raises Taken, OSError when the gate cannot be
+    passed."""
+    with _passed(gate):
         descriptors, in_the_way = _alone(wanted)
+        for path, descriptor in descriptors.items():
+            with contextlib.suppress(OSError):  # a full disk: then it does not say who holds it
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(dict(holder)).encode(), 0)
+            if not locks.flocked(descriptor, locks.SHARED):  # somebody who waited for it, as none of ours does
+                in_the_way.append({"what": wanted[path], **_hint(descriptor)})
         if in_the_way:
-            _close(descriptors)
+            _close(descriptors.values())
             raise Taken(in_the_way)
-        for descriptor in descriptors:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(dict(holder)).encode(), 0)
-            _flock(descriptor, fcntl.LOCK_SH)
-    return descriptors
+    return list(descriptors.values())
 
 
-def in_the_way(wanted: Mapping[str, str], locks: str) -> list[dict[str, Any]]:
-    """Who holds something of `wanted` now. Nothing is made for the question."""
-    if not os.path.exists(os.path.join(locks, GATE)):  # nobody ever took a lease since the machine is up
-        return []
-    with _gate(locks):
-        descriptors, found = _alone({path: what for path, what in wanted.items() if os.path.exists(path)})
-        _close(descriptors)
+def in_the_way(wanted: Mapping[str, str], gate: str) -> list[dict[str, Any]]:
+    """Who holds something of `wanted` now. Nothing is made for the question. Raises OSError when the gate cannot be
+    passed."""
+    with _passed(gate) if os.path.lexists(gate) else contextlib.nullcontext():
+        descriptors, found = _alone({path: what for path, what in wanted.items() if os.path.lexists(path)})
+        _close(descriptors.values())
     return found
 
 
 def join(run_id: str) -> None:
     """This process holds the run's lease too, until it ends. Nothing to do where the run was started without one.
-    Raises Taken when another run has it meanwhile: then whoever started this process is long dead."""
+    Raises Taken when the run has lost it meanwhile: then whoever started this process is long dead.
+
+    That it is the run's is proved by its own lock, which nobody else can hold: while it is held, a process of the run
+    lives, which has everything else as well. A lock of a GPU that another user has replaced is then left out.
+    """
     if os.environ.get(OF) != run_id or _joined:
         return
-    for path in json.loads(os.environ[FILES]):
-        descriptor = os.open(path, os.O_RDWR)
-        if not _flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB) or _holder(descriptor).get("run_id") != run_id:
-            raise Taken([{"what": path, **_holder(descriptor)}])
-        _joined.append(descriptor)
+    wanted = fields.words(fields.loads(os.environ[FILES]))
+    lives = any(locks.is_held(path) for path in wanted if os.path.basename(path) == OWN)
+    for path in wanted:
+        descriptor, problem = _try(path, locks.SHARED if lives else locks.EXCLUSIVE, JOIN_S if lives else 0.0)
+        if not problem:
+            locks.flocked(descriptor, locks.SHARED)
+            _joined.append(descriptor)
+        elif lives and os.path.basename(path).startswith(COMMON):
+            sys.stderr.write(f"goes on without a lock that the run has: {words({'what': path, **problem})}\n")
+        else:
+            raise Taken([{"what": path, **problem}])
 
 
-def locks_folder() -> str:
-    """Where all users of this machine keep the locks of its GPUs. Not /dev/shm: logind empties it at a logout."""
+def common_folder() -> tuple[str, str]:
+    """Where all users of this machine keep the locks of its GPUs, and why it is not the usual place. It is
+    /run/lock/rdtops; where that is no folder of mode 1777, as its first user makes it, every user goes on to
+    /tmp/rdtops, and at last to a folder of their own, where only their own trainings exclude each other. Not /dev/shm:
+    logind empties it at a logout."""
     given = os.environ.get(LOCKS)
     if given:
-        return given
-    for parent in ("/run/lock", "/tmp"):  # noqa: S108  # made with care below
+        return given, ""
+    passed_over: list[str] = []
+    for parent in PARENTS:
         with contextlib.suppress(OSError):
             if os.stat(parent).st_mode & 0o1002 == 0o1002:
-                return os.path.join(parent, "rdtops")
-    return os.path.join(os.path.expanduser("~"), ".rdtops-locks")
+                folder = os.path.join(parent, "rdtops")
+                problem = _unfit(folder)
+                if not problem:
+                    return folder, _instead(passed_over, folder)
+                passed_over.append(problem)
+    own = os.path.join(os.path.expanduser("~"), ".rdtops-locks")
+    return own, _instead(passed_over, f"{own}, where only your own trainings are seen")
 
 
 def gpu_uuids() -> dict[str, str]:
@@ -146,90 +194,120 @@ def gpu_uuids() -> dict[str, str]:
 
 # --- files and locks ---
 
-def _alone(wanted: Mapping[str, str]) -> tuple[list[int], list[dict[str, Any]]]:
+def _alone(wanted: Mapping[str, str]) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """Descriptors of what could be locked exclusively, and who has the rest."""
-    descriptors: list[int] = []
+    descriptors: dict[str, int] = {}
     others: dict[str, dict[str, Any]] = {}
     for path, what in wanted.items():
-        descriptor = _open(path)
-        if _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            descriptors.append(descriptor)
+        descriptor, problem = _try(path, locks.EXCLUSIVE)
+        if problem:
+            others.setdefault(what, {"what": what, **problem})  # once, whatever names a GPU has
         else:
-            others[what] = {"what": what, **_holder(descriptor)}  # once, whatever names a GPU has
-            os.close(descriptor)
+            descriptors[path] = descriptor
     return descriptors, list(others.values())
 
 
-def _flock(descriptor: int, how: int) -> bool:
+def _try(path: str, how: int, patience_s: float = 0.0) -> tuple[int, dict[str, Any]]:
+    """A descriptor that has the lock, or -1 and what the file says of who has it, or what is wrong with it."""
+    is_common = os.path.basename(path).startswith(COMMON)
     try:
-        fcntl.flock(descriptor, how)
-    except BlockingIOError:
-        return False
+        descriptor = locks.opened(path, EVERYBODYS if is_common else locks.OURS)
     except OSError as error:
-        if error.errno not in _UNLOCKABLE:
-            raise
-    return True
+        return -1, {"problem": f"{error}: {ANYBODY}" if is_common else str(error)}
+    if locks.flocked(descriptor, how, patience_s):
+        return descriptor, {}
+    hint = _hint(descriptor)
+    os.close(descriptor)
+    return -1, hint or {"run_id": ""}
 
 
-def _open(path: str) -> int:
-    """A lock file that every user may lock. Opened before it is created: in /tmp the kernel refuses O_CREAT for the
-    file of another user."""
-    with contextlib.suppress(FileNotFoundError):
-        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-        os.fchmod(descriptor, 0o666)  # a GPU is everybody's
-        return descriptor
-    return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+def _hint(descriptor: int) -> dict[str, Any]:
+    """What a lock file says of who holds it; who may lock it may have written anything."""
+    try:
+        said = fields.table(fields.loads(os.pread(descriptor, 4096, 0)))
+    except (OSError, ValueError):
+        return {}
+    return {**{key: fields.text(said.get(key)) for key in ("run_id", "workspace", "user")},
+            "since_s": fields.number(said.get("since_s"))}
+
+
+def _shown(word: object, limit: int = 80) -> str:
+    return names.quoted(word, limit).strip("'\"") if isinstance(word, str) else ""
 
 
 @contextlib.contextmanager
-def _gate(locks: str) -> Iterator[None]:
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(locks)
-        os.chmod(locks, 0o1777)  # noqa: S103  # likewise
-    if not stat.S_ISDIR(os.lstat(locks).st_mode):
-        raise OSError(f"{locks} is no folder; RDTOPS_LOCKS names another")
-    gate = _open(os.path.join(locks, GATE))
+def _passed(gate: str) -> Iterator[None]:
+    """One at a time. Raises OSError."""
+    is_ours = os.path.basename(gate) != GATE
+    if not is_ours:
+        _make_common(os.path.dirname(gate))
+    descriptor = locks.opened(gate, locks.OURS if is_ours else EVERYBODYS)
     try:
-        end_s = time.monotonic() + GATE_S
-        while not _flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            if time.monotonic() > end_s:
-                raise OSError(f"{locks}/{GATE} is locked by a process that does not go on: fuser -v {locks}/{GATE}")
-            time.sleep(0.01)
+        if not locks.flocked(descriptor, patience_s=GATE_S):
+            raise OSError(f"{gate} is locked by a process that does not go on: fuser -v {gate}")
         yield
     finally:
-        os.close(gate)
+        os.close(descriptor)
 
 
-def _holder(descriptor: int) -> dict[str, Any]:
+def _gate_of(config: Mapping[str, Any], common: str) -> str:
+    """A training on CPUs asks nobody outside of its workspace."""
+    return os.path.join(common, GATE) if config["train"]["device"] == "cuda" else os.path.join(_runs(config), ".gate")
+
+
+def _make_common(folder: str) -> None:
+    """With its mode from the first moment, so that nobody takes it for unfit."""
+    before = os.umask(0)
     try:
-        told = json.loads(os.pread(descriptor, 4096, 0))
-    except ValueError:
-        return {}
-    return told if isinstance(told, dict) else {}
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, FOLDER_OF_ALL)
+    finally:
+        os.umask(before)
+    if not stat.S_ISDIR(os.lstat(folder).st_mode):
+        raise OSError(f"{folder} {locks.obstacle(folder)}; {LOCKS} names another folder")
 
 
-def _close(descriptors: Sequence[int]) -> None:
+def _unfit(folder: str) -> str:
+    """Why a folder cannot keep everybody's locks; '' when it can, or is not there yet. The same for whoever asks, so
+    that all go on to the same one."""
+    gate = os.path.join(folder, GATE)
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(folder).st_mode
+        if not stat.S_ISDIR(mode) or stat.S_IMODE(mode) & FOLDER_OF_ALL != FOLDER_OF_ALL:
+            return f"{folder} {locks.obstacle(folder)}"
+        mode = os.lstat(gate).st_mode
+        if not stat.S_ISREG(mode) or stat.S_IMODE(mode) & EVERYBODYS != EVERYBODYS:
+            return f"{gate} {locks.obstacle(gate)}"
+    return ""
+
+
+def _instead(passed_over: Sequence[str], used: str) -> str:
+    return f"{'; '.join(passed_over)}: GPUs are locked in {used}" if passed_over else ""
+
+
+def _close(descriptors: Iterable[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
+
+
+def _runs(config: Mapping[str, Any]) -> str:
+    return os.path.join(config["workspace"], "runs")
 
 
 # --- the program ---
 
 def _hold(config_path: str, command: Sequence[str]) -> NoReturn:
     """Become `command`, which inherits the lease and so hands it on."""
-    with open(config_path, encoding="utf-8") as file:
-        config = json.load(file)
-    root, locks = os.path.dirname(os.path.abspath(config_path)), locks_folder()
-    wanted = _wanted(config, os.environ.get("CUDA_VISIBLE_DEVICES"), locks)
-    holder = {"run_id": config["run_id"], "workspace": config["workspace"], "user": getpass.getuser(),
-              "since_s": round(time.time(), 3)}
+    config = json.loads(files.head_of(config_path))
+    common, note = common_folder()
+    wanted, gate = _wanted(config, os.environ.get("CUDA_VISIBLE_DEVICES"), common), _gate_of(config, common)
+    holder = {"run_id": config["run_id"], "workspace": config["workspace"],
+              "user": locks.user_name(os.geteuid()) or str(os.geteuid()), "since_s": round(time.time(), 3)}
     descriptors: list[int] = []
 
     def refused() -> list[dict[str, Any]]:
         try:
-            descriptors.extend(take(wanted, holder, locks))
+            descriptors.extend(take(wanted, holder, gate))
         except Taken as refusal:
             return [dict(other) for other in refusal.holders]
         return []
@@ -237,11 +315,15 @@ def _hold(config_path: str, command: Sequence[str]) -> NoReturn:
     # processes of this very run that were killed just now may still be giving back what they had
     others = _settled(refused, lambda other: other.get("run_id") == config["run_id"] or _has_ended(other))
     if others:
-        _tell(root, Taken(others))
+        _tell(os.path.dirname(os.path.abspath(config_path)), Taken(others))
         raise SystemExit(REFUSED)
-    folder = os.open(locks, os.O_RDONLY | os.O_DIRECTORY)
-    _flock(folder, fcntl.LOCK_SH)  # systemd-tmpfiles then removes nothing of it, however old
-    for descriptor in (*descriptors, folder):
+    if os.path.dirname(gate) == common:
+        folder = os.open(common, os.O_RDONLY | os.O_DIRECTORY)
+        locks.flocked(folder, locks.SHARED)  # systemd-tmpfiles then removes nothing of it, however old
+        descriptors.append(folder)
+    if note:
+        sys.stderr.write(f"{note}\n")
+    for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
     os.environ[OF], os.environ[FILES] = config["run_id"], json.dumps(list(wanted))
     os.execvp(command[0], list(command))  # noqa: S606  # that is what it is for
@@ -252,7 +334,10 @@ def _settled(look: Callable[[], list[dict[str, Any]]],
     """Who is in the way once those who are just leaving have gone, for which they have DYING_S."""
     end_s = time.monotonic() + DYING_S
     while True:
-        found = look()
+        try:
+            found = look()
+        except OSError as error:  # of the gate
+            return [{"what": "what the training needs", "problem": str(error)}]
         if not found or not all(is_leaving(holder) for holder in found) or time.monotonic() > end_s:
             return found
         time.sleep(0.2)
@@ -265,24 +350,23 @@ def _has_ended(holder: Mapping[str, Any]) -> bool:
 
 def _tell(root: str, refusal: Taken) -> None:
     sys.stderr.write(f"not started: {refusal}\n")
-    temporary = os.path.join(root, REFUSAL + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(refusal.holders, file)
-    os.replace(temporary, os.path.join(root, REFUSAL))
+    files.write_whole(os.path.join(root, REFUSAL), json.dumps(refusal.holders))
 
 
 def main() -> None:
     if len(sys.argv) > 2:
         _hold(sys.argv[1], sys.argv[2:])
     request = json.loads(sys.stdin.buffer.readline().decode())
-    locks = request["locks"] or locks_folder()
+    config = request["config"]
+    common, note = (request["locks"], "") if request["locks"] else common_folder()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") if request["visible"] is None else request["visible"]
-    wanted = _wanted(request["config"], visible, locks)
-    sys.stdout.write(json.dumps({"in_the_way": _settled(lambda: in_the_way(wanted, locks), _has_ended)}) + "\n")
+    wanted, gate = _wanted(config, visible, common), _gate_of(config, common)
+    found = _settled(lambda: in_the_way(wanted, gate), _has_ended)
+    sys.stdout.write(json.dumps({"in_the_way": found, "note": note if os.path.dirname(gate) == common else ""}) + "\n")
 
 
-def _wanted(config: Mapping[str, Any], visible: str | None, locks: str) -> dict[str, str]:
-    return claims(config, visible, gpu_uuids() if config["train"]["device"] == "cuda" else {}, locks)
+def _wanted(config: Mapping[str, Any], visible: str | None, common: str) -> dict[str, str]:
+    return claims(config, visible, gpu_uuids() if config["train"]["device"] == "cuda" else {}, common)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ sessions and what its fake nvidia-smi shows.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -28,6 +27,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from rdtops.contract import locks
 from rdtops.errors import LabError
 from rdtops.lab import handshake, keys, openssh, processes
 from rdtops.lab.files import LabFolder, place
@@ -338,7 +338,7 @@ class Lab(LabFolder):
     def _locked(self) -> Iterator[None]:
         """One `up` or `down` at a time."""
         with (self.root / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            locks.flock(file.fileno(), locks.EXCLUSIVE)
             yield
 
 

@@ -6,7 +6,7 @@ it made before; the host decides that under a lock (launch_on_host), so that two
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,6 +88,17 @@ def wish_of(spec: RunSpec) -> dict[str, Any]:
     return {"train_digest": spec.train.digest, "release": spec.release, "assets": dict(spec.assets)}
 
 
+def in_the_way(host: str, holders: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Who holds the lease, or that a lock of it cannot be used, in a few words; and what to do."""
+    others = f"other GPUs: CUDA_VISIBLE_DEVICES under [hosts.{host}.env]"
+    if any(holder.get("problem") for holder in holders):
+        return "it cannot lock what it needs", (f"remove on {host} what is named, as its owner or as root   # or "
+                                                f"{others}; {lease.LOCKS} there names another folder for locks")
+    run_id = lease.run_of(holders)
+    stop = f"inv stop --host {host} --run {run_id}" if run_id else f"inv status --host {host} --all"
+    return f"{run_id or 'another run'} is running here", f"{stop}   # or {others}"
+
+
 def refusal(host: str, spec: RunSpec, answer: dict[str, Any]) -> RunError:
     """Why the host did not begin the run, in words."""
     if "in_the_way" in answer:
@@ -119,11 +130,8 @@ def _start(connection: Connection, workspace: str, script: str, session: str, ta
 
 
 def _held(host: str, holders: Sequence[dict[str, Any]]) -> RunError:
-    run_id = next((str(h["run_id"]) for h in holders if h.get("run_id")), "")
-    return RunError(f"{host}: not started, {run_id or 'another run'} is running here: "
-                    + "; ".join(lease.words(h) for h in holders),
-                    remedy=f"inv stop --host {host} --run {run_id}   # or other GPUs: CUDA_VISIBLE_DEVICES under "
-                           f"[hosts.{host}.env]")
+    summary, remedy = in_the_way(host, holders)
+    return RunError(f"{host}: not started, {summary}: " + "; ".join(lease.words(h) for h in holders), remedy=remedy)
 
 
 def _not_begun(host: str, script: str, answer: dict[str, Any]) -> RunError:

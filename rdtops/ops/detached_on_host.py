@@ -10,7 +10,6 @@ The script writes `pid starttime boot_id` into `process` beside itself when it b
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -20,8 +19,10 @@ from typing import Callable
 
 from rdtops.contract.files import text_of
 from rdtops.contract.kin import carrying, is_alive, send
+from rdtops.contract.locks import alone
 from rdtops.remote.far.detach import chosen, detach, window
 
+PATIENCE_S = 20.0  # beyond what another start may take
 STALE = ("process", "exit", "stop")
 
 
@@ -29,8 +30,10 @@ STALE = ("process", "exit", "stop")
 
 def submit(script: str, session: str, tag: str, launcher: str, within_s: float) -> dict[str, object]:
     folder = os.path.dirname(script)
-    with open(os.path.join(folder, "submit.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of two laptops, one starts it; the other finds it running
+    lock = os.path.join(folder, "submit.lock")
+    with alone(lock, within_s + PATIENCE_S) as mine:  # of two laptops, one starts it; the other finds it running
+        if not mine:
+            return {"problem": f"another start of {script} does not come to its end: fuser -v {lock}"}
         if is_alive(text_of(os.path.join(folder, "process"))) or carrying(tag):
             return {"launcher": launcher, "already": True}
         for name in STALE:

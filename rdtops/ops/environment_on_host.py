@@ -22,7 +22,7 @@ import sys
 import time
 from typing import Any, Callable
 
-from rdtops.remote.far.gate import alone
+from rdtops.contract.locks import alone
 
 PATIENCE_S = 5.0  # another install takes minutes; who asks meanwhile is told
 MARKER = "rdtops.json"  # in an environment that is whole

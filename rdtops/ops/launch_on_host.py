@@ -26,8 +26,8 @@ from typing import Any
 
 from rdtops.contract.files import text_of
 from rdtops.contract.kin import is_alive
+from rdtops.contract.locks import LAUNCHES, alone
 from rdtops.remote.far.detach import chosen, detach, window
-from rdtops.remote.far.gate import LAUNCHES, alone
 
 PATIENCE_S = 60.0  # another launch of this workspace may take so long
 PREPARING = ".preparing-"

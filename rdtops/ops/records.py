@@ -8,7 +8,6 @@ no training data, the hooks of old checkpoints would only fire again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rdtops.contract import locks
 from rdtops.contract.journal import append_line
 from rdtops.contract.names import RunId
 from rdtops.ops.news import Cursor
@@ -48,7 +48,7 @@ class RunRecords:
         """One at a time of all commands on this laptop that act upon this run."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            locks.flock(file.fileno(), locks.EXCLUSIVE)
             yield
 
     @property

@@ -19,7 +19,7 @@ import time
 from typing import Any, Callable
 
 from rdtops.contract.files import text_of
-from rdtops.remote.far.gate import LAUNCHES, alone
+from rdtops.contract.locks import LAUNCHES, alone
 
 PATIENCE_S = 60.0
 FORGOTTEN_S = 86400.0  # an upload that nobody has gone on with

@@ -14,7 +14,6 @@ Facts only; what they mean is decided on the laptop, in rdtops.contract.run.stat
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ from typing import Any, Callable
 
 from rdtops.contract.files import TEXT_BYTES, text_of
 from rdtops.contract.kin import carrying, environment, is_alive, own, rank_of, send, wait_for
+from rdtops.contract.locks import SHARED, is_held
 from rdtops.remote.far.cards import all_of_them, of_processes, variable_of, visible
 from rdtops.remote.far.tails import last_of_each_kind, read_on, rows_of, shrunk, thinned
 
@@ -208,14 +208,7 @@ def evaluation(folder: str, run_id: str, name: str) -> dict[str, object]:
 
 def is_locked(path: str) -> bool:
     """An evaluation that was started by hand has no other sign of life."""
-    try:
-        with open(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return is_held(path, SHARED)  # shared, so that two who look do not take each other for it
 
 
 def outcomes(trials: str) -> dict[str, int]:

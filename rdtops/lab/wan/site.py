@@ -10,7 +10,6 @@ machine's files, not its network: the laptop has no way to the gpu but the jump.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, Self
 
+from rdtops.contract import locks
 from rdtops.errors import LabError
 from rdtops.lab import keys, openssh, processes
 from rdtops.lab.files import LabFolder, place
@@ -140,12 +140,10 @@ class WanLab(LabFolder):
         if self._lock:
             return
         lock = (self.root / "lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not locks.flocked(lock.fileno()):
             lock.close()
             raise LabError(f"the WAN lab in {self.root} is in use by another program",
-                           remedy=f"fuser -v {self.root / 'lock'}   # which one; wait for its end") from error
+                           remedy=f"fuser -v {self.root / 'lock'}   # which one; wait for its end")
         self._lock = lock
 
     def _clear(self) -> int:

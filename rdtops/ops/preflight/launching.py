@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from rdtops.checks import CheckResult
-from rdtops.contract import lease
+from rdtops.contract import fields, lease, names
 from rdtops.contract.run import RunState
 from rdtops.errors import ConfigError
 from rdtops.ops import admission, launchers, runs, runs_on_host, secrets
@@ -140,10 +140,19 @@ def _runs_probes(subject: Subject) -> list[Probe[Any]]:
 
 # --- lease ---
 
-def parse_lease(output: Output) -> list[dict[str, Any]]:
-    """Who holds what the training needs."""
-    holders: list[dict[str, Any]] = json.loads(last_line(output))["in_the_way"]
-    return holders
+@dataclass(frozen=True)
+class LeaseFacts:
+    """Who holds what the training needs, and why its locks are not in the usual place."""
+
+    holders: list[dict[str, Any]]
+    note: str
+
+
+def parse_lease(output: Output) -> LeaseFacts:
+    answer = fields.table(fields.loads(last_line(output)))
+    if not isinstance(answer.get("in_the_way"), list):
+        raise ValueError("unexpected answer")
+    return LeaseFacts(fields.rows(answer["in_the_way"]), fields.text(answer.get("note")))
 
 
 def judge_lease(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
@@ -153,15 +162,15 @@ def judge_lease(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
         yield CheckResult.fail("lease", "cannot tell whether its GPUs are taken", answer.problem,
                                f"inv status --host {host} --all")
         return
-    holders: list[dict[str, Any]] = answer.value
+    holders, note = answer.value.holders, answer.value.note
     twin = admission.twin_of(subject.spec, answers["runs"].value or [])
     others = [h for h in holders if twin is None or h.get("run_id") != twin.run_id]
     if others:
-        run_id = next((h["run_id"] for h in others if h.get("run_id")), "")
-        yield CheckResult.fail("lease", f"{run_id or 'another run'} is running here",
-                               "; ".join(lease.words(h) for h in others),
-                               f"inv stop --host {host} --run {run_id}   # or other GPUs: CUDA_VISIBLE_DEVICES under "
-                               f"[hosts.{host}.env]")
+        summary, remedy = admission.in_the_way(host, others)
+        yield CheckResult.fail("lease", summary, "; ".join(lease.words(h) for h in others), remedy)
+    elif note:
+        yield CheckResult.warn("lease", "the locks of its GPUs are not where all users look", names.quoted(note, 400),
+                               f"remove on {host} what is named, as its owner or as root")
     else:
         yield CheckResult.ok("lease", "nobody else holds what it needs" if not holders else "it holds what it needs")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ import threading
 import time
 from typing import Any, BinaryIO, Iterator
 
+from rdtops.contract import locks
 from rdtops.remote.far.entries import BLOCK, Problem, text
 from rdtops.remote.far.wire import WORK
 
@@ -78,9 +78,7 @@ class Digests:
             if self._superseded > len(self._rows) + 1000:
                 self._rewrite()
             else:
-                with open(self._file, "a", encoding="ascii") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX)
-                    file.write("".join(self._new))
+                locks.append(self._file, "".join(self._new))
         self._new = []
 
     def _load(self) -> None:

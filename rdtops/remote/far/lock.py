@@ -8,8 +8,8 @@ import os
 import time
 
 from rdtops.contract.files import text_of
+from rdtops.contract.locks import flocked
 from rdtops.remote.far.entries import OURS, Problem, mount_point, raw, text
-from rdtops.remote.far.gate import flocked
 from rdtops.remote.far.wire import BEAT_S, IDLE_S
 
 LOCK = OURS + "lock-"

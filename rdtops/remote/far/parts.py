@@ -4,15 +4,14 @@ arrives as ranges in any order, from several processes, with a record beside it 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import time
 import zlib
 from typing import BinaryIO, Iterable, Iterator
 
+from rdtops.contract.locks import EXCLUSIVE, SHARED, flock
 from rdtops.remote.far.entries import BLOCK, OURS, Entry, Message, count, nonsense, place, raw
-from rdtops.remote.far.gate import flock
 from rdtops.remote.far.wire import WORK, Wire
 
 PART = OURS + "part-"
@@ -73,10 +72,10 @@ class RangedPart:
         return os.fdopen(self.file, "r+b", buffering=0)
 
     def share(self) -> None:
-        flock(self._record, fcntl.LOCK_SH)
+        flock(self._record, SHARED)
 
     def be_alone(self) -> None:
-        flock(self._record, fcntl.LOCK_EX)
+        flock(self._record, EXCLUSIVE)
 
     def there(self, size: int) -> list[tuple[int, int]]:
         """(start, end) of what is there, and is what was recorded. Makes the part as long as the file will be."""

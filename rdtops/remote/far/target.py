@@ -10,9 +10,9 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Callable, NamedTuple, Sequence
 
+from rdtops.contract.locks import flocked
 from rdtops.remote.far.digests import Digests, InOrder, blocks, md5_of, write_all
 from rdtops.remote.far.entries import BLOCK, Entry, Problem, count, md5_in, place, raw, refuse_leaving, text
-from rdtops.remote.far.gate import flocked
 from rdtops.remote.far.parts import RECORD, RangedPart, begun, part_of, remove
 from rdtops.remote.far.sender import ignore
 from rdtops.remote.far.wire import WORK, Wire
