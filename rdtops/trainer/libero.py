@@ -26,6 +26,7 @@ import h5py
 import numpy as np
 
 from rdtops.contract.manifest import md5_of
+from rdtops.contract.names import quoted
 from rdtops.errors import DataError
 
 CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
@@ -158,6 +159,7 @@ def _read(folder: str | Path, paths: Sequence[Path], announce: Callable[[str], N
         name = path.relative_to(root).as_posix()
         announce(name)
         with _open(path, name) as file, _reading(name):
+            _refuse_outside(file, name, root)
             read, sizes[name], moment = _read_file(file, name, declared.observed, episodes_per_file)
             episodes += read
             upside_down[name], orientation = _upside_down(file, declared.images)
@@ -173,6 +175,7 @@ def _read(folder: str | Path, paths: Sequence[Path], announce: Callable[[str], N
 def episodes_of(path: Path, name: str, observed: str = AUTO) -> list[Episode]:
     """The episodes of one file, checked; of its images the shapes only. Raises DataError, which calls it `name`."""
     with _open(path, name) as file, _reading(name):
+        _refuse_outside(file, name, path.parents[name.count("/")])
         return _read_file(file, name, observed, LONGEST)[0]
 
 
@@ -217,7 +220,8 @@ class Frames:
         file, key = self._file(episode.file), (episode.file, episode.name, camera)
         if key not in self._places:
             with _reading(f"{episode.file}: {episode.name}, obs/{camera}"):
-                place = file["data"][episode.name]["obs"][camera].id.get_offset()
+                images = file["data"][episode.name]["obs"][camera]
+                place = images.id.get_offset() if images.file.filename == file.filename else None
             self._places[key] = place
             if place is not None and not np.array_equal(
                     self._image(episode, camera, step), _frame(file, episode, camera, step)):
@@ -270,8 +274,51 @@ def _reading(where: str) -> Iterator[None]:
                         remedy="inv deploy --only data") from error
 
 
-def _files(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{len(names)} files, {names[0]} and so on"
+def _refuse_outside(file: h5py.File, name: str, root: Path, seen: set[Path] | None = None) -> None:
+    """A dataset is what its *.hdf5 files hold, which are known by their MD5. A link to another of them is followed;
+    whatever would be read from any other file is refused, by its kind."""
+    seen = set() if seen is None else seen
+    external: list[str] = []
+    elsewhere: list[tuple[str, str, str]] = []
+
+    def look_at_link(path: bytes, link: Any) -> None:
+        if link.type == h5py.h5l.TYPE_EXTERNAL:
+            external.append(path.decode("utf-8", "replace"))
+
+    def look_at_object(path: str, found: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(found, h5py.Dataset):
+            elsewhere.extend((path, "has its values in the raw file", raw) for raw, _, _ in found.external or ())
+            sources = found.virtual_sources() if found.is_virtual else ()
+            elsewhere.extend((path, "has its values in", s.file_name) for s in sources if s.file_name != ".")
+
+    file.id.links.visit(look_at_link, info=True)
+    file.visititems(look_at_object)
+    for path in external:
+        link = file.get(path, getlink=True)
+        target = _sibling(file, link.filename, root)
+        if target is None:
+            elsewhere.append((path, f"is an external link to {quoted(link.path)} of", link.filename))
+        elif target not in seen:
+            seen.add(target)
+            with _open(target, name) as other:
+                _refuse_outside(other, target.relative_to(root.resolve()).as_posix(), root, seen)
+    for path, how, where in elsewhere:
+        raise DataError(f"{name}: {quoted(path)} {how} {quoted(where, 400)}, which is none of the dataset's "
+                        "*.hdf5 files: only what they hold is read",
+                        remedy="write a file that holds all of it, as h5py's copy(expand_external=True) does")
+
+
+def _sibling(file: h5py.File, linked: str, root: Path) -> Path | None:
+    """The *.hdf5 file of the dataset that a link means, where HDF5 looks for it."""
+    with contextlib.suppress(OSError, ValueError):
+        target = (Path(file.filename).resolve().parent / linked).resolve(strict=True)
+        if target.suffix == ".hdf5" and target.is_file() and target.is_relative_to(root.resolve()):
+            return target
+    return None
+
+
+def _files(found: list[str]) -> str:
+    return found[0] if len(found) == 1 else f"{len(found)} files, {found[0]} and so on"
 
 
 def _read_file(file: h5py.File, name: str, declared: str, most: int) -> tuple[list[Episode], int, str]:

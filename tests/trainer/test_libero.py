@@ -302,3 +302,117 @@ def test_a_file_that_was_cut_meanwhile_says_where(uncompressed) -> None:
     os.truncate(path, path.stat().st_size // 8)
     with pytest.raises(DataError, match=r"demo_1, step 40, obs/\w+ cannot be read: the file ends before it"):
         frames.read(dataset.episodes[1], 40)
+
+
+# --- what a file has elsewhere ---
+
+IMAGES = "demo_0/obs/agentview_rgb"
+
+
+def elsewhere(folder: Path, name: str = "pixels.hdf5") -> Path:
+    """A file with images that fit."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["images"] = np.full((6, 128, 128, 3), 7, np.uint8)
+    return path
+
+
+def linked(target: str, path: str = "/images"):
+    def change(data: h5py.Group) -> None:
+        del data[IMAGES]
+        data[IMAGES] = h5py.ExternalLink(target, path)
+    return change
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_link_out_of_the_dataset_is_refused_and_not_followed(demonstrations, tmp_path, relative) -> None:
+    outside = elsewhere(tmp_path / "outside")
+    target = "../outside/pixels.hdf5" if relative else str(outside)
+    demonstrations.write(change=linked(target))
+    assert refused(demonstrations.folder) == (
+        f"task_demo.hdf5: 'data/{IMAGES}' is an external link to '/images' of '{target}', which is none of the "
+        "dataset's *.hdf5 files: only what they hold is read")
+    with pytest.raises(DataError, match="is an external link to"):
+        libero.sample(demonstrations.folder, 1)
+    with pytest.raises(DataError, match="is an external link to"):
+        libero.episodes_of(demonstrations.folder / "task_demo.hdf5", "task_demo.hdf5")
+
+
+def test_a_link_to_what_must_not_even_be_opened_is_refused_at_once(demonstrations, tmp_path) -> None:
+    os.mkfifo(demonstrations.folder / "x.hdf5.fifo")
+    demonstrations.write(change=linked(str(demonstrations.folder / "x.hdf5.fifo")))
+    assert "is an external link to" in refused(demonstrations.folder)
+
+
+def test_a_link_through_a_symlink_of_the_folder_leads_out_as_well(demonstrations, tmp_path) -> None:
+    (demonstrations.folder / "pixels.h5.hdf5").symlink_to(elsewhere(tmp_path / "outside"))
+    demonstrations.write("a.hdf5", change=linked("pixels.h5.hdf5"))
+    assert refused(demonstrations.folder).startswith(f"a.hdf5: 'data/{IMAGES}' is an external link to")
+
+
+def test_a_sibling_of_the_dataset_may_hold_the_images(demonstrations) -> None:
+    demonstrations.write("b.hdf5", episodes=1)
+    demonstrations.write("a.hdf5", episodes=1, change=linked("b.hdf5", f"/data/{IMAGES}"))
+    dataset = libero.index(demonstrations.folder)
+    assert set(dataset.md5) == {"a.hdf5", "b.hdf5"}
+    frames = libero.Frames(dataset)
+    first, second = (frames.read(episode, 3) for episode in dataset.episodes)
+    frames.close()
+    assert np.array_equal(first, second)
+
+
+def test_a_sibling_that_leads_out_is_found_through_the_link(demonstrations, tmp_path) -> None:
+    demonstrations.write("b.hdf5", episodes=1, change=linked(str(elsewhere(tmp_path / "outside"))))
+    demonstrations.write("a.hdf5", episodes=1, change=linked("b.hdf5", f"/data/{IMAGES}"))
+    with pytest.raises(DataError, match=r"^b\.hdf5: .* is an external link"):
+        libero.episodes_of(demonstrations.folder / "a.hdf5", "a.hdf5")
+
+
+def test_siblings_that_link_to_each_other_end(demonstrations) -> None:
+    demonstrations.write("a.hdf5", episodes=1, change=lambda data: data.update(other=h5py.ExternalLink("b.hdf5", "/")))
+    demonstrations.write("b.hdf5", episodes=1, change=lambda data: data.update(other=h5py.ExternalLink("a.hdf5", "/")))
+    assert len(libero.index(demonstrations.folder).episodes) == 2
+
+
+@pytest.mark.parametrize("where", ["outside/raw.bin", "demonstrations/raw.bin"])
+def test_values_in_a_raw_file_are_refused(demonstrations, tmp_path, where) -> None:
+    raw = tmp_path / where
+    raw.parent.mkdir(exist_ok=True)
+    raw.write_bytes(bytes(6 * 128 * 128 * 3))
+
+    def change(data: h5py.Group) -> None:
+        del data[IMAGES]
+        data.create_dataset(IMAGES, (6, 128, 128, 3), np.uint8, external=[(str(raw), 0, h5py.h5f.UNLIMITED)])
+
+    demonstrations.write(change=change)
+    assert f"'data/{IMAGES}' has its values in the raw file '{raw}'" in refused(demonstrations.folder)
+
+
+def test_a_virtual_dataset_of_another_file_is_refused_and_one_of_the_same_read(demonstrations, tmp_path) -> None:
+    def virtual(source: str, path: str):
+        def change(data: h5py.Group) -> None:
+            layout = h5py.VirtualLayout((6, 128, 128, 3), np.uint8)
+            layout[:] = h5py.VirtualSource(source, path, (6, 128, 128, 3))
+            del data[IMAGES]
+            data.create_virtual_dataset(IMAGES, layout)
+        return change
+
+    demonstrations.write(change=virtual(str(elsewhere(tmp_path / "outside")), "images"))
+    assert f"'data/{IMAGES}' has its values in '{tmp_path}/outside/pixels.hdf5'" in refused(demonstrations.folder)
+    demonstrations.write(change=virtual(".", "/data/demo_1/obs/agentview_rgb"))
+    assert len(libero.index(demonstrations.folder).episodes) == 2
+
+
+def test_a_soft_link_within_a_file_is_fine(demonstrations) -> None:
+    def change(data: h5py.Group) -> None:
+        del data[IMAGES]
+        data[IMAGES] = h5py.SoftLink("/data/demo_1/obs/agentview_rgb")
+
+    demonstrations.write(change=change)
+    assert len(libero.index(demonstrations.folder).episodes) == 2
+
+
+def test_names_in_a_file_are_shown_escaped(demonstrations) -> None:
+    demonstrations.write(change=lambda data: data.update({"\x1b[2J": h5py.ExternalLink("/etc/\x1bpasswd", "/")}))
+    assert refused(demonstrations.folder).isprintable()
