@@ -13,6 +13,7 @@ _BATCH = """\
 #!/bin/sh
 {directives}
 # Job of {title}: written by rdtops. To submit it by hand: cd to its folder, then: sbatch {batch}
+umask go-w
 cd {folder} || exit 1
 export RDTOPS_LAUNCHER="Slurm job $SLURM_JOB_ID"
 RDTOPS_MASTER=$(scontrol show node "$SLURMD_NODENAME" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')

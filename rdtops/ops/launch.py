@@ -20,6 +20,7 @@ from rdtops.remote.hosts import Host
 _SCRIPT = """\
 #!/bin/sh
 # {title}
+umask go-w
 cd {root} || exit 1
 {exports}
 {first}rm -f exit stop

@@ -106,7 +106,7 @@ def forget_half_made(runs: str) -> None:
             shutil.rmtree(os.path.join(runs, name), ignore_errors=True)
 
 
-def write(path: str, text: str, mode: int = 0o666) -> None:
+def write(path: str, text: str, mode: int = 0o644) -> None:
     """Whole or not at all; never readable for more than `mode` says."""
     temporary = path + ".tmp"
     with contextlib.suppress(FileNotFoundError):
@@ -152,6 +152,7 @@ def begin(script: str, session: str, tag: str, launcher: str, within_s: float,
 def keep(path: str, text: str) -> dict[str, object]:
     """Secrets, for their owner alone to read."""
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    os.chmod(os.path.dirname(path), 0o700)
     write(path, text, 0o600)
     return {}
 

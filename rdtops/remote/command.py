@@ -49,6 +49,12 @@ class Command:
                         " ".join(quoted(word) for word in self.argv)])
 
 
+def for_the_host(line: str) -> str:
+    """What sshd is to run: a line for sh, whatever the login shell is. What it makes is at most 0644, and folders 0755,
+    whatever the host's umask; one that takes more away stays in force."""
+    return "exec sh -c " + quoted(f"umask go-w; {line}")
+
+
 def quoted(word: str) -> str:
     if not isinstance(word, str):
         raise ValueError(f"{word!r} cannot be part of a command line")  # a Secret above all

@@ -24,7 +24,7 @@ import paramiko
 from rdtops.contract.fields import loads
 from rdtops.errors import CommandFailed, ConnectionLost, RemoteError
 from rdtops.remote import bundle, calls, obstacle
-from rdtops.remote.command import Command, quoted
+from rdtops.remote.command import Command, for_the_host
 from rdtops.remote.hosts import Hop, Host
 from rdtops.remote.stream import Stream
 from rdtops.remote.transport import Ask, bounded
@@ -211,7 +211,7 @@ class Connection:
             transport = self._chain[-1].client.get_transport()
             channel = transport.open_session(window_size=1 << 25, timeout=self.host.connect_timeout_s)
             channel.settimeout(silence_s)
-            channel.exec_command("exec sh -c " + quoted(line))
+            channel.exec_command(for_the_host(line))
         return Stream(self, channel, line, silence_s)
 
     def ping(self, timeout_s: float = 5.0) -> float:

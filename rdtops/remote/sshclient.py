@@ -25,7 +25,7 @@ from typing import Any
 from rdtops.contract.names import quoted as quoted_word
 from rdtops.errors import AuthenticationFailed, CommandFailed, ConnectionLost, HostError, HostKeyError, Unreachable
 from rdtops.remote import bundle
-from rdtops.remote.command import Command, quoted
+from rdtops.remote.command import Command, for_the_host
 from rdtops.remote.far.entries import Problem
 from rdtops.remote.far.wire import Pulse, Wire
 from rdtops.remote.hosts import Host
@@ -204,7 +204,7 @@ class SshProcess:
         self._decided = threading.Event()  # the last hop has let us in, or some hop has not
         line = Command(client.host.python, *bundle.FLAGS, "-c", bundle.READER).shell()
         self._process = subprocess.Popen(
-            ["ssh", "-F", str(config), destination(client.host), "exec sh -c " + quoted(line)], bufsize=0,
+            ["ssh", "-F", str(config), destination(client.host), for_the_host(line)], bufsize=0,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         assert self._process.stdin
         assert self._process.stdout

@@ -41,10 +41,15 @@ def laptop(folder: Path, hosts: Path) -> CommandLine:
 
 
 @pytest.fixture(scope="module")
-def inv(lab: Lab, hosts: Path, tmp_path_factory) -> CommandLine:
+def inv(lab: Lab, hosts: Path, tmp_path_factory) -> Iterator[CommandLine]:
+    """To a host whose users write for everybody."""
+    session = lab.folder("lab") / "session"
+    before = session.read_text()
+    session.write_text(before.replace("\n", "\numask 000\n", 1))
     line = laptop(tmp_path_factory.mktemp("laptop"), hosts)
     line.good("deploy --host lab", timeout_s=200)
-    return line
+    yield line
+    session.write_text(before)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +131,15 @@ def test_a_secret_reaches_the_training_and_is_seen_nowhere(rows, run_id, workspa
     found = subprocess.run(["grep", "-rlF", SECRET, str(workspace), str(inv.folder), str(hosts)], capture_output=True,
                            text=True, check=False)
     assert found.stdout.split() == [str(file)]
+
+
+def test_nothing_that_we_make_may_be_written_by_others_whatever_the_umask_there(inv, run_id, workspace):
+    journal = workspace / "runs" / run_id / "journal.jsonl"
+    wait_for(lambda: journal.exists() and '"kind": "step"' in journal.read_text())  # the trainer's files are there, too
+    there = [path for path in [workspace, *workspace.rglob("*")] if not path.is_symlink()]
+    assert [path for path in there if path.stat().st_mode & 0o022] == []
+    ours = [f".cpu-{os.uname().nodename}", ".gate", ".launch.lock", f"{run_id}/.lease", f"{run_id}/supervisor"]
+    assert {(workspace / "runs" / name).stat().st_mode & 0o777 for name in ours} == {0o600}
 
 
 def test_typed_again_with_its_check_it_is_the_same_training(inv, run_id, workspace):

@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import struct
 import subprocess
@@ -63,9 +64,12 @@ def meeting(**facts):
                        **facts}) + "\n"
 
 
+OURS_ALONE = said("uid 1001\n755 1001 ann /w\n755 0 root /w/releases\n2755 1001 ann /w/runs\n")
+
+
 def good():
-    return {"release": said("there\n"), "workspace": said("writable /w\n"), "python": interpreter(),
-            "launcher": said("/usr/bin/tmux\n/usr/bin/setsid\n"),
+    return {"release": said("there\n"), "workspace": said("writable /w\n"), "permissions": OURS_ALONE,
+            "python": interpreter(), "launcher": said("/usr/bin/tmux\n/usr/bin/setsid\n"),
             "dataset": folder({"a b.hdf5": 1_000_000_000}), "clock": said(f"{time.time():.0f}\n"),
             "shm": said(SHM.format(99999)),
             "pretrained": folder({"config.json": 900, "pytorch_model.bin": 2_456_755_578}, json.dumps(CONFIG_1B)),
@@ -105,6 +109,9 @@ def test_all_probes_travel_in_one_round_trip(spec):  # noqa: F811
 
 @pytest.mark.parametrize(("answers", "name", "words"), [
     ({"release": said("missing\n")}, "code", "is not deployed"),
+    ({"permissions": said("uid 1001\n755 1002 bob /w\n")}, "permissions", "/w belongs to bob, who could change"),
+    ({"permissions": said("uid 0\n755 0 root /w\n1777 0 root /w/my runs\n")}, "permissions",
+     "/w/my runs may be written by every user of the host"),
     ({"workspace": said("refused /my disk\n")}, "workspace", "/w cannot be written by this user"),
     ({"python": said("5\n")}, "python", "does not start"),
     ({"python": said('{"python": 3, "path": 1, "packages": 2}\n')}, "python", "does not start"),
@@ -507,3 +514,20 @@ def test_a_login_node_is_not_judged_by_its_own_machine(spec, name, status, words
         assert found[of_the_trainer].status is Status.SKIP
         assert found[of_the_trainer].summary == "of the login node, which does not train"
     assert found["workspace"].status is Status.OK
+
+
+def test_who_may_write_to_the_workspace_is_seen(check, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "releases").mkdir()
+    (tmp_path / "releases").chmod(0o775)
+    line = machine.permissions(str(tmp_path))
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
+    uid, folders = machine.parse_permissions(said(done.stdout))
+    assert uid == os.geteuid()
+    assert [(f.path, f.mode) for f in folders] == [
+        (str(tmp_path), 0o700), (f"{tmp_path}/releases", 0o775), (f"{tmp_path}/runs", 0o755)]
+    found = check(permissions=said(done.stdout))["permissions"]
+    assert (found.status, found.remedy) == (Status.WARN, f"chmod go-w {tmp_path}/releases   # on h")
+    none = subprocess.run(["sh", "-c", machine.permissions(f"{tmp_path}/no where")], capture_output=True, text=True,
+                          check=True)
+    assert check(permissions=said(none.stdout))["permissions"].status is Status.OK

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdtops.remote.command import Command, Secret
+from rdtops.remote.command import Command, Secret, for_the_host
 
 words = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=40)
 
@@ -41,3 +41,11 @@ def test_a_secret_neither_prints_nor_becomes_part_of_a_line():
     with pytest.raises(ValueError, match=r"\*\*\*"):
         Command("login", secret).shell()
     assert secret.reveal() == "hunter2"
+
+
+@pytest.mark.parametrize(("umask", "modes"), [
+    (0o000, [0o755, 0o644]), (0o022, [0o755, 0o644]), (0o077, [0o700, 0o600])])
+def test_what_is_made_on_a_host_is_for_its_user_alone_to_write(umask, modes, tmp_path):
+    line = for_the_host("mkdir 'a folder' && : > file")
+    subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True, umask=umask)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a folder", "file")] == modes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -37,6 +38,16 @@ class Memory:
     available_mib: int
 
 
+@dataclass(frozen=True)
+class Folder:
+    """One of ours on the host, and who may write to it."""
+
+    path: str
+    mode: int
+    uid: int
+    owner: str
+
+
 # --- workspace ---
 
 def nearest(folder: str) -> str:
@@ -65,6 +76,53 @@ def judge_workspace(subject: Subject, answers: Answers) -> Iterator[CheckResult]
         yield CheckResult.fail("workspace", f"{workspace} cannot be written by this user",
                                f"{place} is no folder that this user may write to",
                                f"edit workspace of [hosts.{subject.spec.host}] in hosts.toml: a folder of yours")
+
+
+# --- permissions ---
+
+def permissions(workspace: str) -> str:
+    folders = " ".join(quoted(folder) for folder in (workspace, f"{workspace}/releases", f"{workspace}/runs"))
+    return (f"echo \"uid $(id -u)\"; for f in {folders}; do "
+            "[ ! -d \"$f\" ] || stat -L -c '%a %u %U %n' \"$f\" || exit; done")
+
+
+def parse_permissions(output: Output) -> tuple[int, list[Folder]]:
+    """Who we are, and those folders of the workspace that are there."""
+    if output.code != 0:
+        raise ValueError("unexpected answer")
+    first, *lines = output.out.splitlines()
+    rows = [line.split(" ", 3) for line in lines]
+    return int(first.removeprefix("uid ")), [Folder(path, int(mode, 8), int(uid), owner)
+                                             for mode, uid, owner, path in rows]
+
+
+def judge_permissions(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    """Whoever may write to code that this user runs is this user. Root may anyway."""
+    answer, workspace = answers["permissions"], subject.spec.workspace
+    if answer.value is None:
+        yield CheckResult.warn("permissions", "cannot tell who may write to the workspace", answer.problem,
+                               subject.there(f"ls -ld {quoted(workspace)}"))
+        return
+    uid, folders = answer.value
+    foreign = [f for f in folders if f.uid not in (uid, 0)]
+    of_everybody, of_a_group = ([f.path for f in folders if f.mode & bit] for bit in (stat.S_IWOTH, stat.S_IWGRP))
+    evidence = ", ".join(f"{f.path}: {f.mode:04o}, of {f.owner}" for f in folders)
+    if foreign:
+        yield CheckResult.fail("permissions", f"{foreign[0].path} belongs to {foreign[0].owner}, who could change what "
+                               "a training runs", evidence,
+                               f"edit workspace of [hosts.{subject.spec.host}] in hosts.toml: a folder of yours")
+    elif of_everybody:
+        yield CheckResult.fail("permissions", f"{of_everybody[0]} may be written by every user of the host, who "
+                               "could change what a training runs", evidence, _closed(subject, of_everybody))
+    elif of_a_group:
+        yield CheckResult.warn("permissions", f"{of_a_group[0]} may be written by a group", evidence,
+                               _closed(subject, of_a_group))
+    else:
+        yield CheckResult.ok("permissions", "nobody else may write to the workspace")
+
+
+def _closed(subject: Subject, paths: list[str]) -> str:
+    return subject.there("chmod go-w " + " ".join(quoted(path) for path in paths))
 
 
 # --- clock ---
@@ -222,6 +280,8 @@ def _gib(mib: float) -> str:
 
 CHECKS = (
     Check("host", judge_workspace, lambda s: [Probe("workspace", nearest(s.spec.workspace), parse_nearest)]),
+    Check("host", judge_permissions,
+          lambda s: [Probe("permissions", permissions(s.spec.workspace), parse_permissions)]),
     Check("host", judge_clock, lambda _: [Probe("clock", "date +%s", parse_clock)]),
     Check("host", judge_memory, lambda _: [Probe("memory", _MEMORY, parse_memory)], of_the_trainer=True),
     Check("host", judge_cpus, lambda _: [Probe("cpus", _CPUS, parse_cpus)], of_the_trainer=True),
