@@ -65,10 +65,11 @@ def assets_of(inventory: Inventory, connection: Connection, config: TrainConfig)
 
 def spec_of(connection: Connection, config: TrainConfig, assets: Sequence[Asset], snapshot: Snapshot,
             run_id: RunId | None = None) -> RunSpec:
-    workspace = connection.workspace
+    """Named by the host's clock, so that the newest run is the one that was launched last, from whatever laptop."""
+    workspace, now_s = connection.workspace, connection.now_s()
     return RunSpec(
-        run_id=run_id or new_run_id(config.preset), host=connection.host.name,
-        created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), workspace=workspace,
+        run_id=run_id or new_run_id(config.preset, now_s), host=connection.host.name,
+        created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s)), workspace=workspace,
         release=release_folder(workspace, snapshot.name), snapshot=snapshot.name,
         assets={a.role: a.remote for a in assets}, train=config)
 

@@ -1,5 +1,6 @@
 """Exactly one training, however often and from how many laptops it is asked for. Over real SSH."""
 
+import calendar
 import contextlib
 import json
 import os
@@ -203,3 +204,26 @@ def wait_for(condition, limit_s=60.0):
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.5)
+
+
+WRONG_CLOCK = """\
+import os, time
+_time = time.time
+time.time = lambda: _time() + float(os.environ["WRONG_BY_S"])
+_gmtime = time.gmtime
+time.gmtime = lambda now_s=None: _gmtime(time.time() if now_s is None else now_s)
+"""
+
+
+def test_the_newest_run_is_the_one_launched_last_whatever_clock_the_laptop_has(inv, workspace, hosts, tmp_path):
+    inv("stop --host lab --grace 20")
+    (tmp_path / "sitecustomize.py").write_text(WRONG_CLOCK)
+    for seed, wrong_by_s in enumerate((86400, -86400), 11):  # the laptop of the second is two days behind the first's
+        wrong = laptop(tmp_path / str(seed), hosts)
+        wrong.env |= {"WRONG_BY_S": str(wrong_by_s), "PYTHONPATH": f"{tmp_path}:{wrong.env.get('PYTHONPATH', '')}"}
+        before = time.time()
+        (row,) = wrong.good(f"{TRAIN} --set seed={seed} --json").rows()
+        assert names(workspace)[-1] == row["run_id"]
+        stamp = calendar.timegm(time.strptime(row["run_id"][:15], "%Y%m%d-%H%M%S"))
+        assert before - 2 < stamp < time.time() + 2
+        assert row["run_id"] in wrong.good("stop --host lab --grace 20").said
