@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,8 @@ from rdtops.api import (
     ask,
     hookimpl,
     plan_upload,
+    redacted,
+    secrets_of,
     upload,
 )
 
@@ -58,15 +59,23 @@ def pulse(ended=threading.Event()):
 threading.Thread(target=pulse, daemon=True).start()
 snapshot_download(sys.argv[1], local_dir=sys.argv[2], ignore_patterns=["*.h5", "*.msgpack", "*.onnx", "*.ot"])
 """
-# Fetches the beginning of files, as a download would: through redirects to wherever a hub keeps large files, which may
-# be another server that is blocked.
+# Fetches the beginning of files, as a download would and told over stdin likewise: through redirects to wherever a hub
+# keeps large files, which may be another server that is blocked.
 _FETCH = """\
-import json, sys, time, urllib.request
+import base64, json, os, sys, time, urllib.parse, urllib.request
+asked = json.load(sys.stdin)
+os.environ.update(asked['variables'])
 found = {}
-for url in sys.argv[1:]:
+for url in asked['urls']:
     begun = time.monotonic()
     try:
-        request = urllib.request.Request(url, headers={'Range': 'bytes=0-65535', 'User-Agent': 'rdtops'})
+        parts = urllib.parse.urlsplit(url)
+        userinfo, _, place = parts.netloc.rpartition('@')
+        request = urllib.request.Request(parts._replace(netloc=place).geturl(),
+                                         headers={'Range': 'bytes=0-65535', 'User-Agent': 'rdtops'})
+        if userinfo:  # for this server, not for one that it names
+            basic = base64.b64encode(urllib.parse.unquote(userinfo).encode()).decode()
+            request.add_unredirected_header('Authorization', 'Basic ' + basic)
         with urllib.request.urlopen(request, timeout=10) as answer:
             content = answer.read(65536)
         kind = 'html' if content.lstrip()[:1] == b'<' else ''
@@ -149,7 +158,9 @@ def endpoint_probes(host: Host, mirror: Mirror, spec: RunSpec) -> list[Probe[tup
     if not mirror.brings(name):
         return []
     urls = [f"{mirror.endpoint.rstrip('/')}/{HUB_NAMES[name]}/resolve/main/{quote(file)}" for file in FETCHED]
-    return [Probe("endpoint", Command(host.python, "-c", _FETCH, *urls).shell(), parse_fetched, timeout_s=25)]
+    asked = {"urls": urls, "variables": dict(host.env)}
+    return [Probe("endpoint", Command(host.python, "-c", _FETCH).shell(), parse_fetched, timeout_s=25,
+                  stdin=json.dumps(asked).encode())]
 
 
 @hookimpl
@@ -174,12 +185,13 @@ def endpoint(host: Host, mirror: Mirror, answer: Answer[tuple[Fetched, ...]] | N
     """The hub or mirror serves bytes to the host, large files as well. A FAIL only where a download is needed."""
     if answer is None:
         return CheckResult.skip("hf endpoint", "not asked: nothing would be downloaded on the host")
-    address = re.sub(r"//[^/@]*@", "//", mirror.endpoint)  # a name and password may stand in it
+    address = redacted(mirror.endpoint)
     fetched = answer.value or ()
     problems = [f"{file}: {got.problem or 'no byte'}" for file, got in zip(FETCHED, fetched, strict=False)
                 if got.problem or not got.size_bytes]
     if answer.value is None or len(fetched) != len(FETCHED) or problems:
-        told = (f"{address} does not serve the encoders to {host.name}", "; ".join(problems) or answer.problem,
+        why = redacted("; ".join(problems) or answer.problem, secrets_of(host))
+        told = (f"{address} does not serve the encoders to {host.name}", why,
                 "edit hosts.toml: HF_ENDPOINT under env, or a local copy of the encoders under [assets]")
         return CheckResult.fail("hf endpoint", *told) if needed else CheckResult.warn("hf endpoint", *told)
     return CheckResult.ok("hf endpoint", f"{address} serves the encoders: {fetched[-1].size_bytes} bytes of weights in "
@@ -289,7 +301,7 @@ def _way(host: Host, mirror: Mirror, role: str, spec: RunSpec, local_assets: Map
         return ""
     if role in local_assets:
         return f"uploaded from {local_assets[role]}"
-    return f"downloaded there from {mirror.endpoint}" if mirror.brings(name) else ""
+    return f"downloaded there from {redacted(mirror.endpoint)}" if mirror.brings(name) else ""
 
 
 def _no_way(host: Host, name: str) -> tuple[str, str]:
@@ -321,7 +333,8 @@ def _download(host: Host, mirror: Mirror, connection: Connection, repository: st
     variables = {**host.env, "HF_ENDPOINT": mirror.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     problem = _run_pulsing(connection, line, json.dumps(variables).encode())
     if problem:
-        raise PreflightVeto(f"{repository} could not be downloaded on {host.name} from {mirror.endpoint}: {problem}",
+        raise PreflightVeto(f"{repository} could not be downloaded on {host.name} from {redacted(mirror.endpoint)}: "
+                            + redacted(problem, secrets_of(host)),
                             remedy=f"inv train --host {host.name}   # goes on where it ended; or name a local copy of "
                                    f"{repository.rpartition('/')[2]} under [assets] in hosts.toml")
 

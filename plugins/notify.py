@@ -29,6 +29,7 @@ from rdtops.api import (
     Secret,
     hookimpl,
     printable,
+    redacted,
 )
 
 API_VERSION = 1
@@ -170,17 +171,15 @@ def _refusal(answer: bytes, kind: str, url: Secret) -> str:
     code = next((fields[k] for k in ("code", "errcode", "StatusCode") if fields.get(k)), 0) \
         if isinstance(fields, dict) else 0
     said = str(fields.get("msg") or fields.get("errmsg") or "")[:200] if code else ""
-    return f"it answered code {code} {_redacted(said, url)}".strip() if code else ""
+    return f"it answered code {code} {redacted(said, _secrets(url))}".strip() if code else ""
 
 
-def _redacted(text: str, url: Secret) -> str:
-    """A server may repeat what it was asked with."""
+def _secrets(url: Secret) -> list[str]:
+    """Parts of the address that let others in: a server may repeat what it was asked with."""
     parts = urllib.parse.urlsplit(url.reveal())
-    secrets = [url.reveal(), parts.path, *parts.path.split("/"), parts.query,
-               *(value for _, value in urllib.parse.parse_qsl(parts.query))]
-    for secret in sorted((s for s in secrets if len(s) > 5), key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return text
+    found = [url.reveal(), parts.path, *parts.path.split("/"), parts.query,
+             *(value for _, value in urllib.parse.parse_qsl(parts.query))]
+    return [part for part in found if len(part) > 5]  # else it is a word like `send`
 
 
 # --- the address, which is a secret: whoever has it can write into your group ---

@@ -18,6 +18,7 @@ from rdtops.remote.environment import activation
 from rdtops.remote.hosts import Host
 from rdtops.remote.plan import Plan
 from rdtops.remote.probe import Answer, Output, Probe, ask
+from rdtops.remote.redaction import redacted, secrets_of
 from rdtops.remote.transfer import download, plan_download, plan_upload, upload
 from rdtops.remote.words import printable
 
@@ -66,6 +67,8 @@ __all__ = [
     "plan_download",
     "plan_upload",
     "printable",
+    "redacted",
+    "secrets_of",
     "tallies",
     "upload",
 ]

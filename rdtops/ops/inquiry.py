@@ -15,7 +15,7 @@ import rdtops
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.run import RunSpec
 from rdtops.errors import RunError, UsageError
-from rdtops.ops import runs
+from rdtops.ops import runs, secrets
 from rdtops.ops.runs import RunView
 from rdtops.remote import environment
 from rdtops.remote.command import Command, quoted
@@ -97,10 +97,10 @@ def ask(connection: Connection, release: str, program: str, arguments: Sequence[
     host = connection.host
     variables = {"PYTHONPATH": release, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
                  **host.env}
-    command = Command("env", *(f"{name}={value}" for name, value in variables.items()), environment.python(host), "-m",
-                      f"rdtops.trainer.{program}", *arguments)
-    line = f"cd {quoted(release)} && {environment.activation(host)}{command.shell()}"
-    result = connection.run_shell(line, timeout_s=TIMEOUT_S, check=False)
+    command = Command(environment.python(host), "-m", f"rdtops.trainer.{program}", *arguments)
+    # over stdin, since every user of the host sees command lines: an address in env may have a password
+    line = f'cd {quoted(release)} && {environment.activation(host)}eval "$(cat)" && {command.shell()}'
+    result = connection.run_shell(line, timeout_s=TIMEOUT_S, check=False, stdin=secrets.exports(variables).encode())
     return _answer(host.name, program, result.code, result.out, result.err,
                    f"inv deploy --only code --host {host.name}   # is {release} there?")
 

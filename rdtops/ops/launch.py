@@ -14,7 +14,7 @@ from rdtops.contract.run import RunSpec
 from rdtops.launcher import Spread
 from rdtops.ops import jobs, launchers, secrets
 from rdtops.remote import environment
-from rdtops.remote.command import Command, quoted, variable
+from rdtops.remote.command import Command, quoted
 from rdtops.remote.hosts import Host
 
 _SCRIPT = """\
@@ -104,13 +104,14 @@ def start_line(host: Host, spec: RunSpec | EvalSpec) -> str:
 
 def _environment(host: Host, workspace: str, release: str, tag: Mapping[str, str]) -> str:
     """The lines that set it: what hosts.toml declares, ours, and the secrets from the file that only we may read."""
-    lines = [f"export {variable(name)}={quoted(value)}"
-             for name, value in {**tag, **_variables(host, release)}.items()]
+    hidden = secrets.in_env(host)
+    shown = {name: value for name, value in {**tag, **_variables(host, release)}.items() if name not in hidden}
+    lines = secrets.exports(shown)
     file = secrets.host_file(workspace, host)
-    if file:
-        missing = quoted(f"{', '.join(host.secrets)}: {file} is gone; inv train --resume sends it again")
-        lines.append(f"[ -r {quoted(file)} ] || {{ echo {missing} >&2; exit 1; }}\n. {quoted(file)}")
-    return "\n".join(lines)
+    if not file:
+        return lines.rstrip("\n")
+    missing = quoted(f"{', '.join([*host.secrets, *hidden])}: {file} is gone; inv train --resume sends it again")
+    return f"{lines}[ -r {quoted(file)} ] || {{ echo {missing} >&2; exit 1; }}\n. {quoted(file)}"
 
 
 def _variables(host: Host, release: str) -> dict[str, str]:

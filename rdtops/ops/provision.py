@@ -27,6 +27,7 @@ from rdtops.remote import environment
 from rdtops.remote.command import Command
 from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Environment, Host
+from rdtops.remote.redaction import redacted, secrets_of
 from rdtops.remote.transfer import Progress, plan_upload, upload
 
 CONDA_PYTHON = "3.11"  # what constraints.txt was tested with
@@ -141,7 +142,7 @@ def fetch_wheels(wanted: Recipe, found: Mapping[str, Any], digest: str) -> Path:
     done = subprocess.run(words, env={**os.environ, **wanted.variables}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RunError(f"this laptop could not fetch the wheels for Python {found['python']} on {found['machine']}: "
-                       f"{(done.stderr or done.stdout).strip()[-800:]}",
+                       f"{redacted((done.stderr or done.stdout).strip())[-800:]}",
                        remedy="requirements or index_url under [hosts.X.environment]: a version that has a wheel")
     for file in lists:
         file.unlink()
@@ -176,7 +177,7 @@ def _foreign(host: Host, place: str) -> RunError:
 
 
 def _failed(host: Host, place: str, answer: Mapping[str, Any]) -> RunError:
-    said, problem = str(answer["said"]).strip(), answer["problem"]
+    said, problem = redacted(str(answer["said"]).strip(), secrets_of(host)), answer["problem"]
     kept = "the environment before it is as it was"
     if problem == "foreign":
         return _foreign(host, place)

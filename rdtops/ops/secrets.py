@@ -1,14 +1,17 @@
-"""Secrets: values that hosts.toml only names. They go from this laptop over stdin into one file of mode 0600 on the
-host, which launch.sh reads; no command line, log, Journal, config.json or error has them."""
+"""Secrets: values that hosts.toml only names, and those of its env that nobody else may see. They go from this laptop
+over stdin into one file of mode 0600 on the host, which launch.sh reads; no command line, log, Journal, config.json or
+error has them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rdtops.errors import ConfigError
+from rdtops.remote import redaction
 from rdtops.remote.command import Secret, quoted, variable
 from rdtops.remote.hosts import Host
 
@@ -20,7 +23,20 @@ def laptop_file() -> Path:
 
 def host_file(workspace: str, host: Host) -> str:
     """Where they lie on the host; '' when it needs none."""
-    return f"{workspace}/.secrets/{host.name}.sh" if host.secrets else ""
+    return f"{workspace}/.secrets/{host.name}.sh" if host.secrets or in_env(host) else ""
+
+
+def in_env(host: Host) -> dict[str, str]:
+    """Variables of env that are secrets: tokens by their names, and addresses with a password (of mirrors, proxies)."""
+    return {name: value for name, value in host.env.items() if redaction.is_secret(name, value)}
+
+
+def all_of(host: Host) -> set[str]:
+    """Every value that no text about the host may show."""
+    found = redaction.secrets_of(host)
+    with contextlib.suppress(ConfigError):  # whoever needs them says what is missing
+        found |= {value.reveal() for value in values(host.secrets).values()}
+    return found
 
 
 def values(names: Sequence[str]) -> dict[str, Secret]:
@@ -37,10 +53,13 @@ def values(names: Sequence[str]) -> dict[str, Secret]:
 
 def for_the_host(workspace: str, host: Host) -> dict[str, str] | None:
     """What the launch sends over stdin: where the file is to lie, and what sh reads there."""
-    if not host.secrets:
-        return None
-    lines = [f"export {variable(name)}={quoted(value.reveal())}\n" for name, value in values(host.secrets).items()]
-    return {"path": host_file(workspace, host), "text": "".join(lines)}
+    known = {**{name: value.reveal() for name, value in values(host.secrets).items()}, **in_env(host)}
+    return {"path": host_file(workspace, host), "text": exports(known)} if known else None
+
+
+def exports(variables: Mapping[str, str]) -> str:
+    """Lines that sh reads."""
+    return "".join(f"export {variable(name)}={quoted(value)}\n" for name, value in variables.items())
 
 
 def _filed() -> dict[str, Secret]:

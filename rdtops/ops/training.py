@@ -10,13 +10,14 @@ from rdtops.checks import CheckResult, Report, Status
 from rdtops.contract.config import override
 from rdtops.contract.run import RunSpec, RunState
 from rdtops.errors import PluginError, PreflightFailed, PreflightVeto, RunError
-from rdtops.ops import admission, records, runs
+from rdtops.ops import admission, records, runs, secrets
 from rdtops.ops.admission import Admitted
 from rdtops.ops.preflight import core_checks
 from rdtops.ops.registry import Registry, Works
 from rdtops.ops.runs import RunView
 from rdtops.remote.connection import Connection
 from rdtops.remote.probe import together
+from rdtops.remote.redaction import redacted
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,20 @@ def check(connection: Connection, registry: Registry, spec: RunSpec, local: Mapp
     plugins = registry.preflight_works(host=connection.host, connection=connection, spec=spec, local_assets=local)
     ours: Works = [lambda: core_checks(connection, spec)]
     seconds: dict[str, float] = {}
-    results = [result for found in together(connection, [*ours, *plugins], seconds) for result in found]
+    hidden = secrets.all_of(connection.host)
+    results = [_redacted(result, hidden) for found in together(connection, [*ours, *plugins], seconds)
+               for result in found]
     asked = [p.name for p in registry.with_hook("preflight_check")]
     if not asked:
         results.append(CheckResult.fail("plugins", "no plugin took part in this check",
                                         remedy="inv plugins   # what is loaded, and why not"))
     return Report(connection.host.name, tuple(results), tuple(asked), seconds)
+
+
+def _redacted(result: CheckResult, hidden: set[str]) -> CheckResult:
+    """A host may repeat whatever it was told."""
+    return replace(result, summary=redacted(result.summary, hidden), evidence=redacted(result.evidence, hidden),
+                   remedy=redacted(result.remedy, hidden))
 
 
 def train(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path],
@@ -115,11 +124,12 @@ def _before_train(connection: Connection, registry: Registry, spec: RunSpec, loc
     for call in registry.call("before_train", host=connection.host, connection=connection, run=spec,
                               local_assets=local):
         if isinstance(call.error, PreflightVeto):
-            raise PreflightVeto(f"{spec.host}: the plugin {call.plugin} stopped the launch: {call.error.message}",
+            raise PreflightVeto(f"{spec.host}: the plugin {call.plugin} stopped the launch: "
+                                + redacted(call.error.message, secrets.all_of(connection.host)),
                                 remedy=call.error.remedy) from call.error
         if call.error is not None:
             raise PluginError(
                 f"{spec.host}: the plugin {call.plugin} raised {type(call.error).__name__} in before_train: "
-                f"{call.error}",
+                + redacted(str(call.error), secrets.all_of(connection.host)),
                 remedy=f"RDTOPS_DISABLED_PLUGINS={call.plugin} inv train --host {spec.host}   # without it",
             ) from call.error

@@ -134,6 +134,20 @@ def test_a_secret_reaches_the_training_and_is_seen_nowhere(rows, run_id, workspa
     assert found.stdout.split() == [str(file)]
 
 
+def test_the_password_of_an_address_is_neither_in_a_command_line_nor_in_what_is_printed(inv, hosts, tmp_path):
+    password, seen = secrets.token_hex(12), set()
+    mine = tmp_path / "hosts.toml"
+    mine.write_text(f'{hosts.read_text()}\n[hosts.lab2.env]\nHF_ENDPOINT = "http://ann:{password}@127.0.0.1:9/"\n'
+                    f'MY_TOKEN = "{password}"\n')
+    other = laptop(tmp_path / "laptop", mine)
+    with watched_command_lines(seen):
+        shown = [other("check --host lab2 --json").said, other.good("train --host lab2 --dry-run").said,
+                 other("stats --host lab2").said]
+    assert not [line for line in seen if password in line]
+    assert password not in "".join(shown)
+    assert any("zlib.decompress" in line for line in seen)  # a program of ours on the host
+
+
 def test_nothing_that_we_make_may_be_written_by_others_whatever_the_umask_there(inv, run_id, workspace):
     journal = workspace / "runs" / run_id / "journal.jsonl"
     wait_for(lambda: journal.exists() and '"kind": "step"' in journal.read_text())  # the trainer's files are there, too

@@ -1,13 +1,18 @@
 """Where a secret may come from, and that nothing that shows it is made."""
 
+import os
 import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 
 from rdtops.errors import ConfigError
-from rdtops.ops import launch, secrets
+from rdtops.ops import inquiry, launch, secrets
 from rdtops.remote import inventory
+from rdtops.remote.connection import Result
 from rdtops.remote.hosts import Host
+from rdtops.testing.scripted import ScriptedConnection
 from tests.ops.test_runs import SPEC
 
 VALUE = "s3cr3t'; echo \"$HOME\" #"
@@ -69,3 +74,36 @@ def test_hosts_toml_does_not_have_a_variable_twice(tmp_path):
     file.write_text('[hosts.h]\naddress = "192.0.2.1"\nsecrets = ["HF_TOKEN"]\n[hosts.h.env]\nHF_TOKEN = "x"\n')
     with pytest.raises(ConfigError, match="secrets and env both have HF_TOKEN; env is for all to read"):
         inventory.load(file)
+
+
+IN_ENV = Host(name="h", address="192.0.2.1", env={
+    "HF_ENDPOINT": "http://ann:s3cret-word@mirror:8080", "http_proxy": "http://u:s3cret-word@192.0.2.9:3128",
+    "MY_TOKEN": "s3cret-word", "NCCL_DEBUG": "INFO"})
+
+
+def test_what_of_env_is_a_secret_goes_into_the_file_as_well():
+    sent = secrets.for_the_host("/w", IN_ENV)
+    assert sent["path"] == "/w/.secrets/h.sh"
+    read = subprocess.run(["sh", "-c", 'eval "$(cat)"; echo "$HF_ENDPOINT $http_proxy $MY_TOKEN $NCCL_DEBUG"'],
+                          input=sent["text"], capture_output=True, text=True, check=True, env={})
+    assert read.stdout == "http://ann:s3cret-word@mirror:8080 http://u:s3cret-word@192.0.2.9:3128 s3cret-word \n"
+    script = launch.script(IN_ENV, SPEC)
+    assert "s3cret-word" not in script
+    assert "export NCCL_DEBUG=INFO" in script
+    assert ". /w/.secrets/h.sh" in script
+
+
+def test_an_inquiry_says_the_environment_over_stdin():
+    class Listening(ScriptedConnection):
+        def run_shell(self, line, *, timeout_s=30.0, check=True, stdin=b""):
+            program = " -c 'import json, os; print(json.dumps(dict(os.environ)))'"
+            here = line.replace("cd /r &&", "").replace(" -m rdtops.trainer.x", program)
+            done = subprocess.run(["sh", "-c", here], input=stdin, check=True, capture_output=True,
+                                  env={"PATH": os.environ["PATH"]})
+            self.asked.append(line)
+            return Result(line, 0, done.stdout.decode(), "")
+
+    connection = Listening(replace(IN_ENV, python=sys.executable))
+    answer = inquiry.ask(connection, "/r", "x", [])
+    assert {name: answer[name] for name in IN_ENV.env} == IN_ENV.env
+    assert "s3cret-word" not in "".join(connection.asked)

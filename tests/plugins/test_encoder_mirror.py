@@ -1,14 +1,21 @@
+import base64
+import contextlib
 import json
 import subprocess
+import sys
 import threading
+import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from rdtops.checks import Status
 from rdtops.errors import PreflightVeto
+from rdtops.remote import bundle
+from rdtops.remote.far import prober
 from tests.plugins.conftest import BROKEN, ScriptedConnection, as_json, said
 from tests.told import options
 
@@ -217,11 +224,100 @@ def test_redirects_to_a_store_that_is_blocked_are_followed_and_told(plugins, hos
         h = host(env={"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"})
         mirror = plugins["encoder_mirror"].mirror_of(h, options("encoder_mirror", h))
         (probe,) = plugins["encoder_mirror"].endpoint_probes(h, mirror, spec())
-        done = subprocess.run(["sh", "-c", probe.shell], capture_output=True, text=True, check=True)
+        done = subprocess.run(["sh", "-c", probe.shell], capture_output=True, check=True, input=probe.stdin)
     finally:
         server.shutdown()
         serving.join()
         server.server_close()
-    config, weights = probe.parse(said(done.stdout))
+    config, weights = probe.parse(said(done.stdout.decode()))
     assert (config.size_bytes, config.problem) == (2, "")
     assert "404" in weights.problem
+
+
+# --- a mirror with a password ---
+
+PASSWORD = "s3cret-word"
+
+
+class Guarded(BaseHTTPRequestHandler):
+    """Wants a password, and sends those who have it to another server, which must not see it."""
+
+    seen: ClassVar[list[tuple[str, str]]] = []
+
+    def do_GET(self):
+        self.seen.append((self.path, self.headers.get("Authorization", "")))
+        if self.path.startswith("/elsewhere"):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"weights")
+            return
+        time.sleep(0.2)  # so long a command line can be looked at
+        right = self.headers.get("Authorization") == "Basic " + base64.b64encode(f"ann:{PASSWORD}".encode()).decode()
+        self.send_response(302 if right else 401)
+        self.send_header("Location", "/elsewhere/" + self.path.rpartition("/")[2])
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+class RealProber(ScriptedConnection):
+    """Probes are run by the prober that a host runs, here."""
+
+    def call(self, program, request, *, timeout_s=60.0):
+        asked = {name: p for name, p in request["probes"].items() if name == "endpoint"}
+        done = subprocess.run([sys.executable, *bundle.FLAGS, "-c", bundle.READER], check=True, capture_output=True,
+                              input=bundle.packed_request(prober, {"probes": asked}))
+        others = {"probes": {name: p for name, p in request["probes"].items() if name not in asked}}
+        return {**super().call(program, others), **json.loads(done.stdout)}
+
+
+@contextlib.contextmanager
+def watched_command_lines(seen):
+    ended = threading.Event()
+
+    def look():
+        while not ended.wait(0.01):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    seen.add(path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+
+
+@pytest.mark.parametrize(("password", "status"), [(PASSWORD, Status.OK), (f"{PASSWORD}-wrong", Status.FAIL)])
+def test_the_password_of_a_mirror_is_in_no_command_line_and_in_no_finding(plugins, host, spec, password, status):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Guarded)
+    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    serving.start()
+    seen, Guarded.seen[:] = set(), []
+    h = host(env={"HF_ENDPOINT": f"http://ann:{password}@127.0.0.1:{server.server_port}", "no_proxy": "*"},
+             python=sys.executable)
+    connection = RealProber(h, text_encoder=listing("", ""), vision_encoder=listing(SIGLIP, as_json(SO400M)))
+    try:
+        with watched_command_lines(seen):
+            found = plugins["encoder_mirror"].preflight_check(h, connection, spec(), {}, options("encoder_mirror", h))
+    finally:
+        server.shutdown()
+        serving.join()
+        server.server_close()
+    assert any("snapshot" not in line and "urllib.request" in line for line in seen)  # there was something to see
+    assert not [line for line in seen if PASSWORD in line]
+    assert PASSWORD not in repr(found)
+    endpoint = {r.name: r for r in found}["hf endpoint"]
+    assert (endpoint.status, "http://***@127.0.0.1" in endpoint.summary) == (status, True)
+    assert {said for path, said in Guarded.seen if path.startswith("/elsewhere")} <= {""}
+
+
+def test_a_download_that_fails_does_not_repeat_the_password(plugins, host, spec, monkeypatch):
+    h = host(env={"HF_ENDPOINT": f"http://ann:{PASSWORD}@m.example.org"})
+    monkeypatch.setattr(plugins["encoder_mirror"], "_run_pulsing",
+                        lambda *_: f"401 for http://ann:{PASSWORD}@m.example.org/x ({PASSWORD})")
+    mirror = plugins["encoder_mirror"].mirror_of(h, options("encoder_mirror", h))
+    with pytest.raises(PreflightVeto, match=r"from http://\*\*\*@m\.example\.org") as vetoed:
+        plugins["encoder_mirror"]._download(h, mirror, None, "google/t5-v1_1-xxl", "/w")
+    assert PASSWORD not in vetoed.value.message

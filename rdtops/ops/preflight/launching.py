@@ -15,9 +15,9 @@ from rdtops.errors import ConfigError
 from rdtops.ops import admission, launchers, runs, runs_on_host, secrets
 from rdtops.ops.preflight.check import Answers, Check, Subject, last_line, words
 from rdtops.ops.runs import RunView
+from rdtops.remote import redaction
 from rdtops.remote.probe import Output, Probe, program_probe
 
-SECRET_ENDINGS = ("_API_KEY", "_TOKEN", "_PASSWORD", "_SECRET")
 _LOGOUT = ("busctl get-property org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager "
            "KillUserProcesses; loginctl show-user \"$(id -un)\" -p Linger; echo \"uid $(id -u)\"")
 
@@ -94,10 +94,10 @@ def judge_logout(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 def judge_secrets(subject: Subject, _: Answers) -> Iterator[CheckResult]:
     """Known to this laptop, and not written where everybody reads them. Their values are not looked at."""
     host = subject.host
-    in_the_open = [name for name in host.env if name.endswith(SECRET_ENDINGS)]
+    in_the_open = [name for name in host.env if name.endswith(redaction.NAMES)]
     if in_the_open:
         yield CheckResult.warn("secrets", f"env of [hosts.{host.name}] has {', '.join(in_the_open)}",
-                               "launch.sh shows it to all who may read the workspace, and comes home with the results",
+                               "hosts.toml shows it to all who may read that file, and whoever is sent it",
                                f"secrets = {json.dumps(in_the_open)} under [hosts.{host.name}]; the value here")
     try:
         secrets.values(host.secrets)
