@@ -357,6 +357,30 @@ def test_who_holds_a_gpu_stands_in_the_way_and_is_named(check):
     assert f"inv stop --host h --run {RUN['run_id']}" in found.remedy
 
 
+def test_a_lock_that_somebody_spoiled_is_named_and_nothing_is_stopped_for_it(check):
+    spoiled = {"what": "GPU 0", "problem": "/run/lock/rdtops/gpu-0 is a FIFO of bob (uid 1002)\x1b[2J"}
+    found = check(lease=said(json.dumps({"in_the_way": [spoiled], "note": ""})))["lease"]
+    assert (found.status, found.summary) == (Status.FAIL, "it cannot lock what it needs")
+    assert "GPU 0 cannot be locked: /run/lock/rdtops/gpu-0 is a FIFO of bob (uid 1002)" in found.evidence
+    assert found.evidence.isprintable()
+    assert "inv stop" not in found.remedy
+
+
+def test_locks_that_are_not_where_all_look_are_a_warning(check):
+    note = "/run/lock/rdtops is a file of bob (uid 1002): GPUs are locked in /tmp/rdtops\n\x1b[2J"
+    found = check(lease=said(json.dumps({"in_the_way": [], "note": note})))["lease"]
+    assert found.status is Status.WARN
+    assert "GPUs are locked in /tmp/rdtops" in found.evidence
+    assert found.evidence.isprintable()
+
+
+@pytest.mark.parametrize("holder", [{}, {"what": ["x"], "run_id": 5}, {"run_id": "; rm -rf ~", "since_s": 1e300}])
+def test_a_holder_that_says_no_run_is_not_put_into_a_command(check, holder):
+    found = check(lease=said(json.dumps({"in_the_way": [holder]})))["lease"]
+    assert (found.status, found.summary) == (Status.FAIL, "another run is running here")
+    assert found.remedy.startswith("inv status --host h --all ")
+
+
 def test_a_run_beside_is_told_and_an_ended_one_counted(check):
     assert f"beside {RUN['run_id']}" in check(runs=said(json.dumps({"runs": [RUN]})))["runs"].summary
     ended = {**RUN, "alive": False, "exit_code": 0}

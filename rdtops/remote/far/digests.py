@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Any, BinaryIO, Iterator
 
-from rdtops.contract import locks
+from rdtops.contract.locks import append
 from rdtops.remote.far.entries import BLOCK, Problem, text
 from rdtops.remote.far.wire import WORK
 
@@ -78,7 +78,7 @@ class Digests:
             if self._superseded > len(self._rows) + 1000:
                 self._rewrite()
             else:
-                locks.append(self._file, "".join(self._new))
+                append(self._file, "".join(self._new))
         self._new = []
 
     def _load(self) -> None:
