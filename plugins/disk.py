@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from rdtops.api import (
     Probe,
     RunSpec,
     ask,
+    fields,
     hookimpl,
 )
 
@@ -122,7 +122,7 @@ def parse_trial(output: Output) -> float:
     """Bytes a second, flushing included."""
     if output.code != 0:
         raise ValueError(output.err.strip().rpartition("\n")[2][-200:] or "nothing could be written")
-    facts = json.loads(output.out.strip().rpartition("\n")[2])
+    facts = fields.loads(output.out.strip().rpartition("\n")[2])
     return float(facts["mib"] * (1 << 20) / max(float(facts["seconds"]), 1e-6))
 
 

@@ -26,6 +26,7 @@ from rdtops.api import (
     Status,
     activation,
     ask,
+    fields,
     hookimpl,
     plan_upload,
     redacted,
@@ -128,7 +129,7 @@ def parse(output: Output) -> Encoder:
         raise ValueError("unexpected answer")
     listing, shards, config = parts
     try:
-        values = json.loads(config)
+        values = fields.loads(config)
     except ValueError:
         values = None
     return Encoder(frozenset(listing.splitlines()), frozenset(line.strip('"') for line in shards.splitlines()),
@@ -148,7 +149,7 @@ def parse_fetched(output: Output) -> tuple[Fetched, ...]:
     """In the order of FETCHED."""
     if output.code != 0:
         raise ValueError(output.err.strip()[-200:] or "nothing was fetched")
-    rows = json.loads(output.out.strip().rpartition("\n")[2])
+    rows = fields.loads(output.out.strip().rpartition("\n")[2])
     return tuple(Fetched(int(r["bytes"]), float(r["seconds"]), str(r["problem"])) for r in rows.values())
 
 

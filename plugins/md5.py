@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from rdtops.api import (
     RunSpec,
     ask,
     hookimpl,
+    manifest,
     plan_upload,
 )
 
@@ -85,13 +85,8 @@ def probes(host: Host, checkpoint: Checkpoint) -> list[Probe[Any]]:
 
 def parse_manifest(output: Output) -> Sealed:
     """manifest.json. Raises ValueError when it is something else."""
-    try:
-        fields = json.loads(output.out)
-        rows = fields["files"]
-        return Sealed(str(fields["digest"]), sum(row["size_bytes"] for row in rows),
-                      {row["path"]: row["md5"] for row in rows})
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"not a manifest: {error!r}") from error
+    sealed = manifest.Manifest.from_json(output.out)
+    return Sealed(sealed.digest, sealed.size_bytes, {file.path: file.md5 for file in sealed.files})
 
 
 def parse_digests(output: Output) -> dict[str, str]:

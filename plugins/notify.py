@@ -27,6 +27,7 @@ from rdtops.api import (
     RunSpec,
     RunState,
     Secret,
+    fields,
     hookimpl,
     printable,
     redacted,
@@ -165,12 +166,11 @@ def _post(url: Secret, content: bytes, kind: str, timeout_s: float) -> tuple[str
 def _refusal(answer: bytes, kind: str, url: Secret) -> str:
     """Feishu, DingTalk and WeCom refuse with 200 and a code that is not 0."""
     try:
-        fields = json.loads(answer) if kind in ("feishu", "dingtalk", "wecom") else {}
+        told = fields.table(fields.loads(answer)) if kind in ("feishu", "dingtalk", "wecom") else {}
     except ValueError:
         return ""
-    code = next((fields[k] for k in ("code", "errcode", "StatusCode") if fields.get(k)), 0) \
-        if isinstance(fields, dict) else 0
-    said = str(fields.get("msg") or fields.get("errmsg") or "")[:200] if code else ""
+    code = next((told[k] for k in ("code", "errcode", "StatusCode") if told.get(k)), 0)
+    said = str(told.get("msg") or told.get("errmsg") or "")[:200] if code else ""
     return f"it answered code {code} {redacted(said, _secrets(url))}".strip() if code else ""
 
 

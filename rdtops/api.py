@@ -2,7 +2,7 @@
 
 from rdtops import pages
 from rdtops.checks import CheckResult, Status
-from rdtops.contract import fields, manifest, names
+from rdtops.contract import checkpoints, fields, files, manifest, names
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.models import MODELS, ModelFacts
@@ -58,8 +58,10 @@ __all__ = [
     "TrainConfig",
     "activation",
     "ask",
+    "checkpoints",
     "download",
     "fields",
+    "files",
     "hookimpl",
     "manifest",
     "names",

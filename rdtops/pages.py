@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -48,9 +49,11 @@ def address(path: object) -> str:
 
 def write(path: Path, page: str) -> Path:
     """Write a page, unless it is there and says the same. Raises OSError."""
-    content = page.encode()
-    if path.is_symlink() or not path.is_file() or files.head_of(path, len(content) + 1) != content:
-        files.write_whole(path, content)
+    content = page.encode("utf-8", "replace")
+    with suppress(OSError):
+        if not path.is_symlink() and files.head_of(path, len(content) + 1) == content:
+            return path
+    files.write_whole(path, content)
     return path
 
 

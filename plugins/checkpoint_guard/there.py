@@ -1,4 +1,4 @@
-"""Far side of checkpoint_guard: look at, copy and delete checkpoints. Standard library, Python 3.8, one file.
+"""Far side of checkpoint_guard: look at, copy and delete checkpoints. Standard library, Python 3.8.
 
 Requests (one JSON line each); each is answered by one JSON line {"answer": ...}:
     {"op": "list", "folder"}                     the valid checkpoints in it, as the fields of Checkpoint
@@ -9,77 +9,32 @@ Requests (one JSON line each); each is answered by one JSON line {"answer": ...}
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import sys
 from typing import Any
 
-MANIFEST = "manifest.json"
-
-
-def rows_of(folder: str) -> tuple[str, list[dict[str, Any]]]:
-    """Digest and rows of a manifest. Raises OSError or ValueError."""
-    try:
-        with open(os.path.join(folder, MANIFEST)) as file:
-            fields = json.load(file)
-        rows = fields["files"]
-        lines = "".join("{md5}  {path}\n".format(**row) for row in sorted(rows, key=lambda row: row["path"]))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a manifest: {error!r}") from error
-    if hashlib.md5(lines.encode()).hexdigest() != fields["digest"]:
-        raise ValueError("the manifest's own digest does not fit its rows")
-    return fields["digest"], rows
-
-
-def md5_of(path: str) -> str:
-    digest = hashlib.md5()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+from rdtops.api import checkpoints, fields, manifest
 
 
 def wrong(folder: str, digest: str) -> list[str]:
     try:
-        stated, rows = rows_of(folder)
+        stated = manifest.stated(folder)
     except (OSError, ValueError) as error:
         return [f"manifest.json: {error}"]
-    found = [] if stated == digest else ["manifest.json: it is another checkpoint"]
-    for row in rows:
+    found = [] if stated.digest == digest else ["manifest.json: it is another checkpoint"]
+    for file in stated.files:
         try:
-            if md5_of(os.path.join(folder, row["path"])) != row["md5"]:
-                found.append(row["path"] + ": MD5 differs")
+            if manifest.md5_of(os.path.join(folder, file.path)) != file.md5:
+                found.append(file.path + ": MD5 differs")
         except OSError as error:
-            found.append(f"{row['path']}: {error.strerror}")
+            found.append(f"{file.path}: {error.strerror or error}")
     return found
-
-
-def heldout_loss(folder: str) -> float | None:
-    try:
-        with open(os.path.join(folder, "trainer.json")) as file:
-            loss = float(json.load(file)["heldout_loss"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return loss if loss - loss == 0 else None
 
 
 def listed(folder: str) -> list[dict[str, Any]]:
-    found = []
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-        path = os.path.join(folder, name)
-        if not (name.startswith("step_") and name[5:].isdigit()):
-            continue
-        try:
-            digest, rows = rows_of(path)
-            fits = all(os.path.getsize(os.path.join(path, row["path"])) == row["size_bytes"] for row in rows)
-        except (OSError, ValueError):
-            continue
-        if fits:
-            found.append({"step": int(name[5:]), "name": name, "path": path, "digest": digest,
-                          "size_bytes": sum(row["size_bytes"] for row in rows), "heldout_loss": heldout_loss(path)})
-    return found
+    return checkpoints.listed(folder)[0]
 
 
 def copy(folder: str, target: str, digest: str) -> str:
@@ -128,9 +83,9 @@ def flush_one(path: str) -> None:
 
 def delete(folder: str, digest: str) -> bool:
     """The manifest goes first: a half-deleted checkpoint must not count as one."""
-    if rows_of(folder)[0] != digest or is_open(folder):
+    if manifest.stated(folder).digest != digest or is_open(folder):
         return False
-    os.unlink(os.path.join(folder, MANIFEST))
+    os.unlink(os.path.join(folder, manifest.NAME))
     shutil.rmtree(folder)
     return True
 
@@ -156,7 +111,7 @@ def is_open(folder: str) -> bool:
 
 
 def main() -> None:
-    request = json.loads(sys.stdin.buffer.readline().decode())
+    request = fields.loads(sys.stdin.buffer.readline())
     operations: dict[str, Any] = {"list": listed, "wrong": wrong, "copy": copy, "delete": delete}
     answer = operations[request.pop("op")](**request)
     sys.stdout.write(json.dumps({"answer": answer}) + "\n")

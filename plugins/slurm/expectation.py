@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from rdtops.api import Command, Output, Probe, RunSpec
+from rdtops.api import Command, Output, Probe, RunSpec, fields
 
 _ALIKE = ("model", "batch_size_per_process", "num_processes", "gradient_accumulation_steps", "gradient_checkpointing",
           "sharding", "mixed_precision", "device")
@@ -13,15 +13,18 @@ _NEWEST = """\
 import glob, json, os, sys
 root, wanted = sys.argv[1], json.loads(sys.argv[2])
 for folder in sorted(glob.glob(os.path.join(glob.escape(root), 'runs', '*')), reverse=True)[:200]:
+    files = [os.path.join(folder, name) for name in ('config.json', 'journal.jsonl')]
     try:
-        train = json.load(open(os.path.join(folder, 'config.json')))['train']
+        if not all(map(os.path.isfile, files)):  # to open a FIFO may wait for ever
+            continue
+        train = json.load(open(files[0]))['train']
         if any(train.get(key) != value for key, value in wanted.items()):
             continue
-        with open(os.path.join(folder, 'journal.jsonl'), 'rb') as file:
+        with open(files[1], 'rb') as file:
             file.seek(max(0, os.path.getsize(file.name) - (1 << 18)))
             lines = [line for line in file.read().splitlines() if line.startswith(b'{"kind": "step"')]
         seconds = sorted(json.loads(line)['step_s'] for line in lines)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         continue
     if len(seconds) >= 5:
         print(json.dumps({'run_id': os.path.basename(folder), 'step_s': seconds[len(seconds) // 2]}))
@@ -48,7 +51,8 @@ def expectation_probe(spec: RunSpec, python: str) -> Probe[Expectation]:
 
 def parse(output: Output) -> Expectation:
     """Raises ValueError where nothing like it has run yet."""
-    found = json.loads(output.out or "null")
-    if not found:
+    found = fields.table(fields.loads(output.out or "null"))
+    step_s = fields.number(found.get("step_s"))
+    if step_s is None:
         raise ValueError("no run of this kind was measured here")
-    return Expectation(str(found["run_id"]), float(found["step_s"]))
+    return Expectation(fields.text(found.get("run_id")), step_s)

@@ -20,6 +20,7 @@ import sys
 import time
 from typing import Callable
 
+from rdtops.api import fields, files
 from rdtops.contract.locks import alone
 
 RECORD, END = "slurm.json", "slurm-end.json"  # of the job's folder
@@ -42,20 +43,16 @@ def run(*words: str, cwd: str | None = None) -> tuple[int, str, str]:
 
 
 def read(folder: str, name: str) -> dict[str, str]:
+    """What it holds of texts; nothing of a file that is broken."""
     try:
-        with open(os.path.join(folder, name)) as file:
-            found = json.load(file)
-    except (OSError, ValueError):
+        found = fields.table(fields.loads(files.text_of(os.path.join(folder, name))))
+    except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
 def write(folder: str, name: str, values: dict[str, str]) -> None:
-    path = os.path.join(folder, name)
-    with open(path + ".tmp", "w") as file:
-        json.dump(values, file)
-        file.write("\n")
-    os.replace(path + ".tmp", path)
+    files.write_whole(os.path.join(folder, name), json.dumps(values) + "\n")
 
 
 def queue() -> tuple[list[dict[str, str]], str]:
@@ -121,7 +118,7 @@ def facts(folder: str, rows: list[dict[str, str]], problem: str) -> dict[str, st
     if row and row["state"] in LIVING:
         return dict(row, restarts=detail(number).get("Restarts", "0"))
     found = ended(number, row)
-    found["ended_note"] = text_of(os.path.join(folder, "ended"))
+    found["ended_note"] = files.text_of(os.path.join(folder, "ended"), 4096).strip()
     if found["state"]:
         write_if_possible(folder, END, found)
     return found
@@ -151,14 +148,6 @@ def write_if_possible(folder: str, name: str, values: dict[str, str]) -> None:
         write(folder, name, values)
 
 
-def text_of(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read(4096).strip()
-    except OSError:
-        return ""
-
-
 # --- stop ---
 
 def stop(folder: str, name: str, grace_s: float) -> dict[str, object]:
@@ -168,8 +157,8 @@ def stop(folder: str, name: str, grace_s: float) -> dict[str, object]:
     job = living(rows, name)
     if problem or not job:
         return {"left": bool(problem), "problem": problem}
-    with open(os.path.join(folder, "stop"), "w") as file:
-        file.write(f"{time.time():.0f}\n")
+    with contextlib.suppress(OSError):  # a full disk is no reason to let it run on
+        files.write_whole(os.path.join(folder, "stop"), f"{time.time():.0f}\n")
     if grace_s and job["state"] == "RUNNING":
         latest = time.time() + grace_s
         while time.time() < latest:
@@ -193,7 +182,7 @@ def gone_within(name: str, limit_s: float) -> bool:
 
 
 def main() -> None:
-    request = json.loads(sys.stdin.buffer.readline().decode())
+    request = fields.loads(sys.stdin.buffer.readline())
     operations: dict[str, Callable[..., dict[str, object]]] = {
         "submit": submit, "states": states, "stop": stop}
     answer = operations[request.pop("op")](**request)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
+from rdtops.contract import fields as kinds
+from rdtops.contract.names import quoted
 from rdtops.errors import ConfigError
 
 
@@ -92,9 +95,14 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
+        if not isinstance(values, Mapping):
+            raise ConfigError("the training configuration is not a table of settings")
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
-            raise ConfigError(f"unknown training settings: {', '.join(unknown)}")
+            raise ConfigError(f"unknown training settings: {', '.join(map(quoted, unknown[:5]))}")
+        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in values]
+        if missing:
+            raise ConfigError(f"training settings that are missing: {', '.join(missing)}")
         return checked(cls(**values))
 
 
@@ -171,7 +179,7 @@ def preset(name: str) -> TrainConfig:
 
 def override(config: TrainConfig, settings: Iterable[str]) -> TrainConfig:
     """Apply `key=value` settings, each value read as the type of its field."""
-    types_by_name = typing.get_type_hints(TrainConfig)
+    types_by_name = _hints(TrainConfig)
     for setting in settings:
         key, equals, text = setting.partition("=")
         key = key.strip()
@@ -187,9 +195,7 @@ def override(config: TrainConfig, settings: Iterable[str]) -> TrainConfig:
 
 def checked(config: TrainConfig) -> TrainConfig:
     """The configuration itself when its values make sense together, else ConfigError naming all that do not."""
-    types_by_name = typing.get_type_hints(TrainConfig)
-    problems = [f"{f.name} = {getattr(config, f.name)!r} is not {_type_name(types_by_name[f.name])}"
-                for f in fields(config) if not _is_a(getattr(config, f.name), types_by_name[f.name])]
+    problems = wrong_kinds(config)
     if not problems:
         problems += [f"{key} = {getattr(config, key)!r}: one of {', '.join(allowed)}"
                      for key, allowed in CHOICES.items() if getattr(config, key) not in allowed]
@@ -218,6 +224,13 @@ def checked(config: TrainConfig) -> TrainConfig:
     return config
 
 
+def wrong_kinds(values: object) -> list[str]:
+    """What of a dataclass's fields is not of the kind that it declares, in words."""
+    hints = _hints(type(values))  # type: ignore[arg-type]  # mypy takes the __hash__ of the class for its instances'
+    return [f"{name} = {quoted(getattr(values, name))} is not {_type_name(hint)}"
+            for name, hint in hints.items() if not _is_a(getattr(values, name), hint)]
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` or nothing."""
     close = difflib.get_close_matches(word, list(known), 1, 0.5)
@@ -225,10 +238,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _value(key: str, text: str, hint: Any) -> Any:
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if type(None) in kinds and text.lower() in ("none", "off"):
+    allowed = _alternatives(hint)
+    if type(None) in allowed and text.lower() in ("none", "off"):
         return None
-    kind = next(k for k in kinds if k is not type(None))
+    kind = next(k for k in allowed if k is not type(None))
     try:
         if kind is bool:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
@@ -238,17 +251,27 @@ def _value(key: str, text: str, hint: Any) -> Any:
 
 
 def _is_a(value: Any, hint: Any) -> bool:
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    allowed = _alternatives(hint)
     if isinstance(value, bool):
-        return bool in kinds
-    if isinstance(value, int) and float in kinds:
-        return True
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return False
-    return isinstance(value, kinds)
+        return bool in allowed
+    if isinstance(value, (int, float)):
+        return ((float in allowed and kinds.number(value) is not None)
+                or (int in allowed and isinstance(value, int) and kinds.whole(value) is not None))
+    if hint == Mapping[str, str]:
+        return isinstance(value, Mapping) and all(isinstance(word, str) for pair in value.items() for word in pair)
+    return isinstance(value, tuple(typing.get_origin(kind) or kind for kind in allowed))
 
 
 def _type_name(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return " or ".join(names[k] for k in kinds)
+    return " or ".join(names.get(kind, "a table") for kind in _alternatives(hint))
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    found = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return tuple(getattr(kind, "__supertype__", kind) for kind in found)  # a RunId is a text
+
+
+@functools.cache
+def _hints(cls: Hashable) -> dict[str, Any]:
+    return typing.get_type_hints(cls)

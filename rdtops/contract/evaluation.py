@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from rdtops.contract.config import CHOICES, nearest
+from rdtops.contract import names
+from rdtops.contract.config import CHOICES, nearest, wrong_kinds
+from rdtops.contract.fields import loads
 from rdtops.contract.names import EvaluationName, RunId
 from rdtops.contract.run import RunPaths
 from rdtops.errors import ConfigError
@@ -69,12 +71,17 @@ class EvalSpec:
 
     @classmethod
     def from_json(cls, text: str) -> EvalSpec:
+        """Raises ConfigError for whatever else the text is."""
         try:
-            values: dict[str, Any] = json.loads(text)
+            values: dict[str, Any] = {**loads(text)}
             values.pop("name", None)
-            return cls(**{**values, "protocol": Protocol(**values["protocol"])})
+            spec = cls(**{**values, "run_id": RunId(names.component(values["run_id"])),
+                          "protocol": Protocol(**values["protocol"])})
         except (TypeError, KeyError, ValueError) as error:
             raise ConfigError(f"not an evaluation's eval.json: {error!r}") from error
+        if problems := [*wrong_kinds(spec.protocol), *wrong_kinds(spec)]:
+            raise ConfigError(f"not an evaluation's eval.json: {'; '.join(problems)}")
+        return spec
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 LARGEST = 1 << 62  # of a whole number: it fits every struct, time and file offset
 MOST_VALUES = 1 << 21  # of one text; each takes up to a hundred bytes of memory, whatever its two bytes of text say
+_DECIMAL = re.compile(r"-?[0-9]{1,18}")
 
 
 def loads(text: str | bytes | bytearray) -> Any:
@@ -56,6 +58,12 @@ def number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e300 or not math.isfinite(value):
         return None
     return value
+
+
+def decimal(text: str) -> int | None:
+    """The whole number that a file like `exit` holds; None for anything else, an endless one too."""
+    text = text.strip()
+    return int(text) if _DECIMAL.fullmatch(text) else None
 
 
 def _values(text: str | bytes | bytearray) -> int:

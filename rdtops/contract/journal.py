@@ -6,13 +6,15 @@ one write(2) and counts once its newline is there, so a torn last line is unfini
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rdtops.contract import fields, files
+from rdtops.contract.names import quoted
 
 # kind of event: what its data holds (units in the names)
 KINDS = {
@@ -50,6 +52,23 @@ KINDS = {
 }
 
 
+# Fields that are computed with, whatever the kind of event: a line where one is something else is no event.
+_WHOLE = ("step", "size_bytes", "attempt", "log_offset", "log_line", "oom_kills", "world_size", "max_steps",
+          "parameters", "resumed_from_step", "exit_code", "batch_size_per_process", "gradient_accumulation_steps",
+          "done_before", "successes", "trials", "errors", "steps", "trial")
+_NUMBERS = ("loss", "learning_rate", "grad_norm", "samples_per_s", "step_s", "data_s", "encode_s", "forward_s",
+            "backward_s", "optimiser_s", "save_s", "evaluation_s", "memory_mib", "eta_s", "heldout_loss", "action_mse",
+            "silent_s", "limit_s", "restart_in_s")
+_READERS: dict[str, Callable[[object], object]] = {
+    **dict.fromkeys(_WHOLE, fields.whole), **dict.fromkeys(_NUMBERS, fields.number),
+    "ranks": lambda value: fields.rows(value) if isinstance(value, list) else None,
+    "evidence": lambda value: fields.words(value) if isinstance(value, list) else None}
+LATEST_S = 1 << 37  # in the year 6325: what is later is no time
+
+LINE_BYTES = files.LINE_BYTES  # a longer line is no event
+_STEP = b'{"kind": "step"'
+
+
 @dataclass(frozen=True)
 class Event:
     kind: str
@@ -61,11 +80,25 @@ class Event:
 
     @classmethod
     def from_line(cls, line: str) -> Event:
-        """Raises ValueError when the line is not an event."""
-        fields = json.loads(line)
-        if not isinstance(fields, dict) or "kind" not in fields:
-            raise ValueError(f"not an event: {line[:80]!r}")
-        return cls(str(fields.pop("kind")), float(fields.pop("time_s", 0.0)), fields)
+        """Raises ValueError when the line is not an event. A field that is there and not null has its kind; a number
+        that is not finite is null."""
+        data = fields.loads(line)
+        if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
+            raise ValueError(f"not an event: {quoted(line)}")
+        kind, time_s = data.pop("kind"), fields.number(data.pop("time_s", 0.0))
+        if time_s is None or not 0 <= time_s <= LATEST_S:
+            raise ValueError(f"an event without a time: {quoted(line)}")
+        return cls(kind, float(time_s), {name: _read(name, value) for name, value in data.items()})
+
+
+def _read(name: str, value: object) -> object:
+    reader = _READERS.get(name)
+    if reader is None or value is None or value != value or value in (float("inf"), float("-inf")):
+        return value if reader is None else None
+    found = reader(value)
+    if found is None:
+        raise ValueError(f"the field {name} of an event is {quoted(value)}")
+    return found
 
 
 class Journal:
@@ -82,50 +115,48 @@ class Journal:
     def write(self, event: Event) -> None:
         """Raises OSError, with a full disk too; then it may be written again."""
         assert event.kind in KINDS, event.kind
-        append_line(self.path, event.to_line(), flush=event.kind != "step")  # a step may be lost with the machine
+        # a step may be lost with the machine
+        files.append_line(self.path, event.to_line(), flush=event.kind != "step")
 
     def read(self) -> list[Event]:
-        return parse(self.path.read_bytes())[0] if self.path.exists() else []
+        """All of them, as `events`."""
+        return list(self.events())
 
+    def events(self, steps: int = 0) -> Iterator[Event]:
+        """The complete ones, in bounded memory however long the file is; none where there is no such file. `steps`: of
+        the step events about so many, spread evenly, the last one among them."""
+        every = 1
+        if steps:
+            count = sum(line.startswith(_STEP) for line in self._lines())
+            every, number = max(1, -(-count // steps)), -count
+        for line in self._lines():
+            if steps and line.startswith(_STEP):
+                number += 1
+                if number % every:
+                    continue
+            if len(line) > LINE_BYTES or line.endswith(b"\n"):
+                yield from _parsed(line)
 
-def append_line(path: Path, line: str, *, flush: bool = False) -> None:
-    """In one write, on a line of its own whatever a full disk left before it. `flush`: it outlives the machine."""
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        content = (b"\n" if _is_torn(descriptor) else b"") + line.encode() + b"\n"
-        written = os.write(descriptor, content)
-        if written < len(content):
-            _take_back(descriptor, content[:written])
-            raise OSError(errno.ENOSPC, "No space left on device: it took only a part of a line", str(path))
-        if flush:
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _take_back(descriptor: int, part: bytes) -> None:
-    """Of a line that found no room, unless somebody has written behind it since."""
-    size = os.fstat(descriptor).st_size
-    if os.pread(descriptor, len(part), size - len(part)) == part:
-        os.ftruncate(descriptor, size - len(part))
-
-
-def _is_torn(descriptor: int) -> bool:
-    """The file ends within a line, as a full disk or a killed machine leaves it."""
-    size = os.fstat(descriptor).st_size
-    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+    def _lines(self) -> Iterator[bytes]:
+        try:
+            yield from files.lines_of(self.path, LINE_BYTES + 1)
+        except OSError:
+            return
 
 
 def parse(content: bytes) -> tuple[list[Event], int]:
     """The complete events of a piece of a journal, and how many bytes they took. A damaged line in the middle is
     kept as a warning event so that nobody mistakes a gap for silence."""
-    events: list[Event] = []
     end = content.rfind(b"\n") + 1
-    for raw in content[:end].splitlines():
-        if not raw.strip():
-            continue
+    return [event for line in content[:end].split(b"\n") for event in _parsed(line)], end
+
+
+def _parsed(line: bytes) -> Iterator[Event]:
+    """The event of a line, or the warning that it is none; nothing of an empty one."""
+    if len(line) > LINE_BYTES:
+        yield Event("warning", 0.0, {"message": f"journal line longer than {LINE_BYTES} bytes: {quoted(line[:80])}"})
+    elif line.strip():
         try:
-            events.append(Event.from_line(raw.decode()))
+            yield Event.from_line(line.decode("utf-8", "replace"))
         except ValueError:
-            events.append(Event("warning", 0.0, {"message": f"unreadable journal line: {raw[:80]!r}"}))
-    return events, end
+            yield Event("warning", 0.0, {"message": f"unreadable journal line: {line[:80]!r}"})

@@ -7,6 +7,7 @@ import os
 import time
 from typing import Callable
 
+from rdtops.contract.fields import decimal
 from rdtops.contract.files import text_of
 
 TRAINER = "rdtops.trainer.train"
@@ -38,7 +39,8 @@ def name_of(pid: int) -> str:
 def is_alive(process: str) -> bool:
     """`pid starttime boot_id` still names a living process."""
     words = process.split()
-    return len(words) == 3 and words[0].isdigit() and words[2] == boot_id() and start_time(int(words[0])) == words[1]
+    pid = decimal(words[0]) if len(words) == 3 else None
+    return pid is not None and words[2] == boot_id() and start_time(pid) == words[1]
 
 
 def environment(pid: int) -> list[str]:

@@ -1,4 +1,5 @@
-"""Manifest: the files below a folder, each with its size and MD5. A checkpoint without a valid one does not exist."""
+"""Manifest: the files below a folder, each with its size and MD5. A checkpoint without a valid one does not exist.
+Standard library, Python 3.8: far-side programs bring it along."""
 
 from __future__ import annotations
 
@@ -7,13 +8,16 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-NAME = "manifest.json"
+from rdtops.contract import fields, files, names
+
+NAME: Final = "manifest.json"
 
 
 @dataclass(frozen=True)
 class FileDigest:
-    path: str  # relative, with forward slashes
+    path: names.RelativePath  # with forward slashes
     size_bytes: int
     md5: str  # people compare MD5 sums by hand, so that is the digest we keep
 
@@ -38,26 +42,36 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Raises ValueError when the text is no manifest or its own digest does not fit it."""
+        """Raises ValueError when the text is no manifest, when a row names no file below the folder, or when its own
+        digest does not fit it."""
         try:
-            fields = json.loads(text)
-            manifest = cls(tuple(_row(r["path"], r["size_bytes"], r["md5"]) for r in fields["files"]))
-            stated = fields["digest"]
-        except (KeyError, TypeError, RecursionError, ValueError) as error:
-            raise ValueError(f"not a manifest: {error!r}") from error
-        if stated != manifest.digest:
+            values = fields.loads(text)
+        except ValueError as error:
+            raise ValueError(f"not a manifest: {error}") from error
+        rows = fields.table(values).get("files")
+        if not isinstance(rows, list):
+            raise ValueError("not a manifest: it has no list of files")
+        manifest = cls(tuple(_row(row) for row in rows))
+        if len({f.path for f in manifest.files}) < len(rows):
+            raise ValueError("not a manifest: it names a file twice")
+        if values.get("digest") != manifest.digest:
             raise ValueError("the manifest's own digest does not fit its rows")
         return manifest
 
 
-def _row(path: object, size_bytes: object, md5: object) -> FileDigest:
-    if not (isinstance(path, str) and isinstance(size_bytes, int) and isinstance(md5, str)):
-        raise TypeError(f"a row of {path!r}, {size_bytes!r}, {md5!r}")
-    return FileDigest(path, size_bytes, md5)
+def _row(row: object) -> FileDigest:
+    values = fields.table(row)
+    size_bytes = fields.whole(values.get("size_bytes"))
+    if size_bytes is None or size_bytes < 0:
+        raise ValueError(f"not a manifest: {names.quoted(row)} has no size")
+    try:
+        return FileDigest(names.relative_path(values.get("path")), size_bytes, names.digest(values.get("md5")))
+    except names.BadName as error:
+        raise ValueError(f"not a manifest: {error}") from error
 
 
 def md5_of(path: str | Path) -> str:
-    with Path(path).open("rb") as file:
+    with os.fdopen(files.opened(path), "rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest() if hasattr(hashlib, "file_digest") else _md5(file)
 
 
@@ -65,14 +79,15 @@ def scan(folder: str | Path) -> Manifest:
     """Digest every file below `folder` (its own manifest aside), in the order of their names."""
     root = Path(folder)
     paths = sorted(p for p in root.rglob("*") if p.is_file() and p != root / NAME)
-    return Manifest(tuple(FileDigest(p.relative_to(root).as_posix(), p.stat().st_size, md5_of(p)) for p in paths))
+    return Manifest(tuple(FileDigest(names.RelativePath(p.relative_to(root).as_posix()), p.stat().st_size, md5_of(p))
+                          for p in paths))
 
 
 def seal(folder: str | Path) -> Manifest:
     """Scan `folder`, write its manifest into it, and flush every file and the folder to the disk."""
     root = Path(folder)
     manifest = scan(root)
-    (root / NAME).write_text(manifest.to_json())
+    files.write_whole(root / NAME, manifest.to_json())
     for path in [*sorted(root.rglob("*")), root]:
         flush(path)
     return manifest
@@ -82,11 +97,16 @@ def read(folder: str | Path) -> Manifest | None:
     """The manifest of a folder whose files have the stated sizes, else None. Contents are not hashed here."""
     root = Path(folder)
     try:
-        manifest = Manifest.from_json((root / NAME).read_text())
+        manifest = stated(root)
         sizes_fit = all((root / f.path).stat().st_size == f.size_bytes for f in manifest.files)
     except (OSError, ValueError):
         return None
     return manifest if sizes_fit else None
+
+
+def stated(folder: str | Path) -> Manifest:
+    """What the manifest of a folder says. Raises OSError when there is none to read, ValueError when it is none."""
+    return Manifest.from_json(files.head_of(Path(folder) / NAME, files.TABLE_BYTES).decode("utf-8", "replace"))
 
 
 def differences(folder: str | Path, manifest: Manifest) -> list[str]:

@@ -5,7 +5,7 @@ holds that). Standard library, Python 3.8."""
 from __future__ import annotations
 
 import re
-from typing import NewType
+from typing import Callable, NewType
 
 RunId = NewType("RunId", str)  # 20261124-101530-tiny-3fa9
 CheckpointName = NewType("CheckpointName", str)  # step_002000
@@ -64,6 +64,15 @@ def relative_path(word: object) -> RelativePath:
     if "\0" in steps[-1] or any(step in ("", ".", "..") or "\0" in step or _size(step) > LONGEST for step in steps):
         raise BadName(f"{quoted(word)} is not a path below a folder")
     return RelativePath("/".join(steps))
+
+
+def fits(parse: Callable[[object], str], word: object) -> bool:
+    """Whether a word is a name of the kind that `parse` makes."""
+    try:
+        parse(word)
+    except BadName:
+        return False
+    return True
 
 
 def quoted(word: object, limit: int = 80) -> str:

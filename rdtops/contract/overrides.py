@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
+from rdtops.contract import fields, files
 from rdtops.contract.config import TrainConfig, checked
 from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
 
-NAME = "overrides.json"
+NAME: Final = "overrides.json"
 _CHANGED = ("batch_size_per_process", "gradient_accumulation_steps", "gradient_checkpointing")
 
 
@@ -36,20 +38,22 @@ def changes(asked: TrainConfig, used: TrainConfig) -> dict[str, int | bool]:
 
 def write(root: Path, asked: TrainConfig, used: TrainConfig) -> None:
     """Leave overrides.json, whole or not at all. It holds only for the configuration it was made for."""
-    partial = root / f"{NAME}.tmp"
-    partial.write_text(json.dumps({"of": asked.digest, **changes(asked, used)}, indent=1) + "\n")
-    partial.replace(root / NAME)
+    files.write_whole(root / NAME, json.dumps({"of": asked.digest, **changes(asked, used)}, indent=1) + "\n")
 
 
 def used(spec: RunSpec) -> TrainConfig:
     """The configuration that a run trains with: as asked for, and what overrides.json changes of it."""
     try:
-        values = json.loads((Path(spec.paths.root) / NAME).read_text())
-    except (OSError, ValueError):
+        values = fields.table(fields.loads(files.text_of(Path(spec.paths.root) / NAME)))
+    except ValueError:
         return spec.train
-    if not isinstance(values, dict) or values.get("of") != spec.train.digest:
+    if values.get("of") != spec.train.digest:
         return spec.train  # somebody has resumed it with other settings since
-    found = checked(replace(spec.train, **{name: values[name] for name in _CHANGED if name in values}))
+    try:
+        found = checked(replace(spec.train, **{name: values[name] for name in _CHANGED if name in values}))
+    except ConfigError as error:
+        raise ConfigError(f"{spec.paths.root / NAME}: {error.message}",
+                          remedy=f"rm {spec.paths.root / NAME}") from error
     if found.global_batch_size != spec.train.global_batch_size:
         raise ConfigError(f"{spec.paths.root / NAME} changes the global batch from "
                           f"{spec.train.global_batch_size} to {found.global_batch_size}",

@@ -12,8 +12,9 @@ from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rdtops.contract import names
-from rdtops.contract.config import TrainConfig
+from rdtops.contract import files, names
+from rdtops.contract.config import TrainConfig, wrong_kinds
+from rdtops.contract.fields import loads
 from rdtops.contract.names import CheckpointName, RunId
 from rdtops.errors import ConfigError
 
@@ -44,18 +45,23 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, text: str) -> RunSpec:
+        """Raises ConfigError for whatever else the text is."""
         try:
-            values: dict[str, Any] = json.loads(text)
+            values: dict[str, Any] = loads(text)
             fields = {**values, "run_id": RunId(names.component(values["run_id"])),
                       "train": TrainConfig.from_json(values["train"])}
             fields.pop("train_digest", None)  # follows from `train`, which a person may have edited
-            return cls(**fields)
+            spec = cls(**fields)
         except (TypeError, KeyError, ValueError) as error:
             raise ConfigError(f"not a run's config.json: {error!r}") from error
+        if problems := wrong_kinds(spec):
+            raise ConfigError(f"not a run's config.json: {'; '.join(problems)}")
+        return spec
 
     @classmethod
     def load(cls, path: str | Path) -> RunSpec:
-        return cls.from_json(Path(path).read_text())
+        """Raises OSError or ConfigError."""
+        return cls.from_json(files.head_of(path).decode("utf-8", "replace"))
 
 
 @dataclass(frozen=True)

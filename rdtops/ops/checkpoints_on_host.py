@@ -9,21 +9,23 @@ Cheap unless `recompute`: MD5 sums are those that the transfers' cache holds for
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
 from typing import Any
 
+from rdtops.contract.checkpoints import ls
+from rdtops.contract.fields import loads
+from rdtops.contract.manifest import stated
 from rdtops.remote.far.digests import CACHE, Digests
 from rdtops.remote.far.entries import Problem
 
 
 def main() -> None:
-    request = json.loads(sys.stdin.buffer.readline().decode())
+    request = loads(sys.stdin.buffer.readline())
     digests = Digests(CACHE)
     folder = request["folder"]
-    names = request["names"] or (sorted(os.listdir(folder)) if os.path.isdir(folder) else [])
+    names = request["names"] or ls(folder)
     states = {name: state_of(os.path.join(folder, name), digests, request["recompute"]) for name in names
               if not name.startswith(".") and os.path.isdir(os.path.join(folder, name))}
     digests.save()
@@ -32,18 +34,13 @@ def main() -> None:
 
 def state_of(checkpoint: str, digests: Digests, recompute: bool) -> dict[str, Any]:
     try:
-        with open(os.path.join(checkpoint, "manifest.json"), encoding="utf-8") as file:
-            manifest = json.load(file)
-        rows = [(str(row["path"]), int(row["size_bytes"]), str(row["md5"])) for row in manifest["files"]]
-        lines = "".join(f"{md5}  {path}\n" for path, _, md5 in sorted(rows))
-        is_own = hashlib.md5(lines.encode("utf-8", "surrogateescape")).hexdigest() == manifest["digest"]
+        sealed = stated(checkpoint)
     except FileNotFoundError:
         return {"state": "unfinished", "wrong": ["there is no manifest.json yet: it is being written, or was cut off"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         return {"state": "damaged", "wrong": [f"manifest.json cannot be read: {error}"]}
-    if not is_own:
-        return {"state": "damaged", "wrong": ["manifest.json does not have its own digest"]}
-    found = [finding(os.path.join(checkpoint, path), path, size, md5, digests, recompute) for path, size, md5 in rows]
+    found = [finding(os.path.join(checkpoint, f.path), f.path, f.size_bytes, f.md5, digests, recompute)
+             for f in sealed.files]
     wrong = [words for words in found if words]
     state = "damaged" if wrong else "unverified" if None in found else "verified"
     return {"state": state, "wrong": wrong}

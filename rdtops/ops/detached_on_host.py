@@ -17,6 +17,7 @@ import sys
 import time
 from typing import Callable
 
+from rdtops.contract.fields import loads
 from rdtops.contract.files import text_of
 from rdtops.contract.kin import carrying, is_alive, send
 from rdtops.contract.locks import alone
@@ -81,7 +82,7 @@ def stop(folder: str, tag: str, grace_s: float) -> dict[str, object]:
 
 
 def main() -> None:
-    request = json.loads(sys.stdin.buffer.readline().decode())
+    request = loads(sys.stdin.buffer.readline())
     operations: dict[str, Callable[..., dict[str, object]]] = {
         "submit": submit, "states": states, "stop": stop}
     answer = operations[request.pop("op")](**request)

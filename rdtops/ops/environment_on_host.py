@@ -22,6 +22,8 @@ import sys
 import time
 from typing import Any, Callable
 
+from rdtops.contract.fields import loads, number, table, whole
+from rdtops.contract.files import text_of, write_whole
 from rdtops.contract.locks import alone
 
 PATIENCE_S = 5.0  # another install takes minutes; who asks meanwhile is told
@@ -64,7 +66,7 @@ def make(place: str, digest: str, **how: Any) -> dict[str, Any]:
                 shutil.rmtree(folder, ignore_errors=True)
                 return {"problem": failure.problem, "said": str(failure)[-1500:]}
         put_in_place(folder, place)
-        return {"folder": folder, "packages": told(folder)["packages"], "removed": prune(store, folder)}
+        return {"folder": folder, "packages": whole(told(folder).get("packages")) or 0, "removed": prune(store, folder)}
 
 
 def build(folder: str, digest: str, prefix: str, conda: str, requirements: str, constraints: str,
@@ -87,12 +89,8 @@ def build(folder: str, digest: str, prefix: str, conda: str, requirements: str, 
                          "-c", os.path.join(folder, "constraints.txt")], variables)
     step("check", prefix, [*pip, "check"], {})
     frozen = step("freeze", prefix, [*pip, "freeze", "--local"], {}).splitlines()
-    marker = os.path.join(folder, MARKER)
-    with open(marker + ".tmp", "w", encoding="utf-8") as file:
-        json.dump({"digest": digest, "made_s": round(time.time()), "packages": len(frozen), "frozen": frozen}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(marker + ".tmp", marker)
+    write_whole(os.path.join(folder, MARKER), json.dumps(
+        {"digest": digest, "made_s": round(time.time()), "packages": len(frozen), "frozen": frozen}))
 
 
 def put_in_place(folder: str, place: str) -> None:
@@ -106,7 +104,8 @@ def put_in_place(folder: str, place: str) -> None:
 def prune(store: str, current: str) -> list[str]:
     """Old environments, but for the newest of them and those that a process was started from."""
     others = [os.path.join(store, name) for name in os.listdir(store) if not name.startswith(".")]
-    others = sorted((p for p in others if p != current), key=lambda p: float(told(p).get("made_s", 0)), reverse=True)
+    others = sorted((p for p in others if p != current), reverse=True,
+                    key=lambda p: number(told(p).get("made_s")) or 0.0)
     surplus = [p for p in others[KEPT - 1:] if not in_use(p)] + [p for p in others[:KEPT - 1] if not told(p)]
     for path in surplus:
         shutil.rmtree(path, ignore_errors=True)
@@ -157,11 +156,9 @@ def shell(prefix: str, words: list[str], variables: dict[str, str] | None = None
 def told(folder: str) -> dict[str, Any]:
     """What the marker says; nothing where the environment is not whole, or none of ours."""
     try:
-        with open(os.path.join(folder, MARKER), encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, ValueError):
+        return table(loads(text_of(os.path.join(folder, MARKER))))
+    except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def starts(folder: str) -> bool:
@@ -174,7 +171,7 @@ def starts(folder: str) -> bool:
 
 
 def main() -> None:
-    request = json.loads(sys.stdin.buffer.readline().decode())
+    request = loads(sys.stdin.buffer.readline())
     operations: dict[str, Callable[..., dict[str, Any]]] = {"look": look, "make": make}
     sys.stdout.write(json.dumps(operations[request.pop("op")](**request)) + "\n")
 

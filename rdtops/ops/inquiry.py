@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import rdtops
 from rdtops.contract.config import TrainConfig
+from rdtops.contract.fields import loads
 from rdtops.contract.run import RunSpec
 from rdtops.errors import RunError, UsageError
 from rdtops.ops import runs, secrets
@@ -118,7 +118,7 @@ def _answer(where: str, name: str, code: int, out: str, err: str, else_do: str) 
         raise RunError(f"{where}: {name} has no answer, exit {code}: {(said or remedy)[-1500:]}",
                        remedy=remedy if said else else_do)
     try:
-        answer: dict[str, Any] = json.loads(out.strip().rpartition("\n")[2])
+        answer: dict[str, Any] = loads(out.strip().rpartition("\n")[2])
     except ValueError:
         raise RunError(f"{where}: {name} answered no JSON: {out[-600:]}") from None
     return answer

@@ -24,7 +24,9 @@ import sys
 import time
 from typing import Any
 
-from rdtops.contract.files import text_of
+from rdtops.contract.checkpoints import ls
+from rdtops.contract.fields import loads, rows, table
+from rdtops.contract.files import text_of, write_whole
 from rdtops.contract.kin import is_alive
 from rdtops.contract.locks import LAUNCHES, alone
 from rdtops.remote.far.detach import chosen, detach, window
@@ -55,7 +57,7 @@ def train(workspace: str, run_id: str, release: str, wish: dict[str, object], ag
             if is_new:
                 shutil.rmtree(folder, ignore_errors=True)
             for name, text in before.items() if not is_new else ():
-                write(os.path.join(folder, name), text)
+                write_whole(os.path.join(folder, name), text)
         return answer
 
 
@@ -63,7 +65,7 @@ def twin_of(runs: str, wish: dict[str, object], run_id: str, again: bool) -> dic
     """A run that the same wish made, and that has not ended; or this run, when it lives already."""
     if is_alive(text_of(os.path.join(runs, run_id, "process"))):
         return {"twin": run_id, "state": "running"}
-    for name in sorted(os.listdir(runs), reverse=True) if not again else []:
+    for name in reversed(ls(runs)) if not again else ():
         if name != run_id and not name.startswith((".", "00000000-")) and made_by(os.path.join(runs, name), wish):
             state = state_of(os.path.join(runs, name))
             if state:
@@ -73,10 +75,10 @@ def twin_of(runs: str, wish: dict[str, object], run_id: str, again: bool) -> dic
 
 def made_by(folder: str, wish: dict[str, object]) -> bool:
     try:
-        config = json.loads(text_of(os.path.join(folder, "config.json")))
-        return all(config[key] == value for key, value in wish.items())
-    except (ValueError, KeyError, TypeError):
+        config = table(loads(text_of(os.path.join(folder, "config.json"))))
+    except ValueError:
         return False
+    return all(key in config and config[key] == value for key, value in wish.items())
 
 
 def state_of(folder: str) -> str:
@@ -94,7 +96,7 @@ def make_folder(runs: str, run_id: str, files: dict[str, str]) -> bool:
     target = os.path.join(runs, PREPARING + run_id) if is_new else folder
     os.makedirs(os.path.join(target, "checkpoints"), exist_ok=True)
     for name, text in files.items():
-        write(os.path.join(target, name), text)
+        write_whole(os.path.join(target, name), text)
     if is_new:
         os.rename(target, folder)
     return is_new
@@ -104,18 +106,6 @@ def forget_half_made(runs: str) -> None:
     for name in os.listdir(runs):
         if name.startswith(PREPARING):  # nobody is at it: we hold the lock
             shutil.rmtree(os.path.join(runs, name), ignore_errors=True)
-
-
-def write(path: str, text: str, mode: int = 0o644) -> None:
-    """Whole or not at all; never readable for more than `mode` says."""
-    temporary = path + ".tmp"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 # --- detached ---
@@ -142,23 +132,30 @@ def begin(script: str, session: str, tag: str, launcher: str, within_s: float,
             refused = window(script, session) if used == "tmux" else ""
             note = f"tmux refused ({refused}): there is no window, and the training runs without one"
             return {"launcher": "setsid", "note": note} if refused else {"launcher": used, "note": ""}
-        holders = json.loads(text_of(refusal) or "[]")
-        if holders:
+        if holders := refused_by(refusal):
             return {"in_the_way": holders}
         time.sleep(0.05)
     return {"problem": "silent", "launched_by": used, "said": text_of(os.path.join(folder, "start.log"))[-800:]}
+
+
+def refused_by(refusal: str) -> list[dict[str, Any]]:
+    """Who holds the lease, where a new file says that it is taken."""
+    try:
+        return rows(loads(text_of(refusal)))
+    except ValueError:
+        return []
 
 
 def keep(path: str, text: str) -> dict[str, object]:
     """Secrets, for their owner alone to read."""
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     os.chmod(os.path.dirname(path), 0o700)
-    write(path, text, 0o600)
+    write_whole(path, text, 0o600)
     return {}
 
 
 def main() -> None:
-    request = json.loads(sys.stdin.buffer.readline().decode())
+    request = loads(sys.stdin.buffer.readline())
     op = request.pop("op")
     if op == "train":
         answer = train(**request)

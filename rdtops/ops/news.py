@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any
 
-from rdtops.contract.fields import table, text, whole
+from rdtops.contract import fields, names
 from rdtops.contract.run import RunPaths
 from rdtops.errors import CommandFailed, CommandTimeout, ConnectionLost, RemoteError, Unreachable
 from rdtops.launcher import JobState
@@ -50,11 +50,12 @@ class Cursor:
     @classmethod
     def from_json(cls, text: str) -> Cursor:
         """Raises ValueError."""
-        try:
-            values = json.loads(text)
-            return cls(offset=values) if isinstance(values, int) else cls(**values)
-        except TypeError as error:
-            raise ValueError(f"not a cursor: {text[:80]!r}") from error
+        values = fields.loads(text)
+        inode, mark = (values.get("inode", 0), values.get("mark", "")) if isinstance(values, dict) else (0, "")
+        found = [fields.whole(inode), fields.whole(values.get("offset", 0) if isinstance(values, dict) else values)]
+        if not isinstance(mark, str) or any(number is None or number < 0 for number in found):
+            raise ValueError(f"not a cursor: {names.quoted(text)}")
+        return cls(found[0] or 0, found[1] or 0, mark)
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Newsroom:
     def _pieces(self, found: object, wanted: Iterable[str]) -> dict[str, Piece]:
         """Of the files that were asked for, and of no other."""
         try:
-            return {path: _piece(table(found).get(path)) for path in wanted}
+            return {path: _piece(fields.table(found).get(path)) for path in wanted}
         except ValueError as error:
             raise CommandFailed(f"{self.connection.host.name}: {error}") from None
 
@@ -176,18 +177,18 @@ class Newsroom:
 
 def _piece(found: object) -> Piece:
     """Raises ValueError."""
-    piece = table(found)
+    piece = fields.table(found)
     cursor, rows = piece.get("cursor"), piece.get("lines")
     if not isinstance(cursor, list) or not isinstance(rows, list):
         raise ValueError("its answer has no piece of a file")
     inode, offset, mark = (*cursor, None, None, None)[:3]
-    behind = Cursor(whole(inode) or 0, whole(offset) or 0, text(mark))
+    behind = Cursor(fields.whole(inode) or 0, fields.whole(offset) or 0, fields.text(mark))
     try:
         lines = tuple(Line(line, Cursor(behind.inode, offset, tails.mark_of(line)))
                       for offset, line in tails.lines_of(rows))
     except (TypeError, AttributeError, OverflowError):
         raise ValueError("its answer has no lines of a file") from None
-    return Piece(lines, behind, text(piece.get("rest")), piece.get("more") is True)
+    return Piece(lines, behind, fields.text(piece.get("rest")), piece.get("more") is True)
 
 
 class Patience:

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rdtops.contract import locks
-from rdtops.contract.journal import append_line
+from rdtops.contract import fields, files, locks
+from rdtops.contract.config import wrong_kinds
 from rdtops.contract.names import RunId
 from rdtops.ops.news import Cursor
 
@@ -38,25 +38,33 @@ class HookRecord:
 
 
 class RunRecords:
-    """The memory of one run of one host."""
+    """The memory of one run of one host. What the disk does not take is remembered as long as this object is there;
+    `problem` says so, and names the file. Nothing is raised: state is worth a warning, never the work."""
 
     def __init__(self, host: str, run_id: RunId) -> None:
         self.folder = state_folder() / "runs" / Path(host) / run_id
+        self.problem = ""  # the first one
+        self._unkept: dict[str, str] = {}  # file -> what it should hold
+        self._unkept_hooks: list[HookRecord] = []
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """One at a time of all commands on this laptop that act upon this run."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as file:
-            locks.flock(file.fileno(), locks.EXCLUSIVE)
+        with contextlib.ExitStack() as held:
+            with self._worth_a_warning("lock"):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                file = held.enter_context(os.fdopen(locks.opened(str(self.folder / "lock")), "rb"))
+                locks.flock(file.fileno(), locks.EXCLUSIVE)
             yield
 
     @property
     def cursor(self) -> Cursor:
-        """Up to where the Journal was read and acted upon."""
+        """Up to where the Journal was read and acted upon; its beginning where that is not known."""
+        text = self._kept("cursor")
         try:
-            return Cursor.from_json((self.folder / "cursor").read_text())
-        except (OSError, ValueError):
+            return Cursor.from_json(text) if text else Cursor()
+        except ValueError:
+            self._tell("cursor", "is broken, so the Journal is read from its beginning")
             return Cursor()
 
     def advance(self, cursor: Cursor) -> None:
@@ -66,39 +74,59 @@ class RunRecords:
     @property
     def start(self) -> int:
         """Names the newest start of the run: its time in ms. It tells one end of a resumed run from the other."""
-        try:
-            return int((self.folder / "start").read_text())
-        except (OSError, ValueError):
-            return 0
+        text = self._kept("start")
+        found = fields.decimal(text)
+        if text and found is None:
+            self._tell("start", "is broken, so an end of the run may be told twice")
+        return found or 0
 
     def started(self, time_s: float) -> None:
         self._keep("start", str(round(time_s * 1000)))
 
     def add(self, record: HookRecord) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        append_line(self.folder / "hooks.jsonl", json.dumps(asdict(record), ensure_ascii=False, default=str),
-                    flush=True)
+        self._unkept_hooks.append(record)
+        with self._worth_a_warning("hooks.jsonl"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            files.append_line(self.folder / "hooks.jsonl",
+                              json.dumps(asdict(record), ensure_ascii=False, default=str), flush=True)
+            self._unkept_hooks.remove(record)
 
     def hooks(self) -> list[HookRecord]:
         """All but lines that a power cut left unreadable."""
-        try:
-            lines = (self.folder / "hooks.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return []
         found = []
-        for line in lines:
-            with contextlib.suppress(ValueError, TypeError):
-                found.append(HookRecord(**json.loads(line)))
-        return found
+        with self._worth_a_warning("hooks.jsonl"), contextlib.suppress(FileNotFoundError):
+            for line in files.lines_of(self.folder / "hooks.jsonl"):
+                with contextlib.suppress(ValueError, TypeError):
+                    record = HookRecord(**fields.loads(line))
+                    found += [] if wrong_kinds(record) else [record]
+        return [*found, *self._unkept_hooks]
 
     def knows(self, plugin: str, digest: str) -> bool:
         return any(r.plugin == plugin and r.digest == digest for r in self.hooks())
 
+    def _kept(self, name: str) -> str:
+        if name in self._unkept:
+            return self._unkept[name]
+        with self._worth_a_warning(name), contextlib.suppress(FileNotFoundError):
+            return files.head_of(self.folder / Path(name)).decode("utf-8", "replace").strip()
+        return ""
+
     def _keep(self, name: str, text: str) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        replacement = self.folder / f"{name}.{os.getpid()}.tmp"
-        replacement.write_text(text)
-        replacement.replace(self.folder / name)
+        self._unkept[name] = text
+        with self._worth_a_warning(name):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            files.write_whole(self.folder / Path(name), text)
+            del self._unkept[name]
+
+    @contextlib.contextmanager
+    def _worth_a_warning(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._tell(name, f"cannot be used ({error.strerror or error}), so hooks may fire again the next time")
+
+    def _tell(self, name: str, what: str) -> None:
+        self.problem = self.problem or f"{self.folder}/{name} {what}"
 
 
 def state_folder() -> Path:
@@ -106,16 +134,18 @@ def state_folder() -> Path:
     return Path(given) if given else Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "rdtops"
 
 
-def remember_launch(host: str) -> None:
-    """This laptop launched its last training on `host`."""
-    folder = state_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "last_host").write_text(host + "\n")
+def remember_launch(host: str) -> str:
+    """This laptop launched its last training on `host`. Why it cannot be remembered, '' when it is."""
+    file = state_folder() / "last_host"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files.write_whole(file, host + "\n")
+    except OSError as error:
+        return (f"{file} cannot be written ({error.strerror or error}), so this laptop forgets where it launched last; "
+                f"--host {host} tells it")
+    return ""
 
 
 def last_launch() -> str:
     """The host of the last launch from this laptop, '' when there was none."""
-    try:
-        return (state_folder() / "last_host").read_text().strip()
-    except OSError:
-        return ""
+    return files.text_of(state_folder() / "last_host").strip()

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import getpass
-import json
 import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from rdtops.contract import fields
+from rdtops.contract.journal import LATEST_S
 from rdtops.errors import RunError
 from rdtops.ops import releases_on_host
 from rdtops.remote.command import quoted
@@ -49,25 +49,26 @@ def settle(connection: Connection, name: str) -> tuple[str, ...]:
     """After a deploy of `name`: it is the current one, and old releases that nothing uses are removed. Their names."""
     answer = connection.call(releases_on_host, {"op": "settle", "workspace": connection.workspace, "name": name,
                                                 "keep": connection.host.keep_releases})
-    return tuple(answer["removed"])
+    return tuple(fields.words(fields.table(answer).get("removed")))
 
 
 def rolled_back(connection: Connection) -> RolledBack | None:
-    """The rollback in force, None where `inv train` runs the tree you see."""
+    """The rollback in force, None where `inv train` runs the tree you see. Raises RunError for a broken one."""
     path = f"{connection.workspace}/{releases_on_host.ROLLED_BACK}"
     told = connection.run_shell(f"cat {quoted(path)} 2>/dev/null || :").out
-    return _rolled_back(connection.host.name, json.loads(told)) if told.strip() else None
+    return _rolled_back(connection.host.name, path, told) if told else None
 
 
 def roll_back(connection: Connection, to: str = "") -> RolledBack:
     """Let trainings have the release before the current one, or that of the name `to` (a unique beginning will do).
     Raises RunError naming those that are there."""
     host, workspace = connection.host.name, connection.workspace
-    answer = connection.call(releases_on_host, {"op": "list", "workspace": workspace})
-    found = [Release(r["name"], r["deployed_s"], tuple(r["users"])) for r in answer["releases"]]
+    answer = fields.table(connection.call(releases_on_host, {"op": "list", "workspace": workspace}))
+    found = [Release(fields.text(r.get("name")), _time_s(r.get("deployed_s")), tuple(fields.words(r.get("users"))))
+             for r in fields.rows(answer.get("releases"))]
     if not found:
         raise RunError(f"{host}: nothing was deployed to {workspace}/releases", remedy=f"inv deploy --host {host}")
-    current = (answer["rolled_back"] or {}).get("to") or found[0].name
+    current = fields.text(fields.table(answer.get("rolled_back")).get("to")) or found[0].name
     chosen = _named(host, found, to) if to else _before(host, found, current)
     told = {"to": chosen, "before": current, "by": f"{getpass.getuser()}@{socket.gethostname()}"}
     connection.call(releases_on_host, {"op": "roll_back", "workspace": workspace, **told})
@@ -98,5 +99,18 @@ def _there(found: Sequence[Release]) -> str:
     return f"there are, newest first: {', '.join(rows)}"
 
 
-def _rolled_back(host: str, told: dict[str, Any]) -> RolledBack:
-    return RolledBack(host, told["to"], told["before"], told["by"], told["time_s"])
+def _rolled_back(host: str, path: str, told: str) -> RolledBack:
+    try:
+        values = fields.table(fields.loads(told))
+    except ValueError:
+        values = {}
+    to, before, by = (fields.text(values.get(name)) for name in ("to", "before", "by"))
+    if not to:
+        raise RunError(f"{host}: {path} is broken: it does not say which release trainings get",
+                       remedy=f"inv deploy --host {host}   # ends the rollback; inv rollback --host {host} --to ...")
+    return RolledBack(host, to, before, by, _time_s(values.get("time_s")))
+
+
+def _time_s(value: object) -> float:
+    time_s = fields.number(value)
+    return time_s if time_s is not None and 0 <= time_s <= LATEST_S else 0.0

@@ -18,7 +18,9 @@ import sys
 import time
 from typing import Any, Callable
 
-from rdtops.contract.files import text_of
+from rdtops.contract.checkpoints import ls
+from rdtops.contract.fields import loads, number, table, text
+from rdtops.contract.files import append_line, text_of, write_whole
 from rdtops.contract.locks import LAUNCHES, alone
 
 PATIENCE_S = 60.0
@@ -34,16 +36,14 @@ def listed(workspace: str) -> dict[str, Any]:
     times = deployed_s(workspace)
     found = [{"name": n, "deployed_s": times.get(n) or os.path.getmtime(os.path.join(root, n, "snapshot.json")),
               "users": used.get(n, [])} for n in names]
-    rolled_back = text_of(os.path.join(workspace, ROLLED_BACK))
     return {"releases": sorted(found, key=lambda r: (-float(r["deployed_s"]), r["name"])),
-            "rolled_back": json.loads(rolled_back) if rolled_back else None}
+            "rolled_back": values_of(os.path.join(workspace, ROLLED_BACK)) or None}
 
 
 def settle(workspace: str, name: str, keep: int) -> dict[str, Any]:
     """`name` is the newest now, no rollback is in force, and the old ones that nothing uses go, but for `keep`."""
     root = os.path.join(workspace, "releases")
-    with open(os.path.join(workspace, DEPLOYED), "a", encoding="utf-8") as file:
-        file.write(f"{time.time():.3f} {name}\n")
+    append_line(os.path.join(workspace, DEPLOYED), f"{time.time():.3f} {name}")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(workspace, ROLLED_BACK))
     launches = os.path.join(workspace, "runs", LAUNCHES)
@@ -56,10 +56,7 @@ def settle(workspace: str, name: str, keep: int) -> dict[str, Any]:
 
 
 def roll_back(workspace: str, **told: Any) -> dict[str, Any]:
-    path = os.path.join(workspace, ROLLED_BACK)
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        json.dump({**told, "time_s": round(time.time(), 3)}, file)
-    os.replace(path + ".tmp", path)
+    write_whole(os.path.join(workspace, ROLLED_BACK), json.dumps({**told, "time_s": round(time.time(), 3)}))
     return {}
 
 
@@ -87,8 +84,9 @@ def add(found: dict[str, list[str]], folder: str, spec: str, user: str) -> None:
     """A run without an exit code may still go on, even after its host went down: `sh launch.sh` there does it."""
     if os.path.exists(os.path.join(folder, "exit")):
         return
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        found.setdefault(os.path.basename(json.loads(text_of(os.path.join(folder, spec)))["release"]), []).append(user)
+    release = os.path.basename(text(values_of(os.path.join(folder, spec)).get("release")))
+    if release:
+        found.setdefault(release, []).append(user)
 
 
 # --- files ---
@@ -99,8 +97,16 @@ def deployed_s(workspace: str) -> dict[str, float]:
     for line in text_of(os.path.join(workspace, DEPLOYED)).splitlines():
         with contextlib.suppress(ValueError):
             stamp, _, name = line.partition(" ")
-            found[name] = float(stamp)
+            found[name] = number(float(stamp)) or 0.0
     return found
+
+
+def values_of(path: str) -> dict[str, Any]:
+    """A table in a file; an empty one where there is none."""
+    try:
+        return table(loads(text_of(path)))
+    except ValueError:
+        return {}
 
 
 def forget(root: str, mine: str) -> None:
@@ -113,15 +119,8 @@ def forget(root: str, mine: str) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def ls(folder: str) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except OSError:
-        return []
-
-
 def main() -> None:
-    request = json.loads(sys.stdin.buffer.readline().decode())
+    request = loads(sys.stdin.buffer.readline())
     operations: dict[str, Callable[..., dict[str, Any]]] = {
         "list": listed, "settle": settle, "roll_back": roll_back}
     sys.stdout.write(json.dumps(operations[request.pop("op")](**request)) + "\n")

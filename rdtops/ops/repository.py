@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import rdtops
+from rdtops.contract.fields import loads
 from rdtops.errors import LabError, RdtopsError
 from rdtops.lab import packages
 from rdtops.lab.site import Lab
@@ -110,7 +110,7 @@ def demo(say: Say) -> Iterator[Any]:
     for line in ("lab.up", f"deploy check train --host {LAB_HOST}", f"watch --plain --host {LAB_HOST}",
                  "fetch-results"):
         _inv(line)
-    fetched = json.loads(_inv(f"fetch-results --host {LAB_HOST} --json"))[0]  # for the summary; nothing moves
+    fetched = loads(_inv(f"fetch-results --host {LAB_HOST} --json"))[0]  # for the summary; nothing moves
     yield Summary(f"done in {time.monotonic() - begun:.0f} s: a training on {LAB_HOST}, reached through lab-jump", {
         "run": f"{fetched['run_id']}, {fetched['state']}",
         "report": _short(fetched["report"]),

@@ -14,7 +14,9 @@ Facts only; what they mean is decided on the laptop, in rdtops.contract.run.stat
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -22,25 +24,23 @@ import sys
 import time
 from typing import Any, Callable
 
-from rdtops.contract.files import TEXT_BYTES, text_of
+from rdtops.contract.checkpoints import listed, ls
+from rdtops.contract.fields import decimal, loads, table, whole
+from rdtops.contract.files import TEXT_BYTES, append_line, head_of, lines_of, tail_of, text_of, write_whole
 from rdtops.contract.kin import carrying, environment, is_alive, own, rank_of, send, wait_for
 from rdtops.contract.locks import SHARED, is_held
+from rdtops.contract.names import evaluation_name, fits, is_run_id
 from rdtops.remote.far.cards import all_of_them, of_processes, variable_of, visible
-from rdtops.remote.far.tails import last_of_each_kind, read_on, rows_of, shrunk, thinned
+from rdtops.remote.far.tails import MARK, Lines, last_of_each_kind, read_on, rows_of, shrunk, thinned
 
-TAIL = 1 << 16
+LOG_LETTERS = 4000  # of the end of a log
+CONFIG_BYTES = 1 << 16  # of config.json and eval.json: twenty times what they hold; a longer one cannot be read
+REPORT_BYTES = 1 << 23  # of report.json: 30,000 trials
+TRIAL_LINES = 1 << 17  # of trials.jsonl: all 130 tasks of LIBERO, 50 times each, 20 times over
+EVENT_BYTES = 1 << 16  # of an event that travels; of a longer line only its beginning
 LEAVE_S = 10.0
 TAGGED: set[str] = set()
 EVALUATION = (b'{"kind": "eval_', b'{"kind": "trial"')  # lines of a Journal that are not the training's
-
-
-def tail_of(path: str, limit: int = TAIL) -> str:
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.path.getsize(path) - limit))
-            return file.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def members(name: str, variable: str = "RDTOPS_RUN") -> list[int]:
@@ -62,29 +62,55 @@ def facts(root: str, run_id: str) -> dict[str, object]:
     journal = os.path.join(folder, "journal.jsonl")
     launched = os.path.exists(os.path.join(folder, "process"))
     alive = any(is_alive(text_of(os.path.join(folder, name))) for name in ("process", "supervisor"))
-    exit_text = text_of(os.path.join(folder, "exit")).strip()  # after that: it is written before the process ends
-    if launched and not alive and not exit_text:  # what started them was killed; they may go on without
+    code = decimal(text_of(os.path.join(folder, "exit")))  # after that: it is written before the process ends
+    if launched and not alive and code is None:  # what started them was killed; they may go on without
         alive = run_id in tagged()
-    is_well = alive or exit_text == "0"
-    return {"run_id": run_id, "config": text_of(os.path.join(folder, "config.json")),
-            "exit_code": int(exit_text) if exit_text.lstrip("-").isdigit() else None,
-            "alive": alive, "launched": launched,
+    is_well = alive or code == 0
+    return {"run_id": run_id, "config": text_of(os.path.join(folder, "config.json"), CONFIG_BYTES),
+            "problem": problem_of(os.path.join(folder, "config.json")),
+            "exit_code": code, "alive": alive, "launched": launched,
             "stop_requested": os.path.exists(os.path.join(folder, "stop")),
             "journal_head": text_of(journal, 512),
             "journal_tail": "".join(line + "\n" for line in last_of_each_kind(journal, EVALUATION)),
-            "log_tail": "" if is_well else tail_of(os.path.join(folder, "train.log"))[-4000:],
-            "journal_size": os.path.getsize(journal) if os.path.exists(journal) else 0}
+            "log_tail": "" if is_well else end_of(os.path.join(folder, "train.log")),
+            "journal_size": size_of(journal)}
+
+
+def problem_of(config: str) -> str:
+    """Why it cannot be read, and the run with it; '' where it can, or where there is none."""
+    try:
+        return f"{config} is too long" if len(head_of(config, CONFIG_BYTES + 1)) > CONFIG_BYTES else ""
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return str(error)
+
+
+def end_of(log: str) -> str:
+    return tail_of(log, 4 * LOG_LETTERS)[-LOG_LETTERS:]
+
+
+def size_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def list_runs(workspace: str, gpus: bool = False) -> dict[str, object]:
     """`gpus`: what nvidia-smi says as well, when a run is alive."""
     root = os.path.join(workspace, "runs")
-    names = sorted(n for n in os.listdir(root) if not n.startswith(".")) if os.path.isdir(root) else []
-    found = [facts(root, name) for name in names if os.path.isdir(os.path.join(root, name))]
+    found = [facts(root, name) for name in run_names(root)]
     rows = all_of_them() if gpus and any(run["alive"] for run in found) else []
     for run in found:
         run["gpus"] = gpus_of(run, rows)
     return {"runs": found, "gpus": rows}
+
+
+def run_names(root: str) -> list[str]:
+    """By time. Whatever else somebody keeps there is no run."""
+    names = sorted(os.listdir(root)) if os.path.isdir(root) else []
+    return [name for name in names if is_run_id(name) and os.path.isdir(os.path.join(root, name))]
 
 
 def gpus_of(run: dict[str, object], rows: list[dict[str, Any]]) -> list[str]:
@@ -93,10 +119,10 @@ def gpus_of(run: dict[str, object], rows: list[dict[str, Any]]) -> list[str]:
         return []
     pids = members(str(run["run_id"]))
     try:
-        train = json.loads(str(run["config"]))["train"]
-        count = 0 if train["device"] == "cpu" else int(train["num_processes"])
-    except (ValueError, KeyError, TypeError):
-        count = 0
+        train = table(table(loads(str(run["config"]))).get("train"))
+    except ValueError:
+        train = {}
+    count = 0 if train.get("device") == "cpu" else whole(train.get("num_processes")) or 0
     return of_processes(pids) or visible(
         rows, variable_of(pids[0], "CUDA_VISIBLE_DEVICES") if pids else None, count)
 
@@ -121,39 +147,20 @@ def piece(path: str, cursor: list[Any], limit: int = TEXT_BYTES, last_lines: int
     found = read_on(path, cursor, limit, last_lines)
     lines = found["lines"]
     if lines and (steps or ignored):
-        lines = thinned(lines, steps or len(lines), tuple(word.encode() for word in ignored))
+        lines = thinned(shortened(lines), steps or len(lines), tuple(word.encode() for word in ignored))
     return {**found, "lines": rows_of(lines), "rest": found["rest"].decode("utf-8", "replace")}
 
 
+def shortened(lines: Lines) -> Lines:
+    """Of an event that is too long its first words, for whoever says that it is none, and its last ones, which are the
+    mark of the place behind it; nothing of a part of one."""
+    return [(behind, line if len(line) <= EVENT_BYTES else line[:80] + line[-MARK:] if line.endswith(b"\n") else b"")
+            for behind, line in lines]
+
+
 def checkpoints(workspace: str, run_id: str) -> dict[str, object]:
-    folder = os.path.join(workspace, "runs", run_id, "checkpoints")
-    whole, unfinished = [], []
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-        try:
-            with open(os.path.join(folder, name, "manifest.json")) as file:
-                manifest = json.load(file)
-            rows = manifest["files"]
-            fits = all(os.path.getsize(os.path.join(folder, name, r["path"])) == r["size_bytes"] for r in rows)
-            lines = "".join("{md5}  {path}\n".format(**r) for r in sorted(rows, key=lambda r: r["path"]))
-            fits = fits and hashlib.md5(lines.encode()).hexdigest() == manifest["digest"]
-        except (OSError, ValueError, KeyError, TypeError):
-            fits = False
-        if fits and name.startswith("step_") and name[5:].isdigit():
-            whole.append({"name": name, "step": int(name[5:]), "path": os.path.join(folder, name),
-                          "size_bytes": sum(r["size_bytes"] for r in rows), "digest": manifest["digest"],
-                          "heldout_loss": heldout_loss(os.path.join(folder, name))})
-        else:
-            unfinished.append(name)
+    whole, unfinished = listed(os.path.join(workspace, "runs", run_id, "checkpoints"))
     return {"checkpoints": whole, "unfinished": unfinished}
-
-
-def heldout_loss(checkpoint: str) -> float | None:
-    """As the trainer measured it; None where it did not, or where the number is none."""
-    try:
-        loss = float(json.loads(text_of(os.path.join(checkpoint, "trainer.json")))["heldout_loss"])
-    except (ValueError, KeyError, TypeError):
-        return None
-    return loss if loss - loss == 0 else None
 
 
 def stop(workspace: str, run_id: str, grace_s: float) -> dict[str, object]:
@@ -161,11 +168,17 @@ def stop(workspace: str, run_id: str, grace_s: float) -> dict[str, object]:
     folder = os.path.join(workspace, "runs", run_id)
     if not members(run_id):
         return {"ended": [], "killed": [], "left": []}
-    with open(os.path.join(folder, "stop"), "w") as file:
-        file.write(f"{time.time():.0f}\n")
-    with open(os.path.join(folder, "journal.jsonl"), "a") as file:
-        file.write(json.dumps({"kind": "stop_requested", "time_s": round(time.time(), 3), "by": "inv stop"}) + "\n")
+    ask_to_stop(folder)
+    with contextlib.suppress(OSError):
+        append_line(os.path.join(folder, "journal.jsonl"), json.dumps(
+            {"kind": "stop_requested", "time_s": round(time.time(), 3), "by": "inv stop"}))
     return end(lambda: members(run_id), grace_s)
+
+
+def ask_to_stop(folder: str) -> None:
+    """A disk that is full, or a broken file of that name, is no reason to let the processes run on."""
+    with contextlib.suppress(OSError):
+        write_whole(os.path.join(folder, "stop"), f"{time.time():.0f}\n")
 
 
 def end(living: Callable[[], list[int]], grace_s: float) -> dict[str, object]:
@@ -186,24 +199,23 @@ def evaluations(workspace: str, run_ids: list[str]) -> dict[str, object]:
     found = []
     for run_id in run_ids:
         root = os.path.join(workspace, "runs", run_id, "eval")
-        names = os.listdir(root) if os.path.isdir(root) else []
-        found += [evaluation(os.path.join(root, name), run_id, name) for name in names]
+        found += [evaluation(os.path.join(root, name), run_id, name) for name in ls(root)
+                  if fits(evaluation_name, name)]
     return {"evaluations": sorted(found, key=lambda e: str(e["begun_s"]))}
 
 
 def evaluation(folder: str, run_id: str, name: str) -> dict[str, object]:
     spec = os.path.join(folder, "eval.json")
     alive = is_alive(text_of(os.path.join(folder, "process"))) or is_locked(os.path.join(folder, "lock"))
-    exit_text = text_of(os.path.join(folder, "exit")).strip()
-    return {"run_id": run_id, "name": name, "folder": folder, "spec": text_of(spec),
+    code = decimal(text_of(os.path.join(folder, "exit")))
+    return {"run_id": run_id, "name": name, "folder": folder, "spec": text_of(spec, CONFIG_BYTES),
             "begun_s": os.path.getmtime(spec) if os.path.exists(spec) else 0.0,
-            "exit_code": int(exit_text) if exit_text.lstrip("-").isdigit() else None,
-            "alive": alive,
+            "exit_code": code, "alive": alive,
             "launched": os.path.exists(os.path.join(folder, "process")),
             "stop_requested": os.path.exists(os.path.join(folder, "stop")),
-            "outcomes": outcomes(text_of(os.path.join(folder, "trials.jsonl"), 64 * TEXT_BYTES)),
-            "report": text_of(os.path.join(folder, "report.json"), 64 * TEXT_BYTES),
-            "log_tail": tail_of(os.path.join(folder, "eval.log"))[-4000:]}
+            "outcomes": outcomes(os.path.join(folder, "trials.jsonl")),
+            "report": text_of(os.path.join(folder, "report.json"), REPORT_BYTES),
+            "log_tail": end_of(os.path.join(folder, "eval.log"))}
 
 
 def is_locked(path: str) -> bool:
@@ -211,21 +223,19 @@ def is_locked(path: str) -> bool:
     return is_held(path, SHARED)  # shared, so that two who look do not take each other for it
 
 
-def outcomes(trials: str) -> dict[str, int]:
+def outcomes(path: str) -> dict[str, int]:
     """How many trials ended how; the last word on each counts."""
-    last = {}
-    for line in trials.splitlines():
-        try:
-            trial = json.loads(line)
-            last[trial["task"], trial["trial"]] = trial["outcome"]
-        except (ValueError, KeyError, TypeError):
-            continue
+    last: dict[tuple[object, object], object] = {}
+    with contextlib.suppress(OSError):
+        for line in itertools.islice(lines_of(path, EVENT_BYTES), TRIAL_LINES):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                trial = loads(line)
+                last[trial["task"], trial["trial"]] = trial["outcome"]
     return {kind: list(last.values()).count(kind) for kind in ("success", "failure", "error")}
 
 
 def stop_evaluation(workspace: str, run_id: str, name: str, grace_s: float) -> dict[str, object]:
-    with open(os.path.join(workspace, "runs", run_id, "eval", name, "stop"), "w") as file:
-        file.write(f"{time.time():.0f}\n")
+    ask_to_stop(os.path.join(workspace, "runs", run_id, "eval", name))
     return end(lambda: members(f"{run_id}/{name}", "RDTOPS_EVAL"), grace_s)
 
 
@@ -234,7 +244,7 @@ def main() -> None:
         "list": list_runs, "news": news, "gpus": lambda: {"gpus": all_of_them()}, "stop": stop,
         "checkpoints": checkpoints, "evaluations": evaluations, "stop_evaluation": stop_evaluation}
     for line in iter(sys.stdin.buffer.readline, b""):
-        request = json.loads(line.decode())
+        request = loads(line)
         is_shrunk = request.pop("shrunk", False)
         answer = operations[request.pop("op")](**request)
         answer = {"shrunk": shrunk(answer)} if is_shrunk else answer

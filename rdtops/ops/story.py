@@ -1,11 +1,13 @@
-"""Story: what a Journal tells of a run, gathered: curves, checkpoints, where the time of a step goes. Pure."""
+"""Story: what a Journal tells of a run, gathered: curves, checkpoints, where the time of a step goes. Pure, and of
+bounded size however much is told."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rdtops.contract import fields
+from rdtops.contract import fields, names
 from rdtops.contract.journal import Event
 from rdtops.contract.run import Checkpoint, best_of
 
@@ -14,6 +16,8 @@ Points = list[tuple[int, float]]  # step, value; steps ascend
 PHASES = {"data": "data", "encode": "encode", "forward": "forward", "backward": "backward", "optimiser": "optimiser",
           "save": "checkpoint", "evaluation": "held-out"}  # as the Journal calls them -> as people do
 SPLIT_OVER = 20  # step events
+POINTS = 20_000  # of a curve; of twice as many every second one goes
+EVENTS = 5_000  # and checkpoints; of twice as many the older ones go
 
 
 @dataclass
@@ -25,9 +29,11 @@ class Story:
     speed: Points = field(default_factory=list)  # samples/s
     learning_rate: Points = field(default_factory=list)
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)  # that are there still
-    others: list[Event] = field(default_factory=list)  # every event but steps and trials
+    others: list[Event] = field(default_factory=list)  # every event but steps and trials; the newest ones
     steps: list[Event] = field(default_factory=list)  # the last ones
     started: Event | None = None
+    first_s: float = 0.0  # Unix time of the first sign of the training, and of the last one
+    last_s: float = 0.0
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> Story:
@@ -37,37 +43,39 @@ class Story:
         return story
 
     def tell(self, event: Event) -> None:
-        """A line that is JSON, but not what the trainer writes, tells nothing."""
-        try:
-            self._tell(event)
-        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
-            return
-
-    def _tell(self, event: Event) -> None:
-        data = event.data
-        if event.kind == "step":
-            step = int(data["step"])
-            self.loss.append((step, float(data["loss"])))
-            for curve, name in ((self.speed, "samples_per_s"), (self.learning_rate, "learning_rate")):
-                if data.get(name) is not None:
-                    curve.append((step, float(data[name])))
-            self.steps = [*self.steps[-SPLIT_OVER + 1:], event]
-            return
+        """What an event does not say, or not as the trainer would, is left out."""
         if event.kind == "trial":
             return
+        data, step = event.data, event.data.get("step")
+        if event.time_s:
+            self.first_s, self.last_s = self.first_s or event.time_s, max(self.last_s, event.time_s)
+        if event.kind == "step":
+            for curve, name in ((self.loss, "loss"), (self.speed, "samples_per_s"),
+                                (self.learning_rate, "learning_rate")):
+                _add(curve, step, data.get(name))
+            self.steps = [*self.steps[-SPLIT_OVER + 1:], event]
+            return
         self.others.append(event)
+        del self.others[:-EVENTS if len(self.others) > 2 * EVENTS else 0]
         if event.kind == "started":
             self.started = event
-            self._forget_after(int(data.get("resumed_from_step") or 0))
+            self._forget_after(data.get("resumed_from_step") or 0)
         elif event.kind == "heldout":
-            self.heldout.append((int(data["step"]), float(data["loss"])))
+            _add(self.heldout, step, data.get("loss"))
         elif event.kind == "checkpoint":
-            heldout = data.get("heldout_loss")
-            self.checkpoints[str(data["name"])] = Checkpoint(
-                int(data["step"]), str(data["name"]), "", int(data["size_bytes"]), str(data["digest"]),
-                None if heldout is None else float(heldout))
+            self._add_checkpoint(event)
         elif event.kind == "checkpoint_deleted":
-            self.checkpoints.pop(str(data["name"]), None)
+            self.checkpoints.pop(fields.text(data.get("name")), None)
+
+    def _add_checkpoint(self, event: Event) -> None:
+        data = event.data
+        with contextlib.suppress(names.BadName):
+            name = names.checkpoint_name(data.get("name"))
+            self.checkpoints[name] = Checkpoint(
+                names.step_of(name), name, "", data.get("size_bytes") or 0, fields.text(data.get("digest")),
+                data.get("heldout_loss"))
+            if len(self.checkpoints) > EVENTS:
+                self.checkpoints.pop(next(iter(self.checkpoints)))
 
     @property
     def split(self) -> dict[str, float]:
@@ -95,6 +103,13 @@ class Story:
     def _forget_after(self, step: int) -> None:
         for curve in (self.loss, self.heldout, self.speed, self.learning_rate):
             curve[:] = [point for point in curve if point[0] <= step]
+
+
+def _add(points: Points, step: object, value: object) -> None:
+    if isinstance(step, int) and isinstance(value, (int, float)):
+        points.append((step, float(value)))
+        if len(points) > 2 * POINTS:
+            del points[1:-1:2]
 
 
 def smoothed(points: Points) -> Points:

@@ -10,7 +10,7 @@ from rdtops.checks import CheckResult, Report, Status
 from rdtops.contract.config import override
 from rdtops.contract.run import RunSpec, RunState
 from rdtops.errors import PluginError, PreflightFailed, PreflightVeto, RunError
-from rdtops.ops import admission, records, runs, secrets
+from rdtops.ops import admission, runs, secrets
 from rdtops.ops.admission import Admitted
 from rdtops.ops.preflight import core_checks
 from rdtops.ops.registry import Registry, Works
@@ -60,15 +60,12 @@ def train(connection: Connection, registry: Registry, spec: RunSpec, local: Mapp
     Raises PreflightFailed, PreflightVeto, PluginError or RunError."""
     require_pass(report)
     _before_train(connection, registry, spec, local)
-    admitted = admission.admit(connection, spec, again=again)
-    records.remember_launch(connection.host.name)
-    return _launched(connection, admitted)
+    return _launched(connection, admission.admit(connection, spec, again=again))
 
 
 def adopted(connection: Connection, twin: RunView) -> Launched:
     """What the same command began before, and what is running."""
     assert twin.spec
-    records.remember_launch(connection.host.name)
     return _launched(connection, Admitted(twin.spec, ""))
 
 

@@ -43,7 +43,14 @@ def ask(connection: Connection, run_id: str = "") -> Why:
     job = jobs.told(connection, [jobs.of_run(RunPaths(connection.workspace, name))]).get(name)
     facts = _seen_from_afar(fields.table(answer.get("facts")), job)
     told = _of_job(job) or diagnosis.diagnose(Evidence.of(host, facts))
-    return Why(name, host, told, tuple(fields.rows(answer.get("attempts"))))
+    return Why(name, host, told, tuple(map(_attempt, fields.rows(answer.get("attempts")))))
+
+
+def _attempt(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The event, with what is shown of it in its kind."""
+    return {**told, "attempt": fields.whole(told.get("attempt")), "exit_code": fields.whole(told.get("exit_code")),
+            "cause": fields.text(told.get("cause")), "summary": fields.text(told.get("summary")),
+            "restart_in_s": fields.number(told.get("restart_in_s"))}
 
 
 def _of_job(job: JobState | None) -> Diagnosis | None:

@@ -15,7 +15,9 @@ from typing import Any
 
 FAR = "rdtops.remote.far"
 # not far away alone: both sides read the same facts by the same rules
-SHARED = frozenset(f"rdtops.contract.{name}" for name in ("fields", "files", "kin", "locks", "manifest", "names"))
+API = "rdtops.api"  # the road of plugins; of it comes what both sides have
+SHARED = frozenset(f"rdtops.contract.{name}" for name in (
+    "checkpoints", "digests", "fields", "files", "kin", "locks", "manifest", "names"))
 
 # What the host runs first: its stdin holds the size of the packed source, the packed source, and then what the program
 # reads itself. Nobody's site-packages or PYTHONPATH has a say in it, nor costs time.
@@ -74,10 +76,14 @@ def _imported(node: ast.stmt) -> list[str]:
     if not isinstance(node, ast.ImportFrom) or node.module is None:
         return []
     named = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in named if name in SHARED or (name.startswith(f"{FAR}.") and name.count(".") == 3)]
+    return [name for name in named if name in (API, *SHARED) or (name.startswith(f"{FAR}.") and name.count(".") == 3)]
 
 
 def _text(name: str) -> str:
     file = importlib.import_module(name).__file__
     assert file
-    return Path(file).read_text(encoding="utf-8")
+    text = Path(file).read_text(encoding="utf-8")
+    if name == API:
+        shared = [node for node in ast.parse(text).body if SHARED.intersection(_imported(node))]
+        return "\n".join(map(ast.unparse, shared))
+    return text

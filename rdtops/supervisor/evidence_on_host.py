@@ -16,12 +16,17 @@ import sys
 import time
 from typing import Any, Sequence, TypeVar
 
-from rdtops.contract.files import text_of
+from rdtops.contract.checkpoints import ls
+from rdtops.contract.fields import decimal, loads, number, table, whole
+from rdtops.contract.files import opened, text_of
 from rdtops.contract.kin import boot_id, carrying, is_alive, rank_of, stat_of
+from rdtops.contract.names import is_run_id
 
 Name = TypeVar("Name", bound=str)
 
 TAIL_BYTES = 1 << 18
+COUNTED_BYTES = 1 << 28  # of a file, to know the number of a line; a longer one has none
+LINE_LETTERS = 2000
 LOG_LINES, JOURNAL_LINES, KERNEL_LINES = 400, 200, 20
 EVALUATION = ('{"kind": "eval_', '{"kind": "trial"')
 SAMPLED_S = 0.5  # over which a rank's share of a core is measured
@@ -41,17 +46,17 @@ def facts(workspace: str, run_id: str, exit_code: int | None = None, *, ended: b
     pids = [] if ended else carrying(f"RDTOPS_RUN={run_id}")
     process = text_of(os.path.join(folder, "process")).split()
     if exit_code is None and not ended:
-        exit_code = number_of(text_of(os.path.join(folder, "exit")))
+        exit_code = decimal(text_of(os.path.join(folder, "exit")))
     goes_on = not ended and (bool(pids) or any(
         is_alive(text_of(os.path.join(folder, name))) for name in ("process", "supervisor")))
     disk = disk_of(folder)
     smi, problem = gpus(pids)
     oom_kills = counted_oom_kills()
-    before = begun.get("oom_kills")
-    after = (journal["ended_by"] or {}).get("oom_kills", oom_kills)
+    before = whole(begun.get("oom_kills"))
+    after = whole((journal["ended_by"] or {}).get("oom_kills", oom_kills))
     return {
         "run_id": run_id, "config": text_of(os.path.join(folder, "config.json")), "journal": journal["lines"],
-        "log": log_of(os.path.join(folder, "train.log"), begun), "kernel": kernel(float(begun.get("time_s", 0))),
+        "log": log_of(os.path.join(folder, "train.log"), begun), "kernel": kernel(number(begun.get("time_s")) or 0.0),
         "exit_code": exit_code, "alive": goes_on, "launched": bool(process),
         "stop_requested": os.path.exists(os.path.join(folder, "stop")),
         "same_boot": len(process) < 3 or process[2] == boot_id(),
@@ -62,8 +67,7 @@ def facts(workspace: str, run_id: str, exit_code: int | None = None, *, ended: b
 
 def answer(workspace: str, wanted: str) -> dict[str, Any]:
     root = os.path.join(workspace, "runs")
-    names = sorted(n for n in os.listdir(root) if not n.startswith(".")) if os.path.isdir(root) else []
-    names = [name for name in names if os.path.isdir(os.path.join(root, name))]
+    names = [name for name in ls(root) if is_run_id(name) and os.path.isdir(os.path.join(root, name))]
     found = matching(names, wanted)
     if len(found) != 1:
         return {"names": names, "facts": None, "attempts": []}
@@ -92,7 +96,7 @@ def attempts(path: str) -> list[dict[str, Any]]:
 def attempt_of(path: str) -> dict[str, Any]:
     """The numbered lines of the last attempt that told something, their events, and how it ended."""
     lines, first = tail_of(path)
-    numbered = [(first + n, line) for n, line in enumerate(lines) if not line.startswith(EVALUATION)]
+    numbered = [(first and first + n, line) for n, line in enumerate(lines) if not line.startswith(EVALUATION)]
     events = [parsed(line) for _, line in numbered]
     ended_by, begin = None, 0
     for place, event in enumerate(events):
@@ -111,37 +115,36 @@ def attempt_of(path: str) -> dict[str, Any]:
 
 def log_of(path: str, begun: dict[str, Any]) -> list[tuple[int, str]]:
     """The numbered last lines, of the last attempt alone where the Journal says where it begins."""
-    lines, first = tail_of(path, int(begun.get("log_offset") or 0), int(begun.get("log_line") or 1))
-    return [(first + n, line[:2000]) for n, line in enumerate(lines)][-LOG_LINES:]
+    lines, first = tail_of(path, max(0, whole(begun.get("log_offset")) or 0), whole(begun.get("log_line")) or 1)
+    return [(first and first + n, part[:LINE_LETTERS]) for n, line in enumerate(lines)
+            for part in line.splitlines() or [""]][-LOG_LINES:]
 
 
 def tail_of(path: str, begin: int = 0, line: int = 1) -> tuple[list[str], int]:
-    """The last lines behind `begin`, which is the beginning of line number `line`, and the number of the first."""
+    """The last lines behind `begin`, which is the beginning of line number `line`, and the number of the first; 0 where
+    it is too far off to be counted."""
     try:
-        with open(path, "rb") as file:
+        with open(opened(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            start = max(begin if begin <= size else 0, size - TAIL_BYTES)
-            number = line if begin <= size else 1
-            file.seek(begin if begin <= size else 0)
+            begin, line = (begin, line) if begin <= size else (0, 1)
+            start = max(begin, size - TAIL_BYTES)
+            is_counted = start - begin <= COUNTED_BYTES
+            file.seek(begin if is_counted else start)
             while file.tell() < start:
-                number += file.read(min(1 << 20, start - file.tell())).count(b"\n")
-            lines = file.read().decode("utf-8", "replace").splitlines()
+                line += file.read(min(1 << 20, start - file.tell())).count(b"\n")
+            lines = file.read(TAIL_BYTES).decode("utf-8", "replace").split("\n")  # a text in JSON may hold others
     except OSError:
         return [], 1
-    return (lines[1:], number + 1) if start > begin and lines else (lines, number)
+    lines = lines if lines[-1] else lines[:-1]
+    lines, line = (lines[1:], line + 1) if start > begin else (lines, line)
+    return lines, line if is_counted else 0
 
 
 def parsed(line: str) -> dict[str, Any]:
     try:
-        event = json.loads(line)
+        return table(loads(line))
     except ValueError:
         return {}
-    return event if isinstance(event, dict) else {}
-
-
-def number_of(text: str) -> int | None:
-    text = text.strip()
-    return int(text) if text.lstrip("-").isdigit() else None
 
 
 def ranks(pids: list[int]) -> list[dict[str, Any]]:
@@ -201,12 +204,13 @@ def gpus(ours: list[int]) -> tuple[list[dict[str, Any]], str]:
         return [], said[-300:] or "it failed without a word"
     apps = output(["nvidia-smi", "--query-compute-apps=gpu_uuid,pid", "--format=csv,noheader"])
     rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines()]
-    pids = [[word.strip() for word in line.split(",")] for line in apps.splitlines()]
-    mine = {uuid for uuid, pid, *_ in pids if pid.isdigit() and int(pid) in ours}
-    return [{"index": r[0], "used_mib": number_of(r[2]), "utilisation_percent": number_of(r[3]),
+    words = [[word.strip() for word in line.split(",")] for line in apps.splitlines()]
+    pids = [(uuid, decimal(pid)) for uuid, pid, *_ in (row for row in words if len(row) > 1)]
+    mine = {uuid for uuid, pid in pids if pid in ours}
+    return [{"index": r[0], "used_mib": decimal(r[2]), "utilisation_percent": decimal(r[3]),
              "throttled": throttled(r[4]) if len(r) > 4 else "",
-             "others": [int(p[1]) for p in pids if p[0] == r[1] and r[1] in mine and p[1].isdigit()
-                        and int(p[1]) not in ours]} for r in rows if len(r) >= 4], ""
+             "others": [pid for uuid, pid in pids if uuid == r[1] and r[1] in mine and pid is not None
+                        and pid not in ours]} for r in rows if len(r) >= 4], ""
 
 
 def queried(fields: str) -> subprocess.CompletedProcess[str] | None:
@@ -235,7 +239,7 @@ def run(words: list[str]) -> subprocess.CompletedProcess[str] | None:
 
 
 def main() -> None:
-    request = json.loads(sys.stdin.buffer.readline().decode())
+    request = loads(sys.stdin.buffer.readline())
     sys.stdout.write(json.dumps(answer(**request)) + "\n")
 
 

@@ -8,12 +8,14 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from rdtops.contract import files
 from rdtops.contract.config import TrainConfig
-from rdtops.contract.journal import Event, parse
+from rdtops.contract.journal import LINE_BYTES, Event, parse
 from rdtops.contract.recovery import Recovery
 
 OURS = ("launched", "attempt", "attempt_ended", "stuck", "stop_requested")  # no sign of the trainer's life
 REMEMBERED = 50  # step events whose distance is the usual one
+PIECE_BYTES = 4 * LINE_BYTES  # of the Journal, read at once
 PAUSE_FLOOR = 4  # so many floors may pass in silence where the state is saved or the average evaluated
 
 
@@ -27,7 +29,7 @@ class Pulse:
         self._offset = 0
         self._intervals: deque[float] = deque(maxlen=REMEMBERED)
         self._pauses: deque[float] = deque(maxlen=REMEMBERED)
-        self.events: list[Event] = []  # of this attempt
+        self.events: list[Event] = []  # of this attempt, but its steps
         self.last_step = self.saved_step = 0
         self.attempts = 0  # since the launch
         self.is_open = False  # the last of them has no end in the Journal
@@ -45,8 +47,8 @@ class Pulse:
     def look(self) -> None:
         """Read what is new."""
         grown = _size(self._log)
-        fresh = [event for event in self._read() if event.kind not in OURS]
-        if fresh or (not self.is_training and grown != self._log_size):
+        is_fresh = self._read()
+        if is_fresh or (not self.is_training and grown != self._log_size):
             self._heard_s = self._clock()
         self._log_size = grown
 
@@ -80,37 +82,48 @@ class Pulse:
         every = (config.checkpoint_every_steps, config.heldout_every_steps, config.sample_every_steps)
         return step >= config.max_steps or any(n and step % n == 0 for n in every)
 
-    def _read(self) -> list[Event]:
+    def _read(self) -> bool:
+        """Piece by piece. Whether the trainer has told anything new."""
         if _size(self._journal) < self._offset:
             self._offset = 0  # it was replaced by a shorter one
+        is_fresh = False
         try:
-            with self._journal.open("rb") as file:
+            with open(files.opened(self._journal), "rb") as file:  # noqa: PTH123  # a descriptor
                 file.seek(self._offset)
-                events, read = parse(file.read())
+                while content := file.read(PIECE_BYTES):
+                    events, read = parse(content)
+                    if not read and len(content) < PIECE_BYTES:
+                        break  # a line without an end, as yet
+                    self._offset += read or len(content)  # no event is so long
+                    file.seek(self._offset)
+                    for event in events:
+                        is_fresh = self._take(event) or is_fresh
         except OSError:
-            return []
-        self._offset += read
-        events = [e for e in events if not e.kind.startswith(("eval_", "trial"))]  # of evaluations of the run
-        for event in events:
-            self._take(event)
-        self.events += events
-        return events
+            return is_fresh
+        return is_fresh
 
-    def _take(self, event: Event) -> None:
+    def _take(self, event: Event) -> bool:
+        """Whether it is a sign of the trainer's life."""
+        if event.kind.startswith(("eval_", "trial")):  # of evaluations of the run
+            return False
+        step = event.data.get("step") or 0
         if event.kind == "launched":
             self.attempts, self.in_a_row, self.is_open = 0, 0, False
         elif event.kind == "attempt":
-            self.attempts, self._step_s, self.is_open = int(event.data["attempt"]), None, True
+            self.attempts, self._step_s, self.is_open = event.data.get("attempt") or self.attempts + 1, None, True
             self.in_a_row += 1
         elif event.kind == "attempt_ended":
             self.is_open = False
-        elif event.kind == "checkpoint" and int(event.data["step"]) > self.saved_step:
-            self.saved_step, self.in_a_row = int(event.data["step"]), 1
+        elif event.kind == "checkpoint" and step > self.saved_step:
+            self.saved_step, self.in_a_row = step, 1
         elif event.kind == "step":
             if self._step_s is not None:
                 kept = self._pauses if self._pauses_after(self.last_step) else self._intervals
                 kept.append(event.time_s - self._step_s)
-            self.last_step, self._step_s = int(event.data["step"]), event.time_s
+            self.last_step, self._step_s = step, event.time_s
+        if event.kind != "step":
+            self.events.append(event)
+        return event.kind not in OURS
 
 
 def _size(path: Path) -> int:

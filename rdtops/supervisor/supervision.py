@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rdtops.contract import diagnosis, kin, locks, overrides
+from rdtops.contract import diagnosis, files, kin, locks, overrides
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.diagnosis import Diagnosis, Evidence
 from rdtops.contract.journal import Journal
@@ -61,7 +61,7 @@ class Supervision:
                 family.end(self._members)
                 raise
             self._tell_asked()
-            self._write(EXIT, f"{_shell_code(code)}\n")
+            files.write_whole(self.root / EXIT, f"{_shell_code(code)}\n")
             return _shell_code(code)
 
     def _attempts(self) -> int:
@@ -210,11 +210,6 @@ class Supervision:
     def _members(self) -> list[family.Member]:
         return family.members(self.spec.run_id)
 
-    def _write(self, name: str, text: str) -> None:
-        partial = self.root / f"{name}.tmp"
-        partial.write_text(text)
-        partial.replace(self.root / name)
-
 
 def _shell_code(code: int) -> int:
     """As a shell says it: 137 for signal 9."""
@@ -226,7 +221,9 @@ def _size(path: Path) -> int:
 
 
 def _lines(path: Path) -> int:
-    if not path.exists():
+    """None of a file that cannot be read."""
+    try:
+        with open(files.opened(path), "rb") as file:  # noqa: PTH123  # a descriptor
+            return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
+    except OSError:
         return 0
-    with path.open("rb") as file:
-        return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))

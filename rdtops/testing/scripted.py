@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rdtops.contract.config import override, preset
+from rdtops.contract.fields import loads
 from rdtops.contract.names import RunId
 from rdtops.contract.run import ASSETS, RunSpec
 from rdtops.errors import PluginError
@@ -42,7 +42,7 @@ class ScriptedConnection(Connection):
     def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> dict[str, Any]:
         """Probes as described; a program of your own is answered by the JSON of the answer with its name."""
         if program is not prober:
-            answer: dict[str, Any] = json.loads(self._answer(program.__name__.rpartition(".")[2]).out)
+            answer: dict[str, Any] = loads(self._answer(program.__name__.rpartition(".")[2]).out)
             return answer
         self.asked += [p["shell"] for p in request["probes"].values()]
         return {name: vars(self._answer(name)) for name in request["probes"]}

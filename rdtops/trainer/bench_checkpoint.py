@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from rdtops.contract.fields import loads
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import Retention
 from rdtops.trainer import checkpoint
@@ -57,7 +58,7 @@ def checkpoint_pause(folder: Path | None = None, rounds: int = 3) -> tuple[float
 
 def _state(hidden: int = HIDDEN) -> TrainingState:
     """A model after its first update, so that Adam has its moments. On the GPU when there is one."""
-    config = json.loads(json.dumps(ARCHITECTURES["tiny"]))
+    config = loads(json.dumps(ARCHITECTURES["tiny"]))
     config["rdt"].update(hidden_size=hidden, depth=DEPTH, num_heads=HEADS)
     policy = RDTPolicy(config).to("cuda" if torch.cuda.is_available() else "cpu")
     optimizer = torch.optim.AdamW(policy.parameters())

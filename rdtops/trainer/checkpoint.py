@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +21,8 @@ from typing import Any
 
 import torch
 
-from rdtops.contract import manifest
+from rdtops.contract import checkpoints as sealed_checkpoints
+from rdtops.contract import fields, files, manifest
 from rdtops.contract.run import Checkpoint, Retention, checkpoint_name
 from rdtops.errors import WeightsError
 from rdtops.trainer import weights
@@ -104,29 +103,24 @@ def save(checkpoints: Path, step: int, write: Callable[[Path], None]) -> Checkpo
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return _described(final, step, sealed)
+    return Checkpoint(step, checkpoint_name(step), str(final), sealed.size_bytes, sealed.digest,
+                      sealed_checkpoints.heldout_loss(str(final)))
 
 
 def valid(checkpoints: Path) -> list[Checkpoint]:
     """Those with a manifest that fits their files' sizes, oldest first."""
-    found = []
-    for path in checkpoints.glob("step_*"):
-        match = re.fullmatch(r"step_(\d+)", path.name)
-        sealed = manifest.read(path) if match else None
-        if match and sealed:
-            found.append(_described(path, int(match[1]), sealed))
-    return sorted(found, key=lambda c: c.step)
+    return [Checkpoint(**found) for found in sealed_checkpoints.listed(str(checkpoints))[0]]
 
 
 def newest_intact(checkpoints: Path, report: Callable[[str], None]) -> Checkpoint | None:
     """The newest valid one whose every byte has the digest of its manifest. A damaged one is reported and loses its
     manifest, so that nobody else takes it for a checkpoint."""
     for candidate in reversed(valid(checkpoints)):
-        stated = Path(candidate.path) / manifest.NAME
-        damage = manifest.differences(candidate.path, manifest.Manifest.from_json(stated.read_text()))
+        damage = manifest.differences(candidate.path, manifest.stated(candidate.path))
         if not damage:
             return candidate
         report(f"{candidate.name} is damaged and was passed over: {'; '.join(damage)}")
+        stated = Path(candidate.path) / manifest.NAME
         stated.rename(stated.with_name(f"damaged.{manifest.NAME}"))
     return None
 
@@ -143,18 +137,6 @@ def prune(checkpoints: Path, keep: Retention) -> list[Checkpoint]:
     for old in surplus:
         _discard(Path(old.path))
     return surplus
-
-
-def _described(folder: Path, step: int, sealed: manifest.Manifest) -> Checkpoint:
-    return Checkpoint(step, checkpoint_name(step), str(folder), sealed.size_bytes, sealed.digest, _heldout_loss(folder))
-
-
-def _heldout_loss(folder: Path) -> float | None:
-    try:
-        loss = float(json.loads((folder / TRAINER).read_text())["heldout_loss"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return loss if math.isfinite(loss) else None
 
 
 def _discard(folder: Path) -> None:
@@ -201,7 +183,7 @@ def restore_optimizer(folder: Path, policy: RDTPolicy, optimizer: torch.optim.Op
 
 def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
+        values = fields.loads(files.head_of(path, files.TABLE_BYTES))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read: {error}") from error
     missing = [key for key in keys if not isinstance(values, dict) or key not in values]

@@ -218,9 +218,10 @@ def _cached(cache: Path, encoder: str, text: str) -> Path:
 
 def _recall(path: Path) -> torch.Tensor | None:
     try:
-        return weights.read_tensors(path)["tokens"]
+        tokens_LD = weights.read_tensors(path)["tokens"]
     except (WeightsError, KeyError):  # not there, or damaged: encoded anew
         return None
+    return tokens_LD if tokens_LD.dim() == 2 and tokens_LD.dtype == torch.float32 else None
 
 
 def _keep(path: Path, tokens_LD: torch.Tensor) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from rdtops.contract.fields import loads
 from rdtops.contract.manifest import md5_of
 from rdtops.contract.names import quoted
 from rdtops.errors import DataError
@@ -355,7 +355,7 @@ def _episode(file: str, name: str, instruction: str, observed: str, arrays: dict
 def _instruction(data: h5py.Group, name: str) -> str:
     """From problem_info: a text, or a list of words."""
     try:
-        stated = json.loads(data.attrs["problem_info"])["language_instruction"]
+        stated = loads(data.attrs["problem_info"])["language_instruction"]
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{name}: attribute problem_info has no language_instruction") from error
     words = stated if isinstance(stated, list) else [stated]

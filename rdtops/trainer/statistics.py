@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from rdtops.contract import digests
+from rdtops.contract import digests, files
 from rdtops.contract.config import CHOICES
+from rdtops.contract.fields import loads, number, table, text
 from rdtops.errors import RdtopsError
 from rdtops.trainer import failures, libero, quarantine
 from rdtops.trainer.actions import CODECS, Codec, codec
@@ -59,21 +59,33 @@ def slot_weights(statistics: dict[str, Any], used: np.ndarray) -> np.ndarray:
 def load_fitting(path: str | Path, dataset: libero.Dataset, using: Codec) -> dict[str, Any] | None:
     """The statistics of a file, if they are there and belong to exactly these data and this codec."""
     try:
-        stored = json.loads(Path(path).read_text())
+        stored = _stored(path)
         fits = stored["files"] == dataset.md5 and stored["codec_hash"] == using.hash
-        complete = all(len(stored[kind][what]) == 128 and np.isfinite(stored[kind][what]).all()
-                       for kind in KINDS for what in NUMBERS)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError):
         return None
-    return stored if fits and complete else None
+    sound = fits and _is_complete(stored) and all(
+        np.isfinite(stored[kind][what]).all() for kind in KINDS for what in NUMBERS)
+    return stored if sound else None
+
+
+def _stored(path: str | Path) -> dict[str, Any]:
+    """The table of a statistics file. Raises OSError or ValueError."""
+    found = loads(files.head_of(path, files.TABLE_BYTES))
+    if not isinstance(found, dict):
+        raise ValueError("it holds no table")  # of a file, not of a caller
+    return found
+
+
+def _is_complete(stored: dict[str, Any]) -> bool:
+    """Its numbers are there, finite or not."""
+    rows = [table(stored.get(kind)).get(what) for kind in KINDS for what in NUMBERS]
+    return all(isinstance(row, list) and len(row) == 128 and
+               all(isinstance(value, float) or number(value) is not None for value in row) for row in rows)
 
 
 def write(path: str | Path, statistics: dict[str, Any]) -> None:
     """Appears whole or not at all."""
-    target = Path(path)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(statistics, indent=1) + "\n")
-    partial.replace(target)
+    files.write_whole(path, json.dumps(statistics, indent=1) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -124,11 +136,11 @@ def verify(folder: str | Path, path: str | Path, using: Codec, declared: libero.
            anew: bool = False) -> Verified:
     """Statistics that belong to these files and this codec are kept, which takes their MD5 (remembered, where nothing
     has touched the file) and no more; others are computed and written. Raises DataError."""
-    files = [] if anew else sorted(Path(folder).rglob("*.hdf5"))
-    md5 = {p.relative_to(folder).as_posix(): md5 for p, md5 in digests.remembered(files).items()}
+    hdf5 = [] if anew else sorted(Path(folder).rglob("*.hdf5"))
+    md5 = {p.relative_to(folder).as_posix(): md5 for p, md5 in digests.remembered(hdf5).items()}
     why = "asked for" if anew else _unfit(path, md5, using)
     if not why:
-        stored = json.loads(Path(path).read_text())
+        stored = _stored(path)
         return Verified(str(path), "", False, stored, tuple(unsound(stored, using)))
     found = compute(quarantine.index(folder, declared=declared), using)
     return Verified(str(path), why, _is_written(path, found), found, tuple(unsound(found, using)))
@@ -146,36 +158,35 @@ class Standing:
 
 def standing(folder: str | Path, using: Codec) -> Standing:
     """Looks at the file and at remembered MD5 sums only."""
-    path, files = Path(folder) / NAME, sorted(Path(folder).rglob("*.hdf5"))
-    known = digests.known(files)
-    why = _unfit(path, {p.relative_to(folder).as_posix(): known.get(p) for p in files}, using)
+    path, hdf5 = Path(folder) / NAME, sorted(Path(folder).rglob("*.hdf5"))
+    known = digests.known(hdf5)
+    why = _unfit(path, {p.relative_to(folder).as_posix(): known.get(p) for p in hdf5}, using)
     try:
-        found = [] if why else unsound(json.loads(path.read_text()), using)
-    except OSError:
+        found = [] if why else unsound(_stored(path), using)
+    except (OSError, ValueError):
         return Standing("they have just gone")
     wrong = why.partition("they were not sound: ")[2]
-    return Standing(why, wrong, tuple(f"{u.slot}: {u.says}" for u in found), len(files) - len(known))
+    return Standing(why, wrong, tuple(f"{u.slot}: {u.says}" for u in found), len(hdf5) - len(known))
 
 
 def _unfit(path: str | Path, md5: Mapping[str, str | None], using: Codec) -> str:
     """Why the statistics of a file cannot be used; '' when they can. A file whose MD5 is None is taken on trust."""
     try:
-        stored = json.loads(Path(path).read_text())
-        files, its_hash = dict(stored["files"]), stored["codec_hash"]
-        complete = all(len(stored[kind][what]) == 128 for kind in KINDS for what in NUMBERS) and all(
-            key in stored for key in ("codec", "episodes", "steps", "observed"))
+        stored = _stored(path)
     except FileNotFoundError:
         return "there were none"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         return f"they could not be read ({type(error).__name__}: {error})"
-    if not complete:
+    known, its_hash = table(stored.get("files")), text(stored.get("codec_hash"))
+    needed = ("files", "codec", "episodes", "steps", "observed")
+    if not _is_complete(stored) or any(key not in stored for key in needed):
         return "they were incomplete"
     if its_hash != using.hash:
         return f"they were of codec {stored['codec']} ({its_hash[:8]}), asked is {using.name} ({using.hash[:8]})"
     if wrong := [u for u in unsound(stored, using) if u.is_wrong]:
         return f"they were not sound: {wrong[0].kind}, {wrong[0].slot}: {wrong[0].says}"
-    others = {name for name in files.keys() & md5.keys() if md5[name] not in (None, files[name])}
-    changed = sorted(files.keys() ^ md5.keys() | others)
+    others = {name for name in known.keys() & md5.keys() if md5[name] not in (None, known[name])}
+    changed = sorted(known.keys() ^ md5.keys() | others)
     return f"the MD5 of {changed[0]}{' and others' if changed[1:] else ''} is another" if changed else ""
 
 

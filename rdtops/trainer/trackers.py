@@ -13,12 +13,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from rdtops.contract.config import TrainConfig
-from rdtops.contract.journal import append_line
+from rdtops.contract.fields import loads, table, whole
+from rdtops.contract.files import append_line, lines_of
 from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
 from rdtops.trainer.disk import Backlog
@@ -90,9 +91,9 @@ class MetricsFile:
 
     def __init__(self, path: Path, steps_done: int) -> None:
         self.path = path
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= steps_done]
         partial = path.with_name(f"{path.name}.tmp")
-        partial.write_text("".join(kept))
+        with partial.open("wb") as file:
+            file.writelines(line for line, step in _lines(path) if step <= steps_done)
         partial.replace(path)
         self._backlog: Backlog[str] = Backlog(path, lambda line: append_line(self.path, line))
 
@@ -103,15 +104,17 @@ class MetricsFile:
         self._backlog.clear()
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """The complete ones: a killed run may have left a torn last line, a full disk a torn one anywhere."""
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        try:
-            complete = line.endswith("\n") and isinstance(json.loads(line)["step"], int)
-        except (ValueError, KeyError, TypeError):
-            complete = False
-        if complete:
-            yield line
+def _lines(path: Path) -> Iterator[tuple[bytes, int]]:
+    """The complete ones with their steps: a killed run may have left a torn last line, a full disk a torn one
+    anywhere."""
+    with suppress(OSError):  # there is none yet
+        for line in lines_of(path):
+            try:
+                step = whole(table(loads(line)).get("step"))
+            except ValueError:
+                continue
+            if step is not None and line.endswith(b"\n"):
+                yield line, step
 
 
 def _tensorboard(spec: RunSpec, steps_done: int) -> Tracker:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rdtops.contract.journal import append_line
+from rdtops.contract.config import wrong_kinds
+from rdtops.contract.fields import loads
+from rdtops.contract.files import append_line, lines_of
 from rdtops.trainer.rollout import wilson
 from rdtops.trainer.simulator import Task
 
@@ -48,12 +51,14 @@ class TrialLog:
     def read(self) -> dict[Key, Trial]:
         """The last word on each trial. A line that a killed machine left torn is no word."""
         found: dict[Key, Trial] = {}
-        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
-            try:
-                trial = Trial(**json.loads(line))
-            except (ValueError, TypeError):
-                continue
-            found[trial.key] = trial
+        with contextlib.suppress(OSError):  # there is none yet
+            for line in lines_of(self.path):
+                try:
+                    trial = Trial(**loads(line))
+                except (ValueError, TypeError):
+                    continue
+                if not wrong_kinds(trial):
+                    found[trial.key] = trial
         return found
 
     def ended(self) -> dict[Key, Trial]:

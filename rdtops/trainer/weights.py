@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from rdtops.contract import files
+from rdtops.contract.fields import loads
 from rdtops.errors import WeightsError
 
 CONFIG = "config.json"
@@ -29,10 +31,10 @@ _LISTED = 12  # keys named per kind of mismatch; the rest is counted
 def read_config(directory: str | Path) -> dict[str, Any]:
     path = Path(directory) / CONFIG
     try:
-        config = json.loads(path.read_text())
+        config = loads(files.head_of(path))
     except FileNotFoundError as error:
         raise WeightsError(f"{directory} has no {CONFIG}", remedy="inv deploy --only weights") from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{path} is not JSON: {error}", remedy="inv deploy --only weights") from error
     if not isinstance(config, dict):
         raise WeightsError(f"{path} does not hold a table of settings")
@@ -100,6 +102,7 @@ def mapped_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors lie in a mapping of the file, at any alignment. Callers copy: a matrix product may depend on the
     alignment of its operands in the last bit, and a resumed training must not."""
     try:
+        os.close(files.opened(path))  # a FIFO would be waited for
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is damaged or incomplete: {error}", remedy="inv deploy --only weights") from error

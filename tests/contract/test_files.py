@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rdtops.contract import files
 
@@ -61,3 +63,28 @@ def test_the_mode_is_the_one_asked_for(tmp_path):
     finally:
         os.umask(before)
     assert [(tmp_path / n).stat().st_mode & 0o777 for n in ("token", "plain")] == [0o600, 0o644]
+
+
+def test_a_line_that_is_too_long_is_cut_and_the_next_one_is_whole(tmp_path):
+    (tmp_path / "lines").write_bytes(b"one\n" + b"x" * 5000 + b"\ntwo\n" + b"y" * 30 + b"\ntorn")
+    assert list(files.lines_of(tmp_path / "lines", 31)) == [b"one\n", b"x" * 31, b"two\n", b"y" * 30 + b"\n", b"torn"]
+
+
+@given(st.binary(max_size=400), st.integers(1, 40))
+def test_lines_are_those_of_the_file_each_cut_at_its_measure(tmp_path_factory, content, longest):
+    path = tmp_path_factory.getbasetemp() / "any"
+    path.write_bytes(content)
+    assert list(files.lines_of(path, longest)) == [line[:longest] for line in content.splitlines(True)
+                                                   ] or b"\r" in content
+
+
+def test_a_line_is_appended_to_no_fifo(tmp_path):
+    os.mkfifo(tmp_path / "journal.jsonl")
+    with pytest.raises(OSError, match="not a regular file"):
+        files.append_line(tmp_path / "journal.jsonl", "x")
+
+
+def test_the_end_of_a_file_is_read_and_no_more(tmp_path):
+    (tmp_path / "log").write_bytes(b"a" * 5000 + b"end")
+    assert files.tail_of(tmp_path / "log", 5) == "aaend"
+    assert files.tail_of(tmp_path / "none", 5) == ""

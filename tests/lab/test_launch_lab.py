@@ -163,6 +163,14 @@ def test_typed_again_with_its_check_it_is_the_same_training(inv, run_id, workspa
     assert names(workspace) == [run_id]
 
 
+def test_a_home_without_room_costs_a_warning_and_no_training(inv, run_id, workspace):
+    again = inv(TRAIN, RDTOPS_STATE="/dev/null/state")  # nobody can write there, root neither
+    assert again.code == 0, again.said
+    assert "/dev/null/state/last_host cannot be written" in " ".join(again.said.split())
+    assert "Traceback" not in again.said
+    assert names(workspace) == [run_id]
+
+
 def test_ranks_that_outlived_their_launcher_are_in_the_way_until_they_are_stopped(inv, run_id, workspace):
     wait_for(lambda: any(kin.rank_of(pid) is not None for pid in runs_on_host.members(run_id)))
     wait_for(lambda: '"kind": "step"' in (workspace / "runs" / run_id / "journal.jsonl").read_text())

@@ -72,7 +72,7 @@ def test_nothing_that_is_drawn_is_obeyed(drawn):
     assert {cell_len(line) for line in lines} == {200}
 
 
-@pytest.mark.parametrize("where", ["event-lines", "log-lines", "checkpoints", "run-rows"])
+@pytest.mark.parametrize("where", ["event-lines", "log-lines", "run-rows"])
 def test_what_a_host_says_is_shown_escaped_and_is_no_markup(drawn, where):
     assert printable(HOSTILE) in drawn[1][where]
 

@@ -107,5 +107,5 @@ def test_a_secret_is_never_readable_for_others_not_even_for_a_moment(tmp_path):
     path = tmp_path / "secret"
     path.write_text("old")
     path.chmod(0o644)
-    there.write(str(path), "new", 0o600)
+    there.write_whole(str(path), "new", 0o600)
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o600)

@@ -4,15 +4,18 @@ import fcntl
 import json
 import os
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from rdtops.contract import kin
 from rdtops.contract.config import preset
-from rdtops.contract.journal import Event, Journal
+from rdtops.contract.journal import Event, Journal, parse
 from rdtops.contract.run import RunSpec, RunState
 from rdtops.ops import answers, evaluation, runs, runs_on_host
+from rdtops.remote.far import tails
 
 SPEC = RunSpec("20261124-101530-tiny-3fa9", "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "a", {},
                preset("tiny"))
@@ -121,3 +124,46 @@ def test_a_run_whose_launch_script_was_killed_runs_while_any_process_of_it_lives
     assert state_now() is RunState.LOST
     (folder / "supervisor").write_text(f"{kin.name_of(os.getpid())}\n")  # it writes how the run ends by itself
     assert state_now() is RunState.RUNNING
+
+
+def test_a_run_with_a_fifo_for_a_journal_is_stopped_all_the_same(tmp_path):
+    folder = tmp_path / "runs" / SPEC.run_id
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "journal.jsonl")
+    (folder / "stop").mkdir()
+    with subprocess.Popen(["sleep", "60"], env={**os.environ, "RDTOPS_RUN": SPEC.run_id}) as left:
+        threading.Thread(target=left.wait, daemon=True).start()  # no zombie stays
+        since_s = time.monotonic()
+        assert runs_on_host.stop(str(tmp_path), SPEC.run_id, 2.0)["left"] == []
+        assert time.monotonic() - since_s < 10
+
+
+def test_a_journal_with_a_line_without_measure_is_listed_within_seconds(tmp_path):
+    folder = tmp_path / "runs" / SPEC.run_id
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(SPEC.to_json())
+    (folder / "exit").write_text("0\n")
+    Journal(folder / "journal.jsonl").append("step", step=7, loss=0.5)
+    with (folder / "journal.jsonl").open("a") as file:
+        for _ in range(150):
+            file.write("x" * 1_000_000)
+        file.write("\n")
+    Journal(folder / "journal.jsonl").append("heldout", step=7, loss=0.5)
+    since_s = time.monotonic()
+    (facts,) = runs_on_host.list_runs(str(tmp_path))["runs"]
+    assert (seen(facts).state, len(facts["journal_tail"]) < 1000) == (RunState.FINISHED, True)
+    piece = {"lines": [], "cursor": [0, 0, ""], "more": True}
+    told = []
+    while piece["more"]:
+        piece = runs_on_host.piece(str(folder / "journal.jsonl"), piece["cursor"], 1 << 23, steps=2000)
+        told += [event for _, line in piece["lines"] for event in parse(line.encode())[0]]
+    assert [event.kind for event in told] == ["step", "warning", "heldout"]
+    assert time.monotonic() - since_s < 10
+
+
+def test_a_cursor_behind_a_line_that_was_shortened_is_found_again(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"kind": "step"}\n' + b"x" * (runs_on_host.EVENT_BYTES + 1) + b"\n")
+    behind, line = runs_on_host.piece(str(path), [0, 0, ""], steps=10)["lines"][-1]
+    cursor = [path.stat().st_ino, behind, tails.mark_of(line.encode())]
+    assert tails.is_the_one(str(path), *cursor)

@@ -11,10 +11,11 @@ from rdtops.contract.run import Checkpoint
 from rdtops.errors import ConnectionLost, RdtopsError, TransferError
 from rdtops.remote.far.porter import Entry
 from rdtops.remote.plan import Item, Plan
-from tests.plugins.conftest import BROKEN, ScriptedConnection, as_json, said
+from tests.plugins.conftest import BROKEN, ScriptedConnection, said
 
 MD5 = hashlib.md5(b"").hexdigest()
-CHECKPOINT = Checkpoint(10, "step_000010", "/w/step_000010", 20, "")
+SEALED = manifest.Manifest((manifest.FileDigest("a", 1, MD5),))
+CHECKPOINT = Checkpoint(10, "step_000010", "/w/step_000010", 20, SEALED.digest)
 
 
 @pytest.fixture
@@ -100,17 +101,15 @@ def test_a_large_checkpoint_is_given_the_time_it_takes(plugins, host):
 @pytest.mark.parametrize("name", ["manifest", "digests"])
 @pytest.mark.parametrize("kind", BROKEN)
 def test_any_broken_output_is_an_error_that_names_the_checkpoint(plugins, host, name, kind):
-    sealed = {"digest": "", "files": [{"path": "a", "size_bytes": 1, "md5": MD5}]}
-    good = {"manifest": said(as_json(sealed)), "digests": said(f"{MD5}  ./a\n")}
+    good = {"manifest": said(SEALED.to_json()), "digests": said(f"{MD5}  ./a\n")}
     assert plugins["md5"].after_checkpoint(ScriptedConnection(host(), **good), CHECKPOINT)["verified"] is True
     with pytest.raises(RdtopsError, match="step_000010"):
         plugins["md5"].after_checkpoint(ScriptedConnection(host(), **{**good, name: BROKEN[kind]}), CHECKPOINT)
 
 
 def test_a_file_that_cannot_be_read_is_quoted_and_not_called_changed(plugins, host):
-    sealed = {"digest": "", "files": [{"path": "a", "size_bytes": 1, "md5": MD5}]}
     partly = said(f"{MD5}  ./a\n", 1, "md5sum: ./b: Permission denied")
-    connection = ScriptedConnection(host(), manifest=said(as_json(sealed)), digests=partly)
+    connection = ScriptedConnection(host(), manifest=said(SEALED.to_json()), digests=partly)
     with pytest.raises(RdtopsError, match=r"cannot be verified: not every file can be read .*Permission denied"):
         plugins["md5"].after_checkpoint(connection, CHECKPOINT)
 
@@ -119,3 +118,12 @@ def test_a_file_that_cannot_be_read_is_quoted_and_not_called_changed(plugins, ho
 def test_what_is_no_manifest_is_said(plugins, text):
     with pytest.raises(ValueError, match="not a manifest"):
         plugins["md5"].parse_manifest(said(text))
+
+
+@pytest.mark.parametrize("path", ["../../../../etc/hostname", "/etc/hostname", "a/../../b", ""])
+def test_a_manifest_that_names_a_file_elsewhere_verifies_nothing(plugins, host, path):
+    sealed = manifest.Manifest((manifest.FileDigest(path, 1, MD5),))
+    digests = said(f"{MD5}  ./{path}\n")
+    with pytest.raises(RdtopsError, match="cannot be verified: not a manifest"):
+        plugins["md5"].after_checkpoint(ScriptedConnection(host(), manifest=said(sealed.to_json()), digests=digests),
+                                        replace(CHECKPOINT, digest=sealed.digest))

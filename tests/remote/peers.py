@@ -18,6 +18,8 @@ from rdtops.remote.far import porter
 from rdtops.remote.far.entries import Message, Problem, problem_of
 from rdtops.remote.far.wire import Wire
 
+ALTERED = b"the bytes that follow are altered"
+
 Play = Callable[[Wire, Message], None]
 
 
@@ -142,14 +144,18 @@ class Tampering:
 
         class Tampered(Wire):
             def say(self, message: Message) -> None:
-                for line in tampering._instead(message):
-                    with self._lock:
-                        self._put(line + b"\n")
+                self._say(tampering._instead(message))
 
             def give(self, block: bytes) -> None:
-                self.say({"bytes": len(block)})
+                lines = tampering._instead({"bytes": len(block)})
+                self._say(lines)
                 with self._lock:
-                    self._put(block)
+                    self._put(bytes([block[0] ^ 1]) + block[1:] if ALTERED in b"".join(lines) else block)
+
+            def _say(self, lines: list[bytes]) -> None:
+                with self._lock:
+                    for line in lines:
+                        self._put(line + b"\n")
 
         return Tampered(*arguments)
 

@@ -1,6 +1,8 @@
 """Growing files read on from a cursor: nothing twice, nothing left out; and the last words of a long Journal."""
 
 import json
+import os
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -81,3 +83,33 @@ def test_a_file_under_an_old_inode_number_is_not_taken_for_the_one_that_was_read
     path.write_bytes(b"another, longer than before\n")  # the same inode
     assert path.stat().st_ino == cursor[0]
     assert [line for _, line in tails.read_on(str(path), cursor)["lines"]] == [b"another, longer than before\n"]
+
+
+def test_a_line_without_measure_is_left_out_and_costs_no_time(tmp_path):
+    """150 MB in one line behind everything that counts."""
+    path = tmp_path / "journal"
+    with path.open("w") as file:
+        file.write('{"kind": "started", "time_s": 1}\n{"kind": "step", "time_s": 2}\n')
+        for _ in range(150):
+            file.write("x" * 1_000_000)
+        file.write('\n{"kind": "heldout", "time_s": 3}\n')
+    since_s = time.monotonic()
+    assert list(tails.backwards(str(path))) == [b'{"kind": "heldout", "time_s": 3}']  # the others lie too far back
+    assert time.monotonic() - since_s < 3
+    lines = list(tails.backwards(str(path), 1 << 28))
+    assert [json.loads(line)["time_s"] for line in lines] == [3, 2, 1]
+
+
+def test_the_last_words_of_a_journal_are_few_however_many_kinds_there_are(tmp_path):
+    path = tmp_path / "journal"
+    path.write_text("".join(json.dumps({"kind": f"k{n}", "words": "x" * 1000}) + "\n" for n in range(5000)))
+    assert sum(map(len, tails.last_of_each_kind(str(path), ()))) <= tails.TOLD_BYTES
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_fifo_or_folder_is_no_file_that_grows(tmp_path, make):
+    make(tmp_path / "log")
+    path = str(tmp_path / "log")
+    assert tails.read_on(path, [0, 0, ""])["lines"] == []
+    assert list(tails.backwards(path)) == []
+    assert not tails.is_the_one(path, 0, 0, "")

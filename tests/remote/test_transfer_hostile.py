@@ -24,7 +24,7 @@ from rdtops.remote.far.wire import Wire
 from rdtops.remote.plan import Item, Plan, digests_of, listed
 from rdtops.remote.ranges import Ranges
 from rdtops.remote.transfer import plan_download, plan_upload
-from tests.remote.peers import Peer, Tampering, honest
+from tests.remote.peers import ALTERED, Peer, Tampering, honest
 
 SECRET = b"nobody's business"
 OLD_NS = 10 ** 18
@@ -410,7 +410,8 @@ MESSAGES = (40, 80)  # of that download; how many exactly depends on how the lan
 PATHS = ["../precious/id_rsa", "mine", "../../evil", "/etc/passwd", "d", "d/same/x", "small", "", ".rdtops-part-0-0"]
 VALUES = st.sampled_from([*WORDS, *PATHS, md5(SECRET), 5, -5, BLOCK, BLOCK + 1, [[0, 1 << 70]], {"path": "mine"}])
 WORDS_SAID = ["file", "there", "from", "bytes", "sent", "get", "got", "zeros", "end", "digest_of", "ready", "error"]
-RAW = [b"", b"welcome", b"\xff\xfe", b'{"file":', b"9" * 5000, b'{"from": ' + b"9" * 5000 + b"}"]
+RAW = [b"", b"welcome", b"\xff\xfe", b'{"file":', b"9" * 5000, b'{"from": ' + b"9" * 5000 + b"}", b"5", b"null",
+       b'["end"]', b'"there"', b"[" * 100_000, b'{"from":' * 900 + b"0" + b"}" * 900]
 
 
 def replaced(message: Message, field: int, value: Any) -> Message:
@@ -427,6 +428,7 @@ REPLACED = st.builds(lambda field, value: lambda message: [replaced(message, fie
 CHANGES: Any = st.one_of(
     st.just(lambda _: []),
     st.just(lambda message: [message, message]),
+    st.just(lambda message: [{**message, "x": ALTERED.decode()}]),
     st.sampled_from(hostile(Path("/etc"))).map(lambda said: lambda message: [said, message]),
     REPLACED, REPLACED,
     st.sampled_from(WORDS_SAID).map(lambda word: lambda message: [{word: next(iter(message.values()))}]),

@@ -58,11 +58,11 @@ def _stuck(evidence: Evidence) -> Diagnosis | None:
     if not found:
         return None
     line, event = found[-1]
-    ranks = event.data.get("ranks") or []
-    odd = [f"rank {r['rank']} (pid {r['pid']}) is {STATES[r['state']]}" for r in ranks if r.get("state") in STATES]
+    odd = [f"rank {r.get('rank')} (pid {r.get('pid')}) is {STATES[r['state']]}" for r in event.data.get("ranks") or []
+           if str(r.get("state")) in STATES]
     stacks = tuple(s for s in evidence.log if s.text.startswith(("Current thread", "Thread 0x")))[:2]
-    return _made(evidence, "stuck", f"no event for {event.data['silent_s']:.0f} s, "
-                 f"{event.data['limit_s']:.0f} s were allowed" + (": " + ", ".join(odd) if odd else ""),
+    return _made(evidence, "stuck", f"no event for {event.data.get('silent_s') or 0:.0f} s, "
+                 f"{event.data.get('limit_s') or 0:.0f} s were allowed" + (": " + ", ".join(odd) if odd else ""),
                  (line, *stacks), LOGS + "   # the stacks of all ranks", True)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from rdtops.contract import fields
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Event
 from rdtops.contract.run import RunSpec
@@ -66,12 +67,47 @@ class Evidence:
 
     @classmethod
     def of(cls, host: str, facts: Mapping[str, Any]) -> Evidence:
-        """From what rdtops/supervisor/evidence_on_host.py answers."""
+        """From what rdtops/supervisor/evidence_on_host.py answers, of a host that may say anything: what is not of its
+        kind is not known."""
         try:
-            train = RunSpec.from_json(facts["config"]).train
+            train = RunSpec.from_json(fields.text(facts.get("config"))).train
         except ConfigError:
             train = None
-        read: dict[str, Any] = {name: tuple(Line(file, *numbered) for numbered in facts[name]) for name, file in FILES}
-        read.update(gpus=tuple(facts["gpus"]), ranks=tuple(facts["ranks"]))
-        return cls(host=host, train=train, **read,
-                   **{name: value for name, value in facts.items() if name not in (*read, "config")})
+        journal, log, kernel = (_lines(file, facts.get(name)) for name, file in FILES)
+        ended_by = facts.get("ended_by")
+        return cls(
+            run_id=fields.text(facts.get("run_id")), host=host, train=train, journal=journal, log=log, kernel=kernel,
+            exit_code=fields.whole(facts.get("exit_code")), alive=facts.get("alive") is True,
+            launched=facts.get("launched") is True, stop_requested=facts.get("stop_requested") is True,
+            same_boot=facts.get("same_boot") is not False, oom_kills=fields.whole(facts.get("oom_kills")),
+            disk_free_bytes=fields.whole(facts.get("disk_free_bytes")),
+            disk_free_inodes=fields.whole(facts.get("disk_free_inodes")),
+            gpus=tuple(map(_gpu, fields.rows(facts.get("gpus")))), gpu_problem=fields.text(facts.get("gpu_problem")),
+            ranks=tuple(map(_rank, fields.rows(facts.get("ranks")))),
+            now_s=fields.number(facts.get("now_s")) or 0.0,
+            ended_by=_ended(ended_by) if isinstance(ended_by, dict) else None)
+
+
+def _lines(file: str, told: object) -> tuple[Line, ...]:
+    pairs = told if isinstance(told, list) else []
+    return tuple(Line(file, fields.whole(pair[0]) or 0, fields.text(pair[1])) for pair in pairs
+                 if isinstance(pair, (list, tuple)) and len(pair) == 2)
+
+
+def _gpu(told: Mapping[str, Any]) -> dict[str, Any]:
+    others = told.get("others")
+    return {"index": fields.text(told.get("index")), "throttled": fields.text(told.get("throttled")),
+            "used_mib": fields.whole(told.get("used_mib")),
+            "utilisation_percent": fields.whole(told.get("utilisation_percent")),
+            "others": [pid for pid in others if fields.whole(pid) is not None] if isinstance(others, list) else []}
+
+
+def _rank(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {"rank": fields.whole(told.get("rank")) or 0, "pid": fields.whole(told.get("pid")) or 0,
+            "state": fields.text(told.get("state")), "cpu_share": fields.number(told.get("cpu_share")) or 0.0}
+
+
+def _ended(told: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {name: fields.text(told.get(name)) for name in ("cause", "summary", "next")}
+    return {**texts, "restart_in_s": fields.number(told.get("restart_in_s")),
+            "evidence": fields.words(told.get("evidence"))}

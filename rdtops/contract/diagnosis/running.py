@@ -133,7 +133,7 @@ def _shares(evidence: Evidence) -> dict[str, float]:
 
 def _speed(event: Event) -> str:
     data = event.data
-    return (f"it trains: step {data.get('step')}, {data.get('samples_per_s')} samples/s, {data.get('step_s')} s a step")
+    return f"it trains: step {data.get('step')}, {data.get('samples_per_s')} samples/s, {data.get('step_s')} s a step"
 
 
 def _made(evidence: Evidence, cause: str, summary: str, lines: tuple[Line, ...], following: str) -> Diagnosis:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rdtops.checks import CheckResult
+from rdtops.contract.fields import loads
 from rdtops.contract.models import MODELS
 from rdtops.contract.run import RunSpec
 from rdtops.ops.preflight import weights_on_host
@@ -121,7 +121,7 @@ def judge_dataset(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 
 
 def parse_survey(output: Output) -> Survey:
-    facts = json.loads(last_line(output))
+    facts = loads(last_line(output))
     found = facts["statistics"]
     return Survey(int(facts["files"]), int(facts["looked_into"]), int(facts["episodes"]), int(facts["steps"]),
                   str(facts["problem"]), str(facts["remedy"]),
@@ -213,7 +213,7 @@ def pretrained(facts: FolderFacts, spec: RunSpec, deploy: str) -> CheckResult:
 def architecture_differences(config_text: str, spec: RunSpec) -> str:
     facts = MODELS[spec.train.model]
     try:
-        config = json.loads(config_text)
+        config = loads(config_text)
         there = {"hidden_size": config["rdt"]["hidden_size"], "depth": config["rdt"]["depth"],
                  "num_heads": config["rdt"]["num_heads"], "lang_token_dim": config["lang_token_dim"],
                  "img_token_dim": config["img_token_dim"]}
@@ -225,7 +225,7 @@ def architecture_differences(config_text: str, spec: RunSpec) -> str:
 
 
 def parse_weights(output: Output) -> WeightsFacts:
-    facts = json.loads(last_line(output))
+    facts = loads(last_line(output))
     shapes = {str(name): tuple(int(n) for n in shape) for name, shape in facts["shapes"].items()}
     return WeightsFacts(str(facts["file"]), shapes, str(facts["problem"]))
 

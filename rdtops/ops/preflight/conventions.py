@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rdtops.checks import CheckResult
+from rdtops.contract.fields import loads
 from rdtops.contract.run import RunSpec
 from rdtops.ops.preflight.check import Answers, Check, Subject
 from rdtops.ops.preflight.python import in_release
@@ -23,7 +23,7 @@ def parse(output: Output) -> dict[str, Any]:
     """What was looked at, and the findings; data that cannot be read are one. ValueError when the program did not run,
     which is no fault of the data."""
     try:
-        answer = json.loads(output.out.strip().rpartition("\n")[2])
+        answer = loads(output.out.strip().rpartition("\n")[2])
         return {"looked_at": str(answer["looked_at"]), "findings": list(answer["findings"])}
     except (ValueError, TypeError, LookupError) as error:
         raise ValueError("the convention check did not run") from error

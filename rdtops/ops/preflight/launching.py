@@ -132,7 +132,7 @@ def judge_runs(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 
 def _runs_probes(subject: Subject) -> list[Probe[Any]]:
     def parse(output: Output) -> list[RunView]:
-        return runs.views(subject.spec.host, json.loads(last_line(output)))
+        return runs.views(subject.spec.host, fields.loads(last_line(output)))
 
     return [program_probe("runs", subject.host, runs_on_host, {"op": "list", "workspace": subject.spec.workspace},
                           parse)]
@@ -177,7 +177,7 @@ def judge_lease(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 
 def _lease_probes(subject: Subject) -> list[Probe[Any]]:
     env = subject.host.env
-    request = {"config": json.loads(subject.spec.to_json()), "visible": env.get("CUDA_VISIBLE_DEVICES"),
+    request = {"config": fields.loads(subject.spec.to_json()), "visible": env.get("CUDA_VISIBLE_DEVICES"),
                "locks": env.get(lease.LOCKS, "")}
     return [program_probe("lease", subject.host, lease, request, parse_lease)]
 

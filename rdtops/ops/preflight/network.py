@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from rdtops.checks import CheckResult
+from rdtops.contract.fields import loads
 from rdtops.ops.preflight.check import Answers, Check, Subject, last_line
 from rdtops.remote.command import Command
 from rdtops.remote.probe import Output, Probe
@@ -42,7 +42,7 @@ def judge_host_keys(subject: Subject, _: Answers) -> Iterator[CheckResult]:
 
 
 def parse_rendezvous(output: Output) -> dict[str, Any]:
-    facts = json.loads(last_line(output))
+    facts = loads(last_line(output))
     return {"loopback": str(facts["loopback"]), "localhost": str(facts["localhost"]), "name": str(facts["name"]),
             "interfaces": [str(name) for name in facts["interfaces"]]}
 

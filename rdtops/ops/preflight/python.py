@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 import rdtops
 from rdtops.checks import CheckResult
+from rdtops.contract.fields import loads
 from rdtops.ops.preflight.check import Answers, Check, Subject, last_line, words
 from rdtops.remote import environment
 from rdtops.remote.command import Command, quoted
@@ -84,7 +84,7 @@ def judge_code(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 
 def parse_python(output: Output) -> PythonFacts:
     try:
-        facts = json.loads(last_line(output))
+        facts = loads(last_line(output))
         return PythonFacts(tuple(int(n) for n in facts["python"]), str(facts["path"]), dict(facts["packages"]))
     except TypeError as error:
         raise ValueError(f"not the facts we asked for: {error}") from error
@@ -157,7 +157,7 @@ def in_release(subject: Subject, *arguments: str) -> str:
 
 def parse_imports(output: Output) -> dict[str, str]:
     """Module -> why it cannot be imported; empty when all can."""
-    failed = json.loads(last_line(output))
+    failed = loads(last_line(output))
     if not isinstance(failed, dict):
         raise ValueError("not the facts we asked for")
     return {str(name): str(why) for name, why in failed.items()}
@@ -183,7 +183,7 @@ def judge_imports(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 # --- CUDA ---
 
 def parse_cuda(output: Output) -> CudaFacts:
-    facts = json.loads(last_line(output))
+    facts = loads(last_line(output))
     return CudaFacts(facts["available"] is True, int(facts["count"]), str(facts["cuda"] or ""), facts["bf16"] is True)
 
 

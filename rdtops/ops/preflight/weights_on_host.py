@@ -15,6 +15,8 @@ import struct
 import sys
 import zipfile
 
+from rdtops.contract.fields import loads
+
 LARGEST = 100 << 20  # of a table of contents; a damaged length may claim anything
 
 
@@ -56,7 +58,7 @@ def of_safetensors(path: str) -> dict[str, list[int]]:
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else LARGEST + 1
         if length > min(LARGEST, size):
             raise Damaged("not a safetensors file, or cut off within its first bytes")
-        table = json.loads(file.read(length).decode())
+        table = loads(file.read(length).decode())
     table.pop("__metadata__", None)
     end = 8 + length + max([entry["data_offsets"][1] for entry in table.values()] or [0])
     if end != size:
@@ -92,7 +94,7 @@ def look(folder: str, names: list[str]) -> dict[str, object]:
 
 
 def main() -> None:
-    request = json.loads(sys.stdin.buffer.readline().decode())
+    request = loads(sys.stdin.buffer.readline())
     sys.stdout.write(json.dumps(look(request["folder"], request["names"])) + "\n")
 
 

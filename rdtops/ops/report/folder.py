@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from rdtops.contract.fields import loads, table, text, whole
-from rdtops.contract.journal import parse
+from rdtops.contract import fields, files
+from rdtops.contract.journal import Journal
+from rdtops.contract.names import RelativePath
 from rdtops.contract.run import RunState
 from rdtops.errors import UsageError
-from rdtops.ops.story import Story
+from rdtops.ops.story import POINTS, Story
 
-CHECKS = "checks.json"  # what `inv check` said at the launch
-RUN = "run.json"  # what became of the run, as `inv status --json` says it, when it was fetched
-LOG_LINES = 60
+CHECKS: Final = "checks.json"  # what `inv check` said at the launch
+RUN: Final = "run.json"  # what became of the run, as `inv status --json` says it, when it was fetched
+LOG_LINES, LOG_BYTES = 60, 1 << 18  # of the end of the log
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Evaluated:
 
     name: str
     report: Mapping[str, Any]
-    videos: tuple[str, ...]
+    videos: tuple[RelativePath, ...]
 
 
 @dataclass(frozen=True)
@@ -42,30 +43,27 @@ class RunFolder:
     @classmethod
     def read(cls, root: Path) -> RunFolder:
         """Raises UsageError for a folder that holds no run."""
-        config = _json(root / "config.json")
-        if not isinstance(config, dict):
+        config = _table(root / "config.json")
+        if config is None:
             raise UsageError(f"{root} holds no run: there is no readable config.json",
                              remedy="inv fetch-results   # makes results/<host>/<run>")
-        journal = root / "journal.jsonl"
-        events = parse(journal.read_bytes() + b"\n")[0] if journal.exists() else []
-        exit_text = _text(root / "exit").strip()
-        return cls(root, config, Story.of(events), table(_json(root / RUN)), _json(root / CHECKS),
-                   table(_json(root / "statistics.json")), tuple(_evaluations(root)),
-                   int(exit_text) if exit_text.lstrip("-").isdigit() else None,
-                   "\n".join(_text(root / "train.log").splitlines()[-LOG_LINES:]))
+        story = Story.of(Journal(root / "journal.jsonl").events(steps=POINTS))
+        return cls(root, config, story, _table(root / RUN) or {}, _table(root / CHECKS),
+                   _table(root / "statistics.json") or {}, tuple(_evaluations(root)),
+                   fields.decimal(files.text_of(root / "exit")),
+                   "\n".join(files.tail_of(root / "train.log", LOG_BYTES).splitlines()[-LOG_LINES:]))
 
     @property
     def run_id(self) -> str:
-        return text(self.config.get("run_id")) or self.root.name
+        return fields.text(self.config.get("run_id")) or self.root.name
 
     @property
     def host(self) -> str:
-        return text(self.config.get("host")) or self.root.parent.name
+        return fields.text(self.config.get("host")) or self.root.parent.name
 
     @property
     def train(self) -> Mapping[str, Any]:
-        train = self.config.get("train")
-        return train if isinstance(train, dict) else {}
+        return fields.table(self.config.get("train"))
 
     @property
     def state(self) -> RunState:
@@ -77,7 +75,7 @@ class RunFolder:
 
     @property
     def max_steps(self) -> int:
-        return whole(self.train.get("max_steps")) or 0
+        return fields.whole(self.train.get("max_steps")) or 0
 
     @property
     def last_step(self) -> int:
@@ -86,30 +84,24 @@ class RunFolder:
     @property
     def trained_s(self) -> float:
         """Seconds from the first to the last sign of the training."""
-        times = [e.time_s for e in [*self.story.others, *self.story.steps] if e.time_s]
-        return max(times) - min(times) if times else 0.0
+        return max(0.0, self.story.last_s - self.story.first_s)
 
 
 def _evaluations(root: Path) -> list[Evaluated]:
     found = []
     for path in sorted((root / "eval").glob("*/report.json")):
-        report = _json(path)
-        if isinstance(report, dict) and "total" in report:
-            videos = tuple(str(v.relative_to(root)) for v in sorted(path.parent.glob("**/[!.]*.mp4"))
+        report = _table(path)
+        if report is not None and "total" in report:
+            videos = tuple(RelativePath(str(v.relative_to(root))) for v in sorted(path.parent.glob("**/[!.]*.mp4"))
                            if not v.is_symlink())
             found.append(Evaluated(path.parent.name, report, videos))
     return found
 
 
-def _json(path: Path) -> Any:
+def _table(path: Path) -> dict[str, Any] | None:
+    """None for a file that is missing or broken."""
     try:
-        return loads(path.read_text(encoding="utf-8"))
+        found = fields.loads(files.head_of(path, files.TABLE_BYTES))
     except (OSError, ValueError):
         return None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    return found if isinstance(found, dict) else None

@@ -8,14 +8,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from markupsafe import Markup
 
 from rdtops import pages
 from rdtops.checks import Status
-from rdtops.contract import fields, files, names
+from rdtops.contract import fields, files
 from rdtops.contract.config import PRESETS
+from rdtops.contract.names import CheckpointName
 from rdtops.contract.run import Checkpoint, RunState
 from rdtops.contract.tally import tallies
 from rdtops.ops.render.journal import words_of
@@ -26,7 +27,7 @@ from rdtops.ops.report.templates import TEMPLATES
 from rdtops.ops.story import Story, smoothed
 from rdtops.remote.words import log_text
 
-NAME = "report.html"
+NAME: Final = "report.html"
 EMBEDDED_BYTES = 2 << 20  # of one video; a larger one is linked
 EMBEDDED_TOTAL_BYTES = 24 << 20
 QUIET = ("heldout", "sample", "checkpoint_deleted")  # events that the curves and tables show already
@@ -98,13 +99,9 @@ def _saved(run: RunFolder, saved: Checkpoint) -> dict[str, str]:
             "size": size(saved.size_bytes), "heldout": heldout_words(saved.heldout_loss), "digest": saved.digest}
 
 
-def home(run: RunFolder, name: str) -> str:
+def home(run: RunFolder, name: CheckpointName) -> str:
     """The folder of a checkpoint that was brought here, relative to the page's; '' where there is none."""
-    try:
-        home = f"checkpoints/{names.checkpoint_name(name)}"
-    except names.BadName:
-        return ""
-    return home if (run.root / home).is_dir() else ""
+    return f"checkpoints/{name}" if (run.root / "checkpoints" / name).is_dir() else ""
 
 
 @dataclass(frozen=True)

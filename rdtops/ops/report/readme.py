@@ -39,4 +39,4 @@ def readme(run: RunFolder) -> str:
         evaluations=[(e.name, Tally.of(fields.table(e.report.get("total")))) for e in run.evaluations],
         changed={f"{key} = {pages.text(value)}": usual for key, (value, usual) in changed_settings(run.train)},
         data=fields.table(run.statistics.get("files")),
-        files={name: what for name, what in FILES.items() if (run.root / name).exists()})
+        files={name: what for name, what in FILES.items() if (run.root / Path(name)).exists()})

@@ -11,7 +11,7 @@ from rdtops.checks import Report
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked
 from rdtops.contract.run import RunPaths, RunSpec, RunState
 from rdtops.errors import HostError, RemoteError
-from rdtops.ops import admission, evaluation, launch, provision, releases, runs, secrets, training, watch
+from rdtops.ops import admission, evaluation, launch, provision, records, releases, runs, secrets, training, watch
 from rdtops.ops import deploy as delivery
 from rdtops.ops.plan import Wish
 from rdtops.ops.runs import RunView
@@ -66,6 +66,8 @@ def train(session: Session, host: Host, *, wish: Wish, resume: str, again: bool,
         yield _launch_plan(host, spec, launch.files(host, spec))
         return
     launched = _launched(session, host, prepared, run, again=again)
+    if problem := records.remember_launch(host.name):
+        session.say(problem)
     yield launched
     if follow:
         yield from follow_run(session, host, run_id=launched.run_id)

@@ -15,11 +15,12 @@ import threading
 import time
 from typing import Any, BinaryIO, Iterator
 
-from rdtops.contract.locks import append
+from rdtops.contract.digests import CACHE, append, load
+from rdtops.contract.files import opened, write_whole
 from rdtops.remote.far.entries import BLOCK, Problem, text
 from rdtops.remote.far.wire import WORK
 
-CACHE = "~/.cache/rdtops/digests.jsonl"
+__all__ = ["CACHE", "Digests", "InOrder", "SourceDigest"]
 
 
 class Digests:
@@ -29,11 +30,8 @@ class Digests:
         self._file = os.path.expanduser(cache)
         self._trust = trust
         self._read_only = read_only
-        self._rows: dict[str, tuple[list[int], str]] = {}
+        self._rows, self._superseded = load(self._file) if self._file else ({}, 0)
         self._new: list[str] = []
-        self._superseded = 0
-        if self._file:
-            self._load()
 
     def of(self, path: bytes, size: int) -> str:
         """The MD5 of the first `size` bytes of a file; reads them unless the cache knows them and is trusted.
@@ -42,7 +40,7 @@ class Digests:
         """
         if known := self.known(path, size):
             return known
-        with open(path, "rb") as file:
+        with open(opened(os.fsdecode(path)), "rb") as file:
             before = os.fstat(file.fileno())
             md5: str = md5_of(file, size).hexdigest()
             after = os.fstat(file.fileno())
@@ -73,27 +71,12 @@ class Digests:
         """Append what was learnt. A cache that cannot be written only costs time later, so that is no error."""
         if not self._file or self._read_only or not self._new:
             return
-        with contextlib.suppress(OSError):
-            os.makedirs(os.path.dirname(self._file) or ".", exist_ok=True)
-            if self._superseded > len(self._rows) + 1000:
-                self._rewrite()
-            else:
-                append(self._file, "".join(self._new))
+        if self._superseded > len(self._rows) + 1000:
+            with contextlib.suppress(OSError):
+                write_whole(self._file, "".join(_row(name, row) for name, row in self._rows.items()))
+        else:
+            append(self._file, self._new)
         self._new = []
-
-    def _load(self) -> None:
-        with contextlib.suppress(OSError), open(self._file, encoding="ascii", errors="replace") as file:
-            for line in file:
-                with contextlib.suppress(ValueError):  # a row that a full disk cut short
-                    name, identity, md5 = json.loads(line)
-                    self._superseded += name in self._rows
-                    self._rows[name] = (identity, md5)
-
-    def _rewrite(self) -> None:
-        fresh = f"{self._file}.{os.getpid()}.{threading.get_ident()}"  # folders are compared side by side
-        with open(fresh, "w", encoding="ascii") as file:
-            file.write("".join(_row(name, row) for name, row in self._rows.items()))
-        os.replace(fresh, self._file)
 
 
 def _identity(status: os.stat_result) -> list[int]:

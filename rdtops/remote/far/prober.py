@@ -17,6 +17,8 @@ import sys
 import threading
 import time
 
+from rdtops.contract.fields import loads
+
 LIMIT = 200000  # bytes kept of one output; a probe that prints more is broken, is ended, and its head says how
 
 
@@ -66,7 +68,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def main() -> None:
-    request = json.loads(sys.stdin.buffer.readline().decode())
+    request = loads(sys.stdin.buffer.readline())
     answers: dict[str, object] = {}
 
     def ask(name: str, shell: str, timeout_s: float, stdin: str) -> None:

@@ -15,6 +15,7 @@ import zlib
 from typing import Any, BinaryIO, Iterator, List, Tuple
 
 from rdtops.contract.fields import loads
+from rdtops.contract.files import LINE_BYTES, opened
 
 PIECE = 1 << 20
 BLOCK = 1 << 16
@@ -24,7 +25,8 @@ EVENT = b'{"kind": "'
 STEP = b'{"kind": "step"'
 STARTS = (b'{"kind": "launched"', b'{"kind": "started"')
 KEPT = b'{"kind": "checkpoint"'  # of the starts before as well
-LONGEST_SEARCH = 1 << 26
+LONGEST_SEARCH = 1 << 26  # bytes from the end of a Journal in which its last words are looked for
+TOLD_BYTES = 1 << 18  # of those words together
 GROWN_BYTES = 48 << 20  # a log of 16 MiB, whose letters JSON may write as six
 PART = 5 << 16  # of base 85, which goes in fives
 
@@ -44,7 +46,7 @@ def read_on(path: str, cursor: list[Any], limit: int = PIECE, last_lines: int = 
     inode, offset, mark = int(cursor[0]), int(cursor[1]), str(cursor[2])
     for name, moved in candidates(path, inode, offset, mark):
         try:
-            with open(name, "rb") as file:
+            with open(opened(name), "rb") as file:
                 status = os.fstat(file.fileno())
                 if last_lines >= 0:
                     offset = start_of_last(file, status.st_size, last_lines)
@@ -87,7 +89,7 @@ def candidates(path: str, inode: int, offset: int, mark: str) -> Iterator[tuple[
 def is_the_one(path: str, inode: int, offset: int, mark: str) -> bool:
     """`inode` 0: whichever."""
     try:
-        with open(path, "rb") as file:
+        with open(opened(path), "rb") as file:
             status = os.fstat(file.fileno())
             if status.st_size < offset or (inode and status.st_ino != inode):
                 return False
@@ -114,9 +116,9 @@ def keep_returns(content: bytes) -> list[bytes]:
 
 
 def start_of_last(file: BinaryIO, size: int, count: int) -> int:
-    """Where the last `count` lines begin."""
+    """Where the last `count` lines begin, or the last LONGEST_SEARCH bytes when those are fewer."""
     end, seen = size, 0
-    while end > 0:
+    while end > max(0, size - LONGEST_SEARCH):
         start = max(0, end - BLOCK)
         file.seek(start)
         block = file.read(end - start)
@@ -126,7 +128,7 @@ def start_of_last(file: BinaryIO, size: int, count: int) -> int:
             if seen == count:
                 return start + at + 1
         end = start
-    return 0 if count else size
+    return end if count else size
 
 
 def thinned(lines: Lines, most: int, ignored: tuple[bytes, ...] = ()) -> Lines:
@@ -177,21 +179,24 @@ def grown(text: object) -> Any:
 
 
 def backwards(path: str, limit: int = LONGEST_SEARCH) -> Iterator[bytes]:
-    """The whole lines of a file, the last one first; a line without an end is left out."""
+    """The whole lines of a file, the last one first; a line without an end is left out, and one of more than
+    LINE_BYTES."""
     try:
-        with open(path, "rb") as file:
+        with open(opened(path), "rb") as file:
             end = os.fstat(file.fileno()).st_size
             stop, tail = max(0, end - limit), b""
-            is_torn = True
+            is_left_out = True  # the line that ends with `tail`
             while end > stop:
                 start = max(stop, end - BLOCK)
                 file.seek(start)
                 parts = (file.read(end - start) + tail).split(b"\n")
-                if is_torn:
-                    parts, is_torn = parts[:-1] if len(parts) > 1 else parts, len(parts) == 1
+                if is_left_out:
+                    parts, is_left_out = parts[:-1] if len(parts) > 1 else [b""], len(parts) == 1
                 tail, end = parts[0], start
                 yield from reversed(parts[1:])
-            if tail and not is_torn and stop == 0:
+                if len(tail) > LINE_BYTES:
+                    tail, is_left_out = b"", True
+            if tail and not is_left_out and stop == 0:
                 yield tail
     except OSError:
         return
@@ -202,10 +207,14 @@ def last_of_each_kind(path: str, ignored: tuple[bytes, ...]) -> list[str]:
     the last one of all. However long the file is, this is short."""
     found: dict[bytes, bytes] = {}
     is_started = False
+    room = TOLD_BYTES
     for line in backwards(path):
         kind = line[:48].partition(b",")[0]
         if line.startswith(ignored) or not line.startswith(EVENT) or kind in found or (is_started and kind != KEPT):
             continue
+        room -= len(line)
+        if room < 0:
+            break
         found[kind] = line
         is_started = is_started or kind in STARTS
         if is_started and KEPT in found:
