@@ -2,7 +2,7 @@
 
 from rdtops import pages
 from rdtops.checks import CheckResult, Status
-from rdtops.contract import checkpoints, fields, files, manifest, names
+from rdtops.contract import checkpoints, fields, files, locks, manifest, names
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.models import MODELS, ModelFacts
@@ -63,6 +63,7 @@ __all__ = [
     "fields",
     "files",
     "hookimpl",
+    "locks",
     "manifest",
     "names",
     "pages",

@@ -155,11 +155,6 @@ def test_what_crosses_to_the_host_needs_the_standard_library_only(folder):
         assert not foreign, f"{file}: {foreign}"
 
 
-TO_COME = {  # read JSON in their own way, as yet
-    "rdtops/contract/lease.py", "rdtops/ops/evaluation.py", "rdtops/remote/connection.py", "rdtops/remote/far/tails.py",
-    "rdtops/remote/far/wire.py"}
-
-
 def test_json_is_read_by_one_function():
     """json.loads raises RecursionError, too, for what a host or a broken file says."""
     reading = set()
@@ -168,7 +163,7 @@ def test_json_is_read_by_one_function():
         if any(isinstance(n, ast.Attribute) and ast.unparse(n) in ("json.loads", "json.load") for n in nodes):
             reading.add(str(file.relative_to(ROOT)))
     ours = {file for file in reading if not file.startswith(("rdtops/lab/", "rdtops/drills/", "rdtops/benches/"))}
-    assert ours - TO_COME == {"rdtops/contract/fields.py"}
+    assert ours == {"rdtops/contract/fields.py"}
 
 
 def test_a_far_side_program_imports_nothing_of_ours_but_its_neighbours():

@@ -20,8 +20,7 @@ import sys
 import time
 from typing import Callable
 
-from rdtops.api import fields, files
-from rdtops.contract.locks import alone
+from rdtops.api import fields, files, locks
 
 RECORD, END = "slurm.json", "slurm-end.json"  # of the job's folder
 STALE = ("exit", "stop", "process", "ended", END)
@@ -75,7 +74,7 @@ def living(rows: list[dict[str, str]], name: str) -> dict[str, str]:
 
 def submit(folder: str, name: str, batch: str) -> dict[str, object]:
     lock = os.path.join(folder, "slurm.lock")
-    with alone(lock, 2 * ASKED_S) as mine:  # of two laptops, one submits
+    with locks.alone(lock, 2 * ASKED_S) as mine:  # of two laptops, one submits
         if not mine:
             return {"problem": f"another submission does not come to its end: fuser -v {lock}"}
         rows, problem = queue()

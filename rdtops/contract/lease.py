@@ -298,7 +298,7 @@ def _runs(config: Mapping[str, Any]) -> str:
 
 def _hold(config_path: str, command: Sequence[str]) -> NoReturn:
     """Become `command`, which inherits the lease and so hands it on."""
-    config = json.loads(files.head_of(config_path))
+    config = fields.loads(files.head_of(config_path))
     common, note = common_folder()
     wanted, gate = _wanted(config, os.environ.get("CUDA_VISIBLE_DEVICES"), common), _gate_of(config, common)
     holder = {"run_id": config["run_id"], "workspace": config["workspace"],
@@ -356,7 +356,7 @@ def _tell(root: str, refusal: Taken) -> None:
 def main() -> None:
     if len(sys.argv) > 2:
         _hold(sys.argv[1], sys.argv[2:])
-    request = json.loads(sys.stdin.buffer.readline().decode())
+    request = fields.loads(sys.stdin.buffer.readline())
     config = request["config"]
     common, note = (request["locks"], "") if request["locks"] else common_folder()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") if request["visible"] is None else request["visible"]
