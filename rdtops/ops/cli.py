@@ -150,6 +150,7 @@ class _errors:  # noqa: N801  # reads as what it is: with _errors(screen):
         errors = error.errors if isinstance(error, _Failures) else [error] if isinstance(error, RdtopsError) else []
         if errors:
             self.screen.close_progress()
+            self.screen.show_rest()
             for one in errors:
                 self.screen.complain(one)
             raise Exit(code=max(one.exit_code for one in errors)) from None

@@ -79,6 +79,11 @@ class Screen:
                 self._live.start()
             self._live.update(Group(*(self._placed[name] for name in sorted(self._placed))), refresh=True)
 
+    def show_rest(self) -> None:
+        """Of a task that ended in an error, as JSON: what came before is not lost with it."""
+        if self._rows:
+            self.finish(0)
+
     def finish(self, code: int) -> None:
         if self.as_json:
             print(json_text(self._rows), flush=True)

@@ -49,9 +49,12 @@ class Look:
 class Watcher:
     """Looks at one run again and again, and lets the plugins act upon what is new."""
 
-    def __init__(self, newsroom: Newsroom, registry: Registry, run: RunView) -> None:
+    def __init__(self, newsroom: Newsroom, registry: Registry, run: RunView,
+                 say: Callable[[str], None] | None = None) -> None:
+        """`say` gets what this laptop cannot remember, once."""
         self.newsroom, self.registry, self.run = newsroom, registry, run
         self.records = RunRecords(run.host, run.run_id)
+        self._say = say
         self._at = self.records.cursor
         self._seen: list[Seen] = []  # acted upon, and not told yet because the link was cut behind it
 
@@ -82,12 +85,20 @@ class Watcher:
             self._at = line.behind
         self.run, self._at = news.run, piece.behind
         self.records.advance(self._at)
+        self._warn()
         seen, self._seen = tuple(self._seen), []
         return Look(news, seen, piece.more)
 
     def act_on_end(self) -> list[HookRecord]:
         with self.records.alone():
-            return _act_on_end(self.newsroom.connection, self.registry, self.run, self.records)
+            said = _act_on_end(self.newsroom.connection, self.registry, self.run, self.records)
+        self._warn()
+        return said
+
+    def _warn(self) -> None:
+        if self.records.problem and self._say:
+            self._say(self.records.problem)
+            self._say = None
 
     def _piece(self, question: Question) -> Piece:
         return self.newsroom.news(self.run.run_id, {JOURNAL: question}).files[JOURNAL]
@@ -103,11 +114,13 @@ class Watcher:
         return said
 
 
-def catch_up(connection: Connection, registry: Registry, run: RunView) -> list[HookRecord]:
-    """Act upon everything the Journal holds since the cursor. Returns what the plugins said."""
+def catch_up(connection: Connection, registry: Registry, run: RunView,
+             say: Callable[[str], None] | None = None) -> list[HookRecord]:
+    """Act upon everything the Journal holds since the cursor. Returns what the plugins said; `say` gets what this
+    laptop cannot remember."""
     said: list[HookRecord] = []
     with Newsroom(connection) as newsroom:
-        watcher = Watcher(newsroom, registry, run)
+        watcher = Watcher(newsroom, registry, run, say)
         is_more = True
         while is_more:
             look = watcher.look()
@@ -117,14 +130,14 @@ def catch_up(connection: Connection, registry: Registry, run: RunView) -> list[H
 
 
 def follow(connection: Connection, registry: Registry, run_id: str, *, from_start: bool = False,
-           on_lost: Callable[[str], None] | None = None,
+           say: Callable[[str], None] | None = None,
            ended: Callable[[], bool] | None = None) -> Iterator[Seen]:
     """Yield each event with what the plugins said of it, until the run ends, or what `ended` asks about. A lost link is
     taken up again; the training does not notice. With `from_start` the events already acted upon are shown too, without
-    acting again; of very many steps a part."""
-    patience = Patience(on_lost or (lambda _: None), POLL_S)
+    acting again; of very many steps a part. `say` gets what becomes of the link, and what cannot be remembered."""
+    patience = Patience(say or (lambda _: None), POLL_S)
     with Newsroom(connection) as newsroom:
-        watcher = Watcher(newsroom, registry, runs.find(connection, run_id))
+        watcher = Watcher(newsroom, registry, runs.find(connection, run_id), say)
         is_shown = not from_start
         while True:
             try:

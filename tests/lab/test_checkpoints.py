@@ -95,6 +95,7 @@ def test_a_run_that_cannot_be_fetched_does_not_keep_the_others(inv, run, lab):
     with Alive(lab, "lab", "20200101-000000-broken-0003") as broken:
         broken.ends(1)
         os.mkfifo(broken.folder / "train.log")
-        done = inv(f"fetch-results --host lab --run all --checkpoint none --into {inv.results}")
+        done = inv(f"fetch-results --host lab --run all --checkpoint none --into {inv.results} --json")
         assert (done.code, "1 runs were not fetched: 20200101-000000-broken-0003" in done.err) == (1, True)
+        assert run.run_id in [row["run_id"] for row in done.rows()]
         assert (inv.results / "lab" / run.run_id / "report.html").exists()

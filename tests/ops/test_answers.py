@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import PurePosixPath
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from rdtops.contract import names
 from rdtops.contract.config import preset
@@ -16,6 +18,7 @@ from rdtops.contract.names import BadName
 from rdtops.contract.run import RunPaths, RunSpec, RunState
 from rdtops.errors import RemoteError
 from rdtops.ops import answers, evaluation, runs
+from rdtops.ops.render import shown
 
 RUN = "20261124-101530-tiny-3fa9"
 SPEC = RunSpec(names.run_id(RUN), "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "a", {}, preset("tiny"))
@@ -67,6 +70,10 @@ def test_a_config_json_of_another_run_is_not_believed():
 def test_a_run_that_cannot_be_read_is_unknown_and_says_why():
     view = runs.view("lab", answers.run("lab", {"run_id": RUN, "problem": "PermissionError: journal.jsonl"}))
     assert (view.state, view.problem) == (RunState.UNKNOWN, "PermissionError: journal.jsonl")
+    assert view.to_json()["problem"] == "PermissionError: journal.jsonl"
+    console = Console(record=True, width=120, file=io.StringIO())
+    console.print(shown(view))
+    assert "cannot be read: PermissionError: journal.jsonl" in console.export_text()
 
 
 @given(st.dictionaries(st.sampled_from([*FACTS, "problem"]), VALUES))

@@ -90,6 +90,7 @@ def _details(run: RunView) -> list[Styled]:
     saved = f"{run.last_checkpoint}, {_ago(run.last_checkpoint_s)}" if run.last_checkpoint else ""
     facts = [saved, gpus_words(run.gpus), f"last sign {_ago(run.last_event_s)}" if run.last_event_s else ""]
     lines = [styled("            [dim]{}[/]", "   ".join(f for f in facts if f))] if any(facts) else []
+    lines += [styled("            [yellow]cannot be read:[/] {}", run.problem)] if run.problem else []
     lines += [styled("            {}", words) for words in job_lines(run.job)]
     if run.state in (RunState.FAILED, RunState.LOST):
         last_words = run.error or last_lines(run.log_tail, "            ")

@@ -50,7 +50,7 @@ def report_here(_: Session, *, folder: str) -> Iterator[Reported]:
 
 
 def _fetched(session: Session, connection: Connection, run: RunView, which: str, into: Path) -> results.Fetched:
-    watch.catch_up(connection, session.registry, run)
+    watch.catch_up(connection, session.registry, run, session.say)
     fetched = results.fetch(connection, run, into, which=which, progress=session.progress(connection.host))
     try:
         pages.describe(fetched.folder)

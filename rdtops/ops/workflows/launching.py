@@ -123,14 +123,14 @@ def evaluate(session: Session, host: Host, *, run_id: str, which: str, wish: Wis
     if follow and not (found and found.state is RunState.FINISHED):
         yield from _follow_evaluation(session, host, spec.run_id, spec.name)
     elif found:
-        watch.catch_up(connection, session.registry, runs.find(connection, spec.run_id))
+        watch.catch_up(connection, session.registry, runs.find(connection, spec.run_id), session.say)
         yield found
 
 
 def _follow_evaluation(session: Session, host: Host, run_id: str, name: str) -> Iterator[Any]:
     connection = session.connection(host)
     run = runs.find(connection, run_id)
-    for event, said in watch.follow(connection, session.registry, run_id, on_lost=session.say,
+    for event, said in watch.follow(connection, session.registry, run_id, say=session.say,
                                     ended=lambda: evaluation.find(connection, run, name).state.ended):
         if event.data.get("name") == name and (event.kind == "trial" or event.kind.startswith("eval_")):
             yield Progressed(event, 0, tuple(said))

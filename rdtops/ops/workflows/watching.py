@@ -67,7 +67,7 @@ def why(session: Session, host: Host, *, run_id: str) -> Iterator[diagnosing.Why
 def checkpoints(session: Session, host: Host, *, run_id: str, verify: bool) -> Iterator[CheckpointList]:
     connection = session.connection(host)
     run = runs.find(connection, run_id)
-    watch.catch_up(connection, session.registry, run)
+    watch.catch_up(connection, session.registry, run, session.say)
     whole, unfinished = runs.checkpoints(connection, run)
     if verify and whole:
         session.say(f"reading {size_words(sum(c.size_bytes for c in whole))} there")
@@ -113,7 +113,7 @@ def follow_run(session: Session, host: Host, *, run_id: str) -> Iterator[Any]:
     run = runs.find(connection, run_id)
     steps = run.spec.train.max_steps if run.spec else 0
     shown_s = 0.0
-    for event, said in watch.follow(connection, session.registry, run.run_id, from_start=True, on_lost=session.say):
+    for event, said in watch.follow(connection, session.registry, run.run_id, from_start=True, say=session.say):
         if event.kind == "step":  # all are in the Journal; a person reads one a second
             if event.time_s - shown_s < 1 and event.data.get("step") != steps:
                 continue
