@@ -1,0 +1,146 @@
+"""Files that rdtops keeps or reads, each broken in every way that a disk, an editor or a person can think of. A broken
+cache is made again, a broken state is said, and one broken run never stops the others."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rdtops.drills.attacks import (
+    CHECKPOINTS,
+    DEPLOY,
+    EVAL,
+    FETCH,
+    LOGS,
+    STATUS,
+    STATUS_JSON,
+    STOP,
+    TRAIN,
+    VERIFY,
+    WATCH,
+    WHY,
+    Field,
+)
+from rdtops.drills.observed_home import Typed
+from rdtops.drills.recorded_run import OLD, RUN
+
+_CHANCE = random.Random(1)  # noqa: S311  # always the same bytes
+WAYS: dict[str, Callable[[Path, bytes], object]] = {
+    "empty": lambda path, _: path.write_bytes(b""),
+    "one byte": lambda path, content: path.write_bytes(content[:1] or b"{"),
+    "its first half": lambda path, content: path.write_bytes(content[:len(content) // 2]),
+    "random bytes": lambda path, _: path.write_bytes(_CHANCE.randbytes(300) + b"\n" + _CHANCE.randbytes(300)),
+    "a number": lambda path, _: path.write_bytes(b"5\n"),
+    "a list": lambda path, _: path.write_bytes(b"[]\n"),
+    "wrong kinds": lambda path, content: path.write_bytes(_other_kinds(content)),
+    "deep nesting": lambda path, _: path.write_bytes(b"[" * 200_000 + b"\n"),
+    "endless digits": lambda path, _: path.write_bytes(b"9" * 5000 + b"\n"),
+    "not UTF-8": lambda path, content: path.write_bytes(content.replace(b"e", b"\xff\xfe")),
+    "a FIFO": lambda path, _: os.mkfifo(path),
+    "a folder": lambda path, _: path.mkdir(),
+}
+OF_OLD = (STATUS, STATUS_JSON, *(f"{line} --run {OLD}" for line in (LOGS, WHY, CHECKPOINTS, WATCH, FETCH, EVAL, STOP)))
+OF_FETCHED = (f"{FETCH} --run {OLD}", f"report --run results/lab/{OLD}", f"report --run {OLD}")
+RUN_FILES = ("config.json", "journal.jsonl", "exit", "process", "supervisor", "stop", "refused", "checks.json",
+             "launch.sh", "overrides.json", "metrics.jsonl", "statistics.json", "train.log",
+             "checkpoints/step_000002/manifest.json", "checkpoints/step_000002/trainer.json", "eval/*/eval.json",
+             "eval/*/report.json", "eval/*/trials.jsonl", "eval/*/eval.log", "eval/*/exit", "eval/*/process")
+FETCHED_FILES = ("run.json", "report.html", "README.md", "loss.png", "journal.jsonl", "config.json", "checks.json",
+                 "metrics.jsonl", "statistics.json", "exit", "train.log", "checkpoints/step_000002/manifest.json",
+                 "eval/*/report.json", "eval/*/eval.json", "eval/*/trials.jsonl", "eval/*/index.html")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One file in one state, and the commands that read it."""
+
+    file: str
+    way: str
+    lines: tuple[str, ...]
+    path: Callable[[Field], Path]
+    is_fetched: bool = False  # the run was fetched before
+
+    @property
+    def name(self) -> str:
+        return f"{self.file}: {self.way}"
+
+    @contextmanager
+    def broken(self, field: Field) -> Iterator[None]:
+        """A file of the laptop is put right afterwards; the host is recorded anew anyway."""
+        path = self.path(field)
+        content = path.read_bytes() if path.is_file() else b""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        WAYS[self.way](path, content)
+        try:
+            yield
+        finally:
+            if path.is_dir():
+                shutil.rmtree(path)
+            path.unlink(missing_ok=True)
+            if content and not path.is_relative_to(field.home.results):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+
+    def wrong(self, typed: Typed) -> list[str]:
+        """What the other run has to do with it: nothing."""
+        first = next((end for end in typed.ends if end.line.startswith(STATUS)), None)
+        if first is None or typed.is_late:
+            return []
+        found = [f"`inv {first.line}` ends with exit {first.code}"] if first.code != 0 else []
+        return found if RUN in first.words.replace(" ", "") else [*found, "status does not show the other run"]
+
+
+def cases() -> Iterator[Case]:
+    for file in RUN_FILES:
+        yield from _cases(f"host: {file}", OF_OLD, _in(lambda field: field.run(OLD), file))
+    for file in FETCHED_FILES:
+        yield from _cases(f"laptop: results/{file}", OF_FETCHED, _in(lambda field: field.home.results / "lab" / OLD,
+                                                                     file), is_fetched=True)
+    for file in ("cursor", "start", "hooks.jsonl", "lock"):
+        yield from _cases(f"laptop: state/{file}", (STATUS, *(f"{line} --run {OLD}" for line in (CHECKPOINTS, FETCH))),
+                          _in(lambda field: field.home.state / "runs" / "lab" / OLD, file), is_fetched=True)
+    others: tuple[tuple[str, tuple[str, ...], Callable[[Field], Path]], ...] = (
+        ("laptop: state/last_host", (STATUS, FETCH), lambda field: field.home.state / "last_host"),
+        ("laptop: digests.jsonl", (DEPLOY, FETCH), lambda field: field.home.cache / "digests.jsonl"),
+        ("laptop: secrets", (STATUS, TRAIN), lambda field: field.home.home / ".config/rdtops/secrets"),
+        ("host: digests.jsonl", (DEPLOY, VERIFY, FETCH), lambda field: _home(field) / ".cache/rdtops/digests.jsonl"),
+        ("host: .deployed", (DEPLOY, "rollback"), lambda field: field.workspace / ".deployed"),
+        ("host: .rolled-back", (TRAIN, "rollback", DEPLOY), lambda field: field.workspace / ".rolled-back"),
+        ("host: snapshot.json", (STATUS, "rollback", DEPLOY, TRAIN), _snapshot),
+    )
+    for file, lines, path in others:
+        yield from _cases(file, lines, path)
+
+
+def _cases(file: str, lines: tuple[str, ...], path: Callable[[Field], Path], *,
+           is_fetched: bool = False) -> Iterator[Case]:
+    yield from (Case(file, way, lines, path, is_fetched) for way in WAYS)
+
+
+def _in(folder: Callable[[Field], Path], pattern: str) -> Callable[[Field], Path]:
+    return lambda field: next(iter(sorted(folder(field).glob(pattern))), folder(field) / pattern)
+
+
+def _home(field: Field) -> Path:
+    return field.workspace.parent
+
+
+def _snapshot(field: Field) -> Path:
+    return next(iter(sorted((field.workspace / "releases").glob("*/snapshot.json"))))
+
+
+def _other_kinds(content: bytes) -> bytes:
+    """Numbers become texts, texts become numbers, in JSON and in lines of it."""
+    out = bytearray()
+    for number, piece in enumerate(content.split(b'"')):
+        out += piece.replace(b"1", b'[1]').replace(b"2", b"{}").replace(b"true", b"null") if number % 2 == 0 else (
+            b'"' + piece + b'"' if number % 4 == 1 else b"5")
+    return bytes(out)
+
+

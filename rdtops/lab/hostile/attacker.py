@@ -1,0 +1,97 @@
+"""What a GPU host of the lab does from now on when the laptop asks it something.
+
+    hostile = HostileHost(lab, "lab")
+    hostile.prepare()
+    hosts.toml: python = hostile.python         # of that host
+    hostile.plays("run_id_outside")             # "honest" ends it
+"""
+
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rdtops.lab.hostile import host
+from rdtops.lab.site import Lab
+
+_SCRIPT = """\
+#!/bin/sh
+# Written by the rdtops lab: the Python of a hostile host.
+exec {python} -S -u -c 'import sys; sys.path.insert(0, "{root}"); from rdtops.lab.hostile import host; host.main()' \\
+    {folder} "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Said:
+    """A message that a far-side program said to the laptop."""
+
+    number: int
+    kind: str  # its first key
+
+
+@dataclass
+class HostileHost:
+    """A host of the lab, and what it is to do."""
+
+    lab: Lab
+    name: str
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what plays know of the laptop and of the host
+
+    @property
+    def folder(self) -> Path:
+        return self.lab.folder(self.name) / "hostile"
+
+    @property
+    def python(self) -> str:
+        return str(self.folder / "python")
+
+    def prepare(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        script = Path(self.python)
+        script.write_text(_SCRIPT.format(python=sys.executable, root=Path(__file__).parents[3], folder=self.folder))
+        script.chmod(0o755)
+        self.plays("honest")
+
+    def plays(self, play: str, **settings: Any) -> None:
+        """From now on."""
+        (self.folder / host.SETTINGS).write_text(json.dumps({"play": play, **self.facts, **settings}))
+        for name in (host.SAID, host.HEARD):
+            (self.folder / name).write_text("")
+
+    def said(self) -> list[Said]:
+        """What went to the laptop since `plays`."""
+        lines = (self.folder / host.SAID).read_text().splitlines()
+        return [Said(number, line) for number, line in enumerate(lines)]
+
+    def heard(self) -> str:
+        """What the laptop answered since `plays`: the lines of JSON among it."""
+        return (self.folder / host.HEARD).read_text(errors="replace")
+
+    def lies_about(self, program: str, script: str) -> None:
+        """The shell there finds `script` under this name: nvidia-smi, find, ls."""
+        path = self.lab.folder(self.name) / "bin" / program
+        kept = self.folder / f"honest-{program}"
+        if path.exists() and not kept.exists():
+            shutil.copy2(path, kept)
+        path.write_text(script)
+        path.chmod(0o755)
+
+    def tells_the_truth(self) -> None:
+        """End every lie of `lies_about`, and every play."""
+        for path in (self.lab.folder(self.name) / "bin").iterdir():
+            kept = self.folder / f"honest-{path.name}"
+            if kept.exists():
+                shutil.copy2(kept, path)
+            elif path.name in LIES:
+                path.unlink()
+        self.plays("honest")
+
+
+LIES = ("find", "ls")  # programs that are not the lab's own
