@@ -245,8 +245,9 @@ def bench(_, name, quick=False, only="", json_=False):
 
 
 @task(auto_shortflags=False, positional=["name"], help={
-    "name": "which one: disk, laptop, network, transfer, training, survive, why",
-    "kills": "how many; default: 100 laptops, 200 transfers, a training 20 times, 50 of survive, every cause of why",
+    "name": "which one: disk, hostile, laptop, network, transfer, training, survive, why",
+    "kills": "how many; default: 100 laptops, 200 transfers, a training 20 times, 50 of survive, every cause of why; "
+             "of hostile: mutations, 500",
     "only": "the rows whose name has this word", "json_": JSON})
 def drill(_, name, kills=0, only="", json_=False):
     """Break what must survive it, and see whether it comes right in the end."""

@@ -15,6 +15,7 @@ from rdtops.ops.repository import Drilled, Say
 
 DRILLS = {
     "disk": "rdtops.drills.disk",
+    "hostile": "rdtops.drills.hostile",
     "laptop": "rdtops.drills.laptop",
     "network": "rdtops.drills.network",
     "transfer": "rdtops.drills.transfer",

@@ -24,7 +24,6 @@ FETCH, REPORT, EVAL, STOP = "fetch-results --checkpoint all", "report", "eval --
 DEPLOY, CHECK, TRAIN = "deploy --from-scratch", "check --from-scratch", "train --from-scratch"
 EVERY = (STATUS, STATUS_JSON, LOGS, WHY, GPU, CHECKPOINTS, VERIFY, WATCH, FETCH, REPORT, EVAL, STOP, DEPLOY, CHECK,
          TRAIN)
-READING = EVERY[:-3]
 HOST = "lab"
 
 
@@ -43,18 +42,28 @@ class Field:
 Judge = Callable[[Field, Typed], list[str]]
 
 
+def _nothing_besides(_: Field, __: Typed) -> list[str]:
+    return []
+
+
 @dataclass(frozen=True)
 class Attack:
     name: str
     row: str
     lines: tuple[str, ...]  # where it matters; `inv drill` types every other one as well
     play: str = "honest"
-    plant: Callable[[Field], None] = lambda _: None
+    plant: Callable[[Field], object] = lambda _: None
     lies: Mapping[str, str] = field(default_factory=dict)  # program of the shell there -> script
-    judge: Judge = lambda _, __: []
+    judge: Judge = _nothing_besides
     limit_s: float = 30.0
     is_slow: bool = False
     only_these: bool = False  # the other lines do not meet it
+    is_short: bool | None = None  # True: of the short form alone, False: not of it
+
+    @property
+    def is_play(self) -> bool:
+        """It needs nothing but what the host says: several of them may follow each other."""
+        return self.play != "honest" and self.judge is _nothing_besides and not self.is_slow
 
 
 def attacks() -> tuple[Attack, ...]:
@@ -115,28 +124,16 @@ def _shown() -> tuple[Attack, ...]:
 
 def _broken() -> tuple[Attack, ...]:
     """One old run is broken; every other command goes on."""
-    lines = (STATUS, FETCH, LOGS, CHECKPOINTS, f"status --run {OLD}", f"fetch-results --run {OLD}")
-    planted: tuple[tuple[str, Callable[[Field], None]], ...] = (
-        ('a step "x"', lambda f: _append(f, '{"kind": "step", "step": "x", "loss": 1.0}')),
-        ("a loss of text, a time of text", lambda f: _append(
-            f, '{"kind": "step", "step": 3, "loss": "NaN", "time_s": "yesterday", "eta_s": []}')),
-        ("a checkpoint event of wrong kinds", lambda f: _append(
-            f, '{"kind": "checkpoint", "step": [], "name": {}, "size_bytes": "many", "digest": 5}')),
-        ("an exit of 5,000 digits", lambda f: _write(f.run(OLD) / "exit", "9" * 5000)),
-        ("an exit of other digits", lambda f: _write(f.run(OLD) / "exit", "²")),
-        ("a config.json nested 200,000 times", lambda f: _write(f.run(OLD) / "config.json", "[" * 200_000)),
-        ("a config.json of wrong kinds", lambda f: _write(f.run(OLD) / "config.json", json.dumps(
-            {**json.loads((f.run(OLD) / "config.json").read_text()), "assets": 5, "workspace": [], "run_id": None}))),
-        ("a report.json of wrong kinds", lambda f: _write(_evaluated(f, OLD) / "report.json", json.dumps(
-            {"planned_trials": "x", "total": 5, "tasks": "many", "trials": [1], "protocol": None}))),
-        ("an eval.json of wrong kinds", lambda f: _write(_evaluated(f, OLD) / "eval.json", '{"protocol": 5}')),
-    )
-    return (*(Attack(name, "B3", (*lines, CHECK, TRAIN) if number < 1 else lines, plant=plant, judge=_others_go_on,
-                     only_these=True) for number, (name, plant) in enumerate(planted)),
-            Attack("answers nested 200,000 times", "B3", (STATUS, FETCH, WHY), "deep_nesting"),
-            Attack("an answer's exit code of 5,000 digits", "B3", (STATUS, FETCH), "endless_number"),
-            Attack("a list instead of an object", "B3", (STATUS, FETCH, WHY), "another_kind"),
-            Attack("no answer", "B3", (STATUS, FETCH, WHY), "nothing"))
+    others, itself = (STATUS, FETCH, LOGS, CHECKPOINTS), (f"status --run {OLD}", f"fetch-results --run {OLD}")
+    return (
+        Attack("an old run is broken, another one, and so on", "B3", (*others, CHECK, TRAIN), plant=_every_old_run,
+               judge=_others_go_on, only_these=True),
+        *(Attack(name, "B3", (*others, *itself), plant=_on_the_old_run(how),
+                 judge=_others_go_on, only_these=True, is_short=False) for name, how in BREAKS.items()),
+        Attack("answers nested 200,000 times", "B3", (STATUS, FETCH, WHY), "deep_nesting"),
+        Attack("an answer's exit code of 5,000 digits", "B3", (STATUS, FETCH), "endless_number"),
+        Attack("a list instead of an object", "B3", (STATUS, FETCH, WHY), "another_kind"),
+        Attack("no answer", "B3", (STATUS, FETCH, WHY), "nothing"))
 
 
 def _endless() -> tuple[Attack, ...]:
@@ -209,7 +206,7 @@ def _codes(field: Field) -> None:
     (run / "checkpoints" / f"step_000003{SCREEN}").mkdir()
     (run / "eval" / f"{SCREEN}-libero_90-00000000").mkdir()
     shutil.copytree(run, field.run(f"20260101-120000-{SCREEN.replace('/', '')}-0003"), symlinks=True)
-    os.mkdir(os.fsencode(field.workspace / "runs") + b"/20260101-\xff\n\x1b[2J")
+    Path(os.fsdecode(os.fsencode(field.workspace / "runs") + b"/20260101-\xff\n\x1b[2J")).mkdir()
     config = json.loads((run / "config.json").read_text())
     config["snapshot"] = SCREEN
     config["train"]["dataset"] = SCREEN
@@ -240,13 +237,47 @@ def _spoilt(value: Any, script: str, key: str = "") -> Any:
     return value if key in ("success_rate", "wilson_95", "mean_steps_to_success", "video", "task") else script
 
 
-def _append(field: Field, line: str) -> None:
-    with (field.run(OLD) / "journal.jsonl").open("a") as file:
-        file.write(line + "\n")
+def _on_the_old_run(how: Callable[[Field, Path], object]) -> Callable[[Field], object]:
+    return lambda field: how(field, field.run(OLD))
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+def _every_old_run(field: Field) -> None:
+    for number, how in enumerate(BREAKS.values()):
+        how(field, record(field.workspace, f"20260101-0000{number:02}-old-00{number:02}"))
+
+
+def _appended(line: str) -> Callable[[Field, Path], object]:
+    def append(_: Field, run: Path) -> None:
+        with (run / "journal.jsonl").open("a") as file:
+            file.write(line + "\n")
+
+    return append
+
+
+def _written(name: str, text: str) -> Callable[[Field, Path], object]:
+    return lambda _, run: next(run.glob(name)).write_text(text)
+
+
+def _wrong_config(_: Field, run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "assets": 5, "workspace": [], "run_id": None}))
+
+
+BREAKS: Mapping[str, Callable[[Field, Path], object]] = {
+    'a step "x"': _appended('{"kind": "step", "step": "x", "loss": 1.0}'),
+    "a loss of text, a time of text": _appended(
+        '{"kind": "step", "step": 3, "loss": "NaN", "time_s": "yesterday", "eta_s": []}'),
+    "a loss of two kinds": _appended('{"kind": "step", "step": 3, "time_s": 1.0, "loss": [], "samples_per_s": "x"}'),
+    "a checkpoint event of wrong kinds": _appended(
+        '{"kind": "checkpoint", "time_s": 1.0, "step": [], "name": {}, "size_bytes": "many", "digest": 5}'),
+    "an exit of 5,000 digits": _written("exit", "9" * 5000),
+    "an exit of other digits": _written("exit", "²"),
+    "a config.json nested 200,000 times": _written("config.json", "[" * 200_000),
+    "a config.json of wrong kinds": _wrong_config,
+    "a report.json of wrong kinds": _written("eval/*/report.json", json.dumps(
+        {"planned_trials": "x", "total": 5, "tasks": "many", "trials": [1], "protocol": None})),
+    "an eval.json of wrong kinds": _written("eval/*/eval.json", '{"protocol": 5}'),
+}
 
 
 def _endless_journal_line(field: Field) -> None:
@@ -293,10 +324,8 @@ def _no_script(field: Field, typed: Typed) -> list[str]:
 
 def _others_go_on(field: Field, typed: Typed) -> list[str]:
     """The newest run is in order, whatever became of the old one."""
-    found = []
-    for end in typed.ends[:4]:
-        if end.code != 0:
-            found.append(f"`inv {end.line}` is for another run, and ends with exit {end.code}: {end.words[-300:]}")
+    found = [f"`inv {end.line}` is for another run, and ends with exit {end.code}: {end.words[-300:]}"
+             for end in typed.ends[:4] if end.code != 0]
     if typed.ends and RUN not in typed.ends[0].words.replace(" ", ""):
         found.append("status does not show the other run")
     return found

@@ -18,7 +18,6 @@ from rdtops.drills.attacks import (
     FETCH,
     LOGS,
     STATUS,
-    STATUS_JSON,
     STOP,
     TRAIN,
     VERIFY,
@@ -44,12 +43,21 @@ WAYS: dict[str, Callable[[Path, bytes], object]] = {
     "a FIFO": lambda path, _: os.mkfifo(path),
     "a folder": lambda path, _: path.mkdir(),
 }
-OF_OLD = (STATUS, STATUS_JSON, *(f"{line} --run {OLD}" for line in (LOGS, WHY, CHECKPOINTS, WATCH, FETCH, EVAL, STOP)))
-OF_FETCHED = (f"{FETCH} --run {OLD}", f"report --run results/lab/{OLD}", f"report --run {OLD}")
-RUN_FILES = ("config.json", "journal.jsonl", "exit", "process", "supervisor", "stop", "refused", "checks.json",
-             "launch.sh", "overrides.json", "metrics.jsonl", "statistics.json", "train.log",
-             "checkpoints/step_000002/manifest.json", "checkpoints/step_000002/trainer.json", "eval/*/eval.json",
-             "eval/*/report.json", "eval/*/trials.jsonl", "eval/*/eval.log", "eval/*/exit", "eval/*/process")
+def _of_old(*lines: str) -> tuple[str, ...]:
+    return (STATUS, *(f"{line} --run {OLD}" for line in lines))
+
+
+RUN_FILES = {
+    "config.json": _of_old(WHY, CHECKPOINTS, WATCH, FETCH, EVAL, STOP), "journal.jsonl": _of_old(WHY, WATCH, FETCH),
+    **dict.fromkeys(("exit", "process", "supervisor", "stop", "refused"), _of_old(WHY, STOP)),
+    **dict.fromkeys(("checks.json", "launch.sh", "overrides.json", "metrics.jsonl", "statistics.json"),
+                    _of_old(FETCH)),
+    "train.log": _of_old(LOGS, WHY, FETCH),
+    **dict.fromkeys(("checkpoints/step_000002/manifest.json", "checkpoints/step_000002/trainer.json"),
+                    _of_old(CHECKPOINTS, VERIFY, FETCH, EVAL)),
+    **dict.fromkeys(("eval/*/eval.json", "eval/*/report.json", "eval/*/trials.jsonl", "eval/*/eval.log", "eval/*/exit",
+                     "eval/*/process"), _of_old("logs --eval", FETCH))}
+OF_FETCHED = (f"{FETCH} --run {OLD}", f"report --run results/lab/{OLD}")
 FETCHED_FILES = ("run.json", "report.html", "README.md", "loss.png", "journal.jsonl", "config.json", "checks.json",
                  "metrics.jsonl", "statistics.json", "exit", "train.log", "checkpoints/step_000002/manifest.json",
                  "eval/*/report.json", "eval/*/eval.json", "eval/*/trials.jsonl", "eval/*/index.html")
@@ -93,12 +101,14 @@ class Case:
         if first is None or typed.is_late:
             return []
         found = [f"`inv {first.line}` ends with exit {first.code}"] if first.code != 0 else []
+        found += [f"`inv {end.line}`: our program there broke: {end.words[-200:]}" for end in typed.ends
+                  if "program ended with exit" in end.words]
         return found if RUN in first.words.replace(" ", "") else [*found, "status does not show the other run"]
 
 
 def cases() -> Iterator[Case]:
-    for file in RUN_FILES:
-        yield from _cases(f"host: {file}", OF_OLD, _in(lambda field: field.run(OLD), file))
+    for file, lines in RUN_FILES.items():
+        yield from _cases(f"host: {file}", lines, _in(lambda field: field.run(OLD), file))
     for file in FETCHED_FILES:
         yield from _cases(f"laptop: results/{file}", OF_FETCHED, _in(lambda field: field.home.results / "lab" / OLD,
                                                                      file), is_fetched=True)

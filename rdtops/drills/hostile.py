@@ -9,7 +9,7 @@ host who sits in the folder of the locks.
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 import random
 import shutil
 import time
@@ -27,11 +27,10 @@ from rdtops.lab.site import Lab
 from rdtops.ops.repository import ROOT, Drilled, Say
 
 MUTATIONS, SEED = 500, "rdtops"
-MUTATED_LIMIT_S, RESTING_LIMIT_S = 60.0, 30.0
-MUTATED = ("status --all", "logs", "why", "checkpoints --verify", "watch --plain", "fetch-results --checkpoint all",
-           "eval --dry-run", "deploy --from-scratch", "check --from-scratch", "train --from-scratch", "gpu", "stop",
-           "rollback")
-PIPE, TERMINAL = "pipe", "terminal"
+TOGETHER = 8  # lines that are typed in one process
+SHOT_LIMIT_S, LINE_LIMIT_S = 30.0, 15.0
+MUTATED = (attacks.STATUS, attacks.LOGS, attacks.WHY, attacks.VERIFY, attacks.WATCH, attacks.FETCH, attacks.EVAL,
+           attacks.DEPLOY, attacks.CHECK, attacks.TRAIN, attacks.STOP, attacks.REPORT, "rollback", "logs --eval")
 VERDICT = ("nothing was written outside results, nothing of the host ran here, no terminal was taken, every command "
            "ended in time and said what was wrong")
 
@@ -67,16 +66,29 @@ def drill_hostile(lab: Lab, folder: Path, assets: Mapping[str, str], say: Say, *
     begun_s = time.monotonic()
     with Home(folder / "laptop") as home:
         ground = _Ground(lab, home, assets, say, only)
-        ground.named(is_short)
-        ground.mutated(mutations, seed)
-        ground.broken(broken, seed)
+        try:
+            ground.named(is_short)
+            ground.mutated(mutations, seed)
+            ground.broken(broken, seed)
+        finally:
+            ground.reset()
     if not is_short:
-        ground.rows += [Row(s.attack, "C1", s.did, s.seconds, s.seen, s.passed) for s in stranger.attacks(folder)
-                        if is_wanted(f"C1 {s.attack}", only)]
+        say(f"no other user of the host: {stranger.obstacle()}" if stranger.obstacle() else "another user of the host")
+        ground.rows += [Row(s.attack, "C1", s.did, s.seconds, s.seen, s.passed) for s in stranger.attacks(only)]
     failed = [row for row in ground.rows if not row.holds]
     title = (f"{len(ground.rows)} attacks, {len(failed)} did not hold, {time.monotonic() - begun_s:.0f} s "
              f"(mutations of seed {seed!r})")
     return Drilled(title, tuple(ground.rows), tuple(f"{row.row} {row.attack}: {row.seen}" for row in failed), VERDICT)
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One line while the host plays something: `files` make it do so."""
+
+    attack: str
+    row: str
+    line: str
+    files: Mapping[str, str]
 
 
 @dataclass
@@ -96,7 +108,7 @@ class _Ground:
             "home": str(self.home.home), "site_packages": str(self.home.site_packages),
             "secret": str(self.home.secret), "secret_md5": hashlib.md5(SECRET).hexdigest()})
         self.hostile.prepare()
-        self.workspace = self.lab.home(HOST) / "rdtops"
+        self.workspace = self.lab.home(HOST) / "hostile"
         self.field = Field(self.home, self.hostile, self.workspace)
         self.home.hosts.write_text(self._inventory())
         self.reset()
@@ -116,64 +128,63 @@ class _Ground:
     # --- named attacks ---
 
     def named(self, is_short: bool) -> None:
-        for number, attack in enumerate(attacks.attacks()):
-            if not is_wanted(f"{attack.row} {attack.name}", self.only) or (is_short and attack.is_slow):
-                continue
-            if is_short:
-                self._attack(attack, attack.lines, is_terminal=bool(number % 2))
-                continue
-            others = () if attack.only_these or attack.is_slow else tuple(x for x in EVERY if x not in attack.lines)
-            if attack.judge is attacks._others_go_on:  # the lines belong together
-                batches: Sequence[tuple[str, ...]] = [attack.lines]
-            else:
-                batches = [(line,) for line in (*attack.lines, *others)]
-            for lines in batches:
-                for is_terminal in (False, True):
-                    self._attack(attack, lines, is_terminal=is_terminal)
+        chosen = [a for a in attacks.attacks() if is_wanted(f"{a.row} {a.name}", self.only)
+                  and not (is_short and a.is_slow) and a.is_short in (None, is_short)]
+        shots = [Shot(a.name, a.row, line, self.hostile.files_of(a.play))
+                 for a in chosen if a.is_play for line in (a.lines if is_short else _every(a))]
+        for is_terminal in (False, True):
+            self._volleys([s for n, s in enumerate(shots) if not is_short or n % 2 == is_terminal], is_terminal)
+        for number, attack in enumerate(a for a in chosen if not a.is_play):
+            for is_terminal in ((False, True) if not is_short else (bool(number % 2),)):
+                self._attack(attack, is_terminal=is_terminal)
 
-    def _attack(self, attack: Attack, lines: tuple[str, ...], *, is_terminal: bool) -> None:
+    def _attack(self, attack: Attack, *, is_terminal: bool) -> None:
         self.reset()
         attack.plant(self.field)
         for program, script in attack.lies.items():
             self.hostile.lies_about(program, script)
         self.hostile.plays(attack.play)
-        typed = self.home.type(*_on_host(lines), is_terminal=is_terminal, limit_s=attack.limit_s)
-        self._judge(attack.name, attack.row, ", ".join(lines), typed, attack.limit_s, is_terminal,
+        typed = self.home.type(*_on_host(attack.lines), is_terminal=is_terminal, limit_s=attack.limit_s)
+        self._judge(attack.name, attack.row, ", ".join(attack.lines), typed, attack.limit_s, is_terminal,
                     attack.judge(self.field, typed))
 
     # --- mutations ---
 
     def mutated(self, count: int, seed: str) -> None:
-        """Number n is the same change of the same message whatever else is drilled."""
+        """Number n is the same change of the same messages whatever else is drilled."""
         if not is_wanted("B0 mutation", self.only):
             return
-        if self.only.partition("mutation ")[2].isdigit():  # one that failed, again
-            numbers: Sequence[int] = [int(self.only.partition("mutation ")[2])]
-        else:
-            numbers = range(count)
-        spoken = {line: self._spoken(line) for line in MUTATED}
-        for number in numbers:
-            line = MUTATED[number % len(MUTATED)]
-            kinds = spoken[line]
-            if not kinds:
-                continue
-            chance = random.Random(f"{seed}/{number}")  # noqa: S311  # to be done again, no secret
-            at = chance.choice(kinds[chance.choice(sorted(kinds))])
-            self.reset()
-            self.hostile.plays("mutated", at=at, seed=seed, mutation=number)
-            is_terminal = chance.random() < 0.5
-            typed = self.home.type(*_on_host((line,)), is_terminal=is_terminal, limit_s=MUTATED_LIMIT_S)
-            self._judge(f"mutation {number} of message {at}", "B0", line, typed, MUTATED_LIMIT_S, is_terminal, [])
+        one = self.only.partition("mutation ")[2]  # of one that failed, again
+        shots = [Shot(f"mutation {number}", "B0", MUTATED[number % len(MUTATED)], self.hostile.files_of(
+            "mutated", seed=seed, mutation=number)) for number in ([int(one)] if one.isdigit() else range(count))]
+        for is_terminal in (False, True):
+            self._volleys([s for n, s in enumerate(shots) if n // len(MUTATED) % 2 == is_terminal], is_terminal)
 
-    def _spoken(self, line: str) -> dict[str, list[int]]:
-        """Kind of message -> the numbers of those that the host says during an honest `inv LINE`."""
+    # --- volleys ---
+
+    def _volleys(self, shots: Sequence[Shot], is_terminal: bool) -> None:
+        """Several in one process, and each alone when there was something wrong with them."""
+        for at in range(0, len(shots), TOGETHER):
+            volley = shots[at:at + TOGETHER]
+            typed, wrong = self._volley(volley, is_terminal)
+            if not wrong:
+                self.rows += [Row(s.attack, s.row, _typed(s.line, is_terminal), round(typed.seconds / len(volley), 2),
+                                  "", True) for s in volley]
+                continue
+            before = len(self.rows)
+            for shot in volley if len(volley) > 1 else ():
+                typed_alone, alone = self._volley([shot], is_terminal)
+                self._row(shot.attack, shot.row, shot.line, typed_alone, is_terminal, alone)
+            if all(row.holds for row in self.rows[before:]):
+                names, lines = "; ".join(s.attack for s in volley), ", ".join(s.line for s in volley)
+                self._row(names, volley[0].row, lines, typed, is_terminal, wrong)
+
+    def _volley(self, volley: Sequence[Shot], is_terminal: bool) -> tuple[Typed, list[str]]:
         self.reset()
-        self.hostile.plays("counted")
-        self.home.type(*_on_host((line,)))
-        found: dict[str, list[int]] = {}
-        for said in self.hostile.said():
-            found.setdefault(said.kind, []).append(said.number)
-        return found
+        limit_s = SHOT_LIMIT_S * len(volley)
+        typed = self.home.type(*_on_host([s.line for s in volley]), before=[s.files for s in volley],
+                               is_terminal=is_terminal, limit_s=limit_s)
+        return typed, self._wrong(typed, limit_s)
 
     # --- broken files ---
 
@@ -183,7 +194,7 @@ class _Ground:
             cases = random.Random(seed).sample(cases, min(count, len(cases)))  # noqa: S311  # no secret
         for case in cases:
             self.reset()
-            limit_s = RESTING_LIMIT_S + 5.0 * len(case.lines)
+            limit_s = SHOT_LIMIT_S + LINE_LIMIT_S * len(case.lines)
             if case.is_fetched:
                 self.home.type(*_on_host((attacks.FETCH, f"{attacks.FETCH} --run {OLD}")))
             with case.broken(self.field):
@@ -195,15 +206,20 @@ class _Ground:
 
     def _judge(self, attack: str, row: str, line: str, typed: Typed, limit_s: float, is_terminal: bool,
                besides: Sequence[str]) -> None:
-        self.hostile.plays("honest")
-        outside = self.home.wrong(self.before, (HOST,))
-        wrong = [*outside, *typed.wrong(limit_s), *besides]
-        if outside:
-            self._make_again()
-        shown = line if not is_terminal else f"{line} ({TERMINAL})"
+        self._row(attack, row, line, typed, is_terminal, [*self._wrong(typed, limit_s), *besides])
+
+    def _row(self, attack: str, row: str, line: str, typed: Typed, is_terminal: bool, wrong: Sequence[str]) -> None:
+        shown = _typed(line, is_terminal)
         self.rows.append(Row(attack, row, shown, typed.seconds, "; ".join(wrong)[:600], not wrong))
         if wrong:
             self.say(f"{row} {attack}, {shown}:" + "".join(f"\n    {one}" for one in wrong[:8]))
+
+    def _wrong(self, typed: Typed, limit_s: float) -> list[str]:
+        self.hostile.plays("honest")
+        outside = self.home.wrong(self.before, (HOST,))
+        if outside:
+            self._make_again()
+        return [*outside, *typed.wrong(limit_s)]
 
     def _make_again(self) -> None:
         self.home.make()
@@ -218,15 +234,19 @@ class _Ground:
         path = self.home.folder / "inventory.toml"
         self.lab.write_inventory(path, self.assets)
         head, host, rest = path.read_text().partition(f"[hosts.{HOST}]\n")
-        return f"{head}{host}python = {_toml(self.hostile.python)}\n{rest}"
+        rest = rest.replace('"~/rdtops"', '"~/hostile"', 1)
+        return f"{head}{host}python = {json.dumps(self.hostile.python)}\n{rest}"
+
+
+def _every(attack: Attack) -> tuple[str, ...]:
+    return (*attack.lines, *(line for line in EVERY if line not in attack.lines and not attack.only_these))
+
+
+def _typed(line: str, is_terminal: bool) -> str:
+    return f"{line} (terminal)" if is_terminal else line
 
 
 def _on_host(lines: Sequence[str]) -> list[str]:
     """Those that ask a host, with its name."""
-    return [line if line.startswith(("plugins", "report --run results/")) else f"{line} --host {HOST}" for line in lines]
-
-
-def _toml(text: str) -> str:
-    return '"' + os.fspath(text) + '"'
-
+    return [line if line.startswith("report --run results/") else f"{line} --host {HOST}" for line in lines]
 

@@ -4,6 +4,7 @@ made or changed but results, rdtops's state and its caches."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -27,6 +28,7 @@ SECRET = b"sesame"
 MOST_MIB = 500
 OF_A_TERMINAL = re.compile(r"\x1b\[(?:[0-9;]*m|\?25[lh]|2K|\d*A|1?G)")  # colours, and how progress is drawn
 PRINTED = "\n\r\t"
+OURS = re.compile(r'File "[^"]*/home/project/')  # in a traceback; a host may show one of its own
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Typed:
 
 
 def _ended_wrong(end: Ended) -> Iterator[str]:
-    if b"Traceback (most recent" in end.out + end.err:
+    if "Traceback (most recent" in end.said and OURS.search(end.said):
         yield f"traceback, {_last_frame(end.said)}"
     elif end.code not in (0, 1, 2, 3, 130, None):
         yield f"exit {end.code}: {end.said[-200:]}"
@@ -83,8 +85,9 @@ def _ended_wrong(end: Ended) -> Iterator[str]:
 def _last_frame(said: str) -> str:
     """Where a traceback comes from, and what it says."""
     frames = re.findall(r'File "[^"]*?/((?:rdtops|plugins)/[^"]+)", line (\d+)', said)
-    last = next((line for line in reversed(said.splitlines()) if line.strip()), "")
-    return f"{':'.join(frames[-1]) if frames else '?'}: {last[:160]}"
+    errors = re.findall(r"^[\w.]+(?:Error|Exception|Exit|Problem|\w+)(?:: .*)?$", said.rpartition("Traceback (most")[2],
+                        re.MULTILINE)
+    return f"{':'.join(frames[-1]) if frames else '?'}: {errors[-1][:160] if errors else '?'}"
 
 
 def _on_the_screen(said: bytes) -> Iterator[str]:
@@ -142,7 +145,8 @@ class Home:
         (self.site_packages / "the-real-one.pth").write_text(sysconfig.get_path("purelib") + "\n")
         self.secret.parent.mkdir()
         self.secret.write_bytes(SECRET)
-        (self.home / ".config/rdtops/plugins").mkdir(parents=True)
+        for folder in (".config/rdtops/plugins", ".local/state", ".cache"):
+            (self.home / folder).mkdir(parents=True)
         (self.home / ".bashrc").write_text("true\n")
         self.hosts.write_text(hosts)
 
@@ -153,12 +157,15 @@ class Home:
 
     # --- typing
 
-    def type(self, *lines: str, is_terminal: bool = False, limit_s: float = 60.0, **env: str) -> Typed:
-        """`inv LINE` for each of them, one after the other, in one process."""
+    def type(self, *lines: str, before: Sequence[Mapping[str, str]] = (), is_terminal: bool = False,
+             limit_s: float = 60.0, **env: str) -> Typed:
+        """`inv LINE` for each of them, one after the other, in one process. `before` each of them files are written:
+        path -> text."""
         typist, trace = self._running(), self.folder / "trace"
         assert typist.stdin
         assert typist.stdout
-        typist.stdin.write(json.dumps({"lines": lines, "is_terminal": is_terminal, "limit_s": limit_s,
+        asked: list[Any] = list(itertools.zip_longest(lines, before, fillvalue={}))
+        typist.stdin.write(json.dumps({"lines": asked, "is_terminal": is_terminal, "limit_s": limit_s,
                                        "folder": str(self.project), "trace": str(trace), "env": env}) + "\n")
         typist.stdin.flush()
         answer: dict[str, Any] = json.loads(typist.stdout.readline())
@@ -223,7 +230,7 @@ class Home:
                 path = Path(folder, name)
                 parts = path.relative_to(root).parts
                 if path.is_symlink():
-                    yield f"{path.relative_to(self.home)} is a link to {os.readlink(path)}"
+                    yield f"{path.relative_to(self.home)} is a link to {path.readlink()}"
                 elif not (path.is_file() or path.is_dir()):
                     yield f"{path.relative_to(self.home)} is no file"
                 elif parts[0] not in hosts or (len(parts) > 1 and not is_run_id(parts[1])):

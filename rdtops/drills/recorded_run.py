@@ -1,4 +1,4 @@
-"""Runs that have ended, as their host keeps them: with a checkpoint, an evaluation and a Journal. Nothing was trained."""
+"""Runs that have ended, as their host keeps them: a checkpoint, an evaluation, a Journal. Nothing was trained."""
 
 from __future__ import annotations
 

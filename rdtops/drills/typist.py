@@ -2,7 +2,8 @@
 forked from it. What a batch says goes through a pipe or a terminal that is read here.
 
 A request is a JSON line on stdin, the answer one on stdout:
-    {"lines": ["status --all", ...], "folder", "env": {...}, "is_terminal": bool, "limit_s": float, "trace": file}
+    {"lines": [["status --all", {path: text that is written before it}], ...], "folder", "env": {...},
+     "is_terminal": bool, "limit_s": float, "trace": file}
     {"ends": [[code, out, err], ...], "seconds", "rss_mib", "is_late", "is_flood"}   text as latin-1; of a terminal all
                                                                                      is out
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import json
 import os
 import pty
@@ -20,11 +22,12 @@ import shlex
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 MARK = b"\n\x00 the next line \x00\n"
 MOST_BYTES = 1 << 26  # of output; more is a flood
-ADDRESSES_BYTES = 6 << 30  # of a batch, so that a bomb kills only itself
+ADDRESSES_BYTES = 3 << 30  # of a batch, so that a bomb kills only itself
 LAST_WORDS_S = 1.0
 
 
@@ -44,16 +47,10 @@ def main() -> None:
 
 def _warm_up() -> None:
     """Modules alone: a thread or an open file would be everybody's."""
-    import invoke.program
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure
-
-    import rdtops.ops.cli
-    import rdtops.ops.render
-    import rdtops.ops.report
-    import rdtops.ops.screen
-    import rdtops.ops.workflows
-    import rdtops.remote.connection  # noqa: F401  # to be there
+    for name in ("invoke.program", "matplotlib.backends.backend_agg", "matplotlib.figure", "rdtops.ops.cli",
+                 "rdtops.ops.render", "rdtops.ops.report", "rdtops.ops.screen", "rdtops.ops.workflows",
+                 "rdtops.remote.connection"):
+        importlib.import_module(name)
 
 
 def _batch(request: dict[str, Any]) -> dict[str, Any] | None:
@@ -88,8 +85,10 @@ def _type(request: dict[str, Any], ends: tuple[int, int], told: int) -> None:
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, errors="backslashreplace" if number == 2 else None,
                                         encoding="utf-8") for number in (1, 2))
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES_BYTES, ADDRESSES_BYTES))
-    faulthandler.register(signal.SIGUSR1, open(request["trace"], "w"))  # noqa: SIM115  # as long as it lives
-    for line in request["lines"]:
+    faulthandler.register(signal.SIGUSR1, Path(request["trace"]).open("w"))  # noqa: SIM115  # it stays open
+    for line, files in request["lines"]:
+        for path, text in files.items():
+            Path(path).write_text(text)
         code = _end_of(line)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -32,8 +32,8 @@ exec {python} -S -u -c 'import sys; sys.path.insert(0, "{root}"); from rdtops.la
 class Said:
     """A message that a far-side program said to the laptop."""
 
-    number: int
     kind: str  # its first key
+    is_changed: bool
 
 
 @dataclass
@@ -61,18 +61,23 @@ class HostileHost:
 
     def plays(self, play: str, **settings: Any) -> None:
         """From now on."""
-        (self.folder / host.SETTINGS).write_text(json.dumps({"play": play, **self.facts, **settings}))
-        for name in (host.SAID, host.HEARD):
-            (self.folder / name).write_text("")
+        for path, text in self.files_of(play, **settings).items():
+            Path(path).write_text(text)
 
-    def said(self) -> list[Said]:
-        """What went to the laptop since `plays`."""
-        lines = (self.folder / host.SAID).read_text().splitlines()
-        return [Said(number, line) for number, line in enumerate(lines)]
+    def files_of(self, play: str, *, log: str = "", **settings: Any) -> Mapping[str, str]:
+        """What makes it play that, once it is written: path -> text. `log` tells what is said under it from others."""
+        told = {"play": play, "log": log, **self.facts, **settings}
+        return {str(self.folder / host.SETTINGS): json.dumps(told), str(self.folder / f"{host.SAID}{log}"): "",
+                str(self.folder / f"{host.HEARD}{log}"): ""}
 
-    def heard(self) -> str:
-        """What the laptop answered since `plays`: the lines of JSON among it."""
-        return (self.folder / host.HEARD).read_text(errors="replace")
+    def said(self, log: str = "") -> list[Said]:
+        """What went to the laptop since then."""
+        return [Said(line.rstrip("*"), line.endswith("*"))
+                for line in (self.folder / f"{host.SAID}{log}").read_text().splitlines()]
+
+    def heard(self, log: str = "") -> str:
+        """What the laptop answered since then: the lines of JSON among it."""
+        return (self.folder / f"{host.HEARD}{log}").read_text(errors="replace")
 
     def lies_about(self, program: str, script: str) -> None:
         """The shell there finds `script` under this name: nvidia-smi, find, ls."""

@@ -5,6 +5,7 @@ training, which ends at once: nothing here is about training. Standard library, 
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +40,20 @@ class Stage:
     """What a play may use: what it knows, what the laptop says, how to write what is no message."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder, self.settings = folder, settings
-        self.number = -1  # of the message, of all since the play began
-        self.is_first = True  # the first message of this program
+        self.settings = settings
+        self._said = folder / f"{SAID}{settings['log']}"
 
     def __getattr__(self, name: str) -> Any:
         return self.settings[name]
 
-    def count(self, message: dict[str, Any]) -> None:
-        """Several programs may speak at once, one after the other at least: they share the count."""
-        with (self.folder / SAID).open("r+") as file:
+    def count(self, kind: str, is_changed: Callable[[int], bool]) -> bool:
+        """Note a message. `is_changed` gets its number among those of its kind since the play began: the programs of a
+        command share the count."""
+        with self._said.open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            self.number = sum(1 for _ in file)
-            file.write(f"{next(iter(message), '')}\n")
+            is_one = is_changed(sum(line.rstrip("*\n") == kind for line in file))
+            file.write(f"{kind}{'*' * is_one}\n")
+        return is_one
 
     @staticmethod
     def ends(code: int, said: bytes = b"") -> None:
@@ -74,7 +76,8 @@ def _between(folder: Path, settings: dict[str, Any], source: str) -> None:
         os._exit(0)
     os.close(asked[0])
     os.close(answered[1])
-    threading.Thread(target=_hand_in, args=(folder, asked[1]), daemon=True).start()
+    heard = folder / f"{HEARD}{settings['log']}"
+    threading.Thread(target=_hand_in, args=(heard, asked[1]), daemon=True).start()
     stage, play = Stage(folder, settings), plays.PLAYS[settings["play"]]
     try:
         with os.fdopen(answered[0], "rb") as said:
@@ -82,10 +85,8 @@ def _between(folder: Path, settings: dict[str, Any], source: str) -> None:
                 if isinstance(message, bytes):
                     _write(message)
                     continue
-                stage.count(message)
                 for altered in play(message, stage):
                     _write(altered if isinstance(altered, bytes) else _encoded(altered, is_shrunk))
-                stage.is_first = False
     except (BrokenPipeError, ConnectionResetError):
         os._exit(1)
     _, status = os.waitpid(child, 0)
@@ -117,12 +118,13 @@ def _encoded(message: dict[str, Any], is_shrunk: bool) -> bytes:
     return text + b"\n"
 
 
-def _hand_in(folder: Path, to: int) -> None:
-    with (folder / HEARD).open("ab", buffering=0) as heard:
+def _hand_in(log: Path, to: int) -> None:
+    with contextlib.suppress(OSError), log.open("ab", buffering=0) as heard:  # it may not want it any more
         while piece := os.read(0, 1 << 16):
             heard.write(b"".join(line for line in piece.splitlines(True) if line.startswith(b'{"')))
             _write(piece, to)
-    os.close(to)
+    with contextlib.suppress(OSError):
+        os.close(to)
 
 
 def _write(content: bytes, to: int = 1) -> None:

@@ -1,5 +1,4 @@
-"""An honest answer, changed at random: names, sizes, kinds, nesting, encodings, order. The same seed and number change
-the same message in the same way. Standard library."""
+"""An honest answer, changed at random: names, sizes, kinds, nesting, encodings, order. Standard library."""
 
 from __future__ import annotations
 
@@ -15,11 +14,11 @@ NAMES = ("", ".", "..", "../../plugins", "../../../../../x", "/etc/hostname", "a
          "\x1b]52;c;cHduZWQ=\x07", "\x1b[2J", "\u202ename", "\ud800", "<script>alert(1)</script>", "[red]", "[/]",
          "{0}", "%s", "~", "$(touch pwned)", "é", "20991231-000000-mutated-0001", "step_999999", "NaN")
 NUMBERS = (0, -1, 1, 2**31, 2**63, 10**400, 1e300, -1e300, float("nan"), float("inf"), 0.5, True)
-KINDS = (None, [], {}, "", 0, [[]], {"": {}}, [None], {"a": "b"})
+KINDS: tuple[Any, ...] = (None, [], {}, "", 0, [[]], {"": {}}, [None], {"a": "b"})
 
 
-def of(message: Message, seed: str, number: int) -> Iterator[Message | bytes]:
-    chance = random.Random(f"{seed}-{number}")  # noqa: S311  # to be done again, no secret
+def of(message: Message, chance: random.Random) -> Iterator[Message | bytes]:
+    """What is said instead."""
     yield from chance.choice(_WAYS)(copy.deepcopy(message), chance)
 
 
@@ -39,7 +38,7 @@ def _field(message: Message, chance: random.Random) -> Iterator[Message | bytes]
     if table and chance.random() < 0.7:
         del table[chance.choice(list(table))]
     else:
-        table[chance.choice(NAMES)] = chance.choice(KINDS)
+        table[chance.choice(NAMES)] = _kind(chance)
     yield message
 
 
@@ -72,7 +71,7 @@ def _cut(message: Message, chance: random.Random) -> Iterator[Message | bytes]:
 
 
 def _nested(message: Message, chance: random.Random) -> Iterator[Message | bytes]:
-    deep: Any = chance.choice(KINDS)
+    deep = _kind(chance)
     for _ in range(chance.choice((3, 50, 900))):
         deep = chance.choice(([deep], {"a": deep}))
     places = _places(message)
@@ -110,5 +109,9 @@ def _other(value: Any, chance: random.Random) -> Any:
     if isinstance(value, (int, float)) and chance.random() < 0.7:
         return chance.choice((*NUMBERS, -value, value + 1, value * 1000))
     if isinstance(value, list) and value and chance.random() < 0.5:
-        return chance.choice((value * 2, value[:-1], value[::-1], [*value, chance.choice(KINDS)]))
-    return chance.choice((*KINDS, *NAMES, *NUMBERS))
+        return chance.choice((value * 2, value[:-1], value[::-1], [*value, _kind(chance)]))
+    return chance.choice((_kind(chance), chance.choice(NAMES), chance.choice(NUMBERS)))
+
+
+def _kind(chance: random.Random) -> Any:
+    return copy.deepcopy(chance.choice(KINDS))  # it may be changed further

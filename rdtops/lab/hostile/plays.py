@@ -6,6 +6,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
+import random
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ Play = Callable[[Message, "Stage"], Iterator["Message | bytes"]]
 OUTSIDE = "../../plugins"
 SCREEN = "\x1b]52;c;cHduZWQ=\x07\x1b]0;pwned\x07\x1b[2J\x1b[H\x1bc\x9b2J\x08\x7f\u202e"  # clipboard, title, clear
 PWNED = b"open(__import__('os').environ['HOSTILE_FLAG'], 'w').close()\n"
+SHARE = 0.3  # of the messages, of which many a command has only three
 LAST_S = 900.0  # how long what is endless goes on when nobody hangs up
 
 PLAYS: dict[str, Play] = {}
@@ -33,16 +36,12 @@ def play(function: Play) -> Play:
 
 
 @play
-def counted(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    """As it was; the messages are counted."""
-    yield message
-
-
-@play
 def mutated(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    """One message, `at` of all, is changed as the number `mutation` of `seed` says."""
-    if stage.number == stage.at:
-        yield from mutations.of(message, stage.seed, stage.mutation)
+    """Some messages are changed, the same ones in the same way for the same `mutation` of the same `seed`."""
+    kind = next(iter(message), "")
+    name = f"{stage.seed}/{stage.mutation}/{kind}"
+    if stage.count(kind, lambda number: random.Random(f"{name}/{number}").random() < SHARE):  # noqa: S311
+        yield from mutations.of(message, random.Random(name))  # noqa: S311  # to be done again, no secret
     else:
         yield message
 
@@ -225,8 +224,6 @@ def endless_output(message: Message, stage: Stage) -> Iterator[Message | bytes]:
 
 @play
 def endless_words_on_stderr(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    import os
-
     for piece in _endlessly(b"sorry\n" * 20_000):
         os.write(2, piece)
     yield message
