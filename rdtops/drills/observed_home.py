@@ -83,11 +83,11 @@ def _ended_wrong(end: Ended) -> Iterator[str]:
 
 
 def _last_frame(said: str) -> str:
-    """Where a traceback comes from, and what it says."""
-    frames = re.findall(r'File "[^"]*?/((?:rdtops|plugins)/[^"]+)", line (\d+)', said)
-    errors = re.findall(r"^[\w.]+(?:Error|Exception|Exit|Problem|\w+)(?:: .*)?$", said.rpartition("Traceback (most")[2],
-                        re.MULTILINE)
-    return f"{':'.join(frames[-1]) if frames else '?'}: {errors[-1][:160] if errors else '?'}"
+    """Where a traceback comes from, the innermost lines of ours first, and what it says."""
+    trace = said.rpartition("Traceback (most recent")[2]
+    frames = re.findall(r'File "[^"]*/home/project/((?:rdtops|plugins)/[^"]+)", line (\d+)', trace)
+    errors = re.findall(r"^[\w.]*(?:Error|Exception|Exit|Lost|Problem|Interrupt)\b(?:: .*)?$", trace, re.MULTILINE)
+    return f"{' < '.join(':'.join(f) for f in frames[:-4:-1]) or '?'}: {errors[0][:160] if errors else '?'}"
 
 
 def _on_the_screen(said: bytes) -> Iterator[str]:
