@@ -197,7 +197,7 @@ def _sat(attack: str, did: str, begun_s: float, err: str, wrong: list[str]) -> S
     last = err.strip().splitlines()[-1] if err.strip() else ""
     wrong += ["a traceback"] if "Traceback" in err else []
     wrong += [f"{last!r}: not for a terminal"] if any(not c.isprintable() for c in last) else []
-    return Sat(attack, did, round(time.monotonic() - begun_s, 1), "; ".join([*wrong, last[:200]] if wrong else []),
+    return Sat(attack, did, round(time.monotonic() - begun_s, 1), "; ".join([*wrong, last[:200] or "it does"]),
                not wrong)
 
 
