@@ -107,9 +107,11 @@ def _senders() -> tuple[Attack, ...]:
 def _shown() -> tuple[Attack, ...]:
     return (
         Attack("codes of the terminal in files", "B1", (STATUS, LOGS, WHY, WATCH, CHECKPOINTS, FETCH), plant=_codes),
+        Attack("folders among the runs that are none", "B3", (STATUS, FETCH, LOGS, CHECKPOINTS), plant=_strange_folders,
+               judge=_others_go_on, only_these=True),
         Attack("codes of the terminal in JSON", "B1", (STATUS_JSON, "why --json", "checkpoints --json"), plant=_codes,
                only_these=True),
-        Attack("codes of the terminal in answers", "B1", (STATUS, WATCH, CHECK), "screen_codes"),
+        Attack("codes of the terminal in answers", "B1", (STATUS, WATCH, CHECK, TRAIN), "screen_codes"),
         Attack("codes of the terminal in names", "B1", (STATUS, CHECKPOINTS, "rollback"), "screen_codes_in_names"),
         Attack("codes of the terminal in errors of a transfer", "B1", (FETCH, DEPLOY), "screen_codes_in_errors"),
         Attack("codes of the terminal in a full disk", "B1", (DEPLOY,), "screen_codes_in_a_full_disk"),
@@ -205,13 +207,18 @@ def _codes(field: Field) -> None:
     (run / "exit").write_text("1\n")
     (run / "checkpoints" / f"step_000003{SCREEN}").mkdir()
     (run / "eval" / f"{SCREEN}-libero_90-00000000").mkdir()
-    shutil.copytree(run, field.run(f"20260101-120000-{SCREEN.replace('/', '')}-0003"), symlinks=True)
-    Path(os.fsdecode(os.fsencode(field.workspace / "runs") + b"/20260101-\xff\n\x1b[2J")).mkdir()
     config = json.loads((run / "config.json").read_text())
     config["snapshot"] = SCREEN
     config["train"]["dataset"] = SCREEN
     (run / "config.json").write_text(json.dumps(config))
     (run / "checks.json").write_text((run / "checks.json").read_text().replace("45 GB free", json.dumps(SCREEN)[1:-1]))
+
+
+def _strange_folders(field: Field) -> None:
+    for name in ("backup", "20270101-000000-x", "a b\nc", f"20270101-120000-{SCREEN}-0003", "-rf"):
+        (field.workspace / "runs" / name).mkdir()
+    Path(os.fsdecode(os.fsencode(field.workspace / "runs") + b"/20270101-\xff\n\x1b[2J")).mkdir()
+    shutil.copytree(field.run(), field.workspace / "runs" / "copy of a run")
 
 
 def _scripts(field: Field) -> None:

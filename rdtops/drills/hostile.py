@@ -168,8 +168,9 @@ class _Ground:
             volley = shots[at:at + TOGETHER]
             typed, wrong = self._volley(volley, is_terminal)
             if not wrong:
-                self.rows += [Row(s.attack, s.row, _typed(s.line, is_terminal), round(typed.seconds / len(volley), 2),
-                                  "", True) for s in volley]
+                share_s = round(typed.seconds / len(volley), 2)
+                self.rows += [Row(s.attack, s.row, _typed(s.line, is_terminal), share_s, end.outcome, True)
+                              for s, end in zip(volley, typed.ends, strict=True)]
                 continue
             before = len(self.rows)
             for shot in volley if len(volley) > 1 else ():
@@ -210,7 +211,8 @@ class _Ground:
 
     def _row(self, attack: str, row: str, line: str, typed: Typed, is_terminal: bool, wrong: Sequence[str]) -> None:
         shown = _typed(line, is_terminal)
-        self.rows.append(Row(attack, row, shown, typed.seconds, "; ".join(wrong)[:600], not wrong))
+        seen = "; ".join(wrong or [end.outcome for end in typed.ends])
+        self.rows.append(Row(attack, row, shown, typed.seconds, seen[:600], not wrong))
         if wrong:
             self.say(f"{row} {attack}, {shown}:" + "".join(f"\n    {one}" for one in wrong[:8]))
 

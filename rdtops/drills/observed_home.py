@@ -49,6 +49,14 @@ class Ended:
         return " ".join(self.said.split())
 
 
+    @property
+    def outcome(self) -> str:
+        """How it ended, and the first line of what it complained of."""
+        plain = OF_A_TERMINAL.sub("", self.said)
+        complaint = plain.partition("error: ")[2].partition("\n")[0]
+        return f"exit {self.code}" + (f": {complaint[:200]}" if complaint else "")
+
+
 @dataclass(frozen=True)
 class Typed:
     """Lines that were typed one after the other in one process."""
