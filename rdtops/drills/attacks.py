@@ -13,6 +13,7 @@ from typing import Any
 
 from rdtops.contract.journal import Journal
 from rdtops.contract.manifest import FileDigest, Manifest, md5_of
+from rdtops.contract.names import RelativePath
 from rdtops.drills.observed_home import Home, Typed
 from rdtops.drills.recorded_run import OLD, RUN, record
 from rdtops.lab.hostile.attacker import HostileHost
@@ -192,7 +193,7 @@ def _manifest_above(field: Field) -> None:
     checkpoint = field.run() / "checkpoints" / "step_000002"
     there = Path("/etc/hostname")
     rows = [*Manifest.from_json((checkpoint / "manifest.json").read_text()).files,
-            FileDigest(os.path.relpath(there, checkpoint), there.stat().st_size, md5_of(there))]
+            FileDigest(RelativePath(os.path.relpath(there, checkpoint)), there.stat().st_size, md5_of(there))]
     (checkpoint / "manifest.json").write_text(Manifest(tuple(rows)).to_json())
 
 

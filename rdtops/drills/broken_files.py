@@ -1,10 +1,7 @@
-"""Files that rdtops keeps or reads, each broken in every way that a disk, an editor or a person can think of. A broken
-cache is made again, a broken state is said, and one broken run never stops the others."""
+"""Each file that rdtops keeps or reads, broken in every way of corruptions, and the commands that read it."""
 
 from __future__ import annotations
 
-import os
-import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,24 +22,11 @@ from rdtops.drills.attacks import (
     WHY,
     Field,
 )
+from rdtops.drills.corruptions import WAYS, corrupt
 from rdtops.drills.observed_home import Typed
 from rdtops.drills.recorded_run import OLD, RUN
 
-_CHANCE = random.Random(1)  # noqa: S311  # always the same bytes
-WAYS: dict[str, Callable[[Path, bytes], object]] = {
-    "empty": lambda path, _: path.write_bytes(b""),
-    "one byte": lambda path, content: path.write_bytes(content[:1] or b"{"),
-    "its first half": lambda path, content: path.write_bytes(content[:len(content) // 2]),
-    "random bytes": lambda path, _: path.write_bytes(_CHANCE.randbytes(300) + b"\n" + _CHANCE.randbytes(300)),
-    "a number": lambda path, _: path.write_bytes(b"5\n"),
-    "a list": lambda path, _: path.write_bytes(b"[]\n"),
-    "wrong kinds": lambda path, content: path.write_bytes(_other_kinds(content)),
-    "deep nesting": lambda path, _: path.write_bytes(b"[" * 200_000 + b"\n"),
-    "endless digits": lambda path, _: path.write_bytes(b"9" * 5000 + b"\n"),
-    "not UTF-8": lambda path, content: path.write_bytes(content.replace(b"e", b"\xff\xfe")),
-    "a FIFO": lambda path, _: os.mkfifo(path),
-    "a folder": lambda path, _: path.mkdir(),
-}
+
 def _of_old(*lines: str) -> tuple[str, ...]:
     return (STATUS, *(f"{line} --run {OLD}" for line in lines))
 
@@ -82,9 +66,7 @@ class Case:
         """A file of the laptop is put right afterwards; the host is recorded anew anyway."""
         path = self.path(field)
         content = path.read_bytes() if path.is_file() else b""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        WAYS[self.way](path, content)
+        corrupt(path, self.way)
         try:
             yield
         finally:
@@ -143,14 +125,3 @@ def _home(field: Field) -> Path:
 
 def _snapshot(field: Field) -> Path:
     return next(iter(sorted((field.workspace / "releases").glob("*/snapshot.json"))))
-
-
-def _other_kinds(content: bytes) -> bytes:
-    """Numbers become texts, texts become numbers, in JSON and in lines of it."""
-    out = bytearray()
-    for number, piece in enumerate(content.split(b'"')):
-        out += piece.replace(b"1", b'[1]').replace(b"2", b"{}").replace(b"true", b"null") if number % 2 == 0 else (
-            b'"' + piece + b'"' if number % 4 == 1 else b"5")
-    return bytes(out)
-
-
