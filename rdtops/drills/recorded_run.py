@@ -27,8 +27,9 @@ def record(workspace: Path, run_id: str, host: str = "lab") -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     train = preset("tiny")
-    spec = RunSpec(names.run_id(run_id), host, "2026-01-02T00:00:00Z", str(workspace), str(workspace / "releases" / "gone"), "gone",
-                   {role: f"/assets/{role}" for role in ("dataset", "text_encoder", "vision_encoder")}, train)
+    assets = {role: f"/assets/{role}" for role in ("dataset", "text_encoder", "vision_encoder")}
+    spec = RunSpec(names.run_id(run_id), host, "2026-01-02T00:00:00Z", str(workspace),
+                   str(workspace / "releases" / "gone"), "gone", assets, train)
     (folder / "config.json").write_text(spec.to_json())
     for name, text in (("exit", "0\n"), ("process", "1 1 not-this-boot\n"), ("supervisor", "1 1 not-this-boot\n"),
                        ("launch.sh", "#!/bin/sh\n"), ("overrides.json", "{}"),
