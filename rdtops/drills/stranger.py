@@ -34,7 +34,7 @@ while not os.path.exists("go"):
     time.sleep(0.02)
 from rdtops.contract import lease
 lease.join(%r)
-os.write(1, b"joined\n")
+os.write(1, b"joined\\n")
 """
 
 
