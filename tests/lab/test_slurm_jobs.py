@@ -1,5 +1,6 @@
 """How a job of a real Slurm ended, or why it waits, told apart and named. Small shell scripts stand for trainings."""
 
+import json
 import time
 from dataclasses import replace
 
@@ -29,9 +30,13 @@ def with_options(connection, **options):
     connection.host = replace(connection.host, plugins={"slurm": options})
 
 
+def named(word):
+    return f"20260101-000000-{word}-0001"
+
+
 def submitted(connection, name, line):
     """A run whose training is a line of sh."""
-    job = jobs.of_run(RunPaths(connection.workspace, name))
+    job = jobs.of_run(RunPaths(connection.workspace, named(name)))
     script = f"cd {quoted(str(job.folder))} || exit 1\n{line}\ncode=$?\necho $code > exit\nexit $code\n"
     connection.run(Command("mkdir", "-p", str(job.folder)))
     launcher = launchers.of(connection.host)
@@ -43,7 +48,7 @@ def submitted(connection, name, line):
 
 def becomes(connection, name, *states, limit_s=60.0):
     end = time.monotonic() + limit_s
-    while (run := runs.find(connection, name)).state not in states:
+    while (run := runs.find(connection, named(name))).state not in states:
         assert time.monotonic() < end, run
         time.sleep(0.3)
     return run
@@ -65,7 +70,7 @@ def test_one_that_was_cancelled_by_hand_is_stopped_and_says_so(connection, clust
     assert f"job {run.job.id} was cancelled (scancel" in run.job.words
     assert run.end.state is RunState.STOPPED
     cluster.stop_controller()  # what was seen is kept beside the run, whatever Slurm forgets
-    assert runs.find(connection, "cancelled").job == run.job
+    assert runs.find(connection, named("cancelled")).job == run.job
 
 
 def test_a_held_one_is_queued_and_names_how_to_release_it(connection, cluster):
@@ -111,7 +116,7 @@ def test_a_job_whose_node_fails_is_lost_or_queued_again(connection, cluster):
     becomes(connection, "again", RunState.RUNNING)
     cluster.fail_node("n1")
     waiting = becomes(connection, "again", RunState.QUEUED)
-    assert waiting.job.id == runs.find(connection, "again").job.id
+    assert waiting.job.id == runs.find(connection, named("again")).job.id
 
 
 def test_a_preempted_job_that_may_not_be_queued_again_is_named(connection, cluster):
@@ -128,7 +133,7 @@ def test_a_controller_that_is_down_is_unknown_and_never_gone(connection, cluster
     job = submitted(connection, "goes-on", "while [ ! -e end ]; do sleep 0.2; done")
     number = becomes(connection, "goes-on", RunState.RUNNING).job.id
     cluster.stop_controller()
-    run = runs.find(connection, "goes-on")
+    run = runs.find(connection, named("goes-on"))
     assert (run.state, run.job.phase, run.job.id) == (RunState.UNKNOWN, Phase.UNKNOWN, number)
     assert not run.state.ended
     assert "Unable to contact slurm controller" in run.job.words
@@ -145,20 +150,20 @@ def test_a_controller_that_is_down_is_unknown_and_never_gone(connection, cluster
 def test_what_slurm_has_forgotten_is_told_from_what_the_run_left(connection):
     submitted(connection, "old", "true")
     becomes(connection, "old", RunState.FINISHED)
-    folder = quoted(f"{connection.workspace}/runs/old")
-    record = b'{"id": "99999", "name": "old"}'
+    folder = quoted(f"{connection.workspace}/runs/{named('old')}")
+    record = json.dumps({"id": "99999", "name": named("old")}).encode()
     connection.run_shell(f"cd {folder} && rm slurm-end.json && cat > slurm.json", stdin=record)
-    run = runs.find(connection, "old")
+    run = runs.find(connection, named("old"))
     assert (run.state, run.exit_code, run.job.cause) == (RunState.FINISHED, 0, Cause.FORGOTTEN)
     connection.run_shell(f"cd {folder} && rm exit && date +%s > ended")
-    run = runs.find(connection, "old")
+    run = runs.find(connection, named("old"))
     assert (run.state, run.job.cause) == (RunState.STOPPED, Cause.CANCELLED)
     assert "has forgotten why" in run.job.words
 
 
 def test_an_evaluation_is_a_job_of_one_node_beside_its_training(connection):
     with_options(connection, nodes=2)
-    job = jobs.of_evaluation_named(connection.workspace, "run", "step_000010-libero_90")
+    job = jobs.of_evaluation_named(connection.workspace, "run", "step_000010-libero_90-0a1b2c3d")
     connection.run(Command("mkdir", "-p", str(job.folder)))
     launcher = launchers.of(connection.host)
     script = f"cd {quoted(str(job.folder))}\necho $SLURM_NNODES $SLURM_STEP_ID > nodes\nsleep 100\n"
