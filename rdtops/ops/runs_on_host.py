@@ -62,12 +62,14 @@ def facts(root: str, run_id: str) -> dict[str, object]:
     journal = os.path.join(folder, "journal.jsonl")
     launched = os.path.exists(os.path.join(folder, "process"))
     alive = any(is_alive(text_of(os.path.join(folder, name))) for name in ("process", "supervisor"))
-    code = decimal(text_of(os.path.join(folder, "exit")))  # after that: it is written before the process ends
+    exit_text = text_of(os.path.join(folder, "exit")).strip()  # after that: it is written before the process ends
+    code = decimal(exit_text)
     if launched and not alive and code is None:  # what started them was killed; they may go on without
         alive = run_id in tagged()
     is_well = alive or code == 0
     return {"run_id": run_id, "config": text_of(os.path.join(folder, "config.json"), CONFIG_BYTES),
-            "problem": problem_of(os.path.join(folder, "config.json")),
+            "problem": problem_of(os.path.join(folder, "config.json")) or (
+                f"{folder}/exit holds no exit code" if exit_text and code is None and not alive else ""),
             "exit_code": code, "alive": alive, "launched": launched,
             "stop_requested": os.path.exists(os.path.join(folder, "stop")),
             "journal_head": text_of(journal, 512),

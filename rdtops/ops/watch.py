@@ -17,7 +17,7 @@ from typing import Any
 from rdtops.contract.journal import Event, parse
 from rdtops.contract.names import BadName
 from rdtops.contract.run import Checkpoint, RunState
-from rdtops.errors import ConnectionLost, Unreachable
+from rdtops.errors import ConnectionLost, RunError, Unreachable
 from rdtops.ops import answers, runs
 from rdtops.ops.news import LOST, Cursor, News, Newsroom, Patience, Piece, Question
 from rdtops.ops.records import HookRecord, RunRecords
@@ -148,6 +148,9 @@ def follow(connection: Connection, registry: Registry, run_id: str, *, from_star
                 is_over = ended() if ended else False  # before the Journal: what ended has written its last line
                 look = watcher.look()
                 yield from look.events
+                if look.run.problem and look.run.state is RunState.UNKNOWN:  # it would never be seen to end
+                    raise RunError(f"{look.run.host}: {run_id} cannot be followed: {look.run.problem}",
+                                   remedy=f"inv logs --host {look.run.host} --run {run_id}")
                 if (is_over or (ended is None and look.run.state.ended)) and not look.more:
                     if said := watcher.act_on_end():
                         yield Event("ended", look.run.last_event_s, {"state": look.run.state.value}), said
