@@ -125,9 +125,13 @@ class Home:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end_typist()
+
+    def _end_typist(self) -> None:
         if self._typist:
             self._typist.kill()
-            self._typist.wait()
+            with self._typist:  # waits, and closes its pipes
+                self._typist = None
 
     @property
     def hosts(self) -> Path:
@@ -184,6 +188,7 @@ class Home:
 
     def _running(self) -> subprocess.Popen[str]:
         if self._typist is None or self._typist.poll() is not None:
+            self._end_typist()
             self._typist = subprocess.Popen(
                 [str(self.project / ".venv/bin/python"), "-m", "rdtops.drills.typist"], cwd=self.project,
                 env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
