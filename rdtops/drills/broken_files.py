@@ -82,7 +82,7 @@ class Case:
         first = next((end for end in typed.ends if end.line.startswith(STATUS)), None)
         if first is None or typed.is_late:
             return []
-        found = [f"`inv {first.line}` ends with exit {first.code}"] if first.code != 0 else []
+        found = [f"`inv {first.line}` ends with exit {first.code}"] if first.code not in (0, 1) else []
         found += [f"`inv {end.line}`: our program there broke: {end.words[-200:]}" for end in typed.ends
                   if "program ended with exit" in end.words]
         return found if RUN in first.words.replace(" ", "") else [*found, "status does not show the other run"]

@@ -311,8 +311,8 @@ def _with_codes(value: Any, key: str = "") -> Any:
     if isinstance(value, list):
         return [_with_codes(v, key) for v in value]
     is_name = key in ("run_id", "name", "folder", "path", "config", "digest", "kind", "state", "md5", "there",
-                      "begun", "part", "alike", "out")
-    return value + SCREEN if isinstance(value, str) and not is_name else value
+                      "begun", "part", "alike", "out", "cursor")
+    return value + SCREEN if isinstance(value, str) and value and not is_name else value
 
 
 def _endlessly(piece: bytes) -> Iterator[bytes]:
