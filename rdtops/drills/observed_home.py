@@ -251,9 +251,9 @@ class Home:
 
 
 def _hanging_in(trace: Path) -> str:
-    """The innermost lines of ours."""
+    """The innermost lines of ours of the thread that has the command."""
     with contextlib.suppress(OSError):
-        frames = re.findall(r'File "[^"]*?/((?:rdtops|plugins)/[^"]+)", line (\d+)', trace.read_text())
-        frames = [frame for frame in frames if "typist" not in frame[0]]
-        return " < ".join(":".join(frame) for frame in frames[:4])
+        main = trace.read_text().rpartition("Current thread")[2]
+        frames = re.findall(r'File "[^"]*/home/project/((?:rdtops|plugins)/[^"]+)", line (\d+)', main)
+        return " < ".join(":".join(frame) for frame in frames[:4] if "typist" not in frame[0])
     return ""
