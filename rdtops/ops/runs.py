@@ -14,8 +14,7 @@ from rdtops.contract.run import Checkpoint, RunEnd, RunPaths, RunSpec, RunState,
 from rdtops.errors import ConfigError, RunError
 from rdtops.launcher import JobState
 from rdtops.ops import answers, checkpoints_on_host, jobs, runs_on_host
-from rdtops.ops.answers import Gpu as Gpu
-from rdtops.ops.answers import RunFacts
+from rdtops.ops.answers import Gpu, RunFacts
 from rdtops.remote.command import quoted
 from rdtops.remote.connection import Connection
 from rdtops.supervisor import evidence_on_host

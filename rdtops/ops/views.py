@@ -10,9 +10,10 @@ from rdtops.contract.journal import Event
 from rdtops.contract.run import Checkpoint, RunState
 from rdtops.errors import RdtopsError
 from rdtops.ops import deploy as delivery
+from rdtops.ops.answers import Gpu
 from rdtops.ops.evaluation import EvalView
 from rdtops.ops.records import HookRecord
-from rdtops.ops.runs import Gpu, RunView
+from rdtops.ops.runs import RunView
 from rdtops.remote.hosts import Host
 
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from rdtops.contract import kin
 from rdtops.lab.site import Lab
 from rdtops.ops import runs_on_host
+from tests.command_lines import watched_command_lines
 from tests.lab.commandline import ROOT, CommandLine
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -82,24 +82,6 @@ def typed_at_once(laptops: list[CommandLine]) -> list[tuple[str, str]]:
     said = [process.communicate(timeout=200) for process in typed]
     assert [process.returncode for process in typed] == [0, 0], said
     return said
-
-
-@contextlib.contextmanager
-def watched_command_lines(seen: set[str]) -> Iterator[None]:
-    """Looks at every process of the machine again and again, as anybody logged in to the host could."""
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.wait(0.02):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                with contextlib.suppress(OSError):
-                    seen.add(path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    yield
-    ended.set()
-    thread.join()
 
 
 @pytest.fixture(scope="module")

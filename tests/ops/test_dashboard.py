@@ -12,11 +12,12 @@ from textual.widgets import DataTable, RichLog
 from rdtops.contract.journal import Event
 from rdtops.contract.run import RunState
 from rdtops.errors import Unreachable
+from rdtops.ops.answers import Gpu
 from rdtops.ops.dashboard.app import Choice, Dashboard
 from rdtops.ops.dashboard.feed import Update
 from rdtops.ops.records import HookRecord
 from rdtops.ops.registry import Registry
-from rdtops.ops.runs import Gpu, RunView
+from rdtops.ops.runs import RunView
 from rdtops.remote.words import printable
 
 OSC_52 = "\x1b]52;c;cm0gLXJmIH4=\x07"

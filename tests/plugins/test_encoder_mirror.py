@@ -1,5 +1,4 @@
 import base64
-import contextlib
 import json
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from rdtops.checks import Status
 from rdtops.errors import PreflightVeto
 from rdtops.remote import bundle
 from rdtops.remote.far import prober
+from tests.command_lines import watched_command_lines
 from tests.plugins.conftest import BROKEN, ScriptedConnection, as_json, said
 from tests.told import options
 
@@ -270,23 +270,6 @@ class RealProber(ScriptedConnection):
                               input=bundle.packed_request(prober, {"probes": asked}))
         others = {"probes": {name: p for name, p in request["probes"].items() if name not in asked}}
         return {**super().call(program, others), **json.loads(done.stdout)}
-
-
-@contextlib.contextmanager
-def watched_command_lines(seen):
-    ended = threading.Event()
-
-    def look():
-        while not ended.wait(0.01):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                with contextlib.suppress(OSError):
-                    seen.add(path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    yield
-    ended.set()
-    thread.join()
 
 
 @pytest.mark.parametrize(("password", "status"), [(PASSWORD, Status.OK), (f"{PASSWORD}-wrong", Status.FAIL)])

@@ -10,12 +10,13 @@ from rich.text import Text
 from textual.widgets import Static
 
 from rdtops.contract.run import RunState
+from rdtops.ops.answers import Gpu
 from rdtops.ops.dashboard.feed import LOG_LINES, Update
 from rdtops.ops.dashboard.plot import Curve, plot
 from rdtops.ops.news import News
 from rdtops.ops.render.gpus import BUSY_PERCENT, load_bar, memory_words
 from rdtops.ops.render.words import duration, state_word
-from rdtops.ops.runs import Gpu, RunView
+from rdtops.ops.runs import RunView
 from rdtops.ops.story import Story, smoothed
 from rdtops.ops.terminal import styled
 

@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from rdtops.ops.answers import Gpu
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.words import clock, table_of, verbatim
-from rdtops.ops.runs import Gpu
 from rdtops.ops.terminal import styled
 from rdtops.ops.views import Gpus, GpuSample
 

@@ -11,11 +11,12 @@ from rich.console import Group, RenderableType
 from rich.text import Text as Styled
 
 from rdtops.contract.run import RunState
+from rdtops.ops.answers import Gpu
 from rdtops.ops.render.evaluations import evaluation_line
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.jobs import job_lines, start_words
 from rdtops.ops.render.words import duration, exit_words, last_lines, stacked, state_word, verbatim
-from rdtops.ops.runs import Gpu, RunView
+from rdtops.ops.runs import RunView
 from rdtops.ops.terminal import styled
 from rdtops.ops.training import Launched
 from rdtops.ops.views import HostStatus, LaunchPlan, Text
