@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from rdtops.contract import locks
 
 SETTINGS, SAID, HEARD = "settings.json", "said", "heard"
 READER_WORD = "zlib.decompress"  # of the command line that reads a far-side program from stdin
@@ -51,7 +52,7 @@ class Stage:
         """Note a message. `is_changed` gets its number among those of its kind since the play began: the programs of a
         command share the count."""
         with self._said.open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            locks.flock(file.fileno(), locks.EXCLUSIVE)
             is_one = is_changed(sum(line.rstrip("*\n") == kind for line in file))
             file.write(f"{kind}{'*' * is_one}\n")
         return is_one
