@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import sysconfig
+import unicodedata
 import venv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,7 +107,8 @@ def _on_the_screen(said: bytes) -> Iterator[str]:
         yield f"it is not UTF-8 at {said[max(0, error.start - 30):error.end]!r}"
         text = said.decode("utf-8", "replace")
     rest = OF_A_TERMINAL.sub("", text)
-    strange = next((n for n, letter in enumerate(rest) if not letter.isprintable() and letter not in PRINTED), None)
+    strange = next((n for n, letter in enumerate(rest) if letter not in PRINTED and not letter.isprintable()
+                    and unicodedata.category(letter) not in ("Cn", "Co")), None)  # no font has those, and none obeys
     if strange is not None:
         yield f"{rest[strange]!r} came through: {rest[max(0, strange - 30):strange + 30]!r}"
 

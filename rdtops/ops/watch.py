@@ -29,6 +29,7 @@ POLL_S = 1.0
 JOURNAL = "journal.jsonl"
 STEPS = 2000  # of a piece of the Journal; every other event of it comes
 PIECE_BYTES = 1 << 23
+LOOKS = 256  # of such pieces, 2 GiB of a Journal; then something is wrong with it
 
 Seen = tuple[Event, list[HookRecord]]
 
@@ -66,7 +67,9 @@ class Watcher:
         if there.offset != seen.offset or (seen.inode and there.inode != seen.inode):
             return []
         events: list[Event] = []
-        while at.offset < seen.offset:
+        for _ in range(LOOKS):
+            if at.offset >= seen.offset:
+                break
             piece = self._piece(Question(at, steps=STEPS, limit=min(PIECE_BYTES, seen.offset - at.offset)))
             if piece.behind.offset <= at.offset:
                 break
@@ -87,7 +90,7 @@ class Watcher:
         self.records.advance(self._at)
         self._warn()
         seen, self._seen = tuple(self._seen), []
-        return Look(news, seen, piece.more)
+        return Look(news, seen, piece.more and piece.behind != question.cursor)  # else it would be asked without end
 
     def act_on_end(self) -> list[HookRecord]:
         with self.records.alone():
@@ -117,16 +120,17 @@ class Watcher:
 def catch_up(connection: Connection, registry: Registry, run: RunView,
              say: Callable[[str], None] | None = None) -> list[HookRecord]:
     """Act upon everything the Journal holds since the cursor. Returns what the plugins said; `say` gets what this
-    laptop cannot remember."""
+    laptop cannot remember. Raises RunError for a Journal without end."""
     said: list[HookRecord] = []
     with Newsroom(connection) as newsroom:
         watcher = Watcher(newsroom, registry, run, say)
-        is_more = True
-        while is_more:
+        for _ in range(LOOKS):
             look = watcher.look()
             said += [record for _, records in look.events for record in records]
-            is_more = look.more
-        return said + watcher.act_on_end()
+            if not look.more:
+                return said + watcher.act_on_end()
+    raise RunError(f"{run.host}: the Journal of {run.run_id} does not come to an end",
+                   remedy=f"ssh {run.host} ls -l {runs.paths(connection, run).journal}   # is it as it should be?")
 
 
 def follow(connection: Connection, registry: Registry, run_id: str, *, from_start: bool = False,
