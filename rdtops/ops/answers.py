@@ -17,6 +17,7 @@ from rdtops.contract.run import Checkpoint, RunPaths
 from rdtops.errors import RemoteError
 
 T = TypeVar("T")
+DIGEST_STATES = ("verified", "unverified", "damaged", "unfinished")
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,10 @@ def _checkpoint(host: str, row: Mapping[str, Any], paths: RunPaths) -> Checkpoin
 
 
 def digest_states(answer: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Name -> verified, unverified, damaged or unfinished, and what is wrong; the names are only compared and shown."""
+    """Name -> one of DIGEST_STATES, and what is wrong; the names are only compared and shown."""
     states = ((name, fields.table(told)) for name, told in fields.table(answer.get("states")).items())
-    return {name: (fields.text(told.get("state")) or "unverified", tuple(fields.words(told.get("wrong"))))
-            for name, told in states}
+    return {name: (state if (state := fields.text(told.get("state"))) in DIGEST_STATES else "unverified",
+                   tuple(fields.words(told.get("wrong")))) for name, told in states}
 
 
 def evaluations(host: str, answer: Mapping[str, Any]) -> list[EvaluationFacts]:

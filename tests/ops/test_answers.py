@@ -62,6 +62,11 @@ def test_where_files_lie_follows_from_their_names_and_not_from_what_is_said():
     assert (saved.path, saved.step) == (str(PATHS.checkpoints / "step_000010"), 10)
 
 
+def test_a_state_of_digests_that_is_none_is_unverified():
+    assert answers.digest_states({"states": {"step_000010": {"state": "\ud800", "wrong": 7}, "x": 5}}) == {
+        "step_000010": ("unverified", ()), "x": ("unverified", ())}
+
+
 def test_a_config_json_of_another_run_is_not_believed():
     view = runs.view("lab", answers.run("lab", {**FACTS, "run_id": "20261124-101530-tiny-0000"}))
     assert (view.spec, view.problem) == (None, f"its config.json is that of {RUN}")
