@@ -321,7 +321,7 @@ RANGED = entry("a", bytes(transfer.RANGED_FROM_BYTES), md5="")
     ([{"get": 0}, {"zeros": 1 << 18}, {"zeros": 1}], "it says 'zeros' where 'got' is due"),
     ([{"get": 0}, {"zeros": 1 << 18}, {"got": 7, "crc": 0}], r"it answers for the range at \d+, and that at"),
     ([{"get": 0}, {"zeros": 1 << 18}, {"got": 0, "crc": []}], "it says a list for 'crc'"),
-    ([{"digest_of": "/runs/1/a", "md5": md5(b"")}], "it sends 'digest_of': '/runs/1/a', which was not asked for"),
+    ([{"digest_of": "/runs/1/a", "md5": md5(b"")}], r"it (sends|says) 'digest_of'"),  # whichever wire hears it first
     ([{"put": "/etc/.rdtops-part-x", "at": 0, "size": 1}], "it says 'put', 'at', 'size' where 'get' is due")])
 def test_a_range_is_the_one_that_was_asked_for(tmp_path: Path, said: list[Message], reason: str) -> None:
     def play(wire: Wire, request: Message) -> None:
