@@ -148,8 +148,8 @@ def _endless() -> tuple[Attack, ...]:
         Attack("endless words on stderr", "B4", (STATUS,), "endless_words_on_stderr"),
         Attack("an endless listing", "B4", (FETCH,), "endless_listing", limit_s=90.0, is_slow=True),
         Attack("news without end", "B4", (CHECKPOINTS,), "endless_news", limit_s=90.0, is_slow=True),
-        Attack("alive and nothing else", "B5", (DEPLOY, FETCH, STATUS), "alive_for_ever", limit_s=400.0, is_slow=True),
-        Attack("one byte a second", "B5", (STATUS, FETCH), "one_byte_a_second", limit_s=400.0, is_slow=True),
+        Attack("alive and nothing else", "B5", (DEPLOY, FETCH, STATUS), "alive_for_ever", limit_s=900.0, is_slow=True),
+        Attack("one byte a second", "B5", (STATUS, FETCH), "one_byte_a_second", limit_s=900.0, is_slow=True),
         Attack("a journal line of 150 MB", "C7", (STATUS, CHECKPOINTS, FETCH), plant=_endless_journal_line,
                limit_s=120.0, is_slow=True, only_these=True),
     )
