@@ -22,7 +22,7 @@ from rdtops.contract.names import digest
 
 CACHE = "~/.cache/rdtops/digests.jsonl"
 ROW_BYTES = 1 << 16  # a path has 4096 bytes at most, six times that as JSON; what is longer is no row
-_YOUNG_S = 2.0  # a file may change once more within one tick of its time
+YOUNG_S = 2.0
 
 
 def remembered(paths: Iterable[Path], cache: str = CACHE) -> dict[Path, str]:
@@ -32,11 +32,10 @@ def remembered(paths: Iterable[Path], cache: str = CACHE) -> dict[Path, str]:
     for path in paths:
         if path in found:
             continue
-        identity = _identity(path)
+        before = path.stat()
         found[path] = md5_of(path)
-        if _identity(path) == identity and time.time() - path.stat().st_mtime > _YOUNG_S:
-            row = [os.path.realpath(path), identity, found[path]]
-            rows.append(json.dumps(row, separators=(",", ":")) + "\n")
+        if identity(path.stat()) == identity(before) and not is_young(before):
+            rows.append(row_of(os.path.realpath(path), identity(before), found[path]))
     append(file, rows)
     return found
 
@@ -45,15 +44,26 @@ def known(paths: Iterable[Path], cache: str = CACHE) -> dict[Path, str]:
     """The MD5 of those that the cache knows as they are now. Nothing is read but the cache."""
     (rows, _), found = load(Path(cache).expanduser()), {}
     for path in paths:
-        identity, md5 = rows.get(os.path.realpath(path), ([], ""))
-        if md5 and identity == _identity(path):
+        its_identity, md5 = rows.get(os.path.realpath(path), ([], ""))
+        if md5 and its_identity == identity(path.stat()):
             found[path] = md5
     return found
 
 
-def _identity(path: Path) -> list[int]:
-    status = path.stat()
+def identity(status: os.stat_result) -> list[int]:
+    """What a file keeps while nobody changes it: size, both times and inode. The time of the last change of the inode
+    (ctime) belongs to it, since the kernel alone sets that one: a file written anew with its old time set back, as
+    `cp -p` and `rsync -t` do it, may have got the same inode again."""
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def is_young(status: os.stat_result) -> bool:
+    """It may change once more within one tick of its time."""
+    return time.time() - status.st_mtime <= YOUNG_S
+
+
+def row_of(path: str, its_identity: list[int], md5: str) -> str:
+    return json.dumps([path, its_identity, md5], separators=(",", ":")) + "\n"
 
 
 def load(file: Path | str) -> tuple[dict[str, tuple[list[int], str]], int]:
@@ -64,9 +74,9 @@ def load(file: Path | str) -> tuple[dict[str, tuple[list[int], str]], int]:
         for line in lines_of(file, ROW_BYTES):
             lines += 1
             with contextlib.suppress(ValueError, TypeError):  # a row that a full disk cut short, or no row at all
-                name, identity, md5 = loads(line)
-                if isinstance(name, str) and _is_identity(identity):
-                    known[name] = (identity, digest(md5))
+                name, its_identity, md5 = loads(line)
+                if isinstance(name, str) and _is_identity(its_identity):
+                    known[name] = (its_identity, digest(md5))
     return known, lines - len(known)
 
 

@@ -1,21 +1,16 @@
-"""MD5 sums of files, remembered by path, size, both times and inode.
-
-The time of the last change of the inode (ctime) belongs to it: the kernel alone sets that one. A file written anew with
-its old time set back, as `cp -p` and `rsync -t` do it, may have got the same inode again.
-"""
+"""MD5 sums of what travels, in the cache of rdtops.contract.digests."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import threading
 import time
 from typing import Any, BinaryIO, Iterator
 
-from rdtops.contract.digests import CACHE, append, load
+from rdtops.contract.digests import CACHE, append, identity, is_young, load, row_of
 from rdtops.contract.files import opened, write_whole
 from rdtops.remote.far.entries import BLOCK, Problem, text
 from rdtops.remote.far.wire import WORK
@@ -24,7 +19,7 @@ __all__ = ["CACHE", "Digests", "InOrder", "SourceDigest"]
 
 
 class Digests:
-    """MD5 sums remembered by (path, size, mtime, ctime, inode): one JSON row per file, appended, later rows win."""
+    """The cache of one machine, and what was learnt since it was read."""
 
     def __init__(self, cache: str = "", trust: bool = True, read_only: bool = False) -> None:
         self._file = os.path.expanduser(cache)
@@ -44,7 +39,7 @@ class Digests:
             before = os.fstat(file.fileno())
             md5: str = md5_of(file, size).hexdigest()
             after = os.fstat(file.fileno())
-        if after.st_size < size or (after.st_size == size and _identity(before) != _identity(after)):
+        if after.st_size < size or (after.st_size == size and identity(before) != identity(after)):
             raise Problem("changed", text(path), "it changed while it was read")
         self.learn_read(path, after, size, md5)
         return md5
@@ -52,20 +47,20 @@ class Digests:
     def known(self, path: bytes, size: int) -> str:
         """The MD5 when the cache has it and is trusted, else ""."""
         row = self._rows.get(text(os.path.realpath(path))) if self._trust else None
-        return row[1] if row and row[0][0] == size and row[0] == _identity(os.stat(path)) else ""
+        return row[1] if row and row[0][0] == size and row[0] == identity(os.stat(path)) else ""
 
     def learn_read(self, path: bytes, status: os.stat_result, size: int, md5: str) -> None:
         """What a file of that status was when it was read; a young one may change again within one tick of its time."""
-        if status.st_size == size and time.time() - status.st_mtime > 2.0:
+        if status.st_size == size and not is_young(status):
             self.learn(path, status, md5)
 
     def learn(self, path: bytes, status: os.stat_result, md5: str) -> None:
         name = text(os.path.realpath(path))
-        row = (_identity(status), md5)
+        row = (identity(status), md5)
         if self._rows.get(name) != row:
             self._superseded += name in self._rows
             self._rows[name] = row
-            self._new.append(_row(name, row))
+            self._new.append(row_of(name, *row))
 
     def save(self) -> None:
         """Append what was learnt. A cache that cannot be written only costs time later, so that is no error."""
@@ -73,18 +68,10 @@ class Digests:
             return
         if self._superseded > len(self._rows) + 1000:
             with contextlib.suppress(OSError):
-                write_whole(self._file, "".join(_row(name, row) for name, row in self._rows.items()))
+                write_whole(self._file, "".join(row_of(name, *row) for name, row in self._rows.items()))
         else:
             append(self._file, self._new)
         self._new = []
-
-
-def _identity(status: os.stat_result) -> list[int]:
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-
-
-def _row(name: str, row: tuple[list[int], str]) -> str:
-    return json.dumps([name, *row], separators=(",", ":")) + "\n"
 
 
 class InOrder:
