@@ -15,14 +15,25 @@ def listed(folder: str) -> tuple[list[dict[str, Any]], list[str]]:
     """The valid ones as the fields of rdtops.contract.run.Checkpoint, by step, and the names of what else there is."""
     whole, unfinished = [], []
     for name in ls(folder):
-        path = os.path.join(folder, name)
-        sealed = manifest.read(path) if names.fits(names.checkpoint_name, name) else None
-        if sealed is None:
-            unfinished.append(name)
+        found = _described(folder, name)
+        if found:
+            whole.append(found)
         else:
-            whole.append({"step": names.step_of(names.checkpoint_name(name)), "name": name, "path": path,
-                          "size_bytes": sealed.size_bytes, "digest": sealed.digest, "heldout_loss": heldout_loss(path)})
-    return sorted(whole, key=lambda c: int(str(c["step"]))), unfinished
+            unfinished.append(name)
+    return sorted(whole, key=lambda c: c["step"]), unfinished
+
+
+def _described(folder: str, name: str) -> dict[str, Any] | None:
+    try:
+        step = names.step_of(names.checkpoint_name(name))
+    except names.BadName:
+        return None
+    path = os.path.join(folder, name)
+    sealed = manifest.read(path)
+    if sealed is None:
+        return None
+    return {"step": step, "name": name, "path": path, "size_bytes": sealed.size_bytes, "digest": sealed.digest,
+            "heldout_loss": heldout_loss(path)}
 
 
 def heldout_loss(checkpoint: str) -> float | None:
