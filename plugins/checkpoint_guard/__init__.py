@@ -133,11 +133,9 @@ def prune(connection: Connection, run: RunSpec, newest: Checkpoint, options: Map
 
 
 def _listed(run: RunSpec, row: Mapping[str, Any]) -> Checkpoint:
-    """Where its files lie follows from its name. Raises names.BadName."""
-    name = names.checkpoint_name(row.get("name"))
-    return Checkpoint(names.step_of(name), name, str(run.paths.checkpoints / name),
-                      fields.whole(row.get("size_bytes")) or 0, names.digest(row.get("digest")),
-                      fields.number(row.get("heldout_loss")))
+    """Raises names.BadName."""
+    names.digest(row.get("digest"))
+    return Checkpoint.told(row, run.paths.checkpoints)
 
 
 def probe(path: str) -> Probe[bool]:

@@ -12,9 +12,8 @@ from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rdtops.contract import files, names
+from rdtops.contract import fields, files, names
 from rdtops.contract.config import TrainConfig, wrong_kinds
-from rdtops.contract.fields import loads
 from rdtops.contract.names import CheckpointName, RunId
 from rdtops.errors import ConfigError
 
@@ -47,11 +46,11 @@ class RunSpec:
     def from_json(cls, text: str) -> RunSpec:
         """Raises ConfigError for whatever else the text is."""
         try:
-            values: dict[str, Any] = loads(text)
-            fields = {**values, "run_id": RunId(names.component(values["run_id"])),
+            values: dict[str, Any] = fields.loads(text)
+            values = {**values, "run_id": RunId(names.component(values["run_id"])),
                       "train": TrainConfig.from_json(values["train"])}
-            fields.pop("train_digest", None)  # follows from `train`, which a person may have edited
-            spec = cls(**fields)
+            values.pop("train_digest", None)  # follows from `train`, which a person may have edited
+            spec = cls(**values)
         except (TypeError, KeyError, ValueError) as error:
             raise ConfigError(f"not a run's config.json: {error!r}") from error
         if problems := wrong_kinds(spec):
@@ -153,6 +152,16 @@ class Checkpoint:
     size_bytes: int
     digest: str  # of its manifest
     heldout_loss: float | None = None  # of its averaged weights; None where it was not measured
+
+    @classmethod
+    def told(cls, row: object, checkpoints: PurePosixPath | None = None) -> Checkpoint:
+        """As another machine tells of it. Its step and, in the folder `checkpoints`, its path follow from its name.
+        Raises BadName for that alone."""
+        values = fields.table(row)
+        name = names.checkpoint_name(values.get("name"))
+        return cls(names.step_of(name), name, str(checkpoints / name) if checkpoints else "",
+                   max(fields.whole(values.get("size_bytes")) or 0, 0), fields.text(values.get("digest")),
+                   fields.number(values.get("heldout_loss")))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from rdtops.contract import fields, names
 from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.journal import Event
-from rdtops.contract.names import BadName, CheckpointName, EvaluationName, RunId
+from rdtops.contract.names import BadName, EvaluationName, RunId
 from rdtops.contract.run import Checkpoint, RunPaths
 from rdtops.errors import RemoteError
 
@@ -105,9 +105,8 @@ def checkpoints(host: str, answer: Mapping[str, Any], paths: RunPaths) -> tuple[
 
 
 def _checkpoint(host: str, row: Mapping[str, Any], paths: RunPaths) -> Checkpoint:
-    name = _parsed(host, names.checkpoint_name, row.get("name"))
-    return Checkpoint(names.step_of(name), name, str(paths.checkpoints / name), _size(row),
-                      _parsed(host, names.digest, row.get("digest")), fields.number(row.get("heldout_loss")))
+    _parsed(host, names.digest, row.get("digest"))
+    return _parsed(host, lambda told: Checkpoint.told(told, paths.checkpoints), row)
 
 
 def digest_states(answer: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -145,9 +144,7 @@ def run_id(host: str, word: object) -> RunId:
 
 def checkpoint_event(event: Event, paths: RunPaths) -> Checkpoint:
     """Of a Journal's `checkpoint`. Raises BadName."""
-    name = names.checkpoint_name(event.data.get("name"))
-    return Checkpoint(names.step_of(name), name, str(paths.checkpoints / name), _size(event.data),
-                      fields.text(event.data.get("digest")), fields.number(event.data.get("heldout_loss")))
+    return Checkpoint.told(event.data, paths.checkpoints)
 
 
 def evaluation_event(event: Event, paths: RunPaths) -> Evaluation:
@@ -157,18 +154,6 @@ def evaluation_event(event: Event, paths: RunPaths) -> Evaluation:
     counts = (fields.whole(event.data.get(key)) or 0 for key in ("successes", "trials", "errors"))
     return Evaluation(name, str(folder), str(folder / "report.json"), fields.text(event.data.get("digest")),
                       fields.text(event.data.get("checkpoint")), fields.text(event.data.get("benchmark")), *counts)
-
-
-def checkpoint_name(word: str) -> CheckpointName | None:
-    """None for what is not the name of a checkpoint."""
-    try:
-        return names.checkpoint_name(word)
-    except BadName:
-        return None
-
-
-def _size(row: Mapping[str, Any]) -> int:
-    return max(fields.whole(row.get("size_bytes")) or 0, 0)
 
 
 def _parsed(host: str, parse: Callable[[object], T], word: object) -> T:

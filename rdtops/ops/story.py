@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from rdtops.contract import fields, names
 from rdtops.contract.journal import Event
@@ -63,17 +64,14 @@ class Story:
         elif event.kind == "heldout":
             _add(self.heldout, step, data.get("loss"))
         elif event.kind == "checkpoint":
-            self._add_checkpoint(event)
+            self._add_checkpoint(data)
         elif event.kind == "checkpoint_deleted":
             self.checkpoints.pop(fields.text(data.get("name")), None)
 
-    def _add_checkpoint(self, event: Event) -> None:
-        data = event.data
+    def _add_checkpoint(self, data: dict[str, Any]) -> None:
         with contextlib.suppress(names.BadName):
-            name = names.checkpoint_name(data.get("name"))
-            self.checkpoints[name] = Checkpoint(
-                names.step_of(name), name, "", data.get("size_bytes") or 0, fields.text(data.get("digest")),
-                data.get("heldout_loss"))
+            saved = Checkpoint.told(data)
+            self.checkpoints[saved.name] = saved
             if len(self.checkpoints) > EVENTS:
                 self.checkpoints.pop(next(iter(self.checkpoints)))
 
