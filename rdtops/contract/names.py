@@ -16,6 +16,8 @@ LONGEST = 255  # bytes of a component, on every file system that matters
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9_-]{1,150}-[0-9a-f]{4}")
 _CHECKPOINT = re.compile(r"step_\d{1,12}")
 _EVALUATION = re.compile(r"[^./\s][^/]*-[a-z0-9_]+-[0-9a-f]{8}")
+_MACHINE = re.compile(r"\w{1,32}", re.ASCII)
+_PYTHON = re.compile(r"3\.\d{1,3}", re.ASCII)
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -49,6 +51,16 @@ def evaluation_name(word: object) -> EvaluationName:
 def digest(word: object) -> str:
     """An MD5 sum. Raises BadName."""
     return _matched(_MD5, word, "an MD5 sum")
+
+
+def machine(word: object) -> str:
+    """An architecture, as `uname -m` says it: x86_64. Raises BadName."""
+    return _matched(_MACHINE, word, "the architecture of a machine")
+
+
+def python_version(word: object) -> str:
+    """3.11. Raises BadName."""
+    return _matched(_PYTHON, word, "a version of Python")
 
 
 def component(word: object) -> RelativePath:

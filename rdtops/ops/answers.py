@@ -137,6 +137,12 @@ def pids(answer: Mapping[str, Any], key: str) -> list[int]:
     return [pid for pid in map(fields.whole, found) if pid is not None] if isinstance(found, list) else []
 
 
+def platform(host: str, answer: Mapping[str, Any]) -> dict[str, str]:
+    """The `python`, `machine` and `glibc` that wheels are chosen for. Raises RemoteError."""
+    return {"python": _parsed(host, names.python_version, answer.get("python")),
+            "machine": _parsed(host, names.machine, answer.get("machine")), "glibc": fields.text(answer.get("glibc"))}
+
+
 def run_id(host: str, word: object) -> RunId:
     """Raises RemoteError."""
     return _parsed(host, names.run_id, word)

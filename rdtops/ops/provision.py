@@ -22,7 +22,7 @@ from typing import Any
 import rdtops
 from rdtops.contract import names
 from rdtops.errors import ConfigError, RunError, UsageError
-from rdtops.ops import environment_on_host
+from rdtops.ops import answers, environment_on_host
 from rdtops.remote import environment
 from rdtops.remote.command import Command
 from rdtops.remote.connection import Connection
@@ -116,15 +116,16 @@ def provision(connection: Connection, wanted: Recipe, *, dry_run: bool = False,
 
 def _sent_wheels(connection: Connection, wanted: Recipe, found: Mapping[str, Any], digest: str,
                  say: Callable[[str], None], progress: Callable[[Progress], None] | None) -> str:
-    """The folder on the host that has every wheel."""
-    say(f"fetching wheels for Python {found['python']} on {found['machine']}, glibc {found['glibc']}")
-    local = fetch_wheels(wanted, found, digest)
+    """The folder on the host that has every wheel. Raises RemoteError where it does not say for which machine."""
+    there = answers.platform(connection.host.name, found)
+    say(f"fetching wheels for Python {there['python']} on {there['machine']}, glibc {there['glibc']}")
+    local = fetch_wheels(wanted, there, digest)
     remote = f"{connection.workspace}/wheelhouse/{digest[:12]}"
     upload(connection, plan_upload(connection, local, remote), progress)
     return remote
 
 
-def fetch_wheels(wanted: Recipe, found: Mapping[str, Any], digest: str) -> Path:
+def fetch_wheels(wanted: Recipe, found: Mapping[str, str], digest: str) -> Path:
     """On this laptop, once for each digest; whole or not at all. Raises RunError naming what pip said."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rdtops" / "wheelhouse"
     folder = cache / names.component(f"{digest[:12]}-{found['machine']}")
@@ -150,7 +151,7 @@ def fetch_wheels(wanted: Recipe, found: Mapping[str, Any], digest: str) -> Path:
     return folder
 
 
-def _platforms(found: Mapping[str, Any]) -> list[str]:
+def _platforms(found: Mapping[str, str]) -> list[str]:
     """pip's words for everything that runs with this glibc, newest first."""
     machine = found["machine"]
     minor = int((re.fullmatch(r"2\.(\d+)", found["glibc"]) or ["", "17"])[1])

@@ -39,6 +39,8 @@ def test_an_answer_with_a_name_that_is_none_is_refused_with_the_host(word):
                   lambda: answers.checkpoints("a800", {"checkpoints": [{**good, "name": word}]}, PATHS),
                   lambda: answers.checkpoints("a800", {"checkpoints": [{**good, "digest": word}]}, PATHS),
                   lambda: answers.evaluations("a800", {"evaluations": [{"run_id": RUN, "name": word}]}),
+                  lambda: answers.platform("a800", {"python": word, "machine": "x86_64", "glibc": "2.36"}),
+                  lambda: answers.platform("a800", {"python": "3.11", "machine": word, "glibc": "2.36"}),
                   lambda: answers.run_id("a800", word)):
         with pytest.raises(RemoteError, match=r"^a800: unexpected answer: ") as refused:
             parse()
