@@ -49,7 +49,6 @@ class Ended:
     def words(self) -> str:
         return " ".join(self.said.split())
 
-
     @property
     def outcome(self) -> str:
         """How it ended, and the first line of what it complained of."""

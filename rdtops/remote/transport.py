@@ -39,15 +39,19 @@ def bounded(ask: Ask | None, sock: Any, **settings: Any) -> paramiko.Transport:
 
 
 def _feed(channel: paramiko.Channel, message: Any) -> None:
-    """What a host sends, also beyond the window that it was given: paramiko would take that."""
-    if len(channel.in_buffer) + len(channel.in_stderr_buffer) > BACKLOG_BYTES:
-        raise paramiko.SSHException(f"more than {BACKLOG_BYTES} bytes that nobody has read")
+    _refuse_backlog(channel)
     channel._feed(message)  # noqa: SLF001  # as paramiko itself does
 
 
 def _feed_extended(channel: paramiko.Channel, message: Any) -> None:
-    _feed(channel, b"")
+    _refuse_backlog(channel)
     channel._feed_extended(message)  # noqa: SLF001
+
+
+def _refuse_backlog(channel: paramiko.Channel) -> None:
+    """What a host sends beyond the window that it was given: paramiko would take that."""
+    if len(channel.in_buffer) + len(channel.in_stderr_buffer) > BACKLOG_BYTES:
+        raise paramiko.SSHException(f"more than {BACKLOG_BYTES} bytes that nobody has read")
 
 
 def _bounded_read(read: Callable[..., bytes], size: int, check_rekey: bool = False) -> bytes:

@@ -67,7 +67,7 @@ def _(thing: Provisioned) -> RenderableType:
     wanted = [styled("  [dim]{}[/]", ", ".join(thing.requirements))] if thing.requirements else []
     removed = [styled("  [dim]removed {}[/]", ", ".join(thing.removed))] if thing.removed else []
     return stacked(styled("[green]{}[/]: the environment {} {} ({})", thing.host, thing.place, thing.state, what),
-                    *wanted, *removed)
+                   *wanted, *removed)
 
 
 @rows.register

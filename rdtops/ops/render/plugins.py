@@ -33,7 +33,7 @@ def _(thing: PluginRow) -> RenderableType:
 @shown.register
 def _(thing: Written) -> RenderableType:
     return stacked(*(styled("[green]written[/] {}", file) for file in thing.files),
-                    *(styled("  [bold]{}[/]", line) for line in thing.next_lines))
+                   *(styled("  [bold]{}[/]", line) for line in thing.next_lines))
 
 
 @rows.register

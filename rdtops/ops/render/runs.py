@@ -46,9 +46,9 @@ def _(thing: Launched) -> RenderableType:
             styled("[green]running already[/]: [bold]{}[/] on {} is this very training, so no other was started "
                    "(inv train --again does)", thing.run_id, thing.host))
     return stacked(said, *([styled("  [dim]{}[/]", thing.note)] if thing.note else []),
-                    styled("  follow it:  inv watch --host {}", thing.host),
-                    styled("  get it:     inv fetch-results --host {}", thing.host),
-                    styled("  [dim]{}[/]", thing.root))
+                   styled("  follow it:  inv watch --host {}", thing.host),
+                   styled("  get it:     inv fetch-results --host {}", thing.host),
+                   styled("  [dim]{}[/]", thing.root))
 
 
 @shown.register

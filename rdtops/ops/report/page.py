@@ -20,7 +20,7 @@ from rdtops.contract.names import CheckpointName
 from rdtops.contract.run import Checkpoint, RunState
 from rdtops.contract.tally import tallies
 from rdtops.ops.render.journal import words_of
-from rdtops.ops.render.words import duration, heldout_words, size
+from rdtops.ops.render.words import duration, exit_words, heldout_words, size
 from rdtops.ops.report.chart import Line, curves, intervals
 from rdtops.ops.report.folder import Evaluated, RunFolder
 from rdtops.ops.report.templates import TEMPLATES
@@ -73,8 +73,7 @@ def _failure(run: RunFolder) -> str:
     failed = next((e for e in reversed(run.story.others) if e.kind == "failed"), None)
     said = pages.text(failed.data.get("error", "")) if failed else log_text(run.log_tail).strip().rpartition("\n")[2]
     remedy = pages.text(failed.data.get("remedy", "")) if failed else ""
-    code = "no exit code: killed, or the host rebooted" if run.exit_code is None else f"exit {run.exit_code}"
-    return "\n".join([code, said, *([f"-> {remedy}"] if remedy else [])])
+    return "\n".join([exit_words(run.exit_code), said, *([f"-> {remedy}"] if remedy else [])])
 
 
 def _curves(story: Story) -> dict[str, Markup]:
