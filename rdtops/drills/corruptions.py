@@ -1,5 +1,4 @@
-"""Files that rdtops keeps or reads, and the ways in which a disk, an editor or a person breaks one. A broken cache is
-made again, a broken state is said, and one broken run never stops the others."""
+"""The ways in which a disk, an editor or a person breaks a file that rdtops keeps or reads."""
 
 from __future__ import annotations
 
@@ -25,19 +24,6 @@ WAYS: dict[str, Callable[[Path, bytes], object]] = {  # each gets a path where n
     "a FIFO": lambda path, _: os.mkfifo(path),
     "nobody may read it": lambda path, _: path.touch(0),
 }
-
-# of a run on its host, below its folder; those fetched lie below results/<host>/<run> likewise
-RUN = ("config.json", "journal.jsonl", "train.log", "exit", "process", "supervisor", "stop", "refused", "checks.json",
-       "launch.sh", "overrides.json", "metrics.jsonl", "statistics.json", "slurm.json", "slurm-end.json", "ended",
-       "checkpoints/step_000002/manifest.json", "checkpoints/step_000002/trainer.json",
-       "checkpoints/step_000002/statistics.json", "checkpoints/step_000002/codec.json",
-       "checkpoints/step_000002/config.json",
-       *(f"eval/{{evaluation}}/{name}" for name in (
-           "eval.json", "report.json", "trials.jsonl", "eval.log", "exit", "process", "stop", "lock")))
-WORKSPACE = (".deployed", ".rolled-back", "releases/{release}/snapshot.json")
-FETCHED = ("run.json", "report.html", "README.md", "loss.png", *RUN)
-STATE = ("last_host", *(f"runs/{{host}}/{{run}}/{name}" for name in ("cursor", "start", "hooks.jsonl", "lock")))
-CACHE = ("digests.jsonl",)  # of either machine
 
 
 def corrupt(path: Path, way: str) -> None:

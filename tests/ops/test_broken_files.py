@@ -21,7 +21,7 @@ from rdtops.contract.diagnosis import Evidence
 from rdtops.contract.evaluation import EvalSpec
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec, RunState
-from rdtops.drills.corruptions import CACHE, FETCHED, RUN, STATE, WAYS, WORKSPACE, corrupt
+from rdtops.drills.corruptions import WAYS, corrupt
 from rdtops.errors import ConfigError, RunError, UsageError
 from rdtops.ops import (
     answers,
@@ -45,6 +45,19 @@ from tests.ops import broken
 from tests.ops.broken import GOOD, HOST, OLD, RELEASE
 
 pytestmark = pytest.mark.timeout(20)  # somebody waits for a FIFO otherwise
+
+# of a run on its host, below its folder; those fetched lie below results/<host>/<run> likewise
+RUN = ("config.json", "journal.jsonl", "train.log", "exit", "process", "supervisor", "stop", "refused", "checks.json",
+       "launch.sh", "overrides.json", "metrics.jsonl", "statistics.json", "slurm.json", "slurm-end.json", "ended",
+       "checkpoints/step_000002/manifest.json", "checkpoints/step_000002/trainer.json",
+       "checkpoints/step_000002/statistics.json", "checkpoints/step_000002/codec.json",
+       "checkpoints/step_000002/config.json",
+       *(f"eval/{{evaluation}}/{name}" for name in (
+           "eval.json", "report.json", "trials.jsonl", "eval.log", "exit", "process", "stop", "lock")))
+WORKSPACE = (".deployed", ".rolled-back", "releases/{release}/snapshot.json")
+FETCHED = ("run.json", "report.html", "README.md", "loss.png", *RUN)
+STATE = ("last_host", *(f"runs/{{host}}/{{run}}/{name}" for name in ("cursor", "start", "hooks.jsonl", "lock")))
+CACHE = ("digests.jsonl",)  # of either machine
 
 
 def told(answer: object) -> object:
