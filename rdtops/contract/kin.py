@@ -26,9 +26,12 @@ def stat_of(pid: int) -> list[str]:
 
 
 def start_time(pid: int) -> str:
-    """The kernel's start time of a living process, '' for one that is gone or a zombie."""
+    """The kernel's start time of a living process, '' for one that is gone or a zombie.
+
+    A zombie with more than one thread lives: only its first thread has ended, and the others hold its files and ports.
+    """
     stat = stat_of(pid)
-    return stat[19] if len(stat) > 19 and stat[0] not in "ZX" else ""
+    return stat[19] if len(stat) > 19 and (stat[0] not in "ZX" or int(stat[17]) > 1) else ""
 
 
 def name_of(pid: int) -> str:

@@ -56,7 +56,8 @@ class Server:
 
     def processes(self) -> set[int]:
         """The one that listens and those that serve its connections, whoever their parent is now."""
-        return processes.writing_to(self.log)
+        listening = self.process  # also while its threads end, when nobody can see what files it holds
+        return processes.writing_to(self.log) | ({listening.pid} if listening else set())
 
     @property
     def admitted(self) -> Process | None:

@@ -47,3 +47,18 @@ def test_a_tagged_process_is_found_and_has_a_rank_if_it_trains(arguments, variab
         assert kin.carrying(tag) == [started.pid]
         assert kin.rank_of(started.pid) == rank
         started.kill()
+
+
+def test_a_process_whose_first_thread_has_ended_lives_as_long_as_the_others() -> None:
+    program = ("import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); "
+               "ctypes.CDLL(None).pthread_exit(None)")
+    with subprocess.Popen([sys.executable, "-c", program]) as child:
+        latest = time.monotonic() + 20
+        while kin.stat_of(child.pid)[:1] != ["Z"] and time.monotonic() < latest:
+            time.sleep(0.01)
+        assert kin.stat_of(child.pid)[0] == "Z"
+        assert kin.is_alive(kin.name_of(child.pid))
+        child.kill()
+        while kin.start_time(child.pid) and time.monotonic() < latest:
+            time.sleep(0.01)
+        assert not kin.start_time(child.pid)
