@@ -5,7 +5,7 @@ Nothing heavy is imported here, so that `inv --list` and completion stay instant
 
 from invoke import Collection, task
 
-from rdtops.ops import cli
+from rdtops.ui import cli
 
 RUNS_HOST = "as for deploy; default: the default host, else the one on which this laptop launched last"
 HOST = "a host of hosts.toml or of ~/.ssh/config; a,b for several; shared by every task of a chain"
@@ -241,7 +241,7 @@ def lint(_):
     "only": "the rows whose name has this word", "json_": JSON})
 def bench(_, name, quick=False, only="", json_=False):
     """Measure a promise of ours side by side with what it is promised against."""
-    cli.on_repository("bench", room="rdtops.benches", name=name, quick=quick, only=only, as_json=json_)
+    cli.on_repository("bench", room="proofs.benches", name=name, quick=quick, only=only, as_json=json_)
 
 
 @task(auto_shortflags=False, positional=["name"], help={
@@ -251,7 +251,7 @@ def bench(_, name, quick=False, only="", json_=False):
     "only": "the rows whose name has this word", "json_": JSON})
 def drill(_, name, kills=0, only="", json_=False):
     """Break what must survive it, and see whether it comes right in the end."""
-    cli.on_repository("drill", room="rdtops.drills", name=name, kills=kills, only=only, as_json=json_)
+    cli.on_repository("drill", room="proofs.drills", name=name, kills=kills, only=only, as_json=json_)
 
 
 namespace = Collection(hosts, trust, deploy, rollback, check, train, status, logs, why, gpu, checkpoints, attach, stop,

@@ -2,7 +2,6 @@
 
 from rdtops import pages
 from rdtops.checks import CheckResult, Status
-from rdtops.contract import checkpoints, fields, files, locks, manifest, names
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.models import MODELS, ModelFacts
@@ -10,17 +9,18 @@ from rdtops.contract.run import Checkpoint, Retention, RunEnd, RunPaths, RunSpec
 from rdtops.contract.tally import tallies
 from rdtops.errors import PreflightVeto, RdtopsError, RunError
 from rdtops.hookspecs import API_VERSION, hookimpl
+from rdtops.hostlib import checkpoints, fields, files, locks, manifest, names
 from rdtops.launcher import Cause, Job, JobState, Launcher, Phase, Spread, Submitted
 from rdtops.options import Option
-from rdtops.remote.command import Command, Secret
-from rdtops.remote.connection import Connection, Result
-from rdtops.remote.environment import activation
-from rdtops.remote.hosts import Host
-from rdtops.remote.plan import Plan
-from rdtops.remote.probe import Answer, Output, Probe, ask
-from rdtops.remote.redaction import redacted, secrets_of
-from rdtops.remote.transfer import download, plan_download, plan_upload, upload
-from rdtops.remote.words import printable
+from rdtops.ssh.command import Command, Secret
+from rdtops.ssh.connection import Connection, Result
+from rdtops.ssh.display import printable
+from rdtops.ssh.environment import activation
+from rdtops.ssh.hosts import Host
+from rdtops.ssh.probe import Answer, Output, Probe, ask
+from rdtops.ssh.redaction import redacted, secrets_of
+from rdtops.transfer.transfer import download, plan_download, plan_upload, upload
+from rdtops.transfer.transfer_plan import Plan
 
 __all__ = [
     "API_VERSION",

@@ -24,7 +24,7 @@
     ├── SimulatorError             exit 1   LIBERO's simulator is missing or cannot do what was asked
     └── LabError                   exit 1   the local lab cannot be brought up
 
-The message says what, where and why; `remedy` is the next command to type. Only rdtops.ops.cli prints and exits.
+The message says what, where and why; `remedy` is the next command to type. Only rdtops.ui.cli prints and exits.
 """
 
 

@@ -17,8 +17,8 @@ from rdtops.checks import CheckResult
 from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.run import Checkpoint, RunEnd, RunSpec
 from rdtops.launcher import Launcher
-from rdtops.remote.connection import Connection
-from rdtops.remote.hosts import Host
+from rdtops.ssh.connection import Connection
+from rdtops.ssh.hosts import Host
 
 PROJECT = "rdtops"
 API_VERSION = 1  # of rdtops.api and of these hooks; raised when something that a plugin may use changes or goes

@@ -1,6 +1,6 @@
 """The Launcher: what starts a job on a host so that it outlives us, and answers for it afterwards.
 
-tmux and setsid are bundled (rdtops.ops.detached), Slurm is a plugin (plugins/slurm). docs/clusters.md shows one for
+tmux and setsid are bundled (rdtops.runs.detached), Slurm is a plugin (plugins/slurm). docs/clusters.md shows one for
 another scheduler; `python -m rdtops.testing.conform NAME` holds any of them to the promises below.
 """
 
@@ -12,8 +12,8 @@ from enum import Enum
 from pathlib import PurePosixPath
 from typing import Protocol, runtime_checkable
 
-from rdtops.remote.command import Command
-from rdtops.remote.connection import Connection
+from rdtops.ssh.command import Command
+from rdtops.ssh.connection import Connection
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from rdtops.contract import files
 from rdtops.contract.tally import number_words
-from rdtops.remote.words import printable, shown
+from rdtops.hostlib import files
+from rdtops.ssh.display import printable, shown
 
 if TYPE_CHECKING:
     from jinja2 import BaseLoader, Environment, Template

@@ -1,7 +1,7 @@
 """A plugin of mypy: on the laptop's side no plain text becomes a part of a path.
 
 `folder / name` is refused where `name` is a `str` that may have come from a host. What may be joined: a literal, a
-constant (`Final`), a Path, and the types of rdtops.contract.names, whose values were parsed. What a person typed or
+constant (`Final`), a Path, and the types of rdtops.hostlib.names, whose values were parsed. What a person typed or
 hosts.toml says goes through `Path(...)`, which says so.
 """
 
@@ -15,8 +15,8 @@ from mypy.types import Instance, LiteralType, Type, UnionType, get_proper_type
 JOINS = {f"pathlib.{owner}.{method}" for owner in ("PurePath", "Path")
          for method in ("__truediv__", "joinpath", "with_name")}
 LOCAL = {"pathlib.Path", "pathlib.PosixPath", "pathlib.PurePath"}
-PARSED = {f"rdtops.contract.names.{name}" for name in ("RunId", "CheckpointName", "EvaluationName", "RelativePath")}
-EXEMPT = ("rdtops.trainer", "rdtops.lab", "rdtops.drills", "rdtops.benches", "rdtops.testing", "rdtops.supervisor")
+PARSED = {f"rdtops.hostlib.names.{name}" for name in ("RunId", "CheckpointName", "EvaluationName", "RelativePath")}
+EXEMPT = ("rdtops.trainer", "rdtops.lab", "rdtops.testing", "rdtops.supervisor", "proofs")
 
 
 class PathsRule(Plugin):
@@ -31,7 +31,7 @@ def _refuse_text(context: MethodContext) -> Type:
     if is_local and not module.startswith(EXEMPT):
         for group in context.arg_types:
             if not all(_is_known(kind) for kind in group):
-                context.api.fail("a plain str is joined to a path: parse it by rdtops.contract.names first",
+                context.api.fail("a plain str is joined to a path: parse it by rdtops.hostlib.names first",
                                  context.context)
     return context.default_return_type
 

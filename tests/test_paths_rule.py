@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 TRIED = """\
 from pathlib import Path, PurePosixPath
 from typing import Final
-from rdtops.contract import names
+from rdtops.hostlib import names
 NAME: Final = "report.json"
 
 def tried(said: str, run: names.RunId, folder: Path) -> object:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from proofs.benches import BENCHES
+from proofs.drills import DRILLS
 from rdtops import api, hookspecs
-from rdtops.benches import BENCHES
-from rdtops.drills import DRILLS
-from rdtops.remote import bundle
+from rdtops.ssh import bundle
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(sys.executable).parent
@@ -88,7 +88,7 @@ def test_start_up_imports_nothing_heavy(words):
     imported = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     heavy = {"fabric", "paramiko", "torch", "pydantic", "pluggy", "rich", "matplotlib", "numpy", "asyncssh"}
     assert not imported & heavy
-    assert "rdtops.ops.cli" in imported
+    assert "rdtops.ui.cli" in imported
 
 
 # --- imports, lint, types ---
@@ -103,12 +103,14 @@ def test_the_import_contracts_hold():
 
 
 VIOLATIONS = {
-    "Imports go one way": ("rdtops/contract/run.py", "import rdtops.remote.hosts"),
-    "The trainer knows nothing": ("rdtops/trainer/ema.py", "import rdtops.remote.command"),
+    "Imports go one way": ("rdtops/contract/run.py", "import rdtops.ssh.hosts"),
+    "The product knows no proofs": ("rdtops/lab/keys.py", "import proofs.drills"),
+    "Programs of the host bring hostlib along": ("rdtops/on_host/prober.py", "import rdtops.contract.run"),
+    "The trainer knows nothing": ("rdtops/trainer/ema.py", "import rdtops.ssh.command"),
     "The supervisor knows only": ("rdtops/supervisor/pulse.py", "import rdtops.checks"),
     "What is supervised does not know it": ("rdtops/trainer/ema.py", "import rdtops.supervisor.family"),
     "The lab knows only": ("rdtops/lab/keys.py", "import rdtops.checks"),
-    "The control side does not import the trainer": ("rdtops/ops/plan.py", "import rdtops.trainer.ema"),
+    "The laptop does not import the trainer": ("rdtops/delivery/plan.py", "import rdtops.trainer.ema"),
     "Plugins take the public road": ("plugins/md5.py", "import rdtops.errors"),
     "Plugins do not see each other": ("plugins/md5.py", "import plugins.disk"),
 }
@@ -116,7 +118,7 @@ VIOLATIONS = {
 
 @pytest.mark.parametrize("contract", VIOLATIONS)
 def test_each_import_contract_bites(contract, tmp_path):
-    for name in ("rdtops", "plugins"):
+    for name in ("rdtops", "plugins", "proofs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "data"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     file, line = VIOLATIONS[contract]
@@ -147,7 +149,8 @@ def imported_roots(path):
 
 
 @pytest.mark.parametrize("folder", ["rdtops/contract", "rdtops/contract/diagnosis", "rdtops/supervisor",
-                                    "rdtops/remote/far", "rdtops/errors.py", "rdtops/checks.py"])
+                                    "rdtops/hostlib", "rdtops/on_host", "rdtops/porter", "rdtops/errors.py",
+                                    "rdtops/checks.py"])
 def test_what_crosses_to_the_host_needs_the_standard_library_only(folder):
     path = ROOT / folder
     for file in [path] if path.is_file() else path.glob("*.py"):
@@ -162,12 +165,12 @@ def test_json_is_read_by_one_function():
         nodes = ast.walk(ast.parse(file.read_text()))
         if any(isinstance(n, ast.Attribute) and ast.unparse(n) in ("json.loads", "json.load") for n in nodes):
             reading.add(str(file.relative_to(ROOT)))
-    ours = {file for file in reading if not file.startswith(("rdtops/lab/", "rdtops/drills/", "rdtops/benches/"))}
-    assert ours == {"rdtops/contract/fields.py"}
+    ours = {file for file in reading if not file.startswith("rdtops/lab/")}
+    assert ours == {"rdtops/hostlib/fields.py"}
 
 
 def test_a_far_side_program_imports_nothing_of_ours_but_its_neighbours():
-    for file in [*(ROOT / "rdtops/remote/far").glob("*.py"), *(ROOT / "rdtops").rglob("*_on_host.py")]:
+    for file in [*(ROOT / "rdtops/on_host").glob("*.py"), *(ROOT / "rdtops/porter").glob("*.py")]:
         imports = [n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Import | ast.ImportFrom)]
         assert all(bundle._imported(node) for node in imports if "rdtops" in ast.unparse(node)), file
 
@@ -194,8 +197,8 @@ def test_the_plugin_document_names_everything_a_plugin_may_import():
 
 def findings_of_the_code():
     """Name of a check -> the words of the findings that the code can make of it."""
-    files = [*(ROOT / "rdtops/ops/preflight").glob("*.py"), *(ROOT / "plugins").rglob("*.py"),
-             ROOT / "rdtops/ops/training.py"]
+    files = [*(ROOT / "rdtops/preflight").glob("*.py"), *(ROOT / "plugins").rglob("*.py"),
+             ROOT / "rdtops/workflows/training.py"]
     found = {}
     for call in (n for f in files for n in ast.walk(ast.parse(f.read_text())) if isinstance(n, ast.Call)):
         if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "CheckResult":
@@ -244,7 +247,10 @@ def test_the_readme_lists_every_task():
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
 def test_the_map_of_the_readme_is_that_of_the_folders(name):
     drawn = re.search(r"^```\n(tasks\.py .*?)^```$", (ROOT / name).read_text(), re.DOTALL | re.MULTILINE)
-    shown = {line.split()[0] for line in drawn[1].splitlines()}
+    shown = set()
+    for line in drawn[1].splitlines():
+        first, *others = re.split(r" {2,}", line)[0].split()
+        shown |= {first, *(f"rdtops/{other}" for other in others)}
     tracked = [path.split("/") for path in run("git", "ls-files").stdout.split()]
     there = {f"{path[0]}/" for path in tracked if len(path) > 1 and not path[0].startswith(".")} - {"rdtops/"}
     there |= {f"rdtops/{path[1]}/" for path in tracked if path[0] == "rdtops" and len(path) > 2}
@@ -252,7 +258,7 @@ def test_the_map_of_the_readme_is_that_of_the_folders(name):
 
 
 def test_every_command_that_deploys_a_part_names_one_that_there_is():
-    from rdtops.ops.deploy import PARTS
+    from rdtops.delivery.deploy import PARTS
 
     files = [*(ROOT / "rdtops").rglob("*.py"), *(ROOT / "plugins").rglob("*.py"), *(ROOT / "docs").glob("*.md")]
     named = [part for file in files for part in re.findall(r"inv deploy [^`\n\"]*--only ([a-z]+)", file.read_text())]

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rdtops.ops import registry
-from rdtops.remote.hosts import Host
+from rdtops.plugging import registry
+from rdtops.ssh.hosts import Host
 
 
 def options(name: str, host: Host) -> Mapping[str, Any]:

@@ -12,9 +12,9 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
-from rdtops.contract import fields as kinds
-from rdtops.contract.names import quoted
 from rdtops.errors import ConfigError
+from rdtops.hostlib import fields as kinds
+from rdtops.hostlib.names import quoted
 
 
 @dataclass(frozen=True)

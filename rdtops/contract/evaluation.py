@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from rdtops.contract import names
 from rdtops.contract.config import CHOICES, nearest, wrong_kinds
-from rdtops.contract.fields import loads
-from rdtops.contract.names import EvaluationName, RunId
 from rdtops.contract.run import RunPaths
 from rdtops.errors import ConfigError
+from rdtops.hostlib import names
+from rdtops.hostlib.fields import loads
+from rdtops.hostlib.names import EvaluationName, RunId
 
 BENCHMARKS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 LONGEST_EPISODE = 1000  # steps, settling included; LIBERO's simulator ends there

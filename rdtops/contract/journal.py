@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rdtops.contract import fields, files
-from rdtops.contract.names import quoted
+from rdtops.hostlib import fields, files
+from rdtops.hostlib.names import quoted
 
 # kind of event: what its data holds (units in the names)
 KINDS = {

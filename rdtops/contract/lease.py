@@ -4,7 +4,7 @@
     lease.join(run_id)                             # every process of the training holds it too
     {"config": {...}, "visible": "0,1", "locks": ""}   # on stdin, when there is no argument: who is in the way?
 
-The kernel holds it (rdtops.contract.locks), so that it ends with the last process of the run, however that ends, and
+The kernel holds it (rdtops.hostlib.locks), so that it ends with the last process of the run, however that ends, and
 never outlives a reboot. Who holds a lease has its files locked shared; who wants one must for a moment have them alone.
 A gate lets one at a time try. What a lock file says of its holder is a hint for people, and never decides anything.
 
@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 if "rdtops" not in sys.modules:  # started as a file: what it imports lies around it, in a release that stays as it is
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
     sys.dont_write_bytecode = True
-from rdtops.contract import fields, files, locks, names
+from rdtops.hostlib import fields, files, locks, names
 
 REFUSED = 75  # the exit code: EX_TEMPFAIL
 REFUSAL = "refused"  # a file in the run folder: why, as JSON

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from rdtops.contract import fields, files
 from rdtops.contract.config import TrainConfig, checked
 from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
+from rdtops.hostlib import fields, files
 
 NAME: Final = "overrides.json"
 _CHANGED = ("batch_size_per_process", "gradient_accumulation_steps", "gradient_checkpointing")

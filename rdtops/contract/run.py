@@ -12,10 +12,10 @@ from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rdtops.contract import fields, files, names
 from rdtops.contract.config import TrainConfig, wrong_kinds
-from rdtops.contract.names import CheckpointName, RunId
 from rdtops.errors import ConfigError
+from rdtops.hostlib import fields, files, names
+from rdtops.hostlib.names import CheckpointName, RunId
 
 ASSETS = ("dataset", "pretrained", "text_encoder", "vision_encoder")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rdtops.contract import fields
+from rdtops.hostlib import fields
 
 
 def number_words(value: object, form: str = "{}", unit: float = 1) -> str:

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rdtops.lab import processes
-from rdtops.lab.processes import PROC, Process
+from rdtops.lab import lab_processes
+from rdtops.lab.lab_processes import PROC, Process
 
 _LISTEN = 0x0A
 _MAPPED = "0000000000000000FFFF0000"  # how /proc/net/tcp6 begins an IPv4 address
@@ -23,7 +23,7 @@ def comes_from(connection: socket.socket, jump: Process | None) -> bool:
     inode = _peer_inode(connection)
     if jump is None or not inode:
         return False
-    return any(processes.holds_socket(pid, inode) for pid in processes.family(jump.pid))
+    return any(lab_processes.holds_socket(pid, inode) for pid in lab_processes.family(jump.pid))
 
 
 def listener(port: int) -> str | None:
@@ -32,8 +32,8 @@ def listener(port: int) -> str | None:
     if not inodes:
         return None
     for name in PROC.iterdir():
-        if name.name.isdigit() and any(processes.holds_socket(int(name.name), inode) for inode in inodes):
-            return f"pid {name.name} ({processes.command_line(int(name.name))})"
+        if name.name.isdigit() and any(lab_processes.holds_socket(int(name.name), inode) for inode in inodes):
+            return f"pid {name.name} ({lab_processes.command_line(int(name.name))})"
     return "a program of another user"
 
 

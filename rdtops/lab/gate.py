@@ -12,7 +12,7 @@ import socket
 import sys
 from contextlib import suppress
 
-from rdtops.lab import connections, openssh
+from rdtops.lab import connections, sshd
 from rdtops.lab.server import ADDRESS, Server
 
 _logger = logging.getLogger("gate")
@@ -42,7 +42,7 @@ def _admit(connection: socket.socket, peer_port: int, server: Server) -> None:
 
 
 def _serve(connection: socket.socket, server: Server) -> None:
-    argv = openssh.serving_one(server.sshd_config, server.log)
+    argv = sshd.serving_one(server.sshd_config, server.log)
     wire = connection.fileno()
     os.posix_spawn(argv[0], argv, os.environ, setsid=True, file_actions=[
         (os.POSIX_SPAWN_DUP2, wire, 0), (os.POSIX_SPAWN_DUP2, wire, 1)])

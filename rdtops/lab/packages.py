@@ -28,7 +28,7 @@ class Program:
 
 PROGRAMS = (Program("sshd", "openssh-server"), Program("rsync", "rsync"), Program("tmux", "tmux"))
 CLUSTER = (Program("munged", "munge"), Program("slurmctld", "slurmctld"), Program("slurmd", "slurmd"),
-           Program("sbatch", "slurm-client"))  # of the tests with a cluster (rdtops.lab.slurm)
+           Program("sbatch", "slurm-client"))  # of the tests with a cluster (proofs.slurm_cluster)
 
 
 def missing(find: Callable[[str], str | None] | None = None,

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rdtops.errors import LabError
-from rdtops.lab import connections, openssh, processes
-from rdtops.lab.processes import Process
+from rdtops.lab import connections, lab_processes, sshd
+from rdtops.lab.lab_processes import Process
 
 ADDRESS = "127.0.0.1"
 ID_VARIABLE = "RDTOPS_LAB_ID"  # in the environment of everything that runs in the lab, so that `down` finds it
@@ -57,7 +57,7 @@ class Server:
     def processes(self) -> set[int]:
         """The one that listens and those that serve its connections, whoever their parent is now."""
         listening = self.process  # also while its threads end, when nobody can see what files it holds
-        return processes.writing_to(self.log) | ({listening.pid} if listening else set())
+        return lab_processes.writing_to(self.log) | ({listening.pid} if listening else set())
 
     @property
     def admitted(self) -> Process | None:
@@ -84,7 +84,7 @@ class Server:
 
     def stop(self) -> int:
         """End the server and its connections; what was started through them and detached goes on."""
-        ended = processes.end_all(self.processes)
+        ended = lab_processes.end_all(self.processes)
         (self.folder / "process").unlink(missing_ok=True)
         return ended
 
@@ -103,7 +103,7 @@ class Server:
 
     def _command(self, backend: str) -> list[str]:
         if backend == "openssh" and self.jump is None:
-            return openssh.listening(self.sshd_config, self.log)
+            return sshd.listening(self.sshd_config, self.log)
         module = "rdtops.lab.gate" if backend == "openssh" else "rdtops.lab.asyncssh_server"
         return [sys.executable, "-m", module, str(self.folder / "server.json")]
 

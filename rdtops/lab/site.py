@@ -27,11 +27,11 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from rdtops.contract import locks
 from rdtops.errors import LabError
-from rdtops.lab import handshake, keys, openssh, processes
-from rdtops.lab.files import LabFolder, place
-from rdtops.lab.gpus import Gpus
+from rdtops.hostlib import locks
+from rdtops.lab import handshake, keys, lab_processes, sshd
+from rdtops.lab.fake_gpus import Gpus
+from rdtops.lab.lab_files import LabFolder, place
 from rdtops.lab.ports import Ports
 from rdtops.lab.server import ADDRESS, BACKENDS, ID_VARIABLE, Server
 
@@ -120,7 +120,7 @@ class Lab(LabFolder):
         with self._locked():
             state = self._state()
             ended = self._stop_servers()
-            ended += processes.end_all(lambda: processes.with_environment(ID_VARIABLE, state.id))
+            ended += lab_processes.end_all(lambda: lab_processes.with_environment(ID_VARIABLE, state.id))
             if _short_folder(self.root) != self.root:
                 shutil.rmtree(_short_folder(self.root), ignore_errors=True)
             self._save(_State(id=state.id, ports=state.ports))
@@ -156,10 +156,10 @@ class Lab(LabFolder):
 
     def freeze(self, name: str) -> None:
         """Stop a server and its connections as they are: they stay open and say nothing more."""
-        processes.signal_all(self._server(name).processes(), signal.SIGSTOP)
+        lab_processes.signal_all(self._server(name).processes(), signal.SIGSTOP)
 
     def thaw(self, name: str) -> None:
-        processes.signal_all(self._server(name).processes(), signal.SIGCONT)
+        lab_processes.signal_all(self._server(name).processes(), signal.SIGCONT)
 
     def stop_server(self, name: str) -> None:
         """The server and its connections end; work detached on the host goes on."""
@@ -168,7 +168,7 @@ class Lab(LabFolder):
     def kill_server(self, name: str) -> None:
         """The same, but nobody is asked: SIGKILL to the server and its connections at once."""
         server = self._server(name)
-        processes.signal_all(server.processes(), signal.SIGKILL)
+        lab_processes.signal_all(server.processes(), signal.SIGKILL)
         server.stop()  # what was forked meanwhile
 
     def start_server(self, name: str) -> None:
@@ -187,8 +187,8 @@ class Lab(LabFolder):
 
     def sessions(self, host: str) -> set[int]:
         """The processes of a GPU host's sessions, and what they started."""
-        mine = processes.with_environment(ID_VARIABLE, self._state().id)
-        return mine & processes.with_environment("RDTOPS_LAB", _gpu_host(host))
+        mine = lab_processes.with_environment(ID_VARIABLE, self._state().id)
+        return mine & lab_processes.with_environment("RDTOPS_LAB", _gpu_host(host))
 
     def connections(self, name: str) -> set[int]:
         """The processes of a server that serve somebody; none where one process serves all (asyncssh)."""
@@ -201,7 +201,7 @@ class Lab(LabFolder):
         """Every file the servers and clients need. Repeating it changes nothing but known_hosts after a new key."""
         if not self.identity_file.exists():
             keys.make(self.identity_file)
-        openssh.prepare_system()
+        sshd.prepare_system()
         for server in self._servers():
             server.folder.mkdir(mode=0o700, exist_ok=True)
             if not server.host_key.exists():
@@ -226,7 +226,7 @@ class Lab(LabFolder):
               "# Written by the rdtops lab: /etc/profile, read by login shells, resets PATH.\n"
               f"PATH={shlex.quote(server.environment['PATH'])}\n")
         place(server.folder / "bin" / "nvidia-smi", (Path(__file__).parent / "bin" / "nvidia-smi").read_text(), 0o755)
-        place(server.session_script, openssh.SESSION, 0o755)
+        place(server.session_script, sshd.SESSION, 0o755)
 
     def _client_config(self) -> str:
         """For plain ssh: `ssh -F .lab/ssh_config lab`."""
@@ -353,10 +353,10 @@ def _choose(backend: str, running: str) -> str:
     """The backend to use; `auto` keeps the running one, else prefers OpenSSH where it can do everything."""
     if backend not in ("auto", *BACKENDS):
         raise LabError(f"the lab has no backend {backend!r}", remedy=f"one of auto, {', '.join(BACKENDS)}")
-    obstacles = {"openssh": openssh.obstacle(),
+    obstacles = {"openssh": sshd.obstacle(),
                  "asyncssh": None if find_spec("asyncssh") else "the Python package asyncssh is not installed"}
     if backend == "auto":
-        preferred = running or ("openssh" if openssh.gives_terminals() else "asyncssh")
+        preferred = running or ("openssh" if sshd.gives_terminals() else "asyncssh")
         candidates = tuple(dict.fromkeys((preferred, *BACKENDS)))
     else:
         candidates = (backend,)
@@ -370,9 +370,9 @@ def _choose(backend: str, running: str) -> str:
 
 def _sshd_config(server: Server) -> str:
     if server.forwards_to:
-        return openssh.jump_config(port=server.port, host_key=server.host_key,
+        return sshd.jump_config(port=server.port, host_key=server.host_key,
                                    authorized_keys=server.authorized_keys, ports=server.forwards_to)
-    return openssh.host_config(port=server.port, host_key=server.host_key, authorized_keys=server.authorized_keys,
+    return sshd.host_config(port=server.port, host_key=server.host_key, authorized_keys=server.authorized_keys,
                                environment=server.environment, session=server.session_script)
 
 
@@ -414,5 +414,5 @@ def _toml(value: str | Path) -> str:
 
 
 def _require_linux() -> None:
-    if not processes.PROC.joinpath("self/stat").exists():
+    if not lab_processes.PROC.joinpath("self/stat").exists():
         raise LabError("the lab needs Linux: it reads /proc", remedy="run it in a Linux container or virtual machine")

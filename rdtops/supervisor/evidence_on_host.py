@@ -16,11 +16,11 @@ import sys
 import time
 from typing import Any, Sequence, TypeVar
 
-from rdtops.contract.checkpoints import ls
-from rdtops.contract.fields import decimal, loads, number, table, whole
-from rdtops.contract.files import opened, text_of
-from rdtops.contract.kin import boot_id, carrying, is_alive, rank_of, stat_of
-from rdtops.contract.names import is_run_id
+from rdtops.hostlib.checkpoints import ls
+from rdtops.hostlib.fields import decimal, loads, number, table, whole
+from rdtops.hostlib.files import opened, text_of
+from rdtops.hostlib.names import is_run_id
+from rdtops.hostlib.processes import boot_id, carrying, is_alive, rank_of, stat_of
 
 Name = TypeVar("Name", bound=str)
 

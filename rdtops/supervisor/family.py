@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from rdtops.contract import kin
+from rdtops.hostlib import processes
 
 TAG = "RDTOPS_RUN"
 
@@ -24,7 +24,7 @@ class Member:
     @property
     def state(self) -> str:
         """R, S, D, T as /proc says it; '' when it has ended."""
-        stat = kin.stat_of(self.pid)
+        stat = processes.stat_of(self.pid)
         return stat[0] if len(stat) > 19 and stat[19] == self.started and stat[0] not in "ZX" else ""
 
     def send(self, number: signal.Signals) -> bool:
@@ -57,9 +57,9 @@ class Member:
 
 def members(run_id: str) -> list[Member]:
     """Our user's living processes of the run, but not this one and those it descends from."""
-    spared = kin.lineage()
-    return [Member(pid, started, kin.rank_of(pid)) for pid in kin.carrying(f"{TAG}={run_id}")
-            if pid not in spared and (started := kin.start_time(pid))]
+    spared = processes.lineage()
+    return [Member(pid, started, processes.rank_of(pid)) for pid in processes.carrying(f"{TAG}={run_id}")
+            if pid not in spared and (started := processes.start_time(pid))]
 
 
 def ranks(of: Iterable[Member]) -> list[Member]:

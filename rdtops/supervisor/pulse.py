@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from rdtops.contract import files
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import LINE_BYTES, Event, parse
 from rdtops.contract.recovery import Recovery
+from rdtops.hostlib import files
 
 OURS = ("launched", "attempt", "attempt_ended", "stuck", "stop_requested")  # no sign of the trainer's life
 REMEMBERED = 50  # step events whose distance is the usual one

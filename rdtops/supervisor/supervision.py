@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rdtops.contract import diagnosis, files, kin, locks, overrides
+from rdtops.contract import diagnosis, overrides
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.diagnosis import Diagnosis, Evidence
 from rdtops.contract.journal import Journal
 from rdtops.contract.recovery import Recovery
 from rdtops.contract.run import RunSpec
 from rdtops.errors import RunError
+from rdtops.hostlib import files, locks, processes
 from rdtops.supervisor import evidence_on_host, family, program
 from rdtops.supervisor.program import Program
 from rdtops.supervisor.pulse import Pulse
@@ -184,7 +185,7 @@ class Supervision:
                 raise RunError(f"{self.spec.run_id} has a supervisor already; {self.root / LOCK} names it",
                                remedy="inv status")
             file.truncate(0)
-            file.write(f"{kin.name_of(os.getpid())}\n")
+            file.write(f"{processes.name_of(os.getpid())}\n")
             file.flush()
             yield
 

@@ -26,19 +26,19 @@ from types import ModuleType
 from typing import Any
 
 from rdtops.checks import CheckResult, Status
-from rdtops.contract import manifest, names
 from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.run import Checkpoint, RunEnd, RunSpec, RunState, checkpoint_name
 from rdtops.errors import PluginTimeout, RdtopsError
 from rdtops.hookspecs import HOOKS
+from rdtops.hostlib import manifest, names
 from rdtops.lab.ports import Ports
 from rdtops.lab.site import Lab
-from rdtops.ops.discovery import Plugin
-from rdtops.ops.registry import Call, Registry
 from rdtops.options import TIME_LIMIT
-from rdtops.remote import inventory
-from rdtops.remote.connection import Connection
-from rdtops.remote.hosts import Host
+from rdtops.plugging.discovery import Plugin
+from rdtops.plugging.registry import Call, Registry
+from rdtops.ssh import inventory
+from rdtops.ssh.connection import Connection
+from rdtops.ssh.hosts import Host
 from rdtops.testing.launching import promises
 from rdtops.testing.scripted import load, make_spec
 from rdtops.testing.troubled import FULL, GARBLED, GONE, HANGING, Troubled

@@ -17,9 +17,9 @@ from rdtops.contract.run import RunSpec
 from rdtops.errors import LabError
 from rdtops.lab.ports import Ports
 from rdtops.lab.site import Lab
-from rdtops.remote import inventory
-from rdtops.remote.connection import Connection
-from rdtops.remote.hosts import Host
+from rdtops.ssh import inventory
+from rdtops.ssh.connection import Connection
+from rdtops.ssh.hosts import Host
 from rdtops.testing.scripted import make_spec
 
 

@@ -19,9 +19,9 @@ from typing import TypeVar
 
 from rdtops.errors import RdtopsError
 from rdtops.launcher import Job, JobState, Launcher, Phase, Spread
-from rdtops.remote.command import Command, quoted
-from rdtops.remote.connection import Connection
-from rdtops.remote.hosts import Host
+from rdtops.ssh.command import Command, quoted
+from rdtops.ssh.connection import Connection
+from rdtops.ssh.hosts import Host
 from rdtops.testing.troubled import GARBLED, GONE, HANGING, Deranged
 
 T = TypeVar("T")

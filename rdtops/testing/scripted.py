@@ -8,16 +8,16 @@ from types import ModuleType
 from typing import Any
 
 from rdtops.contract.config import override, preset
-from rdtops.contract.fields import loads
-from rdtops.contract.names import RunId
 from rdtops.contract.run import ASSETS, RunSpec
 from rdtops.errors import PluginError
-from rdtops.ops import discovery
-from rdtops.ops.discovery import Plugin, Source
-from rdtops.remote.connection import Connection, Result
-from rdtops.remote.far import prober
-from rdtops.remote.hosts import Host
-from rdtops.remote.probe import Output
+from rdtops.hostlib.fields import loads
+from rdtops.hostlib.names import RunId
+from rdtops.on_host import prober
+from rdtops.plugging import discovery
+from rdtops.plugging.discovery import Plugin, Source
+from rdtops.ssh.connection import Connection, Result
+from rdtops.ssh.hosts import Host
+from rdtops.ssh.probe import Output
 
 
 class ScriptedConnection(Connection):

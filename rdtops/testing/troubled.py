@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from rdtops.remote.connection import Connection, Result
-from rdtops.remote.far import prober
-from rdtops.remote.hosts import Host
-from rdtops.remote.stream import Stream
+from rdtops.on_host import prober
+from rdtops.ssh.connection import Connection, Result
+from rdtops.ssh.hosts import Host
+from rdtops.ssh.stream import Stream
 
 GONE, HANGING, GARBLED, FULL = "the host is gone", "commands hang", "garbage for an answer", "the disk is full"
 PATIENCE_S = 2.0  # what a command gets that hangs, whatever the plugin would have given it

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from rdtops.contract.fields import loads
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import Retention
+from rdtops.hostlib.fields import loads
 from rdtops.trainer import checkpoint
 from rdtops.trainer.checkpoint import Contents, TrainingState
 from rdtops.trainer.ema import Ema

@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from rdtops.contract import checkpoints as sealed_checkpoints
-from rdtops.contract import fields, files, manifest
 from rdtops.contract.run import Checkpoint, Retention, checkpoint_name
 from rdtops.errors import WeightsError
+from rdtops.hostlib import checkpoints as sealed_checkpoints
+from rdtops.hostlib import fields, files, manifest
 from rdtops.trainer import weights
 from rdtops.trainer.ema import Ema
 from rdtops.trainer.rdt import RDTPolicy

@@ -29,9 +29,9 @@ import torch
 
 from rdtops.contract.config import CHOICES, TrainConfig, override, preset
 from rdtops.contract.journal import Journal
-from rdtops.contract.names import RunId
 from rdtops.contract.run import RunSpec, checkpoint_name
 from rdtops.errors import RdtopsError, RunError
+from rdtops.hostlib.names import RunId
 from rdtops.trainer import encoders, failures, simulator, tiny
 from rdtops.trainer.actions import codec
 from rdtops.trainer.conditions import Conditions

@@ -28,11 +28,11 @@ from typing import Any
 
 import torch
 
-from rdtops.contract import locks, manifest
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked, checkpoint_folder
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec, best_of, checkpoint_name
 from rdtops.errors import ConfigError, RdtopsError, RunError
+from rdtops.hostlib import locks, manifest
 from rdtops.trainer import checkpoint, disk, encoders, failures, film, rollout, simulator, trained, workers
 from rdtops.trainer.batch import HISTORY
 from rdtops.trainer.conditions import Conditions

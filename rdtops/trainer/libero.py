@@ -24,10 +24,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from rdtops.contract.fields import loads
-from rdtops.contract.manifest import md5_of
-from rdtops.contract.names import quoted
 from rdtops.errors import DataError
+from rdtops.hostlib.fields import loads
+from rdtops.hostlib.manifest import md5_of
+from rdtops.hostlib.names import quoted
 
 CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 IMAGE_SIZES = (128, 256)  # LIBERO's own files, and those regenerated for other models

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from rdtops.contract import digests, files
 from rdtops.contract.config import CHOICES
-from rdtops.contract.fields import loads, number, table, text
 from rdtops.errors import RdtopsError
+from rdtops.hostlib import digests, files
+from rdtops.hostlib.fields import loads, number, table, text
 from rdtops.trainer import failures, libero, quarantine
 from rdtops.trainer.actions import CODECS, Codec, codec
 from rdtops.trainer.soundness import Unsound, unsound

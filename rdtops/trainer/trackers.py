@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rdtops.contract.config import TrainConfig
-from rdtops.contract.fields import loads, table, whole
-from rdtops.contract.files import append_line, lines_of
 from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
+from rdtops.hostlib.fields import loads, table, whole
+from rdtops.hostlib.files import append_line, lines_of
 from rdtops.trainer.disk import Backlog
 
 FINISH_S = 60.0  # a tracker whose server does not answer gets so long at the end

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rdtops.contract import manifest
 from rdtops.contract.evaluation import checkpoint_folder
 from rdtops.errors import WeightsError
+from rdtops.hostlib import manifest
 from rdtops.trainer import checkpoint, libero, statistics, weights
 from rdtops.trainer.actions import CODECS, Codec, codec
 from rdtops.trainer.batch import HISTORY

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rdtops.contract.config import wrong_kinds
-from rdtops.contract.fields import loads
-from rdtops.contract.files import append_line, lines_of
+from rdtops.hostlib.fields import loads
+from rdtops.hostlib.files import append_line, lines_of
 from rdtops.trainer.rollout import wilson
 from rdtops.trainer.simulator import Task
 

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rdtops.contract import files
-from rdtops.contract.fields import loads
 from rdtops.errors import WeightsError
+from rdtops.hostlib import files
+from rdtops.hostlib.fields import loads
 
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"

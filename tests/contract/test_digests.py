@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.contract import digests
-from rdtops.remote.far.digests import CACHE, Digests
+from rdtops.hostlib import digests
+from rdtops.porter.file_digests import CACHE, Digests
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdtops.contract import fields
+from rdtops.hostlib import fields
 
 VALUES = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
                       lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdtops.contract import files
+from rdtops.hostlib import files
 
 
 def test_a_fifo_is_not_waited_for(tmp_path):

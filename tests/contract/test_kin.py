@@ -9,27 +9,27 @@ import time
 
 import pytest
 
-from rdtops.contract import kin
+from rdtops.hostlib import processes
 
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
 def test_a_name_is_of_one_process_and_of_no_later_one_with_its_pid() -> None:
-    pid, started, boot = kin.name_of(os.getpid()).split()
-    assert kin.is_alive(f"{pid} {started} {boot}")
-    assert not kin.is_alive(f"{pid} {int(started) - 1} {boot}")
-    assert not kin.is_alive(f"{pid} {started} {'0' * len(boot)}")
-    assert not kin.is_alive("")
+    pid, started, boot = processes.name_of(os.getpid()).split()
+    assert processes.is_alive(f"{pid} {started} {boot}")
+    assert not processes.is_alive(f"{pid} {int(started) - 1} {boot}")
+    assert not processes.is_alive(f"{pid} {started} {'0' * len(boot)}")
+    assert not processes.is_alive("")
 
 
 def test_a_zombie_is_not_alive() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-        name = kin.name_of(ended.pid)
-        assert kin.is_alive(name)
-        while kin.start_time(ended.pid):
+        name = processes.name_of(ended.pid)
+        assert processes.is_alive(name)
+        while processes.start_time(ended.pid):
             time.sleep(0.01)
-        assert kin.stat_of(ended.pid)[0] == "Z"  # nobody has asked yet how it ended
-        assert not kin.is_alive(name)
+        assert processes.stat_of(ended.pid)[0] == "Z"  # nobody has asked yet how it ended
+        assert not processes.is_alive(name)
 
 
 @pytest.mark.parametrize(("arguments", "variables", "rank"), [
@@ -39,13 +39,14 @@ def test_a_zombie_is_not_alive() -> None:
     (["torch.distributed.run", "rdtops.trainer.train"], {}, None),
     (["a loader's worker"], {"RANK": "3", "LOCAL_RANK": "3"}, None)])
 def test_a_tagged_process_is_found_and_has_a_rank_if_it_trains(arguments, variables, rank) -> None:
-    tag = f"RDTOPS_RUN=kin-{os.getpid()}-{time.time_ns()}"
+    tag = f"RDTOPS_RUN=processes-{os.getpid()}-{time.time_ns()}"
     environment = {**os.environ, **variables, **dict([tag.split("=")])}
     with subprocess.Popen([*SLEEPS, *arguments], env=environment) as started:
-        while arguments[-1] not in kin.text_of(f"/proc/{started.pid}/cmdline"):  # until it is no longer a copy of us
+        # until it is no longer a copy of us
+        while arguments[-1] not in processes.text_of(f"/proc/{started.pid}/cmdline"):
             time.sleep(0.01)
-        assert kin.carrying(tag) == [started.pid]
-        assert kin.rank_of(started.pid) == rank
+        assert processes.carrying(tag) == [started.pid]
+        assert processes.rank_of(started.pid) == rank
         started.kill()
 
 
@@ -54,11 +55,11 @@ def test_a_process_whose_first_thread_has_ended_lives_as_long_as_the_others() ->
                "ctypes.CDLL(None).pthread_exit(None)")
     with subprocess.Popen([sys.executable, "-c", program]) as child:
         latest = time.monotonic() + 20
-        while kin.stat_of(child.pid)[:1] != ["Z"] and time.monotonic() < latest:
+        while processes.stat_of(child.pid)[:1] != ["Z"] and time.monotonic() < latest:
             time.sleep(0.01)
-        assert kin.stat_of(child.pid)[0] == "Z"
-        assert kin.is_alive(kin.name_of(child.pid))
+        assert processes.stat_of(child.pid)[0] == "Z"
+        assert processes.is_alive(processes.name_of(child.pid))
         child.kill()
-        while kin.start_time(child.pid) and time.monotonic() < latest:
+        while processes.start_time(child.pid) and time.monotonic() < latest:
             time.sleep(0.01)
-        assert not kin.start_time(child.pid)
+        assert not processes.start_time(child.pid)

@@ -47,7 +47,8 @@ class Machine:
     def __init__(self, root: Path, python: str) -> None:
         self.root, self.python, self.locks = root, python, root / "locks"
         self.started: list[subprocess.Popen] = []
-        shutil.copytree(ROOT / "rdtops" / "contract", root / "code" / "rdtops" / "contract",
+        for name in ("contract", "hostlib"):
+            shutil.copytree(ROOT / "rdtops" / name, root / "code" / "rdtops" / name,
                         ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "rdtops" / "__init__.py", root / "code" / "rdtops")
         self.program = root / "code" / "rdtops" / "contract" / "lease.py"

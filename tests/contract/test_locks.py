@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.contract import digests, lease, locks
+from rdtops.contract import lease
+from rdtops.hostlib import digests, locks
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +77,7 @@ def test_what_is_no_file_is_named_with_its_owner_and_never_waited_for(tmp_path, 
 
 
 def test_lines_of_many_processes_stay_whole(tmp_path):
-    line = ("from rdtops.contract import locks\n"
+    line = ("from rdtops.hostlib import locks\n"
             f"for n in range(50): locks.append({str(tmp_path / 'f')!r}, 'x' * 99 + '\\n')")
     writers = [subprocess.Popen([sys.executable, "-c", line]) for _ in range(3)]
     assert [w.wait() for w in writers] == [0, 0, 0]

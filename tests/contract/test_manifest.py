@@ -1,6 +1,6 @@
 import pytest
 
-from rdtops.contract import manifest
+from rdtops.hostlib import manifest
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdtops.contract import names
+from rdtops.hostlib import names
 
 ESCAPES = ["../../plugins", "..", ".", "", "/etc/passwd", "a/../../b", "a//b", "a/./b", "x\0y", "x" * 256, "\ud800", 7,
            None, ["a"]]

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdtops.contract import checkpoints, manifest
 from rdtops.contract.config import preset
 from rdtops.contract.diagnosis import Evidence, diagnose
 from rdtops.contract.evaluation import EvalSpec, Protocol
-from rdtops.contract.fields import LARGEST, decimal
-from rdtops.contract.manifest import FileDigest, Manifest
 from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
-from rdtops.ops.news import Cursor
+from rdtops.hostlib import checkpoints, manifest
+from rdtops.hostlib.fields import LARGEST, decimal
+from rdtops.hostlib.manifest import FileDigest, Manifest
+from rdtops.runs.poller import Cursor
 
 SPEC = RunSpec("20261124-101530-tiny-3fa9", "a800", "now", "/w", "/w/r", "s", {"dataset": "/w/d"}, preset("tiny"))
 EVALUATION = EvalSpec(SPEC.run_id, "a800", "now", "/w", "/w/r", "s", "/w/c", "", {}, "cpu", "no", Protocol())

@@ -3,10 +3,11 @@ from dataclasses import replace
 
 import pytest
 
-from rdtops.contract import names, run
+from rdtops.contract import run
 from rdtops.contract.config import override, preset
 from rdtops.contract.run import Checkpoint, RunSpec, RunState, best_of, state_of
 from rdtops.errors import ConfigError
+from rdtops.hostlib import names
 
 
 def spec() -> RunSpec:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from proofs import slurm_cluster
+from proofs.slurm_cluster import Cluster
 from rdtops.contract.journal import Journal
-from rdtops.lab import slurm
 from rdtops.lab.site import Lab
-from rdtops.lab.slurm import Cluster
-from rdtops.remote import inventory
-from rdtops.remote.connection import Connection
+from rdtops.ssh import inventory
+from rdtops.ssh.connection import Connection
 from rdtops.testing.fixtures import running_lab
 from tests.lab.watched import begun
 
@@ -81,7 +81,7 @@ def journal(connection: Connection) -> Journal:
 @pytest.fixture(scope="session")
 def cluster(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two nodes of a real Slurm behind the host `lab`, which is its login node."""
-    if why := slurm.obstacle():
+    if why := slurm_cluster.obstacle():
         if os.environ.get("CI") == "true":
             pytest.fail(f"no Slurm here: {why}")
         pytest.skip(f"no Slurm here: {why}")

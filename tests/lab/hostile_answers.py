@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from rdtops.errors import RdtopsError
-from rdtops.ops.news import Newsroom, Question
-from rdtops.remote import inventory
-from rdtops.remote.connection import Connection
-from rdtops.remote.far import prober, wire
-from rdtops.remote.probe import Probe, ask
-from rdtops.remote.session import session
-from rdtops.remote.sshclient import SshClient
-from rdtops.remote.transfer import plan_download, plan_upload
+from rdtops.on_host import prober
+from rdtops.porter import wire
+from rdtops.runs.poller import Newsroom, Question
+from rdtops.ssh import inventory
+from rdtops.ssh.connection import Connection
+from rdtops.ssh.openssh_client import SshClient
+from rdtops.ssh.probe import Probe, ask
+from rdtops.transfer.porter_session import session
+from rdtops.transfer.transfer import plan_download, plan_upload
 
 PROGRESS_S = 0.8  # instead of five minutes, of those that do not go on
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rdtops.remote import transfer
-from rdtops.remote.session import Way
-from rdtops.remote.transfer import Outcome, plan_download, plan_upload
+from rdtops.transfer import transfer
+from rdtops.transfer.porter_session import Way
+from rdtops.transfer.transfer import Outcome, plan_download, plan_upload
 
 MIB = 1 << 20
 

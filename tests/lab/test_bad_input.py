@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.contract import manifest
-from rdtops.lab.gpus import Gpus
+from rdtops.hostlib import manifest
+from rdtops.lab.fake_gpus import Gpus
 from rdtops.lab.site import Lab
 from tests.lab.commandline import ROOT, CommandLine
 

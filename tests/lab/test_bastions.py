@@ -19,12 +19,12 @@ import pytest
 
 from rdtops.errors import AuthenticationFailed
 from rdtops.lab import keys
-from rdtops.remote import transfer
-from rdtops.remote.command import Command
-from rdtops.remote.connection import Connection
-from rdtops.remote.hosts import Host
-from rdtops.remote.session import Way
-from rdtops.remote.sshclient import SshClient
+from rdtops.ssh.command import Command
+from rdtops.ssh.connection import Connection
+from rdtops.ssh.hosts import Host
+from rdtops.ssh.openssh_client import SshClient
+from rdtops.transfer import transfer
+from rdtops.transfer.porter_session import Way
 from tests.lab.moves import MIB, download, random_file, upload
 
 CODE = "424242"
@@ -156,7 +156,7 @@ def test_the_program_on_its_own_asks_for_the_code_in_a_terminal(bastion: Host, b
         f"{key} = {value!r}\n" for key, value in (
             ("address", bastion.address), ("port", bastion.port), ("identity_file", bastion.identity_file),
             ("known_hosts", bastion.known_hosts))))
-    words = [sys.executable, "-m", "rdtops.remote.transfer", "--hosts", str(inventory), str(big),
+    words = [sys.executable, "-m", "rdtops.transfer.transfer", "--hosts", str(inventory), str(big),
              f"bastion:{big.parent / 'there'}"]
     person, terminal = pty.openpty()
     with subprocess.Popen(["setsid", "--ctty", "--wait", *words], stdin=terminal, stdout=terminal,

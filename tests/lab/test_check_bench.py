@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.benches import check as check_bench
-from rdtops.benches.check import Route
+from proofs.benches import check_bench
+from proofs.benches.check_bench import Route
 from rdtops.lab.site import Lab
-from rdtops.ops.repository import StepFailed
+from rdtops.ui.repository import StepFailed
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
 

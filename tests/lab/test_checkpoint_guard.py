@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from rdtops.checks import Status
-from rdtops.contract import manifest
 from rdtops.contract.run import Checkpoint, checkpoint_name
 from rdtops.errors import RdtopsError
-from rdtops.ops.registry import Registry
+from rdtops.hostlib import manifest
+from rdtops.plugging.registry import Registry
 from rdtops.testing import load
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from rdtops.contract import manifest
+from rdtops.hostlib import manifest
 from tests.lab.commandline import CommandLine
 from tests.lab.watched import Alive
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rdtops.remote.connection import Connection
+from rdtops.ssh.connection import Connection
 from rdtops.testing import conform, load
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]

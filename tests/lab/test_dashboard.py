@@ -10,11 +10,11 @@ import time
 import pytest
 from textual.widgets import DataTable, RichLog, Static, TabbedContent
 
-from rdtops.lab.gpus import GpuProcess, Gpus
-from rdtops.ops import dashboard
-from rdtops.ops.dashboard.app import Dashboard
-from rdtops.ops.dashboard.feed import Update
-from rdtops.ops.session import Session
+from rdtops.lab.fake_gpus import GpuProcess, Gpus
+from rdtops.ui import dashboard
+from rdtops.ui.dashboard.app import Dashboard
+from rdtops.ui.dashboard.feed import Update
+from rdtops.workflows.session import Session
 from tests.lab.commandline import ROOT, CommandLine
 from tests.lab.watched import Alive, checkpoint, wait_until
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.contract import manifest
 from rdtops.contract.journal import Journal
+from rdtops.hostlib import manifest
 from rdtops.lab.site import Lab
-from rdtops.ops import runs_on_host
+from rdtops.on_host import run_reporter
 from tests.lab.commandline import CommandLine
 from tests.trainer.worlds import needs_simulator
 
@@ -48,7 +48,7 @@ def test_an_evaluation_is_asked_for_survives_a_kill_and_comes_home(inv, run):
     folder = there / "eval" / launched["name"]
     trials = folder / "trials.jsonl"
     wait_for(lambda: trials.exists() and trials.read_text().count("\n") == 1)
-    for process in runs_on_host.members(f"{row['run_id']}/{launched['name']}", "RDTOPS_EVAL"):
+    for process in run_reporter.members(f"{row['run_id']}/{launched['name']}", "RDTOPS_EVAL"):
         os.kill(process, signal.SIGKILL)
     (status,) = inv.good("status --host lab --json").rows()
     assert {**status, "evaluations": []} == row
@@ -97,7 +97,7 @@ def test_a_checkpoint_in_the_layout_before_rdtops_is_evaluated_and_stopped(inv, 
     assert (status["state"], stopped["state"]) == ("prepared", "stopped")
     (newest,) = inv.good("status --host lab --json").rows()
     assert newest["run_id"] == row["run_id"]
-    assert runs_on_host.members(f"{status['run_id']}/{stopped['name']}", "RDTOPS_EVAL") == []
+    assert run_reporter.members(f"{status['run_id']}/{stopped['name']}", "RDTOPS_EVAL") == []
 
 
 def stand_in(inv):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.drills.disk import CODE, END, drill_disk
-from rdtops.drills.ground import lab_in
-from rdtops.drills.network import drill_network
+from proofs.drills.disk_drill import CODE, END, drill_disk
+from proofs.drills.ground import lab_in
+from proofs.drills.network_drill import drill_network
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 

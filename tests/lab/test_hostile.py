@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.drills import attacks, broken_files, hostile, stranger
-from rdtops.drills.observed_home import Ended, Home, Typed
-from rdtops.lab.hostile import mutations
-from rdtops.ops.repository import Drilled
+from proofs.drills import attacks, broken_files, hostile_drill, stranger
+from proofs.drills.observed_home import Ended, Home, Typed
+from proofs.hostile import mutations
+from rdtops.ui.repository import Drilled
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
@@ -28,8 +28,8 @@ def assets(tiny_hosts: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def drilled(lab, assets, tmp_path_factory) -> Drilled:
     lab.up()
-    return hostile.drill_hostile(lab, tmp_path_factory.mktemp("hostile"), assets, lambda _: None, mutations=MUTATIONS,
-                                 is_short=True, broken=BROKEN_FILES)
+    return hostile_drill.drill_hostile(lab, tmp_path_factory.mktemp("hostile"), assets, lambda _: None,
+                                       mutations=MUTATIONS, is_short=True, broken=BROKEN_FILES)
 
 
 @pytest.mark.parametrize("attack", NAMED)
@@ -63,7 +63,7 @@ def test_another_user_of_the_host_keeps_no_training_from_beginning_or_going_on()
 @pytest.mark.timeout(7200)
 def test_every_attack_on_every_command(lab, assets, tmp_path) -> None:
     lab.up()
-    drilled = hostile.drill_hostile(lab, tmp_path, assets, lambda _: None, mutations=hostile.MUTATIONS)
+    drilled = hostile_drill.drill_hostile(lab, tmp_path, assets, lambda _: None, mutations=hostile_drill.MUTATIONS)
     assert drilled.problems == ()
 
 
@@ -101,8 +101,8 @@ def test_the_drill_sees_what_lies_where_it_should_not(home: Home, monkeypatch: p
     (b"a \x1b[31mred\x1b[0m line\n", 1, ""), (b"\x1b[?25l 5 %\r\x1b[2K", 0, ""),
     (b"\x1b]52;c;aGk=\x07", 0, "came through"), (b"\xc2\x9b2J", 0, "came through"), (b"\xff", 0, "not UTF-8"),
     ("\u202e".encode(), 0, "came through"), (b"", -9, "exit -9"),
-    (b'Traceback (most recent call last):\n  File "/x/home/project/rdtops/ops/runs.py", line 5\nKeyError: 1\n', 1,
-     "traceback, rdtops/ops/runs.py:5: KeyError: 1")])
+    (b'Traceback (most recent call last):\n  File "/x/home/project/rdtops/runs/overview.py", line 5\nKeyError: 1\n', 1,
+     "traceback, rdtops/runs/overview.py:5: KeyError: 1")])
 def test_the_drill_sees_what_comes_to_the_terminal(said: bytes, code: int, wrong: str) -> None:
     found = Typed((Ended("status", code, said, b""),), 1.0, 90, False, False, "").wrong(5)
     assert wrong in "; ".join(found)
@@ -110,8 +110,8 @@ def test_the_drill_sees_what_comes_to_the_terminal(said: bytes, code: int, wrong
 
 
 def test_a_command_that_hangs_or_swells_is_seen() -> None:
-    found = Typed((), 30.0, 900, True, True, "rdtops/ops/watch.py:5").wrong(30)
-    assert found == ["no end within 30 s, in rdtops/ops/watch.py:5", "900 MiB of memory", "endless output"]
+    found = Typed((), 30.0, 900, True, True, "rdtops/runs/watch.py:5").wrong(30)
+    assert found == ["no end within 30 s, in rdtops/runs/watch.py:5", "900 MiB of memory", "endless output"]
 
 
 def test_a_mutation_is_the_same_one_again() -> None:

@@ -25,11 +25,11 @@ import pytest
 
 import rdtops
 from rdtops.errors import LabError
-from rdtops.lab import keys, packages, processes
-from rdtops.lab.gpus import Failure, GpuProcess, Gpus
+from rdtops.lab import keys, lab_processes, packages
+from rdtops.lab.fake_gpus import Failure, GpuProcess, Gpus
+from rdtops.lab.lab_processes import Process
 from rdtops.lab.packages import Program
 from rdtops.lab.ports import Ports
-from rdtops.lab.processes import Process
 from rdtops.lab.server import ID_VARIABLE
 from rdtops.lab.site import HOSTS, NAMES, Lab
 from tests.lab.conftest import running_lab
@@ -245,7 +245,7 @@ def test_down_leaves_nothing_running(site: Lab) -> None:
     lab_id = output(site, "lab", f"echo ${ID_VARIABLE}")
     assert site.down() >= len(NAMES) + len(detached) + 1
     assert not [pid for pid in (*detached, tmux) if Process.of(pid)]
-    assert not processes.with_environment(ID_VARIABLE, lab_id)
+    assert not lab_processes.with_environment(ID_VARIABLE, lab_id)
     assert not any(row.up for row in site.status())
     assert site.down() == 0
     assert site.up(backend).started == NAMES
@@ -447,8 +447,8 @@ def _ordinary_user() -> Iterator[tuple[str, Path, str]]:
         os.chown(home, uid, -1)
         yield user, home, _python_for(user)
     finally:
-        of_user = (path for path in processes.PROC.glob("[0-9]*") if path.stat().st_uid == uid)
-        processes.signal_all((int(path.name) for path in of_user), signal.SIGKILL)
+        of_user = (path for path in lab_processes.PROC.glob("[0-9]*") if path.stat().st_uid == uid)
+        lab_processes.signal_all((int(path.name) for path in of_user), signal.SIGKILL)
         subprocess.run(["userdel", "--force", user], check=True, capture_output=True)
         shutil.rmtree(home)
 
@@ -458,7 +458,7 @@ def _copy_packages(target: Path) -> None:
     ours = Path(rdtops.__file__).parent
     target.mkdir()
     (target / "rdtops").mkdir()
-    for name in ("__init__.py", "errors.py", "contract", "lab"):
+    for name in ("__init__.py", "errors.py", "hostlib", "lab"):
         _copy(ours / name, target / "rdtops" / name)
     installed = Path(sysconfig.get_path("platlib"))
     for name in ("asyncssh", "bcrypt", "cffi", "_cffi_backend", "cryptography", "invoke", "nacl", "paramiko", "pynacl",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.drills import laptop as drill
+from proofs.drills import laptop_drill as drill
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.contract import kin
+from rdtops.hostlib import processes
 from rdtops.lab.site import Lab
-from rdtops.ops import runs_on_host
+from rdtops.on_host import run_reporter
 from tests.command_lines import watched_command_lines
 from tests.lab.commandline import ROOT, CommandLine
 
@@ -58,7 +58,7 @@ def workspace(lab: Lab, inv) -> Iterator[Path]:
     folder = lab.home("lab") / "launches"
     yield folder
     for name in names(folder):
-        runs_on_host.stop(str(folder), name, 1.0)
+        run_reporter.stop(str(folder), name, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,8 @@ def test_a_secret_reaches_the_training_and_is_seen_nowhere(rows, run_id, workspa
     file = workspace / ".secrets" / "lab.sh"
     assert (file.read_text(), file.stat().st_mode & 0o777) == (f"export HF_TOKEN={SECRET}\n", 0o600)
     assert file.parent.stat().st_mode & 0o077 == 0
-    wait_for(lambda: any(kin.rank_of(pid) is not None for pid in runs_on_host.members(run_id)))
-    (rank, *_) = [pid for pid in runs_on_host.members(run_id) if kin.rank_of(pid) is not None]
+    wait_for(lambda: any(processes.rank_of(pid) is not None for pid in run_reporter.members(run_id)))
+    (rank, *_) = [pid for pid in run_reporter.members(run_id) if processes.rank_of(pid) is not None]
     assert f"HF_TOKEN={SECRET}".encode() in Path(f"/proc/{rank}/environ").read_bytes().split(b"\0")
     assert any("launch.sh" in line for line in seen)  # there was something to see
     assert not [line for line in seen if SECRET in line]
@@ -154,10 +154,10 @@ def test_a_home_without_room_costs_a_warning_and_no_training(inv, run_id, worksp
 
 
 def test_ranks_that_outlived_their_launcher_are_in_the_way_until_they_are_stopped(inv, run_id, workspace):
-    wait_for(lambda: any(kin.rank_of(pid) is not None for pid in runs_on_host.members(run_id)))
+    wait_for(lambda: any(processes.rank_of(pid) is not None for pid in run_reporter.members(run_id)))
     wait_for(lambda: '"kind": "step"' in (workspace / "runs" / run_id / "journal.jsonl").read_text())
-    every = runs_on_host.members(run_id)
-    ranks = [pid for pid in every if kin.rank_of(pid) is not None]
+    every = run_reporter.members(run_id)
+    ranks = [pid for pid in every if processes.rank_of(pid) is not None]
     for pid in ranks:  # so that they cannot leave with their launcher
         os.kill(pid, signal.SIGSTOP)
     launcher = int((workspace / "runs" / run_id / "process").read_text().split()[0])
@@ -169,7 +169,7 @@ def test_ranks_that_outlived_their_launcher_are_in_the_way_until_they_are_stoppe
     for pid in ranks:
         os.kill(pid, signal.SIGCONT)
     inv.good(f"stop --host lab --run {run_id} --grace 20")
-    assert not runs_on_host.members(run_id)
+    assert not run_reporter.members(run_id)
 
 
 def test_what_was_prepared_and_never_launched_is_launched(inv, run_id, workspace):

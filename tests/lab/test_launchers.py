@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rdtops.ops import launchers
+from rdtops.runs import launchers
 from rdtops.testing import conform
 from rdtops.testing.launching import promises
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from rdtops.delivery import provision
+from rdtops.delivery.provision import Recipe
 from rdtops.errors import RunError, UsageError
-from rdtops.ops import provision
-from rdtops.ops.provision import Recipe
-from rdtops.remote import environment
-from rdtops.remote.connection import Connection
-from rdtops.remote.hosts import Environment
+from rdtops.ssh import environment
+from rdtops.ssh.connection import Connection
+from rdtops.ssh.hosts import Environment
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 

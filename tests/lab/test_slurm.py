@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.contract import manifest
+from rdtops.hostlib import manifest
 from rdtops.lab.site import Lab
 from tests.lab.clusters import events, laptop, launched, steps, view, wait_for
 from tests.lab.commandline import CommandLine

@@ -9,10 +9,10 @@ import pytest
 from rdtops.contract.run import RunPaths, RunState
 from rdtops.errors import RunError
 from rdtops.launcher import Cause, Phase
-from rdtops.ops import jobs, launchers, runs
-from rdtops.remote import inventory
-from rdtops.remote.command import Command, quoted
-from rdtops.remote.connection import Connection
+from rdtops.runs import jobs, launchers, overview
+from rdtops.ssh import inventory
+from rdtops.ssh.command import Command, quoted
+from rdtops.ssh.connection import Connection
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 
@@ -48,7 +48,7 @@ def submitted(connection, name, line):
 
 def becomes(connection, name, *states, limit_s=60.0):
     end = time.monotonic() + limit_s
-    while (run := runs.find(connection, named(name))).state not in states:
+    while (run := overview.find(connection, named(name))).state not in states:
         assert time.monotonic() < end, run
         time.sleep(0.3)
     return run
@@ -70,7 +70,7 @@ def test_one_that_was_cancelled_by_hand_is_stopped_and_says_so(connection, clust
     assert f"job {run.job.id} was cancelled (scancel" in run.job.words
     assert run.end.state is RunState.STOPPED
     cluster.stop_controller()  # what was seen is kept beside the run, whatever Slurm forgets
-    assert runs.find(connection, named("cancelled")).job == run.job
+    assert overview.find(connection, named("cancelled")).job == run.job
 
 
 def test_a_held_one_is_queued_and_names_how_to_release_it(connection, cluster):
@@ -91,7 +91,7 @@ def test_one_that_waits_says_for_what_and_leaves_the_queue_when_it_is_stopped(co
     run = becomes(connection, "second", RunState.QUEUED)
     assert run.job.cause is Cause.WAITS
     assert f"job {run.job.id} is queued: " in run.job.words
-    runs.stop(connection, run, 5)
+    overview.stop(connection, run, 5)
     assert becomes(connection, "second", RunState.STOPPED).job.cause is Cause.CANCELLED
 
 
@@ -116,7 +116,7 @@ def test_a_job_whose_node_fails_is_lost_or_queued_again(connection, cluster):
     becomes(connection, "again", RunState.RUNNING)
     cluster.fail_node("n1")
     waiting = becomes(connection, "again", RunState.QUEUED)
-    assert waiting.job.id == runs.find(connection, named("again")).job.id
+    assert waiting.job.id == overview.find(connection, named("again")).job.id
 
 
 def test_a_preempted_job_that_may_not_be_queued_again_is_named(connection, cluster):
@@ -133,14 +133,14 @@ def test_a_controller_that_is_down_is_unknown_and_never_gone(connection, cluster
     job = submitted(connection, "goes-on", "while [ ! -e end ]; do sleep 0.2; done")
     number = becomes(connection, "goes-on", RunState.RUNNING).job.id
     cluster.stop_controller()
-    run = runs.find(connection, named("goes-on"))
+    run = overview.find(connection, named("goes-on"))
     assert (run.state, run.job.phase, run.job.id) == (RunState.UNKNOWN, Phase.UNKNOWN, number)
     assert not run.state.ended
     assert "Unable to contact slurm controller" in run.job.words
     with pytest.raises(RunError, match="Slurm did not take the job"):  # nor is anything started that may be running
         launchers.of(connection.host).submit(connection, job)
     with pytest.raises(RunError, match="did not end"):
-        runs.stop(connection, run, 1)
+        overview.stop(connection, run, 1)
     cluster.start_controller()
     assert becomes(connection, "goes-on", RunState.RUNNING).job.id == number
     connection.run(Command("touch", job.file("end")))
@@ -153,10 +153,10 @@ def test_what_slurm_has_forgotten_is_told_from_what_the_run_left(connection):
     folder = quoted(f"{connection.workspace}/runs/{named('old')}")
     record = json.dumps({"id": "99999", "name": named("old")}).encode()
     connection.run_shell(f"cd {folder} && rm slurm-end.json && cat > slurm.json", stdin=record)
-    run = runs.find(connection, named("old"))
+    run = overview.find(connection, named("old"))
     assert (run.state, run.exit_code, run.job.cause) == (RunState.FINISHED, 0, Cause.FORGOTTEN)
     connection.run_shell(f"cd {folder} && rm exit && date +%s > ended")
-    run = runs.find(connection, named("old"))
+    run = overview.find(connection, named("old"))
     assert (run.state, run.job.cause) == (RunState.STOPPED, Cause.CANCELLED)
     assert "has forgotten why" in run.job.words
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from rdtops.lab.gpus import GpuProcess, Gpus
+from rdtops.lab.fake_gpus import GpuProcess, Gpus
 from tests.lab.commandline import CommandLine
 from tests.lab.watched import Alive
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.contract import manifest
-from rdtops.drills import survive, why
-from rdtops.drills.plants import plants
+from proofs.drills import survive_drill, why_drill
+from proofs.drills.plants import plants
+from rdtops.hostlib import manifest
 from rdtops.lab.site import Lab
-from rdtops.remote import inventory
-from rdtops.remote.connection import Connection
+from rdtops.ssh import inventory
+from rdtops.ssh.connection import Connection
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
@@ -36,40 +36,40 @@ def assets(tiny_hosts: Path) -> dict[str, str]:
 
 
 def test_a_training_outlives_its_rank_its_supervisor_and_its_tmux_server(connection, assets, tmp_path) -> None:
-    drilled = survive.drill_survive(connection, assets, 3, lambda _: None, trainings=1, steps=60,
-                                    victims=(survive.RANK, survive.SUPERVISOR, survive.TMUX))
+    drilled = survive_drill.drill_survive(connection, assets, 3, lambda _: None, trainings=1, steps=60,
+                                    victims=(survive_drill.RANK, survive_drill.SUPERVISOR, survive_drill.TMUX))
     assert drilled.problems == ()
     assert [(row.killed, row.times) for row in drilled.rows] == [
-        (survive.RANK, 1), (survive.SUPERVISOR, 1), (survive.TMUX, 1)]
+        (survive_drill.RANK, 1), (survive_drill.SUPERVISOR, 1), (survive_drill.TMUX, 1)]
 
 
 @pytest.mark.slow
 def test_a_training_outlives_all_of_them(connection, assets) -> None:
-    drilled = survive.drill_survive(connection, assets, len(survive.VICTIMS), lambda _: None, trainings=1)
+    drilled = survive_drill.drill_survive(connection, assets, len(survive_drill.VICTIMS), lambda _: None, trainings=1)
     assert drilled.problems == ()
-    assert sum(row.times for row in drilled.rows) == len(survive.VICTIMS)
+    assert sum(row.times for row in drilled.rows) == len(survive_drill.VICTIMS)
 
 
 def test_the_drill_sees_a_wrong_bit(connection, assets) -> None:
-    left_alone, other = (survive.Training(connection, assets, steps=60) for _ in range(2))
+    left_alone, other = (survive_drill.Training(connection, assets, steps=60) for _ in range(2))
     for training in (left_alone, other):
         last = Path(training.spec.paths.checkpoints) / "step_000060"
         last.mkdir(parents=True)
         (last / "model.safetensors").write_bytes(b"\x00" if training is left_alone else b"\x01")
         manifest.seal(last)
-    assert survive.differences(1, left_alone.subject, other.subject) == [
+    assert survive_drill.differences(1, left_alone.subject, other.subject) == [
         "training 1: model.safetensors: its MD5 is not that of the training that was left alone"]
 
 
 def test_planted_causes_are_named(lab, connection, assets) -> None:
     wanted = {"bad_sample", "killed", "config"}
     chosen = {plant.cause: plant for plant in plants() if plant.cause in wanted}
-    drilled = why.drill_why(lab, connection, assets, list(chosen.values()), lambda _: None)
+    drilled = why_drill.drill_why(lab, connection, assets, list(chosen.values()), lambda _: None)
     assert {row.planted: row.named for row in drilled.rows} == {cause: cause for cause in wanted}
 
 
 @pytest.mark.slow
 def test_every_planted_cause_is_named(lab, connection, assets) -> None:
-    drilled = why.drill_why(lab, connection, assets, plants(), lambda _: None)
+    drilled = why_drill.drill_why(lab, connection, assets, plants(), lambda _: None)
     assert len({row.planted for row in drilled.rows}) >= 16
     assert [row for row in drilled.rows if not row.passed] == []

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.benches.transfer import MB, OURS, PEERS, RACES, Load, Race, Times, Tool, _Bench
-from rdtops.lab.wan.site import WanLab
-from rdtops.ops.repository import Measured
+from proofs.benches.transfer_bench import MB, OURS, PEERS, RACES, Load, Race, Times, Tool, _Bench
+from proofs.wan.wan_lab import WanLab
+from rdtops.ui.repository import Measured
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.drills.transfer import LINE, MB, drill_transfers, loopback_ground, wan_ground
+from proofs.drills.observer import Observer, Seen
+from proofs.drills.transfer_drill import LINE, MB, drill_transfers, loopback_ground, wan_ground
+from proofs.wan.wan_lab import WanLab
 from rdtops.errors import LabError
-from rdtops.lab.observer import Observer, Seen
 from rdtops.lab.site import Lab
-from rdtops.lab.wan.site import WanLab
-from rdtops.ops.repository import Drilled
+from rdtops.ui.repository import Drilled
 
 pytestmark = pytest.mark.lab
 

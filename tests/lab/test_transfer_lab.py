@@ -17,12 +17,13 @@ import pytest
 
 from rdtops.errors import ConnectionLost, DiskFull, TransferError
 from rdtops.lab.site import JUMP, Lab
-from rdtops.remote import session, stream, transfer
-from rdtops.remote.connection import Connection
-from rdtops.remote.far.lock import LOCK
-from rdtops.remote.far.parts import begun
-from rdtops.remote.inventory import load
-from rdtops.remote.transfer import Outcome, Progress, plan_upload
+from rdtops.porter.parts import begun
+from rdtops.porter.target_lock import LOCK
+from rdtops.ssh import stream
+from rdtops.ssh.connection import Connection
+from rdtops.ssh.inventory import load
+from rdtops.transfer import porter_session, transfer
+from rdtops.transfer.transfer import Outcome, Progress, plan_upload
 from tests.lab.moves import MIB, download, random_file, upload
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("home")]
@@ -205,8 +206,8 @@ def test_a_jump_host_that_ends_is_named_and_the_next_call_resumes(connection: Co
 @pytest.mark.parametrize("move", [upload, download])
 def test_a_jump_host_that_freezes_is_named_in_bounded_time(connection: Connection, lab: Lab, big: Path, tmp_path: Path,
                                                            monkeypatch: pytest.MonkeyPatch, move: Move) -> None:
-    monkeypatch.setattr(session, "SILENCE_S", 2.0)
-    monkeypatch.setattr(session, "PING_S", 1.0)
+    monkeypatch.setattr(porter_session, "SILENCE_S", 2.0)
+    monkeypatch.setattr(porter_session, "PING_S", 1.0)
     start_s = time.monotonic()
     try:
         with pytest.raises(ConnectionLost, match=rf"answer of {JUMP}"):
@@ -239,7 +240,7 @@ def test_all_who_used_a_link_that_froze_hear_of_it_at_once(connection: Connectio
 
 def test_it_moves_files_on_its_own(lab_hosts: Path, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x")
-    run = [sys.executable, "-m", "rdtops.remote.transfer", "--hosts", str(lab_hosts)]
+    run = [sys.executable, "-m", "rdtops.transfer.transfer", "--hosts", str(lab_hosts)]
     there = subprocess.run([*run, tmp_path / "f", f"lab:{tmp_path}/there/"], capture_output=True, text=True,
                            check=False)
     assert (there.returncode, there.stderr) == (0, "")

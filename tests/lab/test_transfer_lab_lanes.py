@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from rdtops.lab.site import Lab
-from rdtops.remote import sshclient, transfer
-from rdtops.remote.connection import Connection
-from rdtops.remote.far.parts import begun
-from rdtops.remote.inventory import load
-from rdtops.remote.sshclient import SshClient
-from rdtops.remote.transfer import Progress
+from rdtops.porter.parts import begun
+from rdtops.ssh import openssh_client
+from rdtops.ssh.connection import Connection
+from rdtops.ssh.inventory import load
+from rdtops.ssh.openssh_client import SshClient
+from rdtops.transfer import transfer
+from rdtops.transfer.transfer import Progress
 from tests.lab.moves import MIB, download, random_file, upload
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("home")]
@@ -66,7 +67,7 @@ def test_a_lane_that_dies_leaves_its_ranges_to_the_others(client: SshClient, big
 def test_kill_9_of_the_sender_costs_at_most_a_twentieth(client: SshClient, lab_hosts: Path, big: Path,
                                                         tmp_path: Path) -> None:
     folder = tmp_path / "there"
-    sender = subprocess.Popen([sys.executable, "-m", "rdtops.remote.transfer", "--hosts", str(lab_hosts), str(big),
+    sender = subprocess.Popen([sys.executable, "-m", "rdtops.transfer.transfer", "--hosts", str(lab_hosts), str(big),
                                f"lab:{folder}/"], stdout=subprocess.DEVNULL)
     until(lambda: sum(size for _, size in begun(bytes(folder))) > SIZE // 3)
     sender.kill()
@@ -90,7 +91,7 @@ def test_without_an_ssh_program_channels_of_one_connection_carry_it(lab_hosts: P
                                                                     monkeypatch: pytest.MonkeyPatch,
                                                                     move: Any) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    assert not sshclient.present()
+    assert not openssh_client.present()
     with Connection(load(lab_hosts).host("lab")) as connection:
         assert move(connection, big, tmp_path / "there").sent_bytes == SIZE
     monkeypatch.undo()
@@ -99,13 +100,13 @@ def test_without_an_ssh_program_channels_of_one_connection_carry_it(lab_hosts: P
 
 def test_an_unknown_host_key_is_refused_by_the_ssh_program_too(lab: Lab, tmp_path: Path, lab_hosts: Path) -> None:
     host = replace(load(lab_hosts).host("lab"), known_hosts=str(tmp_path / "none"))
-    with SshClient(host) as client, pytest.raises(sshclient.HostKeyError):
+    with SshClient(host) as client, pytest.raises(openssh_client.HostKeyError):
         client.absolute("~/x")
 
 
 def test_a_dry_run_prints_reasons_and_sizes_and_moves_nothing(lab_hosts: Path, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x" * 2000)
-    ran = subprocess.run([sys.executable, "-m", "rdtops.remote.transfer", "--hosts", str(lab_hosts), "--dry-run",
+    ran = subprocess.run([sys.executable, "-m", "rdtops.transfer.transfer", "--hosts", str(lab_hosts), "--dry-run",
                           str(tmp_path / "f"), f"lab:{tmp_path}/there/"], capture_output=True, text=True, check=True)
     assert ran.stdout == "send   f: 2 kB, missing there\n1 of 1 files, 2 kB to send\n"
     with contextlib.suppress(FileNotFoundError):

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from proofs.wan import profile, wan_lab
+from proofs.wan.wan_lab import SERVERS, WanLab
 from rdtops.errors import LabError
-from rdtops.lab import processes
-from rdtops.lab.wan import profile, site
-from rdtops.lab.wan.site import SERVERS, WanLab
+from rdtops.lab import lab_processes
 
 pytestmark = pytest.mark.lab
 
@@ -87,14 +87,14 @@ def test_one_program_at_a_time_has_a_lab(wan: WanLab) -> None:
 def test_down_leaves_no_namespace_and_no_process(tmp_path: Path) -> None:
     lab = brought_up(WanLab(tmp_path), "wan")
     with subprocess.Popen([*lab.laptop, "sleep", "300"]) as left_behind:
-        while "sleep" not in processes.command_line(left_behind.pid).split()[:1]:
+        while "sleep" not in lab_processes.command_line(left_behind.pid).split()[:1]:
             time.sleep(0.01)  # until it is in the namespace
         inside = set().union(*(n.processes() for n in lab.namespaces))
         ended = lab.down()
     assert left_behind.pid in inside
     assert ended >= 4  # two sshd, a line, a sleep
     assert [n for n in lab.namespaces if n.exists] == []
-    assert [pid for pid in inside if processes.Process.of(pid)] == []
+    assert [pid for pid in inside if lab_processes.Process.of(pid)] == []
     assert lab.down() == 0
 
 
@@ -104,13 +104,13 @@ def test_who_was_told_to_end_has_ended_though_nobody_finds_it_any_more() -> None
         assert process.stdout
         assert process.stdout.readline() == "up\n"
         found = iter([{process.pid}])
-        assert processes.end_all(lambda: next(found, set()), grace_s=0.2) == 1
-        assert processes.Process.of(process.pid) is None
+        assert lab_processes.end_all(lambda: next(found, set()), grace_s=0.2) == 1
+        assert lab_processes.Process.of(process.pid) is None
 
 
 def test_a_crashed_lab_is_repaired(tmp_path: Path) -> None:
     brought_up(WanLab(tmp_path)).down()
-    crash = ("import os, signal; from rdtops.lab.wan.site import WanLab; "
+    crash = ("import os, signal; from proofs.wan.wan_lab import WanLab; "
              f"WanLab({str(tmp_path)!r}).up('wan'); os.kill(os.getpid(), signal.SIGKILL)")
     done = subprocess.run([sys.executable, "-c", crash], cwd=Path(__file__).parents[2], check=False)
     assert done.returncode == -signal.SIGKILL
@@ -131,6 +131,6 @@ def test_an_unknown_profile_names_the_known_ones(name: str) -> None:
 
 def test_what_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(site, "_found", lambda program: program not in ("gcc", "ip"))
+    monkeypatch.setattr(wan_lab, "_found", lambda program: program not in ("gcc", "ip"))
     with pytest.raises(LabError, match=r"needs root, ip \(package iproute2\), gcc \(package gcc\)"):
-        site.require()
+        wan_lab.require()

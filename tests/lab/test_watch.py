@@ -12,10 +12,10 @@ from rdtops.contract.config import preset
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunState
 from rdtops.hookspecs import hookimpl
-from rdtops.ops import runs, watch
-from rdtops.ops.news import Cursor
-from rdtops.ops.records import RunRecords
-from rdtops.ops.registry import Plugin, Registry
+from rdtops.plugging.registry import Plugin, Registry
+from rdtops.runs import overview, watch
+from rdtops.runs.poller import Cursor
+from rdtops.runs.records import RunRecords
 from rdtops.testing import load
 from tests.lab.watched import RUN, catch_up, checkpoint, plugin
 
@@ -126,7 +126,7 @@ def test_a_long_journal_is_read_piece_by_piece(connection, journal):
 
 def test_a_run_without_exit_code_and_process_is_lost_and_its_watch_ends(connection, journal):
     journal.append("step", step=7, loss=0.5)
-    run = runs.find(connection, RUN)
+    run = overview.find(connection, RUN)
     assert (run.state, run.step, run.loss) == (RunState.LOST, 7, 0.5)
     events = [e.kind for e, _ in watch.follow(connection, Registry([]), RUN, from_start=True)]
     assert events == ["step"]

@@ -11,10 +11,10 @@ import types
 import pytest
 
 from rdtops.hookspecs import hookimpl
-from rdtops.ops import runs, watch
-from rdtops.ops.records import HookRecord, RunRecords
-from rdtops.ops.registry import Plugin, Registry
-from rdtops.remote.connection import Connection
+from rdtops.plugging.registry import Plugin, Registry
+from rdtops.runs import overview, watch
+from rdtops.runs.records import HookRecord, RunRecords
+from rdtops.ssh.connection import Connection
 from tests.lab.commandline import CommandLine
 from tests.lab.watched import RUN, Alive, catch_up, checkpoint, plugin, wait_until
 
@@ -101,7 +101,7 @@ def test_two_commands_on_one_laptop_do_not_act_upon_the_same_checkpoint(connecti
     seen: list[int] = []
     for step in (10, 20, 30):
         checkpoint(journal, step)
-    run = runs.find(connection, RUN)
+    run = overview.find(connection, RUN)
 
     def one_more_command() -> None:
         with Connection(connection.host) as other:

@@ -9,16 +9,16 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
-from rdtops.contract import kin
 from rdtops.contract.config import preset
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec
 from rdtops.hookspecs import hookimpl
+from rdtops.hostlib import processes
 from rdtops.lab.site import Lab
-from rdtops.ops import runs, watch
-from rdtops.ops.records import HookRecord
-from rdtops.ops.registry import Plugin, Registry
-from rdtops.remote.connection import Connection
+from rdtops.plugging.registry import Plugin, Registry
+from rdtops.runs import overview, watch
+from rdtops.runs.records import HookRecord
+from rdtops.ssh.connection import Connection
 
 RUN = "20260101-000000-watched-0001"
 
@@ -43,7 +43,7 @@ class Alive:
         self.process = subprocess.Popen(["sleep", "600"], env={"PATH": "/usr/bin:/bin", "RDTOPS_RUN": run_id,
                                                                "CUDA_VISIBLE_DEVICES": "3,5"})
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        start = kin.start_time(self.process.pid)
+        start = processes.start_time(self.process.pid)
         (self.folder / "process").write_text(f"{self.process.pid} {start} {boot}\n")
 
     def ends(self, code: int = 0) -> None:
@@ -86,6 +86,6 @@ def plugin(name: str, seen: list[tuple[str, int]], fails_at: int = 0) -> Plugin:
 
 
 def catch_up(connection: Connection, *plugins: Plugin) -> list[HookRecord]:
-    return watch.catch_up(connection, Registry(plugins), runs.find(connection, RUN))
+    return watch.catch_up(connection, Registry(plugins), overview.find(connection, RUN))
 
 

@@ -6,11 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
-from rdtops.contract import manifest, overrides
+from rdtops.contract import overrides
 from rdtops.contract.config import override, preset
 from rdtops.contract.evaluation import EvalSpec, Protocol
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec
+from rdtops.hostlib import manifest
 
 OLD, GOOD = "20261124-101530-tiny-3fa9", "20261125-101530-tiny-3fb0"
 RELEASE = "main-1a2b3c"

@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from rdtops.contract import names
+from rdtops import answers
 from rdtops.contract.config import preset
 from rdtops.contract.journal import Event
-from rdtops.contract.names import BadName
 from rdtops.contract.run import RunPaths, RunSpec, RunState
 from rdtops.errors import RemoteError
-from rdtops.ops import answers, evaluation, runs
-from rdtops.ops.render import shown
+from rdtops.hostlib import names
+from rdtops.hostlib.names import BadName
+from rdtops.runs import evaluations, overview
+from rdtops.views import shown
 
 RUN = "20261124-101530-tiny-3fa9"
 SPEC = RunSpec(names.run_id(RUN), "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "a", {}, preset("tiny"))
@@ -70,12 +71,12 @@ def test_a_state_of_digests_that_is_none_is_unverified():
 
 
 def test_a_config_json_of_another_run_is_not_believed():
-    view = runs.view("lab", answers.run("lab", {**FACTS, "run_id": "20261124-101530-tiny-0000"}))
+    view = overview.view("lab", answers.run("lab", {**FACTS, "run_id": "20261124-101530-tiny-0000"}))
     assert (view.spec, view.problem) == (None, f"its config.json is that of {RUN}")
 
 
 def test_a_run_that_cannot_be_read_is_unknown_and_says_why():
-    view = runs.view("lab", answers.run("lab", {"run_id": RUN, "problem": "PermissionError: journal.jsonl"}))
+    view = overview.view("lab", answers.run("lab", {"run_id": RUN, "problem": "PermissionError: journal.jsonl"}))
     assert (view.state, view.problem) == (RunState.UNKNOWN, "PermissionError: journal.jsonl")
     assert view.to_json()["problem"] == "PermissionError: journal.jsonl"
     console = Console(record=True, width=120, file=io.StringIO())
@@ -85,7 +86,7 @@ def test_a_run_that_cannot_be_read_is_unknown_and_says_why():
 
 @given(st.dictionaries(st.sampled_from([*FACTS, "problem"]), VALUES))
 def test_facts_of_any_kind_make_a_run(changed):
-    view = runs.view("lab", answers.run("lab", {**FACTS, **changed, "run_id": RUN}))
+    view = overview.view("lab", answers.run("lab", {**FACTS, **changed, "run_id": RUN}))
     assert view.run_id == RUN
     assert isinstance(view.to_json(), dict)
     assert view.end.error == str(view.end.error)
@@ -94,7 +95,7 @@ def test_facts_of_any_kind_make_a_run(changed):
 @given(TEXT | VALUES.map(repr))
 def test_any_journal_makes_a_run(journal):
     lines = f'{{"kind": "step", "step": "x", "loss": [1]}}\n{{"kind": "checkpoint", "name": 7}}\n{journal}\n'
-    assert runs.view("lab", answers.run("lab", {**FACTS, "journal_tail": lines, "journal_head": journal})).step == 0
+    assert overview.view("lab", answers.run("lab", {**FACTS, "journal_tail": lines, "journal_head": journal})).step == 0
 
 
 @given(VALUES, VALUES)
@@ -115,6 +116,6 @@ def test_answers_of_any_kind_are_parsed_or_refused(answer, row):
 def test_a_report_of_any_kind_makes_an_evaluation(report, outcomes):
     (facts,) = answers.evaluations("h", {"evaluations": [{
         "run_id": RUN, "name": "step_000010-libero_90-0a1b2c3d", "report": json.dumps(report), "outcomes": outcomes}]})
-    view = evaluation._view("h", "/w", facts)
+    view = evaluations._view("h", "/w", facts)
     assert PurePosixPath(view.folder).is_relative_to("/w/runs")
     assert isinstance(view.to_json(), dict)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rdtops.errors import UsageError
-from rdtops.ops import authoring, discovery
+from rdtops.plugging import authoring, discovery
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,30 +16,23 @@ import pytest
 
 from plugins.checkpoint_guard import there as guard
 from plugins.slurm import there as slurm
-from rdtops.contract import diagnosis, digests, overrides
+from proofs.drills.corruptions import WAYS, corrupt
+from rdtops import answers
+from rdtops.contract import diagnosis, overrides
 from rdtops.contract.diagnosis import Evidence
 from rdtops.contract.evaluation import EvalSpec
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec, RunState
-from rdtops.drills.corruptions import WAYS, corrupt
+from rdtops.delivery import releases
 from rdtops.errors import ConfigError, RunError, UsageError
-from rdtops.ops import (
-    answers,
-    checkpoints_on_host,
-    evaluation,
-    launch_on_host,
-    records,
-    releases,
-    releases_on_host,
-    results,
-    runs,
-    runs_on_host,
-)
-from rdtops.ops.news import Cursor
-from rdtops.ops.records import HookRecord, RunRecords
-from rdtops.ops.report import page, readme
-from rdtops.ops.report.folder import RunFolder
-from rdtops.remote.far.digests import Digests
+from rdtops.hostlib import digests
+from rdtops.on_host import checkpoint_verifier, release_keeper, run_reporter, training_starter
+from rdtops.porter.file_digests import Digests
+from rdtops.report import page, readme
+from rdtops.report.folder import RunFolder
+from rdtops.runs import evaluations, overview, records, results
+from rdtops.runs.poller import Cursor
+from rdtops.runs.records import HookRecord, RunRecords
 from rdtops.supervisor import evidence_on_host
 from tests.ops import broken
 from tests.ops.broken import GOOD, HOST, OLD, RELEASE
@@ -107,26 +100,26 @@ def place(workspace: Path, file: str, run_id: str = OLD) -> Path:
 def seen(workspace: Path) -> dict[str, object]:
     """Everything that the laptop learns of the runs of a host, by run."""
     where, each = str(workspace), {}
-    for view in runs.views(HOST, told(runs_on_host.list_runs(where))):
+    for view in overview.views(HOST, told(run_reporter.list_runs(where))):
         each[view.run_id] = [view]
     for run_id, found in each.items():
         files = {"journal.jsonl": {"cursor": [0, 0, ""], "steps": 100}, "train.log": {"cursor": [0, 0, ""],
                                                                                       "last_lines": 10}}
-        told(runs_on_host.news(where, run_id, files))
+        told(run_reporter.news(where, run_id, files))
         spec = broken.spec_of(workspace, run_id)
-        found.append(answers.checkpoints(HOST, told(runs_on_host.checkpoints(where, run_id)), spec.paths))
-        facts = answers.evaluations(HOST, told(runs_on_host.evaluations(where, [run_id])))
-        found.append([evaluation._view(HOST, where, one) for one in facts])
+        found.append(answers.checkpoints(HOST, told(run_reporter.checkpoints(where, run_id)), spec.paths))
+        facts = answers.evaluations(HOST, told(run_reporter.evaluations(where, [run_id])))
+        found.append([evaluations._view(HOST, where, one) for one in facts])
         found.append(guard.listed(str(spec.paths.checkpoints)))
         found.append(guard.wrong(str(spec.paths.checkpoints / "step_000002"), "0" * 32))
-        found.append(checkpoints_on_host.state_of(str(spec.paths.checkpoints / "step_000002"), Digests(), True))
+        found.append(checkpoint_verifier.state_of(str(spec.paths.checkpoints / "step_000002"), Digests(), True))
         found.append(slurm.facts(str(spec.paths.root), [], "slurm is down"))
         why = told(evidence_on_host.answer(where, run_id))
         found.append(diagnosis.diagnose(Evidence.of(HOST, {**why["facts"], "now_s": 0.0, "disk_free_bytes": 1 << 40,
                                                            "disk_free_inodes": 9})))
         found.append([event.kind for event in Journal(spec.paths.journal).events(steps=10)])
-    assert launch_on_host.twin_of(str(workspace / "runs"), {"run_id": "another"}, "new", again=False) is None
-    each["releases"] = told(releases_on_host.listed(where))
+    assert training_starter.twin_of(str(workspace / "runs"), {"run_id": "another"}, "new", again=False) is None
+    each["releases"] = told(release_keeper.listed(where))
     return each
 
 
@@ -142,7 +135,7 @@ def test_a_broken_file_of_one_run_changes_nothing_of_another(workspace, before, 
             after = seen(workspace)
             assert after[GOOD] == before[GOOD], way
             assert after[OLD][0].run_id == OLD
-            assert isinstance(launch_on_host.refused_by(str(place(workspace, "refused"))), list)
+            assert isinstance(training_starter.refused_by(str(place(workspace, "refused"))), list)
 
 
 @pytest.mark.parametrize("file", ["config.json", "overrides.json"])
@@ -158,7 +151,7 @@ def test_what_a_training_does_is_read_or_refused_in_our_words(workspace, file):
 def test_an_evaluation_is_read_or_refused_in_our_words(workspace, way):
     file = place(workspace, "eval/{evaluation}/eval.json")
     with broken_in(file, way):
-        said = refusal(lambda: EvalSpec.from_json(runs_on_host.text_of(file)), ConfigError)
+        said = refusal(lambda: EvalSpec.from_json(run_reporter.text_of(file)), ConfigError)
     assert not said or "eval.json" in said
 
 
@@ -167,7 +160,7 @@ def test_an_evaluation_is_read_or_refused_in_our_words(workspace, way):
 def test_what_a_workspace_keeps_of_releases_is_read_or_said(workspace, file, way):
     path = workspace / file.format(release=RELEASE)
     with broken_in(path, way):
-        answer = told(releases_on_host.listed(str(workspace)))
+        answer = told(release_keeper.listed(str(workspace)))
         assert [release["name"] for release in answer["releases"]] == [RELEASE]
         text = path.read_text(errors="replace") if path.is_file() else ""
     if file == ".rolled-back" and text.strip():
@@ -262,7 +255,7 @@ def test_a_home_without_room_costs_a_warning_and_nothing_else(monkeypatch):
 
 def test_a_curve_is_drawn_where_matplotlib_finds_no_place_of_its_own(tmp_path):
     program = ("import sys, tempfile; tempfile.tempdir = '/dev/null/tmp'\n"
-               "from pathlib import Path; from rdtops.ops.results import draw_curve\n"
+               "from pathlib import Path; from rdtops.runs.results import draw_curve\n"
                "draw_curve([], Path(sys.argv[1]), 'a run')")
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "loss.png")], text=True, check=False,
                           capture_output=True, env={"HOME": "/dev/null", "PYTHONPATH": os.pathsep.join(sys.path)})
@@ -272,7 +265,7 @@ def test_a_curve_is_drawn_where_matplotlib_finds_no_place_of_its_own(tmp_path):
 
 def test_a_run_whose_config_cannot_be_read_is_unknown_and_says_why(workspace):
     with broken_in(place(workspace, "config.json"), "a FIFO"):
-        old, good = runs.views(HOST, told(runs_on_host.list_runs(str(workspace))))
+        old, good = overview.views(HOST, told(run_reporter.list_runs(str(workspace))))
     assert (old.state, good.state) == (RunState.UNKNOWN, RunState.STOPPED)
     assert "config.json is not a regular file" in old.problem
 
@@ -281,8 +274,8 @@ def test_what_lies_among_the_runs_and_is_none_is_left_out(workspace):
     others = (workspace / "runs" / "backup of mine", workspace / "runs" / OLD / "eval" / "..notes")
     for other in others:
         other.mkdir()
-    assert [view.run_id for view in runs.views(HOST, told(runs_on_host.list_runs(str(workspace))))] == [OLD, GOOD]
-    assert len(answers.evaluations(HOST, told(runs_on_host.evaluations(str(workspace), [OLD])))) == 1
+    assert [view.run_id for view in overview.views(HOST, told(run_reporter.list_runs(str(workspace))))] == [OLD, GOOD]
+    assert len(answers.evaluations(HOST, told(run_reporter.evaluations(str(workspace), [OLD])))) == 1
     assert evidence_on_host.answer(str(workspace), "")["names"] == [OLD, GOOD]
     for other in others:
         other.rmdir()

@@ -9,16 +9,16 @@ import pytest
 from rich.cells import cell_len
 from textual.widgets import DataTable, RichLog
 
+from rdtops.answers import Gpu
 from rdtops.contract.journal import Event
 from rdtops.contract.run import RunState
 from rdtops.errors import Unreachable
-from rdtops.ops.answers import Gpu
-from rdtops.ops.dashboard.app import Choice, Dashboard
-from rdtops.ops.dashboard.feed import Update
-from rdtops.ops.records import HookRecord
-from rdtops.ops.registry import Registry
-from rdtops.ops.runs import RunView
-from rdtops.remote.words import printable
+from rdtops.plugging.registry import Registry
+from rdtops.runs.overview import RunView
+from rdtops.runs.records import HookRecord
+from rdtops.ssh.display import printable
+from rdtops.ui.dashboard.app import Choice, Dashboard
+from rdtops.ui.dashboard.feed import Update
 
 OSC_52 = "\x1b]52;c;cm0gLXJmIH4=\x07"
 HOSTILE = f"[red]x[/red][/] {OSC_52}\x9b2J\u202e失败\udc80"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from rdtops.ops import render
-from rdtops.ops.repository import Drilled
-from rdtops.ops.views import exit_code
+from rdtops import views
+from rdtops.ui.repository import Drilled
+from rdtops.views.views import exit_code
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Row:
 def shown(thing: Drilled) -> str:
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(render.shown(thing))
+        console.print(views.shown(thing))
     return capture.get()
 
 
@@ -37,7 +37,7 @@ def test_one_row_that_failed_fails_the_drill() -> None:
     assert exit_code(drilled) == 1
     assert "FAIL" in shown(drilled)
     assert "all came right" not in shown(drilled)
-    assert [row["passed"] for row in render.rows(drilled)] == [True, False]
+    assert [row["passed"] for row in views.rows(drilled)] == [True, False]
 
 
 def test_a_problem_fails_the_drill_whatever_its_rows_say() -> None:

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from rdtops import preflight
 from rdtops.contract.config import override, preset
 from rdtops.contract.run import RunSpec
-from rdtops.ops import preflight, registry
-from rdtops.ops.preflight import assets
-from rdtops.ops.preflight.check import Subject
-from rdtops.remote.hosts import Environment, Host
-from rdtops.remote.probe import Output, Probe
+from rdtops.plugging import registry
+from rdtops.preflight import assets
+from rdtops.preflight.check import Subject
+from rdtops.ssh.hosts import Environment, Host
+from rdtops.ssh.probe import Output, Probe
 from tests.told import options
 
 HOSTILE = ("$(touch CANARY)", "`touch CANARY`", "'; touch CANARY; '", '"; touch CANARY; "', "a\ntouch CANARY\n", "-rf",

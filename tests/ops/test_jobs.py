@@ -8,10 +8,10 @@ from rdtops.contract.run import RunState
 from rdtops.errors import ConfigError
 from rdtops.hookspecs import hookimpl
 from rdtops.launcher import Cause, JobState, Phase
-from rdtops.ops import jobs, launchers, why
-from rdtops.ops.registry import Plugin, Registry
-from rdtops.ops.render.jobs import job_lines, start_words
+from rdtops.plugging.registry import Plugin, Registry
+from rdtops.runs import jobs, launchers, why
 from rdtops.testing import load, make_host
+from rdtops.views.jobs import job_lines, start_words
 
 
 @pytest.mark.parametrize(("job", "by_files", "state"), [

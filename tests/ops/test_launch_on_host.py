@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.ops import launch_on_host as there
+from rdtops.on_host import training_starter as there
 
 RUN = "20261126-101530-tiny-3fa9"
 WISH = {"train_digest": "d", "release": "/r", "assets": {}}
@@ -23,7 +23,7 @@ def asked(tmp_path):
     (tmp_path / "release" / "snapshot.json").touch()
 
     def ask(what: str, run_id: str = RUN, *, again: bool = False, config: str = "{}", within_s: float = 5.0,
-            program: tuple[str, ...] = ("-m", "rdtops.ops.launch_on_host")) -> dict:
+            program: tuple[str, ...] = ("-m", "rdtops.on_host.training_starter")) -> dict:
         folder = tmp_path / "runs" / run_id
         start = {"script": str(folder / "launch.sh"), "session": run_id, "tag": f"RDTOPS_RUN={run_id}",
                  "launcher": "setsid", "within_s": within_s, "secrets": None}
@@ -78,7 +78,7 @@ import errno, fcntl
 def refuse(*_):
     raise OSError(errno.ENOLCK, "No locks available")
 fcntl.flock = refuse
-from rdtops.ops import launch_on_host
+from rdtops.ui import launch_on_host
 launch_on_host.main()
 """
 
@@ -95,7 +95,7 @@ def test_code_that_was_removed_is_not_launched(asked, tmp_path):
 
 def test_secrets_for_what_somebody_else_starts_are_kept_for_their_owner(tmp_path):
     request = {"op": "secrets", "secrets": {"path": str(tmp_path / "of" / "it"), "text": "TOKEN=x\n"}}
-    done = subprocess.run([sys.executable, "-m", "rdtops.ops.launch_on_host"], input=json.dumps(request) + "\n",
+    done = subprocess.run([sys.executable, "-m", "rdtops.on_host.training_starter"], input=json.dumps(request) + "\n",
                           capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {}
     kept = tmp_path / "of" / "it"

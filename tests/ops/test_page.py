@@ -6,13 +6,13 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from rdtops import report
 from rdtops.contract.config import preset
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec
 from rdtops.errors import UsageError
-from rdtops.ops import report
-from rdtops.ops.report import page
-from rdtops.ops.report.chart import Line, curves
+from rdtops.report import page
+from rdtops.report.chart import Line, curves
 
 RUN = "20261124-101530-tiny-3fa9"
 PHASES = {"data_s": 0.1, "encode_s": 0.2, "forward_s": 0.1, "backward_s": 0.4, "optimiser_s": 0.1, "save_s": 0.0,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from rdtops import pages
 from rdtops.contract.tally import Tally, number_words
-from rdtops.ops.report import page, readme
-from rdtops.ops.report.folder import RunFolder
-from rdtops.remote.words import printable
+from rdtops.report import page, readme
+from rdtops.report.folder import RunFolder
+from rdtops.ssh.display import printable
 from rdtops.testing import load
 from tests.ops import test_page
 from tests.plugins import test_video_download

@@ -1,8 +1,8 @@
 """Curves in a terminal, and the story a Journal tells."""
 
 from rdtops.contract.journal import Event
-from rdtops.ops.dashboard.plot import Curve, plot
-from rdtops.ops.story import Story
+from rdtops.runs.story import Story
+from rdtops.ui.dashboard.plot import Curve, plot
 
 
 def drawn(*points, columns=30, rows=7, **options):

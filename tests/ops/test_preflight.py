@@ -11,14 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rdtops import preflight
 from rdtops.checks import Status
 from rdtops.contract.models import MODELS
-from rdtops.ops import preflight
-from rdtops.ops.preflight import assets, launching, machine, network, python, weights_on_host
-from rdtops.ops.preflight.assets import FolderFacts
-from rdtops.ops.preflight.check import Subject
-from rdtops.ops.preflight.python import PythonFacts
-from rdtops.remote.hosts import Host
+from rdtops.on_host import weight_shapes
+from rdtops.preflight import assets, launch_checks, machine, network, python
+from rdtops.preflight.assets import FolderFacts
+from rdtops.preflight.check import Subject
+from rdtops.preflight.python import PythonFacts
+from rdtops.ssh.hosts import Host
 from tests.plugins.conftest import BROKEN, ScriptedConnection, said, spec  # noqa: F401  # spec is a fixture
 
 GOOD_PACKAGES = dict(python.requirements())
@@ -460,7 +461,7 @@ def torch_file(path, shapes, damage=b""):
 
 
 def look(folder):
-    return weights_on_host.look(str(folder), list(assets.WEIGHTS))
+    return weight_shapes.look(str(folder), list(assets.WEIGHTS))
 
 
 def test_tensors_are_listed_from_both_formats(tmp_path):
@@ -520,7 +521,7 @@ def test_damaged_weights_are_a_problem_in_words(tmp_path, content):
 
 def test_the_machine_s_own_answers_are_read(spec):  # noqa: F811
     subject = Subject(Host(name="h", address="x"), spec(name="tiny"))
-    for check in (*machine.CHECKS, *network.CHECKS, *launching.CHECKS):
+    for check in (*machine.CHECKS, *network.CHECKS, *launch_checks.CHECKS):
         for probe in check.probes(subject):
             done = subprocess.run(["sh", "-c", probe.shell], capture_output=True, check=False, input=probe.stdin)
             probe.parse(said(done.stdout.decode(), done.returncode, done.stderr.decode()))

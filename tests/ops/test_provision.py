@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from rdtops.ops import provision
-from rdtops.remote.hosts import Environment, Host
+from rdtops.delivery import provision
+from rdtops.ssh.hosts import Environment, Host
 
 
 def test_the_trainer_s_requirements_are_pinned_by_the_tested_versions():

@@ -8,8 +8,8 @@ import pytest
 
 from rdtops.checks import Status
 from rdtops.errors import PluginError
-from rdtops.ops import catalog, discovery, registry
-from rdtops.remote.probe import together
+from rdtops.plugging import catalog, discovery, registry
+from rdtops.ssh.probe import together
 from rdtops.testing import ScriptedConnection, make_host, said
 
 OK = """
@@ -131,8 +131,8 @@ def test_a_hanging_plugin_is_named_in_its_time_and_the_others_are_heard(folder):
 def test_a_plugin_that_hangs_for_ever_does_not_keep_the_process(folder):
     write(folder, hangs="TIME_LIMIT_S = {'preflight_check': 1}\n" + HOOK
           + "def preflight_check():\n    import threading\n    threading.Event().wait()\n")
-    program = ("from rdtops.ops import registry; from rdtops.testing import make_host\n"
-               "from rdtops.remote.probe import together\n"
+    program = ("from rdtops.ui import registry; from rdtops.testing import make_host\n"
+               "from rdtops.ssh.probe import together\n"
                "works = registry.load().preflight_works(host=make_host(), connection=None, spec=None,"
                " local_assets={})\n"
                "print([r.summary for found in together(None, works) for r in found])")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.ops import releases_on_host as there
+from rdtops.on_host import release_keeper as there
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_uploads_that_broke_off_long_ago_go(workspace):
 
 
 def test_nothing_is_removed_while_a_training_begins(workspace, monkeypatch):
-    from rdtops.contract.locks import LAUNCHES, alone
+    from rdtops.hostlib.locks import LAUNCHES, alone
 
     monkeypatch.setattr(there, "PATIENCE_S", 0.2)
     with alone(str(workspace / "runs" / LAUNCHES), 1.0) as mine:

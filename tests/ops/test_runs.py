@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.contract import kin
+from rdtops import answers
 from rdtops.contract.config import preset
 from rdtops.contract.journal import Event, Journal, parse
 from rdtops.contract.run import RunSpec, RunState
-from rdtops.ops import answers, evaluation, runs, runs_on_host
-from rdtops.remote.far import tails
+from rdtops.hostlib import processes
+from rdtops.on_host import run_reporter, tails
+from rdtops.runs import evaluations, overview
 
 SPEC = RunSpec("20261124-101530-tiny-3fa9", "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "a", {},
                preset("tiny"))
@@ -26,8 +27,8 @@ SAVED = {"kind": "checkpoint", "step": 7, "name": "step_000007", "size_bytes": 1
 STOPPED = {"kind": "stopped", "step": 7, "signal": "SIGUSR1"}
 
 
-def seen(facts: dict) -> runs.RunView:
-    return runs.view("lab", answers.run("lab", facts))
+def seen(facts: dict) -> overview.RunView:
+    return overview.view("lab", answers.run("lab", facts))
 
 
 def state(*told: dict, exit_code: int | None = 1) -> RunState:
@@ -55,13 +56,13 @@ def test_however_many_trials_an_evaluation_tells_the_run_stays_what_it_was(tmp_p
     (folder / "exit").write_text("0\n")
     journal = Journal(folder / "journal.jsonl")
     journal.append("step", step=7, loss=0.5)
-    (before,) = runs_on_host.list_runs(str(tmp_path))["runs"]
+    (before,) = run_reporter.list_runs(str(tmp_path))["runs"]
     trial = Event("trial", 1.0, {"name": "e", "task": "close_the_drawer" * 4, "trial": 7, "outcome": "failure"})
     with journal.path.open("a") as file:
         file.write((trial.to_line() + "\n") * 20_000)
     journal.append("eval_failed", name="e", error="no", remedy="")
-    (after,) = runs_on_host.list_runs(str(tmp_path))["runs"]
-    assert journal.path.stat().st_size > 2 * runs_on_host.TEXT_BYTES
+    (after,) = run_reporter.list_runs(str(tmp_path))["runs"]
+    assert journal.path.stat().st_size > 2 * run_reporter.TEXT_BYTES
     assert seen(after) == seen(before)
     assert (seen(after).step, seen(after).state) == (7, RunState.FINISHED)
 
@@ -79,10 +80,10 @@ def evaluated(tmp_path) -> Path:
     return folder
 
 
-def view(tmp_path) -> evaluation.EvalView:
-    (facts,) = runs_on_host.evaluations(str(tmp_path), [SPEC.run_id, "another"])["evaluations"]
+def view(tmp_path) -> evaluations.EvalView:
+    (facts,) = run_reporter.evaluations(str(tmp_path), [SPEC.run_id, "another"])["evaluations"]
     (parsed,) = answers.evaluations("lab", {"evaluations": [facts]})
-    return evaluation._view("lab", str(tmp_path), parsed)
+    return evaluations._view("lab", str(tmp_path), parsed)
 
 
 def test_an_evaluation_is_what_its_files_say(evaluated, tmp_path):
@@ -113,8 +114,8 @@ def test_a_run_whose_launch_script_was_killed_runs_while_any_process_of_it_lives
     (folder / "process").write_text("1 1 not-this-boot\n")
 
     def state_now() -> RunState:
-        runs_on_host.TAGGED.clear()  # the program lives for one question
-        (found,) = runs_on_host.list_runs(str(tmp_path))["runs"]
+        run_reporter.TAGGED.clear()  # the program lives for one question
+        (found,) = run_reporter.list_runs(str(tmp_path))["runs"]
         return seen(found).state
 
     assert state_now() is RunState.LOST
@@ -122,7 +123,7 @@ def test_a_run_whose_launch_script_was_killed_runs_while_any_process_of_it_lives
         assert state_now() is RunState.RUNNING
         left.kill()
     assert state_now() is RunState.LOST
-    (folder / "supervisor").write_text(f"{kin.name_of(os.getpid())}\n")  # it writes how the run ends by itself
+    (folder / "supervisor").write_text(f"{processes.name_of(os.getpid())}\n")  # it writes how the run ends by itself
     assert state_now() is RunState.RUNNING
 
 
@@ -134,7 +135,7 @@ def test_a_run_with_a_fifo_for_a_journal_is_stopped_all_the_same(tmp_path):
     with subprocess.Popen(["sleep", "60"], env={**os.environ, "RDTOPS_RUN": SPEC.run_id}) as left:
         threading.Thread(target=left.wait, daemon=True).start()  # no zombie stays
         since_s = time.monotonic()
-        assert runs_on_host.stop(str(tmp_path), SPEC.run_id, 2.0)["left"] == []
+        assert run_reporter.stop(str(tmp_path), SPEC.run_id, 2.0)["left"] == []
         assert time.monotonic() - since_s < 10
 
 
@@ -150,12 +151,12 @@ def test_a_journal_with_a_line_without_measure_is_listed_within_seconds(tmp_path
         file.write("\n")
     Journal(folder / "journal.jsonl").append("heldout", step=7, loss=0.5)
     since_s = time.monotonic()
-    (facts,) = runs_on_host.list_runs(str(tmp_path))["runs"]
+    (facts,) = run_reporter.list_runs(str(tmp_path))["runs"]
     assert (seen(facts).state, len(facts["journal_tail"]) < 1000) == (RunState.FINISHED, True)
     piece = {"lines": [], "cursor": [0, 0, ""], "more": True}
     told = []
     while piece["more"]:
-        piece = runs_on_host.piece(str(folder / "journal.jsonl"), piece["cursor"], 1 << 23, steps=2000)
+        piece = run_reporter.piece(str(folder / "journal.jsonl"), piece["cursor"], 1 << 23, steps=2000)
         told += [event for _, line in piece["lines"] for event in parse(line.encode())[0]]
     assert [event.kind for event in told] == ["step", "warning", "heldout"]
     assert time.monotonic() - since_s < 10
@@ -163,7 +164,7 @@ def test_a_journal_with_a_line_without_measure_is_listed_within_seconds(tmp_path
 
 def test_a_cursor_behind_a_line_that_was_shortened_is_found_again(tmp_path):
     path = tmp_path / "journal.jsonl"
-    path.write_bytes(b'{"kind": "step"}\n' + b"x" * (runs_on_host.EVENT_BYTES + 1) + b"\n")
-    behind, line = runs_on_host.piece(str(path), [0, 0, ""], steps=10)["lines"][-1]
+    path.write_bytes(b'{"kind": "step"}\n' + b"x" * (run_reporter.EVENT_BYTES + 1) + b"\n")
+    behind, line = run_reporter.piece(str(path), [0, 0, ""], steps=10)["lines"][-1]
     cursor = [path.stat().st_ino, behind, tails.mark_of(line.encode())]
     assert tails.is_the_one(str(path), *cursor)

@@ -19,17 +19,19 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.text import Text as Styled
 
+from rdtops import views as render
 from rdtops.contract.journal import KINDS, Event
 from rdtops.errors import RdtopsError, RunError
-from rdtops.ops import render, screen, views
-from rdtops.ops.evaluation import EvalView
-from rdtops.ops.inquiry import NormFitted, Replayed, Stats
-from rdtops.ops.repository import Drilled
-from rdtops.ops.screen import Screen
-from rdtops.ops.terminal import styled
 from rdtops.options import Option
-from rdtops.remote.transfer import Progress
-from rdtops.remote.words import log_text, printable
+from rdtops.runs.evaluations import EvalView
+from rdtops.runs.inquiries import NormFitted, Replayed, Stats
+from rdtops.ssh.display import log_text, printable
+from rdtops.transfer.transfer import Progress
+from rdtops.ui import screen
+from rdtops.ui.repository import Drilled
+from rdtops.ui.screen import Screen
+from rdtops.views import views
+from rdtops.views.terminal import styled
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 MOVE = re.compile(r"\r|\x1b\[(\?25[lh]|2K|1A)")  # of rich's Live

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from rdtops.delivery import secrets
 from rdtops.errors import ConfigError
-from rdtops.ops import inquiry, launch, secrets
-from rdtops.remote import inventory
-from rdtops.remote.connection import Result
-from rdtops.remote.hosts import Host
+from rdtops.runs import inquiries, launch
+from rdtops.ssh import inventory
+from rdtops.ssh.connection import Result
+from rdtops.ssh.hosts import Host
 from rdtops.testing.scripted import ScriptedConnection
 from tests.ops.test_runs import SPEC
 
@@ -104,6 +105,6 @@ def test_an_inquiry_says_the_environment_over_stdin():
             return Result(line, 0, done.stdout.decode(), "")
 
     connection = Listening(replace(IN_ENV, python=sys.executable))
-    answer = inquiry.ask(connection, "/r", "x", [])
+    answer = inquiries.ask(connection, "/r", "x", [])
     assert {name: answer[name] for name in IN_ENV.env} == IN_ENV.env
     assert "s3cret-word" not in "".join(connection.asked)

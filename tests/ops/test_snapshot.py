@@ -3,8 +3,8 @@ import subprocess
 
 import pytest
 
+from rdtops.delivery import snapshot
 from rdtops.errors import UsageError
-from rdtops.ops import snapshot
 
 
 def git(folder, *words):

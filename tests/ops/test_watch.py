@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from rdtops.contract import names
+from rdtops import answers
 from rdtops.errors import RunError
-from rdtops.ops import answers, runs, watch
-from rdtops.ops.news import Cursor, Line, News, Piece, Question
-from rdtops.ops.registry import Registry
+from rdtops.hostlib import names
+from rdtops.plugging.registry import Registry
+from rdtops.runs import overview, watch
+from rdtops.runs.poller import Cursor, Line, News, Piece, Question
 from rdtops.testing import ScriptedConnection, make_host
 
-RUN = runs.view("h", answers.run("h", {"run_id": "20261124-101530-tiny-3fa9", "exit_code": 0, "launched": True}))
+RUN = overview.view("h", answers.run("h", {"run_id": "20261124-101530-tiny-3fa9", "exit_code": 0, "launched": True}))
 
 
 class Talkative:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from rdtops.contract.run import RunSpec
-from rdtops.ops import registry
-from rdtops.remote.hosts import Host
-from rdtops.remote.probe import Output
+from rdtops.plugging import registry
+from rdtops.ssh.hosts import Host
+from rdtops.ssh.probe import Output
 from rdtops.testing import BROKEN, ScriptedConnection, make_host, make_spec, said
 
 __all__ = ["BROKEN", "ScriptedConnection", "as_json", "recorded", "said"]

@@ -13,8 +13,8 @@ import pytest
 
 from rdtops.checks import Status
 from rdtops.errors import PreflightVeto
-from rdtops.remote import bundle
-from rdtops.remote.far import prober
+from rdtops.on_host import prober
+from rdtops.ssh import bundle
 from tests.command_lines import watched_command_lines
 from tests.plugins.conftest import BROKEN, ScriptedConnection, as_json, said
 from tests.told import options

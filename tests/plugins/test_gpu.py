@@ -1,7 +1,7 @@
 import pytest
 
 from rdtops.checks import Status
-from rdtops.remote.probe import Output
+from rdtops.ssh.probe import Output
 from tests.plugins.conftest import BROKEN, ScriptedConnection, recorded, said
 
 

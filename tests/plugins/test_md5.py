@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from rdtops.checks import Status
-from rdtops.contract import manifest
 from rdtops.contract.run import Checkpoint
 from rdtops.errors import ConnectionLost, RdtopsError, TransferError
-from rdtops.remote.far.porter import Entry
-from rdtops.remote.plan import Item, Plan
+from rdtops.hostlib import manifest
+from rdtops.porter.program import Entry
+from rdtops.transfer.transfer_plan import Item, Plan
 from tests.plugins.conftest import BROKEN, ScriptedConnection, said
 
 MD5 = hashlib.md5(b"").hexdigest()

@@ -13,7 +13,7 @@ import pytest
 from rdtops.checks import Status
 from rdtops.contract.run import Checkpoint, RunEnd, RunState
 from rdtops.errors import RdtopsError
-from rdtops.ops.registry import Registry
+from rdtops.plugging.registry import Registry
 from rdtops.testing import load, make_host, make_spec
 
 PLUGIN = load("notify")
@@ -248,7 +248,7 @@ def test_a_laptop_without_notify_send_is_a_warning(monkeypatch):
 
 def test_the_secret_is_in_no_file_of_ours(webhook, url, tmp_path, monkeypatch):
     """What watch records of a failure is the error's text, which goes to disk."""
-    from rdtops.ops.records import HookRecord, RunRecords
+    from rdtops.runs.records import HookRecord, RunRecords
 
     monkeypatch.setenv("RDTOPS_STATE", str(tmp_path))
     webhook.answers += [(500, SECRET.encode(), 0)] * 3

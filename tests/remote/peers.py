@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Any
 
 from rdtops.errors import ConnectionLost
-from rdtops.remote.far import porter
-from rdtops.remote.far.entries import Message, Problem, problem_of
-from rdtops.remote.far.wire import Wire
+from rdtops.porter import program
+from rdtops.porter.entries import Message, Problem, problem_of
+from rdtops.porter.wire import Wire
 
 ALTERED = b"the bytes that follow are altered"
 
@@ -119,7 +119,7 @@ class PeerStream:
 def honest(wire: Wire, request: Message) -> None:
     """What the porter of a host does, without its beats: those end the process that they are in."""
     try:
-        porter.OPERATIONS[request["do"]](request, wire)
+        program.OPERATIONS[request["do"]](request, wire)
     except Problem as problem:
         wire.say(problem.message())
     except (TimeoutError, EOFError, ConnectionError):

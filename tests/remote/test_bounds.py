@@ -18,18 +18,19 @@ import pytest
 
 from rdtops.errors import CommandFailed, HostError
 from rdtops.lab import keys
-from rdtops.ops import runs_on_host
-from rdtops.ops.workflows.watching import LONGEST_LOG
-from rdtops.remote import traffic, transport
-from rdtops.remote.connection import ANSWER_BYTES, Answer, Connection
-from rdtops.remote.far import porter, tails, wire
-from rdtops.remote.far.digests import Digests, md5_of
-from rdtops.remote.far.entries import Entry, Problem
-from rdtops.remote.far.wire import LINE_BYTES, WORK, Pulse, Stalled, Wire
-from rdtops.remote.hosts import Host
-from rdtops.remote.lanes import Lanes
-from rdtops.remote.plan import Plan
-from rdtops.remote.transfer import _Tally
+from rdtops.on_host import run_reporter, tails
+from rdtops.porter import program, wire
+from rdtops.porter.entries import Entry, Problem
+from rdtops.porter.file_digests import Digests, md5_of
+from rdtops.porter.wire import LINE_BYTES, WORK, Pulse, Stalled, Wire
+from rdtops.ssh import transport
+from rdtops.ssh.connection import ANSWER_BYTES, Answer, Connection
+from rdtops.ssh.hosts import Host
+from rdtops.transfer import scheduler
+from rdtops.transfer.streams import Lanes
+from rdtops.transfer.transfer import _Tally
+from rdtops.transfer.transfer_plan import Plan
+from rdtops.workflows.watching import LONGEST_LOG
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +147,7 @@ def test_an_upload_whose_receiver_begins_nothing_is_given_up(ends, tmp_path):
     readable = Wire(near.recv, near.sendall, lambda: bool(ready(near)))
     entries = [Entry("f", "file", 2, "md5", 1, False)]
     tally = _Tally(Plan(str(tmp_path), "/there", (), "up"), None)
-    upload = traffic.Upload(readable, (str(tmp_path), "/there"), entries, Digests(), lanes, tally, carries=False)
+    upload = scheduler.Upload(readable, (str(tmp_path), "/there"), entries, Digests(), lanes, tally, carries=False)
     with pytest.raises(Stalled):
         upload.run()
 
@@ -191,7 +192,7 @@ def test_a_block_that_was_read_shows_in_the_next_beat_and_what_is_only_said_does
     with (tmp_path / "f").open("rb") as file, (tmp_path / "out").open("wb", buffering=0) as out:
         before, after = beats(lambda: md5_of(file, 2))
         assert after > before
-        before, after = beats(lambda: porter._say(out, memoryview(b"alive")))
+        before, after = beats(lambda: program._say(out, memoryview(b"alive")))
         assert after == before
         assert out.tell() == 5
 
@@ -294,7 +295,7 @@ def test_a_thousand_runs_fit_into_one_answer(tmp_path):
     (run / "train.log").write_text(5000 * "失")
     (run / "journal.jsonl").write_text("".join(
         json.dumps({"kind": f"kind_{n}", "said": 300 * "x"}) + "\n" for n in range(12)))
-    assert 1000 * len(json.dumps(runs_on_host.facts(str(tmp_path), run.name))) < ANSWER_BYTES
+    assert 1000 * len(json.dumps(run_reporter.facts(str(tmp_path), run.name))) < ANSWER_BYTES
 
 
 # --- hops ---

@@ -9,9 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from rdtops.ops import launch_on_host, releases_on_host, runs_on_host
-from rdtops.remote import bundle
-from rdtops.remote.far import porter, prober
+from rdtops.on_host import prober, release_keeper, run_reporter, training_starter
+from rdtops.porter import program as porter
+from rdtops.ssh import bundle
 
 
 def ended(source: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
@@ -19,13 +19,13 @@ def ended(source: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
                           check=False, input="")
 
 
-@pytest.mark.parametrize("program", [launch_on_host, releases_on_host, runs_on_host, porter, prober])
+@pytest.mark.parametrize("program", [training_starter, release_keeper, run_reporter, porter, prober])
 def test_a_program_brings_every_module_it_imports(program: ModuleType, tmp_path: Path) -> None:
     assert "ModuleNotFoundError" not in ended(bundle.source(program), tmp_path).stderr
 
 
 def test_a_neighbour_may_be_imported_as_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "far_user.py").write_text("from rdtops.remote.far import entries\nprint(entries.OURS)\n")
+    (tmp_path / "far_user.py").write_text("from rdtops.on_host import entries\nprint(entries.OURS)\n")
     monkeypatch.syspath_prepend(tmp_path)
     import far_user  # type: ignore[import-not-found]
 

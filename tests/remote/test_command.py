@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdtops.remote.command import Command, Secret, for_the_host
+from rdtops.ssh.command import Command, Secret, for_the_host
 
 words = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=40)
 

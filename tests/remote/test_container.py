@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from rdtops.errors import ConfigError
-from rdtops.remote import environment, inventory
-from rdtops.remote.command import Command
-from rdtops.remote.hosts import Environment, Host
+from rdtops.ssh import environment, inventory
+from rdtops.ssh.command import Command
+from rdtops.ssh.hosts import Environment, Host
 
 STAND_IN = """\
 #!/bin/sh

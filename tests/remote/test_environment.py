@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from rdtops.remote import environment
-from rdtops.remote.hosts import Environment, Host
+from rdtops.ssh import environment
+from rdtops.ssh.hosts import Environment, Host
 
 
 def host(**declared):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from rdtops.errors import ConfigError, UsageError
-from rdtops.remote.inventory import load
+from rdtops.ssh.inventory import load
 
 GOOD = """\
 [assets]

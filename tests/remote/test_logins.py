@@ -4,9 +4,9 @@ import threading
 import time
 from unittest import mock
 
-from rdtops.remote import connection
-from rdtops.remote.connection import LOGINS, Connection
-from rdtops.remote.hosts import Hop, Host
+from rdtops.ssh import connection
+from rdtops.ssh.connection import LOGINS, Connection
+from rdtops.ssh.hosts import Hop, Host
 
 JUMP = Hop(name="bastion", address="192.0.2.1", user="robot")
 

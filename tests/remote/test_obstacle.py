@@ -6,8 +6,8 @@ import paramiko
 import pytest
 
 from rdtops.errors import AuthenticationFailed, HostError, Unreachable
-from rdtops.remote import obstacle
-from rdtops.remote.hosts import Hop, Host
+from rdtops.ssh import exceptions
+from rdtops.ssh.hosts import Hop, Host
 
 JUMP = Hop(name="bastion", address="10.0.0.1", user="me")
 HOST = Host(name="a800", address="10.0.0.2", user="me", jumps=(JUMP,))
@@ -22,7 +22,7 @@ HOST = Host(name="a800", address="10.0.0.2", user="me", jumps=(JUMP,))
 ])
 def test_a_login_that_was_cut_is_no_refused_key(error: Exception, kind: type[HostError], words: str) -> None:
     """A refused key ends `inv watch`; a hop that went away does not."""
-    found = obstacle.refusal(error, JUMP, HOST)
+    found = exceptions.refusal(error, JUMP, HOST)
     assert type(found) is kind
     assert "bastion (me@10.0.0.1:22)" in found.message
     assert words in found.message
@@ -30,6 +30,6 @@ def test_a_login_that_was_cut_is_no_refused_key(error: Exception, kind: type[Hos
 
 
 def test_a_lost_link_names_the_hop_to_blame_and_the_next_command() -> None:
-    error = obstacle.lost(HOST, "bastion has ended the connection", JUMP)
+    error = exceptions.lost(HOST, "bastion has ended the connection", JUMP)
     assert (error.hop, error.remedy.split("   #")[0]) == ("bastion", "inv hosts --ping --host a800")
     assert error.message == "lost a800 (here -> bastion -> a800): bastion has ended the connection"

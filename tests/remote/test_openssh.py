@@ -10,9 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rdtops.errors import HostKeyError
-from rdtops.ops import trust
-from rdtops.remote import openssh
-from rdtops.remote.hosts import Hop, Host
+from rdtops.ssh import openssh_config, trust
+from rdtops.ssh.hosts import Hop, Host
 
 NAMES = st.sampled_from(["big", "jmp", "*", "hop-0", "a b", "-x"])  # two of a route may be the same
 PORTS = st.integers(1, 65535)
@@ -24,10 +23,10 @@ def test_each_hop_has_the_one_before_it_as_its_only_jump(tmp_path: Path, jumps, 
     hops = tuple(Hop(name=jump, address="192.0.2.1", port=at) for jump, at in jumps)
     host = Host(name=name, address="192.0.2.9", port=port, jumps=hops)
     file = tmp_path / "config"
-    file.write_text(openssh.config_text(host))
+    file.write_text(openssh_config.config_text(host))
     for number, hop in enumerate(host.route):
-        said = subprocess.run(["ssh", "-G", "-F", str(file), openssh.destination(host, number)], capture_output=True,
-                              text=True, check=True).stdout.splitlines()
+        said = subprocess.run(["ssh", "-G", "-F", str(file), openssh_config.destination(host, number)],
+                              capture_output=True, text=True, check=True).stdout.splitlines()
         found = dict(line.partition(" ")[::2] for line in said)
         assert (found["hostname"], found["port"]) == (hop.address, str(hop.port))
         assert found.get("proxyjump", "none") == (f"hop-{number - 1}" if number else "none")

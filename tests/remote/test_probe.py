@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from rdtops.errors import ConnectionLost
-from rdtops.ops import runs_on_host
-from rdtops.remote import bundle
-from rdtops.remote.far import porter, prober
-from rdtops.remote.hosts import Host
-from rdtops.remote.probe import Probe, ask, program_probe, together
+from rdtops.on_host import prober, run_reporter
+from rdtops.porter import program as porter
+from rdtops.ssh import bundle
+from rdtops.ssh.hosts import Host
+from rdtops.ssh.probe import Probe, ask, program_probe, together
 
 
 class Local:
@@ -162,7 +162,7 @@ def test_a_far_program_is_asked_as_a_probe(tmp_path):
     host = Host(name="h", address="x", python=sys.executable)
     (tmp_path / "runs" / "20261124-101530-x-3fa9").mkdir(parents=True)
     request = {"op": "list", "workspace": str(tmp_path)}
-    probe = program_probe("runs", host, runs_on_host, request, lambda output: json.loads(output.out)["runs"])
+    probe = program_probe("runs", host, run_reporter, request, lambda output: json.loads(output.out)["runs"])
     (run,) = ask(Local(), [probe, echo("a")])["runs"].value
     assert run["run_id"] == "20261124-101530-x-3fa9"
     assert len(probe.stdin) < os.fpathconf(0, "PC_PIPE_BUF") * 16  # it fits into a pipe

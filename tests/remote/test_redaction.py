@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdtops.remote.hosts import Environment, Host
-from rdtops.remote.redaction import is_secret, redacted, secrets_of
+from rdtops.ssh.hosts import Environment, Host
+from rdtops.ssh.redaction import is_secret, redacted, secrets_of
 
 HOST = Host(name="h", address="192.0.2.1", env={
     "HF_ENDPOINT": "http://ann:p%40ssword@mirror:8080/hub", "https_proxy": "http://proxy-user:proxy-word@192.0.2.9:3128",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rdtops.remote.far import tails
+from rdtops.on_host import tails
 
 LINES = st.lists(st.binary(max_size=90).map(lambda b: b.replace(b"\n", b" ")), max_size=40)
 

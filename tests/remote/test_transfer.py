@@ -22,17 +22,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rdtops.errors import CommandFailed, ConnectionLost, DigestMismatch, DiskFull, TransferError
-from rdtops.remote import bundle, transfer
-from rdtops.remote.far.digests import CACHE, Digests
-from rdtops.remote.far.entries import Entry, Problem, place
-from rdtops.remote.far.listing import digested, scan
-from rdtops.remote.far.lock import Lock
-from rdtops.remote.far.parts import PART, part_name
-from rdtops.remote.far.receiver import commit
-from rdtops.remote.far.wire import Pulse, Wire
-from rdtops.remote.plan import Item, Plan, Survey, plan_items
-from rdtops.remote.transfer import Progress, plan_download, plan_upload
-from rdtops.remote.words import size_words
+from rdtops.porter.entries import Entry, Problem, place
+from rdtops.porter.file_digests import CACHE, Digests
+from rdtops.porter.listing import digested, scan
+from rdtops.porter.parts import PART, part_name
+from rdtops.porter.receiver import commit
+from rdtops.porter.target_lock import Lock
+from rdtops.porter.wire import Pulse, Wire
+from rdtops.ssh import bundle
+from rdtops.ssh.display import size_words
+from rdtops.transfer import transfer
+from rdtops.transfer.transfer import Progress, plan_download, plan_upload
+from rdtops.transfer.transfer_plan import Item, Plan, Survey, plan_items
 
 SIDES = ("here", "there")
 MB = 1_000_000

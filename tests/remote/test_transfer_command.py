@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from rdtops.remote.transfer import Progress
-from rdtops.remote.transfer_command import Display, Lines
+from rdtops.transfer.transfer import Progress
+from rdtops.transfer.transfer_command import Display, Lines
 
 MB = 1_000_000
 
@@ -61,7 +61,7 @@ def test_without_a_terminal_a_line_now_and_then_and_none_for_what_is_quick(
 
 def test_an_option_that_names_no_host_is_a_usage_error(monkeypatch: pytest.MonkeyPatch,
                                                        capsys: pytest.CaptureFixture[str]) -> None:
-    from rdtops.remote import transfer_command
+    from rdtops.transfer import transfer_command
 
     monkeypatch.setattr(sys, "argv", ["transfer"])
     assert transfer_command.main(["here", "there"]) == 2

@@ -16,14 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rdtops.errors import ConnectionLost, TransferError
-from rdtops.remote import lanes, session, transfer
-from rdtops.remote.far.entries import BLOCK, Entry, Message, Problem
-from rdtops.remote.far.lock import Lock
-from rdtops.remote.far.parts import ZEROS, part_name
-from rdtops.remote.far.wire import Wire
-from rdtops.remote.plan import Item, Plan, digests_of, listed
-from rdtops.remote.ranges import Ranges
-from rdtops.remote.transfer import plan_download, plan_upload
+from rdtops.porter.entries import BLOCK, Entry, Message, Problem
+from rdtops.porter.parts import ZEROS, part_name
+from rdtops.porter.target_lock import Lock
+from rdtops.porter.wire import Wire
+from rdtops.transfer import porter_session, streams, transfer
+from rdtops.transfer.ranges import Ranges
+from rdtops.transfer.transfer import plan_download, plan_upload
+from rdtops.transfer.transfer_plan import Item, Plan, digests_of, listed
 from tests.remote.peers import ALTERED, Peer, Tampering, honest
 
 SECRET = b"nobody's business"
@@ -233,7 +233,7 @@ def test_an_entry_is_of_the_form_that_everybody_relies_on_or_refused(field: str,
 
 
 def test_a_plan_is_not_endless(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rdtops.remote.plan.MOST_FILES", 3)
+    monkeypatch.setattr("rdtops.transfer.transfer_plan.MOST_FILES", 3)
     assert len(listed(there(*(entry(str(n)) for n in range(3))), None)) == 3
     with pytest.raises(Problem, match="it lists more than 3 files"):
         listed(there(*(entry(str(n)) for n in range(4))), None)
@@ -369,8 +369,8 @@ def ground(tmp_path: Path, precious: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """A source with files of every way to travel."""
     monkeypatch.setattr(transfer, "RANGED_FROM_BYTES", LARGE)
     monkeypatch.setattr(transfer, "RANGED_FROM_FAR_BYTES", LARGE)
-    monkeypatch.setattr(session, "SILENCE_S", 5.0)
-    monkeypatch.setattr(lanes, "SILENCE_S", 5.0)
+    monkeypatch.setattr(porter_session, "SILENCE_S", 5.0)
+    monkeypatch.setattr(streams, "SILENCE_S", 5.0)
     source = tmp_path / "source"
     (source / "d").mkdir(parents=True)
     for name, content in {"small": b"12345", "d/same": b"same", "d/other": b"other", "resumed": os.urandom(3 << 19),

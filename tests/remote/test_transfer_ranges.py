@@ -18,16 +18,17 @@ from typing import Any
 import pytest
 
 from rdtops.errors import DigestMismatch, HostError
-from rdtops.remote import bundle, lanes, sshclient, transfer
-from rdtops.remote.far import porter
-from rdtops.remote.far.digests import InOrder
-from rdtops.remote.far.entries import Entry, Problem
-from rdtops.remote.far.parts import RECORD, RangedPart, begun, gaps, joined, part_name
-from rdtops.remote.far.wire import Wire
-from rdtops.remote.hosts import Host
-from rdtops.remote.ranges import Lane, Range, Ranges
-from rdtops.remote.sshclient import Refused, SshClient
-from rdtops.remote.transfer import plan_download, plan_upload
+from rdtops.porter import program as porter
+from rdtops.porter.entries import Entry, Problem
+from rdtops.porter.file_digests import InOrder
+from rdtops.porter.parts import RECORD, RangedPart, begun, gaps, joined, part_name
+from rdtops.porter.wire import Wire
+from rdtops.ssh import bundle, openssh_client
+from rdtops.ssh.hosts import Host
+from rdtops.ssh.openssh_client import Refused, SshClient
+from rdtops.transfer import streams, transfer
+from rdtops.transfer.ranges import Lane, Range, Ranges
+from rdtops.transfer.transfer import plan_download, plan_upload
 from tests.remote.test_transfer import LocalConnection, LocalStream
 
 MIB = 1 << 20
@@ -157,7 +158,7 @@ class Nothing:
 
 @pytest.mark.parametrize(("rtt_s", "count"), [(0.0, 1), (0.04, 4), (0.12, 8)])
 def test_a_longer_way_begins_with_more_lanes(rtt_s: float, count: int) -> None:
-    assert lanes.first_lanes(rtt_s) == count
+    assert streams.first_lanes(rtt_s) == count
 
 
 def refusing(after: int) -> Callable[..., Any]:
@@ -247,10 +248,11 @@ def test_ranges_altered_on_the_way_are_a_digest_mismatch(connection: Any, big: P
 @pytest.mark.parametrize(("said", "kind"), [
     ("kex_exchange_identification: Connection closed by remote host", Refused),
     ("Connection closed by UNKNOWN port 65535", Refused),
-    ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @", sshclient.HostKeyError),
-    ("No ED25519 host key is known for [10.0.0.1]:22 and you have requested strict checking.", sshclient.HostKeyError),
-    ("root@h: Permission denied (publickey,keyboard-interactive).", sshclient.AuthenticationFailed),
-    ("ssh: Could not resolve hostname h: Name or service not known", sshclient.Unreachable)])
+    ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @", openssh_client.HostKeyError),
+    ("No ED25519 host key is known for [10.0.0.1]:22 and you have requested strict checking.",
+     openssh_client.HostKeyError),
+    ("root@h: Permission denied (publickey,keyboard-interactive).", openssh_client.AuthenticationFailed),
+    ("ssh: Could not resolve hostname h: Name or service not known", openssh_client.Unreachable)])
 def test_what_ssh_says_becomes_our_error(fake_ssh: FakeSsh, said: str, kind: type[Exception]) -> None:
     with fake_ssh(f"echo {said!r} >&2; exit 255") as client, pytest.raises(kind):
         client.start(porter).wire.hear()
@@ -262,14 +264,14 @@ def test_no_more_than_four_logins_are_under_way_at_a_hop(fake_ssh: FakeSsh) -> N
         for thread in threads:
             thread.start()
         time.sleep(0.5)
-        assert len(client._processes) == sshclient.LOGINS
+        assert len(client._processes) == openssh_client.LOGINS
         client.close()
         for thread in threads:
             thread.join(5)
 
 
 def test_a_login_that_comes_to_no_end_is_given_up(fake_ssh: FakeSsh, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sshclient, "LOGIN_S", -19.5)  # beside the 20 s of the hop
+    monkeypatch.setattr(openssh_client, "LOGIN_S", -19.5)  # beside the 20 s of the hop
     with fake_ssh("exec sleep 20") as client, pytest.raises(HostError, match="cannot reach h"):
         client.far(porter, {"do": "home"})
 

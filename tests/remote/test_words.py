@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdtops.remote.words import json_text, log_text, printable, shown
+from rdtops.ssh.display import json_text, log_text, printable, shown
 
 OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 JOINERS = "\u200c\u200d"

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rdtops.drills.corruptions import WAYS, corrupt
+from proofs.drills.corruptions import WAYS, corrupt
 from rdtops.errors import WeightsError
 from rdtops.trainer import checkpoint, encoders, statistics, weights
 from rdtops.trainer.actions import codec

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdtops.contract import manifest
 from rdtops.contract.run import Checkpoint, Retention, best_of
+from rdtops.hostlib import manifest
 from rdtops.trainer import checkpoint
 from tests.trainer.conftest import REPOSITORY
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from proofs.drills.small_disk import fill, make_room, small_disk
 from rdtops.contract.journal import Journal
-from rdtops.drills.small_disk import fill, make_room, small_disk
 from rdtops.trainer import evaluate, simulator, train, trained
 from rdtops.trainer.trials import Trial, TrialLog
 from tests.trainer.conftest import REPOSITORY, SHORT, signals_as_they_were, write_run

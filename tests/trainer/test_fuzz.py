@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from rdtops.contract import manifest
 from rdtops.errors import WeightsError
+from rdtops.hostlib import manifest
 from rdtops.trainer import checkpoint
 from rdtops.trainer.rdt import RDTPolicy
 from tests.trainer.conftest import ALONE, PARITY, REPOSITORY, Demonstrations

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from proofs.drills.training_drill import Life
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import RunSpec
-from rdtops.drills.training import Life
 from rdtops.errors import DataError, RunError, WeightsError
 from rdtops.trainer import replay
 from rdtops.trainer.replay import Recorded, recorded

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from proofs.drills.training_drill import Life
 from rdtops.contract.config import override, preset
 from rdtops.contract.run import RunSpec
-from rdtops.drills.training import Life
 from rdtops.errors import ConfigError
-from rdtops.ops.launch import trainer_command
-from rdtops.remote.hosts import Host
+from rdtops.runs.launch import trainer_command
+from rdtops.ssh.hosts import Host
 from rdtops.trainer import sharding
 from rdtops.trainer.rdt import RDTPolicy
 from tests.trainer.conftest import ALONE, PARITY, REPOSITORY, SHORT, events, losses, write_run

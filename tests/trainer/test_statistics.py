@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from rdtops.contract import digests
+from rdtops.hostlib import digests
 from rdtops.trainer import libero, statistics
 from rdtops.trainer.actions import codec
 from rdtops.trainer.soundness import unsound

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from rdtops.contract import manifest
+from rdtops.hostlib import manifest
 from rdtops.trainer import tiny
 from rdtops.trainer.rdt import RDTPolicy
 

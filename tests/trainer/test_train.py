@@ -17,10 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rdtops.contract import config, manifest
+from rdtops.contract import config
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import KINDS, Journal
 from rdtops.contract.run import RunSpec
+from rdtops.hostlib import manifest
 from rdtops.trainer import ranks, train
 from rdtops.trainer.progress import Telling
 from rdtops.trainer.rdt import RDTPolicy

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.contract import manifest
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked, checkpoint_folder
 from rdtops.errors import ConfigError, WeightsError
+from rdtops.hostlib import manifest
 from rdtops.trainer import trained
 from rdtops.trainer.actions import CODECS
 from tests.trainer.conftest import SHORT, signals_as_they_were, write_run

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.contract import manifest
+from proofs.drills import training_drill
+from proofs.drills.training_drill import SAVING, STARTING, TRAINING, Subject
 from rdtops.contract.run import RunSpec
-from rdtops.drills import training as training_drill
-from rdtops.drills.training import SAVING, STARTING, TRAINING, Subject
-from rdtops.ops.repository import Drilled
+from rdtops.hostlib import manifest
+from rdtops.ui.repository import Drilled
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import rdtops_nebula as nebula
 
 from rdtops.api import Command, PreflightVeto
-from rdtops.remote.hosts import Environment
+from rdtops.ssh.hosts import Environment
 from rdtops.testing import BROKEN, ScriptedConnection, load, make_host, said
 from rdtops.testing.conform import judge
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rdtops.contract import fields
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Event
 from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
+from rdtops.hostlib import fields
 
 FILES = (("journal", "journal.jsonl"), ("log", "train.log"), ("kernel", "kernel log"))
 

@@ -12,9 +12,9 @@ import pytest
 from rdtops.contract.config import override, preset
 from rdtops.contract.run import RunSpec
 from rdtops.lab.site import Lab
-from rdtops.ops import registry
-from rdtops.remote.connection import Connection
-from rdtops.remote.inventory import load
+from rdtops.plugging import registry
+from rdtops.ssh.connection import Connection
+from rdtops.ssh.inventory import load
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,11 @@ from typing import ClassVar
 import pytest
 
 from rdtops.checks import CheckResult, Status
-from rdtops.contract import manifest
 from rdtops.contract.run import Checkpoint
 from rdtops.errors import PreflightVeto, RdtopsError
-from rdtops.remote.connection import Connection
-from rdtops.remote.inventory import load
+from rdtops.hostlib import manifest
+from rdtops.ssh.connection import Connection
+from rdtops.ssh.inventory import load
 from tests.lab.checks.findings import by_name, write
 from tests.told import options
 

@@ -13,17 +13,17 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from rdtops import preflight
 from rdtops.checks import Status
+from rdtops.delivery.plan import Wish
 from rdtops.errors import ConnectionLost
-from rdtops.lab.gpus import Gpus
-from rdtops.ops import preflight
-from rdtops.ops.plan import Wish
-from rdtops.ops.session import Session
-from rdtops.remote import stream
-from rdtops.remote.connection import Connection
-from rdtops.remote.hosts import Environment
-from rdtops.remote.inventory import load
-from rdtops.remote.probe import Probe, ask
+from rdtops.lab.fake_gpus import Gpus
+from rdtops.ssh import stream
+from rdtops.ssh.connection import Connection
+from rdtops.ssh.hosts import Environment
+from rdtops.ssh.inventory import load
+from rdtops.ssh.probe import Probe, ask
+from rdtops.workflows.session import Session
 from tests.lab.checks.findings import by_name, write
 from tests.lab.commandline import CommandLine
 

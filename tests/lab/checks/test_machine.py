@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from rdtops import preflight
 from rdtops.checks import CheckResult, Status
 from rdtops.contract.run import RunSpec
-from rdtops.lab.gpus import Failure, GpuProcess, Gpus
+from rdtops.lab.fake_gpus import Failure, GpuProcess, Gpus
 from rdtops.lab.site import Lab
-from rdtops.ops import preflight
-from rdtops.remote.connection import Connection
+from rdtops.ssh.connection import Connection
 from tests.lab.checks.findings import by_name
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]

@@ -1,0 +1,16 @@
+"""`inv bench closed-loop`: does a policy trained here drive? Films of a success and a failure are left in
+.lab/closed-loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from proofs.benches.trainer_program import measured_by
+from rdtops.ui.repository import ROOT, Measured, Say
+
+
+def measure(say: Say, *, quick: bool = False, only: str = "") -> Iterator[Measured]:
+    say("python -m rdtops.trainer.proof")
+    yield from measured_by(["rdtops.trainer.proof", *(["--quick"] if quick else []), "--only", only,
+                            "--films", str(ROOT / ".lab" / "closed-loop")], "[trainer,eval]")

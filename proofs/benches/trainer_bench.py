@@ -1,0 +1,14 @@
+"""`inv bench trainer`: the trainer's own program measures, with one thread a process as accelerate starts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from proofs.benches.trainer_program import measured_by
+from rdtops.ui.repository import ROOT, Measured, Say
+
+
+def measure(say: Say, *, quick: bool = False, only: str = "") -> Iterator[Measured]:
+    say("python -m rdtops.trainer.bench")
+    yield from measured_by(["rdtops.trainer.bench", str(ROOT / "rdtops" / "lab" / "data"),
+                            *(["--quick"] if quick else []), "--only", only], "[demo]")

@@ -1,0 +1,37 @@
+"""`inv drill NAME`: break what must survive it, and see whether it comes right in the end.
+
+A drill is a module here with `drill(say, *, kills, only) -> Iterator[Drilled]`: `kills` is how many, 0 as many as it is
+made for; `only` is a word that the names of its rows must have, or several with commas. To add one, add a line to
+DRILLS.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+from rdtops.errors import UsageError
+from rdtops.ui.repository import Drilled, Say
+
+DRILLS = {
+    "disk": "proofs.drills.disk_drill",
+    "hostile": "proofs.drills.hostile_drill",
+    "laptop": "proofs.drills.laptop_drill",
+    "network": "proofs.drills.network_drill",
+    "transfer": "proofs.drills.transfer_drill",
+    "training": "proofs.drills.training_drill",
+    "survive": "proofs.drills.survive_drill",
+    "why": "proofs.drills.why_drill",
+}
+
+
+def is_wanted(name: str, only: str) -> bool:
+    """Whether a row of that name was asked for."""
+    return any(word.strip() in name for word in only.split(","))
+
+
+def drill(say: Say, name: str, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
+    """Raises UsageError when there is no drill of that name."""
+    if name not in DRILLS:
+        raise UsageError(f"there is no drill {name!r}; drills: {', '.join(DRILLS)}")
+    yield from importlib.import_module(DRILLS[name]).drill(say, kills=kills, only=only)

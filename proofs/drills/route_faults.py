@@ -1,0 +1,67 @@
+"""What can happen to the link to a host: an SSH server of the route dies, freezes, or shows another host key."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from proofs.drills.typed import Laptop
+from rdtops.lab.site import Lab
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that goes wrong with one hop, and how a person puts it right."""
+
+    hop: str
+    name = ""
+
+    @property
+    def words(self) -> str:
+        return f"{self.hop} {self.name}"
+
+    def strike(self, lab: Lab) -> None:
+        raise NotImplementedError
+
+    def mend(self, lab: Lab, laptop: Laptop) -> None:
+        raise NotImplementedError
+
+    def is_named(self, words: str) -> bool:
+        """Whether an error says that it is this hop. The route, which names all of them, does not count."""
+        hop = re.escape(self.hop)
+        return re.search(rf"answer of {hop}\b|reach {hop} \(|{hop} has ended the connection", words) is not None
+
+
+class Killed(Fault):
+    name = "killed"
+
+    def strike(self, lab: Lab) -> None:
+        lab.kill_server(self.hop)
+
+    def mend(self, lab: Lab, laptop: Laptop) -> None:  # noqa: ARG002
+        lab.start_server(self.hop)
+
+
+class Frozen(Fault):
+    name = "frozen"
+
+    def strike(self, lab: Lab) -> None:
+        lab.freeze(self.hop)
+
+    def mend(self, lab: Lab, laptop: Laptop) -> None:  # noqa: ARG002
+        lab.thaw(self.hop)
+
+
+class KeyChanged(Fault):
+    """A reinstalled machine, or somebody in between: until a person has compared the key, nothing may be sent."""
+
+    name = "with another host key"
+
+    def strike(self, lab: Lab) -> None:
+        lab.change_host_key(self.hop)
+
+    def mend(self, lab: Lab, laptop: Laptop) -> None:  # noqa: ARG002
+        laptop.good("trust --host lab --yes")
+
+    def is_named(self, words: str) -> bool:
+        return re.search(rf"host key of {re.escape(self.hop)} \([^)]*\).* has CHANGED", words) is not None

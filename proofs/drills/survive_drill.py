@@ -1,0 +1,224 @@
+"""`inv drill survive`: trainings of the lab's host, launched as `inv train` does it, whose ranks, launcher, supervisor
+and tmux server are killed at random moments. Nobody starts them again but their supervisor; only where everything is
+killed at once they are resumed. Each must end with the very bytes of one that was left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from proofs.drills.ground import own_lab, release_in, tiny_assets
+from proofs.drills.training_drill import SAME, Subject
+from rdtops.contract.config import override, preset
+from rdtops.contract.journal import Event
+from rdtops.contract.recovery import Recovery
+from rdtops.contract.run import RunSpec, RunState, new_run_id
+from rdtops.on_host import detacher
+from rdtops.runs import admission, overview
+from rdtops.ssh.command import Command
+from rdtops.ssh.connection import Connection
+from rdtops.supervisor import family
+from rdtops.supervisor.family import Member
+from rdtops.ui.repository import Drilled, Say, StepFailed
+
+RANK, ALL_RANKS, LAUNCHER, SUPERVISOR, TMUX, EVERYTHING = (
+    "a rank", "all ranks", "accelerate's launcher", "the supervisor", "the tmux server", "everything, then resumed")
+VICTIMS = (RANK, SUPERVISOR, TMUX, RANK, SUPERVISOR, LAUNCHER, TMUX, ALL_RANKS, SUPERVISOR, EVERYTHING)
+RECOVERY = Recovery(restarts=1000, backoff_s=0.1, backoff_max_s=0.1)
+CHECKPOINT_EVERY_STEPS = 10
+LIMIT_S = 300.0  # until a training has gone on, or has ended
+POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Killed:
+    """One kill and what it cost."""
+
+    victim: str
+    steps_repeated: int
+    back_s: float  # until the next step was told
+
+
+@dataclass(frozen=True)
+class Survived:
+    """The kills of one kind."""
+
+    killed: str
+    times: int
+    steps_done_again: int
+    seconds_until_the_next_step: float  # the median
+
+
+def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
+    """50 kills in five trainings."""
+    victims = tuple(victim for victim in VICTIMS if only in victim)
+    with own_lab("survive", say) as (_, connection):
+        yield drill_survive(connection, tiny_assets(), kills or 50, say, victims=victims)
+
+
+def drill_survive(connection: Connection, assets: Mapping[str, str], kills: int, say: Say, *, trainings: int = 5,
+                  steps: int = 200, victims: tuple[str, ...] = VICTIMS, seed: int = 0) -> Drilled:
+    """`kills` are spread over `trainings`. The host is one of this machine, so that its processes can be killed."""
+    begun_s = time.monotonic()
+    chance = random.Random(seed)  # noqa: S311  # moments, no secrets
+    left_alone = Training(connection, assets, steps)
+    left_alone.start()
+    left_alone.wait_for_end()
+    say(f"left alone: {steps} steps in {time.monotonic() - begun_s:.0f} s")
+    done: list[Killed] = []
+    problems: list[str] = []
+    for number in range(trainings):
+        share = kills // trainings + (number < kills % trainings)
+        training = Training(connection, assets, steps)
+        training.start()
+        for step in sorted(chance.randint(1, max(steps - 2 * CHECKPOINT_EVERY_STEPS, 1)) for _ in range(share)):
+            done.append(training.suffer(victims[len(done) % len(victims)], step, chance))
+            say(f"kill {len(done)} of {kills}: {done[-1].victim}, back after {done[-1].back_s:.1f} s, "
+                f"{done[-1].steps_repeated} steps repeated")
+        training.wait_for_end()
+        problems += differences(number + 1, left_alone.subject, training.subject)
+    title = (f"{trainings} trainings of {steps} steps, 2 processes each, {len(done)} kills, "
+             f"{time.monotonic() - begun_s:.0f} s")
+    return Drilled(title, tuple(_rows(done)), tuple(problems), SAME)
+
+
+class Training:
+    """A run on the host of `connection`. Its files and processes are looked at here."""
+
+    def __init__(self, connection: Connection, assets: Mapping[str, str], steps: int) -> None:
+        self.connection = connection
+        connection.host = replace(connection.host, recovery=RECOVERY)
+        settings = [f"max_steps={steps}", f"checkpoint_every_steps={CHECKPOINT_EVERY_STEPS}",
+                    "checkpoints_total_limit=2", "sample_every_steps=0"]
+        self.spec = RunSpec(new_run_id("survive"), connection.host.name, "", connection.workspace,
+                            release_in(connection.workspace), "drill", assets, override(preset("tiny"), settings))
+        self.subject = Subject(self.spec)
+
+    def start(self) -> None:
+        admission.admit(self.connection, self.spec, again=True)
+
+    def suffer(self, victim: str, step: int, chance: random.Random) -> Killed:
+        """Once the training is at `step`: a random moment later the victim is killed. Returns when steps are told
+        again. Raises StepFailed when they are not."""
+        self._wait(lambda: self.last_step >= step, f"step {step}")
+        time.sleep(chance.random() * 0.5)
+        begun_s, attempts, told = time.monotonic(), len(self._attempts()), len(self._steps())
+        if victim == TMUX:
+            self._kill_tmux()
+        else:
+            _kill(self._chosen(victim, chance))
+        if victim == EVERYTHING:
+            family.end(lambda: family.members(self.spec.run_id))  # also what was being started meanwhile
+            self._resume()
+        what = f"a step after the kill of {victim}"
+        if victim == TMUX:  # which nothing needs
+            self._wait(lambda: len(self._steps()) > told + 1, what)
+            return Killed(victim, 0, time.monotonic() - begun_s)
+        self._wait(lambda: any(e.kind == "step" for again in self._attempts()[attempts:] for e in again), what)
+        back_s = time.monotonic() - begun_s
+        before = max((int(e.data["step"]) for old in self._attempts()[:attempts] for e in old if e.kind == "step"),
+                     default=0)
+        first = next(int(e.data["step"]) for again in self._attempts()[attempts:] for e in again if e.kind == "step")
+        return Killed(victim, max(before - first + 1, 0), back_s)
+
+    def wait_for_end(self) -> None:
+        self._wait(Path(self.spec.paths.exit).exists, "the end")
+        code = Path(self.spec.paths.exit).read_text().strip()
+        if code != "0":
+            raise StepFailed(f"{self.spec.run_id} ended with exit {code}:\n{self._log()}")
+
+    @property
+    def last_step(self) -> int:
+        steps = self._steps()
+        return int(steps[-1].data["step"]) if steps else 0
+
+    def _steps(self) -> list[Event]:
+        return [event for event in self.subject.events if event.kind == "step"]
+
+    def _attempts(self) -> list[list[Event]]:
+        """What each told."""
+        found: list[list[Event]] = []
+        for event in self.subject.events:
+            if event.kind == "attempt":
+                found.append([])
+            elif found:
+                found[-1].append(event)
+        return found
+
+    def _chosen(self, victim: str, chance: random.Random) -> list[Member]:
+        """Waits until there is one: a launcher that is just being started has no ranks yet."""
+        while True:
+            there = family.members(self.spec.run_id)
+            found = {RANK: family.ranks(there), ALL_RANKS: family.ranks(there), EVERYTHING: there,
+                     LAUNCHER: [m for m in there if "accelerate.commands.launch" in _words(m)
+                                and "rdtops.supervisor" not in _words(m)],
+                     SUPERVISOR: [m for m in there if "rdtops.supervisor" in _words(m)]}[victim]
+            if found:
+                return [chance.choice(found)] if victim == RANK else found
+            time.sleep(POLL_S)
+
+    def _kill_tmux(self) -> None:
+        """And open a new window, for the next kill."""
+        socket = detacher.socket_of(self.spec.run_id)
+        asked = Command("tmux", "-L", socket, "display-message", "-p", "#{pid}")
+        os.kill(int(self.connection.run(asked).out), signal.SIGKILL)
+        window = Command("tmux", "-L", socket, "-f", "/dev/null", "new-session", "-d", "tail", "-F",
+                         str(self.spec.paths.log))
+        self.connection.run(window)
+
+    def _resume(self) -> None:
+        """As `inv train --resume`: it is lost now, and launched again."""
+        found = overview.find(self.connection, self.spec.run_id)
+        if found.state is not RunState.LOST:
+            raise StepFailed(f"{self.spec.run_id}: all its processes were killed, and it is called {found.state.value}")
+        self.start()
+
+    def _wait(self, over: Callable[[], bool], what: str) -> None:
+        latest_s = time.monotonic() + LIMIT_S
+        while not over():
+            if time.monotonic() > latest_s:
+                raise StepFailed(f"{self.spec.run_id}: {what} did not come within {LIMIT_S:.0f} s:\n{self._log()}")
+            time.sleep(POLL_S)
+
+    def _log(self) -> str:
+        return Path(self.spec.paths.log).read_text(errors="replace")[-1500:]
+
+
+def _kill(members: Iterable[Member]) -> None:
+    for member in members:
+        member.send(signal.SIGKILL)
+
+
+def _words(member: Member) -> list[str]:
+    try:
+        return Path(f"/proc/{member.pid}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def differences(number: int, left_alone: Subject, killed: Subject) -> list[str]:
+    """What of the training of that number is not as in the one that was left alone."""
+    found = [f"training {number}: {path}: its MD5 is not that of the training that was left alone"
+             for path, md5 in left_alone.learnt.items() if killed.learnt.get(path) != md5]
+    steps = left_alone.losses.keys() | killed.losses.keys()
+    others = [step for step in sorted(steps) if left_alone.losses.get(step) != killed.losses.get(step)]
+    if others:
+        found.append(f"training {number}: the loss differs in {len(others)} steps, first in step {others[0]}")
+    if not left_alone.learnt:
+        found.append("the training that was left alone has no last checkpoint")
+    return found
+
+
+def _rows(done: list[Killed]) -> Iterable[Survived]:
+    for victim in dict.fromkeys(VICTIMS):
+        of_it = [one for one in done if one.victim == victim]
+        if of_it:
+            yield Survived(victim, len(of_it), sum(one.steps_repeated for one in of_it),
+                             round(statistics.median(one.back_s for one in of_it), 1))

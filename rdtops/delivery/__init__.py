@@ -1,0 +1,1 @@
+"""What is brought to a host: releases, assets, environments, secrets."""

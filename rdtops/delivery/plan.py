@@ -1,0 +1,89 @@
+"""What one command line is about on one host: the configuration, the snapshot, and where every asset lies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rdtops.contract import config as train_config
+from rdtops.contract.config import TrainConfig
+from rdtops.contract.run import RunSpec, new_run_id
+from rdtops.delivery.snapshot import Snapshot
+from rdtops.errors import UsageError
+from rdtops.hostlib.names import RunId
+from rdtops.ssh.connection import Connection
+from rdtops.ssh.hosts import Host
+from rdtops.ssh.inventory import Inventory
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asked for, beside the host."""
+
+    preset: str = ""  # '' = the host's own
+    settings: tuple[str, ...] = ()  # --set key=value
+    from_scratch: bool = False
+
+    def config_for(self, host: Host) -> TrainConfig:
+        return self._config(host.preset)
+
+    def config_here(self, inventory: Inventory) -> TrainConfig:
+        """Without a host: the preset of the default host, else the only one that all hosts share."""
+        presets = {h.preset for h in inventory.hosts.values() if h.default} or {
+            h.preset for h in inventory.hosts.values()}
+        if not self.preset and len(presets) != 1:
+            raise UsageError(f"the hosts have different presets ({', '.join(sorted(presets))}): which data are meant?",
+                             remedy="--preset, or --host")
+        return self._config(next(iter(presets), ""))
+
+    def _config(self, preset: str) -> TrainConfig:
+        config = train_config.preset(self.preset or preset)
+        extra = ("from_scratch=true",) if self.from_scratch else ()
+        return train_config.override(config, [*self.settings, *extra])
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A folder the training needs: its role in the RunSpec, its name, where it lies here (if it does) and there."""
+
+    role: str
+    name: str
+    local: Path | None  # None: not on this laptop
+    remote: str
+    pinned: bool  # hosts.toml says it lies on the host already: deploy leaves it alone
+
+
+def assets_of(inventory: Inventory, connection: Connection, config: TrainConfig) -> tuple[Asset, ...]:
+    """The assets of a configuration, in the order in which they are sent: the smallest usually first."""
+    names = {"dataset": config.dataset, "text_encoder": config.text_encoder, "vision_encoder": config.vision_encoder}
+    if not config.from_scratch:
+        names["pretrained"] = config.pretrained
+    return tuple(_asset(role, name, inventory, connection) for role, name in names.items())
+
+
+def spec_of(connection: Connection, config: TrainConfig, assets: Sequence[Asset], snapshot: Snapshot,
+            run_id: RunId | None = None) -> RunSpec:
+    """Named by the host's clock, so that the newest run is the one that was launched last, from whatever laptop."""
+    workspace, now_s = connection.workspace, connection.now_s()
+    return RunSpec(
+        run_id=run_id or new_run_id(config.preset, now_s), host=connection.host.name,
+        created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s)), workspace=workspace,
+        release=release_folder(workspace, snapshot.name), snapshot=snapshot.name,
+        assets={a.role: a.remote for a in assets}, train=config)
+
+
+def local_assets(assets: Sequence[Asset]) -> Mapping[str, Path]:
+    return {a.role: a.local for a in assets if a.local}
+
+
+def release_folder(workspace: str, name: str) -> str:
+    return f"{workspace}/releases/{name}"
+
+
+def _asset(role: str, name: str, inventory: Inventory, connection: Connection) -> Asset:
+    pinned = connection.host.assets.get(name)
+    remote = connection.absolute(pinned) if pinned else f"{connection.workspace}/assets/{name}"
+    local = inventory.asset(name)
+    return Asset(role, name, local if local and local.exists() else None, remote, bool(pinned))

@@ -1,0 +1,116 @@
+"""Releases: the code on a host, one immutable folder for each snapshot that was deployed, and which one is current.
+
+`inv train` runs the tree you see, which must be deployed. A rollback overrules that until the next deploy.
+"""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rdtops.contract.journal import LATEST_S
+from rdtops.errors import RunError
+from rdtops.hostlib import fields
+from rdtops.on_host import release_keeper
+from rdtops.ssh.command import quoted
+from rdtops.ssh.connection import Connection
+
+
+@dataclass(frozen=True)
+class Release:
+    """`users` are the runs and evaluations that have not ended with it."""
+
+    name: str
+    deployed_s: float  # Unix time of the host; the last time, when there were several
+    users: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """A rollback that is in force: trainings get `to`, whatever tree this laptop has."""
+
+    host: str
+    to: str
+    before: str  # what was current
+    by: str  # user@laptop
+    time_s: float
+
+    @property
+    def words(self) -> str:
+        when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self.time_s))
+        return (f"{self.host} was rolled back to {self.to} ({self.by}, {when}): that code is used, not this tree; "
+                f"inv deploy --host {self.host} ends it")
+
+
+def settle(connection: Connection, name: str) -> tuple[str, ...]:
+    """After a deploy of `name`: it is the current one, and old releases that nothing uses are removed. Their names."""
+    answer = connection.call(release_keeper, {"op": "settle", "workspace": connection.workspace, "name": name,
+                                                "keep": connection.host.keep_releases})
+    return tuple(fields.words(fields.table(answer).get("removed")))
+
+
+def rolled_back(connection: Connection) -> RolledBack | None:
+    """The rollback in force, None where `inv train` runs the tree you see. Raises RunError for a broken one."""
+    path = f"{connection.workspace}/{release_keeper.ROLLED_BACK}"
+    told = connection.run_shell(f"cat {quoted(path)} 2>/dev/null || :").out
+    return _rolled_back(connection.host.name, path, told) if told else None
+
+
+def roll_back(connection: Connection, to: str = "") -> RolledBack:
+    """Let trainings have the release before the current one, or that of the name `to` (a unique beginning will do).
+    Raises RunError naming those that are there."""
+    host, workspace = connection.host.name, connection.workspace
+    answer = fields.table(connection.call(release_keeper, {"op": "list", "workspace": workspace}))
+    found = [Release(fields.text(r.get("name")), _time_s(r.get("deployed_s")), tuple(fields.words(r.get("users"))))
+             for r in fields.rows(answer.get("releases"))]
+    if not found:
+        raise RunError(f"{host}: nothing was deployed to {workspace}/releases", remedy=f"inv deploy --host {host}")
+    current = fields.text(fields.table(answer.get("rolled_back")).get("to")) or found[0].name
+    chosen = _named(host, found, to) if to else _before(host, found, current)
+    told = {"to": chosen, "before": current, "by": f"{getpass.getuser()}@{socket.gethostname()}"}
+    connection.call(release_keeper, {"op": "roll_back", "workspace": workspace, **told})
+    return RolledBack(host, chosen, current, told["by"], time.time())
+
+
+def _before(host: str, found: Sequence[Release], current: str) -> str:
+    names = [release.name for release in found]
+    older = names[names.index(current) + 1:] if current in names else names
+    if not older:
+        raise RunError(f"{host}: there is no release before {current}; {_there(found)}",
+                       remedy=f"git checkout …   # the code you want, then: inv deploy --host {host}")
+    return older[0]
+
+
+def _named(host: str, found: Sequence[Release], to: str) -> str:
+    matching = [r.name for r in found if r.name == to] or [r.name for r in found if r.name.startswith(to)]
+    if len(matching) != 1:
+        which = "several releases begin with" if matching else "there is no release"
+        raise RunError(f"{host}: {which} {to!r}; {_there(found)}",
+                       remedy=f"inv rollback --host {host} --to {found[-1].name}")
+    return matching[0]
+
+
+def _there(found: Sequence[Release]) -> str:
+    rows = (f"{r.name} ({time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(r.deployed_s))}"
+            f"{', used by ' + r.users[0] if r.users else ''})" for r in found)
+    return f"there are, newest first: {', '.join(rows)}"
+
+
+def _rolled_back(host: str, path: str, told: str) -> RolledBack:
+    try:
+        values = fields.table(fields.loads(told))
+    except ValueError:
+        values = {}
+    to, before, by = (fields.text(values.get(name)) for name in ("to", "before", "by"))
+    if not to:
+        raise RunError(f"{host}: {path} is broken: it does not say which release trainings get",
+                       remedy=f"inv deploy --host {host}   # ends the rollback; inv rollback --host {host} --to ...")
+    return RolledBack(host, to, before, by, _time_s(values.get("time_s")))
+
+
+def _time_s(value: object) -> float:
+    time_s = fields.number(value)
+    return time_s if time_s is not None and 0 <= time_s <= LATEST_S else 0.0

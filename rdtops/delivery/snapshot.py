@@ -1,0 +1,72 @@
+"""Snapshot: exactly the code of this tree, named by its git revision and the digest of its files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import rdtops
+from rdtops.errors import UsageError
+from rdtops.hostlib.manifest import FileDigest, Manifest, md5_of
+from rdtops.hostlib.names import RelativePath
+
+LARGEST_FILE_BYTES = 64 << 20
+_WITHOUT_GIT = {".git", ".venv", ".lab", "results", "__pycache__", "build", "dist"}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`revision` is the git commit ('' outside git), `dirty` the files that differ from it or are not tracked."""
+
+    root: Path
+    name: str
+    revision: str
+    dirty: tuple[str, ...]
+    manifest: Manifest
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(f.path for f in self.manifest.files)
+
+    def to_json(self) -> str:
+        """What is recorded in the release as snapshot.json."""
+        return json.dumps({"name": self.name, "revision": self.revision, "dirty": list(self.dirty),
+                           "digest": self.manifest.digest, "files": [asdict(f) for f in self.manifest.files]}, indent=1)
+
+
+def take(root: Path | None = None) -> Snapshot:
+    """The snapshot of the tree below `root` (this project): what git tracks or does not ignore, as it is now."""
+    tree = root or Path(rdtops.__file__).resolve().parents[1]
+    listed = _git(tree, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    paths = [RelativePath(p) for p in listed.split("\0") if p] if listed is not None else _walk(tree)
+    present = sorted({p for p in paths if (tree / p).is_file()})
+    _refuse_large(tree, present)
+    manifest = Manifest(tuple(FileDigest(p, (tree / p).stat().st_size, md5_of(tree / p)) for p in present))
+    revision = (_git(tree, "rev-parse", "HEAD") or "").strip()
+    dirty = tuple(line[3:] for line in (_git(tree, "status", "--porcelain", "-z") or "").split("\0") if line)
+    name = "-".join([revision[:8] or "nogit", *(["dirty"] if dirty else []), manifest.digest[:8]])
+    return Snapshot(tree, name, revision, dirty, manifest)
+
+
+def _git(tree: Path, *words: str) -> str | None:
+    """What git says, None where there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", "-C", str(tree), *words], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.decode("utf-8", "surrogateescape")
+
+
+def _walk(tree: Path) -> list[RelativePath]:
+    found = (p.relative_to(tree) for p in tree.rglob("*") if not p.name.endswith(".pyc"))
+    return [RelativePath(p.as_posix()) for p in found if not _WITHOUT_GIT & set(p.parts)]
+
+
+def _refuse_large(tree: Path, paths: list[RelativePath]) -> None:
+    large = [p for p in paths if (tree / p).stat().st_size > LARGEST_FILE_BYTES]
+    if large:
+        raise UsageError(f"{large[0]} has {(tree / large[0]).stat().st_size / 1e6:.0f} MB and is not ignored by git: "
+                         "code is sent with every deploy, data and weights are assets",
+                         remedy=f"echo '/{large[0]}' >> .gitignore   # and name it under [assets] in hosts.toml")

@@ -1,0 +1,139 @@
+"""Files that others may replace, break or make strange: read within bounds, written whole. Standard library, Python
+3.8: far-side programs bring it along."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from typing import Union
+
+TEXT_BYTES = 1 << 20  # of a file that is read as a whole, where nobody says otherwise
+TABLE_BYTES = 1 << 26  # of one with a row for each file of a folder: some 500,000 of them
+LINE_BYTES = 1 << 20  # of a line; what is longer is cut there
+_HOW = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+Path = Union[str, "os.PathLike[str]"]
+
+
+def opened(path: Path) -> int:
+    """A descriptor of a regular file, for reading. Raises OSError, for a FIFO, device or folder too: to open one may
+    wait for ever, or do something."""
+    descriptor = os.open(path, os.O_RDONLY | _HOW)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(f"{os.fspath(path)} is not a regular file")
+
+
+def appendable(path: Path) -> int:
+    """A descriptor of a regular file, which is made if need be, for appending and reading; /dev/null will do. Raises
+    OSError, for a FIFO or folder too: it may have no reader, or a slow one."""
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _HOW, 0o644)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISCHR(mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(f"{os.fspath(path)} is not a regular file")
+
+
+def head_of(path: Path, limit: int = TEXT_BYTES) -> bytes:
+    """The first bytes of a regular file. Raises OSError."""
+    with open(opened(path), "rb") as file:
+        return file.read(limit)
+
+
+def text_of(path: Path, limit: int = TEXT_BYTES) -> str:
+    """The same as text; '' where it cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return head_of(path, limit).decode("utf-8", "replace")
+    return ""
+
+
+def tail_of(path: Path, limit: int) -> str:
+    """The last bytes of a regular file as text; '' where it cannot be read."""
+    with contextlib.suppress(OSError, ValueError), open(opened(path), "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - limit))
+        return file.read(limit).decode("utf-8", "replace")
+    return ""
+
+
+def lines_of(path: Path, longest: int = LINE_BYTES) -> Iterator[bytes]:
+    """The lines of a regular file with their newlines, in bounded memory: of one that is longer than `longest` its
+    beginning comes, without a newline, as of a last one that has no end. Raises OSError."""
+    with open(opened(path), "rb") as file:
+        while True:
+            line = file.readline(longest)
+            if not line:
+                return
+            yield line
+            while not line.endswith(b"\n") and len(line) == longest:
+                line = file.readline(longest)
+
+
+def append_line(path: Path, line: str, *, flush: bool = False) -> None:
+    """In one write, on a line of its own whatever a full disk left before it. `flush`: it outlives the machine. Raises
+    OSError, for a FIFO too."""
+    descriptor = appendable(path)
+    try:
+        content = (b"\n" if _is_torn(descriptor) else b"") + line.encode("utf-8", "backslashreplace") + b"\n"
+        written = os.write(descriptor, content)
+        if written < len(content):
+            _take_back(descriptor, content[:written])
+            raise OSError(errno.ENOSPC, "No space left on device: it took only a part of a line", os.fspath(path))
+        if flush:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, content: str | bytes, mode: int = 0o644) -> None:
+    """Replace a file: afterwards it has all of `content`, and it is on the disk; before, and after any failure, it is
+    what it was. A link of that name is replaced, never followed; a device is left alone. Raises OSError."""
+    final = os.fspath(path)
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_IFMT(os.lstat(final).st_mode) in (stat.S_IFCHR, stat.S_IFBLK):
+            raise OSError(f"{final} is a device, and is not replaced")
+    folder, name = os.path.split(final)
+    part = os.path.join(folder, f".{name}.{os.getpid()}-{threading.get_ident()}.part")
+    with contextlib.suppress(FileNotFoundError):  # of a process of that number that was killed
+        os.unlink(part)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.replace(part, final)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise
+    flush_folder(folder or ".")
+
+
+def flush_folder(folder: Path) -> None:
+    """The names in it are on the disk as well; some network file systems cannot promise that."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _take_back(descriptor: int, part: bytes) -> None:
+    """Of a line that found no room, unless somebody has written behind it since."""
+    size = os.fstat(descriptor).st_size
+    if os.pread(descriptor, len(part), size - len(part)) == part:
+        os.ftruncate(descriptor, size - len(part))
+
+
+def _is_torn(descriptor: int) -> bool:
+    """The file ends within a line, as a full disk or a killed machine leaves it."""
+    size = os.fstat(descriptor).st_size
+    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"

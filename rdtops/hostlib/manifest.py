@@ -1,0 +1,138 @@
+"""Manifest: the files below a folder, each with its size and MD5. A checkpoint without a valid one does not exist.
+Standard library, Python 3.8: far-side programs bring it along."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rdtops.hostlib import fields, files, names
+
+NAME: Final = "manifest.json"
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    path: names.RelativePath  # with forward slashes
+    size_bytes: int
+    md5: str  # people compare MD5 sums by hand, so that is the digest we keep
+
+
+@dataclass(frozen=True)
+class Manifest:
+    files: tuple[FileDigest, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(f.size_bytes for f in self.files)
+
+    @property
+    def digest(self) -> str:
+        """MD5 over names and digests: equal exactly when the folders are equal."""
+        lines = "".join(f"{f.md5}  {f.path}\n" for f in sorted(self.files, key=lambda f: f.path))
+        return hashlib.md5(lines.encode("utf-8", "surrogateescape")).hexdigest()
+
+    def to_json(self) -> str:
+        rows = [{"path": f.path, "size_bytes": f.size_bytes, "md5": f.md5} for f in self.files]
+        return json.dumps({"digest": self.digest, "files": rows}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Raises ValueError when the text is no manifest, when a row names no file below the folder, or when its own
+        digest does not fit it."""
+        try:
+            values = fields.loads(text)
+        except ValueError as error:
+            raise ValueError(f"not a manifest: {error}") from error
+        rows = fields.table(values).get("files")
+        if not isinstance(rows, list):
+            raise ValueError("not a manifest: it has no list of files")
+        manifest = cls(tuple(_row(row) for row in rows))
+        if len({f.path for f in manifest.files}) < len(rows):
+            raise ValueError("not a manifest: it names a file twice")
+        if values.get("digest") != manifest.digest:
+            raise ValueError("the manifest's own digest does not fit its rows")
+        return manifest
+
+
+def _row(row: object) -> FileDigest:
+    values = fields.table(row)
+    size_bytes = fields.whole(values.get("size_bytes"))
+    if size_bytes is None or size_bytes < 0:
+        raise ValueError(f"not a manifest: {names.quoted(row)} has no size")
+    try:
+        return FileDigest(names.relative_path(values.get("path")), size_bytes, names.digest(values.get("md5")))
+    except names.BadName as error:
+        raise ValueError(f"not a manifest: {error}") from error
+
+
+def md5_of(path: str | Path) -> str:
+    with os.fdopen(files.opened(path), "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest() if hasattr(hashlib, "file_digest") else _md5(file)
+
+
+def scan(folder: str | Path) -> Manifest:
+    """Digest every file below `folder` (its own manifest aside), in the order of their names."""
+    root = Path(folder)
+    paths = sorted(p for p in root.rglob("*") if p.is_file() and p != root / NAME)
+    return Manifest(tuple(FileDigest(names.RelativePath(p.relative_to(root).as_posix()), p.stat().st_size, md5_of(p))
+                          for p in paths))
+
+
+def seal(folder: str | Path) -> Manifest:
+    """Scan `folder`, write its manifest into it, and flush every file and the folder to the disk."""
+    root = Path(folder)
+    manifest = scan(root)
+    files.write_whole(root / NAME, manifest.to_json())
+    for path in [*sorted(root.rglob("*")), root]:
+        flush(path)
+    return manifest
+
+
+def read(folder: str | Path) -> Manifest | None:
+    """The manifest of a folder whose files have the stated sizes, else None. Contents are not hashed here."""
+    root = Path(folder)
+    try:
+        manifest = stated(root)
+        sizes_fit = all((root / f.path).stat().st_size == f.size_bytes for f in manifest.files)
+    except (OSError, ValueError):
+        return None
+    return manifest if sizes_fit else None
+
+
+def stated(folder: str | Path) -> Manifest:
+    """What the manifest of a folder says. Raises OSError when there is none to read, ValueError when it is none."""
+    return Manifest.from_json(files.head_of(Path(folder) / NAME, files.TABLE_BYTES).decode("utf-8", "replace"))
+
+
+def differences(folder: str | Path, manifest: Manifest) -> list[str]:
+    """What does not fit: missing, resized or altered files. Reads every byte."""
+    found = []
+    for file in manifest.files:
+        path = Path(folder) / file.path
+        if not path.is_file():
+            found.append(f"{file.path}: missing")
+        elif path.stat().st_size != file.size_bytes:
+            found.append(f"{file.path}: {path.stat().st_size} bytes instead of {file.size_bytes}")
+        elif md5_of(path) != file.md5:
+            found.append(f"{file.path}: MD5 differs")
+    return found
+
+
+def flush(path: str | Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _md5(file) -> str:  # type: ignore[no-untyped-def]  # Python 3.10 on the host has no hashlib.file_digest
+    digest = hashlib.md5()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

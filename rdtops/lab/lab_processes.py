@@ -1,0 +1,149 @@
+"""Process: one process for ever, by pid, start time and boot; and who belongs to a lab, read from /proc."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rdtops.errors import LabError
+from rdtops.hostlib import files
+from rdtops.hostlib import processes as kin
+from rdtops.lab.lab_files import place
+
+PROC = Path("/proc")
+KILLED_S = 20.0  # until a process that was killed is gone, on a machine that is very busy
+
+
+@dataclass(frozen=True)
+class Process:
+    """A pid alone is recycled; with its start time and the boot it names one process only."""
+
+    pid: int
+    started_ticks: int  # since boot, field 22 of /proc/PID/stat
+    boot_id: str
+
+    @classmethod
+    def of(cls, pid: int) -> Process | None:
+        """The process of that pid now, None when there is none or only its zombie."""
+        started = kin.start_time(pid)
+        return cls(pid, int(started), kin.boot_id()) if started else None
+
+    @classmethod
+    def read(cls, path: Path) -> Process | None:
+        """The process a file names, `pid starttime boot_id`, if it still runs."""
+        try:
+            pid, ticks, boot_id = path.read_text().split()
+            written = cls(int(pid), int(ticks), boot_id)
+        except (OSError, ValueError):
+            return None
+        return written if cls.of(written.pid) == written else None
+
+    def write(self, path: Path) -> None:
+        place(path, f"{self.pid} {self.started_ticks} {self.boot_id}\n")
+
+
+def family(pid: int) -> set[int]:
+    """The process and all that descend from it."""
+    children: dict[int, list[int]] = {}
+    for one in (int(path.name) for path in PROC.iterdir() if path.name.isdigit()):
+        if stat := kin.stat_of(one):
+            children.setdefault(int(stat[1]), []).append(one)
+    found: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        found.add(one := waiting.pop())
+        waiting += [child for child in children.get(one, []) if child not in found]
+    return found
+
+
+def with_environment(name: str, value: str) -> set[int]:
+    """Our own processes started with this environment variable; not this process, nor those it descends from."""
+    return {*kin.carrying(f"{name}={value}")} - kin.lineage()
+
+
+def writing_to(file: Path) -> set[int]:
+    """Our own processes that hold this file open for writing only, as a server holds its log."""
+    targets = (str(file), f"{file} (deleted)")  # the second after `rm -rf` of a lab that was up
+    return {pid for pid in {*kin.own()} - kin.lineage() for target in targets
+            if any(_only_written(link) for link in _descriptors_of(pid, target))}
+
+
+def _only_written(descriptor: Path) -> bool:
+    try:
+        return descriptor.lstat().st_mode & 0o700 == 0o300
+    except OSError:  # it was closed, or its process ended, since it was listed
+        return False
+
+
+def holds_socket(pid: int, inode: int) -> bool:
+    return any(True for _ in _descriptors_of(pid, f"socket:[{inode}]"))
+
+
+def command_line(pid: int) -> str:
+    return files.text_of(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
+
+
+def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:  # it was faster
+            continue
+
+
+def end_all(find: Callable[[], set[int]], grace_s: float = 2.0) -> int:
+    """End what `find` finds until it finds nothing: asked first, killed after the grace. The number of processes.
+
+    They are gone then, also one that `find` no longer finds while it is dying: it leaves its namespace before it ends.
+    Raises LabError when something survives.
+    """
+    ended: set[Process] = set()
+    for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, grace_s + KILLED_S)):
+        deadline_s = time.monotonic() + patience_s
+        while (alive := _found(find) | _living(ended)) and time.monotonic() < deadline_s:
+            if alive - ended or number == signal.SIGKILL:
+                pids = {process.pid for process in alive}
+                signal_all(pids, number)
+                signal_all(pids, signal.SIGCONT)  # a frozen one hears SIGTERM only when it goes on
+            ended |= alive
+            _reap(process.pid for process in ended)
+            time.sleep(0.02)
+        if not alive:
+            return len(ended)
+    raise LabError("these processes of the lab do not end: " +
+                   "; ".join(f"pid {pid} ({command_line(pid)})" for pid in sorted(p.pid for p in alive)))
+
+
+def _found(find: Callable[[], set[int]]) -> set[Process]:
+    return {process for pid in find() if (process := Process.of(pid))}
+
+
+def _living(processes: Iterable[Process]) -> set[Process]:
+    return {process for process in processes if Process.of(process.pid) == process}
+
+
+def _descriptors_of(pid: int, target: str) -> Iterator[Path]:
+    """The links in /proc/PID/fd that point to `target`."""
+    try:
+        links = list((PROC / str(pid) / "fd").iterdir())
+    except OSError:  # ended, or not ours to look into
+        return
+    for link in links:
+        try:
+            if os.readlink(link) == target:  # noqa: PTH115  # its target is often no path: socket:[123]
+                yield link
+        except OSError:  # closed meanwhile
+            continue
+
+
+def _reap(pids: Iterable[int]) -> None:
+    """Collect those that are our own children, so that no zombie stays while we live."""
+    for pid in pids:
+        try:
+            os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            continue

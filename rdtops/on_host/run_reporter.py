@@ -1,0 +1,258 @@
+"""Far side: what runs there are, what became of them, and how to end one. Standard library, Python 3.8.
+
+Requests (one JSON line each, until the input ends), answers (one JSON line each):
+    {"op": "list", "workspace": str, "gpus": bool} -> {"runs": [facts of each run, oldest first], "gpus": [rows]}
+    {"op": "gpus"}                                -> {"gpus": [rows]}
+    {"op": "news", "workspace", "run_id", "files": {path: question}, "gpus": bool}
+        -> {"run": facts, "files": {path: piece}, "gpus": [rows]}
+    {"op": "stop", "workspace", "run_id", "grace_s"} -> {"ended": [pids], "killed": [pids]}
+    {"op": "checkpoints", "workspace", "run_id"}  -> {"checkpoints": [...], "unfinished": [names]}
+    {"op": "evaluations", "workspace", "run_ids"} -> {"evaluations": [facts of each evaluation, oldest first]}
+    {"op": "stop_evaluation", "workspace", "run_id", "name", "grace_s"} -> as stop
+Facts only; what they mean is decided on the laptop, in rdtops.contract.run.state_of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any, Callable
+
+from rdtops.hostlib.checkpoints import listed, ls
+from rdtops.hostlib.fields import decimal, loads, table, whole
+from rdtops.hostlib.files import TEXT_BYTES, append_line, head_of, lines_of, tail_of, text_of, write_whole
+from rdtops.hostlib.gpus import all_of_them, of_processes, variable_of, visible
+from rdtops.hostlib.locks import SHARED, is_held
+from rdtops.hostlib.names import evaluation_name, fits, is_run_id
+from rdtops.hostlib.processes import carrying, environment, is_alive, own, rank_of, send, wait_for
+from rdtops.on_host.tails import MARK, Lines, last_of_each_kind, read_on, rows_of, shrunk, thinned
+
+LOG_LETTERS = 4000  # of the end of a log
+CONFIG_BYTES = 1 << 16  # of config.json and eval.json: twenty times what they hold; a longer one cannot be read
+REPORT_BYTES = 1 << 23  # of report.json: 30,000 trials
+TRIAL_LINES = 1 << 17  # of trials.jsonl: all 130 tasks of LIBERO, 50 times each, 20 times over
+EVENT_BYTES = 1 << 16  # of an event that travels; of a longer line only its beginning
+LEAVE_S = 10.0
+TAGGED: set[str] = set()
+EVALUATION = (b'{"kind": "eval_', b'{"kind": "trial"')  # lines of a Journal that are not the training's
+
+
+def members(name: str, variable: str = "RDTOPS_RUN") -> list[int]:
+    """The processes of a run, or of an evaluation."""
+    return carrying(f"{variable}={name}")
+
+
+def tagged() -> set[str]:
+    """The runs that have living processes of ours. Looked for once: this program lives for one question."""
+    if not TAGGED:
+        for pid in own():
+            TAGGED.update(v[11:] for v in environment(pid) if v.startswith("RDTOPS_RUN="))
+        TAGGED.add("")
+    return TAGGED
+
+
+def facts(root: str, run_id: str) -> dict[str, object]:
+    folder = os.path.join(root, run_id)
+    journal = os.path.join(folder, "journal.jsonl")
+    launched = os.path.exists(os.path.join(folder, "process"))
+    alive = any(is_alive(text_of(os.path.join(folder, name))) for name in ("process", "supervisor"))
+    exit_text = text_of(os.path.join(folder, "exit")).strip()  # after that: it is written before the process ends
+    code = decimal(exit_text)
+    if launched and not alive and code is None:  # what started them was killed; they may go on without
+        alive = run_id in tagged()
+    is_well = alive or code == 0
+    return {"run_id": run_id, "config": text_of(os.path.join(folder, "config.json"), CONFIG_BYTES),
+            "problem": problem_of(os.path.join(folder, "config.json")) or (
+                f"{folder}/exit holds no exit code" if exit_text and code is None and not alive else ""),
+            "exit_code": code, "alive": alive, "launched": launched,
+            "stop_requested": os.path.exists(os.path.join(folder, "stop")),
+            "journal_head": text_of(journal, 512),
+            "journal_tail": "".join(line + "\n" for line in last_of_each_kind(journal, EVALUATION)),
+            "log_tail": "" if is_well else end_of(os.path.join(folder, "train.log")),
+            "journal_size": size_of(journal)}
+
+
+def problem_of(config: str) -> str:
+    """Why it cannot be read, and the run with it; '' where it can, or where there is none."""
+    try:
+        return f"{config} is too long" if len(head_of(config, CONFIG_BYTES + 1)) > CONFIG_BYTES else ""
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return str(error)
+
+
+def end_of(log: str) -> str:
+    return tail_of(log, 4 * LOG_LETTERS)[-LOG_LETTERS:]
+
+
+def size_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def list_runs(workspace: str, gpus: bool = False) -> dict[str, object]:
+    """`gpus`: what nvidia-smi says as well, when a run is alive."""
+    root = os.path.join(workspace, "runs")
+    found = [facts(root, name) for name in run_names(root)]
+    rows = all_of_them() if gpus and any(run["alive"] for run in found) else []
+    for run in found:
+        run["gpus"] = gpus_of(run, rows)
+    return {"runs": found, "gpus": rows}
+
+
+def run_names(root: str) -> list[str]:
+    """By time. Whatever else somebody keeps there is no run."""
+    names = sorted(os.listdir(root)) if os.path.isdir(root) else []
+    return [name for name in names if is_run_id(name) and os.path.isdir(os.path.join(root, name))]
+
+
+def gpus_of(run: dict[str, object], rows: list[dict[str, Any]]) -> list[str]:
+    """UUIDs of the GPUs of a living run: those its processes have memory on, else those that it is told to use."""
+    if not rows or not run["alive"]:
+        return []
+    pids = members(str(run["run_id"]))
+    try:
+        train = table(table(loads(str(run["config"]))).get("train"))
+    except ValueError:
+        train = {}
+    count = 0 if train.get("device") == "cpu" else whole(train.get("num_processes")) or 0
+    return of_processes(pids) or visible(
+        rows, variable_of(pids[0], "CUDA_VISIBLE_DEVICES") if pids else None, count)
+
+
+def news(workspace: str, run_id: str, files: dict[str, dict[str, Any]], gpus: bool = False,
+         known: str = "") -> dict[str, object]:
+    """What became of a run and what its files (paths below its folder) hold behind a cursor. A question is {"cursor",
+    "limit", "last_lines", "steps" (as many of a Journal's at most), "ignored" (beginnings of lines)}; a piece is
+    {"lines", "rest", "cursor", "more"}. The configuration does not travel to who knows the digest of it."""
+    root = os.path.join(workspace, "runs")
+    run = facts(root, run_id)  # before the files: a run that ended has written its last line
+    rows = all_of_them() if gpus else []
+    run["gpus"] = gpus_of(run, rows)
+    if hashlib.md5(str(run["config"]).encode()).hexdigest() == known:
+        run["config"] = None
+    pieces = {path: piece(os.path.join(root, run_id, path), **question) for path, question in files.items()}
+    return {"run": run, "files": pieces, "gpus": rows}
+
+
+def piece(path: str, cursor: list[Any], limit: int = TEXT_BYTES, last_lines: int = -1, steps: int = 0,
+          ignored: tuple[str, ...] = ()) -> dict[str, object]:
+    found = read_on(path, cursor, limit, last_lines)
+    lines = found["lines"]
+    if lines and (steps or ignored):
+        lines = thinned(shortened(lines), steps or len(lines), tuple(word.encode() for word in ignored))
+    return {**found, "lines": rows_of(lines), "rest": found["rest"].decode("utf-8", "replace")}
+
+
+def shortened(lines: Lines) -> Lines:
+    """Of an event that is too long its first words, for whoever says that it is none, and its last ones, which are the
+    mark of the place behind it; nothing of a part of one."""
+    return [(behind, line if len(line) <= EVENT_BYTES else line[:80] + line[-MARK:] if line.endswith(b"\n") else b"")
+            for behind, line in lines]
+
+
+def checkpoints(workspace: str, run_id: str) -> dict[str, object]:
+    whole, unfinished = listed(os.path.join(workspace, "runs", run_id, "checkpoints"))
+    return {"checkpoints": whole, "unfinished": unfinished}
+
+
+def stop(workspace: str, run_id: str, grace_s: float) -> dict[str, object]:
+    """Ask the ranks first, which save and leave; then everybody; then end what is left."""
+    folder = os.path.join(workspace, "runs", run_id)
+    if not members(run_id):
+        return {"ended": [], "killed": [], "left": []}
+    ask_to_stop(folder)
+    with contextlib.suppress(OSError):
+        append_line(os.path.join(folder, "journal.jsonl"), json.dumps(
+            {"kind": "stop_requested", "time_s": round(time.time(), 3), "by": "inv stop"}))
+    return end(lambda: members(run_id), grace_s)
+
+
+def ask_to_stop(folder: str) -> None:
+    """A disk that is full, or a broken file of that name, is no reason to let the processes run on."""
+    with contextlib.suppress(OSError):
+        write_whole(os.path.join(folder, "stop"), f"{time.time():.0f}\n")
+
+
+def end(living: Callable[[], list[int]], grace_s: float) -> dict[str, object]:
+    every = living()
+    ranks = [pid for pid in every if rank_of(pid) is not None]
+    send(ranks or every, signal.SIGTERM)
+    wait_for(living, ranks or every, grace_s)
+    wait_for(living, every, LEAVE_S)  # what started them follows by itself, and writes how they ended
+    send(living(), signal.SIGTERM)
+    wait_for(living, living(), 10)
+    killed = living()
+    send(killed, signal.SIGKILL)
+    wait_for(living, killed, 5)
+    return {"ended": every, "killed": killed, "left": living()}
+
+
+def evaluations(workspace: str, run_ids: list[str]) -> dict[str, object]:
+    found = []
+    for run_id in run_ids:
+        root = os.path.join(workspace, "runs", run_id, "eval")
+        found += [evaluation(os.path.join(root, name), run_id, name) for name in ls(root)
+                  if fits(evaluation_name, name)]
+    return {"evaluations": sorted(found, key=lambda e: str(e["begun_s"]))}
+
+
+def evaluation(folder: str, run_id: str, name: str) -> dict[str, object]:
+    spec = os.path.join(folder, "eval.json")
+    alive = is_alive(text_of(os.path.join(folder, "process"))) or is_locked(os.path.join(folder, "lock"))
+    code = decimal(text_of(os.path.join(folder, "exit")))
+    return {"run_id": run_id, "name": name, "folder": folder, "spec": text_of(spec, CONFIG_BYTES),
+            "begun_s": os.path.getmtime(spec) if os.path.exists(spec) else 0.0,
+            "exit_code": code, "alive": alive,
+            "launched": os.path.exists(os.path.join(folder, "process")),
+            "stop_requested": os.path.exists(os.path.join(folder, "stop")),
+            "outcomes": outcomes(os.path.join(folder, "trials.jsonl")),
+            "report": text_of(os.path.join(folder, "report.json"), REPORT_BYTES),
+            "log_tail": end_of(os.path.join(folder, "eval.log"))}
+
+
+def is_locked(path: str) -> bool:
+    """An evaluation that was started by hand has no other sign of life."""
+    return is_held(path, SHARED)  # shared, so that two who look do not take each other for it
+
+
+def outcomes(path: str) -> dict[str, int]:
+    """How many trials ended how; the last word on each counts."""
+    last: dict[tuple[object, object], object] = {}
+    with contextlib.suppress(OSError):
+        for line in itertools.islice(lines_of(path, EVENT_BYTES), TRIAL_LINES):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                trial = loads(line)
+                last[trial["task"], trial["trial"]] = trial["outcome"]
+    return {kind: list(last.values()).count(kind) for kind in ("success", "failure", "error")}
+
+
+def stop_evaluation(workspace: str, run_id: str, name: str, grace_s: float) -> dict[str, object]:
+    ask_to_stop(os.path.join(workspace, "runs", run_id, "eval", name))
+    return end(lambda: members(f"{run_id}/{name}", "RDTOPS_EVAL"), grace_s)
+
+
+def main() -> None:
+    operations: dict[str, Callable[..., dict[str, object]]] = {
+        "list": list_runs, "news": news, "gpus": lambda: {"gpus": all_of_them()}, "stop": stop,
+        "checkpoints": checkpoints, "evaluations": evaluations, "stop_evaluation": stop_evaluation}
+    for line in iter(sys.stdin.buffer.readline, b""):
+        request = loads(line)
+        is_shrunk = request.pop("shrunk", False)
+        answer = operations[request.pop("op")](**request)
+        answer = {"shrunk": shrunk(answer)} if is_shrunk else answer
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

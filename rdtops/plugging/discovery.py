@@ -1,0 +1,188 @@
+"""Discovery: where plugins come from, each loaded alone and in bounded time, so that none can take another down.
+
+Sources, in this order: plugins/ of this project, ~/.config/rdtops/plugins/, entry points of group `rdtops.plugins`.
+A plugin is a module: a file, a folder with __init__.py, or whatever an entry point names.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+import rdtops
+from rdtops import hookspecs
+from rdtops.contract.config import nearest
+from rdtops.errors import PluginError
+from rdtops.hookspecs import API_VERSION, HOOKS, TIME_LIMIT_S
+from rdtops.options import COMMON, Option
+from rdtops.plugging.bounded import bounded
+
+GROUP = "rdtops.plugins"
+DISABLED = "RDTOPS_DISABLED_PLUGINS"
+LOAD_TIME_LIMIT_S = 30.0
+_NOT_PLUGINS = re.compile(r"[_.].*|tests|test_.*|conftest")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plugin. `problem` says why it takes no part, `hooks` is empty then."""
+
+    name: str
+    source: str
+    summary: str = ""
+    version: str = ""
+    hooks: tuple[str, ...] = ()
+    problem: str = ""
+    disabled: bool = False  # left out on purpose, which is no fault
+    options: Mapping[str, Option] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)  # hook -> -1 before the others, 1 after them
+    limits_s: Mapping[str, float] = field(default_factory=dict)  # hook -> seconds, where it differs from the usual
+    module: Any = field(default=None, repr=False, compare=False)
+
+    def limit_s(self, hook: str) -> float:
+        return self.limits_s.get(hook, TIME_LIMIT_S[hook])
+
+
+@dataclass(frozen=True)
+class Source:
+    """A plugin before it is loaded; nothing of its code has run."""
+
+    name: str
+    where: str
+    version: str
+    get: Callable[[], Any]
+
+
+def load() -> list[Plugin]:
+    """Every plugin of every source; those that RDTOPS_DISABLED_PLUGINS (names, separated by commas) names are not
+    executed."""
+    disabled = _disabled()
+    found: list[Plugin] = []
+    for source in sources():
+        twin = next((p for p in found if p.name == source.name), None)
+        if source.name in disabled:
+            found.append(Plugin(source.name, source.where, version=source.version, disabled=True,
+                                problem=f"left out by {DISABLED}"))
+        elif twin:
+            found.append(Plugin(source.name, source.where, version=source.version,
+                                problem=f"a plugin of this name comes from {twin.source}"))
+        else:
+            found.append(loaded(source))
+    names = [p.name for p in found]
+    return found + [Plugin(name, DISABLED, disabled=True, problem=f"there is no such plugin{nearest(name, names)}")
+                    for name in sorted(disabled - set(names))]
+
+
+def sources() -> Iterator[Source]:
+    for folder, version in ((bundled_folder(), rdtops.__version__), (user_folder(), "")):
+        files = [file for file in folder.glob("*.py") if file.stem != "__init__"] + list(folder.glob("*/__init__.py"))
+        yield from (of_file(file, version) for file in sorted(files, key=_name)
+                    if not _NOT_PLUGINS.fullmatch(_name(file)))
+    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
+        where = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+        yield Source(entry.name, where, entry.dist.version if entry.dist else "", entry.load)
+
+
+def of_file(file: Path, version: str = "") -> Source:
+    return Source(_name(file), str(file), version, lambda: _from_file(file))
+
+
+def loaded(source: Source) -> Plugin:
+    """The plugin of a source; one that cannot be used says why."""
+    outcome = bounded(lambda: _examined(source), LOAD_TIME_LIMIT_S)
+    if outcome.error is not None:
+        kind = "" if isinstance(outcome.error, PluginError) else f"{type(outcome.error).__name__}: "
+        return Plugin(source.name, source.where, version=source.version, problem=f"{kind}{outcome.error}")
+    plugin: Plugin = outcome.value
+    return plugin
+
+
+def bundled_folder() -> Path:
+    return Path(rdtops.__file__).resolve().parents[1] / "plugins"
+
+
+def user_folder() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "rdtops" / "plugins"
+
+
+def _disabled() -> set[str]:
+    return {name.strip() for name in os.environ.get(DISABLED, "").split(",") if name.strip()}
+
+
+def _name(file: Path) -> str:
+    return file.parent.name if file.stem == "__init__" else file.stem
+
+
+def _from_file(file: Path) -> Any:
+    name = f"rdtops_plugin_{_name(file)}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses of the plugin look themselves up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module
+
+
+def _examined(source: Source) -> Plugin:
+    """Load it and hold all that it declares against what there is. Raises PluginError, or whatever its code raises."""
+    module = source.get()
+    _require_api(getattr(module, "API_VERSION", API_VERSION))
+    lines = (getattr(module, "__doc__", None) or "").strip().splitlines()
+    ranks = _ranks(source.name, module)
+    return Plugin(source.name, source.where, lines[0] if lines else "",
+                  str(getattr(module, "__version__", source.version)), tuple(h for h in HOOKS if h in ranks),
+                  options=_options(module), ranks=ranks, limits_s=_limits(module), module=module)
+
+
+def _require_api(version: Any) -> None:
+    if version != API_VERSION:
+        older = isinstance(version, int) and version < API_VERSION
+        raise PluginError(f"it was written for version {version} of rdtops.api, this is {API_VERSION}: "
+                          + ("it needs an update" if older else "update rdtops"))
+
+
+def _ranks(name: str, module: Any) -> dict[str, int]:
+    """The hooks a module implements, with their order. pluggy, in a manager of its own, checks names and arguments: a
+    misspelt hook is an error."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, name)
+    manager.check_pending()
+    implemented = [impl for caller in manager.get_hookcallers(module) or () for impl in caller.get_hookimpls()]
+    if not implemented:
+        raise PluginError("it implements no hook; mark a function with @hookimpl")
+    if any(impl.wrapper or impl.hookwrapper for impl in implemented):
+        raise PluginError("it wraps a hook, but each plugin is called alone: there is nothing to wrap")
+    return {impl.function.__name__: impl.trylast - impl.tryfirst for impl in implemented}
+
+
+def _options(module: Any) -> Mapping[str, Option]:
+    declared = getattr(module, "OPTIONS", {})
+    if not isinstance(declared, Mapping) or not all(isinstance(o, Option) for o in declared.values()):
+        raise PluginError("its OPTIONS must map names to rdtops.api.Option")
+    taken = [name for name in declared if name in COMMON]
+    if taken:
+        raise PluginError(f"its option {taken[0]!r} is one that every plugin has already")
+    return dict(declared)
+
+
+def _limits(module: Any) -> Mapping[str, float]:
+    declared = getattr(module, "TIME_LIMIT_S", {})
+    unknown = [hook for hook in declared if hook not in HOOKS]
+    if unknown:
+        raise PluginError(f"its TIME_LIMIT_S names a hook that there is not: {unknown[0]}{nearest(unknown[0], HOOKS)}")
+    return {hook: float(seconds) for hook, seconds in declared.items()}

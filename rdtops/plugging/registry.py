@@ -1,0 +1,152 @@
+"""The plugins at work: each hook of each is called alone, in bounded time, with its own options.
+
+pluggy holds the hook specifications and checks names and arguments; the calls are ours, because one raising plugin
+makes a plain pluggy call lose everybody's results without saying whose fault it was.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+
+from rdtops import hookspecs
+from rdtops.checks import CheckResult, Status
+from rdtops.contract.config import nearest
+from rdtops.errors import ConfigError, PluginError, PluginTimeout, RdtopsError
+from rdtops.options import TIME_LIMIT, filled
+from rdtops.plugging import discovery
+from rdtops.plugging.bounded import bounded
+from rdtops.plugging.discovery import DISABLED, Plugin
+from rdtops.ssh.hosts import Host
+
+Works = list[Callable[[], list[CheckResult]]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What became of one hook call of one plugin."""
+
+    plugin: str
+    value: Any
+    seconds: float
+    error: BaseException | None = None
+
+
+class Registry:
+    """The loaded plugins, those that failed to load, and those that were left out."""
+
+    def __init__(self, plugins: Sequence[Plugin]) -> None:
+        self.plugins = tuple(plugins)
+
+    @property
+    def loaded(self) -> tuple[Plugin, ...]:
+        return tuple(p for p in self.plugins if not p.problem)
+
+    @property
+    def broken(self) -> tuple[Plugin, ...]:
+        return tuple(p for p in self.plugins if p.problem and not p.disabled)
+
+    def missing(self, required: Sequence[str]) -> dict[str, str]:
+        """Name -> why it is not there, of the plugins that are required and not loaded."""
+        loaded = {p.name for p in self.loaded}
+        reasons = {p.name: p.problem for p in self.plugins if p.problem}
+        return {n: reasons.get(n, f"not found{nearest(n, loaded)}") for n in required if n not in loaded}
+
+    def require(self, names: Sequence[str]) -> None:
+        """Raises PluginError when a plugin that hosts.toml requires is not there."""
+        for name, why in self.missing(names).items():
+            raise PluginError(f"required plugin {name!r} is not loaded: {why}", remedy="inv plugins")
+
+    def with_hook(self, hook: str) -> tuple[Plugin, ...]:
+        """In the order of their calls: tryfirst, the others as they were found, trylast."""
+        return tuple(sorted((p for p in self.loaded if hook in p.hooks), key=lambda p: p.ranks.get(hook, 0)))
+
+    def call(self, hook: str, host: Host, **arguments: Any) -> Iterator[Call]:
+        """Call `hook` of each plugin that has it. Yields as they end; never raises for a plugin."""
+        for plugin in self.with_hook(hook):
+            yield _called(plugin, hook, host, arguments)
+
+    def preflight_works(self, host: Host, **arguments: Any) -> Works:
+        """Each plugin's check as a call that never raises: one that does, hangs or answers nonsense, is a FAIL with its
+        name. They may run side by side, so that what they ask travels together."""
+        found = [_finding(p.name, "could not be loaded: " + p.problem) for p in self.broken]
+        wrong = self.option_findings(host)
+        good = (p for p in self.with_hook("preflight_check") if p.name not in {w.source for w in wrong})
+        return [lambda: found + wrong, *(functools.partial(_checked, plugin, host, arguments) for plugin in good)]
+
+    def option_findings(self, host: Host) -> list[CheckResult]:
+        """What is wrong with the options of a host, those for plugins that take no part included."""
+        found = (self._option_finding(name, host) for name in host.plugins)
+        return [finding for finding in found if finding]
+
+    def _option_finding(self, name: str, host: Host) -> CheckResult | None:
+        table = f"[{options_table(host, name)}]"
+        plugin = next((p for p in self.plugins if p.name == name and p.source != DISABLED), None)
+        if plugin is None:
+            return _finding(name, f"{table} is for a plugin that is not there"
+                            f"{nearest(name, [p.name for p in self.plugins])}", f"edit {table} in hosts.toml")
+        if plugin.disabled:
+            return CheckResult(name, Status.WARN, f"{table} has no effect: the plugin is {plugin.problem}",
+                               remedy=f"unset {DISABLED}", source=name, group=name)
+        try:
+            options_of(plugin, host)
+        except ConfigError as error:
+            return _finding(name, error.message, error.remedy) if not plugin.problem else None
+        return None
+
+
+def load() -> Registry:
+    return Registry(discovery.load())
+
+
+def options_of(plugin: Plugin, host: Host) -> Mapping[str, Any]:
+    """The plugin's options for a host, defaults filled in. Raises ConfigError."""
+    return filled(plugin.options, host.plugins.get(plugin.name, {}), options_table(host, plugin.name))
+
+
+def options_table(host: Host, plugin: str) -> str:
+    return f"hosts.{host.name}.plugins.{plugin}"
+
+
+def _checked(plugin: Plugin, host: Host, arguments: Mapping[str, Any]) -> list[CheckResult]:
+    return _findings(_called(plugin, "preflight_check", host, arguments))
+
+
+def _called(plugin: Plugin, hook: str, host: Host, arguments: Mapping[str, Any]) -> Call:
+    try:
+        options = options_of(plugin, host)
+    except ConfigError as error:
+        return Call(plugin.name, None, 0.0, error)
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(plugin.module, plugin.name)
+    outcome = bounded(lambda: getattr(manager.hook, hook)(host=host, options=options, **arguments),
+                      options[TIME_LIMIT] or plugin.limit_s(hook))
+    problem = outcome.error
+    if isinstance(problem, PluginTimeout):
+        problem = PluginTimeout(f"{plugin.name} was {problem.message} in {hook}; what it began goes on until this "
+                                "command ends",
+                                remedy=f"{TIME_LIMIT} under [{options_table(host, plugin.name)}] gives it longer")
+    values = outcome.value or [None]  # pluggy leaves out those that returned None
+    return Call(plugin.name, values[0], outcome.seconds, problem)
+
+
+def _findings(call: Call) -> list[CheckResult]:
+    if isinstance(call.error, PluginTimeout):
+        return [_finding(call.plugin, call.error.message, call.error.remedy)]
+    if call.error is not None:
+        remedy = call.error.remedy if isinstance(call.error, RdtopsError) else ""
+        return [_finding(call.plugin, f"the plugin raised {type(call.error).__name__}: {call.error}", remedy)]
+    values = [call.value] if isinstance(call.value, CheckResult) else call.value or []
+    if not isinstance(values, (list, tuple)) or not all(isinstance(v, CheckResult) for v in values):
+        return [_finding(call.plugin, f"preflight_check answered {call.value!r:.100}, not CheckResults")]
+    return [CheckResult(v.name, v.status, v.summary, v.evidence, v.remedy, call.plugin, call.plugin) for v in values]
+
+
+def _finding(plugin: str, summary: str, remedy: str = "") -> CheckResult:
+    return CheckResult(plugin, Status.FAIL, summary, remedy=remedy or f"{DISABLED}={plugin} leaves it out",
+                       source=plugin, group=plugin)

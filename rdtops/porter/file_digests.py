@@ -1,0 +1,179 @@
+"""MD5 sums of what travels, in the cache of rdtops.hostlib.digests."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from rdtops.hostlib.digests import CACHE, append, identity, is_young, load, row_of
+from rdtops.hostlib.files import opened, write_whole
+from rdtops.porter.entries import BLOCK, Problem, text
+from rdtops.porter.wire import WORK
+
+__all__ = ["CACHE", "Digests", "InOrder", "SourceDigest"]
+
+
+class Digests:
+    """The cache of one machine, and what was learnt since it was read."""
+
+    def __init__(self, cache: str = "", trust: bool = True, read_only: bool = False) -> None:
+        self._file = os.path.expanduser(cache)
+        self._trust = trust
+        self._read_only = read_only
+        self._rows, self._superseded = load(self._file) if self._file else ({}, 0)
+        self._new: list[str] = []
+
+    def of(self, path: bytes, size: int) -> str:
+        """The MD5 of the first `size` bytes of a file; reads them unless the cache knows them and is trusted.
+
+        Logs grow while they are read, and what they were is still true. Raises Problem for any other change.
+        """
+        if known := self.known(path, size):
+            return known
+        with open(opened(os.fsdecode(path)), "rb") as file:
+            before = os.fstat(file.fileno())
+            md5: str = md5_of(file, size).hexdigest()
+            after = os.fstat(file.fileno())
+        if after.st_size < size or (after.st_size == size and identity(before) != identity(after)):
+            raise Problem("changed", text(path), "it changed while it was read")
+        self.learn_read(path, after, size, md5)
+        return md5
+
+    def known(self, path: bytes, size: int) -> str:
+        """The MD5 when the cache has it and is trusted, else ""."""
+        row = self._rows.get(text(os.path.realpath(path))) if self._trust else None
+        return row[1] if row and row[0][0] == size and row[0] == identity(os.stat(path)) else ""
+
+    def learn_read(self, path: bytes, status: os.stat_result, size: int, md5: str) -> None:
+        """What a file of that status was when it was read; a young one may change again within one tick of its time."""
+        if status.st_size == size and not is_young(status):
+            self.learn(path, status, md5)
+
+    def learn(self, path: bytes, status: os.stat_result, md5: str) -> None:
+        name = text(os.path.realpath(path))
+        row = (identity(status), md5)
+        if self._rows.get(name) != row:
+            self._superseded += name in self._rows
+            self._rows[name] = row
+            self._new.append(row_of(name, *row))
+
+    def save(self) -> None:
+        """Append what was learnt. A cache that cannot be written only costs time later, so that is no error."""
+        if not self._file or self._read_only or not self._new:
+            return
+        if self._superseded > len(self._rows) + 1000:
+            with contextlib.suppress(OSError):
+                write_whole(self._file, "".join(row_of(name, *row) for name, row in self._rows.items()))
+        else:
+            append(self._file, self._new)
+        self._new = []
+
+
+class InOrder:
+    """The MD5 of a file whose ranges come or go in any order: read again behind them, in order, while more do."""
+
+    def __init__(self, file: int, size: int) -> None:
+        self._file = file
+        self._size = size
+        self._ends: dict[int, int] = {}  # start -> end of what is there and was not read yet
+        self._more = threading.Condition()
+        self._stopped = False
+        self._digest = hashlib.md5()
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def add(self, start: int, end: int) -> None:
+        with self._more:
+            self._ends[start] = max(end, self._ends.get(start, 0))
+            self._more.notify()
+
+    def result(self) -> str:
+        """Once everything was added."""
+        self._thread.join()
+        if self._error:
+            raise self._error
+        return str(self._digest.hexdigest())
+
+    def stop(self) -> None:
+        with self._more:
+            self._stopped = True
+            self._more.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        at = 0
+        try:
+            while at < self._size and not self._stopped:
+                with self._more:
+                    while at not in self._ends and not self._stopped:
+                        self._more.wait()
+                    end = self._ends.pop(at, at)
+                at = self._read(at, end)
+        except OSError as error:
+            self._error = error
+
+    def _read(self, at: int, end: int) -> int:
+        while at < end and not self._stopped:
+            block = os.pread(self._file, min(BLOCK, end - at), at)
+            if not block:
+                raise OSError(errno.EIO, "a file became shorter while it was read")
+            self._digest.update(block)
+            at += len(block)
+            WORK.last_s = time.monotonic()
+        return at
+
+
+class SourceDigest:
+    """The MD5 of a file that is being sent in ranges, known once the last has gone."""
+
+    def __init__(self, path: bytes, size: int, digests: Digests) -> None:
+        self._path = path
+        self._size = size
+        self._digests = digests
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._content = InOrder(self._file, size)
+
+    def add(self, start: int, end: int) -> None:
+        """Read it too: it has just gone, so it is in memory still."""
+        self._content.add(start, end)
+
+    def result(self) -> str:
+        """Once all of it was added."""
+        md5 = self._content.result()
+        self._digests.learn_read(self._path, os.fstat(self._file), self._size, md5)
+        return md5
+
+    def close(self) -> None:
+        self._content.stop()
+        os.close(self._file)
+
+
+def blocks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    while size > 0:
+        block = file.read(min(size, BLOCK))
+        if not block:
+            return
+        size -= len(block)
+        WORK.last_s = time.monotonic()
+        yield block
+
+
+def md5_of(file: BinaryIO, size: int) -> Any:
+    digest = hashlib.md5()
+    for block in blocks(file, size):
+        digest.update(block)
+    return digest
+
+
+def write_all(file: BinaryIO, piece: Any) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[file.write(view):]
+    WORK.last_s = time.monotonic()

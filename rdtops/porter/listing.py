@@ -1,0 +1,176 @@
+"""What lies in a source, in a target, and beside it as the beginning of a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from rdtops.porter.entries import (
+    BLOCK,
+    OURS,
+    Entry,
+    Message,
+    Problem,
+    file_entry,
+    link_entry,
+    place,
+    raw,
+    refuse_leaving,
+    text,
+)
+from rdtops.porter.file_digests import Digests
+from rdtops.porter.parts import begun
+from rdtops.porter.wire import WORK
+
+
+def scan(root: str, files: Sequence[str] | None = None, *, links: bool = True) -> Iterator[Entry]:
+    """Files and links at or below `root`, or of those names only, without digests. Empty folders do not count. Without
+    `links`, a name of `files` that is one stands for what it leads to, and there must be no other.
+
+    Raises Problem for a link that leads out of the tree, and for what is neither file, folder nor link.
+    """
+    top = raw(root)
+    status = _stat(top)
+    if not stat.S_ISDIR(status.st_mode):
+        yield _entry(top, "", status, links)
+    elif files is None:
+        yield from _walk(top, "", links)
+    else:
+        for name in files:
+            status = _stat_at(place(root, name), follow=not links)
+            yield from _walk(top, name, links) if stat.S_ISDIR(status.st_mode) else [_entry(top, name, status, links)]
+
+
+def digested(root: str, entry: Entry, digests: Digests) -> Entry:
+    """The entry with its MD5, from the cache where that may be trusted. Links carry theirs already."""
+    return entry if entry.md5 else entry._replace(md5=digests.of(place(root, entry.path), entry.size))
+
+
+def known(root: str, entry: Entry, digests: Digests) -> Entry:
+    """The entry with its MD5 where the cache has it."""
+    return entry if entry.md5 else entry._replace(md5=digests.known(place(root, entry.path), entry.size))
+
+
+def all_digested(root: str, entries: Iterable[Entry], digests: Digests) -> Iterator[Entry]:
+    """Every file of the entries with its MD5; large ones are read side by side."""
+    every = list(entries)
+    with ThreadPoolExecutor(4) as pool:
+        large = pool.map(lambda entry: digested(root, entry, digests), [e for e in every if e.size >= BLOCK])
+        for entry in every:
+            yield next(large) if entry.size >= BLOCK else digested(root, entry, digests)
+
+
+def survey(root: str, wanted: Sequence[tuple[str, int]], digests: Digests, basis: str = "") -> Iterator[Message]:
+    """What a target holds of the wanted (path, size): first {"alike": paths} whose MD5 will decide something, then
+    {"there": entry}, digested only where the size is equal, {"part": path, "size": n} for what was begun, and {"basis":
+    entry} for files of another folder that may be copied."""
+    sizes = dict(wanted)
+    there = {entry.path: entry for entry in (_there(root, path) for path in sizes) if entry is not None}
+    alike = {path for path, entry in there.items() if entry.kind == "file" and entry.size == sizes[path]}
+    lacking = {size for path, size in sizes.items() if path not in alike and size}
+    origins = [e for e in scan_leniently(basis) if e.size in lacking] if basis and os.path.isdir(raw(basis)) else []
+    offered = {entry.size for entry in origins}
+    yield {"alike": [path for path, size in sizes.items() if path in alike or size in offered]}
+    for path in there.keys() - alike:
+        yield {"there": there[path]._asdict()}
+    for entry in all_digested(root, [there[path] for path in there if path in alike], digests):
+        yield {"there": entry._asdict()}
+    folders = {path.rpartition("/")[0] for path in sizes}
+    for folder in folders:
+        for name, size in begun(_folder_of(root, folder)):
+            yield {"part": text(name), "folder": folder, "size": size}
+    for entry in all_digested(basis, origins, digests):
+        yield {"basis": entry._asdict()}
+
+
+def scan_leniently(root: str) -> Iterator[Entry]:
+    """Regular files only: what else lies in a basis does not matter."""
+    for folder, _, names in os.walk(raw(root)):
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            status = _stat_at(path)
+            if stat.S_ISREG(status.st_mode) and not name.startswith(raw(OURS)):
+                yield file_entry(text(os.path.relpath(path, raw(root))), status)
+
+
+def _walk(top: bytes, path: str, links: bool) -> Iterator[Entry]:
+    with os.scandir(os.path.join(top, raw(path)) if path else top) as found:
+        children = sorted(found, key=lambda child: child.name)
+    for child in children:
+        name = text(child.name)
+        below = f"{path}/{name}" if path else name
+        if name.startswith(OURS):
+            continue
+        if child.is_dir(follow_symlinks=False):
+            yield from _walk(top, below, links)
+        else:
+            yield _entry(top, below, _stat_at(child.path), links)
+
+
+def _entry(top: bytes, path: str, status: os.stat_result, links: bool) -> Entry:
+    if stat.S_ISLNK(status.st_mode):
+        link = text(os.readlink(os.path.join(top, raw(path))))
+        if not links:
+            raise Problem("link", path, f"it is a link to {link}, and a download brings no links")
+        refuse_leaving(path, link)
+        return link_entry(path, link, status)
+    if not stat.S_ISREG(status.st_mode):
+        raise Problem("kind", path, "it is neither a file, nor a folder, nor a link")
+    return file_entry(path, status, _holes(os.path.join(top, raw(path)) if path else top, status))
+
+
+def _holes(path: bytes, status: os.stat_result) -> int:
+    """Bytes of a sparse file that take no disk. A file system that compresses has few blocks and no holes."""
+    size = status.st_size
+    at = holes = 0
+    if status.st_blocks * 512 >= size:
+        return 0
+    with open(path, "rb") as file:
+        while at < size:
+            try:
+                data = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # a file system that cannot say
+                    return holes
+                data = size
+            holes += data - at
+            at = os.lseek(file.fileno(), data, os.SEEK_HOLE) if data < size else size
+    return holes
+
+
+def _there(root: str, path: str) -> Entry | None:
+    try:
+        status = _stat_at(place(root, path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if stat.S_ISLNK(status.st_mode):
+        return link_entry(path, text(os.readlink(place(root, path))), status)
+    if stat.S_ISREG(status.st_mode):
+        return file_entry(path, status)
+    return Entry(path, "folder", 0, "", 0, False)
+
+
+def _folder_of(root: str, folder: str) -> bytes:
+    """Where the parts of a folder's files lie; those of a root that is a file lie beside it."""
+    if folder:
+        return place(root, folder)
+    top = raw(root)
+    return top if os.path.isdir(top) else os.path.dirname(os.path.abspath(top))
+
+
+def _stat_at(path: bytes, *, follow: bool = False) -> os.stat_result:
+    """Each is work that shows: a cold file system takes long for many."""
+    status = os.stat(path, follow_symlinks=follow)
+    WORK.last_s = time.monotonic()
+    return status
+
+
+def _stat(path: bytes) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        raise Problem("missing", text(path), "there is no such file or folder") from None

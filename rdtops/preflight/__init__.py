@@ -1,0 +1,36 @@
+"""The checks that need no plugin. All their probes travel in one trip, and with those of the plugins.
+
+Parsers and judges are pure; an answer that cannot be read is a finding that quotes it. Nothing is changed on the host.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rdtops.checks import CheckResult, Status
+from rdtops.contract.run import RunSpec
+from rdtops.preflight import assets, convention_check, launch_checks, machine, network, python
+from rdtops.preflight.check import Answers, Check, Subject
+from rdtops.ssh.connection import Connection
+from rdtops.ssh.probe import ask
+
+CHECKS: Sequence[Check] = (*machine.CHECKS, *python.CHECKS, *assets.CHECKS, *convention_check.CHECKS, *network.CHECKS,
+                           *launch_checks.CHECKS)
+
+
+def core_checks(connection: Connection, spec: RunSpec) -> list[CheckResult]:
+    """Every finding about what `spec` needs on the host."""
+    subject = Subject(connection.host, spec)
+    begun_s = time.time()
+    found = ask(connection, [probe for check in CHECKS for probe in check.probes(subject)])
+    answers = Answers(found, begun_s, time.time())
+    return [replace(_moved(result) if check.of_the_trainer and subject.host.trains_elsewhere else result,
+                    group=check.group) for check in CHECKS for result in check.judge(subject, answers)]
+
+
+def _moved(result: CheckResult) -> CheckResult:
+    """What was found of a login node says nothing of the nodes that train; their scheduler is asked by its plugin."""
+    return replace(result, status=Status.SKIP, summary="of the login node, which does not train",
+                   evidence=result.summary, remedy="")

@@ -1,0 +1,287 @@
+"""What a training reads: its configuration, its demonstrations, its pretrained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rdtops.checks import CheckResult
+from rdtops.contract.models import MODELS
+from rdtops.contract.run import RunSpec
+from rdtops.hostlib.fields import loads
+from rdtops.on_host import weight_shapes
+from rdtops.preflight.check import Answers, Check, Subject, last_line
+from rdtops.preflight.python import in_release
+from rdtops.ssh.command import quoted
+from rdtops.ssh.probe import Answer, Output, Probe, program_probe
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt",
+           "pytorch_model/mp_rank_00_model_states.pt")  # the order in which the trainer tries them
+SURVEY_S = 10.0  # of a large dataset the first files are looked into
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """File names and sizes of a folder, and its config.json where it has one."""
+
+    sizes: Mapping[str, int]
+    config: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """As of rdtops.trainer.statistics: why a training computes its own, what in those there is wrong or odd."""
+
+    why_not: str
+    wrong: str
+    odd: Sequence[str]
+    unread: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What rdtops.trainer.survey tells: how much it looked into, and the first thing that a training would refuse."""
+
+    files: int
+    looked_into: int
+    episodes: int
+    steps: int
+    problem: str
+    remedy: str
+    statistics: Standing
+
+
+@dataclass(frozen=True)
+class WeightsFacts:
+    """What the file says of itself: tensors as name -> shape, or why they cannot be read."""
+
+    file: str
+    shapes: Mapping[str, tuple[int, ...]]
+    problem: str
+
+
+# --- configuration ---
+
+def judge_configuration(subject: Subject, _: Answers) -> Iterator[CheckResult]:
+    train = subject.spec.train
+    summary = (f"{train.preset}: {train.num_processes} x {train.device} x batch {train.batch_size_per_process} x "
+               f"accumulation {train.gradient_accumulation_steps} = {train.global_batch_size} samples a step, "
+               f"{train.max_steps} steps, a checkpoint every {train.checkpoint_every_steps}")
+    odd = []
+    if train.warmup_steps >= train.max_steps:
+        odd.append(f"warm-up ({train.warmup_steps}) lasts for all of the {train.max_steps} steps")
+    if train.checkpoint_every_steps > train.max_steps:
+        odd.append("only the last step is saved")
+    if train.checkpoints_keep_every_steps % train.checkpoint_every_steps:
+        odd.append(f"checkpoints_keep_every_steps = {train.checkpoints_keep_every_steps} keeps common multiples of "
+                   f"itself and checkpoint_every_steps = {train.checkpoint_every_steps} only")
+    if odd:
+        yield CheckResult.warn("configuration", "; ".join(odd), summary,
+                               f"inv train --host {subject.spec.host} --dry-run   # prints every value")
+    else:
+        yield CheckResult.ok("configuration", summary)
+
+
+# --- folders ---
+
+def listing(folder: str, names: str = "*") -> str:
+    """Sizes and names below a folder, one level deep and deeper; find is POSIX, stat differs between systems. -L: a
+    folder of the Hugging Face cache holds links to its files."""
+    place = quoted(folder)
+    return (f"cd {place} 2>/dev/null && find -L . -type f -name {quoted(names)} ! -name '.rdtops-*' -exec sh -c "
+            "'for f; do printf \"%s %s\\n\" \"$(wc -c < \"$f\")\" \"${f#./}\"; done' sh {} +; "
+            f"echo ---; cat {place}/config.json 2>/dev/null || :")
+
+
+def parse_folder(output: Output) -> FolderFacts:
+    """Lines of `size name`, a line `---`, the text of config.json."""
+    listing, mark, config = output.out.partition("---\n")
+    if not mark:
+        raise ValueError("unexpected answer")
+    rows = (line.partition(" ") for line in listing.splitlines() if line.strip())
+    return FolderFacts({name: int(size) for size, _, name in rows}, config)
+
+
+# --- dataset ---
+
+def judge_dataset(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    folder, facts = subject.spec.assets["dataset"], answers["dataset"].value
+    if facts is None:
+        yield CheckResult.fail("dataset", "cannot be looked at", answers["dataset"].problem,
+                               subject.there(f"ls -lR {quoted(folder)}"))
+        return
+    empty = [n for n, size in facts.sizes.items() if not size]
+    if not facts.sizes:
+        yield CheckResult.fail("dataset", f"no *.hdf5 in {folder}", "", subject.deploy)
+    elif empty:
+        yield CheckResult.fail("dataset", f"empty: {', '.join(empty[:5])}", folder, subject.deploy)
+    else:
+        yield CheckResult.ok("dataset", f"{len(facts.sizes)} HDF5, {sum(facts.sizes.values()) / 1e6:.1f} MB", folder)
+
+
+def parse_survey(output: Output) -> Survey:
+    facts = loads(last_line(output))
+    found = facts["statistics"]
+    return Survey(int(facts["files"]), int(facts["looked_into"]), int(facts["episodes"]), int(facts["steps"]),
+                  str(facts["problem"]), str(facts["remedy"]),
+                  Standing(str(found["why_not"]), str(found["wrong"]), [str(one) for one in found["odd"]],
+                           int(found["unread"])))
+
+
+def judge_statistics(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    """Numbers that fit are taken, others are computed when the training begins; wrong ones say that the data are."""
+    answer: Answer[Survey] = answers["episodes"]
+    if answer.value is None or answer.value.problem or answers["release"].value != ["there"]:
+        yield CheckResult.skip("statistics", "not asked: it needs the deployed code and readable demonstrations")
+        return
+    found, train = answer.value.statistics, subject.spec.train
+    unread = f"; the MD5 of {found.unread} files is not known yet" if found.unread else ""
+    if found.wrong:
+        yield CheckResult.warn("statistics", f"not sound: {found.wrong}", "statistics.json beside the demonstrations",
+                               f"inv stats --host {subject.spec.host} --recompute --set codec={train.codec}")
+    elif found.why_not:
+        yield CheckResult.ok("statistics", f"computed when the training begins: {found.why_not}")
+    else:
+        yield CheckResult.ok("statistics", f"of these data and codec {train.codec}, sound{unread}",
+                             "; ".join(found.odd[:3]))
+
+
+def judge_episodes(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    """Files that are there may still be cut off, or have other groups than LIBERO's. Asked with the trainer's own
+    reader."""
+    answer: Answer[Survey] = answers["episodes"]
+    if answers["release"].value != ["there"] or not (answers["dataset"].value or FolderFacts({}, "")).sizes:
+        yield CheckResult.skip("episodes", "not asked: it needs the deployed code and demonstrations")
+        return
+    if answer.value is None:
+        yield CheckResult.warn("episodes", "the demonstrations could not be looked into", answer.problem,
+                               subject.there(_survey_line(subject)))
+        return
+    seen = answer.value
+    told = f"{seen.episodes} episodes, {seen.steps} steps"
+    part = "" if seen.looked_into == seen.files else f" in the first {seen.looked_into} of {seen.files} files"
+    if seen.problem:
+        yield CheckResult.fail("episodes", seen.problem, f"{told} before it", seen.remedy or subject.deploy)
+    else:
+        yield CheckResult.ok("episodes", f"{told}{part}, with every field that a training reads")
+
+
+def _survey_line(subject: Subject) -> str:
+    return in_release(subject, "-m", "rdtops.trainer.survey", subject.spec.assets["dataset"], str(SURVEY_S),
+                      subject.spec.train.observed, subject.spec.train.codec)
+
+
+# --- pretrained weights ---
+
+def judge_pretrained(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    spec = subject.spec
+    if "pretrained" not in spec.assets:
+        yield CheckResult.ok("pretrained", f"none: random weights of {spec.train.model} (--from-scratch)")
+    elif answers["pretrained"].value is None:
+        yield CheckResult.fail("pretrained", "cannot be looked at", answers["pretrained"].problem,
+                               subject.there(f"ls -lR {quoted(spec.assets['pretrained'])}"))
+    else:
+        yield pretrained(answers["pretrained"].value, spec, subject.deploy)
+
+
+def pretrained(facts: FolderFacts, spec: RunSpec, deploy: str) -> CheckResult:
+    """config.json fits the model, one of the weight files is there, and its size is what the parameters come to."""
+    folder = spec.assets["pretrained"]
+    name = next((w for w in WEIGHTS if w in facts.sizes), "")
+    if "config.json" not in facts.sizes or not name:
+        lacks = [x for x, there in (("config.json", "config.json" in facts.sizes), (" or ".join(WEIGHTS[:2]), name))
+                 if not there]
+        return CheckResult.fail("pretrained", f"{' and '.join(lacks)} missing in {folder}", "", deploy)
+    differs = architecture_differences(facts.config, spec)
+    if differs:
+        return CheckResult.fail("pretrained", f"config.json is not one of {spec.train.model}: {differs}", folder,
+                                deploy)
+    per_parameter = facts.sizes[name] / MODELS[spec.train.model].parameters
+    size = f"{name}, {facts.sizes[name] / 1e6:.1f} MB"
+    kinds = {2: "16-bit", 4: "fp32"}
+    fits = next((k for b, k in kinds.items() if b * 0.98 <= per_parameter <= b * 1.05), "")
+    if not fits and spec.train.model == "tiny" and per_parameter > 4:
+        fits = "fp32"  # names and headers outweigh so few parameters
+    if not fits:
+        expected_mb = 2 * MODELS[spec.train.model].parameters / 1e6
+        return CheckResult.fail("pretrained", f"{size}: not the size of {spec.train.model} ({expected_mb:.0f} MB in "
+                                "16 bit, twice that in fp32)", "a broken upload, or other weights", deploy)
+    return CheckResult.ok("pretrained", f"{size}, {fits}, and config.json fits {spec.train.model}", folder)
+
+
+def architecture_differences(config_text: str, spec: RunSpec) -> str:
+    facts = MODELS[spec.train.model]
+    try:
+        config = loads(config_text)
+        there = {"hidden_size": config["rdt"]["hidden_size"], "depth": config["rdt"]["depth"],
+                 "num_heads": config["rdt"]["num_heads"], "lang_token_dim": config["lang_token_dim"],
+                 "img_token_dim": config["img_token_dim"]}
+    except (ValueError, KeyError, TypeError) as error:
+        return f"it cannot be read ({type(error).__name__}: {error})"
+    wanted = {"hidden_size": facts.hidden_size, "depth": facts.depth, "num_heads": facts.num_heads,
+              "lang_token_dim": facts.lang_width, "img_token_dim": facts.img_width}
+    return ", ".join(f"{k} {there[k]} instead of {wanted[k]}" for k in wanted if there[k] != wanted[k])
+
+
+def parse_weights(output: Output) -> WeightsFacts:
+    facts = loads(last_line(output))
+    shapes = {str(name): tuple(int(n) for n in shape) for name, shape in facts["shapes"].items()}
+    return WeightsFacts(str(facts["file"]), shapes, str(facts["problem"]))
+
+
+def judge_tensors(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    """The tensors of the file by name and shape, read from its table of contents: nothing is loaded, no code is run."""
+    spec = subject.spec
+    if "pretrained" not in spec.assets:
+        yield CheckResult.skip("weights", "not needed: from scratch")
+        return
+    facts: WeightsFacts | None = answers["weights"].value
+    if facts is None:
+        yield CheckResult.warn("weights", "their tensors could not be listed", answers["weights"].problem,
+                               subject.there(f"ls -l {quoted(spec.assets['pretrained'])}"))
+    elif not facts.file:
+        yield CheckResult.skip("weights", "not asked: there is no weight file")
+    else:
+        differs = facts.problem or tensor_differences(facts.shapes, MODELS[spec.train.model].tensor_shapes)
+        if differs:
+            yield CheckResult.fail("weights", f"{facts.file}: {differs}", spec.assets["pretrained"], subject.deploy)
+        else:
+            yield CheckResult.ok("weights", f"{len(facts.shapes)} tensors, the names and shapes of {spec.train.model}")
+
+
+def tensor_differences(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str:
+    kinds = {"missing": [n for n in wanted if n not in found], "unexpected": [n for n in found if n not in wanted],
+             "of another shape": [f"{n} {found[n]} instead of {wanted[n]}" for n in wanted
+                                  if n in found and found[n] != wanted[n]]}
+    return "; ".join(f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+                     for kind, names in kinds.items() if names)
+
+
+def _dataset_probes(subject: Subject) -> list[Probe[Any]]:
+    return [Probe("dataset", listing(subject.spec.assets["dataset"], "*.hdf5"), parse_folder)]
+
+
+def _episodes_probes(subject: Subject) -> list[Probe[Any]]:
+    return [Probe("episodes", _survey_line(subject), parse_survey, timeout_s=SURVEY_S + 50)]
+
+
+def _pretrained_probes(subject: Subject) -> list[Probe[Any]]:
+    folder = subject.spec.assets.get("pretrained")
+    return [Probe("pretrained", listing(folder), parse_folder)] if folder else []
+
+
+def _weights_probes(subject: Subject) -> list[Probe[Any]]:
+    folder = subject.spec.assets.get("pretrained")
+    request = {"folder": folder, "names": WEIGHTS}
+    return [program_probe("weights", subject.host, weight_shapes, request, parse_weights, 30)] if folder else []
+
+
+CHECKS = (
+    Check("assets", judge_configuration),
+    Check("assets", judge_dataset, _dataset_probes),
+    Check("assets", judge_episodes, _episodes_probes),
+    Check("assets", judge_statistics),
+    Check("assets", judge_pretrained, _pretrained_probes),
+    Check("assets", judge_tensors, _weights_probes),
+)

@@ -1,0 +1,70 @@
+"""The convention check as part of `inv check`: rdtops.trainer.conventions, asked on the host with the release there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from rdtops.checks import CheckResult
+from rdtops.contract.run import RunSpec
+from rdtops.hostlib.fields import loads
+from rdtops.preflight.check import Answers, Check, Subject
+from rdtops.preflight.python import in_release
+from rdtops.ssh.probe import Answer, Output, Probe
+
+TIMEOUT_S = 90.0  # a hundred episodes from a slow network disk
+
+
+def probes(subject: Subject) -> Iterable[Probe[Any]]:
+    return [Probe("conventions", _line(subject), parse, TIMEOUT_S)]
+
+
+def parse(output: Output) -> dict[str, Any]:
+    """What was looked at, and the findings; data that cannot be read are one. ValueError when the program did not run,
+    which is no fault of the data."""
+    try:
+        answer = loads(output.out.strip().rpartition("\n")[2])
+        return {"looked_at": str(answer["looked_at"]), "findings": list(answer["findings"])}
+    except (ValueError, TypeError, LookupError) as error:
+        raise ValueError("the convention check did not run") from error
+
+
+def judge(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    """FAIL for what is certainly broken; WARN for what is judged so, as a false alarm must not stop a training, and for
+    a codec that is known to break things."""
+    answer: Answer[dict[str, Any]] = answers["conventions"]
+    if answers["release"].value != ["there"]:
+        yield CheckResult.skip("conventions", "asked once this tree is deployed", subject.spec.release)
+    elif answer.value is None:
+        yield CheckResult.warn("conventions", "cannot be checked", answer.problem, subject.there(_line(subject)))
+    else:
+        broken = [f for f in answer.value["findings"] if f["verdict"] == "broken"]
+        yield from (_broken(f, subject.spec) for f in broken)
+        if not broken:
+            yield _sound(answer.value)
+
+
+def _line(subject: Subject) -> str:
+    train, folder = subject.spec.train, subject.spec.assets["dataset"]
+    trusted = ["--trusted", train.trusted_conventions] if train.trusted_conventions else []
+    return in_release(subject, "-m", "rdtops.trainer.conventions", folder, "--codec", train.codec,
+                      "--observed", train.observed, "--images", train.images, *trusted, "--json")
+
+
+def _broken(found: dict[str, Any], spec: RunSpec) -> CheckResult:
+    is_doubted = not found["is_certain"]
+    where = f" in {', '.join(found['files'][:3])}" if found["files"] else ""
+    trust = f"; or, if you know that it holds: --set trusted_conventions={found['name']}" if is_doubted else ""
+    evidence = f"{found['evidence']}{where}; ".removeprefix("; ") + f"broken: {found['convention']}"
+    if is_doubted or spec.train.codec.startswith("seed_compat"):
+        return CheckResult.warn("conventions", found["says"], evidence, found["remedy"] + trust)
+    return CheckResult.fail("conventions", found["says"], evidence, found["remedy"])
+
+
+def _sound(answer: dict[str, Any]) -> CheckResult:
+    unknown = [f["convention"] for f in answer["findings"] if f["verdict"] == "cannot tell"]
+    told = f"; cannot be told from these data: {'; '.join(unknown)}" if unknown else ""
+    return CheckResult.ok("conventions", f"{len(answer['findings']) - len(unknown)} hold, {answer['looked_at']}{told}")
+
+
+CHECKS = (Check("assets", judge, probes),)

@@ -1,0 +1,196 @@
+"""The launch: what keeps a training alive without us, and what stands in its way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from rdtops.checks import CheckResult
+from rdtops.contract import lease
+from rdtops.contract.run import RunState
+from rdtops.delivery import secrets
+from rdtops.errors import ConfigError
+from rdtops.hostlib import fields, names
+from rdtops.on_host import run_reporter
+from rdtops.preflight.check import Answers, Check, Subject, last_line, words
+from rdtops.runs import admission, launchers, overview
+from rdtops.runs.overview import RunView
+from rdtops.ssh import redaction
+from rdtops.ssh.probe import Output, Probe, program_probe
+
+_LOGOUT = ("busctl get-property org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager "
+           "KillUserProcesses; loginctl show-user \"$(id -un)\" -p Linger; echo \"uid $(id -u)\"")
+
+
+@dataclass(frozen=True)
+class Logout:
+    """What becomes of a user's processes when the last session ends. None: nobody there says."""
+
+    kills: bool | None
+    lingers: bool | None
+    is_root: bool  # whom logind spares
+
+
+# --- launcher ---
+
+def judge_launcher(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    answer, wanted = answers["launcher"], subject.host.launcher
+    if subject.host.trains_elsewhere:
+        yield _of_a_cluster(subject)
+        return
+    there = {PurePosixPath(w).name for w in answer.value or []} & {"tmux", "setsid"}
+    if wanted != "auto" and wanted not in there:
+        yield CheckResult.fail("launcher", f"hosts.toml wants {wanted}, which is not there", answer.problem,
+                               f'install {wanted} there, or launcher = "auto" in hosts.toml')
+    elif not there:
+        yield CheckResult.fail("launcher", "neither tmux nor setsid is there", answer.problem,
+                               subject.there("sudo apt-get install -y tmux"))
+    else:
+        used = wanted if wanted != "auto" else "tmux" if "tmux" in there else "setsid"
+        yield CheckResult.ok("launcher", f"{used}; the training outlives the connection")
+
+
+def _of_a_cluster(subject: Subject) -> CheckResult:
+    try:
+        launcher = launchers.of(subject.host)
+    except ConfigError as error:
+        return CheckResult.fail("launcher", error.message, remedy=error.remedy)
+    return CheckResult.ok("launcher", f"{launcher.name}; the training runs as a job of the cluster")
+
+
+# --- lingering ---
+
+def parse_logout(output: Output) -> Logout:
+    rows = dict(line.replace("=", " ").split(maxsplit=1) for line in output.out.splitlines() if len(line.split()) > 1
+                or "=" in line)
+    if "uid" not in rows:
+        raise ValueError("unexpected answer")
+    kills = {"true": True, "false": False}.get(rows.get("b", ""))
+    lingers = {"yes": True, "no": False}.get(rows.get("Linger", ""))
+    return Logout(kills, lingers, rows["uid"] == "0")
+
+
+def judge_logout(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    """systemd-logind may end everything of a user at the last logout, tmux and setsid as well."""
+    answer = answers["logout"]
+    if answer.value is None:
+        yield CheckResult.warn("logout", "cannot tell whether a logout ends what was started", answer.problem,
+                               subject.there("loginctl show-user $USER -p Linger"))
+        return
+    logout: Logout = answer.value
+    if logout.kills and not logout.lingers and not logout.is_root:
+        yield CheckResult.fail("logout", "the host ends all processes of a user at the last logout",
+                               "KillUserProcesses=yes and Linger=no in systemd-logind",
+                               subject.there("loginctl enable-linger"))
+    elif logout.kills is None:
+        yield CheckResult.ok("logout", "no systemd-logind there that could end what was started")
+    else:
+        why = "lingering is on" if logout.lingers else "root is spared" if logout.kills else "KillUserProcesses is off"
+        yield CheckResult.ok("logout", f"ends nothing: {why}")
+
+
+# --- secrets ---
+
+def judge_secrets(subject: Subject, _: Answers) -> Iterator[CheckResult]:
+    """Known to this laptop, and not written where everybody reads them. Their values are not looked at."""
+    host = subject.host
+    in_the_open = [name for name in host.env if name.endswith(redaction.NAMES)]
+    if in_the_open:
+        yield CheckResult.warn("secrets", f"env of [hosts.{host.name}] has {', '.join(in_the_open)}",
+                               "hosts.toml shows it to all who may read that file, and whoever is sent it",
+                               f"secrets = {json.dumps(in_the_open)} under [hosts.{host.name}]; the value here")
+    try:
+        secrets.values(host.secrets)
+    except ConfigError as error:
+        yield CheckResult.fail("secrets", error.message, "", error.remedy)
+        return
+    if host.secrets:
+        yield CheckResult.ok("secrets", f"this laptop knows {', '.join(host.secrets)}")
+
+
+# --- runs ---
+
+def judge_runs(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    """What goes on here. Whether it is in the way, the lease knows."""
+    answer, host = answers["runs"], subject.spec.host
+    if answer.value is None:
+        yield CheckResult.fail("runs", "cannot tell whether a training is running", answer.problem,
+                               f"inv status --host {host} --all")
+        return
+    found: list[RunView] = answer.value
+    twin = admission.twin_of(subject.spec, found)
+    if twin and twin.state is RunState.RUNNING:
+        yield CheckResult.ok("runs", f"{twin.run_id} is this very training and runs (step {twin.step} of "
+                                     f"{twin.max_steps}): `inv train` starts no other")
+        return
+    alive = [r.run_id for r in found if r.state is RunState.RUNNING]
+    kept = [r for r in found if r.last_checkpoint]
+    earlier = f"; {len(found)} earlier, {len(kept)} with checkpoints, are left as they are" if found else ""
+    yield CheckResult.ok("runs", f"beside {', '.join(alive)}" if alive else
+                         f"no other training of this workspace is running{earlier}")
+
+
+def _runs_probes(subject: Subject) -> list[Probe[Any]]:
+    def parse(output: Output) -> list[RunView]:
+        return overview.views(subject.spec.host, fields.loads(last_line(output)))
+
+    return [program_probe("runs", subject.host, run_reporter, {"op": "list", "workspace": subject.spec.workspace},
+                          parse)]
+
+
+# --- lease ---
+
+@dataclass(frozen=True)
+class LeaseFacts:
+    """Who holds what the training needs, and why its locks are not in the usual place."""
+
+    holders: list[dict[str, Any]]
+    note: str
+
+
+def parse_lease(output: Output) -> LeaseFacts:
+    answer = fields.table(fields.loads(last_line(output)))
+    if not isinstance(answer.get("in_the_way"), list):
+        raise ValueError("unexpected answer")
+    return LeaseFacts(fields.rows(answer["in_the_way"]), fields.text(answer.get("note")))
+
+
+def judge_lease(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    """Two trainings on the same GPUs would end each other; of any user, in any workspace of the machine."""
+    answer, host = answers["lease"], subject.spec.host
+    if answer.value is None:
+        yield CheckResult.fail("lease", "cannot tell whether its GPUs are taken", answer.problem,
+                               f"inv status --host {host} --all")
+        return
+    holders, note = answer.value.holders, answer.value.note
+    twin = admission.twin_of(subject.spec, answers["runs"].value or [])
+    others = [h for h in holders if twin is None or h.get("run_id") != twin.run_id]
+    if others:
+        summary, remedy = admission.in_the_way(host, others)
+        yield CheckResult.fail("lease", summary, "; ".join(lease.words(h) for h in others), remedy)
+    elif note:
+        yield CheckResult.warn("lease", "the locks of its GPUs are not where all users look", names.quoted(note, 400),
+                               f"remove on {host} what is named, as its owner or as root")
+    else:
+        yield CheckResult.ok("lease", "nobody else holds what it needs" if not holders else "it holds what it needs")
+
+
+def _lease_probes(subject: Subject) -> list[Probe[Any]]:
+    env = subject.host.env
+    request = {"config": fields.loads(subject.spec.to_json()), "visible": env.get("CUDA_VISIBLE_DEVICES"),
+               "locks": env.get(lease.LOCKS, "")}
+    return [program_probe("lease", subject.host, lease, request, parse_lease)]
+
+
+CHECKS = (
+    Check("launch", judge_launcher, lambda _: [Probe("launcher", "for p in tmux setsid; do command -v $p; done; :",
+                                                     words)]),
+    Check("launch", judge_logout, lambda _: [Probe("logout", _LOGOUT, parse_logout, timeout_s=10)],
+          of_the_trainer=True),
+    Check("launch", judge_secrets),
+    Check("launch", judge_runs, _runs_probes, of_the_trainer=True),
+    Check("launch", judge_lease, _lease_probes, of_the_trainer=True),
+)

@@ -1,0 +1,281 @@
+"""The trainer's Python: the deployed code, the interpreter, its packages, that they import, and CUDA."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rdtops
+from rdtops.checks import CheckResult
+from rdtops.hostlib.fields import loads
+from rdtops.preflight.check import Answers, Check, Subject, last_line, words
+from rdtops.ssh import environment
+from rdtops.ssh.command import Command, quoted
+from rdtops.ssh.environment import CONDA_ROOTS
+from rdtops.ssh.probe import Answer, Output, Probe
+
+OLDEST_PYTHON = (3, 10)
+# what a training imports, and no more: diffusers as a whole, or a model of transformers, takes seconds
+MODULES = ("rdtops.trainer.train", "accelerate.commands.launch", "diffusers.schedulers.scheduling_ddpm", "transformers",
+           "h5py", "PIL", "safetensors.torch", "sentencepiece")
+# variables of hosts.toml that decide what torch finds; the others may hold secrets and stay out of command lines
+SEEN_BY_TORCH = ("CUDA_", "NVIDIA_", "NCCL_", "LD_LIBRARY_PATH", "LD_PRELOAD")
+# NVIDIA's table: the oldest Linux driver of each CUDA
+OLDEST_DRIVER = {10: 410, 11: 450, 12: 525, 13: 580}
+WHEELS = {11: "cu118", 12: "cu126", 13: "cu130"}  # PyTorch's folders of builds for them
+_VERSIONS = (
+    "import importlib.metadata as m, json, sys\n"
+    "def version(name):\n"
+    "    try: return m.version(name)\n"
+    "    except m.PackageNotFoundError: return None\n"
+    "print(json.dumps({'python': list(sys.version_info[:3]), 'path': sys.executable,"
+    " 'packages': {n: version(n) for n in sys.argv[1:]}}))\n")
+_IMPORTS = (
+    "import importlib, json, sys\n"
+    "failed = {}\n"
+    "for name in sys.argv[1:]:\n"
+    "    try: importlib.import_module(name)\n"
+    "    except BaseException as error: failed[name] = type(error).__name__ + ': ' + str(error)[:300]\n"
+    "print(json.dumps(failed))\n")
+_CUDA = (
+    "import json, torch\n"
+    "c = torch.cuda\n"
+    "there = c.is_available()\n"
+    "print(json.dumps({'available': there, 'count': c.device_count(), 'cuda': torch.version.cuda,"
+    " 'bf16': there and c.is_bf16_supported()}))\n")
+_ENVIRONMENTS = ("for d in " + " ".join(f'"$HOME"{r[1:]}' if r.startswith("~") else r for r in CONDA_ROOTS)
+                 + ' "$HOME"/.conda; do ls -d "$d"/envs/*/bin/python 2>/dev/null; done; :')
+
+
+@dataclass(frozen=True)
+class PythonFacts:
+    """The interpreter of the host's environment. A package that is not installed has the version None."""
+
+    version: tuple[int, ...]
+    path: str
+    packages: Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
+class CudaFacts:
+    """What torch says; `cuda` is the version it was built for, '' for a CPU build."""
+
+    available: bool
+    count: int
+    cuda: str
+    bf16: bool
+
+
+# --- code ---
+
+def judge_code(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    spec = subject.spec
+    if answers["release"].value == ["there"]:
+        yield CheckResult.ok("code", f"this tree is deployed as {spec.snapshot}")
+    else:
+        yield CheckResult.fail("code", f"this tree ({spec.snapshot}) is not deployed", spec.release, subject.deploy)
+
+
+# --- Python and packages ---
+
+def parse_python(output: Output) -> PythonFacts:
+    try:
+        facts = loads(last_line(output))
+        return PythonFacts(tuple(int(n) for n in facts["python"]), str(facts["path"]), dict(facts["packages"]))
+    except TypeError as error:
+        raise ValueError(f"not the facts we asked for: {error}") from error
+
+
+def parse_environments(output: Output) -> list[str]:
+    """Names of the conda environments that there are."""
+    return sorted({line.split("/")[-3] for line in output.out.splitlines() if line.endswith("/bin/python")})
+
+
+def judge_python(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    facts: PythonFacts | None = answers["python"].value
+    edit = f"set environment or python of [hosts.{subject.spec.host}] in hosts.toml"
+    if facts is None:
+        there = answers["environments"].value or []
+        yield CheckResult.fail("python", "the trainer's Python does not start", answers["python"].problem, edit + (
+            f"; conda environments there: {', '.join(there[:8])}" if there else ""))
+        return
+    version = ".".join(map(str, facts.version))
+    if facts.version < OLDEST_PYTHON:
+        yield CheckResult.fail("python", f"Python {version}; the trainer needs 3.10", facts.path, edit)
+    else:
+        yield CheckResult.ok("python", f"{version}, {facts.path}")
+
+
+def judge_packages(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    facts = answers["python"].value
+    if facts is None:
+        yield CheckResult.skip("packages", "not asked: the trainer's Python does not start")
+    else:
+        yield packages(facts, subject.host.python, subject.spec.train.tracker)
+
+
+def packages(facts: PythonFacts, python: str, tracker: str = "off") -> CheckResult:
+    """Installed versions against the minimum that pyproject.toml names for the trainer and its tracker."""
+    wanted = requirements(tracker)
+    missing = [n for n in wanted if not facts.packages.get(n)]
+    old = [f"{n} {facts.packages[n]} (needs {wanted[n]})" for n in wanted
+           if facts.packages.get(n) and _numbers(str(facts.packages[n])) < _numbers(wanted[n])]
+    install = f"{facts.path or python} -m pip install " + " ".join(f"'{n}>={v}'" for n, v in wanted.items())
+    if missing:
+        return CheckResult.fail("packages", f"missing: {', '.join(missing)}", facts.path, install)
+    if old:
+        return CheckResult.warn("packages", f"older than tested: {', '.join(old)}", facts.path, install)
+    return CheckResult.ok("packages", ", ".join(f"{n} {facts.packages[n]}" for n in wanted))
+
+
+def requirements(tracker: str = "off") -> dict[str, str]:
+    """Name -> lowest version, from the extras trainer and trackers of pyproject.toml. Torch is pinned to the tested
+    version there; a host has the build that fits its driver, so its major and minor number are what counts."""
+    project = tomllib.loads((Path(rdtops.__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
+    found = {}
+    extras = project["optional-dependencies"]
+    for line in extras["trainer"] + [line for line in extras["trackers"] if line.startswith(tracker)]:
+        name, version = re.split(r"[<>=]+", line, maxsplit=1)
+        found[name] = "2.1" if name == "torch" else version.split(",")[0]
+    return found
+
+
+# --- imports ---
+
+def in_release(subject: Subject, *arguments: str) -> str:
+    """A line that runs the environment's Python as a training would: from the deployed code."""
+    release = subject.spec.release
+    variables = {"PYTHONPATH": release, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
+                 **{n: v for n, v in subject.host.env.items() if n.startswith(SEEN_BY_TORCH)}}
+    run = Command(environment.python(subject.host), *arguments, env=variables).shell()
+    return f"cd {quoted(release)} && {environment.activation(subject.host)}{run}"
+
+
+def parse_imports(output: Output) -> dict[str, str]:
+    """Module -> why it cannot be imported; empty when all can."""
+    failed = loads(last_line(output))
+    if not isinstance(failed, dict):
+        raise ValueError("not the facts we asked for")
+    return {str(name): str(why) for name, why in failed.items()}
+
+
+def judge_imports(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    """Installed is not importable: a package may want another version of its neighbour, or a library of the system."""
+    answer: Answer[dict[str, str]] = answers["imports"]
+    if answers["release"].value != ["there"] or answers["python"].value is None:
+        yield CheckResult.skip("imports", "not asked: it needs the deployed code and a Python that starts")
+    elif answer.value is None:
+        yield CheckResult.fail("imports", "the trainer cannot be imported", answer.problem,
+                               subject.there(in_release(subject, "-c", "import rdtops.trainer.train")))
+    elif answer.value:
+        evidence = "; ".join(f"{name}: {' '.join(why.split())}" for name, why in list(answer.value.items())[:3])
+        first = next(iter(answer.value))
+        yield CheckResult.fail("imports", f"cannot be imported: {', '.join(answer.value)}", evidence,
+                               subject.there(in_release(subject, "-c", f"import {first}")))
+    else:
+        yield CheckResult.ok("imports", "the trainer and its packages, from the deployed code")
+
+
+# --- CUDA ---
+
+def parse_cuda(output: Output) -> CudaFacts:
+    facts = loads(last_line(output))
+    return CudaFacts(facts["available"] is True, int(facts["count"]), str(facts["cuda"] or ""), facts["bf16"] is True)
+
+
+def parse_driver(output: Output) -> str:
+    """The version of NVIDIA's driver, the same for every GPU."""
+    version = last_line(output).strip()
+    if not re.fullmatch(r"\d+(\.\d+)*", version):
+        raise ValueError("no version")
+    return version
+
+
+def judge_cuda(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    train = subject.spec.train
+    if train.device != "cuda":
+        yield CheckResult.skip("cuda", "not needed: device is cpu")
+        return
+    facts: CudaFacts | None = answers["cuda"].value
+    driver = answers["driver"].value or ""
+    if facts is None:
+        yield CheckResult.fail("cuda", "torch does not start", answers["cuda"].problem,
+                               f"inv gpu --host {subject.spec.host}   # a hanging or broken driver shows there too")
+    elif not facts.available or facts.count < train.gpus_required:
+        why, remedy = _why_no_cuda(subject, facts, driver)
+        yield CheckResult.fail("cuda", f"torch sees {facts.count} GPUs, {train.gpus_required} are asked for", why,
+                               remedy)
+    elif train.mixed_precision == "bf16" and not facts.bf16:
+        yield CheckResult.warn("cuda", "these GPUs have no bf16 of their own: slow", f"CUDA {facts.cuda}",
+                               subject.setting("mixed_precision=fp16"))
+    else:
+        yield CheckResult.ok("cuda", f"torch sees {facts.count} GPUs, CUDA {facts.cuda}"
+                             + (f", driver {driver}" if driver else ""))
+
+
+def _why_no_cuda(subject: Subject, facts: CudaFacts, driver: str) -> tuple[str, str]:
+    """The reason that shows, and what to do about it."""
+    pip = f"{environment.python(subject.host)} -m pip install"
+    if not facts.cuda:
+        return "this torch is a build for CPUs", subject.there(f"{pip} --force-reinstall torch")
+    oldest = OLDEST_DRIVER.get(_major(facts.cuda), 0)
+    if driver and _major(driver) < oldest:
+        fits = max((cuda for cuda in WHEELS if OLDEST_DRIVER[cuda] <= _major(driver)), default=0)
+        remedy = (f"{pip} torch --index-url https://download.pytorch.org/whl/{WHEELS[fits]}" if fits
+                  else "sudo ubuntu-drivers install   # or ask who runs it for a newer driver")
+        return (f"the driver is {driver}; CUDA {facts.cuda}, which this torch was built for, needs {oldest} or newer",
+                subject.there(remedy))
+    visible = subject.host.env.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return f"CUDA_VISIBLE_DEVICES={visible}", f"edit env of [hosts.{subject.spec.host}] in hosts.toml"
+    return f"torch was built for CUDA {facts.cuda}; the driver is {driver or 'unknown'}", subject.there(
+        f"{environment.python(subject.host)} -c 'import torch; torch.cuda.init()'")
+
+
+def _python_probes(subject: Subject) -> list[Probe[Any]]:
+    host = subject.host
+    versions = Command(environment.python(host), "-c", _VERSIONS, *requirements(subject.spec.train.tracker))
+    return [Probe("python", environment.activation(host) + versions.shell(), parse_python, timeout_s=30),
+            Probe("environments", _ENVIRONMENTS, parse_environments)]
+
+
+def _imports_probes(subject: Subject) -> list[Probe[Any]]:
+    tracker = subject.spec.train.tracker
+    line = in_release(subject, "-c", _IMPORTS, *MODULES, *([] if tracker == "off" else [tracker]))
+    return [Probe("imports", line, parse_imports, timeout_s=90)]
+
+
+def _cuda_probes(subject: Subject) -> list[Probe[Any]]:
+    host = subject.host
+    if subject.spec.train.device != "cuda":
+        return []
+    variables = {n: v for n, v in host.env.items() if n.startswith(SEEN_BY_TORCH)}
+    line = environment.activation(host) + Command(environment.python(host), "-c", _CUDA, env=variables).shell()
+    return [Probe("cuda", line, parse_cuda, timeout_s=60),
+            Probe("driver", "nvidia-smi --query-gpu=driver_version --format=csv,noheader", parse_driver, timeout_s=15)]
+
+
+def _release_probe(subject: Subject) -> list[Probe[Any]]:
+    sealed = quoted(subject.spec.release + "/snapshot.json")
+    return [Probe("release", f"[ -e {sealed} ] && echo there || echo missing", words)]
+
+
+def _major(version: str) -> int:
+    return (*_numbers(version), 0)[0]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", version.partition("+")[0])[:3])
+
+
+CHECKS = (
+    Check("python", judge_code, _release_probe),
+    Check("python", judge_python, _python_probes),
+    Check("python", judge_packages),
+    Check("python", judge_imports, _imports_probes),
+    Check("python", judge_cuda, _cuda_probes, of_the_trainer=True),
+)

@@ -1,0 +1,107 @@
+"""A fetched run: what its folder on this laptop says. A file that is missing or cannot be read says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rdtops.contract.journal import Journal
+from rdtops.contract.run import RunState
+from rdtops.errors import UsageError
+from rdtops.hostlib import fields, files
+from rdtops.hostlib.names import RelativePath
+from rdtops.runs.story import POINTS, Story
+
+CHECKS: Final = "checks.json"  # what `inv check` said at the launch
+RUN: Final = "run.json"  # what became of the run, as `inv status --json` says it, when it was fetched
+LOG_LINES, LOG_BYTES = 60, 1 << 18  # of the end of the log
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One evaluation, with its videos as paths relative to the run's folder."""
+
+    name: str
+    report: Mapping[str, Any]
+    videos: tuple[RelativePath, ...]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    root: Path
+    config: Mapping[str, Any]  # config.json as it is: of an older version too
+    story: Story
+    status: Mapping[str, Any]
+    checks: Mapping[str, Any] | None  # None: kept by no launch
+    statistics: Mapping[str, Any]
+    evaluations: tuple[Evaluated, ...]
+    exit_code: int | None
+    log_tail: str
+
+    @classmethod
+    def read(cls, root: Path) -> RunFolder:
+        """Raises UsageError for a folder that holds no run."""
+        config = _table(root / "config.json")
+        if config is None:
+            raise UsageError(f"{root} holds no run: there is no readable config.json",
+                             remedy="inv fetch-results   # makes results/<host>/<run>")
+        story = Story.of(Journal(root / "journal.jsonl").events(steps=POINTS))
+        return cls(root, config, story, _table(root / RUN) or {}, _table(root / CHECKS),
+                   _table(root / "statistics.json") or {}, tuple(_evaluations(root)),
+                   fields.decimal(files.text_of(root / "exit")),
+                   "\n".join(files.tail_of(root / "train.log", LOG_BYTES).splitlines()[-LOG_LINES:]))
+
+    @property
+    def run_id(self) -> str:
+        return fields.text(self.config.get("run_id")) or self.root.name
+
+    @property
+    def host(self) -> str:
+        return fields.text(self.config.get("host")) or self.root.parent.name
+
+    @property
+    def train(self) -> Mapping[str, Any]:
+        return fields.table(self.config.get("train"))
+
+    @property
+    def state(self) -> RunState:
+        """As the host said when it was fetched, else by the exit code."""
+        told = self.status.get("state")
+        if told in [state.value for state in RunState]:
+            return RunState(told)
+        return {None: RunState.RUNNING, 0: RunState.FINISHED}.get(self.exit_code, RunState.FAILED)
+
+    @property
+    def max_steps(self) -> int:
+        return fields.whole(self.train.get("max_steps")) or 0
+
+    @property
+    def last_step(self) -> int:
+        return self.story.loss[-1][0] if self.story.loss else 0
+
+    @property
+    def trained_s(self) -> float:
+        """Seconds from the first to the last sign of the training."""
+        return max(0.0, self.story.last_s - self.story.first_s)
+
+
+def _evaluations(root: Path) -> list[Evaluated]:
+    found = []
+    for path in sorted((root / "eval").glob("*/report.json")):
+        report = _table(path)
+        if report is not None and "total" in report:
+            videos = tuple(RelativePath(str(v.relative_to(root))) for v in sorted(path.parent.glob("**/[!.]*.mp4"))
+                           if not v.is_symlink())
+            found.append(Evaluated(path.parent.name, report, videos))
+    return found
+
+
+def _table(path: Path) -> dict[str, Any] | None:
+    """None for a file that is missing or broken."""
+    try:
+        found = fields.loads(files.head_of(path, files.TABLE_BYTES))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,42 @@
+"""README.md of a fetched run: what was run, on what, with what result, and what one may type next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rdtops import pages
+from rdtops.contract.tally import Tally
+from rdtops.hostlib import fields
+from rdtops.report.folder import RunFolder
+from rdtops.report.page import changed_settings, home
+from rdtops.report.templates import MARKDOWN
+from rdtops.runs.story import smoothed
+from rdtops.views.words import duration, heldout_words, size
+
+FILES = {
+    "report.html": "all of this as a page, with curves; opens without network",
+    "config.json": "what was asked for: every setting, paths on the host",
+    "journal.jsonl": "what happened, one event a line", "metrics.jsonl": "the numbers of each told step",
+    "train.log": "what the trainer said", "statistics.json": "of the dataset, with the MD5 of each file",
+    "checks.json": "what inv check said at the launch", "launch.sh": "what was started",
+    "loss.png": "the loss curve", "eval": "evaluations: reports, trials, videos",
+    "checkpoints": "each with its manifest.json: size and MD5 of every file"}
+
+
+def write(run: RunFolder) -> Path:
+    """Write README.md into the run's folder, unless it is there and says the same."""
+    return pages.write(run.root / "README.md", readme(run))
+
+
+def readme(run: RunFolder) -> str:
+    story = run.story
+    return MARKDOWN.get_template("readme.md").render(
+        run=run, trained=duration(run.trained_s), loss=f"{smoothed(story.loss)[-1][1]:.6f}" if story.loss else "",
+        best=story.best and {"name": story.best.name, "heldout": heldout_words(story.best.heldout_loss)},
+        checkpoints=[{"name": c.name, "size": size(c.size_bytes), "digest": c.digest,
+                      "place": "here" if home(run, c.name) else "on the host"}
+                     for c in sorted(story.checkpoints.values(), key=lambda c: c.step)],
+        evaluations=[(e.name, Tally.of(fields.table(e.report.get("total")))) for e in run.evaluations],
+        changed={f"{key} = {pages.text(value)}": usual for key, (value, usual) in changed_settings(run.train)},
+        data=fields.table(run.statistics.get("files")),
+        files={name: what for name, what in FILES.items() if (run.root / Path(name)).exists()})

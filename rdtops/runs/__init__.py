@@ -1,0 +1,1 @@
+"""Runs and evaluations as the laptop sees them."""

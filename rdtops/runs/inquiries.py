@@ -1,0 +1,125 @@
+"""Inquiries: programs of the trainer that answer a question about a run or about weights, asked on the host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rdtops
+from rdtops.contract.config import TrainConfig
+from rdtops.contract.run import RunSpec
+from rdtops.delivery import secrets
+from rdtops.errors import RunError, UsageError
+from rdtops.hostlib.fields import loads
+from rdtops.runs import overview
+from rdtops.runs.overview import RunView
+from rdtops.ssh import environment
+from rdtops.ssh.command import Command, quoted
+from rdtops.ssh.connection import Connection
+
+TIMEOUT_S = 1800.0  # T5-XXL is 45 GB to read where the instructions are not in the cache
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A step of a run, as rdtops.trainer.replay tells it."""
+
+    host: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NormFitted:
+    """Which norm the pretrained weights fit, as rdtops.trainer.normfit tells it."""
+
+    host: str
+    pretrained: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What became of a dataset's statistics, as rdtops.trainer.statistics tells it."""
+
+    host: str
+    values: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.values["is_sound"])
+
+
+def replay(connection: Connection, run: RunView, step: int, checkpoint: str = "", device: str = "") -> Replayed:
+    """With the code that the run was launched with."""
+    if run.spec is None:
+        raise RunError(f"{run.host}: the config.json of {run.run_id} cannot be read, so it cannot be replayed")
+    options = [*(["--checkpoint", checkpoint] if checkpoint else []), *(["--device", device] if device else [])]
+    root = str(overview.paths(connection, run).root)
+    return Replayed(run.host, ask(connection, run.spec.release, "replay", [root, str(step), *options, "--json"]))
+
+
+def normfit(connection: Connection, spec: RunSpec, samples: int) -> NormFitted:
+    """Of the weights and data that a training with this spec would use."""
+    if "pretrained" not in spec.assets:
+        raise RunError("a training from scratch has no weights yet, so no norm fits them better",
+                       remedy=f"inv normfit --host {spec.host}   # without --from-scratch")
+    assets = spec.assets
+    arguments = [assets["pretrained"], assets["dataset"], "--text-encoder", assets["text_encoder"], "--vision-encoder",
+                 assets["vision_encoder"], "--samples", str(samples), "--codec", spec.train.codec, "--device",
+                 spec.train.device, "--cache", f"{spec.workspace}/cache/instructions", "--json"]
+    return NormFitted(spec.host, assets["pretrained"], ask(connection, spec.release, "normfit", arguments))
+
+
+def stats(connection: Connection, spec: RunSpec, recompute: bool) -> Stats:
+    """Of the dataset that a training with this spec would use, with the code deployed there."""
+    return Stats(spec.host, ask(connection, spec.release, "statistics",
+                                _stats_arguments(spec.assets["dataset"], spec.train, recompute)))
+
+
+def stats_here(folder: Path, train: TrainConfig, recompute: bool) -> Stats:
+    """Of a dataset on this laptop, in a process of its own: the control side imports nothing of the trainer."""
+    root = Path(rdtops.__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "rdtops.trainer.statistics", *_stats_arguments(str(folder), train, recompute)],
+        cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=TIMEOUT_S,
+        check=False)
+    return Stats("this laptop", _answer("this laptop", "statistics", done.returncode, done.stdout, done.stderr,
+                                        f"{sys.executable} -m pip install numpy h5py   # are they there?"))
+
+
+def ask(connection: Connection, release: str, program: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The program's JSON. Raises RunError with what it said when it cannot answer, UsageError where the question was
+    wrong."""
+    host = connection.host
+    variables = {"PYTHONPATH": release, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+                 **host.env}
+    command = Command(environment.python(host), "-m", f"rdtops.trainer.{program}", *arguments)
+    # over stdin, since every user of the host sees command lines: an address in env may have a password
+    line = f'cd {quoted(release)} && {environment.activation(host)}eval "$(cat)" && {command.shell()}'
+    result = connection.run_shell(line, timeout_s=TIMEOUT_S, check=False, stdin=secrets.exports(variables).encode())
+    return _answer(host.name, program, result.code, result.out, result.err,
+                   f"inv deploy --only code --host {host.name}   # is {release} there?")
+
+
+def _stats_arguments(folder: str, train: TrainConfig, recompute: bool) -> list[str]:
+    return [folder, "--codec", train.codec, "--observed", train.observed, "--images", train.images,
+            *(["--recompute"] if recompute else []), "--json"]
+
+
+def _answer(where: str, name: str, code: int, out: str, err: str, else_do: str) -> dict[str, Any]:
+    if code:
+        said, _, remedy = err.strip().rpartition("\nnext: ")
+        if code == UsageError.exit_code:  # it lists what would be right, which may be long
+            raise UsageError(f"{where}: {said or remedy}", remedy=remedy if said else "")
+        raise RunError(f"{where}: {name} has no answer, exit {code}: {(said or remedy)[-1500:]}",
+                       remedy=remedy if said else else_do)
+    try:
+        answer: dict[str, Any] = loads(out.strip().rpartition("\n")[2])
+    except ValueError:
+        raise RunError(f"{where}: {name} answered no JSON: {out[-600:]}") from None
+    return answer

@@ -1,0 +1,163 @@
+"""Launch: one readable script in the run folder, started so that it outlives the connection.
+
+The script is what runs, whoever starts it; `inv train --dry-run` prints it. It records its process, keeps every log
+line and the exit code, and tags the environment so that every process of the run can be found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rdtops.contract.config import TrainConfig
+from rdtops.contract.evaluation import EvalSpec
+from rdtops.contract.run import RunSpec
+from rdtops.delivery import secrets
+from rdtops.launcher import Spread
+from rdtops.runs import jobs, launchers
+from rdtops.ssh import environment
+from rdtops.ssh.command import Command, quoted
+from rdtops.ssh.hosts import Host
+
+_SCRIPT = """\
+#!/bin/sh
+# {title}
+umask go-w
+cd {root} || exit 1
+{exports}
+{first}rm -f exit stop
+printf '%s %s %s\\n' "$$" "$(cut -d' ' -f22 /proc/$$/stat)" "$(cat /proc/sys/kernel/random/boot_id)" > process.tmp
+mv process.tmp process
+{told}touch {log}
+if [ -t 1 ]; then env -u RDTOPS_RUN tail -n 0 -F {log} & viewer=$!; fi
+starts=0
+while
+(
+cd {release} || exit 1
+{activation}exec {program}
+) >> {log} 2>&1
+code=$?
+{again}
+do starts=$((starts + 1)); sleep 1; done
+[ -n "${{viewer:-}}" ] && kill "$viewer"
+[ -e exit ] || {{ echo "$code" > exit.tmp && mv exit.tmp exit; }}
+exit "$code"
+"""
+_LEASE = """\
+[ "${{RDTOPS_LEASE:-}}" = {run_id} ] || exec {lease}  # its GPUs and this folder are its own, or it does not start
+"""
+_FIRST = """\
+trap '' USR1 HUP  # Slurm sends USR1 to all before a time limit; the trainer hears it, its launcher would die of it
+trap : TERM INT  # heard by the supervisor; this shell stays to write how it ended
+"""
+_TOLD = """\
+printf '{"kind": "launched", "time_s": %s, "launcher": "%s", "pid": %s}\\n' \\
+    "$(date +%s)" "${RDTOPS_LAUNCHER:-hand}" "$$" >> journal.jsonl
+"""
+SUPERVISOR_STARTS = 100  # a supervisor that is killed is started again, so often at most
+_AGAIN = (f'[ ! -e exit ] && [ "$code" -gt 128 ] && [ "$starts" -lt {SUPERVISOR_STARTS} ]'
+          "  # the supervisor itself was killed")
+
+
+def script(host: Host, spec: RunSpec) -> str:
+    """What launch.sh holds."""
+    return _SCRIPT.format(
+        title=f"Run {spec.run_id}: written by `inv train`. Started by hand, it does the same in the foreground.",
+        root=quoted(str(spec.paths.root)), told=_TOLD, log=spec.paths.log.name, again=_AGAIN,
+        first=_lease(host, spec) + _FIRST,
+        exports=_environment(host, spec.workspace, spec.release, {"RDTOPS_RUN": spec.run_id}),
+        release=quoted(spec.release), activation=_activation(host), program=supervised(host, spec).shell())
+
+
+def _lease(host: Host, spec: RunSpec) -> str:
+    """On a cluster the scheduler gives a job its GPUs, and has one job of the name."""
+    if host.trains_elsewhere:
+        return ""
+    return _LEASE.format(run_id=quoted(spec.run_id), lease=lease_command(host, spec).shell())
+
+
+def evaluation_script(host: Host, spec: EvalSpec) -> str:
+    """What eval.sh holds. Not the run's tag: `inv stop` of the training is to leave it alone."""
+    program = Command("nice", "-n", "10", environment.python(host), "-m", "rdtops.trainer.evaluate",
+                      str(spec.paths.spec))
+    return _SCRIPT.format(
+        title=f"Evaluation {spec.name}: written by `inv eval`. Started by hand, it goes on where it ended.",
+        root=quoted(str(spec.paths.root)), first="", told="", log=spec.paths.log.name, again="false  # once",
+        exports=_environment(host, spec.workspace, spec.release, {"RDTOPS_EVAL": f"{spec.run_id}/{spec.name}"}),
+        release=quoted(spec.release), activation=_activation(host), program=program.shell())
+
+
+def files(host: Host, spec: RunSpec) -> dict[str, str]:
+    """What is in the folder of a run that begins, by name."""
+    return {spec.paths.config.name: spec.to_json() + "\n", spec.paths.script.name: script(host, spec),
+            **launchers.of(host).files(jobs.of_run(spec.paths, spec), _spread(host, spec))}
+
+
+def evaluation_files(host: Host, spec: EvalSpec) -> dict[str, str]:
+    return {spec.paths.spec.name: spec.to_json() + "\n", spec.paths.script.name: evaluation_script(host, spec),
+            **launchers.of(host).files(jobs.of_evaluation(spec), None)}
+
+
+def start_line(host: Host, spec: RunSpec | EvalSpec) -> str:
+    """What starts it by hand, once its files are there."""
+    return launchers.of(host).start_line(jobs.of_evaluation(spec) if isinstance(spec, EvalSpec)
+                                         else jobs.of_run(spec.paths, spec))
+
+
+def _environment(host: Host, workspace: str, release: str, tag: Mapping[str, str]) -> str:
+    """The lines that set it: what hosts.toml declares, ours, and the secrets from the file that only we may read."""
+    hidden = secrets.in_env(host)
+    shown = {name: value for name, value in {**tag, **_variables(host, release)}.items() if name not in hidden}
+    lines = secrets.exports(shown)
+    file = secrets.host_file(workspace, host)
+    if not file:
+        return lines.rstrip("\n")
+    missing = quoted(f"{', '.join([*host.secrets, *hidden])}: {file} is gone; inv train --resume sends it again")
+    return f"{lines}[ -r {quoted(file)} ] || {{ echo {missing} >&2; exit 1; }}\n. {quoted(file)}"
+
+
+def _variables(host: Host, release: str) -> dict[str, str]:
+    return {"PYTHONPATH": release, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",  # a release is immutable
+            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi counts
+            **host.env}
+
+
+def lease_command(host: Host, spec: RunSpec) -> Command:
+    """Hold what the run needs, then become launch.sh again."""
+    return Command(host.python, "-I", f"{spec.release}/rdtops/contract/lease.py", str(spec.paths.config),
+                   "sh", str(spec.paths.script))
+
+
+def supervised(host: Host, spec: RunSpec) -> Command:
+    """`rdtops.supervisor config.json … -- accelerate launch …`: it starts the trainer again when that can help."""
+    return Command(environment.python(host), "-m", "rdtops.supervisor", str(spec.paths.config),
+                   *host.recovery.words(), "--", *trainer_command(host, spec).argv)
+
+
+def trainer_command(host: Host, spec: RunSpec) -> Command:
+    """`accelerate launch … -m rdtops.trainer.train config.json`, on as many machines as the launcher gives it."""
+    return launchers.of(host).spread(jobs.of_run(spec.paths, spec), _spread(host, spec))
+
+
+def _spread(host: Host, spec: RunSpec) -> Spread:
+    train = spec.train
+    return Spread(Command(environment.python(host), "-m", "accelerate.commands.launch", *_distribution(train),
+                          "--num_processes", str(train.num_processes), "--mixed_precision", train.mixed_precision,
+                          "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"),
+                  Command("-m", "rdtops.trainer.train", str(spec.paths.config)))
+
+
+def _distribution(train: TrainConfig) -> list[str]:
+    """accelerate's word for `sharding`. Its launcher only hands it on to the trainer, which compares the two
+    (rdtops/trainer/sharding.py)."""
+    if train.num_processes == 1:
+        return ["--cpu"] if train.device == "cpu" else []
+    if train.sharding != "fsdp2":
+        return ["--multi_gpu"]  # also on CPUs: --cpu would silently start one process
+    recomputed = str(train.gradient_checkpointing).lower()
+    return ["--use_fsdp", "--fsdp_version", "2", "--fsdp_reshard_after_forward", "true",
+            "--fsdp_offload_params", "false", "--fsdp_activation_checkpointing", recomputed]
+
+
+def _activation(host: Host) -> str:
+    line = environment.activation(host)
+    return f"{line.removesuffix(' && ')} || exit 1\n" if line else ""

@@ -1,0 +1,197 @@
+"""Fetch results: checkpoints, the logs, the Journal, the loss curve and the evaluations of a run, verified.
+
+It needs nothing of the run's release: a run of an old one comes home as well.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rdtops.contract.journal import Event, Journal
+from rdtops.contract.run import Checkpoint, best_of, checkpoint_name
+from rdtops.errors import DigestMismatch, RunError
+from rdtops.hostlib import files, manifest, names
+from rdtops.hostlib.names import BadName, EvaluationName, RelativePath
+from rdtops.runs import overview
+from rdtops.runs.overview import RunView
+from rdtops.runs.story import POINTS, Story, smoothed
+from rdtops.ssh.command import quoted
+from rdtops.ssh.connection import Connection
+from rdtops.transfer.transfer import Progress, download, plan_download
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RUN_FILES = ("config.json", "overrides.json", "launch.sh", "journal.jsonl", "train.log", "exit", "statistics.json",
+             "metrics.jsonl", "checks.json")
+EVALUATION_FILES = ("eval.json", "report.json", "trials.jsonl", "eval.log", "*.mp4")
+CURVE: Final = "loss.png"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What lies in `folder` now."""
+
+    host: str
+    run: RunView
+    folder: Path
+    checkpoints: tuple[Checkpoint, ...]  # that were asked for, oldest first
+    files: int
+    sent_files: int
+    sent_bytes: int
+    seconds: float
+    evaluations: tuple[EvaluationName, ...] = ()  # folders below eval/
+
+    @property
+    def curve(self) -> Path:
+        return self.folder / CURVE
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The newest of them."""
+        return self.checkpoints[-1] if self.checkpoints else None
+
+    @property
+    def nothing_new(self) -> bool:
+        return self.sent_files == 0
+
+
+def fetch(connection: Connection, run: RunView, into: Path, *, which: str = "latest",
+          progress: Callable[[str, Progress], None] | None = None) -> Fetched:
+    """Bring a run to `into/<host>/<run>/`. `which` is latest, best, a step, all or none. What was cut off goes on where
+    it was; what is here and has the same MD5 is not sent again."""
+    folder = into / Path(run.host) / run.run_id
+    chosen = chosen_of(connection, run, which)
+    remote = str(overview.paths(connection, run).root)
+    evaluations = dict(_evaluation_files(connection, remote))
+    plans = [plan_download(connection, remote, folder, files=[*_run_files(connection, remote), *evaluations])]
+    plans += [plan_download(connection, c.path, folder / "checkpoints" / c.name) for c in chosen]
+    outcomes = [download(connection, p, None if progress is None else lambda x: progress("results", x)) for p in plans]
+    for checkpoint in chosen:
+        _verify(folder / "checkpoints" / checkpoint.name, checkpoint)
+    if outcomes[0].sent_files or not (folder / CURVE).exists():
+        draw_curve(Journal(folder / "journal.jsonl").events(steps=POINTS), folder / CURVE, run.run_id)
+    files.write_whole(folder / "run.json", json.dumps(run.to_json(), indent=1) + "\n")
+    return Fetched(run.host, run, folder, tuple(chosen), sum(len(p.items) for p in plans),
+                   sum(o.sent_files for o in outcomes), sum(o.sent_bytes for o in outcomes),
+                   sum(o.seconds for o in outcomes),
+                   tuple(sorted(set(evaluations.values()))))
+
+
+def chosen_of(connection: Connection, run: RunView, which: str) -> list[Checkpoint]:
+    """The checkpoints that `which` names, oldest first."""
+    if which == "none":
+        return []
+    if which == "all":
+        return overview.checkpoints(connection, run)[0]
+    one = choose(connection, run, which)
+    return [one] if one else []
+
+
+def choose(connection: Connection, run: RunView, which: str) -> Checkpoint | None:
+    """The one checkpoint that `which` (latest, best or a step) names; None when the newest is asked for and there is
+    none yet."""
+    whole, unfinished = overview.checkpoints(connection, run)
+    if which == "latest":
+        return whole[-1] if whole else None
+    if which == "best":
+        best = best_of(whole)
+        if best is None:
+            raise RunError(f"{run.host}: no checkpoint of {run.run_id} has a held-out loss, so none is the best; it "
+                           f"has: {', '.join(c.name for c in whole) or 'none'}",
+                           remedy="--checkpoint latest   # or a step")
+        return best
+    wanted = checkpoint_name(int(which)) if which.isdigit() else which
+    found = next((c for c in whole if c.name == wanted), None)
+    if found is None:
+        half = " (it is there, but not complete)" if wanted in unfinished else ""
+        raise RunError(f"{run.host}: {run.run_id} has no checkpoint {which!r}{half}; "
+                       f"it has: {', '.join(c.name for c in whole) or 'none'}",
+                       remedy=f"inv checkpoints --host {run.host} --run {run.run_id}")
+    return found
+
+
+def _run_files(connection: Connection, root: str) -> list[str]:
+    """Those of RUN_FILES that are there."""
+    listed = connection.run_shell(f"cd {quoted(root)} && ls -1d {' '.join(RUN_FILES)} 2>/dev/null || :").out.split()
+    return [name for name in RUN_FILES if name in listed]
+
+
+def _evaluation_files(connection: Connection, root: str) -> Iterator[tuple[RelativePath, EvaluationName]]:
+    """Reports and finished videos, relative to the run folder, each with its evaluation; a film that is being written
+    begins with a dot. What lies there and is no evaluation of ours is left there."""
+    wanted = " -o ".join(f"-name {quoted(name)}" for name in EVALUATION_FILES)
+    find = f"find eval -type f ! -name '.*' \\( {wanted} \\)"
+    for line in connection.run_shell(f"cd {quoted(root)} && {find} 2>/dev/null || :").out.splitlines():
+        with suppress(BadName):
+            path = names.relative_path(line)
+            top, _, rest = path.partition("/")
+            if top == "eval" and "/" in rest:
+                yield path, names.evaluation_name(rest.partition("/")[0])
+
+
+def draw_curve(events: Iterable[Event], path: Path, title: str) -> None:
+    """The loss over the steps as a PNG: each logged step, a running mean over a twentieth of them, and the loss on
+    held-out samples."""
+    story, picture = Story.of(events), io.BytesIO()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _place_for_fonts(path.parent):
+        _figure(story, title).savefig(picture, dpi=120, format="png")
+    files.write_whole(path, picture.getvalue())  # a half picture would stay: it is drawn anew only after news
+
+
+def _figure(story: Story, title: str) -> Figure:
+    from matplotlib.figure import Figure  # half a second; only who draws pays it
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    if story.loss:
+        window = max(1, len(story.loss) // 20)
+        axes.plot(*zip(*story.loss, strict=True), linewidth=0.8, alpha=0.4, label="loss")
+        axes.plot(*zip(*smoothed(story.loss), strict=True), linewidth=2,
+                  label=f"mean of {window}" if window > 1 else "loss")
+        if story.heldout:
+            axes.plot(*zip(*story.heldout, strict=True), marker="o", label="held out, average")
+        axes.set_ylim(bottom=0)
+    if story.checkpoints:
+        axes.vlines([c.step for c in story.checkpoints.values()], 0, 1, transform=axes.get_xaxis_transform(),
+                    linestyles=":", colors="gray", linewidths=0.8, label="checkpoint")
+    axes.set(xlabel="optimiser step", ylabel="loss", title=title)
+    if story.loss:
+        axes.legend()
+    return figure
+
+
+@contextmanager
+def _place_for_fonts(folder: Path) -> Iterator[None]:
+    """Matplotlib remembers fonts in the home, else in the temporary folder. Where that has no room, a passing one
+    beside the picture will do."""
+    with ExitStack() as passing:
+        try:
+            tempfile.TemporaryFile().close()
+        except OSError:
+            made = passing.enter_context(tempfile.TemporaryDirectory(prefix=".fonts-", dir=folder))
+            os.environ.setdefault("MPLCONFIGDIR", made)
+        yield
+
+
+def _verify(folder: Path, checkpoint: Checkpoint) -> None:
+    """Every byte against the manifest that the trainer wrote, which we know by its digest."""
+    sealed = manifest.read(folder)
+    wrong = ["manifest.json"] if sealed is None else manifest.differences(folder, sealed)
+    if sealed is not None and sealed.digest != checkpoint.digest:
+        wrong.append("manifest.json is another one than the host's")
+    if wrong:
+        raise DigestMismatch(f"{folder}: {'; '.join(wrong[:5])}", remedy="inv fetch-results   # again")

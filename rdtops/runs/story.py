@@ -1,0 +1,125 @@
+"""Story: what a Journal tells of a run, gathered: curves, checkpoints, where the time of a step goes. Pure, and of
+bounded size however much is told."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rdtops.contract.journal import Event
+from rdtops.contract.run import Checkpoint, best_of
+from rdtops.hostlib import fields, names
+
+Points = list[tuple[int, float]]  # step, value; steps ascend
+
+PHASES = {"data": "data", "encode": "encode", "forward": "forward", "backward": "backward", "optimiser": "optimiser",
+          "save": "checkpoint", "evaluation": "held-out"}  # as the Journal calls them -> as people do
+SPLIT_OVER = 20  # step events
+POINTS = 20_000  # of a curve; of twice as many every second one goes
+EVENTS = 5_000  # and checkpoints; of twice as many the older ones go
+
+
+@dataclass
+class Story:
+    """Grows by `tell`. What a resumed run does again replaces what it did before."""
+
+    loss: Points = field(default_factory=list)
+    heldout: Points = field(default_factory=list)
+    speed: Points = field(default_factory=list)  # samples/s
+    learning_rate: Points = field(default_factory=list)
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)  # that are there still
+    others: list[Event] = field(default_factory=list)  # every event but steps and trials; the newest ones
+    steps: list[Event] = field(default_factory=list)  # the last ones
+    started: Event | None = None
+    first_s: float = 0.0  # Unix time of the first sign of the training, and of the last one
+    last_s: float = 0.0
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Story:
+        story = cls()
+        for event in events:
+            story.tell(event)
+        return story
+
+    def tell(self, event: Event) -> None:
+        """What an event does not say, or not as the trainer would, is left out."""
+        if event.kind == "trial":
+            return
+        data, step = event.data, event.data.get("step")
+        if event.time_s:
+            self.first_s, self.last_s = self.first_s or event.time_s, max(self.last_s, event.time_s)
+        if event.kind == "step":
+            for curve, name in ((self.loss, "loss"), (self.speed, "samples_per_s"),
+                                (self.learning_rate, "learning_rate")):
+                _add(curve, step, data.get(name))
+            self.steps = [*self.steps[-SPLIT_OVER + 1:], event]
+            return
+        self.others.append(event)
+        del self.others[:-EVENTS if len(self.others) > 2 * EVENTS else 0]
+        if event.kind == "started":
+            self.started = event
+            self._forget_after(data.get("resumed_from_step") or 0)
+        elif event.kind == "heldout":
+            _add(self.heldout, step, data.get("loss"))
+        elif event.kind == "checkpoint":
+            self._add_checkpoint(data)
+        elif event.kind == "checkpoint_deleted":
+            self.checkpoints.pop(fields.text(data.get("name")), None)
+
+    def _add_checkpoint(self, data: dict[str, Any]) -> None:
+        with contextlib.suppress(names.BadName):
+            saved = Checkpoint.told(data)
+            self.checkpoints[saved.name] = saved
+            if len(self.checkpoints) > EVENTS:
+                self.checkpoints.pop(next(iter(self.checkpoints)))
+
+    @property
+    def split(self) -> dict[str, float]:
+        """Seconds of a step by what they are spent on, means over the last steps; `other` is what no phase has."""
+        if not self.steps:
+            return {}
+        means = {word: _mean(self.steps, f"{name}_s") for name, word in PHASES.items()}
+        total = self.step_s
+        means["other"] = max(0.0, total - sum(means.values()))
+        return means if total else {}
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step, the mean over the last ones."""
+        return _mean(self.steps, "step_s")
+
+    @property
+    def best(self) -> Checkpoint | None:
+        return best_of(self.checkpoints.values())
+
+    @property
+    def latest(self) -> Checkpoint | None:
+        return max(self.checkpoints.values(), key=lambda c: c.step, default=None)
+
+    def _forget_after(self, step: int) -> None:
+        for curve in (self.loss, self.heldout, self.speed, self.learning_rate):
+            curve[:] = [point for point in curve if point[0] <= step]
+
+
+def _add(points: Points, step: object, value: object) -> None:
+    if isinstance(step, int) and isinstance(value, (int, float)):
+        points.append((step, float(value)))
+        if len(points) > 2 * POINTS:
+            del points[1:-1:2]
+
+
+def smoothed(points: Points) -> Points:
+    """A running mean over a twentieth of the points."""
+    window = max(1, len(points) // 20)
+    total, means = 0.0, []
+    for number, (step, value) in enumerate(points):
+        total += value - (points[number - window][1] if number >= window else 0.0)
+        means.append((step, total / min(number + 1, window)))
+    return means
+
+
+def _mean(events: list[Event], name: str) -> float:
+    values = [value for e in events if (value := fields.number(e.data.get(name))) is not None]
+    return sum(values) / len(values) if values else 0.0

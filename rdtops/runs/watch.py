@@ -1,0 +1,216 @@
+"""Watch: follow a run's Journal. after_checkpoint fires for every checkpoint and after_eval for every finished
+evaluation, once and in order, and after_run for its end.
+
+The cursor is kept on this laptop (rdtops.runs.records) and moves on only after an event was acted upon, so that a
+laptop that slept, or was killed in between, catches up. Which plugin has seen which checkpoint is remembered by the
+checkpoint's digest, an evaluation by its report's: an event that is read twice does nothing twice. Two commands on one
+laptop take turns, so neither of them acts on what the other is acting on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rdtops import answers
+from rdtops.contract.journal import Event, parse
+from rdtops.contract.run import Checkpoint, RunState
+from rdtops.errors import ConnectionLost, RunError, Unreachable
+from rdtops.hostlib.names import BadName
+from rdtops.plugging.registry import Call, Registry
+from rdtops.runs import overview
+from rdtops.runs.overview import RunView
+from rdtops.runs.poller import LOST, Cursor, News, Newsroom, Patience, Piece, Question
+from rdtops.runs.records import HookRecord, RunRecords
+from rdtops.ssh.connection import Connection
+
+POLL_S = 1.0
+JOURNAL = "journal.jsonl"
+STEPS = 2000  # of a piece of the Journal; every other event of it comes
+PIECE_BYTES = 1 << 23
+LOOKS = 256  # of such pieces, 2 GiB of a Journal; then something is wrong with it
+
+Seen = tuple[Event, list[HookRecord]]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at a run brought."""
+
+    news: News
+    events: tuple[Seen, ...]  # each with what the plugins said of it
+    more: bool  # looking again at once brings more
+
+    @property
+    def run(self) -> RunView:
+        return self.news.run
+
+
+class Watcher:
+    """Looks at one run again and again, and lets the plugins act upon what is new."""
+
+    def __init__(self, newsroom: Newsroom, registry: Registry, run: RunView,
+                 say: Callable[[str], None] | None = None) -> None:
+        """`say` gets what this laptop cannot remember, once."""
+        self.newsroom, self.registry, self.run = newsroom, registry, run
+        self.records = RunRecords(run.host, run.run_id)
+        self._say = say
+        self._at = self.records.cursor
+        self._seen: list[Seen] = []  # acted upon, and not told yet because the link was cut behind it
+
+    def history(self) -> list[Event]:
+        """The events that were acted upon before; of very many steps a part. None when the Journal was replaced since:
+        then it is all new."""
+        seen, at = self._at, Cursor()
+        there = self._piece(Question(seen, limit=0)).behind
+        if there.offset != seen.offset or (seen.inode and there.inode != seen.inode):
+            return []
+        events: list[Event] = []
+        for _ in range(LOOKS):
+            if at.offset >= seen.offset:
+                break
+            piece = self._piece(Question(at, steps=STEPS, limit=min(PIECE_BYTES, seen.offset - at.offset)))
+            if piece.behind.offset <= at.offset:
+                break
+            events += [event for line in piece.lines for event in parse(line.content)[0]]
+            at = piece.behind
+        return events
+
+    def look(self, others: Mapping[str, Question] | None = None, *, gpus: bool = False) -> Look:
+        """One call to the host; `others`: more files of the run folder. Raises one of news.LOST; looking again then
+        goes on where it was."""
+        question = Question(self._at, steps=STEPS, limit=PIECE_BYTES)
+        news = self.newsroom.news(self.run.run_id, {JOURNAL: question, **(others or {})}, gpus=gpus)
+        piece = news.files[JOURNAL]
+        for line in piece.lines:
+            self._seen += [(event, self._act(event, line.behind)) for event in parse(line.content)[0]]
+            self._at = line.behind
+        self.run, self._at = news.run, piece.behind
+        self.records.advance(self._at)
+        self._warn()
+        seen, self._seen = tuple(self._seen), []
+        return Look(news, seen, piece.more and piece.behind != question.cursor)  # else it would be asked without end
+
+    def act_on_end(self) -> list[HookRecord]:
+        with self.records.alone():
+            said = _act_on_end(self.newsroom.connection, self.registry, self.run, self.records)
+        self._warn()
+        return said
+
+    def _warn(self) -> None:
+        if self.records.problem and self._say:
+            self._say(self.records.problem)
+            self._say = None
+
+    def _piece(self, question: Question) -> Piece:
+        return self.newsroom.news(self.run.run_id, {JOURNAL: question}).files[JOURNAL]
+
+    def _act(self, event: Event, behind: Cursor) -> list[HookRecord]:
+        if event.kind in ("launched", "started"):
+            self.records.started(event.time_s)
+        if event.kind not in ("checkpoint", "eval_finished"):
+            return []
+        with self.records.alone():
+            said = _act(self.newsroom.connection, self.registry, self.run, event, self.records)
+            self.records.advance(behind)
+        return said
+
+
+def catch_up(connection: Connection, registry: Registry, run: RunView,
+             say: Callable[[str], None] | None = None) -> list[HookRecord]:
+    """Act upon everything the Journal holds since the cursor. Returns what the plugins said; `say` gets what this
+    laptop cannot remember. Raises RunError for a Journal without end."""
+    said: list[HookRecord] = []
+    with Newsroom(connection) as newsroom:
+        watcher = Watcher(newsroom, registry, run, say)
+        for _ in range(LOOKS):
+            look = watcher.look()
+            said += [record for _, records in look.events for record in records]
+            if not look.more:
+                return said + watcher.act_on_end()
+    raise RunError(f"{run.host}: the Journal of {run.run_id} does not come to an end",
+                   remedy=f"ssh {run.host} ls -l {overview.paths(connection, run).journal}   # is it as it should be?")
+
+
+def follow(connection: Connection, registry: Registry, run_id: str, *, from_start: bool = False,
+           say: Callable[[str], None] | None = None,
+           ended: Callable[[], bool] | None = None) -> Iterator[Seen]:
+    """Yield each event with what the plugins said of it, until the run ends, or what `ended` asks about. A lost link is
+    taken up again; the training does not notice. With `from_start` the events already acted upon are shown too, without
+    acting again; of very many steps a part. `say` gets what becomes of the link, and what cannot be remembered."""
+    patience = Patience(say or (lambda _: None), POLL_S)
+    with Newsroom(connection) as newsroom:
+        watcher = Watcher(newsroom, registry, overview.find(connection, run_id), say)
+        is_shown = not from_start
+        while True:
+            try:
+                if not is_shown:
+                    past = watcher.history()
+                    is_shown = True
+                    yield from ((event, []) for event in past)
+                is_over = ended() if ended else False  # before the Journal: what ended has written its last line
+                look = watcher.look()
+                yield from look.events
+                if look.run.problem and look.run.state is RunState.UNKNOWN:  # it would never be seen to end
+                    raise RunError(f"{look.run.host}: {run_id} cannot be followed: {look.run.problem}",
+                                   remedy=f"inv logs --host {look.run.host} --run {run_id}")
+                if (is_over or (ended is None and look.run.state.ended)) and not look.more:
+                    if said := watcher.act_on_end():
+                        yield Event("ended", look.run.last_event_s, {"state": look.run.state.value}), said
+                    return
+            except LOST as error:
+                time.sleep(patience.lost(error))
+                continue
+            patience.reached()
+            if not look.more:
+                time.sleep(POLL_S)
+
+
+def _act(connection: Connection, registry: Registry, run: RunView, event: Event,
+         records: RunRecords) -> list[HookRecord]:
+    if run.spec is None:
+        return []
+    paths = overview.paths(connection, run)
+    try:
+        about = (answers.checkpoint_event if event.kind == "checkpoint" else answers.evaluation_event)(event, paths)
+    except BadName as error:  # it is JSON, but not what the trainer writes
+        return [HookRecord("watch", "rdtops", event.kind, "", 0.0, error=f"unreadable {event.kind} event: {error}")]
+    if isinstance(about, Checkpoint):
+        return _fire(connection, registry, "after_checkpoint", records, about.name, about.digest, run=run.spec,
+                     checkpoint=about)
+    return _fire(connection, registry, "after_eval", records, about.name, about.digest, run=run.spec, evaluation=about)
+
+
+def _act_on_end(connection: Connection, registry: Registry, run: RunView, records: RunRecords) -> list[HookRecord]:
+    """A run that was lost and told its exit code later has still ended once."""
+    if run.spec is None or not run.state.ended:
+        return []
+    told = [f"{state.value}@{records.start}" for state in RunState]
+    todo = Registry([p for p in registry.loaded if not any(records.knows(p.name, digest) for digest in told)])
+    return _fire(connection, todo, "after_run", records, run.state.value, f"{run.state.value}@{records.start}",
+                 run=run.spec, end=run.end)
+
+
+def _fire(connection: Connection, registry: Registry, hook: str, records: RunRecords, about: str, digest: str,
+          **arguments: Any) -> list[HookRecord]:
+    """Call `hook` of the plugins that have not spoken about `digest` yet, and record what they say."""
+    todo = Registry([p for p in registry.loaded if not records.knows(p.name, digest)])
+    said = []
+    for call in todo.call(hook, host=connection.host, connection=connection, **arguments):
+        if isinstance(call.error, (ConnectionLost, Unreachable)):
+            raise call.error  # the link's fault, not the plugin's: this is read again
+        record = HookRecord(hook, call.plugin, about, digest, round(call.seconds, 3), **_words(call))
+        records.add(record)
+        said.append(record)
+    return said
+
+
+def _words(call: Call) -> dict[str, Any]:
+    """What a call says for the record."""
+    if call.error is not None:
+        return {"error": f"{type(call.error).__name__}: {call.error}"}
+    if call.value is not None and not isinstance(call.value, Mapping):
+        return {"error": f"answered {call.value!r:.100}, not a mapping"}
+    return {"value": dict(call.value or {})}

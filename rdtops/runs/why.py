@@ -1,0 +1,73 @@
+"""Why: what ended a run, or slows it. One question to its host; the meaning is rdtops.contract.diagnosis's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rdtops import answers
+from rdtops.contract import diagnosis
+from rdtops.contract.diagnosis import Diagnosis, Evidence
+from rdtops.contract.run import RunPaths
+from rdtops.hostlib import fields
+from rdtops.launcher import Cause, JobState, Phase
+from rdtops.runs import jobs, overview
+from rdtops.ssh.connection import Connection
+from rdtops.supervisor import evidence_on_host
+
+
+@dataclass(frozen=True)
+class Why:
+    """A run's diagnosis, and how each attempt of its last launch ended."""
+
+    run_id: str
+    host: str
+    diagnosis: Diagnosis
+    attempts: tuple[Mapping[str, Any], ...]  # attempt, exit_code, cause, summary, restart_in_s
+
+    @property
+    def passed(self) -> bool:
+        return self.diagnosis.passed
+
+    def to_json(self) -> dict[str, Any]:
+        found = asdict(self.diagnosis)
+        return {"run_id": self.run_id, "host": self.host, "well": self.passed, **found,
+                "lines": [str(line) for line in self.diagnosis.lines], "attempts": list(self.attempts)}
+
+
+def ask(connection: Connection, run_id: str = "") -> Why:
+    """`run_id` as in runs.find. Raises RunError when there is no such run."""
+    answer = connection.call(evidence_on_host, {"workspace": connection.workspace, "wanted": run_id}, timeout_s=90.0)
+    host = connection.host.name
+    found = [answers.run_id(host, name) for name in fields.words(answer.get("names"))]
+    name = overview.choose(host, connection.workspace, found, run_id)  # raises where it is not one
+    job = jobs.told(connection, [jobs.of_run(RunPaths(connection.workspace, name))]).get(name)
+    facts = _seen_from_afar(fields.table(answer.get("facts")), job)
+    told = _of_job(job) or diagnosis.diagnose(Evidence.of(host, facts))
+    return Why(name, host, told, tuple(map(_attempt, fields.rows(answer.get("attempts")))))
+
+
+def _attempt(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The event, with what is shown of it in its kind."""
+    return {**told, "attempt": fields.whole(told.get("attempt")), "exit_code": fields.whole(told.get("exit_code")),
+            "cause": fields.text(told.get("cause")), "summary": fields.text(told.get("summary")),
+            "restart_in_s": fields.number(told.get("restart_in_s"))}
+
+
+def _of_job(job: JobState | None) -> Diagnosis | None:
+    """What a cluster's scheduler knows better than the files of the run; None where it is they that tell."""
+    if job is None or job.phase in (Phase.ABSENT, Phase.RUNNING):
+        return None
+    if job.phase is Phase.ENDED and job.cause in (Cause.NONE, Cause.FORGOTTEN):
+        return None
+    named = {Cause.WAITS: "queued", Cause.OUT_OF_MEMORY: "oom_killer", Cause.NONE: "scheduler_silent"}
+    return Diagnosis(named.get(job.cause, job.cause.value), job.words, (), job.remedy)
+
+
+def _seen_from_afar(facts: Mapping[str, Any], job: JobState | None) -> Mapping[str, Any]:
+    """A login node sees neither the processes nor the GPUs of a job; that it runs, the scheduler says."""
+    if job is None or job.phase is Phase.ABSENT:
+        return facts
+    return {**facts, "alive": job.phase is Phase.RUNNING, "launched": True, "gpus": [], "gpu_problem": "", "ranks": [],
+            "same_boot": True, "oom_kills": None}

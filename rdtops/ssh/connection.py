@@ -1,0 +1,360 @@
+"""Connection: one authenticated way to a host through its jumps, host keys checked on every hop.
+
+Fabric builds the chain; the policy is ours, because Fabric accepts unknown and changed keys silently. Every remote
+call has a bound: paramiko waits for ever on a peer that froze, so a watchdog closes the whole chain when time is up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import fabric
+import paramiko
+
+from rdtops.errors import CommandFailed, ConnectionLost, RemoteError
+from rdtops.hostlib.fields import loads
+from rdtops.ssh import bundle, call_log, exceptions
+from rdtops.ssh.command import Command, for_the_host
+from rdtops.ssh.hosts import Hop, Host
+from rdtops.ssh.stream import Stream
+from rdtops.ssh.transport import Ask, bounded
+
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # its thread would print tracebacks of what we explain
+
+_CLOCK = re.compile(r"\d{9,10}(\.\d+)?")
+BLAME_S = 5.0  # for each hop, to find the one that is silent
+KEEPALIVE_S = 15
+PERSON_S = 120.0  # to find the telephone and type what it shows
+LOGINS = 8  # under way at one jump; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
+SILENCE_S = 60.0  # a transfer that moves no byte for so long is dead
+ANSWER_BYTES = 1 << 25  # of a far-side program: a thousand runs with their last words are 10 MB
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command printed and how it ended."""
+
+    command: str
+    code: int
+    out: str
+    err: str
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+
+class Answer(dict[str, Any]):
+    """What a far-side program said. A word that it lacks is a CommandFailed, which names the host."""
+
+    who = ""
+
+    @classmethod
+    def of(cls, who: str, value: object) -> Answer:
+        if not isinstance(value, dict):
+            raise CommandFailed(f"{who} is no object")
+        answer = cls(value)
+        answer.who = who
+        return answer
+
+    def __missing__(self, word: str) -> Any:
+        raise CommandFailed(f"{self.who} has no {word!r}")
+
+
+class Connection:
+    """Opened lazily, shared by everything that one command line does on a host. Use it as a context manager.
+
+    `ask(question, echo)` gets the answer of the person at the terminal where a hop wants a code beside the key; it is
+    asked once for a connection.
+    """
+
+    def __init__(self, host: Host, ask: Ask | None = None) -> None:
+        self.host = host
+        self._ask = ask and functools.partial(self._asked, ask)
+        self._was_asked = False
+        self._chain: list[fabric.Connection] = []
+        self._blaming = threading.Lock()  # whose fault it is
+        self._opening = threading.Lock()  # checks and a transfer's pings use one connection side by side
+        self._home = ""
+        self._ahead_s = 0.0
+        self._last_loss: ConnectionLost | None = None
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def open(self) -> Connection:
+        """Log in hop by hop. Raises a HostError that names the hop which refused."""
+        with self._opening:
+            if not self.alive:
+                self._log_in()
+        return self
+
+    def _log_in(self) -> None:
+        self.close()
+        call_log.note(self.host.name, "login")
+        for hop in self.host.route:
+            link = _link(hop, self._chain[-1] if self._chain else None, self._ask)
+            try:
+                with _turn(hop, self.host):
+                    link.open()
+            except Exception as error:  # what paramiko raises is a zoo; each animal is named below
+                self.close()
+                raise exceptions.refusal(error, hop, self.host) from error
+            transport = link.client.get_transport()
+            transport.set_keepalive(KEEPALIVE_S)
+            self._chain.append(link)
+        self._last_loss = None
+
+    @property
+    def logs_in_alone(self) -> bool:
+        """Whether one more login needs no person: no hop wanted a code beside the key."""
+        return not self._was_asked
+
+    def _asked(self, ask: Ask, question: str, echo: bool) -> str:
+        self._was_asked = True
+        return ask(question, echo)
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._chain) and all(link.is_connected for link in self._chain)
+
+    def close(self) -> None:
+        """Outermost socket first: an inner transport may be blocked in a write to the outer one."""
+        chain, self._chain = self._chain, []
+        transports = [link.client.get_transport() for link in chain]
+        with contextlib.suppress(Exception):  # whatever state it is in, it ends here
+            if transports and transports[0]:
+                transports[0].sock.close()
+        for transport in transports:
+            with contextlib.suppress(Exception):
+                if transport:
+                    transport.close()
+
+    @property
+    def home(self) -> str:
+        """The home directory on the host."""
+        if not self._home:
+            begun_s = time.time()
+            out, _, clock = self.run_shell('printf "%s\\n" "$HOME"; date +%s.%N').out.rstrip("\n").rpartition("\n")
+            if not out.startswith("/"):
+                raise RemoteError(f"{self.host.name}: $HOME is {out[:200]!r}, not an absolute path")
+            if told := _CLOCK.match(clock):  # BusyBox knows no fraction
+                self._ahead_s = float(told[0]) - (begun_s + time.time()) / 2
+            self._home = out
+        return self._home
+
+    def now_s(self) -> float:
+        """The host's clock, which orders its runs whatever laptop launches them; this laptop's where it did not say."""
+        return time.time() + (self._ahead_s if self.home else 0.0)
+
+    def absolute(self, path: str) -> str:
+        """A path of hosts.toml as an absolute path on the host: ~ is the home there."""
+        if path == "~" or path.startswith("~/"):
+            return self.home + path[1:]
+        return path if path.startswith("/") else f"{self.home}/{path}"
+
+    def short(self, path: str) -> str:
+        """A path on the host as a person would type it there."""
+        return "~" + path[len(self.home):] if path.startswith(self.home + "/") else path
+
+    @property
+    def workspace(self) -> str:
+        return self.absolute(self.host.workspace)
+
+    def run(self, command: Command, *, timeout_s: float = 30.0, check: bool = True, stdin: bytes = b"") -> Result:
+        """Run a command to its end. Raises CommandFailed (when check), CommandTimeout or ConnectionLost."""
+        return self.run_shell(command.shell(), timeout_s=timeout_s, check=check, stdin=stdin)
+
+    def run_shell(self, line: str, *, timeout_s: float = 30.0, check: bool = True, stdin: bytes = b"") -> Result:
+        """Run a line for sh, whatever the login shell is. Words that vary belong into a Command or through quoted().
+        What prints more than OUTPUT_BYTES is a CommandFailed."""
+        with self.stream(line, silence_s=timeout_s) as stream:
+            out, err = stream.finish(stdin, timeout_s)
+            result = Result(line, stream.code(), out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+        return self._checked(result, check)
+
+    def _checked(self, result: Result, check: bool) -> Result:
+        if check and not result.ok:
+            said = (result.err.strip() or result.out.strip() or "it said nothing")[-600:]
+            raise CommandFailed(f"{self.host.name}: exit {result.code} from: {result.command[:200]}\n{said}")
+        return result
+
+    def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> dict[str, Any]:
+        """Send a far-side program, give it one JSON line, and read the one JSON object that it answers. Raises
+        CommandFailed for anything else."""
+        with self.far(program, request, silence_s=timeout_s) as stream:
+            out, err = stream.finish(b"", timeout_s, ANSWER_BYTES)
+            code = stream.code()
+        try:
+            return Answer.of(f"{self.host.name}: the answer of {_name(program)}", loads(out))
+        except ValueError as error:
+            said = err[-600:].decode("utf-8", "replace").strip() or (error if out.strip() else "it said nothing")
+            raise CommandFailed(f"{self.host.name}: {_name(program)} ended with exit {code}: {said}") from None
+
+    def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = SILENCE_S) -> Stream:
+        """Start a far-side program and leave its stdin and stdout open to talk to it."""
+        stream = self.stream(Command(self.host.python, *bundle.FLAGS, "-c", bundle.READER).shell(), silence_s=silence_s)
+        stream.runs = _name(program)
+        stream.write(bundle.packed_request(program, request))
+        return stream
+
+    def stream(self, line: str, *, silence_s: float = SILENCE_S) -> Stream:
+        """Start a line for sh and leave its pipes open."""
+        self.open()
+        call_log.note(self.host.name, line)
+        with self._bounded(self.host.connect_timeout_s + 1, "start a command"):
+            transport = self._chain[-1].client.get_transport()
+            channel = transport.open_session(window_size=1 << 25, timeout=self.host.connect_timeout_s)
+            channel.settimeout(silence_s)
+            channel.exec_command(for_the_host(line))
+        return Stream(self, channel, line, silence_s)
+
+    def ping(self, timeout_s: float = 5.0) -> float:
+        """Seconds for one round trip to the host. Raises ConnectionLost naming the first hop that does not answer."""
+        self.open()
+        with self._blaming:
+            seconds = 0.0
+            for link, hop in zip(list(self._chain), self.host.route, strict=False):
+                start = time.monotonic()
+                if silence := exceptions.silence(link, hop, timeout_s):
+                    raise self._blamed(hop, silence, timeout_s)
+                seconds = time.monotonic() - start
+            if not self._chain:  # somebody else found it lost
+                raise self._last_loss or exceptions.lost(self.host, "the link was closed")
+            return seconds
+
+    def lost(self, why: str) -> ConnectionLost:
+        """The error for a link that does not carry any more; it names the first hop that is to blame, if there is one,
+        and says `why` otherwise. Whoever used the same link hears the same, and at once."""
+        with self._blaming:
+            if not self._chain and self._last_loss:
+                return self._last_loss
+            for link, hop in zip(list(self._chain), self.host.route, strict=False):
+                if silence := exceptions.silence(link, hop, BLAME_S):
+                    return self._blamed(hop, silence, BLAME_S)
+            return exceptions.lost(self.host, why)
+
+    def _blamed(self, hop: Hop, silence: str, patience_s: float) -> ConnectionLost:
+        """Unless one before it has gone since it was asked: then nothing behind that one could answer."""
+        for link, before in zip(list(self._chain), self.host.route, strict=False):
+            if before is hop:
+                break
+            if found := exceptions.silence(link, before, patience_s):
+                hop, silence = before, found
+                break
+        self._last_loss = exceptions.lost(self.host, silence, hop)
+        self.close()
+        return self._last_loss
+
+    @contextlib.contextmanager
+    def _bounded(self, seconds: float, what: str) -> Iterator[None]:
+        """Close the whole chain when the body takes longer, and turn whatever comes of it into ConnectionLost."""
+        over = threading.Event()
+        late: list[ConnectionLost] = []
+
+        def give_up() -> None:
+            error = self.lost(f"could not {what} within {seconds:g} s")
+            if not over.is_set():
+                late.append(error)
+                self.close()
+
+        watchdog = threading.Timer(seconds, give_up)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            yield
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            named = late[0] if late else self.lost(f"could not {what}: {error or type(error).__name__}")
+            self.close()
+            raise named from error
+        finally:
+            over.set()
+            watchdog.cancel()
+        if late:
+            raise late[0]
+
+
+def _name(program: ModuleType) -> str:
+    return f"the {program.__name__.rpartition('.')[2]} program"
+
+
+def host_key(hop: Hop, through: fabric.Connection | None, timeout_s: float = 20.0) -> paramiko.PKey:
+    """The key a hop shows, without logging in to it. Only `inv trust` asks for it."""
+    if through is None:
+        sock: Any = socket.create_connection((hop.address, hop.port), timeout=timeout_s)
+    else:
+        sock = through.client.get_transport().open_channel("direct-tcpip", (hop.address, hop.port), ("", 0),
+                                                           timeout=timeout_s)
+    transport = bounded(None, sock)
+    try:
+        transport.start_client(timeout=timeout_s)
+        return transport.get_remote_server_key()
+    finally:
+        transport.close()
+
+
+def keys_of(host: Host, ask: Ask | None = None) -> Iterator[tuple[Hop, paramiko.PKey]]:
+    """The key of every hop in order. A hop behind others can be seen only once the ones before it are trusted, so
+    the caller records each key before it asks for the next."""
+    chain: list[fabric.Connection] = []
+    try:
+        for hop in host.route:
+            through = chain[-1] if chain else None
+            try:
+                yield hop, host_key(hop, through, hop.connect_timeout_s)
+                if hop is not host.route[-1]:
+                    chain.append(_link(hop, through, ask))
+                    chain[-1].open()
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                raise exceptions.refusal(error, hop, host) from error
+    finally:
+        for link in reversed(chain):
+            link.close()
+
+
+def _turn(hop: Hop, host: Host) -> contextlib.AbstractContextManager[object]:
+    """Many hosts behind one jump, side by side: so many log in to it at a time. A host itself sees us once."""
+    if hop is host:
+        return contextlib.nullcontext()
+    return _turns.setdefault(hop.where, threading.Semaphore(LOGINS))
+
+
+_turns: dict[str, threading.Semaphore] = {}
+
+
+def _link(hop: Hop, through: fabric.Connection | None, ask: Ask | None = None) -> fabric.Connection:
+    """A Fabric connection of one hop, not opened, that knows only the keys of hop.known_hosts."""
+    patience_s = PERSON_S if ask else hop.connect_timeout_s
+    settings: dict[str, Any] = {"banner_timeout": hop.connect_timeout_s, "auth_timeout": patience_s,
+                                "channel_timeout": hop.connect_timeout_s,
+                                "transport_factory": functools.partial(bounded, _about(hop, ask))}
+    if hop.identity_file:
+        settings |= {"key_filename": [hop.identity_file], "look_for_keys": False}
+    config = fabric.Config(overrides={"load_ssh_configs": False})
+    link = fabric.Connection(hop.address, user=hop.user, port=hop.port, gateway=through, config=config,
+                             connect_timeout=hop.connect_timeout_s, connect_kwargs=settings)
+    link.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    known_hosts = Path(hop.known_hosts).expanduser()
+    if known_hosts.exists():
+        link.client.load_host_keys(str(known_hosts))
+    return link
+
+
+def _about(hop: Hop, ask: Ask | None) -> Ask | None:
+    """The same, with the hop's name before each question."""
+    return None if ask is None else lambda text, echo: ask(f"{hop.name} ({hop.where}): {text}", echo)

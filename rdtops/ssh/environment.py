@@ -1,0 +1,88 @@
+"""Environment: the shell words that put the trainer's Python on PATH, as hosts.toml declares it.
+
+A command over SSH never reaches the `conda init` block of .bashrc, so a conda environment is activated by its prefix:
+CONDA_PREFIX, PATH and its activate.d scripts, which is what `conda activate` comes to.
+"""
+
+from __future__ import annotations
+
+from rdtops.ssh import container
+from rdtops.ssh.command import quoted
+from rdtops.ssh.hosts import Host
+
+MODULE_INITS = ("$MODULESHOME/init/sh", "$LMOD_PKG/init/sh", "/etc/profile.d/modules.sh", "/etc/profile.d/lmod.sh",
+                "/usr/share/modules/init/sh", "/usr/share/lmod/lmod/init/sh", "/usr/local/Modules/init/sh")
+CONDA_ROOTS = ("~/miniconda3", "~/anaconda3", "~/miniforge3", "~/mambaforge", "/opt/conda", "/opt/miniconda3")
+
+
+def activation(host: Host) -> str:
+    """A prefix for a line of sh, ending in `&& `; empty when the host declares no environment.
+
+    When the environment or a module is not there, the line ends with exit 1 and says on stderr what was looked for.
+    """
+    return modules(host) + _python(host)
+
+
+def python(host: Host) -> str:
+    """The interpreter inside the activated environment."""
+    declared = host.environment
+    return "python" if declared.venv or declared.conda or declared.container else host.python
+
+
+def _python(host: Host) -> str:
+    if host.environment.venv:
+        return _venv(host.environment.venv)
+    if host.environment.conda:
+        return _conda(host.environment.conda)
+    return container.activation(host) if host.environment.container else ""
+
+
+def modules(host: Host) -> str:
+    """The part of it that loads the modules. `module` is a function that login shells have and ours has not; what it
+    says of a failure differs, so what is loaded is looked at."""
+    names = host.environment.modules
+    if not names:
+        return ""
+    places = " ".join(f'"{place}"' for place in MODULE_INITS)
+    missing = quoted("there is no `module` command on this host; looked for " + ", ".join(MODULE_INITS))
+    loaded = " && ".join(
+        f'{{ case ":$LOADEDMODULES:" in *:{quoted(name)}:*|*:{quoted(name)}/*) ;; '
+        f'*) echo {quoted(f"the module {name} could not be loaded: module avail")} >&2; false;; esac; }}'
+        for name in names)
+    return (f"{{ for f in {places}; do command -v module >/dev/null 2>&1 && break; [ -r \"$f\" ] && . \"$f\"; done; "
+            f"command -v module >/dev/null 2>&1 || {{ echo {missing} >&2; false; }}; }} && "
+            f"{{ module load {' '.join(quoted(name) for name in names)} || :; }} && {loaded} && ")
+
+
+def _venv(path: str) -> str:
+    """By its real folder: `inv deploy --env` may put another one in its place while this one is used."""
+    place = _expanded(path)
+    missing = quoted(f"there is no venv {path}")
+    return (f"{{ VIRTUAL_ENV=$(cd -P -- {place} 2>/dev/null && pwd); "
+            f"[ -n \"$VIRTUAL_ENV\" ] && [ -x \"$VIRTUAL_ENV/bin/python\" ] || {{ echo {missing} >&2; false; }}; }} && "
+            'export VIRTUAL_ENV PATH="$VIRTUAL_ENV/bin:$PATH" && ')
+
+
+def conda_places(name_or_prefix: str) -> list[str]:
+    """Where a conda environment may lie, ~ being the home on the host; the first that is there counts."""
+    if "/" in name_or_prefix or name_or_prefix.startswith("~"):
+        return [name_or_prefix]
+    return [*(f"{root}/envs/{name_or_prefix}" for root in CONDA_ROOTS), f"~/.conda/envs/{name_or_prefix}"]
+
+
+def _conda(name_or_prefix: str) -> str:
+    places = conda_places(name_or_prefix)
+    missing = quoted(f"there is no conda environment {name_or_prefix}; looked in {', '.join(places)}")
+    search = " ".join(_expanded(p) for p in places)
+    return (f"{{ CONDA_PREFIX=; for d in {search}; do "
+            '[ -x "$d/bin/python" ] && CONDA_PREFIX=$(cd -P -- "$d" && pwd) && break; done; '
+            f"[ -n \"$CONDA_PREFIX\" ] || {{ echo {missing} >&2; false; }}; }} && "
+            f"export CONDA_PREFIX CONDA_DEFAULT_ENV={quoted(name_or_prefix)} PATH=\"$CONDA_PREFIX/bin:$PATH\" && "
+            '{ for f in "$CONDA_PREFIX"/etc/conda/activate.d/*.sh; do [ -r "$f" ] && . "$f"; done; true; } && ')
+
+
+def _expanded(path: str) -> str:
+    """A word in which only a leading ~ is left to the shell."""
+    if path == "~" or path.startswith("~/"):
+        return '"$HOME"' + quoted(path[1:]) if len(path) > 1 else '"$HOME"'
+    return quoted(path)

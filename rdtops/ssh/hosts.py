@@ -1,0 +1,178 @@
+"""Hosts, the hops to them, and what an ssh_config knows of them. Light to import: the transfer program starts with it.
+hosts.toml is read by inventory."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rdtops.contract.recovery import Recovery
+from rdtops.errors import ConfigError
+
+LOCAL_LAUNCHERS = ("auto", "tmux", "setsid")  # those that start a training on the very machine one logs in to
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hop:
+    """One machine to log in to. `user` defaults to the name you have here."""
+
+    name: str = ""
+    address: str
+    port: int = 22
+    user: str = field(default_factory=getpass.getuser)
+    identity_file: str | None = None
+    known_hosts: str = "~/.ssh/known_hosts"
+    connect_timeout_s: int = 20
+
+    @property
+    def where(self) -> str:
+        return f"{self.user}@{self.address}:{self.port}"
+
+    @property
+    def known_hosts_entry(self) -> str:
+        return self.address if self.port == 22 else f"[{self.address}]:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Where the trainer's Python lives on the host: a conda environment (name or prefix), a venv or a container, one of
+    them; and what is loaded before it. The rest says how `inv deploy --env` makes the venv."""
+
+    conda: str | None = None
+    venv: str | None = None
+    container: str | None = None  # an image of apptainer: /shared/images/rdt.sif
+    binds: tuple[str, ...] = ()  # folders of the host that it sees beside the home and the workspace
+    modules: tuple[str, ...] = ()  # of Lmod or Environment Modules: cuda/12.4
+    requirements: tuple[str, ...] = ()  # instead of the trainer's of the same name, or beside them: torch==2.13.0+cu126
+    index_url: str | None = None  # where pip looks; None: where pip.conf says
+    extra_index_urls: tuple[str, ...] = ()
+    offline: bool = False  # the host reaches no index: the laptop fetches the wheels and sends them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host(Hop):
+    """A GPU host: how to get there, and what lies where on it."""
+
+    jumps: tuple[Hop, ...] = ()
+    workspace: str = "~/rdtops"
+    python: str = "python3"
+    environment: Environment = Environment()
+    launcher: str = "auto"  # auto, tmux or setsid, or what a plugin brings: slurm
+    recovery: Recovery = field(default_factory=Recovery)
+    gpus: int | None = None
+    preset: str = "libero_single_task"  # what deploy, check and train mean when --preset is not given
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()  # names of variables whose values only this laptop knows: rdtops.delivery.secrets
+    keep_releases: int = 5
+    assets: Mapping[str, str] = field(default_factory=dict)  # asset name -> folder that is on the host already
+    plugins: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    default: bool = False
+
+    @property
+    def trains_elsewhere(self) -> bool:
+        """It is a login node: what is launched runs on other machines, whose GPUs and memory are not seen there."""
+        return self.launcher not in LOCAL_LAUNCHERS
+
+    @property
+    def route(self) -> tuple[Hop, ...]:
+        """Every hop, outermost first, the host itself last."""
+        return (*self.jumps, self)
+
+    @property
+    def route_words(self) -> str:
+        return " -> ".join(["here", *(hop.name for hop in self.route)])
+
+
+_NOT_CHOSEN = ("~/.ssh/id_rsa", "~/.ssh/id_ed25519")  # among what ssh tries when nobody names a key
+
+
+def aliases(ssh_config: Path) -> list[str]:
+    if not ssh_config.is_file():
+        return []
+    words = re.findall(r"^\s*Host\s+(.+)$", ssh_config.read_text(errors="replace"), re.MULTILINE | re.IGNORECASE)
+    return [name for line in words for name in line.split() if not re.search(r"[*?!]", name)]
+
+
+def of_ssh_config(alias: str, ssh_config: Path) -> Host:
+    """A host that only an ssh_config knows."""
+    return from_ssh_config(alias, {}, ssh_config)
+
+
+def from_ssh_config(alias: str, values: dict[str, Any], ssh_config: Path) -> Host:
+    """A host whose address and route come from ssh_config (HostName, Port, User, IdentityFile, ProxyJump)."""
+    if not ssh_config.is_file():
+        raise ConfigError(f"ssh_alias {alias!r}: there is no {ssh_config}")
+    route = _ssh_route(alias, ssh_config, ())
+    own = {key: value for key, value in route[-1].items() if key not in values}
+    return Host(**{"name": alias, "jumps": tuple(Hop(**hop) for hop in route[:-1]), **own,
+                   **{key: value for key, value in values.items() if key != "jumps" or value}})
+
+
+def _ssh_route(alias: str, ssh_config: Path, seen: tuple[str, ...]) -> list[dict[str, Any]]:
+    if alias in seen:
+        raise ConfigError(f"{ssh_config}: ProxyJump of {alias!r} leads back to itself: {' -> '.join([*seen, alias])}")
+    hop, jumps = _ssh_hop(alias, ssh_config)
+    if not jumps:
+        return [hop]
+    # the first is reached by its own block; what stands behind it in the list has this one as its jump, as in ssh
+    first = _ssh_route(jumps[0], ssh_config, (*seen, alias))
+    return [*first, *(_ssh_hop(jump, ssh_config)[0] for jump in jumps[1:]), hop]
+
+
+def _ssh_hop(alias: str, ssh_config: Path) -> tuple[dict[str, Any], list[str]]:
+    """One hop, and the jumps that its own block wants before it."""
+    user, name, port = _destination(alias)
+    found = _looked_up(name, ssh_config)
+    if "proxycommand" in found and found["proxycommand"].lower() != "none":
+        raise ConfigError(f"{ssh_config}: Host {name} uses ProxyCommand; rdtops checks the key of every hop itself and "
+                          "so needs ProxyJump", remedy="write the hop as ProxyJump, or as jumps in hosts.toml")
+    hop: dict[str, Any] = {"name": name, "address": found.get("hostname", name).strip("[]"),
+                           "port": int(port or found.get("port", 22))}
+    if user or "user" in found:
+        hop["user"] = user or found["user"]
+    if found.get("identityfile"):
+        hop["identity_file"] = str(Path(found["identityfile"][0]).expanduser())
+    if "userknownhostsfile" in found:
+        first = found["userknownhostsfile"].split()[0]
+        hop["known_hosts"] = os.devnull if first.lower() == "none" else str(Path(first).expanduser())
+    jumps = found.get("proxyjump", "none")
+    return hop, [] if jumps.lower() == "none" else [jump.strip() for jump in jumps.split(",")]
+
+
+def _destination(text: str) -> tuple[str, str, str]:
+    """User, name and port of `[ssh://][user@]host[:port]`, as ProxyJump takes it; an IPv6 address may have brackets.
+
+    >>> _destination("ssh://hop@[::1]:2222"), _destination("fe80::1"), _destination("gpu")
+    (('hop', '::1', '2222'), ('', 'fe80::1', ''), ('', 'gpu', ''))
+    """
+    user, _, rest = text.removeprefix("ssh://").rstrip("/").rpartition("@")
+    if rest.startswith("["):
+        name, _, port = rest[1:].partition("]")
+        return user, name, port.lstrip(":")
+    name, _, port = rest.partition(":") if rest.count(":") == 1 else (rest, "", "")
+    return user, name, port
+
+
+def _looked_up(name: str, ssh_config: Path) -> dict[str, Any]:
+    """What ssh_config says of a host, as OpenSSH itself reads it where it is there, else as paramiko does."""
+    if not shutil.which("ssh"):
+        import paramiko  # here, because it is slow to import
+
+        return dict(paramiko.SSHConfig.from_path(str(ssh_config)).lookup(name))
+    read = subprocess.run(["ssh", "-G", "-F", str(ssh_config), "--", name], stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, check=False)
+    if read.returncode:
+        raise ConfigError(f"{ssh_config}: ssh does not understand it: {read.stderr.strip()[-300:]}",
+                          remedy=f"ssh -G -F {ssh_config} {name}")
+    rows = [line.partition(" ")[::2] for line in read.stdout.splitlines()]
+    found: dict[str, Any] = dict(rows)
+    identities = [value for key, value in rows if key == "identityfile"]
+    found["identityfile"] = [] if set(_NOT_CHOSEN) <= set(identities) else identities
+    return found

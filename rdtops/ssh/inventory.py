@@ -1,0 +1,276 @@
+"""hosts.toml: the Inventory of hosts. Every mistake in it is told with its line."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from rdtops.contract.config import nearest
+from rdtops.contract.recovery import Recovery
+from rdtops.errors import ConfigError, UsageError
+from rdtops.ssh.hosts import Environment, Hop, Host, aliases, from_ssh_config, of_ssh_config
+
+DEFAULT_FILE = "hosts.toml"
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class _HopTable(_Table):
+    """What a jump of hosts.toml may say; absent values are those of Hop."""
+
+    address: Text
+    port: Port | None = None
+    user: Text | None = None
+    identity_file: Text | None = None
+    known_hosts: Text | None = None
+    connect_timeout_s: Annotated[int, Field(ge=1, le=600)] | None = None
+
+
+class _EnvironmentTable(_Table):
+    conda: Text | None = None
+    venv: Text | None = None
+    container: Text | None = None
+    binds: tuple[Annotated[str, StringConstraints(pattern=r"^[/~][^,]*$")], ...] = Field(default=(), strict=False)
+    modules: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+/-]*$")], ...] = Field(
+        default=(), strict=False)
+    requirements: tuple[Text, ...] = Field(default=(), strict=False)
+    index_url: Text | None = None
+    extra_index_urls: tuple[Text, ...] = Field(default=(), strict=False)
+    offline: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> _EnvironmentTable:
+        given = [name for name in ("conda", "venv", "container") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other")
+        if self.binds and not self.container:
+            raise ValueError("binds are those of a container, and there is none")
+        return self
+
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _RecoveryTable(_Table):
+    """As Recovery has them."""
+
+    restarts: Annotated[int, Field(ge=0)] | None = None
+    backoff_s: Seconds | None = None
+    backoff_max_s: Seconds | None = None
+    stuck_times: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    stuck_floor_s: Seconds | None = None
+    setup_limit_s: Seconds | None = None
+    grace_s: Seconds | None = None
+
+
+class _HostTable(_HopTable):
+    """What a host may say: jumps are names, and an ssh_config alias may stand for address and route."""
+
+    address: Text | None = None  # type: ignore[assignment]
+    jumps: tuple[Name, ...] = Field(default=(), strict=False)
+    ssh_alias: Text | None = None
+    workspace: Text | None = None
+    python: Text | None = None
+    environment: _EnvironmentTable | None = None
+    launcher: Name | None = None  # who brings it is known when the plugins are loaded
+    recovery: _RecoveryTable | None = None
+    gpus: Annotated[int, Field(ge=0)] | None = None
+    preset: Text | None = None
+    env: Mapping[str, str] | None = None
+    secrets: tuple[Variable, ...] = Field(default=(), strict=False)
+    keep_releases: Annotated[int, Field(ge=1)] | None = None
+    assets: Mapping[str, str] | None = None
+    plugins: Mapping[str, dict[str, Any]] | None = None
+    default: bool | None = None
+
+    @field_validator("env")
+    @classmethod
+    def _variables(cls, env: Mapping[str, str]) -> Mapping[str, str]:
+        wrong = [name for name in env if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)]
+        if wrong:
+            raise ValueError(f"not a name of an environment variable: {', '.join(wrong)}")
+        return env
+
+    @model_validator(mode="after")
+    def _no_secret_in_the_open(self) -> _HostTable:
+        both = sorted({*(self.env or {})} & {*self.secrets})
+        if both:
+            raise ValueError(f"secrets and env both have {', '.join(both)}; env is for all to read: leave it in "
+                             "secrets")
+        return self
+
+    @model_validator(mode="after")
+    def _reachable(self) -> _HostTable:
+        if self.address is None and self.ssh_alias is None:
+            raise ValueError("needs address, or ssh_alias = a Host of ~/.ssh/config")
+        return self
+
+
+class _File(_Table):
+    assets: Mapping[str, str] = Field(default_factory=dict)
+    required_plugins: tuple[str, ...] = Field(default=(), strict=False)
+    jumps: Mapping[Name, _HopTable] = Field(default_factory=dict)
+    hosts: Mapping[Name, _HostTable] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inventory:
+    """What hosts.toml says, with routes resolved and paths absolute."""
+
+    path: Path
+    hosts: Mapping[str, Host]
+    assets: Mapping[str, Path]
+    required_plugins: tuple[str, ...] = ()
+    ssh_config: Path
+
+    def host(self, name: str) -> Host:
+        """The host of that name: from hosts.toml, else an alias of ssh_config. Raises UsageError naming the nearest."""
+        if name in self.hosts:
+            return self.hosts[name]
+        known = aliases(self.ssh_config)
+        if name in known:
+            return of_ssh_config(name, self.ssh_config)
+        raise UsageError(f"there is no host {name!r} in {self.path.name}{nearest(name, [*self.hosts, *known])}",
+                         remedy="inv hosts   # hosts: " + ", ".join(self.hosts))
+
+    @property
+    def default_host(self) -> Host:
+        defaults = [h for h in self.hosts.values() if h.default]
+        if defaults:
+            return defaults[0]
+        names = ", ".join(self.hosts) or "none yet"
+        raise UsageError(f"no --host, and no host of {self.path.name} has `default = true`; hosts: {names}",
+                         remedy=f"add --host {next(iter(self.hosts), 'NAME')}")
+
+    def asset(self, name: str) -> Path | None:
+        """Where an asset lies on this laptop; None when hosts.toml does not say."""
+        return self.assets.get(name)
+
+
+def load(path: str | Path | None = None) -> Inventory:
+    """Read hosts.toml (RDTOPS_HOSTS names another). Raises ConfigError listing every mistake with its line."""
+    file = Path(path or os.environ.get("RDTOPS_HOSTS", "") or DEFAULT_FILE).expanduser().absolute()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}",
+                          remedy="cd to the project, or set RDTOPS_HOSTS=/path/to/hosts.toml") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8: {error}") from error
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from error
+    try:
+        tables = _File.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(_explained(file, text, error), remedy=f"edit {file}") from None
+    return _resolved(file, text, tables)
+
+
+def _resolved(file: Path, text: str, tables: _File) -> Inventory:
+    base = file.parent
+    ssh_config = Path(os.environ.get("RDTOPS_SSH_CONFIG", "~/.ssh/config")).expanduser()
+    jumps = {name: _local_paths({**_given(table), "name": name}, base) for name, table in tables.jumps.items()}
+    hosts = {}
+    for name, table in tables.hosts.items():
+        unknown = [j for j in table.jumps if j not in jumps]
+        if unknown:
+            raise ConfigError(f"{file}:{_line_of(text, ('hosts', name, 'jumps'))}: hosts.{name}.jumps: there is no "
+                              f"[jumps.{unknown[0]}]{nearest(unknown[0], jumps)}; jumps: {', '.join(jumps) or 'none'}")
+        values = _local_paths({**_given(table), "name": name}, base)
+        values["jumps"] = tuple(Hop(**jumps[j]) for j in table.jumps)
+        alias = values.pop("ssh_alias", None)
+        hosts[name] = from_ssh_config(alias, values, ssh_config) if alias else Host(**values)
+    if sum(h.default for h in hosts.values()) > 1:
+        names = ", ".join(h.name for h in hosts.values() if h.default)
+        raise ConfigError(f"{file}: only one host can have `default = true`, now: {names}")
+    assets = {name: base / Path(folder).expanduser() for name, folder in tables.assets.items()}
+    return Inventory(path=file, hosts=hosts, assets=assets, required_plugins=tables.required_plugins,
+                     ssh_config=ssh_config)
+
+
+def _given(table: BaseModel) -> dict[str, Any]:
+    given = {key: getattr(table, key) for key in table.model_fields_set}
+    if isinstance(given.get("environment"), _EnvironmentTable):
+        given["environment"] = Environment(**_given(given["environment"]))
+    if isinstance(given.get("recovery"), _RecoveryTable):
+        given["recovery"] = Recovery(**_given(given["recovery"]))
+    return given
+
+
+def _local_paths(values: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Paths of this laptop, relative to hosts.toml; paths of the host are left alone."""
+    for key in ("identity_file", "known_hosts"):
+        if values.get(key):
+            values[key] = str(base / Path(values[key]).expanduser())
+    return values
+
+
+# --- mistakes, explained ---
+
+def _explained(file: Path, text: str, error: ValidationError) -> str:
+    lines = []
+    for mistake in error.errors():
+        keys = tuple(str(part) for part in mistake["loc"])
+        what = _what_is_wrong(keys, mistake["type"], mistake["msg"])
+        lines.append(f"{file}:{_line_of(text, keys)}: {'.'.join(keys) or 'the file'}: {what}")
+    return "\n".join(lines)
+
+
+def _what_is_wrong(keys: tuple[str, ...], kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        allowed = _allowed_beside(keys)
+        return f"unknown key{nearest(keys[-1], allowed)}; allowed: {', '.join(allowed)}"
+    if kind == "missing":
+        return "is missing"
+    return message.removeprefix("Value error, ")[:1].lower() + message.removeprefix("Value error, ")[1:]
+
+
+def _allowed_beside(keys: tuple[str, ...]) -> list[str]:
+    """The keys that may stand where `keys` points."""
+    tables: dict[str, type[BaseModel]] = {"jumps": _HopTable, "hosts": _HostTable}
+    table: type[BaseModel] = _File
+    if len(keys) >= 3 and keys[0] in tables:
+        table = tables[keys[0]]
+        if len(keys) >= 4 and keys[2] in table.model_fields:
+            annotation = table.model_fields[keys[2]].annotation
+            table = next((t for t in (annotation, *get_args(annotation))
+                          if isinstance(t, type) and issubclass(t, BaseModel)), table)
+    return [name for name in table.model_fields if name != "name"]
+
+
+def _line_of(text: str, keys: tuple[str, ...]) -> int:
+    """The line of a key of a TOML file, or of the table it is missing from, as well as a search can tell."""
+    best, depth = 1, 0
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[([^\[\]]+)\]", line):
+            path = table = _parts(header[1])
+        elif pair := re.match(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", line):
+            path = (*table, *_parts(pair[1]))
+        else:
+            continue
+        differs = (i for i, (a, b) in enumerate(zip(path, keys, strict=False)) if a != b)
+        common = next(differs, min(len(path), len(keys)))
+        if common > depth:
+            best, depth = number, common
+    return best
+
+
+def _parts(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in dotted.split("."))

@@ -1,0 +1,338 @@
+"""OpenSSH's own program as a way to a host: quicker than paramiko, and one connection for every lane.
+
+Each process logs in by itself through the jumps, with the same keys, the same strictness and the same known_hosts on
+every hop as Connection; see openssh. Its stderr says how far the login is, and how long a round trip takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+from rdtops.errors import AuthenticationFailed, CommandFailed, ConnectionLost, HostError, HostKeyError, Unreachable
+from rdtops.hostlib.names import quoted as quoted_word
+from rdtops.porter.entries import Problem
+from rdtops.porter.wire import Pulse, Wire
+from rdtops.ssh import bundle
+from rdtops.ssh.command import Command, for_the_host
+from rdtops.ssh.hosts import Host
+from rdtops.ssh.openssh_config import config_text, destination
+
+PIPE_BYTES = 1 << 20  # Linux's own 64 KiB make ssh and us wake each other up all the time
+PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # before a hop that takes no more logins now is asked again
+LOGINS = 4  # under way at one hop; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
+QUICK = """\
+Host *
+  BatchMode yes
+  ControlMaster no
+  ControlPath none
+  ServerAliveInterval 10
+  LogLevel DEBUG1
+  Ciphers ^aes128-gcm@openssh.com
+
+"""  # hardware does AES; the tag of the default cipher costs three times as much
+LOGIN_S = 30.0  # to log in, beside the connect_timeout_s of every hop
+STDERR_BYTES = 1 << 24  # of ssh and of what runs there; then it is ended
+STDERR_LINE_BYTES = 1 << 12
+_REFUSED = re.compile(r"kex_exchange_identification|Connection (closed|reset) by|UNKNOWN port|Exceeded MaxStartups|"
+                      r"banner exchange|administratively prohibited|open failed")
+
+
+class Refused(Unreachable):
+    """A hop takes no more logins now."""
+
+
+def present() -> bool:
+    return shutil.which("ssh") is not None
+
+
+class SshClient:
+    """What a transfer needs of a Connection, over `ssh` processes. Use it as a context manager."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._folder = tempfile.TemporaryDirectory(prefix="rdtops-ssh-")
+        self._config = Path(self._folder.name) / "config"
+        self._config.write_text(QUICK + config_text(host), encoding="utf-8")
+        self._processes: list[SshProcess] = []
+        self._idle: list[SshProcess] = []
+        self._turn = threading.Condition()
+        self._home = ""
+        self._closed = False
+
+    @property
+    def logs_in_alone(self) -> bool:
+        """It can only log in alone."""
+        return True
+
+    def __enter__(self) -> SshClient:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+        self._folder.cleanup()
+
+    @property
+    def rtt_s(self) -> float | None:
+        """To the first hop, once a process has reached it."""
+        return next((p.rtt_s for p in self._processes if p.rtt_s is not None), None)
+
+    def absolute(self, path: str) -> str:
+        """As Connection.absolute."""
+        if path.startswith("/"):
+            return path
+        if not self._home:
+            self._home = self._asked_home()
+        return self._home + path[1:] if path == "~" or path.startswith("~/") else f"{self._home}/{path}"
+
+    def _asked_home(self) -> str:
+        from rdtops.porter import program as porter
+
+        with self.far(porter, {"do": "home"}) as process, Pulse(process.wire, process.kill):
+            try:
+                home = process.wire.hear()["home"]
+            except Problem as problem:
+                raise CommandFailed(f"{self.host.name}: {problem.reason}") from None
+        if not isinstance(home, str) or not home.startswith("/"):
+            raise CommandFailed(f"{self.host.name}: its home is no absolute path: {quoted_word(home)}")
+        return home
+
+    def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = 0.0) -> SshProcess:  # noqa: ARG002
+        """A far-side program that has got this request; one that has ended its last goes on."""
+        with self._turn:
+            process = self._idle.pop() if self._idle else None
+        if process is None:
+            process = self._logged_in(program)
+        process.wire.say(request)  # goes with what is said next
+        return process
+
+    def _logged_in(self, program: ModuleType) -> SshProcess:
+        """A process that a busy hop has let in, now or a little later. Raises a HostError."""
+        for pause_s in (*PAUSES_S, None):
+            process = self.start(program)
+            if process.let_in():
+                break
+            error = process.end()
+            if pause_s is None or not isinstance(error, Refused):
+                raise error
+            time.sleep(pause_s)
+        return process
+
+    def start(self, program: ModuleType) -> SshProcess:
+        """Another process, in its turn."""
+        with self._turn:
+            while not self._may_log_in() and not self._closed:
+                self._turn.wait(0.02)
+            if self._closed:
+                raise ConnectionLost(f"{self.host.name}: the transfer is over")
+            process = SshProcess(self, self._config)
+            self._processes.append(process)
+        process.write(bundle.packed(program))
+        return process
+
+    def release(self, process: SshProcess) -> None:
+        with self._turn:
+            self._idle.append(process)
+
+    def ping(self, timeout_s: float = 5.0) -> float:
+        """Raises a HostError that names the first hop which does not answer."""
+        start_s = time.monotonic()
+        for number, hop in enumerate(self.host.route):
+            command = ["ssh", "-F", str(self._config), destination(self.host, number), "exit"]
+            if f"Authenticated to {hop.address}" not in _stderr(command, timeout_s):
+                raise ConnectionLost(f"lost {self.host.name} ({self.host.route_words}): could not get an answer of "
+                                     f"{hop.name} within {timeout_s:g} s",
+                                     remedy=f"inv hosts --ping --host {self.host.name}   # then run the same command "
+                                     "again")
+        return time.monotonic() - start_s
+
+    def close(self) -> None:
+        self._closed = True
+        for process in list(self._processes):
+            process.close()
+
+    def _may_log_in(self) -> bool:
+        at_hop = [p.passed for p in self._processes if p.alive]
+        return all(at_hop.count(hop) < LOGINS for hop in range(len(self.host.route)))
+
+
+def _stderr(command: Sequence[str], timeout_s: float) -> str:
+    """What a command says there, the beginning of what has no end; nothing where it does not end in time."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               start_new_session=True)
+    assert process.stderr
+    late = threading.Timer(timeout_s, _kill_all, [process])
+    late.start()
+    try:
+        said = process.stderr.read(STDERR_BYTES).decode("utf-8", "replace")
+        return said if late.is_alive() else ""
+    finally:
+        late.cancel()
+        _kill_all(process)
+        process.wait()
+        process.stderr.close()
+
+
+def _kill_all(process: subprocess.Popen[bytes]) -> None:
+    """Together with the `ssh` that it started for the hop before: that one holds our stderr open."""
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+class SshProcess:
+    """One `ssh` with a far-side program at its other end; what Stream is for a Connection."""
+
+    def __init__(self, client: SshClient, config: Path) -> None:
+        self._client = client
+        self.passed = 0  # hops that let us in
+        self.rtt_s: float | None = None
+        self._said: list[str] = []
+        self._decided = threading.Event()  # the last hop has let us in, or some hop has not
+        line = Command(client.host.python, *bundle.FLAGS, "-c", bundle.READER).shell()
+        self._process = subprocess.Popen(
+            ["ssh", "-F", str(config), destination(client.host), for_the_host(line)], bufsize=0,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        assert self._process.stdin
+        assert self._process.stdout
+        self._in, self._out = self._process.stdin, self._process.stdout
+        for pipe in (self._in, self._out):
+            with contextlib.suppress(OSError, AttributeError):  # macOS has no such thing; users may be at their limit
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        self.wire = Wire(self._read_some, self.write, self.readable)
+
+    def __enter__(self) -> SshProcess:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self.alive:
+            self._client.release(self)
+        else:
+            self.kill()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def let_in(self) -> bool:
+        """Wait for the login; whether it succeeded."""
+        if not self._decided.wait(LOGIN_S + sum(hop.connect_timeout_s for hop in self._client.host.route)):
+            self.kill()
+        return self.passed >= len(self._client.host.route)
+
+    def write(self, content: bytes | memoryview) -> None:
+        view = memoryview(content)
+        try:
+            while view:
+                view = view[self._in.write(view):]
+        except (OSError, ValueError) as error:  # ValueError: closed by us
+            raise self.end() from error
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._out.read(size)
+        except (OSError, ValueError) as error:
+            raise self.end() from error
+
+    def read_exactly(self, _: int) -> bytes:
+        """Only called at the end."""
+        raise self.end()
+
+    def readable(self) -> bool:
+        return bool(select.select([self._out], [], [], 0)[0])
+
+    def kill(self) -> None:
+        if self.alive:
+            _kill_all(self._process)
+        self._process.wait()
+
+    def close(self) -> None:
+        """Once nobody uses it any more."""
+        self.kill()
+        self._listener.join(1)
+        for pipe in (self._in, self._out, self._process.stderr):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def end(self) -> HostError | CommandFailed:
+        """Why it ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(2)
+        self.kill()
+        self._listener.join(1)
+        return self._explained(self._process.returncode, "\n".join(self._said))
+
+    def _read_some(self, size: int) -> bytes:
+        return self.read(size) or self.read_exactly(1)
+
+    def _listen(self) -> None:
+        """debug1: Connecting to HOST port N / Connection established. / Authenticated to HOST ..."""
+        start_s = time.monotonic()
+        for line in self._lines():
+            if line.startswith("debug1: Connecting to"):
+                start_s = time.monotonic()
+            elif line.startswith("debug1: Connection established") and self.rtt_s is None:
+                self.rtt_s = time.monotonic() - start_s
+            elif line.startswith("Authenticated to "):
+                self.passed += 1
+                if self.passed == len(self._client.host.route):
+                    self._decided.set()
+            elif not line.startswith(("debug1:", "Transferred:", "Bytes per second:", "OpenSSH_", "Warning: Perm")):
+                self._said = [*self._said[-30:], line]
+        self._decided.set()
+
+    def _lines(self) -> Iterator[str]:
+        assert self._process.stderr
+        rest, size = b"", 0
+        with contextlib.suppress(ValueError, OSError):
+            while piece := self._process.stderr.read(1 << 16):  # at once: its own lines would be read byte by byte
+                size += len(piece)
+                if size > STDERR_BYTES:
+                    yield f"more than {STDERR_BYTES} bytes on stderr"
+                    self._process.kill()
+                    return
+                *lines, rest = (rest[:STDERR_LINE_BYTES] + piece).split(b"\n")
+                yield from (line[:STDERR_LINE_BYTES].decode("utf-8", "replace").rstrip() for line in lines)
+        yield rest[:STDERR_LINE_BYTES].decode("utf-8", "replace")
+
+    def _explained(self, code: int, said: str) -> HostError | CommandFailed:
+        host = self._client.host
+        route = f"{host.name} ({host.route_words})"
+        trust = f"inv trust --host {host.name}"
+        inside = self.passed >= len(host.route)
+        if inside and code not in (255, -9):
+            if code == 127:
+                return CommandFailed(f"{host.name}: {said or 'command not found'}",
+                                     remedy=f"set hosts.{host.name}.python in hosts.toml to a Python 3.8 or newer")
+            return CommandFailed(f"{host.name}: exit {code}\n{said[-600:]}")
+        if "IDENTIFICATION HAS CHANGED" in said:
+            return HostKeyError(f"the host key of a hop of {route} has CHANGED. Either the machine was reinstalled, or "
+                                "somebody is between you and it", remedy=trust)
+        if "Host key verification failed" in said or "host key is known for" in said:
+            return HostKeyError(f"the host key of a hop of {route} is not known: {said[-300:]}", remedy=trust)
+        if "Permission denied" in said:
+            return AuthenticationFailed(f"a hop of {route} refuses us: {said[-300:]}",
+                                        remedy=f"check user and identity_file of {host.name}")
+        if inside:
+            why = f" ({said[-300:]})" if said else ""
+            return ConnectionLost(f"lost {route}: the link or the command was cut{why}",
+                                  remedy=f"inv hosts --ping --host {host.name}   # then run the same command again")
+        kind = Refused if _REFUSED.search(said) else Unreachable
+        return kind(f"cannot reach {route}: {said[-300:] or 'no answer'}",
+                    remedy=f"inv hosts --ping --host {host.name}")

@@ -1,0 +1,177 @@
+"""Stream: a command that runs on a host, over a channel of a Connection."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import paramiko
+
+from rdtops.errors import CommandFailed, CommandTimeout, ConnectionLost, HostError, RemoteError
+from rdtops.porter.wire import SLOWEST_LINE_BYTES_PER_S, Wire
+from rdtops.ssh.transport import BACKLOG_BYTES
+
+if TYPE_CHECKING:
+    from rdtops.ssh.connection import Connection
+
+PING_AFTER_S = 10.0  # of silence of a command that is waited for
+PING_S = 15.0  # a busy jump may take its time
+OUTPUT_BYTES = 1 << 24  # of a command
+LAST_OUTPUT_S = 2.0  # which may come behind the exit status
+LAST_WORDS_BYTES = 1 << 16  # of stderr that nobody has read
+_PIECE = 1 << 18
+
+
+class Stream:
+    """A running remote command. Every read and write is bounded by `silence_s` without a byte."""
+
+    def __init__(self, connection: Connection, channel: paramiko.Channel, line: str, silence_s: float) -> None:
+        self._connection = connection
+        self._channel = channel
+        self.runs = line  # what it is called in errors
+        self._silence_s = silence_s
+        self.wire = Wire(self._read_all, self.write, self.readable)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(Exception):
+            self._channel.close()
+
+    def write(self, content: bytes | memoryview) -> None:
+        view = memoryview(content)
+        with self._errors():
+            for start in range(0, len(view), _PIECE):  # sendall copies all that is left at every packet
+                self._channel.sendall(bytes(view[start:start + _PIECE]))
+
+    def end_input(self) -> None:
+        with self._errors():
+            self._channel.shutdown_write()
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes; nothing at the end of the output."""
+        with self._errors():
+            piece: bytes = self._channel.recv(size)
+            return piece
+
+    def readable(self) -> bool:
+        """Whether a read would not wait: something is there, or the end is."""
+        return bool(self._channel.recv_ready() or self._channel.eof_received or self._channel.closed)
+
+    def _read_all(self, _: int) -> bytes:
+        """All that is there: paramiko copies what a read leaves behind. Raises why nothing more comes at the end."""
+        piece = self.read(1 << 26)
+        if not piece:
+            raise self._ended_early()
+        return piece
+
+    def errors(self) -> str:
+        """What is there of stderr now, the end of it."""
+        said = b""
+        with contextlib.suppress(OSError):
+            for _ in range(BACKLOG_BYTES // _PIECE):
+                if not self._channel.recv_stderr_ready():
+                    break
+                said = (said + self._channel.recv_stderr(_PIECE))[-LAST_WORDS_BYTES:]
+        return said.decode("utf-8", "replace")
+
+    def finish(self, stdin: bytes, timeout_s: float, limit: int = OUTPUT_BYTES) -> tuple[bytes, bytes]:
+        """Send stdin, end it, and gather stdout and stderr, `limit` bytes in all, until both end or `timeout_s` is
+        over, and what the slowest line needs for what has come. A command may be silent for long; a link that froze
+        meanwhile is found by asking its hops now and then."""
+        heard_s = time.monotonic()
+        deadline = heard_s + timeout_s
+        self.write(stdin)
+        self.end_input()
+        out, err = bytearray(), bytearray()
+        has_ended = False
+        self._channel.settimeout(0.05)
+        while self._pending() or not self._over():
+            now_s = time.monotonic()
+            took = self._take(out, err)
+            if not has_ended and self._channel.exit_status_ready():
+                has_ended = took = True
+            if took:
+                heard_s = now_s
+            size = len(out) + len(err)
+            if size > limit:
+                raise self._too_much(limit)
+            late = now_s > deadline + size / SLOWEST_LINE_BYTES_PER_S
+            if has_ended and (late or now_s > heard_s + LAST_OUTPUT_S):
+                break  # what it has started holds its pipes open
+            if late:
+                raise self._too_slow(timeout_s)
+            if not took:
+                if now_s - heard_s > PING_AFTER_S:
+                    self._connection.ping(PING_S)
+                    heard_s = time.monotonic()
+                if has_ended:
+                    time.sleep(0.005)
+                self._channel.status_event.wait(0.005)
+        return bytes(out), bytes(err)
+
+    def _take(self, out: bytearray, err: bytearray) -> bool:
+        """Whether something was there."""
+        took = 0
+        if self._channel.recv_ready():
+            took += len(piece := self._channel.recv(1 << 20))
+            out += piece
+        if self._channel.recv_stderr_ready():
+            took += len(piece := self._channel.recv_stderr(1 << 20))
+            err += piece
+        return took > 0
+
+    def _over(self) -> bool:
+        """The exit status may arrive before the last output."""
+        return bool(self._channel.closed or (self._channel.exit_status_ready() and self._channel.eof_received))
+
+    def code(self, timeout_s: float = 10.0) -> int:
+        """The exit code. Raises ConnectionLost when the link went away first: then the outcome is unknown."""
+        if not self._channel.status_event.wait(timeout_s):
+            raise self._too_slow(timeout_s)
+        code: int = self._channel.exit_status
+        if code == -1:
+            raise self._ended_early()
+        return code
+
+    def _pending(self) -> bool:
+        return bool(self._channel.recv_ready() or self._channel.recv_stderr_ready())
+
+    def _too_much(self, limit: int) -> CommandFailed:
+        self._channel.close()
+        return CommandFailed(f"{self._connection.host.name}: more than {limit} bytes of output from: "
+                             f"{self.runs[:200]}")
+
+    def _too_slow(self, timeout_s: float) -> RemoteError | HostError:
+        self._channel.close()
+        try:
+            self._connection.ping()
+        except ConnectionLost as error:
+            return error
+        return CommandTimeout(f"{self._connection.host.name}: no end within {timeout_s:g} s of: {self.runs[:200]}")
+
+    def _ended_early(self) -> RemoteError | HostError:
+        """Why nothing more comes: the command ended by itself (its exit code is there), or the link went away."""
+        ended_itself = self._channel.status_event.wait(2.0) and self._channel.exit_status != -1
+        said = self.errors().strip()[-600:]
+        host = self._connection.host
+        if not ended_itself:
+            return self._connection.lost("the link or the command was cut" + (f" ({said})" if said else ""))
+        if self._channel.exit_status == 127:
+            return CommandFailed(f"{host.name}: {said or 'command not found'}",
+                                 remedy=f"set hosts.{host.name}.python in hosts.toml to a Python 3.8 or newer")
+        return CommandFailed(f"{host.name}: exit {self._channel.exit_status} from: {self.runs[:120]}\n{said}")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError as error:  # socket.timeout is the same class
+            named = self._connection.lost(f"no byte moved for {self._silence_s:g} s")
+            self._connection.close()
+            raise named from error
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._ended_early() from error

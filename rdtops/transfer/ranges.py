@@ -1,0 +1,292 @@
+"""Ranges of large files: a queue that every lane takes from, and the two ways to move one, up or down."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
+
+from rdtops.hostlib.fields import LARGEST
+from rdtops.porter.entries import Entry, Message, Problem, count, place, text, unasked
+from rdtops.porter.parts import RangedPart, gaps, give
+from rdtops.porter.range_server import refuse_changed
+from rdtops.porter.wire import Wire
+
+SMALLEST_BYTES, LARGEST_BYTES = 1 << 18, 1 << 22
+RANGES_PER_FILE = 512
+MOST_CRC = (1 << 32) - 1
+TRIES = 3  # for a range whose bytes arrive altered
+
+
+class Range(NamedTuple):
+    entry: Entry
+    part: str  # path of the part where it is written
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        return self.end - self.start
+
+
+class Ranges:
+    """What is to be moved, what is under way and what has arrived. Shared by all lanes of a transfer."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Range] = deque()  # each is cut into pieces when it is taken
+        self._arrived: list[Range] = []
+        self._missing: Counter[str] = Counter()  # path -> bytes that have not arrived
+        self._altered: Counter[Range] = Counter()
+        self._change = threading.Condition()
+        self.done_with: list[str] = []  # parts that nothing more will be written to
+        self.failure: BaseException | None = None
+        self.closed = False
+        self.moved_bytes = 0  # over the wire, twice what was sent twice
+        self.arrived_bytes = 0
+
+    def add(self, entry: Entry, part: str, there: Iterable[tuple[int, int]]) -> None:
+        """A file, of which `there` has arrived before."""
+        open_spans = gaps(entry.size, there)
+        with self._change:
+            self._missing[entry.path] = sum(end - start for start, end in open_spans)
+            self._waiting.extend(Range(entry, part, start, end) for start, end in open_spans)
+            self._change.notify_all()
+
+    def take(self) -> Range | None:
+        with self._change:
+            if not self._waiting or self.failure:
+                return None
+            whole = self._waiting.popleft()
+            size = min(max(whole.entry.size // RANGES_PER_FILE >> 18 << 18, SMALLEST_BYTES), LARGEST_BYTES)
+            if whole.size > size:
+                self._waiting.appendleft(whole._replace(start=whole.start + size))
+            return whole._replace(end=min(whole.start + size, whole.end))
+
+    def give_back(self, ranges: Iterable[Range]) -> None:
+        """What a lane could not finish, for the others."""
+        with self._change:
+            self._waiting.extendleft(ranges)
+            self._change.notify_all()
+
+    def arrive(self, range_: Range) -> None:
+        with self._change:
+            self._arrived.append(range_)
+            self.arrived_bytes += range_.size
+            self._change.notify_all()
+
+    def altered(self, range_: Range) -> None:
+        """Its CRC is another one on the other side. Raises Problem when that happens again and again."""
+        self._altered[range_] += 1
+        if self._altered[range_] == TRIES:
+            raise Problem("digest", range_.entry.path, f"the {range_.size} bytes at {range_.start} arrived altered "
+                          f"{TRIES} times")
+        self.give_back([range_])
+
+    def news(self) -> list[Range]:
+        """What has arrived since the last call."""
+        with self._change:
+            arrived, self._arrived = self._arrived, []
+            for range_ in arrived:
+                self._missing[range_.entry.path] -= range_.size
+        return arrived
+
+    def complete(self, path: str) -> bool:
+        return self._missing[path] == 0
+
+    @property
+    def waiting_bytes(self) -> int:
+        with self._change:
+            return sum(r.size for r in self._waiting)
+
+    @property
+    def open_bytes(self) -> int:
+        """What has not arrived, of the files that were begun."""
+        return self._missing.total()
+
+    def be_done_with(self, part: str) -> None:
+        with self._change:
+            self.done_with.append(part)
+            self._change.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        with self._change:
+            self.failure = self.failure or error
+            self._change.notify_all()
+
+    def close(self) -> None:
+        with self._change:
+            self.closed = True
+            self._change.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Until something changes."""
+        with self._change:
+            if not self._arrived and not self.closed and not self.failure:
+                self._change.wait(seconds)
+
+
+class Mover(Protocol):
+    """What one lane does with a range."""
+
+    def order(self, wire: Wire, range_: Range) -> None: ...
+
+    def heed(self, wire: Wire, message: Message, range_: Range) -> bool:
+        """An answer of the other side to the oldest order: whether the range arrived as it was."""
+
+    def done_with(self, part: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Putter:
+    """Sends ranges of files below a folder of this machine."""
+
+    def __init__(self, root: str, moved: Ranges) -> None:
+        self._root = root
+        self._ranges = moved
+        self._files: dict[str, int] = {}
+        self._crcs: deque[int] = deque()
+
+    def order(self, wire: Wire, range_: Range) -> None:
+        if range_.part not in self._files:
+            self._files[range_.part] = os.open(place(self._root, range_.entry.path), os.O_RDONLY | os.O_CLOEXEC)
+        file = self._files[range_.part]
+        refuse_changed(file, range_.entry)
+        wire.say({"put": range_.part, "at": range_.start, "size": range_.size})
+        self._crcs.append(give(wire, file, range_.start, range_.size))
+        refuse_changed(file, range_.entry)
+        self._ranges.moved_bytes += range_.size
+
+    def heed(self, wire: Wire, message: Message, range_: Range) -> bool:  # noqa: ARG002  # as Getter's
+        refuse_other_range(message, "put", range_)
+        return count(message, "crc", MOST_CRC, -1) == self._crcs.popleft()
+
+    def done_with(self, part: str) -> None:
+        if part in self._files:
+            os.close(self._files.pop(part))
+
+    def close(self) -> None:
+        for part in list(self._files):
+            self.done_with(part)
+
+
+class Getter:
+    """Fetches ranges of files below a folder of the host, into parts of this machine."""
+
+    def __init__(self, root: str, moved: Ranges, parts: Mapping[str, RangedPart]) -> None:
+        self._root = root
+        self._ranges = moved
+        self._parts = parts
+
+    def order(self, wire: Wire, range_: Range) -> None:
+        path = text(place(self._root, range_.entry.path))
+        wire.say({"get": path, "entry": range_.entry._asdict(), "at": range_.start, "size": range_.size})
+
+    def heed(self, wire: Wire, message: Message, range_: Range) -> bool:
+        refuse_other_range(message, "get", range_)
+        crc = self._parts[range_.part].take(wire, range_.start, range_.size)
+        self._ranges.moved_bytes += range_.size
+        answer = wire.hear()
+        refuse_other_range(answer, "got", range_)
+        return count(answer, "crc", MOST_CRC, -1) == crc
+
+    def done_with(self, part: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def refuse_other_range(message: Message, name: str, range_: Range) -> None:
+    if count(message, name, LARGEST) != range_.start:
+        raise Problem("unasked", range_.entry.path, f"it answers for the range at {message[name]}, and that at "
+                      f"{range_.start} was the next one that was asked for")
+
+
+class Lane:
+    """Moves ranges over one wire: as many at a time as keep the line busy, and no more, so that a lane which dies or
+    falls behind holds little back."""
+
+    LEAST_BYTES, FIRST_BYTES, MOST_BYTES = 1 << 19, 1 << 22, 1 << 23
+
+    def __init__(self, wire: Wire, ranges: Ranges, mover: Mover, rtt_s: float) -> None:
+        self.wire = wire
+        self._ranges = ranges
+        self._mover = mover
+        self._rtt_s = rtt_s
+        self._under_way: deque[Range] = deque()
+        self._under_way_bytes = 0
+        self._done_with = 0
+        self._rate = 0.0  # bytes a second
+        self._since_s, self._since_bytes = time.monotonic(), 0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._under_way)
+
+    def start_one(self) -> bool:
+        """Begin the next range, where there is one and the line has room for it."""
+        if self._under_way_bytes >= self._window_bytes() or not (range_ := self._ranges.take()):
+            return False
+        self._under_way.append(range_)
+        self._under_way_bytes += range_.size
+        self._mover.order(self.wire, range_)
+        self.wire.flush()
+        return True
+
+    def heed(self, message: Message) -> None:
+        if not self._under_way:
+            raise unasked(message)
+        range_ = self._under_way[0]
+        good = self._mover.heed(self.wire, message, range_)
+        self._under_way.popleft()
+        self._under_way_bytes -= range_.size
+        self._measure(range_.size)
+        if good:
+            self._ranges.arrive(range_)
+        else:
+            self._ranges.altered(range_)
+
+    def tell_closed(self) -> None:
+        """Parts that are complete are let go on the other side."""
+        while self._done_with < len(self._ranges.done_with):
+            part = self._ranges.done_with[self._done_with]
+            self._done_with += 1
+            self._mover.done_with(part)
+            self.wire.say({"close": part})
+            self.wire.flush()
+
+    def run(self) -> None:
+        """Until the transfer is over."""
+        while not self._ranges.closed:
+            for message in self.wire.heard_already():
+                self.heed(message)
+            self.tell_closed()
+            if self.start_one():
+                continue
+            if self._under_way:
+                self.heed(self.wire.hear())
+            else:
+                self._ranges.wait(0.05)
+
+    def end(self) -> None:
+        """What it has not finished is for the others."""
+        self._mover.close()
+        self._ranges.give_back(self._under_way)
+        self._under_way.clear()
+
+    def _window_bytes(self) -> float:
+        if not self._rate:  # not measured: a share that leaves enough for others, when this one turns out to be slow
+            return min(max(self._ranges.open_bytes / 32, self.LEAST_BYTES), self.FIRST_BYTES)
+        return min(max(self._rate * (0.2 + 2.5 * self._rtt_s), self.LEAST_BYTES), self.MOST_BYTES)
+
+    def _measure(self, count: int) -> None:
+        self._since_bytes += count
+        passed_s = time.monotonic() - self._since_s
+        if passed_s >= 0.25:
+            now = self._since_bytes / passed_s
+            self._rate = 0.5 * (self._rate + now) if self._rate else now
+            self._since_s, self._since_bytes = time.monotonic(), 0

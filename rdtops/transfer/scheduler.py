@@ -1,0 +1,259 @@
+"""Large files on their way in ranges: who begins them, hears what has arrived, and has them completed. Up, the host's
+receiver is told over its own wire, which may be a lane itself; down, the target is ours."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from rdtops.porter.entries import Entry, Message, Problem, md5_in, nonsense, place, text, unasked, word
+from rdtops.porter.file_digests import CACHE, Digests, SourceDigest
+from rdtops.porter.parts import RangedPart, part_of, spans_in
+from rdtops.porter.target import Target
+from rdtops.porter.wire import Wire
+from rdtops.transfer.ranges import Getter, Lane, Mover, Putter, Range
+from rdtops.transfer.streams import Lanes
+
+AHEAD_FILES, AHEAD_BYTES = 8, 1 << 26  # begun before the one before them has ended, so that the lanes never wait
+
+Moved = Callable[[Entry, int], None]
+
+
+class Tally(Protocol):
+    """What is kept of an upload while it is under way."""
+
+    def moved(self, entry: Entry, count: int) -> None: ...
+    def sent(self, path: str, md5: str) -> None: ...
+    def heed(self, message: Message) -> None: ...
+
+
+class _Traffic:
+    """What both directions do in turn: hear the other side, and carry a little over its wire themselves."""
+
+    def __init__(self, wire: Wire, lanes: Lanes, mover: Callable[[], Mover], moved: Moved, *, carries: bool) -> None:
+        self._wire = wire
+        self._lanes = lanes
+        self._ranges = lanes.ranges
+        self._mover = mover
+        self._moved = moved
+        self._carries = carries
+        self._lane = Lane(wire, lanes.ranges, mover(), lanes.rtt_s)
+        self._open: dict[str, Entry] = {}
+
+    def _hear(self, message: Message) -> None:
+        raise NotImplementedError
+
+    def _turn(self) -> None:
+        """Raises what made a lane give up."""
+        if self._ranges.failure:
+            raise self._ranges.failure
+        for message in self._wire.heard_already():
+            self._hear(message)
+        if (self._carries or not self._lanes.hopeful) and self._lane.start_one():
+            return
+        if self._lane.busy:
+            self._hear(self._wire.hear())
+        else:
+            with self._wire.polled(self._lanes.advanced_s):
+                self._ranges.wait(0.01)
+
+
+class Upload(_Traffic):
+    """Puts files into the hands of a receiver at the other end of `wire`."""
+
+    def __init__(self, wire: Wire, roots: tuple[str, str], entries: Iterable[Entry], digests: Digests, lanes: Lanes,
+                 tally: Tally, *, carries: bool) -> None:
+        """`roots`: the folder here, and the one there. `digests` learns those of what is sent. `carries`: the wire
+        carries ranges too, and not only while there is no lane."""
+        self._root, self._target = roots
+        super().__init__(wire, lanes, functools.partial(Putter, self._root, lanes.ranges), tally.moved, carries=carries)
+        self._waiting = deque(entries)
+        self._digests = digests
+        self._tally = tally
+        self._parts: dict[str, str] = {}  # of what the receiver has begun
+        self._anew: set[str] = set()  # what was there before was not of these
+        self._content: dict[str, SourceDigest] = {}  # of what was planned without its MD5
+        self._finishing: set[str] = set()
+
+    def begin(self) -> None:
+        """Announce the first files."""
+        while self._waiting and len(self._open) < AHEAD_FILES and self._ranges.waiting_bytes < AHEAD_BYTES:
+            entry = self._waiting.popleft()
+            self._open[entry.path] = entry
+            self._wire.say({"begin": entry._asdict()})
+        self._wire.flush()
+
+    def run(self) -> None:
+        """Until the receiver has said of every file that it is done."""
+        try:
+            self._run()
+        finally:
+            self._lane.end()
+            for content in self._content.values():
+                content.close()
+
+    def _run(self) -> None:
+        self._lanes.carry(self._mover)
+        while self._waiting or self._open:
+            self.begin()
+            self._report(self._ranges.news())
+            self._turn()
+
+    def _report(self, arrived: list[Range]) -> None:
+        spans = defaultdict(list)
+        for range_ in arrived:
+            spans[range_.entry.path].append((range_.start, range_.end))
+            self._read(range_.entry.path, range_.start, range_.end)
+            self._moved(range_.entry, range_.size)
+        for path, kept in spans.items():
+            self._wire.say({"kept": path, "spans": kept})
+        for path in self._parts.keys() - self._finishing:
+            if self._ranges.complete(path):
+                self._finishing.add(path)
+                self._ranges.be_done_with(self._parts[path])
+                md5 = self._md5(path)
+                self._tally.sent(path, md5)
+                self._wire.say({"finish": path, "md5": md5})
+        if spans or self._finishing:
+            self._wire.flush()
+
+    def _hear(self, message: Message) -> None:
+        if "put" in message:
+            self._lane.heed(message)
+        elif "begun" in message:
+            self._go(message)
+        else:
+            self._tally.heed(message)
+            if message.get("done") in self._finishing:
+                self._finishing.remove(message["done"])
+                del self._open[message["done"]], self._parts[message["done"]]
+                self._drop_content(message["done"])
+
+    def _go(self, message: Message) -> None:
+        """The receiver has begun a file; what of it is there need not go."""
+        entry = self._open.get(word(message, "begun"))
+        if entry is None or not self._may_begin(entry.path):
+            raise unasked(message)
+        part, there = text(part_of(self._target, entry)), spans_in(message, "there", entry.size)
+        if message.get("part") != part:
+            raise nonsense(message, "part")
+        if entry.path in self._finishing:  # what was there was not of this file
+            self._finishing.remove(entry.path)
+            self._anew.add(entry.path)
+            self._moved(entry, -entry.size)
+        self._parts[entry.path] = part
+        self._follow(entry)
+        for start, end in there:
+            self._read(entry.path, start, end)
+            self._moved(entry, end - start)
+        self._ranges.add(entry, part, there)
+
+    def _may_begin(self, path: str) -> bool:
+        """Once, and once more when all of it was sent and what was there before turned out to be something else."""
+        return path not in self._parts or (path in self._finishing and path not in self._anew)
+
+    def _follow(self, entry: Entry) -> None:
+        """Begin to digest a file that was planned without its MD5."""
+        self._drop_content(entry.path)
+        if not entry.md5:
+            self._content[entry.path] = SourceDigest(place(self._root, entry.path), entry.size, self._digests)
+
+    def _read(self, path: str, start: int, end: int) -> None:
+        if path in self._content:
+            self._content[path].add(start, end)
+
+    def _md5(self, path: str) -> str:
+        return self._open[path].md5 or self._content[path].result()
+
+    def _drop_content(self, path: str) -> None:
+        if path in self._content:
+            self._content.pop(path).close()
+
+
+class Download(_Traffic):
+    """Gets files below a folder of the host. `wire` leads to a porter that has nothing to do."""
+
+    def __init__(self, wire: Wire, target: Target, root: str, lanes: Lanes, moved: Moved, *, carries: bool) -> None:
+        """`carries`: as for Upload."""
+        self._parts: dict[str, RangedPart] = {}
+        super().__init__(wire, lanes, functools.partial(Getter, root, lanes.ranges, self._parts), moved,
+                         carries=carries)
+        self._target = target
+        self._root = root
+        self._asked: dict[str, Entry] = {}  # arrived, and the host is asked for its MD5
+
+    def run(self, entries: Iterable[Entry]) -> None:
+        """Until every file is complete."""
+        try:
+            self._run(entries)
+        except Problem as problem:
+            self._lanes.close()  # before a part is closed that a lane may be writing
+            if problem.kind in ("digest", "changed"):
+                self._target.drop(problem.path)
+            raise
+        finally:
+            self._lanes.close()
+            self._target.close()
+
+    def _run(self, entries: Iterable[Entry]) -> None:
+        self._lanes.carry(self._mover)
+        self._wire.say({"do": "lane", "cache": CACHE})
+        self._wire.hear()  # it is ready
+        waiting = deque(entries)
+        while waiting or self._open or self._asked:
+            while waiting and len(self._open) < AHEAD_FILES and self._ranges.waiting_bytes < AHEAD_BYTES:
+                self._begin(waiting.popleft())
+            self._report(self._ranges.news())
+            self._lane.tell_closed()
+            self._turn()
+        self._wire.say({"end": True})
+        self._wire.flush()
+
+    def _hear(self, message: Message) -> None:
+        if "digest_of" in message:
+            entry = self._asked.pop(word(message, "digest_of"), None)
+            if entry is None:
+                raise unasked(message)
+            self._finish(entry, md5_in(message, "md5"))
+        else:
+            self._lane.heed(message)
+
+    def _report(self, arrived: list[Range]) -> None:
+        for range_ in arrived:
+            self._target.kept(range_.entry.path, [(range_.start, range_.end)])
+            self._moved(range_.entry, range_.size)
+        for entry in [e for e in self._open.values() if self._ranges.complete(e.path)]:
+            del self._open[entry.path]
+            if entry.md5:
+                self._finish(entry, entry.md5)
+            else:
+                self._ask_digest(entry)
+
+    def _ask_digest(self, entry: Entry) -> None:
+        source = self._source(entry)
+        self._asked[source] = entry
+        self._wire.say({"digest": source})
+        self._wire.flush()
+
+    def _source(self, entry: Entry) -> str:
+        return text(place(self._root, entry.path))
+
+    def _begin(self, entry: Entry) -> None:
+        ranged = self._target.begin(entry)
+        part = text(ranged.part.path)
+        self._parts[part] = ranged.part
+        self._open[entry.path] = entry
+        self._moved(entry, sum(end - start for start, end in ranged.there))
+        if not entry.md5:
+            self._wire.say({"read": self._source(entry), "size": entry.size})
+            self._wire.flush()
+        self._ranges.add(entry, part, ranged.there)
+
+    def _finish(self, entry: Entry, md5: str) -> None:
+        if self._target.finish(entry.path, md5):
+            self._ranges.be_done_with(self._source(entry))
+        else:
+            self._moved(entry, -entry.size)
+            self._begin(entry)

@@ -1,0 +1,204 @@
+"""Lanes: the connections that carry the ranges of large files, as many as the line is seen to want.
+
+One connection is bound by the window of its SSH channel and, where packets get lost, by TCP's answer to that. So on a
+line with delay several start at once, and more follow while the sum of their rates grows. What a hop refuses is no
+error, only fewer lanes; what a lane leaves undone goes to the others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from rdtops.errors import RdtopsError
+from rdtops.porter.entries import Problem, problem_of
+from rdtops.porter.wire import Pulse, Stalled, Wire
+from rdtops.transfer.ranges import Lane, Mover, Ranges
+
+NEAR_S, FAR_S = 0.005, 0.06  # round trips
+MOST = 12
+GROWTH = 1.1  # what more lanes must bring to be followed by others
+FULL_RATE = 8e6  # bytes a second; a lane that carries so much is not held back by loss
+SILENCE_S = 30.0
+MEASURE_S = 1.0
+SPEEDING_UP_S = 0.5  # which TCP needs before its rate says something
+ACCIDENTS = 4  # lanes that are opened again after they were lost
+
+
+def first_lanes(rtt_s: float) -> int:
+    """How many to begin with: the window of a channel through a jump, 2 MiB, is what bounds one on a long way."""
+    return 1 if rtt_s < NEAR_S else 4 if rtt_s < FAR_S else 8
+
+
+class Way(Protocol):
+    """How a lane is opened: its wire, once it is asked to be a lane, and how to cut it."""
+
+    def __call__(self) -> tuple[Wire, Callable[[], None]]: ...
+
+
+class Lanes:
+    """Opens lanes, watches how fast they are together, opens more or lets it be."""
+
+    def __init__(self, way: Way, *, rtt_s: Callable[[], float | None], first: Callable[[float], int],
+                 most: int = MOST) -> None:
+        """`first` says how many to begin with at a round trip time."""
+        self.ranges = Ranges()
+        self.error: Exception | None = None  # of the last lane that ended
+        self._way = way
+        self._rtt_s = rtt_s
+        self._first = first
+        self._most = most
+        self._wanted: int | None = None
+        self._opening = 0
+        self._live = 0
+        self._mover: Callable[[], Mover] | None = None
+        self._cuts: set[Callable[[], None]] = set()
+        self._wires: set[Wire] = set()  # of those that live
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._started = False
+        self._over = threading.Event()
+        self._lost = 0
+        self._login_s = 0.0
+        self._best_rate = 0.0
+        self._window = (0.0, 0)  # when a measurement began, and what had arrived then
+
+    def start(self, pays: Callable[[float], bool] = lambda _: True) -> None:
+        """Log in, if it pays at the round trip time that is found; what is to be moved may be said later."""
+        self._started, self._pays = True, pays
+        self._begin(threading.Thread(target=self._manage, daemon=True))
+
+    def carry(self, mover: Callable[[], Mover]) -> None:
+        """From now on the lanes move what is in `ranges`."""
+        self._mover = mover
+
+    def correct(self, answered_s: float) -> None:
+        """A round trip to the host took so long: the login may have looked quicker than the way is."""
+        if self._started and not self._wanted and answered_s >= 4 * NEAR_S and self._pays(answered_s):
+            self._rtt_s = lambda: answered_s
+            self._wanted = self._first(answered_s)
+
+    @property
+    def rtt_s(self) -> float:
+        return self._rtt_s() or 0.0
+
+    @property
+    def advanced_s(self) -> float:
+        """When the host last went on over one of them."""
+        with self._lock:
+            return max((wire.advanced_s for wire in self._wires), default=0.0)
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether some are there, or may come."""
+        return bool(self._live or self._opening or self._wanted or (self._started and self._wanted is None))
+
+    def close(self) -> None:
+        """Every lane has ended when this returns: nothing is written any more."""
+        self._over.set()
+        self.ranges.close()
+        self._cut()
+        for thread in self._threads:
+            thread.join(10)
+        self._cut()  # those that were just being opened
+
+    def _cut(self) -> None:
+        with self._lock:
+            cuts, self._cuts = self._cuts, set()
+        for cut in cuts:
+            cut()
+
+    def _begin(self, thread: threading.Thread) -> None:
+        self._threads.append(thread)
+        thread.start()
+
+    def _manage(self) -> None:
+        while not self.ranges.closed:
+            if self._wanted is None and (rtt_s := self._rtt_s()) is not None:
+                self._wanted = self._first(rtt_s) if self._pays(rtt_s) else 0
+            while self._wanted and self._live + self._opening < self._wanted:
+                with self._lock:
+                    self._opening += 1
+                self._begin(threading.Thread(target=self._lane, daemon=True))
+            self._grow()
+            self._over.wait(0.01 if self._wanted is None else 0.05)
+
+    def _lane(self) -> None:
+        """One lane, from its login to its end."""
+        opened_s, live = time.monotonic(), False
+        try:
+            wire, cut = self._way()
+            with self._lock:
+                self._cuts.add(cut)
+            if self.ranges.closed:
+                self._cut()
+            with Pulse(wire, cut, SILENCE_S):
+                wire.hear()  # it is ready
+                with self._lock:
+                    self._opening, self._live, live = self._opening - 1, self._live + 1, True
+                    self._wires.add(wire)
+                self._login_s = time.monotonic() - opened_s
+                try:
+                    self._move(wire)
+                finally:
+                    with self._lock:
+                        self._wires.discard(wire)
+        except Stalled as error:
+            cut()
+            self._lose(error, live)
+        except (Problem, OSError) as error:  # of a file, here or there: another lane would meet it too
+            self.ranges.fail(error if isinstance(error, Problem) else problem_of(error))
+        except (RdtopsError, EOFError) as error:
+            self._lose(error, live)
+        except Exception as error:  # a bug must not become a transfer that waits for ever
+            self.ranges.fail(error)
+        finally:
+            with self._lock:
+                self._live -= live
+                self._opening -= not live
+
+    def _move(self, wire: Wire) -> None:
+        while self._mover is None:
+            if self.ranges.closed:
+                return
+            self.ranges.wait(0.02)
+        lane = Lane(wire, self.ranges, self._mover(), self.rtt_s)
+        try:
+            lane.run()
+        finally:
+            lane.end()
+
+    def _lose(self, error: Exception, was_live: bool) -> None:
+        """One lane less; one that was there may have met an accident, and is tried again."""
+        if self.ranges.closed:
+            return
+        self.error = error
+        self._lost += 1
+        if was_live and self._lost <= ACCIDENTS:
+            return
+        with self._lock:
+            self._wanted = max(0, min(self._wanted or 0, self._live + self._opening - 1 - was_live))
+            self._most = self._wanted
+
+    def _grow(self) -> None:
+        """More lanes while more of them bring more."""
+        if not self._live or self._opening or self._mover is None or self.rtt_s < NEAR_S:
+            self._window = (0.0, 0)
+            return
+        since_s, before = self._window
+        now_s, arrived = time.monotonic(), self.ranges.arrived_bytes
+        if not since_s:
+            self._window = (now_s + (SPEEDING_UP_S if not self._best_rate else 0.0), arrived)
+            return
+        if now_s < since_s:
+            self._window = (since_s, arrived)
+        if now_s - since_s < MEASURE_S:
+            return
+        rate = (arrived - before) / (now_s - since_s)
+        self._window = (now_s, arrived)
+        worth_it = self.ranges.open_bytes > 2 * self._login_s * rate
+        if rate > GROWTH * self._best_rate and rate / self._live < FULL_RATE and worth_it:
+            self._best_rate = rate
+            self._wanted = min(self._most, (self._wanted or 0) + 4)

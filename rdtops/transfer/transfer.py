@@ -1,0 +1,399 @@
+"""Transfer: move files between here and a host; only what is missing or different, verified, resumable.
+
+    plan = plan_upload(connection, Path("data"), "~/rdtops/data")   # says why, file by file
+    outcome = upload(connection, plan)
+
+A file appears under its final name only when it is complete, its MD5 is right and it is on the disk. A cut link leaves
+a part beside the target, which the next plan finds and goes on from. Files are added or replaced, never removed; empty
+folders do not travel. The work itself is done by far.porter, which runs on both sides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rdtops.errors import TransferError
+from rdtops.hostlib.fields import LARGEST, words
+from rdtops.porter import program as porter
+from rdtops.porter.entries import Entry, Message, count, nonsense, place, text, unasked, word
+from rdtops.porter.file_digests import CACHE, Digests
+from rdtops.porter.listing import all_digested, scan, survey
+from rdtops.porter.sender import Sender, announced
+from rdtops.porter.target import Target, refuse_outside
+from rdtops.porter.target_lock import Lock, refuse_full
+from rdtops.porter.wire import Wire
+from rdtops.ssh import openssh_client
+from rdtops.ssh.openssh_client import SshClient
+from rdtops.transfer.porter_session import PING_S, SILENCE_S, Way, own_problems, session, until_end
+from rdtops.transfer.scheduler import Download, Upload
+from rdtops.transfer.streams import FAR_S, Lanes, first_lanes
+from rdtops.transfer.transfer_plan import Item, Plan, Survey, digests_of, listed, plan_items
+
+Verify = Literal["cached", "full"]
+CHANNELS = 3  # lanes that are channels of one connection; MaxSessions is 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a transfer did."""
+
+    sent_files: int
+    sent_bytes: int
+    skipped_files: int
+    seconds: float
+    copied_files: int = 0
+    md5s: Mapping[str, str] = field(default_factory=dict)  # of the files that are new on the target, by path
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`bytes_total` and `files_total` count what the plan does not skip."""
+
+    path: str
+    bytes_done: int
+    bytes_total: int
+    files_done: int
+    files_total: int
+
+
+Watcher = Callable[[Progress], None]
+
+
+# --- planning ---
+
+def plan_upload(connection: Way, local: Path, remote: str, *, files: Sequence[str] | None = None,
+                basis: str | None = None, verify: Verify = "cached") -> Plan:
+    """What must travel so that `remote` has the files of `local` (a folder, or a file with `remote` as its new name).
+
+    `files` names some of them, relative to `local`; `basis` is a folder of the host with files that may be the same.
+    Files that the host may have already are digested on both sides; the others while they travel. verify="full" reads
+    every such file instead of trusting size, times and inode.
+    """
+    source, target = _absolute(local), connection.absolute(remote)
+    origin = connection.absolute(basis) if basis else ""
+    with own_problems(source):
+        entries = list(scan(source, _relative(files)))
+    request = {"do": "survey", "root": target, "wanted": [(e.path, e.size) for e in entries], "basis": origin,
+               "cache": CACHE, "trust": verify == "cached"}
+    with session(connection, target, request) as wire:
+        alike = words(wire.hear().get("alike"))
+        with own_problems(source):  # the host digests its files meanwhile
+            entries = _digested(source, entries, alike, verify)
+        found = Survey.of(until_end(wire), [e.path for e in entries], origin)
+    return Plan(source, target, plan_items(entries, found, Path(target).name, ("here", "there")), "up")
+
+
+def plan_download(connection: Way, remote: str, local: Path, *, files: Sequence[str] | None = None,
+                  verify: Verify = "cached") -> Plan:
+    """What must travel so that `local` has the files of `remote`; see plan_upload. No links: one that `files` names is
+    followed on the host, any other is refused."""
+    source, target, names = connection.absolute(remote), _absolute(local), _relative(files)
+    cache = {"cache": CACHE, "trust": verify == "cached"}
+    with session(connection, source, {"do": "scan", "root": source, "files": names, **cache}) as wire:
+        entries = listed(until_end(wire), names)
+        digests = Digests(CACHE, verify == "cached")
+        ours = survey(target, [(e.path, e.size) for e in entries], digests)
+        with own_problems(target):
+            _refuse_links(target, entries)
+            alike = set(next(ours)["alike"])
+        unknown = [e for e in entries if e.path in alike and not e.md5]
+        if unknown:
+            wire.say({"do": "digest", "root": source, "entries": [e._asdict() for e in unknown], **cache})
+            wire.flush()
+        with own_problems(target):  # the host digests its files meanwhile
+            found = Survey.of(ours, [e.path for e in entries])
+            digests.save()
+        md5s = digests_of(until_end(wire), unknown) if unknown else {}
+    entries = [e._replace(md5=md5s.get(e.path, e.md5)) for e in entries]
+    return Plan(source, target, plan_items(entries, found, Path(target).name, ("there", "here")), "down")
+
+
+def _refuse_links(target: str, entries: Iterable[Entry]) -> None:
+    """Files behind a link that leads out of the target are nobody's business, not even whether they are the same."""
+    for folder, path in {e.path.rpartition("/")[0]: e.path for e in entries}.items():
+        refuse_outside(target, path, place(target, folder))
+
+
+def _digested(source: str, entries: Sequence[Entry], alike: Iterable[str], verify: Verify) -> list[Entry]:
+    """Those of which the host has something alike, with their MD5."""
+    wanted = set(alike)
+    if not wanted:  # and so no need to read the cache
+        return list(entries)
+    digests = Digests(CACHE, verify == "cached")
+    try:
+        known = {e.path: e for e in all_digested(source, (e for e in entries if e.path in wanted), digests)}
+    finally:
+        digests.save()
+    return [known.get(e.path, e) for e in entries]
+
+
+# --- moving ---
+
+def upload(connection: Way, plan: Plan, progress: Watcher | None = None, *, lanes: Lanes | None = None) -> Outcome:
+    """Carry out a plan of plan_upload. Raises DiskFull before anything is written when it cannot fit; ConnectionLost,
+    DiskFull and TransferError later leave complete files in place and the part of the one under way. `lanes` that are
+    logged in already may be given."""
+    assert plan.direction == "up"
+    start_s = time.monotonic()
+    tally = _Tally(plan, progress)
+    sent_bytes = 0
+    if plan.to_do:
+        request = {"do": "receive", "root": plan.target, "cache": CACHE, **plan.need}
+        digests = Digests(CACHE)
+        with session(connection, plan.target, request) as wire, _lanes(connection, plan, lanes) as lanes:
+            try:
+                sent_bytes = _send_all(connection, wire, plan, tally, digests, lanes)
+            finally:
+                digests.save()
+    return tally.outcome(sent_bytes, time.monotonic() - start_s)
+
+
+def _send_all(connection: Way, wire: Wire, plan: Plan, tally: _Tally, digests: Digests, lanes: Lanes | None) -> int:
+    small, large = _sorted(plan, lanes)
+    sender = Sender(wire, plan.source, digests, tally.heed, tally.moved)
+    ranged = lanes and Upload(wire, (plan.source, plan.target), [i.entry for i in large], digests, lanes, tally,
+                              carries=_carries(connection))
+    if ranged and not small:
+        ranged.begin()
+    if large:  # small files follow without waiting for leave, which would cost a round trip
+        asked_s = time.monotonic()
+        tally.heed(wire.hear())  # it has the lock and the space
+        if lanes:
+            lanes.correct(time.monotonic() - asked_s)
+    with own_problems(plan.source, wire):
+        for item in sorted(small, key=lambda i: i.action != "copy"):  # copies first: a refused one is sent after
+            if item.action == "copy":
+                tally.sent(item.entry.path, item.entry.md5)
+                sender.copy(item.entry, item.origin)
+            else:
+                tally.sent(item.entry.path, sender.send(item.entry, item.action == "resume"))
+        if small:
+            sender.flush()
+        for path in tally.refused:
+            tally.sent(path, sender.send(tally.entries[path]))
+        if tally.refused:
+            sender.flush()
+        if ranged and large:
+            ranged.run()
+        sender.end()
+    tally.all_done()
+    return sender.sent_bytes + (lanes.ranges.moved_bytes if lanes else 0)
+
+
+def download(connection: Way, plan: Plan, progress: Watcher | None = None, *, lanes: Lanes | None = None) -> Outcome:
+    """Carry out a plan of plan_download; see upload."""
+    assert plan.direction == "down"
+    start_s = time.monotonic()
+    tally = _Tally(plan, progress)
+    taken_bytes = 0
+    if plan.to_do:
+        with own_problems(plan.target):
+            refuse_full(plan.target, **plan.need)
+        with own_problems(plan.target), Lock(plan.target) as lock, \
+                _lanes(connection, plan, lanes) as lanes:
+            taken_bytes = _take_all(connection, plan, tally, lock, lanes)
+    return tally.outcome(taken_bytes, time.monotonic() - start_s)
+
+
+def _take_all(connection: Way, plan: Plan, tally: _Tally, lock: Lock, lanes: Lanes | None) -> int:
+    small, large = _sorted(plan, lanes)
+    request = {"do": "send", "root": plan.source, "cache": CACHE,
+               "files": [(i.entry._asdict(), i.action == "resume") for i in small]}
+    with session(connection, plan.source, request, lock.touch) as wire, own_problems(plan.target):
+        wire.hear()  # it is ready
+        target = Target(plan.target, Digests(CACHE), tally.done, tally.moved)
+        _take_small(wire, target, small)
+        if lanes and large:
+            Download(wire, target, plan.source, lanes, tally.moved, carries=_carries(connection)).run(
+                i.entry for i in large)
+    tally.all_done()
+    return target.taken_bytes + (lanes.ranges.moved_bytes if lanes else 0)
+
+
+def _take_small(wire: Wire, target: Target, items: Iterable[Item]) -> None:
+    """What was planned, one after the other, as it was planned: the host has no other say in it."""
+    try:
+        for item in items:
+            ask = item.action == "resume"
+            if (message := wire.hear()) != (due := announced(item.entry, ask)):
+                raise unasked(message)
+            target.stream(wire, item.entry, due["ask"])
+        if "end" not in (message := wire.hear()):
+            raise unasked(message)
+    finally:
+        target.close()
+
+
+def commit(connection: Way, plan: Plan, outcome: Outcome, final: str) -> None:
+    """Give the complete target of an upload its final name, in one rename after its files were checked."""
+    final = connection.absolute(final)
+    rows = [{"path": i.path, "size_bytes": i.size_bytes, "md5": outcome.md5s.get(i.path, i.md5)}
+            for i in plan.items if i.entry.kind == "file"]
+    request = {"do": "commit", "folder": plan.target, "final": final, "files": rows, "cache": CACHE}
+    with session(connection, plan.target, request) as wire:
+        wire.hear()
+
+
+def free_bytes(connection: Way, remote: str) -> int:
+    """Free space where `remote` is, or would be."""
+    root = connection.absolute(remote)
+    with session(connection, root, {"do": "space", "root": root}) as wire:
+        return count(wire.hear(), "free_bytes", LARGEST)
+
+
+# --- lanes ---
+
+RANGED_FROM_BYTES, RANGED_FROM_FAR_BYTES = 1 << 25, 1 << 22  # without and with a long way
+
+
+@contextlib.contextmanager
+def _lanes(connection: Way, plan: Plan, given: Lanes | None) -> Iterator[Lanes | None]:
+    """Lanes for what is large in a plan; none when nothing is."""
+    if max((i.size_bytes for i in plan.to_do), default=0) < RANGED_FROM_FAR_BYTES:
+        yield given
+        return
+    with contextlib.ExitStack() as stack:
+        lanes = given
+        if lanes is None:
+            lanes = lanes_over(connection, stack)
+            stack.callback(lanes.close)
+            if any(_ranged(i, lanes.rtt_s) for i in plan.to_do):
+                lanes.start()
+        yield lanes
+
+
+def lanes_over(connection: Way, stack: contextlib.ExitStack) -> Lanes:
+    """OpenSSH's program where there is one and no login needs a person, else more channels of the connection."""
+    if isinstance(connection, SshClient):
+        client = connection
+        return Lanes(lambda: _process(client), rtt_s=lambda: client.rtt_s, first=lambda rtt_s: first_lanes(rtt_s) - 1)
+    rtt_s = connection.ping(PING_S)
+    if not _carries(connection):
+        own = stack.enter_context(SshClient(connection.host))
+        return Lanes(lambda: _process(own), rtt_s=lambda: rtt_s, first=first_lanes)
+    return Lanes(lambda: _channel(connection), rtt_s=lambda: rtt_s, first=lambda _: CHANNELS, most=CHANNELS)
+
+
+def _process(client: SshClient) -> tuple[Wire, Callable[[], None]]:
+    process = client.start(porter)
+    process.write(b'{"do":"lane"}\n')
+    return process.wire, process.kill
+
+
+def _channel(connection: Way) -> tuple[Wire, Callable[[], None]]:
+    program = connection.far(porter, {"do": "lane"}, silence_s=SILENCE_S + 30)
+    return program.wire, lambda: _end(program)
+
+
+def _end(program: contextlib.AbstractContextManager[object]) -> None:
+    program.__exit__(None, None, None)
+
+
+def _carries(connection: Way) -> bool:
+    """Whether its own wire is as good as a lane: paramiko takes 2.5 times the CPU that `ssh` does."""
+    return isinstance(connection, SshClient) or not (openssh_client.present() and connection.logs_in_alone)
+
+
+def _ranged(item: Item, rtt_s: float) -> bool:
+    """Whether a file goes in ranges. What was begun so, and goes on, does whatever the way."""
+    if item.entry.kind != "file" or item.action not in ("send", "resume"):
+        return False
+    return item.size_bytes >= (RANGED_FROM_FAR_BYTES if item.action == "resume" else ranged_from(rtt_s))
+
+
+def ranged_from(rtt_s: float) -> int:
+    """The size from which a file goes in ranges, at a round trip time."""
+    return RANGED_FROM_FAR_BYTES if rtt_s >= FAR_S else RANGED_FROM_BYTES
+
+
+def _sorted(plan: Plan, lanes: Lanes | None) -> tuple[list[Item], list[Item]]:
+    """What goes as one stream, and what goes in ranges."""
+    large = [i for i in plan.to_do if lanes and _ranged(i, lanes.rtt_s)]
+    return [i for i in plan.to_do if i not in large], large
+
+
+class _Tally:
+    """What is done so far, for the progress and the outcome."""
+
+    def __init__(self, plan: Plan, progress: Watcher | None) -> None:
+        self.entries = {i.entry.path: i.entry for i in plan.to_do}
+        self.refused: list[str] = []
+        self._plan = plan
+        self._progress = progress
+        self._open = {i.entry.path: i for i in plan.to_do}
+        self._sent: dict[str, str] = {}  # MD5 of what the host has yet to confirm
+        self._ready = False
+        self._md5s: dict[str, str] = {}
+        self._bytes_total = sum(i.size_bytes for i in plan.to_do)
+        self._bytes_done = 0
+
+    def heed(self, message: Message) -> None:
+        """What the host says while we send. Raises Problem for what it has no reason to say."""
+        if "done" in message:
+            path = self._named(message, "done")
+            if message.get("md5") != self._sent.pop(path):
+                raise nonsense(message, "md5")
+            self.done(self.entries[path]._replace(md5=message["md5"]))
+        elif "refused" in message:
+            path = self._named(message, "refused")
+            if self._open[path].action != "copy" or path in self.refused:
+                raise unasked(message)
+            del self._sent[path]
+            self.refused.append(path)
+        elif "ready" in message and not self._ready:
+            self._ready = True
+        else:
+            raise unasked(message)
+
+    def _named(self, message: Message, name: str) -> str:
+        path = word(message, name)
+        if path not in self._sent:
+            raise unasked(message)
+        return path
+
+    def sent(self, path: str, md5: str) -> None:
+        """The host is to confirm it."""
+        self._sent[path] = md5
+
+    def done(self, entry: Entry) -> None:
+        item = self._open.pop(entry.path)
+        self._md5s[item.path] = entry.md5
+        self.moved(entry, item.size_bytes if item.action == "copy" and entry.path not in self.refused else 0)
+
+    def moved(self, entry: Entry, count: int) -> None:
+        self._bytes_done += count
+        if self._progress:
+            total = len(self.entries)
+            self._progress(Progress(entry.path or Path(self._plan.target).name, self._bytes_done, self._bytes_total,
+                                    total - len(self._open), total))
+
+    def all_done(self) -> None:
+        if self._open:
+            raise TransferError(f"{len(self._open)} files were sent and never confirmed, the first is "
+                                f"{next(iter(self._open))!r}", remedy="run the same command again")
+
+    def outcome(self, sent_bytes: int, seconds: float) -> Outcome:
+        copied = sum(i.action == "copy" for i in self._plan.to_do) - len(self.refused)
+        return Outcome(len(self.entries) - copied, sent_bytes, len(self._plan.items) - len(self.entries), seconds,
+                       copied, self._md5s)
+
+
+def _absolute(local: Path) -> str:
+    return text(os.fsencode(Path(os.path.abspath(local.expanduser()))))  # noqa: PTH100  # keeps links
+
+
+def _relative(files: Sequence[str] | None) -> list[str] | None:
+    return None if files is None else list(dict.fromkeys(name.rstrip("/") for name in files))
+
+
+if __name__ == "__main__":
+    from rdtops.transfer.transfer_command import main
+
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Feed: follows one run in a thread of its own. One call to the host a refresh, and the plugins act as in the plain
+`inv watch`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rdtops.contract.journal import Event
+from rdtops.errors import RdtopsError
+from rdtops.plugging.registry import Registry
+from rdtops.runs import watch
+from rdtops.runs.overview import RunView
+from rdtops.runs.poller import LOST, News, Newsroom, Patience, Question
+from rdtops.runs.records import HookRecord
+from rdtops.runs.watch import Watcher
+from rdtops.ssh.connection import Connection
+
+LOG = "train.log"
+LOG_LINES = 400
+REFRESH_S = 2.0
+ENDED_REFRESH_S = 15.0  # an evaluation may still tell something
+
+
+@dataclass(frozen=True)
+class Update:
+    """What is new of a run; `problem` says why nothing is, '' when the host answers."""
+
+    host: str
+    run_id: str
+    news: News | None = None
+    events: tuple[watch.Seen, ...] = ()
+    log: tuple[str, ...] = ()
+    problem: str = ""
+    again_in_s: float = 0.0  # 0.0 after a problem: it will not be tried again
+
+
+@dataclass
+class Feed:
+    """`tell` is called from the feed's thread."""
+
+    connect: Callable[[], Connection]
+    registry: Registry
+    run: RunView
+    tell: Callable[[Update], object]
+    refresh_s: float = REFRESH_S
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, daemon=True, name=f"feed of {self.run.run_id}")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns when a call that is under way has ended, or after a second: the program may end meanwhile."""
+        self._stop.set()
+        if self._thread:
+            self._thread.join(1.0)
+
+    def _run(self) -> None:
+        said: list[str] = []
+        patience = Patience(said.append, self.refresh_s)
+        following: _Following | None = None
+        while not self._stop.is_set():
+            try:
+                following = following or _Following(Newsroom(self.connect()), self.registry, self.run)
+                update, pause_s = following.look(self.refresh_s)
+            except LOST as error:
+                pause_s = patience.lost(error)
+                self.tell(Update(self.run.host, self.run.run_id, problem=said[-1], again_in_s=pause_s))
+            except RdtopsError as error:
+                self.tell(Update(self.run.host, self.run.run_id, problem=f"{error.message}; {error.remedy}"))
+                break
+            else:
+                patience.reached()
+                self.tell(update)
+            self._stop.wait(pause_s)
+        if following:
+            following.newsroom.close()
+
+
+class _Following:
+    """Where a feed is in its run."""
+
+    def __init__(self, newsroom: Newsroom, registry: Registry, run: RunView) -> None:
+        self.newsroom = newsroom
+        self.watcher = Watcher(newsroom, registry, run)
+        self._past: list[Event] | None = None
+        self._log = Question(last_lines=LOG_LINES)
+        self._has_ended = False
+
+    def look(self, refresh_s: float) -> tuple[Update, float]:
+        """What is new, and the seconds until one should look again."""
+        if self._past is None:
+            self._past = self.watcher.history()
+        look = self.watcher.look({LOG: self._log}, gpus=True)
+        past, self._past = self._past, []
+        events = (*((event, []) for event in past), *look.events, *self._end(look))
+        piece = look.news.files[LOG]
+        self._log = Question(piece.behind)
+        lines = tuple(line.content.decode("utf-8", "replace").rstrip("\n") for line in piece.lines)
+        pause_s = 0.0 if look.more or piece.more else ENDED_REFRESH_S if look.run.state.ended else refresh_s
+        return Update(look.run.host, look.run.run_id, look.news, events, lines, piece.rest), pause_s
+
+    def _end(self, look: watch.Look) -> tuple[watch.Seen, ...]:
+        if not look.run.state.ended:
+            self._has_ended = False  # it was resumed
+            return ()
+        if self._has_ended or look.more:
+            return ()
+        self._has_ended = True
+        said: list[HookRecord] = self.watcher.act_on_end()
+        return ((Event("ended", look.run.last_event_s, {"state": look.run.state.value}), said),)

@@ -1,0 +1,186 @@
+"""What this repository does with itself: its lab, its demo, its tests; and what its benches and drills have to say."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rdtops
+from rdtops.errors import LabError, RdtopsError
+from rdtops.hostlib.fields import loads
+from rdtops.lab import packages
+from rdtops.lab.site import Lab
+
+ROOT = Path(rdtops.__file__).resolve().parents[1]
+LAB_HOST = "lab"
+Say = Callable[[str], None]
+
+
+class StepFailed(RdtopsError):
+    """A command that we started ended badly; it has said why itself."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of a benchmark. `value` is a ratio, never a time: machines differ."""
+
+    name: str
+    value: float
+    goal: str
+    holds: bool
+    how: str
+
+
+@dataclass(frozen=True)
+class Drilled:
+    """What a drill broke, and what did not hold. A row is a frozen dataclass: its fields are the columns of the
+    table, its field or property `passed`, where it has one, is its sign.
+    """
+
+    title: str
+    rows: tuple[Any, ...]
+    problems: tuple[str, ...] = ()
+    verdict: str = ""  # what holds when there is no problem
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems and all(getattr(row, "passed", True) for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Titled lines."""
+
+    title: str
+    pairs: dict[str, str]
+
+
+def lab() -> Lab:
+    """The lab of this checkout, with the ports that hosts.toml names."""
+    return Lab(ROOT / ".lab")
+
+
+def lab_up(say: Say, backend: str = "auto") -> Iterator[Summary]:
+    site = lab()
+    say(site.up(backend).words)
+    make_tiny_assets(say)
+    yield Summary("the lab is up", {
+        "try it": "inv deploy check train --host lab",
+        "by hand": f"ssh -F {_short(site.root / 'ssh_config')} lab",
+        "stop it": "inv lab.down"})
+
+
+def lab_down(say: Say) -> Iterator[Summary]:
+    ended = lab().down()
+    say(f"the lab is down, {ended} processes ended" if ended else "the lab was down already")
+    yield from ()
+
+
+def lab_status() -> Iterator[Any]:
+    yield from lab().status()
+
+
+def make_tiny_assets(say: Say) -> None:
+    """The tiny encoders and weights of the preset `tiny`, made here with transformers; nothing is downloaded."""
+    folder = ROOT / ".lab" / "assets"
+    if all((folder / name / "config.json").exists() for name in ("rdt-tiny", "t5-tiny", "siglip-tiny")):
+        return
+    missing = [m for m in ("torch", "transformers") if importlib.util.find_spec(m) is None]
+    if missing:
+        raise LabError(f"the lab trains for real and needs {' and '.join(missing)}",
+                       remedy="pip install -c constraints.txt -e '.[demo]'")
+    say("making tiny encoders and weights (once)")
+    done = subprocess.run([sys.executable, "-m", "rdtops.trainer.tiny", str(folder)], cwd=ROOT, capture_output=True,
+                          text=True, check=False)
+    if done.returncode:
+        raise LabError(f"the tiny assets could not be made:\n{done.stderr[-800:]}")
+
+
+def demo(say: Say) -> Iterator[Any]:
+    """The user's own lines, typed for them. Everything in it is real but the size."""
+    begun = time.monotonic()
+    _system_programs(say)
+    for line in ("lab.up", f"deploy check train --host {LAB_HOST}", f"watch --plain --host {LAB_HOST}",
+                 "fetch-results"):
+        _inv(line)
+    fetched = loads(_inv(f"fetch-results --host {LAB_HOST} --json"))[0]  # for the summary; nothing moves
+    yield Summary(f"done in {time.monotonic() - begun:.0f} s: a training on {LAB_HOST}, reached through lab-jump", {
+        "run": f"{fetched['run_id']}, {fetched['state']}",
+        "report": _short(fetched["report"]),
+        "loss curve": _short(fetched["loss_curve"]),
+        "checkpoint": _short(Path(fetched["folder"]) / "checkpoints" / fetched["checkpoint"]["name"]),
+        "logs": f"{_short(Path(fetched['folder']) / 'train.log')}, journal.jsonl beside it",
+        "next": "inv checkpoints --host lab · inv train --resume RUN --set max_steps=300 · inv lab.down",
+        "your own host": "put it into hosts.toml, then: inv trust --host NAME; inv deploy check train --host NAME"})
+
+
+def test(say: Say, *, slow: bool, only: str, coverage: bool) -> Iterator[Any]:
+    """pytest over tests/. The long proofs run with --slow only."""
+    _system_programs(say)
+    _cluster_programs(say)
+    words = [sys.executable, "-m", "pytest", *([] if slow else ["-m", "not slow"]), *(["-k", only] if only else []),
+             *(["--cov", "--cov-report=term:skip-covered"] if coverage else [])]
+    _run(words, "tests failed")
+    yield from ()
+
+
+def lint() -> Iterator[Any]:
+    scripts = Path(sys.executable).parent
+    for words in (["ruff", "check", "."], ["mypy"], ["lint-imports"]):
+        _run([str(scripts / Path(words[0])), *words[1:]], f"{words[0]} has findings")
+    yield from ()
+
+
+def _system_programs(say: Say) -> None:
+    """Install openssh-server, rsync and tmux where we may, else name them: asyncssh and setsid stand in for them."""
+    try:
+        packages.install_missing(say)
+    except LabError as error:
+        if os.environ.get("CI") == "true":  # there the real ones are what is to be tested
+            raise
+        say(f"{error.message}; to have them: {error.remedy}\ngoing on with asyncssh and setsid in their place")
+
+
+def _cluster_programs(say: Say) -> None:
+    """Install Slurm where we may, else say that the tests with a cluster are left out."""
+    try:
+        packages.install_missing(say, packages.CLUSTER)
+    except LabError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        say(f"{error.message}: the tests with a cluster are skipped; to have them: {error.remedy}")
+
+
+def _inv(line: str) -> str:
+    """Type `inv LINE` as a person would and show it; with --json nothing is shown and the output is returned."""
+    quiet = subprocess.PIPE if "--json" in line else None
+    if not quiet:
+        sys.stderr.write(f"\n$ inv {line}\n")
+        sys.stderr.flush()
+    words = [sys.executable, "-m", "invoke", *line.split()]
+    done = subprocess.run(words, cwd=ROOT, stdout=quiet, stderr=quiet, text=True, check=False)
+    if done.returncode:
+        raise StepFailed(f"`inv {line}` ended with exit {done.returncode}; what it said stands above",
+                         remedy=f"inv {line}   # once it is mended; then inv demo")
+    return done.stdout or ""
+
+
+def _run(words: list[str], failure: str) -> None:
+    code = subprocess.run(words, cwd=ROOT, check=False).returncode
+    if code:
+        raise StepFailed(f"{failure} (exit {code})")
+
+
+def _short(path: str | os.PathLike[str]) -> str:
+    """A path as a person would type it from here."""
+    try:
+        return str(Path(path).resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

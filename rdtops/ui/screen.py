@@ -1,0 +1,159 @@
+"""The screen: tables and lines on stdout, progress and what else goes on meanwhile on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from invoke import Exit
+
+from rdtops.errors import RdtopsError
+from rdtops.ssh.display import json_text, printable
+
+if TYPE_CHECKING:
+    from rdtops.transfer.transfer import Progress
+
+
+class Screen:
+    """Where things are shown, and the session they come from: one for a whole chain of tasks."""
+
+    def __init__(self) -> None:
+        from rdtops.views.terminal import Terminal
+        from rdtops.workflows.session import Session
+
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a file has no width of its own
+        self.out = Terminal(width=width, soft_wrap=False)
+        self.err = Terminal(stderr=True, soft_wrap=True)
+        self.as_json = False
+        self.session = Session(self._say, self._moved, ask_person if sys.stdin.isatty() else None)
+        self._rows: list[dict[str, Any]] = []
+        self._live: Any = None
+        self._placed: dict[str, Any] = {}
+        self._placing = threading.Lock()
+        self._bars: Any = None
+        self._bar_ids: dict[tuple[str, str], Any] = {}
+        self._last_line: dict[tuple[str, str], float] = {}
+
+    def show_each(self, things: Iterator[Any]) -> int:
+        """Show each thing as it comes; the worst exit code of them."""
+        from rdtops.views import views
+
+        code = 0
+        for thing in things:
+            self.show(thing)
+            code = max(code, views.exit_code(thing))
+        self.close_progress()
+        return code
+
+    def show(self, thing: Any) -> None:
+        from rdtops import views as render
+
+        self.close_progress()
+        if self.as_json:
+            self._rows += render.rows(thing)
+        elif place := getattr(thing, "in_place_of", ""):
+            self._in_place(place, thing)
+        else:
+            self.out.print(render.shown(thing), crop=False)  # a log line is longer than a screen is wide
+
+    def _in_place(self, place: str, thing: Any) -> None:
+        """On a terminal where the one before it was; in a pipe as lines below it."""
+        from rich.console import Group
+        from rich.live import Live
+
+        from rdtops import views as render
+
+        if not self.out.is_terminal:
+            self.out.print("\n".join(render.gpus.lines_of(thing)), soft_wrap=True)
+            return
+        with self._placing:  # several hosts show side by side
+            self._placed[place] = render.shown(thing)
+            if self._live is None:
+                self._live = Live(console=self.out, auto_refresh=False, vertical_overflow="crop")
+                self._live.start()
+            self._live.update(Group(*(self._placed[name] for name in sorted(self._placed))), refresh=True)
+
+    def show_rest(self) -> None:
+        """Of a task that ended in an error, as JSON: what came before is not lost with it."""
+        if self._rows:
+            self.finish(0)
+
+    def finish(self, code: int) -> None:
+        if self.as_json:
+            print(json_text(self._rows), flush=True)
+            self._rows = []
+        if code:
+            raise Exit(code=code)
+
+    def complain(self, error: RdtopsError) -> None:
+        from rdtops.views.terminal import styled
+
+        self.err.print(styled("[bold red]error:[/] {}", error.message))
+        if error.remedy:
+            self.err.print(styled("[bold]-> {}[/]", error.remedy))
+
+    def close_progress(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars, self._bar_ids = None, {}
+
+    def close(self) -> None:
+        self.close_progress()
+        self.close_live()
+        self.session.close()
+
+    def close_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _say(self, text: str) -> None:
+        self.err.print(text, style="dim")
+
+    def _moved(self, host: str, what: str, done: Progress) -> None:
+        """A bar on a terminal; elsewhere a line now and then."""
+        if not done.bytes_total:
+            return
+        if self.err.is_terminal:
+            self._bar(host, what, done)
+        elif time.monotonic() - self._last_line.setdefault((host, what), time.monotonic()) > 5:
+            self._last_line[host, what] = time.monotonic()
+            share = 100 * done.bytes_done / done.bytes_total
+            self._say(f"{host}: {what}: {share:.0f} % of {done.bytes_total / 1e6:.1f} MB  {done.path}")
+
+    def _bar(self, host: str, what: str, done: Progress) -> None:
+        from rich import progress
+
+        if self._bars is None:
+            self._bars = progress.Progress(
+                progress.TextColumn("{task.description}", markup=False), progress.BarColumn(30),
+                progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn(),
+                console=self.err, transient=True)
+            self._bars.start()
+        key = (host, what)
+        if key not in self._bar_ids:
+            self._bar_ids[key] = self._bars.add_task(printable(f"{host}: {what}"), total=done.bytes_total)
+        self._bars.update(self._bar_ids[key], completed=done.bytes_done, total=done.bytes_total)
+
+
+def ask_person(question: str, echo: bool) -> str:
+    """What the person at the terminal answers; a secret is not shown while it is typed."""
+    import getpass
+
+    return (input if echo else getpass.getpass)(f"{printable(question)} ")
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr, so that stdout stays what was asked for."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Of a bug of ours: Python's own would pass on as it is what the error quotes."""
+    say("".join(traceback.format_exception(kind, error, trace)).removesuffix("\n"))

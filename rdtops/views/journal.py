@@ -1,0 +1,115 @@
+"""Events of the Journal, and what the plugins said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from rdtops.contract.journal import Event
+from rdtops.runs.records import HookRecord
+from rdtops.views.forms import shown
+from rdtops.views.jobs import job_begins
+from rdtops.views.terminal import styled
+from rdtops.views.views import Progressed
+from rdtops.views.words import clock, duration, heldout_words, size
+
+
+@shown.register
+def _(thing: Progressed) -> RenderableType:
+    said = (recorded(r) for r in thing.records if r.value or r.error)
+    line = styled("{}  {}", clock(thing.event.time_s), words_of(thing.event, thing.max_steps))
+    return Text("\n           ").join([line, *said])
+
+
+def words_of(event: Event, max_steps: int) -> str:
+    """An event of the Journal as one line; of a kind that is not known here, what it holds."""
+    words = WORDS.get(event.kind)
+    try:
+        said = words(event.data) if words else ""
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+        said = ""  # another version's event of that name, or nobody's
+    if event.kind == "step" and said:
+        return said.replace(" of ?", f" of {max_steps}", 1)
+    return said or f"{event.kind}  " + "  ".join(f"{k} {_value(v)}" for k, v in event.data.items())
+
+
+def _value(value: object) -> str:
+    try:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    except (ValueError, RecursionError):  # a number or a nest that is too large to be written
+        return "?"
+
+
+def _step(d: dict[str, Any]) -> str:
+    return (f"step {d['step']:>6} of ?  loss {d['loss']:.4f}  lr {d.get('learning_rate', 0):.1e}  "
+            f"{d.get('samples_per_s') or 0:.1f} samples/s  {duration(d.get('eta_s'))} to go")
+
+
+def _checkpoint(d: dict[str, Any]) -> str:
+    heldout = d.get("heldout_loss")
+    return (f"checkpoint {d['name']}  {size(d['size_bytes'])}  {d['digest']}"
+            + ("" if heldout is None else f"  held-out loss {heldout_words(heldout)}"))
+
+
+def _started(d: dict[str, Any]) -> str:
+    resumed = d.get("resumed_from_step")
+    return (f"training on {d.get('world_size')} x {d.get('device')}, {d.get('parameters', 0) / 1e6:.1f} M parameters"
+            + (f", resumed from step {resumed}" if resumed else ""))
+
+
+def _attempt(d: dict[str, Any]) -> str:
+    checkpointing = ", with gradient checkpointing" if d.get("gradient_checkpointing") else ""
+    return (f"attempt {d['attempt']} begins: micro-batches of {d['batch_size_per_process']}, "
+            f"{d['gradient_accumulation_steps']} a step and process{checkpointing}")
+
+
+def _attempt_ended(d: dict[str, Any]) -> str:
+    code = "no exit code" if d.get("exit_code") is None else f"exit {d['exit_code']}"
+    wait_s = d.get("restart_in_s")
+    following = "" if wait_s is None else f"; again in {duration(wait_s)}"
+    return f"attempt {d['attempt']} ended with {code}: {d['cause']}: {d['summary']}{following}"
+
+
+def _stuck(d: dict[str, Any]) -> str:
+    ranks = ", ".join(f"{r['rank']} ({r['state']})" for r in d["ranks"])
+    return f"no event for {duration(d['silent_s'])}: the stacks of ranks {ranks} are in train.log, then they are ended"
+
+
+def _eval_started(d: dict[str, Any]) -> str:
+    before = f", {d['done_before']} of them done before" if d.get("done_before") else ""
+    return f"evaluating {d['checkpoint']} on {d['benchmark']}: {d['trials']} trials of {d['tasks']} tasks{before}"
+
+
+def _eval_finished(d: dict[str, Any]) -> str:
+    errors = f", {d['errors']} errors" if d.get("errors") else ""
+    return f"evaluated {d['checkpoint']} on {d['benchmark']}: {d['successes']} of {d['trials']} succeeded{errors}"
+
+
+WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
+    "scheduled": job_begins,
+    "requeued": lambda d: f"the time of job {d.get('job')} is over; it is queued again, to go on where it saved",
+    "launched": lambda d: f"launched by {d.get('launcher')}, process {d.get('pid')}",
+    "attempt": _attempt,
+    "attempt_ended": _attempt_ended,
+    "stuck": _stuck,
+    "started": _started,
+    "step": _step,
+    "sample": lambda d: f"step {d['step']}: mean squared action error {d['action_mse']:.4g}",
+    "heldout": lambda d: f"step {d['step']}: held-out loss {heldout_words(d['loss'])}",
+    "checkpoint": _checkpoint,
+    "checkpoint_deleted": lambda d: f"deleted {d['name']}, which no setting keeps any longer",
+    "trial": lambda d: (f"{d['outcome']:7}  trial {d['trial']:>2}  {d['steps']:>3} steps  {d['task']}  "
+                        f"{d.get('error', '')}"),
+    "eval_started": _eval_started,
+    "eval_finished": _eval_finished,
+    "finished": lambda d: f"finished at step {d.get('step')}, loss {d.get('loss') or 0:.4f}",
+}
+
+
+def recorded(record: HookRecord) -> Text:
+    if record.error:
+        return styled("[red]{}: {}[/]", record.plugin, record.error)
+    return styled("[dim]{}: {}[/]", record.plugin, "  ".join(f"{k} {v}" for k, v in record.value.items()))

@@ -1,0 +1,133 @@
+"""Check and train: ask every check, then launch exactly one training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rdtops.checks import CheckResult, Report, Status
+from rdtops.contract.config import override
+from rdtops.contract.run import RunSpec, RunState
+from rdtops.delivery import secrets
+from rdtops.errors import PluginError, PreflightFailed, PreflightVeto, RunError
+from rdtops.plugging.registry import Registry, Works
+from rdtops.preflight import core_checks
+from rdtops.runs import admission, overview
+from rdtops.runs.admission import Admitted
+from rdtops.runs.overview import RunView
+from rdtops.ssh.connection import Connection
+from rdtops.ssh.probe import together
+from rdtops.ssh.redaction import redacted
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A training that runs now."""
+
+    host: str
+    run_id: str
+    launcher: str
+    root: str  # the run folder on the host
+    resumed_from: str = ""  # the checkpoint, when it goes on
+    is_new: bool = True  # False: it was running already, and nothing was started
+    note: str = ""
+
+
+def check(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path]) -> Report:
+    """Every finding about the host: ours first, then the plugins'. What they ask travels together."""
+    plugins = registry.preflight_works(host=connection.host, connection=connection, spec=spec, local_assets=local)
+    ours: Works = [lambda: core_checks(connection, spec)]
+    seconds: dict[str, float] = {}
+    hidden = secrets.all_of(connection.host)
+    results = [_redacted(result, hidden) for found in together(connection, [*ours, *plugins], seconds)
+               for result in found]
+    asked = [p.name for p in registry.with_hook("preflight_check")]
+    if not asked:
+        results.append(CheckResult.fail("plugins", "no plugin took part in this check",
+                                        remedy="inv plugins   # what is loaded, and why not"))
+    return Report(connection.host.name, tuple(results), tuple(asked), seconds)
+
+
+def _redacted(result: CheckResult, hidden: set[str]) -> CheckResult:
+    """A host may repeat whatever it was told."""
+    return replace(result, summary=redacted(result.summary, hidden), evidence=redacted(result.evidence, hidden),
+                   remedy=redacted(result.remedy, hidden))
+
+
+def train(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path],
+          report: Report, *, again: bool = False) -> Launched:
+    """Launch `spec` after a passed report, unless the same training runs (`again`: also then).
+    Raises PreflightFailed, PreflightVeto, PluginError or RunError."""
+    require_pass(report)
+    _before_train(connection, registry, spec, local)
+    return _launched(connection, admission.admit(connection, spec, again=again))
+
+
+def adopted(connection: Connection, twin: RunView) -> Launched:
+    """What the same command began before, and what is running."""
+    assert twin.spec
+    return _launched(connection, Admitted(twin.spec, ""))
+
+
+def _launched(connection: Connection, admitted: Admitted) -> Launched:
+    spec = admitted.spec
+    return Launched(connection.host.name, spec.run_id, admitted.launcher, connection.short(str(spec.paths.root)),
+                    is_new=bool(admitted.launcher), note=admitted.note)
+
+
+def excused(report: Report, twin: RunView | None) -> Report:
+    """The report of a training that is running: it has the GPUs and the disk that it found free."""
+    if twin is None or twin.state is not RunState.RUNNING:
+        return report
+    results = [replace(r, status=Status.WARN, summary=f"{r.summary} (while {twin.run_id}, this very training, runs)")
+               if r.status is Status.FAIL else r for r in report.results]
+    return replace(report, results=tuple(results))
+
+
+def resumed_spec(run: RunView, fresh: RunSpec, settings: tuple[str, ...]) -> RunSpec:
+    """The spec of a run that goes on: its own values, the code and assets of today, and `--set` on top."""
+    if run.spec is None:
+        raise RunError(f"{run.host}: the config.json of {run.run_id} cannot be read, so it cannot be resumed")
+    spec = replace(run.spec, release=fresh.release, snapshot=fresh.snapshot, assets=fresh.assets,
+                   train=override(run.spec.train, settings))
+    if run.state is RunState.RUNNING and admission.wish_of(spec) != admission.wish_of(run.spec):
+        raise RunError(f"{run.host}: {run.run_id} is running, with other settings, code or data",
+                       remedy=f"inv stop --host {run.host} --run {run.run_id}   # then resume it with these")
+    return spec
+
+
+def resume(connection: Connection, registry: Registry, run: RunView, spec: RunSpec, local: Mapping[str, Path],
+           report: Report) -> Launched:
+    """Let a run go on from its newest valid checkpoint."""
+    whole, _ = overview.checkpoints(connection, run)
+    if whole and whole[-1].step >= spec.train.max_steps:
+        raise RunError(f"{run.host}: {run.run_id} is at step {whole[-1].step}, and max_steps is {spec.train.max_steps}",
+                       remedy=f"inv train --host {run.host} --resume {run.run_id} --set max_steps={whole[-1].step * 2}")
+    launched = train(connection, registry, spec, local, report, again=True)  # this run, whatever others there are
+    return replace(launched, resumed_from=whole[-1].name if whole else "")
+
+
+def require_pass(report: Report) -> None:
+    if report.passed:
+        return
+    lines = [f"{r.name}: {r.summary}" + (f" ({r.evidence})" if r.evidence else "") for r in report.failures]
+    lines = lines or ["no check was made"]
+    first = next((r.remedy for r in report.failures if r.remedy), f"inv check --host {report.host}")
+    raise PreflightFailed(f"{report.host}: not started, {len(lines)} check(s) failed\n  " + "\n  ".join(lines),
+                          remedy=first)
+
+
+def _before_train(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path]) -> None:
+    for call in registry.call("before_train", host=connection.host, connection=connection, run=spec,
+                              local_assets=local):
+        if isinstance(call.error, PreflightVeto):
+            raise PreflightVeto(f"{spec.host}: the plugin {call.plugin} stopped the launch: "
+                                + redacted(call.error.message, secrets.all_of(connection.host)),
+                                remedy=call.error.remedy) from call.error
+        if call.error is not None:
+            raise PluginError(
+                f"{spec.host}: the plugin {call.plugin} raised {type(call.error).__name__} in before_train: "
+                + redacted(str(call.error), secrets.all_of(connection.host)),
+                remedy=f"RDTOPS_DISABLED_PLUGINS={call.plugin} inv train --host {spec.host}   # without it",
+            ) from call.error

@@ -1,0 +1,129 @@
+"""What becomes of a run, and what it is told."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from rdtops.contract.run import RunSpec, RunState, best_of
+from rdtops.errors import HostError, RemoteError, UsageError
+from rdtops.runs import evaluations as evaluation
+from rdtops.runs import jobs, launchers, overview, watch
+from rdtops.runs import why as diagnosing
+from rdtops.runs.evaluations import EvalView
+from rdtops.runs.overview import RunView
+from rdtops.runs.poller import Newsroom, Patience, Question, log_lines
+from rdtops.runs.records import RunRecords
+from rdtops.ssh import openssh_config
+from rdtops.ssh.display import size_words
+from rdtops.ssh.hosts import Host
+from rdtops.views.views import CheckpointList, CheckpointRow, HostStatus, Progressed, RunStatus, Text
+from rdtops.workflows.session import Session
+
+LONGEST_LOG = 1 << 24  # bytes that `inv logs` shows
+
+
+def status(session: Session, host: Host, *, run_id: str, everything: bool) -> Iterator[HostStatus]:
+    """The run of that id, else all or the newest and those that are running. A host that cannot be asked is a row."""
+    try:
+        connection = session.connection(host)
+        every = overview.list_runs(connection, gpus=True)
+        found = ([overview.pick(connection, every, run_id)] if run_id
+                 else every if everything else [r for r in every if r is every[-1] or r.state is RunState.RUNNING])
+        evaluations = evaluation.list_evaluations(connection, found) if found else []
+    except (HostError, RemoteError) as error:
+        yield HostStatus(host.name, problem=error)
+        return
+    yield HostStatus(host.name, tuple(
+        RunStatus(run, tuple(e for e in evaluations if e.run_id == run.run_id)) for run in found))
+
+
+def logs(session: Session, host: Host, *, run_id: str, lines: int, follow: bool, evaluated: bool) -> Iterator[Text]:
+    """`evaluated`: of the run's newest evaluation instead of its training."""
+    connection = session.connection(host)
+    run = overview.find(connection, run_id)
+    log = evaluation.find(connection, run).log if evaluated else str(overview.paths(connection, run).log)
+
+    def ended() -> bool:
+        return evaluation.find(connection, run).state.ended
+
+    path = log.removeprefix(str(overview.paths(connection, run).root) + "/")
+    with Newsroom(connection) as newsroom:
+        if not follow:
+            piece = newsroom.news(run.run_id, {path: Question(last_lines=lines, limit=LONGEST_LOG)}).files[path]
+            text = b"".join(line.content for line in piece.lines).decode("utf-8", "replace") + piece.rest
+            yield Text(text or f"{run.run_id} has written no log yet\n")
+            return
+        for new in log_lines(newsroom, run.run_id, path, last_lines=lines, patience=Patience(session.say),
+                             poll_s=watch.POLL_S, ended=ended if evaluated else None):
+            yield Text(new.decode("utf-8", "replace"))
+
+
+def why(session: Session, host: Host, *, run_id: str) -> Iterator[diagnosing.Why]:
+    yield diagnosing.ask(session.connection(host), run_id)
+
+
+def checkpoints(session: Session, host: Host, *, run_id: str, verify: bool) -> Iterator[CheckpointList]:
+    connection = session.connection(host)
+    run = overview.find(connection, run_id)
+    watch.catch_up(connection, session.registry, run, session.say)
+    whole, unfinished = overview.checkpoints(connection, run)
+    if verify and whole:
+        session.say(f"reading {size_words(sum(c.size_bytes for c in whole))} there")
+    states = overview.digest_states(connection, run, verify=verify)
+    said = RunRecords(host.name, run.run_id).hooks()
+    best = best_of(whole)
+    rows = tuple(CheckpointRow(run.run_id, host.name, c, c is whole[-1], c is best,
+                               tuple(r for r in said if r.digest == c.digest), *states.get(c.name, ("unverified", ())))
+                 for c in whole)
+    others = tuple((name, "; ".join(states[name][1]) if name in states else "not one of ours") for name in unfinished)
+    yield CheckpointList(run, rows, others)
+
+
+def attach(session: Session, host: Host, *, run_id: str) -> Iterator[Text]:
+    """Hand the terminal to OpenSSH, which draws it better than we would."""
+    connection = session.connection(host)
+    run = overview.find(connection, run_id)
+    spec = _spec(run, host)
+    yield Text(f"attached to {run.run_id}; leave with Ctrl-b d (the training does not need this window)\n")
+    line = launchers.of(host).attach_line(jobs.of_run(spec.paths, spec))
+    with tempfile.NamedTemporaryFile("w", prefix="rdtops-", suffix=".ssh_config") as config:
+        config.write(openssh_config.config_text(host))
+        config.flush()
+        subprocess.run(["ssh", "-F", config.name, "-t", openssh_config.destination(host), line], check=False)
+
+
+def stop(session: Session, host: Host, *, run_id: str, grace_s: float, evaluated: bool) -> Iterator[RunView | EvalView]:
+    connection = session.connection(host)
+    run = overview.find(connection, run_id)
+    if evaluated:
+        view = evaluation.find(connection, run)
+        evaluation.stop(connection, view)
+        yield evaluation.find(connection, run, view.name)
+        return
+    if run.state is RunState.RUNNING:
+        session.say(f"asking {run.run_id} to save and stop (up to {grace_s:.0f} s)")
+    overview.stop(connection, run, grace_s)
+    yield overview.find(connection, run.run_id)
+
+
+def follow_run(session: Session, host: Host, *, run_id: str) -> Iterator[Any]:
+    connection = session.connection(host)
+    run = overview.find(connection, run_id)
+    steps = run.spec.train.max_steps if run.spec else 0
+    shown_s = 0.0
+    for event, said in watch.follow(connection, session.registry, run.run_id, from_start=True, say=session.say):
+        if event.kind == "step":  # all are in the Journal; a person reads one a second
+            if event.time_s - shown_s < 1 and event.data.get("step") != steps:
+                continue
+            shown_s = event.time_s
+        yield Progressed(event, steps, tuple(said))
+    yield overview.find(connection, run.run_id)
+
+
+def _spec(run: RunView, host: Host) -> RunSpec:
+    if run.spec is None:
+        raise UsageError(f"{run.run_id} has no readable config.json", remedy=f"inv logs --host {host.name}")
+    return run.spec
