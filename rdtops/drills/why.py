@@ -17,7 +17,7 @@ from rdtops.drills.plants import Plant, cleared, plants
 from rdtops.errors import RdtopsError
 from rdtops.lab.gpus import GpuProcess, Gpus
 from rdtops.lab.site import Lab
-from rdtops.ops import admission, launch, runs, why
+from rdtops.ops import jobs, launch, runs, why
 from rdtops.ops.repository import Drilled, Say, StepFailed
 from rdtops.remote.connection import Connection
 from rdtops.supervisor import family
@@ -121,7 +121,7 @@ class Planted:
             text = text.replace("-m rdtops.trainer.train", "-m planted rdtops.trainer.train")
         text = text.replace("export PYTHONPATH=", f"export PYTHONPATH={self.root}/planted:")
         Path(self.spec.paths.script).write_text(text)
-        admission.start_script(self.connection, self.spec)
+        jobs.submit(self.connection, self.spec)
 
     # what plants do ------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ from rdtops.contract.names import EvaluationName, RunId
 from rdtops.contract.run import RunPaths, RunSpec, RunState, state_of
 from rdtops.errors import RunError, UsageError
 from rdtops.launcher import Job, JobState
-from rdtops.ops import admission, answers, inquiry, jobs, launch, results, runs, runs_on_host
+from rdtops.ops import answers, inquiry, jobs, launch, launch_on_host, results, runs, runs_on_host, secrets
 from rdtops.ops.answers import EvaluationFacts
+from rdtops.ops.jobs import Launched
 from rdtops.ops.runs import RunView
 from rdtops.remote.command import Command, quoted
 from rdtops.remote.connection import Connection
@@ -57,27 +58,13 @@ class EvalView:
                 **self.outcomes, "report": summary or None}
 
 
-@dataclass(frozen=True)
-class EvalLaunched:
-    """An evaluation that runs now."""
-
-    host: str
-    run_id: str
-    name: str
-    launcher: str
-    folder: str  # on the host
-    tasks: tuple[str, ...]
-    trials: int
-    notes: tuple[str, ...]
-
-
 def list_evaluations(connection: Connection, found: Sequence[RunView]) -> list[EvalView]:
     """Those of these runs, oldest first."""
     answer = connection.call(runs_on_host, {"op": "evaluations", "workspace": connection.workspace,
                                             "run_ids": [run.run_id for run in found]})
     listed = answers.evaluations(connection.host.name, answer)
-    told = jobs.told(connection, (_job(connection.workspace, facts) for facts in listed))
-    return [_view(connection.host.name, connection.workspace, facts, told.get(_job(connection.workspace, facts).name))
+    states = jobs.states(connection, (_job(connection, facts.run_id, facts.name) for facts in listed))
+    return [_view(connection.host.name, connection.workspace, facts, states.get(f"{facts.run_id}/{facts.name}"))
             for facts in listed]
 
 
@@ -123,7 +110,7 @@ def stand_in(path: str, fresh: RunSpec) -> RunSpec:
     return replace(fresh, run_id=RunId(f"00000000-000000-evaluated-{digest}"))
 
 
-def begin(connection: Connection, run: RunSpec, spec: EvalSpec) -> EvalLaunched:
+def begin(connection: Connection, run: RunSpec, spec: EvalSpec) -> Launched:
     """Let the host check the wish, then launch. Raises what the check found."""
     _require_release(connection, spec)
     _prepare(connection, spec)
@@ -136,23 +123,17 @@ def begin(connection: Connection, run: RunSpec, spec: EvalSpec) -> EvalLaunched:
         # a stand-in; every other run has its folder
         runs.write_file(connection, run.paths.config, run.to_json() + "\n", make_folder=True)
     tasks = tuple(task["name"] for task in found["tasks"])
-    launcher = admission.start_evaluation(connection, spec)
-    return EvalLaunched(spec.host, spec.run_id, spec.name, launcher, connection.short(str(spec.paths.root)), tasks,
-                        len(tasks) * spec.protocol.trials, tuple(found["notes"]))
+    if sent := secrets.for_the_host(spec.workspace, connection.host):
+        connection.call(launch_on_host, {"op": "secrets", **sent})
+    return jobs.launched(connection, spec, jobs.submit(connection, spec), evaluation=spec.name, tasks=tasks,
+                         trials=len(tasks) * spec.protocol.trials, notes=tuple(found["notes"]))
 
 
 def stop(connection: Connection, view: EvalView, grace_s: float = GRACE_S) -> None:
     """The trials that are running are lost, those that ended are kept."""
     if not view.state.can_be_stopped:
         raise RunError(f"{view.host}: {view.name} is {view.state.value}, not running")
-    if connection.host.trains_elsewhere:
-        jobs.stop(connection, jobs.of_evaluation_named(connection.workspace, view.run_id, view.name), grace_s)
-        return
-    answer = connection.call(runs_on_host, {
-        "op": "stop_evaluation", "workspace": connection.workspace, "run_id": view.run_id, "name": view.name,
-        "grace_s": grace_s}, timeout_s=grace_s + 60)
-    if left := answers.pids(answer, "left"):
-        raise RunError(f"{view.host}: processes of {view.name} outlived SIGKILL: {left}")
+    jobs.stop(connection, _job(connection, view.run_id, view.name), grace_s)
 
 
 def existing(connection: Connection, spec: EvalSpec) -> EvalView | None:
@@ -162,12 +143,12 @@ def existing(connection: Connection, spec: EvalSpec) -> EvalView | None:
     mine = next((facts for facts in listed if facts.name == spec.name), None)
     if mine is None:
         return None
-    job = jobs.told(connection, [jobs.of_evaluation(spec)]).get(f"{spec.run_id}/{spec.name}")
-    return _view(spec.host, spec.workspace, mine, job)
+    job = jobs.job_of(spec)
+    return _view(spec.host, spec.workspace, mine, jobs.states(connection, [job]).get(job.name))
 
 
-def _job(workspace: str, facts: EvaluationFacts) -> Job:
-    return jobs.of_evaluation_named(workspace, facts.run_id, facts.name)
+def _job(connection: Connection, run_id: RunId, name: EvaluationName) -> Job:
+    return jobs.evaluation_job(EvalPaths(RunPaths(connection.workspace, run_id), name))
 
 
 def _require_release(connection: Connection, spec: EvalSpec) -> None:

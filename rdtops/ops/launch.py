@@ -68,8 +68,8 @@ def script(host: Host, spec: RunSpec) -> str:
 
 
 def _lease(host: Host, spec: RunSpec) -> str:
-    """On a cluster the scheduler gives a job its GPUs, and has one job of the name."""
-    if host.trains_elsewhere:
+    """A scheduler gives a job its GPUs, and has one job of the name."""
+    if launchers.traits(host).is_scheduled:
         return ""
     return _LEASE.format(run_id=quoted(spec.run_id), lease=lease_command(host, spec).shell())
 
@@ -88,18 +88,17 @@ def evaluation_script(host: Host, spec: EvalSpec) -> str:
 def files(host: Host, spec: RunSpec) -> dict[str, str]:
     """What is in the folder of a run that begins, by name."""
     return {spec.paths.config.name: spec.to_json() + "\n", spec.paths.script.name: script(host, spec),
-            **launchers.of(host).files(jobs.of_run(spec.paths, spec), _spread(host, spec))}
+            **launchers.launcher(host).files(jobs.job_of(spec), _spread(host, spec))}
 
 
 def evaluation_files(host: Host, spec: EvalSpec) -> dict[str, str]:
     return {spec.paths.spec.name: spec.to_json() + "\n", spec.paths.script.name: evaluation_script(host, spec),
-            **launchers.of(host).files(jobs.of_evaluation(spec), None)}
+            **launchers.launcher(host).files(jobs.job_of(spec), None)}
 
 
 def start_line(host: Host, spec: RunSpec | EvalSpec) -> str:
     """What starts it by hand, once its files are there."""
-    return launchers.of(host).start_line(jobs.of_evaluation(spec) if isinstance(spec, EvalSpec)
-                                         else jobs.of_run(spec.paths, spec))
+    return launchers.launcher(host).start_line(jobs.job_of(spec))
 
 
 def _environment(host: Host, workspace: str, release: str, tag: Mapping[str, str]) -> str:
@@ -134,7 +133,7 @@ def supervised(host: Host, spec: RunSpec) -> Command:
 
 def trainer_command(host: Host, spec: RunSpec) -> Command:
     """`accelerate launch … -m rdtops.trainer.train config.json`, on as many machines as the launcher gives it."""
-    return launchers.of(host).spread(jobs.of_run(spec.paths, spec), _spread(host, spec))
+    return launchers.launcher(host).spread(jobs.job_of(spec), _spread(host, spec))
 
 
 def _spread(host: Host, spec: RunSpec) -> Spread:

@@ -147,8 +147,8 @@ class Newsroom:
         """What a cluster's scheduler says of the run, which is not asked every second."""
         asked_s, state = self._jobs.get(run_id, (-JOB_POLL_S, None))
         if state is None or time.monotonic() > asked_s + JOB_POLL_S:
-            job = jobs.of_run(RunPaths(self.connection.workspace, run_id))
-            state = jobs.told(self.connection, [job]).get(run_id)
+            job = jobs.training_job(RunPaths(self.connection.workspace, run_id))
+            state = jobs.states(self.connection, [job]).get(run_id)
             self._jobs[run_id] = time.monotonic(), state
         return state
 

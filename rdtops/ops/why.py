@@ -40,7 +40,7 @@ def ask(connection: Connection, run_id: str = "") -> Why:
     host = connection.host.name
     found = [answers.run_id(host, name) for name in fields.words(answer.get("names"))]
     name = runs.choose(host, connection.workspace, found, run_id)  # raises where it is not one
-    job = jobs.told(connection, [jobs.of_run(RunPaths(connection.workspace, name))]).get(name)
+    job = jobs.states(connection, [jobs.training_job(RunPaths(connection.workspace, name))]).get(name)
     facts = _seen_from_afar(fields.table(answer.get("facts")), job)
     told = _of_job(job) or diagnosis.diagnose(Evidence.of(host, facts))
     return Why(name, host, told, tuple(map(_attempt, fields.rows(answer.get("attempts")))))

@@ -33,6 +33,7 @@ from rdtops.errors import PluginTimeout, RdtopsError
 from rdtops.hookspecs import HOOKS
 from rdtops.lab.ports import Ports
 from rdtops.lab.site import Lab
+from rdtops.ops import launchers
 from rdtops.ops.discovery import Plugin
 from rdtops.ops.registry import Call, Registry
 from rdtops.options import TIME_LIMIT
@@ -232,7 +233,7 @@ class _Bench:
         """Hook -> what it is told beside host, connection and options."""
         spec, local = self._spec(), {role: self.local / role for role in ENCODERS}
         end = RunEnd(RunState.FAILED, 10, 20, 0.5, 1, "out of memory", 1.7e9)
-        told = {"preflight_check": {"spec": spec, "local_assets": local},
+        told = {"preflight_check": {"spec": spec, "local_assets": local, "traits": launchers.traits(self._host())},
                 "before_train": {"run": spec, "local_assets": local},
                 "after_checkpoint": {"run": spec, "checkpoint": self._checkpoint(spec)},
                 "after_eval": {"run": spec, "evaluation": self._evaluation(spec)},

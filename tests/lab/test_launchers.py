@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
 @pytest.mark.parametrize("name", ["tmux", pytest.param("setsid", marks=pytest.mark.slow)])
 def test_a_bundled_launcher_keeps_its_promises(name, rdtops_lab, lab_host):
     host = replace(lab_host, launcher=name)
-    tried = list(promises(launchers.of(host), host, host.workspace, gone=lambda: rdtops_lab.stop_server("lab2"),
+    tried = list(promises(launchers.launcher(host), host, host.workspace, gone=lambda: rdtops_lab.stop_server("lab2"),
                           back=rdtops_lab.up))
     assert [p for p in tried if p.holds is not True] == []
     assert len(tried) >= 15

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,10 +12,12 @@ from rdtops.checks import CheckResult
 from rdtops.contract import fields, lease, names
 from rdtops.contract.run import RunState
 from rdtops.errors import ConfigError
-from rdtops.ops import admission, launchers, runs, runs_on_host, secrets
+from rdtops.launcher import Traits
+from rdtops.ops import admission, detached, launchers, runs, runs_on_host, secrets
 from rdtops.ops.preflight.check import Answers, Check, Subject, last_line, words
 from rdtops.ops.runs import RunView
 from rdtops.remote import redaction
+from rdtops.remote.command import quoted
 from rdtops.remote.probe import Output, Probe, program_probe
 
 _LOGOUT = ("busctl get-property org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager "
@@ -34,28 +36,33 @@ class Logout:
 # --- launcher ---
 
 def judge_launcher(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    answer, wanted = answers["launcher"], subject.host.launcher
-    if subject.host.trains_elsewhere:
-        yield _of_a_cluster(subject)
-        return
-    there = {PurePosixPath(w).name for w in answer.value or []} & {"tmux", "setsid"}
-    if wanted != "auto" and wanted not in there:
-        yield CheckResult.fail("launcher", f"hosts.toml wants {wanted}, which is not there", answer.problem,
-                               f'install {wanted} there, or launcher = "auto" in hosts.toml')
-    elif not there:
-        yield CheckResult.fail("launcher", "neither tmux nor setsid is there", answer.problem,
-                               subject.there("sudo apt-get install -y tmux"))
-    else:
-        used = wanted if wanted != "auto" else "tmux" if "tmux" in there else "setsid"
-        yield CheckResult.ok("launcher", f"{used}; the training outlives the connection")
-
-
-def _of_a_cluster(subject: Subject) -> CheckResult:
     try:
-        launcher = launchers.of(subject.host)
+        launcher = launchers.launcher(subject.host)
     except ConfigError as error:
-        return CheckResult.fail("launcher", error.message, remedy=error.remedy)
-    return CheckResult.ok("launcher", f"{launcher.name}; the training runs as a job of the cluster")
+        yield CheckResult.fail("launcher", error.message, remedy=error.remedy)
+        return
+    traits = Traits.of(launcher)
+    there = {PurePosixPath(w).name for w in answers["launcher"].value or []}
+    used = next((program for program in traits.programs if program in there), "")
+    if traits.programs and not used:
+        yield _without(subject, traits.programs, answers["launcher"].problem)
+    elif traits.is_scheduled:
+        yield CheckResult.ok("launcher", f"{launcher.name}; the training runs as a job of the cluster")
+    else:
+        yield CheckResult.ok("launcher", f"{used or launcher.name}; the training outlives the connection")
+
+
+def _without(subject: Subject, programs: Sequence[str], problem: str) -> CheckResult:
+    if len(programs) > 1:
+        return CheckResult.fail("launcher", f"neither {' nor '.join(programs)} is there", problem,
+                                subject.there(f"sudo apt-get install -y {programs[0]}"))
+    return CheckResult.fail("launcher", f"hosts.toml wants {subject.host.launcher}, and {programs[0]} is not there",
+                            problem, f'install {programs[0]} there, or launcher = "auto" in hosts.toml')
+
+
+def _launcher_probes(subject: Subject) -> list[Probe[Any]]:
+    programs = " ".join(map(quoted, launchers.traits(subject.host).programs))
+    return [Probe("launcher", f"for p in {programs}; do command -v $p; done; :", words)]
 
 
 # --- lingering ---
@@ -166,7 +173,7 @@ def judge_lease(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     twin = admission.twin_of(subject.spec, answers["runs"].value or [])
     others = [h for h in holders if twin is None or h.get("run_id") != twin.run_id]
     if others:
-        summary, remedy = admission.in_the_way(host, others)
+        summary, remedy = detached.in_the_way(host, others)
         yield CheckResult.fail("lease", summary, "; ".join(lease.words(h) for h in others), remedy)
     elif note:
         yield CheckResult.warn("lease", "the locks of its GPUs are not where all users look", names.quoted(note, 400),
@@ -183,8 +190,7 @@ def _lease_probes(subject: Subject) -> list[Probe[Any]]:
 
 
 CHECKS = (
-    Check("launch", judge_launcher, lambda _: [Probe("launcher", "for p in tmux setsid; do command -v $p; done; :",
-                                                     words)]),
+    Check("launch", judge_launcher, _launcher_probes),
     Check("launch", judge_logout, lambda _: [Probe("logout", _LOGOUT, parse_logout, timeout_s=10)],
           of_the_trainer=True),
     Check("launch", judge_secrets),

@@ -10,6 +10,7 @@ from rdtops.ops.render import (
     gpus,
     hosts,
     inquiry,
+    jobs,
     journal,
     plugins,
     preflight,
@@ -21,5 +22,5 @@ from rdtops.ops.render import (
 from rdtops.ops.render.forms import rows, shown
 from rdtops.ops.render.words import clock, duration, size
 
-__all__ = ["checkpoints", "clock", "delivery", "duration", "evaluations", "gpus", "hosts", "inquiry", "journal",
+__all__ = ["checkpoints", "clock", "delivery", "duration", "evaluations", "gpus", "hosts", "inquiry", "jobs", "journal",
            "plugins", "preflight", "proofs", "results", "rows", "runs", "shown", "size", "why"]

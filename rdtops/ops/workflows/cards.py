@@ -21,7 +21,7 @@ GPU_QUERY = ("index", "name", "memory.used", "memory.total", "utilization.gpu", 
 
 def gpu(session: Session, host: Host, *, again_every_s: float) -> Iterator[Gpus | GpuSample]:
     connection = session.connection(host)
-    if again_every_s and host.trains_elsewhere:
+    if again_every_s and not launchers.traits(host).is_local:
         raise UsageError(f"{host.name} is a login node: --watch looks at its own GPUs only",
                          remedy=f"inv gpu --host {host.name}   # those of the newest run's nodes, now")
     if again_every_s:
@@ -36,13 +36,14 @@ def gpu(session: Session, host: Host, *, again_every_s: float) -> Iterator[Gpus 
 
 def _where_it_trains(connection: Connection, command: Command) -> Command:
     """On a cluster: on the nodes of the newest run."""
-    if not connection.host.trains_elsewhere:
+    if launchers.traits(connection.host).is_local:
         return command
     run = runs.find(connection)
     if run.state is not RunState.RUNNING:
         raise RunError(f"{run.host}: {run.run_id} is {run.state.value}, so it has no nodes to look at",
                        remedy=f"inv status --host {run.host}")
-    return launchers.of(connection.host).inside(connection, jobs.of_run(runs.paths(connection, run)), command)
+    job = jobs.training_job(runs.paths(connection, run))
+    return launchers.launcher(connection.host).inside(connection, job, command)
 
 
 def _gpus_again(connection: Connection, every_s: float) -> Iterator[GpuSample]:

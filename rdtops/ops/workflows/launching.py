@@ -13,10 +13,10 @@ from rdtops.contract.run import RunPaths, RunSpec, RunState
 from rdtops.errors import HostError, RemoteError
 from rdtops.ops import admission, evaluation, launch, provision, records, releases, runs, secrets, training, watch
 from rdtops.ops import deploy as delivery
+from rdtops.ops.jobs import Launched
 from rdtops.ops.plan import Wish
 from rdtops.ops.runs import RunView
 from rdtops.ops.session import Prepared, Session
-from rdtops.ops.training import Launched
 from rdtops.ops.views import Deployed, LaunchPlan, Progressed
 from rdtops.ops.workflows.watching import _spec, follow_run
 from rdtops.remote.connection import Connection

@@ -86,8 +86,9 @@ def attach(session: Session, host: Host, *, run_id: str) -> Iterator[Text]:
     connection = session.connection(host)
     run = runs.find(connection, run_id)
     spec = _spec(run, host)
-    yield Text(f"attached to {run.run_id}; leave with Ctrl-b d (the training does not need this window)\n")
-    line = launchers.of(host).attach_line(jobs.of_run(spec.paths, spec))
+    yield Text(f"attached to {run.run_id}; leave with {launchers.traits(host).detach_keys} (the training does not need "
+               "this window)\n")
+    line = launchers.launcher(host).attach_line(jobs.job_of(spec))
     with tempfile.NamedTemporaryFile("w", prefix="rdtops-", suffix=".ssh_config") as config:
         config.write(openssh.config_text(host))
         config.flush()
