@@ -8,7 +8,7 @@ from typing import Any
 from rdtops.contract import lease
 from rdtops.errors import RunError
 from rdtops.launcher import Job, JobState, Phase, Spread, Submitted, Traits
-from rdtops.ops import launch_on_host
+from rdtops.ops import answers, launch_on_host
 from rdtops.remote.command import Command, quoted
 from rdtops.remote.connection import Connection
 from rdtops.remote.far import detach
@@ -51,7 +51,8 @@ class Detached:
         answer = connection.call(launch_on_host, {"op": "stop", "folder": str(job.folder), "tag": job.tag,
                                                   "grace_s": grace_s}, timeout_s=grace_s + LEAVE_S + 30)
         if answer["left"]:
-            raise RunError(f"{connection.host.name}: processes of {job.name} outlived SIGKILL: {answer['left']}")
+            raise RunError(f"{connection.host.name}: processes of {job.name} outlived SIGKILL: "
+                           f"{answers.pids(answer, 'left')}")
 
     def inside(self, connection: Connection, job: Job, command: Command) -> Command:
         return command

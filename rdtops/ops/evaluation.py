@@ -111,22 +111,22 @@ def stand_in(path: str, fresh: RunSpec) -> RunSpec:
 
 
 def begin(connection: Connection, run: RunSpec, spec: EvalSpec) -> Launched:
-    """Let the host check the wish, then launch. Raises what the check found."""
+    """Let the host check the request, then launch. Raises the error of the check."""
     _require_release(connection, spec)
     _prepare(connection, spec)
     try:
-        found = inquiry.ask(connection, spec.release, "evaluate", [str(spec.paths.spec), "--check"])
+        checked = inquiry.ask(connection, spec.release, "evaluate", [str(spec.paths.spec), "--check"])
     except (RunError, UsageError):
         _forget(connection, spec)
         raise
     if not connection.run(Command("test", "-e", str(run.paths.config)), check=False).ok:
         # a stand-in; every other run has its folder
         runs.write_file(connection, run.paths.config, run.to_json() + "\n", make_folder=True)
-    tasks = tuple(task["name"] for task in found["tasks"])
+    tasks = tuple(task["name"] for task in checked["tasks"])
     if sent := secrets.for_the_host(spec.workspace, connection.host):
         connection.call(launch_on_host, {"op": "secrets", **sent})
     return jobs.launched(connection, spec, jobs.submit(connection, spec), evaluation=spec.name, tasks=tasks,
-                         trials=len(tasks) * spec.protocol.trials, notes=tuple(found["notes"]))
+                         trials=len(tasks) * spec.protocol.trials, notes=tuple(checked["notes"]))
 
 
 def stop(connection: Connection, view: EvalView, grace_s: float = GRACE_S) -> None:
@@ -137,7 +137,7 @@ def stop(connection: Connection, view: EvalView, grace_s: float = GRACE_S) -> No
 
 
 def existing(connection: Connection, spec: EvalSpec) -> EvalView | None:
-    """The evaluation that the same wish made before."""
+    """Return the evaluation that the same request made before."""
     answer = connection.call(runs_on_host, {"op": "evaluations", "workspace": spec.workspace, "run_ids": [spec.run_id]})
     listed = answers.evaluations(spec.host, answer)
     mine = next((facts for facts in listed if facts.name == spec.name), None)
@@ -165,7 +165,7 @@ def _prepare(connection: Connection, spec: EvalSpec) -> None:
 
 
 def _forget(connection: Connection, spec: EvalSpec) -> None:
-    """What was written for a wish that is refused; nothing of an evaluation that has begun."""
+    """Remove what was written for a request that is refused; nothing of an evaluation that has begun."""
     paths = spec.paths
     here, report = quoted(str(paths.root)), quoted(str(paths.report))
     files = f"{quoted(str(paths.spec))} {quoted(str(paths.script))}"

@@ -22,14 +22,14 @@ from rdtops.remote.redaction import redacted
 
 
 def check(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path]) -> Report:
-    """Every finding about the host: ours first, then the plugins'. What they ask travels together."""
+    """Run every check of the host, ours first, then the plugins'. What they ask travels together."""
     plugins = registry.preflight_works(host=connection.host, connection=connection, spec=spec, local_assets=local,
                                        traits=launchers.traits(connection.host))
     ours: Works = [lambda: core_checks(connection, spec)]
     seconds: dict[str, float] = {}
     hidden = secrets.all_of(connection.host)
-    results = [_redacted(result, hidden) for found in together(connection, [*ours, *plugins], seconds)
-               for result in found]
+    results = [_redacted(result, hidden) for findings in together(connection, [*ours, *plugins], seconds)
+               for result in findings]
     asked = [p.name for p in registry.with_hook("preflight_check")]
     if not asked:
         results.append(CheckResult.fail("plugins", "no plugin took part in this check",
@@ -53,7 +53,7 @@ def train(connection: Connection, registry: Registry, spec: RunSpec, local: Mapp
 
 
 def adopted(connection: Connection, twin: RunView) -> Launched:
-    """What the same command began before, and what is running."""
+    """Return the training that the same command began before and that is running."""
     assert twin.spec
     return jobs.launched(connection, twin.spec, Submitted("", already=True))
 

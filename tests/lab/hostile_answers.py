@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rdtops.errors import RdtopsError
-from rdtops.ops.news import Newsroom, Question
+from rdtops.ops.news import Question, RunPoller
 from rdtops.remote import inventory
 from rdtops.remote.connection import Connection
 from rdtops.remote.far import prober, wire
@@ -66,8 +66,8 @@ def piece(connection: Connection) -> None:
 
 
 def news(connection: Connection) -> None:
-    with Newsroom(connection) as newsroom:
-        newsroom.news("20261124-101530-x-3fa9", {"train.log": Question()})
+    with RunPoller(connection) as poller:
+        poller.poll("20261124-101530-x-3fa9", {"train.log": Question()})
 
 
 ASKS: dict[str, Callable[[Connection], None]] = {f.__name__: f for f in (

@@ -45,7 +45,7 @@ def test_what_may_run_has_not_ended_and_can_be_stopped(state):
 def test_every_cause_has_a_diagnosis_of_its_own(cause):
     from rdtops.contract.diagnosis.causes import CAUSES
 
-    found = why._of_job(JobState(Phase.ENDED, cause, "7", "job 7 …", "inv logs"))
+    found = why._job_diagnosis(JobState(Phase.ENDED, cause, "7", "job 7 …", "inv logs"))
     if cause in (Cause.NONE, Cause.FORGOTTEN):
         assert found is None  # its own files tell
     else:
@@ -54,15 +54,15 @@ def test_every_cause_has_a_diagnosis_of_its_own(cause):
 
 
 def test_a_silent_scheduler_is_a_diagnosis_and_a_running_job_is_not():
-    assert why._of_job(JobState(Phase.UNKNOWN)).cause == "scheduler_silent"
-    assert why._of_job(JobState(Phase.RUNNING)) is None
-    assert why._of_job(None) is None
+    assert why._job_diagnosis(JobState(Phase.UNKNOWN)).cause == "scheduler_silent"
+    assert why._job_diagnosis(JobState(Phase.RUNNING)) is None
+    assert why._job_diagnosis(None) is None
 
 
 def test_a_running_job_is_alive_wherever_its_processes_are():
-    seen = why._seen_from_afar({"alive": False, "gpus": [{"index": 0}], "exit_code": None}, JobState(Phase.RUNNING))
+    seen = why._without_processes({"alive": False, "gpus": [{"index": 0}], "exit_code": None}, JobState(Phase.RUNNING))
     assert (seen["alive"], seen["gpus"], seen["exit_code"]) == (True, [], None)
-    assert why._seen_from_afar({"alive": True}, None) == {"alive": True}
+    assert why._without_processes({"alive": True}, None) == {"alive": True}
 
 
 # --- launchers ---

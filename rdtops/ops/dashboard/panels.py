@@ -11,9 +11,9 @@ from textual.widgets import Static
 
 from rdtops.contract.run import RunState
 from rdtops.ops.answers import Gpu
-from rdtops.ops.dashboard.feed import LOG_LINES, Update
+from rdtops.ops.dashboard.feed import LOG_LINES, Refresh
 from rdtops.ops.dashboard.plot import Curve, plot
-from rdtops.ops.news import News
+from rdtops.ops.news import Update
 from rdtops.ops.render.gpus import BUSY_PERCENT, load_bar, memory_words
 from rdtops.ops.render.words import duration, state_word
 from rdtops.ops.runs import RunView
@@ -30,18 +30,18 @@ class Known:
 
     run: RunView
     story: Story = field(default_factory=Story)
-    news: News | None = None
+    latest: Update | None = None
     log: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
     said: dict[str, list[str]] = field(default_factory=dict)  # digest of a checkpoint -> what the plugins said
     problem: str = ""
     again_in_s: float = 0.0
 
-    def learn(self, update: Update) -> None:
+    def learn(self, update: Refresh) -> None:
         self.problem, self.again_in_s = update.problem, update.again_in_s
-        if update.news:
-            self.news, self.run = update.news, update.news.run
+        if update.latest:
+            self.latest, self.run = update.latest, update.latest.run
         for event, records in update.events:
-            self.story.tell(event)
+            self.story.add(event)
             for record in records:
                 words = record.error or "  ".join(f"{k} {v}" for k, v in record.value.items() if v != record.digest)
                 if words:
@@ -75,7 +75,7 @@ def _link(known: Known) -> Text:
         return styled("[red]✗ given up: see events[/]")
     if known.run.state.ended:
         return styled("[dim]■ ended[/]")
-    return styled("[green]● live[/]" if known.news else "[dim]◌ connecting[/]")
+    return styled("[green]● live[/]" if known.latest else "[dim]◌ connecting[/]")
 
 
 class LossPanel(Static):
@@ -115,7 +115,7 @@ class GpuPanel(Static):
 
     def show(self, known: Known) -> None:
         own = known.run.gpus
-        shown = own or (known.news.gpus[:HOST_GPUS] if known.news else ())
+        shown = own or (known.latest.gpus[:HOST_GPUS] if known.latest else ())
         self.border_title = "GPUs of the run" if own else "GPUs of the host"
         self.border_subtitle = "" if own or not shown else "the run uses none"
         self.update(self._table(shown) if shown else Text("nvidia-smi shows none", "dim"))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from rdtops.contract.run import RunState
 from rdtops.errors import RunError, UsageError
 from rdtops.ops import jobs, launchers, runs
-from rdtops.ops.news import LOST, Newsroom, Patience
+from rdtops.ops.news import LOST, Backoff, RunPoller
 from rdtops.ops.session import Session
 from rdtops.ops.views import Gpus, GpuSample
 from rdtops.remote.command import Command
@@ -49,18 +49,18 @@ def _where_it_trains(connection: Connection, command: Command) -> Command:
 def _gpus_again(connection: Connection, every_s: float) -> Iterator[GpuSample]:
     """For ever; a cut link is a sample that says so."""
     said: list[str] = []
-    patience = Patience(said.append, every_s)
+    backoff = Backoff(said.append, every_s)
     last = GpuSample(connection.host.name, 0.0, ())
-    with Newsroom(connection) as newsroom:
+    with RunPoller(connection) as poller:
         while True:
             try:
-                cards = newsroom.gpus()
+                cards = poller.gpus()
             except LOST as error:
-                pause_s = patience.lost(error)
+                pause_s = backoff.lost(error)
                 yield replace(last, problem=said[-1])
                 time.sleep(pause_s)
                 continue
-            patience.reached()
+            backoff.reconnected()
             last = GpuSample(connection.host.name, time.time(), cards,
                              "" if cards else "nvidia-smi says nothing that can be read; inv gpu shows what it says")
             yield last

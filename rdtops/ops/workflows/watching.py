@@ -12,7 +12,7 @@ from rdtops.errors import HostError, RemoteError, UsageError
 from rdtops.ops import evaluation, jobs, launchers, runs, watch
 from rdtops.ops import why as diagnosing
 from rdtops.ops.evaluation import EvalView
-from rdtops.ops.news import Newsroom, Patience, Question, log_lines
+from rdtops.ops.news import Backoff, Question, RunPoller, log_lines
 from rdtops.ops.records import RunRecords
 from rdtops.ops.runs import RunView
 from rdtops.ops.session import Session
@@ -49,13 +49,13 @@ def logs(session: Session, host: Host, *, run_id: str, lines: int, follow: bool,
         return evaluation.find(connection, run).state.ended
 
     path = log.removeprefix(str(runs.paths(connection, run).root) + "/")
-    with Newsroom(connection) as newsroom:
+    with RunPoller(connection) as poller:
         if not follow:
-            piece = newsroom.news(run.run_id, {path: Question(last_lines=lines, limit=LONGEST_LOG)}).files[path]
-            text = b"".join(line.content for line in piece.lines).decode("utf-8", "replace") + piece.rest
+            chunk = poller.poll(run.run_id, {path: Question(last_lines=lines, limit=LONGEST_LOG)}).files[path]
+            text = b"".join(line.content for line in chunk.lines).decode("utf-8", "replace") + chunk.rest
             yield Text(text or f"{run.run_id} has written no log yet\n")
             return
-        for new in log_lines(newsroom, run.run_id, path, last_lines=lines, patience=Patience(session.say),
+        for new in log_lines(poller, run.run_id, path, last_lines=lines, backoff=Backoff(session.say),
                              poll_s=watch.POLL_S, ended=ended if evaluated else None):
             yield Text(new.decode("utf-8", "replace"))
 
