@@ -15,7 +15,6 @@ from rdtops.remote.far import detach
 
 PROGRAMS = {"auto": ("tmux", "setsid"), "tmux": ("tmux",), "setsid": ("setsid",)}  # launcher -> the first one there is
 STARTED_WITHIN_S = 20.0
-LEAVE_S = 30.0  # beyond the grace: what started the ranks leaves by itself, the rest is killed
 
 
 class Detached:
@@ -49,7 +48,7 @@ class Detached:
 
     def stop(self, connection: Connection, job: Job, grace_s: float) -> None:
         answer = connection.call(launch_on_host, {"op": "stop", "folder": str(job.folder), "tag": job.tag,
-                                                  "grace_s": grace_s}, timeout_s=grace_s + LEAVE_S + 30)
+                                                  "grace_s": grace_s}, timeout_s=grace_s + 60)
         if answer["left"]:
             raise RunError(f"{connection.host.name}: processes of {job.name} outlived SIGKILL: "
                            f"{answers.pids(answer, 'left')}")
