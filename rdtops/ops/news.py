@@ -40,8 +40,7 @@ class Cursor:
     offset: int = 0
     mark: str = ""
 
-    @property
-    def words(self) -> list[Any]:
+    def to_list(self) -> list[Any]:
         return [self.inode, self.offset, self.mark]
 
     def to_json(self) -> str:
@@ -70,11 +69,11 @@ class Question:
     ignored: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "cursor": self.cursor.words}
+        return {**asdict(self), "cursor": self.cursor.to_list()}
 
 
 @dataclass(frozen=True)
-class Line:
+class FileLine:
     """A line with its newline, and the cursor behind it."""
 
     content: bytes
@@ -85,7 +84,7 @@ class Line:
 class Chunk:
     """What one call brought of a file."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[FileLine, ...]
     behind: Cursor  # all of it, ignored lines too
     rest: str  # the beginning of a line that has no end yet
     more: bool  # the next call brings more at once
@@ -188,7 +187,7 @@ def _chunk(answer: object) -> Chunk:
     inode, offset, mark = (*cursor, None, None, None)[:3]
     behind = Cursor(fields.whole(inode) or 0, fields.whole(offset) or 0, fields.text(mark))
     try:
-        lines = tuple(Line(line, Cursor(behind.inode, offset, tails.mark_of(line)))
+        lines = tuple(FileLine(line, Cursor(behind.inode, offset, tails.mark_of(line)))
                       for offset, line in tails.lines_of(rows))
     except (TypeError, AttributeError, OverflowError):
         raise ValueError("its answer has no lines of a file") from None

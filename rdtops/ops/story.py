@@ -37,7 +37,7 @@ class Story:
     last_s: float = 0.0
 
     @classmethod
-    def of(cls, events: Iterable[Event]) -> Story:
+    def from_events(cls, events: Iterable[Event]) -> Story:
         story = cls()
         for event in events:
             story.add(event)

@@ -10,7 +10,7 @@ import pytest
 from rdtops.contract import names
 from rdtops.errors import RunError
 from rdtops.ops import answers, runs, watch
-from rdtops.ops.news import Chunk, Cursor, Line, Question, Update
+from rdtops.ops.news import Chunk, Cursor, FileLine, Question, Update
 from rdtops.ops.registry import Registry
 from rdtops.testing import ScriptedConnection, make_host
 
@@ -32,7 +32,7 @@ class Talkative:
     def poll(self, run_id: names.RunId, files: Mapping[str, Question], **_: Any) -> Update:
         self.looks += 1
         behind = Cursor(1, 5 + self.looks * self.step, "x")
-        return Update(RUN, {watch.JOURNAL: Chunk((Line(b'{"kind": "step"}\n', behind),), behind, "", True)}, ())
+        return Update(RUN, {watch.JOURNAL: Chunk((FileLine(b'{"kind": "step"}\n', behind),), behind, "", True)}, ())
 
 
 @pytest.fixture(autouse=True)
