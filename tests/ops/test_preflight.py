@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from rdtops.checks import Status
 from rdtops.contract.models import MODELS
-from rdtops.ops import preflight
+from rdtops.launcher import Traits
+from rdtops.ops import launchers, preflight
 from rdtops.ops.preflight import assets, launching, machine, network, python, weights_on_host
 from rdtops.ops.preflight.assets import FolderFacts
 from rdtops.ops.preflight.check import Subject
@@ -538,6 +539,15 @@ def test_a_login_node_is_not_judged_by_its_own_machine(spec, name, status, words
         assert found[of_the_trainer].status is Status.SKIP
         assert found[of_the_trainer].summary == "of the login node, which does not train"
     assert found["workspace"].status is Status.OK
+
+
+def test_a_workstation_with_a_scheduler_is_judged_by_its_machine_and_its_gpus_are_not_leased(spec, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(launchers, "traits", lambda _: Traits(is_local=True, is_scheduled=True))
+    host = Host(name="h", address="192.0.2.1")
+    taken = said(json.dumps({"in_the_way": [{"what": "GPU 0", "run_id": "other", "user": "ann", "since_s": 1.0}]}))
+    found = {r.name: r for r in preflight.core_checks(ScriptedConnection(host, **{**good(), "lease": taken}), spec())}
+    assert (found["lease"].status, found["lease"].summary) == (Status.SKIP, "a scheduler gives the training its GPUs")
+    assert found["memory"].status is Status.OK
 
 
 def test_who_may_write_to_the_workspace_is_seen(check, tmp_path):

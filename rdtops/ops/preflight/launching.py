@@ -165,6 +165,9 @@ def parse_lease(output: Output) -> LeaseFacts:
 def judge_lease(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     """Two trainings on the same GPUs would end each other; of any user, in any workspace of the machine."""
     answer, host = answers["lease"], subject.spec.host
+    if launchers.traits(subject.host).is_scheduled:
+        yield CheckResult.skip("lease", "a scheduler gives the training its GPUs")
+        return
     if answer.value is None:
         yield CheckResult.fail("lease", "cannot tell whether its GPUs are taken", answer.problem,
                                f"inv status --host {host} --all")
