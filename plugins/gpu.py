@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rdtops.api import Answer, CheckResult, Connection, Host, Output, Probe, RunSpec, ask, hookimpl
+from rdtops.api import Answer, CheckResult, Connection, Host, Output, Probe, RunSpec, Traits, ask, hookimpl
 
 FIELDS = "index,uuid,name,memory.total,memory.free,utilization.gpu,ecc.errors.uncorrected.volatile.total"
 BUSY_PERCENT = 20
@@ -75,8 +75,8 @@ XIDS = Probe("xids", 'm=$(dmesg 2>/dev/null || journalctl -k -b --no-pager -q 2>
 
 
 @hookimpl
-def preflight_check(host: Host, connection: Connection, spec: RunSpec) -> list[CheckResult]:
-    if host.trains_elsewhere:
+def preflight_check(host: Host, connection: Connection, spec: RunSpec, traits: Traits) -> list[CheckResult]:
+    if not traits.is_local:
         return [CheckResult.skip("gpu", "those of the cluster's nodes: its scheduler gives them, free of others")]
     answers = ask(connection, [GPUS, PROCESSES, XIDS])
     wanted = spec.train.gpus_required

@@ -1,6 +1,6 @@
-"""Answers: what the programs on a host say, parsed. Here and nowhere else does a word of a host become a name that
-paths are made of; what is of another form is refused with the host's name. Facts of one run that make no sense are the
-problem of that run alone. Pure."""
+"""Parse what the programs on a host answer. Here and nowhere else does a string of a host become a name that paths are
+made of; what does not match is refused with the host's name. Facts of one run that make no sense are the problem of
+that run alone. Pure."""
 
 from __future__ import annotations
 
@@ -68,23 +68,23 @@ class EvaluationFacts:
 
 
 def runs(host: str, answer: Mapping[str, Any]) -> list[RunFacts]:
-    """Of every run of the workspace, oldest first. Raises RemoteError."""
+    """Parse every run of the workspace, oldest first. Raises RemoteError."""
     return [run(host, row) for row in fields.rows(answer.get("runs"))]
 
 
 def run(host: str, row: object) -> RunFacts:
-    told = fields.table(row)
-    config = told.get("config")
+    facts = fields.table(row)
+    config = facts.get("config")
     return RunFacts(
-        _parsed(host, names.run_id, told.get("run_id")), None if config is None else fields.text(config),
-        fields.whole(told.get("exit_code")), told.get("alive") is True, told.get("launched") is True,
-        told.get("stop_requested") is True, fields.text(told.get("journal_head")),
-        fields.text(told.get("journal_tail")), fields.text(told.get("log_tail")),
-        tuple(fields.words(told.get("gpus"))), fields.text(told.get("problem")))
+        _parsed(host, names.run_id, facts.get("run_id")), None if config is None else fields.text(config),
+        fields.whole(facts.get("exit_code")), facts.get("alive") is True, facts.get("launched") is True,
+        facts.get("stop_requested") is True, fields.text(facts.get("journal_head")),
+        fields.text(facts.get("journal_tail")), fields.text(facts.get("log_tail")),
+        tuple(fields.words(facts.get("gpus"))), fields.text(facts.get("problem")))
 
 
 def gpus(answer: Mapping[str, Any]) -> tuple[Gpu, ...]:
-    """By index; a row without one is left out."""
+    """Parse the GPUs; a row without an index is left out."""
     return tuple(_gpus(answer))
 
 
@@ -99,7 +99,8 @@ def _gpus(answer: Mapping[str, Any]) -> Iterator[Gpu]:
 
 
 def checkpoints(host: str, answer: Mapping[str, Any], paths: RunPaths) -> tuple[list[Checkpoint], list[str]]:
-    """Those with a valid manifest by step, and what else lies there: names to be shown only. Raises RemoteError."""
+    """Parse the checkpoints with a valid manifest, by step, and the names of what else is there, to be shown only.
+    Raises RemoteError."""
     whole = [_checkpoint(host, row, paths) for row in fields.rows(answer.get("checkpoints"))]
     return sorted(whole, key=lambda c: c.step), fields.words(answer.get("unfinished"))
 

@@ -10,7 +10,7 @@ from rdtops.contract.tally import tallies
 from rdtops.errors import PreflightVeto, RdtopsError, RunError
 from rdtops.hookspecs import API_VERSION, hookimpl
 from rdtops.hostlib import checkpoints, fields, files, locks, manifest, names
-from rdtops.launcher import Cause, Job, JobState, Launcher, Phase, Spread, Submitted
+from rdtops.launcher import Cause, Job, JobState, Launcher, Phase, Spread, Submitted, Traits
 from rdtops.options import Option
 from rdtops.ssh.command import Command, Secret
 from rdtops.ssh.connection import Connection, Result
@@ -56,6 +56,7 @@ __all__ = [
     "Status",
     "Submitted",
     "TrainConfig",
+    "Traits",
     "activation",
     "ask",
     "checkpoints",

@@ -16,7 +16,7 @@ import pluggy
 from rdtops.checks import CheckResult
 from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.run import Checkpoint, RunEnd, RunSpec
-from rdtops.launcher import Launcher
+from rdtops.launcher import Launcher, Traits
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import Host
 
@@ -28,7 +28,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def preflight_check(host: Host, connection: Connection, spec: RunSpec,
-                    local_assets: Mapping[str, Path], options: Mapping[str, Any],
+                    local_assets: Mapping[str, Path], options: Mapping[str, Any], traits: Traits,
                     ) -> CheckResult | Sequence[CheckResult] | None:
     """Look, before anything is begun.
 
@@ -43,7 +43,8 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec,
             return CheckResult.ok("scratch", f"{answer.value} GB free")
 
     `spec.assets` maps dataset, pretrained, text_encoder and vision_encoder to their folders on the host;
-    `local_assets` maps those of them that lie on the laptop too.
+    `local_assets` maps those of them that lie on the laptop too; `traits` are those of the host's launcher: of a
+    training that does not run on this very machine (`not traits.is_local`) its GPUs and memory say nothing.
     """
 
 

@@ -1,7 +1,7 @@
-"""The Launcher: what starts a job on a host so that it outlives us, and answers for it afterwards.
+"""The Launcher: start a job on a host so that it outlives us, and answer for it afterwards.
 
-tmux and setsid are bundled (rdtops.runs.detached), Slurm is a plugin (plugins/slurm). docs/clusters.md shows one for
-another scheduler; `python -m rdtops.testing.conform NAME` holds any of them to the promises below.
+tmux and setsid are bundled (rdtops.runs.detached), Slurm is a plugin (plugins/slurm). docs/clusters.md says how to
+write one for another scheduler; `python -m rdtops.testing.conform NAME` tests the promises below.
 """
 
 from __future__ import annotations
@@ -95,19 +95,48 @@ class Submitted:
 
     words: str  # "tmux", "Slurm job 4711"
     already: bool = False
+    note: str = ""  # what a person should know, though the job was started
+
+
+@dataclass(frozen=True)
+class Traits:
+    """How launchers differ beside their methods. A launcher may have them as its attribute `traits`; of one that has
+    not, `Traits.of` derives them from `is_local`.
+
+    `is_local`: as Launcher.is_local. Preflight checks of the host's memory, GPUs and lease apply to a training, and
+    `inv gpu --watch` shows its GPUs.
+    `is_scheduled`: a scheduler queues jobs, gives them their GPUs and is asked for their state. Else a training takes
+    its GPUs by the lease (rdtops.contract.lease), and its files and processes are asked.
+    `programs`: one of them must be on the host, the first one that is there is used.
+    `detach_keys`: what a person types to leave `attach_line`.
+    `detaches_with`: auto, tmux or setsid: our program on the host starts a training itself, under the lock under which
+    it decides that it may begin. '': it prepares the run folder, and `submit` follows.
+    """
+
+    is_local: bool = False
+    is_scheduled: bool = True
+    programs: tuple[str, ...] = ()
+    detach_keys: str = "Ctrl-c"
+    detaches_with: str = ""
+
+    @classmethod
+    def of(cls, launcher: Launcher) -> Traits:
+        own = getattr(launcher, "traits", None)
+        return own if isinstance(own, cls) else cls(launcher.is_local, is_scheduled=not launcher.is_local)
 
 
 @runtime_checkable
 class Launcher(Protocol):
-    """Starts jobs and answers for them. Every method may raise a HostError or RemoteError; none guesses.
+    """Start jobs and answer for them. Every method may raise a HostError or RemoteError; none guesses.
 
     - A job that was started goes on when the connection, the laptop or the sshd of the host ends.
     - Whatever is in a folder's or job's name, it is one word.
     - What is told does not depend on which laptop asks.
     """
 
-    name: str  # as hosts.toml says it
+    name: str  # as in hosts.toml
     is_local: bool  # the job runs on the very machine that we log in to: its processes and GPUs can be asked there
+    # traits: Traits   optional, where the defaults that go with `is_local` are not true of it
 
     def files(self, job: Job, spread: Spread | None) -> Mapping[str, str]:
         """What it puts beside the script, by name; `inv train --dry-run` shows it. Writes nothing itself."""

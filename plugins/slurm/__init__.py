@@ -1,4 +1,4 @@
-"""Trains on a cluster that Slurm rules: submits, tells the state of jobs, and checks before it does.
+"""Train on a cluster with Slurm: submit jobs, report their state, and check before a launch.
 
     [hosts.cluster]
     launcher = "slurm"          # the host is a login node
@@ -50,7 +50,7 @@ OPTIONS = {
 
 
 class Slurm:
-    """The Launcher of one host, with its options. All its questions are put by a program on the login node."""
+    """The Launcher of one host, with its options. A program on the login node asks Slurm."""
 
     name = "slurm"
     is_local = False
@@ -74,8 +74,8 @@ class Slurm:
 
     def states(self, connection: Connection, jobs: Sequence[Job]) -> Mapping[str, JobState]:
         answer = connection.call(there, {"op": "states", "jobs": [_named(job) for job in jobs]}, timeout_s=120)
-        told = answer["states"]
-        return {job.name: states.job_state(told[batch.job_name(job)], connection.host.name) for job in jobs}
+        facts = answer["states"]
+        return {job.name: states.job_state(facts[batch.job_name(job)], connection.host.name) for job in jobs}
 
     def stop(self, connection: Connection, job: Job, grace_s: float) -> None:
         answer = connection.call(there, {"op": "stop", "grace_s": grace_s, **_named(job)}, timeout_s=grace_s + 180)

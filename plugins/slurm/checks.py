@@ -44,7 +44,7 @@ _QUEUE_LONG = 50  # waiting jobs; a person wants to know
 
 
 @dataclass(frozen=True)
-class Case:
+class JobRequest:
     """A training, the job that it would be, and what was asked about it."""
 
     host: Host
@@ -87,7 +87,7 @@ def findings(host: Host, connection: Connection, spec: RunSpec, options: Mapping
     if answers["controller"].value is None:
         return [_no_controller(host, answers["controller"])]
     return [result for judge in (_partition, _account, _gres, _features, _limits, _taken, _workspace, _time)
-            for result in judge(Case(host, spec, job, options, answers))]
+            for result in judge(JobRequest(host, spec, job, options, answers))]
 
 
 def probes(job: Job, spec: RunSpec, options: Mapping[str, Any], python: str) -> list[Probe[Any]]:
@@ -120,26 +120,26 @@ def _no_controller(host: Host, answer: Answer[str]) -> CheckResult:
                             f"scontrol ping   # on {host.name}; jobs that run go on meanwhile")
 
 
-def _partition(case: Case) -> Judged:
-    partition = case.partition
+def _partition(request: JobRequest) -> Judged:
+    partition = request.partition
     if partition is None:
-        wanted = case.options["partition"] or "that is the default"
+        wanted = request.options["partition"] or "that is the default"
         yield CheckResult.fail("slurm partition", f"there is no partition {wanted}",
-                               f"there are: {', '.join(case.partitions) or case.answers['partitions'].problem}",
-                               case.remedy("partition"))
+                               f"there are: {', '.join(request.partitions) or request.answers['partitions'].problem}",
+                               request.remedy("partition"))
     elif not partition.is_up:
         yield CheckResult.fail("slurm partition", f"{partition.name} is {partition.fields.get('State')}", "",
-                               case.there(f"scontrol show partition {partition.name}"))
+                               request.there(f"scontrol show partition {partition.name}"))
     else:
         yield CheckResult.ok("slurm partition", f"{partition.name}, at most {partition.fields.get('MaxTime')} a job; "
-                             f"{case.answers['controller'].value}")
+                             f"{request.answers['controller'].value}")
 
 
-def _account(case: Case) -> Judged:
+def _account(request: JobRequest) -> Judged:
     """Account and QOS, as far as the partition and accounting tell."""
-    partition = case.partition
-    accounts: Mapping[str, frozenset[str]] | None = case.answers["accounts"].value
-    account, qos = case.options["account"], case.options["qos"]
+    partition = request.partition
+    accounts: Mapping[str, frozenset[str]] | None = request.answers["accounts"].value
+    account, qos = request.options["account"], request.options["qos"]
     wrong = [f"{partition.name} does not allow the {word} {value}" for word, kind, value in
              (("account", "Accounts", account), ("QOS", "Qos", qos)) if partition and value
              and not partition.allows(kind, value)]
@@ -149,78 +149,79 @@ def _account(case: Case) -> Judged:
                                                   if not account or name == account):
         wrong.append(f"you may not use the QOS {qos}")
     if wrong:
-        yield CheckResult.fail("slurm account", "; ".join(wrong), case.answers["accounts"].output.out[:200],
-                               case.remedy("account and qos"))
+        yield CheckResult.fail("slurm account", "; ".join(wrong), request.answers["accounts"].output.out[:200],
+                               request.remedy("account and qos"))
     elif accounts is None:
         yield CheckResult.skip("slurm account", "there is no accounting to ask; the partition allows what is wanted",
-                               case.answers["accounts"].problem)
+                               request.answers["accounts"].problem)
     else:
         yield CheckResult.ok("slurm account", f"{account or 'your default'}, QOS {qos or 'default'}")
 
 
-def _gres(case: Case) -> Judged:
-    wanted = batch.gpus_per_node(case.job, case.options)
+def _gres(request: JobRequest) -> Judged:
+    wanted = batch.gpus_per_node(request.job, request.options)
     if not wanted:
         yield CheckResult.skip("slurm gpus", "none is needed (device cpu)")
         return
-    nodes = case.kinds
-    enough = sum(n.count for n in nodes if gpus_of(n.gres, case.options["gpu_type"]) >= wanted)
-    words = f"{wanted} {case.options['gpu_type']} GPUs a node".replace("  ", " ")
-    if enough < case.nodes:
-        yield CheckResult.fail("slurm gpus", f"{case.nodes} nodes with {words} are wanted, "
+    nodes = request.kinds
+    enough = sum(n.count for n in nodes if gpus_of(n.gres, request.options["gpu_type"]) >= wanted)
+    words = f"{wanted} {request.options['gpu_type']} GPUs a node".replace("  ", " ")
+    if enough < request.nodes:
+        yield CheckResult.fail("slurm gpus", f"{request.nodes} nodes with {words} are wanted, "
                                f"{enough} have them", f"there: {', '.join(sorted({n.gres for n in nodes}))}",
-                               f"inv train --host {case.host.name} --set num_processes=…   # or another partition")
+                               f"inv train --host {request.host.name} --set num_processes=…   # or another partition")
     else:
         yield CheckResult.ok("slurm gpus", f"{enough} nodes have {words}")
 
 
-def _features(case: Case) -> Judged:
-    wanted = set(re.findall(r"[A-Za-z][A-Za-z0-9_.-]*", case.options["constraint"]))
-    there = frozenset[str]().union(*(n.features for n in case.kinds))
+def _features(request: JobRequest) -> Judged:
+    wanted = set(re.findall(r"[A-Za-z][A-Za-z0-9_.-]*", request.options["constraint"]))
+    there = frozenset[str]().union(*(n.features for n in request.kinds))
     if missing := sorted(wanted - there):
         yield CheckResult.fail("slurm features", f"no node has {', '.join(missing)}",
                                f"there are: {', '.join(sorted(there)) or 'none'}",
-                               case.remedy("constraint"))
+                               request.remedy("constraint"))
     elif wanted:
         yield CheckResult.ok("slurm features", ", ".join(sorted(wanted)))
 
 
-def _limits(case: Case) -> Judged:
-    nodes, partition = case.nodes, case.partition
+def _limits(request: JobRequest) -> Judged:
+    nodes, partition = request.nodes, request.partition
     most = (partition.fields.get("MaxNodes", "") if partition else "").replace("UNLIMITED", "")
-    if case.spec.train.num_processes % nodes:
-        yield CheckResult.fail("slurm nodes", f"{case.spec.train.num_processes} processes cannot be spread evenly over "
-                               f"{nodes} nodes", "", f"inv train --host {case.host.name} --set num_processes="
-                               f"{nodes * -(-case.job.processes // nodes)}   # or nodes in hosts.toml")
+    processes = request.spec.train.num_processes
+    if processes % nodes:
+        yield CheckResult.fail("slurm nodes", f"{processes} processes cannot be spread evenly over {nodes} nodes", "",
+                               f"inv train --host {request.host.name} --set num_processes="
+                               f"{nodes * -(-request.job.processes // nodes)}   # or nodes in hosts.toml")
     elif most and nodes > int(most):
         yield CheckResult.fail("slurm nodes", f"{nodes} nodes are wanted, the partition allows {most}", "",
-                               case.remedy("nodes"))
+                               request.remedy("nodes"))
     else:
-        yield CheckResult.ok("slurm nodes", f"{nodes}, with {case.spec.train.num_processes // nodes} processes each")
+        yield CheckResult.ok("slurm nodes", f"{nodes}, with {processes // nodes} processes each")
 
 
-def _taken(case: Case) -> Judged:
+def _taken(request: JobRequest) -> Judged:
     """Slurm's own word on the job as it would be submitted."""
-    answer: Answer[tuple[str, str]] = case.answers["test"]
+    answer: Answer[tuple[str, str]] = request.answers["test"]
     if answer.value is None:
         yield CheckResult.warn("slurm queue", "cannot tell when the job would start", answer.problem,
-                               case.there("squeue"))
+                               request.there("squeue"))
         return
     start, why = answer.value
-    waiting = case.answers["queue"].value
+    waiting = request.answers["queue"].value
     if why:
         yield CheckResult.fail("slurm queue", f"Slurm would not take this job: {why}", answer.output.excerpt,
-                               case.remedy("what it asks for,"))
+                               request.remedy("what it asks for,"))
     elif waiting is not None and waiting > _QUEUE_LONG:
         yield CheckResult.warn("slurm queue", f"{waiting} jobs wait; Slurm expects to start it at {start}", "",
-                               case.there("squeue --start"))
+                               request.there("squeue --start"))
     else:
         yield CheckResult.ok("slurm queue", f"{waiting} jobs wait; Slurm expects to start it at {start}")
 
 
-def _workspace(case: Case) -> Judged:
-    answer: Answer[tuple[str, bool]] = case.answers["filesystem"]
-    remedy = case.there(f"srun -N1 ls {Command(case.spec.workspace).shell()}")
+def _workspace(request: JobRequest) -> Judged:
+    answer: Answer[tuple[str, bool]] = request.answers["filesystem"]
+    remedy = request.there(f"srun -N1 ls {Command(request.spec.workspace).shell()}")
     if answer.value is None:
         yield CheckResult.warn("slurm workspace", "cannot tell whether the nodes see the workspace", answer.problem,
                                remedy)
@@ -234,26 +235,26 @@ def _workspace(case: Case) -> Judged:
         yield CheckResult.warn("slurm workspace", f"is on {kind}, which looks local: do the nodes see it?", "", remedy)
 
 
-def _time(case: Case) -> Judged:
+def _time(request: JobRequest) -> Judged:
     """A limit that is too short is no harm: the training saves and queues itself again. One without room is."""
-    partition = case.partition
+    partition = request.partition
     most_s = partition.max_s if partition else float("inf")
-    limit_s = seconds(case.options["time"]) if case.options["time"] else most_s
-    usable_s = limit_s - case.options["save_before_limit_s"]
-    expected: Expectation | None = case.answers["expectation"].value
+    limit_s = seconds(request.options["time"]) if request.options["time"] else most_s
+    usable_s = limit_s - request.options["save_before_limit_s"]
+    expected: Expectation | None = request.answers["expectation"].value
     if limit_s > most_s and partition:
-        yield CheckResult.fail("slurm time", f"{case.options['time']} is wanted, {partition.name} allows "
+        yield CheckResult.fail("slurm time", f"{request.options['time']} is wanted, {partition.name} allows "
                                f"{partition.fields.get('MaxTime')}: the job would wait for ever", "",
-                               case.remedy("time"))
+                               request.remedy("time"))
     elif usable_s <= 0:
         yield CheckResult.fail("slurm time", f"the limit leaves no time: the training saves "
-                               f"{case.options['save_before_limit_s']} s before it", "",
-                               case.remedy("time, or save_before_limit_s,"))
+                               f"{request.options['save_before_limit_s']} s before it", "",
+                               request.remedy("time, or save_before_limit_s,"))
     elif expected is None:
         yield CheckResult.ok("slurm time", "no run of this kind was measured here; at its limit a training saves and "
                              "queues itself again")
     else:
-        needed_s = expected.seconds(case.spec)
+        needed_s = expected.seconds(request.spec)
         jobs = -(-needed_s // usable_s) if usable_s < float("inf") else 1
         again = "" if jobs <= 1 else f": {jobs:.0f} jobs one after the other, each from the newest checkpoint"
         yield CheckResult.ok("slurm time", f"about {needed_s / 3600:.1f} h at {expected.step_s:.2f} s a step{again}",

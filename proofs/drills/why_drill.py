@@ -17,7 +17,7 @@ from rdtops.contract.run import RunSpec, new_run_id
 from rdtops.errors import RdtopsError
 from rdtops.lab.fake_gpus import GpuProcess, Gpus
 from rdtops.lab.site import Lab
-from rdtops.runs import admission, launch, overview, why
+from rdtops.runs import jobs, launch, overview, why
 from rdtops.ssh.connection import Connection
 from rdtops.supervisor import family
 from rdtops.ui.repository import Drilled, Say, StepFailed
@@ -121,7 +121,7 @@ class Planted:
             text = text.replace("-m rdtops.trainer.train", "-m planted rdtops.trainer.train")
         text = text.replace("export PYTHONPATH=", f"export PYTHONPATH={self.root}/planted:")
         Path(self.spec.paths.script).write_text(text)
-        admission.start_script(self.connection, self.spec)
+        jobs.submit(self.connection, self.spec)
 
     # what plants do ------------------------------------------------------------------------------------------------
 

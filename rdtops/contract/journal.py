@@ -18,7 +18,7 @@ from rdtops.hostlib.names import quoted
 
 # kind of event: what its data holds (units in the names)
 KINDS = {
-    "scheduled": "launcher, job, restarts, nodes: a cluster's job begins, for the so-manieth time after its first",
+    "scheduled": "launcher, job, restarts (how many times it was requeued), nodes: a cluster's job begins",
     "requeued": "launcher, job, restarts: its time is over; it saved and waits in the queue again",
     "launched": "launcher, pid, boot_id: written by the launch script",
     "attempt": "attempt, log_offset, log_line, oom_kills, batch_size_per_process, gradient_accumulation_steps, "

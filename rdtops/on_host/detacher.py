@@ -1,12 +1,66 @@
-"""Far side: start a script so that it outlives the connection."""
+"""Far side: start a script so that it outlives the connection, once; tell its state; end it. Standard library, Python
+3.8. The script writes `pid starttime boot_id` into `process` beside itself when it begins, and its exit code into
+`exit`."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
+import time
+from typing import Any
 
-from rdtops.hostlib.files import text_of
+from rdtops.hostlib.fields import loads, rows
+from rdtops.hostlib.files import text_of, write_whole
+from rdtops.hostlib.locks import alone
+from rdtops.hostlib.processes import carrying, is_alive, rank_of, send, wait_for
+
+PATIENCE_S = 20.0  # beyond what another start of the same script may take
+LEAVE_S = 10.0  # for what started the ranks, which follows them by itself and writes how they ended
+STALE = ("process", "exit", "stop")
+
+
+# --- start ---
+
+def submit(script: str, session: str, tag: str, launcher: str, within_s: float) -> dict[str, Any]:
+    """Start it exactly once: of several that ask at the same moment one starts it, and the others find it running."""
+    folder = os.path.dirname(script)
+    lock = os.path.join(folder, "submit.lock")
+    with alone(lock, within_s + PATIENCE_S) as mine:
+        if not mine:
+            return {"problem": "busy", "lock": lock}
+        if is_alive(text_of(os.path.join(folder, "process"))) or carrying(tag):
+            return {"launcher": launcher, "note": "", "already": True}
+        for name in STALE:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(folder, name))
+        return {**begin(script, session, tag, launcher, within_s), "already": False}
+
+
+def begin(script: str, session: str, tag: str, launcher: str, within_s: float) -> dict[str, Any]:
+    """Start it, and wait until it writes a new `process`: {"launcher": tmux or setsid, "note"}, or {"in_the_way":
+    holders of the lease}, or {"problem", ...}. `launcher` may be auto."""
+    folder = os.path.dirname(script)
+    process, refusal = os.path.join(folder, "process"), os.path.join(folder, "refused")
+    before = text_of(process)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(refusal)
+    used = chosen(launcher)
+    if not used:
+        return {"problem": "launcher", "said": "there is no tmux"}
+    detach(script, tag, used)
+    end_s = time.monotonic() + within_s
+    while time.monotonic() < end_s:
+        if text_of(process) not in ("", before):
+            refused = window(script, session) if used == "tmux" else ""
+            note = f"tmux refused ({refused}): there is no window, and the training runs without one"
+            return {"launcher": "setsid", "note": note} if refused else {"launcher": used, "note": ""}
+        if holders := refused_by(refusal):
+            return {"in_the_way": holders}
+        time.sleep(0.05)
+    return {"problem": "silent", "launched_by": used, "said": text_of(os.path.join(folder, "start.log"))[-800:]}
 
 
 def chosen(launcher: str) -> str:
@@ -18,15 +72,15 @@ def chosen(launcher: str) -> str:
 
 def detach(script: str, tag: str, launcher: str) -> None:
     """In a session of its own, which no terminal, connection or tmux server can take with it."""
-    said = open(os.path.join(os.path.dirname(script), "start.log"), "wb")  # noqa: SIM115  # the script's until it ends
-    with said:
+    log = open(os.path.join(os.path.dirname(script), "start.log"), "wb")  # noqa: SIM115  # the script's until it ends
+    with log:
         subprocess.Popen(["env", "RDTOPS_LAUNCHER=" + launcher, tag, "sh", script], stdin=subprocess.DEVNULL,
-                         stdout=said, stderr=said, start_new_session=True, cwd="/")
+                         stdout=log, stderr=log, start_new_session=True, cwd="/")
 
 
 def window(script: str, session: str) -> str:
-    """A window on the log, while the script lives; '' when tmux opened it. The server is this session's own: an older
-    one may be of another version."""
+    """Open a window on the log, which lives as long as the script; '' when tmux opened it, else what it says. The
+    server is this session's own: an older one may be of another version."""
     folder, name = os.path.split(script)
     log = "train.log" if name == "launch.sh" else "eval.log"
     pid = text_of(os.path.join(folder, "process")).split()[0]
@@ -38,9 +92,53 @@ def window(script: str, session: str) -> str:
                               stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{type(error).__name__}: {error}"
-    said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
-    return (said or f"exit {done.returncode}") if done.returncode else ""
+    message = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
+    return (message or f"exit {done.returncode}") if done.returncode else ""
 
 
 def socket_of(session: str) -> str:
     return "rdtops-" + session[-4:]
+
+
+def refused_by(refusal: str) -> list[dict[str, Any]]:
+    """Who holds the lease, where a new file says that it is taken."""
+    try:
+        return rows(loads(text_of(refusal)))
+    except ValueError:
+        return []
+
+
+# --- states ---
+
+def states(jobs: list[list[str]]) -> dict[str, Any]:
+    return {"states": {name: state(folder, tag) for name, folder, tag in jobs}}
+
+
+def state(folder: str, tag: str) -> dict[str, Any]:
+    process = text_of(os.path.join(folder, "process"))
+    code = text_of(os.path.join(folder, "exit")).strip()
+    alive = is_alive(process) or (bool(process) and not code and bool(carrying(tag)))
+    return {"alive": alive, "exit": code, "launched": bool(process)}
+
+
+# --- stop ---
+
+def stop(folder: str, tag: str, grace_s: float) -> dict[str, Any]:
+    """Ask the ranks first, which save and leave; then what started them; then end what is left. Without a grace nobody
+    is asked."""
+    with contextlib.suppress(OSError):  # a full disk, or a broken file of that name, lets no process run on
+        write_whole(os.path.join(folder, "stop"), f"{time.time():.0f}\n")
+    every = carrying(tag)
+    asked = [pid for pid in every if rank_of(pid) is not None] or every
+    if grace_s and end(tag, asked, signal.SIGTERM, grace_s):
+        wait_for(lambda: carrying(tag), every, LEAVE_S)
+        end(tag, carrying(tag), signal.SIGTERM, LEAVE_S)
+    end(tag, carrying(tag), signal.SIGKILL, LEAVE_S / 2)
+    return {"left": carrying(tag)}
+
+
+def end(tag: str, pids: list[int], number: int, limit_s: float) -> bool:
+    """Send it to them and wait. Whether they are gone."""
+    send(pids, number)
+    wait_for(lambda: carrying(tag), pids, limit_s)
+    return not set(carrying(tag)) & set(pids)

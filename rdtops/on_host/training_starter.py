@@ -1,35 +1,36 @@
-"""Far side: begin exactly one training, or start a script detached. Standard library, Python 3.8, one file.
+"""Far side: begin exactly one training, and what else a launcher of this very machine does. Standard library, Python
+3.8.
 
 One request is one launch: whatever happens to the laptop meanwhile, what was asked is done or was not begun.
 Requests (one JSON line each), answers (one JSON line each):
     {"op": "train", "workspace", "run_id", "release", "wish": {...}, "again": bool, "files": {name: text},
-     "start": as below}
+     "secrets": {"path", "text"} or null, "start": {as of submit}}
         -> {"launcher": str, "note": str}   it runs now
          | {"twin": run_id, "state": "running" or "prepared"}   the same was asked before, so nothing was done
          | {"in_the_way": [holders]}   of the lease
          | {"problem": str, ...}
-    {"op": "start", "start": {"script", "session", "tag", "launcher", "within_s", "secrets": {"path", "text"} or null}}
-        -> launcher, or problem
-    {"op": "secrets", "secrets": {"path", "text"}} -> {}   for a script that somebody else starts
-`launcher` is auto, tmux or setsid; with '' all is made ready and nothing started: a cluster's job is submitted then.
+    {"op": "submit", "script", "session", "tag", "launcher", "within_s"}
+        -> {"launcher": str, "note": str, "already": bool}, or in_the_way or problem
+    {"op": "states", "jobs": [[name, folder, tag]]} -> {"states": {name: {"alive", "exit", "launched"}}}
+    {"op": "stop", "folder", "tag", "grace_s"}      -> {"left": [pids]}
+    {"op": "secrets", "path", "text"}               -> {}   for a script that somebody else starts
+`launcher` is auto, tmux or setsid; with '' `train` makes all ready and starts nothing: a job is submitted then.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import sys
-import time
-from typing import Any
+from typing import Any, Callable
 
 from rdtops.hostlib.checkpoints import ls
-from rdtops.hostlib.fields import loads, rows, table
+from rdtops.hostlib.fields import loads, table
 from rdtops.hostlib.files import text_of, write_whole
 from rdtops.hostlib.locks import LAUNCHES, alone
 from rdtops.hostlib.processes import is_alive
-from rdtops.on_host.detacher import chosen, detach, window
+from rdtops.on_host.detacher import begin, states, stop, submit
 
 PATIENCE_S = 60.0  # another launch of this workspace may take so long
 PREPARING = ".preparing-"
@@ -38,7 +39,7 @@ PREPARING = ".preparing-"
 # --- exactly one ---
 
 def train(workspace: str, run_id: str, release: str, wish: dict[str, object], again: bool, files: dict[str, str],
-          start: dict[str, Any]) -> dict[str, object]:
+          secrets: dict[str, str] | None, start: dict[str, Any]) -> dict[str, Any]:
     runs = os.path.join(workspace, "runs")
     with alone(os.path.join(runs, LAUNCHES), PATIENCE_S) as mine:
         if not mine:
@@ -52,7 +53,9 @@ def train(workspace: str, run_id: str, release: str, wish: dict[str, object], ag
         folder = os.path.join(runs, run_id)
         before = {name: text_of(os.path.join(folder, name)) for name in files}
         is_new = make_folder(runs, run_id, files)
-        answer = begin(**start)
+        if secrets:
+            keep(**secrets)
+        answer = begin(**start) if start["launcher"] else {"launcher": "", "note": ""}
         if "in_the_way" in answer:  # as if it had not been asked; a script that is only slow would still be at work
             if is_new:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -108,43 +111,7 @@ def forget_half_made(runs: str) -> None:
             shutil.rmtree(os.path.join(runs, name), ignore_errors=True)
 
 
-# --- detached ---
-
-def begin(script: str, session: str, tag: str, launcher: str, within_s: float,
-          secrets: dict[str, str] | None) -> dict[str, object]:
-    """Start the script so that it outlives the connection, and see that it lives: it writes a new `process`."""
-    folder = os.path.dirname(script)
-    process, refusal = os.path.join(folder, "process"), os.path.join(folder, "refused")
-    before = text_of(process)
-    if secrets:
-        keep(**secrets)
-    if not launcher:
-        return {"launcher": "", "note": ""}
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(refusal)
-    used = chosen(launcher)
-    if not used:
-        return {"problem": "launcher", "said": "there is no tmux"}
-    detach(script, tag, used)
-    end_s = time.monotonic() + within_s
-    while time.monotonic() < end_s:
-        if text_of(process) not in ("", before):
-            refused = window(script, session) if used == "tmux" else ""
-            note = f"tmux refused ({refused}): there is no window, and the training runs without one"
-            return {"launcher": "setsid", "note": note} if refused else {"launcher": used, "note": ""}
-        if holders := refused_by(refusal):
-            return {"in_the_way": holders}
-        time.sleep(0.05)
-    return {"problem": "silent", "launched_by": used, "said": text_of(os.path.join(folder, "start.log"))[-800:]}
-
-
-def refused_by(refusal: str) -> list[dict[str, Any]]:
-    """Who holds the lease, where a new file says that it is taken."""
-    try:
-        return rows(loads(text_of(refusal)))
-    except ValueError:
-        return []
-
+# --- secrets ---
 
 def keep(path: str, text: str) -> dict[str, object]:
     """Secrets, for their owner alone to read."""
@@ -156,11 +123,9 @@ def keep(path: str, text: str) -> dict[str, object]:
 
 def main() -> None:
     request = loads(sys.stdin.buffer.readline())
-    op = request.pop("op")
-    if op == "train":
-        answer = train(**request)
-    else:
-        answer = begin(**request["start"]) if op == "start" else keep(**request["secrets"])
+    operations: dict[str, Callable[..., dict[str, Any]]] = {
+        "train": train, "submit": submit, "states": states, "stop": stop, "secrets": keep}
+    answer = operations[request.pop("op")](**request)
     sys.stdout.write(json.dumps(answer) + "\n")
 
 

@@ -13,6 +13,7 @@ from rdtops.checks import CheckResult, Status
 from rdtops.contract.run import RunSpec
 from rdtops.preflight import assets, convention_check, launch_checks, machine, network, python
 from rdtops.preflight.check import Answers, Check, Subject
+from rdtops.runs import launchers
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.probe import ask
 
@@ -26,8 +27,9 @@ def core_checks(connection: Connection, spec: RunSpec) -> list[CheckResult]:
     begun_s = time.time()
     found = ask(connection, [probe for check in CHECKS for probe in check.probes(subject)])
     answers = Answers(found, begun_s, time.time())
-    return [replace(_moved(result) if check.of_the_trainer and subject.host.trains_elsewhere else result,
-                    group=check.group) for check in CHECKS for result in check.judge(subject, answers)]
+    is_local = launchers.traits(subject.host).is_local
+    return [replace(_moved(result) if check.of_the_trainer and not is_local else result, group=check.group)
+            for check in CHECKS for result in check.judge(subject, answers)]
 
 
 def _moved(result: CheckResult) -> CheckResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -14,11 +14,13 @@ from rdtops.contract.run import RunState
 from rdtops.delivery import secrets
 from rdtops.errors import ConfigError
 from rdtops.hostlib import fields, names
+from rdtops.launcher import Traits
 from rdtops.on_host import run_reporter
 from rdtops.preflight.check import Answers, Check, Subject, last_line, words
-from rdtops.runs import admission, launchers, overview
+from rdtops.runs import admission, detached, launchers, overview
 from rdtops.runs.overview import RunView
 from rdtops.ssh import redaction
+from rdtops.ssh.command import quoted
 from rdtops.ssh.probe import Output, Probe, program_probe
 
 _LOGOUT = ("busctl get-property org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager "
@@ -37,28 +39,33 @@ class Logout:
 # --- launcher ---
 
 def judge_launcher(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    answer, wanted = answers["launcher"], subject.host.launcher
-    if subject.host.trains_elsewhere:
-        yield _of_a_cluster(subject)
-        return
-    there = {PurePosixPath(w).name for w in answer.value or []} & {"tmux", "setsid"}
-    if wanted != "auto" and wanted not in there:
-        yield CheckResult.fail("launcher", f"hosts.toml wants {wanted}, which is not there", answer.problem,
-                               f'install {wanted} there, or launcher = "auto" in hosts.toml')
-    elif not there:
-        yield CheckResult.fail("launcher", "neither tmux nor setsid is there", answer.problem,
-                               subject.there("sudo apt-get install -y tmux"))
-    else:
-        used = wanted if wanted != "auto" else "tmux" if "tmux" in there else "setsid"
-        yield CheckResult.ok("launcher", f"{used}; the training outlives the connection")
-
-
-def _of_a_cluster(subject: Subject) -> CheckResult:
     try:
-        launcher = launchers.of(subject.host)
+        launcher = launchers.launcher(subject.host)
     except ConfigError as error:
-        return CheckResult.fail("launcher", error.message, remedy=error.remedy)
-    return CheckResult.ok("launcher", f"{launcher.name}; the training runs as a job of the cluster")
+        yield CheckResult.fail("launcher", error.message, remedy=error.remedy)
+        return
+    traits = Traits.of(launcher)
+    there = {PurePosixPath(w).name for w in answers["launcher"].value or []}
+    used = next((program for program in traits.programs if program in there), "")
+    if traits.programs and not used:
+        yield _without(subject, traits.programs, answers["launcher"].problem)
+    elif traits.is_scheduled:
+        yield CheckResult.ok("launcher", f"{launcher.name}; the training runs as a job of the cluster")
+    else:
+        yield CheckResult.ok("launcher", f"{used or launcher.name}; the training outlives the connection")
+
+
+def _without(subject: Subject, programs: Sequence[str], problem: str) -> CheckResult:
+    if len(programs) > 1:
+        return CheckResult.fail("launcher", f"neither {' nor '.join(programs)} is there", problem,
+                                subject.there(f"sudo apt-get install -y {programs[0]}"))
+    return CheckResult.fail("launcher", f"hosts.toml wants {subject.host.launcher}, and {programs[0]} is not there",
+                            problem, f'install {programs[0]} there, or launcher = "auto" in hosts.toml')
+
+
+def _launcher_probes(subject: Subject) -> list[Probe[Any]]:
+    programs = " ".join(map(quoted, launchers.traits(subject.host).programs))
+    return [Probe("launcher", f"for p in {programs}; do command -v $p; done; :", words)]
 
 
 # --- lingering ---
@@ -161,6 +168,9 @@ def parse_lease(output: Output) -> LeaseFacts:
 def judge_lease(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     """Two trainings on the same GPUs would end each other; of any user, in any workspace of the machine."""
     answer, host = answers["lease"], subject.spec.host
+    if launchers.traits(subject.host).is_scheduled:
+        yield CheckResult.skip("lease", "a scheduler gives the training its GPUs")
+        return
     if answer.value is None:
         yield CheckResult.fail("lease", "cannot tell whether its GPUs are taken", answer.problem,
                                f"inv status --host {host} --all")
@@ -169,7 +179,7 @@ def judge_lease(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     twin = admission.twin_of(subject.spec, answers["runs"].value or [])
     others = [h for h in holders if twin is None or h.get("run_id") != twin.run_id]
     if others:
-        summary, remedy = admission.in_the_way(host, others)
+        summary, remedy = detached.in_the_way(host, others)
         yield CheckResult.fail("lease", summary, "; ".join(lease.words(h) for h in others), remedy)
     elif note:
         yield CheckResult.warn("lease", "the locks of its GPUs are not where all users look", names.quoted(note, 400),
@@ -186,8 +196,7 @@ def _lease_probes(subject: Subject) -> list[Probe[Any]]:
 
 
 CHECKS = (
-    Check("launch", judge_launcher, lambda _: [Probe("launcher", "for p in tmux setsid; do command -v $p; done; :",
-                                                     words)]),
+    Check("launch", judge_launcher, _launcher_probes),
     Check("launch", judge_logout, lambda _: [Probe("logout", _LOGOUT, parse_logout, timeout_s=10)],
           of_the_trainer=True),
     Check("launch", judge_secrets),

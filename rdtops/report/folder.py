@@ -47,7 +47,7 @@ class RunFolder:
         if config is None:
             raise UsageError(f"{root} holds no run: there is no readable config.json",
                              remedy="inv fetch-results   # makes results/<host>/<run>")
-        story = Story.of(Journal(root / "journal.jsonl").events(steps=POINTS))
+        story = Story.from_events(Journal(root / "journal.jsonl").events(steps=POINTS))
         return cls(root, config, story, _table(root / RUN) or {}, _table(root / CHECKS),
                    _table(root / "statistics.json") or {}, tuple(_evaluations(root)),
                    fields.decimal(files.text_of(root / "exit")),

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from rdtops import answers
+from rdtops.contract import lease
 from rdtops.errors import RunError
-from rdtops.launcher import Job, JobState, Phase, Spread, Submitted
-from rdtops.on_host import detached_jobs, detacher
+from rdtops.launcher import Job, JobState, Phase, Spread, Submitted, Traits
+from rdtops.on_host import detacher, training_starter
 from rdtops.ssh.command import Command, quoted
 from rdtops.ssh.connection import Connection
-from rdtops.ssh.hosts import LOCAL_LAUNCHERS
 
+PROGRAMS = {"auto": ("tmux", "setsid"), "tmux": ("tmux",), "setsid": ("setsid",)}  # launcher -> the first one there is
 STARTED_WITHIN_S = 20.0
 
 
 class Detached:
-    """`auto` is tmux where it is, else setsid."""
+    """The launcher `auto`, `tmux` or `setsid`."""
 
     is_local = True
 
     def __init__(self, name: str) -> None:
-        assert name in LOCAL_LAUNCHERS
         self.name = name
+        self.traits = Traits(is_local=True, is_scheduled=False, programs=PROGRAMS[name], detaches_with=name,
+                             detach_keys="Ctrl-c" if name == "setsid" else "Ctrl-b d")
 
     def files(self, job: Job, spread: Spread | None) -> Mapping[str, str]:
         return {}
@@ -30,23 +34,24 @@ class Detached:
         return spread.alone()
 
     def submit(self, connection: Connection, job: Job) -> Submitted:
-        answer = connection.call(detached_jobs, {
-            "op": "submit", "script": str(job.script), "session": session_of(job), "tag": job.tag,
-            "launcher": self.name, "within_s": STARTED_WITHIN_S}, timeout_s=STARTED_WITHIN_S + 60)
-        if "problem" in answer:
-            raise RunError(f"{connection.host.name}: {answer['problem']}", remedy=f"ssh there and run: sh {job.script}")
-        return Submitted(answer["launcher"], answer["already"])
+        answer = connection.call(training_starter, {"op": "submit", **start(job, self.name)},
+                                 timeout_s=STARTED_WITHIN_S + 60)
+        if "launcher" not in answer:
+            raise refusal(connection.host.name, str(job.script), answer)
+        return Submitted(answer["launcher"], answer["already"], answer["note"])
 
     def states(self, connection: Connection, jobs: Sequence[Job]) -> Mapping[str, JobState]:
-        answer = connection.call(detached_jobs, {
+        answer = connection.call(training_starter, {
             "op": "states", "jobs": [[job.name, str(job.folder), job.tag] for job in jobs]})
-        return {name: _state(told["alive"], told["exit"], told["launched"]) for name, told in answer["states"].items()}
+        return {name: _state(facts["alive"], facts["exit"], facts["launched"])
+                for name, facts in answer["states"].items()}
 
     def stop(self, connection: Connection, job: Job, grace_s: float) -> None:
-        answer = connection.call(detached_jobs, {"op": "stop", "folder": str(job.folder), "tag": job.tag,
-                                                    "grace_s": grace_s}, timeout_s=grace_s + 60)
+        answer = connection.call(training_starter, {"op": "stop", "folder": str(job.folder), "tag": job.tag,
+                                                  "grace_s": grace_s}, timeout_s=grace_s + 60)
         if answer["left"]:
-            raise RunError(f"{connection.host.name}: processes of {job.name} outlived SIGKILL: {answer['left']}")
+            raise RunError(f"{connection.host.name}: processes of {job.name} outlived SIGKILL: "
+                           f"{answers.pids(answer, 'left')}")
 
     def inside(self, connection: Connection, job: Job, command: Command) -> Command:
         return command
@@ -64,9 +69,46 @@ class Detached:
         return f"{in_tmux} 2>/dev/null || exec tail -n 50 -F {quoted(str(job.log))}"
 
 
+def start(job: Job, detaches_with: str) -> dict[str, Any]:
+    """Return what our program on the host needs in order to start a job."""
+    return {"script": str(job.script), "session": session_of(job), "tag": job.tag, "launcher": detaches_with,
+            "within_s": STARTED_WITHIN_S}
+
+
 def session_of(job: Job) -> str:
-    """The name of its session in tmux."""
+    """Return the name of its session in tmux."""
     return job.name.replace(".", "_")
+
+
+def refusal(host: str, script: str, answer: Mapping[str, Any]) -> RunError:
+    """Say why our program on the host did not start a script."""
+    if "in_the_way" in answer:
+        return _held(host, answer["in_the_way"])
+    reason = f": {answer['said']}" if answer.get("said") else ""
+    if answer["problem"] == "busy":
+        return RunError(f"{host}: another launch of {script} does not come to its end",
+                        remedy=f"fuser -v {answer['lock']}   # on {host}: who is it?")
+    if answer["problem"] == "launcher":
+        return RunError(f"{host}: the launcher that hosts.toml wants refused{reason}",
+                        remedy=f'launcher = "auto" under [hosts.{host}]')
+    return RunError(f"{host}: {script} was started through {answer['launched_by']} but did not begin within "
+                    f"{STARTED_WITHIN_S:g} s{reason}", remedy=f"ssh there and run: sh {script}")
+
+
+def in_the_way(host: str, holders: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Say who holds the lease, or that a lock of it cannot be used, in a few words; and what to do."""
+    others = f"other GPUs: CUDA_VISIBLE_DEVICES under [hosts.{host}.env]"
+    if any(holder.get("problem") for holder in holders):
+        return "it cannot lock what it needs", (f"remove on {host} what is named, as its owner or as root   # or "
+                                                f"{others}; {lease.LOCKS} there names another folder for locks")
+    run_id = lease.run_of(holders)
+    stop = f"inv stop --host {host} --run {run_id}" if run_id else f"inv status --host {host} --all"
+    return f"{run_id or 'another run'} is running here", f"{stop}   # or {others}"
+
+
+def _held(host: str, holders: Sequence[Mapping[str, Any]]) -> RunError:
+    summary, remedy = in_the_way(host, holders)
+    return RunError(f"{host}: not started, {summary}: " + "; ".join(lease.words(h) for h in holders), remedy=remedy)
 
 
 def _state(alive: bool, exit_code: str, launched: bool) -> JobState:

@@ -12,12 +12,14 @@ from rdtops import answers
 from rdtops.answers import EvaluationFacts
 from rdtops.contract.evaluation import EvalPaths, EvalSpec, Protocol, checkpoint_folder
 from rdtops.contract.run import RunPaths, RunSpec, RunState, state_of
+from rdtops.delivery import secrets
 from rdtops.errors import RunError, UsageError
 from rdtops.hostlib import fields
 from rdtops.hostlib.names import EvaluationName, RunId
 from rdtops.launcher import Job, JobState
-from rdtops.on_host import run_reporter
-from rdtops.runs import admission, inquiries, jobs, launch, overview, results
+from rdtops.on_host import run_reporter, training_starter
+from rdtops.runs import inquiries, jobs, launch, overview, results
+from rdtops.runs.jobs import Launched
 from rdtops.runs.overview import RunView
 from rdtops.ssh.command import Command, quoted
 from rdtops.ssh.connection import Connection
@@ -59,27 +61,13 @@ class EvalView:
                 **self.outcomes, "report": summary or None}
 
 
-@dataclass(frozen=True)
-class EvalLaunched:
-    """An evaluation that runs now."""
-
-    host: str
-    run_id: str
-    name: str
-    launcher: str
-    folder: str  # on the host
-    tasks: tuple[str, ...]
-    trials: int
-    notes: tuple[str, ...]
-
-
 def list_evaluations(connection: Connection, found: Sequence[RunView]) -> list[EvalView]:
     """Those of these runs, oldest first."""
     answer = connection.call(run_reporter, {"op": "evaluations", "workspace": connection.workspace,
                                             "run_ids": [run.run_id for run in found]})
     listed = answers.evaluations(connection.host.name, answer)
-    told = jobs.told(connection, (_job(connection.workspace, facts) for facts in listed))
-    return [_view(connection.host.name, connection.workspace, facts, told.get(_job(connection.workspace, facts).name))
+    states = jobs.states(connection, (_job(connection, facts.run_id, facts.name) for facts in listed))
+    return [_view(connection.host.name, connection.workspace, facts, states.get(f"{facts.run_id}/{facts.name}"))
             for facts in listed]
 
 
@@ -125,51 +113,45 @@ def stand_in(path: str, fresh: RunSpec) -> RunSpec:
     return replace(fresh, run_id=RunId(f"00000000-000000-evaluated-{digest}"))
 
 
-def begin(connection: Connection, run: RunSpec, spec: EvalSpec) -> EvalLaunched:
-    """Let the host check the wish, then launch. Raises what the check found."""
+def begin(connection: Connection, run: RunSpec, spec: EvalSpec) -> Launched:
+    """Let the host check the request, then launch. Raises the error of the check."""
     _require_release(connection, spec)
     _prepare(connection, spec)
     try:
-        found = inquiries.ask(connection, spec.release, "evaluate", [str(spec.paths.spec), "--check"])
+        checked = inquiries.ask(connection, spec.release, "evaluate", [str(spec.paths.spec), "--check"])
     except (RunError, UsageError):
         _forget(connection, spec)
         raise
     if not connection.run(Command("test", "-e", str(run.paths.config)), check=False).ok:
         # a stand-in; every other run has its folder
         overview.write_file(connection, run.paths.config, run.to_json() + "\n", make_folder=True)
-    tasks = tuple(task["name"] for task in found["tasks"])
-    launcher = admission.start_evaluation(connection, spec)
-    return EvalLaunched(spec.host, spec.run_id, spec.name, launcher, connection.short(str(spec.paths.root)), tasks,
-                        len(tasks) * spec.protocol.trials, tuple(found["notes"]))
+    tasks = tuple(task["name"] for task in checked["tasks"])
+    if sent := secrets.for_the_host(spec.workspace, connection.host):
+        connection.call(training_starter, {"op": "secrets", **sent})
+    return jobs.launched(connection, spec, jobs.submit(connection, spec), evaluation=spec.name, tasks=tasks,
+                         trials=len(tasks) * spec.protocol.trials, notes=tuple(checked["notes"]))
 
 
 def stop(connection: Connection, view: EvalView, grace_s: float = GRACE_S) -> None:
     """The trials that are running are lost, those that ended are kept."""
     if not view.state.can_be_stopped:
         raise RunError(f"{view.host}: {view.name} is {view.state.value}, not running")
-    if connection.host.trains_elsewhere:
-        jobs.stop(connection, jobs.of_evaluation_named(connection.workspace, view.run_id, view.name), grace_s)
-        return
-    answer = connection.call(run_reporter, {
-        "op": "stop_evaluation", "workspace": connection.workspace, "run_id": view.run_id, "name": view.name,
-        "grace_s": grace_s}, timeout_s=grace_s + 60)
-    if left := answers.pids(answer, "left"):
-        raise RunError(f"{view.host}: processes of {view.name} outlived SIGKILL: {left}")
+    jobs.stop(connection, _job(connection, view.run_id, view.name), grace_s)
 
 
 def existing(connection: Connection, spec: EvalSpec) -> EvalView | None:
-    """The evaluation that the same wish made before."""
+    """Return the evaluation that the same request made before."""
     answer = connection.call(run_reporter, {"op": "evaluations", "workspace": spec.workspace, "run_ids": [spec.run_id]})
     listed = answers.evaluations(spec.host, answer)
     mine = next((facts for facts in listed if facts.name == spec.name), None)
     if mine is None:
         return None
-    job = jobs.told(connection, [jobs.of_evaluation(spec)]).get(f"{spec.run_id}/{spec.name}")
-    return _view(spec.host, spec.workspace, mine, job)
+    job = jobs.job_of(spec)
+    return _view(spec.host, spec.workspace, mine, jobs.states(connection, [job]).get(job.name))
 
 
-def _job(workspace: str, facts: EvaluationFacts) -> Job:
-    return jobs.of_evaluation_named(workspace, facts.run_id, facts.name)
+def _job(connection: Connection, run_id: RunId, name: EvaluationName) -> Job:
+    return jobs.evaluation_job(EvalPaths(RunPaths(connection.workspace, run_id), name))
 
 
 def _require_release(connection: Connection, spec: EvalSpec) -> None:
@@ -186,7 +168,7 @@ def _prepare(connection: Connection, spec: EvalSpec) -> None:
 
 
 def _forget(connection: Connection, spec: EvalSpec) -> None:
-    """What was written for a wish that is refused; nothing of an evaluation that has begun."""
+    """Remove what was written for a request that is refused; nothing of an evaluation that has begun."""
     paths = spec.paths
     here, report = quoted(str(paths.root)), quoted(str(paths.report))
     files = f"{quoted(str(paths.spec))} {quoted(str(paths.script))}"

@@ -27,7 +27,7 @@ TIMEOUT_S = 1800.0  # T5-XXL is 45 GB to read where the instructions are not in 
 
 @dataclass(frozen=True)
 class Replayed:
-    """A step of a run, as rdtops.trainer.replay tells it."""
+    """A step of a run, as rdtops.trainer.replay prints it."""
 
     host: str
     values: dict[str, Any]
@@ -35,7 +35,7 @@ class Replayed:
 
 @dataclass(frozen=True)
 class NormFitted:
-    """Which norm the pretrained weights fit, as rdtops.trainer.normfit tells it."""
+    """Which norm the pretrained weights fit, as rdtops.trainer.normfit prints it."""
 
     host: str
     pretrained: str
@@ -44,7 +44,7 @@ class NormFitted:
 
 @dataclass(frozen=True)
 class Stats:
-    """What became of a dataset's statistics, as rdtops.trainer.statistics tells it."""
+    """The statistics of a dataset, as rdtops.trainer.statistics prints them."""
 
     host: str
     values: dict[str, Any]
@@ -55,7 +55,7 @@ class Stats:
 
 
 def replay(connection: Connection, run: RunView, step: int, checkpoint: str = "", device: str = "") -> Replayed:
-    """With the code that the run was launched with."""
+    """Compute a step of a run again, with the code that it was launched with."""
     if run.spec is None:
         raise RunError(f"{run.host}: the config.json of {run.run_id} cannot be read, so it cannot be replayed")
     options = [*(["--checkpoint", checkpoint] if checkpoint else []), *(["--device", device] if device else [])]
@@ -64,7 +64,7 @@ def replay(connection: Connection, run: RunView, step: int, checkpoint: str = ""
 
 
 def normfit(connection: Connection, spec: RunSpec, samples: int) -> NormFitted:
-    """Of the weights and data that a training with this spec would use."""
+    """Try both norms on the weights and data that a training with this spec would use."""
     if "pretrained" not in spec.assets:
         raise RunError("a training from scratch has no weights yet, so no norm fits them better",
                        remedy=f"inv normfit --host {spec.host}   # without --from-scratch")
@@ -76,13 +76,14 @@ def normfit(connection: Connection, spec: RunSpec, samples: int) -> NormFitted:
 
 
 def stats(connection: Connection, spec: RunSpec, recompute: bool) -> Stats:
-    """Of the dataset that a training with this spec would use, with the code deployed there."""
+    """Read the statistics of the dataset that a training with this spec would use, with the code deployed there."""
     return Stats(spec.host, ask(connection, spec.release, "statistics",
                                 _stats_arguments(spec.assets["dataset"], spec.train, recompute)))
 
 
 def stats_here(folder: Path, train: TrainConfig, recompute: bool) -> Stats:
-    """Of a dataset on this laptop, in a process of its own: the control side imports nothing of the trainer."""
+    """Read the statistics of a dataset on this laptop, in a process of its own: the control side imports nothing of the
+    trainer."""
     root = Path(rdtops.__file__).resolve().parents[1]
     done = subprocess.run(
         [sys.executable, "-m", "rdtops.trainer.statistics", *_stats_arguments(str(folder), train, recompute)],
@@ -93,8 +94,8 @@ def stats_here(folder: Path, train: TrainConfig, recompute: bool) -> Stats:
 
 
 def ask(connection: Connection, release: str, program: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """The program's JSON. Raises RunError with what it said when it cannot answer, UsageError where the question was
-    wrong."""
+    """Run a program of the trainer on the host and return its JSON. Raises RunError with its message when it fails,
+    UsageError where its arguments are wrong."""
     host = connection.host
     variables = {"PYTHONPATH": release, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
                  **host.env}
@@ -113,11 +114,11 @@ def _stats_arguments(folder: str, train: TrainConfig, recompute: bool) -> list[s
 
 def _answer(where: str, name: str, code: int, out: str, err: str, else_do: str) -> dict[str, Any]:
     if code:
-        said, _, remedy = err.strip().rpartition("\nnext: ")
+        message, _, remedy = err.strip().rpartition("\nnext: ")
         if code == UsageError.exit_code:  # it lists what would be right, which may be long
-            raise UsageError(f"{where}: {said or remedy}", remedy=remedy if said else "")
-        raise RunError(f"{where}: {name} has no answer, exit {code}: {(said or remedy)[-1500:]}",
-                       remedy=remedy if said else else_do)
+            raise UsageError(f"{where}: {message or remedy}", remedy=remedy if message else "")
+        raise RunError(f"{where}: {name} has no answer, exit {code}: {(message or remedy)[-1500:]}",
+                       remedy=remedy if message else else_do)
     try:
         answer: dict[str, Any] = loads(out.strip().rpartition("\n")[2])
     except ValueError:

@@ -1,14 +1,17 @@
-"""Runs and evaluations as the jobs that a launcher starts, and what its answers mean for their state."""
+"""Trainings and evaluations as jobs: what a launcher starts, what came of it, and what its answers mean for their
+state."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from rdtops.contract.evaluation import EvalSpec
+from rdtops.contract.evaluation import EvalPaths, EvalSpec
 from rdtops.contract.run import RunPaths, RunSpec, RunState
-from rdtops.launcher import Cause, Job, JobState, Phase
+from rdtops.launcher import Cause, Job, JobState, Phase, Submitted
 from rdtops.runs import launchers
 from rdtops.ssh.command import quoted
 from rdtops.ssh.connection import Connection
@@ -18,30 +21,68 @@ _ENDS = {Cause.CANCELLED: RunState.STOPPED, Cause.PREEMPTED: RunState.STOPPED, C
 _PHASES = {Phase.QUEUED: RunState.QUEUED, Phase.RUNNING: RunState.RUNNING, Phase.UNKNOWN: RunState.UNKNOWN}
 
 
-def of_run(paths: RunPaths, spec: RunSpec | None = None) -> Job:
+@dataclass(frozen=True)
+class Launched:
+    """What came of a launch: of a training, or of an evaluation of one."""
+
+    host: str
+    run_id: str
+    folder: str  # of the job, on the host
+    submitted: Submitted
+    is_scheduled: bool = False  # a scheduler has it, which may let it wait
+    resumed_from: str = ""  # the checkpoint from which a training goes on
+    evaluation: str = ""  # its name; '' for a training
+    tasks: tuple[str, ...] = ()  # of an evaluation, and how many trials it makes of all of them
+    trials: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def launcher(self) -> str:
+        """What started it: tmux, setsid, a job of a cluster; '' when it was running already."""
+        return "" if self.submitted.already else self.submitted.words
+
+    def to_json(self) -> dict[str, Any]:
+        if self.evaluation:
+            return {"host": self.host, "run_id": self.run_id, "name": self.evaluation, "launcher": self.launcher,
+                    "folder": self.folder, "tasks": self.tasks, "trials": self.trials, "notes": self.notes}
+        return {"host": self.host, "run_id": self.run_id, "launcher": self.launcher, "root": self.folder,
+                "resumed_from": self.resumed_from, "is_new": not self.submitted.already, "note": self.submitted.note}
+
+
+def training_job(paths: RunPaths, spec: RunSpec | None = None) -> Job:
     """Without `spec` it is good for asking and stopping, not for starting."""
     processes, on_gpus = (spec.train.num_processes, spec.train.device == "cuda") if spec else (1, False)
     return Job(paths.run_id, paths.script, paths.log, f"RDTOPS_RUN={paths.run_id}", processes, on_gpus, spreads=True)
 
 
-def of_evaluation(spec: EvalSpec) -> Job:
-    name = f"{spec.run_id}/{spec.name}"
-    return Job(name, spec.paths.script, spec.paths.log, f"RDTOPS_EVAL={name}", spec.processes, spec.device == "cuda")
+def evaluation_job(paths: EvalPaths, spec: EvalSpec | None = None) -> Job:
+    """As training_job."""
+    name = f"{paths.run.run_id}/{paths.name}"
+    processes, on_gpus = (spec.processes, spec.device == "cuda") if spec else (1, False)
+    return Job(name, paths.script, paths.log, f"RDTOPS_EVAL={name}", processes, on_gpus)
 
 
-def of_evaluation_named(workspace: str, run_id: str, name: str) -> Job:
-    """Good for asking and stopping, not for starting."""
-    folder = RunPaths(workspace, run_id).eval / name
-    return Job(f"{run_id}/{name}", folder / "eval.sh", folder / "eval.log", f"RDTOPS_EVAL={run_id}/{name}")
+def job_of(spec: RunSpec | EvalSpec) -> Job:
+    """Return the job that a training or an evaluation is, good for starting it."""
+    return evaluation_job(spec.paths, spec) if isinstance(spec, EvalSpec) else training_job(spec.paths, spec)
 
 
-def told(connection: Connection, jobs: Iterable[Job]) -> Mapping[str, JobState]:
-    """What the scheduler of a cluster says of each, by name; nothing on a host that trains itself, whose own processes
-    and files tell."""
+def submit(connection: Connection, spec: RunSpec | EvalSpec) -> Submitted:
+    """Start its script as it lies there, exactly once. Raises RunError when it did not start."""
+    return launchers.launcher(connection.host).submit(connection, job_of(spec))
+
+
+def launched(connection: Connection, spec: RunSpec | EvalSpec, submitted: Submitted, **facts: Any) -> Launched:
+    return Launched(connection.host.name, spec.run_id, connection.short(str(spec.paths.root)), submitted,
+                    launchers.traits(connection.host).is_scheduled, **facts)
+
+
+def states(connection: Connection, jobs: Iterable[Job]) -> Mapping[str, JobState]:
+    """Ask the scheduler about each, by name. Nothing where there is none: the host's own files and processes tell."""
     asked = list(jobs)
-    if not connection.host.trains_elsewhere or not asked:
+    if not asked or not launchers.traits(connection.host).is_scheduled:
         return {}
-    return launchers.of(connection.host).states(connection, asked)
+    return launchers.launcher(connection.host).states(connection, asked)
 
 
 def state_of(job: JobState | None, by_files: RunState) -> RunState:
@@ -56,8 +97,10 @@ def is_known(job: JobState | None) -> bool:
 
 
 def stop(connection: Connection, job: Job, grace_s: float) -> None:
-    """Raises RunError when something is left, or when the scheduler does not answer."""
+    """Stop it, and write into its Journal that somebody asked for it. Raises RunError when something is left, or when
+    the scheduler does not answer."""
     line = json.dumps({"kind": "stop_requested", "time_s": round(time.time(), 3), "by": "inv stop"}) + "\n"
     journal = quoted(job.file("journal.jsonl"))
-    connection.run_shell(f"[ ! -e {journal} ] || cat >> {journal}", stdin=line.encode())
-    launchers.of(connection.host).stop(connection, job, grace_s)
+    # a disk that is full, or a broken file of that name, is no reason to let it run on
+    connection.run_shell(f"[ ! -f {journal} ] || cat >> {journal}", stdin=line.encode(), check=False)
+    launchers.launcher(connection.host).stop(connection, job, grace_s)

@@ -24,10 +24,10 @@ _SCRIPT = """\
 umask go-w
 cd {root} || exit 1
 {exports}
-{first}rm -f exit stop
+{begin}rm -f exit stop
 printf '%s %s %s\\n' "$$" "$(cut -d' ' -f22 /proc/$$/stat)" "$(cat /proc/sys/kernel/random/boot_id)" > process.tmp
 mv process.tmp process
-{told}touch {log}
+{launched}touch {log}
 if [ -t 1 ]; then env -u RDTOPS_RUN tail -n 0 -F {log} & viewer=$!; fi
 starts=0
 while
@@ -45,11 +45,11 @@ exit "$code"
 _LEASE = """\
 [ "${{RDTOPS_LEASE:-}}" = {run_id} ] || exec {lease}  # its GPUs and this folder are its own, or it does not start
 """
-_FIRST = """\
+_TRAPS = """\
 trap '' USR1 HUP  # Slurm sends USR1 to all before a time limit; the trainer hears it, its launcher would die of it
 trap : TERM INT  # heard by the supervisor; this shell stays to write how it ended
 """
-_TOLD = """\
+_LAUNCHED = """\
 printf '{"kind": "launched", "time_s": %s, "launcher": "%s", "pid": %s}\\n' \\
     "$(date +%s)" "${RDTOPS_LAUNCHER:-hand}" "$$" >> journal.jsonl
 """
@@ -59,48 +59,47 @@ _AGAIN = (f'[ ! -e exit ] && [ "$code" -gt 128 ] && [ "$starts" -lt {SUPERVISOR_
 
 
 def script(host: Host, spec: RunSpec) -> str:
-    """What launch.sh holds."""
+    """Return the text of launch.sh."""
     return _SCRIPT.format(
         title=f"Run {spec.run_id}: written by `inv train`. Started by hand, it does the same in the foreground.",
-        root=quoted(str(spec.paths.root)), told=_TOLD, log=spec.paths.log.name, again=_AGAIN,
-        first=_lease(host, spec) + _FIRST,
+        root=quoted(str(spec.paths.root)), launched=_LAUNCHED, log=spec.paths.log.name, again=_AGAIN,
+        begin=_lease(host, spec) + _TRAPS,
         exports=_environment(host, spec.workspace, spec.release, {"RDTOPS_RUN": spec.run_id}),
         release=quoted(spec.release), activation=_activation(host), program=supervised(host, spec).shell())
 
 
 def _lease(host: Host, spec: RunSpec) -> str:
-    """On a cluster the scheduler gives a job its GPUs, and has one job of the name."""
-    if host.trains_elsewhere:
+    """A scheduler gives a job its GPUs, and has one job of the name."""
+    if launchers.traits(host).is_scheduled:
         return ""
     return _LEASE.format(run_id=quoted(spec.run_id), lease=lease_command(host, spec).shell())
 
 
 def evaluation_script(host: Host, spec: EvalSpec) -> str:
-    """What eval.sh holds. Not the run's tag: `inv stop` of the training is to leave it alone."""
+    """Return the text of eval.sh. It has not the run's tag: `inv stop` of the training leaves it alone."""
     program = Command("nice", "-n", "10", environment.python(host), "-m", "rdtops.trainer.evaluate",
                       str(spec.paths.spec))
     return _SCRIPT.format(
         title=f"Evaluation {spec.name}: written by `inv eval`. Started by hand, it goes on where it ended.",
-        root=quoted(str(spec.paths.root)), first="", told="", log=spec.paths.log.name, again="false  # once",
+        root=quoted(str(spec.paths.root)), begin="", launched="", log=spec.paths.log.name, again="false  # once",
         exports=_environment(host, spec.workspace, spec.release, {"RDTOPS_EVAL": f"{spec.run_id}/{spec.name}"}),
         release=quoted(spec.release), activation=_activation(host), program=program.shell())
 
 
 def files(host: Host, spec: RunSpec) -> dict[str, str]:
-    """What is in the folder of a run that begins, by name."""
+    """Return the files of a run that begins, by name."""
     return {spec.paths.config.name: spec.to_json() + "\n", spec.paths.script.name: script(host, spec),
-            **launchers.of(host).files(jobs.of_run(spec.paths, spec), _spread(host, spec))}
+            **launchers.launcher(host).files(jobs.job_of(spec), _spread(host, spec))}
 
 
 def evaluation_files(host: Host, spec: EvalSpec) -> dict[str, str]:
     return {spec.paths.spec.name: spec.to_json() + "\n", spec.paths.script.name: evaluation_script(host, spec),
-            **launchers.of(host).files(jobs.of_evaluation(spec), None)}
+            **launchers.launcher(host).files(jobs.job_of(spec), None)}
 
 
 def start_line(host: Host, spec: RunSpec | EvalSpec) -> str:
-    """What starts it by hand, once its files are there."""
-    return launchers.of(host).start_line(jobs.of_evaluation(spec) if isinstance(spec, EvalSpec)
-                                         else jobs.of_run(spec.paths, spec))
+    """Return the line that starts it by hand, once its files are there."""
+    return launchers.launcher(host).start_line(jobs.job_of(spec))
 
 
 def _environment(host: Host, workspace: str, release: str, tag: Mapping[str, str]) -> str:
@@ -135,7 +134,7 @@ def supervised(host: Host, spec: RunSpec) -> Command:
 
 def trainer_command(host: Host, spec: RunSpec) -> Command:
     """`accelerate launch … -m rdtops.trainer.train config.json`, on as many machines as the launcher gives it."""
-    return launchers.of(host).spread(jobs.of_run(spec.paths, spec), _spread(host, spec))
+    return launchers.launcher(host).spread(jobs.job_of(spec), _spread(host, spec))
 
 
 def _spread(host: Host, spec: RunSpec) -> Spread:

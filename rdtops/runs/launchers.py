@@ -6,30 +6,42 @@ import functools
 
 from rdtops.contract.config import nearest
 from rdtops.errors import ConfigError
-from rdtops.launcher import Launcher
+from rdtops.launcher import Launcher, Traits
 from rdtops.plugging import registry
 from rdtops.plugging.registry import Registry
 from rdtops.runs import detached
-from rdtops.ssh.hosts import LOCAL_LAUNCHERS, Host
+from rdtops.ssh.hosts import Host
 
 
-def of(host: Host, plugins: Registry | None = None) -> Launcher:
-    """The launcher that hosts.toml names. Raises ConfigError when there is none of that name, naming those there are
-    and whatever kept a plugin from bringing one. Without `plugins` they are loaded."""
-    if host.launcher in LOCAL_LAUNCHERS:
-        return detached.Detached(host.launcher)
-    found: dict[str, Launcher] = {}
+def launcher(host: Host, plugins: Registry | None = None) -> Launcher:
+    """Return the launcher that hosts.toml names. Without `plugins` they are loaded.
+
+    Raises ConfigError when there is none of that name, naming those there are and whatever kept a plugin from bringing
+    one."""
+    bundled = {name: detached.Detached(name) for name in detached.PROGRAMS}
+    if host.launcher in bundled:
+        return bundled[host.launcher]
+    registered: dict[str, Launcher] = {}
     problems = []
     for call in (plugins or _plugins()).call("register_launchers", host):
         if call.error is not None:
             problems.append(f"{call.plugin}: {call.error}")
-        found.update({launcher.name: launcher for launcher in call.value or () if isinstance(launcher, Launcher)})
-    if host.launcher not in found:
-        names = [*LOCAL_LAUNCHERS, *found]
+        registered.update({each.name: each for each in call.value or () if isinstance(each, Launcher)})
+    if host.launcher not in registered:
+        names = [*bundled, *registered]
         raise ConfigError(f"hosts.{host.name}.launcher: there is no launcher {host.launcher!r}"
                           f"{nearest(host.launcher, names)}; there are {', '.join(names)}"
                           + "".join(f"\n{problem}" for problem in problems), remedy="inv plugins   # who brings one")
-    return found[host.launcher]
+    return registered[host.launcher]
+
+
+def traits(host: Host) -> Traits:
+    """Return those of the host's launcher. Of one that no plugin brings nothing is assumed of the machine that we log
+    in to; the preflight check names it."""
+    try:
+        return Traits.of(launcher(host))
+    except ConfigError:
+        return Traits()
 
 
 @functools.cache

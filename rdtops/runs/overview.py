@@ -42,7 +42,7 @@ class RunView:
     last_event_s: float  # Unix time of the host
     log_tail: str
     error: str
-    job: JobState | None = None  # of a cluster's scheduler; None on a host that trains itself
+    job: JobState | None = None  # of a cluster's scheduler; None where there is none
     last_checkpoint_s: float = 0.0  # when it was complete, Unix time of the host; 0.0 while there is none
     gpus: tuple[Gpu, ...] = ()  # those it uses; asked only while it runs, and only by `status` and `watch`
     problem: str = ""  # why its files do not say all of this; the other runs do not suffer from it
@@ -67,8 +67,8 @@ def list_runs(connection: Connection, *, gpus: bool = False) -> list[RunView]:
     """Every run of the host's workspace, oldest first; with `gpus`, those of the running ones too."""
     answer = connection.call(run_reporter, {"op": "list", "workspace": connection.workspace, "gpus": gpus})
     found, cards = answers.runs(connection.host.name, answer), answers.gpus(answer)
-    told = jobs.told(connection, (jobs.of_run(RunPaths(connection.workspace, facts.run_id)) for facts in found))
-    return [view(connection.host.name, facts, cards, told.get(facts.run_id)) for facts in found]
+    states = jobs.states(connection, (jobs.training_job(RunPaths(connection.workspace, run.run_id)) for run in found))
+    return [view(connection.host.name, facts, cards, states.get(facts.run_id)) for facts in found]
 
 
 def views(host: str, answer: Mapping[str, Any]) -> list[RunView]:
@@ -125,25 +125,11 @@ def digest_states(connection: Connection, run: RunView, *, verify: bool) -> dict
     return answers.digest_states(answer)
 
 
-def stop(connection: Connection, run: RunView, grace_s: float = 600.0) -> dict[str, Any]:
+def stop(connection: Connection, run: RunView, grace_s: float = 600.0) -> None:
     """Ask the ranks to save and leave, end what remains. Only processes that carry the run's tag are touched."""
-    not_running = RunError(f"{run.host}: {run.run_id} is {run.state.value}, not running")
-    if connection.host.trains_elsewhere:
-        if not run.state.can_be_stopped:
-            raise not_running
-        jobs.stop(connection, jobs.of_run(paths(connection, run)), grace_s)
-        return {"ended": [], "killed": [], "left": []}
-    if run.state not in (RunState.RUNNING, RunState.LOST, RunState.UNKNOWN):
-        raise not_running
-    answer: dict[str, Any] = connection.call(
-        run_reporter, {"op": "stop", "workspace": connection.workspace, "run_id": run.run_id, "grace_s": grace_s},
-        timeout_s=grace_s + 60)
-    ended, killed, left = (answers.pids(answer, key) for key in ("ended", "killed", "left"))
-    if not ended and run.state is not RunState.RUNNING:  # else its ranks outlived their launcher
-        raise not_running
-    if left:
-        raise RunError(f"{run.host}: processes of {run.run_id} outlived SIGKILL: {left}")
-    return {"ended": ended, "killed": killed, "left": left}
+    if not run.state.can_be_stopped:
+        raise RunError(f"{run.host}: {run.run_id} is {run.state.value}, not running")
+    jobs.stop(connection, jobs.training_job(paths(connection, run)), grace_s)
 
 
 def view(host: str, facts: RunFacts, cards: tuple[Gpu, ...] = (), job: JobState | None = None) -> RunView:

@@ -1,5 +1,5 @@
-"""News: what became of a run and what its files hold since one last looked. One call to the host a look, only new bytes
-travel, and nothing is read twice or left out whatever happened to link and files in between."""
+"""Poll a run: its state, and what its files gained since the last call. One call to the host each time, only new bytes
+travel, and nothing is read twice or skipped, whatever happened to link and files in between."""
 
 from __future__ import annotations
 
@@ -35,14 +35,13 @@ LONGEST_PAUSE_S = 30.0
 @dataclass(frozen=True)
 class Cursor:
     """Up to where a growing file was read. The mark is a digest of the bytes before the offset; inode 0 and no mark, as
-    written before there were any: whichever file has that name."""
+    older versions wrote it: whichever file has that name."""
 
     inode: int = 0
     offset: int = 0
     mark: str = ""
 
-    @property
-    def words(self) -> list[Any]:
+    def to_list(self) -> list[Any]:
         return [self.inode, self.offset, self.mark]
 
     def to_json(self) -> str:
@@ -61,8 +60,8 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Question:
-    """What is wanted of a file. `last_lines` (not -1): so many from its end; `steps` (not 0): about so many of a
-    Journal's step events of each piece, spread evenly; `ignored`: beginnings of lines that need not travel."""
+    """What to read of a file. `last_lines` (not -1): so many from its end; `steps` (not 0): about so many of a
+    Journal's step events of each chunk, spread evenly; `ignored`: beginnings of lines that need not travel."""
 
     cursor: Cursor = Cursor()
     last_lines: int = -1
@@ -71,11 +70,11 @@ class Question:
     ignored: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "cursor": self.cursor.words}
+        return {**asdict(self), "cursor": self.cursor.to_list()}
 
 
 @dataclass(frozen=True)
-class Line:
+class FileLine:
     """A line with its newline, and the cursor behind it."""
 
     content: bytes
@@ -83,38 +82,42 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Piece:
-    lines: tuple[Line, ...]
-    behind: Cursor  # all of it, what was left out too
-    rest: str  # of a line that has no end yet
-    more: bool  # there is more to be had at once
+class Chunk:
+    """What one call brought of a file."""
+
+    lines: tuple[FileLine, ...]
+    behind: Cursor  # all of it, ignored lines too
+    rest: str  # the beginning of a line that has no end yet
+    more: bool  # the next call brings more at once
 
 
 @dataclass(frozen=True)
-class News:
+class Update:
+    """What one call brought of a run."""
+
     run: RunView
-    files: Mapping[str, Piece]  # path below the run folder -> what is new in it
+    files: Mapping[str, Chunk]  # path below the run folder -> what is new in it
     gpus: tuple[Gpu, ...]
 
 
-class Newsroom:
-    """Asks about the runs of one host, through one program there that stays as long as it is used."""
+class RunPoller:
+    """Poll the runs of one host, through one program there that stays as long as it is used."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._stream: Stream | None = None
-        self._jobs: dict[str, tuple[float, JobState | None]] = {}  # of each run: when it was asked for, and the answer
+        self._jobs: dict[str, tuple[float, JobState | None]] = {}  # by run: when the scheduler was asked, its answer
         self._configs: dict[str, str] = {}  # config.json of each run, which need not travel twice
 
-    def __enter__(self) -> Newsroom:
+    def __enter__(self) -> RunPoller:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self.close()
 
-    def news(self, run_id: str, files: Mapping[str, Question], *, gpus: bool = False) -> News:
-        """Raises one of LOST when the host cannot be asked."""
+    def poll(self, run_id: str, files: Mapping[str, Question], *, gpus: bool = False) -> Update:
+        """Return the run and what is new in its files. Raises one of LOST when the host cannot be reached."""
         config = self._configs.get(run_id, "")
         answer = self._ask({"op": "news", "workspace": self.connection.workspace, "run_id": run_id, "gpus": gpus,
                             "files": {path: question.to_json() for path, question in files.items()},
@@ -122,14 +125,14 @@ class Newsroom:
         host = self.connection.host.name
         facts = answers.run(host, answer.get("run"))
         if facts.run_id != run_id:
-            raise RemoteError(f"{host}: asked about {run_id}, and told of {facts.run_id}")
+            raise RemoteError(f"{host}: asked about {run_id}, and it answered about {facts.run_id}")
         facts = replace(facts, config=config) if facts.config is None else facts
         self._configs[run_id] = facts.config or ""
         cards = answers.gpus(answer)
-        return News(overview.view(host, facts, cards, self._job(run_id)), self._pieces(answer["files"], files), cards)
+        return Update(overview.view(host, facts, cards, self._job(run_id)), self._chunks(answer["files"], files), cards)
 
     def gpus(self) -> tuple[Gpu, ...]:
-        """Those of the host, none where nvidia-smi says nothing. Raises one of LOST."""
+        """Return those of the host, none where nvidia-smi says nothing. Raises one of LOST."""
         return answers.gpus(self._ask({"op": "gpus"}))
 
     def close(self) -> None:
@@ -137,19 +140,19 @@ class Newsroom:
             self._stream.__exit__()
             self._stream = None
 
-    def _pieces(self, found: object, wanted: Iterable[str]) -> dict[str, Piece]:
-        """Of the files that were asked for, and of no other."""
+    def _chunks(self, answer: object, wanted: Iterable[str]) -> dict[str, Chunk]:
+        """Read the answer for the files that were asked for, and for no other."""
         try:
-            return {path: _piece(fields.table(found).get(path)) for path in wanted}
+            return {path: _chunk(fields.table(answer).get(path)) for path in wanted}
         except ValueError as error:
             raise CommandFailed(f"{self.connection.host.name}: {error}") from None
 
     def _job(self, run_id: str) -> JobState | None:
-        """What a cluster's scheduler says of the run, which is not asked every second."""
+        """Ask a cluster's scheduler about the run, not every second."""
         asked_s, state = self._jobs.get(run_id, (-JOB_POLL_S, None))
         if state is None or time.monotonic() > asked_s + JOB_POLL_S:
-            job = jobs.of_run(RunPaths(self.connection.workspace, run_id))
-            state = jobs.told(self.connection, [job]).get(run_id)
+            job = jobs.training_job(RunPaths(self.connection.workspace, run_id))
+            state = jobs.states(self.connection, [job]).get(run_id)
             self._jobs[run_id] = time.monotonic(), state
         return state
 
@@ -172,28 +175,28 @@ class Newsroom:
         except Stalled as problem:
             raise CommandTimeout(f"{host}: {problem.reason}") from None
         except (Problem, ValueError) as problem:
-            said = problem.reason if isinstance(problem, Problem) else problem
-            raise CommandFailed(f"{host}: our program there gave no answer: {said}") from None
+            reason = problem.reason if isinstance(problem, Problem) else problem
+            raise CommandFailed(f"{host}: our program there gave no answer: {reason}") from None
 
 
-def _piece(found: object) -> Piece:
+def _chunk(answer: object) -> Chunk:
     """Raises ValueError."""
-    piece = fields.table(found)
-    cursor, rows = piece.get("cursor"), piece.get("lines")
+    chunk = fields.table(answer)
+    cursor, rows = chunk.get("cursor"), chunk.get("lines")
     if not isinstance(cursor, list) or not isinstance(rows, list):
-        raise ValueError("its answer has no piece of a file")
+        raise ValueError("its answer has no chunk of a file")
     inode, offset, mark = (*cursor, None, None, None)[:3]
     behind = Cursor(fields.whole(inode) or 0, fields.whole(offset) or 0, fields.text(mark))
     try:
-        lines = tuple(Line(line, Cursor(behind.inode, offset, tails.mark_of(line)))
+        lines = tuple(FileLine(line, Cursor(behind.inode, offset, tails.mark_of(line)))
                       for offset, line in tails.lines_of(rows))
     except (TypeError, AttributeError, OverflowError):
         raise ValueError("its answer has no lines of a file") from None
-    return Piece(lines, behind, fields.text(piece.get("rest")), piece.get("more") is True)
+    return Chunk(lines, behind, fields.text(chunk.get("rest")), chunk.get("more") is True)
 
 
-class Patience:
-    """How long to wait until a link that was cut is tried again: longer each time, up to LONGEST_PAUSE_S."""
+class Backoff:
+    """Exponential backoff of reconnecting: each pause is twice as long as the last, up to LONGEST_PAUSE_S."""
 
     def __init__(self, say: Callable[[str], None], pause_s: float = FIRST_PAUSE_S) -> None:
         self._say = say
@@ -201,41 +204,41 @@ class Patience:
         self._lost_s = 0.0
 
     def lost(self, error: Exception) -> float:
-        """Say what happened. Returns the seconds to wait."""
+        """Report that the connection was lost, and return the seconds to wait."""
         self._lost_s = self._lost_s or time.monotonic()
         pause_s, self._pause_s = self._pause_s, min(LONGEST_PAUSE_S, self._pause_s * 2)
-        said = getattr(error, "message", str(error)).partition("\n")[0]
-        self._say(f"{said}; the run goes on there, trying again in {pause_s:.0f} s")
+        reason = getattr(error, "message", str(error)).partition("\n")[0]
+        self._say(f"{reason}; the run continues on the host, trying again in {pause_s:.0f} s")
         return pause_s
 
-    def reached(self) -> None:
+    def reconnected(self) -> None:
         if self._lost_s:
-            self._say(f"reached again after {time.monotonic() - self._lost_s:.0f} s; nothing is left out")
+            self._say(f"Reconnected after {time.monotonic() - self._lost_s:.0f} s; no events were missed.")
         self._lost_s, self._pause_s = 0.0, self._first_s
 
 
-def log_lines(newsroom: Newsroom, run_id: str, path: str, *, last_lines: int, patience: Patience, poll_s: float,
+def log_lines(poller: RunPoller, run_id: str, path: str, *, last_lines: int, backoff: Backoff, poll_s: float,
               ended: Callable[[], bool] | None = None) -> Iterator[bytes]:
-    """The whole lines of a log as they come, several at a time, until the run (or what `ended` asks about) has ended.
-    At that end a line that was never finished comes as it is."""
+    """Yield the whole lines of a log as they come, several at a time, until the run (or what `ended` asks about) has
+    ended. A line that was never finished comes last, as it is."""
     question = Question(last_lines=last_lines)
     while True:
         try:
             is_over = ended() if ended else False  # before the file: what ended has written its last line
-            news = newsroom.news(run_id, {path: question})
-            is_over = is_over if ended else news.run.state.ended
+            update = poller.poll(run_id, {path: question})
+            is_over = is_over if ended else update.run.state.ended
         except LOST as error:
-            time.sleep(patience.lost(error))
+            time.sleep(backoff.lost(error))
             continue
-        patience.reached()
-        piece = news.files[path]
-        if piece.lines:
-            yield b"".join(line.content for line in piece.lines)
-        question = Question(piece.behind)
-        if piece.more and piece.lines:
+        backoff.reconnected()
+        chunk = update.files[path]
+        if chunk.lines:
+            yield b"".join(line.content for line in chunk.lines)
+        question = Question(chunk.behind)
+        if chunk.more and chunk.lines:
             continue
         if is_over:
-            if piece.rest:
-                yield piece.rest.encode()
+            if chunk.rest:
+                yield chunk.rest.encode()
             return
         time.sleep(poll_s)

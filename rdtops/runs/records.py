@@ -1,5 +1,5 @@
-"""What this laptop remembers of runs: how far it has read each Journal, and what the plugins said of each checkpoint
-and of each end.
+"""What this laptop remembers of runs: how far it has read each Journal, and what the plugins returned for each
+checkpoint and for each end.
 
 Kept in ~/.local/state/rdtops (RDTOPS_STATE names another place). Every control machine has its own; losing it loses
 no training data, the hooks of old checkpoints would only fire again.
@@ -24,8 +24,8 @@ from rdtops.runs.poller import Cursor
 
 @dataclass(frozen=True)
 class HookRecord:
-    """What one plugin said of a checkpoint, of an evaluation or of an end of the run, whose name is then `checkpoint`.
-    `error` is '' when it went well."""
+    """What one plugin returned for a checkpoint, for an evaluation or for an end of the run, whose name is then
+    `checkpoint`. `error` is '' when it succeeded."""
 
     hook: str
     plugin: str
@@ -38,7 +38,7 @@ class HookRecord:
 
 
 class RunRecords:
-    """The memory of one run of one host. What the disk does not take is remembered as long as this object is there;
+    """The records of one run of one host. What the disk does not take is remembered as long as this object is there;
     `problem` says so, and names the file. Nothing is raised: state is worth a warning, never the work."""
 
     def __init__(self, host: str, run_id: RunId) -> None:
@@ -49,9 +49,9 @@ class RunRecords:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """One at a time of all commands on this laptop that act upon this run."""
+        """Exclude the other commands on this laptop that act upon this run."""
         with contextlib.ExitStack() as held:
-            with self._worth_a_warning("lock"):
+            with self._warn_of_errors("lock"):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 file = held.enter_context(os.fdopen(locks.opened(str(self.folder / "lock")), "rb"))
                 locks.flock(file.fileno(), locks.EXCLUSIVE)
@@ -59,73 +59,73 @@ class RunRecords:
 
     @property
     def cursor(self) -> Cursor:
-        """Up to where the Journal was read and acted upon; its beginning where that is not known."""
-        text = self._kept("cursor")
+        """Return up to where the Journal was read and acted upon; its beginning where that is not known."""
+        text = self._read("cursor")
         try:
             return Cursor.from_json(text) if text else Cursor()
         except ValueError:
-            self._tell("cursor", "is broken, so the Journal is read from its beginning")
+            self._warn("cursor", "is broken, so the Journal is read from its beginning")
             return Cursor()
 
     def advance(self, cursor: Cursor) -> None:
         if cursor != self.cursor:
-            self._keep("cursor", cursor.to_json())
+            self._write("cursor", cursor.to_json())
 
     @property
     def start(self) -> int:
-        """Names the newest start of the run: its time in ms. It tells one end of a resumed run from the other."""
-        text = self._kept("start")
-        found = fields.decimal(text)
-        if text and found is None:
-            self._tell("start", "is broken, so an end of the run may be told twice")
-        return found or 0
+        """Return the time in ms of the newest start of the run, which tells one end of a resumed run from the other."""
+        text = self._read("start")
+        time_ms = fields.decimal(text)
+        if text and time_ms is None:
+            self._warn("start", "is broken, so an end of the run may be told twice")
+        return time_ms or 0
 
     def started(self, time_s: float) -> None:
-        self._keep("start", str(round(time_s * 1000)))
+        self._write("start", str(round(time_s * 1000)))
 
     def add(self, record: HookRecord) -> None:
         self._unkept_hooks.append(record)
-        with self._worth_a_warning("hooks.jsonl"):
+        with self._warn_of_errors("hooks.jsonl"):
             self.folder.mkdir(parents=True, exist_ok=True)
             files.append_line(self.folder / "hooks.jsonl",
                               json.dumps(asdict(record), ensure_ascii=False, default=str), flush=True)
             self._unkept_hooks.remove(record)
 
     def hooks(self) -> list[HookRecord]:
-        """All but lines that a power cut left unreadable."""
-        found = []
-        with self._worth_a_warning("hooks.jsonl"), contextlib.suppress(FileNotFoundError):
+        """Return all but lines that a power cut left unreadable."""
+        records = []
+        with self._warn_of_errors("hooks.jsonl"), contextlib.suppress(FileNotFoundError):
             for line in files.lines_of(self.folder / "hooks.jsonl"):
                 with contextlib.suppress(ValueError, TypeError):
                     record = HookRecord(**fields.loads(line))
-                    found += [] if wrong_kinds(record) else [record]
-        return [*found, *self._unkept_hooks]
+                    records += [] if wrong_kinds(record) else [record]
+        return [*records, *self._unkept_hooks]
 
     def knows(self, plugin: str, digest: str) -> bool:
         return any(r.plugin == plugin and r.digest == digest for r in self.hooks())
 
-    def _kept(self, name: str) -> str:
+    def _read(self, name: str) -> str:
         if name in self._unkept:
             return self._unkept[name]
-        with self._worth_a_warning(name), contextlib.suppress(FileNotFoundError):
+        with self._warn_of_errors(name), contextlib.suppress(FileNotFoundError):
             return files.head_of(self.folder / Path(name)).decode("utf-8", "replace").strip()
         return ""
 
-    def _keep(self, name: str, text: str) -> None:
+    def _write(self, name: str, text: str) -> None:
         self._unkept[name] = text
-        with self._worth_a_warning(name):
+        with self._warn_of_errors(name):
             self.folder.mkdir(parents=True, exist_ok=True)
             files.write_whole(self.folder / Path(name), text)
             del self._unkept[name]
 
     @contextlib.contextmanager
-    def _worth_a_warning(self, name: str) -> Iterator[None]:
+    def _warn_of_errors(self, name: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            self._tell(name, f"cannot be used ({error.strerror or error}), so hooks may fire again the next time")
+            self._warn(name, f"cannot be used ({error.strerror or error}), so hooks may fire again the next time")
 
-    def _tell(self, name: str, what: str) -> None:
+    def _warn(self, name: str, what: str) -> None:
         self.problem = self.problem or f"{self.folder}/{name} {what}"
 
 
@@ -135,7 +135,7 @@ def state_folder() -> Path:
 
 
 def remember_launch(host: str) -> str:
-    """This laptop launched its last training on `host`. Why it cannot be remembered, '' when it is."""
+    """Remember that this laptop launched its last training on `host`. Returns why that is not possible, or ''."""
     file = state_folder() / "last_host"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -147,5 +147,5 @@ def remember_launch(host: str) -> str:
 
 
 def last_launch() -> str:
-    """The host of the last launch from this laptop, '' when there was none."""
+    """Return the host of the last launch from this laptop, '' when there was none."""
     return files.text_of(state_folder() / "last_host").strip()

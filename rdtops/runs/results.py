@@ -145,7 +145,7 @@ def _evaluation_files(connection: Connection, root: str) -> Iterator[tuple[Relat
 def draw_curve(events: Iterable[Event], path: Path, title: str) -> None:
     """The loss over the steps as a PNG: each logged step, a running mean over a twentieth of them, and the loss on
     held-out samples."""
-    story, picture = Story.of(events), io.BytesIO()
+    story, picture = Story.from_events(events), io.BytesIO()
     path.parent.mkdir(parents=True, exist_ok=True)
     with _place_for_fonts(path.parent):
         _figure(story, title).savefig(picture, dpi=120, format="png")

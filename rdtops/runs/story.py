@@ -1,5 +1,5 @@
-"""Story: what a Journal tells of a run, gathered: curves, checkpoints, where the time of a step goes. Pure, and of
-bounded size however much is told."""
+"""Story: the events of a Journal gathered into curves, checkpoints and where the time of a step goes. Pure, and of
+bounded size however many events there are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rdtops.hostlib import fields, names
 Points = list[tuple[int, float]]  # step, value; steps ascend
 
 PHASES = {"data": "data", "encode": "encode", "forward": "forward", "backward": "backward", "optimiser": "optimiser",
-          "save": "checkpoint", "evaluation": "held-out"}  # as the Journal calls them -> as people do
+          "save": "checkpoint", "evaluation": "validation"}  # in the Journal -> for people
 SPLIT_OVER = 20  # step events
 POINTS = 20_000  # of a curve; of twice as many every second one goes
 EVENTS = 5_000  # and checkpoints; of twice as many the older ones go
@@ -23,7 +23,7 @@ EVENTS = 5_000  # and checkpoints; of twice as many the older ones go
 
 @dataclass
 class Story:
-    """Grows by `tell`. What a resumed run does again replaces what it did before."""
+    """Grows by `add`. What a resumed run does again replaces what it did before."""
 
     loss: Points = field(default_factory=list)
     heldout: Points = field(default_factory=list)
@@ -37,14 +37,14 @@ class Story:
     last_s: float = 0.0
 
     @classmethod
-    def of(cls, events: Iterable[Event]) -> Story:
+    def from_events(cls, events: Iterable[Event]) -> Story:
         story = cls()
         for event in events:
-            story.tell(event)
+            story.add(event)
         return story
 
-    def tell(self, event: Event) -> None:
-        """What an event does not say, or not as the trainer would, is left out."""
+    def add(self, event: Event) -> None:
+        """Add an event. Values that it lacks, or that are not as the trainer writes them, are left out."""
         if event.kind == "trial":
             return
         data, step = event.data, event.data.get("step")
@@ -77,7 +77,7 @@ class Story:
 
     @property
     def split(self) -> dict[str, float]:
-        """Seconds of a step by what they are spent on, means over the last steps; `other` is what no phase has."""
+        """Return the seconds of a step by phase, means over the last steps; `other` is what no phase has."""
         if not self.steps:
             return {}
         means = {word: _mean(self.steps, f"{name}_s") for name, word in PHASES.items()}
@@ -111,7 +111,7 @@ def _add(points: Points, step: object, value: object) -> None:
 
 
 def smoothed(points: Points) -> Points:
-    """A running mean over a twentieth of the points."""
+    """Return the moving average over a twentieth of the points."""
     window = max(1, len(points) // 20)
     total, means = 0.0, []
     for number, (step, value) in enumerate(points):

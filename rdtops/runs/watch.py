@@ -22,90 +22,90 @@ from rdtops.hostlib.names import BadName
 from rdtops.plugging.registry import Call, Registry
 from rdtops.runs import overview
 from rdtops.runs.overview import RunView
-from rdtops.runs.poller import LOST, Cursor, News, Newsroom, Patience, Piece, Question
+from rdtops.runs.poller import LOST, Backoff, Chunk, Cursor, Question, RunPoller, Update
 from rdtops.runs.records import HookRecord, RunRecords
 from rdtops.ssh.connection import Connection
 
 POLL_S = 1.0
 JOURNAL = "journal.jsonl"
-STEPS = 2000  # of a piece of the Journal; every other event of it comes
-PIECE_BYTES = 1 << 23
-LOOKS = 256  # of such pieces, 2 GiB of a Journal; then something is wrong with it
+STEPS = 2000  # of a chunk of the Journal; every other event of it comes
+CHUNK_BYTES = 1 << 23
+LOOKS = 256  # of such chunks, 2 GiB of a Journal; then something is wrong with it
 
 Seen = tuple[Event, list[HookRecord]]
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one look at a run brought."""
+    """What one call about a run brought, and what the plugins made of it."""
 
-    news: News
-    events: tuple[Seen, ...]  # each with what the plugins said of it
-    more: bool  # looking again at once brings more
+    update: Update
+    events: tuple[Seen, ...]  # each with the plugins' records of it
+    more: bool  # the next look brings more at once
 
     @property
     def run(self) -> RunView:
-        return self.news.run
+        return self.update.run
 
 
 class Watcher:
-    """Looks at one run again and again, and lets the plugins act upon what is new."""
+    """Poll one run, and let the plugins act upon what is new."""
 
-    def __init__(self, newsroom: Newsroom, registry: Registry, run: RunView,
+    def __init__(self, poller: RunPoller, registry: Registry, run: RunView,
                  say: Callable[[str], None] | None = None) -> None:
-        """`say` gets what this laptop cannot remember, once."""
-        self.newsroom, self.registry, self.run = newsroom, registry, run
+        """`say` is told once of what this laptop cannot remember."""
+        self.poller, self.registry, self.run = poller, registry, run
         self.records = RunRecords(run.host, run.run_id)
         self._say = say
         self._at = self.records.cursor
-        self._seen: list[Seen] = []  # acted upon, and not told yet because the link was cut behind it
+        self._seen: list[Seen] = []  # acted upon, and not returned yet because the link was cut behind it
 
     def history(self) -> list[Event]:
-        """The events that were acted upon before; of very many steps a part. None when the Journal was replaced since:
-        then it is all new."""
+        """Return the events that were acted upon before; of very many steps a part. None when the Journal was replaced
+        since: then it is all new."""
         seen, at = self._at, Cursor()
-        there = self._piece(Question(seen, limit=0)).behind
+        there = self._chunk(Question(seen, limit=0)).behind
         if there.offset != seen.offset or (seen.inode and there.inode != seen.inode):
             return []
         events: list[Event] = []
         for _ in range(LOOKS):
             if at.offset >= seen.offset:
                 break
-            piece = self._piece(Question(at, steps=STEPS, limit=min(PIECE_BYTES, seen.offset - at.offset)))
-            if piece.behind.offset <= at.offset:
+            chunk = self._chunk(Question(at, steps=STEPS, limit=min(CHUNK_BYTES, seen.offset - at.offset)))
+            if chunk.behind.offset <= at.offset:
                 break
-            events += [event for line in piece.lines for event in parse(line.content)[0]]
-            at = piece.behind
+            events += [event for line in chunk.lines for event in parse(line.content)[0]]
+            at = chunk.behind
         return events
 
     def look(self, others: Mapping[str, Question] | None = None, *, gpus: bool = False) -> Look:
-        """One call to the host; `others`: more files of the run folder. Raises one of news.LOST; looking again then
-        goes on where it was."""
-        question = Question(self._at, steps=STEPS, limit=PIECE_BYTES)
-        news = self.newsroom.news(self.run.run_id, {JOURNAL: question, **(others or {})}, gpus=gpus)
-        piece = news.files[JOURNAL]
-        for line in piece.lines:
+        """Make one call to the host; `others`: more files of the run folder. Raises one of news.LOST; the next look
+        then continues where it was."""
+        question = Question(self._at, steps=STEPS, limit=CHUNK_BYTES)
+        update = self.poller.poll(self.run.run_id, {JOURNAL: question, **(others or {})}, gpus=gpus)
+        chunk = update.files[JOURNAL]
+        for line in chunk.lines:
             self._seen += [(event, self._act(event, line.behind)) for event in parse(line.content)[0]]
             self._at = line.behind
-        self.run, self._at = news.run, piece.behind
+        self.run, self._at = update.run, chunk.behind
         self.records.advance(self._at)
         self._warn()
         seen, self._seen = tuple(self._seen), []
-        return Look(news, seen, piece.more and piece.behind != question.cursor)  # else it would be asked without end
+        return Look(update, seen, chunk.more and chunk.behind != question.cursor)  # else it would be asked without end
 
     def act_on_end(self) -> list[HookRecord]:
         with self.records.alone():
-            said = _act_on_end(self.newsroom.connection, self.registry, self.run, self.records)
+            records = _act_on_end(self.poller.connection, self.registry, self.run, self.records)
         self._warn()
-        return said
+        return records
 
     def _warn(self) -> None:
         if self.records.problem and self._say:
             self._say(self.records.problem)
             self._say = None
 
-    def _piece(self, question: Question) -> Piece:
-        return self.newsroom.news(self.run.run_id, {JOURNAL: question}).files[JOURNAL]
+    def _chunk(self, question: Question) -> Chunk:
+        return self.poller.poll(self.run.run_id, {JOURNAL: question}).files[JOURNAL]
 
     def _act(self, event: Event, behind: Cursor) -> list[HookRecord]:
         if event.kind in ("launched", "started"):
@@ -113,23 +113,23 @@ class Watcher:
         if event.kind not in ("checkpoint", "eval_finished"):
             return []
         with self.records.alone():
-            said = _act(self.newsroom.connection, self.registry, self.run, event, self.records)
+            records = _act(self.poller.connection, self.registry, self.run, event, self.records)
             self.records.advance(behind)
-        return said
+        return records
 
 
 def catch_up(connection: Connection, registry: Registry, run: RunView,
              say: Callable[[str], None] | None = None) -> list[HookRecord]:
-    """Act upon everything the Journal holds since the cursor. Returns what the plugins said; `say` gets what this
-    laptop cannot remember. Raises RunError for a Journal without end."""
-    said: list[HookRecord] = []
-    with Newsroom(connection) as newsroom:
-        watcher = Watcher(newsroom, registry, run, say)
+    """Act upon everything the Journal holds since the cursor, and return the plugins' records; `say` is told of what
+    this laptop cannot remember. Raises RunError for a Journal without end."""
+    made: list[HookRecord] = []
+    with RunPoller(connection) as poller:
+        watcher = Watcher(poller, registry, run, say)
         for _ in range(LOOKS):
             look = watcher.look()
-            said += [record for _, records in look.events for record in records]
+            made += [record for _, records in look.events for record in records]
             if not look.more:
-                return said + watcher.act_on_end()
+                return made + watcher.act_on_end()
     raise RunError(f"{run.host}: the Journal of {run.run_id} does not come to an end",
                    remedy=f"ssh {run.host} ls -l {overview.paths(connection, run).journal}   # is it as it should be?")
 
@@ -137,12 +137,13 @@ def catch_up(connection: Connection, registry: Registry, run: RunView,
 def follow(connection: Connection, registry: Registry, run_id: str, *, from_start: bool = False,
            say: Callable[[str], None] | None = None,
            ended: Callable[[], bool] | None = None) -> Iterator[Seen]:
-    """Yield each event with what the plugins said of it, until the run ends, or what `ended` asks about. A lost link is
-    taken up again; the training does not notice. With `from_start` the events already acted upon are shown too, without
-    acting again; of very many steps a part. `say` gets what becomes of the link, and what cannot be remembered."""
-    patience = Patience(say or (lambda _: None), POLL_S)
-    with Newsroom(connection) as newsroom:
-        watcher = Watcher(newsroom, registry, overview.find(connection, run_id), say)
+    """Yield each event with the plugins' records of it, until the run ends, or what `ended` asks about. A lost
+    connection is made again; the training does not notice. With `from_start` the events already acted upon come too,
+    without acting again; of very many steps a part. `say` is told of lost connections and of what cannot be
+    remembered."""
+    backoff = Backoff(say or (lambda _: None), POLL_S)
+    with RunPoller(connection) as poller:
+        watcher = Watcher(poller, registry, overview.find(connection, run_id), say)
         is_shown = not from_start
         while True:
             try:
@@ -157,13 +158,13 @@ def follow(connection: Connection, registry: Registry, run_id: str, *, from_star
                     raise RunError(f"{look.run.host}: {run_id} cannot be followed: {look.run.problem}",
                                    remedy=f"inv logs --host {look.run.host} --run {run_id}")
                 if (is_over or (ended is None and look.run.state.ended)) and not look.more:
-                    if said := watcher.act_on_end():
-                        yield Event("ended", look.run.last_event_s, {"state": look.run.state.value}), said
+                    if records := watcher.act_on_end():
+                        yield Event("ended", look.run.last_event_s, {"state": look.run.state.value}), records
                     return
             except LOST as error:
-                time.sleep(patience.lost(error))
+                time.sleep(backoff.lost(error))
                 continue
-            patience.reached()
+            backoff.reconnected()
             if not look.more:
                 time.sleep(POLL_S)
 
@@ -184,31 +185,31 @@ def _act(connection: Connection, registry: Registry, run: RunView, event: Event,
 
 
 def _act_on_end(connection: Connection, registry: Registry, run: RunView, records: RunRecords) -> list[HookRecord]:
-    """A run that was lost and told its exit code later has still ended once."""
+    """A run that was lost and whose exit code came later has still ended once."""
     if run.spec is None or not run.state.ended:
         return []
-    told = [f"{state.value}@{records.start}" for state in RunState]
-    todo = Registry([p for p in registry.loaded if not any(records.knows(p.name, digest) for digest in told)])
+    ends = [f"{state.value}@{records.start}" for state in RunState]
+    todo = Registry([p for p in registry.loaded if not any(records.knows(p.name, end) for end in ends)])
     return _fire(connection, todo, "after_run", records, run.state.value, f"{run.state.value}@{records.start}",
                  run=run.spec, end=run.end)
 
 
 def _fire(connection: Connection, registry: Registry, hook: str, records: RunRecords, about: str, digest: str,
           **arguments: Any) -> list[HookRecord]:
-    """Call `hook` of the plugins that have not spoken about `digest` yet, and record what they say."""
+    """Call `hook` of the plugins that have no record of `digest` yet, and record what they return."""
     todo = Registry([p for p in registry.loaded if not records.knows(p.name, digest)])
-    said = []
+    made = []
     for call in todo.call(hook, host=connection.host, connection=connection, **arguments):
         if isinstance(call.error, (ConnectionLost, Unreachable)):
             raise call.error  # the link's fault, not the plugin's: this is read again
-        record = HookRecord(hook, call.plugin, about, digest, round(call.seconds, 3), **_words(call))
+        record = HookRecord(hook, call.plugin, about, digest, round(call.seconds, 3), **_outcome(call))
         records.add(record)
-        said.append(record)
-    return said
+        made.append(record)
+    return made
 
 
-def _words(call: Call) -> dict[str, Any]:
-    """What a call says for the record."""
+def _outcome(call: Call) -> dict[str, Any]:
+    """Return what a call adds to its record."""
     if call.error is not None:
         return {"error": f"{type(call.error).__name__}: {call.error}"}
     if call.value is not None and not isinstance(call.value, Mapping):

@@ -1,4 +1,4 @@
-"""Why: what ended a run, or slows it. One question to its host; the meaning is rdtops.contract.diagnosis's."""
+"""Why a run ended, or is slow. One call to its host; rdtops.contract.diagnosis decides what the evidence means."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ def ask(connection: Connection, run_id: str = "") -> Why:
     """`run_id` as in runs.find. Raises RunError when there is no such run."""
     answer = connection.call(evidence_on_host, {"workspace": connection.workspace, "wanted": run_id}, timeout_s=90.0)
     host = connection.host.name
-    found = [answers.run_id(host, name) for name in fields.words(answer.get("names"))]
-    name = overview.choose(host, connection.workspace, found, run_id)  # raises where it is not one
-    job = jobs.told(connection, [jobs.of_run(RunPaths(connection.workspace, name))]).get(name)
-    facts = _seen_from_afar(fields.table(answer.get("facts")), job)
-    told = _of_job(job) or diagnosis.diagnose(Evidence.of(host, facts))
-    return Why(name, host, told, tuple(map(_attempt, fields.rows(answer.get("attempts")))))
+    names = [answers.run_id(host, name) for name in fields.words(answer.get("names"))]
+    name = overview.choose(host, connection.workspace, names, run_id)  # raises where it is not one
+    job = jobs.states(connection, [jobs.training_job(RunPaths(connection.workspace, name))]).get(name)
+    facts = _without_processes(fields.table(answer.get("facts")), job)
+    cause = _job_diagnosis(job) or diagnosis.diagnose(Evidence.of(host, facts))
+    return Why(name, host, cause, tuple(map(_attempt, fields.rows(answer.get("attempts")))))
 
 
-def _attempt(told: Mapping[str, Any]) -> dict[str, Any]:
-    """The event, with what is shown of it in its kind."""
-    return {**told, "attempt": fields.whole(told.get("attempt")), "exit_code": fields.whole(told.get("exit_code")),
-            "cause": fields.text(told.get("cause")), "summary": fields.text(told.get("summary")),
-            "restart_in_s": fields.number(told.get("restart_in_s"))}
+def _attempt(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the event, with the values that are shown as their types."""
+    return {**event, "attempt": fields.whole(event.get("attempt")), "exit_code": fields.whole(event.get("exit_code")),
+            "cause": fields.text(event.get("cause")), "summary": fields.text(event.get("summary")),
+            "restart_in_s": fields.number(event.get("restart_in_s"))}
 
 
-def _of_job(job: JobState | None) -> Diagnosis | None:
-    """What a cluster's scheduler knows better than the files of the run; None where it is they that tell."""
+def _job_diagnosis(job: JobState | None) -> Diagnosis | None:
+    """Return what a cluster's scheduler knows better than the files of the run; None where the files decide."""
     if job is None or job.phase in (Phase.ABSENT, Phase.RUNNING):
         return None
     if job.phase is Phase.ENDED and job.cause in (Cause.NONE, Cause.FORGOTTEN):
@@ -65,7 +65,7 @@ def _of_job(job: JobState | None) -> Diagnosis | None:
     return Diagnosis(named.get(job.cause, job.cause.value), job.words, (), job.remedy)
 
 
-def _seen_from_afar(facts: Mapping[str, Any], job: JobState | None) -> Mapping[str, Any]:
+def _without_processes(facts: Mapping[str, Any], job: JobState | None) -> Mapping[str, Any]:
     """A login node sees neither the processes nor the GPUs of a job; that it runs, the scheduler says."""
     if job is None or job.phase is Phase.ABSENT:
         return facts

@@ -16,8 +16,6 @@ from typing import Any
 from rdtops.contract.recovery import Recovery
 from rdtops.errors import ConfigError
 
-LOCAL_LAUNCHERS = ("auto", "tmux", "setsid")  # those that start a training on the very machine one logs in to
-
 
 @dataclass(frozen=True, kw_only=True)
 class Hop:
@@ -74,11 +72,6 @@ class Host(Hop):
     assets: Mapping[str, str] = field(default_factory=dict)  # asset name -> folder that is on the host already
     plugins: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     default: bool = False
-
-    @property
-    def trains_elsewhere(self) -> bool:
-        """It is a login node: what is launched runs on other machines, whose GPUs and memory are not seen there."""
-        return self.launcher not in LOCAL_LAUNCHERS
 
     @property
     def route(self) -> tuple[Hop, ...]:

@@ -36,6 +36,7 @@ from rdtops.lab.site import Lab
 from rdtops.options import TIME_LIMIT
 from rdtops.plugging.discovery import Plugin
 from rdtops.plugging.registry import Call, Registry
+from rdtops.runs import launchers
 from rdtops.ssh import inventory
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import Host
@@ -232,7 +233,7 @@ class _Bench:
         """Hook -> what it is told beside host, connection and options."""
         spec, local = self._spec(), {role: self.local / role for role in ENCODERS}
         end = RunEnd(RunState.FAILED, 10, 20, 0.5, 1, "out of memory", 1.7e9)
-        told = {"preflight_check": {"spec": spec, "local_assets": local},
+        told = {"preflight_check": {"spec": spec, "local_assets": local, "traits": launchers.traits(self._host())},
                 "before_train": {"run": spec, "local_assets": local},
                 "after_checkpoint": {"run": spec, "checkpoint": self._checkpoint(spec)},
                 "after_eval": {"run": spec, "evaluation": self._evaluation(spec)},

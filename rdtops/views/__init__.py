@@ -10,6 +10,7 @@ from rdtops.views import (
            gpus,
            hosts,
            inquiry,
+           jobs,
            journal,
            plugins,
            preflight,
@@ -21,5 +22,5 @@ from rdtops.views import (
 from rdtops.views.forms import rows, shown
 from rdtops.views.words import clock, duration, size
 
-__all__ = ["checkpoints", "clock", "delivery", "duration", "evaluations", "gpus", "hosts", "inquiry", "journal",
+__all__ = ["checkpoints", "clock", "delivery", "duration", "evaluations", "gpus", "hosts", "inquiry", "jobs", "journal",
            "plugins", "preflight", "proofs", "results", "rows", "runs", "shown", "size", "why"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,22 +12,10 @@ from rich.text import Text
 from rdtops.contract.run import RunState
 from rdtops.contract.tally import tallies
 from rdtops.hostlib import fields
-from rdtops.runs.evaluations import EvalLaunched, EvalView
+from rdtops.runs.evaluations import EvalView
 from rdtops.views.forms import rows, shown
-from rdtops.views.jobs import start_words
 from rdtops.views.terminal import styled
-from rdtops.views.words import exit_words, last_lines, stacked, state_word, table_of
-
-
-@shown.register
-def _(thing: EvalLaunched) -> RenderableType:
-    return stacked(
-        styled("[green]started[/] [bold]{}[/] on {}, {}: {} trials of {} tasks", thing.name, thing.host,
-               start_words(thing.launcher), thing.trials, len(thing.tasks)),
-        *(styled("  [yellow]note:[/] {}", note) for note in thing.notes),
-        styled("  follow it:  inv logs --eval --follow --host {}", thing.host),
-        styled("  get it:     inv fetch-results --host {} --run {}", thing.host, thing.run_id),
-        styled("  [dim]{}[/]", thing.folder))
+from rdtops.views.words import exit_words, last_lines, state_word, table_of
 
 
 @shown.register
@@ -57,11 +44,6 @@ def _rates(report: Mapping[str, Any]) -> Table:
         table.add_row(tally.counts_words, tally.rate_words, tally.interval_words, tally.steps_words,
                       tally.errors_words, tally.language)
     return table
-
-
-@rows.register
-def _(thing: EvalLaunched) -> list[dict[str, Any]]:
-    return [asdict(thing)]
 
 
 @rows.register

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -15,11 +14,10 @@ from rdtops.contract.run import RunState
 from rdtops.runs.overview import RunView
 from rdtops.views.evaluations import evaluation_line
 from rdtops.views.forms import rows, shown
-from rdtops.views.jobs import job_lines, start_words
+from rdtops.views.jobs import job_lines
 from rdtops.views.terminal import styled
 from rdtops.views.views import HostStatus, LaunchPlan, Text
 from rdtops.views.words import duration, exit_words, last_lines, stacked, state_word, verbatim
-from rdtops.workflows.training import Launched
 
 
 @shown.register
@@ -35,20 +33,6 @@ def _(thing: LaunchPlan) -> RenderableType:
                  styled("[bold]would be written to {}:{}[/]", thing.host, thing.root), *secret,
                  *(part for name, text in thing.files.items()
                    for part in (styled("[dim]--- {}[/]", name), verbatim(text))))
-
-
-@shown.register
-def _(thing: Launched) -> RenderableType:
-    how = f"resumed from {thing.resumed_from}" if thing.resumed_from else "started"
-    said = (styled("[green]{}[/] [bold]{}[/] on {}, {}: it goes on without this laptop", how, thing.run_id, thing.host,
-                   start_words(thing.launcher))
-            if thing.is_new else
-            styled("[green]running already[/]: [bold]{}[/] on {} is this very training, so no other was started "
-                   "(inv train --again does)", thing.run_id, thing.host))
-    return stacked(said, *([styled("  [dim]{}[/]", thing.note)] if thing.note else []),
-                   styled("  follow it:  inv watch --host {}", thing.host),
-                   styled("  get it:     inv fetch-results --host {}", thing.host),
-                   styled("  [dim]{}[/]", thing.root))
 
 
 @shown.register
@@ -112,11 +96,6 @@ def gpus_words(gpus: Sequence[Gpu]) -> str:
 
 def _ago(time_s: float) -> str:
     return f"{duration(max(0.0, time.time() - time_s))} ago"
-
-
-@rows.register
-def _(thing: Launched) -> list[dict[str, Any]]:
-    return [asdict(thing)]
 
 
 @rows.register

@@ -9,7 +9,7 @@ from dataclasses import replace
 from rdtops.contract.run import RunState
 from rdtops.errors import RunError, UsageError
 from rdtops.runs import jobs, launchers, overview
-from rdtops.runs.poller import LOST, Newsroom, Patience
+from rdtops.runs.poller import LOST, Backoff, RunPoller
 from rdtops.ssh.command import Command
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import Host
@@ -21,7 +21,7 @@ GPU_QUERY = ("index", "name", "memory.used", "memory.total", "utilization.gpu", 
 
 def gpu(session: Session, host: Host, *, again_every_s: float) -> Iterator[Gpus | GpuSample]:
     connection = session.connection(host)
-    if again_every_s and host.trains_elsewhere:
+    if again_every_s and not launchers.traits(host).is_local:
         raise UsageError(f"{host.name} is a login node: --watch looks at its own GPUs only",
                          remedy=f"inv gpu --host {host.name}   # those of the newest run's nodes, now")
     if again_every_s:
@@ -36,30 +36,31 @@ def gpu(session: Session, host: Host, *, again_every_s: float) -> Iterator[Gpus 
 
 def _where_it_trains(connection: Connection, command: Command) -> Command:
     """On a cluster: on the nodes of the newest run."""
-    if not connection.host.trains_elsewhere:
+    if launchers.traits(connection.host).is_local:
         return command
     run = overview.find(connection)
     if run.state is not RunState.RUNNING:
         raise RunError(f"{run.host}: {run.run_id} is {run.state.value}, so it has no nodes to look at",
                        remedy=f"inv status --host {run.host}")
-    return launchers.of(connection.host).inside(connection, jobs.of_run(overview.paths(connection, run)), command)
+    job = jobs.training_job(overview.paths(connection, run))
+    return launchers.launcher(connection.host).inside(connection, job, command)
 
 
 def _gpus_again(connection: Connection, every_s: float) -> Iterator[GpuSample]:
     """For ever; a cut link is a sample that says so."""
     said: list[str] = []
-    patience = Patience(said.append, every_s)
+    backoff = Backoff(said.append, every_s)
     last = GpuSample(connection.host.name, 0.0, ())
-    with Newsroom(connection) as newsroom:
+    with RunPoller(connection) as poller:
         while True:
             try:
-                cards = newsroom.gpus()
+                cards = poller.gpus()
             except LOST as error:
-                pause_s = patience.lost(error)
+                pause_s = backoff.lost(error)
                 yield replace(last, problem=said[-1])
                 time.sleep(pause_s)
                 continue
-            patience.reached()
+            backoff.reconnected()
             last = GpuSample(connection.host.name, time.time(), cards,
                              "" if cards else "nvidia-smi says nothing that can be read; inv gpu shows what it says")
             yield last

@@ -15,13 +15,13 @@ from rdtops.delivery import provision, releases, secrets
 from rdtops.delivery.plan import Wish
 from rdtops.errors import HostError, RemoteError
 from rdtops.runs import admission, evaluations, launch, overview, records, watch
+from rdtops.runs.jobs import Launched
 from rdtops.runs.overview import RunView
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import Host
 from rdtops.views.views import Deployed, LaunchPlan, Progressed
 from rdtops.workflows import training
 from rdtops.workflows.session import Prepared, Session
-from rdtops.workflows.training import Launched
 from rdtops.workflows.watching import _spec, follow_run
 
 

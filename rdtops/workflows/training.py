@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rdtops.checks import CheckResult, Report, Status
@@ -11,37 +11,26 @@ from rdtops.contract.config import override
 from rdtops.contract.run import RunSpec, RunState
 from rdtops.delivery import secrets
 from rdtops.errors import PluginError, PreflightFailed, PreflightVeto, RunError
+from rdtops.launcher import Submitted
 from rdtops.plugging.registry import Registry, Works
 from rdtops.preflight import core_checks
-from rdtops.runs import admission, overview
-from rdtops.runs.admission import Admitted
+from rdtops.runs import admission, jobs, launchers, overview
+from rdtops.runs.jobs import Launched
 from rdtops.runs.overview import RunView
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.probe import together
 from rdtops.ssh.redaction import redacted
 
 
-@dataclass(frozen=True)
-class Launched:
-    """A training that runs now."""
-
-    host: str
-    run_id: str
-    launcher: str
-    root: str  # the run folder on the host
-    resumed_from: str = ""  # the checkpoint, when it goes on
-    is_new: bool = True  # False: it was running already, and nothing was started
-    note: str = ""
-
-
 def check(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path]) -> Report:
-    """Every finding about the host: ours first, then the plugins'. What they ask travels together."""
-    plugins = registry.preflight_works(host=connection.host, connection=connection, spec=spec, local_assets=local)
+    """Run every check of the host, ours first, then the plugins'. What they ask travels together."""
+    plugins = registry.preflight_works(host=connection.host, connection=connection, spec=spec, local_assets=local,
+                                       traits=launchers.traits(connection.host))
     ours: Works = [lambda: core_checks(connection, spec)]
     seconds: dict[str, float] = {}
     hidden = secrets.all_of(connection.host)
-    results = [_redacted(result, hidden) for found in together(connection, [*ours, *plugins], seconds)
-               for result in found]
+    results = [_redacted(result, hidden) for findings in together(connection, [*ours, *plugins], seconds)
+               for result in findings]
     asked = [p.name for p in registry.with_hook("preflight_check")]
     if not asked:
         results.append(CheckResult.fail("plugins", "no plugin took part in this check",
@@ -61,19 +50,13 @@ def train(connection: Connection, registry: Registry, spec: RunSpec, local: Mapp
     Raises PreflightFailed, PreflightVeto, PluginError or RunError."""
     require_pass(report)
     _before_train(connection, registry, spec, local)
-    return _launched(connection, admission.admit(connection, spec, again=again))
+    return jobs.launched(connection, *admission.admit(connection, spec, again=again))
 
 
 def adopted(connection: Connection, twin: RunView) -> Launched:
-    """What the same command began before, and what is running."""
+    """Return the training that the same command began before and that is running."""
     assert twin.spec
-    return _launched(connection, Admitted(twin.spec, ""))
-
-
-def _launched(connection: Connection, admitted: Admitted) -> Launched:
-    spec = admitted.spec
-    return Launched(connection.host.name, spec.run_id, admitted.launcher, connection.short(str(spec.paths.root)),
-                    is_new=bool(admitted.launcher), note=admitted.note)
+    return jobs.launched(connection, twin.spec, Submitted("", already=True))
 
 
 def excused(report: Report, twin: RunView | None) -> Report:

@@ -14,7 +14,7 @@ from rdtops.runs import jobs, launchers, overview, watch
 from rdtops.runs import why as diagnosing
 from rdtops.runs.evaluations import EvalView
 from rdtops.runs.overview import RunView
-from rdtops.runs.poller import Newsroom, Patience, Question, log_lines
+from rdtops.runs.poller import Backoff, Question, RunPoller, log_lines
 from rdtops.runs.records import RunRecords
 from rdtops.ssh import openssh_config
 from rdtops.ssh.display import size_words
@@ -50,13 +50,13 @@ def logs(session: Session, host: Host, *, run_id: str, lines: int, follow: bool,
         return evaluation.find(connection, run).state.ended
 
     path = log.removeprefix(str(overview.paths(connection, run).root) + "/")
-    with Newsroom(connection) as newsroom:
+    with RunPoller(connection) as poller:
         if not follow:
-            piece = newsroom.news(run.run_id, {path: Question(last_lines=lines, limit=LONGEST_LOG)}).files[path]
-            text = b"".join(line.content for line in piece.lines).decode("utf-8", "replace") + piece.rest
+            chunk = poller.poll(run.run_id, {path: Question(last_lines=lines, limit=LONGEST_LOG)}).files[path]
+            text = b"".join(line.content for line in chunk.lines).decode("utf-8", "replace") + chunk.rest
             yield Text(text or f"{run.run_id} has written no log yet\n")
             return
-        for new in log_lines(newsroom, run.run_id, path, last_lines=lines, patience=Patience(session.say),
+        for new in log_lines(poller, run.run_id, path, last_lines=lines, backoff=Backoff(session.say),
                              poll_s=watch.POLL_S, ended=ended if evaluated else None):
             yield Text(new.decode("utf-8", "replace"))
 
@@ -87,8 +87,9 @@ def attach(session: Session, host: Host, *, run_id: str) -> Iterator[Text]:
     connection = session.connection(host)
     run = overview.find(connection, run_id)
     spec = _spec(run, host)
-    yield Text(f"attached to {run.run_id}; leave with Ctrl-b d (the training does not need this window)\n")
-    line = launchers.of(host).attach_line(jobs.of_run(spec.paths, spec))
+    yield Text(f"attached to {run.run_id}; leave with {launchers.traits(host).detach_keys} (the training does not need "
+               "this window)\n")
+    line = launchers.launcher(host).attach_line(jobs.job_of(spec))
     with tempfile.NamedTemporaryFile("w", prefix="rdtops-", suffix=".ssh_config") as config:
         config.write(openssh_config.config_text(host))
         config.flush()

@@ -16,7 +16,7 @@ from typing import Any
 from rdtops.errors import RdtopsError
 from rdtops.on_host import prober
 from rdtops.porter import wire
-from rdtops.runs.poller import Newsroom, Question
+from rdtops.runs.poller import Question, RunPoller
 from rdtops.ssh import inventory
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.openssh_client import SshClient
@@ -67,8 +67,8 @@ def piece(connection: Connection) -> None:
 
 
 def news(connection: Connection) -> None:
-    with Newsroom(connection) as newsroom:
-        newsroom.news("20261124-101530-x-3fa9", {"train.log": Question()})
+    with RunPoller(connection) as poller:
+        poller.poll("20261124-101530-x-3fa9", {"train.log": Question()})
 
 
 ASKS: dict[str, Callable[[Connection], None]] = {f.__name__: f for f in (

@@ -12,6 +12,7 @@ from rdtops.checks import Status
 from rdtops.contract.run import Checkpoint, checkpoint_name
 from rdtops.errors import RdtopsError
 from rdtops.hostlib import manifest
+from rdtops.launcher import Traits
 from rdtops.plugging.registry import Registry
 from rdtops.testing import load
 
@@ -206,7 +207,7 @@ def test_the_folder_for_copies_is_looked_at(lab_connection, lab_spec, folder, st
     place = folder.replace("WORKSPACE", lab_connection.host.workspace)
     object.__setattr__(lab_connection.host, "plugins", {"checkpoint_guard": {"copy_to_folder": place}})
     _, look = Registry([PLUGIN]).preflight_works(host=lab_connection.host, connection=lab_connection, spec=lab_spec(),
-                                                 local_assets={})
+                                                 local_assets={}, traits=Traits())
     (found,) = look()
     assert found.status is status, found
     assert not (Path(lab_connection.home) / "archive").exists()

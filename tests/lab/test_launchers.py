@@ -1,10 +1,16 @@
 """The promises of a launcher, on a real host: the bundled ones, and Slurm on a cluster of two nodes."""
 
+import types
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from rdtops.runs import launchers
+from rdtops.contract.journal import Journal
+from rdtops.hookspecs import hookimpl
+from rdtops.plugging.registry import Plugin, Registry
+from rdtops.runs import admission, detached, launchers, overview
+from rdtops.ssh.connection import Connection
 from rdtops.testing import conform
 from rdtops.testing.launching import promises
 
@@ -14,7 +20,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
 @pytest.mark.parametrize("name", ["tmux", pytest.param("setsid", marks=pytest.mark.slow)])
 def test_a_bundled_launcher_keeps_its_promises(name, rdtops_lab, lab_host):
     host = replace(lab_host, launcher=name)
-    tried = list(promises(launchers.of(host), host, host.workspace, gone=lambda: rdtops_lab.stop_server("lab2"),
+    tried = list(promises(launchers.launcher(host), host, host.workspace, gone=lambda: rdtops_lab.stop_server("lab2"),
                           back=rdtops_lab.up))
     assert [p for p in tried if p.holds is not True] == []
     assert len(tried) >= 15
@@ -31,3 +37,42 @@ def test_slurm_keeps_its_promises_on_two_nodes(cluster, rdtops_lab, tmp_path, mo
     assert code == 0, "\n".join(said)
     assert said[-1] == "slurm: conforms, 18 tried"
     assert sum(line.startswith("skipped") for line in said) == 1  # a real cluster cannot be taken away
+
+
+class Nohup:
+    """A launcher as a third party wrote it before there were traits: the methods of the protocol and nothing else."""
+
+    name, is_local = "nohup", True
+
+    def __init__(self) -> None:
+        own = detached.Detached("setsid")
+        self.files, self.spread, self.inside = own.files, own.spread, own.inside
+        self.submit, self.states, self.stop = own.submit, own.states, own.stop
+        self.start_line, self.attach_line = own.start_line, own.attach_line
+
+
+@pytest.fixture
+def nohup(monkeypatch):
+    module = types.ModuleType("nohup")
+    module.register_launchers = hookimpl(lambda: [Nohup()])
+    plugins = Registry([Plugin("nohup", "test", hooks=("register_launchers",), module=module)])
+    monkeypatch.setattr(launchers, "_plugins", lambda: plugins)
+
+
+def test_a_launcher_without_traits_starts_a_training_once_and_stops_it(nohup, lab_host, lab_spec):
+    """What the host has prepared is submitted. The training itself ends soon: its data are not there."""
+    spec = lab_spec()
+    release = Path(spec.release)
+    release.mkdir(parents=True)
+    (release / "snapshot.json").touch()
+    (release / "rdtops").symlink_to(Path(conform.__file__).parents[1])
+    with Connection(replace(lab_host, launcher="nohup")) as connection:
+        begun, submitted = admission.admit(connection, spec)
+        assert (begun, submitted.words, submitted.already) == (spec, "setsid", False)
+        (run,) = overview.list_runs(connection)
+        assert (run.run_id, run.job) == (spec.run_id, None)  # its own files tell, as of any training on this machine
+        if run.state.can_be_stopped:
+            overview.stop(connection, run, 1.0)
+        assert overview.find(connection).state.ended
+    kinds = [event.kind for event in Journal(Path(str(spec.paths.journal))).read()]
+    assert kinds.count("launched") == 1

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from rdtops.contract.evaluation import EvalPaths
 from rdtops.contract.run import RunPaths, RunState
 from rdtops.errors import RunError
 from rdtops.launcher import Cause, Phase
@@ -36,10 +37,10 @@ def named(word):
 
 def submitted(connection, name, line):
     """A run whose training is a line of sh."""
-    job = jobs.of_run(RunPaths(connection.workspace, named(name)))
+    job = jobs.training_job(RunPaths(connection.workspace, named(name)))
     script = f"cd {quoted(str(job.folder))} || exit 1\n{line}\ncode=$?\necho $code > exit\nexit $code\n"
     connection.run(Command("mkdir", "-p", str(job.folder)))
-    launcher = launchers.of(connection.host)
+    launcher = launchers.launcher(connection.host)
     for file, text in {**launcher.files(job, None), "launch.sh": script}.items():
         connection.run_shell(f"cat > {quoted(job.file(file))}", stdin=text.encode())
     launcher.submit(connection, job)
@@ -138,7 +139,7 @@ def test_a_controller_that_is_down_is_unknown_and_never_gone(connection, cluster
     assert not run.state.ended
     assert "Unable to contact slurm controller" in run.job.words
     with pytest.raises(RunError, match="Slurm did not take the job"):  # nor is anything started that may be running
-        launchers.of(connection.host).submit(connection, job)
+        launchers.launcher(connection.host).submit(connection, job)
     with pytest.raises(RunError, match="did not end"):
         overview.stop(connection, run, 1)
     cluster.start_controller()
@@ -163,9 +164,9 @@ def test_what_slurm_has_forgotten_is_told_from_what_the_run_left(connection):
 
 def test_an_evaluation_is_a_job_of_one_node_beside_its_training(connection):
     with_options(connection, nodes=2)
-    job = jobs.of_evaluation_named(connection.workspace, "run", "step_000010-libero_90-0a1b2c3d")
+    job = jobs.evaluation_job(EvalPaths(RunPaths(connection.workspace, "run"), "step_000010-libero_90-0a1b2c3d"))
     connection.run(Command("mkdir", "-p", str(job.folder)))
-    launcher = launchers.of(connection.host)
+    launcher = launchers.launcher(connection.host)
     script = f"cd {quoted(str(job.folder))}\necho $SLURM_NNODES $SLURM_STEP_ID > nodes\nsleep 100\n"
     for file, text in {**launcher.files(job, None), "eval.sh": script}.items():
         connection.run_shell(f"cat > {quoted(job.file(file))}", stdin=text.encode())

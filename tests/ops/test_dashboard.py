@@ -18,7 +18,7 @@ from rdtops.runs.overview import RunView
 from rdtops.runs.records import HookRecord
 from rdtops.ssh.display import printable
 from rdtops.ui.dashboard.app import Choice, Dashboard
-from rdtops.ui.dashboard.feed import Update
+from rdtops.ui.dashboard.feed import Refresh
 
 OSC_52 = "\x1b]52;c;cm0gLXJmIH4=\x07"
 HOSTILE = f"[red]x[/red][/] {OSC_52}\x9b2J\u202e失败\udc80"
@@ -33,8 +33,8 @@ async def tell(app):
               (Event(HOSTILE, 1e300, {HOSTILE: HOSTILE}), []),
               (Event("checkpoint", 1.7e9, {"step": 3, "name": HOSTILE, "size_bytes": 5, "digest": HOSTILE}), [record]))
     log = (HOSTILE, "\x1b[31mred\x1b[0m", "10 %\r20 %")
-    app.post_message(app.Came(Update("lab", RUN_ID, events=events, log=log)))
-    app.post_message(app.Came(Update("lab", RUN_ID, problem=HOSTILE, again_in_s=3.0)))
+    app.post_message(app.Came(Refresh("lab", RUN_ID, events=events, log=log)))
+    app.post_message(app.Came(Refresh("lab", RUN_ID, problem=HOSTILE, again_in_s=3.0)))
     app.query_one("#aside").border_title = f"title {OSC_52}"
     app.notify(f"notified {OSC_52}", markup=False)
 

@@ -7,9 +7,10 @@ import pytest
 from rdtops.contract.run import RunState
 from rdtops.errors import ConfigError
 from rdtops.hookspecs import hookimpl
-from rdtops.launcher import Cause, JobState, Phase
+from rdtops.launcher import Cause, JobState, Launcher, Phase, Submitted, Traits
 from rdtops.plugging.registry import Plugin, Registry
 from rdtops.runs import jobs, launchers, why
+from rdtops.runs.jobs import Launched
 from rdtops.testing import load, make_host
 from rdtops.views.jobs import job_lines, start_words
 
@@ -44,7 +45,7 @@ def test_what_may_run_has_not_ended_and_can_be_stopped(state):
 def test_every_cause_has_a_diagnosis_of_its_own(cause):
     from rdtops.contract.diagnosis.causes import CAUSES
 
-    found = why._of_job(JobState(Phase.ENDED, cause, "7", "job 7 …", "inv logs"))
+    found = why._job_diagnosis(JobState(Phase.ENDED, cause, "7", "job 7 …", "inv logs"))
     if cause in (Cause.NONE, Cause.FORGOTTEN):
         assert found is None  # its own files tell
     else:
@@ -53,34 +54,61 @@ def test_every_cause_has_a_diagnosis_of_its_own(cause):
 
 
 def test_a_silent_scheduler_is_a_diagnosis_and_a_running_job_is_not():
-    assert why._of_job(JobState(Phase.UNKNOWN)).cause == "scheduler_silent"
-    assert why._of_job(JobState(Phase.RUNNING)) is None
-    assert why._of_job(None) is None
+    assert why._job_diagnosis(JobState(Phase.UNKNOWN)).cause == "scheduler_silent"
+    assert why._job_diagnosis(JobState(Phase.RUNNING)) is None
+    assert why._job_diagnosis(None) is None
 
 
 def test_a_running_job_is_alive_wherever_its_processes_are():
-    seen = why._seen_from_afar({"alive": False, "gpus": [{"index": 0}], "exit_code": None}, JobState(Phase.RUNNING))
+    seen = why._without_processes({"alive": False, "gpus": [{"index": 0}], "exit_code": None}, JobState(Phase.RUNNING))
     assert (seen["alive"], seen["gpus"], seen["exit_code"]) == (True, [], None)
-    assert why._seen_from_afar({"alive": True}, None) == {"alive": True}
+    assert why._without_processes({"alive": True}, None) == {"alive": True}
 
 
 # --- launchers ---
 
 def test_the_bundled_launchers_need_no_plugin():
     for name in ("auto", "tmux", "setsid"):
-        launcher = launchers.of(make_host(launcher=name), Registry([]))
+        launcher = launchers.launcher(make_host(launcher=name), Registry([]))
         assert (launcher.name, launcher.is_local) == (name, True)
 
 
 def test_a_plugin_s_launcher_has_the_options_of_the_host():
     host = make_host(launcher="slurm", plugins={"slurm": {"nodes": 3}})
-    launcher = launchers.of(host, Registry([load("slurm")]))
+    launcher = launchers.launcher(host, Registry([load("slurm")]))
     assert (launcher.name, launcher.is_local, launcher.options["nodes"]) == ("slurm", False, 3)
+
+
+class Pbs:
+    """As a third party writes one: the methods of the protocol, and nothing else of ours."""
+
+    def __init__(self, is_local=False):
+        self.name, self.is_local = "pbs", is_local
+
+    files = spread = submit = states = stop = inside = start_line = attach_line = lambda *_: None
+
+
+def test_a_launcher_that_says_no_traits_has_those_of_where_its_jobs_run():
+    assert isinstance(Pbs(), Launcher)
+    assert Traits.of(Pbs()) == Traits(is_local=False, is_scheduled=True)
+    assert Traits.of(Pbs(is_local=True)) == Traits(is_local=True, is_scheduled=False)
+    assert Traits.of(Pbs()).detaches_with == ""  # its jobs are submitted
+
+
+def test_a_launcher_may_say_that_a_scheduler_rules_this_very_machine():
+    workstation = Pbs(is_local=True)
+    workstation.traits = Traits(is_local=True, is_scheduled=True)
+    assert Traits.of(workstation) is workstation.traits
+
+
+def test_of_a_launcher_that_is_not_there_nothing_is_assumed():
+    assert launchers.traits(make_host(launcher="slrum")) == Traits(is_local=False, is_scheduled=True)
+    assert launchers.traits(make_host(launcher="tmux")).programs == ("tmux",)
 
 
 def test_an_unknown_launcher_names_the_nearest_and_what_is_wrong_with_plugins():
     with pytest.raises(ConfigError, match="there is no launcher 'slrum'; did you mean 'slurm'"):
-        launchers.of(make_host(launcher="slrum"), Registry([load("slurm")]))
+        launchers.launcher(make_host(launcher="slrum"), Registry([load("slurm")]))
 
     @hookimpl
     def register_launchers():
@@ -90,12 +118,12 @@ def test_an_unknown_launcher_names_the_nearest_and_what_is_wrong_with_plugins():
     module.register_launchers = register_launchers
     broken = Plugin("pbs", "test", hooks=("register_launchers",), module=module)
     with pytest.raises(ConfigError, match="pbs: no licence"):
-        launchers.of(make_host(launcher="pbs"), Registry([broken]))
+        launchers.launcher(make_host(launcher="pbs"), Registry([broken]))
 
 
 def test_wrong_options_keep_a_launcher_from_starting_anything():
     with pytest.raises(ConfigError, match=r"nodes must be at least 1"):
-        launchers.of(make_host(launcher="slurm", plugins={"slurm": {"nodes": 0}}), Registry([load("slurm")]))
+        launchers.launcher(make_host(launcher="slurm", plugins={"slurm": {"nodes": 0}}), Registry([load("slurm")]))
 
 
 # --- how it looks ---
@@ -112,5 +140,19 @@ def test_a_job_is_told_below_its_run_and_a_remedy_where_one_is_needed():
 
 
 def test_the_launch_says_what_has_it():
-    assert start_words("tmux") == "detached in tmux"
-    assert start_words("Slurm, job 12") == "handed to Slurm, job 12"
+    def shown(words, is_scheduled):
+        return start_words(Launched("h", "run", "~/run", Submitted(words), is_scheduled))
+
+    assert shown("tmux", False) == "detached in tmux"
+    assert shown("Slurm, job 12", True) == "handed to Slurm, job 12"
+
+
+def test_the_rows_of_a_launch_keep_their_keys():
+    job = Submitted("tmux", note="no window")
+    assert Launched("h", "run", "~/run", job, resumed_from="step_000010").to_json() == {
+        "host": "h", "run_id": "run", "launcher": "tmux", "root": "~/run", "resumed_from": "step_000010",
+        "is_new": True, "note": "no window"}
+    assert Launched("h", "run", "~/run", Submitted("tmux", already=True)).to_json()["launcher"] == ""
+    assert Launched("h", "run", "~/e", job, evaluation="e", tasks=("t",), trials=20, notes=("n",)).to_json() == {
+        "host": "h", "run_id": "run", "name": "e", "launcher": "tmux", "folder": "~/e", "tasks": ("t",), "trials": 20,
+        "notes": ("n",)}

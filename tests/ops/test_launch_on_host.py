@@ -1,8 +1,10 @@
 """What a launch leaves on the host when it does not come off. Real scripts, started for real."""
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,9 +28,9 @@ def asked(tmp_path):
             program: tuple[str, ...] = ("-m", "rdtops.on_host.training_starter")) -> dict:
         folder = tmp_path / "runs" / run_id
         start = {"script": str(folder / "launch.sh"), "session": run_id, "tag": f"RDTOPS_RUN={run_id}",
-                 "launcher": "setsid", "within_s": within_s, "secrets": None}
+                 "launcher": "setsid", "within_s": within_s}
         request = {"op": "train", "workspace": str(tmp_path), "run_id": run_id, "release": str(tmp_path / "release"),
-                   "wish": WISH, "again": again, "start": start,
+                   "wish": WISH, "again": again, "start": start, "secrets": None,
                    "files": {"config.json": config, "launch.sh": f"cd {folder} || exit 1\n{what}\n"}}
         done = subprocess.run([sys.executable, *program], input=json.dumps(request) + "\n", capture_output=True,
                               text=True, check=True)
@@ -94,7 +96,7 @@ def test_code_that_was_removed_is_not_launched(asked, tmp_path):
 
 
 def test_secrets_for_what_somebody_else_starts_are_kept_for_their_owner(tmp_path):
-    request = {"op": "secrets", "secrets": {"path": str(tmp_path / "of" / "it"), "text": "TOKEN=x\n"}}
+    request = {"op": "secrets", "path": str(tmp_path / "of" / "it"), "text": "TOKEN=x\n"}
     done = subprocess.run([sys.executable, "-m", "rdtops.on_host.training_starter"], input=json.dumps(request) + "\n",
                           capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {}
@@ -109,3 +111,42 @@ def test_a_secret_is_never_readable_for_others_not_even_for_a_moment(tmp_path):
     path.chmod(0o644)
     there.write_whole(str(path), "new", 0o600)
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o600)
+
+
+# --- a script that is started, told of and ended ---
+
+def asked_of_the_program(**request) -> dict:
+    done = subprocess.run([sys.executable, "-m", "rdtops.on_host.training_starter"], input=json.dumps(request) + "\n",
+                          capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_a_script_that_does_not_get_its_gpus_is_refused_by_name(tmp_path):
+    (tmp_path / "launch.sh").write_text(f"cd {tmp_path} || exit 1\n{IS_REFUSED}\n")
+    answer = asked_of_the_program(op="submit", script=str(tmp_path / "launch.sh"), session="s", tag="RDTOPS_RUN=s",
+                                  launcher="setsid", within_s=5.0)
+    assert answer == {"in_the_way": OTHER, "already": False}
+
+
+def test_a_job_is_stopped_whatever_lies_where_its_files_belong(tmp_path):
+    (tmp_path / "stop").mkdir()
+    os.mkfifo(tmp_path / "journal.jsonl")
+    tag = f"RDTOPS_EVAL={tmp_path.name}"
+    with subprocess.Popen(["sleep", "60"], env={**os.environ, **dict([tag.split("=")])}) as left:
+        threading.Thread(target=left.wait, daemon=True).start()  # no zombie stays
+        since_s = time.monotonic()
+        assert asked_of_the_program(op="stop", folder=str(tmp_path), tag=tag, grace_s=2.0) == {"left": []}
+        assert time.monotonic() - since_s < 10
+
+
+def test_what_does_not_listen_is_killed_after_its_grace(tmp_path):
+    tag = f"RDTOPS_EVAL={tmp_path.name}"
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", deaf], env={**os.environ, **dict([tag.split("=")])},
+                          stdout=subprocess.PIPE) as left:
+        assert left.stdout
+        assert left.stdout.readline()
+        threading.Thread(target=left.wait, daemon=True).start()
+        since_s = time.monotonic()
+        assert asked_of_the_program(op="stop", folder=str(tmp_path), tag=tag, grace_s=1.0) == {"left": []}
+        assert 1.0 <= time.monotonic() - since_s < 8

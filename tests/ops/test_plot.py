@@ -37,8 +37,9 @@ def step(number, loss, **more):
 
 
 def test_what_a_resumed_run_does_again_replaces_what_it_did():
-    story = Story.of([step(1, 0.9), step(2, 0.8), step(3, 0.7), Event("started", 0.0, {"resumed_from_step": 1}),
-                      step(2, 0.5), Event("heldout", 0.0, {"step": 2, "loss": 0.4})])
+    story = Story.from_events([step(1, 0.9), step(2, 0.8), step(3, 0.7),
+                               Event("started", 0.0, {"resumed_from_step": 1}),
+                               step(2, 0.5), Event("heldout", 0.0, {"step": 2, "loss": 0.4})])
     assert story.loss == [(1, 0.9), (2, 0.5)]
     assert story.heldout == [(2, 0.4)]
 
@@ -46,20 +47,20 @@ def test_what_a_resumed_run_does_again_replaces_what_it_did():
 def test_checkpoints_that_were_deleted_are_gone_and_the_best_is_of_those_that_are_left():
     saved = [Event("checkpoint", 0.0, {"step": n, "name": f"step_{n}", "size_bytes": 1, "digest": "d",
                                        "heldout_loss": loss}) for n, loss in ((10, 0.1), (20, 0.3), (30, None))]
-    story = Story.of([*saved, Event("checkpoint_deleted", 0.0, {"step": 10, "name": "step_10"})])
+    story = Story.from_events([*saved, Event("checkpoint_deleted", 0.0, {"step": 10, "name": "step_10"})])
     assert (story.best.step, story.latest.step) == (20, 30)
 
 
 def test_the_parts_of_a_step_and_what_no_phase_has_sum_up_to_it():
     parts = {"data_s": 0.1, "encode_s": 0.2, "forward_s": 0.1, "backward_s": 0.3, "optimiser_s": 0.1, "save_s": 0.0,
              "evaluation_s": 0.0}
-    story = Story.of([step(1, 0.1, step_s=1.0, **parts)])
+    story = Story.from_events([step(1, 0.1, step_s=1.0, **parts)])
     assert abs(sum(story.split.values()) - 1.0) < 1e-9
     assert abs(story.split["other"] - 0.2) < 1e-9
 
 
 def test_a_line_that_no_trainer_wrote_tells_nothing_and_an_unknown_kind_is_kept():
-    story = Story.of([Event("step", 0.0, {"step": None}), Event("checkpoint", 0.0, {}),
+    story = Story.from_events([Event("step", 0.0, {"step": None}), Event("checkpoint", 0.0, {}),
                       Event("diagnosis", 1.0, {"cause": "stuck rank"})])
     assert story.loss == []
     assert story.others[-1].kind == "diagnosis"

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from rdtops import preflight
 from rdtops.checks import Status
 from rdtops.contract.models import MODELS
+from rdtops.launcher import Traits
 from rdtops.on_host import weight_shapes
 from rdtops.preflight import assets, launch_checks, machine, network, python
 from rdtops.preflight.assets import FolderFacts
 from rdtops.preflight.check import Subject
 from rdtops.preflight.python import PythonFacts
+from rdtops.runs import launchers
 from rdtops.ssh.hosts import Host
 from tests.plugins.conftest import BROKEN, ScriptedConnection, said, spec  # noqa: F401  # spec is a fixture
 
@@ -539,6 +541,15 @@ def test_a_login_node_is_not_judged_by_its_own_machine(spec, name, status, words
         assert found[of_the_trainer].status is Status.SKIP
         assert found[of_the_trainer].summary == "of the login node, which does not train"
     assert found["workspace"].status is Status.OK
+
+
+def test_a_workstation_with_a_scheduler_is_judged_by_its_machine_and_its_gpus_are_not_leased(spec, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(launchers, "traits", lambda _: Traits(is_local=True, is_scheduled=True))
+    host = Host(name="h", address="192.0.2.1")
+    taken = said(json.dumps({"in_the_way": [{"what": "GPU 0", "run_id": "other", "user": "ann", "since_s": 1.0}]}))
+    found = {r.name: r for r in preflight.core_checks(ScriptedConnection(host, **{**good(), "lease": taken}), spec())}
+    assert (found["lease"].status, found["lease"].summary) == (Status.SKIP, "a scheduler gives the training its GPUs")
+    assert found["memory"].status is Status.OK
 
 
 def test_who_may_write_to_the_workspace_is_seen(check, tmp_path):

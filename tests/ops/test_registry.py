@@ -8,6 +8,7 @@ import pytest
 
 from rdtops.checks import Status
 from rdtops.errors import PluginError
+from rdtops.launcher import Traits
 from rdtops.plugging import catalog, discovery, registry
 from rdtops.ssh.probe import together
 from rdtops.testing import ScriptedConnection, make_host, said
@@ -48,7 +49,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def findings(loaded, host=None, spec=None):
-    works = loaded.preflight_works(host=host or make_host(), connection=None, spec=spec, local_assets={})
+    works = loaded.preflight_works(host=host or make_host(), connection=None, spec=spec, local_assets={},
+                                   traits=Traits())
     return [result for found in together(None, works) for result in found]
 
 
@@ -134,7 +136,7 @@ def test_a_plugin_that_hangs_for_ever_does_not_keep_the_process(folder):
     program = ("from rdtops.ui import registry; from rdtops.testing import make_host\n"
                "from rdtops.ssh.probe import together\n"
                "works = registry.load().preflight_works(host=make_host(), connection=None, spec=None,"
-               " local_assets={})\n"
+               " local_assets={}, traits=None)\n"
                "print([r.summary for found in together(None, works) for r in found])")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True,
                           env={**os.environ, "RDTOPS_DISABLED_PLUGINS": "md5,gpu,disk,encoder_mirror"})
@@ -282,7 +284,8 @@ def test_what_plugins_ask_side_by_side_travels_in_one_trip(folder):
             return super().call(program, request, timeout_s=timeout_s)
 
     connection = Counted(make_host(), a=said("1"), b=said("2"))
-    works = registry.load().preflight_works(host=connection.host, connection=connection, spec=None, local_assets={})
+    works = registry.load().preflight_works(host=connection.host, connection=connection, spec=None, local_assets={},
+                                            traits=Traits())
     found = [result for results in together(connection, works) for result in results]
     assert [(r.name, r.summary) for r in found] == [("a", "1"), ("b", "2")]
     assert trips == [["a", "b"]]

@@ -1,18 +1,25 @@
 import pytest
 
 from rdtops.checks import Status
+from rdtops.launcher import Traits
 from rdtops.ssh.probe import Output
 from tests.plugins.conftest import BROKEN, ScriptedConnection, recorded, said
 
 
 @pytest.fixture
 def check(plugins, host, spec):
-    def run(*settings, gpus=None, apps=None, xids=None, gpus_of_host=None, **values):
+    def run(*settings, gpus=None, apps=None, xids=None, gpus_of_host=None, is_local=True, **values):
         h = host(gpus=gpus_of_host, **values)
         answers = {"gpus": gpus or recorded("gpus_550_a800.csv"), "processes": apps or said(""),
                    "xids": xids or recorded("dmesg_good.txt")}
-        return {r.name: r for r in plugins["gpu"].preflight_check(h, ScriptedConnection(h, **answers), spec(*settings))}
+        found = plugins["gpu"].preflight_check(h, ScriptedConnection(h, **answers), spec(*settings), Traits(is_local))
+        return {r.name: r for r in found}
     return run
+
+
+def test_the_gpus_of_a_login_node_are_not_judged(check):
+    found = check(is_local=False, gpus=said("", 9))
+    assert {name: result.status for name, result in found.items()} == {"gpu": Status.SKIP}
 
 
 def test_a_driver_s_csv_is_read(plugins):

@@ -13,6 +13,7 @@ import pytest
 from rdtops.checks import Status
 from rdtops.contract.run import Checkpoint, RunEnd, RunState
 from rdtops.errors import RdtopsError
+from rdtops.launcher import Traits
 from rdtops.plugging.registry import Registry
 from rdtops.testing import load, make_host, make_spec
 
@@ -69,7 +70,7 @@ def called(hook, **options):
 
 def checked(**options):
     _, look = Registry([PLUGIN]).preflight_works(host=make_host(plugins={"notify": options}), connection=None,
-                                                 spec=make_spec(), local_assets={})
+                                                 spec=make_spec(), local_assets={}, traits=Traits())
     found = look()
     return found[0] if found else None
 

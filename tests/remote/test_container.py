@@ -87,4 +87,4 @@ def test_hosts_toml_declares_a_container(tmp_path):
                                          'environment = { container = "/a.sif", binds = ["/data"] }\n')
     host = inventory.load(tmp_path / "hosts.toml").host("h")
     assert host.environment == Environment(container="/a.sif", binds=("/data",))
-    assert host.trains_elsewhere
+    assert host.launcher == "slurm"

@@ -24,7 +24,7 @@ from rdtops.runs.overview import RunView
 from rdtops.runs.watch import Seen
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.display import log_text, printable
-from rdtops.ui.dashboard.feed import REFRESH_S, Feed, Update
+from rdtops.ui.dashboard.feed import REFRESH_S, Feed, Refresh
 from rdtops.ui.dashboard.panels import GpuPanel, Head, Known, LossPanel, SplitPanel
 from rdtops.views.journal import words_of
 from rdtops.views.words import clock, duration, heldout_words, size
@@ -120,7 +120,7 @@ class Dashboard(App[None]):
     class Came(Message):
         """Something is new of a run."""
 
-        def __init__(self, update: Update) -> None:
+        def __init__(self, update: Refresh) -> None:
             super().__init__()
             self.update = update
 
@@ -230,7 +230,7 @@ class Dashboard(App[None]):
         for name in ("#event-lines", "#log-lines", "#aside"):
             self.query_one(name, Lines).forget()
         events: tuple[Seen, ...] = tuple((event, []) for event in known.story.others[-200:])
-        self._show_lines(Update(*key, events=events, log=tuple(known.log)))
+        self._show_lines(Refresh(*key, events=events, log=tuple(known.log)))
         self._show_panels()
         self._show_runs()
 
@@ -245,7 +245,7 @@ class Dashboard(App[None]):
             panel.show(known)
         self._show_checkpoints(known)
 
-    def _show_lines(self, update: Update) -> None:
+    def _show_lines(self, update: Refresh) -> None:
         events = self.query_one("#event-lines", Lines)
         max_steps = self.known[self.current].run.max_steps
         for event, records in update.events:

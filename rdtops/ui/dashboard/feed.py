@@ -12,7 +12,7 @@ from rdtops.errors import RdtopsError
 from rdtops.plugging.registry import Registry
 from rdtops.runs import watch
 from rdtops.runs.overview import RunView
-from rdtops.runs.poller import LOST, News, Newsroom, Patience, Question
+from rdtops.runs.poller import LOST, Backoff, Question, RunPoller, Update
 from rdtops.runs.records import HookRecord
 from rdtops.runs.watch import Watcher
 from rdtops.ssh.connection import Connection
@@ -24,12 +24,12 @@ ENDED_REFRESH_S = 15.0  # an evaluation may still tell something
 
 
 @dataclass(frozen=True)
-class Update:
+class Refresh:
     """What is new of a run; `problem` says why nothing is, '' when the host answers."""
 
     host: str
     run_id: str
-    news: News | None = None
+    latest: Update | None = None
     events: tuple[watch.Seen, ...] = ()
     log: tuple[str, ...] = ()
     problem: str = ""
@@ -43,7 +43,7 @@ class Feed:
     connect: Callable[[], Connection]
     registry: Registry
     run: RunView
-    tell: Callable[[Update], object]
+    tell: Callable[[Refresh], object]
     refresh_s: float = REFRESH_S
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -60,48 +60,48 @@ class Feed:
 
     def _run(self) -> None:
         said: list[str] = []
-        patience = Patience(said.append, self.refresh_s)
+        backoff = Backoff(said.append, self.refresh_s)
         following: _Following | None = None
         while not self._stop.is_set():
             try:
-                following = following or _Following(Newsroom(self.connect()), self.registry, self.run)
+                following = following or _Following(RunPoller(self.connect()), self.registry, self.run)
                 update, pause_s = following.look(self.refresh_s)
             except LOST as error:
-                pause_s = patience.lost(error)
-                self.tell(Update(self.run.host, self.run.run_id, problem=said[-1], again_in_s=pause_s))
+                pause_s = backoff.lost(error)
+                self.tell(Refresh(self.run.host, self.run.run_id, problem=said[-1], again_in_s=pause_s))
             except RdtopsError as error:
-                self.tell(Update(self.run.host, self.run.run_id, problem=f"{error.message}; {error.remedy}"))
+                self.tell(Refresh(self.run.host, self.run.run_id, problem=f"{error.message}; {error.remedy}"))
                 break
             else:
-                patience.reached()
+                backoff.reconnected()
                 self.tell(update)
             self._stop.wait(pause_s)
         if following:
-            following.newsroom.close()
+            following.poller.close()
 
 
 class _Following:
     """Where a feed is in its run."""
 
-    def __init__(self, newsroom: Newsroom, registry: Registry, run: RunView) -> None:
-        self.newsroom = newsroom
-        self.watcher = Watcher(newsroom, registry, run)
+    def __init__(self, poller: RunPoller, registry: Registry, run: RunView) -> None:
+        self.poller = poller
+        self.watcher = Watcher(poller, registry, run)
         self._past: list[Event] | None = None
         self._log = Question(last_lines=LOG_LINES)
         self._has_ended = False
 
-    def look(self, refresh_s: float) -> tuple[Update, float]:
+    def look(self, refresh_s: float) -> tuple[Refresh, float]:
         """What is new, and the seconds until one should look again."""
         if self._past is None:
             self._past = self.watcher.history()
         look = self.watcher.look({LOG: self._log}, gpus=True)
         past, self._past = self._past, []
         events = (*((event, []) for event in past), *look.events, *self._end(look))
-        piece = look.news.files[LOG]
-        self._log = Question(piece.behind)
-        lines = tuple(line.content.decode("utf-8", "replace").rstrip("\n") for line in piece.lines)
-        pause_s = 0.0 if look.more or piece.more else ENDED_REFRESH_S if look.run.state.ended else refresh_s
-        return Update(look.run.host, look.run.run_id, look.news, events, lines, piece.rest), pause_s
+        chunk = look.update.files[LOG]
+        self._log = Question(chunk.behind)
+        lines = tuple(line.content.decode("utf-8", "replace").rstrip("\n") for line in chunk.lines)
+        pause_s = 0.0 if look.more or chunk.more else ENDED_REFRESH_S if look.run.state.ended else refresh_s
+        return Refresh(look.run.host, look.run.run_id, look.update, events, lines, chunk.rest), pause_s
 
     def _end(self, look: watch.Look) -> tuple[watch.Seen, ...]:
         if not look.run.state.ended:

@@ -12,9 +12,9 @@ from textual.widgets import Static
 from rdtops.answers import Gpu
 from rdtops.contract.run import RunState
 from rdtops.runs.overview import RunView
-from rdtops.runs.poller import News
+from rdtops.runs.poller import Update
 from rdtops.runs.story import Story, smoothed
-from rdtops.ui.dashboard.feed import LOG_LINES, Update
+from rdtops.ui.dashboard.feed import LOG_LINES, Refresh
 from rdtops.ui.dashboard.plot import Curve, plot
 from rdtops.views.gpus import BUSY_PERCENT, load_bar, memory_words
 from rdtops.views.terminal import styled
@@ -30,18 +30,18 @@ class Known:
 
     run: RunView
     story: Story = field(default_factory=Story)
-    news: News | None = None
+    latest: Update | None = None
     log: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
     said: dict[str, list[str]] = field(default_factory=dict)  # digest of a checkpoint -> what the plugins said
     problem: str = ""
     again_in_s: float = 0.0
 
-    def learn(self, update: Update) -> None:
+    def learn(self, update: Refresh) -> None:
         self.problem, self.again_in_s = update.problem, update.again_in_s
-        if update.news:
-            self.news, self.run = update.news, update.news.run
+        if update.latest:
+            self.latest, self.run = update.latest, update.latest.run
         for event, records in update.events:
-            self.story.tell(event)
+            self.story.add(event)
             for record in records:
                 words = record.error or "  ".join(f"{k} {v}" for k, v in record.value.items() if v != record.digest)
                 if words:
@@ -75,7 +75,7 @@ def _link(known: Known) -> Text:
         return styled("[red]✗ given up: see events[/]")
     if known.run.state.ended:
         return styled("[dim]■ ended[/]")
-    return styled("[green]● live[/]" if known.news else "[dim]◌ connecting[/]")
+    return styled("[green]● live[/]" if known.latest else "[dim]◌ connecting[/]")
 
 
 class LossPanel(Static):
@@ -115,7 +115,7 @@ class GpuPanel(Static):
 
     def show(self, known: Known) -> None:
         own = known.run.gpus
-        shown = own or (known.news.gpus[:HOST_GPUS] if known.news else ())
+        shown = own or (known.latest.gpus[:HOST_GPUS] if known.latest else ())
         self.border_title = "GPUs of the run" if own else "GPUs of the host"
         self.border_subtitle = "" if own or not shown else "the run uses none"
         self.update(self._table(shown) if shown else Text("nvidia-smi shows none", "dim"))

@@ -17,6 +17,7 @@ from rdtops.checks import CheckResult, Status
 from rdtops.contract.run import RunSpec
 from rdtops.lab.fake_gpus import Failure, GpuProcess, Gpus
 from rdtops.lab.site import Lab
+from rdtops.launcher import Traits
 from rdtops.ssh.connection import Connection
 from tests.lab.checks.findings import by_name
 
@@ -27,7 +28,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 def gpu_findings(lab: Lab, link: Connection, plugins, spec):
     def look(gpus: Gpus, *settings: str) -> dict[str, CheckResult]:
         lab.set_gpus("lab2", gpus)
-        return by_name(plugins["gpu"].preflight_check(link.host, link, spec(*settings)))
+        return by_name(plugins["gpu"].preflight_check(link.host, link, spec(*settings), Traits(is_local=True)))
     yield look
     lab.set_gpus("lab2", Gpus())
 
