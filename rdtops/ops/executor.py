@@ -14,7 +14,7 @@ from invoke import Call, Executor, Exit
 SHARED = ("host", "preset", "set_", "from_scratch")
 
 
-class ChainExecutor(Executor):  # type: ignore[misc]  # invoke has no types
+class ChainExecutor(Executor):
     def normalize(self, tasks: Any) -> list[Call]:
         calls: list[Call] = super().normalize(tasks)
         for option in SHARED:

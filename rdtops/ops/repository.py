@@ -8,15 +8,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group, RenderableType
+
 import rdtops
+from rdtops.checks import Status
 from rdtops.contract.fields import loads
 from rdtops.errors import LabError, RdtopsError
 from rdtops.lab import packages
 from rdtops.lab.site import Lab
+from rdtops.ops.output import Output
+from rdtops.ops.render.hosts import LabServerOutput
+from rdtops.ops.render.words import SIGNS, grid_of, table_of
+from rdtops.ops.terminal import styled
 
 ROOT = Path(rdtops.__file__).resolve().parents[1]
 LAB_HOST = "lab"
@@ -28,7 +35,21 @@ class StepFailed(RdtopsError):
 
 
 @dataclass(frozen=True)
-class Measured:
+class Summary(Output):
+    """Titled lines."""
+
+    title: str
+    pairs: dict[str, str]
+
+    def __rich__(self) -> RenderableType:
+        return Group(styled("\n[bold green]{}[/]", self.title), grid_of(self.pairs))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [asdict(self)]
+
+
+@dataclass(frozen=True)
+class Measured(Output):
     """One row of a benchmark. `value` is a ratio, never a time: machines differ."""
 
     name: str
@@ -37,9 +58,20 @@ class Measured:
     holds: bool
     how: str
 
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.holds else 1
+
+    def __rich__(self) -> RenderableType:
+        verdict = "[green]holds[/]" if self.holds else "[bold red]missed[/]"
+        return styled(verdict + "  {}: {}  [dim]goal: {}; {}[/]", self.name, f"{self.value:g}", self.goal, self.how)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [asdict(self)]
+
 
 @dataclass(frozen=True)
-class Drilled:
+class Drilled(Output):
     """What a drill broke, and what did not hold. A row is a frozen dataclass: its fields are the columns of the
     table, its field or property `passed`, where it has one, is its sign.
     """
@@ -53,13 +85,22 @@ class Drilled:
     def passed(self) -> bool:
         return not self.problems and all(getattr(row, "passed", True) for row in self.rows)
 
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.passed else 1
 
-@dataclass(frozen=True)
-class Summary:
-    """Titled lines."""
+    def __rich__(self) -> RenderableType:
+        columns = [f.name for f in fields(self.rows[0]) if f.name != "passed"] if self.rows else []
+        table = table_of(self.title, "", *(name.replace("_", " ") for name in columns))
+        for row in self.rows:
+            cells = ("" if getattr(row, name) is None else str(getattr(row, name)) for name in columns)
+            table.add_row(SIGNS[Status.OK if getattr(row, "passed", self.passed) else Status.FAIL], *cells)
+        verdict = [styled("[green]{}[/]", self.verdict)] if self.passed and self.verdict else []
+        return Group(table, *(styled("[bold red]{}[/]", problem) for problem in self.problems), *verdict)
 
-    title: str
-    pairs: dict[str, str]
+    def to_json(self) -> list[dict[str, Any]]:
+        return [{**asdict(row), "passed": getattr(row, "passed", self.passed), "problems": list(self.problems)}
+                for row in self.rows]
 
 
 def lab() -> Lab:
@@ -77,14 +118,14 @@ def lab_up(say: Say, backend: str = "auto") -> Iterator[Summary]:
         "stop it": "inv lab.down"})
 
 
-def lab_down(say: Say) -> Iterator[Summary]:
+def lab_down(say: Say) -> Iterator[Output]:
     ended = lab().down()
     say(f"the lab is down, {ended} processes ended" if ended else "the lab was down already")
     yield from ()
 
 
-def lab_status() -> Iterator[Any]:
-    yield from lab().status()
+def lab_status() -> Iterator[LabServerOutput]:
+    yield from map(LabServerOutput, lab().status())
 
 
 def make_tiny_assets(say: Say) -> None:
@@ -103,7 +144,7 @@ def make_tiny_assets(say: Say) -> None:
         raise LabError(f"the tiny assets could not be made:\n{done.stderr[-800:]}")
 
 
-def demo(say: Say) -> Iterator[Any]:
+def demo(say: Say) -> Iterator[Output]:
     """The user's own lines, typed for them. Everything in it is real but the size."""
     begun = time.monotonic()
     _system_programs(say)
@@ -131,7 +172,7 @@ def test(say: Say, *, slow: bool, only: str, coverage: bool) -> Iterator[Any]:
     yield from ()
 
 
-def lint() -> Iterator[Any]:
+def lint() -> Iterator[Output]:
     scripts = Path(sys.executable).parent
     for words in (["ruff", "check", "."], ["mypy"], ["lint-imports"]):
         _run([str(scripts / Path(words[0])), *words[1:]], f"{words[0]} has findings")

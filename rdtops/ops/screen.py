@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from rdtops.errors import RdtopsError
 from rdtops.remote.words import json_text, printable
 
 if TYPE_CHECKING:
+    from rdtops.ops.output import LiveOutput, Output
     from rdtops.remote.transfer import Progress
 
 
@@ -34,46 +35,42 @@ class Screen:
         self.session = Session(self._say, self._moved, ask_person if sys.stdin.isatty() else None)
         self._rows: list[dict[str, Any]] = []
         self._live: Any = None
-        self._placed: dict[str, Any] = {}
+        self._placed: dict[str, LiveOutput] = {}
         self._placing = threading.Lock()
         self._bars: Any = None
         self._bar_ids: dict[tuple[str, str], Any] = {}
         self._last_line: dict[tuple[str, str], float] = {}
 
-    def show_each(self, things: Iterator[Any]) -> int:
-        """Show each thing as it comes; the worst exit code of them."""
-        from rdtops.ops import views
-
+    def show_each(self, outputs: Iterable[Output]) -> int:
+        """Show each as it comes. Returns the worst exit code of them."""
         code = 0
-        for thing in things:
-            self.show(thing)
-            code = max(code, views.exit_code(thing))
+        for output in outputs:
+            self.show(output)
+            code = max(code, output.exit_code)
         self.close_progress()
         return code
 
-    def show(self, thing: Any) -> None:
-        from rdtops.ops import render
+    def show(self, output: Output) -> None:
+        from rdtops.ops.output import LiveOutput
 
         self.close_progress()
         if self.as_json:
-            self._rows += render.rows(thing)
-        elif place := getattr(thing, "in_place_of", ""):
-            self._in_place(place, thing)
+            self._rows += output.to_json()
+        elif isinstance(output, LiveOutput):
+            self._show_in_place(output)
         else:
-            self.out.print(render.shown(thing), crop=False)  # a log line is longer than a screen is wide
+            self.out.print(output, crop=False)  # a log line is longer than a screen is wide
 
-    def _in_place(self, place: str, thing: Any) -> None:
+    def _show_in_place(self, output: LiveOutput) -> None:
         """On a terminal where the one before it was; in a pipe as lines below it."""
         from rich.console import Group
         from rich.live import Live
 
-        from rdtops.ops import render
-
         if not self.out.is_terminal:
-            self.out.print("\n".join(render.gpus.lines_of(thing)), soft_wrap=True)
+            self.out.print("\n".join(output.lines()), soft_wrap=True)
             return
         with self._placing:  # several hosts show side by side
-            self._placed[place] = render.shown(thing)
+            self._placed[output.place] = output
             if self._live is None:
                 self._live = Live(console=self.out, auto_refresh=False, vertical_overflow="crop")
                 self._live.start()

@@ -74,7 +74,7 @@ def driven(hosts, drive, size=(80, 24)):
     """Open the dashboard of these hosts and let `drive(app, pilot, until)` use it."""
     async def run() -> Dashboard:
         session = Session(lambda _: None, lambda *_: None)
-        app = dashboard.of_hosts(session, [session.inventory.host(h) for h in hosts], "")
+        app = dashboard.of_hosts(session.hosts(",".join(hosts)), "")
         app.refresh_s = 0.1
 
         async def until(holds, limit_s=30.0):

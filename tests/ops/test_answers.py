@@ -18,7 +18,7 @@ from rdtops.contract.names import BadName
 from rdtops.contract.run import RunPaths, RunSpec, RunState
 from rdtops.errors import RemoteError
 from rdtops.ops import answers, evaluation, runs
-from rdtops.ops.render import shown
+from rdtops.ops.render.runs import RunOutput
 
 RUN = "20261124-101530-tiny-3fa9"
 SPEC = RunSpec(names.run_id(RUN), "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "a", {}, preset("tiny"))
@@ -79,7 +79,7 @@ def test_a_run_that_cannot_be_read_is_unknown_and_says_why():
     assert (view.state, view.problem) == (RunState.UNKNOWN, "PermissionError: journal.jsonl")
     assert view.to_json()["problem"] == "PermissionError: journal.jsonl"
     console = Console(record=True, width=120, file=io.StringIO())
-    console.print(shown(view))
+    console.print(RunOutput(view))
     assert "cannot be read: PermissionError: journal.jsonl" in console.export_text()
 
 

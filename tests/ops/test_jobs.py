@@ -10,7 +10,8 @@ from rdtops.hookspecs import hookimpl
 from rdtops.launcher import Cause, JobState, Phase
 from rdtops.ops import jobs, launchers, why
 from rdtops.ops.registry import Plugin, Registry
-from rdtops.ops.render.jobs import job_lines, start_words
+from rdtops.ops.render.runs import job_lines
+from rdtops.ops.render.words import start_words
 from rdtops.testing import load, make_host
 
 

@@ -186,7 +186,7 @@ class Dashboard(App[None]):
         is_news = bool(update.problem) != bool(self.known[key].problem)
         self.known[key].learn(update)
         if key == self.current and is_news:
-            self.query_one("#event-lines", Lines).add(update.problem or "reached again",
+            self.query_one("#event-lines", Lines).add(update.problem or "Reconnected.",
                                                       "yellow" if update.problem else "green")
         if key == self.current:
             self._show_lines(update)

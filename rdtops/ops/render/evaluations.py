@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -14,34 +14,51 @@ from rdtops.contract import fields
 from rdtops.contract.run import RunState
 from rdtops.contract.tally import tallies
 from rdtops.ops.evaluation import EvalLaunched, EvalView
-from rdtops.ops.render.forms import rows, shown
-from rdtops.ops.render.jobs import start_words
-from rdtops.ops.render.words import exit_words, last_lines, stacked, state_word, table_of
+from rdtops.ops.output import Output
+from rdtops.ops.render.words import exit_words, last_lines, stacked, start_words, state_word, table_of
 from rdtops.ops.terminal import styled
 
 
-@shown.register
-def _(thing: EvalLaunched) -> RenderableType:
-    return stacked(
-        styled("[green]started[/] [bold]{}[/] on {}, {}: {} trials of {} tasks", thing.name, thing.host,
-               start_words(thing.launcher), thing.trials, len(thing.tasks)),
-        *(styled("  [yellow]note:[/] {}", note) for note in thing.notes),
-        styled("  follow it:  inv logs --eval --follow --host {}", thing.host),
-        styled("  get it:     inv fetch-results --host {} --run {}", thing.host, thing.run_id),
-        styled("  [dim]{}[/]", thing.folder))
+@dataclass(frozen=True)
+class EvaluationLaunchOutput(Output):
+    launched: EvalLaunched
+
+    def __rich__(self) -> RenderableType:
+        it = self.launched
+        return stacked(
+            styled("[green]started[/] [bold]{}[/] on {}, {}: {} trials of {} tasks", it.name, it.host,
+                   start_words(it.launcher), it.trials, len(it.tasks)),
+            *(styled("  [yellow]note:[/] {}", note) for note in it.notes),
+            styled("  follow it:  inv logs --eval --follow --host {}", it.host),
+            styled("  get it:     inv fetch-results --host {} --run {}", it.host, it.run_id),
+            styled("  [dim]{}[/]", it.folder))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [asdict(self.launched)]
 
 
-@shown.register
-def _(thing: EvalView) -> RenderableType:
-    parts: list[RenderableType] = [evaluation_line(thing)]
-    if thing.report:
-        parts.append(_rates(thing.report))
-        parts += [styled("[yellow]note:[/] {}", note) for note in fields.words(thing.report.get("notes"))]
-    if thing.state in (RunState.FAILED, RunState.LOST):
-        parts.append(styled("  [red]{}[/]  {}\n"
-                            "  [bold]-> the same inv eval goes on where it ended; inv logs --eval --host {}[/]",
-                            exit_words(thing.exit_code), last_lines(thing.log_tail, "  "), thing.host))
-    return Group(*parts, styled("[dim]{}:{}[/]", thing.host, thing.folder))
+@dataclass(frozen=True)
+class EvaluationOutput(Output):
+    evaluation: EvalView
+
+    @property
+    def exit_code(self) -> int:
+        return int(self.evaluation.state in (RunState.FAILED, RunState.LOST))
+
+    def __rich__(self) -> RenderableType:
+        it = self.evaluation
+        parts: list[RenderableType] = [evaluation_line(it)]
+        if it.report:
+            parts.append(_rates(it.report))
+            parts += [styled("[yellow]note:[/] {}", note) for note in fields.words(it.report.get("notes"))]
+        if it.state in (RunState.FAILED, RunState.LOST):
+            parts.append(styled("  [red]{}[/]  {}\n"
+                                "  [bold]-> the same inv eval goes on where it ended; inv logs --eval --host {}[/]",
+                                exit_words(it.exit_code), last_lines(it.log_tail, "  "), it.host))
+        return Group(*parts, styled("[dim]{}:{}[/]", it.host, it.folder))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [self.evaluation.to_json()]
 
 
 def evaluation_line(view: EvalView) -> Text:
@@ -57,13 +74,3 @@ def _rates(report: Mapping[str, Any]) -> Table:
         table.add_row(tally.counts_words, tally.rate_words, tally.interval_words, tally.steps_words,
                       tally.errors_words, tally.language)
     return table
-
-
-@rows.register
-def _(thing: EvalLaunched) -> list[dict[str, Any]]:
-    return [asdict(thing)]
-
-
-@rows.register
-def _(thing: EvalView) -> list[dict[str, Any]]:
-    return [thing.to_json()]

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from rdtops.contract.journal import Event
+from rdtops.ops.output import Output
 from rdtops.ops.records import HookRecord
-from rdtops.ops.render.forms import shown
-from rdtops.ops.render.jobs import job_begins
 from rdtops.ops.render.words import clock, duration, heldout_words, size
 from rdtops.ops.terminal import styled
-from rdtops.ops.views import Progressed
 
 
-@shown.register
-def _(thing: Progressed) -> RenderableType:
-    said = (recorded(r) for r in thing.records if r.value or r.error)
-    line = styled("{}  {}", clock(thing.event.time_s), words_of(thing.event, thing.max_steps))
-    return Text("\n           ").join([line, *said])
+@dataclass(frozen=True)
+class EventOutput(Output):
+    """An event of a followed run, and what the plugins said of it."""
+
+    event: Event
+    max_steps: int
+    records: tuple[HookRecord, ...]
+
+    def __rich__(self) -> RenderableType:
+        said = (recorded(r) for r in self.records if r.value or r.error)
+        line = styled("{}  {}", clock(self.event.time_s), words_of(self.event, self.max_steps))
+        return Text("\n           ").join([line, *said])
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """As a line of the Journal has it."""
+        return [{"kind": self.event.kind, "time_s": self.event.time_s, **self.event.data}]
 
 
 def words_of(event: Event, max_steps: int) -> str:
@@ -41,6 +51,11 @@ def _value(value: object) -> str:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
     except (ValueError, RecursionError):  # a number or a nest that is too large to be written
         return "?"
+
+
+def _scheduled(d: dict[str, Any]) -> str:
+    again = f", queued again {d['restarts']} x" if d.get("restarts") else ""
+    return f"job {d.get('job')} of {d.get('launcher')} begins on {d.get('nodes')}{again}"
 
 
 def _step(d: dict[str, Any]) -> str:
@@ -89,7 +104,7 @@ def _eval_finished(d: dict[str, Any]) -> str:
 
 
 WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
-    "scheduled": job_begins,
+    "scheduled": _scheduled,
     "requeued": lambda d: f"the time of job {d.get('job')} is over; it is queued again, to go on where it saved",
     "launched": lambda d: f"launched by {d.get('launcher')}, process {d.get('pid')}",
     "attempt": _attempt,

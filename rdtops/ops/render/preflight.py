@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from rdtops.checks import CheckResult, Report, Status
-from rdtops.ops.render.forms import rows, shown
+from rdtops.ops.output import Output
 from rdtops.ops.render.words import SIGNS, stacked, table_of
 from rdtops.ops.terminal import styled
 
 
-@shown.register
-def _(thing: Report) -> RenderableType:
-    table = table_of(f"preflight of {thing.host}", "about", "", "check", "finding")
-    for group, results in _by_group(thing.results):
-        for number, result in enumerate(results):
-            table.add_row("" if number else Text(group, "bold"), SIGNS[result.status], result.name, _finding(result))
-    asked = max(thing.probe_seconds.items(), key=lambda item: item[1], default=None)
-    slowest = f"; slowest probe: {asked[0]}, {asked[1]:.1f} s" if asked else ""
-    return Group(table, _verdict(thing),
-                 styled("[dim]plugins that ran: {}{}[/]", ", ".join(thing.plugins) or "none", slowest))
+@dataclass(frozen=True)
+class CheckOutput(Output):
+    report: Report
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.report.passed else 1
+
+    def __rich__(self) -> RenderableType:
+        report = self.report
+        table = table_of(f"preflight of {report.host}", "about", "", "check", "finding")
+        for group, results in _by_group(report.results):
+            for number, result in enumerate(results):
+                table.add_row("" if number else Text(group, "bold"), SIGNS[result.status], result.name,
+                              _finding(result))
+        asked = max(report.probe_seconds.items(), key=lambda item: item[1], default=None)
+        slowest = f"; slowest probe: {asked[0]}, {asked[1]:.1f} s" if asked else ""
+        return Group(table, _verdict(report),
+                     styled("[dim]plugins that ran: {}{}[/]", ", ".join(report.plugins) or "none", slowest))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [self.report.to_json()]
 
 
 def _by_group(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResult]]]:
@@ -50,8 +63,3 @@ def _verdict(report: Report) -> Text:
     parts = [f"{report.count(s)} {s.value}" + (f" ({named[s]})" if named.get(s) else "")
              for s in (Status.FAIL, Status.WARN, Status.OK, Status.SKIP) if report.count(s)]
     return styled(verdict + ": {}", "; ".join(parts))
-
-
-@rows.register
-def _(thing: Report) -> list[dict[str, Any]]:
-    return [thing.to_json()]

@@ -59,6 +59,11 @@ def exit_words(code: int | None) -> str:
     return f"exit {code}" if code is not None else "no exit code: killed, or the host rebooted"
 
 
+def start_words(launcher: str) -> str:
+    """How something was started: `detached in tmux`, `handed to Slurm, job 12`."""
+    return f"{'detached in' if launcher in ('tmux', 'setsid') else 'handed to'} {launcher}"
+
+
 def state_word(state: RunState, width: int = 0) -> Styled:
     return Styled(state.value.ljust(width), STATE_STYLE[state])
 

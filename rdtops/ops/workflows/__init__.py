@@ -1,4 +1,4 @@
-"""One function a task: what it does on one host. They yield what there is to show (rdtops.ops.views)."""
+"""One function a task: what it does on one host. They yield what there is to show (rdtops.ops.output)."""
 
 from rdtops.ops.workflows.asking import hosts, new_plugin, normfit, plugins, replay, stats, stats_here, trust_host
 from rdtops.ops.workflows.cards import gpu

@@ -7,68 +7,68 @@ from pathlib import Path
 
 from rdtops.errors import ConfigError, HostError, UsageError
 from rdtops.ops import authoring, catalog, discovery, inquiry, registry, runs, trust
-from rdtops.ops.authoring import Written
-from rdtops.ops.catalog import PluginRow
 from rdtops.ops.plan import Wish
-from rdtops.ops.session import Session
+from rdtops.ops.render.hosts import HostKeyOutput, HostOutput
+from rdtops.ops.render.inquiry import NormfitOutput, ReplayOutput, StatsOutput
+from rdtops.ops.render.plugins import NewPluginOutput, PluginOutput
+from rdtops.ops.session import HostSession, Session
 from rdtops.ops.trust import SeenKey
-from rdtops.ops.views import HostRow
-from rdtops.remote.hosts import Host
 
 
-def hosts(session: Session, host: Host, *, ping: bool) -> Iterator[HostRow]:
+def hosts(session: HostSession, *, ping: bool) -> Iterator[HostOutput]:
     if not ping:
-        yield HostRow(host)
+        yield HostOutput(session.host)
         return
     try:
-        yield HostRow(host, session.connection(host).ping())
+        yield HostOutput(session.host, session.connect().ping())
     except HostError as error:
-        yield HostRow(host, None, f"{error.message}\n{error.remedy}")
+        yield HostOutput(session.host, None, f"{error.message}\n{error.remedy}")
 
 
-def trust_host(session: Session, host: Host, *, accept: Callable[[SeenKey], bool]) -> Iterator[SeenKey]:
-    yield from trust.trust(host, accept, session.ask)
+def trust_host(session: HostSession, *, accept: Callable[[SeenKey], bool]) -> Iterator[HostKeyOutput]:
+    yield from map(HostKeyOutput, trust.trust(session.host, accept, session.ask))
 
 
-def replay(session: Session, host: Host, *, run_id: str, step: int, checkpoint: str,
-           device: str) -> Iterator[inquiry.Replayed]:
-    connection = session.connection(host)
+def replay(session: HostSession, *, run_id: str, step: int, checkpoint: str, device: str) -> Iterator[ReplayOutput]:
+    connection = session.connect()
     run = runs.find(connection, run_id)
     session.say(f"replaying step {step} of {run.run_id}")
-    yield inquiry.replay(connection, run, step, checkpoint, device)
+    yield ReplayOutput(inquiry.replay(connection, run, step, checkpoint, device))
 
 
-def normfit(session: Session, host: Host, *, wish: Wish, samples: int) -> Iterator[inquiry.NormFitted]:
-    prepared = session.prepared(host, wish)
+def normfit(session: HostSession, *, request: Wish, samples: int) -> Iterator[NormfitOutput]:
+    prepared = session.prepare(request)
     session.say(f"asking {samples} samples under each norm")
-    yield inquiry.normfit(session.connection(host), prepared.spec, samples)
+    yield NormfitOutput(inquiry.normfit(session.connect(), prepared.spec, samples))
 
 
-def stats(session: Session, host: Host, *, wish: Wish, recompute: bool) -> Iterator[inquiry.Stats]:
-    prepared = session.prepared(host, wish)
-    yield inquiry.stats(session.connection(host), prepared.spec, recompute)
+def stats(session: HostSession, *, request: Wish, recompute: bool) -> Iterator[StatsOutput]:
+    prepared = session.prepare(request)
+    yield StatsOutput(inquiry.stats(session.connect(), prepared.spec, recompute))
 
 
-def stats_here(session: Session, *, wish: Wish, recompute: bool) -> Iterator[inquiry.Stats]:
-    """Of this laptop's copy of the dataset, which is what a deploy sends."""
-    config = wish.config_here(session.inventory)
+def stats_here(session: Session, *, request: Wish, recompute: bool) -> Iterator[StatsOutput]:
+    """Look at this laptop's copy of the dataset, which is what a deploy sends."""
+    config = request.config_here(session.inventory)
     folder = session.inventory.asset(config.dataset)
     if folder is None or not folder.is_dir():
         raise UsageError(f"this laptop has no dataset {config.dataset}" + (f" at {folder}" if folder else ""),
                          remedy=f"name its folder under [assets] of hosts.toml, or: inv stats --host HOST "
                                 f"--preset {config.preset}")
-    yield inquiry.stats_here(folder, config, recompute)
+    yield StatsOutput(inquiry.stats_here(folder, config, recompute))
 
 
-def plugins(session: Session) -> Iterator[PluginRow]:
-    """Also where hosts.toml cannot be read, or requires a plugin that is not there: this is where one looks then."""
+def plugins(session: Session) -> Iterator[PluginOutput]:
+    """List them also where hosts.toml cannot be read, or requires a plugin that is not there: this is where one looks
+    then."""
     try:
         hosts, required = tuple(session.inventory.hosts.values()), session.inventory.required_plugins
     except ConfigError as error:
         session.say(error.message)
         hosts, required = (), ()
-    yield from catalog.rows(registry.load(), hosts, required)
+    yield from map(PluginOutput, catalog.rows(registry.load(), hosts, required))
 
 
-def new_plugin(_: Session, *, name: str, package: bool) -> Iterator[Written]:
-    yield authoring.write(name, Path.cwd() if package else discovery.user_folder(), package=package)
+def new_plugin(name: str, *, package: bool) -> Iterator[NewPluginOutput]:
+    folder = Path.cwd() if package else discovery.user_folder()
+    yield NewPluginOutput(authoring.write(name, folder, package=package))

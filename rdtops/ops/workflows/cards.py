@@ -10,32 +10,31 @@ from rdtops.contract.run import RunState
 from rdtops.errors import RunError, UsageError
 from rdtops.ops import jobs, launchers, runs
 from rdtops.ops.news import LOST, Newsroom, Patience
-from rdtops.ops.session import Session
-from rdtops.ops.views import Gpus, GpuSample
+from rdtops.ops.render.gpus import GpuSampleOutput, NvidiaSmiOutput
+from rdtops.ops.session import HostSession
 from rdtops.remote.command import Command
 from rdtops.remote.connection import Connection
-from rdtops.remote.hosts import Host
 
 GPU_QUERY = ("index", "name", "memory.used", "memory.total", "utilization.gpu", "temperature.gpu")
 
 
-def gpu(session: Session, host: Host, *, again_every_s: float) -> Iterator[Gpus | GpuSample]:
-    connection = session.connection(host)
+def gpu(session: HostSession, *, again_every_s: float) -> Iterator[NvidiaSmiOutput | GpuSampleOutput]:
+    host, connection = session.host, session.connect()
     if again_every_s and host.trains_elsewhere:
         raise UsageError(f"{host.name} is a login node: --watch looks at its own GPUs only",
                          remedy=f"inv gpu --host {host.name}   # those of the newest run's nodes, now")
     if again_every_s:
-        yield from _gpus_again(connection, again_every_s)
+        yield from _sampled(connection, again_every_s)
         return
     query = Command("nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits")
     table = connection.run(_where_it_trains(connection, Command("nvidia-smi")), timeout_s=60)
     lines = connection.run(_where_it_trains(connection, query), timeout_s=60).out.strip().splitlines()
     rows = tuple(dict(zip(GPU_QUERY, (v.strip() for v in line.split(",")), strict=False)) for line in lines)
-    yield Gpus(host.name, table.out, rows)
+    yield NvidiaSmiOutput(host.name, table.out, rows)
 
 
 def _where_it_trains(connection: Connection, command: Command) -> Command:
-    """On a cluster: on the nodes of the newest run."""
+    """Return the command as it runs where the GPUs are: on a cluster, on the nodes of the newest run."""
     if not connection.host.trains_elsewhere:
         return command
     run = runs.find(connection)
@@ -45,22 +44,22 @@ def _where_it_trains(connection: Connection, command: Command) -> Command:
     return launchers.of(connection.host).inside(connection, jobs.of_run(runs.paths(connection, run)), command)
 
 
-def _gpus_again(connection: Connection, every_s: float) -> Iterator[GpuSample]:
-    """For ever; a cut link is a sample that says so."""
+def _sampled(connection: Connection, every_s: float) -> Iterator[GpuSampleOutput]:
+    """Sample them for ever; a cut link is a sample that says so."""
     said: list[str] = []
     patience = Patience(said.append, every_s)
-    last = GpuSample(connection.host.name, 0.0, ())
+    last = GpuSampleOutput(connection.host.name, 0.0, ())
     with Newsroom(connection) as newsroom:
         while True:
             try:
-                cards = newsroom.gpus()
+                gpus = newsroom.gpus()
             except LOST as error:
                 pause_s = patience.lost(error)
                 yield replace(last, problem=said[-1])
                 time.sleep(pause_s)
                 continue
             patience.reached()
-            last = GpuSample(connection.host.name, time.time(), cards,
-                             "" if cards else "nvidia-smi says nothing that can be read; inv gpu shows what it says")
+            problem = "" if gpus else "nvidia-smi says nothing that can be read; inv gpu shows what it says"
+            last = GpuSampleOutput(connection.host.name, time.time(), gpus, problem)
             yield last
             time.sleep(every_s)

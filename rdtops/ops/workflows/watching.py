@@ -5,18 +5,20 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from typing import Any
 
 from rdtops.contract.run import RunSpec, RunState, best_of
 from rdtops.errors import HostError, RemoteError, UsageError
 from rdtops.ops import evaluation, jobs, launchers, runs, watch
 from rdtops.ops import why as diagnosing
-from rdtops.ops.evaluation import EvalView
 from rdtops.ops.news import Newsroom, Patience, Question, log_lines
 from rdtops.ops.records import RunRecords
+from rdtops.ops.render.checkpoints import CheckpointRow, CheckpointsOutput
+from rdtops.ops.render.evaluations import EvaluationOutput
+from rdtops.ops.render.journal import EventOutput
+from rdtops.ops.render.runs import LogOutput, RunOutput, RunStatus, StatusOutput
+from rdtops.ops.render.why import WhyOutput
 from rdtops.ops.runs import RunView
-from rdtops.ops.session import Session
-from rdtops.ops.views import CheckpointList, CheckpointRow, HostStatus, Progressed, RunStatus, Text
+from rdtops.ops.session import HostSession
 from rdtops.remote import openssh
 from rdtops.remote.hosts import Host
 from rdtops.remote.words import size_words
@@ -24,24 +26,26 @@ from rdtops.remote.words import size_words
 LONGEST_LOG = 1 << 24  # bytes that `inv logs` shows
 
 
-def status(session: Session, host: Host, *, run_id: str, everything: bool) -> Iterator[HostStatus]:
-    """The run of that id, else all or the newest and those that are running. A host that cannot be asked is a row."""
+def status(session: HostSession, *, run_id: str, everything: bool) -> Iterator[StatusOutput]:
+    """Show the run of that id, else all or the newest and those that are running. A host that cannot be asked is a
+    row."""
+    host = session.host
     try:
-        connection = session.connection(host)
+        connection = session.connect()
         every = runs.list_runs(connection, gpus=True)
         found = ([runs.pick(connection, every, run_id)] if run_id
                  else every if everything else [r for r in every if r is every[-1] or r.state is RunState.RUNNING])
         evaluations = evaluation.list_evaluations(connection, found) if found else []
     except (HostError, RemoteError) as error:
-        yield HostStatus(host.name, problem=error)
+        yield StatusOutput(host.name, problem=error)
         return
-    yield HostStatus(host.name, tuple(
+    yield StatusOutput(host.name, tuple(
         RunStatus(run, tuple(e for e in evaluations if e.run_id == run.run_id)) for run in found))
 
 
-def logs(session: Session, host: Host, *, run_id: str, lines: int, follow: bool, evaluated: bool) -> Iterator[Text]:
-    """`evaluated`: of the run's newest evaluation instead of its training."""
-    connection = session.connection(host)
+def logs(session: HostSession, *, run_id: str, lines: int, follow: bool, evaluated: bool) -> Iterator[LogOutput]:
+    """Show the log of a run's training or, with `evaluated`, of its newest evaluation."""
+    connection = session.connect()
     run = runs.find(connection, run_id)
     log = evaluation.find(connection, run).log if evaluated else str(runs.paths(connection, run).log)
 
@@ -53,40 +57,39 @@ def logs(session: Session, host: Host, *, run_id: str, lines: int, follow: bool,
         if not follow:
             piece = newsroom.news(run.run_id, {path: Question(last_lines=lines, limit=LONGEST_LOG)}).files[path]
             text = b"".join(line.content for line in piece.lines).decode("utf-8", "replace") + piece.rest
-            yield Text(text or f"{run.run_id} has written no log yet\n")
+            yield LogOutput(text or f"{run.run_id} has written no log yet\n")
             return
         for new in log_lines(newsroom, run.run_id, path, last_lines=lines, patience=Patience(session.say),
                              poll_s=watch.POLL_S, ended=ended if evaluated else None):
-            yield Text(new.decode("utf-8", "replace"))
+            yield LogOutput(new.decode("utf-8", "replace"))
 
 
-def why(session: Session, host: Host, *, run_id: str) -> Iterator[diagnosing.Why]:
-    yield diagnosing.ask(session.connection(host), run_id)
+def why(session: HostSession, *, run_id: str) -> Iterator[WhyOutput]:
+    yield WhyOutput(diagnosing.ask(session.connect(), run_id))
 
 
-def checkpoints(session: Session, host: Host, *, run_id: str, verify: bool) -> Iterator[CheckpointList]:
-    connection = session.connection(host)
+def checkpoints(session: HostSession, *, run_id: str, verify: bool) -> Iterator[CheckpointsOutput]:
+    connection = session.connect()
     run = runs.find(connection, run_id)
     watch.catch_up(connection, session.registry, run, session.say)
     whole, unfinished = runs.checkpoints(connection, run)
     if verify and whole:
         session.say(f"reading {size_words(sum(c.size_bytes for c in whole))} there")
     states = runs.digest_states(connection, run, verify=verify)
-    said = RunRecords(host.name, run.run_id).hooks()
+    said = RunRecords(session.host.name, run.run_id).hooks()
     best = best_of(whole)
-    rows = tuple(CheckpointRow(run.run_id, host.name, c, c is whole[-1], c is best,
-                               tuple(r for r in said if r.digest == c.digest), *states.get(c.name, ("unverified", ())))
-                 for c in whole)
+    rows = tuple(CheckpointRow(c, c is whole[-1], c is best, tuple(r for r in said if r.digest == c.digest),
+                               *states.get(c.name, ("unverified", ()))) for c in whole)
     others = tuple((name, "; ".join(states[name][1]) if name in states else "not one of ours") for name in unfinished)
-    yield CheckpointList(run, rows, others)
+    yield CheckpointsOutput(run, rows, others)
 
 
-def attach(session: Session, host: Host, *, run_id: str) -> Iterator[Text]:
+def attach(session: HostSession, *, run_id: str) -> Iterator[LogOutput]:
     """Hand the terminal to OpenSSH, which draws it better than we would."""
-    connection = session.connection(host)
+    host, connection = session.host, session.connect()
     run = runs.find(connection, run_id)
     spec = _spec(run, host)
-    yield Text(f"attached to {run.run_id}; leave with Ctrl-b d (the training does not need this window)\n")
+    yield LogOutput(f"attached to {run.run_id}; leave with Ctrl-b d (the training does not need this window)\n")
     line = launchers.of(host).attach_line(jobs.of_run(spec.paths, spec))
     with tempfile.NamedTemporaryFile("w", prefix="rdtops-", suffix=".ssh_config") as config:
         config.write(openssh.config_text(host))
@@ -94,22 +97,23 @@ def attach(session: Session, host: Host, *, run_id: str) -> Iterator[Text]:
         subprocess.run(["ssh", "-F", config.name, "-t", openssh.destination(host), line], check=False)
 
 
-def stop(session: Session, host: Host, *, run_id: str, grace_s: float, evaluated: bool) -> Iterator[RunView | EvalView]:
-    connection = session.connection(host)
+def stop(session: HostSession, *, run_id: str, grace_s: float,
+         evaluated: bool) -> Iterator[RunOutput | EvaluationOutput]:
+    connection = session.connect()
     run = runs.find(connection, run_id)
     if evaluated:
         view = evaluation.find(connection, run)
         evaluation.stop(connection, view)
-        yield evaluation.find(connection, run, view.name)
+        yield EvaluationOutput(evaluation.find(connection, run, view.name))
         return
     if run.state is RunState.RUNNING:
         session.say(f"asking {run.run_id} to save and stop (up to {grace_s:.0f} s)")
     runs.stop(connection, run, grace_s)
-    yield runs.find(connection, run.run_id)
+    yield RunOutput(runs.find(connection, run.run_id))
 
 
-def follow_run(session: Session, host: Host, *, run_id: str) -> Iterator[Any]:
-    connection = session.connection(host)
+def follow_run(session: HostSession, *, run_id: str) -> Iterator[EventOutput | RunOutput]:
+    connection = session.connect()
     run = runs.find(connection, run_id)
     steps = run.spec.train.max_steps if run.spec else 0
     shown_s = 0.0
@@ -118,8 +122,8 @@ def follow_run(session: Session, host: Host, *, run_id: str) -> Iterator[Any]:
             if event.time_s - shown_s < 1 and event.data.get("step") != steps:
                 continue
             shown_s = event.time_s
-        yield Progressed(event, steps, tuple(said))
-    yield runs.find(connection, run.run_id)
+        yield EventOutput(event, steps, tuple(said))
+    yield RunOutput(runs.find(connection, run.run_id))
 
 
 def _spec(run: RunView, host: Host) -> RunSpec:
