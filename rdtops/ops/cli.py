@@ -101,23 +101,24 @@ def has_dashboard() -> bool:
 
 
 def request(preset: str, settings: list[str] | None, from_scratch: bool = False) -> Wish:
-    """What the command line asks for, beside the host."""
+    """Return what the command line asks for, beside the host."""
     from rdtops.ops.plan import Wish
 
     return Wish(preset, tuple(settings or ()), from_scratch)
 
 
 def accept_key(yes: bool) -> Callable[[SeenKey], bool]:
-    """Asks the person at the terminal; `yes` answers for them, and no terminal means no."""
+    """Ask the person at the terminal; `yes` answers for them, and no terminal means no."""
     def accept(seen: SeenKey) -> bool:
-        changed = "CHANGED. Only say yes when you know why. " if seen.state == "changed" else ""
-        say(f"{seen.hop.name} ({seen.hop.where}) shows {seen.kind} {seen.fingerprint}. {changed}")
+        say(f"{seen.hop.name} ({seen.hop.where}): {seen.kind} key fingerprint is {seen.fingerprint}.")
+        if seen.state == "changed":
+            say("REMOTE HOST IDENTIFICATION HAS CHANGED. Accept it only when you know why.")
         if yes:
             return True
         if not sys.stdin.isatty():
-            say("compare it with what its administrator says, then: inv trust --yes")
+            say("Compare it with the fingerprint that its administrator gives, then: inv trust --yes")
             return False
-        return ask_person(f"record it in {seen.hop.known_hosts}? [y/N]", echo=True).strip().lower() in ("y", "yes")
+        return ask_person(f"Add it to {seen.hop.known_hosts}? [y/N]", echo=True).strip().lower() in ("y", "yes")
 
     return accept
 
@@ -130,8 +131,8 @@ class _Failures(Exception):  # it carries several errors to the one place that s
 
 @contextmanager
 def _on_screen(as_json: bool = False, *, live: bool = False) -> Iterator[Screen]:
-    """The screen of this command line. An error of ours becomes a message, a remedy and an exit code; every other one
-    stays a traceback."""
+    """Yield the screen of this command line. An error of ours becomes a message, a remedy and an exit code; every other
+    one stays a traceback."""
     screen = _shared_screen()
     screen.as_json = as_json
     try:
@@ -159,7 +160,7 @@ def _fail(screen: Screen, errors: list[RdtopsError]) -> NoReturn:
 
 
 def _shared_screen() -> Screen:
-    """One screen and one session for the whole chain of tasks."""
+    """Return the one screen, and with it the one session, of the whole chain of tasks."""
     global _screen  # noqa: PLW0603  # invoke calls task after task; this is what they share
     if _screen is None:
         _screen = Screen()
@@ -170,7 +171,7 @@ def _shared_screen() -> Screen:
 
 def _side_by_side(screen: Screen, hosts: list[HostSession], start: Callable[[HostSession], Iterable[Output]], *,
                   live: bool) -> int:
-    """Each host in its own thread; a host that fails does not keep the others from ending. Returns the worst code."""
+    """Run each host in its own thread; one that fails does not stop the others. Returns the worst exit code."""
     codes = []
 
     def outputs_of(host: HostSession) -> list[Output]:

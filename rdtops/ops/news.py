@@ -209,7 +209,7 @@ class Patience:
 
     def reached(self) -> None:
         if self._lost_s:
-            self._say(f"reached again after {time.monotonic() - self._lost_s:.0f} s; nothing is left out")
+            self._say(f"Reconnected after {time.monotonic() - self._lost_s:.0f} s; no events were missed.")
         self._lost_s, self._pause_s = 0.0, self._first_s
 
 

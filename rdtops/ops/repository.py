@@ -120,7 +120,7 @@ def lab_up(say: Say, backend: str = "auto") -> Iterator[Summary]:
 
 def lab_down(say: Say) -> Iterator[Output]:
     ended = lab().down()
-    say(f"the lab is down, {ended} processes ended" if ended else "the lab was down already")
+    say(f"the lab is down, {ended} processes stopped" if ended else "the lab is already down")
     yield from ()
 
 
@@ -186,7 +186,7 @@ def _system_programs(say: Say) -> None:
     except LabError as error:
         if os.environ.get("CI") == "true":  # there the real ones are what is to be tested
             raise
-        say(f"{error.message}; to have them: {error.remedy}\ngoing on with asyncssh and setsid in their place")
+        say(f"{error.message}; to install them: {error.remedy}\ncontinuing with asyncssh and setsid instead")
 
 
 def _cluster_programs(say: Say) -> None:
@@ -196,7 +196,7 @@ def _cluster_programs(say: Say) -> None:
     except LabError as error:
         if os.environ.get("CI") == "true":
             raise
-        say(f"{error.message}: the tests with a cluster are skipped; to have them: {error.remedy}")
+        say(f"{error.message}: the tests with a cluster are skipped; to run them: {error.remedy}")
 
 
 def _inv(line: str) -> str:
@@ -208,8 +208,8 @@ def _inv(line: str) -> str:
     words = [sys.executable, "-m", "invoke", *line.split()]
     done = subprocess.run(words, cwd=ROOT, stdout=quiet, stderr=quiet, text=True, check=False)
     if done.returncode:
-        raise StepFailed(f"`inv {line}` ended with exit {done.returncode}; what it said stands above",
-                         remedy=f"inv {line}   # once it is mended; then inv demo")
+        raise StepFailed(f"`inv {line}` failed with exit {done.returncode}; its output is above",
+                         remedy=f"inv {line}   # once it is fixed; then inv demo")
     return done.stdout or ""
 
 

@@ -102,7 +102,7 @@ def test_a_run_is_seen_with_its_curve_its_split_and_its_checkpoints_while_plugin
         assert "90 s to go" in text(app, "Head")
         curve = text(app, "LossPanel")
         assert any("\u2801" <= letter <= "\u28ff" for letter in curve)
-        assert "held out 0.0625" in app.query_one("LossPanel").border_subtitle
+        assert "validation 0.0625" in app.query_one("LossPanel").border_subtitle
         assert "backward" in text(app, "SplitPanel")
         assert "0.400 s 40 %" in text(app, "SplitPanel")
         assert "checkpoint step_000020" in text(app, "#event-lines")

@@ -141,7 +141,7 @@ def test_nothing_that_we_make_may_be_written_by_others_whatever_the_umask_there(
 
 def test_typed_again_with_its_check_it_is_the_same_training(inv, run_id, workspace):
     again = inv.good(f"check {TRAIN}")
-    assert f"running already: {run_id} on lab is this very training" in " ".join(again.out.split())
+    assert f"running already: {run_id} on lab is the same training" in " ".join(again.out.split())
     assert names(workspace) == [run_id]
 
 

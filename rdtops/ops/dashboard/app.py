@@ -160,7 +160,7 @@ class Dashboard(App[None]):
 
     def on_mount(self) -> None:
         self.query_one("#aside").border_title = "log"
-        self.query_one("#checkpoints", Cells).add_columns("", "step", "size", "held-out loss", "digest", "plugins")
+        self.query_one("#checkpoints", Cells).add_columns("", "step", "size", "validation loss", "digest", "plugins")
         self.query_one("#run-rows", Cells).add_columns("", "host", "run", "state", "step", "loss", "to go")
         for key in self.chosen:
             self._follow(key)

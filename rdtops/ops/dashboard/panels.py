@@ -70,25 +70,25 @@ class Head(Static):
 
 def _link(known: Known) -> Text:
     if known.again_in_s:
-        return styled("[yellow]◌ no link, trying again in {} s[/]", f"{known.again_in_s:.0f}")
+        return styled("[yellow]◌ disconnected, trying again in {} s[/]", f"{known.again_in_s:.0f}")
     if known.problem:
-        return styled("[red]✗ given up: see events[/]")
+        return styled("[red]✗ stopped: see events[/]")
     if known.run.state.ended:
         return styled("[dim]■ ended[/]")
     return styled("[green]● live[/]" if known.news else "[dim]◌ connecting[/]")
 
 
 class LossPanel(Static):
-    """The loss of each told step, and of the held-out samples."""
+    """The loss of each recorded step, and the validation loss."""
 
     logarithmic: bool | None = None
 
     def show(self, known: Known) -> None:
         story = known.story
         self.border_title = f"loss {known.run.loss:.4f}" if known.run.loss is not None else "loss"
-        self.border_subtitle = f"held out {story.heldout[-1][1]:.4f}" if story.heldout else ""
+        self.border_subtitle = f"validation {story.heldout[-1][1]:.4f}" if story.heldout else ""
         curves = [Curve("loss", story.loss, "bright_black"), Curve("mean", smoothed(story.loss), "bold cyan"),
-                  Curve("held out", story.heldout, "bold yellow")]
+                  Curve("validation", story.heldout, "bold yellow")]
         self.update(plot(curves, self.size.width, self.size.height, logarithmic=self.logarithmic))
 
 

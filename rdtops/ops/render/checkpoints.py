@@ -16,7 +16,7 @@ from rdtops.ops.render.words import heldout_words, size, stacked, table_of
 from rdtops.ops.runs import RunView
 from rdtops.ops.terminal import styled
 
-STATES = {"verified": styled("[green]verified[/]"), "unverified": styled("[dim]only sizes looked at[/]"),
+STATES = {"verified": styled("[green]verified[/]"), "unverified": styled("[dim]sizes only[/]"),
           "damaged": styled("[bold red]damaged[/]")}
 
 
@@ -32,7 +32,7 @@ class CheckpointRow:
 
 @dataclass(frozen=True)
 class CheckpointsOutput(Output):
-    """The checkpoints of a run. `others`: what is no whole checkpoint, and why."""
+    """The checkpoints of a run. `others`: what is not a complete checkpoint, and why."""
 
     run: RunView
     rows: tuple[CheckpointRow, ...]
@@ -44,7 +44,7 @@ class CheckpointsOutput(Output):
 
     def __rich__(self) -> RenderableType:
         table = table_of(f"checkpoints of {self.run.run_id} on {self.run.host}", "", "step", "name", "size",
-                         "held-out loss", "files", "digest", "plugins")
+                         "validation loss", "files", "digest", "plugins")
         for row in self.rows:
             said = stacked(*(recorded(r) for r in row.records if r.value or r.error))
             marks = ", ".join(word for word, holds in (("best", row.best), ("latest", row.latest)) if holds)
@@ -60,7 +60,7 @@ class CheckpointsOutput(Output):
 
 
 def _notes(output: CheckpointsOutput) -> list[Text]:
-    """What is wrong, and what one would type next."""
+    """Return what is wrong, and the next command."""
     run = f"--host {output.run.host} --run {output.run.run_id}"
     lines = [styled("[bold red]{}: {}[/]", row.checkpoint.name, "; ".join(row.wrong)) for row in output.rows
              if row.wrong]
@@ -69,11 +69,11 @@ def _notes(output: CheckpointsOutput) -> list[Text]:
         good = [row for row in output.rows if not row.wrong]
         lines.append(styled("[bold]-> {}[/]", _without_damage(good, run)))
     elif any(row.state == "unverified" for row in output.rows):
-        lines.append(styled("[dim]inv checkpoints --verify {}   # reads every byte there[/]", run))
+        lines.append(styled("[dim]inv checkpoints --verify {}   # reads every byte on the host[/]", run))
     return lines
 
 
 def _without_damage(good: list[CheckpointRow], run: str) -> str:
     if not good:
-        return f"inv logs {run}   # none is left that is whole"
-    return f"inv fetch-results {run} --checkpoint {good[-1].checkpoint.step}   # the newest that is whole"
+        return f"inv logs {run}   # no complete checkpoint is left"
+    return f"inv fetch-results {run} --checkpoint {good[-1].checkpoint.step}   # the newest complete one"

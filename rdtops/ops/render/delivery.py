@@ -46,9 +46,9 @@ def _cells(delivery: Delivery, dry_run: bool) -> tuple[str, str, str, Text]:
     moved = [i for i in delivery.plan.items if i.action in ("send", "resume")]
     copied = sum(i.action == "copy" for i in delivery.plan.items)
     if not note and not moved:
-        note = "all there already, verified by MD5\n" if not copied else ""
+        note = "up to date, verified by MD5\n" if not copied else ""
     if copied:
-        note += f"{copied} files taken over from the release before, on the host\n"
+        note += f"{copied} files copied on the host from the previous release\n"
     sent_bytes = delivery.outcome.sent_bytes if delivery.outcome and not dry_run else delivery.plan.bytes_to_send
     return str(len(delivery.plan.items)), str(len(moved)), size(sent_bytes), styled(
         "{}[dim]{}[/]", note, delivery.target)

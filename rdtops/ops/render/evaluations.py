@@ -1,4 +1,4 @@
-"""Evaluations: how far they are and what they found."""
+"""Evaluations: their progress and their results."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class EvaluationOutput(Output):
             parts += [styled("[yellow]note:[/] {}", note) for note in fields.words(it.report.get("notes"))]
         if it.state in (RunState.FAILED, RunState.LOST):
             parts.append(styled("  [red]{}[/]  {}\n"
-                                "  [bold]-> the same inv eval goes on where it ended; inv logs --eval --host {}[/]",
+                                "  [bold]-> the same inv eval resumes it; inv logs --eval --host {}[/]",
                                 exit_words(it.exit_code), last_lines(it.log_tail, "  "), it.host))
         return Group(*parts, styled("[dim]{}:{}[/]", it.host, it.folder))
 

@@ -22,7 +22,7 @@ class ReplayOutput(Output):
     def __rich__(self) -> RenderableType:
         found = self.replayed.values
         table = table_of(f"step {found['step']} of {found['run_id']} on {self.replayed.host}, with the weights of "
-                         f"{found['weights']}", "number", "rank", "loss", "noise time", "file", "episode",
+                         f"{found['weights']}", "number", "rank", "loss", "timestep", "file", "episode",
                          "observation")
         for s in found["samples"]:
             table.add_row(str(s["number"]), str(s["rank"]), f"{s['loss']:.6f}", str(s["timestep"]), str(s["file"]),
@@ -40,7 +40,7 @@ def _recorded_loss(found: Mapping[str, Any]) -> str:
         return "nothing about this step"
     of = ("" if recorded["first_step"] == recorded["last_step"]
           else f", the mean of the steps {recorded['first_step']} to {recorded['last_step']}")
-    other = f"; not comparable, these weights have learnt up to step {found['weights_step']}"
+    other = f"; not comparable, these weights were trained up to step {found['weights_step']}"
     return f"{recorded['loss']!r}{of}{'' if found['is_exact'] else other}"
 
 
@@ -53,7 +53,7 @@ class NormfitOutput(Output):
         losses = {norm: f"loss {loss:.6f}" for norm, loss in found["loss"].items()}
         margin = (f"{found['margin']:.6f} +- {found['standard_error']:.6f} over {found['samples']} samples, "
                   f"{found['certainty']:.1f} standard errors")
-        verdict = (styled("[yellow]these samples cannot tell; --samples takes more[/]") if not found["winner"]
+        verdict = (styled("[yellow]not enough samples to decide; give more with --samples[/]") if not found["winner"]
                    else styled("[green]config.json says {}, as it should[/]", found["stated"])
                    if found["winner"] == found["stated"]
                    else styled('[bold red]config.json says {}: set "norm": "{}" in it[/]', found["stated"],

@@ -25,7 +25,7 @@ class PluginOutput(Output):
 
     def __rich__(self) -> RenderableType:
         row, plugin = self.row, self.row.plugin
-        state = ("[dim]left out[/]" if plugin.disabled else "[bold red]broken[/]  " if plugin.problem
+        state = ("[dim]disabled[/]" if plugin.disabled else "[bold red]broken[/]  " if plugin.problem
                  else "[green]loaded[/]  " if row.passed else "[bold red]loaded[/]  ")
         lines = [styled(state + " [bold]{}[/] {}  {}", plugin.name, plugin.version, plugin.summary),
                  *(styled("[bold red]{}[/]", problem) for problem in row.problems), styled("[dim]{}[/]", plugin.source)]

@@ -25,7 +25,7 @@ from rdtops.ops.training import Launched
 
 @dataclass(frozen=True)
 class LogOutput(Output):
-    """Lines of the host, passed on as they are."""
+    """Lines of the host, printed as they are."""
 
     text: str
 
@@ -68,11 +68,11 @@ class LaunchOutput(Output):
     def __rich__(self) -> RenderableType:
         it = self.launched
         how = f"resumed from {it.resumed_from}" if it.resumed_from else "started"
-        said = (styled("[green]{}[/] [bold]{}[/] on {}, {}: it goes on without this laptop", how, it.run_id, it.host,
+        said = (styled("[green]{}[/] [bold]{}[/] on {}, {}: it continues without this laptop", how, it.run_id, it.host,
                        start_words(it.launcher))
                 if it.is_new else
-                styled("[green]running already[/]: [bold]{}[/] on {} is this very training, so no other was started "
-                       "(inv train --again does)", it.run_id, it.host))
+                styled("[green]running already[/]: [bold]{}[/] on {} is the same training, so no second one was "
+                       "started (inv train --again starts one)", it.run_id, it.host))
         return stacked(said, *([styled("  [dim]{}[/]", it.note)] if it.note else []),
                        styled("  follow it:  inv watch --host {}", it.host),
                        styled("  get it:     inv fetch-results --host {}", it.host),
@@ -107,7 +107,7 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class StatusOutput(Output):
-    """The runs of a host, or why it cannot be asked."""
+    """The runs of a host, or why its status is not known."""
 
     host: str
     runs: tuple[RunStatus, ...] = ()
@@ -122,7 +122,7 @@ class StatusOutput(Output):
     def __rich__(self) -> RenderableType:
         if self.problem:
             remedy = [styled("  [bold]-> {}[/]", self.problem.remedy)] if self.problem.remedy else []
-            return stacked(styled("[bold]{}[/]  [bold red]cannot be asked:[/] {}", self.host, self.problem.message),
+            return stacked(styled("[bold]{}[/]  [bold red]no status:[/] {}", self.host, self.problem.message),
                            *remedy)
         if not self.runs:
             return stacked(styled("[bold]{}[/]  [dim]no run yet[/]", self.host),
@@ -154,9 +154,9 @@ def _numbers(run: RunView) -> list[str]:
 
 
 def _details(run: RunView) -> list[Text]:
-    """What stands below a run: its checkpoint, its GPUs, its last sign; of one that went wrong its last words."""
+    """Describe a run below its line: checkpoint, GPUs, last event; of one that failed the end of its log."""
     saved = f"{run.last_checkpoint}, {_ago(run.last_checkpoint_s)}" if run.last_checkpoint else ""
-    facts = [saved, gpus_words(run.gpus), f"last sign {_ago(run.last_event_s)}" if run.last_event_s else ""]
+    facts = [saved, gpus_words(run.gpus), f"last event {_ago(run.last_event_s)}" if run.last_event_s else ""]
     lines = [styled("            [dim]{}[/]", "   ".join(f for f in facts if f))] if any(facts) else []
     lines += [styled("            [yellow]cannot be read:[/] {}", run.problem)] if run.problem else []
     lines += [styled("            {}", words) for words in job_lines(run.job)]

@@ -61,7 +61,7 @@ def _facts(run: RunFolder) -> dict[str, str]:
     story = run.story
     return {"step": f"{run.last_step:,} of {run.max_steps:,}" if run.max_steps else f"{run.last_step:,}",
             "loss, mean of the last": f"{smoothed(story.loss)[-1][1]:.5f}" if story.loss else "",
-            "held-out loss, best": heldout_words(min(loss for _, loss in story.heldout)) if story.heldout else "",
+            "validation loss, best": heldout_words(min(loss for _, loss in story.heldout)) if story.heldout else "",
             "samples/s": f"{story.speed[-1][1]:.1f}" if story.speed else "",
             "from first to last sign": duration(run.trained_s) if run.trained_s else "",
             "checkpoints kept": str(len(story.checkpoints))}
@@ -78,9 +78,9 @@ def _failure(run: RunFolder) -> str:
 
 def _curves(story: Story) -> dict[str, Markup]:
     marks = [(c.step, f"{c.name}, {size(c.size_bytes)}") for c in story.checkpoints.values()]
-    return {"loss": curves([Line("each told step", story.loss, "raw"),
+    return {"loss": curves([Line("each recorded step", story.loss, "raw"),
                             Line("running mean", smoothed(story.loss), "loss"),
-                            Line("held-out samples", story.heldout, "heldout", dots=True)], marks=marks, unit="loss"),
+                            Line("validation", story.heldout, "heldout", dots=True)], marks=marks, unit="loss"),
             "speed": curves([Line("samples/s", story.speed, "speed")], unit="samples/s"),
             "learning_rate": curves([Line("learning rate", story.learning_rate, "loss")], unit="learning rate")}
 

@@ -38,7 +38,7 @@ def replay(session: HostSession, *, run_id: str, step: int, checkpoint: str, dev
 
 def normfit(session: HostSession, *, request: Wish, samples: int) -> Iterator[NormfitOutput]:
     prepared = session.prepare(request)
-    session.say(f"asking {samples} samples under each norm")
+    session.say(f"computing the loss of {samples} samples under each norm")
     yield NormfitOutput(inquiry.normfit(session.connect(), prepared.spec, samples))
 
 

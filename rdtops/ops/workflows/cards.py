@@ -39,7 +39,7 @@ def _where_it_trains(connection: Connection, command: Command) -> Command:
         return command
     run = runs.find(connection)
     if run.state is not RunState.RUNNING:
-        raise RunError(f"{run.host}: {run.run_id} is {run.state.value}, so it has no nodes to look at",
+        raise RunError(f"{run.host}: {run.run_id} is {run.state.value}, so it has no nodes",
                        remedy=f"inv status --host {run.host}")
     return launchers.of(connection.host).inside(connection, jobs.of_run(runs.paths(connection, run)), command)
 
@@ -59,7 +59,7 @@ def _sampled(connection: Connection, every_s: float) -> Iterator[GpuSampleOutput
                 time.sleep(pause_s)
                 continue
             patience.reached()
-            problem = "" if gpus else "nvidia-smi says nothing that can be read; inv gpu shows what it says"
+            problem = "" if gpus else "cannot parse the output of nvidia-smi; inv gpu prints it"
             last = GpuSampleOutput(connection.host.name, time.time(), gpus, problem)
             yield last
             time.sleep(every_s)

@@ -28,7 +28,7 @@ def fetch_results(session: HostSession, *, run_id: str, which: str, into: str) -
         except DiskFull:  # the next one would not fit either
             raise
         except (RemoteError, RunError, TransferError) as error:
-            session.say(f"{error.message}; going on with the next run")
+            session.say(f"{error.message}; continuing with the next run")
             failed.append(run.run_id)
     if failed:
         host = session.host

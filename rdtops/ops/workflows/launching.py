@@ -104,7 +104,7 @@ def _keep_checks(session: HostSession, connection: Connection, paths: RunPaths, 
     try:
         runs.write_file(connection, paths.checks, json.dumps(findings.to_json(), ensure_ascii=False))
     except (HostError, RemoteError) as error:
-        session.say(f"what the checks found could not be kept there: {error.message}")
+        session.say(f"the check results could not be saved on the host: {error.message}")
 
 
 def evaluate(session: HostSession, *, run_id: str, which: str, request: Wish, protocol: Protocol, processes: int,
@@ -120,7 +120,7 @@ def evaluate(session: HostSession, *, run_id: str, which: str, request: Wish, pr
         return
     found = evaluation.existing(connection, spec)
     if found and found.state is RunState.FINISHED:
-        session.say(f"{spec.name} was done before; here is what it found")
+        session.say(f"{spec.name} is finished already; these are its results")
     elif found and found.state is RunState.RUNNING:
         session.say(f"{spec.name} is running")
     else:
@@ -144,5 +144,5 @@ def _follow_evaluation(session: HostSession, run_id: str, name: str) -> Iterator
 
 def _evaluated(session: HostSession, run: RunView) -> RunSpec:
     if run.state is RunState.RUNNING:
-        session.say(f"{run.run_id} is still training: the evaluation shares its GPUs; --device cpu keeps off them")
+        session.say(f"{run.run_id} is still training: the evaluation shares its GPUs; --device cpu avoids that")
     return _spec(run, session.host)

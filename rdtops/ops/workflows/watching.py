@@ -1,4 +1,4 @@
-"""What becomes of a run, and what it is told."""
+"""Status, logs and checkpoints of a run; attaching to it, stopping it, following it."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def checkpoints(session: HostSession, *, run_id: str, verify: bool) -> Iterator[
     watch.catch_up(connection, session.registry, run, session.say)
     whole, unfinished = runs.checkpoints(connection, run)
     if verify and whole:
-        session.say(f"reading {size_words(sum(c.size_bytes for c in whole))} there")
+        session.say(f"reading {size_words(sum(c.size_bytes for c in whole))} on the host")
     states = runs.digest_states(connection, run, verify=verify)
     said = RunRecords(session.host.name, run.run_id).hooks()
     best = best_of(whole)
     rows = tuple(CheckpointRow(c, c is whole[-1], c is best, tuple(r for r in said if r.digest == c.digest),
                                *states.get(c.name, ("unverified", ()))) for c in whole)
-    others = tuple((name, "; ".join(states[name][1]) if name in states else "not one of ours") for name in unfinished)
+    others = tuple((name, "; ".join(states[name][1]) if name in states else "not a checkpoint") for name in unfinished)
     yield CheckpointsOutput(run, rows, others)
 
 
