@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 
 class StepFailed(RdtopsError):
-    """A command that we started ended badly; it has said why itself."""
+    """A command that we started failed, and has printed why."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Drilled(Output):
 
 
 def lab() -> Lab:
-    """The lab of this checkout, with the ports that hosts.toml names."""
+    """Return the lab of this checkout, with the ports that hosts.toml names."""
     return Lab(ROOT / ".lab")
 
 
@@ -129,7 +129,7 @@ def lab_status() -> Iterator[LabServerOutput]:
 
 
 def make_tiny_assets(say: Say) -> None:
-    """The tiny encoders and weights of the preset `tiny`, made here with transformers; nothing is downloaded."""
+    """Make the tiny encoders and weights of the preset `tiny` with transformers; nothing is downloaded."""
     folder = ROOT / ".lab" / "assets"
     if all((folder / name / "config.json").exists() for name in ("rdt-tiny", "t5-tiny", "siglip-tiny")):
         return
@@ -145,7 +145,7 @@ def make_tiny_assets(say: Say) -> None:
 
 
 def demo(say: Say) -> Iterator[Output]:
-    """The user's own lines, typed for them. Everything in it is real but the size."""
+    """Run the commands that a user would type. Everything in it is real but the size."""
     begun = time.monotonic()
     _system_programs(say)
     for line in ("lab.up", f"deploy check train --host {LAB_HOST}", f"watch --plain --host {LAB_HOST}",
@@ -190,7 +190,7 @@ def _system_programs(say: Say) -> None:
 
 
 def _cluster_programs(say: Say) -> None:
-    """Install Slurm where we may, else say that the tests with a cluster are left out."""
+    """Install Slurm where we may, else say that the tests with a cluster are skipped."""
     try:
         packages.install_missing(say, packages.CLUSTER)
     except LabError as error:
@@ -220,7 +220,7 @@ def _run(words: list[str], failure: str) -> None:
 
 
 def _short(path: str | os.PathLike[str]) -> str:
-    """A path as a person would type it from here."""
+    """Return a path as a person would type it from here."""
     try:
         return str(Path(path).resolve().relative_to(Path.cwd()))
     except ValueError:

@@ -42,7 +42,7 @@ class Screen:
         self._last_line: dict[tuple[str, str], float] = {}
 
     def show_each(self, outputs: Iterable[Output]) -> int:
-        """Show each as it comes. Returns the worst exit code of them."""
+        """Show each as it comes; return the worst exit code."""
         code = 0
         for output in outputs:
             self.show(output)
@@ -62,7 +62,7 @@ class Screen:
             self.out.print(output, crop=False)  # a log line is longer than a screen is wide
 
     def _show_in_place(self, output: LiveOutput) -> None:
-        """On a terminal where the one before it was; in a pipe as lines below it."""
+        """Replace what is in its place on a terminal; in a pipe print lines."""
         from rich.console import Group
         from rich.live import Live
 
@@ -77,7 +77,7 @@ class Screen:
             self._live.update(Group(*(self._placed[name] for name in sorted(self._placed))), refresh=True)
 
     def show_rest(self) -> None:
-        """Of a task that ended in an error, as JSON: what came before is not lost with it."""
+        """Print the JSON rows that came before an error: they are not lost with it."""
         if self._rows:
             self.finish(0)
 
@@ -114,7 +114,7 @@ class Screen:
         self.err.print(text, style="dim")
 
     def _moved(self, host: str, what: str, done: Progress) -> None:
-        """A bar on a terminal; elsewhere a line now and then."""
+        """Show a bar on a terminal, elsewhere a line every 5 seconds."""
         if not done.bytes_total:
             return
         if self.err.is_terminal:
@@ -140,17 +140,17 @@ class Screen:
 
 
 def ask_person(question: str, echo: bool) -> str:
-    """What the person at the terminal answers; a secret is not shown while it is typed."""
+    """Return what the person at the terminal answers; without `echo` it is not shown while it is typed."""
     import getpass
 
     return (input if echo else getpass.getpass)(f"{printable(question)} ")
 
 
 def say(text: str) -> None:
-    """A line for people, on stderr, so that stdout stays what was asked for."""
+    """Print a line for people on stderr: stdout has only what was asked for."""
     print(printable(text), file=sys.stderr, flush=True)
 
 
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Of a bug of ours: Python's own would pass on as it is what the error quotes."""
+    """Print the traceback of a bug, escaped: Python's own hook prints whatever the error quotes."""
     say("".join(traceback.format_exception(kind, error, trace)).removesuffix("\n"))

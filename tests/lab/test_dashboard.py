@@ -133,7 +133,7 @@ def test_news_that_come_while_it_is_closed_draw_nothing(laptop, two):
         await until(lambda: "● live" in text(app, "Head"))
 
     app = driven(["lab"], drive)
-    app.on_dashboard_came(app.Came(Update(*app.current)))  # its panels are gone
+    app.on_dashboard_updated(app.Updated(Update(*app.current)))  # its panels are gone
 
 
 def test_runs_of_several_hosts_are_chosen_by_keys_and_in_the_list(laptop, lab, two):

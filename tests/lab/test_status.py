@@ -1,6 +1,7 @@
 """inv status: every run of every host side by side, with what each uses, and a host that cannot be reached as a row."""
 
 import re
+import signal
 
 import pytest
 
@@ -80,3 +81,19 @@ def test_gpus_are_watched_through_a_cut_link_and_in_a_pipe_each_is_a_line(inv, l
         watching.kill()
         watching.communicate()
         lab.up()
+
+
+def test_an_interrupted_follower_says_that_the_run_continues(inv, lab):
+    with Alive(lab, "lab", "20980101-000000-kept-0005") as kept:
+        kept.journal.append("step", step=1, loss=0.5)
+        following = inv.started(f"watch --plain --host lab --run {kept.run_id}")
+        try:
+            assert "connecting to lab" in following.stderr.readline()
+            assert following.stdout.readline()
+            following.send_signal(signal.SIGINT)
+            _, err = following.communicate(timeout=30)
+        finally:
+            following.kill()
+        assert following.returncode == 130
+        assert "Detached. The run continues on the host." in err
+        assert "running" in inv.good(f"status --host lab --run {kept.run_id}").out

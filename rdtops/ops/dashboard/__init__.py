@@ -20,7 +20,7 @@ def is_installed() -> bool:
 
 def of_hosts(hosts: Sequence[HostSession], run_id: str) -> Dashboard:
     """Make a dashboard that follows on each host the run of that id, else the newest. A host that cannot be asked is
-    left out, and said; raises what keeps us from it when none is left."""
+    skipped with a message; raises the first error when none is left."""
     from rdtops.ops.dashboard.app import Choice, Dashboard
 
     choices, chosen, problems = [], [], []

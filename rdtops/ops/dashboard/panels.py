@@ -36,7 +36,7 @@ class Known:
     problem: str = ""
     again_in_s: float = 0.0
 
-    def learn(self, update: Update) -> None:
+    def apply(self, update: Update) -> None:
         self.problem, self.again_in_s = update.problem, update.again_in_s
         if update.news:
             self.news, self.run = update.news, update.news.run
@@ -111,7 +111,7 @@ class SplitPanel(Static):
 
 
 class GpuPanel(Static):
-    """The GPUs of the run; of a run that uses none those of its host."""
+    """The GPUs of the run, or those of its host when the run uses none."""
 
     def show(self, known: Known) -> None:
         own = known.run.gpus

@@ -61,7 +61,7 @@ class GpuSampleOutput(LiveOutput):
         return Group(head, *problem, *([table] if self.gpus else []))
 
     def lines(self) -> Iterator[str]:
-        """A line for each GPU, or one that says why there is none."""
+        """Yield a line for each GPU, or one that says why there is none."""
         if self.problem:
             yield f"{clock(time.time())}  {self.host}  {self.problem}"
             return
@@ -74,7 +74,7 @@ class GpuSampleOutput(LiveOutput):
 
 
 def load_bar(percent: float | None, from_percent: float, cells: int) -> Text:
-    """A bar with its number, yellow up to `from_percent` and green above: an idle GPU is what one looks for."""
+    """Draw a bar with its number, yellow up to `from_percent` and green above: an idle GPU is what one looks for."""
     if percent is None:
         return Text("?")
     full = round(cells * min(percent, 100) / 100)

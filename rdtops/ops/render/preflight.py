@@ -40,7 +40,7 @@ class CheckOutput(Output):
 
 
 def _by_group(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResult]]]:
-    """Groups in the order in which they first come."""
+    """Return the groups in the order in which they first come."""
     found: dict[str, list[CheckResult]] = {}
     for result in results:
         found.setdefault(result.group or result.source or "rdtops", []).append(result)
@@ -48,7 +48,7 @@ def _by_group(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResul
 
 
 def _finding(result: CheckResult) -> Text:
-    """What is wrong has what was seen and what to type below it."""
+    """Return the finding; a problem has its evidence and the next command below it."""
     if result.status not in (Status.WARN, Status.FAIL):
         return styled("[dim]{}[/]", result.summary)
     below = (("{}", result.summary), ("[dim]{}[/]", result.evidence), ("[bold]-> {}[/]", result.remedy))
@@ -56,7 +56,7 @@ def _finding(result: CheckResult) -> Text:
 
 
 def _verdict(report: Report) -> Text:
-    """The last line, since a long table has scrolled by."""
+    """Return the last line, since a long table has scrolled by."""
     named = {status: ", ".join(r.name for r in report.results if r.status is status)
              for status in (Status.FAIL, Status.WARN)}
     verdict = "[green]ready to train[/]" if report.passed else "[bold red]not ready[/]"

@@ -60,7 +60,7 @@ def exit_words(code: int | None) -> str:
 
 
 def start_words(launcher: str) -> str:
-    """How something was started: `detached in tmux`, `handed to Slurm, job 12`."""
+    """Return how something was started: `detached in tmux`, `handed to Slurm, job 12`."""
     return f"{'detached in' if launcher in ('tmux', 'setsid') else 'handed to'} {launcher}"
 
 
@@ -69,12 +69,13 @@ def state_word(state: RunState, width: int = 0) -> Styled:
 
 
 def last_lines(log_tail: str, indent: str) -> str:
-    """The last words of what went wrong, below each other."""
+    """Return the last lines of the log of what failed."""
     return f"\n{indent}".join(log_text(log_tail).strip().splitlines()[-6:])
 
 
 def verbatim(text: str) -> Group:
-    """Lines as they are, whatever the width: they may be pasted. A group, since rich wraps a text that comes alone."""
+    """Return lines as they are, whatever the width: they may be pasted. A group, since rich wraps a text that comes
+    alone."""
     return Group(Styled(log_text(text), no_wrap=True, overflow="ignore"))
 
 
