@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.lab.commandline import CommandLine
+
 ROOT = Path(__file__).parents[1]
 MISTAKES = {  # what tasks.py says -> what mypy must refuse
     "workflows.rollback, to=to": "workflows.rollback, release=to",
@@ -39,3 +43,9 @@ def test_no_name_of_a_function_is_looked_up() -> None:
         called = [ast.unparse(node.func) for node in ast.walk(ast.parse((ROOT / file).read_text()))
                   if isinstance(node, ast.Call)]
         assert not {"getattr", "importlib.import_module", "__import__"} & set(called), file
+
+
+@pytest.mark.parametrize("task", ["hosts", "status"])
+def test_an_inventory_without_a_host_is_a_usage_error(task: str, tmp_path: Path) -> None:
+    (tmp_path / "hosts.toml").touch()
+    CommandLine(tmp_path, tmp_path / "hosts.toml").refused(task, 2, "hosts: none yet")

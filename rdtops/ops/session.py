@@ -73,8 +73,9 @@ class Session:
             return self._snapshot
 
     def all_hosts(self) -> list[HostSession]:
-        """Return every host of hosts.toml."""
-        return [self.on(host) for host in self.inventory.hosts.values()]
+        """Return every host of hosts.toml. Raises UsageError where it has none."""
+        hosts = tuple(self.inventory.hosts.values()) or (self.inventory.default_host,)
+        return [self.on(host) for host in hosts]
 
     def hosts(self, names: str, *, of_runs: bool = False) -> list[HostSession]:
         """Return the hosts of `--host a,b`. When it is empty: the default host, else, for tasks that look at runs, the
