@@ -14,7 +14,7 @@ from rdtops.checks import Status
 from rdtops.contract.fields import number
 from rdtops.contract.run import RunState
 from rdtops.ops.terminal import styled
-from rdtops.remote.words import log_text, printable
+from rdtops.remote.words import log_text, printable, size_words
 
 SIGNS = {Status.OK: styled("[green]OK[/]  "), Status.WARN: styled("[yellow]WARN[/]"),
          Status.FAIL: styled("[bold red]FAIL[/]"), Status.SKIP: styled("[dim]SKIP[/]")}
@@ -24,13 +24,9 @@ STATE_STYLE = {RunState.RUNNING: "cyan", RunState.FINISHED: "green", RunState.FA
 
 
 def size(size_bytes: float) -> str:
-    if number(size_bytes) is None:  # a host may say any number
-        return "?"
-    for unit in ("B", "kB", "MB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.2f} GB"
+    """Return bytes in words, whatever number a host said."""
+    known = number(size_bytes)
+    return "?" if known is None else size_words(int(known))
 
 
 def duration(seconds: float | None) -> str:
