@@ -30,7 +30,7 @@ class Line:
 
 
 def curves(lines: Sequence[Line], *, marks: Sequence[tuple[float, str]] = (), unit: str = "") -> Markup:
-    """`marks`: vertical lines at a step, with their words. '' when there is nothing to draw."""
+    """Draw curves; `marks` are vertical lines at a step, with their words. '' when there is nothing to draw."""
     drawn = [Line(c.name, [p for p in map(_drawable, c.points) if p], c.css_class, c.dots) for c in lines]
     drawn = [c for c in drawn if c.points]
     if not drawn:
@@ -45,7 +45,7 @@ def curves(lines: Sequence[Line], *, marks: Sequence[tuple[float, str]] = (), un
 
 
 def intervals(tallies: Sequence[Tally]) -> Markup:
-    """A bar for each that has a rate: the rate as a dot, its 95 % interval as a line; shares of 1. '' without any."""
+    """Draw each rate as a dot and its 95 % interval as a line; shares of 1. '' when none has a rate."""
     rated = [(t, t.rate, t.interval) for t in tallies if t.rate is not None and t.interval is not None]
     rows = [{"y": 18 + 26 * number, "name": tally.language[:46], "rate_x": _at(rate), "low_x": _at(low),
              "high_x": _at(high), "words": f"{tally.rate_words}, {tally.interval_words}"}
@@ -95,7 +95,7 @@ class _Axes:
 
 
 def _round_step(size: float) -> float:
-    """1, 2 or 5 times a power of ten."""
+    """Return 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(size))
     return next(factor * power for factor in (1, 2, 5, 10) if size <= factor * power * 1.0001)
 
@@ -119,7 +119,7 @@ def _curve(axes: _Axes, line: Line) -> dict[str, Any]:
 
 
 def _fewer(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Means of neighbours, where there are more than can be seen."""
+    """Return the means of neighbours where there are more points than can be seen."""
     size = -(-len(points) // MOST_POINTS)
     groups = [points[i:i + size] for i in range(0, len(points), size)]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]

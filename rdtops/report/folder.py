@@ -42,7 +42,7 @@ class RunFolder:
 
     @classmethod
     def read(cls, root: Path) -> RunFolder:
-        """Raises UsageError for a folder that holds no run."""
+        """Read a fetched run. Raises UsageError for a folder that holds no run."""
         config = _table(root / "config.json")
         if config is None:
             raise UsageError(f"{root} holds no run: there is no readable config.json",
@@ -67,7 +67,7 @@ class RunFolder:
 
     @property
     def state(self) -> RunState:
-        """As the host said when it was fetched, else by the exit code."""
+        """Return what the host said when it was fetched, else what the exit code says."""
         told = self.status.get("state")
         if told in [state.value for state in RunState]:
             return RunState(told)
@@ -83,7 +83,7 @@ class RunFolder:
 
     @property
     def trained_s(self) -> float:
-        """Seconds from the first to the last sign of the training."""
+        """Seconds from the first to the last event of the training."""
         return max(0.0, self.story.last_s - self.story.first_s)
 
 
@@ -99,7 +99,7 @@ def _evaluations(root: Path) -> list[Evaluated]:
 
 
 def _table(path: Path) -> dict[str, Any] | None:
-    """None for a file that is missing or broken."""
+    """Read a JSON object; None for a file that is missing or broken."""
     try:
         found = fields.loads(files.head_of(path, files.TABLE_BYTES))
     except (OSError, ValueError):

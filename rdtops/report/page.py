@@ -40,7 +40,7 @@ def write(run: RunFolder) -> Path:
 
 
 def page(run: RunFolder) -> str:
-    """Always the same text for the same folder."""
+    """Return the HTML; the same folder always gives the same text."""
     return TEMPLATES.get_template("page.html").render(
         run=run, story=run.story, facts=_facts(run), failure=_failure(run), **_curves(run.story), **_split(run.story),
         model="  ·  ".join(pages.text(run.train[key]) for key in ("preset", "model", "dataset") if run.train.get(key)),
@@ -50,7 +50,7 @@ def page(run: RunFolder) -> str:
 
 
 def changed_settings(train: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """The settings that are not as the run's preset has them today, with both values."""
+    """Yield the settings that differ from today's preset of the run, with both values."""
     preset = PRESETS.get(fields.text(train.get("preset")))
     usual = preset().to_json() if preset else {}
     yield from ((key, (value, usual.get(key, "-"))) for key, value in train.items()
@@ -61,9 +61,9 @@ def _facts(run: RunFolder) -> dict[str, str]:
     story = run.story
     return {"step": f"{run.last_step:,} of {run.max_steps:,}" if run.max_steps else f"{run.last_step:,}",
             "loss, mean of the last": f"{smoothed(story.loss)[-1][1]:.5f}" if story.loss else "",
-            "held-out loss, best": heldout_words(min(loss for _, loss in story.heldout)) if story.heldout else "",
+            "validation loss, best": heldout_words(min(loss for _, loss in story.heldout)) if story.heldout else "",
             "samples/s": f"{story.speed[-1][1]:.1f}" if story.speed else "",
-            "from first to last sign": duration(run.trained_s) if run.trained_s else "",
+            "from first to last event": duration(run.trained_s) if run.trained_s else "",
             "checkpoints kept": str(len(story.checkpoints))}
 
 
@@ -78,9 +78,9 @@ def _failure(run: RunFolder) -> str:
 
 def _curves(story: Story) -> dict[str, Markup]:
     marks = [(c.step, f"{c.name}, {size(c.size_bytes)}") for c in story.checkpoints.values()]
-    return {"loss": curves([Line("each told step", story.loss, "raw"),
+    return {"loss": curves([Line("each recorded step", story.loss, "raw"),
                             Line("running mean", smoothed(story.loss), "loss"),
-                            Line("held-out samples", story.heldout, "heldout", dots=True)], marks=marks, unit="loss"),
+                            Line("validation", story.heldout, "heldout", dots=True)], marks=marks, unit="loss"),
             "speed": curves([Line("samples/s", story.speed, "speed")], unit="samples/s"),
             "learning_rate": curves([Line("learning rate", story.learning_rate, "loss")], unit="learning rate")}
 
@@ -99,7 +99,7 @@ def _saved(run: RunFolder, saved: Checkpoint) -> dict[str, str]:
 
 
 def home(run: RunFolder, name: CheckpointName) -> str:
-    """The folder of a checkpoint that was brought here, relative to the page's; '' where there is none."""
+    """Return the folder of a fetched checkpoint, relative to the page's; '' where there is none."""
     return f"checkpoints/{name}" if (run.root / "checkpoints" / name).is_dir() else ""
 
 

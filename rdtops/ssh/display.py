@@ -23,7 +23,7 @@ def size_words(count: int) -> str:
     if count < 1000:
         return f"{count} bytes"
     size, power = float(count), 0
-    while size >= 999.5:
+    while size >= 999.5 and power < 6:  # a host may say any number
         size, power = size / 1000, power + 1
     return f"{size:.3g} {('', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB')[power]}"
 

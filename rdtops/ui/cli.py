@@ -7,12 +7,13 @@ Imported by tasks.py at every start, so everything heavy is imported when a task
 from __future__ import annotations
 
 import atexit
-import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Concatenate, NoReturn, ParamSpec
 
 from invoke import Exit
 
@@ -20,113 +21,104 @@ from rdtops.errors import RdtopsError
 from rdtops.ui.screen import Screen, ask_person, say, show_traceback
 
 if TYPE_CHECKING:
-    from rdtops.ssh.hosts import Host
+    from rdtops.delivery.plan import Wish
     from rdtops.ssh.trust import SeenKey
-    from rdtops.workflows.session import Session
+    from rdtops.views.output import Output
+    from rdtops.workflows.session import HostSession, Session
 
-LIVE = ("train", "evaluate", "follow_run", "logs", "gpu")  # workflows that go on for long and are read meanwhile
+P = ParamSpec("P")
 
 _screen: Screen | None = None
 
 
-def on_hosts(work: str, host: str, *, as_json: bool = False, all_hosts: bool = False, of_runs: bool = False,
-             **arguments: Any) -> None:
-    """Run the workflow `work` on each host of `--host a,b` and show what it yields; several hosts side by side.
+@dataclass(frozen=True)
+class OnHosts:
+    """The hosts of `--host a,b`: `OnHosts("a800").run(workflows.rollback, to="")`.
 
-    Without --host: `all_hosts` means every host of hosts.toml, `of_runs` allows the host of the last launch.
+    Without a name: `all_hosts` means every host of hosts.toml, `of_runs` allows the host of the last launch. `live`: a
+    person reads along, so several hosts are shown as their lines come, and not one after another.
     """
-    screen = _on_screen(as_json)
-    with _errors(screen):
-        session = screen.session
-        chosen = list(session.inventory.hosts.values()) if all_hosts and not host else session.hosts(
-            host, of_runs=of_runs)
-        if len(chosen) == 1:
-            screen.finish(screen.show_each(_start(work, screen.session, chosen[0], arguments)))
-        else:
-            screen.finish(_side_by_side(work, screen, chosen, arguments))
+
+    names: str
+    as_json: bool = False
+    all_hosts: bool = False
+    of_runs: bool = False
+    live: bool = False
+
+    def run(self, workflow: Callable[Concatenate[HostSession, P], Iterable[Output]], *args: P.args,
+            **options: P.kwargs) -> None:
+        """Run the workflow on each host, several side by side, and show what it yields."""
+        def start(host: HostSession) -> Iterable[Output]:
+            return workflow(host, *args, **options)
+
+        with _on_screen(self.as_json, live=self.live) as screen:
+            from rdtops.ssh import call_log
+
+            call_log.task = workflow.__name__
+            hosts = self._chosen(screen)
+            if len(hosts) == 1:
+                screen.finish(screen.show_each(start(hosts[0])))
+            else:
+                screen.finish(_side_by_side(screen, hosts, start, live=self.live))
+
+    def watch(self, run_id: str) -> None:
+        """Open the dashboard until the person closes it."""
+        with _on_screen(live=True) as screen:
+            from rdtops.ui import dashboard
+            from rdtops.views.runs import RunOutput
+
+            session, said = screen.session, screen.session.say
+            app = dashboard.of_hosts(self._chosen(screen), run_id)
+            session.say = lambda _: None  # the dashboard has the screen, and shows what becomes of a link
+            try:
+                app.run()
+            finally:
+                session.say = said
+            screen.finish(screen.show_each(RunOutput(app.known[key].run) for key in app.feeds))
+
+    def _chosen(self, screen: Screen) -> list[HostSession]:
+        if self.all_hosts and not self.names:
+            return screen.session.all_hosts()
+        return screen.session.hosts(self.names, of_runs=self.of_runs)
 
 
-def watch(host: str, *, run_id: str, plain: bool) -> None:
-    """The dashboard where a terminal can show it, else lines."""
+def on_laptop(workflow: Callable[[Session], Iterable[Output]], *, as_json: bool = False) -> None:
+    """Run a workflow that needs no host, and show what it yields."""
+    with _on_screen(as_json) as screen:
+        screen.finish(screen.show_each(workflow(screen.session)))
+
+
+def has_dashboard() -> bool:
+    """Whether this terminal can show one; says how to get it where only the extra is missing."""
     from rdtops.ui import dashboard
 
-    if plain or not (sys.stdout.isatty() and sys.stdin.isatty()):
-        on_hosts("follow_run", host, of_runs=True, run_id=run_id)
-        return
+    if not (sys.stdout.isatty() and sys.stdin.isatty()):
+        return False
     if not dashboard.is_installed():
-        say("without a dashboard: python -m pip install 'rdtops[dashboard]' brings one")
-        on_hosts("follow_run", host, of_runs=True, run_id=run_id)
-        return
-    screen = _on_screen(as_json=False)
-    with _errors(screen):
-        session = screen.session
-        shown = dashboard.of_hosts(session, session.hosts(host, of_runs=True), run_id)
-        session.say = lambda _: None  # the dashboard has the screen, and shows what becomes of a link
-        try:
-            shown.run()
-        finally:
-            session.say = say
-        screen.finish(screen.show_each(iter([shown.known[key].run for key in shown.feeds])))
+        say("No dashboard: textual is not installed; python -m pip install 'rdtops[dashboard]'")
+        return False
+    return True
 
 
-def on_host_or_laptop(work: str, host: str, *, as_json: bool = False, **arguments: Any) -> None:
-    """`work` on the hosts that are named, else `work`_here."""
-    if host:
-        on_hosts(work, host, as_json=as_json, **arguments)
-    else:
-        on_laptop(f"{work}_here", as_json=as_json, **arguments)
-
-
-def on_laptop(work: str, *, as_json: bool = False, **arguments: Any) -> None:
-    """The same for a workflow that needs no host."""
-    screen = _on_screen(as_json)
-    with _errors(screen):
-        from rdtops import workflows
-
-        screen.finish(screen.show_each(getattr(workflows, work)(screen.session, **arguments)))
-
-
-def on_lab(work: str, *, as_json: bool = False, **arguments: Any) -> None:
-    """up, down or status of this checkout's lab."""
-    from rdtops.ui import repository
-
-    screen = _on_screen(as_json)
-    with _errors(screen):
-        needs = {} if work == "status" else {"say": say}
-        screen.finish(screen.show_each(getattr(repository, f"lab_{work}")(**needs, **arguments)))
-
-
-def on_repository(work: str, *, room: str = "rdtops.ui.repository", as_json: bool = False, **arguments: Any) -> None:
-    """demo, test or lint; bench and drill have rooms of their own, above this one: tasks.py names them."""
-    screen = _on_screen(as_json)
-    with _errors(screen):
-        needs = {} if work == "lint" else {"say": say}
-        screen.finish(screen.show_each(getattr(importlib.import_module(room), work)(**needs, **arguments)))
-
-
-def wish(preset: str, settings: list[str] | None, from_scratch: bool = False) -> Any:
+def request(preset: str, settings: list[str] | None, from_scratch: bool = False) -> Wish:
+    """Return what the command line asks for, beside the host."""
     from rdtops.delivery.plan import Wish
 
     return Wish(preset, tuple(settings or ()), from_scratch)
 
 
-def protocol(**values: Any) -> Any:
-    from rdtops.contract.evaluation import Protocol
-
-    return Protocol(**values)
-
-
 def accept_key(yes: bool) -> Callable[[SeenKey], bool]:
-    """Asks the person at the terminal; `yes` answers for them, and no terminal means no."""
+    """Ask the person at the terminal; `yes` answers for them, and no terminal means no."""
     def accept(seen: SeenKey) -> bool:
-        changed = "CHANGED. Only say yes when you know why. " if seen.state == "changed" else ""
-        say(f"{seen.hop.name} ({seen.hop.where}) shows {seen.kind} {seen.fingerprint}. {changed}")
+        say(f"{seen.hop.name} ({seen.hop.where}): {seen.kind} key fingerprint is {seen.fingerprint}.")
+        if seen.state == "changed":
+            say("REMOTE HOST IDENTIFICATION HAS CHANGED. Accept it only when you know why.")
         if yes:
             return True
         if not sys.stdin.isatty():
-            say("compare it with what its administrator says, then: inv trust --yes")
+            say("Compare it with the fingerprint that its administrator gives, then: inv trust --yes")
             return False
-        return ask_person(f"record it in {seen.hop.known_hosts}? [y/N]", echo=True).strip().lower() in ("y", "yes")
+        return ask_person(f"Add it to {seen.hop.known_hosts}? [y/N]", echo=True).strip().lower() in ("y", "yes")
 
     return accept
 
@@ -137,80 +129,65 @@ class _Failures(Exception):  # it carries several errors to the one place that s
         self.errors = errors
 
 
-class _errors:  # noqa: N801  # reads as what it is: with _errors(screen):
-    """Turns our errors into a message, a remedy and an exit code; everything else stays a traceback."""
-
-    def __init__(self, screen: Screen) -> None:
-        self.screen = screen
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        errors = error.errors if isinstance(error, _Failures) else [error] if isinstance(error, RdtopsError) else []
-        if errors:
-            self.screen.close_progress()
-            self.screen.show_rest()
-            for one in errors:
-                self.screen.complain(one)
-            raise Exit(code=max(one.exit_code for one in errors)) from None
-        if isinstance(error, BrokenPipeError):  # whoever read us, `head` say, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise Exit(code=0) from None
-        if isinstance(error, KeyboardInterrupt):
-            self.screen.close_progress()
-            self.screen.close_live()
-            say("\nstopped looking; what runs on the host goes on there")
-            raise Exit(code=130) from None
+@contextmanager
+def _on_screen(as_json: bool = False, *, live: bool = False) -> Iterator[Screen]:
+    """Yield the screen of this command line. An error of ours becomes a message, a remedy and an exit code; every other
+    one stays a traceback."""
+    screen = _shared_screen()
+    screen.as_json = as_json
+    try:
+        yield screen
+    except _Failures as failures:
+        _fail(screen, failures.errors)
+    except RdtopsError as error:
+        _fail(screen, [error])
+    except BrokenPipeError:  # whoever read us, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Exit(code=0) from None
+    except KeyboardInterrupt:
+        screen.close_progress()
+        screen.close_live()
+        say("\nDetached. The run continues on the host." if live else "\nInterrupted. Runs on the host continue.")
+        raise Exit(code=130) from None
 
 
-def _start(work: str, session: Session, host: Host, arguments: dict[str, Any]) -> Iterator[Any]:
-    from rdtops import workflows
-    from rdtops.ssh import call_log
-
-    call_log.task = work
-    yielded: Iterator[Any] = getattr(workflows, work)(session, host, **arguments)
-    return yielded
-
-
-def _side_by_side(work: str, screen: Screen, hosts: list[Host], arguments: dict[str, Any]) -> int:
-    """Each host in its own thread; a host that fails does not keep the others from ending. Shown in their order."""
-    from rdtops.views import views
-
-    with ThreadPoolExecutor(len(hosts)) as pool:
-        futures = [pool.submit(_show_host, work, screen, host, arguments) for host in hosts]
-    failed = [f.exception() for f in futures if f.exception()]
-    unexpected = [e for e in failed if e and not isinstance(e, RdtopsError)]
-    if unexpected:
-        raise unexpected[0]
-    things = [thing for f in futures if not f.exception() for thing in f.result()]
-    if work not in LIVE:
-        for thing in things:
-            screen.show(thing)
-    errors = [e for e in failed if isinstance(e, RdtopsError)]
-    if errors:
-        raise _Failures(errors)
-    return max((views.exit_code(thing) for thing in things), default=0)
+def _fail(screen: Screen, errors: list[RdtopsError]) -> NoReturn:
+    screen.close_progress()
+    screen.show_rest()
+    for error in errors:
+        screen.complain(error)
+    raise Exit(code=max(error.exit_code for error in errors)) from None
 
 
-def _show_host(work: str, screen: Screen, host: Host, arguments: dict[str, Any]) -> list[Any]:
-    """What is left to show when all hosts are done; what goes on for long is shown as it comes."""
-    things = _start(work, screen.session, host, arguments)
-    if work not in LIVE:
-        return list(things)
-    shown = []
-    for thing in things:
-        screen.show(thing)
-        shown.append(thing)
-    return shown
-
-
-def _on_screen(as_json: bool) -> Screen:
-    """One screen and one session for the whole chain of tasks."""
+def _shared_screen() -> Screen:
+    """Return the one screen, and with it the one session, of the whole chain of tasks."""
     global _screen  # noqa: PLW0603  # invoke calls task after task; this is what they share
     if _screen is None:
         _screen = Screen()
         sys.excepthook = show_traceback
         atexit.register(_screen.close)
-    _screen.as_json = as_json
     return _screen
+
+
+def _side_by_side(screen: Screen, hosts: list[HostSession], start: Callable[[HostSession], Iterable[Output]], *,
+                  live: bool) -> int:
+    """Run each host in its own thread; one that fails does not stop the others. Returns the worst exit code."""
+    codes = []
+
+    def outputs_of(host: HostSession) -> list[Output]:
+        if not live:
+            return list(start(host))
+        codes.append(screen.show_each(start(host)))
+        return []
+
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        futures = [pool.submit(outputs_of, host) for host in hosts]
+    failed = [f.exception() for f in futures if f.exception()]
+    unexpected = [e for e in failed if e and not isinstance(e, RdtopsError)]
+    if unexpected:
+        raise unexpected[0]
+    codes.append(screen.show_each(output for f in futures if not f.exception() for output in f.result()))
+    errors = [e for e in failed if isinstance(e, RdtopsError)]
+    if errors:
+        raise _Failures(errors)
+    return max(codes)

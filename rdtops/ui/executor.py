@@ -14,7 +14,7 @@ from invoke import Call, Executor, Exit
 SHARED = ("host", "preset", "set_", "from_scratch")
 
 
-class ChainExecutor(Executor):  # type: ignore[misc]  # invoke has no types
+class ChainExecutor(Executor):
     def normalize(self, tasks: Any) -> list[Call]:
         calls: list[Call] = super().normalize(tasks)
         for option in SHARED:
@@ -30,7 +30,7 @@ def _share(option: str, calls: list[Call]) -> None:
     given = {_key(c.kwargs[option]): c.kwargs[option] for c in knowing if c.kwargs.get(option)}
     if len(given) > 1:
         said = " and ".join(f"--{option.strip('_').replace('_', '-')} {key}" for key in given)
-        raise Exit(f"{said} in one chain of tasks: which of them? Give it once, or run the tasks one by one", code=2)
+        raise Exit(f"{said} in one chain of tasks: give it once, or run the tasks one by one", code=2)
     for call in knowing:
         if given and not call.kwargs.get(option):
             call.kwargs[option] = next(iter(given.values()))

@@ -8,15 +8,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group, RenderableType
+
 import rdtops
+from rdtops.checks import Status
 from rdtops.errors import LabError, RdtopsError
 from rdtops.hostlib.fields import loads
 from rdtops.lab import packages
 from rdtops.lab.site import Lab
+from rdtops.views.hosts import LabServerOutput
+from rdtops.views.output import Output
+from rdtops.views.terminal import styled
+from rdtops.views.words import SIGNS, grid_of, table_of
 
 ROOT = Path(rdtops.__file__).resolve().parents[1]
 LAB_HOST = "lab"
@@ -24,11 +31,25 @@ Say = Callable[[str], None]
 
 
 class StepFailed(RdtopsError):
-    """A command that we started ended badly; it has said why itself."""
+    """A command that we started failed, and has printed why."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class Summary(Output):
+    """Titled lines."""
+
+    title: str
+    pairs: dict[str, str]
+
+    def __rich__(self) -> RenderableType:
+        return Group(styled("\n[bold green]{}[/]", self.title), grid_of(self.pairs))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [asdict(self)]
+
+
+@dataclass(frozen=True)
+class Measured(Output):
     """One row of a benchmark. `value` is a ratio, never a time: machines differ."""
 
     name: str
@@ -37,9 +58,20 @@ class Measured:
     holds: bool
     how: str
 
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.holds else 1
+
+    def __rich__(self) -> RenderableType:
+        verdict = "[green]holds[/]" if self.holds else "[bold red]missed[/]"
+        return styled(verdict + "  {}: {}  [dim]goal: {}; {}[/]", self.name, f"{self.value:g}", self.goal, self.how)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [asdict(self)]
+
 
 @dataclass(frozen=True)
-class Drilled:
+class Drilled(Output):
     """What a drill broke, and what did not hold. A row is a frozen dataclass: its fields are the columns of the
     table, its field or property `passed`, where it has one, is its sign.
     """
@@ -53,17 +85,26 @@ class Drilled:
     def passed(self) -> bool:
         return not self.problems and all(getattr(row, "passed", True) for row in self.rows)
 
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.passed else 1
 
-@dataclass(frozen=True)
-class Summary:
-    """Titled lines."""
+    def __rich__(self) -> RenderableType:
+        columns = [f.name for f in fields(self.rows[0]) if f.name != "passed"] if self.rows else []
+        table = table_of(self.title, "", *(name.replace("_", " ") for name in columns))
+        for row in self.rows:
+            cells = ("" if getattr(row, name) is None else str(getattr(row, name)) for name in columns)
+            table.add_row(SIGNS[Status.OK if getattr(row, "passed", self.passed) else Status.FAIL], *cells)
+        verdict = [styled("[green]{}[/]", self.verdict)] if self.passed and self.verdict else []
+        return Group(table, *(styled("[bold red]{}[/]", problem) for problem in self.problems), *verdict)
 
-    title: str
-    pairs: dict[str, str]
+    def to_json(self) -> list[dict[str, Any]]:
+        return [{**asdict(row), "passed": getattr(row, "passed", self.passed), "problems": list(self.problems)}
+                for row in self.rows]
 
 
 def lab() -> Lab:
-    """The lab of this checkout, with the ports that hosts.toml names."""
+    """Return the lab of this checkout, with the ports that hosts.toml names."""
     return Lab(ROOT / ".lab")
 
 
@@ -77,18 +118,18 @@ def lab_up(say: Say, backend: str = "auto") -> Iterator[Summary]:
         "stop it": "inv lab.down"})
 
 
-def lab_down(say: Say) -> Iterator[Summary]:
+def lab_down(say: Say) -> Iterator[Output]:
     ended = lab().down()
-    say(f"the lab is down, {ended} processes ended" if ended else "the lab was down already")
+    say(f"the lab is down, {ended} processes stopped" if ended else "the lab is already down")
     yield from ()
 
 
-def lab_status() -> Iterator[Any]:
-    yield from lab().status()
+def lab_status() -> Iterator[LabServerOutput]:
+    yield from map(LabServerOutput, lab().status())
 
 
 def make_tiny_assets(say: Say) -> None:
-    """The tiny encoders and weights of the preset `tiny`, made here with transformers; nothing is downloaded."""
+    """Make the tiny encoders and weights of the preset `tiny` with transformers; nothing is downloaded."""
     folder = ROOT / ".lab" / "assets"
     if all((folder / name / "config.json").exists() for name in ("rdt-tiny", "t5-tiny", "siglip-tiny")):
         return
@@ -103,8 +144,8 @@ def make_tiny_assets(say: Say) -> None:
         raise LabError(f"the tiny assets could not be made:\n{done.stderr[-800:]}")
 
 
-def demo(say: Say) -> Iterator[Any]:
-    """The user's own lines, typed for them. Everything in it is real but the size."""
+def demo(say: Say) -> Iterator[Output]:
+    """Run the commands that a user would type. Everything in it is real but the size."""
     begun = time.monotonic()
     _system_programs(say)
     for line in ("lab.up", f"deploy check train --host {LAB_HOST}", f"watch --plain --host {LAB_HOST}",
@@ -131,7 +172,7 @@ def test(say: Say, *, slow: bool, only: str, coverage: bool) -> Iterator[Any]:
     yield from ()
 
 
-def lint() -> Iterator[Any]:
+def lint() -> Iterator[Output]:
     scripts = Path(sys.executable).parent
     for words in (["ruff", "check", "."], ["mypy"], ["lint-imports"]):
         _run([str(scripts / Path(words[0])), *words[1:]], f"{words[0]} has findings")
@@ -145,17 +186,17 @@ def _system_programs(say: Say) -> None:
     except LabError as error:
         if os.environ.get("CI") == "true":  # there the real ones are what is to be tested
             raise
-        say(f"{error.message}; to have them: {error.remedy}\ngoing on with asyncssh and setsid in their place")
+        say(f"{error.message}; to install them: {error.remedy}\ncontinuing with asyncssh and setsid instead")
 
 
 def _cluster_programs(say: Say) -> None:
-    """Install Slurm where we may, else say that the tests with a cluster are left out."""
+    """Install Slurm where we may, else say that the tests with a cluster are skipped."""
     try:
         packages.install_missing(say, packages.CLUSTER)
     except LabError as error:
         if os.environ.get("CI") == "true":
             raise
-        say(f"{error.message}: the tests with a cluster are skipped; to have them: {error.remedy}")
+        say(f"{error.message}: the tests with a cluster are skipped; to run them: {error.remedy}")
 
 
 def _inv(line: str) -> str:
@@ -167,8 +208,8 @@ def _inv(line: str) -> str:
     words = [sys.executable, "-m", "invoke", *line.split()]
     done = subprocess.run(words, cwd=ROOT, stdout=quiet, stderr=quiet, text=True, check=False)
     if done.returncode:
-        raise StepFailed(f"`inv {line}` ended with exit {done.returncode}; what it said stands above",
-                         remedy=f"inv {line}   # once it is mended; then inv demo")
+        raise StepFailed(f"`inv {line}` failed with exit {done.returncode}; its output is above",
+                         remedy=f"inv {line}   # once it is fixed; then inv demo")
     return done.stdout or ""
 
 
@@ -179,7 +220,7 @@ def _run(words: list[str], failure: str) -> None:
 
 
 def _short(path: str | os.PathLike[str]) -> str:
-    """A path as a person would type it from here."""
+    """Return a path as a person would type it from here."""
     try:
         return str(Path(path).resolve().relative_to(Path.cwd()))
     except ValueError:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from rdtops.ssh.display import json_text, printable
 
 if TYPE_CHECKING:
     from rdtops.transfer.transfer import Progress
+    from rdtops.views.output import LiveOutput, Output
 
 
 class Screen:
@@ -34,53 +35,49 @@ class Screen:
         self.session = Session(self._say, self._moved, ask_person if sys.stdin.isatty() else None)
         self._rows: list[dict[str, Any]] = []
         self._live: Any = None
-        self._placed: dict[str, Any] = {}
+        self._placed: dict[str, LiveOutput] = {}
         self._placing = threading.Lock()
         self._bars: Any = None
         self._bar_ids: dict[tuple[str, str], Any] = {}
         self._last_line: dict[tuple[str, str], float] = {}
 
-    def show_each(self, things: Iterator[Any]) -> int:
-        """Show each thing as it comes; the worst exit code of them."""
-        from rdtops.views import views
-
+    def show_each(self, outputs: Iterable[Output]) -> int:
+        """Show each as it comes; return the worst exit code."""
         code = 0
-        for thing in things:
-            self.show(thing)
-            code = max(code, views.exit_code(thing))
+        for output in outputs:
+            self.show(output)
+            code = max(code, output.exit_code)
         self.close_progress()
         return code
 
-    def show(self, thing: Any) -> None:
-        from rdtops import views as render
+    def show(self, output: Output) -> None:
+        from rdtops.views.output import LiveOutput
 
         self.close_progress()
         if self.as_json:
-            self._rows += render.rows(thing)
-        elif place := getattr(thing, "in_place_of", ""):
-            self._in_place(place, thing)
+            self._rows += output.to_json()
+        elif isinstance(output, LiveOutput):
+            self._show_in_place(output)
         else:
-            self.out.print(render.shown(thing), crop=False)  # a log line is longer than a screen is wide
+            self.out.print(output, crop=False)  # a log line is longer than a screen is wide
 
-    def _in_place(self, place: str, thing: Any) -> None:
-        """On a terminal where the one before it was; in a pipe as lines below it."""
+    def _show_in_place(self, output: LiveOutput) -> None:
+        """Replace what is in its place on a terminal; in a pipe print lines."""
         from rich.console import Group
         from rich.live import Live
 
-        from rdtops import views as render
-
         if not self.out.is_terminal:
-            self.out.print("\n".join(render.gpus.lines_of(thing)), soft_wrap=True)
+            self.out.print("\n".join(output.lines()), soft_wrap=True)
             return
         with self._placing:  # several hosts show side by side
-            self._placed[place] = render.shown(thing)
+            self._placed[output.place] = output
             if self._live is None:
                 self._live = Live(console=self.out, auto_refresh=False, vertical_overflow="crop")
                 self._live.start()
             self._live.update(Group(*(self._placed[name] for name in sorted(self._placed))), refresh=True)
 
     def show_rest(self) -> None:
-        """Of a task that ended in an error, as JSON: what came before is not lost with it."""
+        """Print the JSON rows that came before an error: they are not lost with it."""
         if self._rows:
             self.finish(0)
 
@@ -117,7 +114,7 @@ class Screen:
         self.err.print(text, style="dim")
 
     def _moved(self, host: str, what: str, done: Progress) -> None:
-        """A bar on a terminal; elsewhere a line now and then."""
+        """Show a bar on a terminal, elsewhere a line every 5 seconds."""
         if not done.bytes_total:
             return
         if self.err.is_terminal:
@@ -143,17 +140,17 @@ class Screen:
 
 
 def ask_person(question: str, echo: bool) -> str:
-    """What the person at the terminal answers; a secret is not shown while it is typed."""
+    """Return what the person at the terminal answers; without `echo` it is not shown while it is typed."""
     import getpass
 
     return (input if echo else getpass.getpass)(f"{printable(question)} ")
 
 
 def say(text: str) -> None:
-    """A line for people, on stderr, so that stdout stays what was asked for."""
+    """Print a line for people on stderr: stdout has only what was asked for."""
     print(printable(text), file=sys.stderr, flush=True)
 
 
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Of a bug of ours: Python's own would pass on as it is what the error quotes."""
+    """Print the traceback of a bug, escaped: Python's own hook prints whatever the error quotes."""
     say("".join(traceback.format_exception(kind, error, trace)).removesuffix("\n"))

@@ -1,9 +1,9 @@
-"""What a deploy sent, or would send, and why."""
+"""What a deploy sent, or would send, and why; releases and environments."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -12,40 +12,43 @@ from rich.text import Text
 from rdtops.delivery.deploy import Delivery
 from rdtops.delivery.provision import Provisioned
 from rdtops.delivery.releases import RolledBack
-from rdtops.views.forms import rows, shown
+from rdtops.views.output import Output
 from rdtops.views.terminal import styled
-from rdtops.views.views import Deployed
 from rdtops.views.words import size, stacked, table_of
 
 
-@shown.register
-def _(thing: Deployed) -> RenderableType:
-    table = table_of(f"{'would be sent' if thing.dry_run else 'deployed'} to {thing.host}",
-                   "what", "files", "sent", "bytes", "where and why")
-    for delivery in thing.deliveries:
-        table.add_row(delivery.what, *_delivered(delivery, thing.dry_run))
-    details = [line for d in thing.deliveries for line in _reasons(d)] if thing.dry_run else []
-    removed = [Text(f"removed old releases that nothing uses: {', '.join(thing.removed)}")] if thing.removed else []
-    return Group(table, *details, *removed)
+@dataclass(frozen=True)
+class DeployOutput(Output):
+    host: str
+    deliveries: tuple[Delivery, ...]
+    dry_run: bool
+    removed: tuple[str, ...] = ()  # old releases that nothing used
+
+    def __rich__(self) -> RenderableType:
+        table = table_of(f"{'would be sent' if self.dry_run else 'deployed'} to {self.host}",
+                         "what", "files", "sent", "bytes", "where and why")
+        for delivery in self.deliveries:
+            table.add_row(delivery.what, *_cells(delivery, self.dry_run))
+        details = [line for d in self.deliveries for line in _reasons(d)] if self.dry_run else []
+        removed = [Text(f"removed old releases that nothing uses: {', '.join(self.removed)}")] if self.removed else []
+        return Group(table, *details, *removed)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [{"host": self.host, "what": d.what, "target": d.target, "note": d.note or None,
+                 "dry_run": self.dry_run, "sent_bytes": d.outcome.sent_bytes if d.outcome else 0,
+                 "files": [asdict(i) for i in d.plan.items] if d.plan else []} for d in self.deliveries]
 
 
-@shown.register
-def _(thing: RolledBack) -> RenderableType:
-    return styled("[green]{}[/]: trainings now get [bold]{}[/] instead of {}; what runs is left alone\n"
-                  "  train with it:   inv train --host {}\n"
-                  "  end it:          inv deploy --host {}", thing.host, thing.to, thing.before, thing.host, thing.host)
-
-
-def _delivered(delivery: Delivery, dry_run: bool) -> tuple[str, str, str, Text]:
+def _cells(delivery: Delivery, dry_run: bool) -> tuple[str, str, str, Text]:
     note = f"{delivery.note}\n" if delivery.note else ""
     if delivery.plan is None:
         return "", "", "", styled("{}[dim]{}[/]", note, delivery.target)
     moved = [i for i in delivery.plan.items if i.action in ("send", "resume")]
     copied = sum(i.action == "copy" for i in delivery.plan.items)
     if not note and not moved:
-        note = "all there already, verified by MD5\n" if not copied else ""
+        note = "up to date, verified by MD5\n" if not copied else ""
     if copied:
-        note += f"{copied} files taken over from the release before, on the host\n"
+        note += f"{copied} files copied on the host from the previous release\n"
     sent_bytes = delivery.outcome.sent_bytes if delivery.outcome and not dry_run else delivery.plan.bytes_to_send
     return str(len(delivery.plan.items)), str(len(moved)), size(sent_bytes), styled(
         "{}[dim]{}[/]", note, delivery.target)
@@ -61,27 +64,33 @@ def _reasons(delivery: Delivery) -> Iterable[Text]:
         yield styled("  {}: and {} more", delivery.what, len(moving) - 40)
 
 
-@shown.register
-def _(thing: Provisioned) -> RenderableType:
-    what = f"{thing.packages} packages, {thing.seconds:.0f} s" if thing.packages else f"Python {thing.python}"
-    wanted = [styled("  [dim]{}[/]", ", ".join(thing.requirements))] if thing.requirements else []
-    removed = [styled("  [dim]removed {}[/]", ", ".join(thing.removed))] if thing.removed else []
-    return stacked(styled("[green]{}[/]: the environment {} {} ({})", thing.host, thing.place, thing.state, what),
-                   *wanted, *removed)
+@dataclass(frozen=True)
+class RollbackOutput(Output):
+    rollback: RolledBack
+
+    def __rich__(self) -> RenderableType:
+        it = self.rollback
+        return styled("[green]{}[/]: trainings now get [bold]{}[/] instead of {}; running trainings are not affected\n"
+                      "  train with it:   inv train --host {}\n"
+                      "  end it:          inv deploy --host {}", it.host, it.to, it.before, it.host, it.host)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [asdict(self.rollback)]
 
 
-@rows.register
-def _(thing: Provisioned) -> list[dict[str, Any]]:
-    return [asdict(thing)]
+@dataclass(frozen=True)
+class EnvironmentOutput(Output):
+    """What `inv deploy --env` made."""
 
+    made: Provisioned
 
-@rows.register
-def _(thing: RolledBack) -> list[dict[str, Any]]:
-    return [asdict(thing)]
+    def __rich__(self) -> RenderableType:
+        made = self.made
+        what = f"{made.packages} packages, {made.seconds:.0f} s" if made.packages else f"Python {made.python}"
+        wanted = [styled("  [dim]{}[/]", ", ".join(made.requirements))] if made.requirements else []
+        removed = [styled("  [dim]removed {}[/]", ", ".join(made.removed))] if made.removed else []
+        return stacked(styled("[green]{}[/]: the environment {} {} ({})", made.host, made.place, made.state, what),
+                       *wanted, *removed)
 
-
-@rows.register
-def _(thing: Deployed) -> list[dict[str, Any]]:
-    return [{"host": thing.host, "what": d.what, "target": d.target, "note": d.note or None, "dry_run": thing.dry_run,
-             "sent_bytes": d.outcome.sent_bytes if d.outcome else 0,
-             "files": [asdict(i) for i in d.plan.items] if d.plan else []} for d in thing.deliveries]
+    def to_json(self) -> list[dict[str, Any]]:
+        return [asdict(self.made)]

@@ -1,8 +1,9 @@
-"""Evaluations: how far they are and what they found."""
+"""Evaluations: their progress and their results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,22 +14,33 @@ from rdtops.contract.run import RunState
 from rdtops.contract.tally import tallies
 from rdtops.hostlib import fields
 from rdtops.runs.evaluations import EvalView
-from rdtops.views.forms import rows, shown
+from rdtops.views.output import Output
 from rdtops.views.terminal import styled
 from rdtops.views.words import exit_words, last_lines, state_word, table_of
 
 
-@shown.register
-def _(thing: EvalView) -> RenderableType:
-    parts: list[RenderableType] = [evaluation_line(thing)]
-    if thing.report:
-        parts.append(_rates(thing.report))
-        parts += [styled("[yellow]note:[/] {}", note) for note in fields.words(thing.report.get("notes"))]
-    if thing.state in (RunState.FAILED, RunState.LOST):
-        parts.append(styled("  [red]{}[/]  {}\n"
-                            "  [bold]-> the same inv eval goes on where it ended; inv logs --eval --host {}[/]",
-                            exit_words(thing.exit_code), last_lines(thing.log_tail, "  "), thing.host))
-    return Group(*parts, styled("[dim]{}:{}[/]", thing.host, thing.folder))
+@dataclass(frozen=True)
+class EvaluationOutput(Output):
+    evaluation: EvalView
+
+    @property
+    def exit_code(self) -> int:
+        return int(self.evaluation.state in (RunState.FAILED, RunState.LOST))
+
+    def __rich__(self) -> RenderableType:
+        it = self.evaluation
+        parts: list[RenderableType] = [evaluation_line(it)]
+        if it.report:
+            parts.append(_rates(it.report))
+            parts += [styled("[yellow]note:[/] {}", note) for note in fields.words(it.report.get("notes"))]
+        if it.state in (RunState.FAILED, RunState.LOST):
+            parts.append(styled("  [red]{}[/]  {}\n"
+                                "  [bold]-> the same inv eval resumes it; inv logs --eval --host {}[/]",
+                                exit_words(it.exit_code), last_lines(it.log_tail, "  "), it.host))
+        return Group(*parts, styled("[dim]{}:{}[/]", it.host, it.folder))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [self.evaluation.to_json()]
 
 
 def evaluation_line(view: EvalView) -> Text:
@@ -44,8 +56,3 @@ def _rates(report: Mapping[str, Any]) -> Table:
         table.add_row(tally.counts_words, tally.rate_words, tally.interval_words, tally.steps_words,
                       tally.errors_words, tally.language)
     return table
-
-
-@rows.register
-def _(thing: EvalView) -> list[dict[str, Any]]:
-    return [thing.to_json()]

@@ -5,53 +5,76 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from rdtops.answers import Gpu
-from rdtops.views.forms import rows, shown
+from rdtops.views.output import LiveOutput, Output
 from rdtops.views.terminal import styled
-from rdtops.views.views import Gpus, GpuSample
 from rdtops.views.words import clock, table_of, verbatim
 
 BAR_CELLS = 12
 BUSY_PERCENT, FULL_PERCENT = 50, 95
 
 
-@shown.register
-def _(thing: Gpus) -> RenderableType:
-    return Group(styled("[bold]{}[/]  {}", thing.host, clock(time.time())), verbatim(thing.text.rstrip()))
+@dataclass(frozen=True)
+class NvidiaSmiOutput(Output):
+    """What nvidia-smi said: its own text, and its rows."""
+
+    host: str
+    text: str
+    rows: tuple[dict[str, str], ...]
+
+    def __rich__(self) -> RenderableType:
+        return Group(styled("[bold]{}[/]  {}", self.host, clock(time.time())), verbatim(self.text.rstrip()))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [{"host": self.host, **row} for row in self.rows]
 
 
-@shown.register
-def _(thing: GpuSample) -> RenderableType:
-    names = Counter(gpu.name for gpu in thing.gpus)
-    head = styled("[bold]{}[/]  {}", thing.host, clock(thing.time_s) if thing.time_s else "")
-    head = Text("  ").join([head, *(styled("[dim]{} x {}[/]", count, name) for name, count in names.items())])
-    table = table_of("", "GPU", "load", "memory", "", "temperature", "power")
-    for gpu in thing.gpus:
-        table.add_row(str(gpu.index), load_bar(gpu.utilization_percent, BUSY_PERCENT, BAR_CELLS),
-                      load_bar(memory_percent(gpu), FULL_PERCENT, BAR_CELLS), memory_words(gpu),
-                      _unit(gpu.temperature_c, " °C"), _unit(gpu.power_w, " W"))
-    problem = [styled("[yellow]{}[/]", thing.problem)] if thing.problem else []
-    return Group(head, *problem, *([table] if thing.gpus else []))
+@dataclass(frozen=True)
+class GpuSampleOutput(LiveOutput):
+    """The GPUs of a host at one moment of `inv gpu --watch`."""
 
+    host: str
+    time_s: float
+    gpus: tuple[Gpu, ...]
+    problem: str = ""
 
-def lines_of(sample: GpuSample) -> Iterator[str]:
-    """For a pipe: a line for each GPU, or one that says why there is none."""
-    if sample.problem:
-        yield f"{clock(time.time())}  {sample.host}  {sample.problem}"
-        return
-    for gpu in sample.gpus:
-        yield (f"{clock(sample.time_s)}  {sample.host}  GPU {gpu.index}  {_unit(gpu.utilization_percent, ' %'):>5}  "
-               f"{memory_words(gpu)}  {_unit(gpu.temperature_c, ' °C')}  {_unit(gpu.power_w, ' W')}")
+    @property
+    def place(self) -> str:
+        return self.host
+
+    def __rich__(self) -> RenderableType:
+        names = Counter(gpu.name for gpu in self.gpus)
+        head = styled("[bold]{}[/]  {}", self.host, clock(self.time_s) if self.time_s else "")
+        head = Text("  ").join([head, *(styled("[dim]{} x {}[/]", count, name) for name, count in names.items())])
+        table = table_of("", "GPU", "load", "memory", "", "temperature", "power")
+        for gpu in self.gpus:
+            table.add_row(str(gpu.index), load_bar(gpu.utilization_percent, BUSY_PERCENT, BAR_CELLS),
+                          load_bar(memory_percent(gpu), FULL_PERCENT, BAR_CELLS), memory_words(gpu),
+                          _unit(gpu.temperature_c, " °C"), _unit(gpu.power_w, " W"))
+        problem = [styled("[yellow]{}[/]", self.problem)] if self.problem else []
+        return Group(head, *problem, *([table] if self.gpus else []))
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line for each GPU, or one that says why there is none."""
+        if self.problem:
+            yield f"{clock(time.time())}  {self.host}  {self.problem}"
+            return
+        for gpu in self.gpus:
+            yield (f"{clock(self.time_s)}  {self.host}  GPU {gpu.index}  {_unit(gpu.utilization_percent, ' %'):>5}  "
+                   f"{memory_words(gpu)}  {_unit(gpu.temperature_c, ' °C')}  {_unit(gpu.power_w, ' W')}")
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [{"host": self.host, "time_s": self.time_s, **asdict(gpu)} for gpu in self.gpus]
 
 
 def load_bar(percent: float | None, from_percent: float, cells: int) -> Text:
-    """A bar with its number, yellow up to `from_percent` and green above: an idle GPU is what one looks for."""
+    """Draw a bar with its number, yellow up to `from_percent` and green above: an idle GPU is what one looks for."""
     if percent is None:
         return Text("?")
     full = round(cells * min(percent, 100) / 100)
@@ -73,13 +96,3 @@ def memory_words(gpu: Gpu) -> str:
 
 def _unit(value: float | None, unit: str) -> str:
     return "?" if value is None else f"{value:.0f}{unit}"
-
-
-@rows.register
-def _(thing: Gpus) -> list[dict[str, Any]]:
-    return [{"host": thing.host, **row} for row in thing.rows]
-
-
-@rows.register
-def _(thing: GpuSample) -> list[dict[str, Any]]:
-    return [{"host": thing.host, "time_s": thing.time_s, **asdict(gpu)} for gpu in thing.gpus]

@@ -2,50 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from rdtops.lab.site import ServerStatus
+from rdtops.ssh.hosts import Host
 from rdtops.ssh.trust import SeenKey
-from rdtops.views.forms import rows, shown
+from rdtops.views.output import Output
 from rdtops.views.terminal import styled
-from rdtops.views.views import HostRow
 
 
-@shown.register
-def _(thing: HostRow) -> RenderableType:
-    host = thing.host
-    mark = styled("[bold]*[/] ") if host.default else "  "
-    ping = styled("  [green]{} ms[/]", f"{thing.round_trip_s * 1000:.0f}") if thing.round_trip_s is not None else ""
-    problem = styled("\n    [bold red]{}[/]", thing.problem) if thing.problem else ""
-    return styled("{}[bold]{}[/]  {}  [dim]{}  {}[/]{}{}", mark, host.name, host.route_words, host.where,
-                  host.workspace, ping, problem)
+@dataclass(frozen=True)
+class HostOutput(Output):
+    """A host and its route, with the round trip where it was measured, or why it could not be."""
+
+    host: Host
+    round_trip_s: float | None = None
+    problem: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        return 3 if self.problem else 0
+
+    def __rich__(self) -> RenderableType:
+        host = self.host
+        mark = styled("[bold]*[/] ") if host.default else "  "
+        ping = styled("  [green]{} ms[/]", f"{self.round_trip_s * 1000:.0f}") if self.round_trip_s is not None else ""
+        problem = styled("\n    [bold red]{}[/]", self.problem) if self.problem else ""
+        return styled("{}[bold]{}[/]  {}  [dim]{}  {}[/]{}{}", mark, host.name, host.route_words, host.where,
+                      host.workspace, ping, problem)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        host = self.host
+        return [{"name": host.name, "default": host.default, "route": [hop.where for hop in host.route],
+                 "workspace": host.workspace, "preset": host.preset, "round_trip_s": self.round_trip_s,
+                 "problem": self.problem or None}]
 
 
-@shown.register
-def _(thing: SeenKey) -> RenderableType:
-    return Text("  ").join(styled("{}", word) for word in (
-        thing.hop.name, thing.hop.known_hosts_entry, thing.kind, thing.fingerprint, thing.state))
+@dataclass(frozen=True)
+class HostKeyOutput(Output):
+    key: SeenKey
+
+    def __rich__(self) -> RenderableType:
+        return Text("  ").join(styled("{}", word) for word in self._columns())
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [dict(zip(("hop", "known_hosts_entry", "kind", "fingerprint", "state"), self._columns(), strict=True))]
+
+    def _columns(self) -> tuple[str, ...]:
+        key = self.key
+        return key.hop.name, key.hop.known_hosts_entry, key.kind, key.fingerprint, key.state
 
 
-@shown.register
-def _(thing: ServerStatus) -> RenderableType:
-    state = styled("[green]up[/]  ") if thing.up else styled("[dim]down[/]")
-    process = f"process {thing.pid}, {thing.backend}" if thing.up else ""
-    return styled("{} [bold]{}[/]  {}:{}  [dim]{}[/]", state, thing.name, thing.address, thing.port, process)
+@dataclass(frozen=True)
+class LabServerOutput(Output):
+    server: ServerStatus
 
+    def __rich__(self) -> RenderableType:
+        server = self.server
+        state = styled("[green]up[/]  ") if server.up else styled("[dim]down[/]")
+        process = f"process {server.pid}, {server.backend}" if server.up else ""
+        return styled("{} [bold]{}[/]  {}:{}  [dim]{}[/]", state, server.name, server.address, server.port, process)
 
-@rows.register
-def _(thing: HostRow) -> list[dict[str, Any]]:
-    host = thing.host
-    return [{"name": host.name, "default": host.default, "route": [hop.where for hop in host.route],
-             "workspace": host.workspace, "preset": host.preset, "round_trip_s": thing.round_trip_s,
-             "problem": thing.problem or None}]
-
-
-@rows.register
-def _(thing: ServerStatus) -> list[dict[str, Any]]:
-    return [asdict(thing)]
+    def to_json(self) -> list[dict[str, Any]]:
+        return [asdict(self.server)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import RenderableType
@@ -10,22 +11,31 @@ from rich.text import Text
 
 from rdtops.contract.journal import Event
 from rdtops.runs.records import HookRecord
-from rdtops.views.forms import shown
-from rdtops.views.jobs import job_begins
+from rdtops.views.output import Output
 from rdtops.views.terminal import styled
-from rdtops.views.views import Progressed
 from rdtops.views.words import clock, duration, heldout_words, size
 
 
-@shown.register
-def _(thing: Progressed) -> RenderableType:
-    said = (recorded(r) for r in thing.records if r.value or r.error)
-    line = styled("{}  {}", clock(thing.event.time_s), words_of(thing.event, thing.max_steps))
-    return Text("\n           ").join([line, *said])
+@dataclass(frozen=True)
+class EventOutput(Output):
+    """An event of a followed run, and what the plugins said of it."""
+
+    event: Event
+    max_steps: int
+    records: tuple[HookRecord, ...]
+
+    def __rich__(self) -> RenderableType:
+        said = (recorded(r) for r in self.records if r.value or r.error)
+        line = styled("{}  {}", clock(self.event.time_s), words_of(self.event, self.max_steps))
+        return Text("\n           ").join([line, *said])
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """As a line of the Journal has it."""
+        return [{"kind": self.event.kind, "time_s": self.event.time_s, **self.event.data}]
 
 
 def words_of(event: Event, max_steps: int) -> str:
-    """An event of the Journal as one line; of a kind that is not known here, what it holds."""
+    """Return an event of the Journal as one line; of an unknown kind, its fields."""
     words = WORDS.get(event.kind)
     try:
         said = words(event.data) if words else ""
@@ -43,6 +53,11 @@ def _value(value: object) -> str:
         return "?"
 
 
+def _scheduled(d: dict[str, Any]) -> str:
+    again = f", queued again {d['restarts']} x" if d.get("restarts") else ""
+    return f"job {d.get('job')} of {d.get('launcher')} begins on {d.get('nodes')}{again}"
+
+
 def _step(d: dict[str, Any]) -> str:
     return (f"step {d['step']:>6} of ?  loss {d['loss']:.4f}  lr {d.get('learning_rate', 0):.1e}  "
             f"{d.get('samples_per_s') or 0:.1f} samples/s  {duration(d.get('eta_s'))} to go")
@@ -51,7 +66,7 @@ def _step(d: dict[str, Any]) -> str:
 def _checkpoint(d: dict[str, Any]) -> str:
     heldout = d.get("heldout_loss")
     return (f"checkpoint {d['name']}  {size(d['size_bytes'])}  {d['digest']}"
-            + ("" if heldout is None else f"  held-out loss {heldout_words(heldout)}"))
+            + ("" if heldout is None else f"  validation loss {heldout_words(heldout)}"))
 
 
 def _started(d: dict[str, Any]) -> str:
@@ -62,20 +77,21 @@ def _started(d: dict[str, Any]) -> str:
 
 def _attempt(d: dict[str, Any]) -> str:
     checkpointing = ", with gradient checkpointing" if d.get("gradient_checkpointing") else ""
-    return (f"attempt {d['attempt']} begins: micro-batches of {d['batch_size_per_process']}, "
-            f"{d['gradient_accumulation_steps']} a step and process{checkpointing}")
+    return (f"attempt {d['attempt']}: micro-batches of {d['batch_size_per_process']}, "
+            f"{d['gradient_accumulation_steps']} per step and process{checkpointing}")
 
 
 def _attempt_ended(d: dict[str, Any]) -> str:
     code = "no exit code" if d.get("exit_code") is None else f"exit {d['exit_code']}"
     wait_s = d.get("restart_in_s")
-    following = "" if wait_s is None else f"; again in {duration(wait_s)}"
+    following = "" if wait_s is None else f"; restarting in {duration(wait_s)}"
     return f"attempt {d['attempt']} ended with {code}: {d['cause']}: {d['summary']}{following}"
 
 
 def _stuck(d: dict[str, Any]) -> str:
     ranks = ", ".join(f"{r['rank']} ({r['state']})" for r in d["ranks"])
-    return f"no event for {duration(d['silent_s'])}: the stacks of ranks {ranks} are in train.log, then they are ended"
+    return (f"no event for {duration(d['silent_s'])}: the stacks of ranks {ranks} are written to train.log before they "
+            f"are killed")
 
 
 def _eval_started(d: dict[str, Any]) -> str:
@@ -89,8 +105,8 @@ def _eval_finished(d: dict[str, Any]) -> str:
 
 
 WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
-    "scheduled": job_begins,
-    "requeued": lambda d: f"the time of job {d.get('job')} is over; it is queued again, to go on where it saved",
+    "scheduled": _scheduled,
+    "requeued": lambda d: f"job {d.get('job')} reached its time limit; requeued to resume from its checkpoint",
     "launched": lambda d: f"launched by {d.get('launcher')}, process {d.get('pid')}",
     "attempt": _attempt,
     "attempt_ended": _attempt_ended,
@@ -98,9 +114,9 @@ WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "started": _started,
     "step": _step,
     "sample": lambda d: f"step {d['step']}: mean squared action error {d['action_mse']:.4g}",
-    "heldout": lambda d: f"step {d['step']}: held-out loss {heldout_words(d['loss'])}",
+    "heldout": lambda d: f"step {d['step']}: validation loss {heldout_words(d['loss'])}",
     "checkpoint": _checkpoint,
-    "checkpoint_deleted": lambda d: f"deleted {d['name']}, which no setting keeps any longer",
+    "checkpoint_deleted": lambda d: f"deleted {d['name']}: no setting keeps it any more",
     "trial": lambda d: (f"{d['outcome']:7}  trial {d['trial']:>2}  {d['steps']:>3} steps  {d['task']}  "
                         f"{d.get('error', '')}"),
     "eval_started": _eval_started,

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from rdtops.checks import CheckResult, Report, Status
-from rdtops.views.forms import rows, shown
+from rdtops.views.output import Output
 from rdtops.views.terminal import styled
 from rdtops.views.words import SIGNS, stacked, table_of
 
 
-@shown.register
-def _(thing: Report) -> RenderableType:
-    table = table_of(f"preflight of {thing.host}", "about", "", "check", "finding")
-    for group, results in _by_group(thing.results):
-        for number, result in enumerate(results):
-            table.add_row("" if number else Text(group, "bold"), SIGNS[result.status], result.name, _finding(result))
-    asked = max(thing.probe_seconds.items(), key=lambda item: item[1], default=None)
-    slowest = f"; slowest probe: {asked[0]}, {asked[1]:.1f} s" if asked else ""
-    return Group(table, _verdict(thing),
-                 styled("[dim]plugins that ran: {}{}[/]", ", ".join(thing.plugins) or "none", slowest))
+@dataclass(frozen=True)
+class CheckOutput(Output):
+    report: Report
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.report.passed else 1
+
+    def __rich__(self) -> RenderableType:
+        report = self.report
+        table = table_of(f"preflight of {report.host}", "about", "", "check", "finding")
+        for group, results in _by_group(report.results):
+            for number, result in enumerate(results):
+                table.add_row("" if number else Text(group, "bold"), SIGNS[result.status], result.name,
+                              _finding(result))
+        asked = max(report.probe_seconds.items(), key=lambda item: item[1], default=None)
+        slowest = f"; slowest probe: {asked[0]}, {asked[1]:.1f} s" if asked else ""
+        return Group(table, _verdict(report),
+                     styled("[dim]plugins that ran: {}{}[/]", ", ".join(report.plugins) or "none", slowest))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [self.report.to_json()]
 
 
 def _by_group(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResult]]]:
-    """Groups in the order in which they first come."""
+    """Return the groups in the order in which they first come."""
     found: dict[str, list[CheckResult]] = {}
     for result in results:
         found.setdefault(result.group or result.source or "rdtops", []).append(result)
@@ -35,7 +48,7 @@ def _by_group(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResul
 
 
 def _finding(result: CheckResult) -> Text:
-    """What is wrong has what was seen and what to type below it."""
+    """Return the finding; a problem has its evidence and the next command below it."""
     if result.status not in (Status.WARN, Status.FAIL):
         return styled("[dim]{}[/]", result.summary)
     below = (("{}", result.summary), ("[dim]{}[/]", result.evidence), ("[bold]-> {}[/]", result.remedy))
@@ -43,15 +56,10 @@ def _finding(result: CheckResult) -> Text:
 
 
 def _verdict(report: Report) -> Text:
-    """The last line, since a long table has scrolled by."""
+    """Return the last line, since a long table has scrolled by."""
     named = {status: ", ".join(r.name for r in report.results if r.status is status)
              for status in (Status.FAIL, Status.WARN)}
     verdict = "[green]ready to train[/]" if report.passed else "[bold red]not ready[/]"
     parts = [f"{report.count(s)} {s.value}" + (f" ({named[s]})" if named.get(s) else "")
              for s in (Status.FAIL, Status.WARN, Status.OK, Status.SKIP) if report.count(s)]
     return styled(verdict + ": {}", "; ".join(parts))
-
-
-@rows.register
-def _(thing: Report) -> list[dict[str, Any]]:
-    return [thing.to_json()]

@@ -2,49 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
 
 from rdtops.runs.results import Fetched
-from rdtops.views.forms import rows, shown
+from rdtops.views.output import Output
 from rdtops.views.terminal import styled
-from rdtops.views.views import Reported
 from rdtops.views.words import grid_of, size
 
 
-@shown.register
-def _(thing: Fetched) -> RenderableType:
-    moved = (f"nothing to transfer: all {thing.files} files are here and have the same MD5" if thing.nothing_new
-             else f"{thing.sent_files} of {thing.files} files, {size(thing.sent_bytes)} in {thing.seconds:.1f} s")
-    where = "\n".join(f"{thing.folder / 'checkpoints' / c.name}  {size(c.size_bytes)}, every MD5 as in its manifest"
-                      for c in thing.checkpoints) or "none"
-    rows = {"run": f"{thing.run.run_id}, {thing.run.state.value}, step {thing.run.step} of {thing.run.max_steps}",
-            "transfer": moved, "checkpoint": where, "report": str(thing.report),
-            "loss curve": str(thing.curve), "log": str(thing.folder / "train.log"),
-            "journal": str(thing.folder / "journal.jsonl")}
-    if thing.evaluations:
-        rows["evaluations"] = "\n".join(str(thing.folder / "eval" / name) for name in thing.evaluations)
-    return grid_of(rows)
+@dataclass(frozen=True)
+class FetchOutput(Output):
+    fetched: Fetched
+
+    def __rich__(self) -> RenderableType:
+        it = self.fetched
+        moved = (f"nothing to transfer: all {it.files} files are here and have the same MD5" if it.nothing_new
+                 else f"{it.sent_files} of {it.files} files, {size(it.sent_bytes)} in {it.seconds:.1f} s")
+        where = "\n".join(f"{it.folder / 'checkpoints' / c.name}  {size(c.size_bytes)}, every MD5 as in its manifest"
+                          for c in it.checkpoints) or "none"
+        words = {"run": f"{it.run.run_id}, {it.run.state.value}, step {it.run.step} of {it.run.max_steps}",
+                 "transfer": moved, "checkpoint": where, "report": str(it.report),
+                 "loss curve": str(it.curve), "log": str(it.folder / "train.log"),
+                 "journal": str(it.folder / "journal.jsonl")}
+        if it.evaluations:
+            words["evaluations"] = "\n".join(str(it.folder / "eval" / name) for name in it.evaluations)
+        return grid_of(words)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        it = self.fetched
+        return [{"host": it.host, "run_id": it.run.run_id, "state": it.run.state.value,
+                 "folder": str(it.folder), "loss_curve": str(it.curve),
+                 "report": str(it.report), "checkpoint": asdict(it.checkpoint) if it.checkpoint else None,
+                 "checkpoints": [asdict(checkpoint) for checkpoint in it.checkpoints],
+                 "evaluations": list(it.evaluations),
+                 "files": it.files, "sent_files": it.sent_files, "sent_bytes": it.sent_bytes}]
 
 
-@shown.register
-def _(thing: Reported) -> RenderableType:
-    return styled("[green]written[/] {}  [dim]{}, opens without network[/]", thing.page,
-                  size(thing.page.stat().st_size))
+@dataclass(frozen=True)
+class ReportOutput(Output):
+    """A report that was written on this laptop."""
 
+    run_id: str
+    page: Path
 
-@rows.register
-def _(thing: Reported) -> list[dict[str, Any]]:
-    return [{"run_id": thing.run_id, "page": str(thing.page)}]
+    def __rich__(self) -> RenderableType:
+        return styled("[green]written[/] {}  [dim]{}, opens without network[/]", self.page,
+                      size(self.page.stat().st_size))
 
-
-@rows.register
-def _(thing: Fetched) -> list[dict[str, Any]]:
-    return [{"host": thing.host, "run_id": thing.run.run_id, "state": thing.run.state.value,
-             "folder": str(thing.folder), "loss_curve": str(thing.curve),
-             "report": str(thing.report), "checkpoint": asdict(thing.checkpoint) if thing.checkpoint else None,
-             "checkpoints": [asdict(checkpoint) for checkpoint in thing.checkpoints],
-             "evaluations": list(thing.evaluations),
-             "files": thing.files, "sent_files": thing.sent_files, "sent_bytes": thing.sent_bytes}]
+    def to_json(self) -> list[dict[str, Any]]:
+        return [{"run_id": self.run_id, "page": str(self.page)}]

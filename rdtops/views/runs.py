@@ -1,65 +1,101 @@
-"""Runs: what would be launched, what was, and what became of it."""
+"""Runs: their state, and what they print."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.text import Text as Styled
+from rich.console import RenderableType
+from rich.text import Text
 
 from rdtops.answers import Gpu
 from rdtops.contract.run import RunState
+from rdtops.errors import RdtopsError
+from rdtops.launcher import JobState, Phase
+from rdtops.runs.evaluations import EvalView
 from rdtops.runs.overview import RunView
 from rdtops.views.evaluations import evaluation_line
-from rdtops.views.forms import rows, shown
-from rdtops.views.jobs import job_lines
+from rdtops.views.output import Output
 from rdtops.views.terminal import styled
-from rdtops.views.views import HostStatus, LaunchPlan, Text
 from rdtops.views.words import duration, exit_words, last_lines, stacked, state_word, verbatim
 
 
-@shown.register
-def _(thing: Text) -> RenderableType:
-    return verbatim(thing.text.removesuffix("\n"))
+@dataclass(frozen=True)
+class LogOutput(Output):
+    """Lines of the host, printed as they are."""
+
+    text: str
+
+    def __rich__(self) -> RenderableType:
+        return verbatim(self.text.removesuffix("\n"))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [{"text": self.text}]
 
 
-@shown.register
-def _(thing: LaunchPlan) -> RenderableType:
-    secret = [styled("[bold]and, over stdin, to {} (mode 0600)[/]: {}", thing.secrets_file, ", ".join(thing.secrets))
-              ] if thing.secrets else []
-    return Group(styled("[bold]would be started with[/] {}", thing.start),
-                 styled("[bold]would be written to {}:{}[/]", thing.host, thing.root), *secret,
-                 *(part for name, text in thing.files.items()
-                   for part in (styled("[dim]--- {}[/]", name), verbatim(text))))
+@dataclass(frozen=True)
+class RunOutput(Output):
+    run: RunView
+
+    @property
+    def exit_code(self) -> int:
+        return int(self.run.state in (RunState.FAILED, RunState.LOST))
+
+    def __rich__(self) -> RenderableType:
+        head = styled("{} [bold]{}[/]  {}  {}", state_word(self.run.state, 9), self.run.run_id, self.run.host,
+                      "  ".join(f for f in _numbers(self.run) if f))
+        return stacked(head, *_details(self.run))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [self.run.to_json()]
 
 
-@shown.register
-def _(thing: RunView) -> RenderableType:
-    head = styled("{} [bold]{}[/]  {}  {}", state_word(thing.state, 9), thing.run_id, thing.host,
-                  "  ".join(f for f in _numbers(thing) if f))
-    return stacked(head, *_details(thing))
+@dataclass(frozen=True)
+class RunStatus:
+    run: RunView
+    evaluations: tuple[EvalView, ...]
 
 
-@shown.register
-def _(thing: HostStatus) -> RenderableType:
-    if thing.problem:
-        remedy = [styled("  [bold]-> {}[/]", thing.problem.remedy)] if thing.problem.remedy else []
-        return stacked(styled("[bold]{}[/]  [bold red]cannot be asked:[/] {}", thing.host, thing.problem.message),
-                        *remedy)
-    if not thing.runs:
-        return stacked(styled("[bold]{}[/]  [dim]no run yet[/]", thing.host),
-                        styled("  [bold]-> inv deploy check train --host {}[/]", thing.host))
-    numbers = [_numbers(status.run) for status in thing.runs]
-    widths = [max(len(row[column]) for row in numbers) for column in range(len(numbers[0]))]
-    lines = [styled("[bold]{}[/]", thing.host)]
-    for status, row in zip(thing.runs, numbers, strict=True):
-        told = "  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True) if width)
-        lines.append(styled("  {} [bold]{}[/]  {}", state_word(status.run.state, 9), status.run.run_id, told.rstrip()))
-        lines += _details(status.run)
-        lines += [styled("            evaluation {}", evaluation_line(e)) for e in status.evaluations]
-    return stacked(*lines)
+@dataclass(frozen=True)
+class StatusOutput(Output):
+    """The runs of a host, or why its status is not known."""
+
+    host: str
+    runs: tuple[RunStatus, ...] = ()
+    problem: RdtopsError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        if self.problem:
+            return self.problem.exit_code
+        return max((RunOutput(status.run).exit_code for status in self.runs), default=0)
+
+    def __rich__(self) -> RenderableType:
+        if self.problem:
+            remedy = [styled("  [bold]-> {}[/]", self.problem.remedy)] if self.problem.remedy else []
+            return stacked(styled("[bold]{}[/]  [bold red]no status:[/] {}", self.host, self.problem.message),
+                           *remedy)
+        if not self.runs:
+            return stacked(styled("[bold]{}[/]  [dim]no run yet[/]", self.host),
+                           styled("  [bold]-> inv deploy check train --host {}[/]", self.host))
+        numbers = [_numbers(status.run) for status in self.runs]
+        widths = [max(len(row[column]) for row in numbers) for column in range(len(numbers[0]))]
+        lines = [styled("[bold]{}[/]", self.host)]
+        for status, row in zip(self.runs, numbers, strict=True):
+            told = "  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True) if width)
+            lines.append(styled("  {} [bold]{}[/]  {}", state_word(status.run.state, 9), status.run.run_id,
+                                told.rstrip()))
+            lines += _details(status.run)
+            lines += [styled("            evaluation {}", evaluation_line(e)) for e in status.evaluations]
+        return stacked(*lines)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        if self.problem:
+            return [{"host": self.host, "problem": self.problem.message, "remedy": self.problem.remedy or None}]
+        return [{**status.run.to_json(), "evaluations": [e.to_json() for e in status.evaluations]}
+                for status in self.runs]
 
 
 def _numbers(run: RunView) -> list[str]:
@@ -70,10 +106,10 @@ def _numbers(run: RunView) -> list[str]:
             f"{duration(run.eta_s)} to go" if run.eta_s and run.state is RunState.RUNNING else ""]
 
 
-def _details(run: RunView) -> list[Styled]:
-    """What stands below a run: its checkpoint, its GPUs, its last sign; of one that went wrong its last words."""
+def _details(run: RunView) -> list[Text]:
+    """Describe a run below its line: checkpoint, GPUs, last event; of one that failed the end of its log."""
     saved = f"{run.last_checkpoint}, {_ago(run.last_checkpoint_s)}" if run.last_checkpoint else ""
-    facts = [saved, gpus_words(run.gpus), f"last sign {_ago(run.last_event_s)}" if run.last_event_s else ""]
+    facts = [saved, gpus_words(run.gpus), f"last event {_ago(run.last_event_s)}" if run.last_event_s else ""]
     lines = [styled("            [dim]{}[/]", "   ".join(f for f in facts if f))] if any(facts) else []
     lines += [styled("            [yellow]cannot be read:[/] {}", run.problem)] if run.problem else []
     lines += [styled("            {}", words) for words in job_lines(run.job)]
@@ -82,6 +118,15 @@ def _details(run: RunView) -> list[Styled]:
         lines.append(styled("            [red]{}[/]  {}", exit_words(run.exit_code), last_words))
         lines.append(styled("            [bold]-> inv logs --host {} --run {}[/]", run.host, run.run_id))
     return lines
+
+
+def job_lines(job: JobState | None) -> list[Text]:
+    """What a cluster's scheduler says of a run; none where there is nothing to say: a run on a host of its own, one
+    that the scheduler never saw."""
+    if job is None or job.phase is Phase.ABSENT or not job.words:
+        return []
+    needs_somebody = job.remedy and (job.cause or job.phase is Phase.UNKNOWN)
+    return [styled("{}", job.words), *([styled("[bold]-> {}[/]", job.remedy)] if needs_somebody else [])]
 
 
 def gpus_words(gpus: Sequence[Gpu]) -> str:
@@ -96,15 +141,3 @@ def gpus_words(gpus: Sequence[Gpu]) -> str:
 
 def _ago(time_s: float) -> str:
     return f"{duration(max(0.0, time.time() - time_s))} ago"
-
-
-@rows.register
-def _(thing: RunView) -> list[dict[str, Any]]:
-    return [thing.to_json()]
-
-
-@rows.register
-def _(thing: HostStatus) -> list[dict[str, Any]]:
-    if thing.problem:
-        return [{"host": thing.host, "problem": thing.problem.message, "remedy": thing.problem.remedy or None}]
-    return [{**status.run.to_json(), "evaluations": [e.to_json() for e in status.evaluations]} for status in thing.runs]

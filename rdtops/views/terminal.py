@@ -21,18 +21,18 @@ class Terminal(Console):
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Before the lines are broken, so that what is escaped has its width."""
+        """Escape before the lines are broken, so that what is escaped has its width."""
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Whatever is drawn, by whomever, comes through here."""
+        """Escape whatever is drawn: all of it comes through here."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
 def styled(template: str, *values: object) -> Text:
-    """`styled("[bold]{}[/] on {}", run, host)`: the template is markup, a value is text whatever it holds. A value that
-    is styled already keeps its style."""
+    """Fill a template: `styled("[bold]{}[/] on {}", run, host)`. The template is markup, a value is text whatever it
+    holds; a value that is styled already keeps its style."""
     parsed = Text.from_markup(template, emoji=False)
     parts = parsed.divide([end for place in _PLACE.finditer(parsed.plain) for end in place.span()])
     for number, value in zip(range(1, len(parts), 2), values, strict=True):

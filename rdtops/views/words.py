@@ -13,7 +13,7 @@ from rich.text import Text as Styled
 from rdtops.checks import Status
 from rdtops.contract.run import RunState
 from rdtops.hostlib.fields import number
-from rdtops.ssh.display import log_text, printable
+from rdtops.ssh.display import log_text, printable, size_words
 from rdtops.views.terminal import styled
 
 SIGNS = {Status.OK: styled("[green]OK[/]  "), Status.WARN: styled("[yellow]WARN[/]"),
@@ -24,13 +24,9 @@ STATE_STYLE = {RunState.RUNNING: "cyan", RunState.FINISHED: "green", RunState.FA
 
 
 def size(size_bytes: float) -> str:
-    if number(size_bytes) is None:  # a host may say any number
-        return "?"
-    for unit in ("B", "kB", "MB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.2f} GB"
+    """Return bytes in words, whatever number a host said."""
+    known = number(size_bytes)
+    return "?" if known is None else size_words(int(known))
 
 
 def duration(seconds: float | None) -> str:
@@ -64,12 +60,13 @@ def state_word(state: RunState, width: int = 0) -> Styled:
 
 
 def last_lines(log_tail: str, indent: str) -> str:
-    """The last words of what went wrong, below each other."""
+    """Return the last lines of the log of what failed."""
     return f"\n{indent}".join(log_text(log_tail).strip().splitlines()[-6:])
 
 
 def verbatim(text: str) -> Group:
-    """Lines as they are, whatever the width: they may be pasted. A group, since rich wraps a text that comes alone."""
+    """Return lines as they are, whatever the width: they may be pasted. A group, since rich wraps a text that comes
+    alone."""
     return Group(Styled(log_text(text), no_wrap=True, overflow="ignore"))
 
 

@@ -10,48 +10,49 @@ from rdtops.errors import DiskFull, RemoteError, RunError, TransferError, UsageE
 from rdtops.runs import overview, results, watch
 from rdtops.runs.overview import RunView
 from rdtops.ssh.connection import Connection
-from rdtops.ssh.hosts import Host
-from rdtops.views.views import Reported
-from rdtops.workflows.session import Session
+from rdtops.views.results import FetchOutput, ReportOutput
+from rdtops.workflows.session import HostSession
 
 
-def fetch_results(session: Session, host: Host, *, run_id: str, which: str, into: str) -> Iterator[results.Fetched]:
-    """`run_id` all: every run of the host, oldest first; one that cannot be fetched does not keep the others."""
-    connection, folder = session.connection(host), Path(into).expanduser()
+def fetch_results(session: HostSession, *, run_id: str, which: str, into: str) -> Iterator[FetchOutput]:
+    """Fetch one run, or, with `run_id` all, every run of the host, oldest first; one that fails does not keep the
+    others."""
+    connection, folder = session.connect(), Path(into).expanduser()
     if run_id != "all":
-        yield _fetched(session, connection, overview.find(connection, run_id), which, folder)
+        yield FetchOutput(_fetched(session, connection, overview.find(connection, run_id), which, folder))
         return
     failed: list[str] = []
     for run in overview.list_runs(connection):
         try:
-            yield _fetched(session, connection, run, which, folder)
+            yield FetchOutput(_fetched(session, connection, run, which, folder))
         except DiskFull:  # the next one would not fit either
             raise
         except (RemoteError, RunError, TransferError) as error:
-            session.say(f"{error.message}; going on with the next run")
+            session.say(f"{error.message}; continuing with the next run")
             failed.append(run.run_id)
     if failed:
+        host = session.host
         raise RunError(f"{host.name}: {len(failed)} runs were not fetched: {', '.join(failed)}",
                        remedy=f"inv fetch-results --host {host.name} --run {failed[0]}")
 
 
-def report(session: Session, host: Host, *, run_id: str, into: str) -> Iterator[Reported]:
-    """Of a run on a host: everything but its checkpoints comes home first."""
-    connection = session.connection(host)
+def report(session: HostSession, *, run_id: str, into: str) -> Iterator[ReportOutput]:
+    """Fetch everything of a run but its checkpoints, and describe it."""
+    connection = session.connect()
     run = overview.find(connection, run_id)
     fetched = _fetched(session, connection, run, "none", Path(into).expanduser())
-    yield Reported(run.run_id, fetched.report)
+    yield ReportOutput(run.run_id, fetched.report)
 
 
-def report_here(_: Session, *, folder: str) -> Iterator[Reported]:
-    """Of a folder that was fetched before; no host is asked."""
+def report_here(folder: str) -> Iterator[ReportOutput]:
+    """Describe a folder that was fetched before; no host is asked."""
     root = Path(folder).expanduser()
-    yield Reported(root.name, pages.describe(root))
+    yield ReportOutput(root.name, pages.describe(root))
 
 
-def _fetched(session: Session, connection: Connection, run: RunView, which: str, into: Path) -> results.Fetched:
+def _fetched(session: HostSession, connection: Connection, run: RunView, which: str, into: Path) -> results.Fetched:
     watch.catch_up(connection, session.registry, run, session.say)
-    fetched = results.fetch(connection, run, into, which=which, progress=session.progress(connection.host))
+    fetched = results.fetch(connection, run, into, which=which, progress=session.progress)
     try:
         pages.describe(fetched.folder)
     except UsageError as error:  # the files are here; a run without a readable config.json has nothing to describe

@@ -1,5 +1,5 @@
-"""Session: what one command line shares over its tasks: the inventory, the plugins, one connection a host, and the
-findings of a `check` that a `train` behind it need not ask for again."""
+"""Session: what one command line shares over its tasks: the inventory, the plugins, and for each host one connection
+and the findings of a `check`, which a `train` behind it need not ask for again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rdtops.workflows import training
 
 @dataclass(frozen=True)
 class Prepared:
-    """A wish, made concrete for one host."""
+    """A request, made concrete for one host."""
 
     spec: RunSpec
     assets: tuple[Asset, ...]
@@ -46,15 +46,13 @@ class Session:
     def __init__(self, say: Callable[[str], None], progress: Callable[[str, str, Progress], None],
                  ask: Ask | None = None) -> None:
         self.say = say
+        self.progress = progress
         self.ask = ask
-        self._progress = progress
         self._lock = threading.Lock()  # several hosts are worked on side by side
         self._inventory: Inventory | None = None
         self._registry: Registry | None = None
         self._snapshot: Snapshot | None = None
-        self._connections: dict[str, Connection] = {}
-        self._rollbacks: dict[str, RolledBack | None] = {}
-        self._reports: dict[tuple[str, str, str], Report] = {}
+        self._hosts: dict[str, HostSession] = {}
 
     @property
     def inventory(self) -> Inventory:
@@ -77,64 +75,101 @@ class Session:
             self._snapshot = self._snapshot or snapshot.take()
             return self._snapshot
 
-    def hosts(self, names: str, *, of_runs: bool = False) -> list[Host]:
-        """`--host a,b` as hosts. When it is empty: the default host, else, for tasks that look at runs, the host on
-        which this laptop launched last: `inv fetch-results` after `inv train --host a800` means a800."""
+    def all_hosts(self) -> list[HostSession]:
+        """Return every host of hosts.toml. Raises UsageError where it has none."""
+        hosts = tuple(self.inventory.hosts.values()) or (self.inventory.default_host,)
+        return [self.on(host) for host in hosts]
+
+    def hosts(self, names: str, *, of_runs: bool = False) -> list[HostSession]:
+        """Return the hosts of `--host a,b`. When it is empty: the default host, else, for tasks that look at runs, the
+        host on which this laptop launched last: `inv fetch-results` after `inv train --host a800` means a800."""
         wanted = [n.strip() for n in names.split(",") if n.strip()]
         if wanted:
-            return [self.inventory.host(n) for n in dict.fromkeys(wanted)]
+            return [self.on(self.inventory.host(n)) for n in dict.fromkeys(wanted)]
         last = records.last_launch() if of_runs else ""
         if last in self.inventory.hosts and not any(h.default for h in self.inventory.hosts.values()):
             self.say(f"no --host: {last}, where this laptop launched last")
-            return [self.inventory.host(last)]
-        return [self.inventory.default_host]
+            return [self.on(self.inventory.host(last))]
+        return [self.on(self.inventory.default_host)]
 
-    def connection(self, host: Host) -> Connection:
+    def on(self, host: Host) -> HostSession:
+        """Return this session on `host`, the same for every task."""
         with self._lock:
-            known = self._connections.setdefault(host.name, Connection(host, self.ask))
-        if not known.alive:
-            self.say(f"connecting to {host.name}: {host.route_words}")
+            return self._hosts.setdefault(host.name, HostSession(self, host))
+
+    def close(self) -> None:
+        for host_session in self._hosts.values():
+            host_session.close()
+
+
+class HostSession:
+    """A session bound to one host: its connection, the plugins, and how to speak to the person."""
+
+    def __init__(self, session: Session, host: Host) -> None:
+        self.host = host
+        self.ask = session.ask
+        self._session = session
+        self._connection = Connection(host, session.ask)
+        self._rolled_back: RolledBack | None = None
+        self._knows_rollback = False
+        self._reports: dict[tuple[str, str], Report] = {}  # by digest of the configuration, and snapshot
+
+    @property
+    def registry(self) -> Registry:
+        return self._session.registry
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._session.snapshot
+
+    def say(self, text: str) -> None:
+        """Tell the person a line."""
+        self._session.say(text)
+
+    def progress(self, what: str, done: Progress) -> None:
+        """Show how far a transfer is."""
+        self._session.progress(self.host.name, what, done)
+
+    def connect(self) -> Connection:
+        """Return the connection, logged in. Raises a HostError that names the hop which refused."""
+        if not self._connection.alive:
+            self.say(f"connecting to {self.host.name}: {self.host.route_words}")
         try:
-            return known.open()
+            return self._connection.open()
         except Unreachable as error:
-            if host.route[0].address.startswith("127."):
+            if self.host.route[0].address.startswith("127."):
                 error.remedy = "inv lab.up   # if this is the lab; inv lab.status shows what of it is up"
             raise
 
-    def prepared(self, host: Host, wish: Wish, *, of_this_tree: bool = False) -> Prepared:
-        """With the code of this tree, or, unless `of_this_tree`, of the release that the host was rolled back to."""
-        config = wish.config_for(host)  # first: a wrong --set needs no connection
-        connection = self.connection(host)
-        assets = plan.assets_of(self.inventory, connection, config)
+    def prepare(self, request: Wish, *, of_this_tree: bool = False) -> Prepared:
+        """Make the request concrete: with the code of this tree, or, unless `of_this_tree`, of the release that the
+        host was rolled back to."""
+        config = request.config_for(self.host)  # first: a wrong --set needs no connection
+        connection = self.connect()
+        assets = plan.assets_of(self._session.inventory, connection, config)
         spec = plan.spec_of(connection, config, assets, self.snapshot)
-        rolled_back = None if of_this_tree else self._rolled_back(connection)
+        rolled_back = None if of_this_tree else self._rollback(connection)
         if rolled_back:
             self.say(rolled_back.words)
             spec = replace(spec, release=plan.release_folder(spec.workspace, rolled_back.to), snapshot=rolled_back.to)
         return Prepared(spec, assets)
 
-    def _rolled_back(self, connection: Connection) -> RolledBack | None:
-        """Asked once: nobody but a deploy of this command line changes it in the middle of it."""
-        name = connection.host.name
-        if name not in self._rollbacks:
-            self._rollbacks[name] = releases.rolled_back(connection)
-        return self._rollbacks[name]
+    def _rollback(self, connection: Connection) -> RolledBack | None:
+        """Ask once: nobody but a deploy of this command line changes it in the middle of it."""
+        if not self._knows_rollback:
+            self._rolled_back, self._knows_rollback = releases.rolled_back(connection), True
+        return self._rolled_back
 
-    def deployed(self, host: Host) -> None:
-        """A deploy ends a rollback."""
-        self._rollbacks[host.name] = None
+    def end_rollback(self) -> None:
+        """Remember that a deploy ended it."""
+        self._rolled_back, self._knows_rollback = None, True
 
-    def report(self, host: Host, prepared: Prepared, *, again: bool) -> Report:
-        """The findings about a host; those of this command line when there are some and `again` is not wanted."""
-        key = (host.name, prepared.spec.train.digest, prepared.spec.snapshot)
+    def report(self, prepared: Prepared, *, again: bool) -> Report:
+        """Check the host; the findings of this command line will do when there are some and `again` is not wanted."""
+        key = (prepared.spec.train.digest, prepared.spec.snapshot)
         if again or key not in self._reports:
-            self._reports[key] = training.check(self.connection(host), self.registry, prepared.spec,
-                                                prepared.local_assets)
+            self._reports[key] = training.check(self.connect(), self.registry, prepared.spec, prepared.local_assets)
         return self._reports[key]
 
-    def progress(self, host: Host) -> Callable[[str, Progress], None]:
-        return lambda what, done: self._progress(host.name, what, done)
-
     def close(self) -> None:
-        for connection in self._connections.values():
-            connection.close()
+        self._connection.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from rdtops.checks import Report
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked
@@ -19,76 +18,82 @@ from rdtops.runs.jobs import Launched
 from rdtops.runs.overview import RunView
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import Host
-from rdtops.views.views import Deployed, LaunchPlan, Progressed
+from rdtops.views.delivery import DeployOutput, EnvironmentOutput, RollbackOutput
+from rdtops.views.evaluations import EvaluationOutput
+from rdtops.views.journal import EventOutput
+from rdtops.views.launches import DryRunOutput, LaunchOutput
+from rdtops.views.output import Output
+from rdtops.views.preflight import CheckOutput
 from rdtops.workflows import training
-from rdtops.workflows.session import Prepared, Session
+from rdtops.workflows.session import HostSession, Prepared
 from rdtops.workflows.watching import _spec, follow_run
 
 
-def deploy(session: Session, host: Host, *, wish: Wish, only: str, environment: bool,
-           dry_run: bool) -> Iterator[Deployed | provision.Provisioned]:
-    """`environment`: that of the host too, before everything else."""
+def deploy(session: HostSession, *, request: Wish, only: str, environment: bool,
+           dry_run: bool) -> Iterator[DeployOutput | EnvironmentOutput]:
+    """Send what is missing or different; with `environment`, make the host's Python environment first."""
     delivery.parts(only)  # a wrong --only needs no connection
-    prepared = session.prepared(host, wish, of_this_tree=True)
-    connection = session.connection(host)
+    prepared = session.prepare(request, of_this_tree=True)
+    host, connection = session.host, session.connect()
     if environment:
-        progress = session.progress(host)
-        yield provision.provision(connection, provision.recipe(host.environment, prepared.spec.train.tracker),
-                                  dry_run=dry_run, say=session.say, progress=lambda done: progress("wheels", done))
+        made = provision.provision(connection, provision.recipe(host.environment, prepared.spec.train.tracker),
+                                   dry_run=dry_run, say=session.say,
+                                   progress=lambda done: session.progress("wheels", done))
+        yield EnvironmentOutput(made)
     done = delivery.deploy(connection, session.snapshot, prepared.assets, only=only, dry_run=dry_run,
-                           progress=session.progress(host))
+                           progress=session.progress)
     removed: tuple[str, ...] = ()
     if not dry_run and "code" in delivery.parts(only):
         removed = releases.settle(connection, session.snapshot.name)
-        session.deployed(host)
-    yield Deployed(host.name, tuple(done), dry_run, removed)
+        session.end_rollback()
+    yield DeployOutput(host.name, tuple(done), dry_run, removed)
 
 
-def rollback(session: Session, host: Host, *, to: str) -> Iterator[releases.RolledBack]:
-    yield releases.roll_back(session.connection(host), to)
+def rollback(session: HostSession, *, to: str) -> Iterator[RollbackOutput]:
+    yield RollbackOutput(releases.roll_back(session.connect(), to))
 
 
-def check(session: Session, host: Host, *, wish: Wish) -> Iterator[Any]:
-    prepared = session.prepared(host, wish)
-    report = session.report(host, prepared, again=True)
-    twin = None if report.passed else admission.find_twin(session.connection(host), prepared.spec)
-    yield training.excused(report, twin)
+def check(session: HostSession, *, request: Wish) -> Iterator[CheckOutput]:
+    prepared = session.prepare(request)
+    report = session.report(prepared, again=True)
+    duplicate = None if report.passed else admission.find_twin(session.connect(), prepared.spec)
+    yield CheckOutput(training.excused(report, duplicate))
 
 
-def train(session: Session, host: Host, *, wish: Wish, resume: str, again: bool, follow: bool,
-          dry_run: bool) -> Iterator[Any]:
-    prepared = session.prepared(host, wish)
-    connection = session.connection(host)
+def train(session: HostSession, *, request: Wish, resume: str, again: bool, follow: bool,
+          dry_run: bool) -> Iterator[Output]:
+    prepared = session.prepare(request)
+    host, connection = session.host, session.connect()
     run = overview.find(connection, resume) if resume else None
     if run:
-        spec = training.resumed_spec(run, prepared.spec, wish.settings)
+        spec = training.resumed_spec(run, prepared.spec, request.settings)
         prepared = replace(prepared, spec=spec)
     spec = prepared.spec
     if dry_run:
-        yield _launch_plan(host, spec, launch.files(host, spec))
+        yield _dry_run(host, spec, launch.files(host, spec))
         return
-    launched = _launched(session, host, prepared, run, again=again)
+    launched = _launched(session, prepared, run, again=again)
     if problem := records.remember_launch(host.name):
         session.say(problem)
-    yield launched
+    yield LaunchOutput(launched)
     if follow:
-        yield from follow_run(session, host, run_id=launched.run_id)
+        yield from follow_run(session, run_id=launched.run_id)
 
 
-def _launch_plan(host: Host, spec: RunSpec | EvalSpec, files: dict[str, str]) -> LaunchPlan:
-    return LaunchPlan(host.name, str(spec.paths.root), files, launch.start_line(host, spec), host.secrets,
-                      secrets.host_file(spec.workspace, host))
+def _dry_run(host: Host, spec: RunSpec | EvalSpec, files: dict[str, str]) -> DryRunOutput:
+    return DryRunOutput(host.name, str(spec.paths.root), files, launch.start_line(host, spec), host.secrets,
+                        secrets.host_file(spec.workspace, host))
 
 
-def _launched(session: Session, host: Host, prepared: Prepared, run: RunView | None, *, again: bool) -> Launched:
-    """What runs after this: `run` resumed, the twin of what is wanted, or a new one."""
-    connection = session.connection(host)
-    twin = run if run or again else admission.find_twin(connection, prepared.spec)
-    if twin and twin.state is RunState.RUNNING:
-        return training.adopted(connection, twin)
-    if twin and not run:  # prepared, and then the laptop or the host died
-        prepared = replace(prepared, spec=replace(prepared.spec, run_id=twin.run_id))
-    findings = session.report(host, prepared, again=False)
+def _launched(session: HostSession, prepared: Prepared, run: RunView | None, *, again: bool) -> Launched:
+    """Return what runs after this: `run` resumed, the duplicate of the request, or a new one."""
+    connection = session.connect()
+    duplicate = run if run or again else admission.find_twin(connection, prepared.spec)
+    if duplicate and duplicate.state is RunState.RUNNING:
+        return training.adopted(connection, duplicate)
+    if duplicate and not run:  # prepared, and then the laptop or the host died
+        prepared = replace(prepared, spec=replace(prepared.spec, run_id=duplicate.run_id))
+    findings = session.report(prepared, again=False)
     given = (prepared.spec, prepared.local_assets, findings)
     launched = (training.resume(connection, session.registry, run, *given) if run
                 else training.train(connection, session.registry, *given, again=again))
@@ -96,50 +101,50 @@ def _launched(session: Session, host: Host, prepared: Prepared, run: RunView | N
     return launched
 
 
-def _keep_checks(session: Session, connection: Connection, paths: RunPaths, findings: Report) -> None:
-    """Beside the run, for its report. A launch that has succeeded does not fail of it."""
+def _keep_checks(session: HostSession, connection: Connection, paths: RunPaths, findings: Report) -> None:
+    """Write them beside the run, for its report. A launch that has succeeded does not fail of it."""
     try:
         overview.write_file(connection, paths.checks, json.dumps(findings.to_json(), ensure_ascii=False))
     except (HostError, RemoteError) as error:
-        session.say(f"what the checks found could not be kept there: {error.message}")
+        session.say(f"the check results could not be saved on the host: {error.message}")
 
 
-def evaluate(session: Session, host: Host, *, run_id: str, which: str, wish: Wish, protocol: Protocol, processes: int,
-             device: str, follow: bool, dry_run: bool) -> Iterator[Any]:
+def evaluate(session: HostSession, *, run_id: str, which: str, request: Wish, protocol: Protocol, processes: int,
+             device: str, follow: bool, dry_run: bool) -> Iterator[Output]:
     protocol = checked(protocol)  # a wrong one needs no connection
-    connection = session.connection(host)
-    prepared = session.prepared(host, wish).spec
+    host, connection = session.host, session.connect()
+    prepared = session.prepare(request).spec
     run = (evaluations.stand_in(which, prepared) if evaluations.is_path(which) and not run_id
-           else _evaluated(session, overview.find(connection, run_id), host))
+           else _evaluated(session, overview.find(connection, run_id)))
     spec = evaluations.spec_of(connection, run, prepared, which, protocol, processes, device)
     if dry_run:
-        yield _launch_plan(host, spec, launch.evaluation_files(host, spec))
+        yield _dry_run(host, spec, launch.evaluation_files(host, spec))
         return
     found = evaluations.existing(connection, spec)
     if found and found.state is RunState.FINISHED:
-        session.say(f"{spec.name} was done before; here is what it found")
+        session.say(f"{spec.name} is finished already; these are its results")
     elif found and found.state is RunState.RUNNING:
         session.say(f"{spec.name} is running")
     else:
-        yield evaluations.begin(connection, run, spec)
+        yield LaunchOutput(evaluations.begin(connection, run, spec))
     if follow and not (found and found.state is RunState.FINISHED):
-        yield from _follow_evaluation(session, host, spec.run_id, spec.name)
+        yield from _follow_evaluation(session, spec.run_id, spec.name)
     elif found:
         watch.catch_up(connection, session.registry, overview.find(connection, spec.run_id), session.say)
-        yield found
+        yield EvaluationOutput(found)
 
 
-def _follow_evaluation(session: Session, host: Host, run_id: str, name: str) -> Iterator[Any]:
-    connection = session.connection(host)
+def _follow_evaluation(session: HostSession, run_id: str, name: str) -> Iterator[EventOutput | EvaluationOutput]:
+    connection = session.connect()
     run = overview.find(connection, run_id)
     for event, said in watch.follow(connection, session.registry, run_id, say=session.say,
                                     ended=lambda: evaluations.find(connection, run, name).state.ended):
         if event.data.get("name") == name and (event.kind == "trial" or event.kind.startswith("eval_")):
-            yield Progressed(event, 0, tuple(said))
-    yield evaluations.find(connection, run, name)
+            yield EventOutput(event, 0, tuple(said))
+    yield EvaluationOutput(evaluations.find(connection, run, name))
 
 
-def _evaluated(session: Session, run: RunView, host: Host) -> RunSpec:
+def _evaluated(session: HostSession, run: RunView) -> RunSpec:
     if run.state is RunState.RUNNING:
-        session.say(f"{run.run_id} is still training: the evaluation shares its GPUs; --device cpu keeps off them")
-    return _spec(run, host)
+        session.say(f"{run.run_id} is still training: the evaluation shares its GPUs; --device cpu avoids that")
+    return _spec(run, session.host)

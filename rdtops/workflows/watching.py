@@ -1,48 +1,52 @@
-"""What becomes of a run, and what it is told."""
+"""Status, logs and checkpoints of a run; attaching to it, stopping it, following it."""
 
 from __future__ import annotations
 
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from typing import Any
 
 from rdtops.contract.run import RunSpec, RunState, best_of
 from rdtops.errors import HostError, RemoteError, UsageError
 from rdtops.runs import evaluations as evaluation
 from rdtops.runs import jobs, launchers, overview, watch
 from rdtops.runs import why as diagnosing
-from rdtops.runs.evaluations import EvalView
 from rdtops.runs.overview import RunView
 from rdtops.runs.poller import Backoff, Question, RunPoller, log_lines
 from rdtops.runs.records import RunRecords
 from rdtops.ssh import openssh_config
 from rdtops.ssh.display import size_words
 from rdtops.ssh.hosts import Host
-from rdtops.views.views import CheckpointList, CheckpointRow, HostStatus, Progressed, RunStatus, Text
-from rdtops.workflows.session import Session
+from rdtops.views.checkpoints import CheckpointRow, CheckpointsOutput
+from rdtops.views.evaluations import EvaluationOutput
+from rdtops.views.journal import EventOutput
+from rdtops.views.runs import LogOutput, RunOutput, RunStatus, StatusOutput
+from rdtops.views.why import WhyOutput
+from rdtops.workflows.session import HostSession
 
 LONGEST_LOG = 1 << 24  # bytes that `inv logs` shows
 
 
-def status(session: Session, host: Host, *, run_id: str, everything: bool) -> Iterator[HostStatus]:
-    """The run of that id, else all or the newest and those that are running. A host that cannot be asked is a row."""
+def status(session: HostSession, *, run_id: str, everything: bool) -> Iterator[StatusOutput]:
+    """Show the run of that id, else all or the newest and those that are running. A host that cannot be asked is a
+    row."""
+    host = session.host
     try:
-        connection = session.connection(host)
+        connection = session.connect()
         every = overview.list_runs(connection, gpus=True)
         found = ([overview.pick(connection, every, run_id)] if run_id
                  else every if everything else [r for r in every if r is every[-1] or r.state is RunState.RUNNING])
         evaluations = evaluation.list_evaluations(connection, found) if found else []
     except (HostError, RemoteError) as error:
-        yield HostStatus(host.name, problem=error)
+        yield StatusOutput(host.name, problem=error)
         return
-    yield HostStatus(host.name, tuple(
+    yield StatusOutput(host.name, tuple(
         RunStatus(run, tuple(e for e in evaluations if e.run_id == run.run_id)) for run in found))
 
 
-def logs(session: Session, host: Host, *, run_id: str, lines: int, follow: bool, evaluated: bool) -> Iterator[Text]:
-    """`evaluated`: of the run's newest evaluation instead of its training."""
-    connection = session.connection(host)
+def logs(session: HostSession, *, run_id: str, lines: int, follow: bool, evaluated: bool) -> Iterator[LogOutput]:
+    """Show the log of a run's training or, with `evaluated`, of its newest evaluation."""
+    connection = session.connect()
     run = overview.find(connection, run_id)
     log = evaluation.find(connection, run).log if evaluated else str(overview.paths(connection, run).log)
 
@@ -54,41 +58,40 @@ def logs(session: Session, host: Host, *, run_id: str, lines: int, follow: bool,
         if not follow:
             chunk = poller.poll(run.run_id, {path: Question(last_lines=lines, limit=LONGEST_LOG)}).files[path]
             text = b"".join(line.content for line in chunk.lines).decode("utf-8", "replace") + chunk.rest
-            yield Text(text or f"{run.run_id} has written no log yet\n")
+            yield LogOutput(text or f"{run.run_id} has written no log yet\n")
             return
         for new in log_lines(poller, run.run_id, path, last_lines=lines, backoff=Backoff(session.say),
                              poll_s=watch.POLL_S, ended=ended if evaluated else None):
-            yield Text(new.decode("utf-8", "replace"))
+            yield LogOutput(new.decode("utf-8", "replace"))
 
 
-def why(session: Session, host: Host, *, run_id: str) -> Iterator[diagnosing.Why]:
-    yield diagnosing.ask(session.connection(host), run_id)
+def why(session: HostSession, *, run_id: str) -> Iterator[WhyOutput]:
+    yield WhyOutput(diagnosing.ask(session.connect(), run_id))
 
 
-def checkpoints(session: Session, host: Host, *, run_id: str, verify: bool) -> Iterator[CheckpointList]:
-    connection = session.connection(host)
+def checkpoints(session: HostSession, *, run_id: str, verify: bool) -> Iterator[CheckpointsOutput]:
+    connection = session.connect()
     run = overview.find(connection, run_id)
     watch.catch_up(connection, session.registry, run, session.say)
     whole, unfinished = overview.checkpoints(connection, run)
     if verify and whole:
-        session.say(f"reading {size_words(sum(c.size_bytes for c in whole))} there")
+        session.say(f"reading {size_words(sum(c.size_bytes for c in whole))} on the host")
     states = overview.digest_states(connection, run, verify=verify)
-    said = RunRecords(host.name, run.run_id).hooks()
+    said = RunRecords(session.host.name, run.run_id).hooks()
     best = best_of(whole)
-    rows = tuple(CheckpointRow(run.run_id, host.name, c, c is whole[-1], c is best,
-                               tuple(r for r in said if r.digest == c.digest), *states.get(c.name, ("unverified", ())))
-                 for c in whole)
-    others = tuple((name, "; ".join(states[name][1]) if name in states else "not one of ours") for name in unfinished)
-    yield CheckpointList(run, rows, others)
+    rows = tuple(CheckpointRow(c, c is whole[-1], c is best, tuple(r for r in said if r.digest == c.digest),
+                               *states.get(c.name, ("unverified", ()))) for c in whole)
+    others = tuple((name, "; ".join(states[name][1]) if name in states else "not a checkpoint") for name in unfinished)
+    yield CheckpointsOutput(run, rows, others)
 
 
-def attach(session: Session, host: Host, *, run_id: str) -> Iterator[Text]:
+def attach(session: HostSession, *, run_id: str) -> Iterator[LogOutput]:
     """Hand the terminal to OpenSSH, which draws it better than we would."""
-    connection = session.connection(host)
+    host, connection = session.host, session.connect()
     run = overview.find(connection, run_id)
     spec = _spec(run, host)
-    yield Text(f"attached to {run.run_id}; leave with {launchers.traits(host).detach_keys} (the training does not need "
-               "this window)\n")
+    yield LogOutput(f"attached to {run.run_id}; leave with {launchers.traits(host).detach_keys} (the training does not "
+                    "need this window)\n")
     line = launchers.launcher(host).attach_line(jobs.job_of(spec))
     with tempfile.NamedTemporaryFile("w", prefix="rdtops-", suffix=".ssh_config") as config:
         config.write(openssh_config.config_text(host))
@@ -96,22 +99,23 @@ def attach(session: Session, host: Host, *, run_id: str) -> Iterator[Text]:
         subprocess.run(["ssh", "-F", config.name, "-t", openssh_config.destination(host), line], check=False)
 
 
-def stop(session: Session, host: Host, *, run_id: str, grace_s: float, evaluated: bool) -> Iterator[RunView | EvalView]:
-    connection = session.connection(host)
+def stop(session: HostSession, *, run_id: str, grace_s: float,
+         evaluated: bool) -> Iterator[RunOutput | EvaluationOutput]:
+    connection = session.connect()
     run = overview.find(connection, run_id)
     if evaluated:
         view = evaluation.find(connection, run)
         evaluation.stop(connection, view)
-        yield evaluation.find(connection, run, view.name)
+        yield EvaluationOutput(evaluation.find(connection, run, view.name))
         return
     if run.state is RunState.RUNNING:
         session.say(f"asking {run.run_id} to save and stop (up to {grace_s:.0f} s)")
     overview.stop(connection, run, grace_s)
-    yield overview.find(connection, run.run_id)
+    yield RunOutput(overview.find(connection, run.run_id))
 
 
-def follow_run(session: Session, host: Host, *, run_id: str) -> Iterator[Any]:
-    connection = session.connection(host)
+def follow_run(session: HostSession, *, run_id: str) -> Iterator[EventOutput | RunOutput]:
+    connection = session.connect()
     run = overview.find(connection, run_id)
     steps = run.spec.train.max_steps if run.spec else 0
     shown_s = 0.0
@@ -120,8 +124,8 @@ def follow_run(session: Session, host: Host, *, run_id: str) -> Iterator[Any]:
             if event.time_s - shown_s < 1 and event.data.get("step") != steps:
                 continue
             shown_s = event.time_s
-        yield Progressed(event, steps, tuple(said))
-    yield overview.find(connection, run.run_id)
+        yield EventOutput(event, steps, tuple(said))
+    yield RunOutput(overview.find(connection, run.run_id))
 
 
 def _spec(run: RunView, host: Host) -> RunSpec:

@@ -39,7 +39,7 @@ def test_files_are_verified_once_and_damage_is_found_where_it_is(inv, run):
     assert [(r["state"], r["best"], r["latest"]) for r in rows] == [("unverified", False, False),
                                                                    ("unverified", True, True)]
     shown = inv.good(line).out
-    assert "only sizes looked at" in shown
+    assert "sizes only" in shown
     assert f"inv checkpoints --verify --host lab --run {run.run_id}" in shown
     assert "not counted: step_000030: there is no manifest.json yet" in shown
     assert [r["state"] for r in inv.good(f"{line} --verify --json").rows()] == ["verified", "verified"]

@@ -74,7 +74,7 @@ def driven(hosts, drive, size=(80, 24)):
     """Open the dashboard of these hosts and let `drive(app, pilot, until)` use it."""
     async def run() -> Dashboard:
         session = Session(lambda _: None, lambda *_: None)
-        app = dashboard.of_hosts(session, [session.inventory.host(h) for h in hosts], "")
+        app = dashboard.of_hosts(session.hosts(",".join(hosts)), "")
         app.refresh_s = 0.1
 
         async def until(holds, limit_s=30.0):
@@ -102,7 +102,7 @@ def test_a_run_is_seen_with_its_curve_its_split_and_its_checkpoints_while_plugin
         assert "90 s to go" in text(app, "Head")
         curve = text(app, "LossPanel")
         assert any("\u2801" <= letter <= "\u28ff" for letter in curve)
-        assert "held out 0.0625" in app.query_one("LossPanel").border_subtitle
+        assert "validation 0.0625" in app.query_one("LossPanel").border_subtitle
         assert "backward" in text(app, "SplitPanel")
         assert "0.400 s 40 %" in text(app, "SplitPanel")
         assert "checkpoint step_000020" in text(app, "#event-lines")
@@ -133,7 +133,7 @@ def test_news_that_come_while_it_is_closed_draw_nothing(laptop, two):
         await until(lambda: "● live" in text(app, "Head"))
 
     app = driven(["lab"], drive)
-    app.on_dashboard_came(app.Came(Refresh(*app.current)))  # its panels are gone
+    app.on_dashboard_updated(app.Updated(Refresh(*app.current)))  # its panels are gone
 
 
 def test_runs_of_several_hosts_are_chosen_by_keys_and_in_the_list(laptop, lab, two):

@@ -73,7 +73,7 @@ def test_an_evaluation_is_asked_for_survives_a_kill_and_comes_home(inv, run):
     assert kinds[-5:] == ["eval_started", "trial", "eval_started", "trial", "eval_finished"]
 
     again = inv.good(EVAL, timeout_s=120)
-    assert "was done before" in again.err
+    assert "is finished already" in again.err
     (fetched,) = inv.good(f"fetch-results --host lab --into {inv.results} --json").rows()
     assert fetched["evaluations"] == [launched["name"]]
     assert (home / "eval.log").exists()

@@ -124,9 +124,10 @@ def test_the_password_of_an_address_is_neither_in_a_command_line_nor_in_what_is_
     other = laptop(tmp_path / "laptop", mine)
     with watched_command_lines(seen):
         shown = [other("check --host lab2 --json").said, other.good("train --host lab2 --dry-run").said,
-                 other("stats --host lab2").said]
+                 other.good("train --host lab2 --dry-run --json").said, other("stats --host lab2").said]
     assert not [line for line in seen if password in line]
     assert password not in "".join(shown)
+    assert '"start": "' in shown[2]
     assert any("zlib.decompress" in line for line in seen)  # a program of ours on the host
 
 
@@ -141,7 +142,7 @@ def test_nothing_that_we_make_may_be_written_by_others_whatever_the_umask_there(
 
 def test_typed_again_with_its_check_it_is_the_same_training(inv, run_id, workspace):
     again = inv.good(f"check {TRAIN}")
-    assert f"running already: {run_id} on lab is this very training" in " ".join(again.out.split())
+    assert f"running already: {run_id} on lab is the same training" in " ".join(again.out.split())
     assert names(workspace) == [run_id]
 
 

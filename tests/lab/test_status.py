@@ -1,6 +1,7 @@
 """inv status: every run of every host side by side, with what each uses, and a host that cannot be reached as a row."""
 
 import re
+import signal
 
 import pytest
 
@@ -37,9 +38,9 @@ def test_without_a_host_every_host_is_asked_and_one_that_is_gone_is_a_row(inv, l
     one, other = two
     lab.set_gpus("lab", Gpus(memory_used_mib=(4, 71_680), utilization_percent=(0, 97),
                              processes=(GpuProcess(1, one.process.pid, "python", 71_000),)))
-    done = inv.refused("status", 3, "gone cannot be asked", "cannot reach gone (nobody@127.0.0.1:1)", "-> inv lab.up")
+    done = inv.refused("status", 3, "gone no status", "cannot reach gone (nobody@127.0.0.1:1)", "-> inv lab.up")
     assert f"running   {one.run_id}  step 30 of 150  loss 0.2500  12.5 samples/s  10 min to go" in done.out
-    assert re.search(r"step_000020, \d+ s ago   GPU 1: 97 %, 70 of 80 GiB   last sign \d+ s ago", done.out)
+    assert re.search(r"step_000020, \d+ s ago   GPU 1: 97 %, 70 of 80 GiB   last event \d+ s ago", done.out)
     assert f"running   {other.run_id}" in done.out
     rows = {row.get("run_id", row["host"]): row for row in inv("status --json").rows()}
     assert rows["gone"]["problem"].startswith("cannot reach gone")
@@ -80,3 +81,19 @@ def test_gpus_are_watched_through_a_cut_link_and_in_a_pipe_each_is_a_line(inv, l
         watching.kill()
         watching.communicate()
         lab.up()
+
+
+def test_an_interrupted_follower_says_that_the_run_continues(inv, lab):
+    with Alive(lab, "lab", "20980101-000000-kept-0005") as kept:
+        kept.journal.append("step", step=1, loss=0.5)
+        following = inv.started(f"watch --plain --host lab --run {kept.run_id}")
+        try:
+            assert "connecting to lab" in following.stderr.readline()
+            assert following.stdout.readline()
+            following.send_signal(signal.SIGINT)
+            _, err = following.communicate(timeout=30)
+        finally:
+            following.kill()
+        assert following.returncode == 130
+        assert "Detached. The run continues on the host." in err
+        assert "running" in inv.good(f"status --host lab --run {kept.run_id}").out

@@ -19,7 +19,7 @@ from rdtops.errors import RemoteError
 from rdtops.hostlib import names
 from rdtops.hostlib.names import BadName
 from rdtops.runs import evaluations, overview
-from rdtops.views import shown
+from rdtops.views.runs import RunOutput
 
 RUN = "20261124-101530-tiny-3fa9"
 SPEC = RunSpec(names.run_id(RUN), "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "a", {}, preset("tiny"))
@@ -80,7 +80,7 @@ def test_a_run_that_cannot_be_read_is_unknown_and_says_why():
     assert (view.state, view.problem) == (RunState.UNKNOWN, "PermissionError: journal.jsonl")
     assert view.to_json()["problem"] == "PermissionError: journal.jsonl"
     console = Console(record=True, width=120, file=io.StringIO())
-    console.print(shown(view))
+    console.print(RunOutput(view))
     assert "cannot be read: PermissionError: journal.jsonl" in console.export_text()
 
 

@@ -33,8 +33,8 @@ async def tell(app):
               (Event(HOSTILE, 1e300, {HOSTILE: HOSTILE}), []),
               (Event("checkpoint", 1.7e9, {"step": 3, "name": HOSTILE, "size_bytes": 5, "digest": HOSTILE}), [record]))
     log = (HOSTILE, "\x1b[31mred\x1b[0m", "10 %\r20 %")
-    app.post_message(app.Came(Refresh("lab", RUN_ID, events=events, log=log)))
-    app.post_message(app.Came(Refresh("lab", RUN_ID, problem=HOSTILE, again_in_s=3.0)))
+    app.post_message(app.Updated(Refresh("lab", RUN_ID, events=events, log=log)))
+    app.post_message(app.Updated(Refresh("lab", RUN_ID, problem=HOSTILE, again_in_s=3.0)))
     app.query_one("#aside").border_title = f"title {OSC_52}"
     app.notify(f"notified {OSC_52}", markup=False)
 

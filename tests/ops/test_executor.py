@@ -13,23 +13,23 @@ TASKS = """
 from invoke import task
 
 @task(auto_shortflags=False)
-def deploy(_, host="", preset="", only=""):
+def deploy(context, host="", preset="", only=""):
     print("deploy", host or "-", preset or "-")
 
 @task(auto_shortflags=False)
-def check(_, host="", preset=""):
+def check(context, host="", preset=""):
     print("check", host or "-", preset or "-")
 
 @task(auto_shortflags=False, iterable=["set_"])
-def train(_, host="", preset="", set_=None):
+def train(context, host="", preset="", set_=None):
     print("train", host or "-", preset or "-", *(set_ or []))
 
 @task(auto_shortflags=False)
-def watch(_, host="", plain=False):
+def watch(context, host="", plain=False):
     print("watch", host or "-", "lines" if plain else "dashboard")
 
 @task(auto_shortflags=False)
-def plugins(_):
+def plugins(context):
     print("plugins")
 """
 

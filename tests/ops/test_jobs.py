@@ -12,7 +12,8 @@ from rdtops.plugging.registry import Plugin, Registry
 from rdtops.runs import jobs, launchers, why
 from rdtops.runs.jobs import Launched
 from rdtops.testing import load, make_host
-from rdtops.views.jobs import job_lines, start_words
+from rdtops.views.launches import start_words
+from rdtops.views.runs import job_lines
 
 
 @pytest.mark.parametrize(("job", "by_files", "state"), [

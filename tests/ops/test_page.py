@@ -89,7 +89,7 @@ def test_a_readme_says_what_was_run_and_how_to_go_on(folder):
     text = (folder / "README.md").read_text()
     for words in (RUN, "finished on lab", "snapshot `abc123`", "`a_demo.hdf5` MD5 `fcd998`", "`learning_rate = 0.5`",
                   "17 of 20 succeeded, 95 % interval 64.0 to 94.8 %", f"inv train --host lab --resume {RUN}",
-                  "best held-out loss 0.062500, at step_000020", "`train.log`"):
+                  "best validation loss 0.062500, at step_000020", "`train.log`"):
         assert words in text, words
 
 

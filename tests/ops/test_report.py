@@ -6,8 +6,8 @@ import io
 
 from rich.console import Console
 
-from rdtops import views
 from rdtops.checks import CheckResult, Report
+from rdtops.views.preflight import CheckOutput
 
 RESULTS = (
     CheckResult("clock", CheckResult.ok("", "").status, "agrees", group="host"),
@@ -19,7 +19,7 @@ RESULTS = (
 
 def lines(report: Report, width: int = 100) -> list[str]:
     out = io.StringIO()
-    Console(file=out, width=width, highlight=False).print(views.shown(report))
+    Console(file=out, width=width, highlight=False).print(CheckOutput(report))
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
@@ -47,6 +47,6 @@ def test_a_report_without_a_check_is_not_ready():
 
 
 def test_json_has_what_the_table_has():
-    (row,) = views.rows(Report("a", RESULTS, ("gpu",), {"clock": 0.1}))
+    (row,) = CheckOutput(Report("a", RESULTS, ("gpu",), {"clock": 0.1})).to_json()
     assert (row["passed"], row["probe_seconds"]) == (False, {"clock": 0.1})
     assert [(r["group"], r["name"], r["status"]) for r in row["results"]][1] == ("assets", "dataset", "FAIL")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
+import pkgutil
 import re
 import sys
 import types
@@ -19,19 +21,27 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.text import Text as Styled
 
-from rdtops import views as render
+from rdtops import views
 from rdtops.contract.journal import KINDS, Event
+from rdtops.contract.run import RunState
 from rdtops.errors import RdtopsError, RunError
 from rdtops.options import Option
 from rdtops.runs.evaluations import EvalView
 from rdtops.runs.inquiries import NormFitted, Replayed, Stats
+from rdtops.runs.overview import RunView
 from rdtops.ssh.display import log_text, printable
 from rdtops.transfer.transfer import Progress
 from rdtops.ui import screen
 from rdtops.ui.repository import Drilled
 from rdtops.ui.screen import Screen
-from rdtops.views import views
+from rdtops.views.checkpoints import CheckpointRow
+from rdtops.views.gpus import GpuSampleOutput
+from rdtops.views.journal import EventOutput
+from rdtops.views.output import Output
+from rdtops.views.results import ReportOutput
+from rdtops.views.runs import LogOutput
 from rdtops.views.terminal import styled
+from rdtops.views.words import table_of
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 MOVE = re.compile(r"\r|\x1b\[(\?25[lh]|2K|1A)")  # of rich's Live
@@ -94,10 +104,10 @@ def tally(word: str) -> dict[str, Any]:
 
 
 SPECIAL: dict[Any, Any] = {  # what has a form of its own
-    EvalView: lambda w: {"outcomes": {"success": 1, "failure": 0, "error": 1}, "state": views.RunState.FAILED,
+    EvalView: lambda w: {"outcomes": {"success": 1, "failure": 0, "error": 1}, "state": RunState.FAILED,
                          "report": {"planned_trials": 2, "tasks": [tally(w)], "total": tally(w), "notes": [w]}},
-    views.RunView: lambda _: {"spec": None, "state": views.RunState.FAILED, "error": ""},
-    views.CheckpointRow: lambda _: {"state": "damaged"},
+    RunView: lambda _: {"spec": None, "state": RunState.FAILED, "error": ""},
+    CheckpointRow: lambda _: {"state": "damaged"},
     Drilled: lambda w: {"rows": (DrilledRow(w), DrilledRow(w, 1.5))},
     Replayed: lambda w: {"values": {
         "step": w, "run_id": w, "weights": w, "weights_step": w, "loss": w, "notes": [w], "is_exact": False,
@@ -108,8 +118,19 @@ SPECIAL: dict[Any, Any] = {  # what has a form of its own
     Stats: lambda w: {"values": {"why": w, "is_written": False, "files": [w], "episodes": w, "steps": w, "codec": w,
                                  "observed": [w], "path": w, "is_sound": False,
                                  "unsound": [{"is_wrong": True, "kind": w, "slot": w, "says": w}]}}}
-SHOWN = sorted((kind for kind in render.shown.registry if kind is not object), key=lambda kind: kind.__name__)
-AS_ROWS = [kind for kind in SHOWN if kind in render.rows.registry]
+
+
+def concrete(kind: type) -> Iterator[type]:
+    """Every output that there is, those of the modules of render with them."""
+    for child in kind.__subclasses__():
+        yield from concrete(child)
+        if is_dataclass(child):
+            yield child
+
+
+for module in pkgutil.iter_modules(views.__path__, "rdtops.views."):
+    importlib.import_module(module.name)
+OUTPUTS = sorted(concrete(Output), key=lambda kind: kind.__name__)
 
 
 class Tty(io.StringIO):
@@ -135,23 +156,23 @@ def check_text(written: str, *said: str) -> None:
         assert any("".join(form(word).split()) in seen for form in (printable, log_text)), word
 
 
-@pytest.mark.parametrize("kind", SHOWN, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", OUTPUTS, ids=lambda kind: kind.__name__)
 @slow
 @given(word=words)
 @example(word=f"[red]x[/red][/]\\ {OSC_52}")
-def test_every_view_is_shown_and_nothing_in_it_is_obeyed(kind, word, monkeypatch):
+def test_every_output_is_shown_and_nothing_in_it_is_obeyed(kind, word, monkeypatch):
     with on_terminal(monkeypatch) as (out, _):
         shown = Screen()
         shown.show(filled(kind, word))
         shown.close()
-    check_text(MOVE.sub("", out.getvalue()) if kind is views.GpuSample else out.getvalue(),
-               *([] if kind is views.Reported else [word]))
+    check_text(MOVE.sub("", out.getvalue()) if kind is GpuSampleOutput else out.getvalue(),
+               *([] if kind is ReportOutput else [word]))
 
 
-@pytest.mark.parametrize("kind", AS_ROWS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", OUTPUTS, ids=lambda kind: kind.__name__)
 @slow
 @given(word=words)
-def test_json_of_every_view_is_text_and_the_same_json(kind, word, monkeypatch):
+def test_json_of_every_output_is_text_and_the_same_json(kind, word, monkeypatch):
     thing = filled(kind, word)
     with on_terminal(monkeypatch) as (out, _):
         shown = Screen()
@@ -159,7 +180,7 @@ def test_json_of_every_view_is_text_and_the_same_json(kind, word, monkeypatch):
         shown.show(thing)
         shown.finish(0)
     assert printable(out.getvalue()) == out.getvalue()
-    assert json.loads(out.getvalue()) == json.loads(json.dumps(render.rows(thing), default=str))
+    assert json.loads(out.getvalue()) == json.loads(json.dumps(thing.to_json(), default=str))
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "of another version"])
@@ -168,7 +189,7 @@ def test_json_of_every_view_is_text_and_the_same_json(kind, word, monkeypatch):
 def test_every_event_is_shown_whatever_its_fields_hold(kind, word, monkeypatch):
     names = re.findall(r"\w+", KINDS.get(kind, "name"))
     with on_terminal(monkeypatch) as (out, _):
-        Screen().show(views.Progressed(Event(kind, 1.7e300, dict.fromkeys(names, word)), 10, ()))
+        Screen().show(EventOutput(Event(kind, 1.7e300, dict.fromkeys(names, word)), 10, ()))
     check_text(out.getvalue(), *([] if kind == "requeued" else [word]))
 
 
@@ -199,8 +220,8 @@ def test_a_bar_shows_what_is_moved_and_obeys_nothing(monkeypatch):
 def test_a_line_of_a_log_is_whole_and_a_long_name_stays_in_its_column(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        Screen().show(views.Text("x" * 200 + "\n"))
-        table = render.words.table_of("t", "a", "b")
+        Screen().show(LogOutput("x" * 200 + "\n"))
+        table = table_of("t", "a", "b")
         table.add_row("\x1b" * 12, "[bold]")
         Screen().out.print(table)
     assert out.getvalue().splitlines()[:1] == ["x" * 200]

@@ -119,7 +119,7 @@ def test_a_lost_executable_bit_is_a_difference() -> None:
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (999_600, "1 MB"),
-                                              (1_500_000_000, "1.5 GB")])
+                                              (1_500_000_000, "1.5 GB"), (10**30, "1e+12 EB")])
 def test_sizes_in_words(count: int, words: str) -> None:
     assert size_words(count) == words
 

@@ -43,8 +43,8 @@ class Choice:
 
 
 class Lines(RichLog):
-    """Stays at its end, unless somebody is in it and reads further up. Broken anew for each width; a tab that is not
-    shown has none."""
+    """A log that stays at its end unless somebody scrolls up in it. Its lines are wrapped again for each width; a tab
+    that is not shown has none."""
 
     def __init__(self, name: str, *, wrap: bool) -> None:
         super().__init__(id=name, max_lines=MOST_LINES, wrap=wrap, min_width=1)
@@ -74,9 +74,9 @@ class Cells(DataTable[Text]):
         self.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in cells), key=key)
 
 
-class Shown(LineFilter):
-    """Whatever a widget draws, a title or a notification too: the terminal obeys nothing of it. Lines are broken by
-    now, so what is replaced keeps its width; where it can be expected it was escaped before."""
+class Escaped(LineFilter):
+    """Escapes whatever a widget draws, titles and notifications too. Lines are wrapped by now, so what is replaced
+    keeps its width; where it can be expected it was escaped before."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002
         return [segment if segment.control or segment.text == printable(segment.text) else segment._replace(
@@ -117,8 +117,8 @@ class Dashboard(App[None]):
         Binding("5", "tab('runs')", "runs"), Binding("n", "next", "next"),
         Binding("y", "scale", "scale"), Binding("f", "full", "full"), Binding("q", "quit", "quit")]
 
-    class Came(Message):
-        """Something is new of a run."""
+    class Updated(Message):
+        """An update of a run came."""
 
         def __init__(self, update: Refresh) -> None:
             super().__init__()
@@ -160,7 +160,7 @@ class Dashboard(App[None]):
 
     def on_mount(self) -> None:
         self.query_one("#aside").border_title = "log"
-        self.query_one("#checkpoints", Cells).add_columns("", "step", "size", "held-out loss", "digest", "plugins")
+        self.query_one("#checkpoints", Cells).add_columns("", "step", "size", "validation loss", "digest", "plugins")
         self.query_one("#run-rows", Cells).add_columns("", "host", "run", "state", "step", "loss", "to go")
         for key in self.chosen:
             self._follow(key)
@@ -174,19 +174,19 @@ class Dashboard(App[None]):
         self.call_after_refresh(self._show_panels)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        return [*super().get_line_filters(), Shown()]
+        return [*super().get_line_filters(), Escaped()]
 
     # --- what comes from the hosts
 
-    def on_dashboard_came(self, message: Came) -> None:
+    def on_dashboard_updated(self, message: Updated) -> None:
         if not self.is_running:  # it is being closed: its panels go one after another
             return
         update = message.update
         key = (update.host, update.run_id)
         is_news = bool(update.problem) != bool(self.known[key].problem)
-        self.known[key].learn(update)
+        self.known[key].apply(update)
         if key == self.current and is_news:
-            self.query_one("#event-lines", Lines).add(update.problem or "reached again",
+            self.query_one("#event-lines", Lines).add(update.problem or "Reconnected.",
                                                       "yellow" if update.problem else "green")
         if key == self.current:
             self._show_lines(update)
@@ -197,7 +197,7 @@ class Dashboard(App[None]):
         if key in self.feeds:
             return
         feed = Feed(self.choices[key[0]].connect, self.registry, self.known[key].run,
-                    lambda update: self.post_message(self.Came(update)), self.refresh_s)
+                    lambda update: self.post_message(self.Updated(update)), self.refresh_s)
         self.feeds[key] = feed
         feed.start()
 
@@ -215,7 +215,7 @@ class Dashboard(App[None]):
         self.screen.toggle_class("-full")
 
     def action_next(self) -> None:
-        """The next of the runs that are followed."""
+        """Show the next of the followed runs."""
         keys = list(self.feeds)
         self._select(keys[(keys.index(self.current) + 1) % len(keys)])
 

@@ -38,12 +38,12 @@ class Refresh:
 
 @dataclass
 class Feed:
-    """`tell` is called from the feed's thread."""
+    """`on_update` is called from the feed's thread."""
 
     connect: Callable[[], Connection]
     registry: Registry
     run: RunView
-    tell: Callable[[Refresh], object]
+    on_update: Callable[[Refresh], object]
     refresh_s: float = REFRESH_S
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -53,7 +53,7 @@ class Feed:
         self._thread.start()
 
     def stop(self) -> None:
-        """Returns when a call that is under way has ended, or after a second: the program may end meanwhile."""
+        """Wait for a call that is under way, at most a second: the program may end meanwhile."""
         self._stop.set()
         if self._thread:
             self._thread.join(1.0)
@@ -68,13 +68,13 @@ class Feed:
                 update, pause_s = following.look(self.refresh_s)
             except LOST as error:
                 pause_s = backoff.lost(error)
-                self.tell(Refresh(self.run.host, self.run.run_id, problem=said[-1], again_in_s=pause_s))
+                self.on_update(Refresh(self.run.host, self.run.run_id, problem=said[-1], again_in_s=pause_s))
             except RdtopsError as error:
-                self.tell(Refresh(self.run.host, self.run.run_id, problem=f"{error.message}; {error.remedy}"))
+                self.on_update(Refresh(self.run.host, self.run.run_id, problem=f"{error.message}; {error.remedy}"))
                 break
             else:
                 backoff.reconnected()
-                self.tell(update)
+                self.on_update(update)
             self._stop.wait(pause_s)
         if following:
             following.poller.close()
@@ -91,7 +91,7 @@ class _Following:
         self._has_ended = False
 
     def look(self, refresh_s: float) -> tuple[Refresh, float]:
-        """What is new, and the seconds until one should look again."""
+        """Return what is new, and the seconds to wait before the next look."""
         if self._past is None:
             self._past = self.watcher.history()
         look = self.watcher.look({LOG: self._log}, gpus=True)

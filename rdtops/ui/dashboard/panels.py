@@ -36,7 +36,7 @@ class Known:
     problem: str = ""
     again_in_s: float = 0.0
 
-    def learn(self, update: Refresh) -> None:
+    def apply(self, update: Refresh) -> None:
         self.problem, self.again_in_s = update.problem, update.again_in_s
         if update.latest:
             self.latest, self.run = update.latest, update.latest.run
@@ -70,25 +70,25 @@ class Head(Static):
 
 def _link(known: Known) -> Text:
     if known.again_in_s:
-        return styled("[yellow]◌ no link, trying again in {} s[/]", f"{known.again_in_s:.0f}")
+        return styled("[yellow]◌ disconnected, trying again in {} s[/]", f"{known.again_in_s:.0f}")
     if known.problem:
-        return styled("[red]✗ given up: see events[/]")
+        return styled("[red]✗ stopped: see events[/]")
     if known.run.state.ended:
         return styled("[dim]■ ended[/]")
     return styled("[green]● live[/]" if known.latest else "[dim]◌ connecting[/]")
 
 
 class LossPanel(Static):
-    """The loss of each told step, and of the held-out samples."""
+    """The loss of each recorded step, and the validation loss."""
 
     logarithmic: bool | None = None
 
     def show(self, known: Known) -> None:
         story = known.story
         self.border_title = f"loss {known.run.loss:.4f}" if known.run.loss is not None else "loss"
-        self.border_subtitle = f"held out {story.heldout[-1][1]:.4f}" if story.heldout else ""
+        self.border_subtitle = f"validation {story.heldout[-1][1]:.4f}" if story.heldout else ""
         curves = [Curve("loss", story.loss, "bright_black"), Curve("mean", smoothed(story.loss), "bold cyan"),
-                  Curve("held out", story.heldout, "bold yellow")]
+                  Curve("validation", story.heldout, "bold yellow")]
         self.update(plot(curves, self.size.width, self.size.height, logarithmic=self.logarithmic))
 
 
@@ -111,7 +111,7 @@ class SplitPanel(Static):
 
 
 class GpuPanel(Static):
-    """The GPUs of the run; of a run that uses none those of its host."""
+    """The GPUs of the run, or those of its host when the run uses none."""
 
     def show(self, known: Known) -> None:
         own = known.run.gpus

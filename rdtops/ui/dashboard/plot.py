@@ -25,7 +25,7 @@ class Curve:
 
 
 def plot(curves: Sequence[Curve], columns: int, rows: int, *, logarithmic: bool | None = None) -> Text:
-    """A picture of that many cells with its axes. `logarithmic` None: where the values range widely."""
+    """Draw curves with their axes in that many cells. `logarithmic` None: where the values range widely."""
     drawn = [Curve(c.name, [p for p in c.points if math.isfinite(p[1])], c.style, c.marks) for c in curves]
     drawn = [c for c in drawn if c.points]
     width, height = columns - LABEL_CELLS - 1, rows - 1

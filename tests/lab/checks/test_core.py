@@ -82,9 +82,8 @@ def executions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_whole_check_needs_at_most_three_round_trips_after_the_login(session, executions):
-    host = session.inventory.host("lab2")
-    prepared = session.prepared(host, Wish(preset="tiny"))
-    report = session.report(host, prepared, again=True)
+    host = session.on(session.inventory.host("lab2"))
+    report = host.report(host.prepare(Wish(preset="tiny")), again=True)
     assert {"disk", "gpu", "md5", "encoder_mirror"} <= set(report.plugins)
     assert len(report.results) > 30
     assert 0 < len(executions) <= 3, executions
@@ -116,12 +115,12 @@ def test_a_hanging_probe_costs_its_own_result_and_its_own_time(session, lab, mon
     gpu = next(p.module for p in session.registry.loaded if p.name == "gpu")
     for name in ("GPUS", "PROCESSES"):
         monkeypatch.setattr(gpu, name, replace(getattr(gpu, name), timeout_s=1))
-    host = session.inventory.host("lab2")
-    prepared = session.prepared(host, Wish(preset="tiny"))
+    host = session.on(session.inventory.host("lab2"))
+    prepared = host.prepare(Wish(preset="tiny"))
     lab.set_gpus("lab2", Gpus(hang_s=60))
     try:
         begun_s = time.monotonic()
-        report = session.report(host, prepared, again=True)
+        report = host.report(prepared, again=True)
         assert time.monotonic() - begun_s < 30
     finally:
         lab.set_gpus("lab2", Gpus())
