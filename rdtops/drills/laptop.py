@@ -22,7 +22,6 @@ from pathlib import Path
 
 from rdtops.contract import kin, manifest
 from rdtops.contract.manifest import FileDigest, Manifest
-from rdtops.lab import processes
 from rdtops.lab.ports import Ports
 from rdtops.lab.site import JUMP, Lab
 from rdtops.ops import runs_on_host
@@ -216,7 +215,7 @@ class _Ground:
         """What was hit: the jump has no process for each connection where asyncssh stands in for sshd."""
         serving = self.lab.connections(JUMP) if cut_the_jump else set()
         if serving:
-            processes.signal_all(serving, signal.SIGKILL)
+            kin.send(serving, signal.SIGKILL)
             return "jump"
         os.killpg(process.pid, signal.SIGKILL)
         return "laptop"
@@ -328,6 +327,4 @@ def _wait_for_checkpoint(workspace: Path) -> None:
 def _end_all(workspace: Path) -> None:
     """Every process of every run, without waiting for it to save."""
     for run in (workspace / "runs").glob("2*"):
-        while alive := runs_on_host.members(run.name):
-            processes.signal_all(alive, signal.SIGKILL)
-            time.sleep(0.05)
+        kin.end(lambda run_id=run.name: runs_on_host.members(run_id))  # type: ignore[misc]

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rdtops.contract import kin
 from rdtops.drills import small_disk
-from rdtops.lab import processes
 from rdtops.lab.observer import Observer
 from rdtops.lab.site import JUMP, Lab
 from rdtops.lab.wan.site import HOST, WanLab
@@ -150,8 +150,7 @@ class FullDisk(Fault):
 
 
 def _killed(pids: set[int]) -> bool:
-    processes.signal_all(pids, signal.SIGKILL)
-    return bool(pids)
+    return kin.send(pids, signal.SIGKILL)
 
 
 # --- trials ---

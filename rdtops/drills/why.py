@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Journal
+from rdtops.contract.kin import Process
 from rdtops.contract.recovery import Recovery
 from rdtops.contract.run import RunSpec, new_run_id
 from rdtops.drills.ground import own_lab, release_in, tiny_assets
@@ -97,7 +98,7 @@ class Planted:
             except RdtopsError as error:
                 return "no answer", error.message
             finally:
-                family.end(self.members)
+                family.end(self.spec.run_id)
                 self.site.set_gpus(host.name, Gpus(1))
                 self.connection.host = replace(host, environment=type(host.environment)())
         return found.cause, found.summary
@@ -125,11 +126,11 @@ class Planted:
 
     # what plants do ------------------------------------------------------------------------------------------------
 
-    def members(self) -> list[family.Member]:
+    def members(self) -> list[Process]:
         return family.members(self.spec.run_id)
 
-    def ranks(self) -> list[family.Member]:
-        return family.ranks(self.members())
+    def ranks(self) -> list[Process]:
+        return family.ranks(self.spec.run_id)
 
     def stop(self) -> None:
         runs.stop(self.connection, runs.find(self.connection, self.spec.run_id), 60.0)

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from rdtops.contract import locks
+from rdtops.contract import kin, locks
 from rdtops.errors import LabError
 from rdtops.lab import handshake, keys, openssh, processes
 from rdtops.lab.files import LabFolder, place
@@ -156,10 +156,10 @@ class Lab(LabFolder):
 
     def freeze(self, name: str) -> None:
         """Stop a server and its connections as they are: they stay open and say nothing more."""
-        processes.signal_all(self._server(name).processes(), signal.SIGSTOP)
+        kin.send(self._server(name).processes(), signal.SIGSTOP)
 
     def thaw(self, name: str) -> None:
-        processes.signal_all(self._server(name).processes(), signal.SIGCONT)
+        kin.send(self._server(name).processes(), signal.SIGCONT)
 
     def stop_server(self, name: str) -> None:
         """The server and its connections end; work detached on the host goes on."""
@@ -168,7 +168,7 @@ class Lab(LabFolder):
     def kill_server(self, name: str) -> None:
         """The same, but nobody is asked: SIGKILL to the server and its connections at once."""
         server = self._server(name)
-        processes.signal_all(server.processes(), signal.SIGKILL)
+        kin.send(server.processes(), signal.SIGKILL)
         server.stop()  # what was forked meanwhile
 
     def start_server(self, name: str) -> None:

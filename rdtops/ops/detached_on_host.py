@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 from typing import Callable
 
 from rdtops.contract.fields import loads
 from rdtops.contract.files import text_of
-from rdtops.contract.kin import carrying, is_alive, send
+from rdtops.contract.kin import carrying, end, is_alive
 from rdtops.contract.locks import alone
 from rdtops.remote.far.detach import chosen, detach, window
 
@@ -72,13 +71,7 @@ def stop(folder: str, tag: str, grace_s: float) -> dict[str, object]:
     """All are asked, and what is left after the grace is killed."""
     with open(os.path.join(folder, "stop"), "w") as file:
         file.write(f"{time.time():.0f}\n")
-    for number, limit_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
-        latest = time.monotonic() + limit_s
-        if limit_s:
-            send(carrying(tag), number)
-        while carrying(tag) and time.monotonic() < latest:
-            time.sleep(0.1)
-    return {"left": carrying(tag)}
+    return {"left": [process.pid for process in end(lambda: carrying(tag), leave_s=grace_s).left]}
 
 
 def main() -> None:

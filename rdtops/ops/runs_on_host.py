@@ -19,15 +19,15 @@ import hashlib
 import itertools
 import json
 import os
-import signal
 import sys
 import time
 from typing import Any, Callable
 
+from rdtops.contract import kin
 from rdtops.contract.checkpoints import listed, ls
 from rdtops.contract.fields import decimal, loads, table, whole
 from rdtops.contract.files import TEXT_BYTES, append_line, head_of, lines_of, tail_of, text_of, write_whole
-from rdtops.contract.kin import carrying, environment, is_alive, own, rank_of, send, wait_for
+from rdtops.contract.kin import carrying, environment, is_alive, own, ranks_of
 from rdtops.contract.locks import SHARED, is_held
 from rdtops.contract.names import evaluation_name, fits, is_run_id
 from rdtops.remote.far.cards import all_of_them, of_processes, variable_of, visible
@@ -174,7 +174,7 @@ def stop(workspace: str, run_id: str, grace_s: float) -> dict[str, object]:
     with contextlib.suppress(OSError):
         append_line(os.path.join(folder, "journal.jsonl"), json.dumps(
             {"kind": "stop_requested", "time_s": round(time.time(), 3), "by": "inv stop"}))
-    return end(lambda: members(run_id), grace_s)
+    return ended(lambda: members(run_id), grace_s)
 
 
 def ask_to_stop(folder: str) -> None:
@@ -183,18 +183,10 @@ def ask_to_stop(folder: str) -> None:
         write_whole(os.path.join(folder, "stop"), f"{time.time():.0f}\n")
 
 
-def end(living: Callable[[], list[int]], grace_s: float) -> dict[str, object]:
-    every = living()
-    ranks = [pid for pid in every if rank_of(pid) is not None]
-    send(ranks or every, signal.SIGTERM)
-    wait_for(living, ranks or every, grace_s)
-    wait_for(living, every, LEAVE_S)  # what started them follows by itself, and writes how they ended
-    send(living(), signal.SIGTERM)
-    wait_for(living, living(), 10)
-    killed = living()
-    send(killed, signal.SIGKILL)
-    wait_for(living, killed, 5)
-    return {"ended": every, "killed": killed, "left": living()}
+def ended(living: Callable[[], list[int]], grace_s: float) -> dict[str, object]:
+    done = kin.end(living, first=lambda found: ranks_of(found) or found, grace_s=grace_s, leave_s=LEAVE_S)
+    ended, killed, left = ([process.pid for process in group] for group in (done.found, done.killed, done.left))
+    return {"ended": ended, "killed": killed, "left": left}
 
 
 def evaluations(workspace: str, run_ids: list[str]) -> dict[str, object]:
@@ -238,7 +230,7 @@ def outcomes(path: str) -> dict[str, int]:
 
 def stop_evaluation(workspace: str, run_id: str, name: str, grace_s: float) -> dict[str, object]:
     ask_to_stop(os.path.join(workspace, "runs", run_id, "eval", name))
-    return end(lambda: members(f"{run_id}/{name}", "RDTOPS_EVAL"), grace_s)
+    return ended(lambda: members(f"{run_id}/{name}", "RDTOPS_EVAL"), grace_s)
 
 
 def main() -> None:

@@ -58,7 +58,7 @@ class Supervision:
             try:
                 code = self._attempts()
             except BaseException:  # a bug of ours must not leave a training that nobody looks after
-                family.end(self._members)
+                family.end(self.spec.run_id)
                 raise
             self._tell_asked()
             files.write_whole(self.root / EXIT, f"{_shell_code(code)}\n")
@@ -71,7 +71,7 @@ class Supervision:
             code = self._attempt()
             verdict = self._verdict(code)
             # where what started the ranks was killed, they may be well: they save first
-            family.end(self._members, grace_s=self.recovery.grace_s if code < 0 else 0.0)
+            family.end(self.spec.run_id, grace_s=self.recovery.grace_s if code < 0 else 0.0)
             self._tell_end(code, verdict)
             if verdict.wait_s is None:
                 break
@@ -105,13 +105,13 @@ class Supervision:
             return
         self.asked = signal.SIGTERM if asked is signal.SIGINT else asked
         log.info("%s: asking the ranks to save and leave", asked.name)
-        told = [rank.send(self.asked) for rank in family.ranks(self._members())]
+        told = [rank.send(self.asked) for rank in family.ranks(self.spec.run_id)]
         if running and not any(told):
             running.send(signal.SIGTERM)
 
     def _end_stuck(self, attempt: int) -> None:
         """Leave in the log where every rank stands, then end them all."""
-        ranks = family.ranks(self._members())
+        ranks = family.ranks(self.spec.run_id)
         self._tell(
             "stuck", attempt=attempt, silent_s=round(self.pulse.silent_s, 1), limit_s=round(self.pulse.limit_s, 1),
             ranks=[{"rank": r.rank, "pid": r.pid, "state": r.state} for r in ranks])
@@ -120,7 +120,7 @@ class Supervision:
             rank.send(signal.SIGUSR2)
             rank.send(signal.SIGCONT)  # a stopped one writes its stack when it goes on
         time.sleep(STACKS_S if ranks else 0)
-        family.end(self._members)
+        family.end(self.spec.run_id)
 
     # between attempts -----------------------------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class Supervision:
 
     def _take_over(self) -> None:
         """End what a killed supervisor has left; its ranks save first. Tell of an attempt whose end nobody saw."""
-        orphans = family.end(self._members, grace_s=self.recovery.grace_s)
+        orphans = family.end(self.spec.run_id, grace_s=self.recovery.grace_s).found
         self.pulse.look()
         self.pulse.begin()
         if self.pulse.is_open:
@@ -206,9 +206,6 @@ class Supervision:
             self.journal.append(kind, **data)
         except OSError as error:
             log.error("%s cannot be written: %s", self.journal.path, error)
-
-    def _members(self) -> list[family.Member]:
-        return family.members(self.spec.run_id)
 
 
 def _shell_code(code: int) -> int:

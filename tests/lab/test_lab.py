@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 
 import rdtops
+from rdtops.contract import kin
 from rdtops.errors import LabError
 from rdtops.lab import keys, packages, processes
 from rdtops.lab.gpus import Failure, GpuProcess, Gpus
@@ -448,7 +449,7 @@ def _ordinary_user() -> Iterator[tuple[str, Path, str]]:
         yield user, home, _python_for(user)
     finally:
         of_user = (path for path in processes.PROC.glob("[0-9]*") if path.stat().st_uid == uid)
-        processes.signal_all((int(path.name) for path in of_user), signal.SIGKILL)
+        kin.send((int(path.name) for path in of_user), signal.SIGKILL)
         subprocess.run(["userdel", "--force", user], check=True, capture_output=True)
         shutil.rmtree(home)
 

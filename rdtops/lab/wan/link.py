@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rdtops.contract import kin
 from rdtops.errors import LabError
 from rdtops.lab import processes
 from rdtops.lab.processes import Process
@@ -53,7 +54,7 @@ class Link:
         """Afterwards the line is as the profile says; connections survive where only the numbers change."""
         if profile.shaped and self._wanem:
             self._configure(profile)
-            processes.signal_all([self._wanem.pid], signal.SIGHUP)
+            kin.send([self._wanem.pid], signal.SIGHUP)
             return
         self.remove()
         if profile.shaped and self._shaper == "wanem":
