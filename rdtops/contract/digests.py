@@ -11,8 +11,8 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 from rdtops.contract import locks
 from rdtops.contract.fields import loads

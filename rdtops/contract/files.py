@@ -8,7 +8,8 @@ import errno
 import os
 import stat
 import threading
-from typing import Iterator, Union
+from collections.abc import Iterator
+from typing import Union
 
 TEXT_BYTES = 1 << 20  # of a file that is read as a whole, where nobody says otherwise
 TABLE_BYTES = 1 << 26  # of one with a row for each file of a folder: some 500,000 of them

@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Callable, Iterable, Iterator, Sequence
 
 from rdtops.contract.fields import decimal
 from rdtops.contract.files import text_of
@@ -105,7 +105,7 @@ def own() -> list[int]:
     """Our user's processes but this one, zombies too: they have neither environment nor files."""
     found = []
     for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
+        if decimal(name) is None or int(name) == os.getpid():
             continue
         try:
             if os.stat(f"/proc/{name}").st_uid == os.geteuid():
@@ -118,6 +118,16 @@ def own() -> list[int]:
 def carrying(tag: str) -> list[int]:
     """Our living processes with `NAME=value` in their environment, whatever session or parent they have."""
     return [pid for pid in own() if tag in environment(pid) and start_time(pid)]
+
+
+def carried(variable: str) -> set[str]:
+    """Every `NAME=value` of that name in the environment of one of our living processes."""
+    return {word for pid in own() for word in environment(pid) if word.startswith(f"{variable}=") and start_time(pid)}
+
+
+def variable_of(pid: int, name: str) -> str | None:
+    """A variable of a process's environment."""
+    return next((word[len(name) + 1:] for word in environment(pid) if word.startswith(f"{name}=")), None)
 
 
 def processes_of(pids: Iterable[int]) -> list[Process]:
@@ -145,8 +155,7 @@ def rank_of(pid: int) -> int | None:
     words = text_of(f"/proc/{pid}/cmdline").split("\0")
     if TRAINER not in words or STARTERS & set(words):
         return None
-    ranks = [v[5:] for v in environment(pid) if v.startswith("RANK=")]
-    return int(ranks[0]) if ranks and ranks[0].isdigit() else 0
+    return max(decimal(variable_of(pid, "RANK") or "") or 0, 0)
 
 
 def send(pids: Iterable[int], number: signal.Signals) -> bool:

@@ -5,7 +5,8 @@ holds that). Standard library, Python 3.8."""
 from __future__ import annotations
 
 import re
-from typing import Callable, NewType
+from collections.abc import Callable
+from typing import NewType
 
 RunId = NewType("RunId", str)  # 20261124-101530-tiny-3fa9
 CheckpointName = NewType("CheckpointName", str)  # step_002000

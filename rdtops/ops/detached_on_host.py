@@ -16,9 +16,10 @@ import sys
 import time
 from typing import Callable
 
+from rdtops.contract import liveness
 from rdtops.contract.fields import loads
 from rdtops.contract.files import text_of
-from rdtops.contract.kin import carrying, end, is_alive
+from rdtops.contract.kin import carrying, end
 from rdtops.contract.locks import alone
 from rdtops.remote.far.detach import chosen, detach, window
 
@@ -34,7 +35,7 @@ def submit(script: str, session: str, tag: str, launcher: str, within_s: float) 
     with alone(lock, within_s + PATIENCE_S) as mine:  # of two laptops, one starts it; the other finds it running
         if not mine:
             return {"problem": f"another start of {script} does not come to its end: fuser -v {lock}"}
-        if is_alive(text_of(os.path.join(folder, "process"))) or carrying(tag):
+        if liveness.read(folder, tag).alive or carrying(tag):  # the second of a script that is slow to begin
             return {"launcher": launcher, "already": True}
         for name in STALE:
             if os.path.exists(os.path.join(folder, name)):
@@ -61,10 +62,8 @@ def states(jobs: list[list[str]]) -> dict[str, object]:
 
 
 def state(folder: str, tag: str) -> dict[str, object]:
-    process = text_of(os.path.join(folder, "process"))
-    code = text_of(os.path.join(folder, "exit")).strip()
-    alive = is_alive(process) or (bool(process) and not code and bool(carrying(tag)))
-    return {"alive": alive, "exit": code, "launched": bool(process)}
+    life = liveness.read(folder, tag)
+    return {"alive": life.alive, "exit": life.exit_text, "launched": life.launched}
 
 
 def stop(folder: str, tag: str, grace_s: float) -> dict[str, object]:

@@ -24,10 +24,10 @@ import sys
 import time
 from typing import Any
 
+from rdtops.contract import liveness
 from rdtops.contract.checkpoints import ls
 from rdtops.contract.fields import loads, rows, table
 from rdtops.contract.files import text_of, write_whole
-from rdtops.contract.kin import is_alive
 from rdtops.contract.locks import LAUNCHES, alone
 from rdtops.remote.far.detach import chosen, detach, window
 
@@ -63,7 +63,7 @@ def train(workspace: str, run_id: str, release: str, wish: dict[str, object], ag
 
 def twin_of(runs: str, wish: dict[str, object], run_id: str, again: bool) -> dict[str, object] | None:
     """A run that the same wish made, and that has not ended; or this run, when it lives already."""
-    if is_alive(text_of(os.path.join(runs, run_id, "process"))):
+    if state_of(os.path.join(runs, run_id)) == "running":
         return {"twin": run_id, "state": "running"}
     for name in reversed(ls(runs)) if not again else ():
         if name != run_id and not name.startswith((".", "00000000-")) and made_by(os.path.join(runs, name), wish):
@@ -83,10 +83,10 @@ def made_by(folder: str, wish: dict[str, object]) -> bool:
 
 def state_of(folder: str) -> str:
     """'' when it has ended."""
-    process = text_of(os.path.join(folder, "process"))
-    if is_alive(process):
+    life = liveness.read(folder, f"{liveness.RUN}={os.path.basename(folder)}")
+    if life.alive:
         return "running"
-    return "" if process or os.path.exists(os.path.join(folder, "exit")) else "prepared"
+    return "" if life.launched or life.exit_text else "prepared"
 
 
 def make_folder(runs: str, run_id: str, files: dict[str, str]) -> bool:

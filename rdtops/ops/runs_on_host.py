@@ -15,6 +15,7 @@ Facts only; what they mean is decided on the laptop, in rdtops.contract.run.stat
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -23,14 +24,14 @@ import sys
 import time
 from typing import Any, Callable
 
-from rdtops.contract import kin
+from rdtops.contract import kin, liveness
 from rdtops.contract.checkpoints import listed, ls
-from rdtops.contract.fields import decimal, loads, table, whole
+from rdtops.contract.fields import loads, table, whole
 from rdtops.contract.files import TEXT_BYTES, append_line, head_of, lines_of, tail_of, text_of, write_whole
-from rdtops.contract.kin import carrying, environment, is_alive, own, ranks_of
+from rdtops.contract.kin import ranks_of
 from rdtops.contract.locks import SHARED, is_held
 from rdtops.contract.names import evaluation_name, fits, is_run_id
-from rdtops.remote.far.cards import all_of_them, of_processes, variable_of, visible
+from rdtops.remote.far.cards import all_of_them, of_processes, visible
 from rdtops.remote.far.tails import MARK, Lines, last_of_each_kind, read_on, rows_of, shrunk, thinned
 
 LOG_LETTERS = 4000  # of the end of a log
@@ -39,39 +40,25 @@ REPORT_BYTES = 1 << 23  # of report.json: 30,000 trials
 TRIAL_LINES = 1 << 17  # of trials.jsonl: all 130 tasks of LIBERO, 50 times each, 20 times over
 EVENT_BYTES = 1 << 16  # of an event that travels; of a longer line only its beginning
 LEAVE_S = 10.0
-TAGGED: set[str] = set()
 EVALUATION = (b'{"kind": "eval_', b'{"kind": "trial"')  # lines of a Journal that are not the training's
 
 
-def members(name: str, variable: str = "RDTOPS_RUN") -> list[int]:
+def members(name: str, variable: str = liveness.RUN) -> list[int]:
     """The processes of a run, or of an evaluation."""
-    return carrying(f"{variable}={name}")
+    return kin.carrying(f"{variable}={name}")
 
 
-def tagged() -> set[str]:
-    """The runs that have living processes of ours. Looked for once: this program lives for one question."""
-    if not TAGGED:
-        for pid in own():
-            TAGGED.update(v[11:] for v in environment(pid) if v.startswith("RDTOPS_RUN="))
-        TAGGED.add("")
-    return TAGGED
-
-
-def facts(root: str, run_id: str) -> dict[str, object]:
+def facts(root: str, run_id: str, is_carried: Callable[[str], bool] = liveness.is_carried) -> dict[str, object]:
     folder = os.path.join(root, run_id)
     journal = os.path.join(folder, "journal.jsonl")
-    launched = os.path.exists(os.path.join(folder, "process"))
-    alive = any(is_alive(text_of(os.path.join(folder, name))) for name in ("process", "supervisor"))
-    exit_text = text_of(os.path.join(folder, "exit")).strip()  # after that: it is written before the process ends
-    code = decimal(exit_text)
-    if launched and not alive and code is None:  # what started them was killed; they may go on without
-        alive = run_id in tagged()
-    is_well = alive or code == 0
+    life = liveness.read(folder, f"{liveness.RUN}={run_id}", is_carried)
+    is_well = life.alive or life.exit_code == 0
     return {"run_id": run_id, "config": text_of(os.path.join(folder, "config.json"), CONFIG_BYTES),
             "problem": problem_of(os.path.join(folder, "config.json")) or (
-                f"{folder}/exit holds no exit code" if exit_text and code is None and not alive else ""),
-            "exit_code": code, "alive": alive, "launched": launched,
-            "stop_requested": os.path.exists(os.path.join(folder, "stop")),
+                f"{folder}/exit holds no exit code" if life.exit_text and life.exit_code is None and not life.alive
+                else ""),
+            "exit_code": life.exit_code, "alive": life.alive, "launched": life.launched,
+            "stop_requested": life.stop_requested,
             "journal_head": text_of(journal, 512),
             "journal_tail": "".join(line + "\n" for line in last_of_each_kind(journal, EVALUATION)),
             "log_tail": "" if is_well else end_of(os.path.join(folder, "train.log")),
@@ -102,7 +89,8 @@ def size_of(path: str) -> int:
 def list_runs(workspace: str, gpus: bool = False) -> dict[str, object]:
     """`gpus`: what nvidia-smi says as well, when a run is alive."""
     root = os.path.join(workspace, "runs")
-    found = [facts(root, name) for name in run_names(root)]
+    tags = functools.lru_cache(maxsize=None)(lambda: kin.carried(liveness.RUN))  # of many lost runs, looked for once
+    found = [facts(root, name, lambda tag: tag in tags()) for name in run_names(root)]
     rows = all_of_them() if gpus and any(run["alive"] for run in found) else []
     for run in found:
         run["gpus"] = gpus_of(run, rows)
@@ -126,7 +114,7 @@ def gpus_of(run: dict[str, object], rows: list[dict[str, Any]]) -> list[str]:
         train = {}
     count = 0 if train.get("device") == "cpu" else whole(train.get("num_processes")) or 0
     return of_processes(pids) or visible(
-        rows, variable_of(pids[0], "CUDA_VISIBLE_DEVICES") if pids else None, count)
+        rows, kin.variable_of(pids[0], "CUDA_VISIBLE_DEVICES") if pids else None, count)
 
 
 def news(workspace: str, run_id: str, files: dict[str, dict[str, Any]], gpus: bool = False,
@@ -200,13 +188,11 @@ def evaluations(workspace: str, run_ids: list[str]) -> dict[str, object]:
 
 def evaluation(folder: str, run_id: str, name: str) -> dict[str, object]:
     spec = os.path.join(folder, "eval.json")
-    alive = is_alive(text_of(os.path.join(folder, "process"))) or is_locked(os.path.join(folder, "lock"))
-    code = decimal(text_of(os.path.join(folder, "exit")))
+    life = liveness.read(folder, f"{liveness.EVALUATION}={run_id}/{name}")
     return {"run_id": run_id, "name": name, "folder": folder, "spec": text_of(spec, CONFIG_BYTES),
             "begun_s": os.path.getmtime(spec) if os.path.exists(spec) else 0.0,
-            "exit_code": code, "alive": alive,
-            "launched": os.path.exists(os.path.join(folder, "process")),
-            "stop_requested": os.path.exists(os.path.join(folder, "stop")),
+            "exit_code": life.exit_code, "alive": life.alive or is_locked(os.path.join(folder, "lock")),
+            "launched": life.launched, "stop_requested": life.stop_requested,
             "outcomes": outcomes(os.path.join(folder, "trials.jsonl")),
             "report": text_of(os.path.join(folder, "report.json"), REPORT_BYTES),
             "log_tail": end_of(os.path.join(folder, "eval.log"))}
@@ -230,7 +216,7 @@ def outcomes(path: str) -> dict[str, int]:
 
 def stop_evaluation(workspace: str, run_id: str, name: str, grace_s: float) -> dict[str, object]:
     ask_to_stop(os.path.join(workspace, "runs", run_id, "eval", name))
-    return ended(lambda: members(f"{run_id}/{name}", "RDTOPS_EVAL"), grace_s)
+    return ended(lambda: members(f"{run_id}/{name}", liveness.EVALUATION), grace_s)
 
 
 def main() -> None:

@@ -16,10 +16,11 @@ import sys
 import time
 from typing import Any, Sequence, TypeVar
 
+from rdtops.contract import liveness
 from rdtops.contract.checkpoints import ls
 from rdtops.contract.fields import decimal, loads, number, table, whole
 from rdtops.contract.files import opened, text_of
-from rdtops.contract.kin import boot_id, carrying, is_alive, rank_of, stat_of
+from rdtops.contract.kin import carrying, rank_of, stat_of
 from rdtops.contract.names import is_run_id
 
 Name = TypeVar("Name", bound=str)
@@ -43,12 +44,9 @@ def facts(workspace: str, run_id: str, exit_code: int | None = None, *, ended: b
     folder = os.path.join(workspace, "runs", run_id)
     journal = attempt_of(os.path.join(folder, "journal.jsonl"))
     begun: dict[str, Any] = next((e for e in journal["events"] if e.get("kind") == "attempt"), {})
-    pids = [] if ended else carrying(f"RDTOPS_RUN={run_id}")
-    process = text_of(os.path.join(folder, "process")).split()
-    if exit_code is None and not ended:
-        exit_code = decimal(text_of(os.path.join(folder, "exit")))
-    goes_on = not ended and (bool(pids) or any(
-        is_alive(text_of(os.path.join(folder, name))) for name in ("process", "supervisor")))
+    tag = f"{liveness.RUN}={run_id}"
+    pids = [] if ended else carrying(tag)
+    life = liveness.read(folder, tag, lambda _: bool(pids))
     disk = disk_of(folder)
     smi, problem = gpus(pids)
     oom_kills = counted_oom_kills()
@@ -57,9 +55,9 @@ def facts(workspace: str, run_id: str, exit_code: int | None = None, *, ended: b
     return {
         "run_id": run_id, "config": text_of(os.path.join(folder, "config.json")), "journal": journal["lines"],
         "log": log_of(os.path.join(folder, "train.log"), begun), "kernel": kernel(number(begun.get("time_s")) or 0.0),
-        "exit_code": exit_code, "alive": goes_on, "launched": bool(process),
-        "stop_requested": os.path.exists(os.path.join(folder, "stop")),
-        "same_boot": len(process) < 3 or process[2] == boot_id(),
+        "exit_code": exit_code if ended or exit_code is not None else life.exit_code,
+        "alive": life.alive and not ended, "launched": life.launched, "stop_requested": life.stop_requested,
+        "same_boot": life.same_boot,
         "oom_kills": None if before is None or after is None else max(0, after - before),
         "disk_free_bytes": disk[0], "disk_free_inodes": disk[1], "gpus": smi, "gpu_problem": problem,
         "ranks": ranks(pids), "now_s": time.time(), "ended_by": journal["ended_by"]}

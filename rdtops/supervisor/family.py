@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from rdtops.contract import kin
+from rdtops.contract import kin, liveness
 from rdtops.contract.kin import Ended, Process
-
-TAG = "RDTOPS_RUN"
 
 
 def members(run_id: str) -> list[Process]:
@@ -24,4 +22,4 @@ def end(run_id: str, *, grace_s: float = 0.0) -> Ended:
 
 def _found(run_id: str) -> list[int]:
     spared = kin.lineage()
-    return [pid for pid in kin.carrying(f"{TAG}={run_id}") if pid not in spared]
+    return [pid for pid in kin.carrying(f"{liveness.RUN}={run_id}") if pid not in spared]

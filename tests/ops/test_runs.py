@@ -113,7 +113,6 @@ def test_a_run_whose_launch_script_was_killed_runs_while_any_process_of_it_lives
     (folder / "process").write_text("1 1 not-this-boot\n")
 
     def state_now() -> RunState:
-        runs_on_host.TAGGED.clear()  # the program lives for one question
         (found,) = runs_on_host.list_runs(str(tmp_path))["runs"]
         return seen(found).state
 

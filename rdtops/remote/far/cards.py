@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 from typing import Any, Iterable
 
-from rdtops.contract.kin import environment
-
 FIELDS = ("index", "uuid", "name", "memory.used", "memory.total", "utilization.gpu", "temperature.gpu", "power.draw")
 LIMIT_S = 8.0  # a broken driver hangs for ever
 
@@ -38,11 +36,6 @@ def visible(cards: list[dict[str, Any]], variable: str | None, count: int) -> li
             break
         chosen.append(named[0])
     return chosen[:count]
-
-
-def variable_of(pid: int, name: str) -> str | None:
-    """A variable of a process's environment."""
-    return next((v[len(name) + 1:] for v in environment(pid) if v.startswith(f"{name}=")), None)
 
 
 def query(what: str, fields: tuple[str, ...]) -> list[list[str]]:
