@@ -2,7 +2,7 @@
 
 from rdtops import pages
 from rdtops.checks import CheckResult, Status
-from rdtops.contract import checkpoints, fields, files, locks, manifest, names
+from rdtops.contract import checkpoints, fields, files, locks, manifest, names, nvidia_smi
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.models import MODELS, ModelFacts
@@ -66,6 +66,7 @@ __all__ = [
     "locks",
     "manifest",
     "names",
+    "nvidia_smi",
     "pages",
     "plan_download",
     "plan_upload",

@@ -1,10 +1,10 @@
 """Far side: what runs there are, what became of them, and how to end one. Standard library, Python 3.8.
 
 Requests (one JSON line each, until the input ends), answers (one JSON line each):
-    {"op": "list", "workspace": str, "gpus": bool} -> {"runs": [facts of each run, oldest first], "gpus": [rows]}
-    {"op": "gpus"}                                -> {"gpus": [rows]}
+    {"op": "list", "workspace": str, "gpus": bool} -> {"runs": [facts of each run, oldest first], ... as gpus}
+    {"op": "gpus"}                                -> {"gpus": [rows], "gpu_warning": str}
     {"op": "news", "workspace", "run_id", "files": {path: question}, "gpus": bool}
-        -> {"run": facts, "files": {path: piece}, "gpus": [rows]}
+        -> {"run": facts, "files": {path: piece}, ... as gpus}
     {"op": "stop", "workspace", "run_id", "grace_s"} -> {"ended": [pids], "killed": [pids]}
     {"op": "checkpoints", "workspace", "run_id"}  -> {"checkpoints": [...], "unfinished": [names]}
     {"op": "evaluations", "workspace", "run_ids"} -> {"evaluations": [facts of each evaluation, oldest first]}
@@ -24,14 +24,13 @@ import sys
 import time
 from typing import Any, Callable
 
-from rdtops.contract import kin, liveness
+from rdtops.contract import kin, liveness, nvidia_smi
 from rdtops.contract.checkpoints import listed, ls
 from rdtops.contract.fields import loads, table, whole
 from rdtops.contract.files import TEXT_BYTES, append_line, head_of, lines_of, tail_of, text_of, write_whole
 from rdtops.contract.kin import ranks_of
 from rdtops.contract.locks import SHARED, is_held
 from rdtops.contract.names import evaluation_name, fits, is_run_id
-from rdtops.remote.far.cards import all_of_them, of_processes, visible
 from rdtops.remote.far.tails import MARK, Lines, last_of_each_kind, read_on, rows_of, shrunk, thinned
 
 LOG_LETTERS = 4000  # of the end of a log
@@ -40,6 +39,9 @@ REPORT_BYTES = 1 << 23  # of report.json: 30,000 trials
 TRIAL_LINES = 1 << 17  # of trials.jsonl: all 130 tasks of LIBERO, 50 times each, 20 times over
 EVENT_BYTES = 1 << 16  # of an event that travels; of a longer line only its beginning
 LEAVE_S = 10.0
+NUMBERS = {"memory_used_mib": "memory.used", "memory_total_mib": "memory.total",
+           "utilization_percent": "utilization.gpu", "temperature_c": "temperature.gpu", "power_w": "power.draw"}
+GPU_FIELDS = (*nvidia_smi.IDENTITY, "name", *NUMBERS.values())
 EVALUATION = (b'{"kind": "eval_', b'{"kind": "trial"')  # lines of a Journal that are not the training's
 
 
@@ -91,10 +93,10 @@ def list_runs(workspace: str, gpus: bool = False) -> dict[str, object]:
     root = os.path.join(workspace, "runs")
     tags = functools.lru_cache(maxsize=None)(lambda: kin.carried(liveness.RUN))  # of many lost runs, looked for once
     found = [facts(root, name, lambda tag: tag in tags()) for name in run_names(root)]
-    rows = all_of_them() if gpus and any(run["alive"] for run in found) else []
+    listing = nvidia_smi.gpus(GPU_FIELDS) if gpus and any(run["alive"] for run in found) else nvidia_smi.Listing()
     for run in found:
-        run["gpus"] = gpus_of(run, rows)
-    return {"runs": found, "gpus": rows}
+        run["gpus"] = gpus_of(run, listing)
+    return {"runs": found, **told(listing)}
 
 
 def run_names(root: str) -> list[str]:
@@ -103,9 +105,16 @@ def run_names(root: str) -> list[str]:
     return [name for name in names if is_run_id(name) and os.path.isdir(os.path.join(root, name))]
 
 
-def gpus_of(run: dict[str, object], rows: list[dict[str, Any]]) -> list[str]:
+def told(listing: nvidia_smi.Listing) -> dict[str, object]:
+    """A row for each GPU, numbers where the driver knows them, and what else nvidia-smi said."""
+    return {"gpus": [{"index": gpu.index, "uuid": gpu.uuid, "name": gpu.told["name"],
+                      **{key: gpu.number(column) for key, column in NUMBERS.items()}} for gpu in listing.gpus],
+            "gpu_warning": listing.warning}
+
+
+def gpus_of(run: dict[str, object], listing: nvidia_smi.Listing) -> list[str]:
     """UUIDs of the GPUs of a living run: those its processes have memory on, else those that it is told to use."""
-    if not rows or not run["alive"]:
+    if not listing.gpus or not run["alive"]:
         return []
     pids = members(str(run["run_id"]))
     try:
@@ -113,8 +122,9 @@ def gpus_of(run: dict[str, object], rows: list[dict[str, Any]]) -> list[str]:
     except ValueError:
         train = {}
     count = 0 if train.get("device") == "cpu" else whole(train.get("num_processes")) or 0
-    return of_processes(pids) or visible(
-        rows, kin.variable_of(pids[0], "CUDA_VISIBLE_DEVICES") if pids else None, count)
+    used = {process.gpu_uuid for process in nvidia_smi.processes() if process.pid in pids}
+    variable = kin.variable_of(pids[0], nvidia_smi.VISIBLE) if pids else None
+    return sorted(used) or [gpu.uuid for gpu in nvidia_smi.visible(listing.gpus, variable)[:count]]
 
 
 def news(workspace: str, run_id: str, files: dict[str, dict[str, Any]], gpus: bool = False,
@@ -124,12 +134,12 @@ def news(workspace: str, run_id: str, files: dict[str, dict[str, Any]], gpus: bo
     {"lines", "rest", "cursor", "more"}. The configuration does not travel to who knows the digest of it."""
     root = os.path.join(workspace, "runs")
     run = facts(root, run_id)  # before the files: a run that ended has written its last line
-    rows = all_of_them() if gpus else []
-    run["gpus"] = gpus_of(run, rows)
+    listing = nvidia_smi.gpus(GPU_FIELDS) if gpus else nvidia_smi.Listing()
+    run["gpus"] = gpus_of(run, listing)
     if hashlib.md5(str(run["config"]).encode()).hexdigest() == known:
         run["config"] = None
     pieces = {path: piece(os.path.join(root, run_id, path), **question) for path, question in files.items()}
-    return {"run": run, "files": pieces, "gpus": rows}
+    return {"run": run, "files": pieces, **told(listing)}
 
 
 def piece(path: str, cursor: list[Any], limit: int = TEXT_BYTES, last_lines: int = -1, steps: int = 0,
@@ -221,7 +231,7 @@ def stop_evaluation(workspace: str, run_id: str, name: str, grace_s: float) -> d
 
 def main() -> None:
     operations: dict[str, Callable[..., dict[str, object]]] = {
-        "list": list_runs, "news": news, "gpus": lambda: {"gpus": all_of_them()}, "stop": stop,
+        "list": list_runs, "news": news, "gpus": lambda: told(nvidia_smi.gpus(GPU_FIELDS)), "stop": stop,
         "checkpoints": checkpoints, "evaluations": evaluations, "stop_evaluation": stop_evaluation}
     for line in iter(sys.stdin.buffer.readline, b""):
         request = loads(line)

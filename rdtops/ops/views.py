@@ -108,7 +108,8 @@ class GpuSample:
     host: str
     time_s: float
     gpus: tuple[Gpu, ...]
-    problem: str = ""
+    problem: str = ""  # why there are none, or none of this moment
+    warning: str = ""  # what nvidia-smi says besides, told once
 
     @property
     def in_place_of(self) -> str:

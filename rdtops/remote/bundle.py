@@ -17,7 +17,7 @@ FAR = "rdtops.remote.far"
 # not far away alone: both sides read the same facts by the same rules
 API = "rdtops.api"  # the road of plugins; of it comes what both sides have
 SHARED = frozenset(f"rdtops.contract.{name}" for name in (
-    "checkpoints", "digests", "fields", "files", "kin", "liveness", "locks", "manifest", "names"))
+    "checkpoints", "digests", "fields", "files", "kin", "liveness", "locks", "manifest", "names", "nvidia_smi"))
 
 # What the host runs first: its stdin holds the size of the packed source, the packed source, and then what the program
 # reads itself. Nobody's site-packages or PYTHONPATH has a say in it, nor costs time.

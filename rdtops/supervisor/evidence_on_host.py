@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from typing import Any, Sequence, TypeVar
 
-from rdtops.contract import liveness
+from rdtops.contract import liveness, nvidia_smi
 from rdtops.contract.checkpoints import ls
-from rdtops.contract.fields import decimal, loads, number, table, whole
+from rdtops.contract.fields import loads, number, table, whole
 from rdtops.contract.files import opened, text_of
 from rdtops.contract.kin import carrying, rank_of, stat_of
 from rdtops.contract.names import is_run_id
@@ -33,8 +32,8 @@ EVALUATION = ('{"kind": "eval_', '{"kind": "trial"')
 SAMPLED_S = 0.5  # over which a rank's share of a core is measured
 TELLING = ("failed", "stopped", "finished", "stuck", "started", "attempt", "checkpoint_failed",
            "stop_requested")
-GPU_FIELDS = "index,uuid,memory.used,utilization.gpu"
-REASONS = ",clocks_throttle_reasons.active"  # not every driver knows it by this name
+GPU_FIELDS = (*nvidia_smi.IDENTITY, "memory.used", "utilization.gpu")
+REASONS = "clocks_throttle_reasons.active"  # not every driver knows it by this name
 THROTTLED = {0x8: "slowed down by its hardware", 0x20: "slowed down by heat (software)",
              0x40: "slowed down by heat (hardware)", 0x80: "slowed down by its power brake"}
 
@@ -191,28 +190,16 @@ def kernel(since_s: float) -> list[tuple[int, str]]:
 
 
 def gpus(ours: list[int]) -> tuple[list[dict[str, Any]], str]:
-    """What nvidia-smi says of each, or what it said instead."""
-    if not shutil.which("nvidia-smi"):
-        return [], ""
-    done = queried(GPU_FIELDS + REASONS)
-    if done is not None and done.returncode and "not a valid field" in done.stdout:
-        done = queried(GPU_FIELDS)
-    if done is None or done.returncode:
-        said = "it did not answer within 20 s" if done is None else (done.stdout + done.stderr).strip()
-        return [], said[-300:] or "it failed without a word"
-    apps = output(["nvidia-smi", "--query-compute-apps=gpu_uuid,pid", "--format=csv,noheader"])
-    rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines()]
-    words = [[word.strip() for word in line.split(",")] for line in apps.splitlines()]
-    pids = [(uuid, decimal(pid)) for uuid, pid, *_ in (row for row in words if len(row) > 1)]
-    mine = {uuid for uuid, pid in pids if pid in ours}
-    return [{"index": r[0], "used_mib": decimal(r[2]), "utilisation_percent": decimal(r[3]),
-             "throttled": throttled(r[4]) if len(r) > 4 else "",
-             "others": [pid for uuid, pid in pids if uuid == r[1] and r[1] in mine and pid is not None
-                        and pid not in ours]} for r in rows if len(r) >= 4], ""
-
-
-def queried(fields: str) -> subprocess.CompletedProcess[str] | None:
-    return run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"])
+    """What nvidia-smi says of each, and why some cannot be used."""
+    found = nvidia_smi.gpus((*GPU_FIELDS, REASONS))
+    if not found.gpus and any("not a valid field" in line for line in found.odd):
+        found = nvidia_smi.gpus(GPU_FIELDS)
+    processes = nvidia_smi.processes()
+    mine = {process.gpu_uuid for process in processes if process.pid in ours}
+    return [{"index": str(gpu.index), "used_mib": gpu.number("memory.used"),
+             "utilisation_percent": gpu.number("utilization.gpu"), "throttled": throttled(gpu.told.get(REASONS, "")),
+             "others": [process.pid for process in processes if process.gpu_uuid == gpu.uuid and gpu.uuid in mine
+                        and process.pid not in ours]} for gpu in found.gpus], found.problem
 
 
 def throttled(reasons: str) -> str:
@@ -224,16 +211,12 @@ def throttled(reasons: str) -> str:
 
 
 def output(words: list[str]) -> str:
-    done = run(words)
-    return done.stdout if done and not done.returncode else ""
-
-
-def run(words: list[str]) -> subprocess.CompletedProcess[str] | None:
     try:
-        return subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                               text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return None
+        return ""
+    return "" if done.returncode else done.stdout
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from rdtops.checks import CheckResult
-from rdtops.contract import fields, lease, names
+from rdtops.contract import fields, lease, names, nvidia_smi
 from rdtops.contract.run import RunState
 from rdtops.errors import ConfigError
 from rdtops.ops import admission, launchers, runs, runs_on_host, secrets
@@ -177,7 +177,7 @@ def judge_lease(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 
 def _lease_probes(subject: Subject) -> list[Probe[Any]]:
     env = subject.host.env
-    request = {"config": fields.loads(subject.spec.to_json()), "visible": env.get("CUDA_VISIBLE_DEVICES"),
+    request = {"config": fields.loads(subject.spec.to_json()), "visible": env.get(nvidia_smi.VISIBLE),
                "locks": env.get(lease.LOCKS, "")}
     return [program_probe("lease", subject.host, lease, request, parse_lease)]
 

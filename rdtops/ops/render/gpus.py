@@ -36,7 +36,7 @@ def _(thing: GpuSample) -> RenderableType:
         table.add_row(str(gpu.index), load_bar(gpu.utilization_percent, BUSY_PERCENT, BAR_CELLS),
                       load_bar(memory_percent(gpu), FULL_PERCENT, BAR_CELLS), memory_words(gpu),
                       _unit(gpu.temperature_c, " °C"), _unit(gpu.power_w, " W"))
-    problem = [styled("[yellow]{}[/]", thing.problem)] if thing.problem else []
+    problem = [styled("[yellow]{}[/]", words) for words in (thing.problem, thing.warning) if words]
     return Group(head, *problem, *([table] if thing.gpus else []))
 
 
@@ -45,6 +45,8 @@ def lines_of(sample: GpuSample) -> Iterator[str]:
     if sample.problem:
         yield f"{clock(time.time())}  {sample.host}  {sample.problem}"
         return
+    if sample.warning:
+        yield f"{clock(sample.time_s)}  {sample.host}  {sample.warning}"
     for gpu in sample.gpus:
         yield (f"{clock(sample.time_s)}  {sample.host}  GPU {gpu.index}  {_unit(gpu.utilization_percent, ' %'):>5}  "
                f"{memory_words(gpu)}  {_unit(gpu.temperature_c, ' °C')}  {_unit(gpu.power_w, ' W')}")

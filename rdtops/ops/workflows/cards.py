@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+from rdtops.contract import nvidia_smi
 from rdtops.contract.run import RunState
 from rdtops.errors import RunError, UsageError
 from rdtops.ops import jobs, launchers, runs
@@ -16,7 +17,7 @@ from rdtops.remote.command import Command
 from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Host
 
-GPU_QUERY = ("index", "name", "memory.used", "memory.total", "utilization.gpu", "temperature.gpu")
+GPU_FIELDS = (*nvidia_smi.IDENTITY, "name", "memory.used", "memory.total", "utilization.gpu", "temperature.gpu")
 
 
 def gpu(session: Session, host: Host, *, again_every_s: float) -> Iterator[Gpus | GpuSample]:
@@ -27,11 +28,12 @@ def gpu(session: Session, host: Host, *, again_every_s: float) -> Iterator[Gpus 
     if again_every_s:
         yield from _gpus_again(connection, again_every_s)
         return
-    query = Command("nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits")
+    query = Command(*nvidia_smi.query(GPU_FIELDS))
     table = connection.run(_where_it_trains(connection, Command("nvidia-smi")), timeout_s=60)
-    lines = connection.run(_where_it_trains(connection, query), timeout_s=60).out.strip().splitlines()
-    rows = tuple(dict(zip(GPU_QUERY, (v.strip() for v in line.split(",")), strict=False)) for line in lines)
-    yield Gpus(host.name, table.out, rows)
+    listing = nvidia_smi.parse(GPU_FIELDS, connection.run(_where_it_trains(connection, query), timeout_s=60,
+                                                          check=False).out)
+    text = "\n".join(filter(None, (table.out.rstrip(), listing.warning)))
+    yield Gpus(host.name, text, tuple(dict(gpu.told) for gpu in listing.gpus))
 
 
 def _where_it_trains(connection: Connection, command: Command) -> Command:
@@ -49,18 +51,20 @@ def _gpus_again(connection: Connection, every_s: float) -> Iterator[GpuSample]:
     """For ever; a cut link is a sample that says so."""
     said: list[str] = []
     patience = Patience(said.append, every_s)
-    last = GpuSample(connection.host.name, 0.0, ())
+    last, told = GpuSample(connection.host.name, 0.0, ()), ""
     with Newsroom(connection) as newsroom:
         while True:
             try:
-                cards = newsroom.gpus()
+                gpus, warning = newsroom.gpus()
             except LOST as error:
                 pause_s = patience.lost(error)
                 yield replace(last, problem=said[-1])
                 time.sleep(pause_s)
                 continue
             patience.reached()
-            last = GpuSample(connection.host.name, time.time(), cards,
-                             "" if cards else "nvidia-smi says nothing that can be read; inv gpu shows what it says")
+            problem = "" if gpus else "nvidia-smi lists no GPU; inv gpu shows what it says"
+            last = GpuSample(connection.host.name, time.time(), gpus, problem,
+                             warning if warning != told else "")
+            told = warning
             yield last
             time.sleep(every_s)
