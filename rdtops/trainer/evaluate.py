@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from rdtops.contract import locks, manifest
+from rdtops.contract import files, locks, manifest
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked, checkpoint_folder
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec, best_of, checkpoint_name
@@ -195,10 +195,7 @@ def _write_report(asked: Examination, trials: TrialLog) -> dict[str, Any]:
     versions = {name: _version(name) for name in VERSIONED}
     about = {**asked.about(), "versions": {n: v for n, v in versions.items() if v}, "planned_trials": len(asked.jobs)}
     found = report(about, asked.tasks, trials.read().values())
-    partial_file = path.with_name(f"{path.name}.tmp")
-    partial_file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    manifest.flush(partial_file)
-    partial_file.replace(path)
+    files.write_whole(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
 
 

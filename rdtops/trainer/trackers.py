@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.fields import loads, table, whole
-from rdtops.contract.files import append_line, lines_of
+from rdtops.contract.files import append_line, lines_of, replacing
 from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
 from rdtops.trainer.disk import Backlog
@@ -91,10 +91,8 @@ class MetricsFile:
 
     def __init__(self, path: Path, steps_done: int) -> None:
         self.path = path
-        partial = path.with_name(f"{path.name}.tmp")
-        with partial.open("wb") as file:
+        with replacing(path) as part, Path(part).open("wb") as file:
             file.writelines(line for line, step in _lines(path) if step <= steps_done)
-        partial.replace(path)
         self._backlog: Backlog[str] = Backlog(path, lambda line: append_line(self.path, line))
 
     def log(self, values: dict[str, Any], step: int | None = None) -> None:

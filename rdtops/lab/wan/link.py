@@ -6,14 +6,13 @@ program between two TUN devices.
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rdtops.contract import kin
+from rdtops.contract import files, kin
 from rdtops.errors import LabError
 from rdtops.lab import processes
 from rdtops.lab.processes import Process
@@ -156,7 +155,6 @@ def _compiled(folder: Path) -> Path:
     program = folder / "wanem"
     source = Path(__file__).with_name("wanem.c")
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-        new = folder / f"wanem.{os.getpid()}"
-        run(["gcc", "-O2", "-o", str(new), str(source), "-lpthread"])
-        new.replace(program)
+        with files.replacing(program) as part:
+            run(["gcc", "-O2", "-o", part, str(source), "-lpthread"])
     return program

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import Callable, Sequence
 
+from rdtops.contract.files import put_in_place
 from rdtops.remote.far.digests import Digests
 from rdtops.remote.far.entries import Entry, Message, Problem, flag, md5_in, nonsense, place, raw, text, word
 from rdtops.remote.far.laner import Laner
 from rdtops.remote.far.parts import part_of, spans_in
-from rdtops.remote.far.target import Target, flush_folder
+from rdtops.remote.far.target import Target
 from rdtops.remote.far.wire import Wire
 
 
@@ -102,8 +103,7 @@ def commit(folder: str, final: str, files: Sequence[Message], digests: Digests) 
     if os.path.lexists(raw(final)):
         raise Problem("exists", final, "it is there already")
     os.makedirs(os.path.dirname(os.path.abspath(raw(final))), exist_ok=True)
-    os.rename(raw(folder), raw(final))
-    flush_folder(os.path.dirname(os.path.abspath(raw(final))))
+    put_in_place(raw(folder), raw(final))
     for row in files:  # the cache goes by path, and that has changed
         path = place(final, row["path"])
         digests.learn(path, os.stat(path), row["md5"])

@@ -4,12 +4,12 @@ host's receiver for what it is sent, and the control side for what it has planne
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Callable, NamedTuple, Sequence
 
+from rdtops.contract.files import flush
 from rdtops.contract.locks import flocked
 from rdtops.remote.far.digests import Digests, InOrder, blocks, md5_of, write_all
 from rdtops.remote.far.entries import BLOCK, Entry, Problem, count, md5_in, place, raw, refuse_leaving, text
@@ -188,7 +188,7 @@ class Target:
                 self._digests.learn(target, os.fstat(item.file.fileno()), item.entry.md5)
                 item.file.close()
         for folder in self._made | {os.path.dirname(item.part) for item in written}:
-            flush_folder(folder)
+            flush(folder)
         self._made = set()
         for item in written:
             self._done(item.entry)
@@ -271,14 +271,3 @@ def _sync(files: Sequence[BinaryIO]) -> None:
         return
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda file: os.fsync(file.fileno()), files))
-
-
-def flush_folder(folder: bytes) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems have no fsync of a folder
-            raise
-    finally:
-        os.close(descriptor)
