@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import Union
 
+OURS = ".rdtops-"  # what a transfer keeps beside the files that it brings: never taken for one of them
 TEXT_BYTES = 1 << 20  # of a file that is read as a whole, where nobody says otherwise
 TABLE_BYTES = 1 << 26  # of one with a row for each file of a folder: some 500,000 of them
 LINE_BYTES = 1 << 20  # of a line; what is longer is cut there
@@ -157,6 +158,29 @@ def flush_below(folder: Path) -> None:
         for name in names:
             flush(os.path.join(root, name))
         flush(root)
+
+
+def below(folder: str, suffix: str) -> list[str]:
+    """The regular files of a tree whose names end so, as paths below it, in order; folders that links lead to belong to
+    it, each folder once. What a transfer has begun is left out. Raises OSError for a folder that cannot be listed."""
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [""]
+    linked: list[str] = []  # after all others: a folder is known by its own name where it has one in the tree
+    while waiting or linked:
+        at = waiting.pop() if waiting else linked.pop(0)
+        status = os.stat(os.path.join(folder, at))
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(os.path.join(folder, at)) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path = os.path.join(at, entry.name)
+                if entry.is_dir():
+                    (linked if entry.is_symlink() else waiting).append(path)
+                elif entry.is_file() and entry.name.endswith(suffix) and not entry.name.startswith(OURS):
+                    found.append(path)
+    return sorted(found, key=lambda path: path.split("/"))
 
 
 def _take_back(descriptor: int, part: bytes) -> None:

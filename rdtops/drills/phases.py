@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rdtops.contract import manifest
 from rdtops.contract.config import override, preset
+from rdtops.contract.files import OURS
 from rdtops.contract.journal import Journal
 from rdtops.contract.names import RunId
 from rdtops.contract.run import RunSpec
@@ -20,7 +21,6 @@ from rdtops.drills.typed import Laptop, Typed
 from rdtops.lab import processes
 from rdtops.lab.observer import Observer
 from rdtops.lab.site import Lab
-from rdtops.remote.far.entries import OURS
 
 HOST = "lab"
 HEAVY = "rdt-heavy"

@@ -147,7 +147,7 @@ def _hear_out(wire: Wire) -> None:
         for _ in until_end(wire):
             pass
     except Problem as problem:
-        if problem.kind != "noise":
+        if not problem.from_other_side:
             raise
 
 

@@ -31,7 +31,7 @@ import torch
 from rdtops.contract import files, locks, manifest
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked, checkpoint_folder
 from rdtops.contract.journal import Journal
-from rdtops.contract.run import RunSpec, best_of, checkpoint_name
+from rdtops.contract.run import RunSpec, chosen
 from rdtops.errors import ConfigError, RdtopsError, RunError
 from rdtops.trainer import checkpoint, disk, encoders, failures, film, rollout, simulator, trained, workers
 from rdtops.trainer.batch import HISTORY
@@ -298,9 +298,7 @@ def _chosen(checkpoints: Path, which: str) -> Path:
     if "/" in which:
         return Path(checkpoint_folder(which)).resolve()
     whole = checkpoint.valid(checkpoints)
-    wanted = checkpoint_name(int(which)) if which.isdigit() else which
-    found = (whole[-1] if whole else None) if which == "latest" else best_of(whole) if which == "best" else next(
-        (c for c in whole if c.name == wanted), None)
+    found = chosen(whole, which)
     if found is None:
         raise RunError(f"{checkpoints} has no checkpoint {which!r}; it has: "
                        f"{', '.join(c.name for c in whole) or 'none'}", remedy="inv checkpoints")

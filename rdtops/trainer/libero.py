@@ -24,6 +24,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from rdtops.contract import files
 from rdtops.contract.fields import loads
 from rdtops.contract.manifest import md5_of
 from rdtops.contract.names import quoted
@@ -136,8 +137,14 @@ def sample(folder: str | Path, episodes: int, declared: Declared = FOUND_OUT) ->
     return _read(folder, paths, lambda _: None, declared, max(1, episodes // len(paths)))
 
 
+def hdf5_files(folder: str | Path) -> list[Path]:
+    """Those of a dataset, in order; none of a folder that is not there."""
+    root = Path(folder)
+    return [root / path for path in files.below(str(root), ".hdf5")] if root.is_dir() else []
+
+
 def _paths(folder: str | Path) -> list[Path]:
-    paths = sorted(Path(folder).rglob("*.hdf5"))
+    paths = hdf5_files(folder)
     if not paths:
         raise DataError(f"{folder} has no *.hdf5 file", remedy="inv deploy --only data")
     return paths

@@ -147,3 +147,18 @@ def test_files_are_replaced_in_few_places():
                  if isinstance(node, ast.Attribute) and node.attr == "replace" and isinstance(node.value, ast.Name)
                  and node.value.id == "os"}
     assert replacing == {"rdtops/contract/files.py", "rdtops/remote/far/target.py"}  # the second: a batch of them
+
+
+def test_the_files_of_a_tree_are_those_that_links_lead_to_as_well_each_once(tmp_path):
+    elsewhere, data = tmp_path / "elsewhere", tmp_path / "data"
+    for path in (elsewhere / "c.hdf5", data / "b" / "x.hdf5", data / "b-2" / "y.hdf5", data / "b" / "notes.txt",
+                 data / "b" / ".rdtops-part-x.hdf5"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (data / "a").symlink_to(elsewhere)  # another disk
+    (data / "again").symlink_to("b")  # what is in the tree already
+    (data / "b" / "loop").symlink_to("..")
+    (data / "l.hdf5").symlink_to(elsewhere / "c.hdf5")  # as the Hugging Face cache has them
+    (data / "gone.hdf5").symlink_to("nowhere")
+    os.mkfifo(data / "fifo.hdf5")
+    assert files.below(str(data), ".hdf5") == ["a/c.hdf5", "b/x.hdf5", "b-2/y.hdf5", "l.hdf5"]  # in the order of Path

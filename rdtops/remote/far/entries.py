@@ -9,9 +9,9 @@ import os
 from typing import Any, Dict, NamedTuple
 
 from rdtops.contract import fields
+from rdtops.contract.files import OURS
 from rdtops.contract.names import BadName, digest, quoted, relative_path
 
-OURS = ".rdtops-"  # parts and locks; never taken for somebody's file
 BLOCK = 1 << 20
 KINDS = ("file", "link", "folder")
 FURTHEST_NS = 10 ** 9 << 40  # of a time from 1970, either way; a file system that cannot keep it keeps its own furthest

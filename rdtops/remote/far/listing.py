@@ -9,10 +9,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Iterable, Iterator, Sequence
 
+from rdtops.contract.files import OURS
 from rdtops.remote.far.digests import Digests
 from rdtops.remote.far.entries import (
     BLOCK,
-    OURS,
     Entry,
     Message,
     Problem,

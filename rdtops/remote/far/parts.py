@@ -10,8 +10,9 @@ import time
 import zlib
 from typing import BinaryIO, Iterable, Iterator
 
+from rdtops.contract.files import OURS
 from rdtops.contract.locks import EXCLUSIVE, SHARED, flock
-from rdtops.remote.far.entries import BLOCK, OURS, Entry, Message, count, nonsense, place, raw
+from rdtops.remote.far.entries import BLOCK, Entry, Message, count, nonsense, place, raw
 from rdtops.remote.far.wire import WORK, Wire
 
 PART = OURS + "part-"

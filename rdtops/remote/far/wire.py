@@ -9,7 +9,7 @@ import time
 from typing import Any, Callable, Iterator, Sequence
 
 from rdtops.contract.fields import loads, whole
-from rdtops.remote.far.entries import BLOCK, Message, Problem
+from rdtops.remote.far.entries import BLOCK, Message, Problem, nonsense
 
 BEAT_S = 5.0
 IDLE_S = 30.0  # the other side beats; when it has been silent for so long it is gone, and its lock with it
@@ -111,7 +111,7 @@ class Wire:
     def pieces(self, size: int) -> Iterator[memoryview]:
         """The raw bytes that a message has announced."""
         if not 0 < (whole(size) or 0) <= PIECE_BYTES:
-            raise Problem("noise", "", f"a piece is announced with a size that is not from 1 to {PIECE_BYTES} bytes")
+            raise Problem("protocol", "", f"a piece is announced with a size that is not from 1 to {PIECE_BYTES} bytes")
         while size:
             if not self._in:
                 self._in = memoryview(self._more())
@@ -204,7 +204,7 @@ class _Message(Message):
     """A message whose missing words are the host's fault."""
 
     def __missing__(self, word: str) -> Any:
-        raise Problem("noise", "", f"a message without {word!r}")
+        raise nonsense(self, word)
 
 
 def _joined(pieces: Sequence[bytes]) -> Iterator[bytes]:
