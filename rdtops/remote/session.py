@@ -19,7 +19,7 @@ from rdtops.errors import (
 )
 from rdtops.remote.far import porter
 from rdtops.remote.far.entries import Message, Problem, problem_of
-from rdtops.remote.far.wire import Pulse, Wire
+from rdtops.remote.far.wire import Heartbeat, Wire
 from rdtops.remote.hosts import Host
 from rdtops.remote.words import joined, shown, size_words
 
@@ -55,9 +55,9 @@ class Way(Protocol):
 def session(way: Way, root: str, request: dict[str, Any], touch: Callable[[], None] = lambda: None) -> Iterator[Wire]:
     """The porter on the host, which has got the request. Its problems become our errors. `touch` is called as long as
     it is heard of."""
-    with way.far(porter, request, silence_s=SILENCE_S + 30) as program:  # the pulse is first
+    with way.far(porter, request, silence_s=SILENCE_S + 30) as program:  # the heartbeat is first
         wire, silence = program.wire, _Silence(way)
-        with _far_problems(way, root, wire, silence), Pulse(wire, silence, SILENCE_S, touch):
+        with _far_problems(way, root, wire, silence), Heartbeat(wire, silence, SILENCE_S, touch):
             yield wire
 
 

@@ -27,7 +27,7 @@ from rdtops.errors import AuthenticationFailed, CommandFailed, ConnectionLost, H
 from rdtops.remote import bundle
 from rdtops.remote.command import Command, for_the_host
 from rdtops.remote.far.entries import Problem
-from rdtops.remote.far.wire import Pulse, Wire
+from rdtops.remote.far.wire import Heartbeat, Wire
 from rdtops.remote.hosts import Host
 from rdtops.remote.openssh import config_text, destination
 
@@ -102,7 +102,7 @@ class SshClient:
     def _asked_home(self) -> str:
         from rdtops.remote.far import porter
 
-        with self.far(porter, {"do": "home"}) as process, Pulse(process.wire, process.kill):
+        with self.far(porter, {"do": "home"}) as process, Heartbeat(process.wire, process.kill):
             try:
                 home = process.wire.hear()["home"]
             except Problem as problem:

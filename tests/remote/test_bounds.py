@@ -25,7 +25,7 @@ from rdtops.remote.connection import ANSWER_BYTES, Answer, Connection
 from rdtops.remote.far import porter, tails, wire
 from rdtops.remote.far.digests import Digests, md5_of
 from rdtops.remote.far.entries import Entry, Problem
-from rdtops.remote.far.wire import LINE_BYTES, WORK, Pulse, Stalled, Wire
+from rdtops.remote.far.wire import LINE_BYTES, WORK, Heartbeat, Stalled, Wire
 from rdtops.remote.hosts import Host
 from rdtops.remote.lanes import Lanes
 from rdtops.remote.plan import Plan
@@ -214,7 +214,7 @@ def test_who_is_stuck_beats_no_more_and_who_waits_for_the_other_side_does(monkey
     monkeypatch.setattr(wire, "STUCK_S", 0.1)
     said: list[bytes] = []
     beating = Wire(lambda _: b"", lambda piece: said.append(bytes(piece)))
-    with Pulse(beating, lambda: None, idle_s=60):
+    with Heartbeat(beating, lambda: None, idle_s=60):
         time.sleep(0.4)
         assert said
         said.clear()

@@ -29,7 +29,7 @@ from rdtops.remote.far.listing import digested, scan
 from rdtops.remote.far.lock import Lock
 from rdtops.remote.far.parts import PART, part_name
 from rdtops.remote.far.receiver import commit
-from rdtops.remote.far.wire import Pulse, Wire
+from rdtops.remote.far.wire import Heartbeat, Wire
 from rdtops.remote.plan import Item, Plan, Survey, plan_items
 from rdtops.remote.transfer import Progress, plan_download, plan_upload
 from rdtops.remote.words import size_words
@@ -666,9 +666,9 @@ def test_a_host_that_prints_a_greeting_is_told_from_the_porter() -> None:
         Wire(lambda _: next(greeting), len).hear()
 
 
-def test_a_pulse_ends_the_wait_for_a_silent_side() -> None:
+def test_a_heartbeat_ends_the_wait_for_a_silent_side() -> None:
     near, far = socket.socketpair()
     with near, far:
         wire = Wire(near.recv, near.sendall)
-        with pytest.raises(EOFError), Pulse(wire, lambda: near.shutdown(socket.SHUT_RDWR), idle_s=0.2):
+        with pytest.raises(EOFError), Heartbeat(wire, lambda: near.shutdown(socket.SHUT_RDWR), idle_s=0.2):
             wire.hear()

@@ -1,4 +1,4 @@
-"""The wire: JSON lines and raw bytes over any pair of pipes, and the pulse that tells a slow side from a dead one."""
+"""The wire: JSON lines and raw bytes over any pair of pipes, and a heartbeat that tells a slow side from a dead one."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def _joined(pieces: Sequence[bytes]) -> Iterator[bytes]:
         yield b"".join(small)
 
 
-class Pulse:
+class Heartbeat:
     """Beats so that the other side need not wonder, and calls `gone` when we have waited for it for `idle_s`."""
 
     def __init__(self, wire: Wire, gone: Callable[[], None], idle_s: float = IDLE_S,
@@ -233,7 +233,7 @@ class Pulse:
         self._touch = touch
         self._stop = threading.Event()
 
-    def __enter__(self) -> Pulse:
+    def __enter__(self) -> Heartbeat:
         WORK.last_s = time.monotonic()
         for run in (self._beat, self._watch):  # a beat may block, and the watch must not
             threading.Thread(target=run, daemon=True).start()
