@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rdtops.api import Answer, CheckResult, Connection, Host, Output, Probe, RunSpec, Traits, ask, hookimpl
+from rdtops.api import (
+    Answer,
+    CheckResult,
+    Command,
+    Connection,
+    Host,
+    Output,
+    Probe,
+    RunSpec,
+    Traits,
+    ask,
+    hookimpl,
+    nvidia_smi,
+)
 
-FIELDS = "index,uuid,name,memory.total,memory.free,utilization.gpu,ecc.errors.uncorrected.volatile.total"
+TOTAL, FREE, LOAD, ECC = "memory.total", "memory.free", "utilization.gpu", "ecc.errors.uncorrected.volatile.total"
+FIELDS = (*nvidia_smi.IDENTITY, "name", TOTAL, FREE, LOAD, ECC)
 BUSY_PERCENT = 20
 # double bit error, row remapping, NVLink, uncontained, fallen off the bus, GSP, timeouts of the same
 FELL_OFF = 79  # newer drivers say it in words alone
 BROKEN_XIDS = frozenset({48, 63, 64, 74, 79, 92, 94, 95, 119, 120, 140})
-
-
-@dataclass(frozen=True)
-class Gpu:
-    index: int
-    uuid: str
-    name: str
-    memory_total_mib: int
-    memory_free_mib: int
-    utilization_percent: int | None  # None where the driver says [N/A]
-    ecc_errors: int | None
-
-
-@dataclass(frozen=True)
-class GpuProcess:
-    gpu_uuid: str
-    pid: int
-    name: str
-    memory_mib: int | None
 
 
 @dataclass(frozen=True)
@@ -42,21 +38,22 @@ class Xid:
     line: str
 
 
-def parse_gpus(output: Output) -> tuple[Gpu, ...]:
-    """The CSV of `nvidia-smi --query-gpu`. Raises ValueError when it is something else."""
-    if output.code != 0:
+def parse_gpus(output: Output) -> nvidia_smi.Listing:
+    """What nvidia-smi lists. Raises ValueError when it lists no GPU."""
+    listing = nvidia_smi.parse(FIELDS, output.out)
+    if not listing.gpus:
+        raise ValueError("nvidia-smi lists no GPU")
+    return listing
+
+
+def parse_processes(output: Output) -> tuple[nvidia_smi.GpuProcess, ...]:
+    """The processes on the GPUs. Raises ValueError when it is something else."""
+    found = nvidia_smi.parse_apps(output.out)
+    if output.code != 0 or len(found) < len(output.out.strip().splitlines()):
         raise ValueError("nvidia-smi failed")
-    return tuple(_gpu(line) for line in output.out.splitlines() if line.strip())
+    return found
 
 
-def parse_processes(output: Output) -> tuple[GpuProcess, ...]:
-    """The CSV of `nvidia-smi --query-compute-apps`; a process name may hold commas."""
-    if output.code != 0:
-        raise ValueError("nvidia-smi failed")
-    return tuple(_process(line) for line in output.out.splitlines() if line.strip())
-
-
-GPUS = Probe("gpus", f"nvidia-smi --query-gpu={FIELDS} --format=csv,noheader,nounits", parse_gpus, timeout_s=15)
 def parse_xid(output: Output) -> tuple[Xid, ...]:
     """NVIDIA's faults in the kernel's log. Raises ValueError where this user may not read it."""
     if output.code != 0 or not output.out.endswith("read\n"):
@@ -65,10 +62,9 @@ def parse_xid(output: Output) -> tuple[Xid, ...]:
     return tuple(Xid(int(row[1] or FELL_OFF), row[0][:160]) for row in rows)
 
 
-PROCESSES = Probe("processes", "nvidia-smi --query-compute-apps=gpu_uuid,pid,process_name,used_memory "
-                  "--format=csv,noheader,nounits", parse_processes, timeout_s=15)
-
-
+GPUS = Probe("gpus", Command(*nvidia_smi.query(FIELDS)).shell(), parse_gpus, timeout_s=15)
+PROCESSES = Probe("processes", Command(*nvidia_smi.query(nvidia_smi.APP_FIELDS, nvidia_smi.APPS)).shell(),
+                  parse_processes, timeout_s=15)
 XIDS = Probe("xids", 'm=$(dmesg 2>/dev/null || journalctl -k -b --no-pager -q 2>/dev/null); [ -n "$m" ] && '
              "{ printf '%s\\n' \"$m\" | grep -E 'NVRM: (Xid|fallen off the bus)' | tail -n 200; echo read; }",
              parse_xid, timeout_s=10)
@@ -80,36 +76,27 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec, traits: T
         return [CheckResult.skip("gpu", "those of the cluster's nodes: its scheduler gives them, free of others")]
     answers = ask(connection, [GPUS, PROCESSES, XIDS])
     wanted = spec.train.gpus_required
-    seen: Answer[tuple[Gpu, ...]] = answers["gpus"]
+    seen: Answer[nvidia_smi.Listing] = answers["gpus"]
     if seen.value is None:
         return [_unreadable(host, seen, wanted)]
     if not wanted:
-        return [CheckResult.ok("gpu", f"none is needed (device cpu); there: {_listed(seen.value)}")]
-    used = visible(seen.value, host.env.get("CUDA_VISIBLE_DEVICES"))[:wanted]
+        return [CheckResult.ok("gpu", f"none is needed (device cpu); there: {_listed(seen.value.gpus)}")]
+    used = nvidia_smi.visible(seen.value.gpus, host.env.get(nvidia_smi.VISIBLE))[:wanted]
     needed_mib = spec.train.min_gpu_memory_free_mib
-    return [_count(host, seen.value, wanted), *_model(host, used), *_memory(host, used, needed_mib),
-            _ecc(host, used), _faults(host, answers["xids"]), _load(host, used),
+    return [*_odd(host, seen.value), _count(host, seen.value.gpus, wanted), *_model(host, used),
+            *_memory(host, used, needed_mib), _ecc(host, used), _faults(host, answers["xids"]), _load(host, used),
             _others(host, answers["processes"], used)]
 
 
-def visible(gpus: Sequence[Gpu], variable: str | None) -> tuple[Gpu, ...]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order: as in CUDA, the first entry that names none ends it."""
-    if variable is None:
-        return tuple(gpus)
-    chosen = []
-    for entry in variable.split(","):
-        gpu = next((g for g in gpus if _is_named(g, entry.strip())), None)
-        if gpu is None:
-            break
-        chosen.append(gpu)
-    return tuple(chosen)
+def _odd(host: Host, listing: nvidia_smi.Listing) -> list[CheckResult]:
+    """Lines about a GPU that is lost, say; they do not keep us from using the others."""
+    if not listing.odd:
+        return []
+    return [CheckResult.warn("gpu", "nvidia-smi prints lines that are no GPU", "; ".join(listing.odd[:4]),
+                             f"sudo dmesg | grep -i xid   # on {host.name}; a GPU that is lost needs a reset")]
 
 
-def _is_named(gpu: Gpu, entry: str) -> bool:
-    return entry == str(gpu.index) or (entry.startswith("GPU-") and gpu.uuid.startswith(entry))
-
-
-def _unreadable(host: Host, seen: Answer[tuple[Gpu, ...]], wanted: int) -> CheckResult:
+def _unreadable(host: Host, seen: Answer[nvidia_smi.Listing], wanted: int) -> CheckResult:
     if not wanted:
         return CheckResult.skip("gpu", "none is needed (device cpu); nvidia-smi says nothing readable", seen.problem)
     if seen.output.code == 127:
@@ -122,10 +109,10 @@ def _unreadable(host: Host, seen: Answer[tuple[Gpu, ...]], wanted: int) -> Check
                             f"inv gpu --host {host.name}   # and nvidia-smi there")
 
 
-def _count(host: Host, seen: Sequence[Gpu], wanted: int) -> CheckResult:
-    variable = host.env.get("CUDA_VISIBLE_DEVICES")
-    usable = visible(seen, variable)
-    evidence = _listed(seen) + ("" if variable is None else f"; CUDA_VISIBLE_DEVICES={variable}")
+def _count(host: Host, seen: Sequence[nvidia_smi.Gpu], wanted: int) -> CheckResult:
+    variable = host.env.get(nvidia_smi.VISIBLE)
+    usable = nvidia_smi.visible(seen, variable)
+    evidence = _listed(seen) + ("" if variable is None else f"; {nvidia_smi.VISIBLE}={variable}")
     if len(usable) < wanted:
         return CheckResult.fail("gpu count", f"{len(usable)} GPUs usable, {wanted} asked for", evidence,
                                 f"inv train --host {host.name} --set num_processes={max(1, len(usable))}"
@@ -136,37 +123,40 @@ def _count(host: Host, seen: Sequence[Gpu], wanted: int) -> CheckResult:
     return CheckResult.ok("gpu count", f"{_listed(usable)}; {wanted} asked for")
 
 
-def _memory(host: Host, gpus: Sequence[Gpu], needed_mib: int) -> list[CheckResult]:
-    short = [g for g in gpus if g.memory_free_mib < needed_mib]
-    if not gpus:
-        return []
+def _memory(host: Host, gpus: Sequence[nvidia_smi.Gpu], needed_mib: int) -> list[CheckResult]:
+    free_mib = {_label(gpu): int(free) for gpu in gpus for free in [gpu.number(FREE)] if free is not None}
+    short = {label: free for label, free in free_mib.items() if free < needed_mib}
     if short:
-        each = ", ".join(f"GPU {g.index}: {g.memory_free_mib} MiB" for g in short)
+        each = ", ".join(f"{label}: {free} MiB" for label, free in short.items())
         return [CheckResult.fail("gpu memory", f"{len(short)} GPUs have less than {needed_mib} MiB free", each,
                                  f"inv train --host {host.name} --set min_gpu_memory_free_mib="
-                                 f"{min(g.memory_free_mib for g in short)}   # or wait for the others")]
-    least = min(g.memory_free_mib for g in gpus)
-    return [CheckResult.ok("gpu memory", f"at least {least} MiB free on each, {needed_mib} needed")]
+                                 f"{min(short.values())}   # or wait for the others")]
+    if len(free_mib) < len(gpus):
+        return [CheckResult.skip("gpu memory", "the driver does not tell how much is free")]
+    return [CheckResult.ok("gpu memory", f"at least {min(free_mib.values())} MiB free on each, {needed_mib} needed")
+            ] if gpus else []
 
 
-def _model(host: Host, gpus: Sequence[Gpu]) -> list[CheckResult]:
-    """All processes wait for the slowest card, and the smallest decides what fits."""
-    if len({g.name for g in gpus}) > 1:
-        each = ", ".join(f"GPU {g.index}: {g.name}" for g in gpus)
+def _model(host: Host, gpus: Sequence[nvidia_smi.Gpu]) -> list[CheckResult]:
+    """All processes wait for the slowest GPU, and the smallest decides what fits."""
+    names = {_name(gpu) for gpu in gpus}
+    if len(names) > 1:
+        each = ", ".join(f"{_label(gpu)}: {_name(gpu)}" for gpu in gpus)
         return [CheckResult.warn("gpu model", "the GPUs are of different models: the slowest sets the pace", each,
                                  f"edit env of [hosts.{host.name}] in hosts.toml: CUDA_VISIBLE_DEVICES of equal ones")]
-    return [CheckResult.ok("gpu model", gpus[0].name)] if gpus else []
+    return [CheckResult.ok("gpu model", names.pop())] if names else []
 
 
-def _ecc(host: Host, gpus: Sequence[Gpu]) -> CheckResult:
-    broken = [g for g in gpus if g.ecc_errors]
+def _ecc(host: Host, gpus: Sequence[nvidia_smi.Gpu]) -> CheckResult:
+    errors = [(gpu, gpu.number(ECC)) for gpu in gpus]
+    broken = [(gpu, count) for gpu, count in errors if count]
     if broken:
-        each = ", ".join(f"GPU {g.index}: {g.ecc_errors}" for g in broken)
+        each = ", ".join(f"{_label(gpu)}: {count}" for gpu, count in broken)
         return CheckResult.fail("gpu ecc", "uncorrected memory errors since the last reset", each,
-                                f"sudo nvidia-smi --gpu-reset -i {broken[0].index}   # on {host.name}; or "
+                                f"sudo nvidia-smi --gpu-reset -i {broken[0][0].index}   # on {host.name}; or "
                                 "leave the GPU out with CUDA_VISIBLE_DEVICES in env of hosts.toml")
-    if gpus and all(g.ecc_errors is None for g in gpus):
-        return CheckResult.skip("gpu ecc", "these cards do not count memory errors")
+    if gpus and all(count is None for _, count in errors):
+        return CheckResult.skip("gpu ecc", "these GPUs do not count memory errors")
     return CheckResult.ok("gpu ecc", "no uncorrected memory errors")
 
 
@@ -182,23 +172,24 @@ def _faults(host: Host, answer: Answer[tuple[Xid, ...]]) -> CheckResult:
     return CheckResult.ok("gpu xid", "no hardware fault in the kernel's log")
 
 
-def _load(host: Host, gpus: Sequence[Gpu]) -> CheckResult:
-    busy = [g for g in gpus if (g.utilization_percent or 0) >= BUSY_PERCENT]
+def _load(host: Host, gpus: Sequence[nvidia_smi.Gpu]) -> CheckResult:
+    busy = [gpu for gpu in gpus if (gpu.number(LOAD) or 0) >= BUSY_PERCENT]
     if busy:
-        each = ", ".join(f"GPU {g.index}: {g.utilization_percent} %" for g in busy)
+        each = ", ".join(f"{_label(gpu)}: {gpu.number(LOAD)} %" for gpu in busy)
         return CheckResult.warn("gpu load", "GPUs are busy before we begin", each,
                                 f"inv gpu --host {host.name} --watch")
     return CheckResult.ok("gpu load", "idle")
 
 
-def _others(host: Host, answer: Answer[tuple[GpuProcess, ...]], gpus: Sequence[Gpu]) -> CheckResult:
+def _others(host: Host, answer: Answer[tuple[nvidia_smi.GpuProcess, ...]],
+            gpus: Sequence[nvidia_smi.Gpu]) -> CheckResult:
     if answer.value is None:
         return CheckResult.warn("gpu processes", "cannot tell who uses the GPUs", answer.problem,
                                 f"inv gpu --host {host.name}")
-    index_of = {g.uuid: g.index for g in gpus}
-    others = [p for p in answer.value if p.gpu_uuid in index_of]
+    label_of = {gpu.uuid: _label(gpu) for gpu in gpus}
+    others = [p for p in answer.value if p.gpu_uuid in label_of]
     if others:
-        each = ", ".join(f"GPU {index_of[p.gpu_uuid]}: {p.name} (pid {p.pid}, {_mib(p.memory_mib)})"
+        each = ", ".join(f"{label_of[p.gpu_uuid]}: {p.name} (pid {p.pid}, {_mib(p.memory_mib)})"
                          for p in others[:5])
         pids = ",".join(str(p.pid) for p in others)
         return CheckResult.warn("gpu processes", f"{len(others)} other processes use these GPUs", each,
@@ -206,34 +197,18 @@ def _others(host: Host, answer: Answer[tuple[GpuProcess, ...]], gpus: Sequence[G
     return CheckResult.ok("gpu processes", "nobody else uses these GPUs")
 
 
-def _listed(gpus: Sequence[Gpu]) -> str:
-    names = sorted({g.name for g in gpus})
-    return ", ".join(f"{sum(g.name == n for g in gpus)} x {n}" for n in names) or "no GPU"
+def _listed(gpus: Sequence[nvidia_smi.Gpu]) -> str:
+    names = Counter(map(_name, gpus))
+    return ", ".join(f"{names[name]} x {name}" for name in sorted(names)) or "no GPU"
+
+
+def _label(gpu: nvidia_smi.Gpu) -> str:
+    return gpu.uuid if gpu.index is None else f"GPU {gpu.index}"
+
+
+def _name(gpu: nvidia_smi.Gpu) -> str:
+    return gpu.told.get("name", "MIG instance")
 
 
 def _mib(count: int | None) -> str:
     return "memory unknown" if count is None else f"{count} MiB"
-
-
-def _gpu(line: str) -> Gpu:
-    fields = [f.strip() for f in line.split(",")]
-    if len(fields) != 7:
-        raise ValueError(f"{line[:80]!r} has {len(fields)} fields instead of 7")
-    total, free = _number(fields[3]), _number(fields[4])
-    if total is None or free is None:
-        raise ValueError(f"{line[:80]!r} says no memory")
-    return Gpu(int(fields[0]), fields[1], fields[2], total, free, _number(fields[5]), _number(fields[6]))
-
-
-def _process(line: str) -> GpuProcess:
-    fields = line.split(",")
-    if len(fields) < 4:
-        raise ValueError(f"{line[:80]!r} has {len(fields)} fields instead of 4")
-    uuid, pid, *name, memory = fields
-    return GpuProcess(uuid.strip(), int(pid), ",".join(name).strip(), _number(memory))
-
-
-def _number(text: str) -> int | None:
-    """A number, None for [N/A] and its kin."""
-    text = text.strip()
-    return None if text.startswith("[") or text == "N/A" else int(text)

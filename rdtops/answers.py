@@ -88,6 +88,11 @@ def gpus(answer: Mapping[str, Any]) -> tuple[Gpu, ...]:
     return tuple(_gpus(answer))
 
 
+def gpu_warning(answer: Mapping[str, Any]) -> str:
+    """What nvidia-smi says besides its GPUs, '' where it says nothing else."""
+    return fields.text(answer.get("gpu_warning"))
+
+
 def _gpus(answer: Mapping[str, Any]) -> Iterator[Gpu]:
     for row in fields.rows(answer.get("gpus")):
         index = fields.whole(row.get("index"))

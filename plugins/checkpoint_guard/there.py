@@ -15,7 +15,7 @@ import shutil
 import sys
 from typing import Any
 
-from rdtops.api import checkpoints, fields, manifest
+from rdtops.api import checkpoints, fields, files, manifest
 
 
 def wrong(folder: str, digest: str) -> list[str]:
@@ -24,13 +24,7 @@ def wrong(folder: str, digest: str) -> list[str]:
     except (OSError, ValueError) as error:
         return [f"manifest.json: {error}"]
     found = [] if stated.digest == digest else ["manifest.json: it is another checkpoint"]
-    for file in stated.files:
-        try:
-            if manifest.md5_of(os.path.join(folder, file.path)) != file.md5:
-                found.append(file.path + ": MD5 differs")
-        except OSError as error:
-            found.append(f"{file.path}: {error.strerror or error}")
-    return found
+    return found + manifest.differences(folder, stated)
 
 
 def listed(folder: str) -> list[dict[str, Any]]:
@@ -46,12 +40,11 @@ def copy(folder: str, target: str, digest: str) -> str:
         shutil.rmtree(partial, ignore_errors=True)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         shutil.copytree(folder, partial)
-        flush(partial)
+        files.flush_below(partial)
         problems = wrong(partial, digest)
         if not problems:
             shutil.rmtree(target, ignore_errors=True)
-            os.rename(partial, target)
-            flush_one(os.path.dirname(target))
+            files.put_in_place(partial, target)
             return ""
     except (OSError, shutil.Error) as error:
         problems = [words(error)]
@@ -64,21 +57,6 @@ def words(error: OSError) -> str:
     if isinstance(error, shutil.Error) and error.args and error.args[0]:
         return str(error.args[0][0][-1])
     return str(error)
-
-
-def flush(folder: str) -> None:
-    for root, _, names in os.walk(folder):
-        for name in names:
-            flush_one(os.path.join(root, name))
-        flush_one(root)
-
-
-def flush_one(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def delete(folder: str, digest: str) -> bool:

@@ -7,6 +7,7 @@ digests. The `inv` that is killed is a process of its own; at which call, it tel
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -20,13 +21,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rdtops.hostlib import manifest
-from rdtops.hostlib import processes as kin
+from rdtops.hostlib import manifest, processes
 from rdtops.hostlib.manifest import FileDigest, Manifest
-from rdtops.lab import lab_processes
 from rdtops.lab.ports import Ports
 from rdtops.lab.site import JUMP, Lab
-from rdtops.on_host import run_reporter
 from rdtops.ssh import call_log
 from rdtops.ui.repository import ROOT, Drilled, Say, StepFailed, make_tiny_assets
 
@@ -217,7 +215,7 @@ class _Ground:
         """What was hit: the jump has no process for each connection where asyncssh stands in for sshd."""
         serving = self.lab.connections(JUMP) if cut_the_jump else set()
         if serving:
-            lab_processes.signal_all(serving, signal.SIGKILL)
+            processes.send(serving, signal.SIGKILL)
             return "jump"
         os.killpg(process.pid, signal.SIGKILL)
         return "laptop"
@@ -271,7 +269,7 @@ def _wrong_with_training(workspace: Path) -> list[str]:
     launches = journal.count('"kind": "launched"')
     if launches != 1:
         wrong.append(f"{runs[0].name} was launched {launches} times")
-    if not kin.is_alive((runs[0] / "process").read_text()):
+    if not processes.is_alive((runs[0] / "process").read_text()):
         wrong.append(f"{runs[0].name} does not run: {(runs[0] / 'train.log').read_text()[-300:]}")
     release = Path(json.loads((runs[0] / "config.json").read_text())["release"])
     told = json.loads((release / "snapshot.json").read_text())
@@ -329,6 +327,4 @@ def _wait_for_checkpoint(workspace: Path) -> None:
 def _end_all(workspace: Path) -> None:
     """Every process of every run, without waiting for it to save."""
     for run in (workspace / "runs").glob("2*"):
-        while alive := run_reporter.members(run.name):
-            lab_processes.signal_all(alive, signal.SIGKILL)
-            time.sleep(0.05)
+        processes.end(functools.partial(processes.carrying, f"RDTOPS_RUN={run.name}"))

@@ -17,10 +17,10 @@ from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec
 from rdtops.hostlib import manifest
+from rdtops.hostlib.files import OURS
 from rdtops.hostlib.names import RunId
 from rdtops.lab import lab_processes
 from rdtops.lab.site import Lab
-from rdtops.porter.entries import OURS
 
 HOST = "lab"
 HEAVY = "rdt-heavy"

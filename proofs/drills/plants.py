@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdtops.contract.run import RunSpec
+from rdtops.hostlib.processes import Process
 from rdtops.ssh.hosts import Environment, Host
-from rdtops.supervisor import family
 
 if TYPE_CHECKING:
     from proofs.drills.why_drill import Planted
@@ -169,7 +169,7 @@ def _slowed(owner: str, name: str, seconds: str) -> str:
             f"{owner}.{name} = slow\n")
 
 
-def _send(members: list[family.Member], number: signal.Signals) -> None:
+def _send(members: list[Process], number: signal.Signals) -> None:
     for member in members:
         member.send(number)
 

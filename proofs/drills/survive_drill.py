@@ -20,12 +20,12 @@ from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Event
 from rdtops.contract.recovery import Recovery
 from rdtops.contract.run import RunSpec, RunState, new_run_id
+from rdtops.hostlib.processes import Process, ranks_of
 from rdtops.on_host import detacher
 from rdtops.runs import admission, overview
 from rdtops.ssh.command import Command
 from rdtops.ssh.connection import Connection
 from rdtops.supervisor import family
-from rdtops.supervisor.family import Member
 from rdtops.ui.repository import Drilled, Say, StepFailed
 
 RANK, ALL_RANKS, LAUNCHER, SUPERVISOR, TMUX, EVERYTHING = (
@@ -115,7 +115,7 @@ class Training:
         else:
             _kill(self._chosen(victim, chance))
         if victim == EVERYTHING:
-            family.end(lambda: family.members(self.spec.run_id))  # also what was being started meanwhile
+            family.end(self.spec.run_id)  # also what was being started meanwhile
             self._resume()
         what = f"a step after the kill of {victim}"
         if victim == TMUX:  # which nothing needs
@@ -152,11 +152,11 @@ class Training:
                 found[-1].append(event)
         return found
 
-    def _chosen(self, victim: str, chance: random.Random) -> list[Member]:
+    def _chosen(self, victim: str, chance: random.Random) -> list[Process]:
         """Waits until there is one: a launcher that is just being started has no ranks yet."""
         while True:
             there = family.members(self.spec.run_id)
-            found = {RANK: family.ranks(there), ALL_RANKS: family.ranks(there), EVERYTHING: there,
+            found = {RANK: ranks_of(there), ALL_RANKS: ranks_of(there), EVERYTHING: there,
                      LAUNCHER: [m for m in there if "accelerate.commands.launch" in _words(m)
                                 and "rdtops.supervisor" not in _words(m)],
                      SUPERVISOR: [m for m in there if "rdtops.supervisor" in _words(m)]}[victim]
@@ -191,12 +191,12 @@ class Training:
         return Path(self.spec.paths.log).read_text(errors="replace")[-1500:]
 
 
-def _kill(members: Iterable[Member]) -> None:
+def _kill(members: Iterable[Process]) -> None:
     for member in members:
         member.send(signal.SIGKILL)
 
 
-def _words(member: Member) -> list[str]:
+def _words(member: Process) -> list[str]:
     try:
         return Path(f"/proc/{member.pid}/cmdline").read_text(errors="replace").split("\0")
     except OSError:

@@ -22,7 +22,7 @@ from pathlib import Path
 from proofs.drills import small_disk
 from proofs.drills.observer import Observer
 from proofs.wan.wan_lab import HOST, WanLab
-from rdtops.lab import lab_processes
+from rdtops.hostlib import processes
 from rdtops.lab.site import JUMP, Lab
 from rdtops.ui.repository import ROOT, Drilled, Say, StepFailed
 
@@ -150,8 +150,7 @@ class FullDisk(Fault):
 
 
 def _killed(pids: set[int]) -> bool:
-    lab_processes.signal_all(pids, signal.SIGKILL)
-    return bool(pids)
+    return processes.send(pids, signal.SIGKILL)
 
 
 # --- trials ---

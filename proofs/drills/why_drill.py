@@ -15,6 +15,7 @@ from rdtops.contract.journal import Journal
 from rdtops.contract.recovery import Recovery
 from rdtops.contract.run import RunSpec, new_run_id
 from rdtops.errors import RdtopsError
+from rdtops.hostlib.processes import Process
 from rdtops.lab.fake_gpus import GpuProcess, Gpus
 from rdtops.lab.site import Lab
 from rdtops.runs import jobs, launch, overview, why
@@ -97,7 +98,7 @@ class Planted:
             except RdtopsError as error:
                 return "no answer", error.message
             finally:
-                family.end(self.members)
+                family.end(self.spec.run_id)
                 self.site.set_gpus(host.name, Gpus(1))
                 self.connection.host = replace(host, environment=type(host.environment)())
         return found.cause, found.summary
@@ -125,11 +126,11 @@ class Planted:
 
     # what plants do ------------------------------------------------------------------------------------------------
 
-    def members(self) -> list[family.Member]:
+    def members(self) -> list[Process]:
         return family.members(self.spec.run_id)
 
-    def ranks(self) -> list[family.Member]:
-        return family.ranks(self.members())
+    def ranks(self) -> list[Process]:
+        return family.ranks(self.spec.run_id)
 
     def stop(self) -> None:
         overview.stop(self.connection, overview.find(self.connection, self.spec.run_id), 60.0)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rdtops.hostlib import locks
+from rdtops.hostlib import files, locks
 
 SETTINGS, SAID, HEARD = "settings.json", "said", "heard"
 READER_WORD = "zlib.decompress"  # of the command line that reads a far-side program from stdin
@@ -163,9 +163,8 @@ def _something_else(folder: Path, words: list[str]) -> None:
                                  ).hexdigest()
     if not known.exists():
         done = subprocess.run([sys.executable, *words], input=stdin, capture_output=True, check=False)
-        part = known.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps([done.returncode, done.stdout.decode("latin-1"), done.stderr.decode("latin-1")]))
-        part.replace(known)
+        files.write_whole(known, json.dumps([done.returncode, done.stdout.decode("latin-1"),
+                                             done.stderr.decode("latin-1")]))
     code, out, err = json.loads(known.read_text())
     _write(out.encode("latin-1"))
     _write(err.encode("latin-1"), 2)

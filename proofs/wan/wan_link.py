@@ -6,7 +6,6 @@ program between two TUN devices.
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from typing import Literal
 from proofs.wan.namespace import Namespace, run
 from proofs.wan.profile import Profile
 from rdtops.errors import LabError
+from rdtops.hostlib import files
+from rdtops.hostlib import processes as kin
 from rdtops.lab import lab_processes
 from rdtops.lab.lab_processes import Process
 
@@ -53,7 +54,7 @@ class Link:
         """Afterwards the line is as the profile says; connections survive where only the numbers change."""
         if profile.shaped and self._wanem:
             self._configure(profile)
-            lab_processes.signal_all([self._wanem.pid], signal.SIGHUP)
+            kin.send([self._wanem.pid], signal.SIGHUP)
             return
         self.remove()
         if profile.shaped and self._shaper == "wanem":
@@ -155,7 +156,6 @@ def _compiled(folder: Path) -> Path:
     program = folder / "wanem"
     source = Path(__file__).with_name("wanem.c")
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-        new = folder / f"wanem.{os.getpid()}"
-        run(["gcc", "-O2", "-o", str(new), str(source), "-lpthread"])
-        new.replace(program)
+        with files.replacing(program) as part:
+            run(["gcc", "-O2", "-o", part, str(source), "-lpthread"])
     return program

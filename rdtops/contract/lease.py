@@ -20,7 +20,6 @@ import contextlib
 import json
 import os
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from typing import Any, NoReturn
 if "rdtops" not in sys.modules:  # started as a file: what it imports lies around it, in a release that stays as it is
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
     sys.dont_write_bytecode = True
-from rdtops.hostlib import fields, files, locks, names
+from rdtops.hostlib import fields, files, locks, names, nvidia_smi
 
 REFUSED = 75  # the exit code: EX_TEMPFAIL
 REFUSAL = "refused"  # a file in the run folder: why, as JSON
@@ -82,12 +81,7 @@ def gpus_of(num_processes: int, visible: str | None) -> list[str]:
     """
     if visible is None:
         return [str(number) for number in range(num_processes)]
-    named: list[str] = []
-    for name in (part.strip() for part in visible.split(",")):
-        if not name or name.startswith("-") or name in named:
-            break  # CUDA sees nothing behind a wrong name
-        named.append(name)
-    return named[:num_processes]
+    return nvidia_smi.named(visible)[:num_processes]
 
 
 def claims(config: Mapping[str, Any], visible: str | None, uuids: Mapping[str, str], common: str) -> dict[str, str]:
@@ -104,7 +98,7 @@ def claims(config: Mapping[str, Any], visible: str | None, uuids: Mapping[str, s
     for gpu in gpus_of(train["num_processes"], visible):
         called = {gpu}
         for index, uuid in uuids.items():
-            if gpu == index or (gpu.startswith("GPU-") and uuid.startswith(gpu)):
+            if nvidia_smi.is_named(uuid, fields.decimal(index), gpu):
                 called |= {index, uuid}
         for name in sorted(called):
             found[os.path.join(runs, f".gpu-{node}-{name}")] = f"GPU {gpu}"  # first: what it says, we have written
@@ -179,17 +173,6 @@ def common_folder() -> tuple[str, str]:
                 passed_over.append(problem)
     own = os.path.join(os.path.expanduser("~"), ".rdtops-locks")
     return own, _instead(passed_over, f"{own}, where only your own trainings are seen")
-
-
-def gpu_uuids() -> dict[str, str]:
-    """By index, as nvidia-smi counts; nothing where it does not answer."""
-    query = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(query, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    rows = [line.split(",") for line in said.stdout.splitlines()]
-    return {row[0].strip(): row[1].strip() for row in rows if len(row) == 2 and row[1].strip().startswith("GPU-")}
 
 
 # --- files and locks ---
@@ -300,7 +283,7 @@ def _hold(config_path: str, command: Sequence[str]) -> NoReturn:
     """Become `command`, which inherits the lease and so hands it on."""
     config = fields.loads(files.head_of(config_path))
     common, note = common_folder()
-    wanted, gate = _wanted(config, os.environ.get("CUDA_VISIBLE_DEVICES"), common), _gate_of(config, common)
+    wanted, gate = _wanted(config, os.environ.get(nvidia_smi.VISIBLE), common), _gate_of(config, common)
     holder = {"run_id": config["run_id"], "workspace": config["workspace"],
               "user": locks.user_name(os.geteuid()) or str(os.geteuid()), "since_s": round(time.time(), 3)}
     descriptors: list[int] = []
@@ -359,14 +342,15 @@ def main() -> None:
     request = fields.loads(sys.stdin.buffer.readline())
     config = request["config"]
     common, note = (request["locks"], "") if request["locks"] else common_folder()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") if request["visible"] is None else request["visible"]
+    visible = os.environ.get(nvidia_smi.VISIBLE) if request["visible"] is None else request["visible"]
     wanted, gate = _wanted(config, visible, common), _gate_of(config, common)
     found = _settled(lambda: in_the_way(wanted, gate), _has_ended)
     sys.stdout.write(json.dumps({"in_the_way": found, "note": note if os.path.dirname(gate) == common else ""}) + "\n")
 
 
 def _wanted(config: Mapping[str, Any], visible: str | None, common: str) -> dict[str, str]:
-    return claims(config, visible, gpu_uuids() if config["train"]["device"] == "cuda" else {}, common)
+    listed = nvidia_smi.gpus().gpus if config["train"]["device"] == "cuda" else ()
+    return claims(config, visible, {str(gpu.index): gpu.uuid for gpu in listed}, common)
 
 
 if __name__ == "__main__":

@@ -219,6 +219,21 @@ def checkpoint_name(step: int) -> CheckpointName:
     return CheckpointName(f"step_{step:06d}")
 
 
+def checkpoint_called(which: str) -> str:
+    """The name of the checkpoint that people call by its step, too: 2000 is step_002000."""
+    step = fields.decimal(which)
+    return which if step is None or step < 0 else checkpoint_name(step)
+
+
+def chosen(found: Sequence[Checkpoint], which: str) -> Checkpoint | None:
+    """The one of `found` (oldest first) that is the latest, the best, of a step or of a name; None where none is."""
+    if which == "latest":
+        return found[-1] if found else None
+    if which == "best":
+        return best_of(found)
+    return next((checkpoint for checkpoint in found if checkpoint.name == checkpoint_called(which)), None)
+
+
 def state_of(*, exit_code: int | None, process_alive: bool, launched: bool, stop_requested: bool) -> RunState:
     """The one place that decides it: from the exit file, the process table and the Journal."""
     if process_alive:

@@ -1,8 +1,8 @@
 """MD5 sums of files, remembered by path, size, times and inode: an unchanged gigabyte costs a stat.
 
-The file is the one that transfers keep on both machines (rdtops.porter.file_digests), a JSON row for each file, later
-rows win. So what a deploy has read or written is known here too. Standard library, Python 3.8: far-side programs bring
-it along.
+Transfers, checks and trainings of a user share the file on each machine: a JSON row for each file, later rows win. So
+what a deploy has read or written is known to all of them. Standard library, Python 3.8: far-side programs bring it
+along.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rdtops.hostlib import locks
 from rdtops.hostlib.fields import loads
-from rdtops.hostlib.files import lines_of
+from rdtops.hostlib.files import AnyPath, lines_of, write_whole
 from rdtops.hostlib.manifest import md5_of
 from rdtops.hostlib.names import digest
 
@@ -25,29 +25,64 @@ ROW_BYTES = 1 << 16  # a path has 4096 bytes at most, six times that as JSON; wh
 YOUNG_S = 2.0
 
 
-def remembered(paths: Iterable[Path], cache: str = CACHE) -> dict[Path, str]:
-    """The MD5 of each; only files that the cache does not know as they are now are read."""
-    file, paths = Path(cache).expanduser(), list(paths)
-    found, rows = known(paths, cache), []
+class Cache:
+    """Of one machine, and what was learnt since it was read. One that cannot be written only costs time later."""
+
+    def __init__(self, file: str = CACHE, trust: bool = True, read_only: bool = False) -> None:
+        """`file` '': nothing is remembered; `trust` False: nothing is believed, and all that is read is remembered."""
+        self._file = os.path.expanduser(file)
+        self._trust = trust
+        self._read_only = read_only
+        self._rows, self._superseded = load(self._file) if self._file else ({}, 0)
+        self._new: list[str] = []
+
+    def known(self, path: AnyPath, size: int) -> str:
+        """The MD5 of a file of that size, '' where the cache does not know it as it is now. Raises OSError."""
+        row = self._rows.get(_name(path)) if self._trust else None
+        return row[1] if row and row[0][0] == size and row[0] == identity(os.stat(path)) else ""
+
+    def learn_read(self, path: AnyPath, status: os.stat_result, size: int, md5: str) -> None:
+        """What a file of that status was when it was read; a young one may change again within one tick of its time."""
+        if status.st_size == size and not is_young(status):
+            self.learn(path, status, md5)
+
+    def learn(self, path: AnyPath, status: os.stat_result, md5: str) -> None:
+        name = _name(path)
+        row = (identity(status), md5)
+        if self._rows.get(name) != row:
+            self._superseded += name in self._rows
+            self._rows[name] = row
+            self._new.append(row_of(name, *row))
+
+    def save(self) -> None:
+        """Append what was learnt, or write all of it anew where most rows count no longer."""
+        if not self._file or self._read_only or not self._new:
+            return
+        if self._superseded > len(self._rows) + 1000:
+            with contextlib.suppress(OSError):
+                write_whole(self._file, "".join(row_of(name, *row) for name, row in self._rows.items()))
+        else:
+            append(self._file, self._new)
+        self._new = []
+
+
+def remembered(paths: Iterable[Path], file: str = CACHE) -> dict[Path, str]:
+    """The MD5 of each; only files that the cache does not know as they are now are read. Raises OSError."""
+    cache, found = Cache(file), {}
     for path in paths:
-        if path in found:
-            continue
         before = path.stat()
-        found[path] = md5_of(path)
-        if identity(path.stat()) == identity(before) and not is_young(before):
-            rows.append(row_of(os.path.realpath(path), identity(before), found[path]))
-    append(file, rows)
+        found[path] = cache.known(path, before.st_size) or md5_of(path)
+        after = path.stat()
+        if identity(after) == identity(before):
+            cache.learn_read(path, after, before.st_size, found[path])
+    cache.save()
     return found
 
 
-def known(paths: Iterable[Path], cache: str = CACHE) -> dict[Path, str]:
-    """The MD5 of those that the cache knows as they are now. Nothing is read but the cache."""
-    (rows, _), found = load(Path(cache).expanduser()), {}
-    for path in paths:
-        its_identity, md5 = rows.get(os.path.realpath(path), ([], ""))
-        if md5 and its_identity == identity(path.stat()):
-            found[path] = md5
-    return found
+def known(paths: Iterable[Path], file: str = CACHE) -> dict[Path, str]:
+    """The MD5 of those that the cache knows as they are now. Nothing is read but the cache. Raises OSError."""
+    cache = Cache(file)
+    return {path: md5 for path in paths for md5 in [cache.known(path, path.stat().st_size)] if md5}
 
 
 def identity(status: os.stat_result) -> list[int]:
@@ -82,6 +117,12 @@ def load(file: Path | str) -> tuple[dict[str, tuple[list[int], str]], int]:
 
 def _is_identity(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(type(number) is int for number in value)
+
+
+def _name(path: AnyPath) -> str:
+    """Where it really lies, as text that no locale has a say in."""
+    real = os.path.realpath(path)
+    return real if isinstance(real, str) else real.decode("utf-8", "surrogateescape")
 
 
 def append(file: Path | str, rows: Iterable[str]) -> None:

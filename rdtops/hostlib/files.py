@@ -11,12 +11,14 @@ import threading
 from collections.abc import Iterator
 from typing import Union
 
+OURS = ".rdtops-"  # what a transfer keeps beside the files that it brings: never taken for one of them
 TEXT_BYTES = 1 << 20  # of a file that is read as a whole, where nobody says otherwise
 TABLE_BYTES = 1 << 26  # of one with a row for each file of a folder: some 500,000 of them
 LINE_BYTES = 1 << 20  # of a line; what is longer is cut there
 _HOW = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 Path = Union[str, "os.PathLike[str]"]
+AnyPath = Union[str, "os.PathLike[str]", bytes]
 
 
 def opened(path: Path) -> int:
@@ -93,6 +95,18 @@ def append_line(path: Path, line: str, *, flush: bool = False) -> None:
 def write_whole(path: Path, content: str | bytes, mode: int = 0o644) -> None:
     """Replace a file: afterwards it has all of `content`, and it is on the disk; before, and after any failure, it is
     what it was. A link of that name is replaced, never followed; a device is left alone. Raises OSError."""
+    with replacing(path) as part:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[str]:
+    """The name of a file beside `path`, for the body to write. It takes the place of `path` when the body ends, and is
+    removed when the body fails. Raises OSError."""
     final = os.fspath(path)
     with contextlib.suppress(FileNotFoundError):
         if stat.S_IFMT(os.lstat(final).st_mode) in (stat.S_IFCHR, stat.S_IFBLK):
@@ -101,29 +115,72 @@ def write_whole(path: Path, content: str | bytes, mode: int = 0o644) -> None:
     part = os.path.join(folder, f".{name}.{os.getpid()}-{threading.get_ident()}.part")
     with contextlib.suppress(FileNotFoundError):  # of a process of that number that was killed
         os.unlink(part)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with open(descriptor, "wb") as file:
-            file.write(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        os.replace(part, final)
+        yield part
+        put_in_place(part, final)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(part)
         raise
-    flush_folder(folder or ".")
 
 
-def flush_folder(folder: Path) -> None:
-    """The names in it are on the disk as well; some network file systems cannot promise that."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+def put_in_place(part: AnyPath, final: AnyPath) -> None:
+    """Give a file, a link or a folder that is complete its name. A file is on the disk before, of a folder see
+    `flush_below`; the name is on the disk afterwards. Raises OSError."""
+    if stat.S_ISREG(os.lstat(part).st_mode):
+        flush(part)
+    os.replace(part, final)
+    flush(os.path.dirname(os.path.abspath(final)))
+
+
+def flush(path: AnyPath) -> None:
+    """The content of a file, or the names in a folder, are on the disk; for folders some network file systems cannot
+    promise that. Raises OSError."""
+    is_folder = os.path.isdir(path)
     try:
-        with contextlib.suppress(OSError):
-            os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        if is_folder:  # one that we may write and not read
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not is_folder or error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
     finally:
         os.close(descriptor)
+
+
+def flush_below(folder: Path) -> None:
+    """Every file and every folder of a tree."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            flush(os.path.join(root, name))
+        flush(root)
+
+
+def below(folder: str, suffix: str) -> list[str]:
+    """The regular files of a tree whose names end so, as paths below it, in order; folders that links lead to belong to
+    it, each folder once. What a transfer has begun is left out. Raises OSError for a folder that cannot be listed."""
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [""]
+    linked: list[str] = []  # after all others: a folder is known by its own name where it has one in the tree
+    while waiting or linked:
+        at = waiting.pop() if waiting else linked.pop(0)
+        status = os.stat(os.path.join(folder, at))
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(os.path.join(folder, at)) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path = os.path.join(at, entry.name)
+                if entry.is_dir():
+                    (linked if entry.is_symlink() else waiting).append(path)
+                elif entry.is_file() and entry.name.endswith(suffix) and not entry.name.startswith(OURS):
+                    found.append(path)
+    return sorted(found, key=lambda path: path.split("/"))
 
 
 def _take_back(descriptor: int, part: bytes) -> None:

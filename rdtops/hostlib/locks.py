@@ -86,20 +86,20 @@ def append(path: str, text: str) -> None:
         file.write(text)
 
 
-def opened(path: str, mode: int = OURS) -> int:
+def opened(path: str | bytes, mode: int = OURS) -> int:
     """A descriptor of a lock file, which is made where there is none and gets `mode` where it is ours. Raises OSError
     that says what is in the way and whose it is."""
     descriptor = _opened(path, mode, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise OSError(f"{path} {obstacle(path)}")
+        raise OSError(f"{os.fsdecode(path)} {obstacle(path)}")
     if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != mode:
         os.fchmod(descriptor, mode)
     return descriptor
 
 
-def obstacle(path: str) -> str:
+def obstacle(path: str | bytes) -> str:
     """What a path is that cannot be opened as a lock: `is a FIFO of mallory (uid 1001)`."""
     try:
         status = os.lstat(path)
@@ -123,7 +123,7 @@ def user_name(uid: int) -> str:
         return ""
 
 
-def _opened(path: str, mode: int, flags: int) -> int:
+def _opened(path: str | bytes, mode: int, flags: int) -> int:
     """Opened before it is created: in /tmp the kernel refuses O_CREAT for the file of another user."""
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -133,5 +133,5 @@ def _opened(path: str, mode: int, flags: int) -> int:
         return os.open(path, flags)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENXIO) and os.path.lexists(path):
-            raise OSError(f"{path} {obstacle(path)}") from None
+            raise OSError(f"{os.fsdecode(path)} {obstacle(path)}") from None
         raise

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -88,8 +89,7 @@ def seal(folder: str | Path) -> Manifest:
     root = Path(folder)
     manifest = scan(root)
     files.write_whole(root / NAME, manifest.to_json())
-    for path in [*sorted(root.rglob("*")), root]:
-        flush(path)
+    files.flush_below(root)
     return manifest
 
 
@@ -110,25 +110,23 @@ def stated(folder: str | Path) -> Manifest:
 
 
 def differences(folder: str | Path, manifest: Manifest) -> list[str]:
-    """What does not fit: missing, resized or altered files. Reads every byte."""
-    found = []
-    for file in manifest.files:
-        path = Path(folder) / file.path
-        if not path.is_file():
-            found.append(f"{file.path}: missing")
-        elif path.stat().st_size != file.size_bytes:
-            found.append(f"{file.path}: {path.stat().st_size} bytes instead of {file.size_bytes}")
-        elif md5_of(path) != file.md5:
-            found.append(f"{file.path}: MD5 differs")
-    return found
+    """What does not fit: missing, resized, altered or unreadable files. Reads every byte."""
+    return [wrong for file in manifest.files for wrong in [difference(folder, file)] if wrong]
 
 
-def flush(path: str | Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def difference(folder: str | Path, file: FileDigest, md5_of: Callable[[Path], str] = md5_of) -> str | None:
+    """What is wrong with a file, for people; '' when nothing is, None where `md5_of` says '': it does not know."""
+    path = Path(folder) / file.path
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        size_bytes = path.stat().st_size
+        md5 = md5_of(path) if size_bytes == file.size_bytes else ""
+    except FileNotFoundError:
+        return f"{file.path}: missing"
+    except OSError as error:  # a broken disk, a folder of that name
+        return f"{file.path}: {error.strerror or error}"
+    if size_bytes != file.size_bytes:
+        return f"{file.path}: {size_bytes} bytes instead of {file.size_bytes}"
+    return None if not md5 else "" if md5 == file.md5 else f"{file.path}: MD5 differs"
 
 
 def _md5(file) -> str:  # type: ignore[no-untyped-def]  # Python 3.10 on the host has no hashlib.file_digest

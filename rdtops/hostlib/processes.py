@@ -1,11 +1,13 @@
-"""Processes as /proc shows them: by the name that one has for ever (pid, start time, boot), by the tag that all of a
-run carry in their environment, by their rank. Standard library, Python 3.8: far-side programs bring it along."""
+"""Processes as /proc shows them: identified by pid, start time and boot id, found by the tag that all of a run carry in
+their environment, ended. Standard library, Python 3.8: far-side programs bring it along."""
 
 from __future__ import annotations
 
 import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from rdtops.hostlib.fields import decimal
 from rdtops.hostlib.files import text_of
@@ -13,6 +15,54 @@ from rdtops.hostlib.files import text_of
 TRAINER = "rdtops.trainer.train"
 # they name the trainer in their arguments, too
 STARTERS = frozenset(("accelerate.commands.launch", "torch.distributed.run", "rdtops.supervisor"))
+LOOK_S = 0.1
+KILLED_S = 20.0  # until a killed process is gone, on a machine that is very busy
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of this boot. A pid alone is recycled."""
+
+    pid: int
+    started: str  # ticks since boot
+    rank: int | None = field(default=None, compare=False)  # None for launchers, loaders and shells
+
+    @property
+    def is_alive(self) -> bool:
+        return start_time(self.pid) == self.started
+
+    @property
+    def state(self) -> str:
+        """R, S, D, T as /proc says it; '' when it has ended."""
+        stat = stat_of(self.pid)
+        return stat[0] if len(stat) > 19 and stat[19] == self.started and stat[0] not in "ZX" else ""
+
+    def send(self, number: signal.Signals) -> bool:
+        """False when it is gone. Through a pidfd where there are such, so that a recycled pid is never hit."""
+        try:
+            descriptor = os.pidfd_open(self.pid)  # Linux 5.3, Python 3.9
+        except ProcessLookupError:
+            return False
+        except (OSError, AttributeError):
+            return self.is_alive and send([self.pid], number)
+        try:
+            if not self.is_alive:  # asked after the descriptor was opened: it is ours or it is gone
+                return False
+            signal.pidfd_send_signal(descriptor, number)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What `end` found, and how far it had to go."""
+
+    found: tuple[Process, ...]
+    killed: tuple[Process, ...]
+    left: tuple[Process, ...]  # outlived SIGKILL
 
 
 def boot_id() -> str:
@@ -55,7 +105,7 @@ def own() -> list[int]:
     """Our user's processes but this one, zombies too: they have neither environment nor files."""
     found = []
     for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
+        if decimal(name) is None or int(name) == os.getpid():
             continue
         try:
             if os.stat(f"/proc/{name}").st_uid == os.geteuid():
@@ -68,6 +118,25 @@ def own() -> list[int]:
 def carrying(tag: str) -> list[int]:
     """Our living processes with `NAME=value` in their environment, whatever session or parent they have."""
     return [pid for pid in own() if tag in environment(pid) and start_time(pid)]
+
+
+def carried(variable: str) -> set[str]:
+    """Every `NAME=value` of that name in the environment of one of our living processes."""
+    return {word for pid in own() for word in environment(pid) if word.startswith(f"{variable}=") and start_time(pid)}
+
+
+def variable_of(pid: int, name: str) -> str | None:
+    """A variable of a process's environment."""
+    return next((word[len(name) + 1:] for word in environment(pid) if word.startswith(f"{name}=")), None)
+
+
+def processes_of(pids: Iterable[int]) -> list[Process]:
+    """Those of them that live, and which rank each is."""
+    return [Process(pid, started, rank_of(pid)) for pid in pids for started in [start_time(pid)] if started]
+
+
+def ranks_of(processes: Iterable[Process]) -> list[Process]:
+    return sorted((p for p in processes if p.rank is not None), key=lambda p: p.rank or 0)
 
 
 def lineage() -> set[int]:
@@ -86,19 +155,65 @@ def rank_of(pid: int) -> int | None:
     words = text_of(f"/proc/{pid}/cmdline").split("\0")
     if TRAINER not in words or STARTERS & set(words):
         return None
-    ranks = [v[5:] for v in environment(pid) if v.startswith("RANK=")]
-    return int(ranks[0]) if ranks and ranks[0].isdigit() else 0
+    return max(decimal(variable_of(pid, "RANK") or "") or 0, 0)
 
 
-def send(pids: list[int], number: int) -> None:
+def send(pids: Iterable[int], number: signal.Signals) -> bool:
+    """Whether one of them got it."""
+    sent = False
     for pid in pids:
         try:
             os.kill(pid, number)
+            sent = True
         except OSError:
             continue
+    return sent
 
 
-def wait_for(living: Callable[[], list[int]], pids: list[int], limit_s: float) -> None:
-    latest = time.time() + limit_s
-    while time.time() < latest and set(living()) & set(pids):
-        time.sleep(0.2)
+def end(find: Callable[[], Iterable[int]], *, first: Callable[[Sequence[Process]], Sequence[Process]] = ranks_of,
+        grace_s: float = 0.0, leave_s: float = 0.0, killed_s: float = KILLED_S) -> Ended:
+    """End what `find` finds until it finds nothing: ask, wait, kill.
+
+    Of those that are there, `first` are asked alone and have `grace_s`, to save. What started them then has `leave_s`
+    to follow by itself, and writes how they ended. Then all that is left is asked and has `leave_s`, and is killed.
+    A process that was found once is ended even when `find` loses it: it leaves its namespace before it ends.
+    """
+    seen: dict[Process, None] = {}  # in the order they were found
+
+    def living() -> list[Process]:
+        seen.update(dict.fromkeys(processes_of(find())))
+        return [process for process in seen if process.is_alive]
+
+    asked = first(living()) if grace_s > 0 else []
+    if asked:
+        _signal(lambda: [process for process in asked if process.is_alive], signal.SIGTERM, grace_s)
+        for _ in _wait(living, leave_s):
+            pass
+    if leave_s > 0:
+        _signal(living, signal.SIGTERM, leave_s)
+    killed = _signal(living, signal.SIGKILL, killed_s)
+    return Ended(tuple(seen), tuple(killed), tuple(living()))
+
+
+def _signal(living: Callable[[], Sequence[Process]], number: signal.Signals, limit_s: float) -> list[Process]:
+    """Send it to each of `living`, also to those that are forked meanwhile, until none is left. Returns who got it."""
+    told: list[Process] = []
+    for processes in _wait(living, limit_s):
+        for process in processes:
+            if process not in told:
+                told.append(process)
+                process.send(number)
+                process.send(signal.SIGCONT)  # a frozen one hears it only when it goes on
+    return told
+
+
+def _wait(living: Callable[[], Sequence[Process]], limit_s: float) -> Iterator[Sequence[Process]]:
+    """What lives, again and again until nothing does, or the limit; once at least."""
+    latest_s = time.monotonic() + limit_s
+    while True:
+        processes = living()
+        if processes:
+            yield processes
+        if not processes or time.monotonic() > latest_s:
+            return
+        time.sleep(LOOK_S)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rdtops.hostlib import files
+
 
 class LabFolder:
     """What every lab has for those who log in to it."""
@@ -28,7 +30,4 @@ def place(path: Path, text: str, mode: int = 0o644) -> None:
     """Afterwards the file has this content; whoever reads it meanwhile sees all of the old or all of the new."""
     if path.exists() and path.read_text() == text:
         return
-    new = path.with_name(path.name + ".new")
-    new.write_text(text)
-    new.chmod(mode)
-    new.replace(path)
+    files.write_whole(path, text, mode)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rdtops.errors import LabError
-from rdtops.hostlib import files
-from rdtops.hostlib import processes as kin
+from rdtops.hostlib import files, processes
 from rdtops.lab.lab_files import place
 
 PROC = Path("/proc")
-KILLED_S = 20.0  # until a process that was killed is gone, on a machine that is very busy
 
 
 @dataclass(frozen=True)
@@ -29,8 +25,8 @@ class Process:
     @classmethod
     def of(cls, pid: int) -> Process | None:
         """The process of that pid now, None when there is none or only its zombie."""
-        started = kin.start_time(pid)
-        return cls(pid, int(started), kin.boot_id()) if started else None
+        started = processes.start_time(pid)
+        return cls(pid, int(started), processes.boot_id()) if started else None
 
     @classmethod
     def read(cls, path: Path) -> Process | None:
@@ -50,7 +46,7 @@ def family(pid: int) -> set[int]:
     """The process and all that descend from it."""
     children: dict[int, list[int]] = {}
     for one in (int(path.name) for path in PROC.iterdir() if path.name.isdigit()):
-        if stat := kin.stat_of(one):
+        if stat := processes.stat_of(one):
             children.setdefault(int(stat[1]), []).append(one)
     found: set[int] = set()
     waiting = [pid]
@@ -62,13 +58,13 @@ def family(pid: int) -> set[int]:
 
 def with_environment(name: str, value: str) -> set[int]:
     """Our own processes started with this environment variable; not this process, nor those it descends from."""
-    return {*kin.carrying(f"{name}={value}")} - kin.lineage()
+    return {*processes.carrying(f"{name}={value}")} - processes.lineage()
 
 
 def writing_to(file: Path) -> set[int]:
     """Our own processes that hold this file open for writing only, as a server holds its log."""
     targets = (str(file), f"{file} (deleted)")  # the second after `rm -rf` of a lab that was up
-    return {pid for pid in {*kin.own()} - kin.lineage() for target in targets
+    return {pid for pid in {*processes.own()} - processes.lineage() for target in targets
             if any(_only_written(link) for link in _descriptors_of(pid, target))}
 
 
@@ -87,43 +83,15 @@ def command_line(pid: int) -> str:
     return files.text_of(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
 
 
-def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:  # it was faster
-            continue
-
-
 def end_all(find: Callable[[], set[int]], grace_s: float = 2.0) -> int:
     """End what `find` finds until it finds nothing: asked first, killed after the grace. The number of processes.
-
-    They are gone then, also one that `find` no longer finds while it is dying: it leaves its namespace before it ends.
-    Raises LabError when something survives.
-    """
-    ended: set[Process] = set()
-    for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, grace_s + KILLED_S)):
-        deadline_s = time.monotonic() + patience_s
-        while (alive := _found(find) | _living(ended)) and time.monotonic() < deadline_s:
-            if alive - ended or number == signal.SIGKILL:
-                pids = {process.pid for process in alive}
-                signal_all(pids, number)
-                signal_all(pids, signal.SIGCONT)  # a frozen one hears SIGTERM only when it goes on
-            ended |= alive
-            _reap(process.pid for process in ended)
-            time.sleep(0.02)
-        if not alive:
-            return len(ended)
-    raise LabError("these processes of the lab do not end: " +
-                   "; ".join(f"pid {pid} ({command_line(pid)})" for pid in sorted(p.pid for p in alive)))
-
-
-def _found(find: Callable[[], set[int]]) -> set[Process]:
-    return {process for pid in find() if (process := Process.of(pid))}
-
-
-def _living(processes: Iterable[Process]) -> set[Process]:
-    return {process for process in processes if Process.of(process.pid) == process}
+    Raises LabError when something survives."""
+    ended = processes.end(find, leave_s=grace_s)
+    _reap(process.pid for process in ended.found)
+    if ended.left:
+        raise LabError("these processes of the lab do not end: " +
+                       "; ".join(f"pid {pid} ({command_line(pid)})" for pid in sorted(p.pid for p in ended.left)))
+    return len(ended.found)
 
 
 def _descriptors_of(pid: int, target: str) -> Iterator[Path]:

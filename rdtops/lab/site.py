@@ -29,6 +29,7 @@ from pathlib import Path
 
 from rdtops.errors import LabError
 from rdtops.hostlib import locks
+from rdtops.hostlib import processes as kin
 from rdtops.lab import handshake, keys, lab_processes, sshd
 from rdtops.lab.fake_gpus import Gpus
 from rdtops.lab.lab_files import LabFolder, place
@@ -156,10 +157,10 @@ class Lab(LabFolder):
 
     def freeze(self, name: str) -> None:
         """Stop a server and its connections as they are: they stay open and say nothing more."""
-        lab_processes.signal_all(self._server(name).processes(), signal.SIGSTOP)
+        kin.send(self._server(name).processes(), signal.SIGSTOP)
 
     def thaw(self, name: str) -> None:
-        lab_processes.signal_all(self._server(name).processes(), signal.SIGCONT)
+        kin.send(self._server(name).processes(), signal.SIGCONT)
 
     def stop_server(self, name: str) -> None:
         """The server and its connections end; work detached on the host goes on."""
@@ -168,7 +169,7 @@ class Lab(LabFolder):
     def kill_server(self, name: str) -> None:
         """The same, but nobody is asked: SIGKILL to the server and its connections at once."""
         server = self._server(name)
-        lab_processes.signal_all(server.processes(), signal.SIGKILL)
+        kin.send(server.processes(), signal.SIGKILL)
         server.stop()  # what was forked meanwhile
 
     def start_server(self, name: str) -> None:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, Callable
 
 from rdtops.hostlib.checkpoints import ls
 from rdtops.hostlib.fields import loads
-from rdtops.hostlib.manifest import stated
+from rdtops.hostlib.manifest import difference, stated
 from rdtops.porter.entries import Problem
 from rdtops.porter.file_digests import CACHE, Digests
 
@@ -39,25 +40,22 @@ def state_of(checkpoint: str, digests: Digests, recompute: bool) -> dict[str, An
         return {"state": "unfinished", "wrong": ["there is no manifest.json yet: it is being written, or was cut off"]}
     except (OSError, ValueError) as error:
         return {"state": "damaged", "wrong": [f"manifest.json cannot be read: {error}"]}
-    found = [finding(os.path.join(checkpoint, f.path), f.path, f.size_bytes, f.md5, digests, recompute)
-             for f in sealed.files]
+    found = [difference(checkpoint, file, known_md5(digests, recompute)) for file in sealed.files]
     wrong = [words for words in found if words]
     state = "damaged" if wrong else "unverified" if None in found else "verified"
     return {"state": state, "wrong": wrong}
 
 
-def finding(path: str, name: str, size: int, md5: str, digests: Digests, recompute: bool) -> str | None:
-    """What is wrong with a file, '' when nothing is, None when that is not known."""
-    try:
-        found = os.path.getsize(path)
-        if found != size:
-            return f"{name}: {found} bytes instead of {size}"
-        there = digests.of(os.fsencode(path), size) if recompute else digests.known(os.fsencode(path), size)
-    except FileNotFoundError:
-        return f"{name}: missing"
-    except (OSError, Problem) as error:
-        return f"{name}: {error}"
-    return None if not there else "" if there == md5 else f"{name}: MD5 differs"
+def known_md5(digests: Digests, recompute: bool) -> Callable[[Path], str]:
+    """What the cache knows of a file, '' where it does not know it; `recompute`: read it then."""
+    def md5_of(path: Path) -> str:
+        size_bytes = path.stat().st_size
+        try:
+            return (digests.of if recompute else digests.known)(os.fsencode(path), size_bytes)
+        except Problem as problem:
+            raise OSError(problem.reason) from None
+
+    return md5_of
 
 
 if __name__ == "__main__":

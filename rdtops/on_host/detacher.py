@@ -7,15 +7,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import time
 from typing import Any
 
+from rdtops.hostlib import liveness, processes
 from rdtops.hostlib.fields import loads, rows
 from rdtops.hostlib.files import text_of, write_whole
 from rdtops.hostlib.locks import alone
-from rdtops.hostlib.processes import carrying, is_alive, rank_of, send, wait_for
+from rdtops.hostlib.processes import carrying
 
 PATIENCE_S = 20.0  # beyond what another start of the same script may take
 LEAVE_S = 10.0  # for what started the ranks, which follows them by itself and writes how they ended
@@ -31,7 +31,7 @@ def submit(script: str, session: str, tag: str, launcher: str, within_s: float) 
     with alone(lock, within_s + PATIENCE_S) as mine:
         if not mine:
             return {"problem": "busy", "lock": lock}
-        if is_alive(text_of(os.path.join(folder, "process"))) or carrying(tag):
+        if liveness.read(folder, tag).alive or carrying(tag):  # the second of a script that is slow to begin
             return {"launcher": launcher, "note": "", "already": True}
         for name in STALE:
             with contextlib.suppress(FileNotFoundError):
@@ -115,10 +115,8 @@ def states(jobs: list[list[str]]) -> dict[str, Any]:
 
 
 def state(folder: str, tag: str) -> dict[str, Any]:
-    process = text_of(os.path.join(folder, "process"))
-    code = text_of(os.path.join(folder, "exit")).strip()
-    alive = is_alive(process) or (bool(process) and not code and bool(carrying(tag)))
-    return {"alive": alive, "exit": code, "launched": bool(process)}
+    life = liveness.read(folder, tag)
+    return {"alive": life.alive, "exit": life.exit_text, "launched": life.launched}
 
 
 # --- stop ---
@@ -128,17 +126,6 @@ def stop(folder: str, tag: str, grace_s: float) -> dict[str, Any]:
     is asked."""
     with contextlib.suppress(OSError):  # a full disk, or a broken file of that name, lets no process run on
         write_whole(os.path.join(folder, "stop"), f"{time.time():.0f}\n")
-    every = carrying(tag)
-    asked = [pid for pid in every if rank_of(pid) is not None] or every
-    if grace_s and end(tag, asked, signal.SIGTERM, grace_s):
-        wait_for(lambda: carrying(tag), every, LEAVE_S)
-        end(tag, carrying(tag), signal.SIGTERM, LEAVE_S)
-    end(tag, carrying(tag), signal.SIGKILL, LEAVE_S / 2)
-    return {"left": carrying(tag)}
-
-
-def end(tag: str, pids: list[int], number: int, limit_s: float) -> bool:
-    """Send it to them and wait. Whether they are gone."""
-    send(pids, number)
-    wait_for(lambda: carrying(tag), pids, limit_s)
-    return not set(carrying(tag)) & set(pids)
+    done = processes.end(lambda: carrying(tag), first=lambda found: processes.ranks_of(found) or found, grace_s=grace_s,
+                         leave_s=LEAVE_S if grace_s else 0.0)
+    return {"left": [process.pid for process in done.left]}

@@ -23,7 +23,7 @@ import time
 from typing import Any, Callable
 
 from rdtops.hostlib.fields import loads, number, table, whole
-from rdtops.hostlib.files import text_of, write_whole
+from rdtops.hostlib.files import put_in_place, text_of, write_whole
 from rdtops.hostlib.locks import alone
 
 PATIENCE_S = 5.0  # another install takes minutes; who asks meanwhile is told
@@ -65,7 +65,7 @@ def make(place: str, digest: str, **how: Any) -> dict[str, Any]:
             except Failed as failure:
                 shutil.rmtree(folder, ignore_errors=True)
                 return {"problem": failure.problem, "said": str(failure)[-1500:]}
-        put_in_place(folder, place)
+        point(folder, place)
         return {"folder": folder, "packages": whole(told(folder).get("packages")) or 0, "removed": prune(store, folder)}
 
 
@@ -93,12 +93,12 @@ def build(folder: str, digest: str, prefix: str, conda: str, requirements: str, 
         {"digest": digest, "made_s": round(time.time()), "packages": len(frozen), "frozen": frozen}))
 
 
-def put_in_place(folder: str, place: str) -> None:
+def point(folder: str, place: str) -> None:
     new = place + ".new"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(new)
     os.symlink(os.path.join(os.path.basename(place) + ".d", os.path.basename(folder)), new)
-    os.replace(new, place)
+    put_in_place(new, place)
 
 
 def prune(store: str, current: str) -> list[str]:

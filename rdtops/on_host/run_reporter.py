@@ -1,36 +1,32 @@
-"""Far side: what runs there are, what became of them, and how to end one. Standard library, Python 3.8.
+"""Host program: tell which runs there are and what became of them. Standard library, Python 3.8.
 
 Requests (one JSON line each, until the input ends), answers (one JSON line each):
-    {"op": "list", "workspace": str, "gpus": bool} -> {"runs": [facts of each run, oldest first], "gpus": [rows]}
-    {"op": "gpus"}                                -> {"gpus": [rows]}
+    {"op": "list", "workspace": str, "gpus": bool} -> {"runs": [facts of each run, oldest first], ... as gpus}
+    {"op": "gpus"}                                -> {"gpus": [rows], "gpu_warning": str}
     {"op": "news", "workspace", "run_id", "files": {path: question}, "gpus": bool}
-        -> {"run": facts, "files": {path: piece}, "gpus": [rows]}
-    {"op": "stop", "workspace", "run_id", "grace_s"} -> {"ended": [pids], "killed": [pids]}
+        -> {"run": facts, "files": {path: piece}, ... as gpus}
     {"op": "checkpoints", "workspace", "run_id"}  -> {"checkpoints": [...], "unfinished": [names]}
     {"op": "evaluations", "workspace", "run_ids"} -> {"evaluations": [facts of each evaluation, oldest first]}
-    {"op": "stop_evaluation", "workspace", "run_id", "name", "grace_s"} -> as stop
 Facts only; what they mean is decided on the laptop, in rdtops.contract.run.state_of.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
 import os
-import signal
 import sys
-import time
 from typing import Any, Callable
 
+from rdtops.hostlib import liveness, nvidia_smi, processes
 from rdtops.hostlib.checkpoints import listed, ls
-from rdtops.hostlib.fields import decimal, loads, table, whole
-from rdtops.hostlib.files import TEXT_BYTES, append_line, head_of, lines_of, tail_of, text_of, write_whole
-from rdtops.hostlib.gpus import all_of_them, of_processes, variable_of, visible
+from rdtops.hostlib.fields import loads, table, whole
+from rdtops.hostlib.files import TEXT_BYTES, head_of, lines_of, tail_of, text_of
 from rdtops.hostlib.locks import SHARED, is_held
 from rdtops.hostlib.names import evaluation_name, fits, is_run_id
-from rdtops.hostlib.processes import carrying, environment, is_alive, own, rank_of, send, wait_for
 from rdtops.on_host.tails import MARK, Lines, last_of_each_kind, read_on, rows_of, shrunk, thinned
 
 LOG_LETTERS = 4000  # of the end of a log
@@ -38,40 +34,23 @@ CONFIG_BYTES = 1 << 16  # of config.json and eval.json: twenty times what they h
 REPORT_BYTES = 1 << 23  # of report.json: 30,000 trials
 TRIAL_LINES = 1 << 17  # of trials.jsonl: all 130 tasks of LIBERO, 50 times each, 20 times over
 EVENT_BYTES = 1 << 16  # of an event that travels; of a longer line only its beginning
-LEAVE_S = 10.0
-TAGGED: set[str] = set()
+NUMBERS = {"memory_used_mib": "memory.used", "memory_total_mib": "memory.total",
+           "utilization_percent": "utilization.gpu", "temperature_c": "temperature.gpu", "power_w": "power.draw"}
+GPU_FIELDS = (*nvidia_smi.IDENTITY, "name", *NUMBERS.values())
 EVALUATION = (b'{"kind": "eval_', b'{"kind": "trial"')  # lines of a Journal that are not the training's
 
 
-def members(name: str, variable: str = "RDTOPS_RUN") -> list[int]:
-    """The processes of a run, or of an evaluation."""
-    return carrying(f"{variable}={name}")
-
-
-def tagged() -> set[str]:
-    """The runs that have living processes of ours. Looked for once: this program lives for one question."""
-    if not TAGGED:
-        for pid in own():
-            TAGGED.update(v[11:] for v in environment(pid) if v.startswith("RDTOPS_RUN="))
-        TAGGED.add("")
-    return TAGGED
-
-
-def facts(root: str, run_id: str) -> dict[str, object]:
+def facts(root: str, run_id: str, is_carried: Callable[[str], bool] = liveness.is_carried) -> dict[str, object]:
     folder = os.path.join(root, run_id)
     journal = os.path.join(folder, "journal.jsonl")
-    launched = os.path.exists(os.path.join(folder, "process"))
-    alive = any(is_alive(text_of(os.path.join(folder, name))) for name in ("process", "supervisor"))
-    exit_text = text_of(os.path.join(folder, "exit")).strip()  # after that: it is written before the process ends
-    code = decimal(exit_text)
-    if launched and not alive and code is None:  # what started them was killed; they may go on without
-        alive = run_id in tagged()
-    is_well = alive or code == 0
+    life = liveness.read(folder, f"{liveness.RUN}={run_id}", is_carried)
+    is_well = life.alive or life.exit_code == 0
     return {"run_id": run_id, "config": text_of(os.path.join(folder, "config.json"), CONFIG_BYTES),
             "problem": problem_of(os.path.join(folder, "config.json")) or (
-                f"{folder}/exit holds no exit code" if exit_text and code is None and not alive else ""),
-            "exit_code": code, "alive": alive, "launched": launched,
-            "stop_requested": os.path.exists(os.path.join(folder, "stop")),
+                f"{folder}/exit holds no exit code" if life.exit_text and life.exit_code is None and not life.alive
+                else ""),
+            "exit_code": life.exit_code, "alive": life.alive, "launched": life.launched,
+            "stop_requested": life.stop_requested,
             "journal_head": text_of(journal, 512),
             "journal_tail": "".join(line + "\n" for line in last_of_each_kind(journal, EVALUATION)),
             "log_tail": "" if is_well else end_of(os.path.join(folder, "train.log")),
@@ -102,11 +81,12 @@ def size_of(path: str) -> int:
 def list_runs(workspace: str, gpus: bool = False) -> dict[str, object]:
     """`gpus`: what nvidia-smi says as well, when a run is alive."""
     root = os.path.join(workspace, "runs")
-    found = [facts(root, name) for name in run_names(root)]
-    rows = all_of_them() if gpus and any(run["alive"] for run in found) else []
+    tags = functools.lru_cache(maxsize=None)(lambda: processes.carried(liveness.RUN))  # once for many lost runs
+    found = [facts(root, name, lambda tag: tag in tags()) for name in run_names(root)]
+    listing = nvidia_smi.gpus(GPU_FIELDS) if gpus and any(run["alive"] for run in found) else nvidia_smi.Listing()
     for run in found:
-        run["gpus"] = gpus_of(run, rows)
-    return {"runs": found, "gpus": rows}
+        run["gpus"] = gpus_of(run, listing)
+    return {"runs": found, **told(listing)}
 
 
 def run_names(root: str) -> list[str]:
@@ -115,18 +95,26 @@ def run_names(root: str) -> list[str]:
     return [name for name in names if is_run_id(name) and os.path.isdir(os.path.join(root, name))]
 
 
-def gpus_of(run: dict[str, object], rows: list[dict[str, Any]]) -> list[str]:
+def told(listing: nvidia_smi.Listing) -> dict[str, object]:
+    """A row for each GPU, numbers where the driver knows them, and what else nvidia-smi said."""
+    return {"gpus": [{"index": gpu.index, "uuid": gpu.uuid, "name": gpu.told["name"],
+                      **{key: gpu.number(column) for key, column in NUMBERS.items()}} for gpu in listing.gpus],
+            "gpu_warning": listing.warning}
+
+
+def gpus_of(run: dict[str, object], listing: nvidia_smi.Listing) -> list[str]:
     """UUIDs of the GPUs of a living run: those its processes have memory on, else those that it is told to use."""
-    if not rows or not run["alive"]:
+    if not listing.gpus or not run["alive"]:
         return []
-    pids = members(str(run["run_id"]))
+    pids = processes.carrying(f"{liveness.RUN}={run['run_id']}")
     try:
         train = table(table(loads(str(run["config"]))).get("train"))
     except ValueError:
         train = {}
     count = 0 if train.get("device") == "cpu" else whole(train.get("num_processes")) or 0
-    return of_processes(pids) or visible(
-        rows, variable_of(pids[0], "CUDA_VISIBLE_DEVICES") if pids else None, count)
+    used = {process.gpu_uuid for process in nvidia_smi.processes() if process.pid in pids}
+    variable = processes.variable_of(pids[0], nvidia_smi.VISIBLE) if pids else None
+    return sorted(used) or [gpu.uuid for gpu in nvidia_smi.visible(listing.gpus, variable)[:count]]
 
 
 def news(workspace: str, run_id: str, files: dict[str, dict[str, Any]], gpus: bool = False,
@@ -136,12 +124,12 @@ def news(workspace: str, run_id: str, files: dict[str, dict[str, Any]], gpus: bo
     {"lines", "rest", "cursor", "more"}. The configuration does not travel to who knows the digest of it."""
     root = os.path.join(workspace, "runs")
     run = facts(root, run_id)  # before the files: a run that ended has written its last line
-    rows = all_of_them() if gpus else []
-    run["gpus"] = gpus_of(run, rows)
+    listing = nvidia_smi.gpus(GPU_FIELDS) if gpus else nvidia_smi.Listing()
+    run["gpus"] = gpus_of(run, listing)
     if hashlib.md5(str(run["config"]).encode()).hexdigest() == known:
         run["config"] = None
     pieces = {path: piece(os.path.join(root, run_id, path), **question) for path, question in files.items()}
-    return {"run": run, "files": pieces, "gpus": rows}
+    return {"run": run, "files": pieces, **told(listing)}
 
 
 def piece(path: str, cursor: list[Any], limit: int = TEXT_BYTES, last_lines: int = -1, steps: int = 0,
@@ -165,38 +153,6 @@ def checkpoints(workspace: str, run_id: str) -> dict[str, object]:
     return {"checkpoints": whole, "unfinished": unfinished}
 
 
-def stop(workspace: str, run_id: str, grace_s: float) -> dict[str, object]:
-    """Ask the ranks first, which save and leave; then everybody; then end what is left."""
-    folder = os.path.join(workspace, "runs", run_id)
-    if not members(run_id):
-        return {"ended": [], "killed": [], "left": []}
-    ask_to_stop(folder)
-    with contextlib.suppress(OSError):
-        append_line(os.path.join(folder, "journal.jsonl"), json.dumps(
-            {"kind": "stop_requested", "time_s": round(time.time(), 3), "by": "inv stop"}))
-    return end(lambda: members(run_id), grace_s)
-
-
-def ask_to_stop(folder: str) -> None:
-    """A disk that is full, or a broken file of that name, is no reason to let the processes run on."""
-    with contextlib.suppress(OSError):
-        write_whole(os.path.join(folder, "stop"), f"{time.time():.0f}\n")
-
-
-def end(living: Callable[[], list[int]], grace_s: float) -> dict[str, object]:
-    every = living()
-    ranks = [pid for pid in every if rank_of(pid) is not None]
-    send(ranks or every, signal.SIGTERM)
-    wait_for(living, ranks or every, grace_s)
-    wait_for(living, every, LEAVE_S)  # what started them follows by itself, and writes how they ended
-    send(living(), signal.SIGTERM)
-    wait_for(living, living(), 10)
-    killed = living()
-    send(killed, signal.SIGKILL)
-    wait_for(living, killed, 5)
-    return {"ended": every, "killed": killed, "left": living()}
-
-
 def evaluations(workspace: str, run_ids: list[str]) -> dict[str, object]:
     found = []
     for run_id in run_ids:
@@ -208,13 +164,11 @@ def evaluations(workspace: str, run_ids: list[str]) -> dict[str, object]:
 
 def evaluation(folder: str, run_id: str, name: str) -> dict[str, object]:
     spec = os.path.join(folder, "eval.json")
-    alive = is_alive(text_of(os.path.join(folder, "process"))) or is_locked(os.path.join(folder, "lock"))
-    code = decimal(text_of(os.path.join(folder, "exit")))
+    life = liveness.read(folder, f"{liveness.EVALUATION}={run_id}/{name}")
     return {"run_id": run_id, "name": name, "folder": folder, "spec": text_of(spec, CONFIG_BYTES),
             "begun_s": os.path.getmtime(spec) if os.path.exists(spec) else 0.0,
-            "exit_code": code, "alive": alive,
-            "launched": os.path.exists(os.path.join(folder, "process")),
-            "stop_requested": os.path.exists(os.path.join(folder, "stop")),
+            "exit_code": life.exit_code, "alive": life.alive or is_locked(os.path.join(folder, "lock")),
+            "launched": life.launched, "stop_requested": life.stop_requested,
             "outcomes": outcomes(os.path.join(folder, "trials.jsonl")),
             "report": text_of(os.path.join(folder, "report.json"), REPORT_BYTES),
             "log_tail": end_of(os.path.join(folder, "eval.log"))}
@@ -236,15 +190,10 @@ def outcomes(path: str) -> dict[str, int]:
     return {kind: list(last.values()).count(kind) for kind in ("success", "failure", "error")}
 
 
-def stop_evaluation(workspace: str, run_id: str, name: str, grace_s: float) -> dict[str, object]:
-    ask_to_stop(os.path.join(workspace, "runs", run_id, "eval", name))
-    return end(lambda: members(f"{run_id}/{name}", "RDTOPS_EVAL"), grace_s)
-
-
 def main() -> None:
     operations: dict[str, Callable[..., dict[str, object]]] = {
-        "list": list_runs, "news": news, "gpus": lambda: {"gpus": all_of_them()}, "stop": stop,
-        "checkpoints": checkpoints, "evaluations": evaluations, "stop_evaluation": stop_evaluation}
+        "list": list_runs, "news": news, "gpus": lambda: told(nvidia_smi.gpus(GPU_FIELDS)),
+        "checkpoints": checkpoints, "evaluations": evaluations}
     for line in iter(sys.stdin.buffer.readline, b""):
         request = loads(line)
         is_shrunk = request.pop("shrunk", False)

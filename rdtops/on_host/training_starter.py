@@ -25,11 +25,11 @@ import shutil
 import sys
 from typing import Any, Callable
 
+from rdtops.hostlib import liveness
 from rdtops.hostlib.checkpoints import ls
 from rdtops.hostlib.fields import loads, table
 from rdtops.hostlib.files import text_of, write_whole
 from rdtops.hostlib.locks import LAUNCHES, alone
-from rdtops.hostlib.processes import is_alive
 from rdtops.on_host.detacher import begin, states, stop, submit
 
 PATIENCE_S = 60.0  # another launch of this workspace may take so long
@@ -66,7 +66,7 @@ def train(workspace: str, run_id: str, release: str, wish: dict[str, object], ag
 
 def twin_of(runs: str, wish: dict[str, object], run_id: str, again: bool) -> dict[str, object] | None:
     """A run that the same wish made, and that has not ended; or this run, when it lives already."""
-    if is_alive(text_of(os.path.join(runs, run_id, "process"))):
+    if state_of(os.path.join(runs, run_id)) == "running":
         return {"twin": run_id, "state": "running"}
     for name in reversed(ls(runs)) if not again else ():
         if name != run_id and not name.startswith((".", "00000000-")) and made_by(os.path.join(runs, name), wish):
@@ -86,10 +86,10 @@ def made_by(folder: str, wish: dict[str, object]) -> bool:
 
 def state_of(folder: str) -> str:
     """'' when it has ended."""
-    process = text_of(os.path.join(folder, "process"))
-    if is_alive(process):
+    life = liveness.read(folder, f"{liveness.RUN}={os.path.basename(folder)}")
+    if life.alive:
         return "running"
-    return "" if process or os.path.exists(os.path.join(folder, "exit")) else "prepared"
+    return "" if life.launched or life.exit_text else "prepared"
 
 
 def make_folder(runs: str, run_id: str, files: dict[str, str]) -> bool:

@@ -9,9 +9,9 @@ import os
 from typing import Any, NamedTuple
 
 from rdtops.hostlib import fields
+from rdtops.hostlib.files import OURS
 from rdtops.hostlib.names import BadName, digest, quoted, relative_path
 
-OURS = ".rdtops-"  # parts and locks; never taken for somebody's file
 BLOCK = 1 << 20
 KINDS = ("file", "link", "folder")
 FURTHEST_NS = 10 ** 9 << 40  # of a time from 1970, either way; a file system that cannot keep it keeps its own furthest

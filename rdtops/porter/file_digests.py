@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
@@ -11,23 +10,19 @@ import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from rdtops.hostlib.digests import CACHE, append, identity, is_young, load, row_of
-from rdtops.hostlib.files import opened, write_whole
+from rdtops.hostlib.digests import CACHE, Cache, identity
+from rdtops.hostlib.files import opened
 from rdtops.porter.entries import BLOCK, Problem, text
 from rdtops.porter.wire import WORK
 
 __all__ = ["CACHE", "Digests", "InOrder", "SourceDigest"]
 
 
-class Digests:
-    """The cache of one machine, and what was learnt since it was read."""
+class Digests(Cache):
+    """The cache of one machine, for a transfer."""
 
     def __init__(self, cache: str = "", trust: bool = True, read_only: bool = False) -> None:
-        self._file = os.path.expanduser(cache)
-        self._trust = trust
-        self._read_only = read_only
-        self._rows, self._superseded = load(self._file) if self._file else ({}, 0)
-        self._new: list[str] = []
+        super().__init__(cache, trust, read_only)
 
     def of(self, path: bytes, size: int) -> str:
         """The MD5 of the first `size` bytes of a file; reads them unless the cache knows them and is trusted.
@@ -44,35 +39,6 @@ class Digests:
             raise Problem("changed", text(path), "it changed while it was read")
         self.learn_read(path, after, size, md5)
         return md5
-
-    def known(self, path: bytes, size: int) -> str:
-        """The MD5 when the cache has it and is trusted, else ""."""
-        row = self._rows.get(text(os.path.realpath(path))) if self._trust else None
-        return row[1] if row and row[0][0] == size and row[0] == identity(os.stat(path)) else ""
-
-    def learn_read(self, path: bytes, status: os.stat_result, size: int, md5: str) -> None:
-        """What a file of that status was when it was read; a young one may change again within one tick of its time."""
-        if status.st_size == size and not is_young(status):
-            self.learn(path, status, md5)
-
-    def learn(self, path: bytes, status: os.stat_result, md5: str) -> None:
-        name = text(os.path.realpath(path))
-        row = (identity(status), md5)
-        if self._rows.get(name) != row:
-            self._superseded += name in self._rows
-            self._rows[name] = row
-            self._new.append(row_of(name, *row))
-
-    def save(self) -> None:
-        """Append what was learnt. A cache that cannot be written only costs time later, so that is no error."""
-        if not self._file or self._read_only or not self._new:
-            return
-        if self._superseded > len(self._rows) + 1000:
-            with contextlib.suppress(OSError):
-                write_whole(self._file, "".join(row_of(name, *row) for name, row in self._rows.items()))
-        else:
-            append(self._file, self._new)
-        self._new = []
 
 
 class InOrder:

@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from rdtops.hostlib.files import OURS
 from rdtops.porter.entries import (
     BLOCK,
-    OURS,
     Entry,
     Message,
     Problem,

@@ -11,8 +11,9 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
+from rdtops.hostlib.files import OURS
 from rdtops.hostlib.locks import EXCLUSIVE, SHARED, flock
-from rdtops.porter.entries import BLOCK, OURS, Entry, Message, count, nonsense, place, raw
+from rdtops.porter.entries import BLOCK, Entry, Message, count, nonsense, place, raw
 from rdtops.porter.wire import WORK, Wire
 
 PART = OURS + "part-"

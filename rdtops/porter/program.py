@@ -40,7 +40,7 @@ from rdtops.porter.range_server import Laner
 from rdtops.porter.receiver import Receiver, commit
 from rdtops.porter.sender import Sender
 from rdtops.porter.target_lock import Lock, refuse_full, space
-from rdtops.porter.wire import Pulse, Wire
+from rdtops.porter.wire import Heartbeat, Wire
 
 
 def _do_scan(request: Message, wire: Wire) -> None:
@@ -71,7 +71,7 @@ def _do_survey(request: Message, wire: Wire) -> None:
 def _do_receive(request: Message, wire: Wire) -> None:
     root = request["root"]
     refuse_full(root, request["need_bytes"], request["need_files"])
-    with Lock(root) as lock, Pulse(wire, _give_up, touch=lock.touch):
+    with Lock(root) as lock, Heartbeat(wire, _give_up, touch=lock.touch):
         wire.say({"ready": True})
         Receiver(wire, root, _digests(request)).run()
 
@@ -150,7 +150,7 @@ def _serve(request: Message, wire: Wire) -> bool:
         if request["do"] == "receive":
             OPERATIONS["receive"](request, wire)  # it beats by itself, together with its lock
         else:
-            with Pulse(wire, _give_up if request["do"] == "lane" else lambda: None):
+            with Heartbeat(wire, _give_up if request["do"] == "lane" else lambda: None):
                 OPERATIONS[request["do"]](request, wire)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         raise

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
+from rdtops.hostlib.files import put_in_place
 from rdtops.porter.entries import Entry, Message, Problem, flag, md5_in, nonsense, place, raw, text, word
 from rdtops.porter.file_digests import Digests
 from rdtops.porter.parts import part_of, spans_in
 from rdtops.porter.range_server import Laner
-from rdtops.porter.target import Target, flush_folder
+from rdtops.porter.target import Target
 from rdtops.porter.wire import Wire
 
 
@@ -102,8 +103,7 @@ def commit(folder: str, final: str, files: Sequence[Message], digests: Digests) 
     if os.path.lexists(raw(final)):
         raise Problem("exists", final, "it is there already")
     os.makedirs(os.path.dirname(os.path.abspath(raw(final))), exist_ok=True)
-    os.rename(raw(folder), raw(final))
-    flush_folder(os.path.dirname(os.path.abspath(raw(final))))
+    put_in_place(raw(folder), raw(final))
     for row in files:  # the cache goes by path, and that has changed
         path = place(final, row["path"])
         digests.learn(path, os.stat(path), row["md5"])

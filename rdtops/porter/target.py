@@ -4,13 +4,13 @@ host's receiver for what it is sent, and the control side for what it has planne
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple
 
+from rdtops.hostlib.files import flush
 from rdtops.hostlib.locks import flocked
 from rdtops.porter.entries import BLOCK, Entry, Problem, count, md5_in, place, raw, refuse_leaving, text
 from rdtops.porter.file_digests import Digests, InOrder, blocks, md5_of, write_all
@@ -189,7 +189,7 @@ class Target:
                 self._digests.learn(target, os.fstat(item.file.fileno()), item.entry.md5)
                 item.file.close()
         for folder in self._made | {os.path.dirname(item.part) for item in written}:
-            flush_folder(folder)
+            flush(folder)
         self._made = set()
         for item in written:
             self._done(item.entry)
@@ -272,14 +272,3 @@ def _sync(files: Sequence[BinaryIO]) -> None:
         return
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda file: os.fsync(file.fileno()), files))
-
-
-def flush_folder(folder: bytes) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems have no fsync of a folder
-            raise
-    finally:
-        os.close(descriptor)

@@ -7,9 +7,9 @@ import hashlib
 import os
 import time
 
-from rdtops.hostlib.files import text_of
-from rdtops.hostlib.locks import flocked
-from rdtops.porter.entries import OURS, Problem, mount_point, raw, text
+from rdtops.hostlib.files import OURS, text_of
+from rdtops.hostlib.locks import flocked, opened
+from rdtops.porter.entries import Problem, mount_point, raw, text
 from rdtops.porter.wire import BEAT_S, IDLE_S
 
 LOCK = OURS + "lock-"
@@ -46,7 +46,7 @@ class Lock:
         os.utime(self._descriptor)
 
     def _taken(self) -> bool:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = opened(self._path)
         with contextlib.suppress(FileNotFoundError):  # the holder removed it just now
             if flocked(descriptor) and os.path.samestat(os.fstat(descriptor), os.stat(self._path)):
                 self._descriptor = descriptor

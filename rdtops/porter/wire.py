@@ -1,4 +1,4 @@
-"""The wire: JSON lines and raw bytes over any pair of pipes, and the pulse that tells a slow side from a dead one."""
+"""The wire: JSON lines and raw bytes over any pair of pipes, and a heartbeat that tells a slow side from a dead one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rdtops.hostlib.fields import loads, whole
-from rdtops.porter.entries import BLOCK, Message, Problem
+from rdtops.porter.entries import BLOCK, Message, Problem, nonsense
 
 BEAT_S = 5.0
 IDLE_S = 30.0  # the other side beats; when it has been silent for so long it is gone, and its lock with it
@@ -112,7 +112,7 @@ class Wire:
     def pieces(self, size: int) -> Iterator[memoryview]:
         """The raw bytes that a message has announced."""
         if not 0 < (whole(size) or 0) <= PIECE_BYTES:
-            raise Problem("noise", "", f"a piece is announced with a size that is not from 1 to {PIECE_BYTES} bytes")
+            raise Problem("protocol", "", f"a piece is announced with a size that is not from 1 to {PIECE_BYTES} bytes")
         while size:
             if not self._in:
                 self._in = memoryview(self._more())
@@ -205,7 +205,7 @@ class _Message(Message):
     """A message whose missing words are the host's fault."""
 
     def __missing__(self, word: str) -> Any:
-        raise Problem("noise", "", f"a message without {word!r}")
+        raise nonsense(self, word)
 
 
 def _joined(pieces: Sequence[bytes]) -> Iterator[bytes]:
@@ -223,7 +223,7 @@ def _joined(pieces: Sequence[bytes]) -> Iterator[bytes]:
         yield b"".join(small)
 
 
-class Pulse:
+class Heartbeat:
     """Beats so that the other side need not wonder, and calls `gone` when we have waited for it for `idle_s`."""
 
     def __init__(self, wire: Wire, gone: Callable[[], None], idle_s: float = IDLE_S,
@@ -234,7 +234,7 @@ class Pulse:
         self._touch = touch
         self._stop = threading.Event()
 
-    def __enter__(self) -> Pulse:
+    def __enter__(self) -> Heartbeat:
         WORK.last_s = time.monotonic()
         for run in (self._beat, self._watch):  # a beat may block, and the watch must not
             threading.Thread(target=run, daemon=True).start()

@@ -13,7 +13,7 @@ from rdtops.contract import lease
 from rdtops.contract.run import RunState
 from rdtops.delivery import secrets
 from rdtops.errors import ConfigError
-from rdtops.hostlib import fields, names
+from rdtops.hostlib import fields, names, nvidia_smi
 from rdtops.launcher import Traits
 from rdtops.on_host import run_reporter
 from rdtops.preflight.check import Answers, Check, Subject, last_line, words
@@ -190,7 +190,7 @@ def judge_lease(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 
 def _lease_probes(subject: Subject) -> list[Probe[Any]]:
     env = subject.host.env
-    request = {"config": fields.loads(subject.spec.to_json()), "visible": env.get("CUDA_VISIBLE_DEVICES"),
+    request = {"config": fields.loads(subject.spec.to_json()), "visible": env.get(nvidia_smi.VISIBLE),
                "locks": env.get(lease.LOCKS, "")}
     return [program_probe("lease", subject.host, lease, request, parse_lease)]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import rdtops
 from rdtops.checks import CheckResult
+from rdtops.hostlib import nvidia_smi
 from rdtops.hostlib.fields import loads
 from rdtops.preflight.check import Answers, Check, Subject, last_line, words
 from rdtops.ssh import environment
@@ -189,10 +190,10 @@ def parse_cuda(output: Output) -> CudaFacts:
 
 def parse_driver(output: Output) -> str:
     """The version of NVIDIA's driver, the same for every GPU."""
-    version = last_line(output).strip()
-    if not re.fullmatch(r"\d+(\.\d+)*", version):
+    version = re.search(r"^\d+(\.\d+)*$", output.out, re.MULTILINE)  # beside lines about a GPU that is lost
+    if not version:
         raise ValueError("no version")
-    return version
+    return version[0]
 
 
 def judge_cuda(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
@@ -229,9 +230,9 @@ def _why_no_cuda(subject: Subject, facts: CudaFacts, driver: str) -> tuple[str, 
                   else "sudo ubuntu-drivers install   # or ask who runs it for a newer driver")
         return (f"the driver is {driver}; CUDA {facts.cuda}, which this torch was built for, needs {oldest} or newer",
                 subject.there(remedy))
-    visible = subject.host.env.get("CUDA_VISIBLE_DEVICES")
+    visible = subject.host.env.get(nvidia_smi.VISIBLE)
     if visible is not None:
-        return f"CUDA_VISIBLE_DEVICES={visible}", f"edit env of [hosts.{subject.spec.host}] in hosts.toml"
+        return f"{nvidia_smi.VISIBLE}={visible}", f"edit env of [hosts.{subject.spec.host}] in hosts.toml"
     return f"torch was built for CUDA {facts.cuda}; the driver is {driver or 'unknown'}", subject.there(
         f"{environment.python(subject.host)} -c 'import torch; torch.cuda.init()'")
 
@@ -256,7 +257,7 @@ def _cuda_probes(subject: Subject) -> list[Probe[Any]]:
     variables = {n: v for n, v in host.env.items() if n.startswith(SEEN_BY_TORCH)}
     line = environment.activation(host) + Command(environment.python(host), "-c", _CUDA, env=variables).shell()
     return [Probe("cuda", line, parse_cuda, timeout_s=60),
-            Probe("driver", "nvidia-smi --query-gpu=driver_version --format=csv,noheader", parse_driver, timeout_s=15)]
+            Probe("driver", Command(*nvidia_smi.query(["driver_version"])).shell(), parse_driver, timeout_s=15)]
 
 
 def _release_probe(subject: Subject) -> list[Probe[Any]]:

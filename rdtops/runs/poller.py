@@ -131,9 +131,10 @@ class RunPoller:
         cards = answers.gpus(answer)
         return Update(overview.view(host, facts, cards, self._job(run_id)), self._chunks(answer["files"], files), cards)
 
-    def gpus(self) -> tuple[Gpu, ...]:
-        """Return those of the host, none where nvidia-smi says nothing. Raises one of LOST."""
-        return answers.gpus(self._ask({"op": "gpus"}))
+    def gpus(self) -> tuple[tuple[Gpu, ...], str]:
+        """Those of the host, and what else nvidia-smi says. Raises one of LOST."""
+        answer = self._ask({"op": "gpus"})
+        return answers.gpus(answer), answers.gpu_warning(answer)
 
     def close(self) -> None:
         if self._stream is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rdtops.contract.journal import Event, Journal
-from rdtops.contract.run import Checkpoint, best_of, checkpoint_name
+from rdtops.contract.run import Checkpoint, checkpoint_called, chosen
 from rdtops.errors import DigestMismatch, RunError
 from rdtops.hostlib import files, manifest, names
 from rdtops.hostlib.names import BadName, EvaluationName, RelativePath
@@ -104,23 +104,16 @@ def choose(connection: Connection, run: RunView, which: str) -> Checkpoint | Non
     """The one checkpoint that `which` (latest, best or a step) names; None when the newest is asked for and there is
     none yet."""
     whole, unfinished = overview.checkpoints(connection, run)
-    if which == "latest":
-        return whole[-1] if whole else None
+    found = chosen(whole, which)
+    if found is not None or which == "latest":
+        return found
+    there = f"it has: {', '.join(c.name for c in whole) or 'none'}"
     if which == "best":
-        best = best_of(whole)
-        if best is None:
-            raise RunError(f"{run.host}: no checkpoint of {run.run_id} has a held-out loss, so none is the best; it "
-                           f"has: {', '.join(c.name for c in whole) or 'none'}",
-                           remedy="--checkpoint latest   # or a step")
-        return best
-    wanted = checkpoint_name(int(which)) if which.isdigit() else which
-    found = next((c for c in whole if c.name == wanted), None)
-    if found is None:
-        half = " (it is there, but not complete)" if wanted in unfinished else ""
-        raise RunError(f"{run.host}: {run.run_id} has no checkpoint {which!r}{half}; "
-                       f"it has: {', '.join(c.name for c in whole) or 'none'}",
-                       remedy=f"inv checkpoints --host {run.host} --run {run.run_id}")
-    return found
+        raise RunError(f"{run.host}: no checkpoint of {run.run_id} has a held-out loss, so none is the best; {there}",
+                       remedy="--checkpoint latest   # or a step")
+    half = " (it is there, but not complete)" if checkpoint_called(which) in unfinished else ""
+    raise RunError(f"{run.host}: {run.run_id} has no checkpoint {which!r}{half}; {there}",
+                   remedy=f"inv checkpoints --host {run.host} --run {run.run_id}")
 
 
 def _run_files(connection: Connection, root: str) -> list[str]:

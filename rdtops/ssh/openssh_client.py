@@ -25,7 +25,7 @@ from typing import Any
 from rdtops.errors import AuthenticationFailed, CommandFailed, ConnectionLost, HostError, HostKeyError, Unreachable
 from rdtops.hostlib.names import quoted as quoted_word
 from rdtops.porter.entries import Problem
-from rdtops.porter.wire import Pulse, Wire
+from rdtops.porter.wire import Heartbeat, Wire
 from rdtops.ssh import bundle
 from rdtops.ssh.command import Command, for_the_host
 from rdtops.ssh.hosts import Host
@@ -102,7 +102,7 @@ class SshClient:
     def _asked_home(self) -> str:
         from rdtops.porter import program as porter
 
-        with self.far(porter, {"do": "home"}) as process, Pulse(process.wire, process.kill):
+        with self.far(porter, {"do": "home"}) as process, Heartbeat(process.wire, process.kill):
             try:
                 home = process.wire.hear()["home"]
             except Problem as problem:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from typing import Any, Sequence, TypeVar
 
+from rdtops.hostlib import liveness, nvidia_smi
 from rdtops.hostlib.checkpoints import ls
-from rdtops.hostlib.fields import decimal, loads, number, table, whole
+from rdtops.hostlib.fields import loads, number, table, whole
 from rdtops.hostlib.files import opened, text_of
 from rdtops.hostlib.names import is_run_id
-from rdtops.hostlib.processes import boot_id, carrying, is_alive, rank_of, stat_of
+from rdtops.hostlib.processes import carrying, rank_of, stat_of
 
 Name = TypeVar("Name", bound=str)
 
@@ -32,8 +32,8 @@ EVALUATION = ('{"kind": "eval_', '{"kind": "trial"')
 SAMPLED_S = 0.5  # over which a rank's share of a core is measured
 TELLING = ("failed", "stopped", "finished", "stuck", "started", "attempt", "checkpoint_failed",
            "stop_requested")
-GPU_FIELDS = "index,uuid,memory.used,utilization.gpu"
-REASONS = ",clocks_throttle_reasons.active"  # not every driver knows it by this name
+GPU_FIELDS = (*nvidia_smi.IDENTITY, "memory.used", "utilization.gpu")
+REASONS = "clocks_throttle_reasons.active"  # not every driver knows it by this name
 THROTTLED = {0x8: "slowed down by its hardware", 0x20: "slowed down by heat (software)",
              0x40: "slowed down by heat (hardware)", 0x80: "slowed down by its power brake"}
 
@@ -43,12 +43,9 @@ def facts(workspace: str, run_id: str, exit_code: int | None = None, *, ended: b
     folder = os.path.join(workspace, "runs", run_id)
     journal = attempt_of(os.path.join(folder, "journal.jsonl"))
     begun: dict[str, Any] = next((e for e in journal["events"] if e.get("kind") == "attempt"), {})
-    pids = [] if ended else carrying(f"RDTOPS_RUN={run_id}")
-    process = text_of(os.path.join(folder, "process")).split()
-    if exit_code is None and not ended:
-        exit_code = decimal(text_of(os.path.join(folder, "exit")))
-    goes_on = not ended and (bool(pids) or any(
-        is_alive(text_of(os.path.join(folder, name))) for name in ("process", "supervisor")))
+    tag = f"{liveness.RUN}={run_id}"
+    pids = [] if ended else carrying(tag)
+    life = liveness.read(folder, tag, lambda _: bool(pids))
     disk = disk_of(folder)
     smi, problem = gpus(pids)
     oom_kills = counted_oom_kills()
@@ -57,9 +54,9 @@ def facts(workspace: str, run_id: str, exit_code: int | None = None, *, ended: b
     return {
         "run_id": run_id, "config": text_of(os.path.join(folder, "config.json")), "journal": journal["lines"],
         "log": log_of(os.path.join(folder, "train.log"), begun), "kernel": kernel(number(begun.get("time_s")) or 0.0),
-        "exit_code": exit_code, "alive": goes_on, "launched": bool(process),
-        "stop_requested": os.path.exists(os.path.join(folder, "stop")),
-        "same_boot": len(process) < 3 or process[2] == boot_id(),
+        "exit_code": exit_code if ended or exit_code is not None else life.exit_code,
+        "alive": life.alive and not ended, "launched": life.launched, "stop_requested": life.stop_requested,
+        "same_boot": life.same_boot,
         "oom_kills": None if before is None or after is None else max(0, after - before),
         "disk_free_bytes": disk[0], "disk_free_inodes": disk[1], "gpus": smi, "gpu_problem": problem,
         "ranks": ranks(pids), "now_s": time.time(), "ended_by": journal["ended_by"]}
@@ -193,28 +190,16 @@ def kernel(since_s: float) -> list[tuple[int, str]]:
 
 
 def gpus(ours: list[int]) -> tuple[list[dict[str, Any]], str]:
-    """What nvidia-smi says of each, or what it said instead."""
-    if not shutil.which("nvidia-smi"):
-        return [], ""
-    done = queried(GPU_FIELDS + REASONS)
-    if done is not None and done.returncode and "not a valid field" in done.stdout:
-        done = queried(GPU_FIELDS)
-    if done is None or done.returncode:
-        said = "it did not answer within 20 s" if done is None else (done.stdout + done.stderr).strip()
-        return [], said[-300:] or "it failed without a word"
-    apps = output(["nvidia-smi", "--query-compute-apps=gpu_uuid,pid", "--format=csv,noheader"])
-    rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines()]
-    words = [[word.strip() for word in line.split(",")] for line in apps.splitlines()]
-    pids = [(uuid, decimal(pid)) for uuid, pid, *_ in (row for row in words if len(row) > 1)]
-    mine = {uuid for uuid, pid in pids if pid in ours}
-    return [{"index": r[0], "used_mib": decimal(r[2]), "utilisation_percent": decimal(r[3]),
-             "throttled": throttled(r[4]) if len(r) > 4 else "",
-             "others": [pid for uuid, pid in pids if uuid == r[1] and r[1] in mine and pid is not None
-                        and pid not in ours]} for r in rows if len(r) >= 4], ""
-
-
-def queried(fields: str) -> subprocess.CompletedProcess[str] | None:
-    return run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"])
+    """What nvidia-smi says of each, and why some cannot be used."""
+    found = nvidia_smi.gpus((*GPU_FIELDS, REASONS))
+    if not found.gpus and any("not a valid field" in line for line in found.odd):
+        found = nvidia_smi.gpus(GPU_FIELDS)
+    processes = nvidia_smi.processes()
+    mine = {process.gpu_uuid for process in processes if process.pid in ours}
+    return [{"index": str(gpu.index), "used_mib": gpu.number("memory.used"),
+             "utilisation_percent": gpu.number("utilization.gpu"), "throttled": throttled(gpu.told.get(REASONS, "")),
+             "others": [process.pid for process in processes if process.gpu_uuid == gpu.uuid and gpu.uuid in mine
+                        and process.pid not in ours]} for gpu in found.gpus], found.problem
 
 
 def throttled(reasons: str) -> str:
@@ -226,16 +211,12 @@ def throttled(reasons: str) -> str:
 
 
 def output(words: list[str]) -> str:
-    done = run(words)
-    return done.stdout if done and not done.returncode else ""
-
-
-def run(words: list[str]) -> subprocess.CompletedProcess[str] | None:
     try:
-        return subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                               text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return None
+        return ""
+    return "" if done.returncode else done.stdout
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The pulse of a training: its Journal and its log as they grow, and how long their silence may be."""
+"""Tell a training that is stuck from one that works: by its Journal and its log as they grow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PIECE_BYTES = 4 * LINE_BYTES  # of the Journal, read at once
 PAUSE_FLOOR = 4  # so many floors may pass in silence where the state is saved or the average evaluated
 
 
-class Pulse:
+class StallDetector:
     """Fed by `look`; times are seconds of the monotonic clock."""
 
     def __init__(self, journal: Path, log: Path, config: TrainConfig, recovery: Recovery,

@@ -22,7 +22,7 @@ from rdtops.errors import RunError
 from rdtops.hostlib import files, locks, processes
 from rdtops.supervisor import evidence_on_host, family, program
 from rdtops.supervisor.program import Program
-from rdtops.supervisor.pulse import Pulse
+from rdtops.supervisor.pulse import StallDetector
 
 log = logging.getLogger("rdtops.supervisor")
 LOOK_S = 1.0
@@ -49,7 +49,7 @@ class Supervision:
         self.journal = Journal(Path(spec.paths.journal))
         self.train = overrides.used(spec)
         self.asked: signal.Signals | None = None
-        self.pulse = Pulse(self.journal.path, Path(spec.paths.log), self.train, recovery)
+        self.detector = StallDetector(self.journal.path, Path(spec.paths.log), self.train, recovery)
 
     def run(self) -> int:
         """Returns the exit code of the last attempt, which the file `exit` holds as well."""
@@ -59,7 +59,7 @@ class Supervision:
             try:
                 code = self._attempts()
             except BaseException:  # a bug of ours must not leave a training that nobody looks after
-                family.end(self._members)
+                family.end(self.spec.run_id)
                 raise
             self._tell_asked()
             files.write_whole(self.root / EXIT, f"{_shell_code(code)}\n")
@@ -72,7 +72,7 @@ class Supervision:
             code = self._attempt()
             verdict = self._verdict(code)
             # where what started the ranks was killed, they may be well: they save first
-            family.end(self._members, grace_s=self.recovery.grace_s if code < 0 else 0.0)
+            family.end(self.spec.run_id, grace_s=self.recovery.grace_s if code < 0 else 0.0)
             self._tell_end(code, verdict)
             if verdict.wait_s is None:
                 break
@@ -82,22 +82,22 @@ class Supervision:
     # one attempt ----------------------------------------------------------------------------------------------------
 
     def _attempt(self) -> int:
-        attempt = self.pulse.attempts + 1
+        attempt = self.detector.attempts + 1
         log_path = Path(self.spec.paths.log)
         self._tell(
             "attempt", attempt=attempt, log_offset=_size(log_path), log_line=_lines(log_path) + 1,
             oom_kills=evidence_on_host.counted_oom_kills(), **{
                 name: getattr(self.train, name) for name in (
                     "batch_size_per_process", "gradient_accumulation_steps", "gradient_checkpointing")})
-        self.pulse.look()
-        self.pulse.begin()
+        self.detector.look()
+        self.detector.begin()
         running = Program(self.words)
         while running.exit_code is None:
             self._hear(program.wait(LOOK_S), running)
-            self.pulse.look()
-            if self.pulse.is_stuck:
+            self.detector.look()
+            if self.detector.is_stuck:
                 self._end_stuck(attempt)
-        self.pulse.look()
+        self.detector.look()
         return running.exit_code
 
     def _hear(self, asked: signal.Signals | None, running: Program | None = None) -> None:
@@ -106,22 +106,23 @@ class Supervision:
             return
         self.asked = signal.SIGTERM if asked is signal.SIGINT else asked
         log.info("%s: asking the ranks to save and leave", asked.name)
-        told = [rank.send(self.asked) for rank in family.ranks(self._members())]
+        told = [rank.send(self.asked) for rank in family.ranks(self.spec.run_id)]
         if running and not any(told):
             running.send(signal.SIGTERM)
 
     def _end_stuck(self, attempt: int) -> None:
         """Leave in the log where every rank stands, then end them all."""
-        ranks = family.ranks(self._members())
+        ranks = family.ranks(self.spec.run_id)
         self._tell(
-            "stuck", attempt=attempt, silent_s=round(self.pulse.silent_s, 1), limit_s=round(self.pulse.limit_s, 1),
+            "stuck", attempt=attempt, silent_s=round(self.detector.silent_s, 1),
+            limit_s=round(self.detector.limit_s, 1),
             ranks=[{"rank": r.rank, "pid": r.pid, "state": r.state} for r in ranks])
-        log.error("no event for %.0f s: the stacks of all ranks, then the end", self.pulse.silent_s)
+        log.error("no event for %.0f s: the stacks of all ranks, then the end", self.detector.silent_s)
         for rank in ranks:
             rank.send(signal.SIGUSR2)
             rank.send(signal.SIGCONT)  # a stopped one writes its stack when it goes on
         time.sleep(STACKS_S if ranks else 0)
-        family.end(self._members)
+        family.end(self.spec.run_id)
 
     # between attempts -----------------------------------------------------------------------------------------------
 
@@ -133,9 +134,9 @@ class Supervision:
         easier = overrides.smaller(self.train) if found.cause in MEMORY and self._frees_memory(found) else None
         if easier:
             return Verdict(found, 0.0, easier)
-        if not found.restart or found.cause == "out_of_gpu_memory" or self.pulse.in_a_row > self.recovery.restarts:
+        if not found.restart or found.cause == "out_of_gpu_memory" or self.detector.in_a_row > self.recovery.restarts:
             return Verdict(found, None, self.train)
-        return Verdict(found, self.recovery.backoff(self.pulse.in_a_row), self.train)
+        return Verdict(found, self.recovery.backoff(self.detector.in_a_row), self.train)
 
     def _frees_memory(self, found: Diagnosis) -> bool:
         """Smaller micro-batches take less of the memory that they are computed in."""
@@ -144,13 +145,13 @@ class Supervision:
     def _tell_end(self, code: int, verdict: Verdict) -> None:
         found = verdict.diagnosis
         self._tell(
-            "attempt_ended", attempt=self.pulse.attempts, exit_code=code, cause=found.cause,
+            "attempt_ended", attempt=self.detector.attempts, exit_code=code, cause=found.cause,
             summary=found.summary[:500], evidence=[str(line)[:300] for line in found.lines[:5]], next=found.next,
             oom_kills=evidence_on_host.counted_oom_kills(), restart_in_s=verdict.wait_s)
         if code:
             what = "no restart" if verdict.wait_s is None else f"restart in {verdict.wait_s:g} s"
-            log.warning("attempt %d ended with %d: %s: %s; %s", self.pulse.attempts, code, found.cause, found.summary,
-                        what)
+            log.warning("attempt %d ended with %d: %s: %s; %s", self.detector.attempts, code, found.cause,
+                        found.summary, what)
 
     def _prepare(self, verdict: Verdict) -> None:
         """Wait, and leave for the trainer what it is to do otherwise."""
@@ -168,12 +169,12 @@ class Supervision:
 
     def _is_to_stop(self) -> bool:
         return self.asked is not None or Path(self.spec.paths.stop).exists() or any(
-            event.kind == "stopped" for event in self.pulse.events)
+            event.kind == "stopped" for event in self.detector.events)
 
     def _tell_asked(self) -> None:
         """A signal that came while nothing ran has been told by nobody."""
-        if self.asked and not any(event.kind == "stopped" for event in self.pulse.events):
-            self._tell("stopped", step=self.pulse.last_step, signal=self.asked.name)
+        if self.asked and not any(event.kind == "stopped" for event in self.detector.events):
+            self._tell("stopped", step=self.detector.last_step, signal=self.asked.name)
 
     # who else is there ----------------------------------------------------------------------------------------------
 
@@ -191,13 +192,13 @@ class Supervision:
 
     def _take_over(self) -> None:
         """End what a killed supervisor has left; its ranks save first. Tell of an attempt whose end nobody saw."""
-        orphans = family.end(self._members, grace_s=self.recovery.grace_s)
-        self.pulse.look()
-        self.pulse.begin()
-        if self.pulse.is_open:
+        orphans = family.end(self.spec.run_id, grace_s=self.recovery.grace_s).found
+        self.detector.look()
+        self.detector.begin()
+        if self.detector.is_open:
             summary = f"the supervisor was killed; {len(orphans)} processes that it left were ended"
             self._tell(
-                "attempt_ended", attempt=self.pulse.attempts, exit_code=None, cause="killed", summary=summary,
+                "attempt_ended", attempt=self.detector.attempts, exit_code=None, cause="killed", summary=summary,
                 evidence=[], next="", oom_kills=evidence_on_host.counted_oom_kills(), restart_in_s=0)
             log.warning("%s", summary)
 
@@ -207,9 +208,6 @@ class Supervision:
             self.journal.append(kind, **data)
         except OSError as error:
             log.error("%s cannot be written: %s", self.journal.path, error)
-
-    def _members(self) -> list[family.Member]:
-        return family.members(self.spec.run_id)
 
 
 def _shell_code(code: int) -> int:

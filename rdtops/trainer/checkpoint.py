@@ -99,7 +99,7 @@ def save(checkpoints: Path, step: int, write: Callable[[Path], None]) -> Checkpo
         sealed = manifest.seal(partial)
         _discard(final)  # there is one only if it was damaged, and the training came by again
         partial.rename(final)
-        manifest.flush(checkpoints)
+        files.flush(checkpoints)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -113,15 +113,21 @@ def valid(checkpoints: Path) -> list[Checkpoint]:
 
 
 def newest_intact(checkpoints: Path, report: Callable[[str], None]) -> Checkpoint | None:
-    """The newest valid one whose every byte has the digest of its manifest. A damaged one is reported and loses its
-    manifest, so that nobody else takes it for a checkpoint."""
+    """The newest valid one whose every byte can be read and has the digest of its manifest. A damaged one is reported
+    and loses its manifest, so that nobody else takes it for a checkpoint."""
     for candidate in reversed(valid(checkpoints)):
-        damage = manifest.differences(candidate.path, manifest.stated(candidate.path))
+        stated = Path(candidate.path) / manifest.NAME
+        try:
+            damage = manifest.differences(candidate.path, manifest.stated(candidate.path))
+        except (OSError, ValueError) as error:  # since it was listed
+            damage = [f"{manifest.NAME}: {error}"]
         if not damage:
             return candidate
         report(f"{candidate.name} is damaged and was passed over: {'; '.join(damage)}")
-        stated = Path(candidate.path) / manifest.NAME
-        stated.rename(stated.with_name(f"damaged.{manifest.NAME}"))
+        try:
+            stated.rename(stated.with_name(f"damaged.{manifest.NAME}"))
+        except OSError as error:  # a file system that became read-only with its first error
+            report(f"{candidate.name} keeps its manifest: {error}")
     return None
 
 

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from torch.nn import functional
 
 from rdtops.errors import WeightsError
+from rdtops.hostlib import files
 from rdtops.trainer import keypoints, weights
 
 log = logging.getLogger(__name__)
@@ -227,9 +228,8 @@ def _recall(path: Path) -> torch.Tensor | None:
 def _keep(path: Path, tokens_LD: torch.Tensor) -> None:
     """Two runs may share a cache: the file appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    weights.write_tensors(partial, {"tokens": tokens_LD})
-    partial.replace(path)
+    with files.replacing(path) as part:
+        weights.write_tensors(Path(part), {"tokens": tokens_LD})
 
 
 def as_batch(embeddings: dict[str, torch.Tensor]) -> tuple[list[str], torch.Tensor, torch.Tensor]:

@@ -30,9 +30,9 @@ import torch
 
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked, checkpoint_folder
 from rdtops.contract.journal import Journal
-from rdtops.contract.run import RunSpec, best_of, checkpoint_name
+from rdtops.contract.run import RunSpec, chosen
 from rdtops.errors import ConfigError, RdtopsError, RunError
-from rdtops.hostlib import locks, manifest
+from rdtops.hostlib import files, locks, manifest
 from rdtops.trainer import checkpoint, disk, encoders, failures, film, rollout, simulator, trained, workers
 from rdtops.trainer.batch import HISTORY
 from rdtops.trainer.conditions import Conditions
@@ -195,10 +195,7 @@ def _write_report(asked: Examination, trials: TrialLog) -> dict[str, Any]:
     versions = {name: _version(name) for name in VERSIONED}
     about = {**asked.about(), "versions": {n: v for n, v in versions.items() if v}, "planned_trials": len(asked.jobs)}
     found = report(about, asked.tasks, trials.read().values())
-    partial_file = path.with_name(f"{path.name}.tmp")
-    partial_file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    manifest.flush(partial_file)
-    partial_file.replace(path)
+    files.write_whole(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
 
 
@@ -301,9 +298,7 @@ def _chosen(checkpoints: Path, which: str) -> Path:
     if "/" in which:
         return Path(checkpoint_folder(which)).resolve()
     whole = checkpoint.valid(checkpoints)
-    wanted = checkpoint_name(int(which)) if which.isdigit() else which
-    found = (whole[-1] if whole else None) if which == "latest" else best_of(whole) if which == "best" else next(
-        (c for c in whole if c.name == wanted), None)
+    found = chosen(whole, which)
     if found is None:
         raise RunError(f"{checkpoints} has no checkpoint {which!r}; it has: "
                        f"{', '.join(c.name for c in whole) or 'none'}", remedy="inv checkpoints")

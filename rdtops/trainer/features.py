@@ -22,6 +22,7 @@ import torch
 
 from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
+from rdtops.hostlib import files
 from rdtops.trainer import libero
 from rdtops.trainer.encoders import Vision, identity
 from rdtops.trainer.ranks import Ranks
@@ -72,7 +73,7 @@ def prepare(spec: RunSpec, dataset: libero.Dataset, vision: Vision, ranks: Ranks
     if ranks.once(lambda: _begin(path, partial, size_bytes, spec.train.vision_cache_gib << 30)):
         ranks.together(lambda: Features(partial, shape, vision.dtype, vision.device, write=True).fill(
             dataset, vision, ranks.rank, ranks.world))
-        ranks.once(lambda: _complete(partial, path))
+        ranks.once(lambda: files.put_in_place(partial, path))  # what was mapped is flushed too
     return Features(path, shape, vision.dtype, vision.device)
 
 
@@ -112,12 +113,6 @@ def _allocate(partial: Path, size_bytes: int) -> None:
         raise ConfigError(f"the vision features of this dataset take {size_bytes / 2**30:.1f} GiB, {partial.parent} "
                           f"has {free / 2**30:.1f} GiB free: {error}",
                           remedy="inv train --set vision_cache_gib=0   # or free some room there") from error
-
-
-def _complete(partial: Path, path: Path) -> None:
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())  # what was written through the mapping, too
-    partial.replace(path)
 
 
 def _prune(folder: Path, room_bytes: int) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rdtops.errors import SimulatorError
+from rdtops.hostlib import files
 from rdtops.trainer.simulator import INSTALL
 
 EDGE = 256  # pixels of a camera's picture
@@ -40,11 +41,10 @@ def write(path: Path, frames_CSS3: list[np.ndarray], language: str, outcome: str
     from imageio_ffmpeg import get_ffmpeg_exe
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
     size = f"{frames_CSS3[0].shape[0] * EDGE}x{EDGE + STRIP}"
-    command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size,
-               "-r", str(FPS), "-i", "-", *ENCODING, str(partial)]
-    try:
+    with files.replacing(path) as part:
+        command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size,
+                   "-r", str(FPS), "-i", "-", *ENCODING, "-f", "mp4", part]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as ffmpeg:
             assert ffmpeg.stdin
             with contextlib.suppress(BrokenPipeError):  # it ended early, and says why
@@ -53,9 +53,6 @@ def write(path: Path, frames_CSS3: list[np.ndarray], language: str, outcome: str
             said = ffmpeg.communicate()[1]
         if ffmpeg.returncode:
             raise OSError(f"{path}: ffmpeg ended with {ffmpeg.returncode}: {said.decode(errors='replace').strip()}")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def drawn(frames_CSS3: list[np.ndarray], language: str, outcome: str, max_steps: int) -> Iterator[np.ndarray]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rdtops.hostlib import files
 from rdtops.trainer.expert import PutPuddingInTray, go
 from rdtops.trainer.pool import shared_out
 from rdtops.trainer.simulator import Simulator, Task
@@ -43,10 +44,8 @@ class Glances:
 
     def save(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.name}.tmp")
-        with partial.open("wb") as out:
+        with files.replacing(file) as part, Path(part).open("wb") as out:
             np.savez(out, **vars(self))
-        partial.replace(file)
 
     @staticmethod
     def load(file: Path) -> Glances:

@@ -25,6 +25,7 @@ import h5py
 import numpy as np
 
 from rdtops.errors import DataError
+from rdtops.hostlib import files
 from rdtops.hostlib.fields import loads
 from rdtops.hostlib.manifest import md5_of
 from rdtops.hostlib.names import quoted
@@ -136,8 +137,14 @@ def sample(folder: str | Path, episodes: int, declared: Declared = FOUND_OUT) ->
     return _read(folder, paths, lambda _: None, declared, max(1, episodes // len(paths)))
 
 
+def hdf5_files(folder: str | Path) -> list[Path]:
+    """Those of a dataset, in order; none of a folder that is not there."""
+    root = Path(folder)
+    return [root / path for path in files.below(str(root), ".hdf5")] if root.is_dir() else []
+
+
 def _paths(folder: str | Path) -> list[Path]:
-    paths = sorted(Path(folder).rglob("*.hdf5"))
+    paths = hdf5_files(folder)
     if not paths:
         raise DataError(f"{folder} has no *.hdf5 file", remedy="inv deploy --only data")
     return paths

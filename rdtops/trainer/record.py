@@ -28,6 +28,7 @@ import h5py
 import numpy as np
 
 from rdtops.errors import RdtopsError, SimulatorError, UsageError
+from rdtops.hostlib import files
 from rdtops.trainer import failures, libero, simulator
 from rdtops.trainer.expert import EXPERTS, PutPuddingInTray, go
 from rdtops.trainer.pool import shared_out
@@ -69,23 +70,17 @@ class Demonstration:
 
 def record(out: Path, wish: Recording, processes: int = 1, say: Callable[[str], object] | None = None) -> None:
     """Write `out`, which appears whole or not at all. Raises SimulatorError when the expert keeps failing."""
-    partial_file = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     out.parent.mkdir(parents=True, exist_ok=True)
     say = say or (lambda _: None)
     began, total = time.monotonic(), 0
-    try:
-        with h5py.File(partial_file, "w") as file:
-            data = file.create_group("data")
-            for number, demo in enumerate(demonstrations(wish, processes)):
-                _write_demo(data.create_group(f"demo_{number}"), demo, wish)
-                data.attrs.update(demo.about)
-                total += len(demo.arrays["actions"])
-                say(f"demo_{number}: from {_start(demo)}, "
-                    f"success after {demo.steps_to_success} steps")
-            data.attrs.update(num_demos=wish.demos, total=total)
-        partial_file.replace(out)
-    finally:
-        partial_file.unlink(missing_ok=True)
+    with files.replacing(out) as part, h5py.File(part, "w") as file:
+        data = file.create_group("data")
+        for number, demo in enumerate(demonstrations(wish, processes)):
+            _write_demo(data.create_group(f"demo_{number}"), demo, wish)
+            data.attrs.update(demo.about)
+            total += len(demo.arrays["actions"])
+            say(f"demo_{number}: from {_start(demo)}, success after {demo.steps_to_success} steps")
+        data.attrs.update(num_demos=wish.demos, total=total)
     say(f"{out}: {wish.demos} demonstrations, {total} steps, in {time.monotonic() - began:.0f} s")
 
 

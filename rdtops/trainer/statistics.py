@@ -136,7 +136,7 @@ def verify(folder: str | Path, path: str | Path, using: Codec, declared: libero.
            anew: bool = False) -> Verified:
     """Statistics that belong to these files and this codec are kept, which takes their MD5 (remembered, where nothing
     has touched the file) and no more; others are computed and written. Raises DataError."""
-    hdf5 = [] if anew else sorted(Path(folder).rglob("*.hdf5"))
+    hdf5 = [] if anew else libero.hdf5_files(folder)
     md5 = {p.relative_to(folder).as_posix(): md5 for p, md5 in digests.remembered(hdf5).items()}
     why = "asked for" if anew else _unfit(path, md5, using)
     if not why:
@@ -158,7 +158,7 @@ class Standing:
 
 def standing(folder: str | Path, using: Codec) -> Standing:
     """Looks at the file and at remembered MD5 sums only."""
-    path, hdf5 = Path(folder) / NAME, sorted(Path(folder).rglob("*.hdf5"))
+    path, hdf5 = Path(folder) / NAME, libero.hdf5_files(folder)
     known = digests.known(hdf5)
     why = _unfit(path, {p.relative_to(folder).as_posix(): known.get(p) for p in hdf5}, using)
     try:

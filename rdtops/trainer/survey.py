@@ -32,7 +32,7 @@ class Survey:
 
 
 def look(folder: str | Path, limit_s: float, observed: str = libero.AUTO) -> Survey:
-    paths = sorted(Path(folder).rglob("*.hdf5"))
+    paths = libero.hdf5_files(folder)
     seen, until_s = Survey(len(paths)), time.monotonic() + limit_s
     for path in paths:
         if time.monotonic() > until_s:

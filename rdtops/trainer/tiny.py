@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from rdtops.hostlib import files
 from rdtops.trainer import weights
 from rdtops.trainer.rdt import ARCHITECTURES, RDTPolicy
 
@@ -91,7 +92,8 @@ def _appear(final: Path, fill: Callable[[Path], None]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     fill(partial)
-    partial.rename(final)
+    files.flush_below(partial)
+    files.put_in_place(partial, final)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from rdtops.contract.config import TrainConfig
 from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
 from rdtops.hostlib.fields import loads, table, whole
-from rdtops.hostlib.files import append_line, lines_of
+from rdtops.hostlib.files import append_line, lines_of, replacing
 from rdtops.trainer.disk import Backlog
 
 FINISH_S = 60.0  # a tracker whose server does not answer gets so long at the end
@@ -91,10 +91,8 @@ class MetricsFile:
 
     def __init__(self, path: Path, steps_done: int) -> None:
         self.path = path
-        partial = path.with_name(f"{path.name}.tmp")
-        with partial.open("wb") as file:
+        with replacing(path) as part, Path(part).open("wb") as file:
             file.writelines(line for line, step in _lines(path) if step <= steps_done)
-        partial.replace(path)
         self._backlog: Backlog[str] = Backlog(path, lambda line: append_line(self.path, line))
 
     def log(self, values: dict[str, Any], step: int | None = None) -> None:

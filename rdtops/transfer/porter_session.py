@@ -19,7 +19,7 @@ from rdtops.errors import (
 )
 from rdtops.porter import program as porter
 from rdtops.porter.entries import Message, Problem, problem_of
-from rdtops.porter.wire import Pulse, Wire
+from rdtops.porter.wire import Heartbeat, Wire
 from rdtops.ssh.display import joined, shown, size_words
 from rdtops.ssh.hosts import Host
 
@@ -55,9 +55,9 @@ class Way(Protocol):
 def session(way: Way, root: str, request: dict[str, Any], touch: Callable[[], None] = lambda: None) -> Iterator[Wire]:
     """The porter on the host, which has got the request. Its problems become our errors. `touch` is called as long as
     it is heard of."""
-    with way.far(porter, request, silence_s=SILENCE_S + 30) as program:  # the pulse is first
+    with way.far(porter, request, silence_s=SILENCE_S + 30) as program:  # the heartbeat is first
         wire, silence = program.wire, _Silence(way)
-        with _far_problems(way, root, wire, silence), Pulse(wire, silence, SILENCE_S, touch):
+        with _far_problems(way, root, wire, silence), Heartbeat(wire, silence, SILENCE_S, touch):
             yield wire
 
 
@@ -147,7 +147,7 @@ def _hear_out(wire: Wire) -> None:
         for _ in until_end(wire):
             pass
     except Problem as problem:
-        if problem.kind != "noise":
+        if not problem.from_other_side:
             raise
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from rdtops.errors import RdtopsError
 from rdtops.porter.entries import Problem, problem_of
-from rdtops.porter.wire import Pulse, Stalled, Wire
+from rdtops.porter.wire import Heartbeat, Stalled, Wire
 from rdtops.transfer.ranges import Lane, Mover, Ranges
 
 NEAR_S, FAR_S = 0.005, 0.06  # round trips
@@ -134,7 +134,7 @@ class Lanes:
                 self._cuts.add(cut)
             if self.ranges.closed:
                 self._cut()
-            with Pulse(wire, cut, SILENCE_S):
+            with Heartbeat(wire, cut, SILENCE_S):
                 wire.hear()  # it is ready
                 with self._lock:
                     self._opening, self._live, live = self._opening - 1, self._live + 1, True

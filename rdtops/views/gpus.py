@@ -42,7 +42,8 @@ class GpuSampleOutput(LiveOutput):
     host: str
     time_s: float
     gpus: tuple[Gpu, ...]
-    problem: str = ""
+    problem: str = ""  # why there are none, or none of this moment
+    warning: str = ""  # what nvidia-smi prints besides, said once
 
     @property
     def place(self) -> str:
@@ -57,7 +58,7 @@ class GpuSampleOutput(LiveOutput):
             table.add_row(str(gpu.index), load_bar(gpu.utilization_percent, BUSY_PERCENT, BAR_CELLS),
                           load_bar(memory_percent(gpu), FULL_PERCENT, BAR_CELLS), memory_words(gpu),
                           _unit(gpu.temperature_c, " °C"), _unit(gpu.power_w, " W"))
-        problem = [styled("[yellow]{}[/]", self.problem)] if self.problem else []
+        problem = [styled("[yellow]{}[/]", words) for words in (self.problem, self.warning) if words]
         return Group(head, *problem, *([table] if self.gpus else []))
 
     def lines(self) -> Iterator[str]:
@@ -65,6 +66,8 @@ class GpuSampleOutput(LiveOutput):
         if self.problem:
             yield f"{clock(time.time())}  {self.host}  {self.problem}"
             return
+        if self.warning:
+            yield f"{clock(self.time_s)}  {self.host}  {self.warning}"
         for gpu in self.gpus:
             yield (f"{clock(self.time_s)}  {self.host}  GPU {gpu.index}  {_unit(gpu.utilization_percent, ' %'):>5}  "
                    f"{memory_words(gpu)}  {_unit(gpu.temperature_c, ' °C')}  {_unit(gpu.power_w, ' W')}")

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from rdtops.contract.run import RunState
 from rdtops.errors import RunError, UsageError
+from rdtops.hostlib import nvidia_smi
 from rdtops.runs import jobs, launchers, overview
 from rdtops.runs.poller import LOST, Backoff, RunPoller
 from rdtops.ssh.command import Command
@@ -15,7 +16,7 @@ from rdtops.ssh.connection import Connection
 from rdtops.views.gpus import GpuSampleOutput, NvidiaSmiOutput
 from rdtops.workflows.session import HostSession
 
-GPU_QUERY = ("index", "name", "memory.used", "memory.total", "utilization.gpu", "temperature.gpu")
+GPU_FIELDS = (*nvidia_smi.IDENTITY, "name", "memory.used", "memory.total", "utilization.gpu", "temperature.gpu")
 
 
 def gpu(session: HostSession, *, again_every_s: float) -> Iterator[NvidiaSmiOutput | GpuSampleOutput]:
@@ -26,11 +27,12 @@ def gpu(session: HostSession, *, again_every_s: float) -> Iterator[NvidiaSmiOutp
     if again_every_s:
         yield from _sampled(connection, again_every_s)
         return
-    query = Command("nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits")
+    query = Command(*nvidia_smi.query(GPU_FIELDS))
     table = connection.run(_where_it_trains(connection, Command("nvidia-smi")), timeout_s=60)
-    lines = connection.run(_where_it_trains(connection, query), timeout_s=60).out.strip().splitlines()
-    rows = tuple(dict(zip(GPU_QUERY, (v.strip() for v in line.split(",")), strict=False)) for line in lines)
-    yield NvidiaSmiOutput(host.name, table.out, rows)
+    listing = nvidia_smi.parse(GPU_FIELDS, connection.run(_where_it_trains(connection, query), timeout_s=60,
+                                                          check=False).out)
+    text = "\n".join(filter(None, (table.out.rstrip(), listing.warning)))
+    yield NvidiaSmiOutput(host.name, text, tuple(dict(gpu.told) for gpu in listing.gpus))
 
 
 def _where_it_trains(connection: Connection, command: Command) -> Command:
@@ -49,18 +51,19 @@ def _sampled(connection: Connection, every_s: float) -> Iterator[GpuSampleOutput
     """Sample them for ever; a cut link is a sample that says so."""
     said: list[str] = []
     backoff = Backoff(said.append, every_s)
-    last = GpuSampleOutput(connection.host.name, 0.0, ())
+    last, told = GpuSampleOutput(connection.host.name, 0.0, ()), ""
     with RunPoller(connection) as poller:
         while True:
             try:
-                gpus = poller.gpus()
+                gpus, warning = poller.gpus()
             except LOST as error:
                 pause_s = backoff.lost(error)
                 yield replace(last, problem=said[-1])
                 time.sleep(pause_s)
                 continue
             backoff.reconnected()
-            problem = "" if gpus else "cannot parse the output of nvidia-smi; inv gpu prints it"
-            last = GpuSampleOutput(connection.host.name, time.time(), gpus, problem)
+            problem = "" if gpus else "nvidia-smi lists no GPU; inv gpu prints its output"
+            last = GpuSampleOutput(connection.host.name, time.time(), gpus, problem, warning if warning != told else "")
+            told = warning
             yield last
             time.sleep(every_s)

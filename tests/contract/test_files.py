@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import errno
 import os
 import time
 from pathlib import Path
@@ -88,3 +90,75 @@ def test_the_end_of_a_file_is_read_and_no_more(tmp_path):
     (tmp_path / "log").write_bytes(b"a" * 5000 + b"end")
     assert files.tail_of(tmp_path / "log", 5) == "aaend"
     assert files.tail_of(tmp_path / "none", 5) == ""
+
+
+def test_what_another_program_writes_appears_whole_or_not_at_all(tmp_path):
+    (tmp_path / "film.mp4").write_text("old")
+
+    def broken() -> None:
+        with files.replacing(tmp_path / "film.mp4") as part:
+            Path(part).write_text("half")
+            raise RuntimeError("its writer failed")
+
+    with pytest.raises(RuntimeError, match="its writer failed"):
+        broken()
+    assert [p.name for p in tmp_path.iterdir()] == ["film.mp4"]
+    assert (tmp_path / "film.mp4").read_text() == "old"
+    with files.replacing(tmp_path / "film.mp4") as part:
+        Path(part).write_text("new")
+        assert (tmp_path / "film.mp4").read_text() == "old"
+    assert (tmp_path / "film.mp4").read_text() == "new"
+
+
+def test_what_gets_its_name_is_on_the_disk_before_and_the_name_after(tmp_path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (done.append(str(Path(f"/proc/self/fd/{fd}").readlink())), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append("replace"), replace(*names)))
+    files.write_whole(tmp_path / "state", "new")
+    (part, *rest) = done
+    assert (Path(part).parent, rest) == (tmp_path, ["replace", str(tmp_path)])
+    done.clear()
+    (tmp_path / "tree.tmp" / "below").mkdir(parents=True)
+    (tmp_path / "tree.tmp" / "below" / "a").write_text("a")
+    files.flush_below(tmp_path / "tree.tmp")
+    files.put_in_place(tmp_path / "tree.tmp", tmp_path / "tree")
+    assert {*done} == {str(tmp_path / "tree.tmp" / "below" / "a"), str(tmp_path / "tree.tmp" / "below"),
+                       str(tmp_path / "tree.tmp"), "replace", str(tmp_path)}
+    assert done[-2:] == ["replace", str(tmp_path)]
+
+
+def test_a_folder_that_cannot_be_flushed_is_no_error_and_a_file_is(tmp_path, monkeypatch):
+    def refuse(_: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(os, "fsync", refuse)
+    files.flush(tmp_path)
+    with pytest.raises(OSError, match="Invalid argument"):
+        files.flush(tmp_path / "file")
+
+
+def test_files_are_replaced_in_few_places():
+    """Temp-and-rename anywhere else would forget the fsync, the link of that name, or the part that is left."""
+    root = Path(files.__file__).parents[2]
+    replacing = {file.relative_to(root).as_posix() for folder in ("rdtops", "plugins")
+                 for file in (root / folder).rglob("*.py") for node in ast.walk(ast.parse(file.read_text()))
+                 if isinstance(node, ast.Attribute) and node.attr == "replace" and isinstance(node.value, ast.Name)
+                 and node.value.id == "os"}
+    assert replacing == {"rdtops/hostlib/files.py", "rdtops/porter/target.py"}  # the second: a batch of them
+
+
+def test_the_files_of_a_tree_are_those_that_links_lead_to_as_well_each_once(tmp_path):
+    elsewhere, data = tmp_path / "elsewhere", tmp_path / "data"
+    for path in (elsewhere / "c.hdf5", data / "b" / "x.hdf5", data / "b-2" / "y.hdf5", data / "b" / "notes.txt",
+                 data / "b" / ".rdtops-part-x.hdf5"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (data / "a").symlink_to(elsewhere)  # another disk
+    (data / "again").symlink_to("b")  # what is in the tree already
+    (data / "b" / "loop").symlink_to("..")
+    (data / "l.hdf5").symlink_to(elsewhere / "c.hdf5")  # as the Hugging Face cache has them
+    (data / "gone.hdf5").symlink_to("nowhere")
+    os.mkfifo(data / "fifo.hdf5")
+    assert files.below(str(data), ".hdf5") == ["a/c.hdf5", "b/x.hdf5", "b-2/y.hdf5", "l.hdf5"]  # in the order of Path

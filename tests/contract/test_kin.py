@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from rdtops.hostlib import processes
 
+ROOT = Path(__file__).parents[2]
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
@@ -63,3 +67,72 @@ def test_a_process_whose_first_thread_has_ended_lives_as_long_as_the_others() ->
         while processes.start_time(child.pid) and time.monotonic() < latest:
             time.sleep(0.01)
         assert not processes.start_time(child.pid)
+
+
+def started(program: str) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-c", f"import os, signal, sys, time; {program}"],
+                               stdout=subprocess.PIPE)
+    assert process.stdout
+    assert process.stdout.readline() == b"up\n"
+    return process
+
+
+IGNORES = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+LEAVES = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); print('up', flush=True); time.sleep(600)"
+FORKS = ("signal.signal(signal.SIGTERM, lambda *_: os.fork() and sys.exit(0)); print('up', flush=True)\n"
+         "while True: time.sleep(1)")
+
+
+def test_a_recycled_pid_is_not_hit() -> None:
+    with started(LEAVES) as other:
+        (found,) = processes.processes_of([other.pid])
+        recycled = processes.Process(found.pid, str(int(found.started) - 1))
+        assert not recycled.send(signal.SIGKILL)
+        assert other.poll() is None
+        assert found.send(signal.SIGKILL)
+
+
+def test_what_listens_leaves_by_itself_and_the_rest_is_killed() -> None:
+    with started(LEAVES) as polite, started(IGNORES) as stubborn:
+        ended = processes.end(lambda: [polite.pid, stubborn.pid], leave_s=1.0)
+        assert {process.pid for process in ended.found} == {polite.pid, stubborn.pid}
+        assert ([process.pid for process in ended.killed], ended.left) == ([stubborn.pid], ())
+        assert (polite.wait(), stubborn.wait()) == (3, -signal.SIGKILL)
+
+
+def test_a_frozen_process_hears_that_it_is_to_end() -> None:
+    with started(LEAVES) as frozen:
+        frozen.send_signal(signal.SIGSTOP)
+        assert processes.end(lambda: [frozen.pid], leave_s=20.0).killed == ()
+        assert frozen.wait() == 3
+
+
+def test_those_who_are_asked_first_have_their_grace_while_the_others_hear_nothing() -> None:
+    saves = LEAVES.replace("sys.exit(3)", "(time.sleep(0.5), sys.exit(3))")
+    with started(saves) as rank, started(LEAVES) as launcher:
+        ended = processes.end(lambda: [rank.pid, launcher.pid], grace_s=20.0,
+                        first=lambda found: [process for process in found if process.pid == rank.pid])
+        assert [process.pid for process in ended.killed] == [launcher.pid]
+        assert (rank.wait(), launcher.wait()) == (3, -signal.SIGKILL)
+
+
+def test_what_is_forked_while_it_is_told_to_end_is_ended_too() -> None:
+    tag = f"RDTOPS_RUN=forks-{os.getpid()}-{time.time_ns()}"
+    name, _, value = tag.partition("=")
+    with subprocess.Popen([sys.executable, "-c", f"import os, signal, sys, time; {FORKS}"], stdout=subprocess.PIPE,
+                          env={**os.environ, name: value}) as parent:
+        assert parent.stdout
+        assert parent.stdout.readline() == b"up\n"
+        ended = processes.end(lambda: processes.carrying(tag), leave_s=0.3)
+        assert len(ended.found) > 1
+        assert processes.carrying(tag) == []
+
+
+def test_processes_are_ended_in_one_place() -> None:
+    """A loop of SIGTERM, grace, SIGKILL anywhere else would forget one of: recycled pids, frozen ones, forks."""
+    files = [*(ROOT / "rdtops").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
+    asking = {file for file in files if "drills" not in file.parts for names in [{
+        node.attr for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "signal"}]
+        if names >= {"SIGTERM", "SIGKILL"}}
+    assert asking == {Path(processes.__file__)}

@@ -1,6 +1,9 @@
 import pytest
 
+from plugins.checkpoint_guard import there
 from rdtops.hostlib import manifest
+from rdtops.on_host import checkpoint_verifier
+from rdtops.porter.file_digests import Digests
 
 
 @pytest.fixture
@@ -43,6 +46,26 @@ def test_a_changed_byte_of_equal_size_is_found_by_reading_all(folder):
     (folder / "ema" / "model.safetensors").write_bytes(b"averagf")
     assert manifest.read(folder) == sealed  # sizes alone cannot tell
     assert manifest.differences(folder, sealed) == ["ema/model.safetensors: MD5 differs"]
+
+
+def test_all_who_look_for_damage_find_the_same(folder):
+    """The trainer before it resumes, `inv checkpoints --verify`, and a plugin's copy."""
+    sealed = manifest.seal(folder)
+    (folder / "model.safetensors").write_bytes(b"x")
+    (folder / "ema" / "model.safetensors").unlink()
+    (folder / "empty").unlink()
+    (folder / "empty").symlink_to("empty")
+    found = manifest.differences(folder, sealed)
+    assert found == ["ema/model.safetensors: missing", "empty: Too many levels of symbolic links",
+                     "model.safetensors: 1 bytes instead of 700"]
+    assert checkpoint_verifier.state_of(str(folder), Digests(), True) == {"state": "damaged", "wrong": found}
+    assert there.wrong(str(folder), sealed.digest) == found
+
+
+def test_what_was_not_read_since_it_was_written_is_neither_well_nor_damaged(folder):
+    sealed = manifest.seal(folder)
+    assert [manifest.difference(folder, file, lambda _: "") for file in sealed.files] == [None] * 3
+    assert checkpoint_verifier.state_of(str(folder), Digests(), False) == {"state": "unverified", "wrong": []}
 
 
 @pytest.mark.parametrize("text", [

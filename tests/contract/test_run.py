@@ -5,7 +5,7 @@ import pytest
 
 from rdtops.contract import run
 from rdtops.contract.config import override, preset
-from rdtops.contract.run import Checkpoint, RunSpec, RunState, best_of, state_of
+from rdtops.contract.run import Checkpoint, RunSpec, RunState, best_of, checkpoint_name, chosen, state_of
 from rdtops.errors import ConfigError
 from rdtops.hostlib import names
 
@@ -13,6 +13,14 @@ from rdtops.hostlib import names
 def spec() -> RunSpec:
     return RunSpec("20261124-101530-tiny-3fa9", "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "a",
                    {"dataset": "/w/assets/d"}, preset("tiny"))
+
+
+@pytest.mark.parametrize(("which", "step"), [
+    ("latest", 30), ("best", 2), ("2", 2), ("step_000010", 10), ("000030", 30), ("7", None), ("²", None), ("-2", None),
+    ("step_2", None), ("", None)])
+def test_a_checkpoint_is_chosen_by_its_step_its_name_or_what_it_is(which, step):
+    found = [Checkpoint(n, checkpoint_name(n), "", 0, "", loss) for n, loss in ((2, 0.1), (10, 0.3), (30, None))]
+    assert getattr(chosen(found, which), "step", None) == step
 
 
 def test_a_spec_survives_its_config_json():

@@ -17,7 +17,7 @@ import pytest
 
 from rdtops.hostlib import processes
 from rdtops.lab.site import Lab
-from rdtops.on_host import run_reporter
+from rdtops.on_host import detacher
 from tests.command_lines import watched_command_lines
 from tests.lab.commandline import ROOT, CommandLine
 
@@ -58,7 +58,7 @@ def workspace(lab: Lab, inv) -> Iterator[Path]:
     folder = lab.home("lab") / "launches"
     yield folder
     for name in names(folder):
-        run_reporter.stop(str(folder), name, 1.0)
+        detacher.stop(str(folder / name), f"RDTOPS_RUN={name}", 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,8 @@ def test_a_secret_reaches_the_training_and_is_seen_nowhere(rows, run_id, workspa
     file = workspace / ".secrets" / "lab.sh"
     assert (file.read_text(), file.stat().st_mode & 0o777) == (f"export HF_TOKEN={SECRET}\n", 0o600)
     assert file.parent.stat().st_mode & 0o077 == 0
-    wait_for(lambda: any(processes.rank_of(pid) is not None for pid in run_reporter.members(run_id)))
-    (rank, *_) = [pid for pid in run_reporter.members(run_id) if processes.rank_of(pid) is not None]
+    wait_for(lambda: any(processes.rank_of(pid) is not None for pid in processes.carrying(f"RDTOPS_RUN={run_id}")))
+    (rank, *_) = [pid for pid in processes.carrying(f"RDTOPS_RUN={run_id}") if processes.rank_of(pid) is not None]
     assert f"HF_TOKEN={SECRET}".encode() in Path(f"/proc/{rank}/environ").read_bytes().split(b"\0")
     assert any("launch.sh" in line for line in seen)  # there was something to see
     assert not [line for line in seen if SECRET in line]
@@ -155,9 +155,9 @@ def test_a_home_without_room_costs_a_warning_and_no_training(inv, run_id, worksp
 
 
 def test_ranks_that_outlived_their_launcher_are_in_the_way_until_they_are_stopped(inv, run_id, workspace):
-    wait_for(lambda: any(processes.rank_of(pid) is not None for pid in run_reporter.members(run_id)))
+    wait_for(lambda: any(processes.rank_of(pid) is not None for pid in processes.carrying(f"RDTOPS_RUN={run_id}")))
     wait_for(lambda: '"kind": "step"' in (workspace / "runs" / run_id / "journal.jsonl").read_text())
-    every = run_reporter.members(run_id)
+    every = processes.carrying(f"RDTOPS_RUN={run_id}")
     ranks = [pid for pid in every if processes.rank_of(pid) is not None]
     for pid in ranks:  # so that they cannot leave with their launcher
         os.kill(pid, signal.SIGSTOP)
@@ -170,7 +170,7 @@ def test_ranks_that_outlived_their_launcher_are_in_the_way_until_they_are_stoppe
     for pid in ranks:
         os.kill(pid, signal.SIGCONT)
     inv.good(f"stop --host lab --run {run_id} --grace 20")
-    assert not run_reporter.members(run_id)
+    assert not processes.carrying(f"RDTOPS_RUN={run_id}")
 
 
 def test_what_was_prepared_and_never_launched_is_launched(inv, run_id, workspace):

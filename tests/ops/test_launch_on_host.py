@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rdtops.hostlib.processes import is_alive
 from rdtops.on_host import training_starter as there
 
 RUN = "20261126-101530-tiny-3fa9"
@@ -62,7 +63,7 @@ def test_a_slow_script_is_left_in_peace_and_found_again(asked, tmp_path):
     assert asked(BEGINS, "20261126-101531-tiny-aaaa") == {"twin": RUN, "state": "prepared"}
     process = tmp_path / "runs" / RUN / "process"
     end = time.monotonic() + 20
-    while not there.is_alive(there.text_of(str(process))):
+    while not is_alive(there.text_of(str(process))):
         assert time.monotonic() < end
         time.sleep(0.05)
     assert asked(BEGINS, "20261126-101532-tiny-bbbb") == {"twin": RUN, "state": "running"}
@@ -80,7 +81,7 @@ import errno, fcntl
 def refuse(*_):
     raise OSError(errno.ENOLCK, "No locks available")
 fcntl.flock = refuse
-from rdtops.ui import launch_on_host
+from rdtops.on_host import training_starter as launch_on_host
 launch_on_host.main()
 """
 

@@ -15,7 +15,7 @@ from rdtops.contract.config import preset
 from rdtops.contract.journal import Event, Journal, parse
 from rdtops.contract.run import RunSpec, RunState
 from rdtops.hostlib import processes
-from rdtops.on_host import run_reporter, tails
+from rdtops.on_host import detacher, run_reporter, tails
 from rdtops.runs import evaluations, overview
 
 SPEC = RunSpec("20261124-101530-tiny-3fa9", "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "a", {},
@@ -114,12 +114,13 @@ def test_a_run_whose_launch_script_was_killed_runs_while_any_process_of_it_lives
     (folder / "process").write_text("1 1 not-this-boot\n")
 
     def state_now() -> RunState:
-        run_reporter.TAGGED.clear()  # the program lives for one question
         (found,) = run_reporter.list_runs(str(tmp_path))["runs"]
         return seen(found).state
 
     assert state_now() is RunState.LOST
     with subprocess.Popen(["sleep", "60"], env={**os.environ, "RDTOPS_RUN": SPEC.run_id}) as left:
+        while left.pid not in processes.carrying(f"RDTOPS_RUN={SPEC.run_id}"):  # the kernel has set its environment
+            time.sleep(0.01)
         assert state_now() is RunState.RUNNING
         left.kill()
     assert state_now() is RunState.LOST
@@ -135,7 +136,7 @@ def test_a_run_with_a_fifo_for_a_journal_is_stopped_all_the_same(tmp_path):
     with subprocess.Popen(["sleep", "60"], env={**os.environ, "RDTOPS_RUN": SPEC.run_id}) as left:
         threading.Thread(target=left.wait, daemon=True).start()  # no zombie stays
         since_s = time.monotonic()
-        assert run_reporter.stop(str(tmp_path), SPEC.run_id, 2.0)["left"] == []
+        assert detacher.stop(str(folder), f"RDTOPS_RUN={SPEC.run_id}", 2.0) == {"left": []}
         assert time.monotonic() - since_s < 10
 
 

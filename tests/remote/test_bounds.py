@@ -22,7 +22,7 @@ from rdtops.on_host import run_reporter, tails
 from rdtops.porter import program, wire
 from rdtops.porter.entries import Entry, Problem
 from rdtops.porter.file_digests import Digests, md5_of
-from rdtops.porter.wire import LINE_BYTES, WORK, Pulse, Stalled, Wire
+from rdtops.porter.wire import LINE_BYTES, WORK, Heartbeat, Stalled, Wire
 from rdtops.ssh import transport
 from rdtops.ssh.connection import ANSWER_BYTES, Answer, Connection
 from rdtops.ssh.hosts import Host
@@ -215,7 +215,7 @@ def test_who_is_stuck_beats_no_more_and_who_waits_for_the_other_side_does(monkey
     monkeypatch.setattr(wire, "STUCK_S", 0.1)
     said: list[bytes] = []
     beating = Wire(lambda _: b"", lambda piece: said.append(bytes(piece)))
-    with Pulse(beating, lambda: None, idle_s=60):
+    with Heartbeat(beating, lambda: None, idle_s=60):
         time.sleep(0.4)
         assert said
         said.clear()

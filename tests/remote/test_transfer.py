@@ -28,7 +28,7 @@ from rdtops.porter.listing import digested, scan
 from rdtops.porter.parts import PART, part_name
 from rdtops.porter.receiver import commit
 from rdtops.porter.target_lock import Lock
-from rdtops.porter.wire import Pulse, Wire
+from rdtops.porter.wire import Heartbeat, Wire
 from rdtops.ssh import bundle
 from rdtops.ssh.display import size_words
 from rdtops.transfer import transfer
@@ -667,9 +667,9 @@ def test_a_host_that_prints_a_greeting_is_told_from_the_porter() -> None:
         Wire(lambda _: next(greeting), len).hear()
 
 
-def test_a_pulse_ends_the_wait_for_a_silent_side() -> None:
+def test_a_heartbeat_ends_the_wait_for_a_silent_side() -> None:
     near, far = socket.socketpair()
     with near, far:
         wire = Wire(near.recv, near.sendall)
-        with pytest.raises(EOFError), Pulse(wire, lambda: near.shutdown(socket.SHUT_RDWR), idle_s=0.2):
+        with pytest.raises(EOFError), Heartbeat(wire, lambda: near.shutdown(socket.SHUT_RDWR), idle_s=0.2):
             wire.hear()

@@ -40,8 +40,9 @@ def test_those_of_the_run_are_found_in_whatever_session_and_ended_though_they_ig
     found = family.members(RUN)
     assert stubborn.pid in [member.pid for member in found]
     assert len(found) == 2  # its child has a session of its own
-    ended = family.end(lambda: family.members(RUN))
-    assert {member.pid for member in ended} == {member.pid for member in found}
+    ended = family.end(RUN)
+    assert {process.pid for process in ended.killed} == {process.pid for process in found}
+    assert ended.left == ()
     assert family.members(RUN) == []
     assert stubborn.wait(5) == -signal.SIGKILL
     assert other.poll() is None
@@ -52,7 +53,7 @@ def test_a_rank_is_the_trainer_and_not_what_names_it(start) -> None:
     start(SLEEPS, RUN, "accelerate.commands.launch", "rdtops.trainer.train")
     start(SLEEPS, RUN, "worker", RANK="3")
     time.sleep(0.2)  # until they have their own arguments
-    assert [(member.pid, member.rank) for member in family.ranks(family.members(RUN))] == [(rank.pid, 3)]
+    assert [(member.pid, member.rank) for member in family.ranks(RUN)] == [(rank.pid, 3)]
 
 
 def test_ranks_get_their_time_to_save(start) -> None:
@@ -60,13 +61,5 @@ def test_ranks_get_their_time_to_save(start) -> None:
              "print('up', flush=True); time.sleep(600)")
     rank = start(saves, RUN, "rdtops.trainer.train")
     assert rank.stdout.readline() == b"up\n"
-    family.end(lambda: family.members(RUN), grace_s=20)
+    family.end(RUN, grace_s=20)
     assert rank.wait(5) == 3
-
-
-def test_a_recycled_pid_is_not_hit(start) -> None:
-    other = start(SLEEPS)
-    (found,) = family.members(RUN)
-    recycled = family.Member(found.pid, str(int(found.started) - 1), None)
-    assert not recycled.send(signal.SIGKILL)
-    assert other.poll() is None

@@ -10,7 +10,7 @@ import pytest
 
 from rdtops.contract.config import preset
 from rdtops.contract.recovery import Recovery
-from rdtops.supervisor.pulse import Pulse
+from rdtops.supervisor.pulse import StallDetector
 
 RECOVERY = Recovery(stuck_times=10, stuck_floor_s=30, setup_limit_s=100)
 CONFIG = replace(preset("tiny"), max_steps=1000, checkpoint_every_steps=100, heldout_every_steps=0,
@@ -25,7 +25,7 @@ class Told:
         self.now_s = 0.0
         self.say("launched")
         self.say("attempt", attempt=1)
-        self.pulse = Pulse(self.journal, self.log, CONFIG, RECOVERY, lambda: self.now_s)
+        self.detector = StallDetector(self.journal, self.log, CONFIG, RECOVERY, lambda: self.now_s)
 
     def say(self, kind: str, **data: object) -> None:
         with self.journal.open("a") as file:
@@ -35,12 +35,12 @@ class Told:
         for number in numbers:
             self.now_s += each_s
             self.say("step", step=number)
-            self.pulse.look()
+            self.detector.look()
 
     def wait(self, seconds: float) -> bool:
         self.now_s += seconds
-        self.pulse.look()
-        return self.pulse.is_stuck
+        self.detector.look()
+        return self.detector.is_stuck
 
 
 @pytest.fixture
@@ -94,18 +94,18 @@ def test_only_a_new_checkpoint_ends_a_row_of_restarts(told: Told) -> None:
     for number in (2, 3):
         told.say("attempt_ended", attempt=number - 1)
         told.say("attempt", attempt=number)
-    told.pulse.look()
-    assert (told.pulse.in_a_row, told.pulse.attempts, told.pulse.is_open) == (3, 3, True)
+    told.detector.look()
+    assert (told.detector.in_a_row, told.detector.attempts, told.detector.is_open) == (3, 3, True)
     told.say("checkpoint", step=100, name="step_000100")  # the same once more is no progress
-    told.pulse.look()
-    assert told.pulse.in_a_row == 3
+    told.detector.look()
+    assert told.detector.in_a_row == 3
     told.say("checkpoint", step=200, name="step_000200")
     told.say("attempt_ended", attempt=3)
-    told.pulse.look()
-    assert (told.pulse.in_a_row, told.pulse.is_open) == (1, False)
+    told.detector.look()
+    assert (told.detector.in_a_row, told.detector.is_open) == (1, False)
 
 
 def test_a_supervisor_that_is_started_again_knows_what_was_before(told: Told) -> None:
     told.steps(range(1, 20), 10.0)
-    again = Pulse(told.journal, told.log, CONFIG, RECOVERY, lambda: told.now_s)
+    again = StallDetector(told.journal, told.log, CONFIG, RECOVERY, lambda: told.now_s)
     assert (again.attempts, again.is_open, again.last_step) == (1, True, 19)

@@ -104,6 +104,20 @@ def test_damage_that_keeps_the_size_is_found_before_resuming(tmp_path) -> None:
     assert valid(tmp_path) == [1, 2]
 
 
+def test_a_checkpoint_that_cannot_be_read_is_passed_over_and_told(tmp_path) -> None:
+    def fill_too(folder: Path) -> None:
+        fill(folder)
+        (folder / "empty").touch()
+
+    checkpoint.save(tmp_path, 1, fill)
+    newest = Path(checkpoint.save(tmp_path, 2, fill_too).path)
+    (newest / "empty").unlink()
+    (newest / "empty").symlink_to("/proc/self/mem")  # a regular file of 0 bytes whose first byte is an EIO
+    reports = []
+    assert checkpoint.newest_intact(tmp_path, reports.append).step == 1
+    assert reports == ["step_000002 is damaged and was passed over: empty: Input/output error"]
+
+
 def test_the_oldest_go_and_the_newest_stay(tmp_path) -> None:
     for step in (10, 2, 30, 9):
         checkpoint.save(tmp_path, step, fill)

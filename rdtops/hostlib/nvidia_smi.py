@@ -1,0 +1,160 @@
+"""The GPUs of a machine as nvidia-smi lists them, and which of them CUDA_VISIBLE_DEVICES leaves. Standard library,
+Python 3.8: far-side programs bring it along.
+
+A row is a GPU when it has an index and a UUID; what its driver does not tell ([N/A], ERR!) is unknown. Every other line
+(a warning about an infoROM, a GPU that is lost or wants a reset) is no GPU and is quoted to people.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rdtops.hostlib import fields
+
+GPU, APPS = "gpu", "compute-apps"  # what can be asked for
+IDENTITY = ("index", "uuid")  # of every query for GPUs
+APP_FIELDS = ("gpu_uuid", "pid", "process_name", "used_memory")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+LIMIT_S = 10.0  # a broken driver hangs for ever
+LOST = ("is lost", "requires reset", "Unable to determine")  # of a GPU that cannot be used
+QUOTED_LETTERS = 200
+
+
+@dataclass(frozen=True)
+class Gpu:
+    index: int | None  # None for a MIG instance, which is not listed
+    uuid: str
+    told: Mapping[str, str]  # field -> what nvidia-smi says
+
+    def number(self, name: str) -> float | None:
+        """None where the driver does not know it."""
+        return number(self.told.get(name, ""))
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process that has memory on a GPU. Inside a container there are none: the driver sees other process ids."""
+
+    gpu_uuid: str
+    pid: int
+    name: str
+    memory_mib: int | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    gpus: tuple[Gpu, ...] = ()
+    odd: tuple[str, ...] = ()  # lines that are no GPU
+
+    @property
+    def warning(self) -> str:
+        """For people; '' where every line is a GPU."""
+        return "nvidia-smi also says: " + "; ".join(repr(line) for line in self.odd[:4]) if self.odd else ""
+
+    @property
+    def problem(self) -> str:
+        """Why GPUs cannot be used; '' where all that are told of can."""
+        lost = [line for line in self.odd if not self.gpus or any(word in line for word in LOST)]
+        return "; ".join(lost)
+
+
+def query(columns: Sequence[str], what: str = GPU) -> tuple[str, ...]:
+    """The command line that asks for so many columns."""
+    return ("nvidia-smi", f"--query-{what}={','.join(columns)}", "--format=csv,noheader,nounits")
+
+
+def parse(columns: Sequence[str], text: str) -> Listing:
+    """What a query for GPUs printed; `columns` begin with IDENTITY."""
+    gpus: list[Gpu] = []
+    odd: list[str] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        words = [word.strip() for word in line.split(",")]
+        index = fields.decimal(words[0])
+        if len(words) == len(columns) and index is not None and words[1].startswith("GPU-") and not any(
+                word in line for word in LOST):
+            gpus.append(Gpu(index, words[1], dict(zip(columns, words))))
+        else:
+            odd.append(line[:QUOTED_LETTERS])
+    return Listing(tuple(gpus), tuple(odd))
+
+
+def parse_apps(text: str) -> tuple[GpuProcess, ...]:
+    """What a query for APP_FIELDS printed; a process name may hold commas."""
+    found = []
+    for line in text.splitlines():
+        words = [word.strip() for word in line.split(",")]
+        pid = fields.decimal(words[1]) if len(words) >= len(APP_FIELDS) else None
+        if pid is not None:
+            memory = number(words[-1])
+            found.append(GpuProcess(words[0], pid, ",".join(line.split(",")[2:-1]).strip(),
+                                    None if memory is None else int(memory)))
+    return tuple(found)
+
+
+def gpus(columns: Sequence[str] = IDENTITY) -> Listing:
+    """Of this machine; none without nvidia-smi."""
+    return parse(columns, output(query(columns)))
+
+
+def processes() -> tuple[GpuProcess, ...]:
+    """Those on the GPUs of this machine."""
+    return parse_apps(output(query(APP_FIELDS, APPS)))
+
+
+def output(words: Sequence[str]) -> str:
+    """What it prints, whatever its exit code: it lists the other GPUs beside one that is lost."""
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              timeout=LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"no answer within {LIMIT_S:g} s"
+    except OSError:
+        return ""
+    said = done.stdout.decode("utf-8", "replace")
+    return said if said.strip() or not done.returncode else f"exit {done.returncode}"
+
+
+def named(variable: str) -> list[str]:
+    """The entries of CUDA_VISIBLE_DEVICES as CUDA reads them: it sees nothing behind one that is wrong or repeated.
+
+    >>> named("3,5,7"), named("4,-1,5"), named(" 0 , MIG-8932f937 "), named("")
+    (['3', '5', '7'], ['4'], ['0', 'MIG-8932f937'], [])
+    """
+    found: list[str] = []
+    for entry in (part.strip() for part in variable.split(",")):
+        if not entry or entry.startswith("-") or entry in found:
+            break
+        found.append(entry)
+    return found
+
+
+def visible(listed: Iterable[Gpu], variable: str | None) -> tuple[Gpu, ...]:
+    """Those that CUDA_VISIBLE_DEVICES leaves, in its order; an entry that names none ends it. Each MIG instance counts
+    as one."""
+    there, chosen = list(listed), []
+    if variable is None:
+        return tuple(there)
+    for entry in named(variable):
+        gpu = next((gpu for gpu in there if is_named(gpu.uuid, gpu.index, entry)), None)
+        if gpu is None and entry.startswith("MIG-"):
+            gpu = Gpu(None, entry, {})
+        if gpu is None:
+            break
+        chosen.append(gpu)
+    return tuple(chosen)
+
+
+def is_named(uuid: str, index: int | None, entry: str) -> bool:
+    """By its index, or by the beginning of its UUID."""
+    return entry == str(index) or (entry.startswith("GPU-") and uuid.startswith(entry))
+
+
+def number(text: str) -> float | None:
+    """None for [N/A], ERR! and whatever else is none."""
+    try:
+        value = fields.number(float(text))
+    except ValueError:
+        return None
+    return value if value is None or not float(value).is_integer() else int(value)
