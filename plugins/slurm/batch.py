@@ -62,12 +62,12 @@ exec {launch} \\
 
 
 def job_name(job: Job) -> str:
-    """Slurm's name of it, by which it is found again."""
+    """Return Slurm's name of it, by which it is found again."""
     return f"rdtops-{job.name.replace('/', '--')}"
 
 
 def batch(job: Job, options: Mapping[str, Any]) -> str:
-    """job.sbatch. A job that spreads starts its steps itself; any other is a step of one task."""
+    """Return job.sbatch. A job that spreads starts its steps itself; any other is a step of one task."""
     line = Command("sh", str(job.script)) if job.spreads else Command("srun", "--ntasks=1", "--nodes=1", "sh",
                                                                      str(job.script))
     return _BATCH.format(directives="\n".join(f"#SBATCH {words}" for words in directives(job, options)),
@@ -80,14 +80,14 @@ def node(job: Job, spread: Spread) -> str:
 
 
 def step(job: Job, options: Mapping[str, Any]) -> Command:
-    """srun of node.sh on every node. Slurm hands the number of CPUs to a job, and not to its steps."""
+    """Return the srun of node.sh on every node. Slurm hands the number of CPUs to a job, and not to its steps."""
     nodes = str(nodes_of(job, options))
     return Command("srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", *_cpus(options),
                    "--kill-on-bad-exit=1", "--input=none", "sh", job.file(NODE))
 
 
 def directives(job: Job, options: Mapping[str, Any]) -> list[str]:
-    """What follows #SBATCH, line by line; the owner's own lines come last and win."""
+    """Return what follows #SBATCH, line by line; the owner's own lines come last and win."""
     nodes = nodes_of(job, options)
     gpus = gpus_per_node(job, options)
     kind = f"{options['gpu_type']}:" if options["gpu_type"] else ""
@@ -104,7 +104,7 @@ def nodes_of(job: Job, options: Mapping[str, Any]) -> int:
 
 
 def gpus_per_node(job: Job, options: Mapping[str, Any]) -> int:
-    """As the owner says, else one a process; none for a job on CPUs."""
+    """Return what the owner says, else one a process; none for a job on CPUs."""
     if not job.uses_gpus:
         return 0
     return int(options["gpus_per_node"]) or -(-job.processes // nodes_of(job, options))

@@ -65,14 +65,14 @@ class JobRequest:
 
     @property
     def partition(self) -> Partition | None:
-        """The one that is asked for, else the cluster's default."""
+        """Return the one that is asked for, else the cluster's default."""
         name = self.options["partition"]
         default = next((p for p in self.partitions.values() if p.fields.get("Default") == "YES"), None)
         return self.partitions.get(name) if name else default
 
     @property
     def kinds(self) -> list[Nodes]:
-        """The nodes of the partition, by kind."""
+        """Return the nodes of the partition, by kind."""
         partition = self.partition
         return [n for n in self.answers["nodes"].value or () if partition is None or n.partition == partition.name]
 
@@ -136,7 +136,7 @@ def _partition(request: JobRequest) -> Judged:
 
 
 def _account(request: JobRequest) -> Judged:
-    """Account and QOS, as far as the partition and accounting tell."""
+    """Check account and QOS, as far as the partition and accounting tell."""
     partition = request.partition
     accounts: Mapping[str, frozenset[str]] | None = request.answers["accounts"].value
     account, qos = request.options["account"], request.options["qos"]
@@ -201,7 +201,7 @@ def _limits(request: JobRequest) -> Judged:
 
 
 def _taken(request: JobRequest) -> Judged:
-    """Slurm's own word on the job as it would be submitted."""
+    """Ask Slurm itself about the job as it would be submitted."""
     answer: Answer[tuple[str, str]] = request.answers["test"]
     if answer.value is None:
         yield CheckResult.warn("slurm queue", "cannot tell when the job would start", answer.problem,
@@ -236,7 +236,7 @@ def _workspace(request: JobRequest) -> Judged:
 
 
 def _time(request: JobRequest) -> Judged:
-    """A limit that is too short is no harm: the training saves and queues itself again. One without room is."""
+    """Check the time limit. A short one is no harm: the training saves and queues itself again. One without room is."""
     partition = request.partition
     most_s = partition.max_s if partition else float("inf")
     limit_s = seconds(request.options["time"]) if request.options["time"] else most_s

@@ -1,4 +1,4 @@
-"""What Slurm says of a cluster, read. Pure: from what sinfo, scontrol, sacctmgr and sbatch print."""
+"""Parse what Slurm says of a cluster. Pure: from what sinfo, scontrol, sacctmgr and sbatch print."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Nodes:
 
 
 def parse_ping(output: Output) -> str:
-    """`Slurmctld(primary) at head is UP`. Raises ValueError when none is."""
+    """Parse `Slurmctld(primary) at head is UP`. Raises ValueError when none is."""
     if not re.search(r"is UP", output.out):
         raise ValueError(output.excerpt)
     return output.out.strip().splitlines()[0]
@@ -63,7 +63,7 @@ def parse_nodes(output: Output) -> tuple[Nodes, ...]:
 
 
 def parse_test(output: Output) -> tuple[str, str]:
-    """When the job would start, or else why it would not be taken."""
+    """Parse when the job would start, or why it would not be taken."""
     start = re.search(r"to start at (\S+)", output.out)
     why = re.findall(r"(?:error: |allocation failure: )(.+)", output.out)
     if start:
@@ -74,7 +74,7 @@ def parse_test(output: Output) -> tuple[str, str]:
 
 
 def parse_accounts(output: Output) -> dict[str, frozenset[str]]:
-    """Account -> QOS of this user. Raises ValueError where there is no accounting."""
+    """Parse account -> QOS of this user. Raises ValueError where there is no accounting."""
     if output.code != 0 or "|" not in output.out:
         raise ValueError("there is no accounting to ask")
     rows = [line.split("|") for line in output.out.splitlines() if line.count("|") == 1]
@@ -82,7 +82,7 @@ def parse_accounts(output: Output) -> dict[str, frozenset[str]]:
 
 
 def parse_filesystem(output: Output) -> tuple[str, bool]:
-    """Kind of the file system, and whether every node of the cluster is this very machine."""
+    """Parse the kind of the file system, and whether every node of the cluster is this very machine."""
     lines = output.out.split()
     if len(lines) < 2:
         raise ValueError("nothing readable")
@@ -92,7 +92,7 @@ def parse_filesystem(output: Output) -> tuple[str, bool]:
 
 
 def seconds(limit: str) -> float:
-    """Slurm's way of writing a time: minutes, M:S, H:M:S, D-H, D-H:M, D-H:M:S, UNLIMITED."""
+    """Parse Slurm's way of writing a time: minutes, M:S, H:M:S, D-H, D-H:M, D-H:M:S, UNLIMITED."""
     if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", limit):
         return float("inf")
     days, _, rest = limit.rpartition("-")
@@ -105,6 +105,6 @@ def seconds(limit: str) -> float:
 
 
 def gpus_of(gres: str, kind: str) -> int:
-    """GPUs of a node: `gpu:a100:8(S:0-1),nvme:1` has eight."""
+    """Count the GPUs of a node: `gpu:a100:8(S:0-1),nvme:1` has eight."""
     rows = re.findall(r"gpu(?::([A-Za-z][\w.-]*))?:(\d+)", gres)
     return sum(int(count) for name, count in rows if not kind or name == kind)

@@ -1,4 +1,4 @@
-"""What Slurm's words for a job mean. Pure: from the facts that there.py answers with to a JobState."""
+"""Interpret Slurm's states of a job. Pure: from the facts that there.py answers with to a JobState."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE
 
 
 def job_state(facts: Mapping[str, str], host: str) -> JobState:
-    """No facts: never submitted."""
+    """Return the state that the facts mean. Without facts it was never submitted."""
     number, state = facts.get("id", ""), facts.get("state", "")
     job = f"job {number}"
     if not number:

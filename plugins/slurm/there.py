@@ -1,4 +1,4 @@
-"""Far side: submit a job once, tell what Slurm says of jobs, end one. Standard library, Python 3.8.
+"""Far side: submit a job once, ask Slurm about jobs, end one. Standard library, Python 3.8.
 
 Runs where sbatch, squeue and scontrol are. Requests and answers are one JSON line each:
     {"op": "submit", "folder", "name", "batch"}   -> {"id": str, "already": bool} or {"problem": str}
@@ -42,7 +42,7 @@ def run(*words: str, cwd: str | None = None) -> tuple[int, str, str]:
 
 
 def read(folder: str, name: str) -> dict[str, str]:
-    """What it holds of texts; nothing of a file that is broken."""
+    """Read its strings; nothing of a file that is broken."""
     try:
         found = fields.table(fields.loads(files.text_of(os.path.join(folder, name))))
     except ValueError:
@@ -55,7 +55,7 @@ def write(folder: str, name: str, values: dict[str, str]) -> None:
 
 
 def queue() -> tuple[list[dict[str, str]], str]:
-    """The jobs of this user that Slurm still knows, ended ones too; and why it did not tell."""
+    """List the jobs of this user that Slurm still knows, ended ones too; and why it did not answer."""
     code, out, err = run("squeue", "-h", "-t", "all", "-u", str(os.getuid()), "-o", QUEUE)
     if code:
         return [], " ".join(err.split()) or f"squeue ended with exit {code}"
@@ -65,7 +65,7 @@ def queue() -> tuple[list[dict[str, str]], str]:
 
 
 def living(rows: list[dict[str, str]], name: str) -> dict[str, str]:
-    """The newest job of that name that is queued or running."""
+    """Return the newest job of that name that is queued or running."""
     found = [row for row in rows if row["name"] == name and row["state"] in LIVING]
     return max(found, key=lambda row: int(re.sub(r"\D.*", "", row["id"]) or 0), default={})
 
@@ -124,7 +124,7 @@ def facts(folder: str, rows: list[dict[str, str]], problem: str) -> dict[str, st
 
 
 def ended(number: str, row: dict[str, str]) -> dict[str, str]:
-    """How a job ended, from the controller's memory or else from accounting; no state where neither knows."""
+    """Return how a job ended, from the controller's memory or else from accounting; no state where neither knows."""
     told = detail(number) if row else {}
     if told:
         return {"id": number, "state": row["state"], "reason": told.get("Reason", ""), "nodes": row["nodes"],
@@ -150,8 +150,8 @@ def write_if_possible(folder: str, name: str, values: dict[str, str]) -> None:
 # --- stop ---
 
 def stop(folder: str, name: str, grace_s: float) -> dict[str, object]:
-    """USR1 goes to the job's steps: the ranks save and leave, what started them does not hear it. Again and again,
-    since a rank that is just starting does not hear it either."""
+    """Send USR1 to the job's steps: the ranks save and leave, what started them does not hear it. Again and again,
+    since a rank that is just starting does not hear it either. Then cancel the job."""
     rows, problem = queue()
     job = living(rows, name)
     if problem or not job:

@@ -1,4 +1,4 @@
-"""Far side: start a script so that it outlives the connection, once; tell its state; end it. Standard library, Python
+"""Far side: start a script so that it outlives the connection, once; return its state; end it. Standard library, Python
 3.8. The script writes `pid starttime boot_id` into `process` beside itself when it begins, and its exit code into
 `exit`."""
 
@@ -64,14 +64,14 @@ def begin(script: str, session: str, tag: str, launcher: str, within_s: float) -
 
 
 def chosen(launcher: str) -> str:
-    """`auto` is tmux where it is, else setsid; '' for a tmux that is not there."""
+    """Return tmux or setsid: `auto` is tmux where it is, else setsid; '' for a tmux that is not there."""
     has_tmux = shutil.which("tmux") is not None
     used = launcher if launcher != "auto" else "tmux" if has_tmux else "setsid"
     return "" if used == "tmux" and not has_tmux else used
 
 
 def detach(script: str, tag: str, launcher: str) -> None:
-    """In a session of its own, which no terminal, connection or tmux server can take with it."""
+    """Start it in a session of its own, which no terminal, connection or tmux server can take with it."""
     log = open(os.path.join(os.path.dirname(script), "start.log"), "wb")  # noqa: SIM115  # the script's until it ends
     with log:
         subprocess.Popen(["env", "RDTOPS_LAUNCHER=" + launcher, tag, "sh", script], stdin=subprocess.DEVNULL,
@@ -101,7 +101,7 @@ def socket_of(session: str) -> str:
 
 
 def refused_by(refusal: str) -> list[dict[str, Any]]:
-    """Who holds the lease, where a new file says that it is taken."""
+    """Return who holds the lease, where a new file says that it is taken."""
     try:
         return rows(loads(text_of(refusal)))
     except ValueError:

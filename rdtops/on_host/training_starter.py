@@ -85,7 +85,7 @@ def made_by(folder: str, wish: dict[str, object]) -> bool:
 
 
 def state_of(folder: str) -> str:
-    """'' when it has ended."""
+    """Return running or prepared, '' when it has ended."""
     life = liveness.read(folder, f"{liveness.RUN}={os.path.basename(folder)}")
     if life.alive:
         return "running"
@@ -93,7 +93,7 @@ def state_of(folder: str) -> str:
 
 
 def make_folder(runs: str, run_id: str, files: dict[str, str]) -> bool:
-    """The run's folder with all its files or none; whether it is new."""
+    """Make the run's folder with all its files or none. Return whether it is new."""
     folder = os.path.join(runs, run_id)
     is_new = not os.path.isdir(folder)
     target = os.path.join(runs, PREPARING + run_id) if is_new else folder
@@ -114,7 +114,7 @@ def forget_half_made(runs: str) -> None:
 # --- secrets ---
 
 def keep(path: str, text: str) -> dict[str, object]:
-    """Secrets, for their owner alone to read."""
+    """Write secrets, for their owner alone to read."""
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     os.chmod(os.path.dirname(path), 0o700)
     write_whole(path, text, 0o600)

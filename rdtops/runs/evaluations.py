@@ -1,4 +1,4 @@
-"""Evaluations as the laptop sees them: which there are, how one is asked for, launched and stopped."""
+"""Evaluations as the laptop sees them: list, request, launch and stop them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class EvalView:
         return f"{self.folder}/eval.log"
 
     def to_json(self) -> dict[str, Any]:
-        """Without what the report has of each trial."""
+        """Return it without what the report has of each trial."""
         summary = {k: v for k, v in (self.report or {}).items() if k not in ("trials", "name", "run_id")}
         return {"name": self.name, "run_id": self.run_id, "host": self.host, "folder": self.folder,
                 "state": self.state.value, "exit_code": self.exit_code, "planned_trials": self.planned,
@@ -62,7 +62,7 @@ class EvalView:
 
 
 def list_evaluations(connection: Connection, found: Sequence[RunView]) -> list[EvalView]:
-    """Those of these runs, oldest first."""
+    """List the evaluations of these runs, oldest first."""
     answer = connection.call(run_reporter, {"op": "evaluations", "workspace": connection.workspace,
                                             "run_ids": [run.run_id for run in found]})
     listed = answers.evaluations(connection.host.name, answer)
@@ -72,7 +72,7 @@ def list_evaluations(connection: Connection, found: Sequence[RunView]) -> list[E
 
 
 def find(connection: Connection, run: RunView, name: str = "") -> EvalView:
-    """The one with that in its name, by default the newest. Raises RunError."""
+    """Return the one with that in its name, by default the newest. Raises RunError."""
     every = list_evaluations(connection, [run])
     if not every:
         raise RunError(f"{run.host}: {run.run_id} has no evaluation",
@@ -108,7 +108,7 @@ def is_path(which: str) -> bool:
 
 
 def stand_in(path: str, fresh: RunSpec) -> RunSpec:
-    """A run for a checkpoint that no run of ours made. Its id sorts before all others and is always the same."""
+    """Return a run for a checkpoint that no run of ours made. Its id sorts before all others and is always the same."""
     digest = hashlib.md5(checkpoint_folder(path).encode()).hexdigest()[:4]
     return replace(fresh, run_id=RunId(f"00000000-000000-evaluated-{digest}"))
 
@@ -133,7 +133,7 @@ def begin(connection: Connection, run: RunSpec, spec: EvalSpec) -> Launched:
 
 
 def stop(connection: Connection, view: EvalView, grace_s: float = GRACE_S) -> None:
-    """The trials that are running are lost, those that ended are kept."""
+    """Stop it. The trials that are running are lost, those that ended are kept."""
     if not view.state.can_be_stopped:
         raise RunError(f"{view.host}: {view.name} is {view.state.value}, not running")
     jobs.stop(connection, _job(connection, view.run_id, view.name), grace_s)
@@ -189,7 +189,7 @@ def _view(host: str, workspace: str, facts: EvaluationFacts, job: JobState | Non
 
 
 def _report(text: str) -> Mapping[str, Any] | None:
-    """None where there is none yet, and where it cannot be read."""
+    """Return None where there is none yet, and where it cannot be read."""
     try:
         return fields.table(fields.loads(text)) or None
     except ValueError:

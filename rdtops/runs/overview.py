@@ -49,7 +49,7 @@ class RunView:
 
     @property
     def end(self) -> RunEnd:
-        """What plugins are told when it has ended."""
+        """Return what plugins get when it has ended."""
         lines = self.log_tail.strip().splitlines() if self.state in (RunState.FAILED, RunState.LOST) else []
         error = self.error or (self.job.words if self.job and self.job.cause else lines[-1] if lines else "")
         return RunEnd(self.state, self.step, self.max_steps, self.loss, self.exit_code, error, self.last_event_s)
@@ -64,7 +64,7 @@ class RunView:
 
 
 def list_runs(connection: Connection, *, gpus: bool = False) -> list[RunView]:
-    """Every run of the host's workspace, oldest first; with `gpus`, those of the running ones too."""
+    """List the runs of the host's workspace, oldest first; with `gpus`, the GPUs of the running ones too."""
     answer = connection.call(run_reporter, {"op": "list", "workspace": connection.workspace, "gpus": gpus})
     found, cards = answers.runs(connection.host.name, answer), answers.gpus(answer)
     states = jobs.states(connection, (jobs.training_job(RunPaths(connection.workspace, run.run_id)) for run in found))
@@ -72,23 +72,23 @@ def list_runs(connection: Connection, *, gpus: bool = False) -> list[RunView]:
 
 
 def views(host: str, answer: Mapping[str, Any]) -> list[RunView]:
-    """What the program on the host answered to `list`. Raises RemoteError."""
+    """Parse the answer of the program on the host to `list`. Raises RemoteError."""
     return [view(host, facts, answers.gpus(answer)) for facts in answers.runs(host, answer)]
 
 
 def find(connection: Connection, run_id: str = "") -> RunView:
-    """The run of that id (a unique beginning or end will do), by default the newest. Raises RunError."""
+    """Return the run of that id (a unique beginning or end will do), by default the newest. Raises RunError."""
     return pick(connection, list_runs(connection), run_id)
 
 
 def pick(connection: Connection, found: list[RunView], run_id: str = "") -> RunView:
-    """The one of `found` that `find` means."""
+    """Choose among `found` as `find` does."""
     by_name = {run.run_id: run for run in found}
     return by_name[choose(connection.host.name, connection.workspace, list(by_name), run_id)]
 
 
 def choose(host: str, workspace: str, names: Sequence[RunId], run_id: str = "") -> RunId:
-    """Of the runs of a host, oldest first, as in `find`."""
+    """Choose among the names of a host's runs, oldest first, as `find` does."""
     if not names:
         raise RunError(f"{host}: there is no run in {workspace}/runs", remedy=f"inv deploy check train --host {host}")
     matching = evidence_on_host.matching(names, run_id)
@@ -104,36 +104,36 @@ def paths(connection: Connection, run: RunView) -> RunPaths:
 
 
 def checkpoints(connection: Connection, run: RunView) -> tuple[list[Checkpoint], list[str]]:
-    """The valid checkpoints of a run by step, and the names of what is there without a valid manifest."""
+    """List the valid checkpoints of a run by step, and the names of what is there without a valid manifest."""
     answer = connection.call(run_reporter, {"op": "checkpoints", "workspace": connection.workspace,
                                             "run_id": run.run_id})
     return answers.checkpoints(run.host, answer, paths(connection, run))
 
 
 def write_file(connection: Connection, path: PurePosixPath, text: str, *, make_folder: bool = False) -> None:
-    """A file of the host, whole or not at all."""
+    """Write a file of the host, whole or not at all."""
     whole, part = quoted(str(path)), quoted(f"{path}.tmp")
     first = f"mkdir -p {quoted(str(path.parent))} && " if make_folder else ""
     connection.run_shell(f"{first}cat > {part} && mv {part} {whole}", stdin=text.encode())
 
 
 def digest_states(connection: Connection, run: RunView, *, verify: bool) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Name of everything below checkpoints/ -> verified, unverified, damaged or unfinished, and what is wrong. With
-    `verify` every byte is read on the host (its disk's speed); else only what is known of unchanged files counts."""
+    """Return by name of everything below checkpoints/: verified, unverified, damaged or unfinished, and what is wrong.
+    With `verify` every byte is read on the host (its disk's speed), else what is known of unchanged files counts."""
     request = {"folder": str(paths(connection, run).checkpoints), "recompute": verify, "names": []}
     answer = connection.call(checkpoint_verifier, request, timeout_s=VERIFY_S if verify else 60.0)
     return answers.digest_states(answer)
 
 
 def stop(connection: Connection, run: RunView, grace_s: float = 600.0) -> None:
-    """Ask the ranks to save and leave, end what remains. Only processes that carry the run's tag are touched."""
+    """Ask the ranks to save and leave, and end what remains. Raises RunError when it is not running or does not end."""
     if not run.state.can_be_stopped:
         raise RunError(f"{run.host}: {run.run_id} is {run.state.value}, not running")
     jobs.stop(connection, jobs.training_job(paths(connection, run)), grace_s)
 
 
 def view(host: str, facts: RunFacts, cards: tuple[Gpu, ...] = (), job: JobState | None = None) -> RunView:
-    """What the host's facts of a run mean. `cards`: all GPUs of the host; `job`: what a cluster's scheduler says."""
+    """Interpret the host's facts of a run. `cards`: all GPUs of the host; `job`: what a cluster's scheduler says."""
     spec, problem = _spec_of(facts)
     events = parse(facts.journal_tail.encode("utf-8", "replace"))[0]
     latest = _latest(events)
@@ -157,7 +157,7 @@ def view(host: str, facts: RunFacts, cards: tuple[Gpu, ...] = (), job: JobState 
 
 
 def _spec_of(facts: RunFacts) -> tuple[RunSpec | None, str]:
-    """What it was asked for, and why that or all of the rest is not known."""
+    """Return its spec, and why that or all of the rest is not known."""
     if facts.problem:
         return None, facts.problem
     try:
@@ -170,7 +170,7 @@ def _spec_of(facts: RunFacts) -> tuple[RunSpec | None, str]:
 
 
 def _latest(events: list[Event]) -> dict[str, Event]:
-    """The last event of each kind since the last launch, by `inv train` or by hand."""
+    """Return the last event of each kind since the last launch, by `inv train` or by hand."""
     found: dict[str, Event] = {}
     for event in events:
         if event.kind in ("launched", "attempt", "started"):

@@ -61,8 +61,8 @@ class Watcher:
         self._seen: list[Seen] = []  # acted upon, and not returned yet because the link was cut behind it
 
     def history(self) -> list[Event]:
-        """Return the events that were acted upon before; of very many steps a part. None when the Journal was replaced
-        since: then it is all new."""
+        """Return the events that were acted upon before; of very many steps a part. Nothing when the Journal was
+        replaced since: then it is all new."""
         seen, at = self._at, Cursor()
         there = self._chunk(Question(seen, limit=0)).behind
         if there.offset != seen.offset or (seen.inode and there.inode != seen.inode):

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from rdtops.contract.evaluation import EvalPaths
 from rdtops.contract.journal import Journal
+from rdtops.contract.run import RunPaths, RunState
+from rdtops.errors import RunError
 from rdtops.hookspecs import hookimpl
+from rdtops.hostlib import processes
 from rdtops.plugging.registry import Plugin, Registry
-from rdtops.runs import admission, detached, launchers, overview
+from rdtops.runs import admission, detached, evaluations, jobs, launchers, overview
+from rdtops.ssh.command import Command
 from rdtops.ssh.connection import Connection
 from rdtops.testing import conform
 from rdtops.testing.launching import promises
@@ -76,3 +81,30 @@ def test_a_launcher_without_traits_starts_a_training_once_and_stops_it(nohup, la
         assert overview.find(connection).state.ended
     kinds = [event.kind for event in Journal(Path(str(spec.paths.journal))).read()]
     assert kinds.count("launched") == 1
+
+
+EVALUATES = """\
+cd "$(dirname "$0")" || exit 1
+sleep 300 &
+echo "$$ $(cut -d' ' -f22 /proc/$$/stat) $(cat /proc/sys/kernel/random/boot_id)" > process
+wait
+"""
+
+
+def test_an_evaluation_is_stopped_with_what_it_started(lab_host):
+    """A line of sh stands for the simulator, which is not everywhere."""
+    paths = EvalPaths(RunPaths(lab_host.workspace, "20261124-101530-x-3fa9"), "step_000010-libero_90-0a1b2c3d")
+    job = jobs.evaluation_job(paths)
+    with Connection(replace(lab_host, launcher="tmux")) as connection:
+        connection.run(Command("mkdir", "-p", str(job.folder)))
+        overview.write_file(connection, job.script, EVALUATES)
+        assert launchers.launcher(connection.host).submit(connection, job).words == "tmux"
+        run = overview.find(connection)
+        view = evaluations.find(connection, run)
+        assert (view.name, view.state) == (paths.name, RunState.RUNNING)
+        assert len(processes.carrying(job.tag)) == 2
+        evaluations.stop(connection, view, 5.0)
+        assert evaluations.find(connection, run).state is RunState.STOPPED
+        assert processes.carrying(job.tag) == []
+        with pytest.raises(RunError, match="is stopped, not running"):
+            evaluations.stop(connection, evaluations.find(connection, run))
