@@ -68,8 +68,7 @@ def state(folder: str, tag: str) -> dict[str, object]:
 
 def stop(folder: str, tag: str, grace_s: float) -> dict[str, object]:
     """All are asked, and what is left after the grace is killed."""
-    with open(os.path.join(folder, "stop"), "w") as file:
-        file.write(f"{time.time():.0f}\n")
+    liveness.ask_to_stop(folder)
     return {"left": [process.pid for process in end(lambda: carrying(tag), leave_s=grace_s).left]}
 
 

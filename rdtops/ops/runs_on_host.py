@@ -27,7 +27,7 @@ from typing import Any, Callable
 from rdtops.contract import kin, liveness, nvidia_smi
 from rdtops.contract.checkpoints import listed, ls
 from rdtops.contract.fields import loads, table, whole
-from rdtops.contract.files import TEXT_BYTES, append_line, head_of, lines_of, tail_of, text_of, write_whole
+from rdtops.contract.files import TEXT_BYTES, append_line, head_of, lines_of, tail_of, text_of
 from rdtops.contract.kin import ranks_of
 from rdtops.contract.locks import SHARED, is_held
 from rdtops.contract.names import evaluation_name, fits, is_run_id
@@ -168,17 +168,11 @@ def stop(workspace: str, run_id: str, grace_s: float) -> dict[str, object]:
     folder = os.path.join(workspace, "runs", run_id)
     if not members(run_id):
         return {"ended": [], "killed": [], "left": []}
-    ask_to_stop(folder)
+    liveness.ask_to_stop(folder)
     with contextlib.suppress(OSError):
         append_line(os.path.join(folder, "journal.jsonl"), json.dumps(
             {"kind": "stop_requested", "time_s": round(time.time(), 3), "by": "inv stop"}))
     return ended(lambda: members(run_id), grace_s)
-
-
-def ask_to_stop(folder: str) -> None:
-    """A disk that is full, or a broken file of that name, is no reason to let the processes run on."""
-    with contextlib.suppress(OSError):
-        write_whole(os.path.join(folder, "stop"), f"{time.time():.0f}\n")
 
 
 def ended(living: Callable[[], list[int]], grace_s: float) -> dict[str, object]:
@@ -225,7 +219,7 @@ def outcomes(path: str) -> dict[str, int]:
 
 
 def stop_evaluation(workspace: str, run_id: str, name: str, grace_s: float) -> dict[str, object]:
-    ask_to_stop(os.path.join(workspace, "runs", run_id, "eval", name))
+    liveness.ask_to_stop(os.path.join(workspace, "runs", run_id, "eval", name))
     return ended(lambda: members(f"{run_id}/{name}", liveness.EVALUATION), grace_s)
 
 
