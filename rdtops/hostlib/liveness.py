@@ -3,13 +3,15 @@ and the process table say. Standard library, Python 3.8: far-side programs bring
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from rdtops.hostlib import processes
 from rdtops.hostlib.fields import decimal
-from rdtops.hostlib.files import text_of
+from rdtops.hostlib.files import text_of, write_whole
 
 RUN, EVALUATION = "RDTOPS_RUN", "RDTOPS_EVAL"  # variables that every process of one has in its environment
 NAMING = ("process", "supervisor")  # files that name a process; either of the two writes how the run ended
@@ -49,3 +51,10 @@ def read(folder: str, tag: str, is_carried: Callable[[str], bool] = is_carried) 
     if launched and not alive and decimal(exit_text) is None:
         alive = is_carried(tag)
     return Liveness(launched, named["process"], alive, exit_text, os.path.exists(os.path.join(folder, "stop")))
+
+
+def ask_to_stop(folder: str) -> None:
+    """Leave word that somebody wants its end. A disk that is full, or a broken file of that name, is no reason to let
+    the processes run on."""
+    with contextlib.suppress(OSError):
+        write_whole(os.path.join(folder, "stop"), f"{time.time():.0f}\n")

@@ -13,7 +13,7 @@ from typing import Any
 
 from rdtops.hostlib import liveness, processes
 from rdtops.hostlib.fields import loads, rows
-from rdtops.hostlib.files import text_of, write_whole
+from rdtops.hostlib.files import text_of
 from rdtops.hostlib.locks import alone
 from rdtops.hostlib.processes import carrying
 
@@ -124,8 +124,7 @@ def state(folder: str, tag: str) -> dict[str, Any]:
 def stop(folder: str, tag: str, grace_s: float) -> dict[str, Any]:
     """Ask the ranks first, which save and leave; then what started them; then end what is left. Without a grace nobody
     is asked."""
-    with contextlib.suppress(OSError):  # a full disk, or a broken file of that name, lets no process run on
-        write_whole(os.path.join(folder, "stop"), f"{time.time():.0f}\n")
+    liveness.ask_to_stop(folder)
     done = processes.end(lambda: carrying(tag), first=lambda found: processes.ranks_of(found) or found, grace_s=grace_s,
                          leave_s=LEAVE_S if grace_s else 0.0)
     return {"left": [process.pid for process in done.left]}

@@ -263,7 +263,7 @@ def _frame_at(file: h5py.File, place: int, size: int, what: str) -> np.ndarray:
 
 def _open(path: Path, name: str) -> h5py.File:
     try:
-        return h5py.File(path, "r")
+        return h5py.File(path, "r", locking=False)  # nobody writes it, and some file systems have no locks
     except OSError as error:
         raise DataError(f"{name} cannot be opened, it is truncated or no HDF5 file: {error}",
                         remedy="inv deploy --only data") from error

@@ -39,7 +39,7 @@ class FloatSamples:
 
     def __getitem__(self, sample: int) -> dict[str, torch.Tensor]:
         episode, now = self.dataset.locate(sample)
-        with h5py.File(Path(self.dataset.folder) / episode.file, "r") as file:
+        with h5py.File(Path(self.dataset.folder) / episode.file, "r", locking=False) as file:
             demo = file["data"][episode.name]
             actions, joints = demo["actions"][()], demo["obs/joint_states"][()]
             frames = [demo["obs"][camera][max(now - 1, 0):now + 1] for camera in libero.CAMERAS]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rdtops import preflight
 from rdtops.checks import Status
 from rdtops.contract.models import MODELS
+from rdtops.hostlib import files
 from rdtops.launcher import Traits
 from rdtops.on_host import weight_shapes
 from rdtops.preflight import assets, launch_checks, machine, network, python
@@ -272,6 +273,17 @@ def test_only_what_the_trainer_reads_counts_as_dataset_and_links_are_followed(tm
     assert set(listed(there).sizes) == {"demo.hdf5", "other.h5", "config.json", "sub folder/b.hdf5"}
     assert listed(there).config == "{}"
     assert listed(tmp_path / "nowhere").sizes == {}
+
+
+def test_the_check_counts_the_files_that_the_trainer_reads(tmp_path):
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for path in (data / "a.hdf5", data / "b" / "c.hdf5", data / "b" / ".rdtops-part-d.hdf5", elsewhere / "e.hdf5"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    (data / "linked").symlink_to(elsewhere)
+    (data / "loop").symlink_to(".")
+    assert sorted(listed(data, "*.hdf5").sizes) == files.below(str(data), ".hdf5") == [
+        "a.hdf5", "b/c.hdf5", "linked/e.hdf5"]
 
 
 def listed(place, *names):

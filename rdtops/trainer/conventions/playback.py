@@ -43,7 +43,7 @@ def findings(folder: str | Path, episodes: Sequence[libero.Episode], codec: Code
     played: list[Played] = []
     strange: list[Finding] = []
     for file in dict.fromkeys(e.file for e in episodes):
-        with h5py.File(Path(folder) / file) as content:
+        with h5py.File(Path(folder) / file, locking=False) as content:
             task = _task(content)
             if task is None:
                 strange.append(unknown(MOTION, "the file does not name a task that this simulator has", file))
