@@ -90,7 +90,7 @@ def resumed_spec(run: RunView, fresh: RunSpec, settings: tuple[str, ...]) -> Run
         raise RunError(f"{run.host}: the config.json of {run.run_id} cannot be read, so it cannot be resumed")
     spec = replace(run.spec, release=fresh.release, snapshot=fresh.snapshot, assets=fresh.assets,
                    train=override(run.spec.train, settings))
-    if run.state is RunState.RUNNING and admission.wish_of(spec) != admission.wish_of(run.spec):
+    if run.state is RunState.RUNNING and admission.request_key(spec) != admission.request_key(run.spec):
         raise RunError(f"{run.host}: {run.run_id} is running, with other settings, code or data",
                        remedy=f"inv stop --host {run.host} --run {run.run_id}   # then resume it with these")
     return spec

@@ -125,7 +125,7 @@ def seen(workspace: Path) -> dict[str, object]:
         found.append(diagnosis.diagnose(Evidence.of(HOST, {**why["facts"], "now_s": 0.0, "disk_free_bytes": 1 << 40,
                                                            "disk_free_inodes": 9})))
         found.append([event.kind for event in Journal(spec.paths.journal).events(steps=10)])
-    assert launch_on_host.twin_of(str(workspace / "runs"), {"run_id": "another"}, "new", again=False) is None
+    assert launch_on_host.duplicate_of(str(workspace / "runs"), {"train_digest": "another"}, "new", again=False) is None
     each["releases"] = told(releases_on_host.listed(where))
     return each
 

@@ -75,7 +75,7 @@ def evaluation_outside(message: Message, stage: Stage) -> Iterator[Message | byt
 def twin_outside(message: Message, stage: Stage) -> Iterator[Message | bytes]:
     """The launch answers that another run does it already."""
     if message.keys() == {"launcher", "note"}:
-        message = {"twin": OUTSIDE, "state": "running"}
+        message = {"duplicate": OUTSIDE, "state": "running"}
     yield message
 
 

@@ -49,7 +49,7 @@ def rollback(session: Session, host: Host, *, to: str) -> Iterator[releases.Roll
 def check(session: Session, host: Host, *, wish: Wish) -> Iterator[Any]:
     prepared = session.prepared(host, wish)
     report = session.report(host, prepared, again=True)
-    twin = None if report.passed else admission.find_twin(session.connection(host), prepared.spec)
+    twin = None if report.passed else admission.find_duplicate(session.connection(host), prepared.spec)
     yield training.excused(report, twin)
 
 
@@ -81,7 +81,7 @@ def _launch_plan(host: Host, spec: RunSpec | EvalSpec, files: dict[str, str]) ->
 def _launched(session: Session, host: Host, prepared: Prepared, run: RunView | None, *, again: bool) -> Launched:
     """What runs after this: `run` resumed, the twin of what is wanted, or a new one."""
     connection = session.connection(host)
-    twin = run if run or again else admission.find_twin(connection, prepared.spec)
+    twin = run if run or again else admission.find_duplicate(connection, prepared.spec)
     if twin and twin.state is RunState.RUNNING:
         return training.adopted(connection, twin)
     if twin and not run:  # prepared, and then the laptop or the host died
