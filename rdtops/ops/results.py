@@ -9,7 +9,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +79,8 @@ def fetch(connection: Connection, run: RunView, into: Path, *, which: str = "lat
     plans = [plan_download(connection, remote, folder, files=[*_run_files(connection, remote), *evaluations])]
     plans += [plan_download(connection, c.path, folder / "checkpoints" / c.name) for c in chosen]
     outcomes = [download(connection, p, None if progress is None else lambda x: progress("results", x)) for p in plans]
-    for checkpoint in chosen:
-        _verify(folder / "checkpoints" / checkpoint.name, checkpoint)
+    for checkpoint, outcome in zip(chosen, outcomes[1:], strict=True):
+        _verify(folder / "checkpoints" / checkpoint.name, checkpoint, outcome.md5s)
     if outcomes[0].sent_files or not (folder / CURVE).exists():
         draw_curve(Journal(folder / "journal.jsonl").events(steps=POINTS), folder / CURVE, run.run_id)
     files.write_whole(folder / "run.json", json.dumps(run.to_json(), indent=1) + "\n")
@@ -187,10 +187,12 @@ def _place_for_fonts(folder: Path) -> Iterator[None]:
         yield
 
 
-def _verify(folder: Path, checkpoint: Checkpoint) -> None:
-    """Every byte against the manifest that the trainer wrote, which we know by its digest."""
+def _verify(folder: Path, checkpoint: Checkpoint, md5s: Mapping[str, str]) -> None:
+    """Compare `md5s`, which the transfer found when each byte was written here, with the manifest that the trainer
+    wrote, which we know by its digest. Raises DigestMismatch."""
     sealed = manifest.read(folder)
-    wrong = ["manifest.json"] if sealed is None else manifest.differences(folder, sealed)
+    wrong = ["manifest.json"] if sealed is None else [f"{file.path}: MD5 differs" for file in sealed.files
+                                                      if md5s.get(file.path) != file.md5]
     if sealed is not None and sealed.digest != checkpoint.digest:
         wrong.append("manifest.json is another one than the host's")
     if wrong:
