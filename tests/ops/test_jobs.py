@@ -9,7 +9,7 @@ from rdtops.errors import ConfigError
 from rdtops.hookspecs import hookimpl
 from rdtops.launcher import Cause, JobState, Phase
 from rdtops.ops import jobs, launchers, why
-from rdtops.ops.registry import Plugin, Registry
+from rdtops.ops.registry import Registry
 from rdtops.ops.render.jobs import job_lines, start_words
 from rdtops.testing import load, make_host
 
@@ -88,9 +88,8 @@ def test_an_unknown_launcher_names_the_nearest_and_what_is_wrong_with_plugins():
 
     module = types.ModuleType("pbs")
     module.register_launchers = register_launchers
-    broken = Plugin("pbs", "test", hooks=("register_launchers",), module=module)
     with pytest.raises(ConfigError, match="pbs: no licence"):
-        launchers.of(make_host(launcher="pbs"), Registry([broken]))
+        launchers.of(make_host(launcher="pbs"), Registry([load(module)]))
 
 
 def test_wrong_options_keep_a_launcher_from_starting_anything():
