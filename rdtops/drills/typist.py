@@ -47,10 +47,12 @@ def main() -> None:
 
 def _warm_up() -> None:
     """Modules alone: a thread or an open file would be everybody's."""
-    for name in ("invoke.program", "matplotlib.backends.backend_agg", "matplotlib.figure", "rdtops.ops.cli",
-                 "rdtops.ops.render", "rdtops.ops.report", "rdtops.ops.screen", "rdtops.ops.workflows",
-                 "rdtops.remote.connection"):
+    for name in ("invoke.program", "rdtops.ops.cli", "rdtops.ops.render", "rdtops.ops.report", "rdtops.ops.screen",
+                 "rdtops.ops.workflows", "rdtops.remote.connection"):
         importlib.import_module(name)
+    with contextlib.suppress(ModuleNotFoundError):  # of the extra `plots`
+        importlib.import_module("matplotlib.backends.backend_agg")
+        importlib.import_module("matplotlib.figure")
 
 
 def _batch(request: dict[str, Any]) -> dict[str, Any] | None:

@@ -31,14 +31,15 @@ from rdtops.ops import (
     records,
     releases,
     releases_on_host,
-    results,
     runs,
     runs_on_host,
 )
 from rdtops.ops.news import Cursor
 from rdtops.ops.records import HookRecord, RunRecords
-from rdtops.ops.report import page, readme
+from rdtops.ops.report import curve, page, readme
 from rdtops.ops.report.folder import RunFolder
+from rdtops.ops.results import PNG, SVG
+from rdtops.ops.story import Story
 from rdtops.remote.far.digests import Digests
 from rdtops.supervisor import evidence_on_host
 from tests.ops import broken
@@ -55,7 +56,7 @@ RUN = ("config.json", "journal.jsonl", "train.log", "exit", "process", "supervis
        *(f"eval/{{evaluation}}/{name}" for name in (
            "eval.json", "report.json", "trials.jsonl", "eval.log", "exit", "process", "stop", "lock")))
 WORKSPACE = (".deployed", ".rolled-back", "releases/{release}/snapshot.json")
-FETCHED = ("run.json", "report.html", "README.md", "loss.png", *RUN)
+FETCHED = ("run.json", "report.html", "README.md", "loss.svg", "loss.png", *RUN)
 STATE = ("last_host", *(f"runs/{{host}}/{{run}}/{name}" for name in ("cursor", "start", "hooks.jsonl", "lock")))
 CACHE = ("digests.jsonl",)  # of either machine
 
@@ -195,9 +196,10 @@ def test_a_fetched_run_with_a_broken_file_has_its_report(workspace, folder, file
 def test_a_curve_is_drawn_of_what_a_broken_journal_still_tells(workspace, tmp_path):
     for way in WAYS:
         with broken_in(place(workspace, "journal.jsonl"), way):
-            events = Journal(place(workspace, "journal.jsonl")).events(steps=10)
-            results.draw_curve(events, tmp_path / f"{way}.png", OLD)
-        assert (tmp_path / f"{way}.png").read_bytes().startswith(b"\x89PNG")
+            (tmp_path / way).mkdir()
+            curve.draw(Story.of(Journal(place(workspace, "journal.jsonl")).events(steps=10)), tmp_path / way, OLD)
+        assert (tmp_path / way / PNG).read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / way / SVG).read_text().rstrip().endswith("</svg>")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -262,12 +264,12 @@ def test_a_home_without_room_costs_a_warning_and_nothing_else(monkeypatch):
 
 def test_a_curve_is_drawn_where_matplotlib_finds_no_place_of_its_own(tmp_path):
     program = ("import sys, tempfile; tempfile.tempdir = '/dev/null/tmp'\n"
-               "from pathlib import Path; from rdtops.ops.results import draw_curve\n"
-               "draw_curve([], Path(sys.argv[1]), 'a run')")
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "loss.png")], text=True, check=False,
+               "from pathlib import Path; from rdtops.ops.report import curve; from rdtops.ops.story import Story\n"
+               "curve.draw(Story(), Path(sys.argv[1]), 'a run')")
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], text=True, check=False,
                           capture_output=True, env={"HOME": "/dev/null", "PYTHONPATH": os.pathsep.join(sys.path)})
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["loss.png", "loss.svg"]
 
 
 def test_a_run_whose_config_cannot_be_read_is_unknown_and_says_why(workspace):

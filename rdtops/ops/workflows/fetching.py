@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from rdtops.contract.journal import Journal
 from rdtops.errors import DiskFull, RemoteError, RunError, TransferError, UsageError
 from rdtops.ops import report as pages
 from rdtops.ops import results, runs, watch
+from rdtops.ops.report import curve
 from rdtops.ops.runs import RunView
 from rdtops.ops.session import Session
+from rdtops.ops.story import POINTS, Story
 from rdtops.ops.views import Reported
 from rdtops.remote.connection import Connection
 from rdtops.remote.hosts import Host
@@ -52,6 +55,8 @@ def report_here(_: Session, *, folder: str) -> Iterator[Reported]:
 def _fetched(session: Session, connection: Connection, run: RunView, which: str, into: Path) -> results.Fetched:
     watch.catch_up(connection, session.registry, run, session.say)
     fetched = results.fetch(connection, run, into, which=which, progress=session.progress(connection.host))
+    if not (fetched.nothing_new and curve.is_drawn(fetched.folder)):
+        curve.draw(Story.of(Journal(fetched.folder / "journal.jsonl").events(steps=POINTS)), fetched.folder, run.run_id)
     try:
         pages.describe(fetched.folder)
     except UsageError as error:  # the files are here; a run without a readable config.json has nothing to describe
