@@ -42,7 +42,7 @@ RUN_FILES = {
     **dict.fromkeys(("eval/*/eval.json", "eval/*/report.json", "eval/*/trials.jsonl", "eval/*/eval.log", "eval/*/exit",
                      "eval/*/process"), _of_old("logs --eval", FETCH))}
 OF_FETCHED = (f"{FETCH} --run {OLD}", f"report --run results/lab/{OLD}")
-FETCHED_FILES = ("run.json", "report.html", "README.md", "loss.png", "journal.jsonl", "config.json", "checks.json",
+FETCHED_FILES = ("run.json", "report.html", "README.md", "loss.svg", "journal.jsonl", "config.json", "checks.json",
                  "metrics.jsonl", "statistics.json", "exit", "train.log", "checkpoints/step_000002/manifest.json",
                  "eval/*/report.json", "eval/*/eval.json", "eval/*/trials.jsonl", "eval/*/index.html")
 

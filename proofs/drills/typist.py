@@ -47,10 +47,12 @@ def main() -> None:
 
 def _warm_up() -> None:
     """Modules alone: a thread or an open file would be everybody's."""
-    for name in ("invoke.program", "matplotlib.backends.backend_agg", "matplotlib.figure", "rdtops.ui.cli",
-                 "rdtops.views", "rdtops.report", "rdtops.ui.screen", "rdtops.workflows",
-                 "rdtops.ssh.connection"):
+    for name in ("invoke.program", "rdtops.ui.cli", "rdtops.views", "rdtops.report", "rdtops.ui.screen",
+                 "rdtops.workflows", "rdtops.ssh.connection"):
         importlib.import_module(name)
+    with contextlib.suppress(ModuleNotFoundError):  # of the extra `plots`
+        importlib.import_module("matplotlib.backends.backend_agg")
+        importlib.import_module("matplotlib.figure")
 
 
 def _batch(request: dict[str, Any]) -> dict[str, Any] | None:

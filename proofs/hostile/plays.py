@@ -75,7 +75,7 @@ def evaluation_outside(message: Message, stage: Stage) -> Iterator[Message | byt
 def twin_outside(message: Message, stage: Stage) -> Iterator[Message | bytes]:
     """The launch answers that another run does it already."""
     if message.keys() == {"launcher", "note"}:
-        message = {"twin": OUTSIDE, "state": "running"}
+        message = {"duplicate": OUTSIDE, "state": "running"}
     yield message
 
 
@@ -144,7 +144,7 @@ def links_in_a_chain(message: Message, stage: Stage) -> Iterator[Message | bytes
     if "end" in message:
         climbs = "d/e/up/d/e/up/d/e/up/../../.."
         yield {"there": _link("d/e/up", "../..")}
-        for name in ("README.md", "report.html", "run.json", "loss.png", "checkpoints"):
+        for name in ("README.md", "report.html", "run.json", "loss.svg", "loss.png", "checkpoints"):
             yield {"there": _link(name, f"{climbs}/plugins/pwned.py")}
     yield message
 

@@ -1,4 +1,4 @@
-"""Snapshot: exactly the code of this tree, named by its git revision and the digest of its files."""
+"""Snapshot: the files of a release, which is the code that a host runs and nothing else, named by git and by digest."""
 
 from __future__ import annotations
 
@@ -12,13 +12,23 @@ from rdtops.errors import UsageError
 from rdtops.hostlib.manifest import FileDigest, Manifest, md5_of
 from rdtops.hostlib.names import RelativePath
 
+# All that a host imports: the trainer, its supervisor, and what those two import. Programs that are sent over stdin,
+# the laptop's side, plugins, documents and tests are not in a release, so that changing them makes no other one.
+RELEASED = (
+    "rdtops/__init__.py",
+    "rdtops/errors.py",
+    "rdtops/contract",
+    "rdtops/hostlib",
+    "rdtops/supervisor",
+    "rdtops/trainer",
+)
 LARGEST_FILE_BYTES = 64 << 20
-_WITHOUT_GIT = {".git", ".venv", ".lab", "results", "__pycache__", "build", "dist"}
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`revision` is the git commit ('' outside git), `dirty` the files that differ from it or are not tracked."""
+    """The files of a release as they are now. `revision` is the last git commit that changed one of them ('' outside
+    git), `dirty` those that differ from it or are not tracked."""
 
     root: Path
     name: str
@@ -37,31 +47,32 @@ class Snapshot:
 
 
 def take(root: Path | None = None) -> Snapshot:
-    """The snapshot of the tree below `root` (this project): what git tracks or does not ignore, as it is now."""
+    """Return the snapshot of the tree below `root` (this project): of RELEASED, what git tracks or does not ignore."""
     tree = root or Path(rdtops.__file__).resolve().parents[1]
     listed = _git(tree, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    paths = [RelativePath(p) for p in listed.split("\0") if p] if listed is not None else _walk(tree)
+    paths = [RelativePath(p) for p in listed.split("\0") if p] if listed else _walk(tree)
     present = sorted({p for p in paths if (tree / p).is_file()})
     _refuse_large(tree, present)
     manifest = Manifest(tuple(FileDigest(p, (tree / p).stat().st_size, md5_of(tree / p)) for p in present))
-    revision = (_git(tree, "rev-parse", "HEAD") or "").strip()
-    dirty = tuple(line[3:] for line in (_git(tree, "status", "--porcelain", "-z") or "").split("\0") if line)
+    revision = (_git(tree, "log", "-1", "--format=%H") or "").strip()
+    dirty = tuple(line[3:] for line in (_git(tree, "status", "--porcelain", "-z", "--no-renames") or "").split("\0")
+                  if line)
     name = "-".join([revision[:8] or "nogit", *(["dirty"] if dirty else []), manifest.digest[:8]])
     return Snapshot(tree, name, revision, dirty, manifest)
 
 
 def _git(tree: Path, *words: str) -> str | None:
-    """What git says, None where there is no git or no repository."""
+    """Return what git says of the files of RELEASED, None where there is no git or no repository."""
     try:
-        done = subprocess.run(["git", "-C", str(tree), *words], capture_output=True, check=True)
+        done = subprocess.run(["git", "-C", str(tree), *words, "--", *RELEASED], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.decode("utf-8", "surrogateescape")
 
 
 def _walk(tree: Path) -> list[RelativePath]:
-    found = (p.relative_to(tree) for p in tree.rglob("*") if not p.name.endswith(".pyc"))
-    return [RelativePath(p.as_posix()) for p in found if not _WITHOUT_GIT & set(p.parts)]
+    every = (path for name in map(RelativePath, RELEASED) for path in (tree / name, *(tree / name).rglob("*")))
+    return [RelativePath(p.relative_to(tree).as_posix()) for p in every if "__pycache__" not in p.parts]
 
 
 def _refuse_large(tree: Path, paths: list[RelativePath]) -> None:

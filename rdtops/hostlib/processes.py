@@ -174,8 +174,8 @@ def end(find: Callable[[], Iterable[int]], *, first: Callable[[Sequence[Process]
         grace_s: float = 0.0, leave_s: float = 0.0, killed_s: float = KILLED_S) -> Ended:
     """End what `find` finds until it finds nothing: ask, wait, kill.
 
-    Of those that are there, `first` are asked alone and have `grace_s`, to save. What started them then has `leave_s`
-    to follow by itself, and writes how they ended. Then all that is left is asked and has `leave_s`, and is killed.
+    Of those that are there, `first` are asked alone, have `grace_s` to save, and are killed. What started them then has
+    `leave_s` to follow by itself, and writes how they ended. Then all that is left is asked, has `leave_s`, and is killed.
     A process that was found once is ended even when `find` loses it: it leaves its namespace before it ends.
     """
     seen: dict[Process, None] = {}  # in the order they were found
@@ -185,13 +185,15 @@ def end(find: Callable[[], Iterable[int]], *, first: Callable[[Sequence[Process]
         return [process for process in seen if process.is_alive]
 
     asked = first(living()) if grace_s > 0 else []
+    killed: list[Process] = []
     if asked:
         _signal(lambda: [process for process in asked if process.is_alive], signal.SIGTERM, grace_s)
+        killed += _signal(lambda: [process for process in asked if process.is_alive], signal.SIGKILL, killed_s)
         for _ in _wait(living, leave_s):
             pass
     if leave_s > 0:
         _signal(living, signal.SIGTERM, leave_s)
-    killed = _signal(living, signal.SIGKILL, killed_s)
+    killed += _signal(living, signal.SIGKILL, killed_s)
     return Ended(tuple(seen), tuple(killed), tuple(living()))
 
 

@@ -3,10 +3,10 @@
 
 One request is one launch: whatever happens to the laptop meanwhile, what was asked is done or was not begun.
 Requests (one JSON line each), answers (one JSON line each):
-    {"op": "train", "workspace", "run_id", "release", "wish": {...}, "again": bool, "files": {name: text},
+    {"op": "train", "workspace", "run_id", "release", "key": {...}, "again": bool, "files": {name: text},
      "secrets": {"path", "text"} or null, "start": {as of submit}}
         -> {"launcher": str, "note": str}   it runs now
-         | {"twin": run_id, "state": "running" or "prepared"}   the same was asked before, so nothing was done
+         | {"duplicate": run_id, "state": "running" or "prepared"}   the same was requested before, so nothing was done
          | {"in_the_way": [holders]}   of the lease
          | {"problem": str, ...}
     {"op": "submit", "script", "session", "tag", "launcher", "within_s"}
@@ -23,11 +23,11 @@ import json
 import os
 import shutil
 import sys
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 from rdtops.hostlib import liveness
 from rdtops.hostlib.checkpoints import ls
-from rdtops.hostlib.fields import loads, table
+from rdtops.hostlib.fields import loads, table, text
 from rdtops.hostlib.files import text_of, write_whole
 from rdtops.hostlib.locks import LAUNCHES, alone
 from rdtops.on_host.detacher import begin, states, stop, submit
@@ -38,16 +38,16 @@ PREPARING = ".preparing-"
 
 # --- exactly one ---
 
-def train(workspace: str, run_id: str, release: str, wish: dict[str, object], again: bool, files: dict[str, str],
+def train(workspace: str, run_id: str, release: str, key: dict[str, object], again: bool, files: dict[str, str],
           secrets: dict[str, str] | None, start: dict[str, Any]) -> dict[str, Any]:
     runs = os.path.join(workspace, "runs")
     with alone(os.path.join(runs, LAUNCHES), PATIENCE_S) as mine:
         if not mine:
             return {"problem": "busy", "lock": os.path.join(runs, LAUNCHES)}
         forget_half_made(runs)
-        twin = twin_of(runs, wish, run_id, again)
-        if twin:
-            return twin
+        duplicate = duplicate_of(runs, key, run_id, again)
+        if duplicate:
+            return duplicate
         if not os.path.exists(os.path.join(release, "snapshot.json")):
             return {"problem": "release"}
         folder = os.path.join(runs, run_id)
@@ -59,29 +59,36 @@ def train(workspace: str, run_id: str, release: str, wish: dict[str, object], ag
         if "in_the_way" in answer:  # as if it had not been asked; a script that is only slow would still be at work
             if is_new:
                 shutil.rmtree(folder, ignore_errors=True)
-            for name, text in before.items() if not is_new else ():
-                write_whole(os.path.join(folder, name), text)
+            for name, content in before.items() if not is_new else ():
+                write_whole(os.path.join(folder, name), content)
         return answer
 
 
-def twin_of(runs: str, wish: dict[str, object], run_id: str, again: bool) -> dict[str, object] | None:
-    """A run that the same wish made, and that has not ended; or this run, when it lives already."""
+def request_key(config: Mapping[str, object]) -> dict[str, object]:
+    """Return what two runs share exactly when they are the same training, from what their config.json says: settings,
+    code and assets. A snapshot's name ends in the digest of its code. Up to 97e30e5 that was the digest of the whole
+    tree: such a run is a duplicate of what is launched from its own release (`inv rollback`), and of nothing else."""
+    return {"train_digest": config.get("train_digest"), "code": text(config.get("snapshot")).rpartition("-")[2],
+            "assets": config.get("assets")}
+
+
+def duplicate_of(runs: str, key: dict[str, object], run_id: str, again: bool) -> dict[str, object] | None:
+    """Return the run of the same request that has not ended; or this run, when it lives already."""
     if state_of(os.path.join(runs, run_id)) == "running":
-        return {"twin": run_id, "state": "running"}
+        return {"duplicate": run_id, "state": "running"}
     for name in reversed(ls(runs)) if not again else ():
-        if name != run_id and not name.startswith((".", "00000000-")) and made_by(os.path.join(runs, name), wish):
+        if name != run_id and not name.startswith((".", "00000000-")) and key_of(os.path.join(runs, name)) == key:
             state = state_of(os.path.join(runs, name))
             if state:
-                return {"twin": name, "state": state}
+                return {"duplicate": name, "state": state}
     return None
 
 
-def made_by(folder: str, wish: dict[str, object]) -> bool:
+def key_of(folder: str) -> dict[str, object]:
     try:
-        config = table(loads(text_of(os.path.join(folder, "config.json"))))
+        return request_key(table(loads(text_of(os.path.join(folder, "config.json")))))
     except ValueError:
-        return False
-    return all(key in config and config[key] == value for key, value in wish.items())
+        return {}
 
 
 def state_of(folder: str) -> str:
@@ -98,8 +105,8 @@ def make_folder(runs: str, run_id: str, files: dict[str, str]) -> bool:
     is_new = not os.path.isdir(folder)
     target = os.path.join(runs, PREPARING + run_id) if is_new else folder
     os.makedirs(os.path.join(target, "checkpoints"), exist_ok=True)
-    for name, text in files.items():
-        write_whole(os.path.join(target, name), text)
+    for name, content in files.items():
+        write_whole(os.path.join(target, name), content)
     if is_new:
         os.rename(target, folder)
     return is_new

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pluggy
+from pluggy import HookImpl
 
 import rdtops
 from rdtops import hookspecs
@@ -34,19 +35,22 @@ _NOT_PLUGINS = re.compile(r"[_.].*|tests|test_.*|conftest")
 
 @dataclass(frozen=True)
 class Plugin:
-    """One plugin. `problem` says why it takes no part, `hooks` is empty then."""
+    """One plugin. `problem` says why it takes no part, `hookimpls` is empty then."""
 
     name: str
     source: str
     summary: str = ""
     version: str = ""
-    hooks: tuple[str, ...] = ()
     problem: str = ""
     disabled: bool = False  # left out on purpose, which is no fault
     options: Mapping[str, Option] = field(default_factory=dict)
-    ranks: Mapping[str, int] = field(default_factory=dict)  # hook -> -1 before the others, 1 after them
+    hookimpls: Mapping[str, HookImpl] = field(default_factory=dict, repr=False, compare=False)  # by the hook's name
     limits_s: Mapping[str, float] = field(default_factory=dict)  # hook -> seconds, where it differs from the usual
     module: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        return tuple(hook for hook in HOOKS if hook in self.hookimpls)
 
     def limit_s(self, hook: str) -> float:
         return self.limits_s.get(hook, TIME_LIMIT_S[hook])
@@ -65,7 +69,7 @@ class Source:
 def load() -> list[Plugin]:
     """Every plugin of every source; those that RDTOPS_DISABLED_PLUGINS (names, separated by commas) names are not
     executed."""
-    disabled = _disabled()
+    disabled, manager = _disabled(), _manager()
     found: list[Plugin] = []
     for source in sources():
         twin = next((p for p in found if p.name == source.name), None)
@@ -76,7 +80,7 @@ def load() -> list[Plugin]:
             found.append(Plugin(source.name, source.where, version=source.version,
                                 problem=f"a plugin of this name comes from {twin.source}"))
         else:
-            found.append(loaded(source))
+            found.append(loaded(source, manager))
     names = [p.name for p in found]
     return found + [Plugin(name, DISABLED, disabled=True, problem=f"there is no such plugin{nearest(name, names)}")
                     for name in sorted(disabled - set(names))]
@@ -96,9 +100,12 @@ def of_file(file: Path, version: str = "") -> Source:
     return Source(_name(file), str(file), version, lambda: _from_file(file))
 
 
-def loaded(source: Source) -> Plugin:
-    """The plugin of a source; one that cannot be used says why."""
-    outcome = bounded(lambda: _examined(source), LOAD_TIME_LIMIT_S)
+def loaded(source: Source, manager: pluggy.PluginManager | None = None) -> Plugin:
+    """Return the plugin of a source, registered with `manager`; one that cannot be used says why, and is not."""
+    outcome = bounded(source.get, LOAD_TIME_LIMIT_S)
+    if outcome.error is None:  # not in the same work: what is late must not register any more
+        module, into = outcome.value, manager or _manager()
+        outcome = bounded(lambda: _examined(source, module, into), LOAD_TIME_LIMIT_S)
     if outcome.error is not None:
         kind = "" if isinstance(outcome.error, PluginError) else f"{type(outcome.error).__name__}: "
         return Plugin(source.name, source.where, version=source.version, problem=f"{kind}{outcome.error}")
@@ -137,15 +144,19 @@ def _from_file(file: Path) -> Any:
     return module
 
 
-def _examined(source: Source) -> Plugin:
-    """Load it and hold all that it declares against what there is. Raises PluginError, or whatever its code raises."""
-    module = source.get()
+def _manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def _examined(source: Source, module: Any, manager: pluggy.PluginManager) -> Plugin:
+    """Hold all that it declares against what there is. Raises PluginError, or whatever its code raises."""
     _require_api(getattr(module, "API_VERSION", API_VERSION))
     lines = (getattr(module, "__doc__", None) or "").strip().splitlines()
-    ranks = _ranks(source.name, module)
     return Plugin(source.name, source.where, lines[0] if lines else "",
-                  str(getattr(module, "__version__", source.version)), tuple(h for h in HOOKS if h in ranks),
-                  options=_options(module), ranks=ranks, limits_s=_limits(module), module=module)
+                  str(getattr(module, "__version__", source.version)), options=_options(module),
+                  limits_s=_limits(module), hookimpls=_registered(source.name, module, manager), module=module)
 
 
 def _require_api(version: Any) -> None:
@@ -155,19 +166,23 @@ def _require_api(version: Any) -> None:
                           + ("it needs an update" if older else "update rdtops"))
 
 
-def _ranks(name: str, module: Any) -> dict[str, int]:
-    """The hooks a module implements, with their order. pluggy, in a manager of its own, checks names and arguments: a
-    misspelt hook is an error."""
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    manager.register(module, name)
-    manager.check_pending()
-    implemented = [impl for caller in manager.get_hookcallers(module) or () for impl in caller.get_hookimpls()]
-    if not implemented:
-        raise PluginError("it implements no hook; mark a function with @hookimpl")
-    if any(impl.wrapper or impl.hookwrapper for impl in implemented):
-        raise PluginError("it wraps a hook, but each plugin is called alone: there is nothing to wrap")
-    return {impl.function.__name__: impl.trylast - impl.tryfirst for impl in implemented}
+def _registered(name: str, module: Any, manager: pluggy.PluginManager) -> dict[str, HookImpl]:
+    """Register a module and return the hooks that it implements. pluggy checks names and arguments: a misspelt hook is
+    an error."""
+    try:
+        manager.register(module, name)
+        manager.check_pending()
+        found = {caller.name: impl for caller in manager.get_hookcallers(module) or ()
+                 for impl in caller.get_hookimpls() if impl.plugin is module}
+        if not found:
+            raise PluginError("it implements no hook; mark a function with @hookimpl")
+        if any(impl.wrapper or impl.hookwrapper for impl in found.values()):
+            raise PluginError("it wraps a hook, but each plugin is called alone: there is nothing to wrap")
+    except BaseException:
+        if manager.has_plugin(name):
+            manager.unregister(name=name)  # else the next plugin would be told of this one's fault
+        raise
+    return found
 
 
 def _options(module: Any) -> Mapping[str, Option]:

@@ -1,7 +1,7 @@
 """The plugins at work: each hook of each is called alone, in bounded time, with its own options.
 
-pluggy holds the hook specifications and checks names and arguments; the calls are ours, because one raising plugin
-makes a plain pluggy call lose everybody's results without saying whose fault it was.
+pluggy checked their hooks when they were loaded (discovery); the calls are ours, because one raising plugin makes a
+plain pluggy call lose everybody's results without saying whose fault it was.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pluggy
-
-from rdtops import hookspecs
 from rdtops.checks import CheckResult, Status
 from rdtops.contract.config import nearest
 from rdtops.errors import ConfigError, PluginError, PluginTimeout, RdtopsError
@@ -63,7 +60,8 @@ class Registry:
 
     def with_hook(self, hook: str) -> tuple[Plugin, ...]:
         """In the order of their calls: tryfirst, the others as they were found, trylast."""
-        return tuple(sorted((p for p in self.loaded if hook in p.hooks), key=lambda p: p.ranks.get(hook, 0)))
+        found = [(p.hookimpls[hook], p) for p in self.loaded if hook in p.hookimpls]
+        return tuple(p for impl, p in sorted(found, key=lambda pair: pair[0].trylast - pair[0].tryfirst))
 
     def call(self, hook: str, host: Host, **arguments: Any) -> Iterator[Call]:
         """Call `hook` of each plugin that has it. Yields as they end; never raises for a plugin."""
@@ -121,18 +119,15 @@ def _called(plugin: Plugin, hook: str, host: Host, arguments: Mapping[str, Any])
         options = options_of(plugin, host)
     except ConfigError as error:
         return Call(plugin.name, None, 0.0, error)
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    manager.register(plugin.module, plugin.name)
-    outcome = bounded(lambda: getattr(manager.hook, hook)(host=host, options=options, **arguments),
+    impl, given = plugin.hookimpls[hook], {"host": host, "options": options, **arguments}
+    outcome = bounded(lambda: impl.function(**{name: given[name] for name in impl.argnames}),
                       options[TIME_LIMIT] or plugin.limit_s(hook))
     problem = outcome.error
     if isinstance(problem, PluginTimeout):
         problem = PluginTimeout(f"{plugin.name} was {problem.message} in {hook}; what it began goes on until this "
                                 "command ends",
                                 remedy=f"{TIME_LIMIT} under [{options_table(host, plugin.name)}] gives it longer")
-    values = outcome.value or [None]  # pluggy leaves out those that returned None
-    return Call(plugin.name, values[0], outcome.seconds, problem)
+    return Call(plugin.name, outcome.value, outcome.seconds, problem)
 
 
 def _findings(call: Call) -> list[CheckResult]:

@@ -128,7 +128,7 @@ def judge_runs(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
                                f"inv status --host {host} --all")
         return
     found: list[RunView] = answer.value
-    twin = admission.twin_of(subject.spec, found)
+    twin = admission.duplicate_of(subject.spec, found)
     if twin and twin.state is RunState.RUNNING:
         yield CheckResult.ok("runs", f"{twin.run_id} is this very training and runs (step {twin.step} of "
                                      f"{twin.max_steps}): `inv train` starts no other")
@@ -176,7 +176,7 @@ def judge_lease(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
                                f"inv status --host {host} --all")
         return
     holders, note = answer.value.holders, answer.value.note
-    twin = admission.twin_of(subject.spec, answers["runs"].value or [])
+    twin = admission.duplicate_of(subject.spec, answers["runs"].value or [])
     others = [h for h in holders if twin is None or h.get("run_id") != twin.run_id]
     if others:
         summary, remedy = detached.in_the_way(host, others)

@@ -31,17 +31,27 @@ class Line:
 
 def curves(lines: Sequence[Line], *, marks: Sequence[tuple[float, str]] = (), unit: str = "") -> Markup:
     """Draw curves; `marks` are vertical lines at a step, with their words. '' when there is nothing to draw."""
+    chart = _chart(lines, marks, unit)
+    return _drawn("curves", chart) if chart else Markup("")
+
+
+def picture(lines: Sequence[Line], title: str, *, marks: Sequence[tuple[float, str]] = (), unit: str = "") -> str:
+    """The same as an SVG file of its own, with its title; one that says so when there is nothing to draw."""
+    return TEMPLATES.get_template("curve.svg").render(title=title, chart=_chart(lines, marks, unit))
+
+
+def _chart(lines: Sequence[Line], marks: Sequence[tuple[float, str]], unit: str) -> dict[str, Any]:
     drawn = [Line(c.name, [p for p in map(_drawable, c.points) if p], c.css_class, c.dots) for c in lines]
     drawn = [c for c in drawn if c.points]
     if not drawn:
-        return Markup("")
+        return {}
     axes = _Axes(Scale.of([c.points for c in drawn]))
-    return _drawn("curves", {
+    return {
         "width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM,
         "value_ticks": _value_ticks(axes), "step_ticks": _step_ticks(axes),
         "marks": [{"x": f"{axes.x(step):.1f}", "words": words} for step, words in marks if abs(step) <= LARGEST_STEP],
         "curves": [_curve(axes, curve) for curve in drawn],
-        "unit": unit + (", logarithmic" if axes.scale.logarithmic else "")})
+        "unit": unit + (", logarithmic" if axes.scale.logarithmic else "")}
 
 
 def intervals(tallies: Sequence[Tally]) -> Markup:

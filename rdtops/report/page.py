@@ -19,6 +19,7 @@ from rdtops.contract.run import Checkpoint, RunState
 from rdtops.contract.tally import tallies
 from rdtops.hostlib import fields, files
 from rdtops.hostlib.names import CheckpointName
+from rdtops.report import curve
 from rdtops.report.chart import Line, curves, intervals
 from rdtops.report.folder import Evaluated, RunFolder
 from rdtops.report.templates import TEMPLATES
@@ -77,10 +78,7 @@ def _failure(run: RunFolder) -> str:
 
 
 def _curves(story: Story) -> dict[str, Markup]:
-    marks = [(c.step, f"{c.name}, {size(c.size_bytes)}") for c in story.checkpoints.values()]
-    return {"loss": curves([Line("each recorded step", story.loss, "raw"),
-                            Line("running mean", smoothed(story.loss), "loss"),
-                            Line("validation", story.heldout, "heldout", dots=True)], marks=marks, unit="loss"),
+    return {"loss": curves(curve.lines(story), marks=curve.marks(story), unit="loss"),
             "speed": curves([Line("samples/s", story.speed, "speed")], unit="samples/s"),
             "learning_rate": curves([Line("learning rate", story.learning_rate, "loss")], unit="learning rate")}
 

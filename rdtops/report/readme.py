@@ -19,7 +19,8 @@ FILES = {
     "journal.jsonl": "what happened, one event a line", "metrics.jsonl": "the numbers of each told step",
     "train.log": "what the trainer said", "statistics.json": "of the dataset, with the MD5 of each file",
     "checks.json": "what inv check said at the launch", "launch.sh": "what was started",
-    "loss.png": "the loss curve", "eval": "evaluations: reports, trials, videos",
+    "loss.svg": "the loss curve", "loss.png": "the same for programs that show no SVG (with the extra `plots`)",
+    "eval": "evaluations: reports, trials, videos",
     "checkpoints": "each with its manifest.json: size and MD5 of every file"}
 
 

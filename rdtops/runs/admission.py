@@ -1,7 +1,7 @@
-"""Admission: whether what is wished runs already, and how exactly one training of it begins.
+"""Admission: whether what is requested runs already, and how exactly one training of it begins.
 
-Two wishes are the same when settings, code and assets are. Typed again after a laptop died, a wish finds the run that
-it made before; the host decides that under a lock (launch_on_host), so that two laptops get one training as well.
+Two requests are the same when settings, code and assets are. Typed again after a laptop died, a request finds the run
+that it made before; the host decides that under a lock (launch_on_host), so that two laptops get one training as well.
 """
 
 from __future__ import annotations
@@ -23,39 +23,41 @@ from rdtops.ssh.connection import Connection
 _PATIENCE_S = 120.0  # for another launch of the workspace, and for this one
 
 
-def twin_of(spec: RunSpec, found: Sequence[RunView]) -> RunView | None:
-    """The newest run that has not ended and was asked for with the same settings, code and assets."""
-    alike = [r for r in found if r.spec and not r.state.ended and _is_run(r) and wish_of(r.spec) == wish_of(spec)]
+def duplicate_of(spec: RunSpec, found: Sequence[RunView]) -> RunView | None:
+    """Return the newest run that has not ended and was requested with the same settings, code and assets."""
+    key = request_key(spec)
+    alike = [r for r in found if r.spec and not r.state.ended and _is_run(r) and request_key(r.spec) == key]
     return alike[-1] if alike else None
 
 
-def find_twin(connection: Connection, spec: RunSpec) -> RunView | None:
+def find_duplicate(connection: Connection, spec: RunSpec) -> RunView | None:
     """The same, asked of the host."""
-    return twin_of(spec, overview.list_runs(connection))
+    return duplicate_of(spec, overview.list_runs(connection))
 
 
 def admit(connection: Connection, spec: RunSpec, *, again: bool = False) -> tuple[RunSpec, Submitted]:
-    """Make one training of `spec` run on the host, begun now or before. `again` begins another one beside a twin.
+    """Make one training of `spec` run on the host, begun now or before. `again` begins another one beside a duplicate.
 
     Raises RunError naming who holds what it needs, or why it did not begin."""
-    for _ in range(3):  # a twin may end while we look
+    for _ in range(3):  # a duplicate may end while we look
         answer = _asked(connection, spec, again)
         if answer.get("launcher"):
             return spec, Submitted(str(answer["launcher"]), note=str(answer["note"]))
         if "launcher" in answer:  # all is made ready
             return spec, jobs.submit(connection, spec)
-        if "twin" not in answer:
+        if "duplicate" not in answer:
             raise refusal(connection.host.name, spec, answer)
-        spec = replace(spec, run_id=answers.run_id(connection.host.name, answer["twin"]))
+        spec = replace(spec, run_id=answers.run_id(connection.host.name, answer["duplicate"]))
         if answer["state"] == "running":
             return spec, Submitted("", already=True)
     raise RunError(f"{connection.host.name}: {spec.run_id} is prepared and does not begin",
                    remedy=f"inv status --host {connection.host.name} --all")
 
 
-def wish_of(spec: RunSpec) -> dict[str, Any]:
-    """What makes two runs the same training: the keys and values that their config.json share."""
-    return {"train_digest": spec.train.digest, "release": spec.release, "assets": dict(spec.assets)}
+def request_key(spec: RunSpec) -> dict[str, Any]:
+    """Return what makes two runs the same training, by the rule of the host."""
+    return training_starter.request_key({"train_digest": spec.train.digest, "snapshot": spec.snapshot,
+                                       "assets": dict(spec.assets)})
 
 
 def refusal(host: str, spec: RunSpec, answer: dict[str, Any]) -> RunError:
@@ -73,7 +75,7 @@ def _asked(connection: Connection, spec: RunSpec, again: bool) -> dict[str, Any]
     host = connection.host
     answer: dict[str, Any] = connection.call(training_starter, {
         "op": "train", "workspace": spec.workspace, "run_id": spec.run_id, "release": spec.release,
-        "wish": wish_of(spec), "again": again,
+        "key": request_key(spec), "again": again,
         "files": launch.files(host, spec), "secrets": secrets.for_the_host(spec.workspace, host),
         "start": detached.start(jobs.job_of(spec), launchers.traits(host).detaches_with)}, timeout_s=_PATIENCE_S)
     return answer

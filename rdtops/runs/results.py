@@ -5,35 +5,28 @@ It needs nothing of the run's release: a run of an old one comes home as well.
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import Checkpoint, checkpoint_called, chosen
 from rdtops.errors import DigestMismatch, RunError
 from rdtops.hostlib import files, manifest, names
 from rdtops.hostlib.names import BadName, EvaluationName, RelativePath
 from rdtops.runs import overview
 from rdtops.runs.overview import RunView
-from rdtops.runs.story import POINTS, Story, smoothed
 from rdtops.ssh.command import quoted
 from rdtops.ssh.connection import Connection
 from rdtops.transfer.transfer import Progress, download, plan_download
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 RUN_FILES = ("config.json", "overrides.json", "launch.sh", "journal.jsonl", "train.log", "exit", "statistics.json",
              "metrics.jsonl", "checks.json")
+SVG: Final = "loss.svg"  # drawn of them (report.curve)
+PNG: Final = "loss.png"
 EVALUATION_FILES = ("eval.json", "report.json", "trials.jsonl", "eval.log", "*.mp4")
-CURVE: Final = "loss.png"
 
 
 @dataclass(frozen=True)
@@ -52,7 +45,8 @@ class Fetched:
 
     @property
     def curve(self) -> Path:
-        return self.folder / CURVE
+        """loss.png where there is one, which needs the extra `plots`."""
+        return self.folder / PNG if (self.folder / PNG).exists() else self.folder / SVG
 
     @property
     def report(self) -> Path:
@@ -79,10 +73,8 @@ def fetch(connection: Connection, run: RunView, into: Path, *, which: str = "lat
     plans = [plan_download(connection, remote, folder, files=[*_run_files(connection, remote), *evaluations])]
     plans += [plan_download(connection, c.path, folder / "checkpoints" / c.name) for c in chosen]
     outcomes = [download(connection, p, None if progress is None else lambda x: progress("results", x)) for p in plans]
-    for checkpoint in chosen:
-        _verify(folder / "checkpoints" / checkpoint.name, checkpoint)
-    if outcomes[0].sent_files or not (folder / CURVE).exists():
-        draw_curve(Journal(folder / "journal.jsonl").events(steps=POINTS), folder / CURVE, run.run_id)
+    for checkpoint, outcome in zip(chosen, outcomes[1:], strict=True):
+        _verify(folder / "checkpoints" / checkpoint.name, checkpoint, outcome.md5s)
     files.write_whole(folder / "run.json", json.dumps(run.to_json(), indent=1) + "\n")
     return Fetched(run.host, run, folder, tuple(chosen), sum(len(p.items) for p in plans),
                    sum(o.sent_files for o in outcomes), sum(o.sent_bytes for o in outcomes),
@@ -135,55 +127,12 @@ def _evaluation_files(connection: Connection, root: str) -> Iterator[tuple[Relat
                 yield path, names.evaluation_name(rest.partition("/")[0])
 
 
-def draw_curve(events: Iterable[Event], path: Path, title: str) -> None:
-    """The loss over the steps as a PNG: each logged step, a running mean over a twentieth of them, and the loss on
-    held-out samples."""
-    story, picture = Story.from_events(events), io.BytesIO()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _place_for_fonts(path.parent):
-        _figure(story, title).savefig(picture, dpi=120, format="png")
-    files.write_whole(path, picture.getvalue())  # a half picture would stay: it is drawn anew only after news
-
-
-def _figure(story: Story, title: str) -> Figure:
-    from matplotlib.figure import Figure  # half a second; only who draws pays it
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    if story.loss:
-        window = max(1, len(story.loss) // 20)
-        axes.plot(*zip(*story.loss, strict=True), linewidth=0.8, alpha=0.4, label="loss")
-        axes.plot(*zip(*smoothed(story.loss), strict=True), linewidth=2,
-                  label=f"mean of {window}" if window > 1 else "loss")
-        if story.heldout:
-            axes.plot(*zip(*story.heldout, strict=True), marker="o", label="held out, average")
-        axes.set_ylim(bottom=0)
-    if story.checkpoints:
-        axes.vlines([c.step for c in story.checkpoints.values()], 0, 1, transform=axes.get_xaxis_transform(),
-                    linestyles=":", colors="gray", linewidths=0.8, label="checkpoint")
-    axes.set(xlabel="optimiser step", ylabel="loss", title=title)
-    if story.loss:
-        axes.legend()
-    return figure
-
-
-@contextmanager
-def _place_for_fonts(folder: Path) -> Iterator[None]:
-    """Matplotlib remembers fonts in the home, else in the temporary folder. Where that has no room, a passing one
-    beside the picture will do."""
-    with ExitStack() as passing:
-        try:
-            tempfile.TemporaryFile().close()
-        except OSError:
-            made = passing.enter_context(tempfile.TemporaryDirectory(prefix=".fonts-", dir=folder))
-            os.environ.setdefault("MPLCONFIGDIR", made)
-        yield
-
-
-def _verify(folder: Path, checkpoint: Checkpoint) -> None:
-    """Every byte against the manifest that the trainer wrote, which we know by its digest."""
+def _verify(folder: Path, checkpoint: Checkpoint, md5s: Mapping[str, str]) -> None:
+    """Compare `md5s`, which the transfer found when each byte was written here, with the manifest that the trainer
+    wrote, which we know by its digest. Raises DigestMismatch."""
     sealed = manifest.read(folder)
-    wrong = ["manifest.json"] if sealed is None else manifest.differences(folder, sealed)
+    wrong = ["manifest.json"] if sealed is None else [f"{file.path}: MD5 differs" for file in sealed.files
+                                                      if md5s.get(file.path) != file.md5]
     if sealed is not None and sealed.digest != checkpoint.digest:
         wrong.append("manifest.json is another one than the host's")
     if wrong:

@@ -98,7 +98,7 @@ def load(plugin: str | Path | ModuleType) -> Plugin:
 
 def _source(plugin: str | Path | ModuleType) -> Source:
     if isinstance(plugin, ModuleType):
-        return Source(plugin.__name__, str(plugin.__file__), "", lambda: plugin)
+        return Source(plugin.__name__, getattr(plugin, "__file__", None) or plugin.__name__, "", lambda: plugin)
     file = Path(plugin)
     if file.suffix == ".py":
         return discovery.of_file(file)

@@ -49,7 +49,7 @@ class Outcome:
     skipped_files: int
     seconds: float
     copied_files: int = 0
-    md5s: Mapping[str, str] = field(default_factory=dict)  # of the files that are new on the target, by path
+    md5s: Mapping[str, str] = field(default_factory=dict)  # of every file that lies at the target now, by path
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _take_small(wire: Wire, target: Target, items: Iterable[Item]) -> None:
 def commit(connection: Way, plan: Plan, outcome: Outcome, final: str) -> None:
     """Give the complete target of an upload its final name, in one rename after its files were checked."""
     final = connection.absolute(final)
-    rows = [{"path": i.path, "size_bytes": i.size_bytes, "md5": outcome.md5s.get(i.path, i.md5)}
+    rows = [{"path": i.path, "size_bytes": i.size_bytes, "md5": outcome.md5s[i.path]}
             for i in plan.items if i.entry.kind == "file"]
     request = {"do": "commit", "folder": plan.target, "final": final, "files": rows, "cache": CACHE}
     with session(connection, plan.target, request) as wire:
@@ -330,7 +330,7 @@ class _Tally:
         self._open = {i.entry.path: i for i in plan.to_do}
         self._sent: dict[str, str] = {}  # MD5 of what the host has yet to confirm
         self._ready = False
-        self._md5s: dict[str, str] = {}
+        self._md5s = {i.path: i.md5 for i in plan.items if i.action == "skip"}
         self._bytes_total = sum(i.size_bytes for i in plan.to_do)
         self._bytes_done = 0
 

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rdtops import report as pages
+from rdtops.contract.journal import Journal
 from rdtops.errors import DiskFull, RemoteError, RunError, TransferError, UsageError
+from rdtops.report import curve
 from rdtops.runs import overview, results, watch
 from rdtops.runs.overview import RunView
+from rdtops.runs.story import POINTS, Story
 from rdtops.ssh.connection import Connection
 from rdtops.views.results import FetchOutput, ReportOutput
 from rdtops.workflows.session import HostSession
@@ -53,6 +56,9 @@ def report_here(folder: str) -> Iterator[ReportOutput]:
 def _fetched(session: HostSession, connection: Connection, run: RunView, which: str, into: Path) -> results.Fetched:
     watch.catch_up(connection, session.registry, run, session.say)
     fetched = results.fetch(connection, run, into, which=which, progress=session.progress)
+    if not (fetched.nothing_new and curve.is_drawn(fetched.folder)):
+        events = Journal(fetched.folder / "journal.jsonl").events(steps=POINTS)
+        curve.draw(Story.from_events(events), fetched.folder, run.run_id)
     try:
         pages.describe(fetched.folder)
     except UsageError as error:  # the files are here; a run without a readable config.json has nothing to describe

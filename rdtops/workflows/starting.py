@@ -56,7 +56,7 @@ def rollback(session: HostSession, *, to: str) -> Iterator[RollbackOutput]:
 def check(session: HostSession, *, request: Wish) -> Iterator[CheckOutput]:
     prepared = session.prepare(request)
     report = session.report(prepared, again=True)
-    duplicate = None if report.passed else admission.find_twin(session.connect(), prepared.spec)
+    duplicate = None if report.passed else admission.find_duplicate(session.connect(), prepared.spec)
     yield CheckOutput(training.excused(report, duplicate))
 
 
@@ -88,7 +88,7 @@ def _dry_run(host: Host, spec: RunSpec | EvalSpec, files: dict[str, str]) -> Dry
 def _launched(session: HostSession, prepared: Prepared, run: RunView | None, *, again: bool) -> Launched:
     """Return what runs after this: `run` resumed, the duplicate of the request, or a new one."""
     connection = session.connect()
-    duplicate = run if run or again else admission.find_twin(connection, prepared.spec)
+    duplicate = run if run or again else admission.find_duplicate(connection, prepared.spec)
     if duplicate and duplicate.state is RunState.RUNNING:
         return training.adopted(connection, duplicate)
     if duplicate and not run:  # prepared, and then the laptop or the host died

@@ -53,17 +53,18 @@ def train(connection: Connection, registry: Registry, spec: RunSpec, local: Mapp
     return jobs.launched(connection, *admission.admit(connection, spec, again=again))
 
 
-def adopted(connection: Connection, twin: RunView) -> Launched:
+def adopted(connection: Connection, duplicate: RunView) -> Launched:
     """Return the training that the same command began before and that is running."""
-    assert twin.spec
-    return jobs.launched(connection, twin.spec, Submitted("", already=True))
+    assert duplicate.spec
+    return jobs.launched(connection, duplicate.spec, Submitted("", already=True))
 
 
-def excused(report: Report, twin: RunView | None) -> Report:
+def excused(report: Report, duplicate: RunView | None) -> Report:
     """The report of a training that is running: it has the GPUs and the disk that it found free."""
-    if twin is None or twin.state is not RunState.RUNNING:
+    if duplicate is None or duplicate.state is not RunState.RUNNING:
         return report
-    results = [replace(r, status=Status.WARN, summary=f"{r.summary} (while {twin.run_id}, this very training, runs)")
+    while_it_runs = f"(while {duplicate.run_id}, the same training, runs)"
+    results = [replace(r, status=Status.WARN, summary=f"{r.summary} {while_it_runs}")
                if r.status is Status.FAIL else r for r in report.results]
     return replace(report, results=tuple(results))
 
@@ -74,7 +75,7 @@ def resumed_spec(run: RunView, fresh: RunSpec, settings: tuple[str, ...]) -> Run
         raise RunError(f"{run.host}: the config.json of {run.run_id} cannot be read, so it cannot be resumed")
     spec = replace(run.spec, release=fresh.release, snapshot=fresh.snapshot, assets=fresh.assets,
                    train=override(run.spec.train, settings))
-    if run.state is RunState.RUNNING and admission.wish_of(spec) != admission.wish_of(run.spec):
+    if run.state is RunState.RUNNING and admission.request_key(spec) != admission.request_key(run.spec):
         raise RunError(f"{run.host}: {run.run_id} is running, with other settings, code or data",
                        remedy=f"inv stop --host {run.host} --run {run.run_id}   # then resume it with these")
     return spec

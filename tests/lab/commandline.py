@@ -29,23 +29,24 @@ class Done:
 
 
 class CommandLine:
-    """Runs `inv LINE` in this repository with `folder` for everything it writes on the laptop."""
+    """Runs `inv LINE` in `root`, this repository or a copy, with `folder` for everything it writes on the laptop."""
 
-    def __init__(self, folder: Path, hosts: Path) -> None:
+    def __init__(self, folder: Path, hosts: Path, root: Path = ROOT) -> None:
         self.folder = folder
+        self.root = root
         self.results = folder / "results"
         self.env = {**os.environ, "RDTOPS_HOSTS": str(hosts), "RDTOPS_STATE": str(folder / "state"), "COLUMNS": "160",
                     "XDG_CONFIG_HOME": str(folder / "config"), "RDTOPS_SSH_CONFIG": str(folder / "ssh_config")}
 
     def __call__(self, line: str, *, timeout_s: float = 120, **env: str) -> Done:
-        done = subprocess.run([sys.executable, "-m", "invoke", *line.split()], cwd=ROOT, env={**self.env, **env},
+        done = subprocess.run([sys.executable, "-m", "invoke", *line.split()], cwd=self.root, env={**self.env, **env},
                               capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL)
         assert "Traceback" not in done.stderr, done.stderr
         return Done(line, done.returncode, done.stdout, done.stderr)
 
     def started(self, line: str) -> subprocess.Popen[str]:
         """The same, running; whoever started it ends it."""
-        return subprocess.Popen([sys.executable, "-m", "invoke", *line.split()], cwd=ROOT, env=self.env, text=True,
+        return subprocess.Popen([sys.executable, "-m", "invoke", *line.split()], cwd=self.root, env=self.env, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
 
     def good(self, line: str, **options: Any) -> Done:

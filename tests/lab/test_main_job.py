@@ -183,6 +183,8 @@ def test_the_results_come_home_and_have_the_digests_of_the_host(job, inv, worksp
     assert manifest.scan(home / checkpoint) == manifest.scan(there / checkpoint)
     assert manifest.differences(home / checkpoint, manifest.read(there / checkpoint)) == []
     assert (home / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "each told step" in (home / "loss.svg").read_text()
+    assert fetched["loss_curve"] == str(home / "loss.png")
     again = inv.good(f"fetch-results --host lab --into {inv.results}")
     assert "nothing to transfer" in again.out
 

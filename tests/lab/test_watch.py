@@ -86,7 +86,7 @@ def test_each_finished_evaluation_fires_once_and_in_its_place(connection, journa
         return {"rate": evaluation.successes / evaluation.trials}
 
     module.after_eval = after_eval
-    plugins = (plugin("c", seen), Plugin("e", "test", hooks=("after_eval",), module=module))
+    plugins = (plugin("c", seen), load(module))
     checkpoint(journal, 10)
     evaluated(journal, FIRST, "digest-a")
     checkpoint(journal, 20)
@@ -146,7 +146,7 @@ def told_of_ends(name: str, seen: list[tuple[str, int]], fails: bool = False) ->
         return {"told": end.error}
 
     module.after_run = after_run
-    return Plugin(name, "test", hooks=("after_run",), module=module)
+    return load(module)
 
 
 def ends(journal: Journal, code: int) -> None:
@@ -212,7 +212,7 @@ def test_a_plugin_that_answers_nonsense_of_a_checkpoint_is_named(connection, jou
 
     module.after_checkpoint = after_checkpoint
     checkpoint(journal, 10)
-    (said,) = catch_up(connection, Plugin("odd", "test", hooks=("after_checkpoint",), module=module))
+    (said,) = catch_up(connection, load(module))
     assert said.error == "answered 42, not a mapping"
 
 

@@ -15,6 +15,7 @@ from rdtops.plugging.registry import Plugin, Registry
 from rdtops.runs import overview, watch
 from rdtops.runs.records import HookRecord, RunRecords
 from rdtops.ssh.connection import Connection
+from rdtops.testing import load
 from tests.lab.commandline import CommandLine
 from tests.lab.watched import RUN, Alive, catch_up, checkpoint, plugin, wait_until
 
@@ -94,7 +95,7 @@ def slow(seen: list[int]) -> Plugin:
         seen.append(checkpoint.step)
 
     module.after_checkpoint = after_checkpoint
-    return Plugin("slow", "test", hooks=("after_checkpoint",), module=module)
+    return load(module)
 
 
 def test_two_commands_on_one_laptop_do_not_act_upon_the_same_checkpoint(connection, journal):

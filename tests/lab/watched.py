@@ -19,6 +19,7 @@ from rdtops.plugging.registry import Plugin, Registry
 from rdtops.runs import overview, watch
 from rdtops.runs.records import HookRecord
 from rdtops.ssh.connection import Connection
+from rdtops.testing import load
 
 RUN = "20260101-000000-watched-0001"
 
@@ -82,7 +83,7 @@ def plugin(name: str, seen: list[tuple[str, int]], fails_at: int = 0) -> Plugin:
         return {"step": checkpoint.step}
 
     module.after_checkpoint = after_checkpoint
-    return Plugin(name, "test", hooks=("after_checkpoint",), module=module)
+    return load(module)
 
 
 def catch_up(connection: Connection, *plugins: Plugin) -> list[HookRecord]:

@@ -28,11 +28,13 @@ from rdtops.errors import ConfigError, RunError, UsageError
 from rdtops.hostlib import digests
 from rdtops.on_host import checkpoint_verifier, release_keeper, run_reporter, training_starter
 from rdtops.porter.file_digests import Digests
-from rdtops.report import page, readme
+from rdtops.report import curve, page, readme
 from rdtops.report.folder import RunFolder
-from rdtops.runs import evaluations, overview, records, results
+from rdtops.runs import evaluations, overview, records
 from rdtops.runs.poller import Cursor
 from rdtops.runs.records import HookRecord, RunRecords
+from rdtops.runs.results import PNG, SVG
+from rdtops.runs.story import Story
 from rdtops.supervisor import evidence_on_host
 from tests.ops import broken
 from tests.ops.broken import GOOD, HOST, OLD, RELEASE
@@ -48,7 +50,7 @@ RUN = ("config.json", "journal.jsonl", "train.log", "exit", "process", "supervis
        *(f"eval/{{evaluation}}/{name}" for name in (
            "eval.json", "report.json", "trials.jsonl", "eval.log", "exit", "process", "stop", "lock")))
 WORKSPACE = (".deployed", ".rolled-back", "releases/{release}/snapshot.json")
-FETCHED = ("run.json", "report.html", "README.md", "loss.png", *RUN)
+FETCHED = ("run.json", "report.html", "README.md", "loss.svg", "loss.png", *RUN)
 STATE = ("last_host", *(f"runs/{{host}}/{{run}}/{name}" for name in ("cursor", "start", "hooks.jsonl", "lock")))
 CACHE = ("digests.jsonl",)  # of either machine
 
@@ -118,7 +120,8 @@ def seen(workspace: Path) -> dict[str, object]:
         found.append(diagnosis.diagnose(Evidence.of(HOST, {**why["facts"], "now_s": 0.0, "disk_free_bytes": 1 << 40,
                                                            "disk_free_inodes": 9})))
         found.append([event.kind for event in Journal(spec.paths.journal).events(steps=10)])
-    assert training_starter.twin_of(str(workspace / "runs"), {"run_id": "another"}, "new", again=False) is None
+    another = {"train_digest": "another"}
+    assert training_starter.duplicate_of(str(workspace / "runs"), another, "new", again=False) is None
     each["releases"] = told(release_keeper.listed(where))
     return each
 
@@ -188,9 +191,10 @@ def test_a_fetched_run_with_a_broken_file_has_its_report(workspace, folder, file
 def test_a_curve_is_drawn_of_what_a_broken_journal_still_tells(workspace, tmp_path):
     for way in WAYS:
         with broken_in(place(workspace, "journal.jsonl"), way):
-            events = Journal(place(workspace, "journal.jsonl")).events(steps=10)
-            results.draw_curve(events, tmp_path / f"{way}.png", OLD)
-        assert (tmp_path / f"{way}.png").read_bytes().startswith(b"\x89PNG")
+            (tmp_path / way).mkdir()
+            curve.draw(Story.from_events(Journal(place(workspace, "journal.jsonl")).events(steps=10)), tmp_path / way, OLD)
+        assert (tmp_path / way / PNG).read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / way / SVG).read_text().rstrip().endswith("</svg>")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -255,12 +259,12 @@ def test_a_home_without_room_costs_a_warning_and_nothing_else(monkeypatch):
 
 def test_a_curve_is_drawn_where_matplotlib_finds_no_place_of_its_own(tmp_path):
     program = ("import sys, tempfile; tempfile.tempdir = '/dev/null/tmp'\n"
-               "from pathlib import Path; from rdtops.runs.results import draw_curve\n"
-               "draw_curve([], Path(sys.argv[1]), 'a run')")
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "loss.png")], text=True, check=False,
+               "from pathlib import Path; from rdtops.report import curve; from rdtops.runs.story import Story\n"
+               "curve.draw(Story(), Path(sys.argv[1]), 'a run')")
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], text=True, check=False,
                           capture_output=True, env={"HOME": "/dev/null", "PYTHONPATH": os.pathsep.join(sys.path)})
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["loss.png", "loss.svg"]
 
 
 def test_a_run_whose_config_cannot_be_read_is_unknown_and_says_why(workspace):

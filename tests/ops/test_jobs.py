@@ -8,7 +8,7 @@ from rdtops.contract.run import RunState
 from rdtops.errors import ConfigError
 from rdtops.hookspecs import hookimpl
 from rdtops.launcher import Cause, JobState, Launcher, Phase, Submitted, Traits
-from rdtops.plugging.registry import Plugin, Registry
+from rdtops.plugging.registry import Registry
 from rdtops.runs import jobs, launchers, why
 from rdtops.runs.jobs import Launched
 from rdtops.testing import load, make_host
@@ -117,9 +117,8 @@ def test_an_unknown_launcher_names_the_nearest_and_what_is_wrong_with_plugins():
 
     module = types.ModuleType("pbs")
     module.register_launchers = register_launchers
-    broken = Plugin("pbs", "test", hooks=("register_launchers",), module=module)
     with pytest.raises(ConfigError, match="pbs: no licence"):
-        launchers.launcher(make_host(launcher="pbs"), Registry([broken]))
+        launchers.launcher(make_host(launcher="pbs"), Registry([load(module)]))
 
 
 def test_wrong_options_keep_a_launcher_from_starting_anything():

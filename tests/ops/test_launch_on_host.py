@@ -14,7 +14,9 @@ from rdtops.hostlib.processes import is_alive
 from rdtops.on_host import training_starter as there
 
 RUN = "20261126-101530-tiny-3fa9"
-WISH = {"train_digest": "d", "release": "/r", "assets": {}}
+KEY = {"train_digest": "d", "code": "0c0de000", "assets": {"dataset": "/d"}}
+CONFIG = {"train_digest": "d", "release": "/r/1a2b3c4d-0c0de000", "snapshot": "1a2b3c4d-0c0de000",
+          "assets": {"dataset": "/d"}, "host": "lab"}
 OTHER = [{"what": "GPU 0", "run_id": "another", "user": "ann", "since_s": 1.0}]
 BEGINS = 'echo "$$ $(cut -d" " -f22 /proc/$$/stat) $(cat /proc/sys/kernel/random/boot_id)" > process; sleep 5'
 IS_REFUSED = f"echo '{json.dumps(OTHER)}' > refused"
@@ -31,7 +33,7 @@ def asked(tmp_path):
         start = {"script": str(folder / "launch.sh"), "session": run_id, "tag": f"RDTOPS_RUN={run_id}",
                  "launcher": "setsid", "within_s": within_s}
         request = {"op": "train", "workspace": str(tmp_path), "run_id": run_id, "release": str(tmp_path / "release"),
-                   "wish": WISH, "again": again, "start": start, "secrets": None,
+                   "key": KEY, "again": again, "start": start, "secrets": None,
                    "files": {"config.json": config, "launch.sh": f"cd {folder} || exit 1\n{what}\n"}}
         done = subprocess.run([sys.executable, *program], input=json.dumps(request) + "\n", capture_output=True,
                               text=True, check=True)
@@ -58,20 +60,31 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(asked, tmp_path):
 
 
 def test_a_slow_script_is_left_in_peace_and_found_again(asked, tmp_path):
-    answer = asked(f"sleep 1; {BEGINS}", within_s=0.2, config=json.dumps(WISH))
+    answer = asked(f"sleep 1; {BEGINS}", within_s=0.2, config=json.dumps(CONFIG))
     assert answer["problem"] == "silent"
-    assert asked(BEGINS, "20261126-101531-tiny-aaaa") == {"twin": RUN, "state": "prepared"}
+    assert asked(BEGINS, "20261126-101531-tiny-aaaa") == {"duplicate": RUN, "state": "prepared"}
     process = tmp_path / "runs" / RUN / "process"
     end = time.monotonic() + 20
     while not is_alive(there.text_of(str(process))):
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert asked(BEGINS, "20261126-101532-tiny-bbbb") == {"twin": RUN, "state": "running"}
+    assert asked(BEGINS, "20261126-101532-tiny-bbbb") == {"duplicate": RUN, "state": "running"}
     assert runs(tmp_path) == [RUN]
 
 
+@pytest.mark.parametrize(("changed", "is_the_same"), [
+    ({"snapshot": "5e6f7a8b-dirty-0c0de000"}, True),  # committed since: the same code has another revision
+    ({"snapshot": "1a2b3c4d-ffffffff"}, False), ({"train_digest": "e"}, False), ({"assets": {"dataset": "/e"}}, False),
+    ({"snapshot": ["1a2b3c4d-0c0de000"]}, False), ({"snapshot": ""}, False)])
+def test_settings_code_and_assets_make_a_training_the_same(tmp_path, changed, is_the_same):
+    (tmp_path / RUN).mkdir()
+    (tmp_path / RUN / "config.json").write_text(json.dumps({**CONFIG, **changed}))
+    found = there.duplicate_of(str(tmp_path), KEY, "new", again=False)
+    assert found == ({"duplicate": RUN, "state": "prepared"} if is_the_same else None)
+
+
 def test_one_more_is_begun_when_it_is_wanted(asked, tmp_path):
-    assert asked(BEGINS, config=json.dumps(WISH))["launcher"] == "setsid"
+    assert asked(BEGINS, config=json.dumps(CONFIG))["launcher"] == "setsid"
     assert asked(BEGINS, "20261126-101531-tiny-aaaa", again=True)["launcher"] == "setsid"
     assert runs(tmp_path) == [RUN, "20261126-101531-tiny-aaaa"]
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,10 @@ from rdtops.contract.config import preset
 from rdtops.contract.run import RunSpec
 from rdtops.hostlib import liveness, processes
 from rdtops.on_host import detacher, run_reporter, training_starter
+from rdtops.runs.admission import request_key
 from rdtops.supervisor import evidence_on_host
 
 RUN = "20261128-101530-tiny-3fa9"
-WISH = {"release": "/w/releases/a"}
 # launch.sh -> supervisor -> rank, as a training has them; each leaves its name, and none ends with the one above it
 STARTS = """\
 import os, subprocess, sys, time
@@ -31,6 +32,8 @@ if rest:
 files.write_whole(os.path.join(folder, name), processes.name_of(os.getpid()))
 time.sleep(600)
 """
+SPEC = RunSpec(RUN, "lab", "2026-11-28T10:15:30Z", "/w", "/w/releases/a", "a", {}, preset("tiny"))
+KEY = request_key(SPEC)
 PARTS = ("process", "supervisor", "rank")
 
 
@@ -39,8 +42,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     """Of a run that has all its processes."""
     run = tmp_path / "runs" / RUN
     run.mkdir(parents=True)
-    spec = RunSpec(RUN, "lab", "2026-11-28T10:15:30Z", str(tmp_path), "/w/releases/a", "a", {}, preset("tiny"))
-    (run / "config.json").write_text(spec.to_json())
+    (run / "config.json").write_text(replace(SPEC, workspace=str(tmp_path)).to_json())
     program = tmp_path / "starts.py"
     program.write_text(STARTS)
     top = subprocess.Popen([sys.executable, str(program), str(run), *PARTS],
@@ -58,12 +60,12 @@ def answers(run: Path) -> dict[str, bool]:
     """What each of those who ask says, over the program that the host runs."""
     workspace = str(run.parents[1])
     (listed,) = run_reporter.list_runs(workspace)["runs"]
-    twin = training_starter.twin_of(str(run.parent), WISH, "20261128-101531-tiny-aaaa", again=False)
+    duplicate = training_starter.duplicate_of(str(run.parent), KEY, "20261128-101531-tiny-aaaa", again=False)
     return {
         "contract": liveness.read(str(run), f"{liveness.RUN}={RUN}").alive,
         "status": listed["alive"],
         "news": run_reporter.news(workspace, RUN, {})["run"]["alive"],
-        "launch": twin == {"twin": RUN, "state": "running"},
+        "launch": duplicate == {"duplicate": RUN, "state": "running"},
         "launcher": detacher.state(str(run), f"{liveness.RUN}={RUN}")["alive"],
         "why": evidence_on_host.facts(workspace, RUN)["alive"]}
 

@@ -4,6 +4,7 @@ import sys
 import textwrap
 import time
 
+import pluggy
 import pytest
 
 from rdtops.checks import Status
@@ -180,6 +181,28 @@ def test_a_wrapper_is_refused_because_there_is_nothing_to_wrap(folder):
           "def before_train():\n    return (yield)\n")
     (broken,) = registry.load().broken
     assert "nothing to wrap" in broken.problem
+
+
+def test_one_manager_is_made_whatever_is_called(folder, monkeypatch):
+    made = []
+
+    class Counted(pluggy.PluginManager):
+        def __init__(self, project):
+            super().__init__(project)
+            made.append(self)
+
+    monkeypatch.setattr(pluggy, "PluginManager", Counted)
+    write(folder, **CASES)
+    loaded = registry.load()
+    findings(loaded)
+    (manager,) = made
+    assert [name for name, _ in manager.list_name_plugin()] == [p.name for p in loaded.loaded]  # the refused are gone
+
+
+def test_a_hook_may_have_a_function_of_another_name(folder):
+    write(folder, named="from rdtops.api import CheckResult, hookimpl\n@hookimpl(specname='preflight_check')\n"
+          "def look(host):\n    return CheckResult.ok('named', host.name)\n")
+    assert preflight(registry.load())["named"].status is Status.OK
 
 
 def test_a_folder_can_be_a_plugin_and_tests_beside_it_are_none(folder):

@@ -1,0 +1,94 @@
+"""Curve: the loss of a run as a picture beside its report. loss.svg always, loss.png where matplotlib is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rdtops.hostlib import files
+from rdtops.report.chart import Line, picture
+from rdtops.runs.results import PNG, SVG
+from rdtops.runs.story import Story, smoothed
+from rdtops.views.words import size
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw(story: Story, folder: Path, title: str) -> None:
+    """Write the pictures: each logged step, a running mean over a twentieth of them, and the loss of held-out samples.
+    Each is written whole: a half one would stay, as they are drawn anew only after news."""
+    svg = picture(lines(story), title, marks=marks(story), unit="loss")
+    files.write_whole(folder / SVG, svg.encode("utf-8", "replace"))
+    if _has_matplotlib():
+        files.write_whole(folder / PNG, _png(story, folder, title))
+    else:
+        (folder / PNG).unlink(missing_ok=True)  # one of an earlier day would show another state
+
+
+def is_drawn(folder: Path) -> bool:
+    return (folder / SVG).exists() and (not _has_matplotlib() or (folder / PNG).exists())
+
+
+def lines(story: Story) -> list[Line]:
+    return [Line("each told step", story.loss, "raw"), Line("running mean", smoothed(story.loss), "loss"),
+            Line("held-out samples", story.heldout, "heldout", dots=True)]
+
+
+def marks(story: Story) -> list[tuple[float, str]]:
+    """A vertical line for each checkpoint, with its words."""
+    return [(c.step, f"{c.name}, {size(c.size_bytes)}") for c in story.checkpoints.values()]
+
+
+# --- matplotlib ---
+
+def _has_matplotlib() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def _png(story: Story, folder: Path, title: str) -> bytes:
+    content = io.BytesIO()
+    with _place_for_fonts(folder):
+        _figure(story, title).savefig(content, dpi=120, format="png")
+    return content.getvalue()
+
+
+def _figure(story: Story, title: str) -> Figure:
+    from matplotlib.figure import Figure  # half a second; only who draws pays it
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    if story.loss:
+        window = max(1, len(story.loss) // 20)
+        axes.plot(*zip(*story.loss, strict=True), linewidth=0.8, alpha=0.4, label="loss")
+        axes.plot(*zip(*smoothed(story.loss), strict=True), linewidth=2,
+                  label=f"mean of {window}" if window > 1 else "loss")
+        if story.heldout:
+            axes.plot(*zip(*story.heldout, strict=True), marker="o", label="held out, average")
+        axes.set_ylim(bottom=0)
+    if story.checkpoints:
+        axes.vlines([c.step for c in story.checkpoints.values()], 0, 1, transform=axes.get_xaxis_transform(),
+                    linestyles=":", colors="gray", linewidths=0.8, label="checkpoint")
+    axes.set(xlabel="optimiser step", ylabel="loss", title=title)
+    if story.loss:
+        axes.legend()
+    return figure
+
+
+@contextmanager
+def _place_for_fonts(folder: Path) -> Iterator[None]:
+    """Matplotlib remembers fonts in the home, else in the temporary folder. Where that has no room, a passing one
+    beside the picture will do."""
+    with ExitStack() as passing:
+        try:
+            tempfile.TemporaryFile().close()
+        except OSError:
+            made = passing.enter_context(tempfile.TemporaryDirectory(prefix=".fonts-", dir=folder))
+            os.environ.setdefault("MPLCONFIGDIR", made)
+        yield
