@@ -175,7 +175,7 @@ def end(find: Callable[[], Iterable[int]], *, first: Callable[[Sequence[Process]
     """End what `find` finds until it finds nothing: ask, wait, kill.
 
     Of those that are there, `first` are asked alone, have `grace_s` to save, and are killed. What started them then has
-    `leave_s` to follow by itself, and writes how they ended. Then all that is left is asked, has `leave_s`, and is killed.
+    `leave_s` to follow by itself, and writes how they ended. Then what is left is asked, has `leave_s`, and is killed.
     A process that was found once is ended even when `find` loses it: it leaves its namespace before it ends.
     """
     seen: dict[Process, None] = {}  # in the order they were found

@@ -192,7 +192,8 @@ def test_a_curve_is_drawn_of_what_a_broken_journal_still_tells(workspace, tmp_pa
     for way in WAYS:
         with broken_in(place(workspace, "journal.jsonl"), way):
             (tmp_path / way).mkdir()
-            curve.draw(Story.from_events(Journal(place(workspace, "journal.jsonl")).events(steps=10)), tmp_path / way, OLD)
+            events = Journal(place(workspace, "journal.jsonl")).events(steps=10)
+            curve.draw(Story.from_events(events), tmp_path / way, OLD)
         assert (tmp_path / way / PNG).read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / way / SVG).read_text().rstrip().endswith("</svg>")
 
