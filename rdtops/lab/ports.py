@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
 
 _BELOW_EPHEMERAL = range(20_000, 32_000)  # the kernel gives ports from 32768 to outgoing connections
+_WORKER, _WORKERS = "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"  # as pytest-xdist tells its workers: gw0, 4
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,20 @@ class Ports:
 
 def free_ports(count: int) -> list[int]:
     """Different ones, each of which nobody uses now."""
-    candidates = random.sample(_BELOW_EPHEMERAL, len(_BELOW_EPHEMERAL))
+    ours = _share(os.environ.get(_WORKER, ""), os.environ.get(_WORKERS, ""))
+    candidates = random.sample(ours, len(ours))
     return list(itertools.islice(filter(_is_free, candidates), count))
+
+
+def _share(worker: str, workers: str) -> range:
+    """Each worker of pytest-xdist has ports that no other one takes, also while a server of it is stopped.
+
+    >>> _share("gw1", "4"), _share("", "")
+    (range(20001, 32000, 4), range(20000, 32000))
+    """
+    if not worker:
+        return _BELOW_EPHEMERAL
+    return _BELOW_EPHEMERAL[int(worker.removeprefix("gw"))::int(workers)]
 
 
 def _is_free(port: int) -> bool:
