@@ -16,3 +16,9 @@ def pytest_runtest_makereport(item, call):
         report.outcome = "failed"
         report.longrepr = f"a lab test was skipped under CI=true: {report.longrepr}"
     return report
+
+
+def pytest_collection_modifyitems(config, items):
+    """Side by side the lab's files begin first: they take longest, and one that began last would be waited for."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("lab") is None)
