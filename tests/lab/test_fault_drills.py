@@ -16,15 +16,11 @@ CELLS = ("deploy lab killed within", "check lab frozen before", "watch lab-jump 
          "logs lab killed within")
 
 
-@pytest.fixture
-def assets(tiny_hosts: Path) -> dict[str, str]:
-    return {name: str(tiny_hosts.parent / name) for name in ("rdt-tiny", "t5-tiny", "siglip-tiny", "libero_tiny")}
-
-
-def test_a_link_that_breaks_is_named_and_what_was_typed_comes_right(assets: dict[str, str], tmp_path: Path) -> None:
+def test_a_link_that_breaks_is_named_and_what_was_typed_comes_right(
+        named_assets: dict[str, str], tmp_path: Path) -> None:
     said: list[str] = []
     with lab_in(tmp_path / "lab") as lab:
-        drilled = drill_network(lab, tmp_path, assets, said.append, only=",".join(CELLS),
+        drilled = drill_network(lab, tmp_path, named_assets, said.append, only=",".join(CELLS),
                                 settings="connect_timeout_s = 4")
     assert drilled.problems == ()
     assert [f"{cell.phase} {cell.fault} {cell.when}" for cell in drilled.rows] == list(CELLS)
@@ -32,9 +28,9 @@ def test_a_link_that_breaks_is_named_and_what_was_typed_comes_right(assets: dict
     assert drilled.rows[-1].back_s < 30
 
 
-def test_a_full_disk_is_named_and_with_room_again_all_comes_right(assets: dict[str, str], tmp_path: Path) -> None:
+def test_a_full_disk_is_named_and_with_room_again_all_comes_right(named_assets: dict[str, str], tmp_path: Path) -> None:
     said: list[str] = []
-    drilled = drill_disk(tmp_path, assets, said.append, only=f"{END},{CODE}")
+    drilled = drill_disk(tmp_path, named_assets, said.append, only=f"{END},{CODE}")
     if drilled.problems == ("run it as root",):
         pytest.skip("only root may mount a disk to fill")
     assert drilled.problems == ()
