@@ -1,4 +1,4 @@
-"""The short forms of `inv drill network` and `inv drill disk`: the cells that tell most, against a lab."""
+"""The short form of `inv drill network`: the cells that tell most, against a lab."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.drills.disk import CODE, END, drill_disk
 from rdtops.drills.ground import lab_in
 from rdtops.drills.network import drill_network
 
@@ -26,13 +25,3 @@ def test_a_link_that_breaks_is_named_and_what_was_typed_comes_right(
     assert [f"{cell.phase} {cell.fault} {cell.when}" for cell in drilled.rows] == list(CELLS)
     assert all(cell.passed for cell in drilled.rows)
     assert drilled.rows[-1].back_s < 30
-
-
-def test_a_full_disk_is_named_and_with_room_again_all_comes_right(named_assets: dict[str, str], tmp_path: Path) -> None:
-    said: list[str] = []
-    drilled = drill_disk(tmp_path, named_assets, said.append, only=f"{END},{CODE}")
-    if drilled.problems == ("run it as root",):
-        pytest.skip("only root may mount a disk to fill")
-    assert drilled.problems == ()
-    assert [row.during for row in drilled.rows] == [END, CODE]
-    assert "MB are needed" in drilled.rows[0].said
