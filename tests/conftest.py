@@ -6,6 +6,7 @@ import os
 import pytest
 
 pytest_plugins = ["rdtops.testing.fixtures"]
+LONGEST = ("tests/lab/", "tests/trainer/")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -19,6 +20,6 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Side by side the lab's files begin first: they take longest, and one that began last would be waited for."""
+    """Side by side what takes longest begins first; a long file that began last would be waited for."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: item.get_closest_marker("lab") is None)
+        items.sort(key=lambda item: [not item.nodeid.startswith(folder) for folder in LONGEST])

@@ -126,15 +126,15 @@ def test(say: Say, *, slow: bool, only: str, coverage: bool) -> Iterator[Any]:
     """pytest over tests/. The long proofs run with --slow only."""
     _system_programs(say)
     _cluster_programs(say)
-    words = [sys.executable, "-m", "pytest", *_workers(), *([] if slow else ["-m", "not slow"]),
-             *(["-k", only] if only else []), *(["--cov", "--cov-report=term:skip-covered"] if coverage else [])]
+    words = [sys.executable, "-m", "pytest", *(["-k", only] if only else _workers()),
+             *([] if slow else ["-m", "not slow"]), *(["--cov", "--cov-report=term:skip-covered"] if coverage else [])]
     _run(words, "tests failed")
     yield from ()
 
 
 def _workers() -> list[str]:
-    """Two processes of pytest-xdist a core, since most tests wait for SSH or a training; each has a lab of its own, and
-    keeps the tests of a file together, for their fixtures."""
+    """Two workers of pytest-xdist a core, since half of the time is waiting. Each has a lab of its own; a file stays
+    with one, for its fixtures."""
     count = min(2 * len(os.sched_getaffinity(0)), MOST_WORKERS)
     return ["-n", str(count), "--dist", "loadfile", "--no-loadscope-reorder"]
 
