@@ -28,7 +28,7 @@ from rdtops.errors import LabError
 from rdtops.lab import keys, packages, processes
 from rdtops.lab.gpus import Failure, GpuProcess, Gpus
 from rdtops.lab.packages import Program
-from rdtops.lab.ports import Ports, free_ports
+from rdtops.lab.ports import Ports, first_job_id, free_ports
 from rdtops.lab.processes import Process
 from rdtops.lab.server import ID_VARIABLE
 from rdtops.lab.site import HOSTS, NAMES, Lab
@@ -80,9 +80,10 @@ def test_no_two_workers_of_a_test_run_take_the_same_port(monkeypatch: pytest.Mon
     taken = []
     for worker in ("gw0", "gw1", "gw2"):
         monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
-        taken.append({*free_ports(3_900)})
-    assert [len(ports) for ports in taken] == [3_900] * 3
-    assert len(set.union(*taken)) == 3 * 3_900
+        of_jobs = {20_000 + first_job_id() + number for number in range(999)}
+        taken.append({*free_ports(2_900)} | of_jobs)
+    assert [len(ports) for ports in taken] == [3_899] * 3
+    assert len(set.union(*taken)) == 3 * 3_899
 
 
 # --- getting in
@@ -407,7 +408,7 @@ def test_a_failed_installation_shows_what_apt_said(monkeypatch: pytest.MonkeyPat
 
 _AS_USER = """
 import json, subprocess, sys
-from rdtops.lab.ports import Ports, free_ports
+from rdtops.lab.ports import Ports, first_job_id, free_ports
 from rdtops.lab.site import Lab
 
 def ssh(*arguments):
