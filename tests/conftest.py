@@ -4,7 +4,10 @@ no part of it: the tests say that it is not installed."""
 import os
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("shared machine", deadline=None)  # how long an example takes tells how busy the machine is
+settings.load_profile("shared machine")
 pytest_plugins = ["rdtops.testing.fixtures"]
 LONGEST = ("tests/lab/", "tests/trainer/")
 
