@@ -24,7 +24,7 @@ from rdtops.errors import LabError
 from rdtops.lab import lab_processes, packages
 from rdtops.lab.lab_files import place
 from rdtops.lab.lab_processes import Process
-from rdtops.lab.ports import free_ports
+from rdtops.lab.ports import first_job_id, free_ports
 
 NODES = ("n1", "n2")
 CLIENTS = ("sbatch", "squeue", "scontrol", "scancel", "srun", "sinfo", "sacct", "sacctmgr")
@@ -36,6 +36,7 @@ _CONF = """\
 ClusterName=rdtops
 SlurmctldHost={hostname}(127.0.0.1)
 SlurmctldPort={ctld_port}
+FirstJobId={first_job_id}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -180,7 +181,7 @@ class Cluster:
         nodes = [_NODE.format(name=name, hostname=hostname, port=port)
                  for name, port in zip(NODES, ports[1:], strict=True)]
         place(self.conf, _CONF.format(root=self.root, hostname=hostname, user=getpass.getuser(), ctld_port=ports[0],
-                                      nodes="\n".join(nodes), names=",".join(NODES),
+                                      first_job_id=first_job_id(), nodes="\n".join(nodes), names=",".join(NODES),
                                       node_timeout_s=self.node_timeout_s))
         for number in range(2):
             (self.root / f"gpu{number}").touch()

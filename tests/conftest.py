@@ -4,8 +4,12 @@ no part of it: the tests say that it is not installed."""
 import os
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("shared machine", deadline=None)  # how long an example takes tells how busy the machine is
+settings.load_profile("shared machine")
 pytest_plugins = ["rdtops.testing.fixtures"]
+LONGEST = ("tests/lab/", "tests/trainer/")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -16,3 +20,9 @@ def pytest_runtest_makereport(item, call):
         report.outcome = "failed"
         report.longrepr = f"a lab test was skipped under CI=true: {report.longrepr}"
     return report
+
+
+def pytest_collection_modifyitems(config, items):
+    """Side by side what takes longest begins first; a long file that began last would be waited for."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: [not item.nodeid.startswith(folder) for folder in LONGEST])

@@ -60,9 +60,9 @@ def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
 
 
 def drill_hostile(lab: Lab, folder: Path, assets: Mapping[str, str], say: Say, *, mutations: int, only: str = "",
-                  is_short: bool = False, broken: int = 0, seed: str = SEED) -> Drilled:
+                  is_short: bool = False, broken: int | None = None, seed: str = SEED) -> Drilled:
     """`is_short`: each attack only with the commands where it matters, those that take long left out; `broken`: so many
-    of the broken files, with the first and the last command for each, all when 0."""
+    of the broken files, with the first and the last command for each, all with every command when None."""
     begun_s = time.monotonic()
     with Home(folder / "laptop") as home:
         ground = _Ground(lab, home, assets, say, only)
@@ -190,13 +190,13 @@ class _Ground:
 
     # --- broken files ---
 
-    def broken(self, count: int, seed: str) -> None:
+    def broken(self, count: int | None, seed: str) -> None:
         cases = [case for case in broken_files.cases() if is_wanted(f"C8 {case.name}", self.only)]
-        if count:
+        if count is not None:
             cases = random.Random(seed).sample(cases, min(count, len(cases)))  # noqa: S311  # no secret
         for case in cases:
             self.reset()
-            lines = (case.lines[0], case.lines[-1]) if count else case.lines
+            lines = case.lines if count is None else (case.lines[0], case.lines[-1])
             limit_s = SHOT_LIMIT_S + LINE_LIMIT_S * len(lines)
             if case.is_fetched:
                 self.home.type(*_on_host((f"{attacks.FETCH} --run {OLD}",)))

@@ -27,6 +27,7 @@ from rdtops.views.words import SIGNS, grid_of, table_of
 
 ROOT = Path(rdtops.__file__).resolve().parents[1]
 LAB_HOST = "lab"
+MOST_WORKERS = 8  # each needs about 1 GB
 Say = Callable[[str], None]
 
 
@@ -166,10 +167,17 @@ def test(say: Say, *, slow: bool, only: str, coverage: bool) -> Iterator[Any]:
     """pytest over tests/. The long proofs run with --slow only."""
     _system_programs(say)
     _cluster_programs(say)
-    words = [sys.executable, "-m", "pytest", *([] if slow else ["-m", "not slow"]), *(["-k", only] if only else []),
-             *(["--cov", "--cov-report=term:skip-covered"] if coverage else [])]
+    words = [sys.executable, "-m", "pytest", *(["-k", only] if only else _workers()),
+             *([] if slow else ["-m", "not slow"]), *(["--cov", "--cov-report=term:skip-covered"] if coverage else [])]
     _run(words, "tests failed")
     yield from ()
+
+
+def _workers() -> list[str]:
+    """Two workers of pytest-xdist a core, since half of the time is waiting. Each has a lab of its own; a file stays
+    with one, for its fixtures."""
+    count = min(2 * len(os.sched_getaffinity(0)), MOST_WORKERS)
+    return ["-n", str(count), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def lint() -> Iterator[Output]:

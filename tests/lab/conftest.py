@@ -62,6 +62,12 @@ def tiny_hosts(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "hosts.toml"
 
 
+@pytest.fixture(scope="session")
+def named_assets(tiny_hosts: Path) -> dict[str, str]:
+    """The folders of the preset `tiny` by their names in hosts.toml."""
+    return {name: str(tiny_hosts.parent / name) for name in ("rdt-tiny", "t5-tiny", "siglip-tiny", "libero_tiny")}
+
+
 @pytest.fixture
 def connection(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
     """To a GPU host of the lab, with a workspace and a memory of its own."""

@@ -42,6 +42,8 @@ SAYS = {  # scripts for sh
     "nothing": "exit 3",
     "silent_end": "exit 0",
     "other_words": """echo '{"strange":1}'""",
+    "other_words_to_the_end": """echo '{"strange":1}'; exec cat >/dev/null""",  # it has read all that we send
+    "list_to_the_end": "echo '[]'; exec cat >/dev/null",
     "no_text": "printf '{\"end\": \"\\377\\376\"}\\n'",
     "odd_probe": """echo '{"df":{"code":[],"out":"","err":"","seconds":0}}'""",
     "odd_error": """echo '{"error":["x"],"path":7,"reason":null,"kind":"full","self":0}'""",
@@ -86,8 +88,8 @@ CASES = {
     "bomb:news": ("CommandFailed", "more than 50331648 bytes of JSON"),
     "floods_a_line:news": ("CommandFailed", "a line of more than 33554432 bytes"),
     "drips:news": ("CommandTimeout", "is alive, and has not gone on for 0.8 s"),
-    "other_words:news": ("CommandFailed", "a message without 'shrunk'"),
-    "list:news": ("CommandFailed", "no message of ours"),
+    "other_words_to_the_end:news": ("CommandFailed", "a message without 'shrunk'"),
+    "list_to_the_end:news": ("CommandFailed", "no message of ours"),
 }
 
 

@@ -30,7 +30,7 @@ from rdtops.lab import keys, lab_processes, packages
 from rdtops.lab.fake_gpus import Failure, GpuProcess, Gpus
 from rdtops.lab.lab_processes import Process
 from rdtops.lab.packages import Program
-from rdtops.lab.ports import Ports
+from rdtops.lab.ports import Ports, first_job_id, free_ports
 from rdtops.lab.server import ID_VARIABLE
 from rdtops.lab.site import HOSTS, NAMES, Lab
 from tests.lab.conftest import running_lab
@@ -74,6 +74,17 @@ def altered(lab: Lab, tmp_path: Path, old: str, new: str) -> Path:
     config = tmp_path / "ssh_config"
     config.write_text(lab.ssh_config.read_text().replace(old, new))
     return config
+
+
+def test_no_two_workers_of_a_test_run_take_the_same_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "3")
+    taken = []
+    for worker in ("gw0", "gw1", "gw2"):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+        of_jobs = {20_000 + first_job_id() + number for number in range(999)}
+        taken.append({*free_ports(2_900)} | of_jobs)
+    assert [len(ports) for ports in taken] == [3_899] * 3
+    assert len(set.union(*taken)) == 3 * 3_899
 
 
 # --- getting in
@@ -398,7 +409,7 @@ def test_a_failed_installation_shows_what_apt_said(monkeypatch: pytest.MonkeyPat
 
 _AS_USER = """
 import json, subprocess, sys
-from rdtops.lab.ports import Ports
+from rdtops.lab.ports import Ports, first_job_id, free_ports
 from rdtops.lab.site import Lab
 
 def ssh(*arguments):

@@ -11,11 +11,10 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
-def drilled(lab, tiny_hosts, tmp_path_factory):
-    folder, made = tmp_path_factory.mktemp("laptops"), tiny_hosts.parent
-    assets = {name: str(made / name) for name in ("rdt-tiny", "t5-tiny", "siglip-tiny", "libero_tiny")}
+def drilled(lab, named_assets, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("laptops")
     lab.up()
-    return drill.drill_laptop(lab, folder / "laptops", assets, 4, lambda _: None, seed=3), folder / "laptops"
+    return drill.drill_laptop(lab, folder / "laptops", named_assets, 4, lambda _: None, seed=3), folder / "laptops"
 
 
 def test_laptops_killed_at_remote_calls_end_with_one_training_and_whole_results(drilled):

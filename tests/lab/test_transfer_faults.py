@@ -25,7 +25,6 @@ def no_fault_did_harm(drill: Drilled, kills: int) -> None:
     assert sum(row.killed for row in drill.rows) == kills, drill
 
 
-@pytest.mark.timeout(180)
 def test_killed_transfers_converge_and_show_no_wrong_file(lab: Lab, tmp_path: Path, home: None) -> None:
     lab.up()
     drill = drill_transfers(loopback_ground(lab), tmp_path / "drill", 12, said.append, size_bytes=16 * MB)

@@ -156,15 +156,18 @@ def test_a_disk_that_fills_up_under_way_keeps_the_part(connection: Connection, b
     with small_disk(tmp_path / "disk", "64m") as disk:
         filler = disk / "filler"
         with pytest.raises(DiskFull, match=rf"the disk is full on {disk}$") as full:
-            upload(connection, big, disk / "big", once_past(8 * MIB, lambda: void(filler.write_bytes(bytes(30 * MIB)))))
+            upload(connection, big, disk / "big", once_past(8 * MIB, lambda: fill(filler)))
         assert "what was sent is kept" in full.value.remedy
         filler.unlink()
         assert upload(connection, big, disk / "big").sent_bytes < SIZE
         assert (disk / "big").read_bytes() == big.read_bytes()
 
 
-def void(_: object) -> None:
-    pass
+def fill(file: Path) -> None:
+    """Until nothing more goes onto its disk, however much the upload has written meanwhile."""
+    with contextlib.suppress(OSError), file.open("wb", buffering=0) as out:
+        while True:
+            out.write(bytes(MIB))
 
 
 def test_a_read_only_target_is_said_to_be_one(connection: Connection, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from rdtops.supervisor import evidence_on_host
 from tests.ops import broken
 from tests.ops.broken import GOOD, HOST, OLD, RELEASE
 
-pytestmark = pytest.mark.timeout(20)  # somebody waits for a FIFO otherwise
+pytestmark = pytest.mark.timeout(60)  # somebody waits for a FIFO otherwise
 
 # of a run on its host, below its folder; those fetched lie below results/<host>/<run> likewise
 RUN = ("config.json", "journal.jsonl", "train.log", "exit", "process", "supervisor", "stop", "refused", "checks.json",

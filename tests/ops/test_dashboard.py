@@ -36,7 +36,7 @@ async def tell(app):
     app.post_message(app.Updated(Refresh("lab", RUN_ID, events=events, log=log)))
     app.post_message(app.Updated(Refresh("lab", RUN_ID, problem=HOSTILE, again_in_s=3.0)))
     app.query_one("#aside").border_title = f"title {OSC_52}"
-    app.notify(f"notified {OSC_52}", markup=False)
+    app.notify(f"notified {OSC_52}", markup=False, timeout=600)
 
 
 @pytest.fixture(scope="module")

@@ -60,9 +60,11 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(asked, tmp_path):
 
 
 def test_a_slow_script_is_left_in_peace_and_found_again(asked, tmp_path):
-    answer = asked(f"sleep 1; {BEGINS}", within_s=0.2, config=json.dumps(CONFIG))
+    go = tmp_path / "go"
+    answer = asked(f"until [ -e {go} ]; do sleep 0.05; done; {BEGINS}", within_s=0.2, config=json.dumps(CONFIG))
     assert answer["problem"] == "silent"
     assert asked(BEGINS, "20261126-101531-tiny-aaaa") == {"duplicate": RUN, "state": "prepared"}
+    go.touch()
     process = tmp_path / "runs" / RUN / "process"
     end = time.monotonic() + 20
     while not is_alive(there.text_of(str(process))):

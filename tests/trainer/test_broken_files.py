@@ -15,7 +15,7 @@ from rdtops.trainer.actions import codec
 from rdtops.trainer.trackers import MetricsFile
 from rdtops.trainer.trials import SUCCESS, Trial, TrialLog
 
-pytestmark = pytest.mark.timeout(20)  # somebody waits for a FIFO otherwise
+pytestmark = pytest.mark.timeout(60)  # somebody waits for a FIFO otherwise
 CODEC = codec("delta_velocity")
 NUMBERS = {kind: {what: [0.0] * 128 for what in statistics.NUMBERS} for kind in statistics.KINDS}
 STATISTICS = {"files": {}, "codec": CODEC.name, "codec_hash": CODEC.hash, "episodes": 1, "steps": 2, "observed": [],

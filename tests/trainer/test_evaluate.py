@@ -15,6 +15,7 @@ import pytest
 
 from proofs.drills.small_disk import fill, make_room, small_disk
 from rdtops.contract.journal import Journal
+from rdtops.lab import lab_processes
 from rdtops.trainer import evaluate, simulator, train, trained
 from rdtops.trainer.trials import Trial, TrialLog
 from tests.trainer.conftest import REPOSITORY, SHORT, signals_as_they_were, write_run
@@ -51,9 +52,7 @@ def wait_for(holds, limit_s=200):
 
 
 def workers_of(pid):
-    found = [p.parent for p in Path("/proc").glob("[0-9]*/stat")
-             if p.read_text().rpartition(")")[2].split()[1] == str(pid)]
-    return [int(p.name) for p in found if b"spawn_main" in (p / "cmdline").read_bytes()]
+    return [one for one in lab_processes.family(pid) if "spawn_main" in lab_processes.command_line(one)]
 
 
 @needs_simulator

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rdtops.errors import SimulatorError, WeightsError
+from rdtops.lab import lab_processes
 from rdtops.trainer import workers
 from rdtops.trainer.workers import Done, Lost
 
@@ -46,9 +47,7 @@ def did(folder, jobs, processes, **options):
 
 
 def children():
-    me = str(os.getpid())
-    found = [p for p in Path("/proc").glob("[0-9]*/stat") if p.read_text().rpartition(")")[2].split()[1] == me]
-    return [p for p in found if b"spawn_main" in (p.parent / "cmdline").read_bytes()]
+    return [pid for pid in lab_processes.family(os.getpid()) if "spawn_main" in lab_processes.command_line(pid)]
 
 
 def test_every_job_is_done_once_whatever_the_number_of_processes(tmp_path):

@@ -1,0 +1,27 @@
+"""The short form of `inv drill network`: the cells that tell most, against a lab."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proofs.drills.ground import lab_in
+from proofs.drills.network_drill import drill_network
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+CELLS = ("deploy lab killed within", "check lab frozen before", "watch lab-jump with another host key within",
+         "logs lab killed within")
+
+
+def test_a_link_that_breaks_is_named_and_what_was_typed_comes_right(
+        named_assets: dict[str, str], tmp_path: Path) -> None:
+    said: list[str] = []
+    with lab_in(tmp_path / "lab") as lab:
+        drilled = drill_network(lab, tmp_path, named_assets, said.append, only=",".join(CELLS),
+                                settings="connect_timeout_s = 4")
+    assert drilled.problems == ()
+    assert [f"{cell.phase} {cell.fault} {cell.when}" for cell in drilled.rows] == list(CELLS)
+    assert all(cell.passed for cell in drilled.rows)
+    assert drilled.rows[-1].back_s < 30
