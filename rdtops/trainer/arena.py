@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from rdtops.trainer import encoders, libero
+from rdtops.trainer import encoders, keypoints, libero  # noqa: F401  # keypoints registers its encoder
 from rdtops.trainer.actions import codec
 from rdtops.trainer.claims import GUESSED, REPLAYED, SEED, TRAINED, UNTRAINED, Place
 from rdtops.trainer.conditions import Conditions

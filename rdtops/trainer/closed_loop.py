@@ -165,8 +165,9 @@ def _config(wish: Comparison, policy: Policy) -> TrainConfig:
 def train(spec: RunSpec, threads: int = 1) -> float:
     """The bundled trainer, in a process of its own. Returns how long it took, in seconds."""
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "rdtops.trainer.train", str(spec.paths.config)], check=False,
-                          capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    done = subprocess.run(
+        [sys.executable, "-m", "rdtops.trainer.keypoint_trainer", str(spec.paths.config)], check=False,
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
     if done.returncode:
         raise RunError(f"the training {spec.run_id} failed: {(done.stderr or done.stdout)[-2000:].strip()}")
     return time.monotonic() - began

@@ -13,7 +13,7 @@ import gc
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch.nn import functional
 
 from rdtops.errors import WeightsError
-from rdtops.trainer import keypoints, weights
+from rdtops.trainer import weights
 
 log = logging.getLogger(__name__)
 NO_INSTRUCTION = ""  # what stands for a dropped instruction
@@ -53,12 +53,12 @@ def encode_instructions(folder: str | Path, instructions: Iterable[str], cache: 
 
 
 class Vision:
-    """The vision encoder, frozen: SigLIP's tower, or one of rdtops.trainer.keypoints, as config.json says."""
+    """The vision encoder, frozen: the one of VISION_ENCODERS that config.json names."""
 
     def __init__(self, folder: str | Path, device: torch.device, dtype: torch.dtype) -> None:
         _check_folder(Path(folder), "SigLIP")
         self.device, self.dtype = device, dtype
-        tower = _tower(Path(folder), dtype)
+        tower = _loader(Path(folder))(Path(folder), dtype)
         self._tower = tower.to(device, dtype).eval().requires_grad_(False)
         self.edge, self.tokens, self.width = tower.edge, tower.tokens, tower.width
         # what stands for a camera that is not there, as in the published training: the mean colour, 127 of 255
@@ -104,10 +104,17 @@ class _SigLIP(torch.nn.Module):
         return self._model(pixel_values=pixels).last_hidden_state
 
 
-def _tower(folder: Path, dtype: torch.dtype) -> keypoints.KeypointEncoder | _SigLIP:
-    if weights.read_config(folder).get("model_type") == keypoints.MODEL_TYPE:
-        return keypoints.KeypointEncoder.from_pretrained(folder)
-    return _SigLIP(folder, dtype)
+# By `model_type` of config.json: what loads the folder as a module from images (B, 3, edge, edge) in [-1, 1] to tokens
+# (B, P, W), with the attributes edge, tokens (P) and width (W). A program may add a kind of its own.
+VISION_ENCODERS: dict[str, Callable[[Path, torch.dtype], Any]] = {"siglip": _SigLIP, "siglip_vision_model": _SigLIP}
+
+
+def _loader(folder: Path) -> Callable[[Path, torch.dtype], Any]:
+    kind = weights.read_config(folder).get("model_type")
+    if kind not in VISION_ENCODERS:
+        raise WeightsError(f"{folder / weights.CONFIG} describes no known vision encoder: its model_type is {kind!r}, "
+                           f"known are {', '.join(sorted(VISION_ENCODERS))}", remedy="inv deploy --only encoders")
+    return VISION_ENCODERS[kind]
 
 
 def relit(frames_uint8: torch.Tensor, factors_B3: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from the points of a tower. There is a tower for each camera, and every image is
 is not told whose image it has, and a policy knows by the tokens' positions. An image's tokens are its points, and each
 carries all answers too, as sines and cosines.
 
-It is loaded where a SigLIP is: rdtops.trainer.encoders.Vision tells them apart by config.json.
+It is loaded where a SigLIP is, by `model_type` of config.json, in every process that imports this module.
 
 Shapes: B images, R pixels of an edge, M of a map's, C towers, K points of a tower, P = C K tokens of an image, W = 64
 their width, N numbers of a token.
@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from rdtops.errors import WeightsError
-from rdtops.trainer import weights
+from rdtops.trainer import encoders, weights
 
 MODEL_TYPE = "rdtops_keypoints"  # in config.json
 CONFIG = {"model_type": MODEL_TYPE, "image_size": 64, "towers": 2, "keypoints": 8, "channels": [16, 32, 32],
@@ -86,6 +86,9 @@ class KeypointEncoder(nn.Module):
         numbers_BPN = torch.cat([points_BP2, answers_BPN], dim=-1)
         angles = numbers_BPN[..., None] * numbers_BPN.new_tensor(FREQUENCIES)
         return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(2)
+
+
+encoders.VISION_ENCODERS[MODEL_TYPE] = lambda folder, _dtype: KeypointEncoder.from_pretrained(folder)
 
 
 def spatial_softmax(maps: torch.Tensor) -> torch.Tensor:

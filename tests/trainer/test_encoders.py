@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -80,6 +81,14 @@ def test_another_encoder_does_not_share_the_cache(assets, tmp_path) -> None:
 def test_a_folder_without_an_encoder_says_so(tmp_path, load) -> None:
     with pytest.raises(WeightsError, match=r"config.json is missing"):
         load(tmp_path)
+
+
+def test_a_vision_encoder_of_an_unknown_kind_is_refused_by_its_name(assets, tmp_path) -> None:
+    shutil.copytree(assets["vision_encoder"], tmp_path / "other")
+    config = tmp_path / "other" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_type": "dinov2"}))
+    with pytest.raises(WeightsError, match=r"model_type is 'dinov2', known are .*siglip"):
+        Vision(tmp_path / "other", CPU, torch.float32)
 
 
 @pytest.mark.parametrize(("role", "load"), [
