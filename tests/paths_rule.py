@@ -16,7 +16,8 @@ JOINS = {f"pathlib.{owner}.{method}" for owner in ("PurePath", "Path")
          for method in ("__truediv__", "joinpath", "with_name")}
 LOCAL = {"pathlib.Path", "pathlib.PosixPath", "pathlib.PurePath"}
 PARSED = {f"rdtops.contract.names.{name}" for name in ("RunId", "CheckpointName", "EvaluationName", "RelativePath")}
-EXEMPT = ("rdtops.trainer", "rdtops.lab", "rdtops.drills", "rdtops.benches", "rdtops.testing", "rdtops.supervisor")
+EXEMPT = ("proofs", "rdtops.trainer", "rdtops.lab", "rdtops.drills", "rdtops.benches", "rdtops.testing",
+          "rdtops.supervisor")
 
 
 class PathsRule(Plugin):

@@ -104,20 +104,21 @@ def test_the_import_contracts_hold():
 
 VIOLATIONS = {
     "Imports go one way": ("rdtops/contract/run.py", "import rdtops.remote.hosts"),
-    "The trainer knows nothing": ("rdtops/trainer/ema.py", "import rdtops.remote.command"),
+    "The trainer knows nothing": ("rdtops/trainer/loop/ema.py", "import rdtops.remote.command"),
     "The supervisor knows only": ("rdtops/supervisor/pulse.py", "import rdtops.checks"),
-    "What is supervised does not know it": ("rdtops/trainer/ema.py", "import rdtops.supervisor.family"),
+    "What is supervised does not know it": ("rdtops/trainer/loop/ema.py", "import rdtops.supervisor.family"),
     "The lab knows only": ("rdtops/lab/keys.py", "import rdtops.checks"),
-    "The control side does not import the trainer": ("rdtops/ops/plan.py", "import rdtops.trainer.ema"),
+    "The control side does not import the trainer": ("rdtops/ops/plan.py", "import rdtops.trainer.loop.ema"),
     "Plugins take the public road": ("plugins/md5.py", "import rdtops.errors"),
     "Plugins do not see each other": ("plugins/md5.py", "import plugins.disk"),
+    "Nothing in the product knows a proof": ("rdtops/trainer/model/encoders.py", "import proofs.closed_loop.benchmark"),
 }
 
 
 @pytest.mark.parametrize("contract", VIOLATIONS)
 def test_each_import_contract_bites(contract, tmp_path):
-    for name in ("rdtops", "plugins"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    for name in ("rdtops", "plugins", "proofs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.hdf5"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     file, line = VIOLATIONS[contract]
     path = tmp_path / file

@@ -33,15 +33,17 @@ from rdtops.contract.evaluation import EvalSpec, Protocol, checked, checkpoint_f
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec, best_of, checkpoint_name
 from rdtops.errors import ConfigError, RdtopsError, RunError
-from rdtops.trainer import checkpoint, disk, encoders, failures, film, rollout, simulator, trained, workers
-from rdtops.trainer.batch import HISTORY
-from rdtops.trainer.conditions import Conditions
-from rdtops.trainer.rollout import Driver
-from rdtops.trainer.simulator import SETTLING_STEPS, Simulator, Task
-from rdtops.trainer.stop import Stop
+from rdtops.trainer.data.samples import HISTORY
+from rdtops.trainer.loop import checkpoint, disk_space, failures
+from rdtops.trainer.loop.stop import Stop
+from rdtops.trainer.model import encoders
+from rdtops.trainer.model.conditions import Conditions
+from rdtops.trainer.simulation import film, rollout, simulator, trained, workers
+from rdtops.trainer.simulation.rollout import Driver
+from rdtops.trainer.simulation.simulator import SETTLING_STEPS, Simulator, Task
+from rdtops.trainer.simulation.trained import TrainedPolicy
+from rdtops.trainer.simulation.trials import ERROR, FAILURE, SUCCESS, Trial, TrialLog, report, table
 from rdtops.trainer.train import DTYPES, autocast_to, make_reproducible
-from rdtops.trainer.trained import TrainedPolicy
-from rdtops.trainer.trials import ERROR, FAILURE, SUCCESS, Trial, TrialLog, report, table
 
 log = logging.getLogger("rdtops.trainer")
 LOOK_S = 0.5  # that `inv status` may have the lock, to see whether it is held
@@ -251,8 +253,8 @@ def _recorded(asked: Examination) -> int:
     except RdtopsError as error:
         return _failed(asked, journal, error)
     except Exception as error:
-        if isinstance(error, OSError) and disk.is_full(error):
-            return _failed(asked, journal, disk.full(error, Path(error.filename or asked.spec.paths.root)))
+        if isinstance(error, OSError) and disk_space.is_full(error):
+            return _failed(asked, journal, disk_space.full(error, Path(error.filename or asked.spec.paths.root)))
         journal.append("eval_failed", name=asked.spec.name, error=f"{type(error).__name__}: {error}",
                        remedy="inv logs --eval   # the traceback is in its log")
         raise

@@ -25,11 +25,14 @@ import torch
 
 from rdtops.contract.config import preset
 from rdtops.errors import RdtopsError
-from rdtops.trainer import encoders, failures, quarantine, statistics
-from rdtops.trainer.actions import CODECS, codec
-from rdtops.trainer.batch import Samples, collate
-from rdtops.trainer.conditions import Conditions
-from rdtops.trainer.rdt import NORMS, RDTPolicy
+from rdtops.trainer import statistics
+from rdtops.trainer.data import isolation
+from rdtops.trainer.data.actions import CODECS, codec
+from rdtops.trainer.data.samples import Samples, collate
+from rdtops.trainer.loop import failures
+from rdtops.trainer.model import encoders
+from rdtops.trainer.model.conditions import Conditions
+from rdtops.trainer.model.rdt import NORMS, RDTPolicy
 
 CERTAIN = 4.0  # standard errors: samples of one episode resemble each other, so the true error is larger than stated
 
@@ -83,7 +86,7 @@ def fit(pretrained: Path, dataset: Path, text_encoder: Path, vision_encoder: Pat
     """Raises DataError or WeightsError. `cache` holds encoded instructions."""
     place = torch.device(device)
     policy = RDTPolicy.from_pretrained(pretrained).to(place).eval()
-    using, data = codec(codec_name), quarantine.index(dataset)
+    using, data = codec(codec_name), isolation.index(dataset)
     instructions = encoders.encode_instructions(text_encoder, data.instructions, cache, place)
     conditions = Conditions(instructions, vision_encoder, using.control_hz, place, torch.float32)
     conditions.check(policy.config)

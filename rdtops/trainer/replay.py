@@ -24,11 +24,13 @@ from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import Checkpoint, RunSpec
 from rdtops.errors import DataError, RdtopsError, RunError
-from rdtops.trainer import checkpoint, failures, inputs, quarantine, statistics
-from rdtops.trainer.actions import codec
-from rdtops.trainer.batch import Batch, Samples, Share, collate
-from rdtops.trainer.conditions import Conditions
-from rdtops.trainer.rdt import RDTPolicy
+from rdtops.trainer import statistics
+from rdtops.trainer.data import isolation
+from rdtops.trainer.data.actions import codec
+from rdtops.trainer.data.samples import Batch, Samples, Share, collate
+from rdtops.trainer.loop import checkpoint, failures, inputs
+from rdtops.trainer.model.conditions import Conditions
+from rdtops.trainer.model.rdt import RDTPolicy
 from rdtops.trainer.train import DTYPES, autocast, make_reproducible
 
 
@@ -146,7 +148,7 @@ def _origin(run: Path, spec: RunSpec, step: int, which: str) -> Origin:
 def _samples(run: Path, spec: RunSpec, policy: RDTPolicy, device: torch.device) -> tuple[Samples, Conditions]:
     """As the training had them: its statistics, and data that are still the same."""
     using = codec(spec.train.codec)
-    dataset = quarantine.index(inputs.asset(spec, "dataset"), declared=inputs.declared(spec))
+    dataset = isolation.index(inputs.asset(spec, "dataset"), declared=inputs.declared(spec))
     found = statistics.load_fitting(run / statistics.NAME, dataset, using)
     if found is None:
         raise DataError(f"{spec.run_id} was not trained on what lies in {dataset.folder} now: the MD5 of its files or "

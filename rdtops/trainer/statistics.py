@@ -20,9 +20,10 @@ from rdtops.contract import digests, files
 from rdtops.contract.config import CHOICES
 from rdtops.contract.fields import loads, number, table, text
 from rdtops.errors import RdtopsError
-from rdtops.trainer import failures, libero, quarantine
-from rdtops.trainer.actions import CODECS, Codec, codec
-from rdtops.trainer.soundness import Unsound, unsound
+from rdtops.trainer.data import isolation, libero
+from rdtops.trainer.data.actions import CODECS, Codec, codec
+from rdtops.trainer.data.plausibility import Unsound, unsound
+from rdtops.trainer.loop import failures
 
 NAME = "statistics.json"
 KINDS, NUMBERS = ("state", "action"), ("mean", "std", "min", "max")
@@ -142,7 +143,7 @@ def verify(folder: str | Path, path: str | Path, using: Codec, declared: libero.
     if not why:
         stored = _stored(path)
         return Verified(str(path), "", False, stored, tuple(unsound(stored, using)))
-    found = compute(quarantine.index(folder, declared=declared), using)
+    found = compute(isolation.index(folder, declared=declared), using)
     return Verified(str(path), why, _is_written(path, found), found, tuple(unsound(found, using)))
 
 

@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rdtops.errors import DataError
-from rdtops.trainer import libero, statistics
-from rdtops.trainer.actions import codec
+from rdtops.trainer import statistics
+from rdtops.trainer.data import libero
+from rdtops.trainer.data.actions import codec
 
 
 @dataclass

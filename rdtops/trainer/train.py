@@ -32,22 +32,25 @@ from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import Retention, RunSpec
 from rdtops.errors import RdtopsError, RunError
-from rdtops.trainer import checkpoint, disk, failures, features, inputs, sharding, trackers, trained
-from rdtops.trainer.actions import codec
-from rdtops.trainer.batch import Samples, Share, batches
-from rdtops.trainer.checkpoint import Contents, TrainingState
-from rdtops.trainer.conditions import Conditions
-from rdtops.trainer.ema import Ema
-from rdtops.trainer.heldout import HeldOut
-from rdtops.trainer.phases import Phases
-from rdtops.trainer.progress import Progress, Telling
-from rdtops.trainer.ranks import PeerLost, Ranks, ToldByAnother
-from rdtops.trainer.rdt import RDTPolicy
-from rdtops.trainer.sampling import ActionError
-from rdtops.trainer.saving import Saver
-from rdtops.trainer.schedule import learning_rate_at
-from rdtops.trainer.stop import STOPPED, Stop
-from rdtops.trainer.trackers import Trackers
+from rdtops.trainer.data import features
+from rdtops.trainer.data.actions import codec
+from rdtops.trainer.data.samples import Samples, Share, batches
+from rdtops.trainer.distributed import sharding
+from rdtops.trainer.distributed.ranks import PeerLost, Ranks, ToldByAnother
+from rdtops.trainer.loop import checkpoint, disk_space, failures, inputs, trackers
+from rdtops.trainer.loop.checkpoint import Contents, TrainingState
+from rdtops.trainer.loop.ema import Ema
+from rdtops.trainer.loop.phase_timer import Phases
+from rdtops.trainer.loop.progress import Progress, Telling
+from rdtops.trainer.loop.sampling import ActionError
+from rdtops.trainer.loop.saving import Saver
+from rdtops.trainer.loop.schedule import learning_rate_at
+from rdtops.trainer.loop.stop import STOPPED, Stop
+from rdtops.trainer.loop.trackers import Trackers
+from rdtops.trainer.loop.validation_loss import HeldOut
+from rdtops.trainer.model.conditions import Conditions
+from rdtops.trainer.model.rdt import RDTPolicy
+from rdtops.trainer.simulation import trained
 
 log = logging.getLogger("rdtops.trainer")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
@@ -81,8 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if failures.is_host_memory(error):
             return failures.tell(journal, failures.out_of_memory(spec.train, error), "MemoryError")
-        if isinstance(error, OSError) and disk.is_full(error):
-            return failures.tell(journal, disk.full(error, Path(error.filename or spec.paths.root)))
+        if isinstance(error, OSError) and disk_space.is_full(error):
+            return failures.tell(journal, disk_space.full(error, Path(error.filename or spec.paths.root)))
         failures.record(journal, f"{type(error).__name__}: {error}", "inv logs   # the traceback is in train.log",
                         type(error).__name__)
         raise
@@ -122,7 +125,7 @@ class Training:
         self.progress = Progress(self.config, ranks.device, self.phases)
 
     def _inputs(self) -> inputs.Inputs:
-        disk.keep_reserve(Path(self.spec.paths.root))
+        disk_space.keep_reserve(Path(self.spec.paths.root))
         trackers.check(self.config)
         sharding.check_launcher(self.config, os.environ)
         return inputs.find(self.spec, self.ranks.device, self._warn)

@@ -10,10 +10,12 @@ import torch
 
 from rdtops.drills.corruptions import WAYS, corrupt
 from rdtops.errors import WeightsError
-from rdtops.trainer import checkpoint, encoders, statistics, weights
-from rdtops.trainer.actions import codec
-from rdtops.trainer.trackers import MetricsFile
-from rdtops.trainer.trials import SUCCESS, Trial, TrialLog
+from rdtops.trainer import statistics
+from rdtops.trainer.data.actions import codec
+from rdtops.trainer.loop import checkpoint
+from rdtops.trainer.loop.trackers import MetricsFile
+from rdtops.trainer.model import encoders, weights
+from rdtops.trainer.simulation.trials import SUCCESS, Trial, TrialLog
 
 pytestmark = pytest.mark.timeout(20)  # somebody waits for a FIFO otherwise
 CODEC = codec("delta_velocity")

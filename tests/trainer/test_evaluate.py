@@ -15,8 +15,9 @@ import pytest
 
 from rdtops.contract.journal import Journal
 from rdtops.drills.small_disk import fill, make_room, small_disk
-from rdtops.trainer import evaluate, simulator, train, trained
-from rdtops.trainer.trials import Trial, TrialLog
+from rdtops.trainer import evaluate, train
+from rdtops.trainer.simulation import simulator, trained
+from rdtops.trainer.simulation.trials import Trial, TrialLog
 from tests.trainer.conftest import REPOSITORY, SHORT, signals_as_they_were, write_run
 from tests.trainer.worlds import DRAWER, needs_simulator
 

@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 
 from rdtops.contract.config import preset
 from rdtops.errors import WeightsError
-from rdtops.trainer import checkpoint, libero, statistics
-from rdtops.trainer.actions import (
+from rdtops.trainer import statistics
+from rdtops.trainer.data import libero
+from rdtops.trainer.data.actions import (
     ANGULAR_VELOCITY,
     GRIPPER_OPEN,
     POSITION,
@@ -29,9 +30,10 @@ from rdtops.trainer.actions import (
     VELOCITY,
     DeltaVelocity,
 )
-from rdtops.trainer.batch import Samples, Share, collate
-from rdtops.trainer.ema import Ema
-from rdtops.trainer.rdt import RDTPolicy
+from rdtops.trainer.data.samples import Samples, Share, collate
+from rdtops.trainer.loop import checkpoint
+from rdtops.trainer.loop.ema import Ema
+from rdtops.trainer.model.rdt import RDTPolicy
 from tests.trainer.conftest import ALONE, PARITY, RECORDING, SHORT, events, losses, start
 
 CODEC = DeltaVelocity()

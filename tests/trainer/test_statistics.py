@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from rdtops.contract import digests
-from rdtops.trainer import libero, statistics
-from rdtops.trainer.actions import codec
-from rdtops.trainer.soundness import unsound
+from rdtops.trainer import statistics
+from rdtops.trainer.data import libero
+from rdtops.trainer.data.actions import codec
+from rdtops.trainer.data.plausibility import unsound
 from tests.trainer.conftest import RECORDING, REPOSITORY
 
 CODEC = codec("delta_velocity")

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rdtops.trainer import rotations
-from rdtops.trainer.actions import POSITION_M_PER_UNIT, ROTATION_RAD_PER_UNIT, Codec
 from rdtops.trainer.conventions import panda
 from rdtops.trainer.conventions.finding import Finding, doubtful, holds, unknown
-from rdtops.trainer.libero import Episode
+from rdtops.trainer.data import rotations
+from rdtops.trainer.data.actions import POSITION_M_PER_UNIT, ROTATION_RAD_PER_UNIT, Codec
+from rdtops.trainer.data.libero import Episode
 
 AXES = {"position": "position deltas follow the base's axes", "rotation": "rotation deltas follow the base's axes"}
 SCALE = {"position": "a unit of position is 0.05 m", "rotation": "a unit of rotation is 0.5 rad"}

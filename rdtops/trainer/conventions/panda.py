@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rdtops.trainer import rotations
+from rdtops.trainer.data import rotations
 
 _QUARTER = np.pi / 2
 _LINKS = (  # before each joint: offset in m, then a turn about x in rad; every joint turns about its own z

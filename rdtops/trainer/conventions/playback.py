@@ -15,10 +15,11 @@ import h5py
 import numpy as np
 
 from rdtops.errors import ConfigError
-from rdtops.trainer import libero, simulator
-from rdtops.trainer.actions import Codec
 from rdtops.trainer.conventions.finding import Finding, doubtful, holds, unknown
-from rdtops.trainer.simulator import Simulator
+from rdtops.trainer.data import libero
+from rdtops.trainer.data.actions import Codec
+from rdtops.trainer.simulation import simulator
+from rdtops.trainer.simulation.simulator import Simulator
 
 MOTION, SUCCESS = "played back in the simulator, the arm and the gripper move as recorded", \
     "played back in the simulator, the task succeeds"
