@@ -31,11 +31,11 @@ from rdtops.contract.config import preset
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.samples import HISTORY, Batch, Samples, collate
+from rdtops.trainer.data.slot_statistics import compute
 from rdtops.trainer.loop.ema import Ema
 from rdtops.trainer.model.conditions import CAMERAS
 from rdtops.trainer.model.encoders import NO_INSTRUCTION, normalised, relit, resized
 from rdtops.trainer.model.rdt import ARCHITECTURES, RDTPolicy
-from rdtops.trainer.statistics import compute
 
 EDGE, PATCHES, HORIZON, SLOTS = 384, 729, 64, 128  # of rdt-1b and its SigLIP
 BATCH = 4

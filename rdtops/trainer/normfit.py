@@ -25,8 +25,7 @@ import torch
 
 from rdtops.contract.config import preset
 from rdtops.errors import RdtopsError
-from rdtops.trainer import statistics
-from rdtops.trainer.data import isolation
+from rdtops.trainer.data import isolation, slot_statistics
 from rdtops.trainer.data.actions import CODECS, codec
 from rdtops.trainer.data.samples import Samples, collate
 from rdtops.trainer.loop import failures
@@ -91,7 +90,7 @@ def fit(pretrained: Path, dataset: Path, text_encoder: Path, vision_encoder: Pat
     conditions = Conditions(instructions, vision_encoder, using.control_hz, place, torch.float32)
     conditions.check(policy.config)
     times = policy.config["noise_scheduler"]["num_train_timesteps"]
-    drawn = Samples(data, using, statistics.compute(data, using), conditions.texts, policy.config["pred_horizon"],
+    drawn = Samples(data, using, slot_statistics.compute(data, using), conditions.texts, policy.config["pred_horizon"],
                     times, preset("tiny"))  # whose settings are about draws that are not made here
     policies = under_each_norm(policy)
     losses: dict[str, list[float]] = {norm: [] for norm in NORMS}

@@ -24,8 +24,7 @@ from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import Checkpoint, RunSpec
 from rdtops.errors import DataError, RdtopsError, RunError
-from rdtops.trainer import statistics
-from rdtops.trainer.data import isolation
+from rdtops.trainer.data import isolation, slot_statistics
 from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.samples import Batch, Samples, Share, collate
 from rdtops.trainer.loop import checkpoint, failures, inputs
@@ -149,10 +148,10 @@ def _samples(run: Path, spec: RunSpec, policy: RDTPolicy, device: torch.device) 
     """As the training had them: its statistics, and data that are still the same."""
     using = codec(spec.train.codec)
     dataset = isolation.index(inputs.asset(spec, "dataset"), declared=inputs.declared(spec))
-    found = statistics.load_fitting(run / statistics.NAME, dataset, using)
+    found = slot_statistics.load_fitting(run / slot_statistics.NAME, dataset, using)
     if found is None:
         raise DataError(f"{spec.run_id} was not trained on what lies in {dataset.folder} now: the MD5 of its files or "
-                        f"the codec differ from {run / statistics.NAME}", remedy="inv deploy --only data")
+                        f"the codec differ from {run / slot_statistics.NAME}", remedy="inv deploy --only data")
     conditions = Conditions(inputs.instructions(spec, dataset, device), inputs.asset(spec, "vision_encoder"),
                             using.control_hz, device, DTYPES[spec.train.mixed_precision])
     samples = Samples(dataset, using, found, conditions.texts, policy.config["pred_horizon"],

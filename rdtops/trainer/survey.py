@@ -15,8 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rdtops.errors import DataError
-from rdtops.trainer import statistics
-from rdtops.trainer.data import libero
+from rdtops.trainer.data import libero, slot_statistics
 from rdtops.trainer.data.actions import codec
 
 
@@ -52,7 +51,7 @@ def look(folder: str | Path, limit_s: float, observed: str = libero.AUTO) -> Sur
 def main() -> int:
     folder, limit_s, observed, codec_name = sys.argv[1:]
     seen = look(folder, float(limit_s), observed)
-    found = statistics.standing(folder, codec(codec_name))
+    found = slot_statistics.standing(folder, codec(codec_name))
     sys.stdout.write(json.dumps({**asdict(seen), "statistics": asdict(found)}) + "\n")
     return 0
 

@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 
 from rdtops.contract.config import preset
 from rdtops.errors import WeightsError
-from rdtops.trainer import statistics
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import (
     ANGULAR_VELOCITY,
@@ -31,6 +30,7 @@ from rdtops.trainer.data.actions import (
     DeltaVelocity,
 )
 from rdtops.trainer.data.samples import Samples, Share, collate
+from rdtops.trainer.data.slot_statistics import compute
 from rdtops.trainer.loop import checkpoint
 from rdtops.trainer.loop.ema import Ema
 from rdtops.trainer.model.rdt import RDTPolicy
@@ -52,7 +52,7 @@ def policy() -> RDTPolicy:
 
 
 def samples_of(dataset: libero.Dataset) -> Samples:
-    return Samples(dataset, CODEC, statistics.compute(dataset, CODEC), ["", *dataset.instructions], 16, 1000, PLAIN)
+    return Samples(dataset, CODEC, compute(dataset, CODEC), ["", *dataset.instructions], 16, 1000, PLAIN)
 
 
 def only_demo(recording: libero.Dataset) -> h5py.Group:
@@ -201,7 +201,7 @@ def test_7_deltas_are_velocities_and_no_poses() -> None:
 
 
 def test_7_positions_are_metres(recording) -> None:
-    found = statistics.compute(recording, CODEC)
+    found = compute(recording, CODEC)
     assert 0.8 < found["state"]["mean"][POSITION][2] < 1.6  # the hand above a kitchen table
     np.testing.assert_allclose(found["state"]["mean"][POSITION], np.concatenate(
         [e.position_m_T3 for e in recording.episodes]).mean(0), atol=1e-6)
@@ -252,7 +252,7 @@ def test_8_a_load_that_fails_does_not_go_on_with_weights_only(prepare, train_her
 
 def test_8_no_two_processes_learn_from_the_same_samples(recording) -> None:
     config = replace(PLAIN, num_processes=8, batch_size_per_process=4)
-    samples = Samples(recording, CODEC, statistics.compute(recording, CODEC), ["", *recording.instructions], 16, 1000,
+    samples = Samples(recording, CODEC, compute(recording, CODEC), ["", *recording.instructions], 16, 1000,
                       config)
     numbers = [n for rank in range(8) for n in Share(config, rank, 1).numbers(0)]
     assert len({samples.order.at(1, n) for n in numbers}) == 32

@@ -22,9 +22,9 @@ from rdtops.contract.config import TrainConfig
 from rdtops.errors import DataError
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import SLOTS, Codec
+from rdtops.trainer.data.slot_statistics import slot_weights
 from rdtops.trainer.data.split import split
 from rdtops.trainer.model.encoders import NO_INSTRUCTION
-from rdtops.trainer.statistics import slot_weights
 
 HISTORY = 2  # the frame before, the frame now
 JITTER = 0.3  # brightness, contrast and saturation, each within 1 +- this, in half of the samples

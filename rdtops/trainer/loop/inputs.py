@@ -11,8 +11,7 @@ import torch
 
 from rdtops.contract.run import Checkpoint, RunSpec
 from rdtops.errors import ConfigError, WeightsError
-from rdtops.trainer import statistics
-from rdtops.trainer.data import isolation, libero
+from rdtops.trainer.data import isolation, libero, slot_statistics
 from rdtops.trainer.data.actions import codec
 from rdtops.trainer.loop import checkpoint
 from rdtops.trainer.model import encoders
@@ -71,12 +70,12 @@ def policy(spec: RunSpec, resume: Checkpoint | None) -> RDTPolicy:
 def _statistics(spec: RunSpec, dataset: libero.Dataset, warn: Callable[[str], None]) -> dict[str, Any]:
     """Those deployed beside the data when they fit; else computed, which takes a second."""
     using = codec(spec.train.codec)
-    deployed = Path(asset(spec, "dataset")) / statistics.NAME
-    fitting = statistics.load_fitting(deployed, dataset, using)
+    deployed = Path(asset(spec, "dataset")) / slot_statistics.NAME
+    fitting = slot_statistics.load_fitting(deployed, dataset, using)
     if fitting is None and deployed.exists():
         warn(f"{deployed} belongs to other data or another codec; statistics were computed anew")
-    found = fitting or statistics.compute(dataset, using)
-    statistics.write(Path(spec.paths.root) / statistics.NAME, found)
+    found = fitting or slot_statistics.compute(dataset, using)
+    slot_statistics.write(Path(spec.paths.root) / slot_statistics.NAME, found)
     return found
 
 

@@ -16,8 +16,7 @@ from typing import Any
 from rdtops.contract import manifest
 from rdtops.contract.evaluation import checkpoint_folder
 from rdtops.errors import WeightsError
-from rdtops.trainer import statistics
-from rdtops.trainer.data import libero
+from rdtops.trainer.data import libero, slot_statistics
 from rdtops.trainer.data.actions import CODECS, Codec, codec
 from rdtops.trainer.data.samples import HISTORY
 from rdtops.trainer.loop import checkpoint
@@ -132,5 +131,5 @@ def _check_statistics(folder: Path, using: Codec) -> None:
     """They are the training's only; but those of another codec mean that files of two trainings were mixed."""
     stated = checkpoint.read_statistics(folder).get("codec_hash")
     if stated != using.hash:
-        raise WeightsError(f"{folder / statistics.NAME} is of a codec with the hash {stated}, {checkpoint.CODEC} of "
-                           f"{using.name}, {using.hash}: files of two trainings are mixed here")
+        raise WeightsError(f"{folder / slot_statistics.NAME} is of a codec with the hash {stated}, {checkpoint.CODEC} "
+                           f"of {using.name}, {using.hash}: files of two trainings are mixed here")

@@ -12,10 +12,10 @@ import torch
 from proofs.trainer_bench.speed import as_libero_stores
 from rdtops.contract.config import TrainConfig, preset
 from rdtops.errors import DataError
-from rdtops.trainer import statistics
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.samples import Order, Samples, Share, batches, collate
+from rdtops.trainer.data.slot_statistics import compute
 from tests.trainer.conftest import RECORDING
 
 CODEC = codec("delta_velocity")
@@ -30,7 +30,7 @@ def dataset() -> libero.Dataset:
 
 
 def samples_of(dataset: libero.Dataset, config: TrainConfig, horizon: int = 16) -> Samples:
-    return Samples(dataset, CODEC, statistics.compute(dataset, CODEC), TEXTS, horizon, 1000, config)
+    return Samples(dataset, CODEC, compute(dataset, CODEC), TEXTS, horizon, 1000, config)
 
 
 def equal(one, other) -> bool:
@@ -102,7 +102,7 @@ def test_a_data_error_reaches_the_training_as_it_is(demonstrations, workers) -> 
 
 
 def samples_of_text(dataset: libero.Dataset, config: TrainConfig) -> Samples:
-    return Samples(dataset, CODEC, statistics.compute(dataset, CODEC), ["", *dataset.instructions], 16, 1000, config)
+    return Samples(dataset, CODEC, compute(dataset, CODEC), ["", *dataset.instructions], 16, 1000, config)
 
 
 def test_an_observation_is_followed_by_the_next_action_and_a_padded_tail(demonstrations) -> None:
@@ -154,7 +154,7 @@ def test_state_noise_has_the_stated_ratio_to_the_spread_of_the_data(dataset) -> 
     calm = replace(noisy, state_noise_snr_db=None)
     pairs = zip(batches(samples_of(dataset, noisy), 0, 1), batches(samples_of(dataset, calm), 0, 1), strict=True)
     added = torch.cat([one.state_B1A - other.state_B1A for one, other in pairs])[:, 0]
-    spread = torch.tensor(statistics.compute(dataset, CODEC)["state"]["std"])
+    spread = torch.tensor(compute(dataset, CODEC)["state"]["std"])
     used = torch.from_numpy(CODEC.state_mask)
     ratio = added.std(0)[used] / spread[used].clamp_min(1e-9)
     assert ratio == pytest.approx(np.full(len(ratio), 0.1), rel=0.2)  # 20 dB is a tenth in amplitude

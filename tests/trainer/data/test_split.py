@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from rdtops.contract.config import override, preset
-from rdtops.trainer import statistics
-from rdtops.trainer.data import libero
+from rdtops.trainer.data import libero, slot_statistics
 from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.samples import Samples
 from rdtops.trainer.data.split import split
@@ -59,7 +58,7 @@ def test_the_split_is_a_function_of_the_seed(dataset) -> None:
 def test_no_step_of_any_pass_draws_what_is_held_out(dataset, processes) -> None:
     data = dataset(20)
     config = override(preset("tiny"), [f"num_processes={processes}", "heldout_share=0.1"])
-    samples = Samples(data, codec("delta_velocity"), statistics.compute(data, codec("delta_velocity")),
+    samples = Samples(data, codec("delta_velocity"), slot_statistics.compute(data, codec("delta_velocity")),
                       ["", *data.instructions], 16, 1000, config)
     steps = 3 * len(data) // config.global_batch_size
     drawn = {samples.order.at(step, n) for step in range(1, steps) for n in range(config.global_batch_size)}

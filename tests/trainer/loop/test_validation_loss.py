@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from rdtops.contract.config import override, preset
-from rdtops.trainer import statistics
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.samples import Samples
+from rdtops.trainer.data.slot_statistics import compute
 from rdtops.trainer.loop import validation_loss
 from rdtops.trainer.loop.validation_loss import HeldOut
 from rdtops.trainer.model import encoders
@@ -59,7 +59,7 @@ def change(path: Path, episodes: set[str]) -> None:
 
 def samples_of(dataset, config) -> Samples:
     using = codec(config.codec)
-    return Samples(dataset, using, statistics.compute(dataset, using), ["", *dataset.instructions], 16, 1000, config)
+    return Samples(dataset, using, compute(dataset, using), ["", *dataset.instructions], 16, 1000, config)
 
 
 def test_looking_changes_nothing_and_looking_again_sees_the_same(prepare, train_here) -> None:

@@ -17,8 +17,7 @@ from transformers import SiglipConfig, SiglipModel
 from proofs.trainer_bench.published import whole_image_tokens
 from rdtops.contract.config import preset
 from rdtops.errors import WeightsError
-from rdtops.trainer import statistics
-from rdtops.trainer.data import libero
+from rdtops.trainer.data import libero, slot_statistics
 from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.samples import Samples, collate
 from rdtops.trainer.model.conditions import Conditions
@@ -155,7 +154,7 @@ def test_what_siglip_makes_of_a_frame_does_not_depend_on_its_company(vision) -> 
 
 def test_a_frame_that_was_dropped_is_not_encoded(conditions, monkeypatch) -> None:
     dataset = libero.index(RECORDING)
-    samples = Samples(dataset, codec("delta_velocity"), statistics.compute(dataset, codec("delta_velocity")),
+    samples = Samples(dataset, codec("delta_velocity"), slot_statistics.compute(dataset, codec("delta_velocity")),
                       conditions.texts, 16, 1000, replace(preset("tiny"), condition_dropout=0.5))
     batch = collate([samples[1, n] for n in range(4)])
     encode, seen = conditions.vision.encode, []
@@ -189,7 +188,7 @@ def conditions(assets, tmp_path_factory) -> Conditions:
 def test_image_tokens_are_in_the_order_of_the_published_model(conditions) -> None:
     """Older frame, then now; in each the outside camera, the right wrist, and the left wrist that does not exist."""
     dataset = libero.index(RECORDING)
-    samples = Samples(dataset, codec("delta_velocity"), statistics.compute(dataset, codec("delta_velocity")),
+    samples = Samples(dataset, codec("delta_velocity"), slot_statistics.compute(dataset, codec("delta_velocity")),
                       conditions.texts, 16, 1000, preset("tiny"))
     batch = collate([samples.clean(0, 0), samples.clean(20, 0)])
     given = conditions.of(batch)

@@ -12,10 +12,10 @@ import torch
 from proofs.closed_loop.scripted_experts import CloseTopDrawer
 from rdtops.contract.config import preset
 from rdtops.errors import SimulatorError
-from rdtops.trainer import statistics
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.samples import Samples, collate
+from rdtops.trainer.data.slot_statistics import compute
 from rdtops.trainer.model import encoders
 from rdtops.trainer.model.conditions import Conditions
 from rdtops.trainer.model.rdt import RDTPolicy
@@ -55,7 +55,7 @@ def test_a_driver_is_told_what_the_training_was_told(assets, tmp_path) -> None:
     dataset, using, cpu = libero.index(RECORDING), codec("delta_velocity"), torch.device("cpu")
     texts = encoders.encode_instructions(assets["text_encoder"], dataset.instructions, tmp_path, cpu)
     conditions = Conditions(texts, assets["vision_encoder"], using.control_hz, cpu, torch.float32)
-    samples = Samples(dataset, using, statistics.compute(dataset, using), conditions.texts, 16, 1000, preset("tiny"))
+    samples = Samples(dataset, using, compute(dataset, using), conditions.texts, 16, 1000, preset("tiny"))
     learnt = collate([samples.clean(20, seed=0)])
     episode, now = dataset.locate(20)
     policy = moving_policy(assets)
