@@ -30,11 +30,12 @@ from proofs.trainer_bench import published, saving_pause
 from rdtops.contract.config import preset
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import codec
-from rdtops.trainer.data.samples import HISTORY, Batch, Samples, collate
+from rdtops.trainer.data.observation import HISTORY, NO_INSTRUCTION, ObservationBatch
+from rdtops.trainer.data.samples import Batch, Samples, collate
 from rdtops.trainer.data.slot_statistics import compute
 from rdtops.trainer.loop.ema import Ema
 from rdtops.trainer.model.conditions import CAMERAS
-from rdtops.trainer.model.encoders import NO_INSTRUCTION, normalised, relit, resized
+from rdtops.trainer.model.encoders import normalised, relit, resized
 from rdtops.trainer.model.rdt import ARCHITECTURES, RDTPolicy
 
 EDGE, PATCHES, HORIZON, SLOTS = 384, 729, 64, 128  # of rdt-1b and its SigLIP
@@ -165,10 +166,10 @@ def loading(name: str, folder: str, rounds: int, *, goal: float, augment: bool) 
     load = Loading(folder, augment=augment)
 
     def ours() -> torch.Tensor:
-        batch = load.ours()
-        frames = batch.frames_BVCSS3.flatten(0, 2)
+        told = load.ours().observation
+        frames = told.frames_BVCSS3.flatten(0, 2)
         if augment:
-            frames = relit(frames, batch.jitter_B3.repeat_interleave(HISTORY * len(libero.CAMERAS), 0))
+            frames = relit(frames, told.jitter_B3.repeat_interleave(HISTORY * len(libero.CAMERAS), 0))
         return resized(frames, EDGE)
 
     return compared(name, load.theirs, ours, rounds, goal, "file opened a sample, PIL, SigLIP's processor, float32")
@@ -178,9 +179,9 @@ def float_batches(name: str, folder: str, rounds: int) -> Row:
     load = Loading(folder, augment=False)
     theirs, ours = load.both([5, 40, 60, 90])
     images = FloatImages(BATCH)
-    apart = (theirs["images"] - images.of(ours)).abs().max().item()
+    apart = (theirs["images"] - images.of(ours.observation)).abs().max().item()
     assert apart < 1e-6, apart
-    return compared(name, load.theirs, lambda: images.of(load.ours()), rounds, 4,
+    return compared(name, load.theirs, lambda: images.of(load.ours().observation), rounds, 4,
                     f"the published way, whose numbers differ by {apart:.0e}")
 
 
@@ -192,10 +193,10 @@ class FloatImages:
         self._images = torch.empty(samples, HISTORY, CAMERAS, 3, EDGE, EDGE)
         self._background = normalised(torch.full((3, EDGE, EDGE), 127, dtype=torch.uint8))
 
-    def of(self, batch: Batch) -> torch.Tensor:
+    def of(self, told: ObservationBatch) -> torch.Tensor:
         """(B, V x CAMERAS, 3, R, R), background where nothing was kept."""
-        frames = iter(resized(batch.frames_BVCSS3.flatten(0, 2)[batch.kept_K], EDGE))
-        kept = batch.frames_kept_BVC.tolist()
+        frames = iter(resized(told.frames_BVCSS3.flatten(0, 2)[told.kept_K], EDGE))
+        kept = told.frames_kept_BVC.tolist()
         for sample, history, camera in itertools.product(*map(range, self._images.shape[:3])):
             image = self._images[sample, history, camera]
             if camera < len(libero.CAMERAS) and kept[sample][history][camera]:
@@ -208,7 +209,7 @@ class FloatImages:
 def bytes_per_sample(name: str, folder: str) -> Row:
     theirs, ours = Loading(folder, augment=False).both([5, 40, 60, 90])
     large = sum(tensor.nbytes for tensor in theirs.values())
-    small = sum(getattr(ours, f.name).nbytes for f in fields(ours))
+    small = sum(getattr(part, f.name).nbytes for part in (ours.observation, ours.target) for f in fields(part))
     return Row(name, round(large / small, 1), "at least 40 x", large >= 40 * small,
                f"{small / BATCH / 1e6:.3f} MB; the published way: {large / BATCH / 1e6:.2f} MB")
 

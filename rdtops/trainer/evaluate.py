@@ -33,7 +33,7 @@ from rdtops.contract.evaluation import EvalSpec, Protocol, checked, checkpoint_f
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec, best_of, checkpoint_name
 from rdtops.errors import ConfigError, RdtopsError, RunError
-from rdtops.trainer.data.samples import HISTORY
+from rdtops.trainer.data.observation import HISTORY
 from rdtops.trainer.loop import checkpoint, disk_space, failures
 from rdtops.trainer.loop.stop import Stop
 from rdtops.trainer.model import encoders

@@ -147,8 +147,9 @@ def words(found: NormFit) -> str:
 def _given(samples: Samples, conditions: Conditions, sample: int, seed: int, times: int) -> dict[str, Any]:
     """One sample as recorded, with noise and a diffusion time that follow from the seed."""
     timestep = int(np.random.default_rng((seed, sample)).integers(times))
-    batch = collate([{**samples.clean(sample, seed), "timestep": timestep}]).to(conditions.lang_tokens.device)
-    return {**conditions.of(batch), **batch.learnt}
+    clean = samples.clean(sample, seed)
+    batch = collate([clean.with_draw(clean.target.noise_RHA[0], timestep)]).to(conditions.lang_tokens.device)
+    return {**conditions.of(batch.observation), **batch.target.arguments()}
 
 
 @torch.no_grad()

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -26,7 +25,7 @@ from rdtops.contract.run import Checkpoint, RunSpec
 from rdtops.errors import DataError, RdtopsError, RunError
 from rdtops.trainer.data import isolation, slot_statistics
 from rdtops.trainer.data.actions import codec
-from rdtops.trainer.data.samples import Batch, Samples, Share, collate
+from rdtops.trainer.data.samples import Batch, Sample, Samples, Share, collate
 from rdtops.trainer.loop import checkpoint, failures, inputs
 from rdtops.trainer.model.conditions import Conditions
 from rdtops.trainer.model.rdt import RDTPolicy
@@ -180,7 +179,7 @@ def _losses(policy: RDTPolicy, samples: Samples, conditions: Conditions,
     return losses_RM, sorted(replayed, key=lambda sample: sample.number)
 
 
-def _read(samples: Samples, step: int, number: int) -> dict[str, Any]:
+def _read(samples: Samples, step: int, number: int) -> Sample:
     drawn = samples[step, number]
     if isinstance(drawn, DataError):
         raise drawn
@@ -193,15 +192,16 @@ def _loss(policy: RDTPolicy, conditions: Conditions, samples: Samples, batch: Ba
     device = conditions.lang_tokens.device
     batch = batch.to(device)
     with autocast(samples.config, device):
-        return policy.loss(**conditions.of(batch), **batch.learnt, valid_steps=valid_steps,
+        return policy.loss(**conditions.of(batch.observation), **batch.target.arguments(), valid_steps=valid_steps,
                            slot_weights=samples.slot_weights)
 
 
 def _replayed(policy: RDTPolicy, conditions: Conditions, samples: Samples, step: int, number: int, rank: int,
-              drawn: dict[str, Any]) -> ReplayedSample:
+              drawn: Sample) -> ReplayedSample:
     episode, observation = samples.dataset.locate(samples.at(step, number))
-    loss = _loss(policy, conditions, samples, collate([drawn]), float(drawn["step_mask"].sum()))
-    return ReplayedSample(number, rank, episode.file, episode.name, observation, int(drawn["timestep"]), float(loss))
+    loss = _loss(policy, conditions, samples, collate([drawn]), float(drawn.target.step_mask_H.sum()))
+    return ReplayedSample(number, rank, episode.file, episode.name, observation, int(drawn.target.timesteps_R[0]),
+                          float(loss))
 
 
 def _notes(config: TrainConfig, origin: Origin, device: torch.device) -> Iterable[str]:

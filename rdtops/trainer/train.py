@@ -222,9 +222,9 @@ class Training:
     def _loss(self, batch, valid_steps: float) -> torch.Tensor:
         with self._autocast():
             with self.phases("encode"):
-                conditions = self.conditions.of(batch)
+                conditions = self.conditions.of(batch.observation)
             with self.phases("forward"):
-                return self.policy.loss(**conditions, **batch.learnt, valid_steps=valid_steps,
+                return self.policy.loss(**conditions, **batch.target.arguments(), valid_steps=valid_steps,
                                         slot_weights=self.samples.slot_weights)
 
     def _update(self, step: int, learning_rate: float) -> float:

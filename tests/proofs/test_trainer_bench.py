@@ -24,8 +24,8 @@ def test_both_loaders_deliver_the_same_pixels(load) -> None:
     theirs, ours = load.both([0, 5, 46, 92])
     images = speed.FloatImages(4)
     for _ in range(2):  # in the same memory
-        torch.testing.assert_close(images.of(ours), theirs["images"], atol=1e-6, rtol=0)
-        images.of(load.both([7, 8, 9, 10])[1])
+        torch.testing.assert_close(images.of(ours.observation), theirs["images"], atol=1e-6, rtol=0)
+        images.of(load.both([7, 8, 9, 10])[1].observation)
 
 
 def test_the_augmented_way_augments(tmp_path) -> None:

@@ -10,8 +10,8 @@ exist (2), K frames that were kept, S pixels.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,51 +22,63 @@ from rdtops.contract.config import TrainConfig
 from rdtops.errors import DataError
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import SLOTS, Codec
+from rdtops.trainer.data.observation import HISTORY, NO_INSTRUCTION, Observation, ObservationBatch, Tensors, stacked
 from rdtops.trainer.data.slot_statistics import slot_weights
 from rdtops.trainer.data.split import split
-from rdtops.trainer.model.encoders import NO_INSTRUCTION
 
-HISTORY = 2  # the frame before, the frame now
 JITTER = 0.3  # brightness, contrast and saturation, each within 1 +- this, in half of the samples
 _ORDER, _SAMPLE = 0, 1  # keep the two kinds of draws apart
 
 
 @dataclass(frozen=True)
-class Batch:
-    sample_B: torch.Tensor  # its number in the dataset
-    frames_BVCSS3: torch.Tensor  # uint8, upright; without pixels where the encoder's output is kept on disk
-    frames_kept_BVC: torch.Tensor  # False: there was none before the first, or it was dropped
-    kept_K: torch.Tensor  # where frames_kept is True, flattened: found here, a GPU would have to be waited for
-    jitter_B3: torch.Tensor
-    instruction_B: torch.Tensor  # number of the text
-    state_B1A: torch.Tensor
-    state_mask_B1A: torch.Tensor
+class Target:
+    """What is to be learnt of an observation, and the draws of the diffusion."""
+
+    actions_HA: np.ndarray
+    step_mask_H: np.ndarray  # False after the end of the episode
+    noise_RHA: np.ndarray
+    timesteps_R: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sample:
+    observation: Observation
+    target: Target
+
+    def with_draw(self, noise_HA: np.ndarray, timestep: int) -> Sample:
+        """The same sample with one draw, this one."""
+        return replace(self, target=replace(self.target, noise_RHA=noise_HA[None], timesteps_R=np.array([timestep])))
+
+
+@dataclass(frozen=True)
+class TargetBatch(Tensors):
     actions_BHA: torch.Tensor
-    step_mask_BH: torch.Tensor  # False after the end of the episode
-    action_mask_B1A: torch.Tensor
+    step_mask_BH: torch.Tensor
     noise_BRHA: torch.Tensor
     timesteps_BR: torch.Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Batch:
-        """Called by the loader, which finds it by its name."""
-        return self._each(torch.Tensor.pin_memory)
 
     @property
     def noise_BHA(self) -> torch.Tensor:
         """The first draw's."""
         return self.noise_BRHA[:, 0]
 
-    @property
-    def learnt(self) -> dict[str, torch.Tensor]:
-        """What `loss` is told beside the conditions."""
+    def arguments(self) -> dict[str, torch.Tensor]:
+        """The keyword arguments of `loss` beside those that tell of the observation."""
         return {"action_gt": self.actions_BHA, "noise": self.noise_BRHA, "timesteps": self.timesteps_BR,
                 "step_mask": self.step_mask_BH}
 
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+@dataclass(frozen=True)
+class Batch:
+    observation: ObservationBatch
+    target: TargetBatch
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(self.observation.to(device), self.target.to(device))
+
+    def pin_memory(self) -> Batch:
+        """Called by the loader, which finds it by its name."""
+        return Batch(self.observation.pin_memory(), self.target.pin_memory())
 
 
 class Order:
@@ -109,7 +121,7 @@ class Samples(torch.utils.data.Dataset):
         if config.loss == "normalised":
             self.slot_weights = torch.from_numpy(slot_weights(statistics, codec.action_mask))
 
-    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any] | DataError:
+    def __getitem__(self, item: tuple[int, int]) -> Sample | DataError:
         """A DataError is handed over, not raised: the loader would bury it in a traceback of its own."""
         step, number = item
         try:
@@ -132,12 +144,12 @@ class Samples(torch.utils.data.Dataset):
         episode, observed = self.dataset.locate(self.at(step, number))
         return f"{episode.file}: {episode.name}, step {observed}"
 
-    def clean(self, sample: int, seed: int) -> dict[str, Any]:
+    def clean(self, sample: int, seed: int) -> Sample:
         """A sample as recorded: nothing dropped, jittered or disturbed."""
         noise = np.random.default_rng((seed, _SAMPLE, sample)).standard_normal((self.horizon, SLOTS), np.float32)
-        return {**self._recorded(sample), "noise": noise, "timestep": 0, "jitter": np.ones(3, np.float32)}
+        return self._recorded(sample, noise[None], np.array([0]))
 
-    def _drawn(self, sample: int, random: np.random.Generator) -> dict[str, Any]:
+    def _drawn(self, sample: int, random: np.random.Generator) -> Sample:
         """Draws happen in a fixed order, whether used or not: switching one off leaves the others as they were. So
         further draws of noise come last."""
         noise = random.standard_normal((self.horizon, SLOTS), np.float32)
@@ -150,41 +162,39 @@ class Samples(torch.utils.data.Dataset):
         more_noise = random.standard_normal((more, self.horizon, SLOTS), np.float32)
         more_timesteps = random.integers(self.diffusion_steps, size=more)
 
-        drawn = {**self._recorded(sample), "noise": noise, "timestep": timestep, "more_noise": more_noise,
-                 "more_timesteps": more_timesteps, "jitter": np.ones(3, np.float32)}
+        drawn = self._recorded(sample, np.concatenate([noise[None], more_noise]),
+                               np.concatenate([[timestep], more_timesteps]))
+        told = drawn.observation
         if self.config.image_augmentation and jittered:
-            drawn["jitter"] = jitter
+            told = replace(told, jitter_3=jitter)
         if self.config.state_noise_snr_db is not None:
             share = 10 ** (-self.config.state_noise_snr_db / 20)  # of the spread that the slot has in the data
-            drawn["state"] = drawn["state"] + disturbance * self.state_std * np.float32(share)
+            told = replace(told, state_A=told.state_A + disturbance * self.state_std * np.float32(share))
         if language:
-            drawn["instruction"] = self.texts.index(NO_INSTRUCTION)
+            told = replace(told, instruction=self.texts.index(NO_INSTRUCTION))
         if state:
-            drawn["state"], drawn["state_mask"] = self.state_mean, np.zeros(SLOTS, np.float32)
-        drawn["frames_kept"] = drawn["frames_kept"] & ~np.reshape(frames, drawn["frames_kept"].shape)
-        return drawn
+            told = replace(told, state_A=self.state_mean, state_mask_A=np.zeros(SLOTS, np.float32))
+        kept_VC = told.frames_kept_VC & ~np.reshape(frames, told.frames_kept_VC.shape)
+        return Sample(replace(told, frames_kept_VC=kept_VC), drawn.target)
 
-    def _recorded(self, sample: int) -> dict[str, Any]:
+    def _recorded(self, sample: int, noise_RHA: np.ndarray, timesteps_R: np.ndarray) -> Sample:
         episode, now = self.dataset.locate(sample)
-        before = max(now - 1, 0)  # its content is not used at the first step, see frames_kept
-        following = episode.actions_T7[now + episode.lead:][:self.horizon]
-        actions = np.zeros((self.horizon, SLOTS), np.float32)
-        actions[:len(following)] = self.codec.encode_actions(following, episode.pose_T6[now:now + len(following)])
-        here = slice(now, now + 1)
-        return {
-            "sample": sample,
-            "frames": self._frames(episode, before, now),
-            "frames_kept": np.repeat([[now > 0], [True]], len(libero.CAMERAS), axis=1),
-            "instruction": self.texts.index(episode.instruction),
-            "state": self.codec.encode_state(episode.joint_rad_T7[here], episode.finger_m_T2[here],
-                                             episode.position_m_T3[here], episode.axis_angle_rad_T3[here])[0],
-            "state_mask": self.codec.state_mask.astype(np.float32),
-            "actions": actions,
-            "step_mask": np.arange(self.horizon) < len(following),
-            "action_mask": self.codec.action_mask.astype(np.float32),
-            "more_noise": np.empty((0, self.horizon, SLOTS), np.float32), "more_timesteps": np.empty(0, np.int64),
-        }
+        return Sample(self._observation(sample, episode, now), self._target(episode, now, noise_RHA, timesteps_R))
 
+    def _observation(self, sample: int, episode: libero.Episode, now: int) -> Observation:
+        before = max(now - 1, 0)  # its content is not used at the first step, see frames_kept
+        here = slice(now, now + 1)
+        state_A = self.codec.encode_state(episode.joint_rad_T7[here], episode.finger_m_T2[here],
+                                          episode.position_m_T3[here], episode.axis_angle_rad_T3[here])[0]
+        return Observation.undisturbed(
+            self.codec, state_A, self._frames(episode, before, now),
+            np.repeat([[now > 0], [True]], len(libero.CAMERAS), axis=1), self.texts.index(episode.instruction), sample)
+
+    def _target(self, episode: libero.Episode, now: int, noise_RHA: np.ndarray, timesteps_R: np.ndarray) -> Target:
+        following = episode.actions_T7[now + episode.lead:][:self.horizon]
+        actions_HA = np.zeros((self.horizon, SLOTS), np.float32)
+        actions_HA[:len(following)] = self.codec.encode_actions(following, episode.pose_T6[now:now + len(following)])
+        return Target(actions_HA, np.arange(self.horizon) < len(following), noise_RHA, timesteps_R)
 
     def _frames(self, episode: libero.Episode, before: int, now: int) -> np.ndarray:
         if self.config.vision_cache_gib:
@@ -192,20 +202,14 @@ class Samples(torch.utils.data.Dataset):
         return np.stack([self.frames.read(episode, t) for t in (before, now)])
 
 
-def collate(samples: list[dict[str, Any]]) -> Batch:
-    def stacked(name: str) -> torch.Tensor:
-        return torch.from_numpy(np.stack([s[name] for s in samples]))
-
-    frames_kept_BVC = stacked("frames_kept")
+def collate(samples: Sequence[Sample]) -> Batch:
+    targets = [sample.target for sample in samples]
     return Batch(
-        sample_B=stacked("sample"), frames_BVCSS3=stacked("frames"), frames_kept_BVC=frames_kept_BVC,
-        kept_K=frames_kept_BVC.flatten().nonzero()[:, 0], jitter_B3=stacked("jitter"),
-        instruction_B=stacked("instruction"),
-        state_B1A=stacked("state")[:, None], state_mask_B1A=stacked("state_mask")[:, None],
-        actions_BHA=stacked("actions"), step_mask_BH=stacked("step_mask"),
-        action_mask_B1A=stacked("action_mask")[:, None],
-        noise_BRHA=torch.cat([stacked("noise")[:, None], stacked("more_noise")], dim=1),
-        timesteps_BR=torch.cat([stacked("timestep")[:, None], stacked("more_timesteps")], dim=1))
+        ObservationBatch.of([sample.observation for sample in samples]),
+        TargetBatch(actions_BHA=stacked(t.actions_HA for t in targets),
+                    step_mask_BH=stacked(t.step_mask_H for t in targets),
+                    noise_BRHA=stacked(t.noise_RHA for t in targets),
+                    timesteps_BR=stacked(t.timesteps_R for t in targets)))
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,7 @@ class Share:
         return range(start, start + size)
 
 
-def _collate_or_error(samples: list[dict[str, Any] | DataError]) -> Batch | DataError:
+def _collate_or_error(samples: list[Sample | DataError]) -> Batch | DataError:
     errors = [s for s in samples if isinstance(s, DataError)]
     return errors[0] if errors else collate(samples)  # type: ignore[arg-type]
 

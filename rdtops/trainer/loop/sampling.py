@@ -25,9 +25,9 @@ class ActionError:
     def of(self, policy: RDTPolicy) -> float:
         """Mean squared error over the actions and slots that count, in the units of the codec."""
         batch = self._batch.to(self.device)
-        predicted = policy.predict_action(**self.conditions.of(batch), noise=batch.noise_BHA)
-        counted = batch.step_mask_BH[..., None] * batch.action_mask_B1A
-        return float(((predicted - batch.actions_BHA).square() * counted).sum() / counted.sum())
+        predicted = policy.predict_action(**self.conditions.of(batch.observation), noise=batch.target.noise_BHA)
+        counted = batch.target.step_mask_BH[..., None] * batch.observation.action_mask_B1A
+        return float(((predicted - batch.target.actions_BHA).square() * counted).sum() / counted.sum())
 
     @cached_property
     def _batch(self) -> Batch:

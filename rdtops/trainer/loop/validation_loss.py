@@ -8,13 +8,12 @@ number of processes does not show in the last bits either.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 
 from rdtops.trainer.data.actions import SLOTS
-from rdtops.trainer.data.samples import Batch, Samples, collate
+from rdtops.trainer.data.samples import Batch, Sample, Samples, collate
 from rdtops.trainer.model.conditions import Conditions
 from rdtops.trainer.model.rdt import RDTPolicy
 
@@ -39,12 +38,12 @@ class HeldOut:
     @torch.no_grad()
     def loss(self, policy: RDTPolicy) -> float:
         """The training loss over all held-out predictions. The policy is in evaluation mode, on the device."""
-        valid_steps = sum(int(batch.step_mask_BH.sum()) for batch in self._batches)
+        valid_steps = sum(int(batch.target.step_mask_BH.sum()) for batch in self._batches)
         parts = [self._loss(policy, batch.to(self.device), valid_steps) for batch in self._batches]
         return float(torch.stack(parts).double().sum())
 
     def _loss(self, policy: RDTPolicy, batch: Batch, valid_steps: int) -> torch.Tensor:
-        return policy.loss(**self.conditions.of(batch), **batch.learnt, valid_steps=valid_steps,
+        return policy.loss(**self.conditions.of(batch.observation), **batch.target.arguments(), valid_steps=valid_steps,
                            slot_weights=self.samples.slot_weights)
 
     @cached_property
@@ -54,7 +53,7 @@ class HeldOut:
         items = [self._item(number, int(place)) for number, place in enumerate(places)]
         return [collate(items[start:start + PIECE]) for start in range(0, self.count, PIECE)]
 
-    def _item(self, number: int, place: int) -> dict[str, Any]:
+    def _item(self, number: int, place: int) -> Sample:
         """Numbers are spread evenly over the held-out samples, several times over them where there are fewer; places,
         in another order, over the diffusion steps: 128 free draws would have some luck in them."""
         heldout, config = self.samples.split.heldout, self.samples.config
@@ -63,4 +62,4 @@ class HeldOut:
         noise = np.random.default_rng((config.seed, _HELDOUT, number)).standard_normal(
             (self.samples.horizon, SLOTS), np.float32)
         timestep = (2 * place + 1) * self.samples.diffusion_steps // (2 * self.count)
-        return {**self.samples.clean(sample, config.seed), "noise": noise, "timestep": timestep}
+        return self.samples.clean(sample, config.seed).with_draw(noise, timestep)

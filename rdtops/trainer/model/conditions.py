@@ -1,4 +1,4 @@
-"""What the model is told: language, images, state and masks, from a batch.
+"""An observation as the model takes it: tokens of language, images and state, and their masks.
 
 Shapes: B samples, V history frames, C cameras that exist, S pixels, P tokens of an image, W their width,
 L language tokens.
@@ -13,7 +13,7 @@ import torch
 
 from rdtops.errors import WeightsError
 from rdtops.trainer.data.features import Features
-from rdtops.trainer.data.samples import HISTORY, Batch
+from rdtops.trainer.data.observation import HISTORY, ObservationBatch
 from rdtops.trainer.model.encoders import Vision, as_batch
 
 CAMERAS = 3  # of RDT: outside, right wrist, left wrist. The left wrist does not exist in LIBERO
@@ -45,30 +45,30 @@ class Conditions:
         if wrong:
             raise WeightsError("the encoders do not fit the model: " + "; ".join(wrong))
 
-    def of(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """The keyword arguments that `loss` and `predict_action` share. The batch is on the training device."""
+    def of(self, told: ObservationBatch) -> dict[str, torch.Tensor]:
+        """The keyword arguments that `loss` and `predict_action` share. They are on the training device."""
         return {
-            "lang_tokens": self.lang_tokens[batch.instruction_B],
-            "lang_attn_mask": self.lang_mask[batch.instruction_B],
-            "img_tokens": self.image_tokens(batch),
+            "lang_tokens": self.lang_tokens[told.instruction_B],
+            "lang_attn_mask": self.lang_mask[told.instruction_B],
+            "img_tokens": self.image_tokens(told),
             "background_tokens": self.vision.background_PW,  # of the left wrist, in both frames of every sample
-            "state_tokens": batch.state_B1A,
-            "state_mask": batch.state_mask_B1A,
-            "action_mask": batch.action_mask_B1A,
-            "ctrl_freqs": torch.full_like(batch.sample_B, self.control_hz),
+            "state_tokens": told.state_B1A,
+            "state_mask": told.state_mask_B1A,
+            "action_mask": told.action_mask_B1A,
+            "ctrl_freqs": torch.full_like(told.sample_B, self.control_hz),
         }
 
-    def image_tokens(self, batch: Batch) -> torch.Tensor:
+    def image_tokens(self, told: ObservationBatch) -> torch.Tensor:
         """(B, V, C, P, W): what the cameras saw, the older frame first; background where nothing was kept."""
-        shape = batch.frames_kept_BVC.shape
-        tokens = self.vision.background_PW.repeat(batch.frames_kept_BVC.numel(), 1, 1)
-        tokens[batch.kept_K] = self._seen(batch)
+        shape = told.frames_kept_BVC.shape
+        tokens = self.vision.background_PW.repeat(told.frames_kept_BVC.numel(), 1, 1)
+        tokens[told.kept_K] = self._seen(told)
         return tokens.unflatten(0, shape)
 
-    def _seen(self, batch: Batch) -> torch.Tensor:
+    def _seen(self, told: ObservationBatch) -> torch.Tensor:
         """The frames that were kept: (kept, P, W)."""
         if self.features:
-            return self.features.of(batch.sample_B)[batch.kept_K]
-        frames = batch.frames_BVCSS3
-        jitter = batch.jitter_B3[:, None, None].expand(*frames.shape[:3], 3)  # one sample, one light
-        return self.vision.encode(frames.flatten(0, 2)[batch.kept_K], jitter.flatten(0, 2)[batch.kept_K])
+            return self.features.of(told.sample_B)[told.kept_K]
+        frames = told.frames_BVCSS3
+        jitter = told.jitter_B3[:, None, None].expand(*frames.shape[:3], 3)  # one sample, one light
+        return self.vision.encode(frames.flatten(0, 2)[told.kept_K], jitter.flatten(0, 2)[told.kept_K])

@@ -23,10 +23,10 @@ from safetensors import SafetensorError
 from torch.nn import functional
 
 from rdtops.errors import WeightsError
+from rdtops.trainer.data.observation import NO_INSTRUCTION
 from rdtops.trainer.model import weights
 
 log = logging.getLogger(__name__)
-NO_INSTRUCTION = ""  # what stands for a dropped instruction
 PIXEL_MEAN = PIXEL_STD = 0.5  # SigLIP's preprocessing: [0, 1] to [-1, 1]
 _HEAD_BYTES = 1 << 20
 GROUP = 4  # frames that SigLIP sees at a time: those of one sample

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import numpy as np
+import torch
 
 from rdtops.errors import SimulatorError
 from rdtops.trainer.data.actions import SLOTS, Codec
-from rdtops.trainer.data.samples import HISTORY, Batch, collate
+from rdtops.trainer.data.observation import HISTORY, Observation, ObservationBatch
 from rdtops.trainer.model.conditions import Conditions
 from rdtops.trainer.model.rdt import RDTPolicy
 from rdtops.trainer.simulation import simulator
@@ -47,10 +48,11 @@ class Driver:
     def decide(self, robot: RobotState, frames_VCSS3: np.ndarray, trial: int, decision: int) -> np.ndarray:
         """The next actions as slots (H, A), float32. The noise is that of (seed, trial, decision)."""
         random = np.random.default_rng((self.seed, trial, decision))
-        batch = self._batch(robot, frames_VCSS3, random.standard_normal((self.horizon, SLOTS), np.float32))
-        batch = batch.to(self.conditions.lang_tokens.device)
+        noise_BHA = torch.tensor(random.standard_normal((1, self.horizon, SLOTS), np.float32))
+        device = self.conditions.lang_tokens.device
+        told = ObservationBatch.of([self.observation(robot, frames_VCSS3)]).to(device)
         with self.autocast():
-            slots_BHA = self.policy.predict_action(**self.conditions.of(batch), noise=batch.noise_BHA)
+            slots_BHA = self.policy.predict_action(**self.conditions.of(told), noise=noise_BHA.to(device))
         return slots_BHA[0].float().cpu().numpy()
 
     def act(self, slots_A: np.ndarray, robot: RobotState) -> np.ndarray:
@@ -62,17 +64,12 @@ class Driver:
             raise SimulatorError(f"the policy wants an action that is not finite: {action_7.tolist()}")
         return action_7
 
-    def _batch(self, robot: RobotState, frames_VCSS3: np.ndarray, noise_HA: np.ndarray) -> Batch:
-        """As a sample of the training, but for the actions, which nobody knows."""
-        state = self.codec.encode_state(robot.joint_rad_7[None], robot.finger_m_2[None], robot.position_m_3[None],
-                                        robot.axis_angle_rad_3[None])[0]
-        return collate([{
-            "sample": 0, "frames": frames_VCSS3, "frames_kept": np.ones(frames_VCSS3.shape[:2], bool),
-            "jitter": np.ones(3, np.float32), "instruction": self.instruction,
-            "state": state, "state_mask": self.codec.state_mask.astype(np.float32),
-            "actions": np.zeros_like(noise_HA), "step_mask": np.ones(len(noise_HA), bool),
-            "action_mask": self.codec.action_mask.astype(np.float32), "noise": noise_HA, "timestep": 0,
-            "more_noise": np.empty((0, *noise_HA.shape), np.float32), "more_timesteps": np.empty(0, np.int64)}])
+    def observation(self, robot: RobotState, frames_VCSS3: np.ndarray) -> Observation:
+        """What the policy is told, as in training."""
+        state_A = self.codec.encode_state(robot.joint_rad_7[None], robot.finger_m_2[None], robot.position_m_3[None],
+                                          robot.axis_angle_rad_3[None])[0]
+        kept_VC = np.ones(frames_VCSS3.shape[:2], bool)
+        return Observation.undisturbed(self.codec, state_A, frames_VCSS3, kept_VC, self.instruction)
 
 
 def rollout(world: Simulator, driver: Driver, state: np.ndarray, trial: int, exec_horizon: int, longest: int,

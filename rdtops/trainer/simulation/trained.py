@@ -18,7 +18,7 @@ from rdtops.contract.evaluation import checkpoint_folder
 from rdtops.errors import WeightsError
 from rdtops.trainer.data import libero, slot_statistics
 from rdtops.trainer.data.actions import CODECS, Codec, codec
-from rdtops.trainer.data.samples import HISTORY
+from rdtops.trainer.data.observation import HISTORY
 from rdtops.trainer.loop import checkpoint
 from rdtops.trainer.model import weights
 from rdtops.trainer.model.rdt import RDTPolicy

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from rdtops.contract.config import TrainConfig, preset
 from rdtops.errors import DataError
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import codec
-from rdtops.trainer.data.samples import Order, Samples, Share, batches, collate
+from rdtops.trainer.data.samples import Batch, Order, Samples, Share, batches, collate
 from rdtops.trainer.data.slot_statistics import compute
 from tests.trainer.conftest import RECORDING
 
@@ -33,8 +33,12 @@ def samples_of(dataset: libero.Dataset, config: TrainConfig, horizon: int = 16) 
     return Samples(dataset, CODEC, compute(dataset, CODEC), TEXTS, horizon, 1000, config)
 
 
-def equal(one, other) -> bool:
-    return all(torch.equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(one))
+def tensors(batch: Batch) -> dict[str, torch.Tensor]:
+    return {**vars(batch.observation), **vars(batch.target)}
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(tensor, tensors(other)[name]) for name, tensor in tensors(one).items())
 
 
 def test_a_pass_over_the_data_sees_every_sample_once_and_the_next_in_another_order() -> None:
@@ -64,8 +68,8 @@ def test_processes_and_micro_batches_share_out_the_same_samples(processes, accum
 def test_every_rank_gets_samples_of_its_own(dataset) -> None:
     config = replace(ONE, num_processes=2, batch_size_per_process=4)
     first, second = (next(batches(samples_of(dataset, config), rank, 1)) for rank in (0, 1))
-    assert not torch.equal(first.actions_BHA, second.actions_BHA)
-    assert not torch.equal(first.noise_BRHA, second.noise_BRHA)
+    assert not torch.equal(first.target.actions_BHA, second.target.actions_BHA)
+    assert not torch.equal(first.target.noise_BRHA, second.target.noise_BRHA)
 
 
 def test_a_resumed_run_sees_what_the_uninterrupted_one_sees(dataset) -> None:
@@ -110,50 +114,50 @@ def test_an_observation_is_followed_by_the_next_action_and_a_padded_tail(demonst
     dataset = libero.index(demonstrations.folder)
     samples = samples_of_text(dataset, PLAIN)
     for start in range(5):
-        drawn = samples.clean(start, seed=0)
+        target = samples.clean(start, seed=0).target
         following = dataset.episodes[0].actions_T7[start + 1:]
-        assert drawn["step_mask"].tolist() == [True] * len(following) + [False] * (16 - len(following))
-        np.testing.assert_allclose(CODEC.decode_actions(drawn["actions"][:len(following)]), following, atol=1e-6)
-        assert not drawn["actions"][len(following):].any()
+        assert target.step_mask_H.tolist() == [True] * len(following) + [False] * (16 - len(following))
+        np.testing.assert_allclose(CODEC.decode_actions(target.actions_HA[:len(following)]), following, atol=1e-6)
+        assert not target.actions_HA[len(following):].any()
 
 
 def test_the_steps_that_count_are_known_without_reading(dataset) -> None:
     samples = samples_of(dataset, ONE, horizon=30)
     for step, batch in enumerate(batches(samples, 0, 1), start=1):
-        assert samples.valid_steps(step) == int(batch.step_mask_BH.sum()) < 8 * 30
+        assert samples.valid_steps(step) == int(batch.target.step_mask_BH.sum()) < 8 * 30
 
 
 def test_history_is_the_frame_before_and_nothing_at_the_start(demonstrations) -> None:
     """A copy of the current frame would look like standing still."""
     demonstrations.write(episodes=1)
     samples = samples_of_text(libero.index(demonstrations.folder), PLAIN)
-    start, later = samples.clean(0, seed=0), samples.clean(3, seed=0)
-    assert start["frames_kept"].tolist() == [[False, False], [True, True]]
-    assert later["frames_kept"].all()
-    assert later["frames"][:, :, -1, 0, 0].tolist() == [[2, 2], [3, 3]]  # see Demonstrations: the row numbers the step
+    start, later = (samples.clean(number, seed=0).observation for number in (0, 3))
+    assert start.frames_kept_VC.tolist() == [[False, False], [True, True]]
+    assert later.frames_kept_VC.all()
+    assert later.frames_VCSS3[:, :, -1, 0, 0].tolist() == [[2, 2], [3, 3]]  # Demonstrations: the row numbers the step
 
 
 def test_state_and_action_masks_are_those_of_the_codec(dataset) -> None:
     batch = next(batches(samples_of(dataset, PLAIN), 0, 1))
-    assert np.array_equal(batch.state_mask_B1A[0, 0].bool(), CODEC.state_mask)
-    assert np.array_equal(batch.action_mask_B1A[0, 0].bool(), CODEC.action_mask)
+    assert np.array_equal(batch.observation.state_mask_B1A[0, 0].bool(), CODEC.state_mask)
+    assert np.array_equal(batch.observation.action_mask_B1A[0, 0].bool(), CODEC.action_mask)
 
 
 def test_switching_one_disturbance_off_leaves_the_others_as_they_were(dataset) -> None:
     disturbed = next(batches(samples_of(dataset, ONE), 0, 2))
     calm = next(batches(samples_of(dataset, PLAIN), 0, 2))
     for name in ("noise_BRHA", "timesteps_BR", "actions_BHA", "frames_BVCSS3"):
-        assert torch.equal(getattr(disturbed, name), getattr(calm, name)), name
-    assert not torch.equal(disturbed.state_B1A, calm.state_B1A)
-    assert not torch.equal(disturbed.jitter_B3, calm.jitter_B3)
-    assert torch.equal(calm.jitter_B3, torch.ones(8, 3))
+        assert torch.equal(tensors(disturbed)[name], tensors(calm)[name]), name
+    assert not torch.equal(disturbed.observation.state_B1A, calm.observation.state_B1A)
+    assert not torch.equal(disturbed.observation.jitter_B3, calm.observation.jitter_B3)
+    assert torch.equal(calm.observation.jitter_B3, torch.ones(8, 3))
 
 
 def test_state_noise_has_the_stated_ratio_to_the_spread_of_the_data(dataset) -> None:
     noisy = replace(PLAIN, state_noise_snr_db=20.0, batch_size_per_process=64)
     calm = replace(noisy, state_noise_snr_db=None)
     pairs = zip(batches(samples_of(dataset, noisy), 0, 1), batches(samples_of(dataset, calm), 0, 1), strict=True)
-    added = torch.cat([one.state_B1A - other.state_B1A for one, other in pairs])[:, 0]
+    added = torch.cat([one.observation.state_B1A - other.observation.state_B1A for one, other in pairs])[:, 0]
     spread = torch.tensor(compute(dataset, CODEC)["state"]["std"])
     used = torch.from_numpy(CODEC.state_mask)
     ratio = added.std(0)[used] / spread[used].clamp_min(1e-9)
@@ -164,40 +168,40 @@ def test_state_noise_has_the_stated_ratio_to_the_spread_of_the_data(dataset) -> 
 def test_conditions_are_dropped_as_often_as_asked(dataset) -> None:
     often = replace(PLAIN, condition_dropout=0.4, batch_size_per_process=64)
     drawn = list(batches(samples_of(dataset, often), 0, 1))
-    language = torch.cat([b.instruction_B == 0 for b in drawn]).float().mean().item()
-    state = torch.cat([~b.state_mask_B1A.bool().any(-1) for b in drawn]).float().mean().item()
-    now = torch.cat([~b.frames_kept_BVC[:, 1] for b in drawn]).float().mean().item()
+    language = torch.cat([b.observation.instruction_B == 0 for b in drawn]).float().mean().item()
+    state = torch.cat([~b.observation.state_mask_B1A.bool().any(-1) for b in drawn]).float().mean().item()
+    now = torch.cat([~b.observation.frames_kept_BVC[:, 1] for b in drawn]).float().mean().item()
     assert [language, state, now] == pytest.approx([0.4] * 3, abs=0.08)
 
 
 def test_a_dropped_state_is_the_mean_and_its_mask_says_so(dataset) -> None:
     samples = samples_of(dataset, replace(PLAIN, condition_dropout=0.5))
     batch = next(batches(samples, 0, 1))
-    dropped = ~batch.state_mask_B1A[:, 0].bool().any(-1)
+    dropped = ~batch.observation.state_mask_B1A[:, 0].bool().any(-1)
     assert dropped.any()
-    assert torch.equal(batch.state_B1A[dropped, 0],
+    assert torch.equal(batch.observation.state_B1A[dropped, 0],
                        torch.from_numpy(samples.state_mean).expand(int(dropped.sum()), -1))
-    assert batch.action_mask_B1A.bool().any(-1).all()  # the actions are still to be predicted
+    assert batch.observation.action_mask_B1A.bool().any(-1).all()  # the actions are still to be predicted
 
 
 def test_a_sample_costs_its_pixels_and_little_more(dataset) -> None:
     """Not 10 MB of float32 pixels through shared memory."""
     batch = collate([samples_of(dataset, PLAIN).clean(5, seed=0)])
-    size = sum(getattr(batch, f.name).nbytes for f in fields(batch))
-    assert batch.frames_BVCSS3.nbytes == 4 * 128 * 128 * 3
+    size = sum(tensor.nbytes for tensor in tensors(batch).values())
+    assert batch.observation.frames_BVCSS3.nbytes == 4 * 128 * 128 * 3
     assert size < 0.25e6
 
 
 def test_further_noise_draws_leave_the_first_and_all_else_as_they_were(dataset) -> None:
     one = next(batches(samples_of(dataset, ONE), 0, 1))
     four = next(batches(samples_of(dataset, replace(ONE, noise_draws_per_sample=4)), 0, 1))
-    assert four.noise_BRHA.shape == (8, 4, 16, 128)
-    assert four.timesteps_BR.shape == (8, 4)
-    assert torch.equal(four.noise_BRHA[:, :1], one.noise_BRHA)
-    assert torch.equal(four.timesteps_BR[:, :1], one.timesteps_BR)
-    assert four.timesteps_BR.unique().numel() > 16
-    rest = [f.name for f in fields(one) if f.name not in ("noise_BRHA", "timesteps_BR")]
-    assert all(torch.equal(getattr(one, name), getattr(four, name)) for name in rest)
+    assert four.target.noise_BRHA.shape == (8, 4, 16, 128)
+    assert four.target.timesteps_BR.shape == (8, 4)
+    assert torch.equal(four.target.noise_BRHA[:, :1], one.target.noise_BRHA)
+    assert torch.equal(four.target.timesteps_BR[:, :1], one.target.timesteps_BR)
+    assert four.target.timesteps_BR.unique().numel() > 16
+    rest = tensors(one).keys() - {"noise_BRHA", "timesteps_BR"}
+    assert all(torch.equal(tensors(one)[name], tensors(four)[name]) for name in rest)
 
 
 def peak_kib(pid: int | str = "self") -> int:

@@ -101,22 +101,22 @@ def test_it_is_the_training_loss_of_all_predictions_whatever_they_travel_in(tiny
 def test_predictions_are_spread_over_samples_and_diffusion_steps(tiny) -> None:
     samples, conditions, _ = tiny
     batches = HeldOut(samples, conditions, torch.device("cpu"))._batches
-    timesteps = torch.cat([b.timesteps_BR[:, 0] for b in batches])
+    timesteps = torch.cat([b.target.timesteps_BR[:, 0] for b in batches])
     assert sorted(timesteps.tolist()) == list(range(25, 1000, 50))
-    noise = torch.cat([b.noise_BHA for b in batches])
+    noise = torch.cat([b.target.noise_BHA for b in batches])
     assert len({n.numpy().tobytes() for n in noise}) == 20
     assert noise.std().item() == pytest.approx(1, abs=0.02)
-    states = {s.numpy().tobytes() for b in batches for s in b.state_B1A}
+    states = {s.numpy().tobytes() for b in batches for s in b.observation.state_B1A}
     assert len(states) == len(samples.split.heldout) == 5
 
 
 def test_nothing_is_dropped_jittered_or_disturbed(tiny) -> None:
     samples, conditions, _ = tiny
     for batch in HeldOut(samples, conditions, torch.device("cpu"))._batches:
-        assert torch.equal(batch.jitter_B3, torch.ones_like(batch.jitter_B3))
-        assert batch.frames_kept_BVC[:, 1].all()
-        assert (batch.state_mask_B1A == batch.state_mask_B1A[:1]).all()
-        assert batch.state_mask_B1A.any()
+        assert torch.equal(batch.observation.jitter_B3, torch.ones_like(batch.observation.jitter_B3))
+        assert batch.observation.frames_kept_BVC[:, 1].all()
+        assert (batch.observation.state_mask_B1A == batch.observation.state_mask_B1A[:1]).all()
+        assert batch.observation.state_mask_B1A.any()
 
 
 def test_a_damaged_held_out_frame_is_a_failure_with_its_place(prepare, train_here, assets, tmp_path) -> None:

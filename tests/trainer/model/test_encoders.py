@@ -159,10 +159,10 @@ def test_a_frame_that_was_dropped_is_not_encoded(conditions, monkeypatch) -> Non
     batch = collate([samples[1, n] for n in range(4)])
     encode, seen = conditions.vision.encode, []
     monkeypatch.setattr(conditions.vision, "encode", lambda frames, *rest: seen.append(frames) or encode(frames, *rest))
-    tokens = conditions.image_tokens(batch)
-    assert [len(frames) for frames in seen] == [int(batch.frames_kept_BVC.sum())]
+    tokens = conditions.image_tokens(batch.observation)
+    assert [len(frames) for frames in seen] == [int(batch.observation.frames_kept_BVC.sum())]
     assert 0 < len(seen[0]) < 16
-    assert (tokens[~batch.frames_kept_BVC] == conditions.vision.background_PW).all()
+    assert (tokens[~batch.observation.frames_kept_BVC] == conditions.vision.background_PW).all()
 
 
 def test_the_background_is_what_a_grey_frame_gives(vision) -> None:
@@ -191,14 +191,14 @@ def test_image_tokens_are_in_the_order_of_the_published_model(conditions) -> Non
     samples = Samples(dataset, codec("delta_velocity"), slot_statistics.compute(dataset, codec("delta_velocity")),
                       conditions.texts, 16, 1000, preset("tiny"))
     batch = collate([samples.clean(0, 0), samples.clean(20, 0)])
-    given = conditions.of(batch)
+    given = conditions.of(batch.observation)
     background = conditions.vision.background_PW
     tokens = whole_image_tokens(given["img_tokens"], given["background_tokens"]).unflatten(1, (2, 3, 16))
     assert (tokens[:, :, 2] == background).all()
     assert (tokens[0, 0] == background).all()  # there is nothing before the first frame
     for history in (0, 1):
         for camera in (0, 1):
-            seen = conditions.vision.encode(batch.frames_BVCSS3[1, history, camera][None])[0]
+            seen = conditions.vision.encode(batch.observation.frames_BVCSS3[1, history, camera][None])[0]
             torch.testing.assert_close(tokens[1, history, camera], seen)
 
 

@@ -14,6 +14,7 @@ from rdtops.contract.config import preset
 from rdtops.errors import SimulatorError
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import codec
+from rdtops.trainer.data.observation import ObservationBatch
 from rdtops.trainer.data.samples import Samples, collate
 from rdtops.trainer.data.slot_statistics import compute
 from rdtops.trainer.model import encoders
@@ -48,9 +49,6 @@ def test_wilson_s_interval_is_that_of_the_tables(successes, trials, interval) ->
     assert rollout.wilson(successes, trials) == pytest.approx(interval, abs=1e-4)
 
 
-NOT_KNOWN_YET = ("sample_B", "actions_BHA", "step_mask_BH")
-
-
 def test_a_driver_is_told_what_the_training_was_told(assets, tmp_path) -> None:
     dataset, using, cpu = libero.index(RECORDING), codec("delta_velocity"), torch.device("cpu")
     texts = encoders.encode_instructions(assets["text_encoder"], dataset.instructions, tmp_path, cpu)
@@ -61,10 +59,10 @@ def test_a_driver_is_told_what_the_training_was_told(assets, tmp_path) -> None:
     policy = moving_policy(assets)
     driver = rollout.Driver(policy, conditions, using, episode.instruction, seed=0)
     robot = felt(episode, now)
-    frames = learnt.frames_BVCSS3[0].numpy()
-    told = driver._batch(robot, frames, learnt.noise_BHA[0].numpy())
-    for name in {f.name for f in fields(told)} - set(NOT_KNOWN_YET):
-        assert torch.equal(getattr(told, name), getattr(learnt, name)), name
+    frames = learnt.observation.frames_BVCSS3[0].numpy()
+    told = ObservationBatch.of([driver.observation(robot, frames)])
+    for name in {f.name for f in fields(told)} - {"sample_B"}:
+        assert torch.equal(getattr(told, name), getattr(learnt.observation, name)), name
     chunk = driver.decide(robot, frames, trial=30, decision=0)
     assert chunk.shape == (16, 128)
     assert np.array_equal(chunk, driver.decide(robot, frames, trial=30, decision=0))
