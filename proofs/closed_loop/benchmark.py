@@ -2,7 +2,7 @@
 
     inv bench closed-loop          # or: python -m proofs.closed_loop.benchmark
 
-Records demonstrations, trains a small RDT on them with the bundled trainer, and lets the averaged weights act from all
+Records demonstrations, trains a small RDT on them with the bundled trainer, and lets the EMA weights act from all
 of the benchmark's initial states, of which no demonstration had one: those start where LIBERO draws them anew. (What is
 picked up lies in a wider region than the benchmark's: there both are drawn, trials from seeds of their own. Its policy
 sees with eyes that glances have taught.) Beside it act an untrained policy, a demonstration's actions replayed without

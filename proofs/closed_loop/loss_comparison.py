@@ -3,7 +3,7 @@
     python -m proofs.closed_loop.loss_comparison
 
 Records a few demonstrations of the drawer task, trains the tiny model on them from scratch with each loss and seed, and
-lets the averaged weights act from starts that no demonstration had. One JSON row a policy. Images are black: what is
+lets the EMA weights act from starts that no demonstration had. One JSON row a policy. Images are black: what is
 compared is how actions are learnt, and a rollout then costs no rendering.
 
 Trial i of every policy has the same start, the same world and the same noise.

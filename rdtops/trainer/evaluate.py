@@ -28,22 +28,23 @@ from typing import Any
 
 import torch
 
-from rdtops.contract import locks, manifest
+from rdtops.contract import files, locks, manifest
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked, checkpoint_folder
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec, best_of, checkpoint_name
 from rdtops.errors import ConfigError, RdtopsError, RunError
 from rdtops.trainer.data.observation import HISTORY
 from rdtops.trainer.loop import checkpoint, disk_space, failures
+from rdtops.trainer.loop.reporter import configure_logging
 from rdtops.trainer.loop.stop import Stop
 from rdtops.trainer.model import encoders
 from rdtops.trainer.model.conditions import Conditions
+from rdtops.trainer.model.precision import DTYPES, autocast, make_reproducible
 from rdtops.trainer.simulation import film, rollout, simulator, trained, workers
 from rdtops.trainer.simulation.rollout import Driver
 from rdtops.trainer.simulation.simulator import SETTLING_STEPS, Simulator, Task
 from rdtops.trainer.simulation.trained import TrainedPolicy
 from rdtops.trainer.simulation.trials import ERROR, FAILURE, SUCCESS, Trial, TrialLog, report, table
-from rdtops.trainer.train import DTYPES, autocast_to, make_reproducible
 
 log = logging.getLogger("rdtops.trainer")
 LOOK_S = 0.5  # that `inv status` may have the lock, to see whether it is held
@@ -69,7 +70,7 @@ class Examination:
         return {
             "name": spec.name, "run_id": spec.run_id, "snapshot": spec.snapshot,
             "checkpoint": {"name": policy.folder.name, "path": spec.checkpoint, "digest": spec.digest,
-                           "step": policy.step, "weights": f"{checkpoint.EMA_WEIGHTS}, the averaged ones"},
+                           "step": policy.step, "weights": f"{checkpoint.EMA_WEIGHTS}, the EMA weights"},
             "codec": {"name": policy.codec.name, "hash": policy.codec.hash, "stated_by": policy.codec_stated_by},
             "protocol": {**asdict(spec.protocol), "settling_steps": SETTLING_STEPS, "history_frames": HISTORY,
                          "cameras": list(simulator.CAMERAS), "image_size": policy.image_size,
@@ -140,7 +141,7 @@ class Examiner:
         began, protocol = time.monotonic(), self.spec.protocol
         world = self._world_of(task)
         driver = Driver(self.policy, self.conditions, self.asked.policy.codec, task.language, protocol.seed,
-                        partial(autocast_to, self.spec.mixed_precision, self.device))
+                        partial(autocast, self.spec.mixed_precision, self.device))
         frames = []
 
         def on_step(_step: int, _done: bool) -> None:
@@ -197,10 +198,7 @@ def _write_report(asked: Examination, trials: TrialLog) -> dict[str, Any]:
     versions = {name: _version(name) for name in VERSIONED}
     about = {**asked.about(), "versions": {n: v for n, v in versions.items() if v}, "planned_trials": len(asked.jobs)}
     found = report(about, asked.tasks, trials.read().values())
-    partial_file = path.with_name(f"{path.name}.tmp")
-    partial_file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    manifest.flush(partial_file)
-    partial_file.replace(path)
+    files.write_whole(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
 
 
@@ -229,7 +227,7 @@ def _version(package: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     Stop()  # a signal ends this process by SystemExit, which ends the workers
-    _speak(quiet=options.check)
+    configure_logging(logging.ERROR if options.check else logging.INFO)
     try:
         spec = _wished(options)
         asked = examine(spec)
@@ -334,15 +332,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--device", default="", help="cuda, cuda:1 or cpu; default: that of the run")
     return parser
-
-
-def _speak(*, quiet: bool) -> None:
-    root = logging.getLogger("rdtops")
-    root.setLevel(logging.ERROR if quiet else logging.INFO)
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
-    root.handlers = [handler]
-    root.propagate = False
 
 
 if __name__ == "__main__":

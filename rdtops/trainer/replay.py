@@ -28,8 +28,8 @@ from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.samples import Batch, Sample, Samples, Share, collate
 from rdtops.trainer.loop import checkpoint, failures, inputs
 from rdtops.trainer.model.conditions import Conditions
+from rdtops.trainer.model.precision import DTYPES, autocast, make_reproducible
 from rdtops.trainer.model.rdt import RDTPolicy
-from rdtops.trainer.train import DTYPES, autocast, make_reproducible
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _loss(policy: RDTPolicy, conditions: Conditions, samples: Samples, batch: Ba
     """As Training._loss."""
     device = conditions.lang_tokens.device
     batch = batch.to(device)
-    with autocast(samples.config, device):
+    with autocast(samples.config.mixed_precision, device):
         return policy.loss(**conditions.of(batch.observation), **batch.target.arguments(), valid_steps=valid_steps,
                            slot_weights=samples.slot_weights)
 

@@ -1,7 +1,7 @@
 """Everything shared out over the processes (torch's fully_shard, which accelerate calls FSDP2): `--set sharding=fsdp2`.
 
-Each process keeps its part of every weight, gradient, moment and average. A block's weights are gathered when its turn
-comes, in the forward and the backward pass, and let go after it; its gradients are added up and cut up at once.
+Each process keeps its part of every weight, gradient, moment and EMA weight. A block's weights are gathered when its
+turn comes, in the forward and the backward pass, and let go after it; its gradients are added up and cut up at once.
 Weights are gathered in float32 and cast by autocast, as without sharding: to gather them in bf16 would take half the
 traffic and change what the norms compute.
 """
@@ -27,17 +27,17 @@ T = TypeVar("T")
 class Fsdp2(Shards):
     def __init__(self, ranks: Ranks) -> None:
         super().__init__(ranks)
-        with ranks.contact():
+        with ranks.collective():
             self._mesh = init_device_mesh(ranks.device.type, (ranks.world,))
 
     @property
-    def has_average(self) -> bool:
+    def has_ema(self) -> bool:
         return True
 
     def place(self, policy: RDTPolicy) -> RDTPolicy:
         """Block by block, so that the device never has more than its part and one whole block."""
         for module in (*policy.model.blocks, policy):
-            # also the outermost: its weights would otherwise stay whole, and those of the average would stay old
+            # also the outermost: its weights would otherwise stay whole, and those of the EMA would stay old
             fully_shard(module, mesh=self._mesh, reshard_after_forward=True, shard_placement_fn=self._cut)
         for module, method in ((policy, "loss"), (policy, "predict_action"),
                                *((block, "keys_values") for block in policy.model.blocks)):
@@ -49,7 +49,7 @@ class Fsdp2(Shards):
 
     def evaluate(self, read: Callable[[], object], work: Callable[[], T]) -> T:
         self.ranks.together(read)  # whoever failed in the midst of the work would leave the others waiting
-        with self.ranks.contact():
+        with self.ranks.collective():
             return work()
 
     def weights(self, policy: RDTPolicy) -> Mapping[str, torch.Tensor]:
@@ -79,5 +79,5 @@ class Fsdp2(Shards):
     def _whole(self, tensor: torch.Tensor) -> torch.Tensor:
         if not isinstance(tensor, DTensor):
             return tensor
-        with self.ranks.contact():
+        with self.ranks.collective():
             return tensor.full_tensor()

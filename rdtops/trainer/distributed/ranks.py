@@ -25,12 +25,12 @@ TIMEOUT = timedelta(minutes=30)  # one process reads T5, 45 GB, and the dataset 
 BUCKET_BYTES = 256 << 20
 
 
-class PeerLost(RunError):
+class PeerFailed(RunError):
     """Another process of the training is gone. Its own error, if it had time for one, says more."""
 
 
-class ToldByAnother(RdtopsError):
-    """Another process met an error and reports it; this one ends with it."""
+class AlreadyReported(RdtopsError):
+    """Another process reports the error; this one ends with it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Ranks:
 
     def together(self, work: Callable[[], T]) -> T:
         """All work, each for itself. Of those that raise an error of ours the lowest rank raises it; all others raise
-        ToldByAnother, so that one failure is told once."""
+        AlreadyReported, so that one failure is reported once."""
         result, error = None, None
         try:
             result = work()
@@ -68,17 +68,17 @@ class Ranks:
         errors: list[RdtopsError | None] = [error]
         if self.world > 1:
             errors = [None] * self.world
-            self._talk(lambda: distributed.all_gather_object(errors, error))
+            self._communicate(lambda: distributed.all_gather_object(errors, error))
         teller = next((rank for rank, met in enumerate(errors) if met), None)
         if teller is not None:
-            raise error if error and teller == self.rank else ToldByAnother(str(errors[teller]))
+            raise error if error and teller == self.rank else AlreadyReported(str(errors[teller]))
         return result  # type: ignore[return-value]
 
     def once(self, work: Callable[[], T]) -> T:
         """Rank 0 works, all get the result. Errors as in `together`."""
         result = [self.together(lambda: work() if self.is_first else None)]
         if self.world > 1:
-            self._talk(lambda: distributed.broadcast_object_list(result, device=torch.device("cpu")))
+            self._communicate(lambda: distributed.broadcast_object_list(result, device=torch.device("cpu")))
         return result[0]  # type: ignore[return-value]
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
@@ -86,7 +86,7 @@ class Ranks:
         if self.world == 1:
             return values[None].cpu()
         rows = [torch.empty_like(values) for _ in range(self.world)]
-        self._talk(lambda: distributed.all_gather(rows, values))
+        self._communicate(lambda: distributed.all_gather(rows, values))
         return torch.stack(rows).cpu()
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -95,45 +95,45 @@ class Ranks:
             return
         for gradients in buckets([p.grad for p in parameters if p.grad is not None], BUCKET_BYTES):
             flat = torch.cat([g.flatten() for g in gradients])
-            self._talk(lambda flat=flat: distributed.all_reduce(flat))  # type: ignore[misc]
+            self._communicate(lambda flat=flat: distributed.all_reduce(flat))  # type: ignore[misc]
             flat /= self.world
             for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
     def broadcast(self, values: torch.Tensor, source: int) -> None:
         """`values` of the rank `source`, into everybody's."""
-        self._talk(lambda: distributed.broadcast(values, source))
+        self._communicate(lambda: distributed.broadcast(values, source))
 
     def send_to_first(self, values: torch.Tensor, source: int) -> None:
         """`values` of the rank `source`, into rank 0's. Only these two call it."""
-        self._talk(lambda: distributed.recv(values, source) if self.is_first else distributed.send(values, 0))
+        self._communicate(lambda: distributed.recv(values, source) if self.is_first else distributed.send(values, 0))
 
     def leave(self) -> None:
         if self.world > 1:
             distributed.destroy_process_group()
 
     @contextmanager
-    def contact(self) -> Iterator[None]:
-        """Around work in which torch itself makes the processes talk. Errors of another kind pass."""
+    def collective(self) -> Iterator[None]:
+        """Around work in which torch itself communicates. Errors of another kind pass."""
         try:
             yield
         except RuntimeError as error:
-            if not _is_of_talk(error):
+            if not _is_of_communication(error):
                 raise
-            raise self._lost(error) from error
+            raise self._peer_failed(error) from error
 
-    def _talk(self, exchange: Callable[[], object]) -> None:
+    def _communicate(self, exchange: Callable[[], object]) -> None:
         try:
             exchange()
         except RuntimeError as error:
-            raise self._lost(error) from error
+            raise self._peer_failed(error) from error
 
-    def _lost(self, error: RuntimeError) -> PeerLost:
-        return PeerLost(f"rank {self.rank} lost contact with the other processes: {_short(error)}",
+    def _peer_failed(self, error: RuntimeError) -> PeerFailed:
+        return PeerFailed(f"rank {self.rank} lost contact with the other processes: {_short(error)}",
                         remedy="inv logs   # the process that ended first says why")
 
 
-def _is_of_talk(error: RuntimeError) -> bool:
+def _is_of_communication(error: RuntimeError) -> bool:
     """NCCL has errors of its own; those of gloo are known by the file that they come from."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
 

@@ -1,8 +1,8 @@
-"""What every process of a training has of the weights, the gradients, Adam's moments and the running average.
+"""What every process of a training has of the weights, the gradients, Adam's moments and the EMA weights.
 
-    none    everything; the running average on rank 0 alone
+    none    everything; the EMA weights on rank 0 alone
     zero1   Adam's moments are shared out (ZeRO, stage 1): each process updates its own parameters and sends them round
-    fsdp2   everything is shared out, the running average too: rdtops/trainer/distributed/fsdp2.py
+    fsdp2   everything is shared out, the EMA weights too: rdtops/trainer/distributed/fsdp2.py
 
 A training asks the same questions in each case, and all learn the same. A checkpoint has all of every tensor, whoever
 wrote it, and is resumed with any sharding and any number of processes.
@@ -64,14 +64,14 @@ def held(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class Shards:
-    """Every process has everything, and rank 0 the running average: `sharding=none`."""
+    """Every process has everything, and rank 0 the EMA weights: `sharding=none`."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
 
     @property
-    def has_average(self) -> bool:
-        """Whether this process has the running average, or a part of it."""
+    def has_ema(self) -> bool:
+        """Whether this process has the EMA weights, or a part of them."""
         return self.ranks.is_first
 
     def place(self, policy: RDTPolicy) -> RDTPolicy:
@@ -103,7 +103,7 @@ class Shards:
         """Every process gets what it needs of the others' updates."""
 
     def evaluate(self, read: Callable[[], object], work: Callable[[], T]) -> T:  # noqa: ARG002  # fsdp2 reads first
-        """`work` with the running average, after `read` has read its samples. Returns its result in every process."""
+        """`work` with the EMA weights, after `read` has read its samples. Returns its result in every process."""
         return self.ranks.once(work)
 
     def weights(self, policy: RDTPolicy) -> Mapping[str, torch.Tensor]:

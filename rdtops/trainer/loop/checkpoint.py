@@ -2,9 +2,9 @@
 
     step_002000/
         config.json, model.safetensors      the policy, as RDTPolicy.from_pretrained reads it
-        ema/                                its running average, likewise: what evaluation uses
+        ema/                                its EMA weights, likewise: what evaluation uses
         optimizer.safetensors               both Adam moments and the step of every parameter
-        trainer.json                        step, EMA updates, held-out loss, gradient scaler, configuration, cameras
+        trainer.json                        step, EMA updates, validation loss, gradient scaler, configuration, cameras
         statistics.json, codec.json         what the numbers mean
         manifest.json                       size and MD5 of every file
 """
@@ -25,6 +25,8 @@ from rdtops.contract import checkpoints as sealed_checkpoints
 from rdtops.contract import fields, files, manifest
 from rdtops.contract.run import Checkpoint, Retention, checkpoint_name
 from rdtops.errors import WeightsError
+from rdtops.trainer.data import libero
+from rdtops.trainer.data.observation import HISTORY
 from rdtops.trainer.distributed.sharding import MOMENTS, Shards
 from rdtops.trainer.loop.ema import Ema
 from rdtops.trainer.model import weights
@@ -137,6 +139,11 @@ def prune(checkpoints: Path, keep: Retention) -> list[Checkpoint]:
     for old in surplus:
         _discard(Path(old.path))
     return surplus
+
+
+def seen_by_training(image_size: int) -> dict[str, Any]:
+    """What trainer.json keeps of how the training saw, for an evaluation to compare."""
+    return {"cameras": list(libero.CAMERAS), "history": HISTORY, "image_size": image_size}
 
 
 def _discard(folder: Path) -> None:

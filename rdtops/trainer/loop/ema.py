@@ -1,4 +1,4 @@
-"""The running average of the weights: what is evaluated and deployed. float32, stepped once per optimiser step."""
+"""EMA weights: what is evaluated and deployed. float32, stepped once per optimiser step."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Ema:
         assert all(p.dtype == torch.float32 for p in policy.parameters())
         self.policy = copy.deepcopy(policy).requires_grad_(False).eval()
         self.settings: dict[str, Any] = policy.config.get("ema") or {}
-        self.updates = 0  # saved with the weights, or a resumed average would start over
+        self.updates = 0  # saved with the weights, or a resumed EMA would start over
         self._of: tuple[RDTPolicy, RDTPolicy] | None = None
         self._averages: list[torch.Tensor] = []
         self._currents: list[torch.Tensor] = []
 
     @property
     def decay(self) -> float:
-        """The share of the old average that the next step keeps: 1 - (1 + n)^-0.75, at most 0.9999."""
+        """The share of the old EMA that the next step keeps: 1 - (1 + n)^-0.75, at most 0.9999."""
         step = max(0, self.updates - self.settings.get("update_after_step", 0) - 1)
         if step == 0:
             return 0.0

@@ -1,4 +1,4 @@
-"""Actions sampled by the averaged weights, as they would be deployed, against the recorded ones."""
+"""Actions sampled by the EMA weights, as they would be deployed, against the recorded ones."""
 
 from __future__ import annotations
 

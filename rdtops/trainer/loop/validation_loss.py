@@ -1,4 +1,4 @@
-"""The held-out loss: the averaged weights on samples that training never sees, always with the same noise.
+"""The validation loss: the EMA weights on samples that are held out of training, always with the same noise.
 
 Every evaluation predicts the same actions from the same noise at the same diffusion steps, so that two checkpoints
 differ by their weights alone. The samples travel in pieces of one size whatever the training's batch is, so that the
@@ -21,7 +21,7 @@ PIECE = 8  # samples at once; without gradients this takes less memory than trai
 _HELDOUT = 4  # keeps these draws apart from those of rdtops.trainer.data.samples and split
 
 
-class HeldOut:
+class ValidationLoss:
     """Falsy when nothing is held out."""
 
     def __init__(self, samples: Samples, conditions: Conditions, device: torch.device) -> None:
@@ -32,11 +32,11 @@ class HeldOut:
         return self.count > 0
 
     def read(self) -> None:
-        """What `loss` will look at, unless it was read before. Raises DataError."""
+        """What `of` will look at, unless it was read before. Raises DataError."""
         _ = self._batches
 
     @torch.no_grad()
-    def loss(self, policy: RDTPolicy) -> float:
+    def of(self, policy: RDTPolicy) -> float:
         """The training loss over all held-out predictions. The policy is in evaluation mode, on the device."""
         valid_steps = sum(int(batch.target.step_mask_BH.sum()) for batch in self._batches)
         parts = [self._loss(policy, batch.to(self.device), valid_steps) for batch in self._batches]

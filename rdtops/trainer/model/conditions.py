@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from rdtops.errors import WeightsError
-from rdtops.trainer.data.features import Features
 from rdtops.trainer.data.observation import HISTORY, ObservationBatch
 from rdtops.trainer.model.encoders import Vision, as_batch
+from rdtops.trainer.model.features import Features
 
 CAMERAS = 3  # of RDT: outside, right wrist, left wrist. The left wrist does not exist in LIBERO
 

@@ -1,4 +1,4 @@
-"""A trained policy to be driven: its averaged weights, its codec and what its training saw. From a checkpoint of ours:
+"""A trained policy to be driven: its EMA weights, its codec and what its training saw. From a checkpoint of ours:
 
     step_002000/{ema/{config.json, model.safetensors}, codec.json, trainer.json, statistics.json}
 
@@ -18,7 +18,6 @@ from rdtops.contract.evaluation import checkpoint_folder
 from rdtops.errors import WeightsError
 from rdtops.trainer.data import libero, slot_statistics
 from rdtops.trainer.data.actions import CODECS, Codec, codec
-from rdtops.trainer.data.observation import HISTORY
 from rdtops.trainer.loop import checkpoint
 from rdtops.trainer.model import weights
 from rdtops.trainer.model.rdt import RDTPolicy
@@ -29,7 +28,7 @@ CHECKPOINT, COMMAND_LINE = "the checkpoint", "the command line"
 @dataclass(frozen=True)
 class TrainedPolicy:
     folder: Path
-    config_folder: Path  # where the config.json of the averaged weights lies
+    config_folder: Path  # where the config.json of the EMA weights lies
     config: dict[str, Any]
     codec: Codec
     codec_stated_by: str  # CHECKPOINT or COMMAND_LINE
@@ -42,7 +41,7 @@ class TrainedPolicy:
         return int(self.config["pred_horizon"])
 
     def load(self) -> RDTPolicy:
-        """The averaged weights, on the CPU. Raises WeightsError."""
+        """The EMA weights, on the CPU. Raises WeightsError."""
         return RDTPolicy.from_pretrained(self.folder / checkpoint.EMA, config_from=self.config_folder).eval()
 
     def check_horizon(self, exec_horizon: int) -> None:
@@ -65,7 +64,7 @@ def find(path: str | Path, codec_name: str = "") -> TrainedPolicy:
     does not name its codec; elsewhere it must be the same one. Raises WeightsError with what does not fit."""
     folder = Path(checkpoint_folder(str(path)))
     if not (folder / checkpoint.EMA).is_dir():
-        raise WeightsError(f"{folder} is no checkpoint: it has no folder {checkpoint.EMA}/ with averaged weights",
+        raise WeightsError(f"{folder} is no checkpoint: it has no folder {checkpoint.EMA}/ with EMA weights",
                            remedy="inv checkpoints")
     config_folder = _config_folder(folder)
     config = weights.read_config(config_folder)
@@ -78,11 +77,6 @@ def find(path: str | Path, codec_name: str = "") -> TrainedPolicy:
                            remedy=f"--codec seed_compat   # as the code before rdtops trained; one of "
                                   f"{', '.join(CODECS)}")
     return TrainedPolicy(folder, config_folder, config, codec(codec_name), COMMAND_LINE, libero.IMAGE_SIZES[0], None)
-
-
-def seen_by_training(image_size: int) -> dict[str, Any]:
-    """What trainer.json keeps of how the training saw, for an evaluation to compare."""
-    return {"cameras": list(libero.CAMERAS), "history": HISTORY, "image_size": image_size}
 
 
 def _ours(folder: Path, config_folder: Path, config: dict[str, Any], codec_name: str) -> TrainedPolicy:
@@ -101,7 +95,8 @@ def _ours(folder: Path, config_folder: Path, config: dict[str, Any], codec_name:
         raise WeightsError(error.message, remedy="leave --codec out: the checkpoint says it" if codec_name
                            else error.remedy) from None
     trainer = checkpoint.read_trainer(folder)
-    seen = {**seen_by_training(libero.IMAGE_SIZES[0]), **trainer.get("seen", {})}  # older checkpoints do not say
+    # older checkpoints do not say
+    seen = {**checkpoint.seen_by_training(libero.IMAGE_SIZES[0]), **trainer.get("seen", {})}
     _check_seen(folder, seen)
     _check_statistics(folder, codec(name))
     return TrainedPolicy(folder, config_folder, config, codec(name), CHECKPOINT, int(seen["image_size"]),
@@ -118,7 +113,7 @@ def _config_folder(folder: Path) -> Path:
 
 
 def _check_seen(folder: Path, seen: dict[str, Any]) -> None:
-    here = seen_by_training(seen["image_size"])
+    here = checkpoint.seen_by_training(seen["image_size"])
     wrong = [f"{key} {seen[key]} in training, {here[key]} here" for key in here if seen[key] != here[key]]
     if seen["image_size"] not in libero.IMAGE_SIZES:
         wrong.append(f"images of {seen['image_size']} pixels in training, {' or '.join(map(str, libero.IMAGE_SIZES))} "

@@ -16,7 +16,7 @@ from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.samples import Samples
 from rdtops.trainer.data.slot_statistics import compute
 from rdtops.trainer.loop import validation_loss
-from rdtops.trainer.loop.validation_loss import HeldOut
+from rdtops.trainer.loop.validation_loss import ValidationLoss
 from rdtops.trainer.model import encoders
 from rdtops.trainer.model.conditions import Conditions
 from rdtops.trainer.model.rdt import RDTPolicy
@@ -94,13 +94,13 @@ def test_it_is_the_training_loss_of_all_predictions_whatever_they_travel_in(tiny
     found = []
     for piece in (20, 8, 3):
         monkeypatch.setattr(validation_loss, "PIECE", piece)
-        found.append(HeldOut(samples, conditions, torch.device("cpu")).loss(policy))
+        found.append(ValidationLoss(samples, conditions, torch.device("cpu")).of(policy))
     assert found[1:] == pytest.approx([found[0]] * 2, rel=1e-5)
 
 
 def test_predictions_are_spread_over_samples_and_diffusion_steps(tiny) -> None:
     samples, conditions, _ = tiny
-    batches = HeldOut(samples, conditions, torch.device("cpu"))._batches
+    batches = ValidationLoss(samples, conditions, torch.device("cpu"))._batches
     timesteps = torch.cat([b.target.timesteps_BR[:, 0] for b in batches])
     assert sorted(timesteps.tolist()) == list(range(25, 1000, 50))
     noise = torch.cat([b.target.noise_BHA for b in batches])
@@ -112,7 +112,7 @@ def test_predictions_are_spread_over_samples_and_diffusion_steps(tiny) -> None:
 
 def test_nothing_is_dropped_jittered_or_disturbed(tiny) -> None:
     samples, conditions, _ = tiny
-    for batch in HeldOut(samples, conditions, torch.device("cpu"))._batches:
+    for batch in ValidationLoss(samples, conditions, torch.device("cpu"))._batches:
         assert torch.equal(batch.observation.jitter_B3, torch.ones_like(batch.observation.jitter_B3))
         assert batch.observation.frames_kept_BVC[:, 1].all()
         assert (batch.observation.state_mask_B1A == batch.observation.state_mask_B1A[:1]).all()

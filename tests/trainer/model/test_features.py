@@ -12,8 +12,9 @@ import torch
 
 from rdtops.contract.config import override, preset
 from rdtops.errors import ConfigError
-from rdtops.trainer.data import features, libero
+from rdtops.trainer.data import libero
 from rdtops.trainer.distributed.ranks import Ranks
+from rdtops.trainer.model import features
 from rdtops.trainer.model.encoders import Vision
 from tests.trainer.conftest import RECORDING, SHORT, events, losses
 from tests.trainer.test_train import digests

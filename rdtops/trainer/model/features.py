@@ -16,6 +16,7 @@ import math
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,8 +24,10 @@ import torch
 from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
 from rdtops.trainer.data import libero
-from rdtops.trainer.distributed.ranks import Ranks
 from rdtops.trainer.model.encoders import Vision, identity
+
+if TYPE_CHECKING:
+    from rdtops.trainer.distributed.ranks import Ranks
 
 log = logging.getLogger(__name__)
 VERSION = 1  # of what happens to a frame before the encoder sees it
