@@ -111,7 +111,7 @@ VIOLATIONS = {
     "The control side does not import the trainer": ("rdtops/ops/plan.py", "import rdtops.trainer.loop.ema"),
     "Plugins take the public road": ("plugins/md5.py", "import rdtops.errors"),
     "Plugins do not see each other": ("plugins/md5.py", "import plugins.disk"),
-    "The folders of the trainer know only those below": ("rdtops/trainer/data/split.py", "import rdtops.trainer.model.rdt"),
+    "The folders of the trainer know only": ("rdtops/trainer/data/split.py", "import rdtops.trainer.model.rdt"),
     "Nothing in the product knows a proof": ("rdtops/trainer/model/encoders.py", "import proofs.closed_loop.benchmark"),
 }
 
