@@ -1,4 +1,4 @@
-"""Who acts in a proof, from the same starts: the trained policy, and what it has to be better than."""
+"""Who acts in the benchmark, from the same starts: the trained policy, and the baselines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rdtops.trainer.simulation.simulator import SETTLING_STEPS, RobotState, Simu
 
 FIRST_SEED = 2**31  # of the starts of trials; those of demonstrations are below it
 
-class Arena:
+class Baselines:
     """A task's world in light and in darkness, and all that may act in it."""
 
     def __init__(self, place: Place) -> None:
@@ -36,7 +36,8 @@ class Arena:
             world.close()
 
     def start(self, trial: int) -> np.ndarray:
-        """The benchmark's initial state of that number; in a region of ours, where it has none, one that is drawn."""
+        """Return the benchmark's initial state of that number; in a region of ours, where it has none, one that is
+        drawn."""
         if self.proof.region:
             return self.dark.drawn(FIRST_SEED + trial)
         return self.place.task.initial_states()[trial]
@@ -62,8 +63,8 @@ class Arena:
         return self._driver(RDTPolicy(ARCHITECTURES[self.proof.model]))
 
     @cached_property
-    def blindfolded(self) -> Driver:
-        return self._driver(RDTPolicy.from_pretrained(self.place.checkpoint), Blindfolded)
+    def blank_images_driver(self) -> Driver:
+        return self._driver(RDTPolicy.from_pretrained(self.place.checkpoint), BlankImages)
 
     def _driver(self, policy: RDTPolicy, kind: type[Driver] = Driver) -> Driver:
         cpu, using = torch.device("cpu"), codec(self.proof.codec)
@@ -82,7 +83,7 @@ class Arena:
         return None
 
     def _guesses(self, trial: int) -> Iterator[np.ndarray]:
-        """The expert's actions towards the middle of where the demonstrations' hands closed."""
+        """Return the expert's actions towards the middle of where the demonstrations' hands closed."""
         places = [e.position_m_T3[int((e.actions_T7[:, 6] > 0).argmax())] for e in self.dataset.episodes]
         expert = EXPERTS[self.proof.task](np.random.default_rng(trial))
         assert isinstance(expert, PutPuddingInTray)
@@ -91,8 +92,8 @@ class Arena:
             yield expert.act(self.dark)
 
 
-class Blindfolded(Driver):
-    """Acts in the light as if it were dark."""
+class BlankImages(Driver):
+    """The blank-image ablation: the policy acts in the light as if it were dark."""
 
     def decide(self, robot: RobotState, frames_VCSS3: np.ndarray, trial: int, decision: int) -> np.ndarray:
         return super().decide(robot, np.zeros_like(frames_VCSS3), trial, decision)

@@ -2,12 +2,12 @@
 
     inv bench closed-loop          # or: python -m proofs.closed_loop.benchmark
 
-Records demonstrations, trains a small RDT on them with the bundled trainer, and lets the EMA weights act from all
-of the benchmark's initial states, of which no demonstration had one: those start where LIBERO draws them anew. (What is
-picked up lies in a wider region than the benchmark's: there both are drawn, trials from seeds of their own. Its policy
-sees with eyes that glances have taught.) Beside it act an untrained policy, a demonstration's actions replayed without
-looking, the same policy in the dark, and, for a task that needs eyes, the scripted expert itself when it does not know
-where the object lies.
+Records demonstrations, trains a small RDT on them with the bundled trainer, and lets the EMA weights act from all of
+the benchmark's initial states, of which no demonstration had one: those start where LIBERO draws them anew. (What is picked
+up lies in a wider region than the benchmark's: there both are drawn, trials from seeds of their own. Its policy sees
+with a keypoint encoder trained on rendered samples.) The baselines are an untrained policy, a demonstration's actions
+replayed without looking, the same policy with blank images, and, for a task that needs images, the scripted expert
+itself when it does not know where the object lies.
 
 Trial i of each has the same start, world and noise. Rows as `inv bench` prints them.
 """
@@ -32,12 +32,12 @@ import numpy as np
 import torch
 
 from proofs.closed_loop import keypoint_training
-from proofs.closed_loop.baselines import Arena
+from proofs.closed_loop.baselines import Baselines
 from proofs.closed_loop.benchmark_config import PROOFS, REPLAYED, SEED, SETTINGS, SHORT, TRAINED, Place, Proof
 from proofs.closed_loop.loss_comparison import run_folder, train
 from proofs.closed_loop.pool import shared_out
 from proofs.closed_loop.recording import Recording, record
-from proofs.closed_loop.rendered_samples import Glances, Looking, taken
+from proofs.closed_loop.rendered_samples import RenderedSamples, Rendering, taken
 from proofs.trainer_bench.speed import Row
 from rdtops.contract.config import TrainConfig, override, preset
 from rdtops.errors import RdtopsError
@@ -57,7 +57,7 @@ def prove(place: Place, processes: int, say: Callable[[str], object], films: Pat
         record(place.demonstrations / "recorded_demo.hdf5", wish, processes, say)
     tiny.make(place.folder / "assets")
     if proof.sighted and not Path(place.assets["vision_encoder"]).is_dir():
-        _open_eyes(place, processes, say)
+        _train_encoder(place, processes, say)
     if not (place.folder / "training").is_dir():
         minutes = train(run_folder(place.folder / "training", place.assets, _config(proof)), processes) / 60
         say(f"trained {proof.steps} steps in {minutes:.1f} minutes")
@@ -74,21 +74,21 @@ def prove(place: Place, processes: int, say: Callable[[str], object], films: Pat
         _film(place, found[TRAINED], films)
 
 
-def _open_eyes(place: Place, processes: int, say: Callable[[str], object]) -> None:
+def _train_encoder(place: Place, processes: int, say: Callable[[str], object]) -> None:
     proof = place.proof
-    if not place.glances.is_file():
-        wish = Looking(place.task, proof.sought, proof.corners_m, proof.glances, SEED)
-        taken(wish, processes, say).save(place.glances)
+    if not place.rendered_samples.is_file():
+        wish = Rendering(place.task, proof.sought, proof.corners_m, proof.rendered_samples, SEED)
+        taken(wish, processes, say).save(place.rendered_samples)
     torch.set_num_threads(processes)
-    off_m = keypoint_training.teach(Glances.load(place.glances), Path(place.assets["vision_encoder"]), proof.eye_steps,
-                                    SEED)
-    say("eyes, mean error in scenes that taught nothing: " + ", ".join(
+    samples, encoder = RenderedSamples.load(place.rendered_samples), Path(place.assets["vision_encoder"])
+    off_m = keypoint_training.teach(samples, encoder, proof.encoder_steps, SEED)
+    say("keypoint encoder, mean error in held-out scenes: " + ", ".join(
         f"{camera} {100 * off:.1f} cm" for camera, off in off_m.items()))
 
 
 def _row(proof: Proof, kind: str, steps: list[int | None], found: dict[str, list[int | None]]) -> Row:
-    """A baseline holds when the trained policy's interval lies above its own. A task that needs no eyes may be done by
-    replaying: that row then tells how easy it is."""
+    """Judge a row: a baseline holds when the trained policy's interval lies above its own. A task that needs no
+    images may be done by replaying: that row then tells how easy it is."""
     good, trials = sum(s is not None for s in steps), len(steps)
     low, high = wilson(good, trials)
     how = f"{good} of {trials} unseen starts, {low:.2f} to {high:.2f}"
@@ -117,7 +117,7 @@ def _config(proof: Proof) -> TrainConfig:
 def _trials(place: Place, processes: int, say: Callable[[str], object]) -> Iterator[tuple[str, list[int | None]]]:
     """Each kind with its steps to success, None for a failure."""
     jobs = [(kind, trial) for kind in place.proof.kinds for trial in range(place.proof.trials)]
-    acted = shared_out(partial(_arena, place), _trial, jobs, processes)
+    acted = shared_out(partial(_baselines, place), _trial, jobs, processes)
     for kind in place.proof.kinds:
         steps: list[int | None] = []
         for made in itertools.islice(acted, place.proof.trials):
@@ -127,13 +127,13 @@ def _trials(place: Place, processes: int, say: Callable[[str], object]) -> Itera
         yield kind, steps
 
 
-def _arena(place: Place) -> Arena:
+def _baselines(place: Place) -> Baselines:
     torch.set_num_threads(1)
-    return Arena(place)
+    return Baselines(place)
 
 
-def _trial(arena: Arena, job: tuple[str, int]) -> int | None:
-    return arena.trial(*job)
+def _trial(baselines: Baselines, job: tuple[str, int]) -> int | None:
+    return baselines.trial(*job)
 
 
 # what comes of it ----------------------------------------------------------------------------------------------------
@@ -141,13 +141,13 @@ def _trial(arena: Arena, job: tuple[str, int]) -> int | None:
 def _film(place: Place, steps: list[int | None], folder: Path) -> None:
     """The first success and the first failure, acted once more: the same to the last bit."""
     simulator.load(images=True)
-    with contextlib.closing(Arena(place)) as arena, contextlib.closing(Simulator(place.task)) as lit:
-        _film_with(arena, lit, steps, folder)
+    with contextlib.closing(Baselines(place)) as baselines, contextlib.closing(Simulator(place.task)) as lit:
+        _film_with(baselines, lit, steps, folder)
 
 
-def _film_with(arena: Arena, lit: Simulator, steps: list[int | None], folder: Path) -> None:
-    place = arena.place
-    driver = arena.driver if place.proof.sighted else arena.blindfolded
+def _film_with(baselines: Baselines, lit: Simulator, steps: list[int | None], folder: Path) -> None:
+    place = baselines.place
+    driver = baselines.driver if place.proof.sighted else baselines.blank_images_driver
     for outcome, failed in (("success", False), ("failure", True)):
         trial = next((n for n, s in enumerate(steps) if (s is None) == failed), None)
         if trial is None:
@@ -157,9 +157,9 @@ def _film_with(arena: Arena, lit: Simulator, steps: list[int | None], folder: Pa
         def keep(_step: int, _done: bool, frames: list[np.ndarray] = frames) -> None:
             frames.append(lit.images())
 
-        again = rollout(lit, driver, arena.start(trial), trial, place.proof.exec_horizon, place.proof.longest, keep)
+        again = rollout(lit, driver, baselines.start(trial), trial, place.proof.exec_horizon, place.proof.longest, keep)
         assert again == steps[trial], (trial, steps[trial], again)
-        film.write(folder / f"{place.proof.name}_{outcome}.mp4", frames, arena.dark.instruction, outcome,
+        film.write(folder / f"{place.proof.name}_{outcome}.mp4", frames, baselines.dark.instruction, outcome,
                    place.proof.longest)
 
 

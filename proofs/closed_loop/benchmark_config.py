@@ -36,12 +36,12 @@ class Proof:
     exec_horizon: int
     longest: int  # steps of a trial
     trials: int = 50
-    glances: int = 0
-    eye_steps: int = 0
+    rendered_samples: int = 0
+    encoder_steps: int = 0
     noise_draws: int = 1  # of each sample of a batch
     codec: str = "delta_velocity"
     loss: str = "published"
-    sought: str = ""  # the body that eyes are taught to find
+    sought: str = ""  # the body that the keypoint encoder learns to find
     region: str = ""  # of the bddl file, whose object lies elsewhere in each start; '': as the benchmark has it
     corners_m: tuple[float, float, float, float] = (0, 0, 0, 0)  # of that region instead of its own: x, y to x, y
     elsewhere: float = 0.0  # share of the demonstrations in which the hand starts elsewhere
@@ -57,9 +57,9 @@ PROOFS = {p.name: p for p in (
           demos=50, noise=0.2, model="tiny", batch=16, steps=2000, learning_rate=2e-3, exec_horizon=16, longest=200),
     Proof("pick", "LIVING_ROOM_SCENE4_pick_up_the_chocolate_pudding_and_put_it_in_the_tray", sighted=True, goal=0.6,
           limit_minutes=90, demos=144, noise=0.0, model="small", batch=16, noise_draws=2, steps=8000,
-          learning_rate=1e-3, exec_horizon=4, longest=200, glances=4000, eye_steps=3000, codec="delta_velocity",
-          loss="normalised", sought=PutPuddingInTray.PUDDING, region="chocolate_pudding_init_region",
-          corners_m=(0.02, -0.16, 0.14, 0.06), elsewhere=0.75))}
+          learning_rate=1e-3, exec_horizon=4, longest=200, rendered_samples=4000, encoder_steps=3000,
+          codec="delta_velocity", loss="normalised", sought=PutPuddingInTray.PUDDING,
+          region="chocolate_pudding_init_region", corners_m=(0.02, -0.16, 0.14, 0.06), elsewhere=0.75))}
 SHORT = replace(PROOFS["drawer"], demos=6, steps=400, trials=10, longest=100, goal=0.5)
 
 
@@ -75,7 +75,7 @@ class Place:
         return self.folder / "demonstrations"
 
     @property
-    def glances(self) -> Path:
+    def rendered_samples(self) -> Path:
         return self.folder / "glances.npz"
 
     @property

@@ -47,7 +47,7 @@ class Tower(nn.Module):
         return self.read(self.look(images_B3RR))
 
     def look(self, images_B3RR: torch.Tensor) -> torch.Tensor:
-        """The maps, before their softmax: (B, K, M, M)."""
+        """Return the maps, before their softmax: (B, K, M, M)."""
         return self.sharpness * self.maps(self.body(images_B3RR))
 
     def read(self, maps_BKMM: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Eyes for a small policy: a keypoint encoder that glances teach where an object is.
+"""Train the keypoint encoder of a small policy: rendered samples teach it where an object is.
 
 The trainer keeps its vision encoder frozen, and with `vision_cache_gib` it sees every frame once; so an encoder that is
 taught beforehand costs a policy's training nothing. Each camera teaches its own tower two things: its first map is to
@@ -6,7 +6,7 @@ be high where the object is in the image, and its answer is to be where the obje
 the place, from the wrist, the way there from the hand. The answers alone would do, and take four times as long: as long
 as the maps are high everywhere, nothing tells them where to look.
 
-Shapes: G glances, B of a batch, C cameras, R pixels of an edge as the encoder sees it, M of a map's.
+Shapes: G samples, B of a batch, C cameras, R pixels of an edge as the encoder sees it, M of a map's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional
 
 from proofs.closed_loop.keypoint_encoder import CONFIG, KeypointEncoder
-from proofs.closed_loop.rendered_samples import Glances
+from proofs.closed_loop.rendered_samples import RenderedSamples
 from rdtops.errors import DataError
 from rdtops.trainer.data import libero
 from rdtops.trainer.model import encoders
@@ -43,25 +43,25 @@ class Lesson(NamedTuple):
         return Lesson(*(column[numbers] for column in self))
 
 
-def teach(glances: Glances, out: Path, steps: int, seed: int = 0) -> dict[str, float]:
-    """Write the encoder into `out`. Returns for each camera how far off its tower is, in m along the table: the mean
+def teach(samples: RenderedSamples, out: Path, steps: int, seed: int = 0) -> dict[str, float]:
+    """Write the encoder into `out`. Return for each camera how far off its tower is, in m along the table: the mean
     over what it sees in scenes that taught nothing. Raises DataError when there is no scene to spare."""
-    scenes = np.unique(glances.scene_G)
-    judging_G = np.isin(glances.scene_G, scenes[min(HELD_OUT, len(scenes)) - 1::HELD_OUT])
+    scenes = np.unique(samples.scene_G)
+    judging_G = np.isin(samples.scene_G, scenes[min(HELD_OUT, len(scenes)) - 1::HELD_OUT])
     if judging_G.all():
-        raise DataError("eyes need glances of two scenes at least: one teaches them, one judges them")
+        raise DataError("a keypoint encoder needs samples of two scenes at least: one to train on, one to judge by")
     torch.manual_seed(seed)
     encoder = KeypointEncoder(CONFIG)
-    every = lesson(glances, encoder.edge)
+    every = lesson(samples, encoder.edge)
     _learn(encoder, every.of(np.flatnonzero(~judging_G)), steps, seed)
     encoder.save_pretrained(out)
     return _errors_m(encoder, every.of(np.flatnonzero(judging_G)))
 
 
-def lesson(glances: Glances, edge: int) -> Lesson:
-    frames = encoders.resized(torch.from_numpy(glances.frames_GCSS3).flatten(0, 1), edge)
-    asked_m_GC3 = np.stack([glances.object_m_G3, glances.object_m_G3 - glances.hand_m_G3], axis=1)
-    spots_GC2 = torch.from_numpy(glances.object_in_image_GC2).float()
+def lesson(samples: RenderedSamples, edge: int) -> Lesson:
+    frames = encoders.resized(torch.from_numpy(samples.frames_GCSS3).flatten(0, 1), edge)
+    asked_m_GC3 = np.stack([samples.object_m_G3, samples.object_m_G3 - samples.hand_m_G3], axis=1)
+    spots_GC2 = torch.from_numpy(samples.object_in_image_GC2).float()
     spots_GC2[(spots_GC2.abs() > 1).any(-1)] = torch.nan
     return Lesson(frames.unflatten(0, (-1, len(libero.CAMERAS))),
                   torch.from_numpy((asked_m_GC3 - asked_m_GC3.mean(0)) / M_PER_UNIT).float(), spots_GC2)
@@ -79,7 +79,7 @@ def _learn(encoder: KeypointEncoder, every: Lesson, steps: int, seed: int) -> No
         optimizer.step()
         schedule.step()
         if step % 100 == 99:
-            log.info("eyes: step %d of %d, loss %.4f", step + 1, steps, loss.detach())
+            log.info("keypoint encoder: step %d of %d, loss %.4f", step + 1, steps, loss.detach())
 
 
 def _loss(encoder: KeypointEncoder, some: Lesson) -> torch.Tensor:

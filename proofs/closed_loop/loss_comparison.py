@@ -166,7 +166,7 @@ def _config(wish: Comparison, policy: Policy) -> TrainConfig:
 
 
 def train(spec: RunSpec, threads: int = 1) -> float:
-    """The bundled trainer, in a process of its own. Returns how long it took, in seconds."""
+    """Run the bundled trainer, in a process of its own. Return how long it took, in seconds."""
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "proofs.closed_loop.keypoint_trainer", str(spec.paths.config)], check=False,

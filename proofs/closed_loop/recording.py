@@ -103,7 +103,7 @@ class Recorder:
         self.states = wish.task.initial_states()
 
     def demonstration(self, number: int) -> Demonstration:
-        """The first attempt that succeeds: action noise may spoil one."""
+        """Return the first attempt that succeeds: action noise may spoil one."""
         for attempt in range(ATTEMPTS):
             made = self._attempt(number, (self.wish.seed, number, attempt))
             if made:

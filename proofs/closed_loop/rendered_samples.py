@@ -1,11 +1,11 @@
-"""Glances: single pictures of newly drawn scenes, with what is where, to teach eyes with.
+"""Rendered samples: single pictures of newly drawn scenes, with what is where, to train a keypoint encoder.
 
-Frames of demonstrations are poor teachers of eyes. They come a hundred from one scene, in most of them the hand is all
+Frames of demonstrations are poor teachers of it. They come a hundred from one scene, in most of them the hand is all
 but there, and a network soon knows their pictures by heart. Here the hand wanders over the table, and at every stop the
 object is put elsewhere for the time of one picture: a place that was never seen, in a quarter of a second of a core. It
-is the simulator that says where things are, which eyes may know while they are taught and never when they are used.
+is the simulator that says where things are, which an encoder may know in training and never afterwards.
 
-Shapes: G glances, C cameras, S pixels of an edge.
+Shapes: G samples, C cameras, S pixels of an edge.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from proofs.closed_loop.pool import shared_out
 from proofs.closed_loop.scripted_experts import PutPuddingInTray, go
 from rdtops.trainer.simulation.simulator import Simulator, Task
 
-OF_A_SCENE = 25  # glances, before the next scene is drawn
+OF_A_SCENE = 25  # samples, before the next scene is drawn
 STEPS_BETWEEN = 4  # of the hand
-NEAR = 0.6  # share of the glances in which the object lies near the hand
+NEAR = 0.6  # share of the samples in which the object lies near the hand
 NEAR_M = np.array([0.1, 0.12])  # so near, on either side, or a part of that
 NEARER = (0.2, 1.0)
 LOW = 0.6  # share of the hand's ways that end low over the object's region
@@ -34,7 +34,7 @@ ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
-class Glances:
+class RenderedSamples:
     frames_GCSS3: np.ndarray  # uint8, upright
     object_m_G3: np.ndarray
     hand_m_G3: np.ndarray
@@ -49,13 +49,13 @@ class Glances:
         partial.replace(file)
 
     @staticmethod
-    def load(file: Path) -> Glances:
+    def load(file: Path) -> RenderedSamples:
         with np.load(file) as kept:
-            return Glances(**kept)
+            return RenderedSamples(**kept)
 
 
 @dataclass(frozen=True)
-class Looking:
+class Rendering:
     """Whose place is wanted: a body that lies loose at any (x, y) between the corners, with a hand anywhere."""
 
     task: Task
@@ -65,24 +65,24 @@ class Looking:
     seed: int = 0
 
 
-def taken(wish: Looking, processes: int = 1, say: Callable[[str], object] | None = None) -> Glances:
+def taken(wish: Rendering, processes: int = 1, say: Callable[[str], object] | None = None) -> RenderedSamples:
     """Each scene from its own seed: how many processes share the work is no part of what is seen."""
     scenes = -(-wish.count // OF_A_SCENE)
     made = []
-    for scene in shared_out(partial(Observer, wish), Observer.scene, range(scenes), processes):
+    for scene in shared_out(partial(Renderer, wish), Renderer.scene, range(scenes), processes):
         made.append(scene)
         if say and len(made) % 20 == 0:
-            say(f"{len(made) * OF_A_SCENE} of {scenes * OF_A_SCENE} glances")
-    return Glances(**{name: np.concatenate([getattr(scene, name) for scene in made])[:wish.count]
+            say(f"{len(made) * OF_A_SCENE} of {scenes * OF_A_SCENE} samples")
+    return RenderedSamples(**{name: np.concatenate([getattr(scene, name) for scene in made])[:wish.count]
                       for name in vars(made[0])})
 
 
-class Observer:
-    def __init__(self, wish: Looking) -> None:
+class Renderer:
+    def __init__(self, wish: Rendering) -> None:
         self.wish = wish
         self.world = Simulator(wish.task)
 
-    def scene(self, number: int) -> Glances:
+    def scene(self, number: int) -> RenderedSamples:
         random = np.random.default_rng((self.wish.seed, number))
         seed = int(random.integers(2**31))
         self.world.begin(self.world.drawn(seed), seed)
@@ -91,11 +91,11 @@ class Observer:
         ways = self._wander(random, above_m)
         rows: list[tuple[np.ndarray, ...]] = []
         while len(rows) < OF_A_SCENE:
-            if glance := self._glance(random):
-                rows.append(glance)
+            if sample := self._sample(random):
+                rows.append(sample)
             next(ways)
         frames, there, hands, spots = (np.stack(column) for column in zip(*rows, strict=True))
-        return Glances(frames, there, hands, spots, np.full(OF_A_SCENE, number))
+        return RenderedSamples(frames, there, hands, spots, np.full(OF_A_SCENE, number))
 
     def _wander(self, random: np.random.Generator, table_m: float) -> Iterator[None]:
         """Some steps on, each time it is asked."""
@@ -113,7 +113,7 @@ class Observer:
         low, high = np.array(self.wish.corners_m).reshape(2, 2)
         return np.array([*random.uniform(low - ASIDE_M, high + ASIDE_M), table_m + random.uniform(LOW_M, HIGH_M)])
 
-    def _glance(self, random: np.random.Generator) -> tuple[np.ndarray, ...] | None:
+    def _sample(self, random: np.random.Generator) -> tuple[np.ndarray, ...] | None:
         """None where the hand is wherever the object was to be."""
         low, high = np.array(self.wish.corners_m).reshape(2, 2)
         hand_m = self.world.robot().position_m_3

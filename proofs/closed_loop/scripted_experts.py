@@ -15,7 +15,7 @@ ARRIVED_M, LONGEST_WAY = 0.02, 60  # near enough; steps
 
 class Expert(Protocol):
     def act(self, simulator: Simulator) -> np.ndarray:
-        """The next action (7,), in [-1, 1]."""
+        """Return the next action (7,), in [-1, 1]."""
 
 
 def go(simulator: Simulator, target_m: np.ndarray) -> Iterator[None]:

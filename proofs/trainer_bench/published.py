@@ -55,7 +55,7 @@ class FloatSamples:
                 "mask": torch.ones(128), "norm": torch.ones(128)}
 
     def _seen(self, frames: list[np.ndarray], now: int) -> list[np.ndarray]:
-        """The older frame first, in each the cameras in turn."""
+        """List the older frame first, in each the cameras in turn."""
         absent = [self.background] * (CAMERAS - len(frames))
         before = [images[0] for images in frames] if now else [self.background] * len(frames)
         return [*before, *absent, *(images[-1] for images in frames), *absent]
@@ -130,7 +130,7 @@ class PlainNorm(Norm):
 
 
 def plain(policy: RDTPolicy) -> RDTPolicy:
-    """The policy itself, with norms as written down."""
+    """Return the policy itself, with norms as written down."""
     for module in policy.modules():
         if isinstance(module, Norm):
             module.__class__ = PlainNorm
@@ -138,7 +138,7 @@ def plain(policy: RDTPolicy) -> RDTPolicy:
 
 
 def whole_image_tokens(tokens_BVCPW: torch.Tensor, background_PW: torch.Tensor) -> torch.Tensor:
-    """The sequence of all image tokens, the background's of every sample in their places: (B, I, W)."""
+    """Return the sequence of all image tokens, the background's of every sample in their places: (B, I, W)."""
     samples, frames, cameras = tokens_BVCPW.shape[:3]
     background = background_PW.expand(samples, frames, CAMERAS - cameras, -1, -1)
     return torch.cat([tokens_BVCPW, background], dim=2).flatten(1, 3)

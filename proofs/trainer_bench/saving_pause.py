@@ -57,7 +57,7 @@ def checkpoint_pause(folder: Path | None = None, rounds: int = 3) -> tuple[float
 
 
 def _state(hidden: int = HIDDEN) -> TrainingState:
-    """A model after its first update, so that Adam has its moments. On the GPU when there is one."""
+    """Return a model after its first update, so that Adam has its moments. On the GPU when there is one."""
     config = loads(json.dumps(ARCHITECTURES["tiny"]))
     config["rdt"].update(hidden_size=hidden, depth=DEPTH, num_heads=HEADS)
     policy = RDTPolicy(config).to("cuda" if torch.cuda.is_available() else "cpu")

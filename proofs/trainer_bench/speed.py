@@ -157,7 +157,7 @@ class Loading:
         return collate([self._ours[step, n] for n in range(BATCH)])  # type: ignore[misc]
 
     def both(self, samples: list[int]) -> tuple[dict[str, torch.Tensor], Batch]:
-        """The same samples, undisturbed."""
+        """Return the same samples, undisturbed."""
         return (published.collate([self._theirs[sample] for sample in samples]),
                 collate([self._ours.clean(sample, 0) for sample in samples]))
 
@@ -242,7 +242,7 @@ def targets(samples: int) -> dict[str, torch.Tensor]:
 
 
 def without_sharing(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same conditions with the background among the tokens of every sample."""
+    """Return the same conditions with the background among the tokens of every sample."""
     rest = {name: tensor for name, tensor in given.items() if name != "background_tokens"}
     whole = published.whole_image_tokens(given["img_tokens"], given["background_tokens"])
     return {**rest, "img_tokens": whole}
@@ -290,7 +290,7 @@ def training_step(name: str, rounds: int) -> Row:
 
 
 def gradients_apart(one: Step, other: Step) -> float:
-    """The largest difference of a parameter's gradient beside that gradient, as norms."""
+    """Return the largest difference of a parameter's gradient beside that gradient, as norms."""
     gradients = [torch.autograd.grad(step.loss(), list(step.policy.parameters())) for step in (one, other)]
     return max(((a - b).norm() / a.norm()).item() for a, b in zip(*gradients, strict=True))
 

@@ -65,7 +65,7 @@ class Examination:
         return [(task, trial) for task in self.tasks for trial in range(self.spec.protocol.trials)]
 
     def about(self) -> dict[str, Any]:
-        """What a report says besides the numbers."""
+        """Return what a report says besides the numbers."""
         spec, policy = self.spec, self.policy
         return {
             "name": spec.name, "run_id": spec.run_id, "snapshot": spec.snapshot,
@@ -81,7 +81,7 @@ class Examination:
 
 
 def examine(spec: EvalSpec) -> Examination:
-    """Whatever can be known to be wrong before the first step. Raises an error of ours."""
+    """Find whatever can be known to be wrong before the first step. Raises an error of ours."""
     spec = replace(spec, protocol=checked(spec.protocol))
     protocol = spec.protocol
     simulator.require()
@@ -97,7 +97,7 @@ def examine(spec: EvalSpec) -> Examination:
 
 
 def evaluate(asked: Examination, journal: Journal) -> dict[str, Any]:
-    """Do the trials that have no outcome yet, and write report.json. Returns what it holds."""
+    """Do the trials that have no outcome yet, and write report.json. Return what it holds."""
     spec, paths = asked.spec, asked.spec.paths
     trials = TrialLog(Path(paths.trials))
     ended = trials.ended()
@@ -165,7 +165,7 @@ class Examiner:
         return self.world
 
     def _filmed(self, ended: Trial, task: Task, frames: list[Any]) -> Trial:
-        """A film that cannot be written, on a full disk say, does not undo the trial."""
+        """Film a trial. A film that cannot be written, on a full disk say, does not undo it."""
         folder = Path(self.spec.paths.root)
         name = f"videos/{task.number:02}_{task.name[:80]}_trial_{ended.trial:02}_{ended.outcome}.mp4"
         try:
@@ -244,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _recorded(asked: Examination) -> int:
-    """Failures are told in the Journal as well. Returns the exit code."""
+    """Failures are told in the Journal as well. Return the exit code."""
     journal = Journal(Path(asked.spec.paths.run.journal))
     try:
         found = evaluate(asked, journal)

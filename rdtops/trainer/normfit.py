@@ -71,7 +71,7 @@ def compare(losses: Mapping[str, Sequence[float]], stated: str) -> NormFit:
 
 
 def under_each_norm(policy: RDTPolicy) -> dict[str, RDTPolicy]:
-    """The same weights, not copied, as a model of each norm."""
+    """Return the same weights, not copied, as a model of each norm."""
     policies = {}
     for norm in NORMS:
         with torch.device("meta"):

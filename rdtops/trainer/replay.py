@@ -100,7 +100,7 @@ def replay(run: Path, step: int, *, which: str = "", device: str = "") -> Replay
 
 
 def recorded(events: Iterable[Event], step: int) -> Recorded | None:
-    """The last loss that the Journal has for a step; a run that went on from a checkpoint may have several."""
+    """Return the last loss that the Journal has for a step; a run that went on from a checkpoint may have several."""
     found, first = None, 1
     for event in events:
         if event.kind == "started":

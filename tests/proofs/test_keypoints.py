@@ -1,4 +1,4 @@
-"""The keypoint encoder: its points, its files, and eyes that learn with it."""
+"""The keypoint encoder: its points, its files, and what it learns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from proofs.closed_loop import keypoint_training
 from proofs.closed_loop.keypoint_encoder import CONFIG, KeypointEncoder, spatial_softmax
-from proofs.closed_loop.rendered_samples import Glances
+from proofs.closed_loop.rendered_samples import RenderedSamples
 from rdtops.errors import DataError, WeightsError
 from rdtops.trainer.data import libero
 from rdtops.trainer.model.encoders import Vision
@@ -72,12 +72,12 @@ def test_weights_that_do_not_fit_are_refused(folder) -> None:
         Vision(folder, CPU, torch.float32)
 
 
-# --- eyes
+# --- its training
 
 PER_M = 4.0  # halves of an image's edge
 
 
-def drawn(count: int) -> Glances:
+def drawn(count: int) -> RenderedSamples:
     """A red square on a table, seen from outside where it is, and from the hand where it is from there."""
     random = np.random.default_rng(0)
     there, hand = random.uniform(-0.1, 0.1, (2, count, 3))
@@ -86,39 +86,39 @@ def drawn(count: int) -> Glances:
     for number, camera in np.ndindex(count, 2):
         x, y = (64 + 64 * in_image[number, camera]).astype(int)
         frames[number, camera, y - 8:y + 8, x - 8:x + 8] = (220, 40, 40)
-    return Glances(frames, there, hand, in_image, np.arange(count) // 10)
+    return RenderedSamples(frames, there, hand, in_image, np.arange(count) // 10)
 
 
-def test_eyes_learn_where_a_thing_is_that_they_never_saw_there(tmp_path, monkeypatch) -> None:
+def test_the_encoder_learns_where_a_thing_is_that_they_never_saw_there(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(keypoint_training, "CONFIG", {**CONFIG, "image_size": 32})  # a quarter of the time
-    glances = drawn(160)
-    errors_m = keypoint_training.teach(glances, tmp_path / "eyes", steps=200)
+    samples = drawn(160)
+    errors_m = keypoint_training.teach(samples, tmp_path / "eyes", steps=200)
     assert set(errors_m) == set(libero.CAMERAS)
-    asked = keypoint_training.lesson(glances, 128).answers_GC3
+    asked = keypoint_training.lesson(samples, 128).answers_GC3
     guess_m = keypoint_training.M_PER_UNIT * asked[..., :2].norm(dim=-1).mean(0)
     assert all(error < 0.35 * guess for error, guess in zip(errors_m.values(), guess_m.tolist(), strict=True)), errors_m
     assert Vision(tmp_path / "eyes", CPU, torch.float32).edge == 32
 
 
 def test_the_outer_camera_is_asked_for_the_place_and_the_wrist_for_the_way() -> None:
-    glances = drawn(20)
-    lesson = keypoint_training.lesson(glances, 64)
+    samples = drawn(20)
+    lesson = keypoint_training.lesson(samples, 64)
     place, way = (keypoint_training.M_PER_UNIT * lesson.answers_GC3).numpy().swapaxes(0, 1)
-    hand = glances.hand_m_G3 - glances.hand_m_G3.mean(0)
+    hand = samples.hand_m_G3 - samples.hand_m_G3.mean(0)
     assert np.allclose(place - way, hand, atol=1e-6)
     assert lesson.frames_GC3RR.shape == (20, 2, 3, 64, 64)
 
 
 def test_what_a_camera_does_not_see_teaches_no_spot() -> None:
-    glances = drawn(20)
-    glances.object_in_image_GC2[3, 1] = (0.2, 1.3)
-    glances.object_in_image_GC2[4, 0] = np.nan
-    spots = keypoint_training.lesson(glances, 64).in_image_GC2
+    samples = drawn(20)
+    samples.object_in_image_GC2[3, 1] = (0.2, 1.3)
+    samples.object_in_image_GC2[4, 0] = np.nan
+    spots = keypoint_training.lesson(samples, 64).in_image_GC2
     assert spots.isnan().any(-1).nonzero().tolist() == [[3, 1], [4, 0]]
     shares = keypoint_training._spots(torch.tensor([[0.5, -1.0]]), 33).unflatten(1, (33, 33))[0]
     assert (shares == shares.max()).nonzero().tolist() == [[0, 24]]  # first row; three quarters across
 
 
-def test_one_scene_teaches_no_eyes(tmp_path) -> None:
+def test_one_scene_trains_no_encoder(tmp_path) -> None:
     with pytest.raises(DataError, match="two scenes"):
         keypoint_training.teach(drawn(10), tmp_path / "eyes", steps=2)

@@ -1,4 +1,4 @@
-"""Glances: pictures of what lies elsewhere for a moment, in the real simulator."""
+"""Rendered samples: pictures of what lies elsewhere for a moment, in the real simulator."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from proofs.closed_loop import rendered_samples
 from proofs.closed_loop.benchmark_config import PROOFS, Place
-from proofs.closed_loop.rendered_samples import Glances, Looking, Observer
+from proofs.closed_loop.rendered_samples import RenderedSamples, Renderer, Rendering
 from proofs.closed_loop.scripted_experts import PutPuddingInTray
 from tests.trainer.worlds import needs_simulator
 
@@ -16,13 +16,13 @@ PICK, PUDDING = PROOFS["pick"], PutPuddingInTray.PUDDING
 
 
 @pytest.fixture(scope="module")
-def wish(tmp_path_factory) -> Looking:
-    return Looking(Place(tmp_path_factory.mktemp("pick"), PICK).task, PUDDING, PICK.corners_m, 6, seed=3)
+def wish(tmp_path_factory) -> Rendering:
+    return Rendering(Place(tmp_path_factory.mktemp("pick"), PICK).task, PUDDING, PICK.corners_m, 6, seed=3)
 
 
 @pytest.fixture(scope="module")
-def observer(wish) -> Observer:
-    return Observer(wish)
+def observer(wish) -> Renderer:
+    return Renderer(wish)
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def test_what_is_displaced_for_a_moment_is_seen_there_and_leaves_no_trace(observ
 def test_they_are_kept_in_a_file(observer, tmp_path) -> None:
     seen = observer.scene(0)
     seen.save(tmp_path / "new" / "glances.npz")
-    kept = Glances.load(tmp_path / "new" / "glances.npz")
-    assert all(np.array_equal(getattr(kept, name), getattr(seen, name)) for name in Glances.__dataclass_fields__)
+    kept = RenderedSamples.load(tmp_path / "new" / "glances.npz")
+    assert all(np.array_equal(array, getattr(kept, name)) for name, array in vars(seen).items())
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["glances.npz"]
 
 

@@ -31,8 +31,8 @@ NAMES = {  # those that may be taken on trust: rdtops.contract.config has the sa
 
 def check(dataset: libero.Dataset, codec: Codec, frames: libero.Frames | None = None,
           trusted: Collection[str] = ()) -> list[Finding]:
-    """Every convention with what is known of it; files are judged one by one and put together. `trusted`: names of
-    conventions of which a judgement is not held against the data; what is certain is."""
+    """Return every convention with what is known of it; files are judged one by one and put together. `trusted`: names
+    of conventions of which a judgement is not held against the data; what is certain is."""
     by_file: dict[str, list[libero.Episode]] = {}
     for episode in dataset.episodes:
         by_file.setdefault(episode.file, []).append(episode)

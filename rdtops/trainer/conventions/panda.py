@@ -19,7 +19,7 @@ _GRIP_OFFSET_M = (0, 0, 0.097)  # from the hand to the point between the fingers
 
 
 def gripper_pose(joint_rad_T7: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position (T, 3) in m and rotation (T, 3, 3) in the frame of the arm's own base."""
+    """Return position (T, 3) in m and rotation (T, 3, 3) in the frame of the arm's own base."""
     joints = np.asarray(joint_rad_T7, np.float64)
     position, rotation = np.zeros((len(joints), 3)), np.tile(np.eye(3), (len(joints), 1, 1))
     for number, (offset_m, turn_rad) in enumerate(_LINKS):

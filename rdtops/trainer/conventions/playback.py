@@ -38,7 +38,7 @@ class Played(NamedTuple):
 
 
 def findings(folder: str | Path, episodes: Sequence[libero.Episode], codec: Codec) -> list[Finding]:
-    """Plays every episode given, but for those of a task that the simulator has not: a finding for each such file.
+    """Play every episode given, but for those of a task that the simulator has not: a finding for each such file.
     Raises SimulatorError when there is no simulator."""
     simulator.load(images=False)
     played: list[Played] = []

@@ -37,7 +37,7 @@ class _Seen(NamedTuple):
 
 
 def findings(episodes: Sequence[Episode], frames: Frames, pairs: int) -> list[Finding]:
-    """Looks at `pairs` pairs of frames, spread over each episode."""
+    """Look at `pairs` pairs of frames, spread over each episode."""
     seen = _look(episodes, frames, pairs)
     fresh = _fresh(seen)
     if fresh.remedy:

@@ -59,15 +59,16 @@ class Codec:
         return _mask(JOINTS, GRIPPER_OPEN, POSITION, ROTATION_6D)
 
     def encode_actions(self, actions_T7: np.ndarray, pose_T6: np.ndarray | None = None) -> np.ndarray:
-        """LIBERO's actions in [-1, 1], and the pose before each, as slots (T, A), float32."""
+        """Return LIBERO's actions in [-1, 1], and the pose before each, as slots (T, A), float32."""
         raise NotImplementedError
 
     def decode_actions(self, slots_TA: np.ndarray, pose_T6: np.ndarray | None = None) -> np.ndarray:
-        """The inverse of encode_actions, given the same pose: (T, 7), float32."""
+        """Return the inverse of encode_actions, given the same pose: (T, 7), float32."""
         raise NotImplementedError
 
     def encode_state(self, joint_rad_T7, finger_m_T2, position_m_T3, axis_angle_rad_T3) -> np.ndarray:
-        """The robot's state as slots (T, A), float32. Both fingers count: the gripper's width is their distance."""
+        """Return the robot's state as slots (T, A), float32. Both fingers count: the gripper's width is their
+        distance."""
         fingers = np.asarray(finger_m_T2, np.float64)
         slots = np.zeros((len(fingers), SLOTS))
         slots[:, JOINTS] = joint_rad_T7
@@ -279,7 +280,7 @@ def _differences(saved: dict[str, Any], here: dict[str, Any]) -> list[str]:
 
 
 def _golden_differences(saved: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """The first number of each golden tensor that is not what was saved."""
+    """Return the first number of each golden tensor that is not what was saved."""
     found = []
     for name, values in here.items():
         now, then = np.asarray(values), np.asarray(saved.get(name, []))

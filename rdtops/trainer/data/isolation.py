@@ -46,7 +46,7 @@ def index(folder: str | Path, silence_s: float = SILENCE_S,
 
 
 def _follow(reader: subprocess.Popen[bytes], folder: Path, silence_s: float) -> str:
-    """The name of the file that was read last. Kills a reader that has been silent for too long."""
+    """Return the name of the file that was read last. Kills a reader that has been silent for too long."""
     assert reader.stdout
     told, name = b"", ""
     while True:

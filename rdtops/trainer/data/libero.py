@@ -110,7 +110,7 @@ class Dataset:
         return self._ends[-1]
 
     def locate(self, sample: int) -> tuple[Episode, int]:
-        """The episode of a sample and the index of its observation."""
+        """Return the episode of a sample and the index of its observation."""
         number = bisect.bisect_right(self._ends, sample)
         return self.episodes[number], sample - (self._ends[number - 1] if number else 0)
 
@@ -130,8 +130,8 @@ def index(folder: str | Path, announce: Callable[[str], None] = lambda _: None,
 
 
 def sample(folder: str | Path, episodes: int, declared: Declared = FOUND_OUT) -> Dataset:
-    """So many episodes, spread evenly over the files and within each, and without MD5: what it costs does not grow with
-    the data. At least one of a file; of more files than episodes, some are left out. Raises DataError."""
+    """Read so many episodes, spread evenly over the files and within each, and without MD5: what it costs does not grow
+    with the data. At least one of a file; of more files than episodes, some are left out. Raises DataError."""
     paths = spread(_paths(folder), episodes)
     return _read(folder, paths, lambda _: None, declared, max(1, episodes // len(paths)))
 
@@ -144,7 +144,7 @@ def _paths(folder: str | Path) -> list[Path]:
 
 
 def spread(things: Sequence[Any], most: int) -> Sequence[Any]:
-    """All, or `most` of them at even distances, the first and the last among them."""
+    """Return all, or `most` of them at even distances, the first and the last among them."""
     return things if len(things) <= most else [things[i] for i in np.linspace(0, len(things) - 1, most).astype(int)]
 
 
@@ -173,7 +173,8 @@ def _read(folder: str | Path, paths: Sequence[Path], announce: Callable[[str], N
 
 
 def episodes_of(path: Path, name: str, observed: str = AUTO) -> list[Episode]:
-    """The episodes of one file, checked; of its images the shapes only. Raises DataError, which calls it `name`."""
+    """Return the episodes of one file, checked; of its images the shapes only. Raises DataError, which calls it
+    `name`."""
     with _open(path, name) as file, _reading(name):
         _refuse_outside(file, name, path.parents[name.count("/")])
         return _read_file(file, name, observed, LONGEST)[0]
@@ -193,7 +194,7 @@ class Frames:
         self._places: dict[tuple[str, str, str], int | None] = {}
 
     def read(self, episode: Episode, step: int) -> np.ndarray:
-        """The upright images of all cameras at one step: (C, S, S, 3) uint8."""
+        """Return the upright images of all cameras at one step: (C, S, S, 3) uint8."""
         size = self.dataset.image_size
         frames = np.empty((len(CAMERAS), size, size, 3), np.uint8)
         rows = slice(None, None, -1 if self.dataset.upside_down[episode.file] else 1)
@@ -309,7 +310,7 @@ def _refuse_outside(file: h5py.File, name: str, root: Path, seen: set[Path] | No
 
 
 def _sibling(file: h5py.File, linked: str, root: Path) -> Path | None:
-    """The *.hdf5 file of the dataset that a link means, where HDF5 looks for it."""
+    """Return the *.hdf5 file of the dataset that a link means, where HDF5 looks for it."""
     with contextlib.suppress(OSError, ValueError):
         target = (Path(file.filename).resolve().parent / linked).resolve(strict=True)
         if target.suffix == ".hdf5" and target.is_file() and target.is_relative_to(root.resolve()):
@@ -376,7 +377,7 @@ def _upside_down(file: h5py.File, declared: str) -> tuple[bool, str]:
 
 
 def _arrays(demo: h5py.Group, where: str, size: int) -> dict[str, np.ndarray]:
-    """The episode's numbers, checked against each other and against its images' shapes."""
+    """Return the episode's numbers, checked against each other and against its images' shapes."""
     arrays = {f: _numbers(demo, f, where) for f in FIELDS}
     length = len(arrays["actions"])
     if length == 0:

@@ -78,5 +78,5 @@ class ObservationBatch(Tensors):
 
 
 def stacked(values: Iterable[np.ndarray | int]) -> torch.Tensor:
-    """Along a new first axis."""
+    """Stack along a new first axis."""
     return torch.from_numpy(np.stack(list(values)))

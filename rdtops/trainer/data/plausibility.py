@@ -47,7 +47,7 @@ def _slot(kind: str, slot: int, is_used: bool, numbers: dict[str, list[float]], 
 
 
 def _farthest(name: str, using: Codec) -> float:
-    """A codec in other units (the seed's centimetres, a gain) is not measured by those of SI."""
+    """Return how far is plausible. A codec in other units (the seed's centimetres, a gain) is not measured by SI's."""
     gain = max(getattr(using, f, 1.0) for f in ("velocity_gain", "angular_velocity_gain"))
     unit = name.rpartition(" ")[2] if "0 to 1" not in name else "(0 to 1)"
     return _FARTHEST.get(unit, WIDEST_STD) * max(gain, 1.0)

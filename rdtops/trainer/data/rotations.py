@@ -17,7 +17,7 @@ def matrix(axis_angle_rad_T3) -> np.ndarray:
 
 
 def axis_angle(matrix_T33) -> np.ndarray:
-    """The inverse of `matrix`: (T, 3), of an angle from 0 to pi."""
+    """Return the inverse of `matrix`: (T, 3), of an angle from 0 to pi."""
     rotation = np.asarray(matrix_T33, np.float64)
     skew = np.stack([rotation[:, 2, 1] - rotation[:, 1, 2], rotation[:, 0, 2] - rotation[:, 2, 0],
                      rotation[:, 1, 0] - rotation[:, 0, 1]], axis=1) / 2  # axis * sin(angle)
@@ -28,7 +28,7 @@ def axis_angle(matrix_T33) -> np.ndarray:
 
 
 def columns(matrix_T33) -> np.ndarray:
-    """The first two columns, one after the other: (T, 6)."""
+    """Return the first two columns, one after the other: (T, 6)."""
     rotation = np.asarray(matrix_T33, np.float64)
     return np.concatenate([rotation[:, :, 0], rotation[:, :, 1]], axis=1)
 
@@ -56,7 +56,7 @@ def from_euler(euler_rad_T3) -> np.ndarray:
 
 
 def euler(matrix_T33) -> np.ndarray:
-    """The inverse of `from_euler`: (T, 3), the second angle from -pi/2 to pi/2."""
+    """Return the inverse of `from_euler`: (T, 3), the second angle from -pi/2 to pi/2."""
     rotation = np.asarray(matrix_T33, np.float64)
     return np.stack([np.arctan2(rotation[:, 2, 1], rotation[:, 2, 2]), np.arcsin(np.clip(-rotation[:, 2, 0], -1, 1)),
                      np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0])], axis=1)

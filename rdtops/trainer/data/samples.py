@@ -46,7 +46,7 @@ class Sample:
     target: Target
 
     def with_draw(self, noise_HA: np.ndarray, timestep: int) -> Sample:
-        """The same sample with one draw, this one."""
+        """Return the same sample with one draw, this one."""
         return replace(self, target=replace(self.target, noise_RHA=noise_HA[None], timesteps_R=np.array([timestep])))
 
 
@@ -63,7 +63,7 @@ class TargetBatch(Tensors):
         return self.noise_BRHA[:, 0]
 
     def arguments(self) -> dict[str, torch.Tensor]:
-        """The keyword arguments of `loss` beside those that tell of the observation."""
+        """Return the keyword arguments of `loss` beside those that tell of the observation."""
         return {"action_gt": self.actions_BHA, "noise": self.noise_BRHA, "timesteps": self.timesteps_BR,
                 "step_mask": self.step_mask_BH}
 
@@ -122,7 +122,7 @@ class Samples(torch.utils.data.Dataset):
             self.slot_weights = torch.from_numpy(slot_weights(statistics, codec.action_mask))
 
     def __getitem__(self, item: tuple[int, int]) -> Sample | DataError:
-        """A DataError is handed over, not raised: the loader would bury it in a traceback of its own."""
+        """Hand a DataError over instead of raising it: the loader would bury it in a traceback of its own."""
         step, number = item
         try:
             return self._drawn(self.at(step, number), np.random.default_rng(
@@ -131,21 +131,21 @@ class Samples(torch.utils.data.Dataset):
             return error
 
     def at(self, step: int, number: int) -> int:
-        """Which sample of the dataset is number n of step s."""
+        """Return which sample of the dataset is number n of step s."""
         return self.order.at(step, number)
 
     def valid_steps(self, step: int) -> int:
-        """How many actions of all chunks of a step lie within their episodes, over all processes."""
+        """Count how many actions of all chunks of a step lie within their episodes, over all processes."""
         located = (self.dataset.locate(self.at(step, n)) for n in range(self.config.global_batch_size))
         return sum(min(self.horizon, episode.starts - start) for episode, start in located)
 
     def name(self, step: int, number: int) -> str:
-        """File, episode and step of a sample, for messages."""
+        """Name file, episode and step of a sample, for messages."""
         episode, observed = self.dataset.locate(self.at(step, number))
         return f"{episode.file}: {episode.name}, step {observed}"
 
     def clean(self, sample: int, seed: int) -> Sample:
-        """A sample as recorded: nothing dropped, jittered or disturbed."""
+        """Return a sample as recorded: nothing dropped, jittered or disturbed."""
         noise = np.random.default_rng((seed, _SAMPLE, sample)).standard_normal((self.horizon, SLOTS), np.float32)
         return self._recorded(sample, noise[None], np.array([0]))
 

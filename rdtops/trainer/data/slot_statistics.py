@@ -49,7 +49,7 @@ def slot_weights(statistics: dict[str, Any], used: np.ndarray) -> np.ndarray:
 
 
 def load_fitting(path: str | Path, dataset: libero.Dataset, using: Codec) -> dict[str, Any] | None:
-    """The statistics of a file, if they are there and belong to exactly these data and this codec."""
+    """Return the statistics of a file, if they are there and belong to exactly these data and this codec."""
     try:
         stored = _stored(path)
         fits = stored["files"] == dataset.md5 and stored["codec_hash"] == using.hash
@@ -61,7 +61,7 @@ def load_fitting(path: str | Path, dataset: libero.Dataset, using: Codec) -> dic
 
 
 def _stored(path: str | Path) -> dict[str, Any]:
-    """The table of a statistics file. Raises OSError or ValueError."""
+    """Return the table of a statistics file. Raises OSError or ValueError."""
     found = loads(files.head_of(path, files.TABLE_BYTES))
     if not isinstance(found, dict):
         raise ValueError("it holds no table")  # of a file, not of a caller
@@ -76,7 +76,7 @@ def _is_complete(stored: dict[str, Any]) -> bool:
 
 
 def write(path: str | Path, statistics: dict[str, Any]) -> None:
-    """Appears whole or not at all."""
+    """Write a file that appears whole or not at all."""
     files.write_whole(path, json.dumps(statistics, indent=1) + "\n")
 
 
@@ -125,7 +125,7 @@ class Standing:
 
 
 def standing(folder: str | Path, using: Codec) -> Standing:
-    """Looks at the file and at remembered MD5 sums only."""
+    """Look at the file and at remembered MD5 sums only."""
     path, hdf5 = Path(folder) / NAME, sorted(Path(folder).rglob("*.hdf5"))
     known = digests.known(hdf5)
     why = _unfit(path, {p.relative_to(folder).as_posix(): known.get(p) for p in hdf5}, using)
@@ -159,7 +159,7 @@ def _unfit(path: str | Path, md5: Mapping[str, str | None], using: Codec) -> str
 
 
 def _is_written(path: str | Path, found: dict[str, Any]) -> bool:
-    """A dataset may lie where this user cannot write."""
+    """Try to write: a dataset may lie where this user cannot."""
     try:
         write(path, found)
     except OSError:

@@ -35,7 +35,7 @@ class Fsdp2(Shards):
         return True
 
     def place(self, policy: RDTPolicy) -> RDTPolicy:
-        """Block by block, so that the device never has more than its part and one whole block."""
+        """Place block by block, so that the device never has more than its part and one whole block."""
         for module in (*policy.model.blocks, policy):
             # also the outermost: its weights would otherwise stay whole, and those of the EMA would stay old
             fully_shard(module, mesh=self._mesh, reshard_after_forward=True, shard_placement_fn=self._cut)

@@ -58,8 +58,8 @@ class Ranks:
         return self.rank == 0
 
     def together(self, work: Callable[[], T]) -> T:
-        """All work, each for itself. Of those that raise an error of ours the lowest rank raises it; all others raise
-        AlreadyReported, so that one failure is reported once."""
+        """Work in all processes, each for itself. Of those that raise an error of ours the lowest rank raises it; all
+        others raise AlreadyReported, so that one failure is reported once."""
         result, error = None, None
         try:
             result = work()
@@ -75,14 +75,14 @@ class Ranks:
         return result  # type: ignore[return-value]
 
     def once(self, work: Callable[[], T]) -> T:
-        """Rank 0 works, all get the result. Errors as in `together`."""
+        """Work in rank 0; all get the result. Errors as in `together`."""
         result = [self.together(lambda: work() if self.is_first else None)]
         if self.world > 1:
             self._communicate(lambda: distributed.broadcast_object_list(result, device=torch.device("cpu")))
         return result[0]  # type: ignore[return-value]
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """A vector of every rank, one row each, on the CPU."""
+        """Return a vector of every rank, one row each, on the CPU."""
         if self.world == 1:
             return values[None].cpu()
         rows = [torch.empty_like(values) for _ in range(self.world)]
@@ -101,11 +101,11 @@ class Ranks:
                 gradient.copy_(part.view_as(gradient))
 
     def broadcast(self, values: torch.Tensor, source: int) -> None:
-        """`values` of the rank `source`, into everybody's."""
+        """Copy `values` of the rank `source` into everybody's."""
         self._communicate(lambda: distributed.broadcast(values, source))
 
     def send_to_first(self, values: torch.Tensor, source: int) -> None:
-        """`values` of the rank `source`, into rank 0's. Only these two call it."""
+        """Copy `values` of the rank `source` into rank 0's. Only these two call it."""
         self._communicate(lambda: distributed.recv(values, source) if self.is_first else distributed.send(values, 0))
 
     def leave(self) -> None:
@@ -114,7 +114,7 @@ class Ranks:
 
     @contextmanager
     def collective(self) -> Iterator[None]:
-        """Around work in which torch itself communicates. Errors of another kind pass."""
+        """Mark work in which torch itself communicates. Errors of another kind pass."""
         try:
             yield
         except RuntimeError as error:
@@ -155,7 +155,7 @@ def _device(config: TrainConfig) -> torch.device:
 
 
 def buckets(tensors: Iterable[T_Tensor], limit_bytes: int) -> Iterable[list[T_Tensor]]:
-    """Neighbours together, until a bucket has `limit_bytes` or more."""
+    """Group neighbours, until a bucket has `limit_bytes` or more."""
     bucket: list[T_Tensor] = []
     size = 0
     for tensor in tensors:

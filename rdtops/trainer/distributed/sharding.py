@@ -59,7 +59,7 @@ def check_launcher(config: TrainConfig, environment: Mapping[str, str]) -> None:
 
 
 def held(tensor: torch.Tensor) -> torch.Tensor:
-    """What this process has of it: all, or its part. Not a copy."""
+    """Return what this process has of it: all, or its part. Not a copy."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
@@ -75,11 +75,11 @@ class Shards:
         return self.ranks.is_first
 
     def place(self, policy: RDTPolicy) -> RDTPolicy:
-        """What this process keeps of a whole policy in host memory, on its device."""
+        """Return what this process keeps of a whole policy in host memory, on its device."""
         return policy.to(self.ranks.device)
 
     def updated(self, policy: RDTPolicy) -> list[torch.nn.Parameter]:
-        """What this process's optimiser updates of the placed policy. Asked once."""
+        """Return what this process's optimiser updates of the placed policy. Asked once."""
         return list(policy.parameters())
 
     def average_gradients(self, policy: RDTPolicy) -> None:
@@ -88,7 +88,7 @@ class Shards:
 
     @torch.no_grad()
     def clip_gradients(self, policy: RDTPolicy, max_norm: float) -> float:
-        """As torch.nn.utils.clip_grad_norm_. Returns the norm before. It is added up in float64, so that its float32
+        """As torch.nn.utils.clip_grad_norm_. Return the norm before. It is added up in float64, so that its float32
         does not depend on how the gradients are cut up."""
         gradients = [held(p.grad) for p in policy.parameters() if p.grad is not None]
         norms = torch._foreach_norm(gradients, 2, torch.float64)  # noqa: SLF001  # clip_grad_norm_ calls it too
@@ -103,25 +103,25 @@ class Shards:
         """Every process gets what it needs of the others' updates."""
 
     def evaluate(self, read: Callable[[], object], work: Callable[[], T]) -> T:  # noqa: ARG002  # fsdp2 reads first
-        """`work` with the EMA weights, after `read` has read its samples. Returns its result in every process."""
+        """`work` with the EMA weights, after `read` has read its samples. Return its result in every process."""
         return self.ranks.once(work)
 
     def weights(self, policy: RDTPolicy) -> Mapping[str, torch.Tensor]:
-        """All of them, for a checkpoint. To read this or `moments` is the work of all processes together: each reads
-        all, in order; rank 0 gets them."""
+        """Return all of them, for a checkpoint. To read this or `moments` is the work of all processes together: each
+        reads all, in order; rank 0 gets them."""
         return policy.state_dict()
 
     def moments(self, policy: RDTPolicy, optimizer: torch.optim.Optimizer) -> Mapping[str, torch.Tensor]:
-        """All of Adam's, likewise: `exp_avg.` and the name of the parameter, and so on."""
+        """Return all of Adam's, likewise: `exp_avg.` and the name of the parameter, and so on."""
         return {f"{part}.{name}": optimizer.state[parameter][part]
                 for name, parameter in policy.named_parameters() if optimizer.state.get(parameter) for part in MOMENTS}
 
     def part(self, whole: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor | None:  # noqa: ARG002
-        """A copy of what this process keeps of a moment of the parameter, on its device; None when nothing."""
+        """Return a copy of what this process keeps of a moment of the parameter, on its device; None when nothing."""
         return whole.to(self.ranks.device, copy=True)
 
     def _added_up(self, number: torch.Tensor) -> torch.Tensor:
-        """The sum over the processes' parts of the gradients."""
+        """Return the sum over the processes' parts of the gradients."""
         return number
 
 

@@ -63,7 +63,7 @@ class TrainingState:
                 pass
 
     def numbers(self) -> dict[str, Any]:
-        """What trainer.json holds of them."""
+        """Return what trainer.json holds of them."""
         assert self.ema
         return {"ema_updates": self.ema.updates, "scaler": self.scaler.state_dict()}
 
@@ -110,13 +110,13 @@ def save(checkpoints: Path, step: int, write: Callable[[Path], None]) -> Checkpo
 
 
 def valid(checkpoints: Path) -> list[Checkpoint]:
-    """Those with a manifest that fits their files' sizes, oldest first."""
+    """List those with a manifest that fits their files' sizes, oldest first."""
     return [Checkpoint(**found) for found in sealed_checkpoints.listed(str(checkpoints))[0]]
 
 
 def newest_intact(checkpoints: Path, report: Callable[[str], None]) -> Checkpoint | None:
-    """The newest valid one whose every byte has the digest of its manifest. A damaged one is reported and loses its
-    manifest, so that nobody else takes it for a checkpoint."""
+    """Return the newest valid one whose every byte has the digest of its manifest. A damaged one is reported and loses
+    its manifest, so that nobody else takes it for a checkpoint."""
     for candidate in reversed(valid(checkpoints)):
         damage = manifest.differences(candidate.path, manifest.stated(candidate.path))
         if not damage:
@@ -142,7 +142,7 @@ def prune(checkpoints: Path, keep: Retention) -> list[Checkpoint]:
 
 
 def seen_by_training(image_size: int) -> dict[str, Any]:
-    """What trainer.json keeps of how the training saw, for an evaluation to compare."""
+    """Return what trainer.json keeps of how the training saw, for an evaluation to compare."""
     return {"cameras": list(libero.CAMERAS), "history": HISTORY, "image_size": image_size}
 
 
@@ -153,7 +153,7 @@ def _discard(folder: Path) -> None:
 
 
 def read_trainer(folder: Path) -> dict[str, Any]:
-    """What trainer.json holds. Raises WeightsError when it lacks any of it."""
+    """Read what trainer.json holds. Raises WeightsError when it lacks any of it."""
     return _read_json(folder / TRAINER, ("step", "loss", "config", "ema_updates", "scaler"))
 
 

@@ -25,12 +25,12 @@ _LIMITS = {errno.EDQUOT: ("your quota is used up", "quota -s   # on the host"),
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether more room would have helped."""
+    """Tell whether more room would have helped."""
     return isinstance(error, OSError) and error.errno in FULL
 
 
 def full(error: OSError, path: Path, needed_bytes: int = 0) -> DiskFull:
-    """What to say of a write of `needed_bytes` to `path` that failed for want of room. 0: nobody knows how many."""
+    """Say what became of a write of `needed_bytes` to `path` that failed for want of room. 0: nobody knows how many."""
     mount = mount_point(path)
     there = os.statvfs(mount)
     free_bytes = there.f_bavail * there.f_frsize
@@ -79,7 +79,7 @@ class Backlog(Generic[T]):
 # --- a place for the last words ---
 
 def keep_reserve(folder: Path) -> None:
-    """In a run folder. Raises DiskFull when there is not even so little."""
+    """Keep some bytes in a run folder. Raises DiskFull when there is not even so little."""
     path = folder / RESERVE
     try:
         path.write_bytes(os.urandom(RESERVE_BYTES))  # some file systems would compress zeros
@@ -91,5 +91,5 @@ def keep_reserve(folder: Path) -> None:
 
 
 def give_up_reserve(folder: Path) -> None:
-    """For the last lines of the Journal, the log, and the exit code that the launch script writes."""
+    """Make room for the last lines of the Journal, the log, and the exit code that the launch script writes."""
     (folder / RESERVE).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ HOST_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory")  # torch has no 
 
 
 def tell(journal: Journal, error: RdtopsError, kind: str = "") -> int:
-    """In both. `kind` is the type of the error that it stands for. Returns the exit code."""
+    """Report in both. `kind` is the type of the error that it stands for. Return the exit code."""
     record(journal, error.message, error.remedy, kind or type(error).__name__)
     return complain(error)
 
@@ -47,7 +47,7 @@ def is_host_memory(error: Exception) -> bool:
 
 
 def complain(error: Exception) -> int:
-    """On standard error. Returns the exit code."""
+    """Write to standard error. Return the exit code."""
     remedy = getattr(error, "remedy", "")
     with contextlib.suppress(OSError):  # train.log lies on the disk that is full
         sys.stderr.write(f"{error}\n" + (f"next: {remedy}\n" if remedy else ""))

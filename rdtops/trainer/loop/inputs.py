@@ -38,7 +38,7 @@ def find(spec: RunSpec, device: torch.device, warn: Callable[[str], None]) -> In
 
 
 def instructions(spec: RunSpec, dataset: libero.Dataset, device: torch.device) -> dict[str, torch.Tensor]:
-    """Encoded, or as the workspace's cache has them."""
+    """Return them encoded, or as the workspace's cache has them."""
     cache = Path(spec.workspace) / "cache" / "instructions"
     return encoders.encode_instructions(asset(spec, "text_encoder"), dataset.instructions, cache, device)
 

@@ -35,7 +35,7 @@ class Phases:
             self._seconds[name] += time.perf_counter() - began_s
 
     def take(self) -> dict[str, float]:
-        """Seconds of every phase since the last call. What the GPU has not finished counts next time."""
+        """Return the seconds of every phase since the last call. What the GPU has not finished counts next time."""
         unfinished = []
         for name, began, ended in self._events:
             if ended.query():

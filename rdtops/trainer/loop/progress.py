@@ -48,7 +48,7 @@ class Progress:
         self._start_window()
 
     def step(self, step: int, loss: float, learning_rate: float, grad_norm: float) -> dict[str, Any] | None:
-        """The data of a `step` event when one is due."""
+        """Return the data of a `step` event when one is due."""
         self._losses.append(loss)
         if math.isfinite(grad_norm):  # fp16 meets infinite ones and skips their steps
             self._grad_norms.append(grad_norm)
@@ -90,8 +90,8 @@ class Progress:
         }
 
     def _usual_step_s(self, step: int, step_s: float) -> float:
-        """The mean of all steps but the first: one told alone after a save has all of the save's time, and others none
-        of it."""
+        """Return the mean of all steps but the first: one told alone after a save has all of the save's time, and
+        others none of it."""
         if self._first_ended is None:
             return step_s
         first, ended_s = self._first_ended
@@ -99,7 +99,7 @@ class Progress:
 
 
 def _memory_mib(device: torch.device) -> int:
-    """The most that tensors ever took on the GPU, or the process in main memory."""
+    """Return the most that tensors ever took on the GPU, or the process in main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) >> 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10  # Linux counts in KiB

@@ -23,7 +23,7 @@ class ActionError:
 
     @torch.no_grad()
     def of(self, policy: RDTPolicy) -> float:
-        """Mean squared error over the actions and slots that count, in the units of the codec."""
+        """Return the mean squared error over the actions and slots that count, in the units of the codec."""
         batch = self._batch.to(self.device)
         predicted = policy.predict_action(**self.conditions.of(batch.observation), noise=batch.target.noise_BHA)
         counted = batch.target.step_mask_BH[..., None] * batch.observation.action_mask_B1A

@@ -44,7 +44,7 @@ class Saver:
         self._copy.take(tensors)
 
     def save(self, step: int, contents: Contents) -> None:
-        """Returns as soon as `contents` may change again. What becomes of the save is told in the Journal."""
+        """Return as soon as `contents` may change again. What becomes of the save is told in the Journal."""
         self.wait()
         ours = self._copy.take(contents.tensors)
         self._writing = self._thread.submit(
@@ -91,7 +91,7 @@ class HostCopy:
         self._on_gpu = False
 
     def take(self, tensors: Tensors) -> dict[str, dict[str, torch.Tensor]]:
-        """A copy that is valid until the next. Raises RunError when there is too little."""
+        """Return a copy that is valid until the next. Raises RunError when there is too little."""
         return {file: {name: self._taken((file, name), tensor.detach()) for name, tensor in named.items()}
                 for file, named in tensors.items()}
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.fields import loads, table, whole
-from rdtops.contract.files import append_line, lines_of
+from rdtops.contract.files import append_line, lines_of, write_whole
 from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
 from rdtops.trainer.loop.disk_space import Backlog
@@ -59,7 +59,7 @@ class Trackers:
             self._try("wandb", lambda: _wandb(spec))
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Numbers of one step by their names, units in the names as in the Journal."""
+        """Log the numbers of one step by their names, units in the names as in the Journal."""
         for name, tracker in list(self._trackers.items()):
             self._try(name, lambda tracker=tracker: tracker.log(dict(values), step=step) and None)  # type: ignore[misc]
 
@@ -91,10 +91,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, steps_done: int) -> None:
         self.path = path
-        partial = path.with_name(f"{path.name}.tmp")
-        with partial.open("wb") as file:
-            file.writelines(line for line, step in _lines(path) if step <= steps_done)
-        partial.replace(path)
+        write_whole(path, b"".join(line for line, step in _lines(path) if step <= steps_done))
         self._backlog: Backlog[str] = Backlog(path, lambda line: append_line(self.path, line))
 
     def log(self, values: dict[str, Any], step: int | None = None) -> None:
@@ -105,7 +102,7 @@ class MetricsFile:
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, int]]:
-    """The complete ones with their steps: a killed run may have left a torn last line, a full disk a torn one
+    """Return the complete ones with their steps: a killed run may have left a torn last line, a full disk a torn one
     anywhere."""
     with suppress(OSError):  # there is none yet
         for line in lines_of(path):
@@ -165,8 +162,8 @@ class _WandB:
 
 @contextmanager
 def _untagged() -> Iterator[None]:
-    """A process that is started within does not carry the marks by which `inv stop` finds a run's processes. W&B's ends
-    with ours by itself, and at a SIGTERM of its own it would drop what it has not yet written."""
+    """Hide the marks by which `inv stop` finds a run's processes from one that is started within. W&B's
+    ends with ours by itself, and at a SIGTERM of its own it would drop what it has not yet written."""
     taken = {name: os.environ.pop(name) for name in ("RDTOPS_RUN", "LOCAL_RANK") if name in os.environ}
     try:
         yield

@@ -37,7 +37,7 @@ class ValidationLoss:
 
     @torch.no_grad()
     def of(self, policy: RDTPolicy) -> float:
-        """The training loss over all held-out predictions. The policy is in evaluation mode, on the device."""
+        """Return the training loss over all held-out predictions. The policy is in evaluation mode, on the device."""
         valid_steps = sum(int(batch.target.step_mask_BH.sum()) for batch in self._batches)
         parts = [self._loss(policy, batch.to(self.device), valid_steps) for batch in self._batches]
         return float(torch.stack(parts).double().sum())

@@ -46,7 +46,7 @@ class Conditions:
             raise WeightsError("the encoders do not fit the model: " + "; ".join(wrong))
 
     def of(self, told: ObservationBatch) -> dict[str, torch.Tensor]:
-        """The keyword arguments that `loss` and `predict_action` share. They are on the training device."""
+        """Return the keyword arguments that `loss` and `predict_action` share. They are on the training device."""
         return {
             "lang_tokens": self.lang_tokens[told.instruction_B],
             "lang_attn_mask": self.lang_mask[told.instruction_B],
@@ -66,7 +66,7 @@ class Conditions:
         return tokens.unflatten(0, shape)
 
     def _seen(self, told: ObservationBatch) -> torch.Tensor:
-        """The frames that were kept: (kept, P, W)."""
+        """Return the frames that were kept: (kept, P, W)."""
         if self.features:
             return self.features.of(told.sample_B)[told.kept_K]
         frames = told.frames_BVCSS3

@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save as serialized
 from torch.nn import functional
 
+from rdtops.contract import files
 from rdtops.errors import WeightsError
 from rdtops.trainer.data.observation import NO_INSTRUCTION
 from rdtops.trainer.model import weights
@@ -66,7 +68,7 @@ class Vision:
 
     @torch.no_grad()
     def encode(self, frames_uint8: torch.Tensor, jitter: torch.Tensor | None = None) -> torch.Tensor:
-        """frames (B, S, S, 3) uint8, jitter (B, 3): factors for brightness, contrast, saturation. Gives (B, P, W).
+        """frames (B, S, S, 3) uint8, jitter (B, 3): factors for brightness, contrast, saturation. Return (B, P, W).
 
         SigLIP always sees GROUP frames, the last ones filled up: how many frames come together changes neither its
         kernels nor, in the last bit, what it makes of one. Its activations are those of one group.
@@ -144,7 +146,7 @@ def _resized_as_float(images: torch.Tensor, edge: int) -> torch.Tensor:
 
 
 def normalised(images_uint8: torch.Tensor) -> torch.Tensor:
-    """Bytes as SigLIP wants them: float32 from -1 to 1, of any shape."""
+    """Return bytes as SigLIP wants them: float32 from -1 to 1, of any shape."""
     return torch.mul(images_uint8, 1 / (255 * PIXEL_STD)).sub_(PIXEL_MEAN / PIXEL_STD)
 
 
@@ -159,7 +161,7 @@ def jittered(images: torch.Tensor, factors_B3: torch.Tensor) -> torch.Tensor:
 
 
 def _encode(folder: Path, texts: list[str], device: torch.device) -> dict[str, torch.Tensor]:
-    """Loads T5, uses it, and lets go of it: t5-v1_1-xxl takes 9.5 GB in bf16."""
+    """Load T5, use it, and let go of it: t5-v1_1-xxl takes 9.5 GB in bf16."""
     from transformers import AutoTokenizer
     from transformers.models.t5.modeling_t5 import T5EncoderModel
 
@@ -201,7 +203,7 @@ def _loaded(kind: Any, folder: str | Path, **options: Any) -> Any:
 
 
 def identity(folder: Path) -> str:
-    """Tells encoders apart by content without reading 45 GB: every file's size and the ends of it."""
+    """Tell encoders apart by content without reading 45 GB: every file's size and the ends of it."""
     digest = hashlib.md5()
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
         digest.update(f"{path.name} {path.stat().st_size} ".encode())
@@ -234,13 +236,11 @@ def _recall(path: Path) -> torch.Tensor | None:
 def _keep(path: Path, tokens_LD: torch.Tensor) -> None:
     """Two runs may share a cache: the file appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    weights.write_tensors(partial, {"tokens": tokens_LD})
-    partial.replace(path)
+    files.write_whole(path, serialized({"tokens": tokens_LD.contiguous()}))
 
 
 def as_batch(embeddings: dict[str, torch.Tensor]) -> tuple[list[str], torch.Tensor, torch.Tensor]:
-    """Texts, their tokens padded to the longest (texts, L, D), and a boolean mask (texts, L)."""
+    """Return texts, their tokens padded to the longest (texts, L, D), and a boolean mask (texts, L)."""
     texts = sorted(embeddings)
     longest = max(len(embeddings[t]) for t in texts)
     tokens = torch.stack([functional.pad(embeddings[t], (0, 0, 0, longest - len(embeddings[t]))) for t in texts])

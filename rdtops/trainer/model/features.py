@@ -50,7 +50,7 @@ class Features:
         return self._table[numbers_BV].flatten(0, 2).to(self.device, non_blocking=True)
 
     def fill(self, dataset: libero.Dataset, vision: Vision, rank: int, world: int) -> None:
-        """This process's share of the samples."""
+        """Encode this process's share of the samples."""
         frames = libero.Frames(dataset)
         share = range(rank, len(dataset), world)
         for done in range(0, len(share), _CHUNK):
@@ -63,8 +63,8 @@ class Features:
 
 
 def prepare(spec: RunSpec, dataset: libero.Dataset, vision: Vision, ranks: Ranks) -> Features | None:
-    """The features of the dataset, made now if need be; None when the run does not ask for them. Raises ConfigError
-    when they would take more room than the run allows or the disk has."""
+    """Return the features of the dataset, made now if need be; None when the run does not ask for them. Raises
+    ConfigError when they would take more room than the run allows or the disk has."""
     if not spec.train.vision_cache_gib:
         return None
     shape = (len(dataset), len(libero.CAMERAS), vision.tokens, vision.width)
@@ -87,7 +87,7 @@ def _key(dataset: libero.Dataset, encoder: Path, vision: Vision) -> str:
 
 
 def _begin(path: Path, partial: Path, size_bytes: int, limit_bytes: int) -> bool:
-    """Make room and an empty file. Returns False when the features are there."""
+    """Make room and an empty file. Return False when the features are there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size == size_bytes:
         path.touch()  # used most recently

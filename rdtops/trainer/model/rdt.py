@@ -105,7 +105,7 @@ class RDTPolicy(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Random values for training from scratch, drawn from torch's default generator."""
+        """Draw random values for training from scratch, from torch's default generator."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -115,7 +115,7 @@ class RDTPolicy(nn.Module):
     def loss(self, *, lang_tokens, lang_attn_mask, img_tokens, state_tokens, action_gt, action_mask, ctrl_freqs,
              noise=None, timesteps=None, state_mask=None, step_mask=None, valid_steps=None,
              background_tokens=None, slot_weights=None) -> torch.Tensor:
-        """Mean squared error of the denoised chunk, computed in float32.
+        """Return the mean squared error of the denoised chunk, computed in float32.
 
         lang_tokens (B, L, lang width), lang_attn_mask (B, L) bool: True is attended to; img_tokens (B, I, img width);
         state_tokens (B, 1, A); action_gt (B, H, A); action_mask (B, 1, A): which slots are meant, for the actions and,
@@ -152,7 +152,7 @@ class RDTPolicy(nn.Module):
     @torch.no_grad()
     def predict_action(self, *, lang_tokens, lang_attn_mask, img_tokens, state_tokens, action_mask, ctrl_freqs,
                        noise=None, state_mask=None, background_tokens=None) -> torch.Tensor:
-        """A chunk of actions (B, H, A), zero in the slots that are not meant. Arguments as for `loss`."""
+        """Return a chunk of actions (B, H, A), zero in the slots that are not meant. Arguments as for `loss`."""
         shape = (len(state_tokens), self.config["pred_horizon"], self.config["action_dim"])
         chunk_BHA = torch.randn(shape, device=state_tokens.device) if noise is None else noise
         conditions = self.conditions(lang_tokens, lang_attn_mask, img_tokens, background_tokens)
@@ -172,7 +172,7 @@ class RDTPolicy(nn.Module):
             self.lang_adaptor(lang_tokens), self.img_adaptor(img_tokens), lang_attn_mask, background_PD)
 
     def adapt_trajectory(self, state_B1A, actions_BHA, action_mask_B1A, state_mask_B1A=None) -> torch.Tensor:
-        """State and noisy actions, each beside its mask, in hidden width: (B, 1 + H, D)."""
+        """Return state and noisy actions, each beside its mask, in hidden width: (B, 1 + H, D)."""
         state_mask_B1A = action_mask_B1A if state_mask_B1A is None else state_mask_B1A
         values = torch.cat([state_B1A, actions_BHA], dim=1)
         masks = torch.cat([state_mask_B1A, action_mask_B1A.expand(-1, actions_BHA.shape[1], -1)], dim=1)
@@ -196,7 +196,7 @@ class RDT(nn.Module):
         self.final_layer = FinalLayer(hidden, config["action_dim"], norm)
 
     def forward(self, trajectory_BTD, ctrl_freqs_B, timesteps_B, lang_BLD, img_BID, lang_mask_BL=None) -> torch.Tensor:
-        """trajectory_BTD: state and noisy actions, (B, 1 + H, D). Returns (B, H, A)."""
+        """trajectory_BTD: state and noisy actions, (B, 1 + H, D). Return (B, H, A)."""
         return self.denoise(trajectory_BTD, ctrl_freqs_B, timesteps_B, self.conditions(lang_BLD, img_BID, lang_mask_BL))
 
     def conditions(self, lang_BLD, img_BID, lang_mask_BL=None, background_PD=None) -> tuple[Condition, ...]:
@@ -210,14 +210,14 @@ class RDT(nn.Module):
                                    shared_SD=(background_PD + places[:, cameras:]).flatten(0, 2))
 
     def keys_values(self, conditions: Sequence[Condition]) -> list[KeysValues]:
-        """Of every block, for many calls of `denoise` with the same conditions."""
+        """Return those of every block, for many calls of `denoise` with the same conditions."""
         blocks: Iterable[Any] = self.blocks
         return [block.keys_values(condition) for block, condition in zip(blocks, itertools.cycle(conditions))]
 
     def denoise(self, trajectory_BTD, ctrl_freqs_B, timesteps_B,
                 conditions: Iterable[Condition | KeysValues]) -> torch.Tensor:
-        """The blocks take the conditions in turn. A trajectory batch of B x R has R draws of each of B samples, side
-        by side, and the conditions are those of the B samples. Returns (B x R, H, A)."""
+        """The blocks take the conditions in turn. A trajectory batch of B x R has R draws of each of B samples, side by
+        side, and the conditions are those of the B samples. Return (B x R, H, A)."""
         time_BD, freq_BD = self.t_embedder(timesteps_B), self.freq_embedder(ctrl_freqs_B)
         x_BTD = torch.cat([time_BD[:, None], freq_BD[:, None], trajectory_BTD], dim=1) + self.x_pos_embed
         for block, condition in zip(self.blocks, itertools.cycle(conditions)):
@@ -424,7 +424,7 @@ def adaptor(kind: str, width: int, hidden: int) -> nn.Module:
 
 
 def position_embedding(width: int, parts: Sequence[tuple[str, Any]], *, mark_parts: bool = False) -> torch.Tensor:
-    """Sines and cosines for the tokens of `parts`, (name, length) each, one below the other: (tokens, width).
+    """Return sines and cosines for the tokens of `parts`, (name, length) each, one below the other: (tokens, width).
 
     A length may be a grid, and a negative length means: so many tokens, all in the same position. With `mark_parts`
     the first half of the width tells the parts apart and the second half the positions.

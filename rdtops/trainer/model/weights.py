@@ -42,7 +42,7 @@ def read_config(directory: str | Path) -> dict[str, Any]:
 
 
 def read(directory: str | Path) -> tuple[Path, dict[str, torch.Tensor]]:
-    """The first of CANDIDATES in `directory`, and its tensors in float32 on the CPU."""
+    """Return the first of CANDIDATES in `directory`, and its tensors in float32 on the CPU."""
     path = next((p for name in CANDIDATES if (p := Path(directory) / name).is_file()), None)
     if path is None:
         raise WeightsError(f"{directory} has no weights: none of {', '.join(CANDIDATES)}",
@@ -75,7 +75,7 @@ def fit(module: nn.Module, tensors: dict[str, torch.Tensor], source: Path) -> No
 
 
 def write(directory: str | Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    """config.json and model.safetensors. The caller decides when the directory becomes visible."""
+    """Write config.json and model.safetensors. The caller decides when the directory becomes visible."""
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -109,7 +109,7 @@ def mapped_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:
-    """Unpickles tensors only: a file that asks for anything else, code above all, is refused."""
+    """Unpickle tensors only: a file that asks for anything else, code above all, is refused."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of odd instructions in a file that then loads or does not

@@ -59,7 +59,7 @@ def write(path: Path, frames_CSS3: list[np.ndarray], language: str, outcome: str
 
 
 def drawn(frames_CSS3: list[np.ndarray], language: str, outcome: str, max_steps: int) -> Iterator[np.ndarray]:
-    """Each frame as it is shown: (EDGE + STRIP, C * EDGE, 3) uint8."""
+    """Draw each frame as it is shown: (EDGE + STRIP, C * EDGE, 3) uint8."""
     steps = len(frames_CSS3)
     verdict = f"{outcome} at step {steps}" if outcome == "success" else f"{outcome} after {steps} steps"
     for step, cameras_CSS3 in enumerate(frames_CSS3, 1):

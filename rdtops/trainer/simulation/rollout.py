@@ -46,7 +46,7 @@ class Driver:
         return int(self.policy.config["pred_horizon"])
 
     def decide(self, robot: RobotState, frames_VCSS3: np.ndarray, trial: int, decision: int) -> np.ndarray:
-        """The next actions as slots (H, A), float32. The noise is that of (seed, trial, decision)."""
+        """Return the next actions as slots (H, A), float32. The noise is that of (seed, trial, decision)."""
         random = np.random.default_rng((self.seed, trial, decision))
         noise_BHA = torch.tensor(random.standard_normal((1, self.horizon, SLOTS), np.float32))
         device = self.conditions.lang_tokens.device
@@ -65,7 +65,7 @@ class Driver:
         return action_7
 
     def observation(self, robot: RobotState, frames_VCSS3: np.ndarray) -> Observation:
-        """What the policy is told, as in training."""
+        """Return what the policy is told, as in training."""
         state_A = self.codec.encode_state(robot.joint_rad_7[None], robot.finger_m_2[None], robot.position_m_3[None],
                                           robot.axis_angle_rad_3[None])[0]
         kept_VC = np.ones(frames_VCSS3.shape[:2], bool)
@@ -74,7 +74,8 @@ class Driver:
 
 def rollout(world: Simulator, driver: Driver, state: np.ndarray, trial: int, exec_horizon: int, longest: int,
             on_step: Callable[[int, bool], None] = lambda _step, _done: None) -> int | None:
-    """Steps until success, None when there was none within `longest`. The trial's number seeds its world and its noise.
+    """Return the steps until success, None when there was none within `longest`. The trial's number seeds its world and
+    its noise.
 
     `exec_horizon` actions of a decision are executed before the next one. `on_step` is told after each step its number,
     from 1, and whether the goal holds.
@@ -100,7 +101,7 @@ def rollout(world: Simulator, driver: Driver, state: np.ndarray, trial: int, exe
 
 
 def wilson(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a share: what shares `successes` of `trials` are compatible with."""
+    """Return Wilson's score interval of a share: what shares `successes` of `trials` are compatible with."""
     share, spread = successes / trials, z * z / trials
     centre = share + spread / 2
     half = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))

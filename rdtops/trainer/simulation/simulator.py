@@ -92,8 +92,8 @@ def load(*, images: bool) -> None:
 
 
 def tasks(suite: str, wanted: str = "") -> list[Task]:
-    """Tasks of a suite. `wanted`: '' all; a number, the first so many; else names or parts of names, or numbers from 0,
-    separated by commas. ConfigError lists the valid ones."""
+    """List the tasks of a suite. `wanted`: '' all; a number, the first so many; else names or parts of names, or
+    numbers from 0, separated by commas. ConfigError lists the valid ones."""
     checked(Protocol(suite))
     require()
     benchmark = _suite(suite)
@@ -109,8 +109,9 @@ def tasks(suite: str, wanted: str = "") -> list[Task]:
 
 
 def widened(task: Task, region: str, corners_m: tuple[float, float, float, float], out: Path) -> Task:
-    """The task with a region of its bddl file from (x, y) to (x, y) instead, for `drawn`: LIBERO draws the region's
-    object there. The benchmark's initial states stay those of the old one. The new file is written into `out`."""
+    """Return the task with a region of its bddl file from (x, y) to (x, y) instead, for `drawn`: LIBERO draws the
+    region's object there. The benchmark's initial states stay those of the old one. The new file is written into
+    `out`."""
     text = Path(task.bddl_file).read_text()
     corners = " ".join(map(str, corners_m))
     text, found = re.subn(rf"(\({region}\s.*?:ranges\s*\(\s*\().*?(\))", rf"\g<1>{corners}\2", text, count=1,
@@ -156,7 +157,7 @@ class Simulator:
             observable.set_enabled(False)
 
     def drawn(self, seed: int) -> np.ndarray:
-        """An initial state as the bddl file allows it, drawn by LIBERO: none of the benchmark's."""
+        """Return an initial state as the bddl file allows it, drawn by LIBERO: none of the benchmark's."""
         self._reset(seed)
         return self.state
 
@@ -208,7 +209,7 @@ class Simulator:
         return self._seen
 
     def geom_m_3(self, name: str) -> np.ndarray:
-        """Where a geometry is: what an expert may know and a policy may not."""
+        """Return where a geometry is: what an expert may know and a policy may not."""
         model, data = self._env.sim.model, self._env.sim.data
         return np.array(data.geom_xpos[model.geom_name2id(name)])
 
@@ -218,8 +219,8 @@ class Simulator:
 
     @contextlib.contextmanager
     def displaced(self, body: str, xy_m: np.ndarray) -> Iterator[bool]:
-        """A loose body, turned as it is, for a moment and without any consequence at another (x, y). Tells whether it
-        is then inside of the robot."""
+        """Put a loose body, turned as it is, at another (x, y), for a moment and without any consequence. Tell
+        whether it is then inside of the robot."""
         model, sim = self._env.sim.model, self._env.sim
         joint = model.joint_id2name(model.body_jntadr[model.body_name2id(body)])
         before, poses = sim.get_state(), sim.data.get_joint_qpos(joint)
@@ -241,8 +242,8 @@ class Simulator:
         return any(body in pair and any(name.startswith(("robot0", "gripper0")) for name in pair) for pair in pairs)
 
     def in_image_C2(self, point_m_3: np.ndarray) -> np.ndarray:
-        """Where each camera sees a point, x to the right and y down: -1 and 1 are the edges of the image. What is
-        beyond them is not seen; NaN what is behind the camera."""
+        """Return where each camera sees a point, x to the right and y down: -1 and 1 are the edges of the image. What
+        is beyond them is not seen; NaN what is behind the camera."""
         model, data = self._env.sim.model, self._env.sim.data
         seen = []
         for camera in map(model.camera_name2id, CAMERAS):
@@ -252,7 +253,7 @@ class Simulator:
         return np.stack(seen)
 
     def model_xml(self) -> str:
-        """The world as MuJoCo saves it, furniture where this episode has it.
+        """Return the world as MuJoCo saves it, furniture where this episode has it.
 
         MuJoCo leaves out which geometries have mass. A world built from such a file, as in LIBERO's own demonstrations,
         counts the visual ones as well: a bowl weighs 31 g instead of 6. So it is said here.

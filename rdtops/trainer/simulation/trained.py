@@ -41,7 +41,7 @@ class TrainedPolicy:
         return int(self.config["pred_horizon"])
 
     def load(self) -> RDTPolicy:
-        """The EMA weights, on the CPU. Raises WeightsError."""
+        """Return the EMA weights, on the CPU. Raises WeightsError."""
         return RDTPolicy.from_pretrained(self.folder / checkpoint.EMA, config_from=self.config_folder).eval()
 
     def check_horizon(self, exec_horizon: int) -> None:

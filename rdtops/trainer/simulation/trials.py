@@ -49,7 +49,7 @@ class TrialLog:
         append_line(self.path, json.dumps(asdict(trial), ensure_ascii=False), flush=True)
 
     def read(self) -> dict[Key, Trial]:
-        """The last word on each trial. A line that a killed machine left torn is no word."""
+        """Return the last word on each trial. A line that a killed machine left torn is no word."""
         found: dict[Key, Trial] = {}
         with contextlib.suppress(OSError):  # there is none yet
             for line in lines_of(self.path):
@@ -62,7 +62,7 @@ class TrialLog:
         return found
 
     def ended(self) -> dict[Key, Trial]:
-        """Those that need not be done again: an error is worth another try."""
+        """Return those that need not be done again: an error is worth another try."""
         return {key: trial for key, trial in self.read().items() if trial.outcome != ERROR}
 
 
@@ -77,7 +77,7 @@ def tally(trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def report(about: Mapping[str, Any], tasks: Sequence[Task], trials: Iterable[Trial]) -> dict[str, Any]:
-    """`about` and the numbers, for JSON."""
+    """Return `about` and the numbers, for JSON."""
     by_key = {t.key: t for t in trials}
     listed = {task.name: [t for t in by_key.values() if t.task == task.name] for task in tasks}
     ordered = [sorted(found, key=lambda t: t.trial) for found in listed.values()]
@@ -88,7 +88,7 @@ def report(about: Mapping[str, Any], tasks: Sequence[Task], trials: Iterable[Tri
 
 
 def table(found: Mapping[str, Any]) -> list[str]:
-    """The numbers of a report as lines."""
+    """Return the numbers of a report as lines."""
     rows = [*found["tasks"], {"language": "all", **found["total"]}]
     lines = [f"{'success':>9}  {'rate':>6}  {'95 % interval':>15}  {'steps':>5}  task"]
     for row in rows:

@@ -57,8 +57,8 @@ class _Worker:
 
 
 def results(make: Make, jobs: Iterable[Any], processes: int, silence_s: float = SILENCE_S) -> Iterator[Done | Lost]:
-    """What became of each job, as they end. In every worker `make(number, beat)` gives what does the jobs; `beat` is to
-    be called while one goes on, as a sign of life. `make` and jobs are pickled.
+    """Yield what became of each job, as they end. In every worker `make(number, beat)` gives what does the jobs; `beat`
+    is to be called while one goes on, as a sign of life. `make` and jobs are pickled.
 
     An RdtopsError of `make` is raised: it is no accident, and every other worker would meet it too.
     """
