@@ -3,11 +3,11 @@
     inv bench closed-loop          # or: python -m proofs.closed_loop.benchmark
 
 Records demonstrations, trains a small RDT on them with the bundled trainer, and lets the EMA weights act from all of
-the benchmark's initial states, of which no demonstration had one: those start where LIBERO draws them anew. (What is picked
-up lies in a wider region than the benchmark's: there both are drawn, trials from seeds of their own. Its policy sees
-with a keypoint encoder trained on rendered samples.) The baselines are an untrained policy, a demonstration's actions
-replayed without looking, the same policy with blank images, and, for a task that needs images, the scripted expert
-itself when it does not know where the object lies.
+the benchmark's initial states, of which no demonstration had one: those start where LIBERO draws them anew. (What is
+picked up lies in a wider region than the benchmark's: there both are drawn, trials from seeds of their own. Its policy
+sees with a keypoint encoder trained on rendered samples.) The baselines are an untrained policy, a demonstration's
+actions replayed without looking, the same policy with blank images, and, for a task that needs images, the scripted
+expert itself when it does not know where the object lies.
 
 Trial i of each has the same start, world and noise. Rows as `inv bench` prints them.
 """
