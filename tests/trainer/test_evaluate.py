@@ -137,7 +137,7 @@ def test_two_evaluations_in_one_folder_are_refused(tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 def test_a_full_disk_costs_no_trial_that_was_told_and_is_named(run, capsys):
     """Its folder on a disk of its own. The simulator is not needed to write down what became of trials."""
-    spec = evaluate._wished(evaluate._parser().parse_args(["--run", str(run), *WISH]))
+    spec = evaluate._requested(evaluate._parser().parse_args(["--run", str(run), *WISH]))
     asked = evaluate.Examination(spec, trained.find(spec.checkpoint, spec.protocol.codec), ())
     folder = Path(spec.paths.root)
     trials = TrialLog(Path(spec.paths.trials))

@@ -1,6 +1,6 @@
-"""Demonstrations, read for the first time in a process of its own: on damaged bytes libhdf5 may loop for ever or crash,
-and a training of eight GPUs would hang or die without a word. Every image is read here once, so that a damaged one is
-found before the first step.
+"""Validate demonstrations in a child process: on damaged bytes libhdf5 may loop for ever or crash, and a training of
+eight GPUs would hang or die without a word. Every image is read here once, so that a damaged one is found before the
+first step.
 """
 
 from __future__ import annotations
