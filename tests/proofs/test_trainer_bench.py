@@ -33,7 +33,7 @@ def test_the_augmented_way_augments(tmp_path) -> None:
     plain, augmented = (speed.Loading(str(tmp_path), augment=augment).both([20, 40, 60])[0]["images"]
                         for augment in (False, True))
     assert not torch.equal(plain, augmented)  # all of 18 images left alone: once in 260,000 times
-    assert not torch.equal(speed.Loading(str(tmp_path), augment=True).ours().jitter_B3, torch.ones(4, 3))
+    assert not torch.equal(speed.Loading(str(tmp_path), augment=True).ours().observation.jitter_B3, torch.ones(4, 3))
 
 
 def test_rows_arrive_through_inv_bench_trainer() -> None:
