@@ -1,1 +1,1 @@
-"""Proofs: drills, benches and the labs they need. Nothing of rdtops imports them, nothing of them travels to a host."""
+"""Programs that prove and measure rdtops. No user runs them on a host, and nothing in rdtops imports them."""

@@ -11,6 +11,6 @@ from rdtops.ui.repository import ROOT, Measured, Say
 
 
 def measure(say: Say, *, quick: bool = False, only: str = "") -> Iterator[Measured]:
-    say("python -m rdtops.trainer.proof")
-    yield from measured_by(["rdtops.trainer.proof", *(["--quick"] if quick else []), "--only", only,
+    say("python -m proofs.closed_loop.benchmark")
+    yield from measured_by(["proofs.closed_loop.benchmark", *(["--quick"] if quick else []), "--only", only,
                             "--films", str(ROOT / ".lab" / "closed-loop")], "[trainer,eval]")

@@ -9,6 +9,6 @@ from rdtops.ui.repository import ROOT, Measured, Say
 
 
 def measure(say: Say, *, quick: bool = False, only: str = "") -> Iterator[Measured]:
-    say("python -m rdtops.trainer.bench")
-    yield from measured_by(["rdtops.trainer.bench", str(ROOT / "rdtops" / "lab" / "data"),
+    say("python -m proofs.trainer_bench.speed")
+    yield from measured_by(["proofs.trainer_bench.speed", str(ROOT / "rdtops" / "lab" / "data"),
                             *(["--quick"] if quick else []), "--only", only], "[demo]")

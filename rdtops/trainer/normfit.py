@@ -25,11 +25,13 @@ import torch
 
 from rdtops.contract.config import preset
 from rdtops.errors import RdtopsError
-from rdtops.trainer import encoders, failures, quarantine, statistics
-from rdtops.trainer.actions import CODECS, codec
-from rdtops.trainer.batch import Samples, collate
-from rdtops.trainer.conditions import Conditions
-from rdtops.trainer.rdt import NORMS, RDTPolicy
+from rdtops.trainer.data import isolation, slot_statistics
+from rdtops.trainer.data.actions import CODECS, codec
+from rdtops.trainer.data.samples import Samples, collate
+from rdtops.trainer.loop import failures
+from rdtops.trainer.model import encoders
+from rdtops.trainer.model.conditions import Conditions
+from rdtops.trainer.model.rdt import NORMS, RDTPolicy
 
 CERTAIN = 4.0  # standard errors: samples of one episode resemble each other, so the true error is larger than stated
 
@@ -69,7 +71,7 @@ def compare(losses: Mapping[str, Sequence[float]], stated: str) -> NormFit:
 
 
 def under_each_norm(policy: RDTPolicy) -> dict[str, RDTPolicy]:
-    """The same weights, not copied, as a model of each norm."""
+    """Return the same weights, not copied, as a model of each norm."""
     policies = {}
     for norm in NORMS:
         with torch.device("meta"):
@@ -83,12 +85,12 @@ def fit(pretrained: Path, dataset: Path, text_encoder: Path, vision_encoder: Pat
     """Raises DataError or WeightsError. `cache` holds encoded instructions."""
     place = torch.device(device)
     policy = RDTPolicy.from_pretrained(pretrained).to(place).eval()
-    using, data = codec(codec_name), quarantine.index(dataset)
+    using, data = codec(codec_name), isolation.index(dataset)
     instructions = encoders.encode_instructions(text_encoder, data.instructions, cache, place)
     conditions = Conditions(instructions, vision_encoder, using.control_hz, place, torch.float32)
     conditions.check(policy.config)
     times = policy.config["noise_scheduler"]["num_train_timesteps"]
-    drawn = Samples(data, using, statistics.compute(data, using), conditions.texts, policy.config["pred_horizon"],
+    drawn = Samples(data, using, slot_statistics.compute(data, using), conditions.texts, policy.config["pred_horizon"],
                     times, preset("tiny"))  # whose settings are about draws that are not made here
     policies = under_each_norm(policy)
     losses: dict[str, list[float]] = {norm: [] for norm in NORMS}
@@ -145,8 +147,9 @@ def words(found: NormFit) -> str:
 def _given(samples: Samples, conditions: Conditions, sample: int, seed: int, times: int) -> dict[str, Any]:
     """One sample as recorded, with noise and a diffusion time that follow from the seed."""
     timestep = int(np.random.default_rng((seed, sample)).integers(times))
-    batch = collate([{**samples.clean(sample, seed), "timestep": timestep}]).to(conditions.lang_tokens.device)
-    return {**conditions.of(batch), **batch.learnt}
+    clean = samples.clean(sample, seed)
+    batch = collate([clean.with_draw(clean.target.noise_RHA[0], timestep)]).to(conditions.lang_tokens.device)
+    return {**conditions.of(batch.observation), **batch.target.arguments()}
 
 
 @torch.no_grad()

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,12 +23,13 @@ from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import Checkpoint, RunSpec
 from rdtops.errors import DataError, RdtopsError, RunError
-from rdtops.trainer import checkpoint, failures, inputs, quarantine, statistics
-from rdtops.trainer.actions import codec
-from rdtops.trainer.batch import Batch, Samples, Share, collate
-from rdtops.trainer.conditions import Conditions
-from rdtops.trainer.rdt import RDTPolicy
-from rdtops.trainer.train import DTYPES, autocast, make_reproducible
+from rdtops.trainer.data import isolation, slot_statistics
+from rdtops.trainer.data.actions import codec
+from rdtops.trainer.data.samples import Batch, Sample, Samples, Share, collate
+from rdtops.trainer.loop import checkpoint, failures, inputs
+from rdtops.trainer.model.conditions import Conditions
+from rdtops.trainer.model.precision import DTYPES, autocast, make_reproducible
+from rdtops.trainer.model.rdt import RDTPolicy
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def replay(run: Path, step: int, *, which: str = "", device: str = "") -> Replay
 
 
 def recorded(events: Iterable[Event], step: int) -> Recorded | None:
-    """The last loss that the Journal has for a step; a run that went on from a checkpoint may have several."""
+    """Return the last loss that the Journal has for a step; a run that went on from a checkpoint may have several."""
     found, first = None, 1
     for event in events:
         if event.kind == "started":
@@ -146,11 +146,11 @@ def _origin(run: Path, spec: RunSpec, step: int, which: str) -> Origin:
 def _samples(run: Path, spec: RunSpec, policy: RDTPolicy, device: torch.device) -> tuple[Samples, Conditions]:
     """As the training had them: its statistics, and data that are still the same."""
     using = codec(spec.train.codec)
-    dataset = quarantine.index(inputs.asset(spec, "dataset"), declared=inputs.declared(spec))
-    found = statistics.load_fitting(run / statistics.NAME, dataset, using)
+    dataset = isolation.index(inputs.asset(spec, "dataset"), declared=inputs.declared(spec))
+    found = slot_statistics.load_fitting(run / slot_statistics.NAME, dataset, using)
     if found is None:
         raise DataError(f"{spec.run_id} was not trained on what lies in {dataset.folder} now: the MD5 of its files or "
-                        f"the codec differ from {run / statistics.NAME}", remedy="inv deploy --only data")
+                        f"the codec differ from {run / slot_statistics.NAME}", remedy="inv deploy --only data")
     conditions = Conditions(inputs.instructions(spec, dataset, device), inputs.asset(spec, "vision_encoder"),
                             using.control_hz, device, DTYPES[spec.train.mixed_precision])
     samples = Samples(dataset, using, found, conditions.texts, policy.config["pred_horizon"],
@@ -179,7 +179,7 @@ def _losses(policy: RDTPolicy, samples: Samples, conditions: Conditions,
     return losses_RM, sorted(replayed, key=lambda sample: sample.number)
 
 
-def _read(samples: Samples, step: int, number: int) -> dict[str, Any]:
+def _read(samples: Samples, step: int, number: int) -> Sample:
     drawn = samples[step, number]
     if isinstance(drawn, DataError):
         raise drawn
@@ -191,16 +191,17 @@ def _loss(policy: RDTPolicy, conditions: Conditions, samples: Samples, batch: Ba
     """As Training._loss."""
     device = conditions.lang_tokens.device
     batch = batch.to(device)
-    with autocast(samples.config, device):
-        return policy.loss(**conditions.of(batch), **batch.learnt, valid_steps=valid_steps,
+    with autocast(samples.config.mixed_precision, device):
+        return policy.loss(**conditions.of(batch.observation), **batch.target.arguments(), valid_steps=valid_steps,
                            slot_weights=samples.slot_weights)
 
 
 def _replayed(policy: RDTPolicy, conditions: Conditions, samples: Samples, step: int, number: int, rank: int,
-              drawn: dict[str, Any]) -> ReplayedSample:
+              drawn: Sample) -> ReplayedSample:
     episode, observation = samples.dataset.locate(samples.at(step, number))
-    loss = _loss(policy, conditions, samples, collate([drawn]), float(drawn["step_mask"].sum()))
-    return ReplayedSample(number, rank, episode.file, episode.name, observation, int(drawn["timestep"]), float(loss))
+    loss = _loss(policy, conditions, samples, collate([drawn]), float(drawn.target.step_mask_H.sum()))
+    return ReplayedSample(number, rank, episode.file, episode.name, observation, int(drawn.target.timesteps_R[0]),
+                          float(loss))
 
 
 def _notes(config: TrainConfig, origin: Origin, device: torch.device) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""What lies in a folder of demonstrations, told quickly:
+"""Summarise a folder of demonstrations quickly:
 `python -m rdtops.trainer.survey FOLDER SECONDS OBSERVED CODEC`.
 
 Every file is opened and checked as a training does, but for its images and digests, until the time is over. Prints one
@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rdtops.errors import DataError
-from rdtops.trainer import libero, statistics
-from rdtops.trainer.actions import codec
+from rdtops.trainer.data import libero, slot_statistics
+from rdtops.trainer.data.actions import codec
 
 
 @dataclass
-class Survey:
+class Summary:
     """`problem` is the first thing that a training would refuse."""
 
     files: int = 0
@@ -31,9 +31,9 @@ class Survey:
     remedy: str = ""
 
 
-def look(folder: str | Path, limit_s: float, observed: str = libero.AUTO) -> Survey:
+def summarise(folder: str | Path, limit_s: float, observed: str = libero.AUTO) -> Summary:
     paths = libero.hdf5_files(folder)
-    seen, until_s = Survey(len(paths)), time.monotonic() + limit_s
+    seen, until_s = Summary(len(paths)), time.monotonic() + limit_s
     for path in paths:
         if time.monotonic() > until_s:
             break
@@ -50,8 +50,8 @@ def look(folder: str | Path, limit_s: float, observed: str = libero.AUTO) -> Sur
 
 def main() -> int:
     folder, limit_s, observed, codec_name = sys.argv[1:]
-    seen = look(folder, float(limit_s), observed)
-    found = statistics.standing(folder, codec(codec_name))
+    seen = summarise(folder, float(limit_s), observed)
+    found = slot_statistics.standing(folder, codec(codec_name))
     sys.stdout.write(json.dumps({**asdict(seen), "statistics": asdict(found)}) + "\n")
     return 0
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from rdtops.hostlib import files
-from rdtops.trainer import weights
-from rdtops.trainer.rdt import ARCHITECTURES, RDTPolicy
+from rdtops.trainer.model import weights
+from rdtops.trainer.model.rdt import ARCHITECTURES, RDTPolicy
 
 SEED = 2026
 SPECIAL_TOKENS = {"pad_token": "<pad>", "eos_token": "</s>"}

@@ -1,4 +1,4 @@
-"""The training: `accelerate launch ... -m rdtops.trainer.train RUN_DIR/config.json`.
+"""Train: `accelerate launch ... -m rdtops.trainer.train RUN_DIR/config.json`.
 
 One process per GPU (or CPU process). Resumes by itself from the newest intact checkpoint of its run folder. What
 happens is told in the run's Journal; a readable line per logged step goes to standard output, the curves to
@@ -8,6 +8,8 @@ SIGTERM and SIGUSR1 (Slurm's `--signal=USR1@300`), sent to any of these processe
 torchrun's launcher passes SIGTERM on, kills after 30 s, and passes no SIGUSR1: send that to the processes themselves.
 
 Exit codes: 0 finished, 1 failed, 2 wrong configuration, 143 or 138 stopped by SIGTERM or SIGUSR1.
+
+Shapes: R ranks, M micro-batches of a step.
 """
 
 from __future__ import annotations
@@ -19,38 +21,35 @@ import logging
 import math
 import os
 import signal
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from rdtops.contract import lease, overrides
-from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import Retention, RunSpec
 from rdtops.errors import RdtopsError, RunError
-from rdtops.trainer import checkpoint, disk, failures, features, inputs, sharding, trackers, trained
-from rdtops.trainer.actions import codec
-from rdtops.trainer.batch import Samples, Share, batches
-from rdtops.trainer.checkpoint import Contents, TrainingState
-from rdtops.trainer.conditions import Conditions
-from rdtops.trainer.ema import Ema
-from rdtops.trainer.heldout import HeldOut
-from rdtops.trainer.phases import Phases
-from rdtops.trainer.progress import Progress, Telling
-from rdtops.trainer.ranks import PeerLost, Ranks, ToldByAnother
-from rdtops.trainer.rdt import RDTPolicy
-from rdtops.trainer.sampling import ActionError
-from rdtops.trainer.saving import Saver
-from rdtops.trainer.schedule import learning_rate_at
-from rdtops.trainer.stop import STOPPED, Stop
-from rdtops.trainer.trackers import Trackers
-
-log = logging.getLogger("rdtops.trainer")
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
+from rdtops.trainer.data.actions import codec
+from rdtops.trainer.data.samples import Batch, Samples, Share, batches
+from rdtops.trainer.distributed import sharding
+from rdtops.trainer.distributed.ranks import AlreadyReported, PeerFailed, Ranks
+from rdtops.trainer.loop import checkpoint, disk_space, failures, inputs, trackers
+from rdtops.trainer.loop.checkpoint import Contents, TrainingState
+from rdtops.trainer.loop.ema import Ema
+from rdtops.trainer.loop.phase_timer import Phases
+from rdtops.trainer.loop.progress import Progress
+from rdtops.trainer.loop.reporter import Reporter, configure_logging
+from rdtops.trainer.loop.sampling import ActionError
+from rdtops.trainer.loop.saving import Saver
+from rdtops.trainer.loop.schedule import learning_rate_at
+from rdtops.trainer.loop.stop import STOPPED, Stop
+from rdtops.trainer.loop.validation_loss import ValidationLoss
+from rdtops.trainer.model import features
+from rdtops.trainer.model.conditions import Conditions
+from rdtops.trainer.model.precision import DTYPES, autocast, make_reproducible
+from rdtops.trainer.model.rdt import RDTPolicy
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,13 +63,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (RdtopsError, OSError) as error:
         return failures.complain(error)
     journal = Journal(Path(spec.paths.journal))
-    told_before = len(journal.read())
+    events_before = len(journal.read())
     try:
         return run(spec, journal, stop)
-    except ToldByAnother as error:
+    except AlreadyReported as error:
         return error.exit_code
-    except PeerLost as error:
-        told = {event.kind for event in journal.read()[told_before:]}
+    except PeerFailed as error:
+        told = {event.kind for event in journal.read()[events_before:]}
         if "stop_requested" in told:  # the others ended before there was anything to save
             return STOPPED
         return failures.complain(error) if "failed" in told else failures.tell(journal, error)
@@ -81,119 +80,88 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if failures.is_host_memory(error):
             return failures.tell(journal, failures.out_of_memory(spec.train, error), "MemoryError")
-        if isinstance(error, OSError) and disk.is_full(error):
-            return failures.tell(journal, disk.full(error, Path(error.filename or spec.paths.root)))
+        if isinstance(error, OSError) and disk_space.is_full(error):
+            return failures.tell(journal, disk_space.full(error, Path(error.filename or spec.paths.root)))
         failures.record(journal, f"{type(error).__name__}: {error}", "inv logs   # the traceback is in train.log",
                         type(error).__name__)
         raise
 
 
 def run(spec: RunSpec, journal: Journal, stop: Stop) -> int:
-    """Train to the end, or until asked to stop. Returns the exit code."""
+    """Join the other processes and train. Return the exit code."""
     try:
         lease.join(spec.run_id)
     except lease.Taken as error:
         raise RunError(f"this process is late: {error}") from error
     ranks = Ranks.join(spec.train)
-    _speak(ranks)
+    configure_logging(logging.INFO if ranks.is_first else logging.ERROR)
     code = Training(spec, journal, ranks, stop).run()
     ranks.leave()  # only here: after a failure the others may be waiting for us, and leaving would wait for them
     return code
 
 
 class Training:
-    """One process's part of a training, set up and ready to run."""
+    """One process's part of a training: the constructor sets it up, `run` learns."""
+
+    steps_done: int
+    loss_before: float  # of the last step that was done before
 
     def __init__(self, spec: RunSpec, journal: Journal, ranks: Ranks, stop: Stop) -> None:
         self.spec, self.config, self.ranks, self.stop = spec, spec.train, ranks, stop
-        self.journal = Telling(journal)
+        self.reporter = Reporter(journal, ranks.is_first)
         self.codec = codec(self.config.codec)
-        self.checkpoints = Path(spec.paths.checkpoints)
         make_reproducible(ranks.device)
-        self.inputs = ranks.once(self._inputs)
+        self.inputs = ranks.once(self._find_inputs)
         self.shards = sharding.of(self.config, ranks)
         ranks.together(self._build)
         self.conditions.features = features.prepare(spec, self.inputs.dataset, self.conditions.vision, ranks)
         self.phases = Phases(ranks.device)
-        self.saver = Saver(self.checkpoints, _retention(self.config), self.journal)
-        self.trackers = Trackers(self._warn)
+        self.saver = Saver(Path(spec.paths.checkpoints), self._retention(), self.reporter.journal)
         if ranks.is_first:
-            self.trackers.open(spec, self.steps_done)
+            self.reporter.trackers.open(spec, self.steps_done)
         self.progress = Progress(self.config, ranks.device, self.phases)
 
-    def _inputs(self) -> inputs.Inputs:
-        disk.keep_reserve(Path(self.spec.paths.root))
-        trackers.check(self.config)
-        sharding.check_launcher(self.config, os.environ)
-        return inputs.find(self.spec, self.ranks.device, self._warn)
-
-    def _build(self) -> None:
-        device = self.ranks.device
-        self._place(inputs.policy(self.spec, self.inputs.resume))
-        self.conditions = Conditions(self.inputs.instructions, inputs.asset(self.spec, "vision_encoder"),
-                                     self.codec.control_hz, device, DTYPES[self.config.mixed_precision])
-        self.conditions.check(self.policy.config)
-        self.samples = Samples(self.inputs.dataset, self.codec, self.inputs.statistics, self.conditions.texts,
-                               self.policy.config["pred_horizon"],
-                               self.policy.config["noise_scheduler"]["num_train_timesteps"], self.config)
-        self.heldout = HeldOut(self.samples, self.conditions, device)
-        self.action_error = ActionError(self.samples, self.conditions, device)
-        self.optimizer = torch.optim.AdamW(
-            self.shards.updated(self.policy), lr=self.config.learning_rate, weight_decay=self.config.weight_decay,
-            betas=(self.config.adam_beta1, self.config.adam_beta2), eps=self.config.adam_epsilon, fused=True)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.config.mixed_precision == "fp16")
-        self.steps_done, self.loss_before = self._resume()
-        self._reserved = False
-
-    def _place(self, policy: RDTPolicy) -> None:
-        """The policy and its running average, each whole in host memory until now."""
-        ema = Ema(policy) if self.shards.has_average else None
-        if ema and self.inputs.resume:
-            checkpoint.restore_ema(Path(self.inputs.resume.path), ema)
-        self.policy, self.ema = self.shards.place(policy), ema
-        if ema:
-            ema.policy = self.shards.place(ema.policy)
+    # the training ---------------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        try:
-            return self._run()
-        finally:
-            if self.ranks.is_first:
-                self.journal.close()
+        """Learn until the last step, or until a signal asks to stop. Return the exit code."""
+        with self.reporter:
+            self._report_start()
+            self.stop.can_save = True
+            loss, signalled = self._learn()
+            self._check_saved()
+            if self.steps_done < self.config.max_steps:
+                self.reporter.stopped(self.steps_done, signalled)
+                return 128 + signalled
+            self.reporter.finished(self.steps_done, loss)
+            return 0
 
-    def _run(self) -> int:
-        self._announce()
-        self.stop.can_save = True
-        loss, asked = self.loss_before, 0
-        with (self.trackers, self.saver,
-              contextlib.closing(batches(self.samples, self.ranks.rank, self.steps_done + 1)) as data):
-            for step in range(self.steps_done + 1, self.config.max_steps + 1):
-                loss, asked = self._step(step, data)
-                self._after(step, loss, asked)
-                if asked:
+    def _learn(self) -> tuple[float, int]:
+        """Return the loss of the last step, and the signal that asked to stop, or 0."""
+        config, first = self.config, self.steps_done + 1
+        loss, signalled = self.loss_before, 0
+        with (self.reporter.trackers, self.saver,
+              contextlib.closing(batches(self.samples, self.ranks.rank, first)) as data):
+            for step in range(first, config.max_steps + 1):
+                loss, signalled = self._step(step, data)
+                self.steps_done = step
+                if step == first:
+                    self._use_state(lambda state: self.saver.reserve(state.tensors()))  # Adam has moments from now on
+                if _is_due(step, config.sample_every_steps):
+                    self._sample_actions(step)
+                saves = bool(signalled) or _is_due(step, config.checkpoint_every_steps) or step == config.max_steps
+                validation_loss = None
+                if saves or _is_due(step, config.heldout_every_steps):
+                    validation_loss = self._validate(step)
+                if saves:
+                    self._save(step, loss, validation_loss)
+                if signalled:
                     break
-        self._check_saved()
-        return self._stopped(asked) if self.steps_done < self.config.max_steps else self._finish(loss)
+        return loss, signalled
 
-    def _resume(self) -> tuple[int, float]:
-        """Restore what is not in the weights and their average. Returns the steps done and the loss of the last one."""
-        if self.inputs.resume is None:
-            return 0, 0.0
-        folder = Path(self.inputs.resume.path)
-        self.codec.check_golden(checkpoint.read_codec(folder))
-        checkpoint.restore_optimizer(folder, self.policy, self.optimizer, self.shards)
-        saved = checkpoint.read_trainer(folder)
-        if saved["scaler"] and self.scaler.is_enabled():
-            self.scaler.load_state_dict(saved["scaler"])
-        changed = sorted(key for key, value in saved["config"].items() if getattr(self.config, key, None) != value)
-        if changed:
-            self._warn(f"resumed from {folder.name} with other settings than it was trained with: {', '.join(changed)}")
-        return int(saved["step"]), float(saved["loss"])
-
-    # one step -----------------------------------------------------------------------------------------------------
-
-    def _step(self, step: int, data) -> tuple[float, int]:
-        """Learn from one global batch. Returns its loss, and the signal that asked any process to stop, or 0."""
+    def _step(self, step: int, data: Iterator[Batch]) -> tuple[float, int]:
+        """Learn from one global batch. Return its loss, and the signal that asked any process to stop, or 0."""
+        # forward and backward, micro-batch after micro-batch: gradients add up
         micro_batches = self.config.gradient_accumulation_steps
         # the mean over processes and micro-batches of sums divided by this is the mean over the whole batch's actions
         valid_steps = self.samples.valid_steps(step) / (self.ranks.world * micro_batches)
@@ -201,31 +169,36 @@ class Training:
         for _ in range(micro_batches):
             with self.phases("data"):
                 batch = next(data).to(self.ranks.device)
-            with self.ranks.contact():
+            with self.ranks.collective():
                 loss = self._loss(batch, valid_steps)
                 with self.phases("backward"):
                     self.scaler.scale(loss / micro_batches).backward()
             losses.append(loss.detach())
+
+        # what every process has to say, to all: its losses, and whether it was asked to stop
         told = self.ranks.gather(torch.stack([*losses, torch.tensor(float(self.stop.signal)).to(losses[0])]))
-        losses_RM, asked = told[:, :-1], int(told[:, -1].max())
+        losses_RM, signalled = told[:, :-1], int(told[:, -1].max())
         self._check_losses(step, losses_RM)
+
+        # the update: average the gradients over the processes, clip, Adam, EMA
         learning_rate = learning_rate_at(step, self.config)
         with self.phases("optimiser"):
             grad_norm = self._update(step, learning_rate)
-        loss_mean = float(losses_RM.double().mean())
-        self._tell(step, self.progress.step(step, loss_mean, learning_rate, grad_norm))
-        return loss_mean, asked
 
-    def _loss(self, batch, valid_steps: float) -> torch.Tensor:
+        loss_mean = float(losses_RM.double().mean())
+        self.reporter.step(self.progress.step(step, loss_mean, learning_rate, grad_norm))
+        return loss_mean, signalled
+
+    def _loss(self, batch: Batch, valid_steps: float) -> torch.Tensor:
         with self._autocast():
             with self.phases("encode"):
-                conditions = self.conditions.of(batch)
+                conditions = self.conditions.of(batch.observation)
             with self.phases("forward"):
-                return self.policy.loss(**conditions, **batch.learnt, valid_steps=valid_steps,
+                return self.policy.loss(**conditions, **batch.target.arguments(), valid_steps=valid_steps,
                                         slot_weights=self.samples.slot_weights)
 
     def _update(self, step: int, learning_rate: float) -> float:
-        """Average, clip, apply. Returns the gradient's norm before clipping."""
+        """Return the gradient's norm before clipping."""
         self.shards.average_gradients(self.policy)
         self.scaler.unscale_(self.optimizer)
         norm = self.shards.clip_gradients(self.policy, self.config.max_grad_norm)
@@ -252,53 +225,28 @@ class Training:
         raise self._common_failure(f"step {step}: the loss is not finite; its samples: {'; '.join(names)}")
 
     def _common_failure(self, message: str) -> RdtopsError:
-        """All processes know of it at the same point; rank 0 tells."""
+        """Of which all processes know at the same point: rank 0 reports it."""
         if not self.ranks.is_first:
-            return ToldByAnother(message)
+            return AlreadyReported(message)
         return RunError(message, remedy="inv train --resume RUN --set learning_rate=...   # a lower one")
 
-    def _autocast(self):
-        return autocast(self.config, self.ranks.device)
+    # the EMA weights, looked at -------------------------------------------------------------------------------------
 
-    # after a step ---------------------------------------------------------------------------------------------------
-
-    def _after(self, step: int, loss: float, asked: int) -> None:
-        config, self.steps_done = self.config, step
-        if not self._reserved:
-            self._take_state(lambda state: self.saver.reserve(state.tensors()))  # Adam has moments from the first on
-            self._reserved = True
-        if config.sample_every_steps and step % config.sample_every_steps == 0:
-            self._predict(step)
-        saves = bool(asked) or step % config.checkpoint_every_steps == 0 or step == config.max_steps
-        heldout_loss = None
-        if saves or (config.heldout_every_steps and step % config.heldout_every_steps == 0):
-            heldout_loss = self._evaluate(step)
-        if saves:
-            with self.phases("save"):
-                self._take_state(lambda state: self.saver.save(step, self._contents(state, step, loss, heldout_loss)))
-
-    def _evaluate(self, step: int) -> float | None:
-        """The held-out loss of the averaged weights. All know it, or its failure."""
-        if not self.heldout:
+    def _validate(self, step: int) -> float | None:
+        """Return the validation loss of the EMA weights in every process, None where nothing is held out."""
+        if not self.validation_loss:
             return None
-        loss = self._of_average(self.heldout.read, self.heldout.loss)
+        loss = self._measure_ema(self.validation_loss.read, self.validation_loss.of)
         if not math.isfinite(loss):
-            self._warn(f"step {step}: the held-out loss is not finite; this step cannot become the best")
+            self.reporter.warning(f"step {step}: the validation loss is not finite; this step cannot become the best")
             return None
-        if self.ranks.is_first:
-            self.journal.append("heldout", step=step, loss=loss)
-            self.trackers.log(step, {"heldout_loss": loss})
-            log.info("step %d  held-out loss %.6f", step, loss)
+        self.reporter.validation_loss(step, loss)
         return loss
 
-    def _predict(self, step: int) -> None:
-        error = self._of_average(self.action_error.read, self.action_error.of)
-        if self.ranks.is_first:
-            self.journal.append("sample", step=step, action_mse=error)
-            self.trackers.log(step, {"action_mse": error})
-            log.info("step %d  predicted against recorded actions: mean squared error %.6f", step, error)
+    def _sample_actions(self, step: int) -> None:
+        self.reporter.action_error(step, self._measure_ema(self.action_error.read, self.action_error.of))
 
-    def _of_average(self, read: Callable[[], None], measure: Callable[[RDTPolicy], float]) -> float:
+    def _measure_ema(self, read: Callable[[], None], measure: Callable[[RDTPolicy], float]) -> float:
         def work() -> float:
             assert self.ema
             with self._autocast():
@@ -307,7 +255,16 @@ class Training:
         with self.phases("evaluation"):
             return self.shards.evaluate(read, work)
 
-    def _take_state(self, use: Callable[[TrainingState], None]) -> None:
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        return autocast(self.config.mixed_precision, self.ranks.device)
+
+    # checkpoints ----------------------------------------------------------------------------------------------------
+
+    def _save(self, step: int, loss: float, validation_loss: float | None) -> None:
+        with self.phases("save"):
+            self._use_state(lambda state: self.saver.save(step, self._contents(state, step, loss, validation_loss)))
+
+    def _use_state(self, use: Callable[[TrainingState], None]) -> None:
         """Rank 0 uses it, and the others give it what they have of each tensor."""
         state = TrainingState(self.policy, self.ema, self.optimizer, self.scaler, self.shards)
         if self.ranks.is_first:
@@ -315,9 +272,9 @@ class Training:
         else:
             state.give()
 
-    def _contents(self, state: TrainingState, step: int, loss: float, heldout_loss: float | None) -> Contents:
-        trainer = {"step": step, "loss": loss, "heldout_loss": heldout_loss, "config": asdict(self.config),
-                   "seen": trained.seen_by_training(self.inputs.dataset.image_size), **state.numbers()}
+    def _contents(self, state: TrainingState, step: int, loss: float, validation_loss: float | None) -> Contents:
+        trainer = {"step": step, "loss": loss, "heldout_loss": validation_loss, "config": asdict(self.config),
+                   "seen": checkpoint.seen_by_training(self.inputs.dataset.image_size), **state.numbers()}
         return Contents(state.tensors(), {
             checkpoint.CONFIG: self.policy.config, checkpoint.EMA_CONFIG: self.policy.config,
             checkpoint.TRAINER: trainer, checkpoint.STATISTICS: self.inputs.statistics,
@@ -329,78 +286,80 @@ class Training:
             raise type(failure)(f"step {self.steps_done}: the last checkpoint could not be saved: {failure.message}",
                                 remedy=f"{failure.remedy}; inv train --resume {self.spec.run_id}")
 
-    # what is seen from outside --------------------------------------------------------------------------------------
+    def _retention(self) -> Retention:
+        config = self.config
+        return Retention(config.checkpoints_total_limit, config.checkpoints_keep_every_steps,
+                         config.checkpoints_keep_best)
 
-    def _announce(self) -> None:
-        if not self.ranks.is_first:
-            return
+    # set-up ---------------------------------------------------------------------------------------------------------
+
+    def _find_inputs(self) -> inputs.Inputs:
+        disk_space.keep_reserve(Path(self.spec.paths.root))
+        trackers.check(self.config)
+        sharding.check_launcher(self.config, os.environ)
+        return inputs.find(self.spec, self.ranks.device, self.reporter.warning)
+
+    def _build(self) -> None:
+        device = self.ranks.device
+        self._place(inputs.policy(self.spec, self.inputs.resume))
+        self.conditions = Conditions(self.inputs.instructions, inputs.asset(self.spec, "vision_encoder"),
+                                     self.codec.control_hz, device, DTYPES[self.config.mixed_precision])
+        self.conditions.check(self.policy.config)
+        self.samples = Samples(self.inputs.dataset, self.codec, self.inputs.statistics, self.conditions.texts,
+                               self.policy.config["pred_horizon"],
+                               self.policy.config["noise_scheduler"]["num_train_timesteps"], self.config)
+        self.validation_loss = ValidationLoss(self.samples, self.conditions, device)
+        self.action_error = ActionError(self.samples, self.conditions, device)
+        self.optimizer = torch.optim.AdamW(
+            self.shards.updated(self.policy), lr=self.config.learning_rate, weight_decay=self.config.weight_decay,
+            betas=(self.config.adam_beta1, self.config.adam_beta2), eps=self.config.adam_epsilon, fused=True)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.config.mixed_precision == "fp16")
+        self.steps_done, self.loss_before = self._resume()
+
+    def _place(self, policy: RDTPolicy) -> None:
+        """Put the policy and its EMA, each whole in host memory until now, where they belong."""
+        ema = Ema(policy) if self.shards.has_ema else None
+        if ema and self.inputs.resume:
+            checkpoint.restore_ema(Path(self.inputs.resume.path), ema)
+        self.policy, self.ema = self.shards.place(policy), ema
+        if ema:
+            ema.policy = self.shards.place(ema.policy)
+
+    def _resume(self) -> tuple[int, float]:
+        """Restore what is not in the weights and their EMA. Return the steps done and the loss of the last one."""
+        if self.inputs.resume is None:
+            return 0, 0.0
+        folder = Path(self.inputs.resume.path)
+        self.codec.check_golden(checkpoint.read_codec(folder))
+        checkpoint.restore_optimizer(folder, self.policy, self.optimizer, self.shards)
+        saved = checkpoint.read_trainer(folder)
+        if saved["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(saved["scaler"])
+        changed = sorted(key for key, value in saved["config"].items() if getattr(self.config, key, None) != value)
+        if changed:
+            self.reporter.warning(f"resumed from {folder.name} with other settings than it was trained with: "
+                                  f"{', '.join(changed)}")
+        return int(saved["step"]), float(saved["loss"])
+
+    def _report_start(self) -> None:
         device = self.ranks.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         parameters = sum(p.numel() for p in self.policy.parameters())
-        self.journal.append("started", world_size=self.ranks.world, max_steps=self.config.max_steps, device=name,
-                            parameters=parameters, resumed_from_step=self.steps_done,
-                            heldout_samples=len(self.samples.split.heldout))
-        log.info("%s on %d x %s: %s parameters, %d samples of %d episodes (%s), global batch %d, from step %d to %d",
-                 self.config.model, self.ranks.world, name, f"{parameters:,}", len(self.inputs.dataset),
-                 len(self.inputs.dataset.episodes), self.samples.split, self.config.global_batch_size,
-                 self.steps_done, self.config.max_steps)
+        self.reporter.started(world_size=self.ranks.world, max_steps=self.config.max_steps, device=name,
+                              parameters=parameters, resumed_from_step=self.steps_done,
+                              heldout_samples=len(self.samples.split.heldout))
+        self.reporter.line(
+            "%s on %d x %s: %s parameters, %d samples of %d episodes (%s), global batch %d, from step %d to %d",
+            self.config.model, self.ranks.world, name, f"{parameters:,}", len(self.inputs.dataset),
+            len(self.inputs.dataset.episodes), self.samples.split, self.config.global_batch_size,
+            self.steps_done, self.config.max_steps)
         for line in self.inputs.dataset.read_as:
-            log.info("%s", line)
-
-    def _tell(self, step: int, told: dict[str, Any] | None) -> None:
-        if told and self.ranks.is_first:
-            self.journal.append("step", **told)
-            self.trackers.log(step, {name: value for name, value in told.items() if name != "step"})
-
-    def _stopped(self, asked: int) -> int:
-        if self.ranks.is_first:
-            name = signal.Signals(asked).name
-            self.journal.append("stopped", step=self.steps_done, signal=name)
-            log.info("stopped by %s after step %d", name, self.steps_done)
-        return 128 + asked
-
-    def _finish(self, loss: float) -> int:
-        if self.ranks.is_first:
-            self.journal.append("finished", step=self.steps_done, loss=loss)
-            log.info("finished after step %d", self.steps_done)
-        return 0
-
-    def _warn(self, message: str) -> None:
-        if self.ranks.is_first:
-            self.journal.append("warning", message=message)
-            log.warning("%s", message)
+            self.reporter.line("%s", line)
 
 
-def _retention(config: TrainConfig) -> Retention:
-    return Retention(config.checkpoints_total_limit, config.checkpoints_keep_every_steps, config.checkpoints_keep_best)
-
-
-def autocast(config: TrainConfig, device: torch.device):
-    return autocast_to(config.mixed_precision, device)
-
-
-def autocast_to(precision: str, device: torch.device):
-    """`precision`: one of DTYPES."""
-    if precision == "no":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=DTYPES[precision])
-
-
-def make_reproducible(device: torch.device) -> None:
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def _speak(ranks: Ranks) -> None:
-    """Rank 0 writes to standard output, which the launcher sends to train.log; the others only when they must."""
-    root = logging.getLogger("rdtops")
-    root.setLevel(logging.INFO if ranks.is_first else logging.ERROR)
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
-    root.handlers = [handler]
-    root.propagate = False
+def _is_due(step: int, every: int) -> bool:
+    """`every`: 0 for never."""
+    return every > 0 and step % every == 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import resource
 import sys
 from pathlib import Path
 
-from rdtops.trainer import failures, train
+from rdtops.trainer import train
+from rdtops.trainer.loop import failures
 
 learn = train.Training.run
 

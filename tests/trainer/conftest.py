@@ -21,9 +21,10 @@ import torch
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import RunSpec
-from rdtops.trainer import simulator, stop
-from rdtops.trainer.ranks import Ranks
-from rdtops.trainer.sharding import Shards
+from rdtops.trainer.distributed.ranks import Ranks
+from rdtops.trainer.distributed.sharding import Shards
+from rdtops.trainer.loop import stop
+from rdtops.trainer.simulation import simulator
 from tests.trainer import worlds
 
 HERE = Path(__file__).parent

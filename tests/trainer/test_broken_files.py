@@ -10,26 +10,28 @@ import torch
 
 from proofs.drills.corruptions import WAYS, corrupt
 from rdtops.errors import WeightsError
-from rdtops.trainer import checkpoint, encoders, statistics, weights
-from rdtops.trainer.actions import codec
-from rdtops.trainer.trackers import MetricsFile
-from rdtops.trainer.trials import SUCCESS, Trial, TrialLog
+from rdtops.trainer.data import slot_statistics
+from rdtops.trainer.data.actions import codec
+from rdtops.trainer.loop import checkpoint
+from rdtops.trainer.loop.trackers import MetricsFile
+from rdtops.trainer.model import encoders, weights
+from rdtops.trainer.simulation.trials import SUCCESS, Trial, TrialLog
 
 pytestmark = pytest.mark.timeout(60)  # somebody waits for a FIFO otherwise
 CODEC = codec("delta_velocity")
-NUMBERS = {kind: {what: [0.0] * 128 for what in statistics.NUMBERS} for kind in statistics.KINDS}
+NUMBERS = {kind: {what: [0.0] * 128 for what in slot_statistics.NUMBERS} for kind in slot_statistics.KINDS}
 STATISTICS = {"files": {}, "codec": CODEC.name, "codec_hash": CODEC.hash, "episodes": 1, "steps": 2, "observed": [],
               **NUMBERS}
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_broken_statistics_are_not_used_and_it_is_said_why(tmp_path, way):
-    path = tmp_path / statistics.NAME
-    statistics.write(path, STATISTICS)
-    assert statistics.standing(tmp_path, CODEC).why_not == ""
+    path = tmp_path / slot_statistics.NAME
+    slot_statistics.write(path, STATISTICS)
+    assert slot_statistics.standing(tmp_path, CODEC).why_not == ""
     corrupt(path, way)
-    assert statistics.standing(tmp_path, CODEC).why_not
-    assert statistics.load_fitting(path, SimpleNamespace(md5={}), CODEC) is None
+    assert slot_statistics.standing(tmp_path, CODEC).why_not
+    assert slot_statistics.load_fitting(path, SimpleNamespace(md5={}), CODEC) is None
 
 
 @pytest.mark.parametrize("way", WAYS)

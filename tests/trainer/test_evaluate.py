@@ -16,8 +16,9 @@ import pytest
 from proofs.drills.small_disk import fill, make_room, small_disk
 from rdtops.contract.journal import Journal
 from rdtops.lab import lab_processes
-from rdtops.trainer import evaluate, simulator, train, trained
-from rdtops.trainer.trials import Trial, TrialLog
+from rdtops.trainer import evaluate, train
+from rdtops.trainer.simulation import simulator, trained
+from rdtops.trainer.simulation.trials import Trial, TrialLog
 from tests.trainer.conftest import REPOSITORY, SHORT, signals_as_they_were, write_run
 from tests.trainer.worlds import DRAWER, needs_simulator
 
@@ -135,7 +136,7 @@ def test_two_evaluations_in_one_folder_are_refused(tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 def test_a_full_disk_costs_no_trial_that_was_told_and_is_named(run, capsys):
     """Its folder on a disk of its own. The simulator is not needed to write down what became of trials."""
-    spec = evaluate._wished(evaluate._parser().parse_args(["--run", str(run), *WISH]))
+    spec = evaluate._requested(evaluate._parser().parse_args(["--run", str(run), *WISH]))
     asked = evaluate.Examination(spec, trained.find(spec.checkpoint, spec.protocol.codec), ())
     folder = Path(spec.paths.root)
     trials = TrialLog(Path(spec.paths.trials))

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 
 from rdtops.errors import WeightsError
 from rdtops.hostlib import manifest
-from rdtops.trainer import checkpoint
-from rdtops.trainer.rdt import RDTPolicy
+from rdtops.trainer.loop import checkpoint
+from rdtops.trainer.model.rdt import RDTPolicy
 from tests.trainer.conftest import ALONE, PARITY, REPOSITORY, Demonstrations
 
 MANY = int(os.environ.get("FUZZ", "60"))
@@ -61,12 +61,12 @@ def damaged(content: bytes, damage: list[tuple[str, int, bytes | int]]) -> bytes
 READER = """
 import signal, sys
 from rdtops.errors import DataError
-from rdtops.trainer import libero, quarantine
-quarantine._announce = lambda name: None
+from rdtops.trainer.data import isolation, libero
+isolation._announce = lambda name: None
 for line in sys.stdin:
     signal.alarm(5)  # ends a libhdf5 that loops; a training would be told by the quarantine
     try:
-        found = quarantine._read_everything(line.strip())
+        found = isolation._read_everything(line.strip())
         print(f"refused {found.message}" if isinstance(found, DataError) else "read", flush=True)
     except BaseException as error:
         print(f"ESCAPED {error!r}", flush=True)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from rdtops.trainer import normfit
-from rdtops.trainer.rdt import NORMS, RDTPolicy
+from rdtops.trainer.model.rdt import NORMS, RDTPolicy
 from tests.trainer.conftest import PARITY, write_run
 
 TIMM, RMS = NORMS

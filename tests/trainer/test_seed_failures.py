@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 
 from rdtops.contract.config import preset
 from rdtops.errors import WeightsError
-from rdtops.trainer import checkpoint, libero, statistics
-from rdtops.trainer.actions import (
+from rdtops.trainer.data import libero
+from rdtops.trainer.data.actions import (
     ANGULAR_VELOCITY,
     GRIPPER_OPEN,
     POSITION,
@@ -29,9 +29,11 @@ from rdtops.trainer.actions import (
     VELOCITY,
     DeltaVelocity,
 )
-from rdtops.trainer.batch import Samples, Share, collate
-from rdtops.trainer.ema import Ema
-from rdtops.trainer.rdt import RDTPolicy
+from rdtops.trainer.data.samples import Samples, Share, collate
+from rdtops.trainer.data.slot_statistics import compute
+from rdtops.trainer.loop import checkpoint
+from rdtops.trainer.loop.ema import Ema
+from rdtops.trainer.model.rdt import RDTPolicy
 from tests.trainer.conftest import ALONE, PARITY, RECORDING, SHORT, events, losses, start
 
 CODEC = DeltaVelocity()
@@ -50,7 +52,7 @@ def policy() -> RDTPolicy:
 
 
 def samples_of(dataset: libero.Dataset) -> Samples:
-    return Samples(dataset, CODEC, statistics.compute(dataset, CODEC), ["", *dataset.instructions], 16, 1000, PLAIN)
+    return Samples(dataset, CODEC, compute(dataset, CODEC), ["", *dataset.instructions], 16, 1000, PLAIN)
 
 
 def only_demo(recording: libero.Dataset) -> h5py.Group:
@@ -125,7 +127,7 @@ def test_3_no_start_step_is_lost_and_no_short_demonstration(demonstrations) -> N
     for number in range(len(samples.dataset)):
         episode, step = samples.dataset.locate(number)
         seen[episode.file, episode.name, step] += 1
-        assert samples.clean(number, 0)["step_mask"].sum() == min(16, episode.starts - step)
+        assert samples.clean(number, 0).target.step_mask_H.sum() == min(16, episode.starts - step)
     assert set(seen.values()) == {1}
     assert len(seen) == 2 * 4 + 29
 
@@ -138,7 +140,7 @@ def test_4_an_observation_is_paired_with_the_action_that_followed_it(demonstrati
     dataset = libero.index(demonstrations.folder)
     with h5py.File(path) as file:
         wanted = file["data/demo_0/actions"][follows]
-    first = samples_of(dataset).clean(3, 0)["actions"][:1]
+    first = samples_of(dataset).clean(3, 0).target.actions_HA[:1]
     np.testing.assert_allclose(CODEC.decode_actions(first)[0], wanted, atol=1e-6)
 
 
@@ -184,7 +186,7 @@ def test_6_the_instruction_is_the_sentence_and_not_the_file_s_name(recording) ->
 
 def test_6_history_is_the_frame_before_and_not_the_current_one_twice(demonstrations) -> None:
     demonstrations.write(episodes=1, steps=6)
-    frames = samples_of(libero.index(demonstrations.folder)).clean(3, 0)["frames"]
+    frames = samples_of(libero.index(demonstrations.folder)).clean(3, 0).observation.frames_VCSS3
     assert frames[:, 0, -1, 0, 0].tolist() == [2, 3]
 
 
@@ -199,7 +201,7 @@ def test_7_deltas_are_velocities_and_no_poses() -> None:
 
 
 def test_7_positions_are_metres(recording) -> None:
-    found = statistics.compute(recording, CODEC)
+    found = compute(recording, CODEC)
     assert 0.8 < found["state"]["mean"][POSITION][2] < 1.6  # the hand above a kitchen table
     np.testing.assert_allclose(found["state"]["mean"][POSITION], np.concatenate(
         [e.position_m_T3 for e in recording.episodes]).mean(0), atol=1e-6)
@@ -250,11 +252,11 @@ def test_8_a_load_that_fails_does_not_go_on_with_weights_only(prepare, train_her
 
 def test_8_no_two_processes_learn_from_the_same_samples(recording) -> None:
     config = replace(PLAIN, num_processes=8, batch_size_per_process=4)
-    samples = Samples(recording, CODEC, statistics.compute(recording, CODEC), ["", *recording.instructions], 16, 1000,
+    samples = Samples(recording, CODEC, compute(recording, CODEC), ["", *recording.instructions], 16, 1000,
                       config)
     numbers = [n for rank in range(8) for n in Share(config, rank, 1).numbers(0)]
     assert len({samples.order.at(1, n) for n in numbers}) == 32
-    noise = [samples[1, n]["noise"].tobytes() for n in numbers]
+    noise = [samples[1, n].target.noise_RHA.tobytes() for n in numbers]
     assert len(set(noise)) == 32
 
 
@@ -287,8 +289,9 @@ def test_9_a_file_is_opened_once_and_not_for_every_sample(recording, monkeypatch
 def test_9_a_sample_crosses_to_the_training_as_bytes_of_pixels(recording) -> None:
     """0.2 MB: two frames of two cameras as uint8. It was 10.6 MB of float32 in SigLIP's size."""
     batch = collate([samples_of(recording).clean(0, 0)])
-    assert batch.frames_BVCSS3.dtype == torch.uint8
-    assert sum(t.numel() * t.element_size() for t in vars(batch).values()) < 250_000
+    assert batch.observation.frames_BVCSS3.dtype == torch.uint8
+    assert sum(t.numel() * t.element_size() for part in (batch.observation, batch.target)
+               for t in vars(part).values()) < 250_000
 
 
 # 10. a crash without a trace ----------------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from rdtops.hostlib import digests
-from rdtops.trainer import libero, statistics
-from rdtops.trainer.actions import codec
-from rdtops.trainer.soundness import unsound
+from rdtops.trainer import statistics
+from rdtops.trainer.data import libero, slot_statistics
+from rdtops.trainer.data.actions import codec
+from rdtops.trainer.data.plausibility import implausible
 from tests.trainer.conftest import RECORDING, REPOSITORY
 
 CODEC = codec("delta_velocity")
@@ -48,11 +49,11 @@ def test_they_are_keyed_by_data_and_codec(demonstrations, tmp_path) -> None:
     demonstrations.write()
     dataset = libero.index(demonstrations.folder)
     out = tmp_path / "statistics.json"
-    statistics.write(out, statistics.compute(dataset, CODEC))
-    assert statistics.load_fitting(out, dataset, CODEC) == json.loads(out.read_text())
-    assert statistics.load_fitting(out, dataset, type(CODEC)(velocity_gain=2.0)) is None
+    slot_statistics.write(out, slot_statistics.compute(dataset, CODEC))
+    assert slot_statistics.load_fitting(out, dataset, CODEC) == json.loads(out.read_text())
+    assert slot_statistics.load_fitting(out, dataset, type(CODEC)(velocity_gain=2.0)) is None
     demonstrations.write(steps=7)
-    assert statistics.load_fitting(out, libero.index(demonstrations.folder), CODEC) is None
+    assert slot_statistics.load_fitting(out, libero.index(demonstrations.folder), CODEC) is None
 
 
 @pytest.mark.parametrize("damage", [
@@ -61,10 +62,10 @@ def test_they_are_keyed_by_data_and_codec(demonstrations, tmp_path) -> None:
 def test_incomplete_ones_do_not_fit(demonstrations, tmp_path, damage) -> None:
     demonstrations.write()
     dataset = libero.index(demonstrations.folder)
-    found = statistics.compute(dataset, CODEC)
+    found = slot_statistics.compute(dataset, CODEC)
     damage(found)
     (tmp_path / "statistics.json").write_text(json.dumps(found))
-    assert statistics.load_fitting(tmp_path / "statistics.json", dataset, CODEC) is None
+    assert slot_statistics.load_fitting(tmp_path / "statistics.json", dataset, CODEC) is None
 
 
 def test_a_bad_dataset_ends_with_a_message_and_no_traceback(tmp_path, capsys) -> None:
@@ -85,7 +86,7 @@ def test_the_normalised_loss_weighs_a_slot_by_its_spread() -> None:
     used = np.zeros(128, bool)
     used[:3] = True
     std = [2.0, 0.5, 0.0] + [0.0] * 125
-    weights = statistics.slot_weights({"action": {"std": std}}, used)
+    weights = slot_statistics.slot_weights({"action": {"std": std}}, used)
     share = 128 / 3
     assert weights[:3].tolist() == pytest.approx([share / 4, share / 0.25, share / 0.04])  # 0.2 is a tenth of 2
     assert (weights[3:] == 1).all()
@@ -103,7 +104,7 @@ def test_unchanged_data_need_no_recomputation_and_are_not_read(demonstrations, m
     demonstrations.write()
     first = verified(demonstrations.folder)
     assert (first["why"], first["is_written"]) == ("there were none", True)
-    monkeypatch.setattr(statistics.quarantine, "index", lambda *_, **__: pytest.fail("the data were read"))
+    monkeypatch.setattr(slot_statistics.isolation, "index", lambda *_, **__: pytest.fail("the data were read"))
     again = verified(demonstrations.folder)
     assert (again["why"], again["files"]) == ("", first["files"])
     assert statistics.main([str(demonstrations.folder)]) == 0
@@ -166,7 +167,7 @@ def test_data_that_give_such_numbers_end_with_1_and_the_slot(demonstrations, cap
 
 def test_a_slot_that_never_changes_is_odd_and_no_fault() -> None:
     dataset = libero.index(RECORDING)
-    odd = unsound(statistics.compute(dataset, CODEC), CODEC)
+    odd = implausible(slot_statistics.compute(dataset, CODEC), CODEC)
     assert [(u.slot, u.is_wrong) for u in odd] == [("slot 10, gripper open (0 to 1)", False)]  # it pushes, closed
 
 
@@ -177,17 +178,17 @@ def test_a_folder_that_cannot_be_written_still_gets_its_answer(tmp_path) -> None
 
 def test_where_statistics_stand_is_told_without_reading_the_data(tmp_path, monkeypatch) -> None:
     shutil.copytree(RECORDING, tmp_path / "data")
-    file = tmp_path / "data" / statistics.NAME
-    assert statistics.standing(tmp_path / "data", CODEC).why_not == "there were none"
+    file = tmp_path / "data" / slot_statistics.NAME
+    assert slot_statistics.standing(tmp_path / "data", CODEC).why_not == "there were none"
     verified(tmp_path / "data")
     odd = ("slot 10, gripper open (0 to 1): always 0: these data never change it",)
     monkeypatch.setattr(digests, "md5_of", lambda path: pytest.fail(f"{path} was read"))
-    assert statistics.standing(tmp_path / "data", CODEC) == statistics.Standing("", "", odd, 0)
-    assert "of codec delta_velocity" in statistics.standing(tmp_path / "data", codec("absolute_pose")).why_not
+    assert slot_statistics.standing(tmp_path / "data", CODEC) == slot_statistics.Standing("", "", odd, 0)
+    assert "of codec delta_velocity" in slot_statistics.standing(tmp_path / "data", codec("absolute_pose")).why_not
     stored = json.loads(file.read_text())
     file.write_text(json.dumps({**stored, "state": {**stored["state"], "std": [250.0] * 128}}))
-    assert statistics.standing(tmp_path / "data", CODEC).wrong.startswith("state, slot 0, joint 0 (rad): std 250")
+    assert slot_statistics.standing(tmp_path / "data", CODEC).wrong.startswith("state, slot 0, joint 0 (rad): std 250")
     file.write_text(json.dumps(stored))
     (tmp_path / "data" / "more_demo.hdf5").write_bytes(b"new")
-    found = statistics.standing(tmp_path / "data", CODEC)
+    found = slot_statistics.standing(tmp_path / "data", CODEC)
     assert (found.why_not, found.unread) == ("the MD5 of more_demo.hdf5 is another", 1)

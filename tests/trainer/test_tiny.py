@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from rdtops.hostlib import manifest
 from rdtops.trainer import tiny
-from rdtops.trainer.rdt import RDTPolicy
+from rdtops.trainer.model.rdt import RDTPolicy
 
 
 def test_the_same_bytes_come_out_every_time(assets, tmp_path) -> None:

@@ -22,9 +22,10 @@ from rdtops.contract.config import override, preset
 from rdtops.contract.journal import KINDS, Journal
 from rdtops.contract.run import RunSpec
 from rdtops.hostlib import manifest
-from rdtops.trainer import ranks, train
-from rdtops.trainer.progress import Telling
-from rdtops.trainer.rdt import RDTPolicy
+from rdtops.trainer import train
+from rdtops.trainer.distributed import ranks
+from rdtops.trainer.loop.progress import Telling
+from rdtops.trainer.model.rdt import RDTPolicy
 from tests.trainer.conftest import (
     REPOSITORY,
     SHORT,
@@ -35,8 +36,8 @@ from tests.trainer.conftest import (
     start,
     write_run,
 )
-from tests.trainer.test_checkpoint import files_no_larger_than
-from tests.trainer.test_trackers import scalars
+from tests.trainer.loop.test_checkpoint import files_no_larger_than
+from tests.trainer.loop.test_trackers import scalars
 
 GRAD_SCALER = torch.amp.GradScaler
 LEARNT = ("model.safetensors", "ema/model.safetensors", "optimizer.safetensors")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rdtops.trainer.actions import CODECS, codec
+from rdtops.trainer.data.actions import CODECS, codec
 from tests.trainer.conftest import events
 
 TWO_STEPS = ("max_steps=2", "checkpoint_every_steps=2", "sample_every_steps=0", "num_processes=1")

@@ -3,7 +3,7 @@
 import pytest
 
 from rdtops.errors import SimulatorError
-from rdtops.trainer import simulator
+from rdtops.trainer.simulation import simulator
 
 DRAWER = "KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet"
 

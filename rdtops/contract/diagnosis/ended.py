@@ -12,7 +12,8 @@ BY_TYPE = {  # of the error that the trainer met; its words come first where the
     "DataError": "bad_sample", "WeightsError": "wrong_weights", "ConfigError": "config",
     "ImportError": "environment", "ModuleNotFoundError": "environment", "PermissionError": "no_permission",
     "MemoryError": "out_of_host_memory", "OutOfMemoryError": "out_of_gpu_memory"}
-SECONDHAND = ("PeerLost", "ToldByAnother")  # another rank knows more
+# Another rank knows more. The last two are the names in older Journals
+SECONDHAND = ("PeerFailed", "AlreadyReported", "PeerLost", "ToldByAnother")
 GENERAL = ("missing_asset", "bad_sample", "environment", "no_permission", "config", "wrong_weights")
 MIN_FREE_BYTES = 16 << 20
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from rdtops.trainer import libero
-from rdtops.trainer.actions import Codec
-from rdtops.trainer.conventions import coding, gripper, motion, pose, sight, words
+from rdtops.trainer.conventions import coding, gripper, instruction, motion, pose, sight
 from rdtops.trainer.conventions.finding import Finding, Verdict, merged
+from rdtops.trainer.data import libero
+from rdtops.trainer.data.actions import Codec
 
 __all__ = ["EPISODES", "NAMES", "Finding", "Verdict", "check"]
 EPISODES = 100  # of all files together are looked at by the commands, at least one of a file: some seconds
@@ -24,14 +24,15 @@ NAMES = {  # those that may be taken on trust: rdtops.contract.config has the sa
     motion.FRAME: "rotation_frame", motion.TIMING: "action_timing",
     gripper.SIGN: "gripper_sign", gripper.RANGE: "gripper_range", gripper.FINGERS: "gripper_fingers",
     sight.UPRIGHT: "agentview_upright", sight.WRIST_UPRIGHT: "wrist_upright", sight.MIRRORED: "agentview_mirrored",
-    sight.CAMERAS: "cameras", sight.COLOURS: "colours", sight.FRESH: "images_fresh", words.SENTENCE: "instruction",
+    sight.CAMERAS: "cameras", sight.COLOURS: "colours", sight.FRESH: "images_fresh",
+    instruction.SENTENCE: "instruction",
 }
 
 
 def check(dataset: libero.Dataset, codec: Codec, frames: libero.Frames | None = None,
           trusted: Collection[str] = ()) -> list[Finding]:
-    """Every convention with what is known of it; files are judged one by one and put together. `trusted`: names of
-    conventions of which a judgement is not held against the data; what is certain is."""
+    """Return every convention with what is known of it; files are judged one by one and put together. `trusted`: names
+    of conventions of which a judgement is not held against the data; what is certain is."""
     by_file: dict[str, list[libero.Episode]] = {}
     for episode in dataset.episodes:
         by_file.setdefault(episode.file, []).append(episode)
@@ -51,4 +52,4 @@ def _of_file(episodes: list[libero.Episode], codec: Codec, frames: libero.Frames
     looked_at = episodes[:max(1, pairs // 30)]
     return [*pose.findings(episodes), *motion.findings(episodes, codec), *gripper.findings(episodes, codec),
             *coding.findings(episodes, codec), *sight.findings(looked_at, frames, min(max(pairs, 12), 30)),
-            *words.findings(episodes)]
+            *instruction.findings(episodes)]

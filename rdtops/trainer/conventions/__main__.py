@@ -11,10 +11,12 @@ import sys
 
 from rdtops.contract.config import CHOICES, trusted
 from rdtops.errors import DataError, RdtopsError
-from rdtops.trainer import failures, libero, simulator
-from rdtops.trainer.actions import CODECS, Codec, codec
 from rdtops.trainer.conventions import EPISODES, Finding, Verdict, check, playback
 from rdtops.trainer.conventions.finding import broken
+from rdtops.trainer.data import libero
+from rdtops.trainer.data.actions import CODECS, Codec, codec
+from rdtops.trainer.loop import failures
+from rdtops.trainer.simulation import simulator
 
 _SIGNS = {Verdict.HOLDS: "ok    ", Verdict.BROKEN: "BROKEN", Verdict.UNKNOWN: "?     "}
 READABLE = "the data can be read"

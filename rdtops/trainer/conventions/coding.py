@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rdtops.trainer import rotations
-from rdtops.trainer.actions import (
+from rdtops.trainer.conventions.finding import Finding, broken, holds
+from rdtops.trainer.data import rotations
+from rdtops.trainer.data.actions import (
     ANGULAR_VELOCITY,
     GRIPPER_OPEN,
     GRIPPER_WIDTH_OPEN_M,
@@ -23,13 +24,12 @@ from rdtops.trainer.actions import (
     Codec,
     slot_name,
 )
-from rdtops.trainer.conventions.finding import Finding, broken, holds
-from rdtops.trainer.libero import Episode
+from rdtops.trainer.data.libero import Episode
 
 ROUND_TRIP, SLOT_UNITS, STATE, MASKS = "decoding gives back what was encoded", "action slots hold what they are for", \
     "state slots hold what they are for", "masks name the slots that are filled"
 _NAMES = ("position x", "position y", "position z", "rotation x", "rotation y", "rotation z", "gripper")
-_FIX = "mend the codec in rdtops/trainer/actions.py, raise its version"
+_FIX = "mend the codec in rdtops/trainer/data/actions.py, raise its version"
 _STEPS = 200  # of each file; a codec does the same to every step
 
 

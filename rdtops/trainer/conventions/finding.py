@@ -50,7 +50,8 @@ def unknown(convention: str, why: str, evidence: str = "") -> Finding:
 
 
 def merged(by_file: dict[str, list[Finding]]) -> list[Finding]:
-    """One finding for each convention: every distinct fault with its files, else what holds, else what is unknown."""
+    """Return one finding for each convention: every distinct fault with its files, else what holds, else what is
+    unknown."""
     conventions = dict.fromkeys(f.convention for findings in by_file.values() for f in findings)
     return [one for convention in conventions for one in _of_convention(
         [replace(f, files=(file,)) for file, findings in by_file.items() for f in findings

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rdtops.trainer.actions import GRIPPER_WIDTH_OPEN_M, Codec
 from rdtops.trainer.conventions.finding import Finding, broken, doubtful, holds, unknown
-from rdtops.trainer.libero import Episode
+from rdtops.trainer.data.actions import GRIPPER_WIDTH_OPEN_M, Codec
+from rdtops.trainer.data.libero import Episode
 
 SIGN, RANGE, FINGERS = "the gripper opens at -1 and closes at +1", "the gripper's action is -1 or +1", \
     "gripper_states holds both fingers, (+x, -x) in m"

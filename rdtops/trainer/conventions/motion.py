@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rdtops.trainer import rotations
-from rdtops.trainer.actions import POSITION_M_PER_UNIT, ROTATION_RAD_PER_UNIT, Codec
 from rdtops.trainer.conventions import panda
 from rdtops.trainer.conventions.finding import Finding, doubtful, holds, unknown
-from rdtops.trainer.libero import Episode
+from rdtops.trainer.data import rotations
+from rdtops.trainer.data.actions import POSITION_M_PER_UNIT, ROTATION_RAD_PER_UNIT, Codec
+from rdtops.trainer.data.libero import Episode
 
 AXES = {"position": "position deltas follow the base's axes", "rotation": "rotation deltas follow the base's axes"}
 SCALE = {"position": "a unit of position is 0.05 m", "rotation": "a unit of rotation is 0.5 rad"}
@@ -72,8 +72,8 @@ def _steps(episodes: Sequence[Episode], codec: Codec, shift: int = 0) -> _Steps:
 
 
 def _of_episode(episode: Episode, codec: Codec, shift: int) -> tuple[np.ndarray, ...]:
-    """The first steps, until the nominal arm has caught up, and the last are left out; so every shift is judged on the
-    same ones."""
+    """Leave out the first steps, until the nominal arm has caught up, and the last: every shift is judged on the same
+    ones."""
     actions = episode.actions_T7[episode.lead:]
     pose = episode.pose_T6[:len(actions)]
     actions = codec.decode_actions(codec.encode_actions(actions, pose), pose).astype(np.float64)
@@ -164,7 +164,7 @@ def _is_asked(asked: float, gain_3: np.ndarray, kind: str) -> bool:
 
 
 def _goes(response: _Response, axis: int) -> tuple[int, int] | None:
-    """The axis along which the arm moves, and the sign; None when it is not clear."""
+    """Return the axis along which the arm moves, and the sign; None when it is not clear."""
     gain = np.abs(response.gain[axis])
     to = int(np.argmax(gain))
     if abs(response.certainty[axis, to]) < _CERTAIN or gain[to] < _DOMINANT * np.sort(gain)[-2]:

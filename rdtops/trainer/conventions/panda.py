@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rdtops.trainer import rotations
+from rdtops.trainer.data import rotations
 
 _QUARTER = np.pi / 2
 _LINKS = (  # before each joint: offset in m, then a turn about x in rad; every joint turns about its own z
@@ -19,7 +19,7 @@ _GRIP_OFFSET_M = (0, 0, 0.097)  # from the hand to the point between the fingers
 
 
 def gripper_pose(joint_rad_T7: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position (T, 3) in m and rotation (T, 3, 3) in the frame of the arm's own base."""
+    """Return position (T, 3) in m and rotation (T, 3, 3) in the frame of the arm's own base."""
     joints = np.asarray(joint_rad_T7, np.float64)
     position, rotation = np.zeros((len(joints), 3)), np.tile(np.eye(3), (len(joints), 1, 1))
     for number, (offset_m, turn_rad) in enumerate(_LINKS):

@@ -15,10 +15,11 @@ import h5py
 import numpy as np
 
 from rdtops.errors import ConfigError
-from rdtops.trainer import libero, simulator
-from rdtops.trainer.actions import Codec
 from rdtops.trainer.conventions.finding import Finding, doubtful, holds, unknown
-from rdtops.trainer.simulator import Simulator
+from rdtops.trainer.data import libero
+from rdtops.trainer.data.actions import Codec
+from rdtops.trainer.simulation import simulator
+from rdtops.trainer.simulation.simulator import Simulator
 
 MOTION, SUCCESS = "played back in the simulator, the arm and the gripper move as recorded", \
     "played back in the simulator, the task succeeds"
@@ -37,7 +38,7 @@ class Played(NamedTuple):
 
 
 def findings(folder: str | Path, episodes: Sequence[libero.Episode], codec: Codec) -> list[Finding]:
-    """Plays every episode given, but for those of a task that the simulator has not: a finding for each such file.
+    """Play every episode given, but for those of a task that the simulator has not: a finding for each such file.
     Raises SimulatorError when there is no simulator."""
     simulator.load(images=False)
     played: list[Played] = []

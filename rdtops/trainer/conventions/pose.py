@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rdtops.trainer import rotations
 from rdtops.trainer.conventions import panda
 from rdtops.trainer.conventions.finding import Finding, broken, doubtful, holds, unknown
-from rdtops.trainer.libero import Episode
+from rdtops.trainer.data import rotations
+from rdtops.trainer.data.libero import Episode
 
 JOINTS, POSITION, ROTATION, TIMING = "joint_states is in rad", "ee_pos is in metres along the base's axes", \
     "ee_ori is an axis-angle", "the pose is of the same moment as the joints"

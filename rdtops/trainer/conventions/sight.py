@@ -14,7 +14,7 @@ import numpy as np
 
 from rdtops.trainer.conventions import panda
 from rdtops.trainer.conventions.finding import Finding, doubtful, holds, unknown
-from rdtops.trainer.libero import Episode, Frames
+from rdtops.trainer.data.libero import Episode, Frames
 
 UPRIGHT, WRIST_UPRIGHT, MIRRORED = "agentview is upright", "the wrist's image is upright", "agentview is not mirrored"
 CAMERAS, COLOURS, FRESH = "each camera's images are under its name", "colours are red, green, blue", \
@@ -37,7 +37,7 @@ class _Seen(NamedTuple):
 
 
 def findings(episodes: Sequence[Episode], frames: Frames, pairs: int) -> list[Finding]:
-    """Looks at `pairs` pairs of frames, spread over each episode."""
+    """Look at `pairs` pairs of frames, spread over each episode."""
     seen = _look(episodes, frames, pairs)
     fresh = _fresh(seen)
     if fresh.remedy:

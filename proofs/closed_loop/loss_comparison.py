@@ -1,0 +1,221 @@
+"""Which of the two losses drives better, measured in LIBERO's simulator:
+
+    python -m proofs.closed_loop.loss_comparison
+
+Records a few demonstrations of the drawer task, trains the tiny model on them from scratch with each loss and seed, and
+lets the EMA weights act from starts that no demonstration had. One JSON row a policy. Images are black: what is
+compared is how actions are learnt, and a rollout then costs no rendering.
+
+Trial i of every policy has the same start, the same world and the same noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from proofs.closed_loop.recording import Recording, record
+from proofs.closed_loop.scripted_experts import EXPERTS
+from rdtops.contract.config import CHOICES, TrainConfig, override, preset
+from rdtops.contract.journal import Journal
+from rdtops.contract.run import RunSpec, checkpoint_name
+from rdtops.errors import RdtopsError, RunError
+from rdtops.hostlib.names import RunId
+from rdtops.trainer import tiny
+from rdtops.trainer.data.actions import codec
+from rdtops.trainer.loop import failures
+from rdtops.trainer.model import encoders
+from rdtops.trainer.model.conditions import Conditions
+from rdtops.trainer.model.rdt import ARCHITECTURES, RDTPolicy
+from rdtops.trainer.simulation import simulator
+from rdtops.trainer.simulation.rollout import Driver, rollout, wilson
+from rdtops.trainer.simulation.simulator import Simulator, Task
+
+FIRST_UNSEEN = 30  # demonstrations start from the initial states before this one, trials from it on
+LONGEST = 200  # steps of a trial; the expert takes about 40
+UNTRAINED = "untrained"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and how."""
+
+    demos: int = 6
+    noise: float = 0.2
+    seeds: int = 2
+    steps: int = 600  # of a training
+    every: int = 200  # steps; the policy of each such step is evaluated
+    trials: int = 20
+    exec_horizon: int = 16
+
+
+@dataclass(frozen=True)
+class Policy:
+    loss: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """How often one policy succeeded. `action_mse`: of sampled actions against the demonstrations' own."""
+
+    loss: str
+    seed: int
+    step: int
+    successes: int
+    trials: int
+    wilson_95: tuple[float, float]
+    steps_to_success: tuple[int | None, ...]  # of every trial; None: it failed
+    action_mse: float | None
+    train_s: float
+    evaluate_s: float
+
+
+def compare(folder: Path, wish: Comparison, processes: int = 1) -> Iterator[Row]:
+    """Everything is written below `folder`. Raises RunError when a training fails."""
+    task = simulator.tasks("libero_90", next(iter(EXPERTS)))[0]
+    tiny.make(folder / "assets")
+    record(folder / "demonstrations" / "drawer_demo.hdf5", Recording(
+        task, wish.demos, FIRST_UNSEEN, noise=wish.noise, blank_images=True), processes)
+    policies = [Policy(UNTRAINED, 0), *(Policy(loss, seed) for seed in range(wish.seeds) for loss in CHOICES["loss"])]
+    with multiprocessing.get_context("spawn").Pool(min(processes, len(policies))) as pool:
+        for rows in pool.imap(partial(_rows, folder, wish, task), policies):
+            if isinstance(rows, RdtopsError):
+                raise rows
+            yield from rows
+
+
+def _rows(folder: Path, wish: Comparison, task: Task, policy: Policy) -> list[Row] | RdtopsError:
+    try:
+        return measure(folder, wish, task, policy)
+    except RdtopsError as error:
+        return error
+
+
+def measure(folder: Path, wish: Comparison, task: Task, policy: Policy) -> list[Row]:
+    """Train, and evaluate every checkpoint."""
+    torch.set_num_threads(1)
+    world = Simulator(task, images=False)
+    if policy.loss == UNTRAINED:
+        torch.manual_seed(policy.seed)
+        weights = {0: RDTPolicy(ARCHITECTURES["tiny"]).eval()}
+        errors, train_s = {}, 0.0
+    else:
+        spec = _spec(folder, wish, policy)
+        train_s = train(spec)
+        checkpoints = Path(spec.paths.checkpoints)
+        weights = {step: RDTPolicy.from_pretrained(checkpoints / checkpoint_name(step) / "ema").eval()
+                   for step in range(wish.every, wish.steps + 1, wish.every)}
+        errors = {e.data["step"]: e.data["action_mse"] for e in Journal(Path(spec.paths.journal)).read()
+                  if e.kind == "sample"}
+    conditions = _conditions(folder, world.instruction)
+    rows = []
+    for step, module in weights.items():
+        began = time.monotonic()
+        driver = Driver(module, conditions, codec("delta_velocity"), world.instruction, policy.seed)
+        steps = tuple(evaluate(world, driver, wish))
+        successes = sum(s is not None for s in steps)
+        rows.append(Row(policy.loss, policy.seed, step, successes, wish.trials, wilson(successes, wish.trials), steps,
+                        errors.get(step), round(train_s, 1), round(time.monotonic() - began, 1)))
+    world.close()
+    return rows
+
+
+def evaluate(world: Simulator, driver: Driver, wish: Comparison) -> Iterator[int | None]:
+    states = world.task.initial_states()
+    for trial in range(FIRST_UNSEEN, FIRST_UNSEEN + wish.trials):
+        yield rollout(world, driver, states[trial], trial, wish.exec_horizon, LONGEST)
+
+
+# its training --------------------------------------------------------------------------------------------------------
+
+def _spec(folder: Path, wish: Comparison, policy: Policy) -> RunSpec:
+    return run_folder(folder / f"{policy.loss}-{policy.seed}",
+                      {"dataset": str(folder / "demonstrations"), **_encoders(folder)}, _config(wish, policy))
+
+
+def run_folder(workspace: Path, assets: dict[str, str], config: TrainConfig) -> RunSpec:
+    """Of a training on this machine, in a workspace of its own: a workspace has one training at a time."""
+    spec = RunSpec(RunId(workspace.name), "here", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), str(workspace),
+                   str(Path.cwd()), "closed-loop", assets, config)
+    Path(spec.paths.checkpoints).mkdir(parents=True)
+    Path(spec.paths.config).write_text(spec.to_json())
+    return spec
+
+
+def _config(wish: Comparison, policy: Policy) -> TrainConfig:
+    settings: dict[str, Any] = {
+        "loss": policy.loss, "seed": policy.seed, "from_scratch": True, "num_processes": 1,
+        "batch_size_per_process": 16, "max_steps": wish.steps, "checkpoint_every_steps": wish.every,
+        "checkpoints_total_limit": wish.steps // wish.every, "sample_every_steps": wish.every, "heldout_share": 0,
+        "lr_schedule": "cosine", "image_augmentation": False, "vision_cache_gib": 1, "condition_dropout": 0}
+    return override(preset("tiny"), [f"{key}={value}" for key, value in settings.items()])
+
+
+def train(spec: RunSpec, threads: int = 1) -> float:
+    """Run the bundled trainer, in a process of its own. Return how long it took, in seconds."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "proofs.closed_loop.keypoint_trainer", str(spec.paths.config)], check=False,
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    if done.returncode:
+        raise RunError(f"the training {spec.run_id} failed: {(done.stderr or done.stdout)[-2000:].strip()}")
+    return time.monotonic() - began
+
+
+def _conditions(folder: Path, instruction: str) -> Conditions:
+    cpu, assets = torch.device("cpu"), _encoders(folder)
+    encoded = encoders.encode_instructions(assets["text_encoder"], [instruction], folder / "instructions" /
+                                           str(os.getpid()), cpu)
+    return Conditions(encoded, assets["vision_encoder"], codec("delta_velocity").control_hz, cpu, torch.float32)
+
+
+def _encoders(folder: Path) -> dict[str, str]:
+    assets = folder / "assets"
+    return {"text_encoder": str(assets / "t5-tiny"), "vision_encoder": str(assets / "siglip-tiny")}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = vars(_parser().parse_args(arguments))
+    processes = options.pop("processes")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for row in compare(Path(folder), Comparison(**options), processes):
+                sys.stdout.write(json.dumps(asdict(row)) + "\n")
+                sys.stdout.flush()
+    except RdtopsError as error:
+        return failures.complain(error)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m proofs.closed_loop.loss_comparison",
+                                     description="Compare the two losses in closed loop, in LIBERO's simulator.")
+    usual = Comparison()
+    parser.add_argument("--demos", type=int, default=usual.demos, help="demonstrations to learn from")
+    parser.add_argument("--noise", type=float, default=usual.noise, help="of their motion, in action units")
+    parser.add_argument("--seeds", type=int, default=usual.seeds, help="trainings of each loss")
+    parser.add_argument("--steps", type=int, default=usual.steps, help="of a training")
+    parser.add_argument("--every", type=int, default=usual.every, help="evaluate after so many steps each")
+    parser.add_argument("--trials", type=int, default=usual.trials, choices=range(1, 21), metavar="1-20")
+    parser.add_argument("--exec-horizon", type=int, default=usual.exec_horizon,
+                        help="actions of a chunk that are executed before the next decision")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

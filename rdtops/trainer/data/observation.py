@@ -1,0 +1,82 @@
+"""What a policy is told: frames, state, masks, instruction. A training and a drive in the simulator make the same one.
+
+Shapes: B observations, A slots (128), V history frames (2), C cameras that exist (2), K frames that were kept,
+S pixels of an edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from rdtops.trainer.data.actions import Codec
+
+HISTORY = 2  # the frame before, the frame now
+NO_INSTRUCTION = ""  # what stands for a dropped instruction
+T = TypeVar("T", bound="Tensors")
+
+
+@dataclass(frozen=True)
+class Observation:
+    frames_VCSS3: np.ndarray  # uint8, upright; without pixels where the encoder's output is kept on disk
+    frames_kept_VC: np.ndarray  # False: there was none before the first, or it was dropped
+    instruction: int  # number of the text
+    state_A: np.ndarray
+    state_mask_A: np.ndarray
+    action_mask_A: np.ndarray  # of the slots that are to be predicted
+    jitter_3: np.ndarray  # factors for brightness, contrast and saturation
+    sample: int  # its number in the dataset; 0 outside of one
+
+    @classmethod
+    def undisturbed(cls, using: Codec, state_A: np.ndarray, frames_VCSS3: np.ndarray, frames_kept_VC: np.ndarray,
+                    instruction: int, sample: int = 0) -> Observation:
+        """Tell of what was seen and felt as it was: nothing dropped, jittered or disturbed."""
+        return cls(frames_VCSS3, frames_kept_VC, instruction, state_A, using.state_mask.astype(np.float32),
+                   using.action_mask.astype(np.float32), np.ones(3, np.float32), sample)
+
+
+class Tensors:
+    """A dataclass of tensors, moved together."""
+
+    def to(self: T, device: torch.device) -> T:
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self: T) -> T:
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self: T, change: Callable[[torch.Tensor], torch.Tensor]) -> T:
+        return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)})  # type: ignore
+
+
+@dataclass(frozen=True)
+class ObservationBatch(Tensors):
+    sample_B: torch.Tensor
+    frames_BVCSS3: torch.Tensor
+    frames_kept_BVC: torch.Tensor
+    kept_K: torch.Tensor  # where frames_kept is True, flattened: found here, a GPU would have to be waited for
+    jitter_B3: torch.Tensor
+    instruction_B: torch.Tensor
+    state_B1A: torch.Tensor
+    state_mask_B1A: torch.Tensor
+    action_mask_B1A: torch.Tensor
+
+    @classmethod
+    def of(cls, observations: Sequence[Observation]) -> ObservationBatch:
+        frames_kept_BVC = stacked(o.frames_kept_VC for o in observations)
+        return cls(
+            sample_B=stacked(o.sample for o in observations),
+            frames_BVCSS3=stacked(o.frames_VCSS3 for o in observations), frames_kept_BVC=frames_kept_BVC,
+            kept_K=frames_kept_BVC.flatten().nonzero()[:, 0], jitter_B3=stacked(o.jitter_3 for o in observations),
+            instruction_B=stacked(o.instruction for o in observations),
+            state_B1A=stacked(o.state_A for o in observations)[:, None],
+            state_mask_B1A=stacked(o.state_mask_A for o in observations)[:, None],
+            action_mask_B1A=stacked(o.action_mask_A for o in observations)[:, None])
+
+
+def stacked(values: Iterable[np.ndarray | int]) -> torch.Tensor:
+    """Stack along a new first axis."""
+    return torch.from_numpy(np.stack(list(values)))

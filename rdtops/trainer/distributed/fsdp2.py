@@ -1,0 +1,83 @@
+"""Everything shared out over the processes (torch's fully_shard, which accelerate calls FSDP2): `--set sharding=fsdp2`.
+
+Each process keeps its part of every weight, gradient, moment and EMA weight. A block's weights are gathered when its
+turn comes, in the forward and the backward pass, and let go after it; its gradients are added up and cut up at once.
+Weights are gathered in float32 and cast by autocast, as without sharding: to gather them in bf16 would take half the
+traffic and change what the norms compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from rdtops.trainer.distributed.ranks import Ranks
+from rdtops.trainer.distributed.sharding import Gathered, Shards
+from rdtops.trainer.model.rdt import RDTPolicy
+
+T = TypeVar("T")
+
+
+class Fsdp2(Shards):
+    def __init__(self, ranks: Ranks) -> None:
+        super().__init__(ranks)
+        with ranks.collective():
+            self._mesh = init_device_mesh(ranks.device.type, (ranks.world,))
+
+    @property
+    def has_ema(self) -> bool:
+        return True
+
+    def place(self, policy: RDTPolicy) -> RDTPolicy:
+        """Place block by block, so that the device never has more than its part and one whole block."""
+        for module in (*policy.model.blocks, policy):
+            # also the outermost: its weights would otherwise stay whole, and those of the EMA would stay old
+            fully_shard(module, mesh=self._mesh, reshard_after_forward=True, shard_placement_fn=self._cut)
+        for module, method in ((policy, "loss"), (policy, "predict_action"),
+                               *((block, "keys_values") for block in policy.model.blocks)):
+            register_fsdp_forward_method(module, method)
+        return policy
+
+    def average_gradients(self, policy: RDTPolicy) -> None:
+        """The backward pass has done it."""
+
+    def evaluate(self, read: Callable[[], object], work: Callable[[], T]) -> T:
+        self.ranks.together(read)  # whoever failed in the midst of the work would leave the others waiting
+        with self.ranks.collective():
+            return work()
+
+    def weights(self, policy: RDTPolicy) -> Mapping[str, torch.Tensor]:
+        return self._gathered(policy.state_dict())
+
+    def moments(self, policy: RDTPolicy, optimizer: torch.optim.Optimizer) -> Mapping[str, torch.Tensor]:
+        return self._gathered(super().moments(policy, optimizer))
+
+    def part(self, whole: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor | None:
+        assert isinstance(parameter, DTensor)
+        if whole.ndim == 0:  # the step
+            return super().part(whole, parameter)
+        parts = distribute_tensor(whole.to(self.ranks.device), self._mesh, parameter.placements, src_data_rank=None)
+        return parts.clone()  # the part itself would keep the whole alive
+
+    def _added_up(self, number: torch.Tensor) -> torch.Tensor:
+        return self.ranks.gather(number[None]).sum()
+
+    def _cut(self, parameter: torch.nn.Parameter) -> Shard:
+        """Along the first axis that gives equal parts, else the first: position embeddings have a first axis of 1."""
+        axes = (axis for axis, size in enumerate(parameter.shape) if size % self.ranks.world == 0)
+        return Shard(next(axes, 0))
+
+    def _gathered(self, tensors: Mapping[str, torch.Tensor]) -> Gathered:
+        return Gathered({name: partial(self._whole, tensor) for name, tensor in tensors.items()})
+
+    def _whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, DTensor):
+            return tensor
+        with self.ranks.collective():
+            return tensor.full_tensor()

@@ -1,0 +1,168 @@
+"""The processes of one training: who we are, what we share, and how gradients are averaged.
+
+`accelerate launch` (or torchrun) sets RANK, LOCAL_RANK and WORLD_SIZE. Gradients are averaged here and not by
+DistributedDataParallel, which regroups them after its first step: a resumed run would add them up in another order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import distributed
+
+from rdtops.contract.config import TrainConfig
+from rdtops.errors import ConfigError, RdtopsError, RunError
+
+T = TypeVar("T")
+T_Tensor = TypeVar("T_Tensor", bound=torch.Tensor)
+TIMEOUT = timedelta(minutes=30)  # one process reads T5, 45 GB, and the dataset while the others wait
+BUCKET_BYTES = 256 << 20
+
+
+class PeerFailed(RunError):
+    """Another process of the training is gone. Its own error, if it had time for one, says more."""
+
+
+class AlreadyReported(RdtopsError):
+    """Another process reports the error; this one ends with it."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int
+    world: int
+    device: torch.device
+
+    @classmethod
+    def join(cls, config: TrainConfig) -> Ranks:
+        """Raises ConfigError when there are more or fewer processes than the run asks for."""
+        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        if world != config.num_processes:
+            raise ConfigError(f"{world} processes were started, the run asks for num_processes = "
+                              f"{config.num_processes}", remedy="accelerate launch --multi_gpu --num_processes "
+                              f"{config.num_processes} ...   # --cpu would silently start one")
+        device = _device(config)
+        if world > 1:
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            distributed.init_process_group(backend, timeout=TIMEOUT)
+        return cls(rank, world, device)
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Work in all processes, each for itself. Of those that raise an error of ours the lowest rank raises it; all
+        others raise AlreadyReported, so that one failure is reported once."""
+        result, error = None, None
+        try:
+            result = work()
+        except RdtopsError as caught:
+            error = caught
+        errors: list[RdtopsError | None] = [error]
+        if self.world > 1:
+            errors = [None] * self.world
+            self._communicate(lambda: distributed.all_gather_object(errors, error))
+        teller = next((rank for rank, met in enumerate(errors) if met), None)
+        if teller is not None:
+            raise error if error and teller == self.rank else AlreadyReported(str(errors[teller]))
+        return result  # type: ignore[return-value]
+
+    def once(self, work: Callable[[], T]) -> T:
+        """Work in rank 0; all get the result. Errors as in `together`."""
+        result = [self.together(lambda: work() if self.is_first else None)]
+        if self.world > 1:
+            self._communicate(lambda: distributed.broadcast_object_list(result, device=torch.device("cpu")))
+        return result[0]  # type: ignore[return-value]
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """Return a vector of every rank, one row each, on the CPU."""
+        if self.world == 1:
+            return values[None].cpu()
+        rows = [torch.empty_like(values) for _ in range(self.world)]
+        self._communicate(lambda: distributed.all_gather(rows, values))
+        return torch.stack(rows).cpu()
+
+    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Always in the same groups and order, so that the same gradients give the same bits."""
+        if self.world == 1:
+            return
+        for gradients in buckets([p.grad for p in parameters if p.grad is not None], BUCKET_BYTES):
+            flat = torch.cat([g.flatten() for g in gradients])
+            self._communicate(lambda flat=flat: distributed.all_reduce(flat))  # type: ignore[misc]
+            flat /= self.world
+            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def broadcast(self, values: torch.Tensor, source: int) -> None:
+        """Copy `values` of the rank `source` into everybody's."""
+        self._communicate(lambda: distributed.broadcast(values, source))
+
+    def send_to_first(self, values: torch.Tensor, source: int) -> None:
+        """Copy `values` of the rank `source` into rank 0's. Only these two call it."""
+        self._communicate(lambda: distributed.recv(values, source) if self.is_first else distributed.send(values, 0))
+
+    def leave(self) -> None:
+        if self.world > 1:
+            distributed.destroy_process_group()
+
+    @contextmanager
+    def collective(self) -> Iterator[None]:
+        """Mark work in which torch itself communicates. Errors of another kind pass."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not _is_of_communication(error):
+                raise
+            raise self._peer_failed(error) from error
+
+    def _communicate(self, exchange: Callable[[], object]) -> None:
+        try:
+            exchange()
+        except RuntimeError as error:
+            raise self._peer_failed(error) from error
+
+    def _peer_failed(self, error: RuntimeError) -> PeerFailed:
+        return PeerFailed(f"rank {self.rank} lost contact with the other processes: {_short(error)}",
+                        remedy="inv logs   # the process that ended first says why")
+
+
+def _is_of_communication(error: RuntimeError) -> bool:
+    """NCCL has errors of its own; those of gloo are known by the file that they come from."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+
+
+def _short(error: Exception) -> str:
+    """gloo and NCCL add advice of several lines."""
+    return str(error).partition("\n")[0].partition(". ")[0]
+
+
+def _device(config: TrainConfig) -> torch.device:
+    if config.device == "cpu":
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if local >= torch.cuda.device_count():
+        raise RunError(f"process {local} of this host has no GPU: torch {torch.__version__} sees "
+                       f"{torch.cuda.device_count()}", remedy="inv gpu; inv check")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def buckets(tensors: Iterable[T_Tensor], limit_bytes: int) -> Iterable[list[T_Tensor]]:
+    """Group neighbours, until a bucket has `limit_bytes` or more."""
+    bucket: list[T_Tensor] = []
+    size = 0
+    for tensor in tensors:
+        bucket.append(tensor)
+        size += tensor.numel() * tensor.element_size()
+        if size >= limit_bytes:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket

@@ -1,0 +1,1 @@
+"""What a training does around its steps: inputs, checkpoints, validation, metrics, failures."""

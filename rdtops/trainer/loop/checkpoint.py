@@ -1,0 +1,211 @@
+"""Checkpoints on disk: written aside, sealed, renamed, and only then announced. Whatever has no manifest is not one.
+
+    step_002000/
+        config.json, model.safetensors      the policy, as RDTPolicy.from_pretrained reads it
+        ema/                                its EMA weights, likewise: what evaluation uses
+        optimizer.safetensors               both Adam moments and the step of every parameter
+        trainer.json                        step, EMA updates, validation loss, gradient scaler, configuration, cameras
+        statistics.json, codec.json         what the numbers mean
+        manifest.json                       size and MD5 of every file
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rdtops.contract.run import Checkpoint, Retention, checkpoint_name
+from rdtops.errors import WeightsError
+from rdtops.hostlib import checkpoints as sealed_checkpoints
+from rdtops.hostlib import fields, files, manifest
+from rdtops.trainer.data import libero
+from rdtops.trainer.data.observation import HISTORY
+from rdtops.trainer.distributed.sharding import MOMENTS, Shards
+from rdtops.trainer.loop.ema import Ema
+from rdtops.trainer.model import weights
+from rdtops.trainer.model.rdt import RDTPolicy
+
+log = logging.getLogger(__name__)
+EMA, OPTIMIZER, TRAINER = "ema", "optimizer.safetensors", "trainer.json"
+WEIGHTS, EMA_WEIGHTS = weights.SAFETENSORS, f"{EMA}/{weights.SAFETENSORS}"
+CONFIG, EMA_CONFIG = weights.CONFIG, f"{EMA}/{weights.CONFIG}"
+STATISTICS, CODEC = "statistics.json", "codec.json"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The live objects of a training that a checkpoint keeps."""
+
+    policy: RDTPolicy
+    ema: Ema | None  # None where this process has no part of it
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    shards: Shards
+
+    def tensors(self) -> dict[str, Mapping[str, torch.Tensor]]:
+        """By the file they go to. They are the training's own: the next step changes them. All processes together read
+        them, as Shards.weights says."""
+        return {WEIGHTS: self.shards.weights(self.policy),
+                EMA_WEIGHTS: self.shards.weights(self.ema.policy) if self.ema else {},
+                OPTIMIZER: self.shards.moments(self.policy, self.optimizer)}
+
+    def give(self) -> None:
+        """What every other process does while rank 0 reads the tensors."""
+        for named in self.tensors().values():
+            for _ in named.values():
+                pass
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what trainer.json holds of them."""
+        assert self.ema
+        return {"ema_updates": self.ema.updates, "scaler": self.scaler.state_dict()}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that a checkpoint will hold, by file."""
+
+    tensors: Mapping[str, Mapping[str, torch.Tensor]]
+    tables: Mapping[str, Any]  # for JSON
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the tensors; the tables are small."""
+        return sum(t.numel() * t.element_size() for named in self.tensors.values() for t in named.values())
+
+    def write(self, folder: Path) -> None:
+        """Raises OSError, with a full disk too."""
+        (folder / EMA).mkdir()
+        for name, table in self.tables.items():
+            (folder / name).write_text(json.dumps(table, indent=1) + "\n")
+        for name, tensors in self.tensors.items():
+            weights.write_tensors(folder / name, tensors)
+
+
+def save(checkpoints: Path, step: int, write: Callable[[Path], None]) -> Checkpoint:
+    """`write` fills a folder; it gets its name once every byte is on the disk. On an OSError, a full disk above all,
+    only this unfinished folder is dropped."""
+    final = checkpoints / checkpoint_name(step)
+    partial = final.with_name(f"{final.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        write(partial)
+        sealed = manifest.seal(partial)
+        _discard(final)  # there is one only if it was damaged, and the training came by again
+        partial.rename(final)
+        files.flush(checkpoints)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return Checkpoint(step, checkpoint_name(step), str(final), sealed.size_bytes, sealed.digest,
+                      sealed_checkpoints.heldout_loss(str(final)))
+
+
+def valid(checkpoints: Path) -> list[Checkpoint]:
+    """List those with a manifest that fits their files' sizes, oldest first."""
+    return [Checkpoint(**found) for found in sealed_checkpoints.listed(str(checkpoints))[0]]
+
+
+def newest_intact(checkpoints: Path, report: Callable[[str], None]) -> Checkpoint | None:
+    """Return the newest valid one whose every byte can be read and has the digest of its manifest. A damaged one is
+    reported and loses its manifest, so that nobody else takes it for a checkpoint."""
+    for candidate in reversed(valid(checkpoints)):
+        stated = Path(candidate.path) / manifest.NAME
+        try:
+            damage = manifest.differences(candidate.path, manifest.stated(candidate.path))
+        except (OSError, ValueError) as error:  # since it was listed
+            damage = [f"{manifest.NAME}: {error}"]
+        if not damage:
+            return candidate
+        report(f"{candidate.name} is damaged and was passed over: {'; '.join(damage)}")
+        try:
+            stated.rename(stated.with_name(f"damaged.{manifest.NAME}"))
+        except OSError as error:  # a file system that became read-only with its first error
+            report(f"{candidate.name} keeps its manifest: {error}")
+    return None
+
+
+def sweep(checkpoints: Path) -> None:
+    """Delete what saves left behind that were cut off by the end of their process."""
+    for leftover in checkpoints.glob("step_*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def prune(checkpoints: Path, keep: Retention) -> list[Checkpoint]:
+    """Delete what nothing keeps. What has no valid manifest counts for nothing and is left as it is."""
+    surplus = keep.surplus(valid(checkpoints))
+    for old in surplus:
+        _discard(Path(old.path))
+    return surplus
+
+
+def seen_by_training(image_size: int) -> dict[str, Any]:
+    """Return what trainer.json keeps of how the training saw, for an evaluation to compare."""
+    return {"cameras": list(libero.CAMERAS), "history": HISTORY, "image_size": image_size}
+
+
+def _discard(folder: Path) -> None:
+    """The manifest goes first: a half-deleted checkpoint must not count as one."""
+    (folder / manifest.NAME).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_trainer(folder: Path) -> dict[str, Any]:
+    """Read what trainer.json holds. Raises WeightsError when it lacks any of it."""
+    return _read_json(folder / TRAINER, ("step", "loss", "config", "ema_updates", "scaler"))
+
+
+def read_codec(folder: Path) -> dict[str, Any]:
+    return _read_json(folder / CODEC, ("name", "hash", "golden"))
+
+
+def read_statistics(folder: Path) -> dict[str, Any]:
+    return _read_json(folder / STATISTICS, ("codec_hash",))
+
+
+def restore_optimizer(folder: Path, policy: RDTPolicy, optimizer: torch.optim.Optimizer, shards: Shards) -> None:
+    """Strict: a resumed training has all its moments or does not start. Raises WeightsError."""
+    path = folder / OPTIMIZER
+    tensors = weights.mapped_tensors(path)
+    if not tensors and read_trainer(folder)["ema_updates"] == 0:  # fp16 may skip its first steps
+        return
+    for name, parameter in policy.named_parameters():
+        try:
+            moments = {part: tensors.pop(f"{part}.{name}") for part in MOMENTS}
+        except KeyError as error:
+            raise WeightsError(f"{path} lacks {error.args[0]}") from error
+        odd = [part for part, value in moments.items()
+               if value.shape != (parameter.shape if part != "step" else torch.Size())]
+        if odd:
+            raise WeightsError(f"{path}: {odd[0]}.{name} is {tuple(moments[odd[0]].shape)}, its parameter "
+                               f"{tuple(parameter.shape)}")
+        parts = {part: kept for part, value in moments.items() if (kept := shards.part(value, parameter)) is not None}
+        if parts:
+            optimizer.state[parameter] = parts
+    if tensors:
+        raise WeightsError(f"{path} has moments of parameters that the model does not have: {', '.join(tensors)}")
+
+
+def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        values = fields.loads(files.head_of(path, files.TABLE_BYTES))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from error
+    missing = [key for key in keys if not isinstance(values, dict) or key not in values]
+    if missing:
+        raise WeightsError(f"{path} lacks {', '.join(missing)}")
+    return values
+
+
+def restore_ema(folder: Path, ema: Ema) -> None:
+    """Before it is placed: in host memory, whole."""
+    ema.policy = RDTPolicy.from_pretrained(folder / EMA).requires_grad_(False).eval()
+    ema.updates = int(read_trainer(folder)["ema_updates"])

@@ -1,0 +1,41 @@
+"""EMA weights: what is evaluated and deployed. float32, stepped once per optimiser step."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from rdtops.trainer.distributed.sharding import held
+from rdtops.trainer.model.rdt import RDTPolicy
+
+
+class Ema:
+    def __init__(self, policy: RDTPolicy) -> None:
+        """Starts as a copy of the policy, which must be in float32: in bf16 it would stop moving after 4096 steps."""
+        assert all(p.dtype == torch.float32 for p in policy.parameters())
+        self.policy = copy.deepcopy(policy).requires_grad_(False).eval()
+        self.settings: dict[str, Any] = policy.config.get("ema") or {}
+        self.updates = 0  # saved with the weights, or a resumed EMA would start over
+        self._of: tuple[RDTPolicy, RDTPolicy] | None = None
+        self._averages: list[torch.Tensor] = []
+        self._currents: list[torch.Tensor] = []
+
+    @property
+    def decay(self) -> float:
+        """The share of the old EMA that the next step keeps: 1 - (1 + n)^-0.75, at most 0.9999."""
+        step = max(0, self.updates - self.settings.get("update_after_step", 0) - 1)
+        if step == 0:
+            return 0.0
+        value = 1 - (1 + step / self.settings.get("inv_gamma", 1.0)) ** -self.settings.get("power", 0.75)
+        return max(self.settings.get("min_value", 0.0), min(value, self.settings.get("max_value", 0.9999)))
+
+    @torch.no_grad()
+    def step(self, policy: RDTPolicy) -> None:
+        if self._of != (self.policy, policy):  # walking through two models costs more than averaging a small one
+            self._of = self.policy, policy
+            self._averages, self._currents = ([held(p) for p in of.parameters()] for of in self._of)
+            assert len(self._averages) == len(self._currents)
+        torch._foreach_lerp_(self._averages, self._currents, 1 - self.decay)
+        self.updates += 1

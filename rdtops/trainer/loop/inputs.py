@@ -1,0 +1,88 @@
+"""What a training starts from: data, statistics, encoded instructions, weights, and the checkpoint to resume from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rdtops.contract.run import Checkpoint, RunSpec
+from rdtops.errors import ConfigError, WeightsError
+from rdtops.trainer.data import isolation, libero, slot_statistics
+from rdtops.trainer.data.actions import codec
+from rdtops.trainer.loop import checkpoint
+from rdtops.trainer.model import encoders
+from rdtops.trainer.model.rdt import ARCHITECTURES, RDTPolicy
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What rank 0 finds out for all."""
+
+    dataset: libero.Dataset
+    statistics: dict[str, Any]
+    instructions: dict[str, torch.Tensor]
+    resume: Checkpoint | None
+
+
+def find(spec: RunSpec, device: torch.device, warn: Callable[[str], None]) -> Inputs:
+    """Read, check and encode; a statistics.json is left in the run folder. Raises an error of ours."""
+    dataset = isolation.index(asset(spec, "dataset"), declared=declared(spec))
+    texts = instructions(spec, dataset, device)
+    checkpoints = Path(spec.paths.checkpoints)
+    checkpoint.sweep(checkpoints)
+    return Inputs(dataset, _statistics(spec, dataset, warn), texts, checkpoint.newest_intact(checkpoints, warn))
+
+
+def instructions(spec: RunSpec, dataset: libero.Dataset, device: torch.device) -> dict[str, torch.Tensor]:
+    """Return them encoded, or as the workspace's cache has them."""
+    cache = Path(spec.workspace) / "cache" / "instructions"
+    return encoders.encode_instructions(asset(spec, "text_encoder"), dataset.instructions, cache, device)
+
+
+def declared(spec: RunSpec) -> libero.Declared:
+    return libero.Declared(spec.train.observed, spec.train.images)
+
+
+def asset(spec: RunSpec, role: str) -> str:
+    if role not in spec.assets:
+        raise ConfigError(f"the run's config.json names no folder for {role}", remedy="inv deploy; inv train")
+    return spec.assets[role]
+
+
+def policy(spec: RunSpec, resume: Checkpoint | None) -> RDTPolicy:
+    """From the checkpoint, the pretrained weights or, from scratch, the seed: the same in every process."""
+    if resume:
+        made = RDTPolicy.from_pretrained(resume.path)
+    elif spec.train.from_scratch:
+        torch.manual_seed(spec.train.seed)
+        made = RDTPolicy(ARCHITECTURES[spec.train.model])
+    else:
+        made = RDTPolicy.from_pretrained(asset(spec, "pretrained"))
+    _check_architecture(made.config, spec.train.model)
+    made.model.gradient_checkpointing = spec.train.gradient_checkpointing
+    return made.train()
+
+
+def _statistics(spec: RunSpec, dataset: libero.Dataset, warn: Callable[[str], None]) -> dict[str, Any]:
+    """Those deployed beside the data when they fit; else computed, which takes a second."""
+    using = codec(spec.train.codec)
+    deployed = Path(asset(spec, "dataset")) / slot_statistics.NAME
+    fitting = slot_statistics.load_fitting(deployed, dataset, using)
+    if fitting is None and deployed.exists():
+        warn(f"{deployed} belongs to other data or another codec; statistics were computed anew")
+    found = fitting or slot_statistics.compute(dataset, using)
+    slot_statistics.write(Path(spec.paths.root) / slot_statistics.NAME, found)
+    return found
+
+
+def _check_architecture(config: dict[str, Any], model: str) -> None:
+    wanted = ARCHITECTURES[model]
+    keys = ("rdt", "pred_horizon", "action_dim", "state_token_dim", "lang_token_dim", "img_token_dim", "img_cond_len")
+    wrong = [f"{key} is {config[key]}, {model} has {wanted[key]}" for key in keys if config[key] != wanted[key]]
+    if wrong:
+        raise WeightsError(f"the weights are not those of {model}: {'; '.join(wrong)}",
+                           remedy="inv train --set model=...")

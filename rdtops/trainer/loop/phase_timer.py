@@ -1,0 +1,46 @@
+"""Where the time of a step goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+NAMES = ("data", "encode", "forward", "backward", "optimiser", "save", "evaluation")
+WAITED = ("data", "save", "evaluation")  # the process's own time, whatever the device does meanwhile
+
+
+class Phases:
+    """Times phases that do not overlap. On a GPU, which works behind the process, its own clock is read by events,
+    and later: to wait for it at the end of every phase would slow down what is measured."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._seconds = dict.fromkeys(NAMES, 0.0)
+        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        if self._on_gpu and name not in WAITED:
+            began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            began.record()
+            yield
+            ended.record()
+            self._events.append((name, began, ended))
+        else:
+            began_s = time.perf_counter()
+            yield
+            self._seconds[name] += time.perf_counter() - began_s
+
+    def take(self) -> dict[str, float]:
+        """Return the seconds of every phase since the last call. What the GPU has not finished counts next time."""
+        unfinished = []
+        for name, began, ended in self._events:
+            if ended.query():
+                self._seconds[name] += began.elapsed_time(ended) / 1000
+            else:
+                unfinished.append((name, began, ended))
+        taken, self._seconds, self._events = self._seconds, dict.fromkeys(NAMES, 0.0), unfinished
+        return taken

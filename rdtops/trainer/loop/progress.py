@@ -1,0 +1,115 @@
+"""How far a training is and how fast: the `step` events of the Journal, and the lines of train.log."""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+import threading
+import time
+from typing import Any
+
+import torch
+
+from rdtops.contract.config import TrainConfig
+from rdtops.contract.journal import Event, Journal
+from rdtops.trainer.loop.disk_space import Backlog, give_up_reserve
+from rdtops.trainer.loop.phase_timer import NAMES, Phases
+
+log = logging.getLogger(__name__)
+
+
+class Telling:
+    """Appends to the Journal, from any thread. On a full disk an event waits for the next one, and the training goes
+    on."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self._backlog: Backlog[Event] = Backlog(journal.path, journal.write)
+        self._alone = threading.Lock()
+
+    def append(self, kind: str, **data: Any) -> None:
+        with self._alone:
+            self._backlog.add(Event(kind, time.time(), data))
+
+    def close(self) -> None:
+        """Before the process ends: what still waits gets the place that was kept for it."""
+        with self._alone:
+            give_up_reserve(self.journal.path.parent)
+            self._backlog.clear()
+
+
+class Progress:
+    """Collects steps until one is due to be told; what is told are means over the steps since the last time."""
+
+    def __init__(self, config: TrainConfig, device: torch.device, phases: Phases) -> None:
+        self.config, self.device, self.phases = config, device, phases
+        self._first_ended: tuple[int, float] | None = None  # the step and when; it takes longer than the others
+        self._start_window()
+
+    def step(self, step: int, loss: float, learning_rate: float, grad_norm: float) -> dict[str, Any] | None:
+        """Return the data of a `step` event when one is due."""
+        self._losses.append(loss)
+        if math.isfinite(grad_norm):  # fp16 meets infinite ones and skips their steps
+            self._grad_norms.append(grad_norm)
+        if not self._is_due(step):
+            return None
+        told = self._means(step, learning_rate)
+        self._start_window()
+        self._first_ended = self._first_ended or (step, self._began_s)
+        log.info("%s", _line(told, self.config.max_steps))
+        return told
+
+    def _start_window(self) -> None:
+        self._began_s = time.perf_counter()
+        self._losses: list[float] = []
+        self._grad_norms: list[float] = []
+
+    def _is_due(self, step: int) -> bool:
+        late = 0 < self.config.log_every_s <= time.perf_counter() - self._began_s
+        # the step after a checkpoint can be replayed: it is told alone
+        at_checkpoint = step % self.config.checkpoint_every_steps in (0, 1)
+        return late or at_checkpoint or step % self.config.log_every_steps == 0 or step in (1, self.config.max_steps)
+
+    def _means(self, step: int, learning_rate: float) -> dict[str, Any]:
+        count = len(self._losses)
+        step_s = (time.perf_counter() - self._began_s) / count
+        phases = {name: seconds / count for name, seconds in self.phases.take().items()}
+        learning_s = step_s - phases["save"] - phases["evaluation"]
+        return {
+            "step": step,
+            "loss": sum(self._losses) / count,
+            "learning_rate": learning_rate,
+            "grad_norm": sum(self._grad_norms) / max(len(self._grad_norms), 1),
+            "samples": step * self.config.global_batch_size,
+            "samples_per_s": round(self.config.global_batch_size / learning_s, 2),
+            "step_s": round(step_s, 4),
+            **{f"{name}_s": round(seconds, 4) for name, seconds in phases.items()},
+            "memory_mib": _memory_mib(self.device),
+            "eta_s": round((self.config.max_steps - step) * self._usual_step_s(step, step_s), 1),
+        }
+
+    def _usual_step_s(self, step: int, step_s: float) -> float:
+        """Return the mean of all steps but the first: one told alone after a save has all of the save's time, and
+        others none of it."""
+        if self._first_ended is None:
+            return step_s
+        first, ended_s = self._first_ended
+        return (time.perf_counter() - ended_s) / (step - first)
+
+
+def _memory_mib(device: torch.device) -> int:
+    """Return the most that tensors ever took on the GPU, or the process in main memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10  # Linux counts in KiB
+
+
+def _line(told: dict[str, Any], max_steps: int) -> str:
+    width = len(str(max_steps))
+    minutes, seconds = divmod(round(told["eta_s"]), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = " ".join(f"{name} {told[f'{name}_s']:.2f}" for name in NAMES)
+    return (f"step {told['step']:{width}}/{max_steps}  loss {told['loss']:.6f}  lr {told['learning_rate']:.2e}  "
+            f"grad {told['grad_norm']:.3f}  {told['samples_per_s']:.1f} samples/s  {told['step_s']:.2f} s/step "
+            f"({parts})  {told['memory_mib']} MiB  left {hours}:{minutes:02}:{seconds:02}")

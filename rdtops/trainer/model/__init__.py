@@ -1,0 +1,1 @@
+"""RDT, its frozen encoders, and what conditions it."""

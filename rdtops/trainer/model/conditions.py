@@ -1,0 +1,74 @@
+"""An observation as the model takes it: tokens of language, images and state, and their masks.
+
+Shapes: B samples, V history frames, C cameras that exist, S pixels, P tokens of an image, W their width,
+L language tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rdtops.errors import WeightsError
+from rdtops.trainer.data.observation import HISTORY, ObservationBatch
+from rdtops.trainer.model.encoders import Vision, as_batch
+from rdtops.trainer.model.features import Features
+
+CAMERAS = 3  # of RDT: outside, right wrist, left wrist. The left wrist does not exist in LIBERO
+
+
+class Conditions:
+    """Holds the encoded instructions and SigLIP on the training device."""
+
+    def __init__(self, instructions: dict[str, torch.Tensor], vision_folder: str | Path, control_hz: int,
+                 device: torch.device, dtype: torch.dtype) -> None:
+        self.vision = Vision(vision_folder, device, dtype)
+        self.features: Features | None = None  # what SigLIP made of every frame, where that is kept
+        self.texts, tokens, mask = as_batch(instructions)
+        self.lang_tokens, self.lang_mask = tokens.to(device), mask.to(device)
+        self.control_hz = control_hz
+
+    def check(self, config: dict[str, Any]) -> None:
+        """Raises WeightsError when the encoders do not fit the model's config.json."""
+        wanted = {
+            "lang_token_dim": self.lang_tokens.shape[-1],
+            "img_token_dim": self.vision.width,
+            "img_cond_len": HISTORY * CAMERAS * self.vision.tokens,
+        }
+        wrong = [f"{key} is {config[key]} in config.json, the encoder gives {value}"
+                 for key, value in wanted.items() if config[key] != value]
+        if self.lang_tokens.shape[1] > config["max_lang_cond_len"]:
+            wrong.append(f"an instruction has {self.lang_tokens.shape[1]} tokens, the model takes "
+                         f"{config['max_lang_cond_len']}")
+        if wrong:
+            raise WeightsError("the encoders do not fit the model: " + "; ".join(wrong))
+
+    def of(self, told: ObservationBatch) -> dict[str, torch.Tensor]:
+        """Return the keyword arguments that `loss` and `predict_action` share. They are on the training device."""
+        return {
+            "lang_tokens": self.lang_tokens[told.instruction_B],
+            "lang_attn_mask": self.lang_mask[told.instruction_B],
+            "img_tokens": self.image_tokens(told),
+            "background_tokens": self.vision.background_PW,  # of the left wrist, in both frames of every sample
+            "state_tokens": told.state_B1A,
+            "state_mask": told.state_mask_B1A,
+            "action_mask": told.action_mask_B1A,
+            "ctrl_freqs": torch.full_like(told.sample_B, self.control_hz),
+        }
+
+    def image_tokens(self, told: ObservationBatch) -> torch.Tensor:
+        """(B, V, C, P, W): what the cameras saw, the older frame first; background where nothing was kept."""
+        shape = told.frames_kept_BVC.shape
+        tokens = self.vision.background_PW.repeat(told.frames_kept_BVC.numel(), 1, 1)
+        tokens[told.kept_K] = self._seen(told)
+        return tokens.unflatten(0, shape)
+
+    def _seen(self, told: ObservationBatch) -> torch.Tensor:
+        """Return the frames that were kept: (kept, P, W)."""
+        if self.features:
+            return self.features.of(told.sample_B)[told.kept_K]
+        frames = told.frames_BVCSS3
+        jitter = told.jitter_B3[:, None, None].expand(*frames.shape[:3], 3)  # one sample, one light
+        return self.vision.encode(frames.flatten(0, 2)[told.kept_K], jitter.flatten(0, 2)[told.kept_K])

@@ -1,0 +1,248 @@
+"""The frozen encoders: T5 for instructions, SigLIP for camera frames. Both come from local folders, never from a hub.
+
+Instructions are encoded once per distinct text and kept on disk; where the cache is warm T5 is not even imported.
+Frames are encoded on the training device, from uint8.
+
+Shapes: B samples, L language tokens, D their width, P tokens of an image, W their width, S pixels of a stored edge,
+R pixels of an edge as SigLIP wants it.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save as serialized
+from torch.nn import functional
+
+from rdtops.errors import WeightsError
+from rdtops.hostlib import files
+from rdtops.trainer.data.observation import NO_INSTRUCTION
+from rdtops.trainer.model import weights
+
+log = logging.getLogger(__name__)
+PIXEL_MEAN = PIXEL_STD = 0.5  # SigLIP's preprocessing: [0, 1] to [-1, 1]
+_HEAD_BYTES = 1 << 20
+GROUP = 4  # frames that SigLIP sees at a time: those of one sample
+
+
+def encode_instructions(folder: str | Path, instructions: Iterable[str], cache: str | Path,
+                        device: torch.device) -> dict[str, torch.Tensor]:
+    """Text -> tokens (L, D) in float32 on the CPU, for each instruction and for NO_INSTRUCTION.
+
+    `cache` holds one file per encoder and text, named by the content of both. Raises WeightsError when the encoder
+    cannot be loaded.
+    """
+    _check_folder(Path(folder), "T5")
+    encoder = identity(Path(folder))
+    paths = {text: _cached(Path(cache), encoder, text) for text in sorted({*instructions, NO_INSTRUCTION})}
+    known = {text: tokens for text, path in paths.items() if (tokens := _recall(path)) is not None}
+    absent = [text for text in paths if text not in known]
+    if absent:
+        log.info("encoding %d instructions with %s", len(absent), folder)
+        for text, tokens_LD in _encode(Path(folder), absent, device).items():
+            _keep(paths[text], tokens_LD)
+            known[text] = tokens_LD
+    return known
+
+
+class Vision:
+    """The vision encoder, frozen: the one of VISION_ENCODERS that config.json names."""
+
+    def __init__(self, folder: str | Path, device: torch.device, dtype: torch.dtype) -> None:
+        _check_folder(Path(folder), "SigLIP")
+        self.device, self.dtype = device, dtype
+        tower = _loader(Path(folder))(Path(folder), dtype)
+        self._tower = tower.to(device, dtype).eval().requires_grad_(False)
+        self.edge, self.tokens, self.width = tower.edge, tower.tokens, tower.width
+        # what stands for a camera that is not there, as in the published training: the mean colour, 127 of 255
+        self.background_PW = self.encode(torch.full((1, self.edge, self.edge, 3), 127, dtype=torch.uint8))[0]
+
+    @torch.no_grad()
+    def encode(self, frames_uint8: torch.Tensor, jitter: torch.Tensor | None = None) -> torch.Tensor:
+        """frames (B, S, S, 3) uint8, jitter (B, 3): factors for brightness, contrast, saturation. Return (B, P, W).
+
+        SigLIP always sees GROUP frames, the last ones filled up: how many frames come together changes neither its
+        kernels nor, in the last bit, what it makes of one. Its activations are those of one group.
+        """
+        if not len(frames_uint8):
+            return torch.empty(0, self.tokens, self.width, device=self.device, dtype=self.dtype)
+        images = frames_uint8.to(self.device)
+        if jitter is not None:
+            images = relit(images, jitter.to(self.device))
+        images = resized(images, self.edge)
+        groups = [self._encode_group(images[at:at + GROUP]) for at in range(0, len(images), GROUP)]
+        return torch.cat(groups)[:len(images)]
+
+    def _encode_group(self, images_uint8: torch.Tensor) -> torch.Tensor:
+        return self._tokens(functional.pad(normalised(images_uint8), (0, 0, 0, 0, 0, 0, 0, GROUP - len(images_uint8))))
+
+    def _tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device.type, enabled=False):
+            return self._tower(pixels.to(self.dtype))
+
+
+class _SigLIP(torch.nn.Module):
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
+        from transformers.models.siglip.modeling_siglip import SiglipVisionModel
+
+        super().__init__()
+        config = _loaded(SiglipVisionConfig, folder)
+        self.edge = config.image_size
+        self.tokens = (config.image_size // config.patch_size) ** 2
+        self.width = config.hidden_size
+        self._model = _loaded(SiglipVisionModel, folder, config=config, dtype=dtype, output_loading_info=True)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._model(pixel_values=pixels).last_hidden_state
+
+
+# By `model_type` of config.json: what loads the folder as a module from images (B, 3, edge, edge) in [-1, 1] to tokens
+# (B, P, W), with the attributes edge, tokens (P) and width (W). A program may add a kind of its own.
+VISION_ENCODERS: dict[str, Callable[[Path, torch.dtype], Any]] = {"siglip": _SigLIP, "siglip_vision_model": _SigLIP}
+
+
+def _loader(folder: Path) -> Callable[[Path, torch.dtype], Any]:
+    kind = weights.read_config(folder).get("model_type")
+    if kind not in VISION_ENCODERS:
+        raise WeightsError(f"{folder / weights.CONFIG} describes no known vision encoder: its model_type is {kind!r}, "
+                           f"known are {', '.join(sorted(VISION_ENCODERS))}", remedy="inv deploy --only encoders")
+    return VISION_ENCODERS[kind]
+
+
+def relit(frames_uint8: torch.Tensor, factors_B3: torch.Tensor) -> torch.Tensor:
+    """`jittered` for frames (B, S, S, 3) of bytes, before they are enlarged: a ninth of the work."""
+    images = jittered(frames_uint8.permute(0, 3, 1, 2) / 255, factors_B3)
+    return images.mul_(255).round_().byte().permute(0, 2, 3, 1)
+
+
+def resized(frames_uint8: torch.Tensor, edge: int) -> torch.Tensor:
+    """frames (B, S, S, 3) to (B, 3, edge, edge), uint8: bicubic with antialiasing, as SigLIP's own processor does it
+    with PIL. On a CPU the numbers are PIL's; elsewhere torch has no bicubic of bytes, and floats are rounded where PIL
+    rounds (tests/trainer/model/test_pixels.py says how near that comes)."""
+    images = frames_uint8.permute(0, 3, 1, 2)
+    if images.shape[-1] == edge:
+        return images
+    if images.device.type == "cpu":
+        return functional.interpolate(images, (edge, edge), mode="bicubic", antialias=True)
+    return _resized_as_float(images, edge)
+
+
+def _resized_as_float(images: torch.Tensor, edge: int) -> torch.Tensor:
+    """Rows first and then columns, with whole numbers in between, as PIL does it."""
+    wide = images.float()
+    for size in ((wide.shape[-2], edge), (edge, edge)):
+        wide = functional.interpolate(wide, size, mode="bicubic", antialias=True).round_().clamp_(0, 255)
+    return wide.byte()
+
+
+def normalised(images_uint8: torch.Tensor) -> torch.Tensor:
+    """Return bytes as SigLIP wants them: float32 from -1 to 1, of any shape."""
+    return torch.mul(images_uint8, 1 / (255 * PIXEL_STD)).sub_(PIXEL_MEAN / PIXEL_STD)
+
+
+def jittered(images: torch.Tensor, factors_B3: torch.Tensor) -> torch.Tensor:
+    """images (B, 3, R, R) in [0, 1], each with its own brightness, contrast and saturation; 1 changes nothing."""
+    brightness, contrast, saturation = (f[:, None, None, None] for f in factors_B3.unbind(1))
+    images = images * brightness
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    images = mean + (images - mean) * contrast
+    grey = images.mean(dim=1, keepdim=True)
+    return (grey + (images - grey) * saturation).clamp(0, 1)
+
+
+def _encode(folder: Path, texts: list[str], device: torch.device) -> dict[str, torch.Tensor]:
+    """Load T5, use it, and let go of it: t5-v1_1-xxl takes 9.5 GB in bf16."""
+    from transformers import AutoTokenizer
+    from transformers.models.t5.modeling_t5 import T5EncoderModel
+
+    _check_folder(folder, "T5")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32  # T5 overflows in fp16
+    tokenizer = _loaded(AutoTokenizer, folder)
+    encoder = _loaded(T5EncoderModel, folder, dtype=dtype, output_loading_info=True).to(device).eval()
+    encoded = {}
+    with torch.no_grad():
+        for text in texts:
+            ids = tokenizer(text, return_tensors="pt").input_ids.to(device)
+            encoded[text] = encoder(input_ids=ids).last_hidden_state[0].float().cpu()
+    del encoder
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return encoded
+
+
+def _loaded(kind: Any, folder: str | Path, **options: Any) -> Any:
+    """`kind.from_pretrained`, strict: what a file lacks would be filled with random numbers and a log message."""
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    disable_progress_bar()
+    set_verbosity_error()  # SigLIP's text half, which we do not want, would be listed by every process
+    try:
+        loaded = kind.from_pretrained(folder, local_files_only=True, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"{kind.__name__} cannot be loaded from {folder}: {error}",
+                           remedy="inv deploy --only encoders") from error
+    if not options.get("output_loading_info"):
+        return loaded
+    model, report = loaded
+    lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if lacking:
+        raise WeightsError(f"{kind.__name__}: the weights in {folder} lack {len(lacking)} tensors, {lacking[0]} first",
+                           remedy="inv deploy --only encoders")
+    return model
+
+
+def identity(folder: Path) -> str:
+    """Tell encoders apart by content without reading 45 GB: every file's size and the ends of it."""
+    digest = hashlib.md5()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        digest.update(f"{path.name} {path.stat().st_size} ".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_HEAD_BYTES))
+            if path.stat().st_size > 2 * _HEAD_BYTES:
+                file.seek(-_HEAD_BYTES, os.SEEK_END)
+                digest.update(file.read())
+    return digest.hexdigest()
+
+
+def _check_folder(folder: Path, what: str) -> None:
+    if not (folder / weights.CONFIG).is_file():
+        raise WeightsError(f"{folder} holds no {what} encoder: {weights.CONFIG} is missing",
+                           remedy="inv deploy --only encoders")
+
+
+def _cached(cache: Path, encoder: str, text: str) -> Path:
+    return cache / f"{hashlib.md5(f'{encoder} {text}'.encode()).hexdigest()}.safetensors"
+
+
+def _recall(path: Path) -> torch.Tensor | None:
+    try:
+        tokens_LD = weights.read_tensors(path)["tokens"]
+    except (WeightsError, KeyError):  # not there, or damaged: encoded anew
+        return None
+    return tokens_LD if tokens_LD.dim() == 2 and tokens_LD.dtype == torch.float32 else None
+
+
+def _keep(path: Path, tokens_LD: torch.Tensor) -> None:
+    """Two runs may share a cache: the file appears whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_whole(path, serialized({"tokens": tokens_LD.contiguous()}))
+
+
+def as_batch(embeddings: dict[str, torch.Tensor]) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+    """Return texts, their tokens padded to the longest (texts, L, D), and a boolean mask (texts, L)."""
+    texts = sorted(embeddings)
+    longest = max(len(embeddings[t]) for t in texts)
+    tokens = torch.stack([functional.pad(embeddings[t], (0, 0, 0, longest - len(embeddings[t]))) for t in texts])
+    lengths = np.array([len(embeddings[t]) for t in texts])
+    return texts, tokens, torch.from_numpy(np.arange(longest)[None] < lengths[:, None])

@@ -1,0 +1,494 @@
+"""RDT: a diffusion transformer that turns noise into a chunk of robot actions, given language, images and the state.
+
+Parameter names and shapes are the keys of the published rdt-1b and rdt-170m weights: do not rename them. The numbers
+are held to recordings of the official code (tests/trainer/model/test_rdt.py).
+
+Shapes: B samples, H actions of a chunk (horizon), A slots of an action or state (128), D hidden width,
+L language tokens, I image tokens, T = 3 + H trajectory tokens (diffusion time, control frequency, state, actions),
+N heads, E width of a head, K tokens attended to, S of them shared by all samples, R noise draws of a sample.
+Of images: V frames, C cameras that exist, P tokens of an image. `x_BHA` has the axes B, H, A.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from rdtops.errors import WeightsError
+from rdtops.trainer.model import diffusion, weights
+
+CONFIG_KEYS = ("action_dim", "pred_horizon", "state_token_dim", "lang_token_dim", "img_token_dim", "max_lang_cond_len",
+               "img_cond_len", "lang_adaptor", "img_adaptor", "state_adaptor", "rdt", "noise_scheduler")
+SIZES = ("action_dim", "pred_horizon", "state_token_dim", "lang_token_dim", "img_token_dim", "max_lang_cond_len",
+         "img_cond_len")
+LARGEST, DEEPEST = 100_000, 1_000  # sizes in a config.json; a damaged one must not build for hours
+NORMS = ("timm_1_0_3", "rms")
+NORM_EPS = 1e-6
+TIME_FEATURES = 256
+
+
+def _architecture(hidden: int, depth: int, heads: int, *, horizon: int = 64, lang_width: int = 4096,
+                  lang_len: int = 1024, img_width: int = 1152, patches: int = 729) -> dict[str, Any]:
+    """Two history frames of three cameras, each of `patches` tokens."""
+    return {
+        "action_dim": 128, "state_token_dim": 128, "pred_horizon": horizon,
+        "lang_token_dim": lang_width, "img_token_dim": img_width,
+        "max_lang_cond_len": lang_len, "img_cond_len": 2 * 3 * patches,
+        "lang_pos_embed_config": [["lang", -lang_len]], "img_pos_embed_config": [["image", [2, 3, -patches]]],
+        "lang_adaptor": "mlp2x_gelu", "img_adaptor": "mlp2x_gelu", "state_adaptor": "mlp3x_gelu",
+        "rdt": {"hidden_size": hidden, "depth": depth, "num_heads": heads, "cond_pos_embed_type": "multimodal"},
+        "noise_scheduler": {"type": "ddpm", "num_train_timesteps": 1000, "num_inference_timesteps": 5,
+                            "beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample", "clip_sample": False},
+        "ema": {"update_after_step": 0, "inv_gamma": 1.0, "power": 0.75, "min_value": 0.0, "max_value": 0.9999},
+        "norm": "timm_1_0_3",
+    }
+
+
+ARCHITECTURES = {
+    "tiny": _architecture(64, 4, 4, horizon=16, lang_width=32, lang_len=128, img_width=32, patches=16),
+    "small": _architecture(96, 4, 4, horizon=16, lang_width=32, lang_len=128, img_width=64, patches=16),
+    "rdt-170m": _architecture(1024, 14, 32),
+    "rdt-1b": _architecture(2048, 28, 32),
+}
+
+
+class RDTPolicy(nn.Module):
+    """The model with its adaptors, its training loss and its sampler.
+
+    `config` is the table of the published config.json, and one key more: `norm`, of NORMS. The published weights were
+    trained with timm 1.0.3's norm, so that is what a config without the key means.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.config = _checked(config)
+        self.prediction_type = self.config["noise_scheduler"]["prediction_type"]
+        hidden = self.config["rdt"]["hidden_size"]
+        self.model = RDT(self.config)
+        self.lang_adaptor = adaptor(self.config["lang_adaptor"], self.config["lang_token_dim"], hidden)
+        self.img_adaptor = adaptor(self.config["img_adaptor"], self.config["img_token_dim"], hidden)
+        self.state_adaptor = adaptor(self.config["state_adaptor"], 2 * self.config["state_token_dim"], hidden)
+        self._noise = diffusion.training_noise(self.config["noise_scheduler"])
+        if not self.model.x_pos_embed.is_meta:
+            self.initialise()
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, config_from: str | Path = "") -> RDTPolicy:
+        """Strict: every key must be there in its shape. `config_from`: where config.json lies, if in another folder.
+        Raises WeightsError."""
+        config = weights.read_config(config_from or directory)
+        try:
+            with torch.device("meta"):  # no time and memory for random values that are replaced at once
+                policy = cls(config)
+        except WeightsError:
+            raise
+        except Exception as error:  # whatever a value of the wrong kind comes to
+            raise WeightsError(f"{config_from or directory}/config.json does not describe an RDT: {error!r}") from error
+        source, tensors = weights.read(directory)
+        weights.fit(policy, tensors, source)
+        return policy
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        weights.write(directory, self.config, self.state_dict())
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Draw random values for training from scratch, from torch's default generator."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        self.model.initialise(self.config)
+
+    def loss(self, *, lang_tokens, lang_attn_mask, img_tokens, state_tokens, action_gt, action_mask, ctrl_freqs,
+             noise=None, timesteps=None, state_mask=None, step_mask=None, valid_steps=None,
+             background_tokens=None, slot_weights=None) -> torch.Tensor:
+        """Return the mean squared error of the denoised chunk, computed in float32.
+
+        lang_tokens (B, L, lang width), lang_attn_mask (B, L) bool: True is attended to; img_tokens (B, I, img width);
+        state_tokens (B, 1, A); action_gt (B, H, A); action_mask (B, 1, A): which slots are meant, for the actions and,
+        unless `state_mask` says otherwise, for the state; ctrl_freqs (B,) in Hz. noise (B, H, A) and timesteps (B,)
+        are drawn when not given; as (B, R, H, A) and (B, R) they are R draws of each sample, which share what the
+        sample's language and images cost, and the loss is the mean over them. step_mask (B, H): False where an episode
+        had ended; such actions do not count. The sum over what counts is divided by `valid_steps` (default: how many
+        steps count here) and by A. slot_weights (A,) weigh the slots; without them all A count alike, which is the
+        published loss.
+        background_tokens (P, img width) stand for the cameras that do not exist, the last ones of every frame;
+        img_tokens are then of those that do, (B, V, C, P, img width), and the background is computed once for all.
+        """
+        noise_BHA = torch.randn_like(action_gt) if noise is None else noise
+        if timesteps is None:
+            timesteps = torch.randint(self._noise.config.num_train_timesteps, noise_BHA.shape[:-2],
+                                      device=action_gt.device)
+        draws = noise_BHA.shape[1] if noise_BHA.ndim == 4 else 1
+        noise_BHA, timesteps = noise_BHA.flatten(0, -3), timesteps.flatten()
+        action_gt, state_tokens, action_mask, state_mask, step_mask, ctrl_freqs = (
+            _repeated(t, draws) for t in (action_gt, state_tokens, action_mask, state_mask, step_mask, ctrl_freqs))
+        noisy_BHA = self._noise.add_noise(action_gt, noise_BHA, timesteps)
+        conditions = self.conditions(lang_tokens, lang_attn_mask, img_tokens, background_tokens)
+        trajectory_BTD = self.adapt_trajectory(state_tokens, noisy_BHA, action_mask, state_mask)
+        predicted_BHA = self.model.denoise(trajectory_BTD, ctrl_freqs, timesteps, conditions)
+        target_BHA = noise_BHA if self.prediction_type == "epsilon" else action_gt
+        error_BHA = (predicted_BHA.float() - target_BHA.float()).square()
+        if slot_weights is not None:
+            error_BHA = error_BHA * slot_weights.to(error_BHA)
+        if step_mask is None:
+            return error_BHA.mean()
+        count = step_mask.sum() if valid_steps is None else draws * valid_steps
+        return (error_BHA * step_mask[..., None]).sum() / (count * error_BHA.shape[-1])
+
+    @torch.no_grad()
+    def predict_action(self, *, lang_tokens, lang_attn_mask, img_tokens, state_tokens, action_mask, ctrl_freqs,
+                       noise=None, state_mask=None, background_tokens=None) -> torch.Tensor:
+        """Return a chunk of actions (B, H, A), zero in the slots that are not meant. Arguments as for `loss`."""
+        shape = (len(state_tokens), self.config["pred_horizon"], self.config["action_dim"])
+        chunk_BHA = torch.randn(shape, device=state_tokens.device) if noise is None else noise
+        conditions = self.conditions(lang_tokens, lang_attn_mask, img_tokens, background_tokens)
+        attended = self.model.keys_values(conditions)  # the conditions stay as they are while the actions take shape
+        solver = diffusion.solver(self.config["noise_scheduler"])
+        for timestep in solver.timesteps:
+            trajectory_BTD = self.adapt_trajectory(state_tokens, chunk_BHA, action_mask, state_mask)
+            time_B = timestep.to(chunk_BHA.device).expand(len(chunk_BHA))
+            output_BHA = self.model.denoise(trajectory_BTD, ctrl_freqs, time_B, attended)
+            chunk_BHA = solver.step(output_BHA.float(), timestep, chunk_BHA).prev_sample
+        return chunk_BHA * action_mask
+
+    def conditions(self, lang_tokens, lang_attn_mask, img_tokens, background_tokens=None) -> tuple[Condition, ...]:
+        """What the blocks attend to, in turn: language and images. Arguments as for `loss`."""
+        background_PD = None if background_tokens is None else self.img_adaptor(background_tokens)
+        return self.model.conditions(
+            self.lang_adaptor(lang_tokens), self.img_adaptor(img_tokens), lang_attn_mask, background_PD)
+
+    def adapt_trajectory(self, state_B1A, actions_BHA, action_mask_B1A, state_mask_B1A=None) -> torch.Tensor:
+        """Return state and noisy actions, each beside its mask, in hidden width: (B, 1 + H, D)."""
+        state_mask_B1A = action_mask_B1A if state_mask_B1A is None else state_mask_B1A
+        values = torch.cat([state_B1A, actions_BHA], dim=1)
+        masks = torch.cat([state_mask_B1A, action_mask_B1A.expand(-1, actions_BHA.shape[1], -1)], dim=1)
+        return self.state_adaptor(torch.cat([values, masks.to(values.dtype)], dim=2))
+
+
+class RDT(nn.Module):
+    """The transformer. Even blocks attend to language, odd blocks to images."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        rdt, norm = config["rdt"], config["norm"]
+        hidden, self.horizon = rdt["hidden_size"], config["pred_horizon"]
+        self.gradient_checkpointing = False  # recompute each block in the backward pass: less memory, a third more time
+        self.t_embedder = FrequencyEmbedder(hidden)
+        self.freq_embedder = FrequencyEmbedder(hidden)
+        self.x_pos_embed = nn.Parameter(torch.zeros(1, self.horizon + 3, hidden))
+        self.lang_cond_pos_embed = nn.Parameter(torch.zeros(1, config["max_lang_cond_len"], hidden))
+        self.img_cond_pos_embed = nn.Parameter(torch.zeros(1, config["img_cond_len"], hidden))
+        self.blocks = nn.ModuleList([Block(hidden, rdt["num_heads"], norm) for _ in range(rdt["depth"])])
+        self.final_layer = FinalLayer(hidden, config["action_dim"], norm)
+
+    def forward(self, trajectory_BTD, ctrl_freqs_B, timesteps_B, lang_BLD, img_BID, lang_mask_BL=None) -> torch.Tensor:
+        """trajectory_BTD: state and noisy actions, (B, 1 + H, D). Return (B, H, A)."""
+        return self.denoise(trajectory_BTD, ctrl_freqs_B, timesteps_B, self.conditions(lang_BLD, img_BID, lang_mask_BL))
+
+    def conditions(self, lang_BLD, img_BID, lang_mask_BL=None, background_PD=None) -> tuple[Condition, ...]:
+        """Both with their positions added. With a background img_BID is (B, V, C, P, D)."""
+        language = Condition(lang_BLD + self.lang_cond_pos_embed[:, : lang_BLD.shape[1]], mask_BK=lang_mask_BL)
+        if background_PD is None:
+            return language, Condition(img_BID + self.img_cond_pos_embed)
+        frames, cameras, patches = img_BID.shape[1:4]
+        places = self.img_cond_pos_embed[0].unflatten(0, (frames, -1, patches))
+        return language, Condition((img_BID + places[:, :cameras]).flatten(1, 3),
+                                   shared_SD=(background_PD + places[:, cameras:]).flatten(0, 2))
+
+    def keys_values(self, conditions: Sequence[Condition]) -> list[KeysValues]:
+        """Return those of every block, for many calls of `denoise` with the same conditions."""
+        blocks: Iterable[Any] = self.blocks
+        return [block.keys_values(condition) for block, condition in zip(blocks, itertools.cycle(conditions))]
+
+    def denoise(self, trajectory_BTD, ctrl_freqs_B, timesteps_B,
+                conditions: Iterable[Condition | KeysValues]) -> torch.Tensor:
+        """The blocks take the conditions in turn. A trajectory batch of B x R has R draws of each of B samples, side by
+        side, and the conditions are those of the B samples. Return (B x R, H, A)."""
+        time_BD, freq_BD = self.t_embedder(timesteps_B), self.freq_embedder(ctrl_freqs_B)
+        x_BTD = torch.cat([time_BD[:, None], freq_BD[:, None], trajectory_BTD], dim=1) + self.x_pos_embed
+        for block, condition in zip(self.blocks, itertools.cycle(conditions)):
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x_BTD = checkpoint(block, x_BTD, condition, use_reentrant=False)
+            else:
+                x_BTD = block(x_BTD, condition)
+        return self.final_layer(x_BTD)[:, -self.horizon:]
+
+    def initialise(self, config: dict[str, Any]) -> None:
+        hidden = config["rdt"]["hidden_size"]
+        for embedder in (self.t_embedder, self.freq_embedder):
+            for name in ("mlp.0.weight", "mlp.2.weight"):
+                nn.init.normal_(embedder.get_parameter(name), std=0.02)
+        nn.init.zeros_(self.final_layer.ffn_final.fc2.weight)  # an untrained model predicts zero
+        nn.init.zeros_(self.final_layer.ffn_final.fc2.bias)
+        trajectory = [("timestep", 1), ("ctrl_freq", 1), ("state", 1), ("action", self.horizon)]
+        self.x_pos_embed.copy_(position_embedding(hidden, trajectory, mark_parts=True)[None])
+        lang = config.get("lang_pos_embed_config") or [("lang", config["max_lang_cond_len"])]
+        img = config.get("img_pos_embed_config") or [("image", config["img_cond_len"])]
+        self.lang_cond_pos_embed.copy_(position_embedding(hidden, lang)[None])
+        self.img_cond_pos_embed.copy_(position_embedding(hidden, img)[None])
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Tokens that a block attends to."""
+
+    own_BKD: torch.Tensor
+    shared_SD: torch.Tensor | None = None  # the same for every sample, and attended to after its own
+    mask_BK: torch.Tensor | None = None  # True is attended to; not together with shared tokens
+
+
+class KeysValues(NamedTuple):
+    """What a block makes of a Condition, whatever the trajectory."""
+
+    k_BNKE: torch.Tensor
+    v_BNKE: torch.Tensor
+    mask_B11K: torch.Tensor | None
+
+
+class Block(nn.Module):
+    def __init__(self, hidden: int, heads: int, norm: str) -> None:
+        super().__init__()
+        self.norm1 = Norm(hidden, norm)
+        self.attn = SelfAttention(hidden, heads, norm)
+        self.norm2 = Norm(hidden, norm)
+        self.cross_attn = CrossAttention(hidden, heads, norm)
+        self.norm3 = Norm(hidden, norm)
+        self.ffn = FeedForward(hidden, hidden)
+
+    def forward(self, x_BTD, condition: Condition | KeysValues) -> torch.Tensor:
+        x_BTD = x_BTD + self.attn(self.norm1(x_BTD))
+        x_BTD = x_BTD + self.cross_attn(self.norm2(x_BTD), condition)
+        return x_BTD + self.ffn(self.norm3(x_BTD))
+
+    def keys_values(self, condition: Condition) -> KeysValues:
+        return self.cross_attn.keys_values(condition)
+
+
+class FinalLayer(nn.Module):
+    def __init__(self, hidden: int, out: int, norm: str) -> None:
+        super().__init__()
+        self.norm_final = Norm(hidden, norm)
+        self.ffn_final = FeedForward(hidden, out)
+
+    def forward(self, x_BTD) -> torch.Tensor:
+        return self.ffn_final(self.norm_final(x_BTD))
+
+
+class Norm(nn.Module):
+    """Scales by the inverse root of the mean square ("rms"), or of the unbiased variance ("timm_1_0_3").
+
+    timm 1.0.3 calls the second one RmsNorm, and the published weights were trained with it. The mean is subtracted
+    for the variance only, not from x.
+    """
+
+    def __init__(self, size: int, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x) -> torch.Tensor:
+        return _Scaled.apply(x, self.weight, self.kind == "timm_1_0_3")
+
+
+class _Scaled(torch.autograd.Function):
+    """x * rsqrt(power + eps) * weight in float32. For the way back it keeps x as it came and one number a row; autograd
+    would keep three copies of x in float32, of the keys of thousands of image tokens in every block."""
+
+    @staticmethod
+    def forward(ctx, x, weight, centred: bool):
+        scale = torch.rsqrt(_power(x.float(), centred) + NORM_EPS)  # with its dtype it makes products float32
+        ctx.save_for_backward(x, weight, scale)
+        ctx.centred = centred
+        return torch.mul(x * scale, weight, out=torch.empty_like(x))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        x, weight, scale = ctx.saved_tensors
+        grad_weight = (x * scale).mul_(gradient).sum(tuple(range(x.ndim - 1)))
+        grad_x = gradient * weight
+        # how much the row's power changes with x, for centred rows around their mean
+        pull = (grad_x * x).sum(-1, keepdim=True) * scale**3 / (x.shape[-1] - ctx.centred)
+        centre = x.mean(-1, keepdim=True, dtype=torch.float32) if ctx.centred else 0
+        grad_x.mul_(scale).addcmul_(x, pull, value=-1)
+        return torch.add(grad_x, centre * pull, out=torch.empty_like(x)), grad_weight, None
+
+
+def _power(x, centred: bool) -> torch.Tensor:
+    """Of each row: the unbiased variance, or the mean square."""
+    if not centred:
+        return x.square().mean(-1, keepdim=True)
+    if x.is_cuda:
+        return x.var(-1, keepdim=True)
+    apart = x - x.mean(-1, keepdim=True)  # torch.var takes four times as long on a CPU
+    return apart.square_().sum(-1, keepdim=True) / (x.shape[-1] - 1)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, hidden: int, heads: int, norm: str) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(hidden, 3 * hidden)
+        self.q_norm = Norm(hidden // heads, norm)
+        self.k_norm = Norm(hidden // heads, norm)
+        self.proj = nn.Linear(hidden, hidden)
+
+    def forward(self, x_BTD) -> torch.Tensor:
+        q_BNTE, k_BNTE, v_BNTE = (_heads(part, self.heads) for part in self.qkv(x_BTD).chunk(3, dim=-1))
+        mixed_BNTE = functional.scaled_dot_product_attention(self.q_norm(q_BNTE), self.k_norm(k_BNTE), v_BNTE)
+        return self.proj(mixed_BNTE.transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, hidden: int, heads: int, norm: str) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(hidden, hidden)
+        self.kv = nn.Linear(hidden, 2 * hidden)
+        self.q_norm = Norm(hidden // heads, norm)
+        self.k_norm = Norm(hidden // heads, norm)
+        self.proj = nn.Linear(hidden, hidden)
+
+    def forward(self, x_BTD, condition: Condition | KeysValues) -> torch.Tensor:
+        """x may hold several draws of each sample, side by side: to their sample's tokens they are more queries."""
+        keys_values = condition if isinstance(condition, KeysValues) else self.keys_values(condition)
+        k_BNKE, v_BNKE, mask_B11K = keys_values
+        queries_BTD = self.q(x_BTD).reshape(len(k_BNKE), -1, x_BTD.shape[-1])
+        q_BNTE = self.q_norm(_heads(queries_BTD, self.heads))
+        mixed_BNTE = functional.scaled_dot_product_attention(q_BNTE, k_BNKE, v_BNKE, attn_mask=mask_B11K)
+        return self.proj(mixed_BNTE.transpose(1, 2).reshape(x_BTD.shape))
+
+    def keys_values(self, condition: Condition) -> KeysValues:
+        k_BNKE, v_BNKE = self._project(condition.own_BKD)
+        if condition.shared_SD is not None:
+            assert condition.mask_BK is None
+            shared = self._project(condition.shared_SD[None])
+            k_BNKE, v_BNKE = (torch.cat([own, other.expand(len(own), -1, -1, -1)], dim=2)
+                              for own, other in zip((k_BNKE, v_BNKE), shared, strict=True))
+        return KeysValues(k_BNKE, v_BNKE, _checked_mask(condition.mask_BK))
+
+    def _project(self, tokens_BKD) -> tuple[torch.Tensor, torch.Tensor]:
+        k_BNKE, v_BNKE = (_heads(part, self.heads) for part in self.kv(tokens_BKD).chunk(2, dim=-1))
+        return self.k_norm(k_BNKE), v_BNKE
+
+
+class FeedForward(nn.Module):
+    def __init__(self, hidden: int, out: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(hidden, hidden)
+        self.fc2 = nn.Linear(hidden, out)
+
+    def forward(self, x) -> torch.Tensor:
+        return self.fc2(functional.gelu(self.fc1(x), approximate="tanh"))
+
+
+class FrequencyEmbedder(nn.Module):
+    """A number (diffusion time, or control frequency in Hz) as sines and cosines, through a small network: (B, D)."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+
+    def forward(self, number_B) -> torch.Tensor:
+        half = TIME_FEATURES // 2
+        powers = torch.arange(half, dtype=torch.float32, device=number_B.device) / half
+        angles = number_B.float()[:, None] * torch.exp(-math.log(10000) * powers)
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
+
+
+def adaptor(kind: str, width: int, hidden: int) -> nn.Module:
+    """`linear`, or `mlp3x_gelu`: three linear layers with GELU between them."""
+    if kind == "linear":
+        return nn.Linear(width, hidden)
+    match = re.fullmatch(r"mlp(\d{1,2})x_gelu", kind)
+    if match is None:
+        raise WeightsError(f"config.json: unknown adaptor {kind!r}; known: linear, mlp2x_gelu, mlp3x_gelu, ...")
+    layers: list[nn.Module] = [nn.Linear(width, hidden)]
+    for _ in range(int(match[1]) - 1):
+        layers += [nn.GELU(approximate="tanh"), nn.Linear(hidden, hidden)]
+    return nn.Sequential(*layers)
+
+
+def position_embedding(width: int, parts: Sequence[tuple[str, Any]], *, mark_parts: bool = False) -> torch.Tensor:
+    """Return sines and cosines for the tokens of `parts`, (name, length) each, one below the other: (tokens, width).
+
+    A length may be a grid, and a negative length means: so many tokens, all in the same position. With `mark_parts`
+    the first half of the width tells the parts apart and the second half the positions.
+    """
+    place_width = width // 2 if mark_parts else width
+    rows = []
+    for number, (_, length) in enumerate(parts):
+        grid = list(length) if isinstance(length, (list, tuple)) else [length]
+        places = _grid_embedding(place_width, grid)
+        if mark_parts:
+            mark = _sincos(width // 2, torch.tensor([number])).expand(len(places), -1)
+            places = torch.cat([mark, places], dim=1)
+        rows.append(places)
+    return torch.cat(rows).float()
+
+
+def _grid_embedding(width: int, grid: list[int]) -> torch.Tensor:
+    """Each axis that is longer than one and not negative takes an equal share of the width: (cells, width)."""
+    placed = [axis for axis, size in enumerate(grid) if size > 1]
+    share = width // max(len(placed), 1) // 2 * 2
+    cells = torch.zeros(*[abs(size) for size in grid], width, dtype=torch.float64)
+    for order, axis in enumerate(placed or [0]):
+        positions = torch.arange(grid[axis]) if grid[axis] > 1 else torch.zeros(1)
+        values = _sincos(share, positions)
+        along = [1] * len(grid)
+        along[axis] = len(positions)
+        cells[..., order * share:(order + 1) * share] = values.reshape(*along, share)
+    return cells.flatten(0, -2)
+
+
+def _sincos(width: int, positions: torch.Tensor) -> torch.Tensor:
+    powers = torch.arange(width // 2, dtype=torch.float64) / (width / 2)
+    angles = positions.double()[:, None] / 10000**powers
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def _heads(x_BTD, heads: int) -> torch.Tensor:
+    return x_BTD.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _checked_mask(mask_BK) -> torch.Tensor | None:
+    """It is boolean and stays so. As a number it would be added, and mask nothing."""
+    if mask_BK is None:
+        return None
+    assert mask_BK.dtype == torch.bool, mask_BK.dtype
+    return mask_BK[:, None, None]
+
+
+def _repeated(tensor, times: int):
+    return tensor if tensor is None or times == 1 else tensor.repeat_interleave(times, dim=0)
+
+
+def _checked(config: dict[str, Any]) -> dict[str, Any]:
+    missing = [key for key in CONFIG_KEYS if key not in config]
+    if missing:
+        raise WeightsError(f"config.json is not an RDT's: it lacks {', '.join(missing)}")
+    sizes = {key: config[key] for key in SIZES}
+    if isinstance(config["rdt"], dict):
+        sizes |= {f"rdt.{key}": config["rdt"].get(key) for key in ("hidden_size", "depth", "num_heads")}
+    odd = [f"{key} = {str(size)[:40]}" for key, size in sizes.items() if isinstance(size, bool)
+           or not isinstance(size, int) or not 1 <= size <= (DEEPEST if key == "rdt.depth" else LARGEST)]
+    if odd:
+        raise WeightsError(f"config.json is not an RDT's: {', '.join(odd)}")
+    config = {"norm": NORMS[0], **copy.deepcopy(config)}
+    if config["norm"] not in NORMS:
+        raise WeightsError(f"config.json: norm = {config['norm']!r}: one of {', '.join(NORMS)}")
+    return config

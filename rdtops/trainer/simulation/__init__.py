@@ -1,0 +1,1 @@
+"""LIBERO's simulator, and a trained policy that drives it."""

@@ -1,0 +1,328 @@
+"""LIBERO's simulator: its tasks, and one task's world, stepped at 20 Hz. Every worker process loads it for itself.
+
+The world is built once and reset softly. LIBERO's own hard reset builds it anew each time, takes 2 s, and draws a few
+more random numbers each time, so that an episode would depend on how many came before it. Here an episode is a function
+of its initial state, its seed (the furniture stands some millimetres elsewhere with each) and its actions, bit for bit.
+
+Observations are read from MuJoCo at the end of a step, which is when LIBERO's files have theirs from. robosuite's own
+observables are sampled up to two simulation steps (4 ms) earlier, depending on how the episode was begun, and its
+cameras render in every step, whether looked at or not.
+
+Shapes: C cameras, S pixels of an edge, N initial states.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes.util
+import importlib.util
+import io
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdtops.contract.config import nearest
+from rdtops.contract.evaluation import Protocol, checked
+from rdtops.errors import ConfigError, SimulatorError
+
+SETTLING_STEPS = 10  # after an initial state is set, objects fall for about five
+IDLE = np.array([0, 0, 0, 0, 0, 0, -1.0])  # stand still, gripper open
+CAMERAS = ("agentview", "robot0_eye_in_hand")  # in the order of rdtops.trainer.data.libero.CAMERAS
+PACKAGES = ("libero", "robosuite", "mujoco", "bddl")
+GL_LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
+INSTALL = "pip install -c constraints.txt -e '.[trainer,eval]'"
+INSTALL_GL = "apt-get install libegl1 libgl1-mesa-dri libosmesa6"
+
+
+@dataclass(frozen=True)
+class Task:
+    suite: str
+    number: int  # in its suite, from 0
+    name: str
+    language: str  # what the robot is told
+    bddl_file: str
+
+    def initial_states(self) -> np.ndarray:
+        """(N, simulator), N = 50: what trial i starts from."""
+        return _suite(self.suite).get_task_init_states(self.number)
+
+
+@dataclass(frozen=True)
+class RobotState:
+    """What LIBERO tells of the robot, units as in its files (rad, m)."""
+
+    joint_rad_7: np.ndarray
+    finger_m_2: np.ndarray
+    position_m_3: np.ndarray
+    quaternion_xyzw_4: np.ndarray
+
+    @property
+    def axis_angle_rad_3(self) -> np.ndarray:
+        """As LIBERO's exporter derives it, which the training data hold."""
+        from robosuite.utils.transform_utils import quat2axisangle
+
+        return np.asarray(quat2axisangle(self.quaternion_xyzw_4.copy()))  # it clips in place
+
+
+def require() -> None:
+    """SimulatorError names what has to be installed."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SimulatorError(f"LIBERO's simulator is not installed in {sys.executable}: no {', '.join(missing)}",
+                             remedy=f"{INSTALL}; {INSTALL_GL}")
+
+
+def load(*, images: bool) -> None:
+    """Import the simulator, with a renderer if `images` are wanted: once for a process. Raises SimulatorError."""
+    require()
+    if "robosuite" not in sys.modules:
+        os.environ["MUJOCO_GL"] = _renderer() if images else "disable"
+        _preset_robosuite(images)
+    if images and os.environ["MUJOCO_GL"] == "disable":
+        raise SimulatorError("this process has loaded the simulator without a renderer")
+    with _muted():
+        import libero.libero.envs  # noqa: F401
+
+
+def tasks(suite: str, wanted: str = "") -> list[Task]:
+    """List the tasks of a suite. `wanted`: '' all; a number, the first so many; else names or parts of names, or
+    numbers from 0, separated by commas. ConfigError lists the valid ones."""
+    checked(Protocol(suite))
+    require()
+    benchmark = _suite(suite)
+    every = [Task(suite, number, task.name, task.language, benchmark.get_task_bddl_file_path(number))
+             for number, task in enumerate(benchmark.tasks)]
+    if not wanted:
+        return every
+    if wanted.isdigit():
+        if not 0 < int(wanted) <= len(every):
+            raise ConfigError(f"{suite} has {len(every)} tasks, {wanted} were asked for")
+        return every[:int(wanted)]
+    return [_task(every, word.strip()) for word in wanted.split(",") if word.strip()]
+
+
+def widened(task: Task, region: str, corners_m: tuple[float, float, float, float], out: Path) -> Task:
+    """Return the task with a region of its bddl file from (x, y) to (x, y) instead, for `drawn`: LIBERO draws the
+    region's object there. The benchmark's initial states stay those of the old one. The new file is written into
+    `out`."""
+    text = Path(task.bddl_file).read_text()
+    corners = " ".join(map(str, corners_m))
+    text, found = re.subn(rf"(\({region}\s.*?:ranges\s*\(\s*\().*?(\))", rf"\g<1>{corners}\2", text, count=1,
+                          flags=re.DOTALL)
+    assert found, region
+    out.mkdir(parents=True, exist_ok=True)
+    (out / Path(task.bddl_file).name).write_text(text)
+    return replace(task, bddl_file=str(out / Path(task.bddl_file).name))
+
+
+def _task(every: list[Task], word: str) -> Task:
+    if word.isdigit() and int(word) < len(every):
+        return every[int(word)]
+    found = [t for t in every if t.name == word] or [t for t in every if word in t.name]
+    if len(found) != 1:
+        kind = "several tasks" if found else "no task"
+        listed = "\n  ".join(f"{t.number:2} {t.name}" for t in found or every)
+        raise ConfigError(f"{every[0].suite} has {kind} called {word!r}"
+                          f"{nearest(word, [t.name for t in every])}\n  {listed}")
+    return found[0]
+
+
+def _suite(name: str) -> Any:
+    with _muted():
+        from libero.libero import benchmark
+
+        return benchmark.get_benchmark(name)(0)
+
+
+class Simulator:
+    """One task's world."""
+
+    def __init__(self, task: Task, image_size: int = 128, *, images: bool = True) -> None:
+        load(images=images)
+        from libero.libero.envs.env_wrapper import ControlEnv
+
+        self.task, self.image_size, self.has_images = task, image_size, images
+        self._seen: np.ndarray | None = None  # by the cameras since the last step
+        with _muted():
+            self._env = ControlEnv(bddl_file_name=task.bddl_file, use_camera_obs=False, has_offscreen_renderer=images,
+                                   hard_reset=False, ignore_done=True)
+        for observable in self._env.env._observables.values():  # noqa: SLF001  # there is no public way
+            observable.set_enabled(False)
+
+    def drawn(self, seed: int) -> np.ndarray:
+        """Return an initial state as the bddl file allows it, drawn by LIBERO: none of the benchmark's."""
+        self._reset(seed)
+        return self.state
+
+    def begin(self, state: np.ndarray, seed: int, *, settled: bool = False) -> None:
+        """Set an initial state. `settled`: it was taken after settling, so the gripper has been told to open."""
+        self._seen = None
+        self._reset(seed)
+        gripper = self._env.robots[0].gripper
+        gripper.current_action = gripper.current_action * 0 + (np.array([-1.0, 1.0]) if settled else 0)
+        self._env.set_init_state(state)
+
+    def _reset(self, seed: int) -> None:
+        with _muted():
+            self._env.seed(seed)
+            self._env.reset()
+        if self.has_images:
+            # group 0 are the shapes that collide, painted green and blue, which LIBERO does not show. robosuite hides
+            # them and then shows group 1; with numpy 2, mujoco 2.3.7 takes both for group 0
+            self._env.sim._render_context_offscreen.vopt.geomgroup[0] = 0  # noqa: SLF001  # there is no public way
+
+    def settle(self, steps: int = SETTLING_STEPS) -> None:
+        for _ in range(steps):
+            self.step(IDLE)
+
+    def step(self, action_7: np.ndarray) -> bool:
+        """One action in [-1, 1], 0.05 s. True when the task's goal holds."""
+        self._seen = None
+        return bool(self._env.step(np.asarray(action_7, np.float64))[2])
+
+    @property
+    def state(self) -> np.ndarray:
+        """Time, positions and velocities of everything that moves."""
+        return self._env.get_sim_state()
+
+    def robot(self) -> RobotState:
+        """At the end of the last step."""
+        robot, data = self._env.robots[0], self._env.sim.data
+        w, x, y, z = data.get_body_xquat(robot.robot_model.eef_name)
+        joints, fingers = robot._ref_joint_pos_indexes, robot._ref_gripper_joint_pos_indexes  # noqa: SLF001  # likewise
+        return RobotState(np.array(data.qpos[joints]), np.array(data.qpos[fingers]),
+                          np.array(data.site_xpos[robot.eef_site_id]), np.array([x, y, z, w]))
+
+    def images(self) -> np.ndarray:
+        """(C, S, S, 3) uint8, upright; rendered once a step, however often they are looked at."""
+        if self._seen is None:
+            size = self.image_size
+            frames = [self._env.sim.render(width=size, height=size, camera_name=camera) for camera in CAMERAS]
+            self._seen = np.ascontiguousarray(np.stack(frames)[:, ::-1])  # OpenGL starts at the bottom row
+        return self._seen
+
+    def geom_m_3(self, name: str) -> np.ndarray:
+        """Return where a geometry is: what an expert may know and a policy may not."""
+        model, data = self._env.sim.model, self._env.sim.data
+        return np.array(data.geom_xpos[model.geom_name2id(name)])
+
+    def body_m_3(self, name: str) -> np.ndarray:
+        model, data = self._env.sim.model, self._env.sim.data
+        return np.array(data.body_xpos[model.body_name2id(name)])
+
+    @contextlib.contextmanager
+    def displaced(self, body: str, xy_m: np.ndarray) -> Iterator[bool]:
+        """Put a loose body, turned as it is, at another (x, y), for a moment and without any consequence. Tell
+        whether it is then inside of the robot."""
+        model, sim = self._env.sim.model, self._env.sim
+        joint = model.joint_id2name(model.body_jntadr[model.body_name2id(body)])
+        before, poses = sim.get_state(), sim.data.get_joint_qpos(joint)
+        sim.data.set_joint_qpos(joint, np.array([*xy_m, *poses[2:]]))
+        sim.forward()
+        self._seen = None
+        try:
+            yield self._touched(body)
+        finally:
+            sim.set_state(before)
+            sim.forward()
+            self._seen = None
+
+    def _touched(self, body: str) -> bool:
+        """By the robot."""
+        model, data = self._env.sim.model, self._env.sim.data
+        pairs = [{model.body_id2name(model.geom_bodyid[geom]) for geom in (contact.geom1, contact.geom2)}
+                 for contact in data.contact[:data.ncon]]
+        return any(body in pair and any(name.startswith(("robot0", "gripper0")) for name in pair) for pair in pairs)
+
+    def in_image_C2(self, point_m_3: np.ndarray) -> np.ndarray:
+        """Return where each camera sees a point, x to the right and y down: -1 and 1 are the edges of the image. What
+        is beyond them is not seen; NaN what is behind the camera."""
+        model, data = self._env.sim.model, self._env.sim.data
+        seen = []
+        for camera in map(model.camera_name2id, CAMERAS):
+            right, up, back = data.cam_xmat[camera].reshape(3, 3).T @ (point_m_3 - data.cam_xpos[camera])
+            half = np.tan(np.radians(model.cam_fovy[camera]) / 2) * -back
+            seen.append(np.array([right, -up]) / half if back < 0 else np.full(2, np.nan))
+        return np.stack(seen)
+
+    def model_xml(self) -> str:
+        """Return the world as MuJoCo saves it, furniture where this episode has it.
+
+        MuJoCo leaves out which geometries have mass. A world built from such a file, as in LIBERO's own demonstrations,
+        counts the visual ones as well: a bowl weighs 31 g instead of 6. So it is said here.
+        """
+        with _muted():
+            xml = self._env.sim.model.get_xml()
+        assert "inertiagrouprange" not in xml
+        return xml.replace("<compiler ", '<compiler inertiagrouprange="0 0" ', 1)
+
+    def environment_arguments(self) -> dict[str, Any]:
+        """What LIBERO's files keep under env_args, besides the names."""
+        from robosuite import load_controller_config
+
+        return {"robots": ["Panda"], "controller_configs": load_controller_config(default_controller="OSC_POSE"),
+                "has_renderer": False, "has_offscreen_renderer": True, "use_camera_obs": True, "ignore_done": True,
+                "camera_depths": False, "camera_names": list(CAMERAS), "camera_segmentations": None,
+                "camera_heights": self.image_size, "camera_widths": self.image_size, "control_freq": 20,
+                "reward_shaping": True}
+
+    @property
+    def environment_name(self) -> str:
+        return type(self._env.env).__name__
+
+    @property
+    def problem_name(self) -> str:
+        return self._env.problem_name
+
+    @property
+    def instruction(self) -> str:
+        """As the bddl file has it; LIBERO's demonstrations keep this one."""
+        return self._env.language_instruction
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def _renderer() -> str:
+    """MUJOCO_GL as given, else the first library of GL_LIBRARIES that is there."""
+    given = os.environ.get("MUJOCO_GL", "").lower()
+    usable = [kind for kind, library in GL_LIBRARIES.items() if ctypes.util.find_library(library)]
+    kind = given if given in GL_LIBRARIES else next(iter(usable), "")
+    if kind not in usable:
+        raise SimulatorError(f"there is nothing to render with: no {' or '.join(GL_LIBRARIES.values())} library"
+                             + (f" for MUJOCO_GL={given}" if given else ""), remedy=INSTALL_GL)
+    os.environ.setdefault("PYOPENGL_PLATFORM", kind)
+    return kind
+
+
+def _preset_robosuite(images: bool) -> None:
+    """Load robosuite's settings before robosuite: as shipped it logs to /tmp/robosuite.log, which belongs to whoever
+    came first on this machine, and it wants a renderer whether one is used or not."""
+    package = importlib.util.find_spec("robosuite")
+    assert package
+    assert package.submodule_search_locations
+    name = "robosuite.macros"
+    spec = importlib.util.spec_from_file_location(name, Path(package.submodule_search_locations[0]) / "macros.py")
+    assert spec
+    assert spec.loader
+    macros = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(macros)
+    macros.FILE_LOGGING_LEVEL, macros.CONSOLE_LOGGING_LEVEL = None, "ERROR"  # type: ignore[attr-defined]
+    macros.MUJOCO_GPU_RENDERING = images  # type: ignore[attr-defined]
+    sys.modules[name] = macros
+    sys.modules[f"{name}_private"] = macros
+
+
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """LIBERO and robosuite print and warn of things that nobody can change."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,130 @@
+"""A trained policy to be driven: its EMA weights, its codec and what its training saw. From a checkpoint of ours:
+
+    step_002000/{ema/{config.json, model.safetensors}, codec.json, trainer.json, statistics.json}
+
+or in the layout of the code before rdtops, which does not say what its numbers mean, so that a person has to:
+
+    checkpoint-30000/{config.json, ema/model.safetensors}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rdtops.contract.evaluation import checkpoint_folder
+from rdtops.errors import WeightsError
+from rdtops.hostlib import manifest
+from rdtops.trainer.data import libero, slot_statistics
+from rdtops.trainer.data.actions import CODECS, Codec, codec
+from rdtops.trainer.loop import checkpoint
+from rdtops.trainer.model import weights
+from rdtops.trainer.model.rdt import RDTPolicy
+
+CHECKPOINT, COMMAND_LINE = "the checkpoint", "the command line"
+
+
+@dataclass(frozen=True)
+class TrainedPolicy:
+    folder: Path
+    config_folder: Path  # where the config.json of the EMA weights lies
+    config: dict[str, Any]
+    codec: Codec
+    codec_stated_by: str  # CHECKPOINT or COMMAND_LINE
+    image_size: int  # pixels of an edge, as stored in the demonstrations
+    step: int | None
+
+    @property
+    def horizon(self) -> int:
+        """How many actions it predicts at a time."""
+        return int(self.config["pred_horizon"])
+
+    def load(self) -> RDTPolicy:
+        """Return the EMA weights, on the CPU. Raises WeightsError."""
+        return RDTPolicy.from_pretrained(self.folder / checkpoint.EMA, config_from=self.config_folder).eval()
+
+    def check_horizon(self, exec_horizon: int) -> None:
+        if exec_horizon > self.horizon:
+            raise WeightsError(f"{self.folder.name} predicts {self.horizon} actions at a time, {exec_horizon} of them "
+                               "cannot be executed", remedy=f"--exec-horizon {self.horizon}   # or fewer")
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the results should know."""
+        if self.codec_stated_by == CHECKPOINT:
+            return []
+        cameras = f"{', '.join(libero.CAMERAS)} at {self.image_size} pixels"
+        return [f"the codec {self.codec.name} was named on the command line: the checkpoint does not say its own",
+                f"the cameras were taken to be {cameras}: the checkpoint does not say"]
+
+
+def find(path: str | Path, codec_name: str = "") -> TrainedPolicy:
+    """`path`: a checkpoint's folder, its ema/, or ema/model.safetensors. `codec_name`: needed where the checkpoint
+    does not name its codec; elsewhere it must be the same one. Raises WeightsError with what does not fit."""
+    folder = Path(checkpoint_folder(str(path)))
+    if not (folder / checkpoint.EMA).is_dir():
+        raise WeightsError(f"{folder} is no checkpoint: it has no folder {checkpoint.EMA}/ with EMA weights",
+                           remedy="inv checkpoints")
+    config_folder = _config_folder(folder)
+    config = weights.read_config(config_folder)
+    if not isinstance(config.get("pred_horizon"), int):
+        raise WeightsError(f"{config_folder / weights.CONFIG} does not say pred_horizon")
+    if (folder / checkpoint.CODEC).exists():
+        return _ours(folder, config_folder, config, codec_name)
+    if not codec_name:
+        raise WeightsError(f"{folder} does not say what its actions mean: it has no {checkpoint.CODEC}",
+                           remedy=f"--codec seed_compat   # as the code before rdtops trained; one of "
+                                  f"{', '.join(CODECS)}")
+    return TrainedPolicy(folder, config_folder, config, codec(codec_name), COMMAND_LINE, libero.IMAGE_SIZES[0], None)
+
+
+def _ours(folder: Path, config_folder: Path, config: dict[str, Any], codec_name: str) -> TrainedPolicy:
+    sealed = manifest.read(folder)
+    if sealed is None:
+        raise WeightsError(f"{folder} has no valid {manifest.NAME}: it is damaged or was never finished",
+                           remedy="inv checkpoints")
+    saved = checkpoint.read_codec(folder)
+    name = codec_name or str(saved["name"])
+    if name not in CODECS:
+        raise WeightsError(f"{folder} was trained with the codec {name!r}, which this code does not have; it has: "
+                           f"{', '.join(CODECS)}")
+    try:
+        codec(name).check_golden(saved)
+    except WeightsError as error:
+        raise WeightsError(error.message, remedy="leave --codec out: the checkpoint says it" if codec_name
+                           else error.remedy) from None
+    trainer = checkpoint.read_trainer(folder)
+    # older checkpoints do not say
+    seen = {**checkpoint.seen_by_training(libero.IMAGE_SIZES[0]), **trainer.get("seen", {})}
+    _check_seen(folder, seen)
+    _check_statistics(folder, codec(name))
+    return TrainedPolicy(folder, config_folder, config, codec(name), CHECKPOINT, int(seen["image_size"]),
+                         int(trainer["step"]))
+
+
+def _config_folder(folder: Path) -> Path:
+    places = (folder / checkpoint.EMA, folder)
+    found = next((place for place in places if (place / weights.CONFIG).is_file()), None)
+    if found is None:
+        raise WeightsError(f"{folder} has no {weights.CONFIG}, neither in {checkpoint.EMA}/ nor beside it",
+                           remedy=f"cp PRETRAINED/{weights.CONFIG} {folder}/   # that of the weights it began with")
+    return found
+
+
+def _check_seen(folder: Path, seen: dict[str, Any]) -> None:
+    here = checkpoint.seen_by_training(seen["image_size"])
+    wrong = [f"{key} {seen[key]} in training, {here[key]} here" for key in here if seen[key] != here[key]]
+    if seen["image_size"] not in libero.IMAGE_SIZES:
+        wrong.append(f"images of {seen['image_size']} pixels in training, {' or '.join(map(str, libero.IMAGE_SIZES))} "
+                     "here")
+    if wrong:
+        raise WeightsError(f"{folder.name} was trained to see something else: {'; '.join(wrong)}")
+
+
+def _check_statistics(folder: Path, using: Codec) -> None:
+    """They are the training's only; but those of another codec mean that files of two trainings were mixed."""
+    stated = checkpoint.read_statistics(folder).get("codec_hash")
+    if stated != using.hash:
+        raise WeightsError(f"{folder / slot_statistics.NAME} is of a codec with the hash {stated}, {checkpoint.CODEC} "
+                           f"of {using.name}, {using.hash}: files of two trainings are mixed here")

@@ -1,0 +1,184 @@
+"""Workers: processes that do jobs side by side, of which any may die without taking more than its job with it.
+
+A simulator is native code with a renderer: it may crash, hang, or be killed for its memory. A pool of the standard
+library is broken then as a whole. Here the job is given to a fresh worker once more, and given up after that.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from rdtops.errors import RdtopsError, SimulatorError
+
+log = logging.getLogger(__name__)
+ATTEMPTS = 2  # of a job
+SILENCE_S = 900.0  # a worker that says nothing for so long hangs; loading rdt-1b from a slow disk takes minutes
+DEATHS = 3  # of workers in a row that never got ready: the next one will not either
+BEAT_S = 1.0
+
+Beat = Callable[[], None]
+Do = Callable[[Any], Any]
+Make = Callable[[int, Beat], Do]
+
+
+@dataclass(frozen=True)
+class Done:
+    job: Any
+    value: Any
+    attempt: int  # from 1
+
+
+@dataclass(frozen=True)
+class Lost:
+    """No worker survived this job."""
+
+    job: Any
+    reason: str
+
+
+@dataclass
+class _Worker:
+    number: int
+    process: BaseProcess
+    job: Any = None
+    attempt: int = 0
+    ready: bool = False
+    heard_s: float = field(default_factory=time.monotonic)
+
+
+def results(make: Make, jobs: Iterable[Any], processes: int, silence_s: float = SILENCE_S) -> Iterator[Done | Lost]:
+    """Yield what became of each job, as they end. In every worker `make(number, beat)` gives what does the jobs; `beat`
+    is to be called while one goes on, as a sign of life. `make` and jobs are pickled.
+
+    An RdtopsError of `make` is raised: it is no accident, and every other worker would meet it too.
+    """
+    crew = _Crew(make, processes, silence_s, deque((job, 1) for job in jobs))
+    try:
+        yield from crew.work()
+    finally:
+        crew.dismiss()
+
+
+class _Crew:
+    def __init__(self, make: Make, processes: int, silence_s: float, todo: deque[tuple[Any, int]]) -> None:
+        self.make, self.processes, self.silence_s, self.todo = make, processes, silence_s, todo
+        self.workers: dict[Connection, _Worker] = {}
+        self.deaths = 0  # in a row, before they were ready
+
+    def work(self) -> Iterator[Done | Lost]:
+        while self.todo or any(w.attempt for w in self.workers.values()):
+            idle = sum(not w.attempt for w in self.workers.values())
+            for _ in range(min(self.processes - len(self.workers), len(self.todo) - idle)):
+                self._hire()
+            for pipe in wait(list(self.workers), timeout=BEAT_S):
+                assert isinstance(pipe, Connection)
+                yield from self._hear(pipe)
+            for pipe, worker in list(self.workers.items()):
+                if time.monotonic() - worker.heard_s > self.silence_s:
+                    yield from self._gone(pipe, f"the process said nothing for {self.silence_s:g} s and was ended")
+                elif worker.ready and not worker.attempt and self.todo:
+                    self._give(pipe, worker)
+
+    def dismiss(self) -> None:
+        for pipe, worker in self.workers.items():
+            worker.process.kill()  # left to itself, a renderer complains while it is taken down
+            worker.process.join()
+            pipe.close()
+        self.workers.clear()
+
+    def _hire(self) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would share the renderer
+        number = min(set(range(self.processes)) - {w.number for w in self.workers.values()})
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(self.make, number, theirs), daemon=True)
+        process.start()
+        theirs.close()  # so that its death is the end of what we read
+        self.workers[ours] = _Worker(number, process)
+
+    def _give(self, pipe: Connection, worker: _Worker) -> None:
+        worker.job, worker.attempt = self.todo.popleft()
+        worker.heard_s = time.monotonic()
+        try:
+            pipe.send(worker.job)
+        except OSError:  # it died idle; its end is read in the next round, and the job goes to another
+            log.warning("a worker died while it had nothing to do")
+
+    def _hear(self, pipe: Connection) -> Iterator[Done | Lost]:
+        worker = self.workers[pipe]
+        worker.heard_s = time.monotonic()
+        try:
+            kind, value = pipe.recv()
+        except (EOFError, OSError):
+            worker.process.join(10)
+            yield from self._gone(pipe, _death(worker.process.exitcode))
+            return
+        if kind == "ready":
+            worker.ready, self.deaths = True, 0
+        elif kind == "done":
+            yield Done(worker.job, value, worker.attempt)
+            worker.job, worker.attempt = None, 0
+        elif kind == "failed":
+            yield from self._gone(pipe, value)
+        elif kind == "refused":
+            raise value
+
+    def _gone(self, pipe: Connection, reason: str) -> Iterator[Lost]:
+        worker = self.workers.pop(pipe)
+        worker.process.kill()
+        worker.process.join()
+        pipe.close()
+        if not worker.ready:
+            self.deaths += 1
+            if self.deaths >= DEATHS:
+                raise SimulatorError(f"{DEATHS} processes in a row ended before they could begin: {reason}",
+                                     remedy="the log has what they said last; MUJOCO_GL=osmesa renders without a GPU")
+        if not worker.attempt:
+            return
+        log.warning("attempt %d of %s: %s", worker.attempt, worker.job, reason)
+        if worker.attempt < ATTEMPTS:
+            self.todo.appendleft((worker.job, worker.attempt + 1))
+        else:
+            yield Lost(worker.job, reason)
+
+
+def _death(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"the process was ended by {signal.Signals(-code).name}"
+    return f"the process ended with exit code {code}"
+
+
+def _serve(make: Make, number: int, pipe: Connection) -> None:
+    """A worker's life: it ends with its parent, whose end of the pipe closes then."""
+    last_s = 0.0
+
+    def beat() -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s >= BEAT_S:
+            last_s = time.monotonic()
+            pipe.send(("beat", None))
+
+    try:
+        do = make(number, beat)
+    except RdtopsError as error:
+        pipe.send(("refused", error))
+        return
+    try:
+        pipe.send(("ready", None))
+        while True:
+            pipe.send(("done", do(pipe.recv())))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+    except Exception as error:  # whatever a simulator raises costs this job and this process
+        traceback.print_exc()
+        message = error.message if isinstance(error, RdtopsError) else f"{type(error).__name__}: {error}"
+        pipe.send(("failed", message))

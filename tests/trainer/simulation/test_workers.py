@@ -1,0 +1,90 @@
+"""Workers die: by signals, by exceptions, in silence. Each death is real, of a real process, by its pid."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from rdtops.errors import SimulatorError, WeightsError
+from rdtops.lab import lab_processes
+from rdtops.trainer.simulation import workers
+from rdtops.trainer.simulation.workers import Done, Lost
+
+
+def doubling(folder: Path, number: int, beat):
+    """Doubles a number. A job that is a word does what the word says, once or always."""
+    def do(job):
+        (folder / f"pid-{os.getpid()}-{number}").touch()
+        if isinstance(job, int):
+            return job * 2
+        word, always = job
+        if always or not (folder / word).exists():
+            (folder / word).touch()
+            if word == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if word == "silent":
+                time.sleep(60)
+            raise ValueError(word)
+        return word
+    return do
+
+
+def refusing(number, beat):
+    raise WeightsError("these weights do not fit", remedy="others")
+
+
+def dying(number, beat):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def did(folder, jobs, processes, **options):
+    return {r.job: r for r in workers.results(partial(doubling, folder), jobs, processes, **options)}
+
+
+def children():
+    return [pid for pid in lab_processes.family(os.getpid()) if "spawn_main" in lab_processes.command_line(pid)]
+
+
+def test_every_job_is_done_once_whatever_the_number_of_processes(tmp_path):
+    assert did(tmp_path, range(5), 2) == {n: Done(n, 2 * n, 1) for n in range(5)}
+    assert len(list(tmp_path.glob("pid-*"))) <= 2
+    assert children() == []
+
+
+def test_a_killed_worker_costs_nothing_but_another_attempt(tmp_path):
+    found = did(tmp_path, [1, ("killed", False), 2], 2)
+    assert found == {1: Done(1, 2, 1), 2: Done(2, 4, 1), ("killed", False): Done(("killed", False), "killed", 2)}
+
+
+def test_a_job_that_kills_every_worker_is_lost_and_the_others_are_done(tmp_path):
+    found = did(tmp_path, [("killed", True), ("raised", True), 1, 2], 1)
+    assert found[("killed", True)] == Lost(("killed", True), "the process was ended by SIGKILL")
+    assert found[("raised", True)] == Lost(("raised", True), "ValueError: raised")
+    assert (found[1], found[2]) == (Done(1, 2, 1), Done(2, 4, 1))
+
+
+def test_a_worker_that_says_nothing_is_ended(tmp_path):
+    found = did(tmp_path, [("silent", False), 1], 1, silence_s=5)  # a worker needs a second or two to begin
+    assert found[("silent", False)] == Done(("silent", False), "silent", 2)
+    assert found[1] == Done(1, 2, 1)
+
+
+def test_what_every_worker_would_meet_is_raised():
+    with pytest.raises(WeightsError, match="do not fit") as caught:
+        list(workers.results(refusing, [1], 1))
+    assert caught.value.remedy == "others"
+    with pytest.raises(SimulatorError, match=r"3 processes in a row ended before they could begin.*SIGSEGV"):
+        list(workers.results(dying, [1], 1))
+    assert children() == []
+
+
+def test_whoever_stops_listening_leaves_no_process_behind(tmp_path):
+    results = workers.results(partial(doubling, tmp_path), range(5), 2)
+    next(results)
+    results.close()
+    assert children() == []
