@@ -27,7 +27,7 @@ from rdtops.api import (
     plan_download,
 )
 
-from . import there
+from . import guard_on_host
 
 API_VERSION = 1
 NAME = "checkpoint_guard"
@@ -166,4 +166,4 @@ def _has_work(options: Mapping[str, Any]) -> bool:
 
 
 def _there(connection: Connection, read_bytes: int, **request: Any) -> Any:
-    return connection.call(there, request, timeout_s=120 + read_bytes / READ_BYTES_PER_S)["answer"]
+    return connection.call(guard_on_host, request, timeout_s=120 + read_bytes / READ_BYTES_PER_S)["answer"]

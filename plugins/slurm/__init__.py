@@ -28,7 +28,7 @@ from rdtops.api import (
     hookimpl,
 )
 
-from . import batch, checks, states, there
+from . import batch, slurm_checks, slurm_on_host, states
 
 API_VERSION = 1
 _WORD = r"[A-Za-z0-9_.,@:&|!*()\[\]-]*"
@@ -66,19 +66,20 @@ class Slurm:
         return batch.step(job, self.options)
 
     def submit(self, connection: Connection, job: Job) -> Submitted:
-        answer = connection.call(there, {"op": "submit", "batch": batch.BATCH, **_named(job)}, timeout_s=120)
+        answer = connection.call(slurm_on_host, {"op": "submit", "batch": batch.BATCH, **_named(job)}, timeout_s=120)
         if answer.get("problem"):
             raise RunError(f"{connection.host.name}: Slurm did not take the job {job.name}: {answer['problem']}",
                            remedy=f"inv check --host {connection.host.name}")
         return Submitted(f"Slurm, job {answer['id']}", answer["already"])
 
     def states(self, connection: Connection, jobs: Sequence[Job]) -> Mapping[str, JobState]:
-        answer = connection.call(there, {"op": "states", "jobs": [_named(job) for job in jobs]}, timeout_s=120)
+        answer = connection.call(slurm_on_host, {"op": "states", "jobs": [_named(job) for job in jobs]}, timeout_s=120)
         facts = answer["states"]
         return {job.name: states.job_state(facts[batch.job_name(job)], connection.host.name) for job in jobs}
 
     def stop(self, connection: Connection, job: Job, grace_s: float) -> None:
-        answer = connection.call(there, {"op": "stop", "grace_s": grace_s, **_named(job)}, timeout_s=grace_s + 180)
+        request = {"op": "stop", "grace_s": grace_s, **_named(job)}
+        answer = connection.call(slurm_on_host, request, timeout_s=grace_s + 180)
         if answer["left"]:
             raise RunError(f"{connection.host.name}: {job.name} did not end: {answer['problem'] or 'Slurm goes on'}",
                            remedy=f"squeue -u $USER   # on {connection.host.name}")
@@ -110,4 +111,4 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec,
                     options: Mapping[str, Any]) -> list[CheckResult]:
     if host.launcher != Slurm.name:
         return []
-    return checks.findings(host, connection, spec, options)
+    return slurm_checks.findings(host, connection, spec, options)

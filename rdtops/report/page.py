@@ -25,7 +25,7 @@ from rdtops.report.folder import Evaluated, RunFolder
 from rdtops.report.templates import TEMPLATES
 from rdtops.runs.story import Story, smoothed
 from rdtops.ssh.display import log_text
-from rdtops.views.journal import words_of
+from rdtops.views.journal_output import words_of
 from rdtops.views.words import duration, exit_words, heldout_words, size
 
 NAME: Final = "report.html"

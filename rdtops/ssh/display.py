@@ -8,7 +8,7 @@ from typing import Any
 
 # What terminals and browsers obey instead of showing: Unicode's Cc, Cf, Cs, Zl and Zp, but for newline and tab, and for
 # the joiners U+200C and U+200D, of which emoji and Persian are made; and the block of tags, with what will be added to
-# it. tests/remote/test_words.py compares it with Unicode's own table.
+# it. tests/ssh/test_display.py compares it with Unicode's own table.
 _OBEYED = ("\0-\x08\x0b-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b\u200e\u200f"
            "\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f"
            "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff\U000e01f0-\U000e0fff")

@@ -100,7 +100,7 @@ class SshClient:
         return self._home + path[1:] if path == "~" or path.startswith("~/") else f"{self._home}/{path}"
 
     def _asked_home(self) -> str:
-        from rdtops.porter import program as porter
+        from rdtops.porter import porter
 
         with self.far(porter, {"do": "home"}) as process, Heartbeat(process.wire, process.kill):
             try:

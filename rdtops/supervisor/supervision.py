@@ -20,9 +20,9 @@ from rdtops.contract.recovery import Recovery
 from rdtops.contract.run import RunSpec
 from rdtops.errors import RunError
 from rdtops.hostlib import files, locks, processes
-from rdtops.supervisor import evidence_on_host, family, program
-from rdtops.supervisor.program import Program
+from rdtops.supervisor import evidence_on_host, family, supervised_program
 from rdtops.supervisor.pulse import StallDetector
+from rdtops.supervisor.supervised_program import Program
 
 log = logging.getLogger("rdtops.supervisor")
 LOOK_S = 1.0
@@ -54,7 +54,7 @@ class Supervision:
     def run(self) -> int:
         """Returns the exit code of the last attempt, which the file `exit` holds as well."""
         with self._alone():
-            program.hear()
+            supervised_program.hear()
             self._take_over()
             try:
                 code = self._attempts()
@@ -93,7 +93,7 @@ class Supervision:
         self.detector.begin()
         running = Program(self.words)
         while running.exit_code is None:
-            self._hear(program.wait(LOOK_S), running)
+            self._hear(supervised_program.wait(LOOK_S), running)
             self.detector.look()
             if self.detector.is_stuck:
                 self._end_stuck(attempt)
@@ -165,7 +165,7 @@ class Supervision:
             self.train = verdict.train
         until_s = time.monotonic() + (verdict.wait_s or 0.0)
         while (left_s := until_s - time.monotonic()) > 0 and not self._is_to_stop():
-            self._hear(program.wait(min(left_s, LOOK_S)))
+            self._hear(supervised_program.wait(min(left_s, LOOK_S)))
 
     def _is_to_stop(self) -> bool:
         return self.asked is not None or Path(self.spec.paths.stop).exists() or any(

@@ -17,7 +17,7 @@ from rdtops.errors import (
     RdtopsError,
     TransferError,
 )
-from rdtops.porter import program as porter
+from rdtops.porter import porter
 from rdtops.porter.entries import Message, Problem, problem_of
 from rdtops.porter.wire import Heartbeat, Wire
 from rdtops.ssh.display import joined, shown, size_words

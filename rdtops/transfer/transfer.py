@@ -21,7 +21,7 @@ from typing import Literal
 
 from rdtops.errors import TransferError
 from rdtops.hostlib.fields import LARGEST, words
-from rdtops.porter import program as porter
+from rdtops.porter import porter
 from rdtops.porter.entries import Entry, Message, count, nonsense, place, text, unasked, word
 from rdtops.porter.file_digests import CACHE, Digests
 from rdtops.porter.listing import all_digested, scan, survey

@@ -65,7 +65,7 @@ class OnHosts:
         """Open the dashboard until the person closes it."""
         with _on_screen(live=True) as screen:
             from rdtops.ui import dashboard
-            from rdtops.views.runs import RunOutput
+            from rdtops.views.run_output import RunOutput
 
             session, said = screen.session, screen.session.say
             app = dashboard.of_hosts(self._chosen(screen), run_id)

@@ -20,7 +20,7 @@ from rdtops.errors import LabError, RdtopsError
 from rdtops.hostlib.fields import loads
 from rdtops.lab import packages
 from rdtops.lab.site import Lab
-from rdtops.views.hosts import LabServerOutput
+from rdtops.views.host_output import LabServerOutput
 from rdtops.views.output import Output
 from rdtops.views.terminal import styled
 from rdtops.views.words import SIGNS, grid_of, table_of

@@ -11,9 +11,9 @@ from rdtops.plugging import authoring, catalog, discovery, registry
 from rdtops.runs import inquiries, overview
 from rdtops.ssh import trust
 from rdtops.ssh.trust import SeenKey
-from rdtops.views.hosts import HostKeyOutput, HostOutput
-from rdtops.views.inquiry import NormfitOutput, ReplayOutput, StatsOutput
-from rdtops.views.plugins import NewPluginOutput, PluginOutput
+from rdtops.views.host_output import HostKeyOutput, HostOutput
+from rdtops.views.inquiry_output import NormfitOutput, ReplayOutput, StatsOutput
+from rdtops.views.plugin_output import NewPluginOutput, PluginOutput
 from rdtops.workflows.session import HostSession, Session
 
 

@@ -13,7 +13,7 @@ from rdtops.runs import overview, results, watch
 from rdtops.runs.overview import RunView
 from rdtops.runs.story import POINTS, Story
 from rdtops.ssh.connection import Connection
-from rdtops.views.results import FetchOutput, ReportOutput
+from rdtops.views.result_output import FetchOutput, ReportOutput
 from rdtops.workflows.session import HostSession
 
 

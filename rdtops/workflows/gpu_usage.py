@@ -13,7 +13,7 @@ from rdtops.runs import jobs, launchers, overview
 from rdtops.runs.poller import LOST, Backoff, RunPoller
 from rdtops.ssh.command import Command
 from rdtops.ssh.connection import Connection
-from rdtops.views.gpus import GpuSampleOutput, NvidiaSmiOutput
+from rdtops.views.gpu_output import GpuSampleOutput, NvidiaSmiOutput
 from rdtops.workflows.session import HostSession
 
 GPU_FIELDS = (*nvidia_smi.IDENTITY, "name", "memory.used", "memory.total", "utilization.gpu", "temperature.gpu")

@@ -18,12 +18,12 @@ from rdtops.runs.jobs import Launched
 from rdtops.runs.overview import RunView
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import Host
-from rdtops.views.delivery import DeployOutput, EnvironmentOutput, RollbackOutput
-from rdtops.views.evaluations import EvaluationOutput
-from rdtops.views.journal import EventOutput
-from rdtops.views.launches import DryRunOutput, LaunchOutput
+from rdtops.views.delivery_output import DeployOutput, EnvironmentOutput, RollbackOutput
+from rdtops.views.evaluation_output import EvaluationOutput
+from rdtops.views.journal_output import EventOutput
+from rdtops.views.launch_output import DryRunOutput, LaunchOutput
 from rdtops.views.output import Output
-from rdtops.views.preflight import CheckOutput
+from rdtops.views.preflight_output import CheckOutput
 from rdtops.workflows import training
 from rdtops.workflows.session import HostSession, Prepared
 from rdtops.workflows.watching import _spec, follow_run

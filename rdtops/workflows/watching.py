@@ -17,11 +17,11 @@ from rdtops.runs.records import RunRecords
 from rdtops.ssh import openssh_config
 from rdtops.ssh.display import size_words
 from rdtops.ssh.hosts import Host
-from rdtops.views.checkpoints import CheckpointRow, CheckpointsOutput
-from rdtops.views.evaluations import EvaluationOutput
-from rdtops.views.journal import EventOutput
-from rdtops.views.runs import LogOutput, RunOutput, RunStatus, StatusOutput
-from rdtops.views.why import WhyOutput
+from rdtops.views.checkpoint_output import CheckpointRow, CheckpointsOutput
+from rdtops.views.evaluation_output import EvaluationOutput
+from rdtops.views.journal_output import EventOutput
+from rdtops.views.run_output import LogOutput, RunOutput, RunStatus, StatusOutput
+from rdtops.views.why_output import WhyOutput
 from rdtops.workflows.session import HostSession
 
 LONGEST_LOG = 1 << 24  # bytes that `inv logs` shows

@@ -9,7 +9,7 @@ from rdtops.checks import Status
 from rdtops.contract.run import Checkpoint
 from rdtops.errors import ConnectionLost, RdtopsError, TransferError
 from rdtops.hostlib import manifest
-from rdtops.porter.program import Entry
+from rdtops.porter.porter import Entry
 from rdtops.transfer.transfer_plan import Item, Plan
 from tests.plugins.conftest import BROKEN, ScriptedConnection, said
 

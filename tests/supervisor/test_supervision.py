@@ -1,5 +1,5 @@
 """What the supervisor does when its program ends. Here that is a line of sh, which is quick to crash; with the real
-training it is proven in tests/lab/test_survive.py and tests/supervisor/test_memory.py."""
+training it is proven in tests/lab/drills/test_survive.py and tests/supervisor/test_memory.py."""
 
 from __future__ import annotations
 

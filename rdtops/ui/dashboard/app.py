@@ -26,7 +26,7 @@ from rdtops.ssh.connection import Connection
 from rdtops.ssh.display import log_text, printable
 from rdtops.ui.dashboard.feed import REFRESH_S, Feed, Refresh
 from rdtops.ui.dashboard.panels import GpuPanel, Head, Known, LossPanel, SplitPanel
-from rdtops.views.journal import words_of
+from rdtops.views.journal_output import words_of
 from rdtops.views.words import clock, duration, heldout_words, size
 
 RunKey = tuple[str, str]  # host, run id

@@ -16,7 +16,7 @@ from rdtops.runs.poller import Update
 from rdtops.runs.story import Story, smoothed
 from rdtops.ui.dashboard.feed import LOG_LINES, Refresh
 from rdtops.ui.dashboard.plot import Curve, plot
-from rdtops.views.gpus import BUSY_PERCENT, load_bar, memory_words
+from rdtops.views.gpu_output import BUSY_PERCENT, load_bar, memory_words
 from rdtops.views.terminal import styled
 from rdtops.views.words import duration, state_word
 
