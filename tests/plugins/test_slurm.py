@@ -8,7 +8,7 @@ from rdtops.api import Cause, CheckResult, Command, Job, Output, Phase, Spread
 from rdtops.testing import BROKEN, ScriptedConnection, load, make_host, make_spec, said
 
 PLUGIN = load("slurm").module
-batch, checks, cluster, states = (getattr(PLUGIN, name) for name in ("batch", "checks", "cluster", "states"))
+batch, checks, cluster, states = (getattr(PLUGIN, name) for name in ("batch", "slurm_checks", "cluster", "states"))
 OPTIONS = {name: option.default for name, option in PLUGIN.OPTIONS.items()}
 PARTITIONS = (
     "PartitionName=gpu AllowGroups=ALL AllowAccounts=robotics,vision AllowQos=normal,long Default=YES MaxNodes=4 "
