@@ -89,7 +89,7 @@ FETCHED = ("config.json", "pytorch_model.bin")  # of T5: a small file, and one t
 
 
 @dataclass(frozen=True)
-class Fetched:
+class EncoderDownload:
     """The beginning of one file, as the host got it. `problem` says why it did not."""
 
     size_bytes: int
@@ -145,15 +145,15 @@ def probe(role: str, folder: str) -> Probe[Encoder]:
     return Probe(role, line, parse)
 
 
-def parse_fetched(output: Output) -> tuple[Fetched, ...]:
+def parse_fetched(output: Output) -> tuple[EncoderDownload, ...]:
     """In the order of FETCHED."""
     if output.code != 0:
         raise ValueError(output.err.strip()[-200:] or "nothing was fetched")
     rows = fields.loads(output.out.strip().rpartition("\n")[2])
-    return tuple(Fetched(int(r["bytes"]), float(r["seconds"]), str(r["problem"])) for r in rows.values())
+    return tuple(EncoderDownload(int(r["bytes"]), float(r["seconds"]), str(r["problem"])) for r in rows.values())
 
 
-def endpoint_probes(host: Host, mirror: Mirror, spec: RunSpec) -> list[Probe[tuple[Fetched, ...]]]:
+def endpoint_probes(host: Host, mirror: Mirror, spec: RunSpec) -> list[Probe[tuple[EncoderDownload, ...]]]:
     """None where nothing would be downloaded."""
     name = _asset(spec, "text_encoder")
     if not mirror.brings(name):
@@ -182,7 +182,8 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec,
     return [*findings, endpoint(host, mirror, answers.get("endpoint"), needed=needed)]
 
 
-def endpoint(host: Host, mirror: Mirror, answer: Answer[tuple[Fetched, ...]] | None, *, needed: bool) -> CheckResult:
+def endpoint(host: Host, mirror: Mirror, answer: Answer[tuple[EncoderDownload, ...]] | None, *,
+             needed: bool) -> CheckResult:
     """The hub or mirror serves bytes to the host, large files as well. A FAIL only where a download is needed."""
     if answer is None:
         return CheckResult.skip("hf endpoint", "not asked: nothing would be downloaded on the host")

@@ -23,7 +23,7 @@ from pathlib import Path
 from rdtops.errors import LabError
 from rdtops.lab import lab_processes, packages
 from rdtops.lab.lab_files import place
-from rdtops.lab.lab_processes import Process
+from rdtops.lab.lab_processes import LabProcess
 from rdtops.lab.ports import first_job_id, free_ports
 
 NODES = ("n1", "n2")
@@ -166,7 +166,7 @@ class Cluster:
             pid = int((self.root / f"{daemon}.pid").read_text())
         except (OSError, ValueError):
             return None
-        return pid if Process.of(pid) and daemon.partition("-")[0] in lab_processes.command_line(pid) else None
+        return pid if LabProcess.of(pid) and daemon.partition("-")[0] in lab_processes.command_line(pid) else None
 
     # --- files
 

@@ -21,7 +21,7 @@ DIGEST_STATES = ("verified", "unverified", "damaged", "unfinished")
 
 
 @dataclass(frozen=True)
-class Gpu:
+class GpuUsage:
     """One GPU of a host at one moment. A number is None where the driver does not know it."""
 
     index: int
@@ -83,7 +83,7 @@ def run(host: str, row: object) -> RunFacts:
         tuple(fields.words(facts.get("gpus"))), fields.text(facts.get("problem")))
 
 
-def gpus(answer: Mapping[str, Any]) -> tuple[Gpu, ...]:
+def gpus(answer: Mapping[str, Any]) -> tuple[GpuUsage, ...]:
     """Parse the GPUs; a row without an index is left out."""
     return tuple(_gpus(answer))
 
@@ -93,14 +93,14 @@ def gpu_warning(answer: Mapping[str, Any]) -> str:
     return fields.text(answer.get("gpu_warning"))
 
 
-def _gpus(answer: Mapping[str, Any]) -> Iterator[Gpu]:
+def _gpus(answer: Mapping[str, Any]) -> Iterator[GpuUsage]:
     for row in fields.rows(answer.get("gpus")):
         index = fields.whole(row.get("index"))
         if index is not None:
             used, total, busy, warm = (fields.whole(row.get(key)) for key in (
                 "memory_used_mib", "memory_total_mib", "utilization_percent", "temperature_c"))
-            yield Gpu(index, fields.text(row.get("uuid")), fields.text(row.get("name")), used, total, busy, warm,
-                      fields.number(row.get("power_w")))
+            yield GpuUsage(index, fields.text(row.get("uuid")), fields.text(row.get("name")), used, total, busy, warm,
+                           fields.number(row.get("power_w")))
 
 
 def checkpoints(host: str, answer: Mapping[str, Any], paths: RunPaths) -> tuple[list[Checkpoint], list[str]]:

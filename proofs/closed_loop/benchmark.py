@@ -38,7 +38,7 @@ from proofs.closed_loop.loss_comparison import run_folder, train
 from proofs.closed_loop.pool import shared_out
 from proofs.closed_loop.recording import Recording, record
 from proofs.closed_loop.rendered_samples import RenderedSamples, Rendering, taken
-from proofs.trainer_bench.speed import Row
+from proofs.trainer_bench.speed import SpeedRow
 from rdtops.contract.config import TrainConfig, override, preset
 from rdtops.errors import RdtopsError
 from rdtops.trainer import tiny
@@ -48,7 +48,7 @@ from rdtops.trainer.simulation.rollout import rollout, wilson
 from rdtops.trainer.simulation.simulator import Simulator
 
 
-def prove(place: Place, processes: int, say: Callable[[str], object], films: Path | None = None) -> Iterator[Row]:
+def prove(place: Place, processes: int, say: Callable[[str], object], films: Path | None = None) -> Iterator[SpeedRow]:
     """What `place` already holds is used again. Raises an error of ours."""
     proof, began, minutes = place.proof, time.monotonic(), None
     if not place.demonstrations.is_dir():
@@ -68,8 +68,8 @@ def prove(place: Place, processes: int, say: Callable[[str], object], films: Pat
     if minutes is not None:  # else nothing was trained, and there is no time to tell
         if proof.sighted:
             minutes = (time.monotonic() - began) / 60
-        yield Row(f"{proof.name}, minutes {'in all' if proof.sighted else 'of training'}", round(minutes, 1),
-                  f"at most {proof.limit_minutes:.0f}", minutes <= proof.limit_minutes, f"{processes} processes")
+        yield SpeedRow(f"{proof.name}, minutes {'in all' if proof.sighted else 'of training'}", round(minutes, 1),
+                       f"at most {proof.limit_minutes:.0f}", minutes <= proof.limit_minutes, f"{processes} processes")
     if films:
         _film(place, found[TRAINED], films)
 
@@ -86,7 +86,7 @@ def _train_encoder(place: Place, processes: int, say: Callable[[str], object]) -
         f"{camera} {100 * off:.1f} cm" for camera, off in off_m.items()))
 
 
-def _row(proof: Proof, kind: str, steps: list[int | None], found: dict[str, list[int | None]]) -> Row:
+def _row(proof: Proof, kind: str, steps: list[int | None], found: dict[str, list[int | None]]) -> SpeedRow:
     """Judge a row: a baseline holds when the trained policy's interval lies above its own. A task that needs no
     images may be done by replaying: that row then tells how easy it is."""
     good, trials = sum(s is not None for s in steps), len(steps)
@@ -95,12 +95,13 @@ def _row(proof: Proof, kind: str, steps: list[int | None], found: dict[str, list
     if done := [s for s in steps if s is not None]:
         how += f"; {np.mean(done):.0f} steps on average"
     if kind == TRAINED:
-        return Row(f"{proof.name}, {kind}", good / trials, f"at least {proof.goal}", good / trials >= proof.goal, how)
+        return SpeedRow(f"{proof.name}, {kind}", good / trials, f"at least {proof.goal}", good / trials >= proof.goal,
+                        how)
     if kind == REPLAYED and not proof.sighted:
-        return Row(f"{proof.name}, {kind}", good / trials, "none: it tells what the task asks for", True, how)
+        return SpeedRow(f"{proof.name}, {kind}", good / trials, "none: it tells what the task asks for", True, how)
     above = wilson(sum(s is not None for s in found[TRAINED]), trials)[0]
     goal = f"all of its interval below the trained policy's, which begins at {above:.2f}"
-    return Row(f"{proof.name}, {kind}", good / trials, goal, high < above, how)
+    return SpeedRow(f"{proof.name}, {kind}", good / trials, goal, high < above, how)
 
 
 def _config(proof: Proof) -> TrainConfig:

@@ -69,7 +69,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """How often one policy succeeded. `action_mse`: of sampled actions against the demonstrations' own."""
 
     loss: str
@@ -84,7 +84,7 @@ class Row:
     evaluate_s: float
 
 
-def compare(folder: Path, wish: Comparison, processes: int = 1) -> Iterator[Row]:
+def compare(folder: Path, wish: Comparison, processes: int = 1) -> Iterator[ComparisonRow]:
     """Everything is written below `folder`. Raises RunError when a training fails."""
     task = simulator.tasks("libero_90", next(iter(EXPERTS)))[0]
     tiny.make(folder / "assets")
@@ -98,14 +98,14 @@ def compare(folder: Path, wish: Comparison, processes: int = 1) -> Iterator[Row]
             yield from rows
 
 
-def _rows(folder: Path, wish: Comparison, task: Task, policy: Policy) -> list[Row] | RdtopsError:
+def _rows(folder: Path, wish: Comparison, task: Task, policy: Policy) -> list[ComparisonRow] | RdtopsError:
     try:
         return measure(folder, wish, task, policy)
     except RdtopsError as error:
         return error
 
 
-def measure(folder: Path, wish: Comparison, task: Task, policy: Policy) -> list[Row]:
+def measure(folder: Path, wish: Comparison, task: Task, policy: Policy) -> list[ComparisonRow]:
     """Train, and evaluate every checkpoint."""
     torch.set_num_threads(1)
     world = Simulator(task, images=False)
@@ -128,8 +128,9 @@ def measure(folder: Path, wish: Comparison, task: Task, policy: Policy) -> list[
         driver = Driver(module, conditions, codec("delta_velocity"), world.instruction, policy.seed)
         steps = tuple(evaluate(world, driver, wish))
         successes = sum(s is not None for s in steps)
-        rows.append(Row(policy.loss, policy.seed, step, successes, wish.trials, wilson(successes, wish.trials), steps,
-                        errors.get(step), round(train_s, 1), round(time.monotonic() - began, 1)))
+        rows.append(ComparisonRow(policy.loss, policy.seed, step, successes, wish.trials,
+                                  wilson(successes, wish.trials), steps,
+                                  errors.get(step), round(train_s, 1), round(time.monotonic() - began, 1)))
     world.close()
     return rows
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proofs.drills.observed_home import Home, Typed
+from proofs.drills.observed_home import Home, TypedCommand
 from proofs.drills.recorded_run import OLD, RUN, record
 from proofs.hostile.attacker import HostileHost
 from proofs.hostile.plays import PWNED, SCREEN
@@ -40,10 +40,10 @@ class Field:
         return self.workspace / "runs" / run_id
 
 
-Judge = Callable[[Field, Typed], list[str]]
+Judge = Callable[[Field, TypedCommand], list[str]]
 
 
-def _nothing_besides(_: Field, __: Typed) -> list[str]:
+def _nothing_besides(_: Field, __: TypedCommand) -> list[str]:
     return []
 
 
@@ -302,7 +302,7 @@ def _evaluated(field: Field, run_id: str = RUN) -> Path:
 
 # --- what must be so besides ---
 
-def _not_verified(field: Field, typed: Typed) -> list[str]:
+def _not_verified(field: Field, typed: TypedCommand) -> list[str]:
     try:
         states = [row.get("state") for row in json.loads(typed.ends[0].out)]
     except (ValueError, IndexError):
@@ -310,27 +310,27 @@ def _not_verified(field: Field, typed: Typed) -> list[str]:
     return ["the checkpoint is called verified"] if "verified" in states else []
 
 
-def _nothing_unasked(field: Field, typed: Typed) -> list[str]:
+def _nothing_unasked(field: Field, typed: TypedCommand) -> list[str]:
     found = [path.relative_to(field.home.results) for path in field.home.results.rglob("*")
              if path.name in ("unasked.py", "pwned.py", "stolen", "unasked")]
     return [f"what nobody asked for lies in results: {path}" for path in found]
 
 
-def _tells_nothing(field: Field, typed: Typed) -> list[str]:
+def _tells_nothing(field: Field, typed: TypedCommand) -> list[str]:
     found = _nothing_unasked(field, typed)
     if '"refused"' in field.hostile.heard():
         found.append("the host was told that a local file has not a certain MD5")
     return found
 
 
-def _no_script(field: Field, typed: Typed) -> list[str]:
+def _no_script(field: Field, typed: TypedCommand) -> list[str]:
     pages = list(field.home.results.rglob("*.html"))
     found = [f"a script in {page.relative_to(field.home.results)}" for page in pages
              if "<script>alert" in page.read_text(errors="replace")]
     return found if pages else ["no page was written at all"]
 
 
-def _others_go_on(field: Field, typed: Typed) -> list[str]:
+def _others_go_on(field: Field, typed: TypedCommand) -> list[str]:
     """The newest run is in order, whatever became of the old one. `inv status` of all ends with 1 when one of them did
     not end well."""
     found = [f"`inv {end.line}` is for another run, and ends with exit {end.code}: {end.words[-300:]}"

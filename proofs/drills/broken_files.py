@@ -23,7 +23,7 @@ from proofs.drills.attacks import (
     Field,
 )
 from proofs.drills.corruptions import WAYS, corrupt
-from proofs.drills.observed_home import Typed
+from proofs.drills.observed_home import TypedCommand
 from proofs.drills.recorded_run import OLD, RUN
 
 
@@ -77,7 +77,7 @@ class Case:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
 
-    def wrong(self, typed: Typed) -> list[str]:
+    def wrong(self, typed: TypedCommand) -> list[str]:
         """What the other run has to do with it: nothing."""
         first = next((end for end in typed.ends if end.line.startswith(STATUS)), None)
         if first is None or typed.is_late:

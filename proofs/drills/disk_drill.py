@@ -19,7 +19,7 @@ from proofs.drills import is_wanted, link_phases
 from proofs.drills.ground import lab_in, named_assets
 from proofs.drills.link_phases import HOST, Deploy
 from proofs.drills.small_disk import fill, make_room, small_disk, unmount
-from proofs.drills.training_drill import Life, Subject, differences, prepared
+from proofs.drills.training_drill import DrillSubject, Life, differences, prepared
 from proofs.drills.typed import Laptop, Typed
 from rdtops.contract.journal import Event
 from rdtops.hostlib import manifest
@@ -108,7 +108,7 @@ class _Training:
         roles = {"dataset": assets["libero_tiny"], "pretrained": assets["rdt-tiny"],
                  "text_encoder": assets["t5-tiny"], "vision_encoder": assets["siglip-tiny"]}
         self._disk, self._ground, self._roles = folder / "training", ground, roles
-        self._left_alone = Subject(prepared(folder / "left-alone", "left-alone", roles, STEPS, 1))
+        self._left_alone = DrillSubject(prepared(folder / "left-alone", "left-alone", roles, STEPS, 1))
         self._left_alone.live()
 
     def rows(self) -> None:
@@ -163,13 +163,13 @@ class _Training:
         wrong += self._unlike(subject)
         return said, "it failed and said so; resumed, the same bytes in the end"
 
-    def _new(self, name: str) -> Subject:
-        return Subject(prepared(self._disk, name, self._roles, STEPS, 1))
+    def _new(self, name: str) -> DrillSubject:
+        return DrillSubject(prepared(self._disk, name, self._roles, STEPS, 1))
 
     def _unnamed(self, said: str, *words: str) -> list[str]:
         return [f"{word!r} is not said: {said!r}" for word in (f"no room on {self._disk} ", *words) if word not in said]
 
-    def _unlike(self, subject: Subject) -> list[str]:
+    def _unlike(self, subject: DrillSubject) -> list[str]:
         return differences(self._left_alone, subject)
 
 
@@ -241,7 +241,7 @@ def _error_of(typed: Typed) -> str:
 # --- what a run's folder says ---
 
 @contextlib.contextmanager
-def _living(subject: Subject) -> Iterator[Life]:
+def _living(subject: DrillSubject) -> Iterator[Life]:
     life = Life(subject.spec)
     try:
         yield life
@@ -259,16 +259,16 @@ def _until(life: Life, happened: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def _told(subject: Subject, kind: str) -> list[Event]:
+def _told(subject: DrillSubject, kind: str) -> list[Event]:
     return [event for event in subject.events if event.kind == kind]
 
 
-def _damaged(subject: Subject) -> list[str]:
+def _damaged(subject: DrillSubject) -> list[str]:
     """Checkpoints that were told of, and are not what they were."""
     folder = Path(subject.spec.paths.checkpoints)
     return [f"{path.name} is damaged" for path in folder.glob("step_*") if path.suffix != ".tmp"
             if (sealed := manifest.read(path)) is None or manifest.differences(path, sealed)]
 
 
-def _unreadable(subject: Subject) -> list[str]:
+def _unreadable(subject: DrillSubject) -> list[str]:
     return [str(event.data["message"]) for event in _told(subject, "warning") if "unreadable" in str(event.data)]

@@ -20,7 +20,7 @@ from pathlib import Path
 from proofs.drills import attacks, broken_files, is_wanted, stranger
 from proofs.drills.attacks import EVERY, HOST, Attack, Field
 from proofs.drills.ground import lab_in, named_assets
-from proofs.drills.observed_home import SECRET, Home, Typed
+from proofs.drills.observed_home import SECRET, Home, TypedCommand
 from proofs.drills.recorded_run import OLD, RUN, record
 from proofs.hostile.attacker import HostileHost
 from rdtops.lab.site import Lab
@@ -36,7 +36,7 @@ VERDICT = ("nothing was written outside results, nothing of the host ran here, n
 
 
 @dataclass(frozen=True)
-class Row:
+class HostileRow:
     """One attack, what was typed, and what was wrong with what came of it."""
 
     attack: str
@@ -74,7 +74,7 @@ def drill_hostile(lab: Lab, folder: Path, assets: Mapping[str, str], say: Say, *
             ground.reset()
     if not is_short:
         say(f"no other user of the host: {stranger.obstacle()}" if stranger.obstacle() else "another user of the host")
-        ground.rows += [Row(s.attack, "C1", s.did, s.seconds, s.seen, s.passed) for s in stranger.attacks(only)]
+        ground.rows += [HostileRow(s.attack, "C1", s.did, s.seconds, s.seen, s.passed) for s in stranger.attacks(only)]
     failed = [row for row in ground.rows if not row.holds]
     title = (f"{len(ground.rows)} attacks, {len(failed)} did not hold, {time.monotonic() - begun_s:.0f} s "
              f"(mutations of seed {seed!r})")
@@ -100,7 +100,7 @@ class _Ground:
     assets: Mapping[str, str]
     say: Say
     only: str = ""
-    rows: list[Row] = field(default_factory=list)
+    rows: list[HostileRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.home.make()
@@ -170,7 +170,7 @@ class _Ground:
             typed, wrong = self._volley(volley, is_terminal)
             if not wrong:
                 share_s = round(typed.seconds / len(volley), 2)
-                self.rows += [Row(s.attack, s.row, _typed(s.line, is_terminal), share_s, end.outcome, True)
+                self.rows += [HostileRow(s.attack, s.row, _typed(s.line, is_terminal), share_s, end.outcome, True)
                               for s, end in zip(volley, typed.ends, strict=True)]
                 continue
             before = len(self.rows)
@@ -181,7 +181,7 @@ class _Ground:
                 names, lines = "; ".join(s.attack for s in volley), ", ".join(s.line for s in volley)
                 self._row(names, volley[0].row, lines, typed, is_terminal, wrong)
 
-    def _volley(self, volley: Sequence[Shot], is_terminal: bool) -> tuple[Typed, list[str]]:
+    def _volley(self, volley: Sequence[Shot], is_terminal: bool) -> tuple[TypedCommand, list[str]]:
         self.reset()
         limit_s = SHOT_LIMIT_S * len(volley)
         typed = self.home.type(*_on_host([s.line for s in volley]), before=[s.files for s in volley],
@@ -206,18 +206,19 @@ class _Ground:
 
     # --- what came of it ---
 
-    def _judge(self, attack: str, row: str, line: str, typed: Typed, limit_s: float, is_terminal: bool,
+    def _judge(self, attack: str, row: str, line: str, typed: TypedCommand, limit_s: float, is_terminal: bool,
                besides: Sequence[str]) -> None:
         self._row(attack, row, line, typed, is_terminal, [*self._wrong(typed, limit_s), *besides])
 
-    def _row(self, attack: str, row: str, line: str, typed: Typed, is_terminal: bool, wrong: Sequence[str]) -> None:
+    def _row(self, attack: str, row: str, line: str, typed: TypedCommand, is_terminal: bool,
+             wrong: Sequence[str]) -> None:
         shown = _typed(line, is_terminal)
         seen = "; ".join(wrong or [end.outcome for end in typed.ends])
-        self.rows.append(Row(attack, row, shown, typed.seconds, seen[:600], not wrong))
+        self.rows.append(HostileRow(attack, row, shown, typed.seconds, seen[:600], not wrong))
         if wrong:
             self.say(f"{row} {attack}, {shown}:" + "".join(f"\n    {one}" for one in wrong[:8]))
 
-    def _wrong(self, typed: Typed, limit_s: float) -> list[str]:
+    def _wrong(self, typed: TypedCommand, limit_s: float) -> list[str]:
         self.hostile.plays("honest")
         outside = self.home.wrong(self.before, (HOST,))
         if outside:

@@ -46,7 +46,7 @@ MADE_HERE = {"loss.svg": b"</svg>", "loss.png": b"IEND\xaeB`\x82", "report.html"
 
 
 @dataclass(frozen=True)
-class Struck:
+class KilledCall:
     """The kills during one task."""
 
     during: str
@@ -55,7 +55,7 @@ class Struck:
 
 
 @dataclass(frozen=True)
-class Laptop:
+class KilledLaptop:
     """A folder for everything that the laptop writes, and the inventory it reads."""
 
     folder: Path
@@ -137,7 +137,7 @@ class _Ground:
     assets: Mapping[str, str]
     chance: random.Random
     say: Say
-    begun: tuple[Laptop, Path] | None = None  # with a training that runs
+    begun: tuple[KilledLaptop, Path] | None = None  # with a training that runs
     trials: int = 0
     reruns: int = 0
     struck: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -180,11 +180,11 @@ class _Ground:
             shutil.rmtree(into, ignore_errors=True)
             self.say(f"{self._kills()} kills: {self._words()}")
 
-    def rows(self) -> tuple[Struck, ...]:
+    def rows(self) -> tuple[KilledCall, ...]:
         tasks = dict.fromkeys(task for task, _ in self.struck)
-        return tuple(Struck(task, self.struck[task, "laptop"], self.struck[task, "jump"]) for task in tasks)
+        return tuple(KilledCall(task, self.struck[task, "laptop"], self.struck[task, "jump"]) for task in tasks)
 
-    def _rehearse(self, line: str, laptop: Laptop | None = None) -> list[float]:
+    def _rehearse(self, line: str, laptop: KilledLaptop | None = None) -> list[float]:
         """How long after each call of the undisturbed line the next one came, in seconds."""
         workspace = None
         if laptop is None:
@@ -198,7 +198,7 @@ class _Ground:
             _end_all(workspace)
         return [later - earlier for earlier, later in zip(times, [*times[1:], times[-1] + 0.2], strict=True)]
 
-    def _disturb(self, laptop: Laptop, line: str, moments: Sequence[float], at_most: int) -> None:
+    def _disturb(self, laptop: KilledLaptop, line: str, moments: Sequence[float], at_most: int) -> None:
         for _ in range(min(at_most, self.chance.randint(1, IN_A_ROW))):
             number = self.chance.randrange(len(moments))
             within = self.chance.choice((0.0, self.chance.random() * moments[number]))  # at the call, or in its middle
@@ -221,7 +221,7 @@ class _Ground:
         os.killpg(process.pid, signal.SIGKILL)
         return "laptop"
 
-    def _come_to_an_end(self, laptop: Laptop, line: str) -> bool:
+    def _come_to_an_end(self, laptop: KilledLaptop, line: str) -> bool:
         said = ""
         for _ in range(TRIES):
             code, said = laptop.type(line)
@@ -231,7 +231,7 @@ class _Ground:
         self._judge([f"`inv {line}` did not come to its end in {TRIES} tries: {said.strip()[-600:]}"])
         return False
 
-    def _fresh(self) -> tuple[Laptop, Path]:
+    def _fresh(self) -> tuple[KilledLaptop, Path]:
         """A laptop that knows nothing, and a workspace on the host that nothing was deployed to."""
         self.trials += 1
         workspace = self.lab.home(HOST) / f"trial-{self.trials}"
@@ -240,7 +240,7 @@ class _Ground:
         hosts = self.folder / f"hosts-{self.trials}.toml"
         self.lab.write_inventory(hosts, self.assets)
         hosts.write_text(hosts.read_text().replace('"~/rdtops"', f'"~/trial-{self.trials}"'))
-        return Laptop(self.folder / f"laptop-{self.trials}", hosts), workspace
+        return KilledLaptop(self.folder / f"laptop-{self.trials}", hosts), workspace
 
     def _judge(self, wrong: Sequence[str]) -> None:
         for what in wrong:
@@ -311,7 +311,7 @@ def _end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, said
 
 
-def _wait_for_call(laptop: Laptop, process: subprocess.Popen[str], number: int) -> bool:
+def _wait_for_call(laptop: KilledLaptop, process: subprocess.Popen[str], number: int) -> bool:
     """Until the call of that number begins; False when the line ended before."""
     while process.poll() is None:
         if laptop.called() > number:

@@ -32,7 +32,7 @@ NEWS_S = 30.0 + 2 * 5.0  # news.ANSWER_S + connection.BLAME_S for each hop
 TRANSFER_S = 30.0 + 2 * 5.0  # session.SILENCE_S + session.PING_S for each hop
 
 
-class Phase:
+class LinkPhase:
     """One `inv` line. `silence_s` is how long it may take it to notice a link that says nothing more."""
 
     name = ""
@@ -68,7 +68,7 @@ class Phase:
         return [] if rerun.code == 0 else [f"typed again it ends with exit {rerun.code}: {rerun.said[-600:]}"]
 
 
-class Moving(Phase):
+class Moving(LinkPhase):
     """Bytes go from `_source` to `_target`; `_expected` is a file of the digests that may be seen there."""
 
     silence_s = TRANSFER_S
@@ -109,7 +109,7 @@ class Deploy(Moving):
         self._target.mkdir(parents=True)
 
 
-class Check(Phase):
+class PhaseCheck(LinkPhase):
     name = "check"
 
     def reset(self) -> None:
@@ -125,7 +125,7 @@ class Check(Phase):
         return found or [f"typed again it does not ask {name}" for name in asked if name not in rerun.out]
 
 
-class Launch(Phase):
+class Launch(LinkPhase):
     """`inv train`, cut between the first file of the run folder and the news that it runs."""
 
     name = "train"
@@ -151,7 +151,7 @@ class Launch(Phase):
         return [] if len(running) == 1 else [f"typed again, {len(running)} trainings run: {rerun.said[-600:]}"]
 
 
-class Watch(Phase):
+class Watch(LinkPhase):
     """Of a training that saves a checkpoint every few seconds."""
 
     name = "watch"
@@ -165,7 +165,7 @@ class Watch(Phase):
         return [] if self.is_under_way(rerun) else [f"typed again it shows no checkpoint: {rerun.said[-600:]}"]
 
 
-class Logs(Phase):
+class Logs(LinkPhase):
     name = "logs"
     silence_s = NEWS_S
     reconnects = is_endless = True
@@ -252,7 +252,7 @@ def end_trainings(lab: Lab) -> None:
 
 
 @dataclass(frozen=True)
-class TrainingState:
+class TrainingSeen:
     """What the Journal of a training says of it."""
 
     step: int
@@ -260,9 +260,9 @@ class TrainingState:
     troubles: int  # ends, failed checkpoints, warnings
 
 
-def state_of_training(lab: Lab, run_id: str) -> TrainingState:
+def state_of_training(lab: Lab, run_id: str) -> TrainingSeen:
     events = Journal(lab.home(HOST) / "rdtops" / "runs" / run_id / "journal.jsonl").read()
-    return TrainingState(
+    return TrainingSeen(
         max((int(e.data["step"]) for e in events if e.kind == "step"), default=0),
         sum(e.kind == "started" for e in events),
         sum(e.kind in ("failed", "stopped", "finished", "checkpoint_failed", "warning") for e in events))

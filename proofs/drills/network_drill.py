@@ -17,15 +17,15 @@ from pathlib import Path
 
 from proofs.drills import is_wanted, link_phases
 from proofs.drills.ground import lab_in, named_assets
-from proofs.drills.link_phases import HOST, Check, Deploy, Fetch, Launch, Logs, Phase, TrainingState, Watch
-from proofs.drills.route_faults import Fault, Frozen, KeyChanged, Killed
+from proofs.drills.link_phases import HOST, Deploy, Fetch, Launch, LinkPhase, Logs, PhaseCheck, TrainingSeen, Watch
+from proofs.drills.route_faults import Fault, Frozen, KeyChanged, ServerKilled
 from proofs.drills.typed import Laptop, Typed
 from rdtops.lab.site import JUMP, Lab
 from rdtops.ui.repository import ROOT, Drilled, Say
 
 BEFORE, WITHIN = "before", "within"
 UNHARMED, ENDED, REFUSED, NOTICED = "unharmed", "ended", "refused", "went on"
-FAULTS = tuple(kind(hop) for kind in (Killed, Frozen, KeyChanged) for hop in (JUMP, HOST))
+FAULTS = tuple(kind(hop) for kind in (ServerKilled, Frozen, KeyChanged) for hop in (JUMP, HOST))
 AGAIN = "trying again"  # what a command says that takes a lost link up again
 TRIES = 12  # a command may be done before it is hit; a launch mostly is
 BEGINS_S, RERUN_S = 90.0, 180.0
@@ -69,7 +69,7 @@ def drill_network(lab: Lab, folder: Path, assets: dict[str, str], say: Say, *, o
     laptop.good(f"deploy --host {HOST}")
     for _ in range(times):
         ground.cells_of(Launch(lab, laptop), only)  # it is to find no training
-        others = (Deploy(lab, laptop, heavy), Check(lab, laptop), Watch(lab, laptop), Logs(lab, laptop),
+        others = (Deploy(lab, laptop, heavy), PhaseCheck(lab, laptop), Watch(lab, laptop), Logs(lab, laptop),
                   Fetch(lab, laptop, heavy))
         if any(_wanted(phase, only) for phase in others):
             with ground.training():
@@ -89,11 +89,11 @@ class _Ground:
         self._say = say
         self._trained = ""
 
-    def cells_of(self, phase: Phase, only: str) -> None:
+    def cells_of(self, phase: LinkPhase, only: str) -> None:
         for fault, when in _wanted(phase, only):
             self._cell(phase, fault, when)
 
-    def _cell(self, phase: Phase, fault: Fault, when: str) -> None:
+    def _cell(self, phase: LinkPhase, fault: Fault, when: str) -> None:
         before = self._training_state()
         trial = _Trial(self.lab, self.laptop, phase, fault, when)
         for _ in range(TRIES):
@@ -123,10 +123,10 @@ class _Ground:
             self._trained = ""
             link_phases.end_trainings(self.lab)
 
-    def _training_state(self) -> TrainingState:
+    def _training_state(self) -> TrainingSeen:
         return link_phases.state_of_training(self.lab, self._trained)
 
-    def _harm(self, before: TrainingState) -> list[str]:
+    def _harm(self, before: TrainingSeen) -> list[str]:
         """Whether the training noticed anything: it must be the same one, and do further steps."""
         if not self._trained:
             return []
@@ -147,7 +147,7 @@ class _Ground:
 class _Trial:
     """One command, hit by one fault, the repair, and the command typed again."""
 
-    def __init__(self, lab: Lab, laptop: Laptop, phase: Phase, fault: Fault, when: str) -> None:
+    def __init__(self, lab: Lab, laptop: Laptop, phase: LinkPhase, fault: Fault, when: str) -> None:
         self.at_most_s = _at_most_s(phase, fault, when)
         self.outcome, self.seconds = UNHARMED, 0.0
         self.back_s: float | None = None
@@ -227,17 +227,17 @@ class _Trial:
             self.wrong.append(otherwise)
 
 
-def _wanted(phase: Phase, only: str) -> list[tuple[Fault, str]]:
+def _wanted(phase: LinkPhase, only: str) -> list[tuple[Fault, str]]:
     return [(fault, when) for fault in FAULTS for when in _moments(phase, fault)
             if is_wanted(f"{phase.name} {fault.words} {when}", only)]
 
 
-def _moments(phase: Phase, fault: Fault) -> Sequence[str]:
+def _moments(phase: LinkPhase, fault: Fault) -> Sequence[str]:
     """A key is looked at when somebody logs in: at the beginning, and when a lost link is taken up again."""
     return (BEFORE,) if isinstance(fault, KeyChanged) and not phase.reconnects else (BEFORE, WITHIN)
 
 
-def _at_most_s(phase: Phase, fault: Fault, when: str) -> float:
+def _at_most_s(phase: LinkPhase, fault: Fault, when: str) -> float:
     if isinstance(fault, Frozen):
         return ROOM_S + (link_phases.LOGIN_S if when == BEFORE else phase.silence_s)
     return ROOM_S

@@ -33,7 +33,7 @@ OURS = re.compile(r'File "[^"]*/home/project/')  # in a traceback; a host may sh
 
 
 @dataclass(frozen=True)
-class Ended:
+class CommandEnd:
     """One line that was typed, and what came of it."""
 
     line: str
@@ -58,10 +58,10 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Typed:
+class TypedCommand:
     """Lines that were typed one after the other in one process."""
 
-    ends: tuple[Ended, ...]
+    ends: tuple[CommandEnd, ...]
     seconds: float
     rss_mib: int
     is_late: bool
@@ -83,7 +83,7 @@ class Typed:
         return found
 
 
-def _ended_wrong(end: Ended) -> Iterator[str]:
+def _ended_wrong(end: CommandEnd) -> Iterator[str]:
     if "Traceback (most recent" in end.said and OURS.search(end.said):
         yield f"traceback, {_last_frame(end.said)}"
     elif end.code not in (0, 1, 2, 3, 130, None):
@@ -171,7 +171,7 @@ class Home:
     # --- typing
 
     def type(self, *lines: str, before: Sequence[Mapping[str, str]] = (), is_terminal: bool = False,
-             limit_s: float = 60.0, **env: str) -> Typed:
+             limit_s: float = 60.0, **env: str) -> TypedCommand:
         """`inv LINE` for each of them, one after the other, in one process. `before` each of them files are written:
         path -> text."""
         typist, trace = self._running(), self.folder / "trace"
@@ -182,10 +182,10 @@ class Home:
                                        "folder": str(self.project), "trace": str(trace), "env": env}) + "\n")
         typist.stdin.flush()
         answer: dict[str, Any] = json.loads(typist.stdout.readline())
-        ends = [Ended(line, code, out.encode("latin-1"), err.encode("latin-1"))
+        ends = [CommandEnd(line, code, out.encode("latin-1"), err.encode("latin-1"))
                 for line, (code, out, err) in zip(lines, answer["ends"], strict=False)]
-        return Typed(tuple(ends), answer["seconds"], answer["rss_mib"], answer["is_late"], answer["is_flood"],
-                     _hanging_in(trace) if answer["is_late"] else "")
+        return TypedCommand(tuple(ends), answer["seconds"], answer["rss_mib"], answer["is_late"], answer["is_flood"],
+                            _hanging_in(trace) if answer["is_late"] else "")
 
     def _running(self) -> subprocess.Popen[str]:
         if self._typist is None or self._typist.poll() is not None:

@@ -32,7 +32,7 @@ class Fault:
         return re.search(rf"answer of {hop}\b|reach {hop} \(|{hop} has ended the connection", words) is not None
 
 
-class Killed(Fault):
+class ServerKilled(Fault):
     name = "killed"
 
     def strike(self, lab: Lab) -> None:

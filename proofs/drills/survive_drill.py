@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from proofs.drills.ground import own_lab, release_in, tiny_assets
-from proofs.drills.training_drill import SAME, Subject
+from proofs.drills.training_drill import SAME, DrillSubject
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Event
 from rdtops.contract.recovery import Recovery
@@ -68,7 +68,7 @@ def drill_survive(connection: Connection, assets: Mapping[str, str], kills: int,
     """`kills` are spread over `trainings`. The host is one of this machine, so that its processes can be killed."""
     begun_s = time.monotonic()
     chance = random.Random(seed)  # noqa: S311  # moments, no secrets
-    left_alone = Training(connection, assets, steps)
+    left_alone = DrillTraining(connection, assets, steps)
     left_alone.start()
     left_alone.wait_for_end()
     say(f"left alone: {steps} steps in {time.monotonic() - begun_s:.0f} s")
@@ -76,7 +76,7 @@ def drill_survive(connection: Connection, assets: Mapping[str, str], kills: int,
     problems: list[str] = []
     for number in range(trainings):
         share = kills // trainings + (number < kills % trainings)
-        training = Training(connection, assets, steps)
+        training = DrillTraining(connection, assets, steps)
         training.start()
         for step in sorted(chance.randint(1, max(steps - 2 * CHECKPOINT_EVERY_STEPS, 1)) for _ in range(share)):
             done.append(training.suffer(victims[len(done) % len(victims)], step, chance))
@@ -89,7 +89,7 @@ def drill_survive(connection: Connection, assets: Mapping[str, str], kills: int,
     return Drilled(title, tuple(_rows(done)), tuple(problems), SAME)
 
 
-class Training:
+class DrillTraining:
     """A run on the host of `connection`. Its files and processes are looked at here."""
 
     def __init__(self, connection: Connection, assets: Mapping[str, str], steps: int) -> None:
@@ -99,7 +99,7 @@ class Training:
                     "checkpoints_total_limit=2", "sample_every_steps=0"]
         self.spec = RunSpec(new_run_id("survive"), connection.host.name, "", connection.workspace,
                             release_in(connection.workspace), "drill", assets, override(preset("tiny"), settings))
-        self.subject = Subject(self.spec)
+        self.subject = DrillSubject(self.spec)
 
     def start(self) -> None:
         admission.admit(self.connection, self.spec, again=True)
@@ -203,7 +203,7 @@ def _words(member: Process) -> list[str]:
         return []
 
 
-def differences(number: int, left_alone: Subject, killed: Subject) -> list[str]:
+def differences(number: int, left_alone: DrillSubject, killed: DrillSubject) -> list[str]:
     """What of the training of that number is not as in the one that was left alone."""
     found = [f"training {number}: {path}: its MD5 is not that of the training that was left alone"
              for path, md5 in left_alone.learnt.items() if killed.learnt.get(path) != md5]

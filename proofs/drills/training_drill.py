@@ -33,7 +33,7 @@ POLL_S = 0.002
 
 
 @dataclass(frozen=True)
-class Struck:
+class KilledTraining:
     """The kills of one kind of moment."""
 
     moment: str
@@ -52,10 +52,10 @@ def drill_training(folder: Path, assets: Mapping[str, str], kills: int, say: Say
                    processes: int = 2, only: str = "", seed: int = 0) -> Drilled:
     """`assets` are the folders of the preset `tiny`, as in a RunSpec. Everything is written below `folder`."""
     begun = time.monotonic()
-    left_alone = Subject(prepared(folder, "left-alone", assets, steps, processes))
+    left_alone = DrillSubject(prepared(folder, "left-alone", assets, steps, processes))
     left_alone.live()
     say(f"left alone: {steps} steps in {time.monotonic() - begun:.0f} s")
-    killed = Subject(prepared(folder, "killed", assets, steps, processes))
+    killed = DrillSubject(prepared(folder, "killed", assets, steps, processes))
     chance = random.Random(seed)  # noqa: S311  # moments, no secrets
     for number, (moment, step) in enumerate(_moments(kills, steps, chance, only), 1):
         killed.live(_Blow(moment, step, chance, left_alone.start_s, left_alone.save_s))
@@ -68,11 +68,11 @@ def drill_training(folder: Path, assets: Mapping[str, str], kills: int, say: Say
 
 
 @dataclass
-class Subject:
+class DrillSubject:
     """A run that is started again and again. Its Journal tells how far it came."""
 
     spec: RunSpec
-    blows: list[Struck] = field(default_factory=list)
+    blows: list[KilledTraining] = field(default_factory=list)
 
     def live(self, blow: _Blow | None = None) -> None:
         """Start it, and wait for its end: its own, or that of the blow. Raises StepFailed when it fails by itself."""
@@ -82,12 +82,13 @@ class Subject:
         finally:
             life.kill()
         if not life.finished and blow:
-            self.blows.append(Struck(blow.moment, 1, len(life.unfinished_checkpoints), life.steps_after_checkpoint))
+            self.blows.append(KilledTraining(blow.moment, 1, len(life.unfinished_checkpoints),
+                                             life.steps_after_checkpoint))
 
-    def struck(self, moment: str) -> Struck:
+    def struck(self, moment: str) -> KilledTraining:
         of_it = [blow for blow in self.blows if blow.moment == moment]
-        return Struck(moment, len(of_it), sum(b.half_written_checkpoints for b in of_it),
-                      sum(b.steps_done_again for b in of_it))
+        return KilledTraining(moment, len(of_it), sum(b.half_written_checkpoints for b in of_it),
+                              sum(b.steps_done_again for b in of_it))
 
     @property
     def events(self) -> list[Event]:
@@ -225,7 +226,7 @@ def _moments(kills: int, steps: int, chance: random.Random, only: str) -> list[t
     return list(zip(kinds, sorted(chance.randint(1, last) for _ in kinds), strict=True))
 
 
-def differences(left_alone: Subject, killed: Subject, kills: int = 0) -> list[str]:
+def differences(left_alone: DrillSubject, killed: DrillSubject, kills: int = 0) -> list[str]:
     """What a training that met something ended with, and one that did not has otherwise."""
     found = [f"{path}: its MD5 is not that of the training that was left alone"
              for path, md5 in left_alone.learnt.items() if killed.learnt.get(path) != md5]

@@ -91,7 +91,7 @@ def drill_transfers(ground: Ground, folder: Path, kills: int, say: Say, *, size_
         if not disk_is_small:
             say("without root there is no small disk to fill: that fault is left out")
         field_ = _Field(ground, folder, size_bytes, random.Random(seed), say)  # noqa: S311  # moments, no secrets
-        every = [Sender(), Receiver(), JumpConnection(), *([FullDisk()] if disk_is_small else [])]
+        every = [DrillSender(), DrillReceiver(), JumpConnection(), *([FullDisk()] if disk_is_small else [])]
         faults = [fault for fault in every if only in fault.name]
         share, left = divmod(kills, max(len(faults), 1))
         rows = tuple(field_.drill(fault, share + (number < left)) for number, fault in enumerate(faults))
@@ -101,51 +101,51 @@ def drill_transfers(ground: Ground, folder: Path, kills: int, say: Say, *, size_
 
 # --- faults ---
 
-class Fault:
+class TransferFault:
     """Something that goes wrong at a moment; `strike` says whether there was anything to hit."""
 
     name = ""
 
-    def strike(self, trial: Trial) -> bool:
+    def strike(self, trial: TransferTrial) -> bool:
         raise NotImplementedError
 
-    def mend(self, trial: Trial) -> None:
+    def mend(self, trial: TransferTrial) -> None:
         """Before the transfer is run again."""
 
 
-class Sender(Fault):
+class DrillSender(TransferFault):
     name = "sender killed"
 
-    def strike(self, trial: Trial) -> bool:
+    def strike(self, trial: TransferTrial) -> bool:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(trial.process.pid, signal.SIGKILL)
         return True
 
 
-class Receiver(Fault):
+class DrillReceiver(TransferFault):
     name = "receiver killed"
 
-    def strike(self, trial: Trial) -> bool:
+    def strike(self, trial: TransferTrial) -> bool:
         return _killed(trial.ground.receivers())
 
 
-class JumpConnection(Fault):
+class JumpConnection(TransferFault):
     name = "jump connection killed"
 
-    def strike(self, trial: Trial) -> bool:
+    def strike(self, trial: TransferTrial) -> bool:
         return _killed(trial.ground.jump_connections())
 
 
-class FullDisk(Fault):
+class FullDisk(TransferFault):
     """Somebody else fills the disk, with a random share of what the transfer still needs left over."""
 
     name = "disk full"
 
-    def strike(self, trial: Trial) -> bool:
+    def strike(self, trial: TransferTrial) -> bool:
         small_disk.fill(trial.target.parent, int(trial.chance.random() * trial.size_bytes / 2))
         return True
 
-    def mend(self, trial: Trial) -> None:
+    def mend(self, trial: TransferTrial) -> None:
         small_disk.make_room(trial.target.parent)
 
 
@@ -156,7 +156,7 @@ def _killed(pids: set[int]) -> bool:
 # --- trials ---
 
 @dataclass
-class Trial:
+class TransferTrial:
     """One transfer: where to, its first run, and what it needed."""
 
     ground: Ground
@@ -189,8 +189,8 @@ class _Field:
         self._whole_s = min(seconds for seconds, _ in undisturbed)
         self._whole_bytes = statistics.median(sent for _, sent in undisturbed)
 
-    def drill(self, fault: Fault, kills: int) -> Hit:
-        trials: list[Trial] = []
+    def drill(self, fault: TransferFault, kills: int) -> Hit:
+        trials: list[TransferTrial] = []
         while sum(trial.killed for trial in trials) < kills and len(trials) < TRIALS * kills:
             trials.append(self._trial(fault, len(trials)))
         row = self._told(fault, trials)
@@ -198,11 +198,11 @@ class _Field:
                   f"{row.wrong_files} wrong files seen")
         return row
 
-    def _trial(self, fault: Fault, number: int) -> Trial:
+    def _trial(self, fault: TransferFault, number: int) -> TransferTrial:
         target = self._fresh_target(with_old_files=number % 2 == 1)
         before_bytes = self._line_bytes()
         with Observer(target, self._expected) as observer:
-            trial = Trial(self._ground, target, self._size_bytes, self._chance, self._started(target))
+            trial = TransferTrial(self._ground, target, self._size_bytes, self._chance, self._started(target))
             self._hit(fault, trial)
             fault.mend(trial)
             while not trial.converged and trial.runs < TRIES:
@@ -213,7 +213,7 @@ class _Field:
             trial.converged, trial.said = False, "it said that it was done, and the files differ"
         return trial
 
-    def _hit(self, fault: Fault, trial: Trial) -> None:
+    def _hit(self, fault: TransferFault, trial: TransferTrial) -> None:
         """At a random moment of its time, or as soon after as there is something to hit."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             trial.process.wait(self._chance.random() * self._whole_s)
@@ -223,7 +223,7 @@ class _Field:
         trial.killed = trial.process.returncode != 0
         trial.converged = not trial.killed
 
-    def _run_again(self, trial: Trial) -> None:
+    def _run_again(self, trial: TransferTrial) -> None:
         trial.runs += 1
         process = self._started(trial.target)
         trial.said = process.communicate(timeout=RUN_TIMEOUT_S)[0]
@@ -231,7 +231,7 @@ class _Field:
         if not trial.converged:
             time.sleep(0.2)  # the other half of the killed one may not have noticed yet
 
-    def _told(self, fault: Fault, trials: Sequence[Trial]) -> Hit:
+    def _told(self, fault: TransferFault, trials: Sequence[TransferTrial]) -> Hit:
         killed = [trial for trial in trials if trial.killed]
         twice = [100 * (trial.sent_bytes - self._whole_bytes) / self._size_bytes for trial in killed]
         self.problems += [p for t in trials for p in [*t.wrong, *([] if t.converged else [t.said.strip()[-300:]])]]

@@ -16,7 +16,7 @@ from rdtops.contract.recovery import Recovery
 from rdtops.contract.run import RunSpec, new_run_id
 from rdtops.errors import RdtopsError
 from rdtops.hostlib.processes import Process
-from rdtops.lab.fake_gpus import GpuProcess, Gpus
+from rdtops.lab.fake_gpus import FakeGpuProcess, Gpus
 from rdtops.lab.site import Lab
 from rdtops.runs import jobs, launch, overview, why
 from rdtops.ssh.connection import Connection
@@ -158,7 +158,7 @@ class Planted:
         """On GPU 0 there are a rank of ours and somebody's."""
         ours = self.ranks()[0].pid
         self.site.set_gpus(self.connection.host.name, Gpus(1, processes=(
-            GpuProcess(0, ours, "python", 40_000), GpuProcess(0, 1, "python", 20_000))))
+            FakeGpuProcess(0, ours, "python", 40_000), FakeGpuProcess(0, 1, "python", 20_000))))
 
     @property
     def step(self) -> int:

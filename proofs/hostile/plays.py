@@ -92,7 +92,7 @@ def files_outside(message: Message, stage: Stage) -> Iterator[Message | bytes]:
 
 @play
 def put_outside(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    """A range of bytes into a file of the host's choice, as lanes carry it."""
+    """A range of bytes into a file of the host's choice, as streams carry it."""
     yield message
     if "ready" in message:
         yield {"put": f"{stage.site_packages}/.rdtops-part-x.pth", "at": 0, "size": len(PWNED)}

@@ -47,7 +47,7 @@ Work = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Row:
+class SpeedRow:
     name: str
     value: float
     goal: str
@@ -68,11 +68,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def rows(dataset: Path, *, quick: bool, only: str = "") -> Iterator[Row]:
+def rows(dataset: Path, *, quick: bool, only: str = "") -> Iterator[SpeedRow]:
     rounds = 3 if quick else 9
     with tempfile.TemporaryDirectory() as folder:
         as_libero_stores(dataset, Path(folder))
-        measurements: dict[str, Callable[[str], Row]] = {
+        measurements: dict[str, Callable[[str], SpeedRow]] = {
             "samples/s, bytes to the encoder's device, resized there":
                 lambda name: loading(name, folder, 4 * rounds, goal=20, augment=False),
             "the same, augmented":
@@ -117,10 +117,10 @@ def race(theirs: Work, ours: Work, rounds: int) -> tuple[float, float]:
     return statistics.median(times[0][1:]), statistics.median(times[1][1:])
 
 
-def compared(name: str, theirs: Work, ours: Work, rounds: int, goal: float, against: str) -> Row:
+def compared(name: str, theirs: Work, ours: Work, rounds: int, goal: float, against: str) -> SpeedRow:
     slow, fast = race(theirs, ours, rounds)
-    return Row(name, round(slow / fast, 2), f"at least {goal:g} x", slow / fast >= goal,
-               f"{fast * 1e3:.2f} ms; {against}: {slow * 1e3:.2f} ms; medians of {rounds}")
+    return SpeedRow(name, round(slow / fast, 2), f"at least {goal:g} x", slow / fast >= goal,
+                    f"{fast * 1e3:.2f} ms; {against}: {slow * 1e3:.2f} ms; medians of {rounds}")
 
 
 # from the file to the encoder -----------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ class Loading:
                 collate([self._ours.clean(sample, 0) for sample in samples]))
 
 
-def loading(name: str, folder: str, rounds: int, *, goal: float, augment: bool) -> Row:
+def loading(name: str, folder: str, rounds: int, *, goal: float, augment: bool) -> SpeedRow:
     load = Loading(folder, augment=augment)
 
     def ours() -> torch.Tensor:
@@ -175,7 +175,7 @@ def loading(name: str, folder: str, rounds: int, *, goal: float, augment: bool) 
     return compared(name, load.theirs, ours, rounds, goal, "file opened a sample, PIL, SigLIP's processor, float32")
 
 
-def float_batches(name: str, folder: str, rounds: int) -> Row:
+def float_batches(name: str, folder: str, rounds: int) -> SpeedRow:
     load = Loading(folder, augment=False)
     theirs, ours = load.both([5, 40, 60, 90])
     images = FloatImages(BATCH)
@@ -206,12 +206,12 @@ class FloatImages:
         return self._images.flatten(1, 2)
 
 
-def bytes_per_sample(name: str, folder: str) -> Row:
+def bytes_per_sample(name: str, folder: str) -> SpeedRow:
     theirs, ours = Loading(folder, augment=False).both([5, 40, 60, 90])
     large = sum(tensor.nbytes for tensor in theirs.values())
     small = sum(getattr(part, f.name).nbytes for part in (ours.observation, ours.target) for f in fields(part))
-    return Row(name, round(large / small, 1), "at least 40 x", large >= 40 * small,
-               f"{small / BATCH / 1e6:.3f} MB; the published way: {large / BATCH / 1e6:.2f} MB")
+    return SpeedRow(name, round(large / small, 1), "at least 40 x", large >= 40 * small,
+                    f"{small / BATCH / 1e6:.3f} MB; the published way: {large / BATCH / 1e6:.2f} MB")
 
 
 # the model ------------------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def without_sharing(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {**rest, "img_tokens": whole}
 
 
-def prediction(name: str, rounds: int) -> Row:
+def prediction(name: str, rounds: int) -> SpeedRow:
     ours, given = small_policy(depth=28).eval(), conditions(1)  # as deep as rdt-1b: the adaptors count once
     noise = targets(1)["noise"]
     theirs = copy.deepcopy(ours)
@@ -281,7 +281,7 @@ class Step:
         self.average(self.policy)
 
 
-def training_step(name: str, rounds: int) -> Row:
+def training_step(name: str, rounds: int) -> SpeedRow:
     theirs, ours = Step(ours=False), Step(ours=True)
     apart = gradients_apart(theirs, ours)
     row = compared(name, theirs, ours, rounds, 1.3, "background in every sample, plain norms, loops over parameters")
@@ -295,12 +295,12 @@ def gradients_apart(one: Step, other: Step) -> float:
     return max(((a - b).norm() / a.norm()).item() for a, b in zip(*gradients, strict=True))
 
 
-def activations(name: str, goal: float, *, checkpointing: bool) -> Row:
+def activations(name: str, goal: float, *, checkpointing: bool) -> SpeedRow:
     theirs, ours = Step(ours=False), Step(ours=True)
     ours.policy.model.gradient_checkpointing = checkpointing
     large, small = (kept_bytes(step.policy, step.given) for step in (theirs, ours))
-    return Row(name, round(large / small, 2), f"at least {goal:g} x less", large >= goal * small,
-               f"{small / 1e6:.0f} MB, bf16 as the presets have it; the plain step: {large / 1e6:.0f} MB")
+    return SpeedRow(name, round(large / small, 2), f"at least {goal:g} x less", large >= goal * small,
+                    f"{small / 1e6:.0f} MB, bf16 as the presets have it; the plain step: {large / 1e6:.0f} MB")
 
 
 def kept_bytes(policy: RDTPolicy, given: dict[str, torch.Tensor]) -> int:
@@ -318,7 +318,7 @@ def kept_bytes(policy: RDTPolicy, given: dict[str, torch.Tensor]) -> int:
     return sum(size for place, size in storages.items() if place not in known)
 
 
-def noise_draws(name: str, rounds: int, *, goal: float, plain: bool, draws: int = 4) -> Row:
+def noise_draws(name: str, rounds: int, *, goal: float, plain: bool, draws: int = 4) -> SpeedRow:
     """Beside the sample repeated for each draw: in a plain batch, or in one that shares its background as ours does."""
     one, drawn = conditions(1), targets(draws)
     action = drawn["action_gt"][:1]
@@ -333,14 +333,14 @@ def noise_draws(name: str, rounds: int, *, goal: float, plain: bool, draws: int 
                     f"the sample 4 times; losses differ by {apart:.0e}")
 
 
-def ema_update(name: str, architecture: dict[str, Any], rounds: int) -> Row:
+def ema_update(name: str, architecture: dict[str, Any], rounds: int) -> SpeedRow:
     policy = RDTPolicy(architecture)
     theirs, ours = Ema(policy), Ema(policy)
     return compared(name, lambda: published.average(theirs.policy, policy, 0.99), lambda: ours.step(policy), rounds, 3,
                     "a loop over parameters, two passes each")
 
 
-def optimiser_step(name: str, rounds: int) -> Row:
+def optimiser_step(name: str, rounds: int) -> SpeedRow:
     loop, fused = (torch.optim.AdamW(small_policy().parameters(), lr=1e-5, fused=fused, foreach=False)
                    for fused in (False, True))
     for optimizer in (loop, fused):
@@ -349,10 +349,10 @@ def optimiser_step(name: str, rounds: int) -> Row:
     return compared(name, loop.step, fused.step, rounds, 2, "a loop over parameters")
 
 
-def checkpoint_pause(name: str) -> Row:
+def checkpoint_pause(name: str) -> SpeedRow:
     pause_s, save_s = saving_pause.checkpoint_pause()
-    return Row(name, round(pause_s / save_s, 3), "at most 0.2", pause_s <= 0.2 * save_s,
-               f"{pause_s * 1e3:.0f} ms; written in step with the training: {save_s * 1e3:.0f} ms")
+    return SpeedRow(name, round(pause_s / save_s, 3), "at most 0.2", pause_s <= 0.2 * save_s,
+                    f"{pause_s * 1e3:.0f} ms; written in step with the training: {save_s * 1e3:.0f} ms")
 
 
 if __name__ == "__main__":

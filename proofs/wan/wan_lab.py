@@ -129,7 +129,7 @@ class WanLab(LabFolder):
 
     def jump_connections(self) -> set[int]:
         """The processes of the jump's sshd that serve somebody."""
-        listener = lab_processes.Process.read(self.root / JUMP / "process")
+        listener = lab_processes.LabProcess.read(self.root / JUMP / "process")
         serving = {pid for pid in self._jump.processes() if lab_processes.command_line(pid).startswith("sshd")}
         return serving - ({listener.pid} if listener else set())
 
@@ -195,7 +195,7 @@ class WanLab(LabFolder):
     def _start_server(self, name: str, namespace: Namespace) -> None:
         folder = self.root / name
         words = [str(sshd.sshd()), "-D", "-e", "-f", str(folder / "sshd_config")]
-        started = lab_processes.Process.of(namespace.start(words, folder / "server.log"))
+        started = lab_processes.LabProcess.of(namespace.start(words, folder / "server.log"))
         if started:
             started.write(folder / "process")
 

@@ -18,7 +18,7 @@ from rdtops.errors import LabError
 from rdtops.hostlib import files
 from rdtops.hostlib import processes as kin
 from rdtops.lab import lab_processes
-from rdtops.lab.lab_processes import Process
+from rdtops.lab.lab_processes import LabProcess
 
 Shaper = Literal["netem", "wanem"]
 CONGESTION_CONTROL = "cubic"  # what laptops have; a server's default may be bbr, which loss does not slow
@@ -69,7 +69,7 @@ class Link:
     def remove(self) -> None:
         if self._wanem:
             pid = self._wanem.pid
-            lab_processes.end_all(lambda: {pid} if Process.of(pid) else set())
+            lab_processes.end_all(lambda: {pid} if LabProcess.of(pid) else set())
         if self._near.has_cable:  # both ends go at once
             self._near.namespace.run("ip", "link", "delete", self._near.device)
         deadline_s = time.monotonic() + _START_TIMEOUT_S
@@ -95,8 +95,8 @@ class Link:
     # --- wanem
 
     @property
-    def _wanem(self) -> Process | None:
-        return Process.read(self._file("process"))
+    def _wanem(self) -> LabProcess | None:
+        return LabProcess.read(self._file("process"))
 
     def _start_wanem(self, profile: Profile) -> None:
         near, far = self._near, self._far
@@ -107,11 +107,11 @@ class Link:
         pid = near.namespace.start(words, log)
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         while "ready" not in log.read_text():
-            if Process.of(pid) is None or time.monotonic() > deadline_s:
+            if LabProcess.of(pid) is None or time.monotonic() > deadline_s:
                 raise LabError(f"the line {near.device} did not come up: {log.read_text().strip()}",
                                remedy="ls -l /dev/net/tun   # a container needs this device")
             time.sleep(0.01)
-        started = Process.of(pid)
+        started = LabProcess.of(pid)
         assert started is not None
         started.write(self._file("process"))
         for end in (near, far):

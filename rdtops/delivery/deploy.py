@@ -11,7 +11,7 @@ from rdtops.delivery.snapshot import Snapshot
 from rdtops.errors import RunError, UsageError
 from rdtops.ssh.command import Command, quoted
 from rdtops.ssh.connection import Connection
-from rdtops.transfer.transfer import Outcome, Progress, commit, plan_upload, upload
+from rdtops.transfer.transfer import Outcome, TransferProgress, commit, plan_upload, upload
 from rdtops.transfer.transfer_plan import Plan
 
 PARTS = {"code": (), "data": ("dataset",), "weights": ("pretrained",), "encoders": ("text_encoder", "vision_encoder")}
@@ -38,7 +38,7 @@ def parts(only: str) -> tuple[str, ...]:
 
 
 def deploy(connection: Connection, snapshot: Snapshot, assets: Sequence[Asset], *, only: str = "",
-           dry_run: bool = False, progress: Callable[[str, Progress], None] | None = None) -> list[Delivery]:
+           dry_run: bool = False, progress: Callable[[str, TransferProgress], None] | None = None) -> list[Delivery]:
     """Send what is missing or different. With `dry_run` nothing is sent and the plans say what would be."""
     chosen = parts(only)
     roles = [role for part in chosen for role in PARTS[part]]
@@ -47,7 +47,7 @@ def deploy(connection: Connection, snapshot: Snapshot, assets: Sequence[Asset], 
 
 
 def _code(connection: Connection, snapshot: Snapshot, dry_run: bool,
-          progress: Callable[[str, Progress], None] | None) -> Delivery:
+          progress: Callable[[str, TransferProgress], None] | None) -> Delivery:
     release = release_folder(connection.workspace, snapshot.name)
     releases = f"{connection.workspace}/releases"
     present = connection.run_shell(
@@ -79,7 +79,7 @@ def _refuse_edited(connection: Connection, plan: Plan) -> None:
 
 
 def _asset(connection: Connection, asset: Asset, dry_run: bool,
-           progress: Callable[[str, Progress], None] | None) -> Delivery:
+           progress: Callable[[str, TransferProgress], None] | None) -> Delivery:
     if asset.pinned:
         return Delivery(asset.name, connection.short(asset.remote), None,
                         note="lies on the host already, says hosts.toml")
@@ -102,5 +102,6 @@ def _without_copy(connection: Connection, asset: Asset) -> Delivery:
                    remedy=f'in hosts.toml, under [assets]: {asset.name} = "/path/to/{asset.name}"')
 
 
-def _named(what: str, progress: Callable[[str, Progress], None] | None) -> Callable[[Progress], None] | None:
+def _named(what: str, progress: Callable[[str, TransferProgress], None] | None) -> Callable[[TransferProgress],
+                                                                                            None] | None:
     return None if progress is None else lambda p: progress(what, p)

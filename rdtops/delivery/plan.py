@@ -19,7 +19,7 @@ from rdtops.ssh.inventory import Inventory
 
 
 @dataclass(frozen=True)
-class Wish:
+class Request:
     """What the command line asked for, beside the host."""
 
     preset: str = ""  # '' = the host's own

@@ -29,7 +29,7 @@ from rdtops.ssh.command import Command
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import Environment, Host
 from rdtops.ssh.redaction import redacted, secrets_of
-from rdtops.transfer.transfer import Progress, plan_upload, upload
+from rdtops.transfer.transfer import TransferProgress, plan_upload, upload
 
 CONDA_PYTHON = "3.11"  # what constraints.txt was tested with
 INSTALL_S = 3600.0  # torch with CUDA has gigabytes
@@ -82,7 +82,7 @@ def recipe(declared: Environment, tracker: str = "off") -> Recipe:
 
 def provision(connection: Connection, wanted: Recipe, *, dry_run: bool = False,
               say: Callable[[str], None] = lambda _: None,
-              progress: Callable[[Progress], None] | None = None) -> Provisioned:
+              progress: Callable[[TransferProgress], None] | None = None) -> Provisioned:
     """Make the environment that the host declares, unless it is there. A making that fails leaves the one before as it
     is. Raises UsageError where no venv is declared, RunError naming what pip said."""
     host, begun_s = connection.host, time.monotonic()
@@ -116,7 +116,7 @@ def provision(connection: Connection, wanted: Recipe, *, dry_run: bool = False,
 # --- wheels, for a host without internet ---
 
 def _sent_wheels(connection: Connection, wanted: Recipe, found: Mapping[str, Any], digest: str,
-                 say: Callable[[str], None], progress: Callable[[Progress], None] | None) -> str:
+                 say: Callable[[str], None], progress: Callable[[TransferProgress], None] | None) -> str:
     """The folder on the host that has every wheel. Raises RemoteError where it does not say for which machine."""
     there = answers.platform(connection.host.name, found)
     say(f"fetching wheels for Python {there['python']} on {there['machine']}, glibc {there['glibc']}")

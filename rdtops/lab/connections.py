@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rdtops.lab import lab_processes
-from rdtops.lab.lab_processes import PROC, Process
+from rdtops.lab.lab_processes import PROC, LabProcess
 
 _LISTEN = 0x0A
 _MAPPED = "0000000000000000FFFF0000"  # how /proc/net/tcp6 begins an IPv4 address
 
 
-def comes_from(connection: socket.socket, jump: Process | None) -> bool:
+def comes_from(connection: socket.socket, jump: LabProcess | None) -> bool:
     """Whether the peer's end of this connection is held by `jump` or a process that descends from it."""
     inode = _peer_inode(connection)
     if jump is None or not inode:

@@ -10,7 +10,7 @@ from rdtops.lab.lab_files import place
 
 
 @dataclass(frozen=True)
-class GpuProcess:
+class FakeGpuProcess:
     gpu: int
     pid: int
     name: str
@@ -33,7 +33,7 @@ class Gpus:
     memory_used_mib: tuple[int, ...] = ()  # by GPU; those not named use 4 MiB, as an idle card does
     utilization_percent: tuple[int, ...] = ()  # by GPU; those not named idle
     ecc_errors: tuple[int, ...] = ()  # uncorrected, volatile; by GPU
-    processes: tuple[GpuProcess, ...] = ()
+    processes: tuple[FakeGpuProcess, ...] = ()
     hang_s: float = 0.0  # sleeps so long before it answers
     fail: Failure | None = None
 
@@ -45,7 +45,7 @@ class Gpus:
         """Written by `write`, or by hand with only what differs from the default."""
         values = json.loads(path.read_text())
         lists = {name: tuple(values[name]) for name in _LISTS & values.keys()}
-        processes = tuple(GpuProcess(**process) for process in values.get("processes", ()))
+        processes = tuple(FakeGpuProcess(**process) for process in values.get("processes", ()))
         fail = Failure(**values["fail"]) if values.get("fail") else None
         return cls(**{**values, **lists, "processes": processes, "fail": fail})
 

@@ -23,7 +23,7 @@ class NotYet(LabError):
 
 
 @dataclass(frozen=True)
-class Hop:
+class HandshakeHop:
     name: str
     address: str
     port: int
@@ -40,7 +40,7 @@ class _Transport(paramiko.Transport):  # type: ignore[misc]  # paramiko has no t
             super().run()
 
 
-def greet(route: Sequence[Hop], *, any_host_key: bool = False) -> None:
+def greet(route: Sequence[HandshakeHop], *, any_host_key: bool = False) -> None:
     """Log in hop by hop, and open a session on the last if it is behind a jump. Raises NotYet, or LabError when a key
     is refused and trying again cannot help."""
     with ExitStack() as stack:
@@ -60,7 +60,7 @@ def greet(route: Sequence[Hop], *, any_host_key: bool = False) -> None:
             raise NotYet(f"no answer ({error or type(error).__name__})") from error
 
 
-def _log_in(hop: Hop, wire: socket.socket | paramiko.Channel, stack: ExitStack,
+def _log_in(hop: HandshakeHop, wire: socket.socket | paramiko.Channel, stack: ExitStack,
             any_host_key: bool) -> paramiko.Transport:
     client = paramiko.SSHClient()
     stack.callback(client.close)

@@ -15,7 +15,7 @@ PROC = Path("/proc")
 
 
 @dataclass(frozen=True)
-class Process:
+class LabProcess:
     """A pid alone is recycled; with its start time and the boot it names one process only."""
 
     pid: int
@@ -23,13 +23,13 @@ class Process:
     boot_id: str
 
     @classmethod
-    def of(cls, pid: int) -> Process | None:
+    def of(cls, pid: int) -> LabProcess | None:
         """The process of that pid now, None when there is none or only its zombie."""
         started = processes.start_time(pid)
         return cls(pid, int(started), processes.boot_id()) if started else None
 
     @classmethod
-    def read(cls, path: Path) -> Process | None:
+    def read(cls, path: Path) -> LabProcess | None:
         """The process a file names, `pid starttime boot_id`, if it still runs."""
         try:
             pid, ticks, boot_id = path.read_text().split()

@@ -21,22 +21,22 @@ _FORBID_STARTING = "#!/bin/sh\nexit 101\n"
 
 
 @dataclass(frozen=True)
-class Program:
+class SystemProgram:
     name: str
     package: str
 
 
-PROGRAMS = (Program("sshd", "openssh-server"), Program("rsync", "rsync"), Program("tmux", "tmux"))
-CLUSTER = (Program("munged", "munge"), Program("slurmctld", "slurmctld"), Program("slurmd", "slurmd"),
-           Program("sbatch", "slurm-client"))  # of the tests with a cluster (proofs.slurm_cluster)
+PROGRAMS = (SystemProgram("sshd", "openssh-server"), SystemProgram("rsync", "rsync"), SystemProgram("tmux", "tmux"))
+CLUSTER = (SystemProgram("munged", "munge"), SystemProgram("slurmctld", "slurmctld"), SystemProgram("slurmd", "slurmd"),
+           SystemProgram("sbatch", "slurm-client"))  # of the tests with a cluster (proofs.slurm_cluster)
 
 
 def missing(find: Callable[[str], str | None] | None = None,
-            wanted: Sequence[Program] = PROGRAMS) -> tuple[Program, ...]:
+            wanted: Sequence[SystemProgram] = PROGRAMS) -> tuple[SystemProgram, ...]:
     return tuple(program for program in wanted if not (find or _find)(program.name))
 
 
-def install_command(programs: Sequence[Program]) -> str:
+def install_command(programs: Sequence[SystemProgram]) -> str:
     """The one line to type; empty when nothing is missing."""
     if not programs:
         return ""
@@ -48,7 +48,8 @@ def can_install() -> bool:
     return os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
-def install_missing(say: Callable[[str], None], wanted: Sequence[Program] = PROGRAMS) -> tuple[Program, ...]:
+def install_missing(say: Callable[[str], None],
+                    wanted: Sequence[SystemProgram] = PROGRAMS) -> tuple[SystemProgram, ...]:
     """Install what is missing, without starting any service. What was installed.
 
     Raises LabError: not root, no apt-get, or apt-get failed (with the end of its output).
@@ -100,7 +101,7 @@ def _no_service_starts() -> Iterator[None]:
         _POLICY.unlink(missing_ok=True)
 
 
-def _keep_off(programs: Sequence[Program]) -> None:
+def _keep_off(programs: Sequence[SystemProgram]) -> None:
     """Where systemd runs, a package also enables its service for the next boot."""
     services = [service for program in programs for service in _SERVICES.get(program.name, ())]
     if services and Path("/run/systemd/system").exists():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rdtops.errors import LabError
 from rdtops.lab import connections, lab_processes, sshd
-from rdtops.lab.lab_processes import Process
+from rdtops.lab.lab_processes import LabProcess
 
 ADDRESS = "127.0.0.1"
 ID_VARIABLE = "RDTOPS_LAB_ID"  # in the environment of everything that runs in the lab, so that `down` finds it
@@ -50,9 +50,9 @@ class Server:
         return Path(self.environment["HOME"])
 
     @property
-    def process(self) -> Process | None:
+    def process(self) -> LabProcess | None:
         """The process that listens, if it runs."""
-        return Process.read(self.folder / "process")
+        return LabProcess.read(self.folder / "process")
 
     def processes(self) -> set[int]:
         """The one that listens and those that serve its connections, whoever their parent is now."""
@@ -60,9 +60,9 @@ class Server:
         return lab_processes.writing_to(self.log) | ({listening.pid} if listening else set())
 
     @property
-    def admitted(self) -> Process | None:
+    def admitted(self) -> LabProcess | None:
         """A GPU host's only client: the jump host's process as it is now."""
-        return Process.read(self.jump / "process") if self.jump else None
+        return LabProcess.read(self.jump / "process") if self.jump else None
 
     def start(self, backend: str) -> None:
         """Returns once the process is there; a handshake shows whether it serves. LabError: the port is taken."""
@@ -77,7 +77,7 @@ class Server:
         finally:
             os.close(log)
             os.close(null)
-        process = Process.of(pid)
+        process = LabProcess.of(pid)
         if process is None:
             raise LabError(f"{self.name}: {argv[0]} ended at once; its log: {self.log_tail()}")
         process.write(self.folder / "process")

@@ -309,8 +309,8 @@ class Lab(LabFolder):
                     raise LabError(f"{name}: {error}; {said}") from error
                 time.sleep(0.05)
 
-    def _hop(self, name: str) -> handshake.Hop:
-        return handshake.Hop(name, ADDRESS, self.ports.of(name), _user(), self.identity_file, self.known_hosts)
+    def _hop(self, name: str) -> handshake.HandshakeHop:
+        return handshake.HandshakeHop(name, ADDRESS, self.ports.of(name), _user(), self.identity_file, self.known_hosts)
 
     # --- state
 

@@ -33,7 +33,7 @@ class Table(dict):  # type: ignore[type-arg]
     """Stands in for OrderedDict, and keeps what is set on it besides."""
 
 
-class Contents(pickle.Unpickler):
+class TensorList(pickle.Unpickler):
     """Knows how tensors are written and nothing else: whatever a file wants to call besides is refused."""
 
     def find_class(self, module: str, name: str) -> object:
@@ -73,7 +73,7 @@ def of_torch(path: str) -> dict[str, list[int]]:
         name = next((n for n in archive.namelist() if n.endswith("/data.pkl")), "")
         if not name or archive.getinfo(name).file_size > LARGEST:
             raise Damaged("no table of tensors in it")
-        content = Contents(io.BytesIO(archive.read(name))).load()
+        content = TensorList(io.BytesIO(archive.read(name))).load()
     if isinstance(content, dict) and isinstance(content.get("module"), dict):  # DeepSpeed's wrapping
         content = content["module"]
     if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):

@@ -1,7 +1,7 @@
 """The porter: both sides of a transfer, standard library, Python 3.8. The control side imports the same modules for its
 own files, so the two sides cannot disagree about names, digests or what "complete" means.
 
-A request is one JSON line, {"do": "scan" | "digest" | "survey" | "receive" | "send" | "lane" | "commit" | "space" |
+A request is one JSON line, {"do": "scan" | "digest" | "survey" | "receive" | "send" | "stream" | "commit" | "space" |
 "home", ...}. After it both sides speak JSON lines; {"bytes": n} is followed by n raw bytes. The next request may
 follow. A sender says, file after file, without waiting:
 
@@ -15,10 +15,10 @@ A host does what the control side says, and hears more words than it has:
     {"link": entry}   {"copy": entry, "of": path on the host}
     {"flush": true}   answered by {"flushed": true} when all before it is on the disk under its final name
 
-A large file goes in ranges, over this wire and over those of other porters that are lanes (see laner):
+A large file goes in ranges, over this wire and over those of other porters that are streams (see range_server):
 
     {"begin": entry}                answered by {"begun": path, "part": path of the part, "there": [[start, end], ...]}
-    {"kept": path, "spans": [[start, end], ...]}   some lane has written these
+    {"kept": path, "spans": [[start, end], ...]}   some stream has written these
     {"finish": path, "md5": ...}    every range is there; answered by {"done"}, or by {"begun"} to begin anew
 
 and such a receiver says {"done": path, "md5": ...} per file, or {"refused": path} for a copy whose origin is not what
@@ -36,7 +36,7 @@ from collections.abc import Callable
 from rdtops.porter.entries import Entry, Message, Problem, problem_of
 from rdtops.porter.file_digests import Digests
 from rdtops.porter.listing import all_digested, known, scan, survey
-from rdtops.porter.range_server import Laner
+from rdtops.porter.range_server import RangeServer
 from rdtops.porter.receiver import Receiver, commit
 from rdtops.porter.sender import Sender
 from rdtops.porter.target_lock import Lock, refuse_full, space
@@ -90,15 +90,15 @@ def _do_send(request: Message, wire: Wire) -> None:
     digests.save()
 
 
-def _do_lane(request: Message, wire: Wire) -> None:
+def _do_stream(request: Message, wire: Wire) -> None:
     wire.say({"ready": True})
     digests = _digests(request)
-    laner = Laner(wire, digests)
+    range_server = RangeServer(wire, digests)
     try:
         while "end" not in (message := wire.hear()):
-            laner.heed(message)
+            range_server.handle(message)
     finally:
-        laner.close_all()
+        range_server.close_all()
     digests.save()
 
 
@@ -122,7 +122,7 @@ def _digests(request: Message) -> Digests:
 
 OPERATIONS: dict[str, Callable[[Message, Wire], None]] = {
     "scan": _do_scan, "digest": _do_digest, "survey": _do_survey, "receive": _do_receive, "send": _do_send,
-    "lane": _do_lane, "commit": _do_commit, "space": _do_space, "home": _do_home}
+    "stream": _do_stream, "commit": _do_commit, "space": _do_space, "home": _do_home}
 
 
 def main() -> None:
@@ -150,7 +150,7 @@ def _serve(request: Message, wire: Wire) -> bool:
         if request["do"] == "receive":
             OPERATIONS["receive"](request, wire)  # it beats by itself, together with its lock
         else:
-            with Heartbeat(wire, _give_up if request["do"] == "lane" else lambda: None):
+            with Heartbeat(wire, _give_up if request["do"] == "stream" else lambda: None):
                 OPERATIONS[request["do"]](request, wire)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         raise

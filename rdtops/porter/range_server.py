@@ -1,4 +1,4 @@
-"""A lane's far end: it writes ranges into parts and reads ranges of files, as it is told.
+"""A stream's far end: it writes ranges into parts and reads ranges of files, as it is told.
 
     {"put": path of a part, "at": n, "size": n} ({"bytes": n} raw | {"zeros": n})*   answered by {"put": at, "crc"}
     {"get": path of a file, "entry": entry, "at": n, "size": n}                        answered by {"get": at},
@@ -20,7 +20,7 @@ from rdtops.porter.parts import PART, RangedPart, give
 from rdtops.porter.wire import Wire
 
 
-class Laner:
+class RangeServer:
     def __init__(self, wire: Wire, digests: Digests) -> None:
         self._wire = wire
         self._digests = digests
@@ -28,7 +28,7 @@ class Laner:
         self._files: dict[str, int] = {}
         self._read: dict[str, SourceDigest] = {}
 
-    def heed(self, message: Message) -> None:
+    def handle(self, message: Message) -> None:
         if "put" in message:
             self._put(word(message, "put"), count(message, "at", LARGEST), count(message, "size", LARGEST))
         elif "get" in message:

@@ -9,8 +9,8 @@ from rdtops.hostlib.files import put_in_place
 from rdtops.porter.entries import Entry, Message, Problem, flag, md5_in, nonsense, place, raw, text, word
 from rdtops.porter.file_digests import Digests
 from rdtops.porter.parts import part_of, spans_in
-from rdtops.porter.range_server import Laner
-from rdtops.porter.target import Target
+from rdtops.porter.range_server import RangeServer
+from rdtops.porter.target import TransferTarget
 from rdtops.porter.wire import Wire
 
 
@@ -20,12 +20,13 @@ class Receiver:
     def __init__(self, wire: Wire, root: str, digests: Digests) -> None:
         self._wire = wire
         self._root = root
-        self._target = Target(root, digests, self._say_done)
-        self._laner = Laner(wire, digests)
+        self._target = TransferTarget(root, digests, self._say_done)
+        self._range_server = RangeServer(wire, digests)
         self._begun: dict[str, Entry] = {}
         self._handlers: dict[str, Callable[[Message], None]] = {
-            "file": self._file, "link": self._link, "copy": self._copy, "begin": self._begin, "put": self._laner.heed,
-            "close": self._laner.heed, "kept": self._kept, "finish": self._finish, "flush": self._flush}
+            "file": self._file, "link": self._link, "copy": self._copy, "begin": self._begin,
+            "put": self._range_server.handle,
+            "close": self._range_server.handle, "kept": self._kept, "finish": self._finish, "flush": self._flush}
 
     def run(self) -> None:
         """Until the sender says end. What is complete when the link is cut is still put in its place."""
@@ -37,7 +38,7 @@ class Receiver:
                 self._target.drop(problem.path)
             raise
         finally:
-            self._laner.close_all()
+            self._range_server.close_all()
             self._target.close()
 
     def _handler(self, message: Message) -> Callable[[Message], None]:
@@ -72,7 +73,7 @@ class Receiver:
 
     def _finish(self, message: Message) -> None:
         entry = self._named(message, "finish")
-        self._laner.close(text(part_of(self._root, entry)))
+        self._range_server.close(text(part_of(self._root, entry)))
         if self._target.finish(entry.path, md5_in(message, "md5")):
             del self._begun[entry.path]
         else:

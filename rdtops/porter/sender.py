@@ -19,21 +19,21 @@ ASK_FROM = 1 << 26  # a file of this size asks for its part even when the plan s
 class Sender:
     """Gives files to a receiver at the other end of a wire."""
 
-    def __init__(self, wire: Wire, root: str, digests: Digests, heed: Callable[[Message], None] | None = None,
+    def __init__(self, wire: Wire, root: str, digests: Digests, handle: Callable[[Message], None] | None = None,
                  moved: Callable[[Entry, int], None] | None = None) -> None:
-        """`digests` learns those of what is sent, `heed` gets what the receiver says meanwhile, `moved` the entry and
+        """`digests` learns those of what is sent, `handle` gets what the receiver says meanwhile, `moved` the entry and
         the bytes that have just gone."""
         self._wire = wire
         self._root = root
         self._digests = digests
-        self._heed = heed or ignore
+        self._handle = handle or ignore
         self._moved = moved or ignore
         self.sent_bytes = 0
 
     def send(self, entry: Entry, ask: bool = False) -> str:
         """Gives the MD5 of what went. Raises Problem "changed" when the file is not what the entry says, and tells the
         receiver."""
-        self._heed_pending()
+        self._handle_pending()
         if entry.kind == "link":
             self._wire.say({"link": entry._asdict()})
             return entry.md5
@@ -49,7 +49,7 @@ class Sender:
                 self._wire.give(block)
                 self.sent_bytes += len(block)
                 self._moved(entry, len(block))
-                self._heed_pending()
+                self._handle_pending()
             refuse_changed(file.fileno(), entry)
             md5: str = digest.hexdigest()
             self._digests.learn_read(path, os.fstat(file.fileno()), entry.size, md5)
@@ -62,7 +62,7 @@ class Sender:
     def copy(self, entry: Entry, origin: str) -> None:
         """Let the receiver copy a file of its own machine."""
         self._wire.say({"copy": entry._asdict(), "of": origin})
-        self._heed_pending()
+        self._handle_pending()
 
     def flush(self) -> None:
         """Wait until everything sent is complete on the other side."""
@@ -89,11 +89,11 @@ class Sender:
             message = self._wire.hear()
             if word in message:
                 return message
-            self._heed(message)
+            self._handle(message)
 
-    def _heed_pending(self) -> None:
+    def _handle_pending(self) -> None:
         for message in self._wire.heard_already():
-            self._heed(message)
+            self._handle(message)
 
 
 def announced(entry: Entry, ask: bool) -> Message:

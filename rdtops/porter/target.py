@@ -40,7 +40,7 @@ class _Ranged(NamedTuple):
         self.part.close()
 
 
-class Target:
+class TransferTarget:
     """Puts files under their final names below a root, and never goes out of it by a link."""
 
     def __init__(self, root: str, digests: Digests, done: Callable[[Entry], None],
@@ -117,7 +117,7 @@ class Target:
         if not flocked(part.file):
             part.close()
             raise Problem("locked", entry.path, "another transfer is writing this file")
-        part.be_alone()  # a lane of a transfer that was killed may still be writing what it has
+        part.be_alone()  # a stream of a transfer that was killed may still be writing what it has
         ranged = self._ranged[entry.path] = _Ranged(entry, part, part.there(entry.size), InOrder(part.file, entry.size))
         part.share()
         for start, end in ranged.there:

@@ -30,7 +30,7 @@ class FolderFacts:
 
 
 @dataclass(frozen=True)
-class Standing:
+class StatisticsCheck:
     """As of rdtops.trainer.statistics: why a training computes its own, what in those there is wrong or odd."""
 
     why_not: str
@@ -40,7 +40,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Survey:
+class DatasetSummary:
     """What rdtops.trainer.survey tells: how much it looked into, and the first thing that a training would refuse."""
 
     files: int
@@ -49,7 +49,7 @@ class Survey:
     steps: int
     problem: str
     remedy: str
-    statistics: Standing
+    statistics: StatisticsCheck
 
 
 @dataclass(frozen=True)
@@ -120,18 +120,19 @@ def judge_dataset(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
         yield CheckResult.ok("dataset", f"{len(facts.sizes)} HDF5, {sum(facts.sizes.values()) / 1e6:.1f} MB", folder)
 
 
-def parse_survey(output: Output) -> Survey:
+def parse_survey(output: Output) -> DatasetSummary:
     facts = loads(last_line(output))
     found = facts["statistics"]
-    return Survey(int(facts["files"]), int(facts["looked_into"]), int(facts["episodes"]), int(facts["steps"]),
-                  str(facts["problem"]), str(facts["remedy"]),
-                  Standing(str(found["why_not"]), str(found["wrong"]), [str(one) for one in found["odd"]],
-                           int(found["unread"])))
+    return DatasetSummary(int(facts["files"]), int(facts["looked_into"]), int(facts["episodes"]), int(facts["steps"]),
+                          str(facts["problem"]), str(facts["remedy"]),
+                          StatisticsCheck(str(found["why_not"]), str(found["wrong"]),
+                                          [str(one) for one in found["odd"]],
+                                          int(found["unread"])))
 
 
 def judge_statistics(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     """Numbers that fit are taken, others are computed when the training begins; wrong ones say that the data are."""
-    answer: Answer[Survey] = answers["episodes"]
+    answer: Answer[DatasetSummary] = answers["episodes"]
     if answer.value is None or answer.value.problem or answers["release"].value != ["there"]:
         yield CheckResult.skip("statistics", "not asked: it needs the deployed code and readable demonstrations")
         return
@@ -150,7 +151,7 @@ def judge_statistics(subject: Subject, answers: Answers) -> Iterator[CheckResult
 def judge_episodes(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     """Files that are there may still be cut off, or have other groups than LIBERO's. Asked with the trainer's own
     reader."""
-    answer: Answer[Survey] = answers["episodes"]
+    answer: Answer[DatasetSummary] = answers["episodes"]
     if answers["release"].value != ["there"] or not (answers["dataset"].value or FolderFacts({}, "")).sizes:
         yield CheckResult.skip("episodes", "not asked: it needs the deployed code and demonstrations")
         return

@@ -22,26 +22,26 @@ SHARES = (0, 0.25, 0.5, 0.75, 1)
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     name: str
     points: Sequence[tuple[float, float]]
     css_class: str
     dots: bool = False
 
 
-def curves(lines: Sequence[Line], *, marks: Sequence[tuple[float, str]] = (), unit: str = "") -> Markup:
+def curves(lines: Sequence[ChartLine], *, marks: Sequence[tuple[float, str]] = (), unit: str = "") -> Markup:
     """Draw curves; `marks` are vertical lines at a step, with their words. '' when there is nothing to draw."""
     chart = _chart(lines, marks, unit)
     return _drawn("curves", chart) if chart else Markup("")
 
 
-def picture(lines: Sequence[Line], title: str, *, marks: Sequence[tuple[float, str]] = (), unit: str = "") -> str:
+def picture(lines: Sequence[ChartLine], title: str, *, marks: Sequence[tuple[float, str]] = (), unit: str = "") -> str:
     """The same as an SVG file of its own, with its title; one that says so when there is nothing to draw."""
     return TEMPLATES.get_template("curve.svg").render(title=title, chart=_chart(lines, marks, unit))
 
 
-def _chart(lines: Sequence[Line], marks: Sequence[tuple[float, str]], unit: str) -> dict[str, Any]:
-    drawn = [Line(c.name, [p for p in map(_drawable, c.points) if p], c.css_class, c.dots) for c in lines]
+def _chart(lines: Sequence[ChartLine], marks: Sequence[tuple[float, str]], unit: str) -> dict[str, Any]:
+    drawn = [ChartLine(c.name, [p for p in map(_drawable, c.points) if p], c.css_class, c.dots) for c in lines]
     drawn = [c for c in drawn if c.points]
     if not drawn:
         return {}
@@ -122,7 +122,7 @@ def _step_ticks(axes: _Axes) -> list[dict[str, Any]]:
               for number in numbers), {"x": (LEFT + WIDTH - RIGHT) / 2, "y": HEIGHT - 1, "words": "step"}]
 
 
-def _curve(axes: _Axes, line: Line) -> dict[str, Any]:
+def _curve(axes: _Axes, line: ChartLine) -> dict[str, Any]:
     points = [(f"{axes.x(x):.1f}", f"{axes.y(y):.1f}") for x, y in _fewer(line.points)]
     return {"name": line.name, "css_class": line.css_class, "points": " ".join(map(",".join, points)),
             "dots": points if line.dots else []}

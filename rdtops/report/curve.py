@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdtops.hostlib import files
-from rdtops.report.chart import Line, picture
+from rdtops.report.chart import ChartLine, picture
 from rdtops.runs.results import PNG, SVG
 from rdtops.runs.story import Story, smoothed
 from rdtops.views.words import size
@@ -36,9 +36,9 @@ def is_drawn(folder: Path) -> bool:
     return (folder / SVG).exists() and (not _has_matplotlib() or (folder / PNG).exists())
 
 
-def lines(story: Story) -> list[Line]:
-    return [Line("each told step", story.loss, "raw"), Line("running mean", smoothed(story.loss), "loss"),
-            Line("held-out samples", story.heldout, "heldout", dots=True)]
+def lines(story: Story) -> list[ChartLine]:
+    return [ChartLine("each told step", story.loss, "raw"), ChartLine("running mean", smoothed(story.loss), "loss"),
+            ChartLine("held-out samples", story.heldout, "heldout", dots=True)]
 
 
 def marks(story: Story) -> list[tuple[float, str]]:

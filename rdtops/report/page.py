@@ -20,7 +20,7 @@ from rdtops.contract.tally import tallies
 from rdtops.hostlib import fields, files
 from rdtops.hostlib.names import CheckpointName
 from rdtops.report import curve
-from rdtops.report.chart import Line, curves, intervals
+from rdtops.report.chart import ChartLine, curves, intervals
 from rdtops.report.folder import Evaluated, RunFolder
 from rdtops.report.templates import TEMPLATES
 from rdtops.runs.story import Story, smoothed
@@ -79,8 +79,8 @@ def _failure(run: RunFolder) -> str:
 
 def _curves(story: Story) -> dict[str, Markup]:
     return {"loss": curves(curve.lines(story), marks=curve.marks(story), unit="loss"),
-            "speed": curves([Line("samples/s", story.speed, "speed")], unit="samples/s"),
-            "learning_rate": curves([Line("learning rate", story.learning_rate, "loss")], unit="learning rate")}
+            "speed": curves([ChartLine("samples/s", story.speed, "speed")], unit="samples/s"),
+            "learning_rate": curves([ChartLine("learning rate", story.learning_rate, "loss")], unit="learning rate")}
 
 
 def _split(story: Story) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from rdtops import answers
-from rdtops.answers import Gpu, RunFacts
+from rdtops.answers import GpuUsage, RunFacts
 from rdtops.contract.journal import Event, parse
 from rdtops.contract.run import Checkpoint, RunEnd, RunPaths, RunSpec, RunState, state_of
 from rdtops.errors import ConfigError, RunError
@@ -44,7 +44,7 @@ class RunView:
     error: str
     job: JobState | None = None  # of a cluster's scheduler; None where there is none
     last_checkpoint_s: float = 0.0  # when it was complete, Unix time of the host; 0.0 while there is none
-    gpus: tuple[Gpu, ...] = ()  # those it uses; asked only while it runs, and only by `status` and `watch`
+    gpus: tuple[GpuUsage, ...] = ()  # those it uses; asked only while it runs, and only by `status` and `watch`
     problem: str = ""  # why its files do not say all of this; the other runs do not suffer from it
 
     @property
@@ -132,7 +132,7 @@ def stop(connection: Connection, run: RunView, grace_s: float = 600.0) -> None:
     jobs.stop(connection, jobs.training_job(paths(connection, run)), grace_s)
 
 
-def view(host: str, facts: RunFacts, cards: tuple[Gpu, ...] = (), job: JobState | None = None) -> RunView:
+def view(host: str, facts: RunFacts, cards: tuple[GpuUsage, ...] = (), job: JobState | None = None) -> RunView:
     """Interpret the host's facts of a run. `cards`: all GPUs of the host; `job`: what a cluster's scheduler says."""
     spec, problem = _spec_of(facts)
     events = parse(facts.journal_tail.encode("utf-8", "replace"))[0]

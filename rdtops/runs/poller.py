@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from rdtops import answers
-from rdtops.answers import Gpu
+from rdtops.answers import GpuUsage
 from rdtops.contract.run import RunPaths
 from rdtops.errors import CommandFailed, CommandTimeout, ConnectionLost, RemoteError, Unreachable
 from rdtops.hostlib import fields, names
@@ -22,7 +22,7 @@ from rdtops.porter.entries import Problem
 from rdtops.porter.wire import Stalled, Wire
 from rdtops.runs import jobs, overview
 from rdtops.runs.overview import RunView
-from rdtops.ssh.connection import Answer, Connection
+from rdtops.ssh.connection import CallAnswer, Connection
 from rdtops.ssh.stream import Stream
 
 LOST = (ConnectionLost, Unreachable, CommandTimeout)  # what trying again may cure
@@ -97,7 +97,7 @@ class Update:
 
     run: RunView
     files: Mapping[str, Chunk]  # path below the run folder -> what is new in it
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[GpuUsage, ...]
 
 
 class RunPoller:
@@ -131,7 +131,7 @@ class RunPoller:
         cards = answers.gpus(answer)
         return Update(overview.view(host, facts, cards, self._job(run_id)), self._chunks(answer["files"], files), cards)
 
-    def gpus(self) -> tuple[tuple[Gpu, ...], str]:
+    def gpus(self) -> tuple[tuple[GpuUsage, ...], str]:
         """Those of the host, and what else nvidia-smi says. Raises one of LOST."""
         answer = self._ask({"op": "gpus"})
         return answers.gpus(answer), answers.gpu_warning(answer)
@@ -157,7 +157,7 @@ class RunPoller:
             self._jobs[run_id] = time.monotonic(), state
         return state
 
-    def _ask(self, request: dict[str, Any]) -> Answer:
+    def _ask(self, request: dict[str, Any]) -> CallAnswer:
         request["shrunk"] = True
         try:
             if self._stream is None:
@@ -169,10 +169,10 @@ class RunPoller:
             self.close()
             raise
 
-    def _answer(self, wire: Wire) -> Answer:
+    def _answer(self, wire: Wire) -> CallAnswer:
         host = self.connection.host.name
         try:
-            return Answer.of(f"{host}: the answer of our program there", tails.grown(wire.hear()["shrunk"]))
+            return CallAnswer.of(f"{host}: the answer of our program there", tails.grown(wire.hear()["shrunk"]))
         except Stalled as problem:
             raise CommandTimeout(f"{host}: {problem.reason}") from None
         except (Problem, ValueError) as problem:

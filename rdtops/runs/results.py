@@ -20,7 +20,7 @@ from rdtops.runs import overview
 from rdtops.runs.overview import RunView
 from rdtops.ssh.command import quoted
 from rdtops.ssh.connection import Connection
-from rdtops.transfer.transfer import Progress, download, plan_download
+from rdtops.transfer.transfer import TransferProgress, download, plan_download
 
 RUN_FILES = ("config.json", "overrides.json", "launch.sh", "journal.jsonl", "train.log", "exit", "statistics.json",
              "metrics.jsonl", "checks.json")
@@ -63,7 +63,7 @@ class Fetched:
 
 
 def fetch(connection: Connection, run: RunView, into: Path, *, which: str = "latest",
-          progress: Callable[[str, Progress], None] | None = None) -> Fetched:
+          progress: Callable[[str, TransferProgress], None] | None = None) -> Fetched:
     """Bring a run to `into/<host>/<run>/`. `which` is latest, best, a step, all or none. What was cut off goes on where
     it was; what is here and has the same MD5 is not sent again."""
     folder = into / Path(run.host) / run.run_id

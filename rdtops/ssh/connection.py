@@ -55,13 +55,13 @@ class Result:
         return self.code == 0
 
 
-class Answer(dict[str, Any]):
+class CallAnswer(dict[str, Any]):
     """What a far-side program said. A word that it lacks is a CommandFailed, which names the host."""
 
     who = ""
 
     @classmethod
-    def of(cls, who: str, value: object) -> Answer:
+    def of(cls, who: str, value: object) -> CallAnswer:
         if not isinstance(value, dict):
             raise CommandFailed(f"{who} is no object")
         answer = cls(value)
@@ -201,7 +201,7 @@ class Connection:
             out, err = stream.finish(b"", timeout_s, ANSWER_BYTES)
             code = stream.code()
         try:
-            return Answer.of(f"{self.host.name}: the answer of {_name(program)}", loads(out))
+            return CallAnswer.of(f"{self.host.name}: the answer of {_name(program)}", loads(out))
         except ValueError as error:
             said = err[-600:].decode("utf-8", "replace").strip() or (error if out.strip() else "it said nothing")
             raise CommandFailed(f"{self.host.name}: {_name(program)} ended with exit {code}: {said}") from None

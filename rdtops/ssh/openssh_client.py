@@ -1,4 +1,4 @@
-"""OpenSSH's own program as a way to a host: quicker than paramiko, and one connection for every lane.
+"""OpenSSH's own program as a way to a host: quicker than paramiko, and one connection for every stream.
 
 Each process logs in by itself through the jumps, with the same keys, the same strictness and the same known_hosts on
 every hop as Connection; see openssh. Its stderr says how far the login is, and how long a round trip takes.

@@ -32,7 +32,7 @@ MEMORY = ("out_of_gpu_memory", "out_of_host_memory")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AttemptVerdict:
     """What follows from the end of an attempt."""
 
     diagnosis: Diagnosis
@@ -126,23 +126,23 @@ class Supervision:
 
     # between attempts -----------------------------------------------------------------------------------------------
 
-    def _verdict(self, code: int) -> Verdict:
+    def _verdict(self, code: int) -> AttemptVerdict:
         facts = evidence_on_host.facts(self.spec.workspace, self.spec.run_id, _shell_code(code), ended=True)
         found = diagnosis.diagnose(Evidence.of(self.spec.host, facts))
         if self._is_to_stop() or code == 0:
-            return Verdict(found, None, self.train)
+            return AttemptVerdict(found, None, self.train)
         easier = overrides.smaller(self.train) if found.cause in MEMORY and self._frees_memory(found) else None
         if easier:
-            return Verdict(found, 0.0, easier)
+            return AttemptVerdict(found, 0.0, easier)
         if not found.restart or found.cause == "out_of_gpu_memory" or self.detector.in_a_row > self.recovery.restarts:
-            return Verdict(found, None, self.train)
-        return Verdict(found, self.recovery.backoff(self.detector.in_a_row), self.train)
+            return AttemptVerdict(found, None, self.train)
+        return AttemptVerdict(found, self.recovery.backoff(self.detector.in_a_row), self.train)
 
     def _frees_memory(self, found: Diagnosis) -> bool:
         """Smaller micro-batches take less of the memory that they are computed in."""
         return found.cause == "out_of_gpu_memory" or self.train.device == "cpu"
 
-    def _tell_end(self, code: int, verdict: Verdict) -> None:
+    def _tell_end(self, code: int, verdict: AttemptVerdict) -> None:
         found = verdict.diagnosis
         self._tell(
             "attempt_ended", attempt=self.detector.attempts, exit_code=code, cause=found.cause,
@@ -153,7 +153,7 @@ class Supervision:
             log.warning("attempt %d ended with %d: %s: %s; %s", self.detector.attempts, code, found.cause,
                         found.summary, what)
 
-    def _prepare(self, verdict: Verdict) -> None:
+    def _prepare(self, verdict: AttemptVerdict) -> None:
         """Wait, and leave for the trainer what it is to do otherwise."""
         if verdict.train != self.train:
             overrides.write(self.root, self.spec.train, verdict.train)

@@ -63,7 +63,7 @@ REPORT: dict[str, Any] = {  # the smallest that has every field
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ConformanceVerdict:
     """`holds` is None where the rule could not be tried here."""
 
     rule: str
@@ -72,7 +72,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Trial:
+class ConformanceTrial:
     """What one hook made of one situation."""
 
     call: Call
@@ -80,7 +80,7 @@ class Trial:
     changed: tuple[str, ...]  # files of the host's home
 
 
-def judge(plugin: Plugin, lab: Lab, options: Mapping[str, Any] | None = None) -> Iterator[Verdict]:
+def judge(plugin: Plugin, lab: Lab, options: Mapping[str, Any] | None = None) -> Iterator[ConformanceVerdict]:
     """Every rule, as it is tried. The lab is up before and after."""
     yield from _static(plugin)
     bench = _Bench(plugin, lab, dict(options or {}))
@@ -90,35 +90,35 @@ def judge(plugin: Plugin, lab: Lab, options: Mapping[str, Any] | None = None) ->
         bench.close()
 
 
-def _tried(bench: _Bench) -> Iterator[Verdict]:
+def _tried(bench: _Bench) -> Iterator[ConformanceVerdict]:
     healthy = {}
     for hook in bench.plugin.hooks:
         if hook == "register_launchers":
-            yield Verdict(f"{hook}: the promises of its launchers", None, "--host HOST tries them there")
+            yield ConformanceVerdict(f"{hook}: the promises of its launchers", None, "--host HOST tries them there")
             continue
         if hook not in bench.arguments():
-            yield Verdict(f"{hook}: a healthy host", None, "the kit does not know this hook")
+            yield ConformanceVerdict(f"{hook}: a healthy host", None, "the kit does not know this hook")
             continue
         healthy[hook] = bench.trial(hook)
         yield _of_health(hook, healthy[hook])
         if hook == "preflight_check":
             changed = healthy[hook].changed
-            yield Verdict(f"{hook}: changes nothing on the host", not changed, ", ".join(changed[:5]))
+            yield ConformanceVerdict(f"{hook}: changes nothing on the host", not changed, ", ".join(changed[:5]))
     for trouble, situation in bench.troubles.items():
         for hook in healthy:
             rule = f"{hook}: {trouble}"
             with situation() as why_not:
-                yield (Verdict(rule, None, why_not) if why_not
+                yield (ConformanceVerdict(rule, None, why_not) if why_not
                        else _of_trouble(rule, trouble, bench.trial(hook), healthy[hook]))
 
 
-def _static(plugin: Plugin) -> Iterator[Verdict]:
+def _static(plugin: Plugin) -> Iterator[ConformanceVerdict]:
     foreign = sorted({f"{file.name}:{line}: {name}" for file in _sources(plugin.module)
                       for line, name in _imports(file) if not _allowed(name)})
-    yield Verdict("of rdtops it imports rdtops.api only", not foreign, "; ".join(foreign))
-    yield Verdict("its docstring says in one line what it does", bool(plugin.summary), plugin.summary)
+    yield ConformanceVerdict("of rdtops it imports rdtops.api only", not foreign, "; ".join(foreign))
+    yield ConformanceVerdict("its docstring says in one line what it does", bool(plugin.summary), plugin.summary)
     silent = [name for name, option in plugin.options.items() if not option.help]
-    yield Verdict("every option has a help text", not silent, ", ".join(silent or plugin.options))
+    yield ConformanceVerdict("every option has a help text", not silent, ", ".join(silent or plugin.options))
 
 
 def _sources(module: ModuleType) -> list[Path]:
@@ -140,26 +140,26 @@ def _allowed(name: str) -> bool:
     return (root not in ("rdtops", "plugins") and not root.startswith("rdtops_plugin_")) or rest.split(".")[0] == "api"
 
 
-def _of_health(hook: str, trial: Trial) -> Verdict:
+def _of_health(hook: str, trial: ConformanceTrial) -> ConformanceVerdict:
     rule = f"{hook}: a healthy host"
     error = trial.call.error
     if error is not None and not (hook == "before_train" and isinstance(error, RdtopsError)):  # which may veto
-        return Verdict(rule, False, _named(error))
+        return ConformanceVerdict(rule, False, _named(error))
     wrong = _wrong_answer(hook, trial.call.value)
     said = _named(error) if error else wrong or _shown(trial.call.value)
-    return Verdict(rule, not wrong, f"{trial.call.seconds:.1f} s: {said}")
+    return ConformanceVerdict(rule, not wrong, f"{trial.call.seconds:.1f} s: {said}")
 
 
-def _of_trouble(rule: str, trouble: str, trial: Trial, healthy: Trial) -> Verdict:
+def _of_trouble(rule: str, trouble: str, trial: ConformanceTrial, healthy: ConformanceTrial) -> ConformanceVerdict:
     error, hook = trial.call.error, rule.partition(":")[0]
     if isinstance(error, PluginTimeout) or (error is not None and not isinstance(error, RdtopsError)):
-        return Verdict(rule, False, _named(error))
+        return ConformanceVerdict(rule, False, _named(error))
     if error is not None:
-        return Verdict(rule, True, _named(error))
+        return ConformanceVerdict(rule, True, _named(error))
     wrong = _wrong_answer(hook, trial.call.value)
     if not wrong and healthy.commands and trouble != FULL and not _notices(hook, trouble, trial.call.value):
         wrong = "it asks the host, and did not notice"
-    return Verdict(rule, not wrong, wrong or _shown(trial.call.value))
+    return ConformanceVerdict(rule, not wrong, wrong or _shown(trial.call.value))
 
 
 def _notices(hook: str, trouble: str, value: Any) -> bool:
@@ -213,7 +213,7 @@ class _Bench:
         for folder in (self.local, self.workspace):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def trial(self, hook: str) -> Trial:
+    def trial(self, hook: str) -> ConformanceTrial:
         """One call of one hook, as rdtops makes it, from a connection that was good when it began."""
         self._furnish()
         connection = Troubled(self._host(), self.trouble)
@@ -227,7 +227,7 @@ class _Bench:
                                                    **self.arguments()[hook])
         after = _tree(self.home)
         changed = tuple(sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path)))
-        return Trial(call, connection.commands, changed)
+        return ConformanceTrial(call, connection.commands, changed)
 
     def arguments(self) -> dict[str, dict[str, Any]]:
         """Hook -> what it is told beside host, connection and options."""
@@ -373,28 +373,28 @@ def main(arguments: list[str], show: Callable[[str], None]) -> int:
     return _sum(plugin, verdicts, show)
 
 
-def _sum(plugin: Plugin, verdicts: list[Verdict], show: Callable[[str], None]) -> int:
+def _sum(plugin: Plugin, verdicts: list[ConformanceVerdict], show: Callable[[str], None]) -> int:
     failed = sum(v.holds is False for v in verdicts)
     show(f"{plugin.name}: {'conforms' if not failed else f'{failed} rules broken'}, {len(verdicts)} tried")
     return int(failed > 0)
 
 
-def judge_launchers(plugin: Plugin, name: str, options: Mapping[str, Any]) -> Iterator[Verdict]:
+def judge_launchers(plugin: Plugin, name: str, options: Mapping[str, Any]) -> Iterator[ConformanceVerdict]:
     """The promises of each launcher of a plugin, tried on a host of hosts.toml, below its workspace."""
     host = inventory.load().host(name)
     host = replace(host, plugins={**host.plugins, plugin.name: {**host.plugins.get(plugin.name, {}), **options}})
     (call,) = Registry([plugin]).call("register_launchers", host)
     if call.error is not None:
-        yield Verdict("register_launchers", False, _named(call.error))
+        yield ConformanceVerdict("register_launchers", False, _named(call.error))
         return
     with Connection(host) as connection:
         folder = f"{connection.workspace}/conform"
     for launcher in call.value or ():
         for promise in promises(launcher, host, folder):
-            yield Verdict(f"{launcher.name}: {promise.words}", promise.holds, promise.seen)
+            yield ConformanceVerdict(f"{launcher.name}: {promise.words}", promise.holds, promise.seen)
 
 
-def judge_in(plugin: Plugin, folder: Path, options: Mapping[str, Any]) -> Iterator[Verdict]:
+def judge_in(plugin: Plugin, folder: Path, options: Mapping[str, Any]) -> Iterator[ConformanceVerdict]:
     """The same in a lab of its own, which ends with it."""
     lab = Lab(folder, Ports.free())
     lab.up()
@@ -404,7 +404,7 @@ def judge_in(plugin: Plugin, folder: Path, options: Mapping[str, Any]) -> Iterat
         lab.down()
 
 
-def _shown_each(verdicts: Iterator[Verdict], show: Callable[[str], None]) -> Iterator[Verdict]:
+def _shown_each(verdicts: Iterator[ConformanceVerdict], show: Callable[[str], None]) -> Iterator[ConformanceVerdict]:
     for verdict in verdicts:
         sign = {True: "holds ", False: "BROKEN", None: "skipped"}[verdict.holds]
         show(f"{sign:7} {verdict.rule}" + (f"   ({verdict.words})" if verdict.words else ""))

@@ -73,7 +73,7 @@ class Promise:
     seen: str = ""
 
 
-class Trial:
+class LauncherTrial:
     """Jobs of one launcher on one host, below `folder` there, which is removed in the end."""
 
     def __init__(self, launcher: Launcher, host: Host, folder: str) -> None:
@@ -142,7 +142,7 @@ def promises(launcher: Launcher, host: Host, folder: str, gone: Callable[[], Non
              back: Callable[[], None] = lambda: None) -> Iterator[Promise]:
     """Every promise, as it is tried. `folder` is an absolute path on the host. `gone` takes the host away; without it
     that is not tried. `back` brings it again."""
-    trial = Trial(launcher, host, folder)
+    trial = LauncherTrial(launcher, host, folder)
     try:
         for part in (_life, _ends, _stops, _at_once):
             yield from part(trial)
@@ -151,7 +151,7 @@ def promises(launcher: Launcher, host: Host, folder: str, gone: Callable[[], Non
         trial.close()
 
 
-def _life(trial: Trial) -> Iterator[Promise]:
+def _life(trial: LauncherTrial) -> Iterator[Promise]:
     """One job that listens, from its first submission to its second."""
     job = trial.job("life")
     yield _promise("before it is submitted a job is absent", trial.state(job).phase is Phase.ABSENT, trial.state(job))
@@ -186,7 +186,7 @@ def _life(trial: Trial) -> Iterator[Promise]:
                    trial.state(job))
 
 
-def _ends(trial: Trial) -> Iterator[Promise]:
+def _ends(trial: LauncherTrial) -> Iterator[Promise]:
     for code in (0, 7):
         job = trial.job(f"exit{code}", seconds=0.2, code=code)
         trial.launcher.submit(trial.connection, job)
@@ -197,7 +197,7 @@ def _ends(trial: Trial) -> Iterator[Promise]:
                        state.phase is Phase.ENDED and right, f"{state}, exit {told!r}")
 
 
-def _stops(trial: Trial) -> Iterator[Promise]:
+def _stops(trial: LauncherTrial) -> Iterator[Promise]:
     job = trial.job("deaf", listens=False)
     trial.launcher.submit(trial.connection, job)
     ran = trial.running(job)
@@ -206,7 +206,7 @@ def _stops(trial: Trial) -> Iterator[Promise]:
                    and trial.state(job).phase is Phase.ENDED, trial.state(job))
 
 
-def _at_once(trial: Trial) -> Iterator[Promise]:
+def _at_once(trial: LauncherTrial) -> Iterator[Promise]:
     """Two laptops that submit at the same moment."""
     job = trial.job("twice")
     said: list[bool] = []
@@ -227,7 +227,7 @@ def _at_once(trial: Trial) -> Iterator[Promise]:
     trial.launcher.stop(trial.connection, job, 0)
 
 
-def _in_trouble(trial: Trial, gone: Callable[[], None] | None, back: Callable[[], None]) -> Iterator[Promise]:
+def _in_trouble(trial: LauncherTrial, gone: Callable[[], None] | None, back: Callable[[], None]) -> Iterator[Promise]:
     job = trial.job("trouble")
     trial.launcher.submit(trial.connection, job)
     trial.running(job)

@@ -35,7 +35,7 @@ class FarProgram(contextlib.AbstractContextManager["FarProgram"], Protocol):
     def wire(self) -> Wire: ...
 
 
-class Way(Protocol):
+class OpenPorter(Protocol):
     """How a transfer gets to a host: a Connection, or an SshClient."""
 
     @property
@@ -52,7 +52,8 @@ class Way(Protocol):
 
 
 @contextlib.contextmanager
-def session(way: Way, root: str, request: dict[str, Any], touch: Callable[[], None] = lambda: None) -> Iterator[Wire]:
+def session(way: OpenPorter, root: str, request: dict[str, Any],
+            touch: Callable[[], None] = lambda: None) -> Iterator[Wire]:
     """The porter on the host, which has got the request. Its problems become our errors. `touch` is called as long as
     it is heard of."""
     with way.far(porter, request, silence_s=SILENCE_S + 30) as program:  # the heartbeat is first
@@ -74,7 +75,7 @@ class _Silence:
     """What happens when the host has been silent for too long: ask every hop, so that the one to blame has a name,
     and cut the link, which ends whatever waits for it."""
 
-    def __init__(self, way: Way) -> None:
+    def __init__(self, way: OpenPorter) -> None:
         self._way = way
         self._culprit: HostError | None = None
         self._asking = threading.Lock()
@@ -103,7 +104,7 @@ class _Silence:
 
 
 @contextlib.contextmanager
-def _far_problems(way: Way, root: str, wire: Wire, silence: _Silence) -> Iterator[None]:
+def _far_problems(way: OpenPorter, root: str, wire: Wire, silence: _Silence) -> Iterator[None]:
     try:
         try:
             yield

@@ -1,4 +1,4 @@
-"""Ranges of large files: a queue that every lane takes from, and the two ways to move one, up or down."""
+"""Ranges of large files: a queue that every stream takes from, and the two ways to move one, up or down."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Range(NamedTuple):
 
 
 class Ranges:
-    """What is to be moved, what is under way and what has arrived. Shared by all lanes of a transfer."""
+    """What is to be moved, what is under way and what has arrived. Shared by all streams of a transfer."""
 
     def __init__(self) -> None:
         self._waiting: deque[Range] = deque()  # each is cut into pieces when it is taken
@@ -66,7 +66,7 @@ class Ranges:
             return whole._replace(end=min(whole.start + size, whole.end))
 
     def give_back(self, ranges: Iterable[Range]) -> None:
-        """What a lane could not finish, for the others."""
+        """What a stream could not finish, for the others."""
         with self._change:
             self._waiting.extendleft(ranges)
             self._change.notify_all()
@@ -128,12 +128,12 @@ class Ranges:
                 self._change.wait(seconds)
 
 
-class Mover(Protocol):
-    """What one lane does with a range."""
+class RangeTransfer(Protocol):
+    """What one stream does with a range."""
 
     def order(self, wire: Wire, range_: Range) -> None: ...
 
-    def heed(self, wire: Wire, message: Message, range_: Range) -> bool:
+    def handle(self, wire: Wire, message: Message, range_: Range) -> bool:
         """An answer of the other side to the oldest order: whether the range arrived as it was."""
 
     def done_with(self, part: str) -> None: ...
@@ -141,7 +141,7 @@ class Mover(Protocol):
     def close(self) -> None: ...
 
 
-class Putter:
+class RangeUpload:
     """Sends ranges of files below a folder of this machine."""
 
     def __init__(self, root: str, moved: Ranges) -> None:
@@ -160,7 +160,7 @@ class Putter:
         refuse_changed(file, range_.entry)
         self._ranges.moved_bytes += range_.size
 
-    def heed(self, wire: Wire, message: Message, range_: Range) -> bool:  # noqa: ARG002  # as Getter's
+    def handle(self, wire: Wire, message: Message, range_: Range) -> bool:  # noqa: ARG002  # as Getter's
         refuse_other_range(message, "put", range_)
         return count(message, "crc", MOST_CRC, -1) == self._crcs.popleft()
 
@@ -173,7 +173,7 @@ class Putter:
             self.done_with(part)
 
 
-class Getter:
+class RangeDownload:
     """Fetches ranges of files below a folder of the host, into parts of this machine."""
 
     def __init__(self, root: str, moved: Ranges, parts: Mapping[str, RangedPart]) -> None:
@@ -185,7 +185,7 @@ class Getter:
         path = text(place(self._root, range_.entry.path))
         wire.say({"get": path, "entry": range_.entry._asdict(), "at": range_.start, "size": range_.size})
 
-    def heed(self, wire: Wire, message: Message, range_: Range) -> bool:
+    def handle(self, wire: Wire, message: Message, range_: Range) -> bool:
         refuse_other_range(message, "get", range_)
         crc = self._parts[range_.part].take(wire, range_.start, range_.size)
         self._ranges.moved_bytes += range_.size
@@ -206,13 +206,13 @@ def refuse_other_range(message: Message, name: str, range_: Range) -> None:
                       f"{range_.start} was the next one that was asked for")
 
 
-class Lane:
-    """Moves ranges over one wire: as many at a time as keep the line busy, and no more, so that a lane which dies or
+class RangeStream:
+    """Moves ranges over one wire: as many at a time as keep the line busy, and no more, so that a stream which dies or
     falls behind holds little back."""
 
     LEAST_BYTES, FIRST_BYTES, MOST_BYTES = 1 << 19, 1 << 22, 1 << 23
 
-    def __init__(self, wire: Wire, ranges: Ranges, mover: Mover, rtt_s: float) -> None:
+    def __init__(self, wire: Wire, ranges: Ranges, mover: RangeTransfer, rtt_s: float) -> None:
         self.wire = wire
         self._ranges = ranges
         self._mover = mover
@@ -237,11 +237,11 @@ class Lane:
         self.wire.flush()
         return True
 
-    def heed(self, message: Message) -> None:
+    def handle(self, message: Message) -> None:
         if not self._under_way:
             raise unasked(message)
         range_ = self._under_way[0]
-        good = self._mover.heed(self.wire, message, range_)
+        good = self._mover.handle(self.wire, message, range_)
         self._under_way.popleft()
         self._under_way_bytes -= range_.size
         self._measure(range_.size)
@@ -263,12 +263,12 @@ class Lane:
         """Until the transfer is over."""
         while not self._ranges.closed:
             for message in self.wire.heard_already():
-                self.heed(message)
+                self.handle(message)
             self.tell_closed()
             if self.start_one():
                 continue
             if self._under_way:
-                self.heed(self.wire.hear())
+                self.handle(self.wire.hear())
             else:
                 self._ranges.wait(0.05)
 

@@ -1,5 +1,5 @@
 """Large files on their way in ranges: who begins them, hears what has arrived, and has them completed. Up, the host's
-receiver is told over its own wire, which may be a lane itself; down, the target is ours."""
+receiver is told over its own wire, which may be a stream itself; down, the target is ours."""
 
 from __future__ import annotations
 
@@ -11,64 +11,66 @@ from typing import Protocol
 from rdtops.porter.entries import Entry, Message, Problem, md5_in, nonsense, place, text, unasked, word
 from rdtops.porter.file_digests import CACHE, Digests, SourceDigest
 from rdtops.porter.parts import RangedPart, part_of, spans_in
-from rdtops.porter.target import Target
+from rdtops.porter.target import TransferTarget
 from rdtops.porter.wire import Wire
-from rdtops.transfer.ranges import Getter, Lane, Mover, Putter, Range
-from rdtops.transfer.streams import Lanes
+from rdtops.transfer.ranges import Range, RangeDownload, RangeStream, RangeTransfer, RangeUpload
+from rdtops.transfer.streams import StreamPool
 
-AHEAD_FILES, AHEAD_BYTES = 8, 1 << 26  # begun before the one before them has ended, so that the lanes never wait
+AHEAD_FILES, AHEAD_BYTES = 8, 1 << 26  # begun before the one before them has ended, so that the streams never wait
 
 Moved = Callable[[Entry, int], None]
 
 
-class Tally(Protocol):
+class UploadReport(Protocol):
     """What is kept of an upload while it is under way."""
 
     def moved(self, entry: Entry, count: int) -> None: ...
     def sent(self, path: str, md5: str) -> None: ...
-    def heed(self, message: Message) -> None: ...
+    def handle(self, message: Message) -> None: ...
 
 
-class _Traffic:
+class _Scheduler:
     """What both directions do in turn: hear the other side, and carry a little over its wire themselves."""
 
-    def __init__(self, wire: Wire, lanes: Lanes, mover: Callable[[], Mover], moved: Moved, *, carries: bool) -> None:
+    def __init__(self, wire: Wire, streams: StreamPool, mover: Callable[[], RangeTransfer], moved: Moved, *,
+                 carries: bool) -> None:
         self._wire = wire
-        self._lanes = lanes
-        self._ranges = lanes.ranges
+        self._streams = streams
+        self._ranges = streams.ranges
         self._mover = mover
         self._moved = moved
         self._carries = carries
-        self._lane = Lane(wire, lanes.ranges, mover(), lanes.rtt_s)
+        self._stream = RangeStream(wire, streams.ranges, mover(), streams.rtt_s)
         self._open: dict[str, Entry] = {}
 
     def _hear(self, message: Message) -> None:
         raise NotImplementedError
 
     def _turn(self) -> None:
-        """Raises what made a lane give up."""
+        """Raises what made a stream give up."""
         if self._ranges.failure:
             raise self._ranges.failure
         for message in self._wire.heard_already():
             self._hear(message)
-        if (self._carries or not self._lanes.hopeful) and self._lane.start_one():
+        if (self._carries or not self._streams.hopeful) and self._stream.start_one():
             return
-        if self._lane.busy:
+        if self._stream.busy:
             self._hear(self._wire.hear())
         else:
-            with self._wire.polled(self._lanes.advanced_s):
+            with self._wire.polled(self._streams.advanced_s):
                 self._ranges.wait(0.01)
 
 
-class Upload(_Traffic):
+class Upload(_Scheduler):
     """Puts files into the hands of a receiver at the other end of `wire`."""
 
-    def __init__(self, wire: Wire, roots: tuple[str, str], entries: Iterable[Entry], digests: Digests, lanes: Lanes,
-                 tally: Tally, *, carries: bool) -> None:
+    def __init__(self, wire: Wire, roots: tuple[str, str], entries: Iterable[Entry], digests: Digests,
+                 streams: StreamPool, tally: UploadReport, *, carries: bool) -> None:
         """`roots`: the folder here, and the one there. `digests` learns those of what is sent. `carries`: the wire
-        carries ranges too, and not only while there is no lane."""
+        carries ranges too, and not only while there is no stream."""
         self._root, self._target = roots
-        super().__init__(wire, lanes, functools.partial(Putter, self._root, lanes.ranges), tally.moved, carries=carries)
+        super().__init__(wire, streams, functools.partial(RangeUpload, self._root, streams.ranges), tally.moved,
+                         carries=carries)
         self._waiting = deque(entries)
         self._digests = digests
         self._tally = tally
@@ -90,12 +92,12 @@ class Upload(_Traffic):
         try:
             self._run()
         finally:
-            self._lane.end()
+            self._stream.end()
             for content in self._content.values():
                 content.close()
 
     def _run(self) -> None:
-        self._lanes.carry(self._mover)
+        self._streams.carry(self._mover)
         while self._waiting or self._open:
             self.begin()
             self._report(self._ranges.news())
@@ -121,11 +123,11 @@ class Upload(_Traffic):
 
     def _hear(self, message: Message) -> None:
         if "put" in message:
-            self._lane.heed(message)
+            self._stream.handle(message)
         elif "begun" in message:
             self._go(message)
         else:
-            self._tally.heed(message)
+            self._tally.handle(message)
             if message.get("done") in self._finishing:
                 self._finishing.remove(message["done"])
                 del self._open[message["done"]], self._parts[message["done"]]
@@ -172,13 +174,14 @@ class Upload(_Traffic):
             self._content.pop(path).close()
 
 
-class Download(_Traffic):
+class Download(_Scheduler):
     """Gets files below a folder of the host. `wire` leads to a porter that has nothing to do."""
 
-    def __init__(self, wire: Wire, target: Target, root: str, lanes: Lanes, moved: Moved, *, carries: bool) -> None:
+    def __init__(self, wire: Wire, target: TransferTarget, root: str, streams: StreamPool, moved: Moved, *,
+                 carries: bool) -> None:
         """`carries`: as for Upload."""
         self._parts: dict[str, RangedPart] = {}
-        super().__init__(wire, lanes, functools.partial(Getter, root, lanes.ranges, self._parts), moved,
+        super().__init__(wire, streams, functools.partial(RangeDownload, root, streams.ranges, self._parts), moved,
                          carries=carries)
         self._target = target
         self._root = root
@@ -189,24 +192,24 @@ class Download(_Traffic):
         try:
             self._run(entries)
         except Problem as problem:
-            self._lanes.close()  # before a part is closed that a lane may be writing
+            self._streams.close()  # before a part is closed that a stream may be writing
             if problem.kind in ("digest", "changed"):
                 self._target.drop(problem.path)
             raise
         finally:
-            self._lanes.close()
+            self._streams.close()
             self._target.close()
 
     def _run(self, entries: Iterable[Entry]) -> None:
-        self._lanes.carry(self._mover)
-        self._wire.say({"do": "lane", "cache": CACHE})
+        self._streams.carry(self._mover)
+        self._wire.say({"do": "stream", "cache": CACHE})
         self._wire.hear()  # it is ready
         waiting = deque(entries)
         while waiting or self._open or self._asked:
             while waiting and len(self._open) < AHEAD_FILES and self._ranges.waiting_bytes < AHEAD_BYTES:
                 self._begin(waiting.popleft())
             self._report(self._ranges.news())
-            self._lane.tell_closed()
+            self._stream.tell_closed()
             self._turn()
         self._wire.say({"end": True})
         self._wire.flush()
@@ -218,7 +221,7 @@ class Download(_Traffic):
                 raise unasked(message)
             self._finish(entry, md5_in(message, "md5"))
         else:
-            self._lane.heed(message)
+            self._stream.handle(message)
 
     def _report(self, arrived: list[Range]) -> None:
         for range_ in arrived:

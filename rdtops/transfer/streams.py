@@ -1,8 +1,8 @@
-"""Lanes: the connections that carry the ranges of large files, as many as the line is seen to want.
+"""Streams: the connections that carry the ranges of large files, as many as the line is seen to want.
 
 One connection is bound by the window of its SSH channel and, where packets get lost, by TCP's answer to that. So on a
 line with delay several start at once, and more follow while the sum of their rates grows. What a hop refuses is no
-error, only fewer lanes; what a lane leaves undone goes to the others.
+error, only fewer streams; what a stream leaves undone goes to the others.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ from typing import Protocol
 from rdtops.errors import RdtopsError
 from rdtops.porter.entries import Problem, problem_of
 from rdtops.porter.wire import Heartbeat, Stalled, Wire
-from rdtops.transfer.ranges import Lane, Mover, Ranges
+from rdtops.transfer.ranges import Ranges, RangeStream, RangeTransfer
 
 NEAR_S, FAR_S = 0.005, 0.06  # round trips
 MOST = 12
-GROWTH = 1.1  # what more lanes must bring to be followed by others
-FULL_RATE = 8e6  # bytes a second; a lane that carries so much is not held back by loss
+GROWTH = 1.1  # what more streams must bring to be followed by others
+FULL_RATE = 8e6  # bytes a second; a stream that carries so much is not held back by loss
 SILENCE_S = 30.0
 MEASURE_S = 1.0
 SPEEDING_UP_S = 0.5  # which TCP needs before its rate says something
-ACCIDENTS = 4  # lanes that are opened again after they were lost
+ACCIDENTS = 4  # streams that are opened again after they were lost
 
 
-def first_lanes(rtt_s: float) -> int:
+def first_streams(rtt_s: float) -> int:
     """How many to begin with: the window of a channel through a jump, 2 MiB, is what bounds one on a long way."""
     return 1 if rtt_s < NEAR_S else 4 if rtt_s < FAR_S else 8
 
 
-class Way(Protocol):
-    """How a lane is opened: its wire, once it is asked to be a lane, and how to cut it."""
+class OpenStream(Protocol):
+    """How a stream is opened: its wire, once it is asked to be a stream, and how to cut it."""
 
     def __call__(self) -> tuple[Wire, Callable[[], None]]: ...
 
 
-class Lanes:
-    """Opens lanes, watches how fast they are together, opens more or lets it be."""
+class StreamPool:
+    """Opens streams, watches how fast they are together, opens more or lets it be."""
 
-    def __init__(self, way: Way, *, rtt_s: Callable[[], float | None], first: Callable[[float], int],
+    def __init__(self, way: OpenStream, *, rtt_s: Callable[[], float | None], first: Callable[[float], int],
                  most: int = MOST) -> None:
         """`first` says how many to begin with at a round trip time."""
         self.ranges = Ranges()
-        self.error: Exception | None = None  # of the last lane that ended
+        self.error: Exception | None = None  # of the last stream that ended
         self._way = way
         self._rtt_s = rtt_s
         self._first = first
@@ -53,7 +53,7 @@ class Lanes:
         self._wanted: int | None = None
         self._opening = 0
         self._live = 0
-        self._mover: Callable[[], Mover] | None = None
+        self._mover: Callable[[], RangeTransfer] | None = None
         self._cuts: set[Callable[[], None]] = set()
         self._wires: set[Wire] = set()  # of those that live
         self._lock = threading.Lock()
@@ -70,8 +70,8 @@ class Lanes:
         self._started, self._pays = True, pays
         self._begin(threading.Thread(target=self._manage, daemon=True))
 
-    def carry(self, mover: Callable[[], Mover]) -> None:
-        """From now on the lanes move what is in `ranges`."""
+    def carry(self, mover: Callable[[], RangeTransfer]) -> None:
+        """From now on the streams move what is in `ranges`."""
         self._mover = mover
 
     def correct(self, answered_s: float) -> None:
@@ -96,7 +96,7 @@ class Lanes:
         return bool(self._live or self._opening or self._wanted or (self._started and self._wanted is None))
 
     def close(self) -> None:
-        """Every lane has ended when this returns: nothing is written any more."""
+        """Every stream has ended when this returns: nothing is written any more."""
         self._over.set()
         self.ranges.close()
         self._cut()
@@ -121,12 +121,12 @@ class Lanes:
             while self._wanted and self._live + self._opening < self._wanted:
                 with self._lock:
                     self._opening += 1
-                self._begin(threading.Thread(target=self._lane, daemon=True))
+                self._begin(threading.Thread(target=self._stream, daemon=True))
             self._grow()
             self._over.wait(0.01 if self._wanted is None else 0.05)
 
-    def _lane(self) -> None:
-        """One lane, from its login to its end."""
+    def _stream(self) -> None:
+        """One stream, from its login to its end."""
         opened_s, live = time.monotonic(), False
         try:
             wire, cut = self._way()
@@ -148,7 +148,7 @@ class Lanes:
         except Stalled as error:
             cut()
             self._lose(error, live)
-        except (Problem, OSError) as error:  # of a file, here or there: another lane would meet it too
+        except (Problem, OSError) as error:  # of a file, here or there: another stream would meet it too
             self.ranges.fail(error if isinstance(error, Problem) else problem_of(error))
         except (RdtopsError, EOFError) as error:
             self._lose(error, live)
@@ -164,14 +164,14 @@ class Lanes:
             if self.ranges.closed:
                 return
             self.ranges.wait(0.02)
-        lane = Lane(wire, self.ranges, self._mover(), self.rtt_s)
+        stream = RangeStream(wire, self.ranges, self._mover(), self.rtt_s)
         try:
-            lane.run()
+            stream.run()
         finally:
-            lane.end()
+            stream.end()
 
     def _lose(self, error: Exception, was_live: bool) -> None:
-        """One lane less; one that was there may have met an accident, and is tried again."""
+        """One stream less; one that was there may have met an accident, and is tried again."""
         if self.ranges.closed:
             return
         self.error = error
@@ -183,7 +183,7 @@ class Lanes:
             self._most = self._wanted
 
     def _grow(self) -> None:
-        """More lanes while more of them bring more."""
+        """More streams while more of them bring more."""
         if not self._live or self._opening or self._mover is None or self.rtt_s < NEAR_S:
             self._window = (0.0, 0)
             return

@@ -26,18 +26,18 @@ from rdtops.porter.entries import Entry, Message, count, nonsense, place, text, 
 from rdtops.porter.file_digests import CACHE, Digests
 from rdtops.porter.listing import all_digested, scan, survey
 from rdtops.porter.sender import Sender, announced
-from rdtops.porter.target import Target, refuse_outside
+from rdtops.porter.target import TransferTarget, refuse_outside
 from rdtops.porter.target_lock import Lock, refuse_full
 from rdtops.porter.wire import Wire
 from rdtops.ssh import openssh_client
 from rdtops.ssh.openssh_client import SshClient
-from rdtops.transfer.porter_session import PING_S, SILENCE_S, Way, own_problems, session, until_end
+from rdtops.transfer.porter_session import PING_S, SILENCE_S, OpenPorter, own_problems, session, until_end
 from rdtops.transfer.scheduler import Download, Upload
-from rdtops.transfer.streams import FAR_S, Lanes, first_lanes
-from rdtops.transfer.transfer_plan import Item, Plan, Survey, digests_of, listed, plan_items
+from rdtops.transfer.streams import FAR_S, StreamPool, first_streams
+from rdtops.transfer.transfer_plan import Item, Plan, TargetState, digests_of, listed, plan_items
 
 Verify = Literal["cached", "full"]
-CHANNELS = 3  # lanes that are channels of one connection; MaxSessions is 10
+CHANNELS = 3  # streams that are channels of one connection; MaxSessions is 10
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TransferProgress:
     """`bytes_total` and `files_total` count what the plan does not skip."""
 
     path: str
@@ -63,12 +63,12 @@ class Progress:
     files_total: int
 
 
-Watcher = Callable[[Progress], None]
+Watcher = Callable[[TransferProgress], None]
 
 
 # --- planning ---
 
-def plan_upload(connection: Way, local: Path, remote: str, *, files: Sequence[str] | None = None,
+def plan_upload(connection: OpenPorter, local: Path, remote: str, *, files: Sequence[str] | None = None,
                 basis: str | None = None, verify: Verify = "cached") -> Plan:
     """What must travel so that `remote` has the files of `local` (a folder, or a file with `remote` as its new name).
 
@@ -86,11 +86,11 @@ def plan_upload(connection: Way, local: Path, remote: str, *, files: Sequence[st
         alike = words(wire.hear().get("alike"))
         with own_problems(source):  # the host digests its files meanwhile
             entries = _digested(source, entries, alike, verify)
-        found = Survey.of(until_end(wire), [e.path for e in entries], origin)
+        found = TargetState.of(until_end(wire), [e.path for e in entries], origin)
     return Plan(source, target, plan_items(entries, found, Path(target).name, ("here", "there")), "up")
 
 
-def plan_download(connection: Way, remote: str, local: Path, *, files: Sequence[str] | None = None,
+def plan_download(connection: OpenPorter, remote: str, local: Path, *, files: Sequence[str] | None = None,
                   verify: Verify = "cached") -> Plan:
     """What must travel so that `local` has the files of `remote`; see plan_upload. No links: one that `files` names is
     followed on the host, any other is refused."""
@@ -108,7 +108,7 @@ def plan_download(connection: Way, remote: str, local: Path, *, files: Sequence[
             wire.say({"do": "digest", "root": source, "entries": [e._asdict() for e in unknown], **cache})
             wire.flush()
         with own_problems(target):  # the host digests its files meanwhile
-            found = Survey.of(ours, [e.path for e in entries])
+            found = TargetState.of(ours, [e.path for e in entries])
             digests.save()
         md5s = digests_of(until_end(wire), unknown) if unknown else {}
     entries = [e._replace(md5=md5s.get(e.path, e.md5)) for e in entries]
@@ -136,9 +136,10 @@ def _digested(source: str, entries: Sequence[Entry], alike: Iterable[str], verif
 
 # --- moving ---
 
-def upload(connection: Way, plan: Plan, progress: Watcher | None = None, *, lanes: Lanes | None = None) -> Outcome:
+def upload(connection: OpenPorter, plan: Plan, progress: Watcher | None = None, *,
+           streams: StreamPool | None = None) -> Outcome:
     """Carry out a plan of plan_upload. Raises DiskFull before anything is written when it cannot fit; ConnectionLost,
-    DiskFull and TransferError later leave complete files in place and the part of the one under way. `lanes` that are
+    DiskFull and TransferError later leave complete files in place and the part of the one under way. `streams` that are
     logged in already may be given."""
     assert plan.direction == "up"
     start_s = time.monotonic()
@@ -147,26 +148,27 @@ def upload(connection: Way, plan: Plan, progress: Watcher | None = None, *, lane
     if plan.to_do:
         request = {"do": "receive", "root": plan.target, "cache": CACHE, **plan.need}
         digests = Digests(CACHE)
-        with session(connection, plan.target, request) as wire, _lanes(connection, plan, lanes) as lanes:
+        with session(connection, plan.target, request) as wire, _streams(connection, plan, streams) as streams:
             try:
-                sent_bytes = _send_all(connection, wire, plan, tally, digests, lanes)
+                sent_bytes = _send_all(connection, wire, plan, tally, digests, streams)
             finally:
                 digests.save()
     return tally.outcome(sent_bytes, time.monotonic() - start_s)
 
 
-def _send_all(connection: Way, wire: Wire, plan: Plan, tally: _Tally, digests: Digests, lanes: Lanes | None) -> int:
-    small, large = _sorted(plan, lanes)
-    sender = Sender(wire, plan.source, digests, tally.heed, tally.moved)
-    ranged = lanes and Upload(wire, (plan.source, plan.target), [i.entry for i in large], digests, lanes, tally,
-                              carries=_carries(connection))
+def _send_all(connection: OpenPorter, wire: Wire, plan: Plan, tally: _Tally, digests: Digests,
+              streams: StreamPool | None) -> int:
+    small, large = _sorted(plan, streams)
+    sender = Sender(wire, plan.source, digests, tally.handle, tally.moved)
+    ranged = streams and Upload(wire, (plan.source, plan.target), [i.entry for i in large], digests, streams, tally,
+                                carries=_carries(connection))
     if ranged and not small:
         ranged.begin()
     if large:  # small files follow without waiting for leave, which would cost a round trip
         asked_s = time.monotonic()
-        tally.heed(wire.hear())  # it has the lock and the space
-        if lanes:
-            lanes.correct(time.monotonic() - asked_s)
+        tally.handle(wire.hear())  # it has the lock and the space
+        if streams:
+            streams.correct(time.monotonic() - asked_s)
     with own_problems(plan.source, wire):
         for item in sorted(small, key=lambda i: i.action != "copy"):  # copies first: a refused one is sent after
             if item.action == "copy":
@@ -184,10 +186,11 @@ def _send_all(connection: Way, wire: Wire, plan: Plan, tally: _Tally, digests: D
             ranged.run()
         sender.end()
     tally.all_done()
-    return sender.sent_bytes + (lanes.ranges.moved_bytes if lanes else 0)
+    return sender.sent_bytes + (streams.ranges.moved_bytes if streams else 0)
 
 
-def download(connection: Way, plan: Plan, progress: Watcher | None = None, *, lanes: Lanes | None = None) -> Outcome:
+def download(connection: OpenPorter, plan: Plan, progress: Watcher | None = None, *,
+             streams: StreamPool | None = None) -> Outcome:
     """Carry out a plan of plan_download; see upload."""
     assert plan.direction == "down"
     start_s = time.monotonic()
@@ -197,27 +200,27 @@ def download(connection: Way, plan: Plan, progress: Watcher | None = None, *, la
         with own_problems(plan.target):
             refuse_full(plan.target, **plan.need)
         with own_problems(plan.target), Lock(plan.target) as lock, \
-                _lanes(connection, plan, lanes) as lanes:
-            taken_bytes = _take_all(connection, plan, tally, lock, lanes)
+                _streams(connection, plan, streams) as streams:
+            taken_bytes = _take_all(connection, plan, tally, lock, streams)
     return tally.outcome(taken_bytes, time.monotonic() - start_s)
 
 
-def _take_all(connection: Way, plan: Plan, tally: _Tally, lock: Lock, lanes: Lanes | None) -> int:
-    small, large = _sorted(plan, lanes)
+def _take_all(connection: OpenPorter, plan: Plan, tally: _Tally, lock: Lock, streams: StreamPool | None) -> int:
+    small, large = _sorted(plan, streams)
     request = {"do": "send", "root": plan.source, "cache": CACHE,
                "files": [(i.entry._asdict(), i.action == "resume") for i in small]}
     with session(connection, plan.source, request, lock.touch) as wire, own_problems(plan.target):
         wire.hear()  # it is ready
-        target = Target(plan.target, Digests(CACHE), tally.done, tally.moved)
+        target = TransferTarget(plan.target, Digests(CACHE), tally.done, tally.moved)
         _take_small(wire, target, small)
-        if lanes and large:
-            Download(wire, target, plan.source, lanes, tally.moved, carries=_carries(connection)).run(
+        if streams and large:
+            Download(wire, target, plan.source, streams, tally.moved, carries=_carries(connection)).run(
                 i.entry for i in large)
     tally.all_done()
-    return target.taken_bytes + (lanes.ranges.moved_bytes if lanes else 0)
+    return target.taken_bytes + (streams.ranges.moved_bytes if streams else 0)
 
 
-def _take_small(wire: Wire, target: Target, items: Iterable[Item]) -> None:
+def _take_small(wire: Wire, target: TransferTarget, items: Iterable[Item]) -> None:
     """What was planned, one after the other, as it was planned: the host has no other say in it."""
     try:
         for item in items:
@@ -231,7 +234,7 @@ def _take_small(wire: Wire, target: Target, items: Iterable[Item]) -> None:
         target.close()
 
 
-def commit(connection: Way, plan: Plan, outcome: Outcome, final: str) -> None:
+def commit(connection: OpenPorter, plan: Plan, outcome: Outcome, final: str) -> None:
     """Give the complete target of an upload its final name, in one rename after its files were checked."""
     final = connection.absolute(final)
     rows = [{"path": i.path, "size_bytes": i.size_bytes, "md5": outcome.md5s[i.path]}
@@ -241,54 +244,55 @@ def commit(connection: Way, plan: Plan, outcome: Outcome, final: str) -> None:
         wire.hear()
 
 
-def free_bytes(connection: Way, remote: str) -> int:
+def free_bytes(connection: OpenPorter, remote: str) -> int:
     """Free space where `remote` is, or would be."""
     root = connection.absolute(remote)
     with session(connection, root, {"do": "space", "root": root}) as wire:
         return count(wire.hear(), "free_bytes", LARGEST)
 
 
-# --- lanes ---
+# --- streams ---
 
 RANGED_FROM_BYTES, RANGED_FROM_FAR_BYTES = 1 << 25, 1 << 22  # without and with a long way
 
 
 @contextlib.contextmanager
-def _lanes(connection: Way, plan: Plan, given: Lanes | None) -> Iterator[Lanes | None]:
-    """Lanes for what is large in a plan; none when nothing is."""
+def _streams(connection: OpenPorter, plan: Plan, given: StreamPool | None) -> Iterator[StreamPool | None]:
+    """Streams for what is large in a plan; none when nothing is."""
     if max((i.size_bytes for i in plan.to_do), default=0) < RANGED_FROM_FAR_BYTES:
         yield given
         return
     with contextlib.ExitStack() as stack:
-        lanes = given
-        if lanes is None:
-            lanes = lanes_over(connection, stack)
-            stack.callback(lanes.close)
-            if any(_ranged(i, lanes.rtt_s) for i in plan.to_do):
-                lanes.start()
-        yield lanes
+        streams = given
+        if streams is None:
+            streams = streams_over(connection, stack)
+            stack.callback(streams.close)
+            if any(_ranged(i, streams.rtt_s) for i in plan.to_do):
+                streams.start()
+        yield streams
 
 
-def lanes_over(connection: Way, stack: contextlib.ExitStack) -> Lanes:
+def streams_over(connection: OpenPorter, stack: contextlib.ExitStack) -> StreamPool:
     """OpenSSH's program where there is one and no login needs a person, else more channels of the connection."""
     if isinstance(connection, SshClient):
         client = connection
-        return Lanes(lambda: _process(client), rtt_s=lambda: client.rtt_s, first=lambda rtt_s: first_lanes(rtt_s) - 1)
+        return StreamPool(lambda: _process(client), rtt_s=lambda: client.rtt_s,
+                          first=lambda rtt_s: first_streams(rtt_s) - 1)
     rtt_s = connection.ping(PING_S)
     if not _carries(connection):
         own = stack.enter_context(SshClient(connection.host))
-        return Lanes(lambda: _process(own), rtt_s=lambda: rtt_s, first=first_lanes)
-    return Lanes(lambda: _channel(connection), rtt_s=lambda: rtt_s, first=lambda _: CHANNELS, most=CHANNELS)
+        return StreamPool(lambda: _process(own), rtt_s=lambda: rtt_s, first=first_streams)
+    return StreamPool(lambda: _channel(connection), rtt_s=lambda: rtt_s, first=lambda _: CHANNELS, most=CHANNELS)
 
 
 def _process(client: SshClient) -> tuple[Wire, Callable[[], None]]:
     process = client.start(porter)
-    process.write(b'{"do":"lane"}\n')
+    process.write(b'{"do":"stream"}\n')
     return process.wire, process.kill
 
 
-def _channel(connection: Way) -> tuple[Wire, Callable[[], None]]:
-    program = connection.far(porter, {"do": "lane"}, silence_s=SILENCE_S + 30)
+def _channel(connection: OpenPorter) -> tuple[Wire, Callable[[], None]]:
+    program = connection.far(porter, {"do": "stream"}, silence_s=SILENCE_S + 30)
     return program.wire, lambda: _end(program)
 
 
@@ -296,8 +300,8 @@ def _end(program: contextlib.AbstractContextManager[object]) -> None:
     program.__exit__(None, None, None)
 
 
-def _carries(connection: Way) -> bool:
-    """Whether its own wire is as good as a lane: paramiko takes 2.5 times the CPU that `ssh` does."""
+def _carries(connection: OpenPorter) -> bool:
+    """Whether its own wire is as good as a stream: paramiko takes 2.5 times the CPU that `ssh` does."""
     return isinstance(connection, SshClient) or not (openssh_client.present() and connection.logs_in_alone)
 
 
@@ -313,9 +317,9 @@ def ranged_from(rtt_s: float) -> int:
     return RANGED_FROM_FAR_BYTES if rtt_s >= FAR_S else RANGED_FROM_BYTES
 
 
-def _sorted(plan: Plan, lanes: Lanes | None) -> tuple[list[Item], list[Item]]:
+def _sorted(plan: Plan, streams: StreamPool | None) -> tuple[list[Item], list[Item]]:
     """What goes as one stream, and what goes in ranges."""
-    large = [i for i in plan.to_do if lanes and _ranged(i, lanes.rtt_s)]
+    large = [i for i in plan.to_do if streams and _ranged(i, streams.rtt_s)]
     return [i for i in plan.to_do if i not in large], large
 
 
@@ -334,7 +338,7 @@ class _Tally:
         self._bytes_total = sum(i.size_bytes for i in plan.to_do)
         self._bytes_done = 0
 
-    def heed(self, message: Message) -> None:
+    def handle(self, message: Message) -> None:
         """What the host says while we send. Raises Problem for what it has no reason to say."""
         if "done" in message:
             path = self._named(message, "done")
@@ -371,8 +375,8 @@ class _Tally:
         self._bytes_done += count
         if self._progress:
             total = len(self.entries)
-            self._progress(Progress(entry.path or Path(self._plan.target).name, self._bytes_done, self._bytes_total,
-                                    total - len(self._open), total))
+            self._progress(TransferProgress(entry.path or Path(self._plan.target).name, self._bytes_done,
+                                            self._bytes_total, total - len(self._open), total))
 
     def all_done(self) -> None:
         if self._open:

@@ -16,16 +16,16 @@ from rdtops.porter.listing import scan
 from rdtops.ssh import hosts, openssh_client
 from rdtops.ssh.display import of_words, printable, shown, size_words
 from rdtops.ssh.openssh_client import SshClient
-from rdtops.transfer.porter_session import Way
-from rdtops.transfer.streams import Lanes
+from rdtops.transfer.porter_session import OpenPorter
+from rdtops.transfer.streams import StreamPool
 from rdtops.transfer.transfer import (
     Outcome,
-    Progress,
+    TransferProgress,
     download,
-    lanes_over,
     plan_download,
     plan_upload,
     ranged_from,
+    streams_over,
     upload,
 )
 from rdtops.transfer.transfer_plan import Plan
@@ -72,29 +72,29 @@ def _ask(question: str, echo: bool) -> str:
     return (input if echo else getpass.getpass)(f"{printable(question)} ")
 
 
-def _moved(options: argparse.Namespace, way: Way, upwards: bool) -> tuple[Plan, Outcome | None]:
-    watch = Display() if sys.stderr.isatty() else Lines()
+def _moved(options: argparse.Namespace, way: OpenPorter, upwards: bool) -> tuple[Plan, Outcome | None]:
+    watch = Display() if sys.stderr.isatty() else LineDisplay()
     with contextlib.ExitStack() as stack:
         if upwards:
             local, remote = Path(options.source), _into(options.target.partition(":")[2], options.source)
-            lanes = None if options.dry_run else _early(way, local, stack)
+            streams = None if options.dry_run else _early(way, local, stack)
             plan = plan_upload(way, local, remote, verify=options.verify)
-            return plan, None if options.dry_run else upload(way, plan, watch, lanes=lanes)
+            return plan, None if options.dry_run else upload(way, plan, watch, streams=streams)
         remote = options.source.partition(":")[2]
         plan = plan_download(way, remote, Path(_into(options.target, remote)), verify=options.verify)
         return plan, None if options.dry_run else download(way, plan, watch)
 
 
-def _early(way: Way, local: Path, stack: contextlib.ExitStack) -> Lanes | None:
-    """Lanes that log in while the plan is being made."""
+def _early(way: OpenPorter, local: Path, stack: contextlib.ExitStack) -> StreamPool | None:
+    """Streams that log in while the plan is being made."""
     if not isinstance(way, SshClient):
         return None
     with contextlib.suppress(Problem, OSError):  # the plan will say it
         largest = max((e.size for e in scan(str(local.expanduser().absolute()))), default=0)
-        lanes = lanes_over(way, stack)
-        stack.callback(lanes.close)
-        lanes.start(lambda rtt_s: largest >= ranged_from(rtt_s))
-        return lanes
+        streams = streams_over(way, stack)
+        stack.callback(streams.close)
+        streams.start(lambda rtt_s: largest >= ranged_from(rtt_s))
+        return streams
     return None
 
 
@@ -119,7 +119,7 @@ class Display:
         self._start_s = self._shown_s = time.monotonic()
         self._first_bytes: int | None = None
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: TransferProgress) -> None:
         now_s = time.monotonic()
         if self._first_bytes is None:
             self._first_bytes = progress.bytes_done
@@ -130,19 +130,19 @@ class Display:
         sys.stderr.write(self.start + self._words(progress, self._first_bytes, now_s) + ("\n" if done else self.end))
         sys.stderr.flush()
 
-    def _words(self, progress: Progress, first_bytes: int, now_s: float) -> str:
+    def _words(self, progress: TransferProgress, first_bytes: int, now_s: float) -> str:
         rate = (progress.bytes_done - first_bytes) / max(now_s - self._start_s, 0.1)
         left_s = (progress.bytes_total - progress.bytes_done) / rate if rate else 0
         done = of_words(progress.bytes_done, progress.bytes_total)
         return f"{done}, {size_words(int(rate))}/s, {left_s:.0f} s left, {shown(progress.path)[-40:]}"
 
 
-class Lines(Display):
+class LineDisplay(Display):
     """Progress where no terminal is: a line now and then, and none for what is done at once."""
 
     every_s, start, end = LINE_EVERY_S, "", "\n"
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: TransferProgress) -> None:
         if progress.bytes_done < progress.bytes_total:
             super().__call__(progress)
 

@@ -60,7 +60,7 @@ class Plan:
 
 
 @dataclass
-class Survey:
+class TargetState:
     """What the target of a plan holds already."""
 
     there: dict[str, Entry] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Survey:
     basis: dict[str, str] = field(default_factory=dict)  # MD5 -> a file of that content on the target's machine
 
     @classmethod
-    def of(cls, messages: Iterable[Message], paths: Iterable[str], basis: str = "") -> Survey:
+    def of(cls, messages: Iterable[Message], paths: Iterable[str], basis: str = "") -> TargetState:
         """What is said of those paths, and of files of `basis`. Raises Problem for what is not."""
         survey, wanted = cls(), set(paths)
         for message in _not_endless(messages, MOST_FILES + len(wanted)):
@@ -133,13 +133,13 @@ def _not_endless(messages: Iterable[Message], most: int) -> Iterator[Message]:
         yield message
 
 
-def plan_items(entries: Sequence[Entry], survey: Survey, name: str, sides: tuple[str, str]) -> tuple[Item, ...]:
+def plan_items(entries: Sequence[Entry], survey: TargetState, name: str, sides: tuple[str, str]) -> tuple[Item, ...]:
     """What is to be done with each entry. `sides` are the words for source and target, `name` is what a root that is
     itself a file is called. An entry knows its MD5 when the target has a file of its size."""
     return tuple(_item(entry, survey, name, sides) for entry in entries)
 
 
-def _item(entry: Entry, survey: Survey, name: str, sides: tuple[str, str]) -> Item:
+def _item(entry: Entry, survey: TargetState, name: str, sides: tuple[str, str]) -> Item:
     there = survey.there.get(entry.path)
     difference = _difference(entry, there, sides)
 

@@ -21,9 +21,9 @@ from rdtops.errors import RdtopsError
 from rdtops.ui.screen import Screen, ask_person, say, show_traceback
 
 if TYPE_CHECKING:
-    from rdtops.delivery.plan import Wish
+    from rdtops.delivery.plan import Request
     from rdtops.ssh.trust import SeenKey
-    from rdtops.views.output import Output
+    from rdtops.views.output import WorkflowOutput
     from rdtops.workflows.session import HostSession, Session
 
 P = ParamSpec("P")
@@ -45,10 +45,10 @@ class OnHosts:
     of_runs: bool = False
     live: bool = False
 
-    def run(self, workflow: Callable[Concatenate[HostSession, P], Iterable[Output]], *args: P.args,
+    def run(self, workflow: Callable[Concatenate[HostSession, P], Iterable[WorkflowOutput]], *args: P.args,
             **options: P.kwargs) -> None:
         """Run the workflow on each host, several side by side, and show what it yields."""
-        def start(host: HostSession) -> Iterable[Output]:
+        def start(host: HostSession) -> Iterable[WorkflowOutput]:
             return workflow(host, *args, **options)
 
         with _on_screen(self.as_json, live=self.live) as screen:
@@ -82,7 +82,7 @@ class OnHosts:
         return screen.session.hosts(self.names, of_runs=self.of_runs)
 
 
-def on_laptop(workflow: Callable[[Session], Iterable[Output]], *, as_json: bool = False) -> None:
+def on_laptop(workflow: Callable[[Session], Iterable[WorkflowOutput]], *, as_json: bool = False) -> None:
     """Run a workflow that needs no host, and show what it yields."""
     with _on_screen(as_json) as screen:
         screen.finish(screen.show_each(workflow(screen.session)))
@@ -100,11 +100,11 @@ def has_dashboard() -> bool:
     return True
 
 
-def request(preset: str, settings: list[str] | None, from_scratch: bool = False) -> Wish:
+def request(preset: str, settings: list[str] | None, from_scratch: bool = False) -> Request:
     """Return what the command line asks for, beside the host."""
-    from rdtops.delivery.plan import Wish
+    from rdtops.delivery.plan import Request
 
-    return Wish(preset, tuple(settings or ()), from_scratch)
+    return Request(preset, tuple(settings or ()), from_scratch)
 
 
 def accept_key(yes: bool) -> Callable[[SeenKey], bool]:
@@ -169,12 +169,12 @@ def _shared_screen() -> Screen:
     return _screen
 
 
-def _side_by_side(screen: Screen, hosts: list[HostSession], start: Callable[[HostSession], Iterable[Output]], *,
+def _side_by_side(screen: Screen, hosts: list[HostSession], start: Callable[[HostSession], Iterable[WorkflowOutput]], *,
                   live: bool) -> int:
     """Run each host in its own thread; one that fails does not stop the others. Returns the worst exit code."""
     codes = []
 
-    def outputs_of(host: HostSession) -> list[Output]:
+    def outputs_of(host: HostSession) -> list[WorkflowOutput]:
         if not live:
             return list(start(host))
         codes.append(screen.show_each(start(host)))

@@ -21,7 +21,7 @@ from rdtops.hostlib.fields import loads
 from rdtops.lab import packages
 from rdtops.lab.site import Lab
 from rdtops.views.host_output import LabServerOutput
-from rdtops.views.output import Output
+from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
 from rdtops.views.words import SIGNS, grid_of, table_of
 
@@ -36,7 +36,7 @@ class StepFailed(RdtopsError):
 
 
 @dataclass(frozen=True)
-class Summary(Output):
+class StepSummary(WorkflowOutput):
     """Titled lines."""
 
     title: str
@@ -50,7 +50,7 @@ class Summary(Output):
 
 
 @dataclass(frozen=True)
-class Measured(Output):
+class Measured(WorkflowOutput):
     """One row of a benchmark. `value` is a ratio, never a time: machines differ."""
 
     name: str
@@ -72,7 +72,7 @@ class Measured(Output):
 
 
 @dataclass(frozen=True)
-class Drilled(Output):
+class Drilled(WorkflowOutput):
     """What a drill broke, and what did not hold. A row is a frozen dataclass: its fields are the columns of the
     table, its field or property `passed`, where it has one, is its sign.
     """
@@ -109,17 +109,17 @@ def lab() -> Lab:
     return Lab(ROOT / ".lab")
 
 
-def lab_up(say: Say, backend: str = "auto") -> Iterator[Summary]:
+def lab_up(say: Say, backend: str = "auto") -> Iterator[StepSummary]:
     site = lab()
     say(site.up(backend).words)
     make_tiny_assets(say)
-    yield Summary("the lab is up", {
+    yield StepSummary("the lab is up", {
         "try it": "inv deploy check train --host lab",
         "by hand": f"ssh -F {_short(site.root / 'ssh_config')} lab",
         "stop it": "inv lab.down"})
 
 
-def lab_down(say: Say) -> Iterator[Output]:
+def lab_down(say: Say) -> Iterator[WorkflowOutput]:
     ended = lab().down()
     say(f"the lab is down, {ended} processes stopped" if ended else "the lab is already down")
     yield from ()
@@ -145,7 +145,7 @@ def make_tiny_assets(say: Say) -> None:
         raise LabError(f"the tiny assets could not be made:\n{done.stderr[-800:]}")
 
 
-def demo(say: Say) -> Iterator[Output]:
+def demo(say: Say) -> Iterator[WorkflowOutput]:
     """Run the commands that a user would type. Everything in it is real but the size."""
     begun = time.monotonic()
     _system_programs(say)
@@ -153,7 +153,7 @@ def demo(say: Say) -> Iterator[Output]:
                  "fetch-results"):
         _inv(line)
     fetched = loads(_inv(f"fetch-results --host {LAB_HOST} --json"))[0]  # for the summary; nothing moves
-    yield Summary(f"done in {time.monotonic() - begun:.0f} s: a training on {LAB_HOST}, reached through lab-jump", {
+    yield StepSummary(f"done in {time.monotonic() - begun:.0f} s: a training on {LAB_HOST}, reached through lab-jump", {
         "run": f"{fetched['run_id']}, {fetched['state']}",
         "report": _short(fetched["report"]),
         "loss curve": _short(fetched["loss_curve"]),
@@ -180,7 +180,7 @@ def _workers() -> list[str]:
     return ["-n", str(count), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
-def lint() -> Iterator[Output]:
+def lint() -> Iterator[WorkflowOutput]:
     scripts = Path(sys.executable).parent
     for words in (["ruff", "check", "."], ["mypy"], ["lint-imports"]):
         _run([str(scripts / Path(words[0])), *words[1:]], f"{words[0]} has findings")

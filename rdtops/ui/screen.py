@@ -17,8 +17,8 @@ from rdtops.errors import RdtopsError
 from rdtops.ssh.display import json_text, printable
 
 if TYPE_CHECKING:
-    from rdtops.transfer.transfer import Progress
-    from rdtops.views.output import LiveOutput, Output
+    from rdtops.transfer.transfer import TransferProgress
+    from rdtops.views.output import LiveOutput, WorkflowOutput
 
 
 class Screen:
@@ -41,7 +41,7 @@ class Screen:
         self._bar_ids: dict[tuple[str, str], Any] = {}
         self._last_line: dict[tuple[str, str], float] = {}
 
-    def show_each(self, outputs: Iterable[Output]) -> int:
+    def show_each(self, outputs: Iterable[WorkflowOutput]) -> int:
         """Show each as it comes; return the worst exit code."""
         code = 0
         for output in outputs:
@@ -50,7 +50,7 @@ class Screen:
         self.close_progress()
         return code
 
-    def show(self, output: Output) -> None:
+    def show(self, output: WorkflowOutput) -> None:
         from rdtops.views.output import LiveOutput
 
         self.close_progress()
@@ -113,7 +113,7 @@ class Screen:
     def _say(self, text: str) -> None:
         self.err.print(text, style="dim")
 
-    def _moved(self, host: str, what: str, done: Progress) -> None:
+    def _moved(self, host: str, what: str, done: TransferProgress) -> None:
         """Show a bar on a terminal, elsewhere a line every 5 seconds."""
         if not done.bytes_total:
             return
@@ -124,7 +124,7 @@ class Screen:
             share = 100 * done.bytes_done / done.bytes_total
             self._say(f"{host}: {what}: {share:.0f} % of {done.bytes_total / 1e6:.1f} MB  {done.path}")
 
-    def _bar(self, host: str, what: str, done: Progress) -> None:
+    def _bar(self, host: str, what: str, done: TransferProgress) -> None:
         from rich import progress
 
         if self._bars is None:

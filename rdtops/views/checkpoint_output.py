@@ -12,7 +12,7 @@ from rdtops.contract.run import Checkpoint
 from rdtops.runs.overview import RunView
 from rdtops.runs.records import HookRecord
 from rdtops.views.journal_output import recorded
-from rdtops.views.output import Output
+from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
 from rdtops.views.words import heldout_words, size, stacked, table_of
 
@@ -31,7 +31,7 @@ class CheckpointRow:
 
 
 @dataclass(frozen=True)
-class CheckpointsOutput(Output):
+class CheckpointsOutput(WorkflowOutput):
     """The checkpoints of a run. `others`: what is not a complete checkpoint, and why."""
 
     run: RunView

@@ -12,13 +12,13 @@ from rich.text import Text
 from rdtops.delivery.deploy import Delivery
 from rdtops.delivery.provision import Provisioned
 from rdtops.delivery.releases import RolledBack
-from rdtops.views.output import Output
+from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
 from rdtops.views.words import size, stacked, table_of
 
 
 @dataclass(frozen=True)
-class DeployOutput(Output):
+class DeployOutput(WorkflowOutput):
     host: str
     deliveries: tuple[Delivery, ...]
     dry_run: bool
@@ -65,7 +65,7 @@ def _reasons(delivery: Delivery) -> Iterable[Text]:
 
 
 @dataclass(frozen=True)
-class RollbackOutput(Output):
+class RollbackOutput(WorkflowOutput):
     rollback: RolledBack
 
     def __rich__(self) -> RenderableType:
@@ -79,7 +79,7 @@ class RollbackOutput(Output):
 
 
 @dataclass(frozen=True)
-class EnvironmentOutput(Output):
+class EnvironmentOutput(WorkflowOutput):
     """What `inv deploy --env` made."""
 
     made: Provisioned

@@ -14,13 +14,13 @@ from rdtops.contract.run import RunState
 from rdtops.contract.tally import tallies
 from rdtops.hostlib import fields
 from rdtops.runs.evaluations import EvalView
-from rdtops.views.output import Output
+from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
 from rdtops.views.words import exit_words, last_lines, state_word, table_of
 
 
 @dataclass(frozen=True)
-class EvaluationOutput(Output):
+class EvaluationOutput(WorkflowOutput):
     evaluation: EvalView
 
     @property

@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from rdtops.answers import Gpu
-from rdtops.views.output import LiveOutput, Output
+from rdtops.answers import GpuUsage
+from rdtops.views.output import LiveOutput, WorkflowOutput
 from rdtops.views.terminal import styled
 from rdtops.views.words import clock, table_of, verbatim
 
@@ -21,7 +21,7 @@ BUSY_PERCENT, FULL_PERCENT = 50, 95
 
 
 @dataclass(frozen=True)
-class NvidiaSmiOutput(Output):
+class NvidiaSmiOutput(WorkflowOutput):
     """What nvidia-smi said: its own text, and its rows."""
 
     host: str
@@ -41,7 +41,7 @@ class GpuSampleOutput(LiveOutput):
 
     host: str
     time_s: float
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[GpuUsage, ...]
     problem: str = ""  # why there are none, or none of this moment
     warning: str = ""  # what nvidia-smi prints besides, said once
 
@@ -85,13 +85,13 @@ def load_bar(percent: float | None, from_percent: float, cells: int) -> Text:
     return styled(f"[{colour}]{{}}[/][dim]{{}}[/] {{}}", "█" * full, "░" * (cells - full), f"{percent:3.0f} %")
 
 
-def memory_percent(gpu: Gpu) -> float | None:
+def memory_percent(gpu: GpuUsage) -> float | None:
     if gpu.memory_used_mib is None or not gpu.memory_total_mib:
         return None
     return 100 * gpu.memory_used_mib / gpu.memory_total_mib
 
 
-def memory_words(gpu: Gpu) -> str:
+def memory_words(gpu: GpuUsage) -> str:
     if gpu.memory_used_mib is None or gpu.memory_total_mib is None:
         return "?"
     return f"{gpu.memory_used_mib / 1024:.1f} of {gpu.memory_total_mib / 1024:.0f} GiB"

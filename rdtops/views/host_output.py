@@ -11,12 +11,12 @@ from rich.text import Text
 from rdtops.lab.site import ServerStatus
 from rdtops.ssh.hosts import Host
 from rdtops.ssh.trust import SeenKey
-from rdtops.views.output import Output
+from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
 
 
 @dataclass(frozen=True)
-class HostOutput(Output):
+class HostOutput(WorkflowOutput):
     """A host and its route, with the round trip where it was measured, or why it could not be."""
 
     host: Host
@@ -43,7 +43,7 @@ class HostOutput(Output):
 
 
 @dataclass(frozen=True)
-class HostKeyOutput(Output):
+class HostKeyOutput(WorkflowOutput):
     key: SeenKey
 
     def __rich__(self) -> RenderableType:
@@ -58,7 +58,7 @@ class HostKeyOutput(Output):
 
 
 @dataclass(frozen=True)
-class LabServerOutput(Output):
+class LabServerOutput(WorkflowOutput):
     server: ServerStatus
 
     def __rich__(self) -> RenderableType:

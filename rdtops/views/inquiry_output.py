@@ -10,13 +10,13 @@ from rich.console import Group, RenderableType
 
 from rdtops.checks import Status
 from rdtops.runs.inquiries import NormFitted, Replayed, Stats
-from rdtops.views.output import Output
+from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
 from rdtops.views.words import SIGNS, grid_of, table_of
 
 
 @dataclass(frozen=True)
-class ReplayOutput(Output):
+class ReplayOutput(WorkflowOutput):
     replayed: Replayed
 
     def __rich__(self) -> RenderableType:
@@ -45,7 +45,7 @@ def _recorded_loss(found: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class NormfitOutput(Output):
+class NormfitOutput(WorkflowOutput):
     fitted: NormFitted
 
     def __rich__(self) -> RenderableType:
@@ -66,7 +66,7 @@ class NormfitOutput(Output):
 
 
 @dataclass(frozen=True)
-class StatsOutput(Output):
+class StatsOutput(WorkflowOutput):
     stats: Stats
 
     @property

@@ -11,13 +11,13 @@ from rich.text import Text
 
 from rdtops.contract.journal import Event
 from rdtops.runs.records import HookRecord
-from rdtops.views.output import Output
+from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
 from rdtops.views.words import clock, duration, heldout_words, size
 
 
 @dataclass(frozen=True)
-class EventOutput(Output):
+class EventOutput(WorkflowOutput):
     """An event of a followed run, and what the plugins said of it."""
 
     event: Event

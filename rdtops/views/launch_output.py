@@ -9,13 +9,13 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from rdtops.runs.jobs import Launched
-from rdtops.views.output import Output
+from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
 from rdtops.views.words import stacked, verbatim
 
 
 @dataclass(frozen=True)
-class DryRunOutput(Output):
+class DryRunOutput(WorkflowOutput):
     """What `inv train --dry-run` and `inv eval --dry-run` show: each file by its name, the command that would start
     it, and the names of the secrets that go into a file of their own."""
 
@@ -40,7 +40,7 @@ class DryRunOutput(Output):
 
 
 @dataclass(frozen=True)
-class LaunchOutput(Output):
+class LaunchOutput(WorkflowOutput):
     launched: Launched
 
     def __rich__(self) -> RenderableType:

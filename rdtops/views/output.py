@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 
 
-class Output(ABC):
+class WorkflowOutput(ABC):
     """Something that a workflow found or did. Nothing here prints."""
 
     @property
@@ -26,7 +26,7 @@ class Output(ABC):
         """Return its rows for --json."""
 
 
-class LiveOutput(Output):
+class LiveOutput(WorkflowOutput):
     """On a terminal it takes the place of the one before it."""
 
     @property

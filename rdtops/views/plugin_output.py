@@ -10,13 +10,13 @@ from rich.text import Text
 
 from rdtops.plugging.authoring import Written
 from rdtops.plugging.catalog import PluginRow
-from rdtops.views.output import Output
+from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
 from rdtops.views.words import stacked
 
 
 @dataclass(frozen=True)
-class PluginOutput(Output):
+class PluginOutput(WorkflowOutput):
     row: PluginRow
 
     @property
@@ -48,7 +48,7 @@ class PluginOutput(Output):
 
 
 @dataclass(frozen=True)
-class NewPluginOutput(Output):
+class NewPluginOutput(WorkflowOutput):
     written: Written
 
     def __rich__(self) -> RenderableType:

@@ -10,13 +10,13 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from rdtops.checks import CheckResult, Report, Status
-from rdtops.views.output import Output
+from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
 from rdtops.views.words import SIGNS, stacked, table_of
 
 
 @dataclass(frozen=True)
-class CheckOutput(Output):
+class CheckOutput(WorkflowOutput):
     report: Report
 
     @property

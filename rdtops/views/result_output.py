@@ -9,13 +9,13 @@ from typing import Any
 from rich.console import RenderableType
 
 from rdtops.runs.results import Fetched
-from rdtops.views.output import Output
+from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
 from rdtops.views.words import grid_of, size
 
 
 @dataclass(frozen=True)
-class FetchOutput(Output):
+class FetchOutput(WorkflowOutput):
     fetched: Fetched
 
     def __rich__(self) -> RenderableType:
@@ -43,7 +43,7 @@ class FetchOutput(Output):
 
 
 @dataclass(frozen=True)
-class ReportOutput(Output):
+class ReportOutput(WorkflowOutput):
     """A report that was written on this laptop."""
 
     run_id: str

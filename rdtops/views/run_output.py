@@ -10,20 +10,20 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from rdtops.answers import Gpu
+from rdtops.answers import GpuUsage
 from rdtops.contract.run import RunState
 from rdtops.errors import RdtopsError
 from rdtops.launcher import JobState, Phase
 from rdtops.runs.evaluations import EvalView
 from rdtops.runs.overview import RunView
 from rdtops.views.evaluation_output import evaluation_line
-from rdtops.views.output import Output
+from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
 from rdtops.views.words import duration, exit_words, last_lines, stacked, state_word, verbatim
 
 
 @dataclass(frozen=True)
-class LogOutput(Output):
+class LogOutput(WorkflowOutput):
     """Lines of the host, printed as they are."""
 
     text: str
@@ -36,7 +36,7 @@ class LogOutput(Output):
 
 
 @dataclass(frozen=True)
-class RunOutput(Output):
+class RunOutput(WorkflowOutput):
     run: RunView
 
     @property
@@ -59,7 +59,7 @@ class RunStatus:
 
 
 @dataclass(frozen=True)
-class StatusOutput(Output):
+class StatusOutput(WorkflowOutput):
     """The runs of a host, or why its status is not known."""
 
     host: str
@@ -129,7 +129,7 @@ def job_lines(job: JobState | None) -> list[Text]:
     return [styled("{}", job.words), *([styled("[bold]-> {}[/]", job.remedy)] if needs_somebody else [])]
 
 
-def gpus_words(gpus: Sequence[Gpu]) -> str:
+def gpus_words(gpus: Sequence[GpuUsage]) -> str:
     """`GPU 0, 1: 97 %, 142 of 160 GiB`; '' without any."""
     if not gpus:
         return ""

@@ -9,13 +9,13 @@ from typing import Any
 from rich.console import RenderableType
 
 from rdtops.runs.why import Why
-from rdtops.views.output import Output
+from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
 from rdtops.views.words import stacked
 
 
 @dataclass(frozen=True)
-class WhyOutput(Output):
+class WhyOutput(WorkflowOutput):
     why: Why
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rdtops.delivery.plan import Wish
+from rdtops.delivery.plan import Request
 from rdtops.errors import ConfigError, HostError, UsageError
 from rdtops.plugging import authoring, catalog, discovery, registry
 from rdtops.runs import inquiries, overview
@@ -38,18 +38,18 @@ def replay(session: HostSession, *, run_id: str, step: int, checkpoint: str, dev
     yield ReplayOutput(inquiries.replay(connection, run, step, checkpoint, device))
 
 
-def normfit(session: HostSession, *, request: Wish, samples: int) -> Iterator[NormfitOutput]:
+def normfit(session: HostSession, *, request: Request, samples: int) -> Iterator[NormfitOutput]:
     prepared = session.prepare(request)
     session.say(f"computing the loss of {samples} samples under each norm")
     yield NormfitOutput(inquiries.normfit(session.connect(), prepared.spec, samples))
 
 
-def stats(session: HostSession, *, request: Wish, recompute: bool) -> Iterator[StatsOutput]:
+def stats(session: HostSession, *, request: Request, recompute: bool) -> Iterator[StatsOutput]:
     prepared = session.prepare(request)
     yield StatsOutput(inquiries.stats(session.connect(), prepared.spec, recompute))
 
 
-def stats_here(session: Session, *, request: Wish, recompute: bool) -> Iterator[StatsOutput]:
+def stats_here(session: Session, *, request: Request, recompute: bool) -> Iterator[StatsOutput]:
     """Look at this laptop's copy of the dataset, which is what a deploy sends."""
     config = request.config_here(session.inventory)
     folder = session.inventory.asset(config.dataset)

@@ -11,7 +11,7 @@ from pathlib import Path
 from rdtops.checks import Report
 from rdtops.contract.run import RunSpec
 from rdtops.delivery import plan, releases, snapshot
-from rdtops.delivery.plan import Asset, Wish
+from rdtops.delivery.plan import Asset, Request
 from rdtops.delivery.releases import RolledBack
 from rdtops.delivery.snapshot import Snapshot
 from rdtops.errors import Unreachable
@@ -23,7 +23,7 @@ from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import Host
 from rdtops.ssh.inventory import Inventory
 from rdtops.ssh.transport import Ask
-from rdtops.transfer.transfer import Progress
+from rdtops.transfer.transfer import TransferProgress
 from rdtops.workflows import training
 
 
@@ -43,7 +43,7 @@ class Session:
     """`say` gets lines for people while the work goes on, `progress` the bytes of transfers, `ask` the question of a
     bastion that wants a code."""
 
-    def __init__(self, say: Callable[[str], None], progress: Callable[[str, str, Progress], None],
+    def __init__(self, say: Callable[[str], None], progress: Callable[[str, str, TransferProgress], None],
                  ask: Ask | None = None) -> None:
         self.say = say
         self.progress = progress
@@ -126,7 +126,7 @@ class HostSession:
         """Tell the person a line."""
         self._session.say(text)
 
-    def progress(self, what: str, done: Progress) -> None:
+    def progress(self, what: str, done: TransferProgress) -> None:
         """Show how far a transfer is."""
         self._session.progress(self.host.name, what, done)
 
@@ -141,7 +141,7 @@ class HostSession:
                 error.remedy = "inv lab.up   # if this is the lab; inv lab.status shows what of it is up"
             raise
 
-    def prepare(self, request: Wish, *, of_this_tree: bool = False) -> Prepared:
+    def prepare(self, request: Request, *, of_this_tree: bool = False) -> Prepared:
         """Make the request concrete: with the code of this tree, or, unless `of_this_tree`, of the release that the
         host was rolled back to."""
         config = request.config_for(self.host)  # first: a wrong --set needs no connection

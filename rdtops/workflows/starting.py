@@ -11,7 +11,7 @@ from rdtops.contract.evaluation import EvalSpec, Protocol, checked
 from rdtops.contract.run import RunPaths, RunSpec, RunState
 from rdtops.delivery import deploy as delivery
 from rdtops.delivery import provision, releases, secrets
-from rdtops.delivery.plan import Wish
+from rdtops.delivery.plan import Request
 from rdtops.errors import HostError, RemoteError
 from rdtops.runs import admission, evaluations, launch, overview, records, watch
 from rdtops.runs.jobs import Launched
@@ -22,14 +22,14 @@ from rdtops.views.delivery_output import DeployOutput, EnvironmentOutput, Rollba
 from rdtops.views.evaluation_output import EvaluationOutput
 from rdtops.views.journal_output import EventOutput
 from rdtops.views.launch_output import DryRunOutput, LaunchOutput
-from rdtops.views.output import Output
+from rdtops.views.output import WorkflowOutput
 from rdtops.views.preflight_output import CheckOutput
 from rdtops.workflows import training
 from rdtops.workflows.session import HostSession, Prepared
 from rdtops.workflows.watching import _spec, follow_run
 
 
-def deploy(session: HostSession, *, request: Wish, only: str, environment: bool,
+def deploy(session: HostSession, *, request: Request, only: str, environment: bool,
            dry_run: bool) -> Iterator[DeployOutput | EnvironmentOutput]:
     """Send what is missing or different; with `environment`, make the host's Python environment first."""
     delivery.parts(only)  # a wrong --only needs no connection
@@ -53,15 +53,15 @@ def rollback(session: HostSession, *, to: str) -> Iterator[RollbackOutput]:
     yield RollbackOutput(releases.roll_back(session.connect(), to))
 
 
-def check(session: HostSession, *, request: Wish) -> Iterator[CheckOutput]:
+def check(session: HostSession, *, request: Request) -> Iterator[CheckOutput]:
     prepared = session.prepare(request)
     report = session.report(prepared, again=True)
     duplicate = None if report.passed else admission.find_duplicate(session.connect(), prepared.spec)
     yield CheckOutput(training.excused(report, duplicate))
 
 
-def train(session: HostSession, *, request: Wish, resume: str, again: bool, follow: bool,
-          dry_run: bool) -> Iterator[Output]:
+def train(session: HostSession, *, request: Request, resume: str, again: bool, follow: bool,
+          dry_run: bool) -> Iterator[WorkflowOutput]:
     prepared = session.prepare(request)
     host, connection = session.host, session.connect()
     run = overview.find(connection, resume) if resume else None
@@ -109,8 +109,8 @@ def _keep_checks(session: HostSession, connection: Connection, paths: RunPaths, 
         session.say(f"the check results could not be saved on the host: {error.message}")
 
 
-def evaluate(session: HostSession, *, run_id: str, which: str, request: Wish, protocol: Protocol, processes: int,
-             device: str, follow: bool, dry_run: bool) -> Iterator[Output]:
+def evaluate(session: HostSession, *, run_id: str, which: str, request: Request, protocol: Protocol, processes: int,
+             device: str, follow: bool, dry_run: bool) -> Iterator[WorkflowOutput]:
     protocol = checked(protocol)  # a wrong one needs no connection
     host, connection = session.host, session.connect()
     prepared = session.prepare(request).spec

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from rdtops.transfer import transfer
-from rdtops.transfer.porter_session import Way
+from rdtops.transfer.porter_session import OpenPorter
 from rdtops.transfer.transfer import Outcome, plan_download, plan_upload
 
 MIB = 1 << 20
@@ -17,9 +17,9 @@ def random_file(path: Path, size: int) -> Path:
     return path
 
 
-def upload(way: Way, source: Path, target: Path, watch: transfer.Watcher | None = None) -> Outcome:
+def upload(way: OpenPorter, source: Path, target: Path, watch: transfer.Watcher | None = None) -> Outcome:
     return transfer.upload(way, plan_upload(way, source, str(target)), watch)
 
 
-def download(way: Way, source: Path, target: Path, watch: transfer.Watcher | None = None) -> Outcome:
+def download(way: OpenPorter, source: Path, target: Path, watch: transfer.Watcher | None = None) -> Outcome:
     return transfer.download(way, plan_download(way, str(source), target), watch)

@@ -24,7 +24,7 @@ from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import Host
 from rdtops.ssh.openssh_client import SshClient
 from rdtops.transfer import transfer
-from rdtops.transfer.porter_session import Way
+from rdtops.transfer.porter_session import OpenPorter
 from tests.lab.moves import MIB, download, random_file, upload
 
 CODE = "424242"
@@ -124,7 +124,7 @@ def big(tmp_path: Path, home: None) -> Path:
     return random_file(tmp_path / "big", 96 * MIB)
 
 
-def there_and_back(connection: Way, big: Path, folder: Path) -> None:
+def there_and_back(connection: OpenPorter, big: Path, folder: Path) -> None:
     upload(connection, big, folder / "there")
     download(connection, folder / "there", folder / "back")
     for copy in ("there", "back"):
@@ -181,9 +181,9 @@ def read_until(person: int, words: str) -> str:
     return said
 
 
-def test_a_bastion_that_takes_one_login_at_a_time_gives_fewer_lanes_and_no_error(
+def test_a_bastion_that_takes_one_login_at_a_time_gives_fewer_streams_and_no_error(
         tmp_path: Path, big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "first_lanes", lambda _: 8)
+    monkeypatch.setattr(transfer, "first_streams", lambda _: 8)
     folder = tmp_path / "server"
     folder.mkdir()
     with server(folder, "UsePAM no\nMaxStartups 1:100:1\n") as host, SshClient(host) as client:

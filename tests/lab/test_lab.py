@@ -27,9 +27,9 @@ import rdtops
 from rdtops.errors import LabError
 from rdtops.hostlib import processes as kin
 from rdtops.lab import keys, lab_processes, packages
-from rdtops.lab.fake_gpus import Failure, GpuProcess, Gpus
-from rdtops.lab.lab_processes import Process
-from rdtops.lab.packages import Program
+from rdtops.lab.fake_gpus import Failure, FakeGpuProcess, Gpus
+from rdtops.lab.lab_processes import LabProcess
+from rdtops.lab.packages import SystemProgram
 from rdtops.lab.ports import Ports, first_job_id, free_ports
 from rdtops.lab.server import ID_VARIABLE
 from rdtops.lab.site import HOSTS, NAMES, Lab
@@ -224,10 +224,10 @@ def test_up_repairs_a_killed_server(site: Lab, name: str) -> None:
 
 
 def test_a_recycled_pid_is_not_taken_for_the_server(site: Lab) -> None:
-    ours = Process.of(os.getpid())
+    ours = LabProcess.of(os.getpid())
     assert ours is not None
     site.stop_server("lab")
-    Process(ours.pid, ours.started_ticks - 1, ours.boot_id).write(site.folder("lab") / "process")
+    LabProcess(ours.pid, ours.started_ticks - 1, ours.boot_id).write(site.folder("lab") / "process")
     assert not next(row.up for row in site.status() if row.name == "lab")
     assert site.up().started == ("lab",)
 
@@ -245,7 +245,7 @@ def test_detached_work_outlives_its_connection_and_the_server(site: Lab) -> None
     pid = _detached(site, "lab")
     site.stop_server("lab")
     site.start_server("lab")
-    assert Process.of(pid)
+    assert LabProcess.of(pid)
 
 
 @pytest.mark.skipif(not shutil.which("tmux"), reason="no tmux here")
@@ -256,7 +256,7 @@ def test_down_leaves_nothing_running(site: Lab) -> None:
     tmux = int(output(site, "lab", "tmux -L rdt display-message -p '#{pid}'"))
     lab_id = output(site, "lab", f"echo ${ID_VARIABLE}")
     assert site.down() >= len(NAMES) + len(detached) + 1
-    assert not [pid for pid in (*detached, tmux) if Process.of(pid)]
+    assert not [pid for pid in (*detached, tmux) if LabProcess.of(pid)]
     assert not lab_processes.with_environment(ID_VARIABLE, lab_id)
     assert not any(row.up for row in site.status())
     assert site.down() == 0
@@ -327,7 +327,7 @@ def test_nvidia_smi_shows_eight_idle_cards(site: Lab) -> None:
 
 def test_nvidia_smi_shows_what_a_test_wants(site: Lab) -> None:
     site.set_gpus("lab", Gpus(count=2, memory_used_mib=(0, 70_000), utilization_percent=(0, 97), ecc_errors=(3,),
-                              processes=(GpuProcess(gpu=1, pid=77, name="python", memory_mib=69_000),)))
+                              processes=(FakeGpuProcess(gpu=1, pid=77, name="python", memory_mib=69_000),)))
     fields = "memory.free,utilization.gpu,ecc.errors.uncorrected.volatile.total"
     query = f"nvidia-smi --query-gpu={fields} --format=csv,noheader"
     assert output(site, "lab", query).splitlines() == ["81920 MiB, 0 %, 3", "11920 MiB, 97 %, 0"]
@@ -368,7 +368,7 @@ def test_missing_packages_become_one_command() -> None:
     assert packages.missing(find=lambda _: "/usr/bin/x") == ()
     assert packages.install_command(()) == ""
     lacking = packages.missing(find=lambda name: None if name == "sshd" else "/usr/bin/x")
-    assert lacking == (Program("sshd", "openssh-server"),)
+    assert lacking == (SystemProgram("sshd", "openssh-server"),)
     assert packages.install_command(lacking) == "sudo apt-get update && sudo apt-get install -y openssh-server"
 
 
@@ -384,7 +384,7 @@ def test_packages_are_installed_without_starting_a_service(monkeypatch: pytest.M
     monkeypatch.setattr(packages, "_keep_off", lambda _: None)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     said: list[str] = []
-    assert packages.install_missing(said.append) == (Program("sshd", "openssh-server"),)
+    assert packages.install_missing(said.append) == (SystemProgram("sshd", "openssh-server"),)
     assert (tmp_path / "calls").read_text().splitlines() == [
         "-q update", "-q install -y --no-install-recommends openssh-server"]
     assert "exit 101" in (tmp_path / "seen").read_text()

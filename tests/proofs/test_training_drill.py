@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proofs.drills import training_drill
-from proofs.drills.training_drill import SAVING, STARTING, TRAINING, Subject
+from proofs.drills.training_drill import SAVING, STARTING, TRAINING, DrillSubject
 from rdtops.contract.run import RunSpec
 from rdtops.hostlib import manifest
 from rdtops.ui.repository import Drilled
@@ -35,8 +35,8 @@ def test_two_processes_killed_together_end_with_the_same_bytes(assets, tmp_path)
     assert (drill.problems, sum(row.kills for row in drill.rows)) == ((), 5)
 
 
-def subject(folder: Path, name: str) -> Subject:
-    return Subject(RunSpec.load(folder / "runs" / name / "config.json"))
+def subject(folder: Path, name: str) -> DrillSubject:
+    return DrillSubject(RunSpec.load(folder / "runs" / name / "config.json"))
 
 
 def test_the_drill_sees_a_single_wrong_bit(drilled, tmp_path) -> None:

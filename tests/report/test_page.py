@@ -12,7 +12,7 @@ from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec
 from rdtops.errors import UsageError
 from rdtops.report import page
-from rdtops.report.chart import Line, curves
+from rdtops.report.chart import ChartLine, curves
 
 RUN = "20261124-101530-tiny-3fa9"
 PHASES = {"data_s": 0.1, "encode_s": 0.2, "forward_s": 0.1, "backward_s": 0.4, "optimiser_s": 0.1, "save_s": 0.0,
@@ -121,9 +121,9 @@ def test_a_failed_run_shows_its_error_first_and_an_empty_folder_says_what_it_is_
 
 
 def test_a_chart_of_many_points_is_small_and_within_its_frame():
-    drawn = curves([Line("loss", [(n, 1.0 + (n % 7)) for n in range(100_000)], "loss")])
+    drawn = curves([ChartLine("loss", [(n, 1.0 + (n % 7)) for n in range(100_000)], "loss")])
     assert len(drawn) < 40_000
     xs = [float(pair.split(",")[0]) for pair in re.search(r'points="([^"]*)"', drawn)[1].split()]
     assert min(xs) >= 0
     assert max(xs) <= 720
-    assert curves([Line("loss", [], "loss")]) == ""
+    assert curves([ChartLine("loss", [], "loss")]) == ""

@@ -25,7 +25,7 @@ def test_a_program_brings_every_module_it_imports(program: ModuleType, tmp_path:
 
 
 def test_a_neighbour_may_be_imported_as_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "far_user.py").write_text("from rdtops.on_host import entries\nprint(entries.OURS)\n")
+    (tmp_path / "far_user.py").write_text("from rdtops.porter import entries\nprint(entries.OURS)\n")
     monkeypatch.syspath_prepend(tmp_path)
     import far_user  # type: ignore[import-not-found]
 

@@ -24,10 +24,10 @@ from rdtops.porter.entries import Entry, Problem
 from rdtops.porter.file_digests import Digests, md5_of
 from rdtops.porter.wire import LINE_BYTES, WORK, Heartbeat, Stalled, Wire
 from rdtops.ssh import transport
-from rdtops.ssh.connection import ANSWER_BYTES, Answer, Connection
+from rdtops.ssh.connection import ANSWER_BYTES, CallAnswer, Connection
 from rdtops.ssh.hosts import Host
 from rdtops.transfer import scheduler
-from rdtops.transfer.streams import Lanes
+from rdtops.transfer.streams import StreamPool
 from rdtops.transfer.transfer import _Tally
 from rdtops.transfer.transfer_plan import Plan
 from rdtops.workflows.watching import LONGEST_LOG
@@ -141,13 +141,13 @@ def test_an_upload_whose_receiver_begins_nothing_is_given_up(ends, tmp_path):
     (tmp_path / "f").write_bytes(b"12")
 
     def refuse() -> Any:
-        raise CommandFailed("no lane")
+        raise CommandFailed("no stream")
 
-    lanes = Lanes(refuse, rtt_s=lambda: 0.0, first=lambda _: 0)
+    streams = StreamPool(refuse, rtt_s=lambda: 0.0, first=lambda _: 0)
     readable = Wire(near.recv, near.sendall, lambda: bool(ready(near)))
     entries = [Entry("f", "file", 2, "md5", 1, False)]
     tally = _Tally(Plan(str(tmp_path), "/there", (), "up"), None)
-    upload = scheduler.Upload(readable, (str(tmp_path), "/there"), entries, Digests(), lanes, tally, carries=False)
+    upload = scheduler.Upload(readable, (str(tmp_path), "/there"), entries, Digests(), streams, tally, carries=False)
     with pytest.raises(Stalled):
         upload.run()
 
@@ -158,19 +158,19 @@ def ready(near: socket.socket) -> bytes:
     return b""
 
 
-def test_a_lane_that_does_not_go_on_is_lost_and_does_not_end_the_transfer(ends):
+def test_a_stream_that_does_not_go_on_is_lost_and_does_not_end_the_transfer(ends):
     near, far = ends
     cut = threading.Event()
     saying(far, lambda n: {"alive": 1} if n else {"alive": True})
-    lanes = Lanes(lambda: (Wire(near.recv, near.sendall), cut.set), rtt_s=lambda: 0.0, first=lambda _: 1)
-    lanes.start()
+    streams = StreamPool(lambda: (Wire(near.recv, near.sendall), cut.set), rtt_s=lambda: 0.0, first=lambda _: 1)
+    streams.start()
     assert cut.wait(5)
     deadline_s = time.monotonic() + 5
-    while lanes.error is None and time.monotonic() < deadline_s:
+    while streams.error is None and time.monotonic() < deadline_s:
         time.sleep(0.01)
-    lanes.close()
-    assert isinstance(lanes.error, Stalled)
-    assert lanes.ranges.failure is None
+    streams.close()
+    assert isinstance(streams.error, Stalled)
+    assert streams.ranges.failure is None
 
 
 # --- the host's side of it ---
@@ -261,7 +261,7 @@ def test_an_error_of_any_form_is_a_problem(error):
 
 def test_a_word_that_an_answer_lacks_is_an_error_that_names_the_host():
     with pytest.raises(CommandFailed, match="h: the answer of x has no 'runs'"):
-        Answer.of("h: the answer of x", {"run": 1})["runs"]
+        CallAnswer.of("h: the answer of x", {"run": 1})["runs"]
 
 
 @pytest.mark.parametrize("text", [None, 5, [], "\x00", "0", base64.b85encode(b"no zlib").decode(),

@@ -32,8 +32,8 @@ from rdtops.porter.wire import Heartbeat, Wire
 from rdtops.ssh import bundle
 from rdtops.ssh.display import size_words
 from rdtops.transfer import transfer
-from rdtops.transfer.transfer import Progress, plan_download, plan_upload
-from rdtops.transfer.transfer_plan import Item, Plan, Survey, plan_items
+from rdtops.transfer.transfer import TransferProgress, plan_download, plan_upload
+from rdtops.transfer.transfer_plan import Item, Plan, TargetState, plan_items
 
 SIDES = ("here", "there")
 MB = 1_000_000
@@ -59,7 +59,7 @@ def file_entry(path: str, content: bytes = b"content", **changes: Any) -> Entry:
 # --- the plan ---
 
 def only(entry: Entry, **survey: Any) -> Item:
-    [item] = plan_items([entry], Survey(**survey), "model.bin", SIDES)
+    [item] = plan_items([entry], TargetState(**survey), "model.bin", SIDES)
     return item
 
 
@@ -87,7 +87,7 @@ def test_a_difference_of_size_shows_both_sizes() -> None:
 def test_a_begun_file_is_resumed_and_counts_only_its_rest() -> None:
     entry = file_entry("d/a", size=100 * MB)
     part = "d/" + part_name("d/a", entry.size, entry.mtime_ns)
-    items = plan_items([entry], Survey(parts={part: 40 * MB}), "", SIDES)
+    items = plan_items([entry], TargetState(parts={part: 40 * MB}), "", SIDES)
     assert (items[0].action, items[0].reason) == ("resume", "begun, 40 of 100 MB are there")
     assert Plan("s", "t", items, "up").bytes_to_send == 60 * MB
 
@@ -484,8 +484,8 @@ def big(path: Path, size: int = 24 << 20) -> Path:
     return path
 
 
-def kill_at(connection: Any, count: int) -> Callable[[Progress], None]:
-    def watch(progress: Progress) -> None:
+def kill_at(connection: Any, count: int) -> Callable[[TransferProgress], None]:
+    def watch(progress: TransferProgress) -> None:
         if progress.bytes_done >= count:
             connection.close()
     return watch
@@ -528,7 +528,7 @@ def test_a_part_of_an_older_version_is_swept(tmp_path: Path, connection: Any) ->
 def test_a_source_that_changes_under_way_is_refused(tmp_path: Path, connection: Any, move: Any) -> None:
     source = big(tmp_path / "big", 80 << 20)
 
-    def meddle(progress: Progress) -> None:
+    def meddle(progress: TransferProgress) -> None:
         if progress.bytes_done < 8 << 20:
             with source.open("r+b") as file:
                 file.write(os.urandom(16))
@@ -578,7 +578,7 @@ def test_two_transfers_to_one_target_exclude_each_other(tmp_path: Path, connecti
     source = big(tmp_path / "big")
     said: list[TransferError] = []
 
-    def second(progress: Progress) -> None:
+    def second(progress: TransferProgress) -> None:
         if not said:
             with pytest.raises(TransferError, match="another transfer to it is under way") as caught:
                 upload(LocalConnection(), source, tmp_path / "there")
@@ -633,7 +633,7 @@ def test_what_does_not_exist_is_named_with_its_side(tmp_path: Path, connection: 
 
 
 def test_progress_ends_with_everything_done(tmp_path: Path, connection: Any) -> None:
-    seen: list[Progress] = []
+    seen: list[TransferProgress] = []
     upload(connection, tree(tmp_path / "source", {b"a": b"12", b"b": b"345"}), tmp_path / "there", seen.append)
     assert (seen[-1].bytes_done, seen[-1].bytes_total, seen[-1].files_done, seen[-1].files_total) == (5, 5, 2, 2)
     assert all(a.bytes_done <= b.bytes_done for a, b in itertools.pairwise(seen))

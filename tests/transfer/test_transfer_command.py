@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from rdtops.transfer.transfer import Progress
-from rdtops.transfer.transfer_command import Display, Lines
+from rdtops.transfer.transfer import TransferProgress
+from rdtops.transfer.transfer_command import Display, LineDisplay
 
 MB = 1_000_000
 
@@ -21,8 +21,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return lambda seconds: now.__setitem__(0, now[0] + seconds)
 
 
-def progress(done: int, total: int = 100 * MB) -> Progress:
-    return Progress("models/big\n.bin", done, total, 0, 1)
+def progress(done: int, total: int = 100 * MB) -> TransferProgress:
+    return TransferProgress("models/big\n.bin", done, total, 0, 1)
 
 
 def test_a_terminal_shows_bytes_rate_time_to_go_and_file(clock: Callable[[float], None],
@@ -42,7 +42,7 @@ def test_a_terminal_shows_bytes_rate_time_to_go_and_file(clock: Callable[[float]
 
 def test_without_a_terminal_a_line_now_and_then_and_none_for_what_is_quick(
         clock: Callable[[float], None], capsys: pytest.CaptureFixture[str]) -> None:
-    lines = Lines()
+    lines = LineDisplay()
     lines(progress(0))
     for done in range(10, 100, 10):
         clock(4)
@@ -53,7 +53,7 @@ def test_without_a_terminal_a_line_now_and_then_and_none_for_what_is_quick(
                                  "60 of 100 MB, 2.5 MB/s, 16 s left, models/big\\n.bin",
                                  "90 of 100 MB, 2.5 MB/s, 4 s left, models/big\\n.bin"]
     assert "\r" not in said
-    quick = Lines()
+    quick = LineDisplay()
     quick(progress(50 * MB))
     quick(progress(100 * MB))
     assert capsys.readouterr().err == ""

@@ -406,7 +406,7 @@ def test_the_honest_download_that_is_tampered_with_succeeds(ground: Path) -> Non
     assert MESSAGES[0] < len(tampering.said) < MESSAGES[1]
 
 
-MESSAGES = (40, 80)  # of that download; how many exactly depends on how the lanes share the ranges
+MESSAGES = (40, 80)  # of that download; how many exactly depends on how the streams share the ranges
 PATHS = ["../precious/id_rsa", "mine", "../../evil", "/etc/passwd", "d", "d/same/x", "small", "", ".rdtops-part-0-0"]
 VALUES = st.sampled_from([*WORDS, *PATHS, md5(SECRET), 5, -5, BLOCK, BLOCK + 1, [[0, 1 << 70]], {"path": "mine"}])
 WORDS_SAID = ["file", "there", "from", "bytes", "sent", "get", "got", "zeros", "end", "digest_of", "ready", "error"]

@@ -1,4 +1,4 @@
-"""Large files in ranges: the record of what is there, the queue, the lanes, and the bundle at their far end."""
+"""Large files in ranges: the record of what is there, the queue, the streams, and the bundle at their far end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rdtops.ssh import bundle, openssh_client
 from rdtops.ssh.hosts import Host
 from rdtops.ssh.openssh_client import Refused, SshClient
 from rdtops.transfer import streams, transfer
-from rdtops.transfer.ranges import Lane, Range, Ranges
+from rdtops.transfer.ranges import Range, Ranges, RangeStream
 from rdtops.transfer.transfer import plan_download, plan_upload
 from tests.transfer.test_transfer import LocalConnection, LocalStream
 
@@ -113,7 +113,7 @@ def test_the_digest_of_ranges_in_any_order_is_that_of_the_file(tmp_path: Path) -
         assert whole.result() == hashlib.md5(b"abcdef").hexdigest()
 
 
-# --- the queue and the lanes ---
+# --- the queue and the streams ---
 
 def entry(size: int) -> Entry:
     return Entry("f", "file", size, "md5", 1, False)
@@ -139,26 +139,26 @@ def test_a_range_that_arrives_altered_is_sent_again_and_not_for_ever() -> None:
         ranges.altered(bad)
 
 
-def test_a_lane_that_ends_gives_back_what_it_held() -> None:
+def test_a_stream_that_ends_gives_back_what_it_held() -> None:
     ranges = Ranges()
     ranges.add(entry(MIB), "part", [])
-    lane = Lane(Wire(lambda _: b"", len), ranges, Nothing(), 0.0)
-    assert lane.start_one()
+    stream = RangeStream(Wire(lambda _: b"", len), ranges, Nothing(), 0.0)
+    assert stream.start_one()
     before = ranges.waiting_bytes
-    lane.end()
+    stream.end()
     assert (before, ranges.waiting_bytes) == (MIB - (1 << 18), MIB)
 
 
 class Nothing:
     def order(self, wire: Wire, range_: Range) -> None: ...
-    def heed(self, wire: Wire, message: Any, range_: Range) -> bool: ...
+    def handle(self, wire: Wire, message: Any, range_: Range) -> bool: ...
     def done_with(self, part: str) -> None: ...
     def close(self) -> None: ...
 
 
 @pytest.mark.parametrize(("rtt_s", "count"), [(0.0, 1), (0.04, 4), (0.12, 8)])
-def test_a_longer_way_begins_with_more_lanes(rtt_s: float, count: int) -> None:
-    assert streams.first_lanes(rtt_s) == count
+def test_a_longer_way_begins_with_more_streams(rtt_s: float, count: int) -> None:
+    assert streams.first_streams(rtt_s) == count
 
 
 def refusing(after: int) -> Callable[..., Any]:
@@ -174,8 +174,8 @@ def refusing(after: int) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("move", [upload, download])
 @pytest.mark.parametrize("allowed", [0, 1, 9])
-def test_refused_logins_are_fewer_lanes_and_no_error(connection: Any, big: Path, tmp_path: Path, allowed: int,
-                                                     move: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_logins_are_fewer_streams_and_no_error(connection: Any, big: Path, tmp_path: Path, allowed: int,
+                                                       move: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "_channel", refusing(allowed))
     outcome = move(connection, big, tmp_path / "there" / "big")
     assert outcome.sent_bytes == SIZE
@@ -184,14 +184,14 @@ def test_refused_logins_are_fewer_lanes_and_no_error(connection: Any, big: Path,
 
 
 @pytest.mark.parametrize("move", [upload, download])
-def test_a_lane_that_dies_leaves_the_rest_to_the_others(connection: Any, tmp_path: Path, move: Any) -> None:
+def test_a_stream_that_dies_leaves_the_rest_to_the_others(connection: Any, tmp_path: Path, move: Any) -> None:
     source = tmp_path / "source"
     source.write_bytes(os.urandom(MIB) * 192)
     killed: list[LocalStream] = []
 
-    def kill(progress: transfer.Progress) -> None:
+    def kill(progress: transfer.TransferProgress) -> None:
         if progress.bytes_done > 16 * MIB and not killed:
-            killed.append(until(lambda: next((s for s in connection.streams if s.does == "lane"), None)))
+            killed.append(until(lambda: next((s for s in connection.streams if s.does == "stream"), None)))
             killed[0].process.kill()
 
     move(connection, source, tmp_path / "there", kill)

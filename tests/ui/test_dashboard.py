@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 from textual.widgets import DataTable, RichLog
 
-from rdtops.answers import Gpu
+from rdtops.answers import GpuUsage
 from rdtops.contract.journal import Event
 from rdtops.contract.run import RunState
 from rdtops.errors import Unreachable
@@ -24,7 +24,7 @@ OSC_52 = "\x1b]52;c;cm0gLXJmIH4=\x07"
 HOSTILE = f"[red]x[/red][/] {OSC_52}\x9b2J\u202e失败\udc80"
 RUN_ID = "20991231-000000-one-0001"
 RUN = RunView(RUN_ID, "lab", RunState.RUNNING, None, None, 3, 10, 0.5, 8.0, 90.0, "step_000003", 1.7e9, "", "",
-              gpus=(Gpu(0, HOSTILE, HOSTILE, 1, 2, 50, 40, 100.0),))
+              gpus=(GpuUsage(0, HOSTILE, HOSTILE, 1, 2, 50, 40, 100.0),))
 
 
 async def tell(app):

@@ -30,14 +30,14 @@ from rdtops.runs.evaluations import EvalView
 from rdtops.runs.inquiries import NormFitted, Replayed, Stats
 from rdtops.runs.overview import RunView
 from rdtops.ssh.display import log_text, printable
-from rdtops.transfer.transfer import Progress
+from rdtops.transfer.transfer import TransferProgress
 from rdtops.ui import screen
 from rdtops.ui.repository import Drilled
 from rdtops.ui.screen import Screen
 from rdtops.views.checkpoint_output import CheckpointRow
 from rdtops.views.gpu_output import GpuSampleOutput
 from rdtops.views.journal_output import EventOutput
-from rdtops.views.output import Output
+from rdtops.views.output import WorkflowOutput
 from rdtops.views.result_output import ReportOutput
 from rdtops.views.run_output import LogOutput
 from rdtops.views.terminal import styled
@@ -130,7 +130,7 @@ def concrete(kind: type) -> Iterator[type]:
 
 for module in pkgutil.iter_modules(views.__path__, "rdtops.views."):
     importlib.import_module(module.name)
-OUTPUTS = sorted(concrete(Output), key=lambda kind: kind.__name__)
+OUTPUTS = sorted(concrete(WorkflowOutput), key=lambda kind: kind.__name__)
 
 
 class Tty(io.StringIO):
@@ -212,7 +212,7 @@ def test_errors_lines_questions_and_tracebacks_are_shown_and_not_obeyed(word, mo
 def test_a_bar_shows_what_is_moved_and_obeys_nothing(monkeypatch):
     with on_terminal(monkeypatch) as (_, err):
         shown = Screen()
-        shown._moved("[bold]h\x9b", f"what{OSC_52}", Progress(1000, 10, 5, 0, "p\x1b[2J"))
+        shown._moved("[bold]h\x9b", f"what{OSC_52}", TransferProgress(1000, 10, 5, 0, "p\x1b[2J"))
         shown.close()
     check_text(MOVE.sub("", err.getvalue()), f"[bold]h\x9b: what{OSC_52}")
 

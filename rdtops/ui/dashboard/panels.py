@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from textual.widgets import Static
 
-from rdtops.answers import Gpu
+from rdtops.answers import GpuUsage
 from rdtops.contract.run import RunState
 from rdtops.runs.overview import RunView
 from rdtops.runs.poller import Update
@@ -120,7 +120,7 @@ class GpuPanel(Static):
         self.border_subtitle = "" if own or not shown else "the run uses none"
         self.update(self._table(shown) if shown else Text("nvidia-smi shows none", "dim"))
 
-    def _table(self, gpus: tuple[Gpu, ...]) -> Table:
+    def _table(self, gpus: tuple[GpuUsage, ...]) -> Table:
         table, cells = Table.grid(padding=(0, 1)), max(4, self.size.width - 26)
         for gpu in gpus:
             table.add_row(str(gpu.index), load_bar(gpu.utilization_percent, BUSY_PERCENT, cells), memory_words(gpu))

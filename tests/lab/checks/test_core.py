@@ -15,7 +15,7 @@ import pytest
 
 from rdtops import preflight
 from rdtops.checks import Status
-from rdtops.delivery.plan import Wish
+from rdtops.delivery.plan import Request
 from rdtops.errors import ConnectionLost
 from rdtops.lab.fake_gpus import Gpus
 from rdtops.ssh import stream
@@ -83,7 +83,7 @@ def executions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_whole_check_needs_at_most_three_round_trips_after_the_login(session, executions):
     host = session.on(session.inventory.host("lab2"))
-    report = host.report(host.prepare(Wish(preset="tiny")), again=True)
+    report = host.report(host.prepare(Request(preset="tiny")), again=True)
     assert {"disk", "gpu", "md5", "encoder_mirror"} <= set(report.plugins)
     assert len(report.results) > 30
     assert 0 < len(executions) <= 3, executions
@@ -116,7 +116,7 @@ def test_a_hanging_probe_costs_its_own_result_and_its_own_time(session, lab, mon
     for name in ("GPUS", "PROCESSES"):
         monkeypatch.setattr(gpu, name, replace(getattr(gpu, name), timeout_s=1))
     host = session.on(session.inventory.host("lab2"))
-    prepared = host.prepare(Wish(preset="tiny"))
+    prepared = host.prepare(Request(preset="tiny"))
     lab.set_gpus("lab2", Gpus(hang_s=60))
     try:
         begun_s = time.monotonic()

@@ -15,7 +15,7 @@ import pytest
 from rdtops import preflight
 from rdtops.checks import CheckResult, Status
 from rdtops.contract.run import RunSpec
-from rdtops.lab.fake_gpus import Failure, GpuProcess, Gpus
+from rdtops.lab.fake_gpus import Failure, FakeGpuProcess, Gpus
 from rdtops.lab.site import Lab
 from rdtops.launcher import Traits
 from rdtops.ssh.connection import Connection
@@ -41,7 +41,7 @@ def test_eight_idle_gpus_are_good(gpu_findings):
 
 def test_busy_and_broken_gpus_are_named(gpu_findings):
     gpus = Gpus(memory_used_mib=(4, 70000), utilization_percent=(0, 99), ecc_errors=(0, 0, 3),
-                processes=(GpuProcess(1, 4711, "python", 69996),))
+                processes=(FakeGpuProcess(1, 4711, "python", 69996),))
     found = gpu_findings(gpus)
     assert (found["gpu memory"].status, found["gpu memory"].evidence) == (Status.FAIL, "GPU 1: 11920 MiB")
     assert (found["gpu load"].status, found["gpu load"].evidence) == (Status.WARN, "GPU 1: 99 %")

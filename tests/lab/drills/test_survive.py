@@ -51,7 +51,7 @@ def test_a_training_outlives_all_of_them(connection, assets) -> None:
 
 
 def test_the_drill_sees_a_wrong_bit(connection, assets) -> None:
-    left_alone, other = (survive_drill.Training(connection, assets, steps=60) for _ in range(2))
+    left_alone, other = (survive_drill.DrillTraining(connection, assets, steps=60) for _ in range(2))
     for training in (left_alone, other):
         last = Path(training.spec.paths.checkpoints) / "step_000060"
         last.mkdir(parents=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proofs.drills import attacks, broken_files, hostile_drill, stranger
-from proofs.drills.observed_home import Ended, Home, Typed
+from proofs.drills.observed_home import CommandEnd, Home, TypedCommand
 from proofs.hostile import mutations
 from rdtops.ui.repository import Drilled
 
@@ -87,13 +87,13 @@ def test_the_drill_sees_what_lies_where_it_should_not(home: Home, monkeypatch: p
     (b'Traceback (most recent call last):\n  File "/x/home/project/rdtops/runs/overview.py", line 5\nKeyError: 1\n', 1,
      "traceback, rdtops/runs/overview.py:5: KeyError: 1")])
 def test_the_drill_sees_what_comes_to_the_terminal(said: bytes, code: int, wrong: str) -> None:
-    found = Typed((Ended("status", code, said, b""),), 1.0, 90, False, False, "").wrong(5)
+    found = TypedCommand((CommandEnd("status", code, said, b""),), 1.0, 90, False, False, "").wrong(5)
     assert wrong in "; ".join(found)
     assert bool(found) == bool(wrong)
 
 
 def test_a_command_that_hangs_or_swells_is_seen() -> None:
-    found = Typed((), 30.0, 900, True, True, "rdtops/runs/watch.py:5").wrong(30)
+    found = TypedCommand((), 30.0, 900, True, True, "rdtops/runs/watch.py:5").wrong(30)
     assert found == ["no end within 30 s, in rdtops/runs/watch.py:5", "900 MiB of memory", "endless output"]
 
 

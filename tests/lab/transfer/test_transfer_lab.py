@@ -23,7 +23,7 @@ from rdtops.ssh import stream
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.inventory import load
 from rdtops.transfer import porter_session, transfer
-from rdtops.transfer.transfer import Outcome, Progress, plan_upload
+from rdtops.transfer.transfer import Outcome, TransferProgress, plan_upload
 from tests.lab.moves import MIB, download, random_file, upload
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("home")]
@@ -49,7 +49,7 @@ def big(tmp_path: Path) -> Path:
 def once_past(count: int, act: Callable[[], None]) -> transfer.Watcher:
     done: list[bool] = []
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: TransferProgress) -> None:
         if progress.bytes_done >= count and not done:
             done.append(True)
             act()
@@ -115,7 +115,7 @@ def test_a_killed_far_side_is_resumed_with_at_most_the_rest(connection: Connecti
     plan = plan_upload(connection, big, str(target))
     assert plan.items[0].action == "resume"
     sent_bytes = transfer.upload(connection, plan).sent_bytes
-    assert SIZE - begun_bytes - 8 * MIB < sent_bytes <= SIZE - begun_bytes  # lanes that were cut may still have written
+    assert SIZE - begun_bytes - 8 * MIB < sent_bytes <= SIZE - begun_bytes  # cut streams may have written more
     assert target.read_bytes() == big.read_bytes()
     assert [p.name for p in target.parent.iterdir()] == ["big"]
 

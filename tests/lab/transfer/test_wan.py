@@ -94,7 +94,7 @@ def test_down_leaves_no_namespace_and_no_process(tmp_path: Path) -> None:
     assert left_behind.pid in inside
     assert ended >= 4  # two sshd, a line, a sleep
     assert [n for n in lab.namespaces if n.exists] == []
-    assert [pid for pid in inside if lab_processes.Process.of(pid)] == []
+    assert [pid for pid in inside if lab_processes.LabProcess.of(pid)] == []
     assert lab.down() == 0
 
 
@@ -105,7 +105,7 @@ def test_who_was_told_to_end_has_ended_though_nobody_finds_it_any_more() -> None
         assert process.stdout.readline() == "up\n"
         found = iter([{process.pid}])
         assert lab_processes.end_all(lambda: next(found, set()), grace_s=0.2) == 1
-        assert lab_processes.Process.of(process.pid) is None
+        assert lab_processes.LabProcess.of(process.pid) is None
 
 
 def test_a_crashed_lab_is_repaired(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import time
 import pytest
 from textual.widgets import DataTable, RichLog, Static, TabbedContent
 
-from rdtops.lab.fake_gpus import GpuProcess, Gpus
+from rdtops.lab.fake_gpus import FakeGpuProcess, Gpus
 from rdtops.ui import dashboard
 from rdtops.ui.dashboard.app import Dashboard
 from rdtops.ui.dashboard.feed import Refresh
@@ -94,7 +94,7 @@ def driven(hosts, drive, size=(80, 24)):
 def test_a_run_is_seen_with_its_curve_its_split_and_its_checkpoints_while_plugins_act(laptop, lab, two, tmp_path):
     one, _ = two
     lab.set_gpus("lab", Gpus(memory_used_mib=(4, 71_680), utilization_percent=(0, 97),
-                             processes=(GpuProcess(1, one.process.pid, "python", 71_000),)))
+                             processes=(FakeGpuProcess(1, one.process.pid, "python", 71_000),)))
 
     async def drive(app, pilot, until):
         await until(lambda: "● live" in text(app, "Head"))

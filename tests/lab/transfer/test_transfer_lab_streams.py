@@ -1,4 +1,4 @@
-"""Lanes over real SSH through the jump host: `ssh` processes that die, are refused, or are not there at all."""
+"""Streams over real SSH through the jump host: `ssh` processes that die, are refused, or are not there at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rdtops.ssh.connection import Connection
 from rdtops.ssh.inventory import load
 from rdtops.ssh.openssh_client import SshClient
 from rdtops.transfer import transfer
-from rdtops.transfer.transfer import Progress
+from rdtops.transfer.transfer import TransferProgress
 from tests.lab.moves import MIB, download, random_file, upload
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("home")]
@@ -32,8 +32,8 @@ SIZE = 128 * MIB
 
 @pytest.fixture
 def client(lab_hosts: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshClient]:
-    """As on a long way: with several lanes from the beginning."""
-    monkeypatch.setattr(transfer, "first_lanes", lambda _: 4)
+    """As on a long way: with several streams from the beginning."""
+    monkeypatch.setattr(transfer, "first_streams", lambda _: 4)
     with SshClient(load(lab_hosts).host("lab")) as client:
         yield client
 
@@ -48,11 +48,11 @@ def same(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize("move", [upload, download])
-def test_a_lane_that_dies_leaves_its_ranges_to_the_others(client: SshClient, big: Path, tmp_path: Path,
+def test_a_stream_that_dies_leaves_its_ranges_to_the_others(client: SshClient, big: Path, tmp_path: Path,
                                                           move: Any) -> None:
     killed: list[int] = []
 
-    def kill(progress: Progress) -> None:
+    def kill(progress: TransferProgress) -> None:
         inside = [p for p in client._processes if p.alive and p.passed == 2]
         if len(inside) > 1 and progress.bytes_done < SIZE - 32 * MIB and not killed:
             killed.append(inside[-1]._process.pid)
