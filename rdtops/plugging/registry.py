@@ -7,6 +7,7 @@ plain pluggy call lose everybody's results without saying whose fault it was.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,20 @@ class Registry:
 
 def load() -> Registry:
     return Registry(discovery.load())
+
+
+_loading = threading.Lock()
+
+
+@functools.cache
+def _loaded() -> Registry:
+    return load()
+
+
+def loaded() -> Registry:
+    """Return the registry of this process, whose plugins are loaded once."""
+    with _loading:
+        return _loaded()
 
 
 def options_of(plugin: Plugin, host: Host) -> Mapping[str, Any]:

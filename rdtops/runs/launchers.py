@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 from rdtops.contract.config import nearest
 from rdtops.errors import ConfigError
 from rdtops.launcher import Launcher, Traits
@@ -23,7 +21,7 @@ def launcher(host: Host, plugins: Registry | None = None) -> Launcher:
         return bundled[host.launcher]
     registered: dict[str, Launcher] = {}
     problems = []
-    for call in (plugins or _plugins()).call("register_launchers", host):
+    for call in (plugins or registry.loaded()).call("register_launchers", host):
         if call.error is not None:
             problems.append(f"{call.plugin}: {call.error}")
         registered.update({each.name: each for each in call.value or () if isinstance(each, Launcher)})
@@ -42,9 +40,3 @@ def traits(host: Host) -> Traits:
         return Traits.of(launcher(host))
     except ConfigError:
         return Traits()
-
-
-@functools.cache
-def _plugins() -> Registry:
-    """Loaded once: a run that is followed asks for its launcher again and again."""
-    return registry.load()

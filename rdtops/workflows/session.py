@@ -65,7 +65,7 @@ class Session:
         required = self.inventory.required_plugins
         with self._lock:
             if self._registry is None:
-                self._registry = registry.load()
+                self._registry = registry.loaded()
                 self._registry.require(required)
             return self._registry
 

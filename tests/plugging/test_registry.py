@@ -134,7 +134,7 @@ def test_a_hanging_plugin_is_named_in_its_time_and_the_others_are_heard(folder):
 def test_a_plugin_that_hangs_for_ever_does_not_keep_the_process(folder):
     write(folder, hangs="TIME_LIMIT_S = {'preflight_check': 1}\n" + HOOK
           + "def preflight_check():\n    import threading\n    threading.Event().wait()\n")
-    program = ("from rdtops.ui import registry; from rdtops.testing import make_host\n"
+    program = ("from rdtops.plugging import registry; from rdtops.testing import make_host\n"
                "from rdtops.ssh.probe import together\n"
                "works = registry.load().preflight_works(host=make_host(), connection=None, spec=None,"
                " local_assets={}, traits=None)\n"

@@ -17,7 +17,7 @@ from rdtops.contract.models import MODELS
 from rdtops.hostlib import files
 from rdtops.launcher import Traits
 from rdtops.on_host import weight_shapes
-from rdtops.preflight import assets, launch_checks, machine, network, python
+from rdtops.preflight import assets, convention_check, launch_checks, machine, network, python
 from rdtops.preflight.assets import FolderFacts
 from rdtops.preflight.check import Subject
 from rdtops.preflight.python import PythonFacts
@@ -459,7 +459,7 @@ def test_before_the_first_deploy_conventions_are_not_asked(check):
 def test_the_convention_check_is_asked_with_the_settings_of_the_training(spec):  # noqa: F811
     host = Host(name="h", address="192.0.2.1")
     settings = spec("codec=absolute_pose", "observed=before", "images=upright", "trusted_conventions=colours,cameras")
-    (line,) = [p.shell for p in preflight.conventions.probes(Subject(host, settings))]
+    (line,) = [p.shell for p in convention_check.probes(Subject(host, settings))]
     assert f"rdtops.trainer.conventions {settings.assets['dataset']}" in line
     assert "--codec absolute_pose --observed before --images upright --trusted colours,cameras --json" in line
 

@@ -26,7 +26,7 @@ from rdtops.contract.run import RunSpec, RunState
 from rdtops.delivery import releases
 from rdtops.errors import ConfigError, RunError, UsageError
 from rdtops.hostlib import digests
-from rdtops.on_host import checkpoint_verifier, release_keeper, run_reporter, training_starter
+from rdtops.on_host import checkpoint_verifier, detacher, release_keeper, run_reporter, training_starter
 from rdtops.porter.file_digests import Digests
 from rdtops.report import curve, page, readme
 from rdtops.report.folder import RunFolder
@@ -138,7 +138,7 @@ def test_a_broken_file_of_one_run_changes_nothing_of_another(workspace, before, 
             after = seen(workspace)
             assert after[GOOD] == before[GOOD], way
             assert after[OLD][0].run_id == OLD
-            assert isinstance(training_starter.refused_by(str(place(workspace, "refused"))), list)
+            assert isinstance(detacher.refused_by(str(place(workspace, "refused"))), list)
 
 
 @pytest.mark.parametrize("file", ["config.json", "overrides.json"])

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from rdtops.contract.journal import Journal
-from rdtops.hostlib import manifest
+from rdtops.hostlib import manifest, processes
 from rdtops.lab.site import Lab
-from rdtops.on_host import run_reporter
 from tests.lab.commandline import CommandLine
 from tests.trainer.worlds import needs_simulator
 
@@ -48,7 +47,7 @@ def test_an_evaluation_is_asked_for_survives_a_kill_and_comes_home(inv, run):
     folder = there / "eval" / launched["name"]
     trials = folder / "trials.jsonl"
     wait_for(lambda: trials.exists() and trials.read_text().count("\n") == 1)
-    for process in run_reporter.members(f"{row['run_id']}/{launched['name']}", "RDTOPS_EVAL"):
+    for process in processes.carrying(f"RDTOPS_EVAL={row['run_id']}/{launched['name']}"):
         os.kill(process, signal.SIGKILL)
     (status,) = inv.good("status --host lab --json").rows()
     assert {**status, "evaluations": []} == row
@@ -97,7 +96,7 @@ def test_a_checkpoint_in_the_layout_before_rdtops_is_evaluated_and_stopped(inv, 
     assert (status["state"], stopped["state"]) == ("prepared", "stopped")
     (newest,) = inv.good("status --host lab --json").rows()
     assert newest["run_id"] == row["run_id"]
-    assert run_reporter.members(f"{status['run_id']}/{stopped['name']}", "RDTOPS_EVAL") == []
+    assert processes.carrying(f"RDTOPS_EVAL={status['run_id']}/{stopped['name']}") == []
 
 
 def stand_in(inv):

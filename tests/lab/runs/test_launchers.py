@@ -12,11 +12,12 @@ from rdtops.contract.run import RunPaths, RunState
 from rdtops.errors import RunError
 from rdtops.hookspecs import hookimpl
 from rdtops.hostlib import processes
-from rdtops.plugging.registry import Plugin, Registry
+from rdtops.plugging import registry
+from rdtops.plugging.registry import Registry
 from rdtops.runs import admission, detached, evaluations, jobs, launchers, overview
 from rdtops.ssh.command import Command
 from rdtops.ssh.connection import Connection
-from rdtops.testing import conform
+from rdtops.testing import conform, load
 from rdtops.testing.launching import promises
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
@@ -60,8 +61,8 @@ class Nohup:
 def nohup(monkeypatch):
     module = types.ModuleType("nohup")
     module.register_launchers = hookimpl(lambda: [Nohup()])
-    plugins = Registry([Plugin("nohup", "test", hooks=("register_launchers",), module=module)])
-    monkeypatch.setattr(launchers, "_plugins", lambda: plugins)
+    plugins = Registry([load(module)])
+    monkeypatch.setattr(registry, "loaded", lambda: plugins)
 
 
 def test_a_launcher_without_traits_starts_a_training_once_and_stops_it(nohup, lab_host, lab_spec):

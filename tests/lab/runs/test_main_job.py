@@ -11,9 +11,8 @@ import h5py
 import pytest
 
 from rdtops.contract.journal import Journal
-from rdtops.hostlib import manifest
+from rdtops.hostlib import manifest, processes
 from rdtops.lab.site import Lab
-from rdtops.on_host import run_reporter
 from tests.lab.commandline import CommandLine
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
@@ -252,7 +251,7 @@ def test_slurm_s_signal_to_all_processes_saves_and_is_called_stopped(job, inv, w
              timeout_s=200)
     wait_for(lambda: inv.good("status --host lab --json").rows()[0]["step"] >= 3)
     run_id = inv.good("status --host lab --json").rows()[0]["run_id"]
-    for process in run_reporter.members(run_id):  # launch.sh and accelerate's launcher too: they must outlive it
+    for process in processes.carrying(f"RDTOPS_RUN={run_id}"):  # launch.sh and the launcher must outlive it
         os.kill(process, signal.SIGUSR1)
     wait_for(lambda: inv.good("status --host lab --json").rows()[0]["state"] != "running")
     (run,) = inv.good("status --host lab --json").rows()

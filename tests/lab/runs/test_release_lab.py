@@ -1,5 +1,6 @@
 """Working on what stays on the laptop disturbs no training: neither documents nor plugins make another release."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from rdtops.delivery import snapshot
+from rdtops.hostlib import processes
 from rdtops.lab.site import Lab
-from rdtops.on_host import run_reporter
 from tests.lab.commandline import ROOT, CommandLine
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -45,7 +46,7 @@ def workspace(lab: Lab, inv) -> Iterator[Path]:
     folder = lab.home("lab") / "edited"
     yield folder
     for run in runs(folder):
-        run_reporter.stop(str(folder), run, 1.0)
+        processes.end(functools.partial(processes.carrying, f"RDTOPS_RUN={run}"))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.on_host import run_reporter
+from rdtops.hostlib import processes
 from rdtops.trainer.loop import trackers
 from rdtops.trainer.loop.trackers import MetricsFile, Trackers
 from tests.trainer.conftest import SHORT, events, losses, start
@@ -158,7 +158,7 @@ def test_a_stop_of_all_the_run_s_processes_does_not_cost_wandb_its_values(prepar
         deadline = time.monotonic() + 60
         while len(losses(spec)) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
-        for process in run_reporter.members(spec.run_id):  # as `inv stop` finds them
+        for process in processes.carrying(f"RDTOPS_RUN={spec.run_id}"):  # as `inv stop` finds them
             os.kill(process, signal.SIGTERM)
         training.communicate(timeout=60)
     assert training.returncode == 128 + signal.SIGTERM
