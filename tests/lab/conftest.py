@@ -15,7 +15,8 @@ import pytest
 from proofs import slurm_cluster
 from proofs.slurm_cluster import Cluster
 from rdtops.contract.journal import Journal
-from rdtops.lab.site import Lab
+from rdtops.hostlib import liveness, processes
+from rdtops.lab.site import HOSTS, Lab
 from rdtops.ssh import inventory
 from rdtops.ssh.connection import Connection
 from rdtops.testing.fixtures import running_lab
@@ -24,10 +25,24 @@ from tests.lab.watched import begun
 ROOT = Path(__file__).parents[2]
 
 
+_homes: list[str] = []  # of the hosts of the session's lab
+
+
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab that is up. Tests that break it put it right again with `lab.up()`."""
-    yield from running_lab(tmp_path_factory, os.environ.get("RDTOPS_LAB_BACKEND", "auto"))
+    for lab in running_lab(tmp_path_factory, os.environ.get("RDTOPS_LAB_BACKEND", "auto")):
+        _homes.extend(f"HOME={lab.home(host)}" for host in HOSTS)
+        yield lab
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_training_is_left() -> Iterator[None]:
+    """End the trainings that a failed test left running: they would slow down every test that follows."""
+    yield
+    runs = processes.carried(liveness.RUN)
+    processes.end(lambda: [pid for home in _homes for pid in processes.carrying(home)
+                           if runs.intersection(processes.environment(pid))])
 
 
 @pytest.fixture(scope="session")
