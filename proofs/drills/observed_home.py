@@ -23,7 +23,7 @@ from typing import Any
 from rdtops.hostlib.names import is_run_id
 from rdtops.ui.repository import ROOT
 
-CLONED = ("rdtops", "plugins", "tasks.py", "invoke.yaml", "pyproject.toml", ".gitignore")
+CLONED = ("rdtops", "plugins", "proofs", "tasks.py", "invoke.yaml", "pyproject.toml", ".gitignore")
 MAY_CHANGE = ("project/results", ".local/state/rdtops", ".cache/rdtops", "project/.git/index")
 SECRET = b"sesame"
 MOST_MIB = 500

@@ -47,8 +47,9 @@ def main() -> None:
 
 def _warm_up() -> None:
     """Modules alone: a thread or an open file would be everybody's."""
-    for name in ("invoke.program", "rdtops.ui.cli", "rdtops.views", "rdtops.report", "rdtops.ui.screen",
-                 "rdtops.workflows", "rdtops.ssh.connection"):
+    for name in ("invoke.program", "rdtops.ui.cli", "rdtops.ui.screen", "rdtops.workflows.asking",
+                 "rdtops.workflows.fetching", "rdtops.workflows.gpu_usage", "rdtops.workflows.starting",
+                 "rdtops.workflows.watching"):
         importlib.import_module(name)
     with contextlib.suppress(ModuleNotFoundError):  # of the extra `plots`
         importlib.import_module("matplotlib.backends.backend_agg")

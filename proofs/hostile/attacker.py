@@ -23,8 +23,9 @@ from rdtops.lab.site import Lab
 _SCRIPT = """\
 #!/bin/sh
 # Written by the rdtops lab: the Python of a hostile host.
-exec {python} -S -u -c 'import sys; sys.path.insert(0, "{root}"); from proofs.hostile import host; host.main()' \\
-    {folder} "$@"
+exec {python} -S -u -c 'import sys; sys.path.insert(0, "{root}")
+from proofs.hostile import hostile_python
+hostile_python.main()' {folder} "$@"
 """
 
 
