@@ -43,12 +43,12 @@ class Failed(Exception):
 
 def look(place: str, prefix: str, conda: str, elsewhere: list[str]) -> dict[str, Any]:
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
-    said = [conda] if conda else shell(prefix, [python_of(prefix), "-I", "-c", code]).stdout.split()
+    version = [conda] if conda else shell(prefix, [python_of(prefix), "-I", "-c", code]).stdout.split()
     others = [other for other in map(os.path.expanduser, elsewhere) if other != place and os.path.lexists(other)]
-    marked = {} if others else told(os.path.realpath(place))
+    marked = {} if others else marker_of(os.path.realpath(place))
     return {"is_there": bool(others) or os.path.lexists(place), "is_ours": os.path.islink(place) and bool(marked),
             "digest": str(marked.get("digest", "")) if starts(place) else "",
-            "python": said[-1] if said else "", "machine": platform.machine(), "glibc": platform.libc_ver()[1]}
+            "python": version[-1] if version else "", "machine": platform.machine(), "glibc": platform.libc_ver()[1]}
 
 
 def make(place: str, digest: str, **how: Any) -> dict[str, Any]:
@@ -60,14 +60,15 @@ def make(place: str, digest: str, **how: Any) -> dict[str, Any]:
         if os.path.lexists(place) and not os.path.islink(place):
             return {"problem": "foreign", "said": place}
         folder = os.path.join(store, digest[:12])
-        if told(folder).get("digest") != digest or not starts(folder):
+        if marker_of(folder).get("digest") != digest or not starts(folder):
             try:
                 build(folder, digest, **how)
             except Failed as failure:
                 shutil.rmtree(folder, ignore_errors=True)
                 return {"problem": failure.problem, "said": str(failure)[-1500:]}
         point(folder, place)
-        return {"folder": folder, "packages": whole(told(folder).get("packages")) or 0, "removed": prune(store, folder)}
+        packages = whole(marker_of(folder).get("packages")) or 0
+        return {"folder": folder, "packages": packages, "removed": prune(store, folder)}
 
 
 def build(folder: str, digest: str, prefix: str, conda: str, requirements: str, constraints: str,
@@ -106,8 +107,8 @@ def prune(store: str, current: str) -> list[str]:
     """Remove old environments, except the newest of them and those that a process was started from. Return them."""
     others = [os.path.join(store, name) for name in os.listdir(store) if not name.startswith(".")]
     others = sorted((p for p in others if p != current), reverse=True,
-                    key=lambda p: number(told(p).get("made_s")) or 0.0)
-    surplus = [p for p in others[KEPT - 1:] if not in_use(p)] + [p for p in others[:KEPT - 1] if not told(p)]
+                    key=lambda p: number(marker_of(p).get("made_s")) or 0.0)
+    surplus = [p for p in others[KEPT - 1:] if not in_use(p)] + [p for p in others[:KEPT - 1] if not marker_of(p)]
     for path in surplus:
         shutil.rmtree(path, ignore_errors=True)
     return surplus
@@ -155,7 +156,7 @@ def shell(prefix: str, words: list[str], variables: dict[str, str] | None = None
                           capture_output=True, text=True, check=False)
 
 
-def told(folder: str) -> dict[str, Any]:
+def marker_of(folder: str) -> dict[str, Any]:
     """Return the content of the marker; {} where the environment is not complete, or not ours."""
     try:
         return table(loads(text_of(os.path.join(folder, MARKER))))

@@ -55,8 +55,8 @@ def settle(workspace: str, name: str, keep: int) -> dict[str, Any]:
     return {"removed": surplus}
 
 
-def roll_back(workspace: str, **told: Any) -> dict[str, Any]:
-    write_whole(os.path.join(workspace, ROLLED_BACK), json.dumps({**told, "time_s": round(time.time(), 3)}))
+def roll_back(workspace: str, **record: Any) -> dict[str, Any]:
+    write_whole(os.path.join(workspace, ROLLED_BACK), json.dumps({**record, "time_s": round(time.time(), 3)}))
     return {}
 
 

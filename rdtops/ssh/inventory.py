@@ -153,7 +153,7 @@ class Inventory:
         defaults = [h for h in self.hosts.values() if h.default]
         if defaults:
             return defaults[0]
-        names = ", ".join(self.hosts) or "none"
+        names = ", ".join(self.hosts) or "none yet"
         raise UsageError(f"no --host, and no host of {self.path.name} has `default = true`; hosts: {names}",
                          remedy=f"add --host {next(iter(self.hosts), 'NAME')}")
 

@@ -202,7 +202,7 @@ class SshProcess:
         self._client = client
         self.passed = 0  # hops that we are logged in to
         self.rtt_s: float | None = None
-        self._said: list[str] = []
+        self._errors: list[str] = []
         self._decided = threading.Event()  # the login at the last hop succeeded, or a login failed
         line = Command(client.host.python, *bundle.FLAGS, "-c", bundle.READER).shell()
         self._process = subprocess.Popen(
@@ -278,7 +278,7 @@ class SshProcess:
             self._process.wait(2)
         self.kill()
         self._listener.join(1)
-        return self._explained(self._process.returncode, "\n".join(self._said))
+        return self._explained(self._process.returncode, "\n".join(self._errors))
 
     def _read_some(self, size: int) -> bytes:
         return self.read(size) or self.read_exactly(1)
@@ -297,7 +297,7 @@ class SshProcess:
                 if self.passed == len(self._client.host.route):
                     self._decided.set()
             elif not line.startswith(("debug1:", "Transferred:", "Bytes per second:", "OpenSSH_", "Warning: Perm")):
-                self._said = [*self._said[-30:], line]
+                self._errors = [*self._errors[-30:], line]
         self._decided.set()
 
     def _lines(self) -> Iterator[str]:
@@ -314,28 +314,28 @@ class SshProcess:
                 yield from (line[:STDERR_LINE_BYTES].decode("utf-8", "replace").rstrip() for line in lines)
         yield rest[:STDERR_LINE_BYTES].decode("utf-8", "replace")
 
-    def _explained(self, code: int, said: str) -> HostError | CommandFailed:
+    def _explained(self, code: int, errors: str) -> HostError | CommandFailed:
         host = self._client.host
         route = f"{host.name} ({host.route_words})"
         trust = f"inv trust --host {host.name}"
         inside = self.passed >= len(host.route)
         if inside and code not in (255, -9):
             if code == 127:
-                return CommandFailed(f"{host.name}: {said or 'command not found'}",
+                return CommandFailed(f"{host.name}: {errors or 'command not found'}",
                                      remedy=f"set hosts.{host.name}.python in hosts.toml to a Python 3.8 or newer")
-            return CommandFailed(f"{host.name}: exit {code}\n{said[-600:]}")
-        if "IDENTIFICATION HAS CHANGED" in said:
+            return CommandFailed(f"{host.name}: exit {code}\n{errors[-600:]}")
+        if "IDENTIFICATION HAS CHANGED" in errors:
             return HostKeyError(f"the host key of a hop of {route} has CHANGED. Either the machine was reinstalled, or "
                                 "this is a man-in-the-middle attack", remedy=trust)
-        if "Host key verification failed" in said or "host key is known for" in said:
-            return HostKeyError(f"the host key of a hop of {route} is not known: {said[-300:]}", remedy=trust)
-        if "Permission denied" in said:
-            return AuthenticationFailed(f"permission denied by a hop of {route}: {said[-300:]}",
+        if "Host key verification failed" in errors or "host key is known for" in errors:
+            return HostKeyError(f"the host key of a hop of {route} is not known: {errors[-300:]}", remedy=trust)
+        if "Permission denied" in errors:
+            return AuthenticationFailed(f"permission denied by a hop of {route}: {errors[-300:]}",
                                         remedy=f"check user and identity_file of {host.name} in hosts.toml")
         if inside:
-            why = f" ({said[-300:]})" if said else ""
+            why = f" ({errors[-300:]})" if errors else ""
             return ConnectionLost(f"lost {route}: the connection was closed or the command was killed{why}",
                                   remedy=f"inv hosts --ping --host {host.name}   # then run the same command again")
-        kind = Refused if _REFUSED.search(said) else Unreachable
-        return kind(f"cannot reach {route}: {said[-300:] or 'no answer'}",
+        kind = Refused if _REFUSED.search(errors) else Unreachable
+        return kind(f"cannot reach {route}: {errors[-300:] or 'no answer'}",
                     remedy=f"inv hosts --ping --host {host.name}")

@@ -259,7 +259,7 @@ def test_a_secret_in_the_wrong_place_is_never_repeated(folder):
     loaded, host = registry.load(), make_host(plugins={"tuned": {"url_file": "https://hook/s3cret", "only": "s3cret"}})
     found = findings(loaded, host)
     rows = list(catalog.rows(loaded, [host], []))
-    assert "url_file has not the form" in found[0].summary
+    assert "url_file does not match the expected format" in found[0].summary
     assert "s3cret" not in repr(found) + repr(rows)
 
 

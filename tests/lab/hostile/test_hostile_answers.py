@@ -88,7 +88,7 @@ CASES = {
     "bomb:news": ("CommandFailed", "more than 50331648 bytes of JSON"),
     "floods_a_line:news": ("CommandFailed", "a line of more than 33554432 bytes"),
     "drips:news": ("CommandTimeout", "is alive but made no progress for 0.8 s"),
-    "other_words_to_the_end:news": ("CommandFailed", "a message without 'shrunk'"),
+    "other_words_to_the_end:news": ("CommandFailed", "expected 'shrunk'"),
     "list_to_the_end:news": ("CommandFailed", "not a message of rdtops"),
 }
 
