@@ -102,7 +102,7 @@ def compared(role: str, plan: Plan, host: Host, asset: str) -> CheckResult:
     files = f"{len(plan.items)} files" if len(plan.items) != 1 else "1 file"
     if not plan.items:
         return CheckResult.fail(f"md5 {role}", f"{plan.source} is empty here", remedy="check [assets] in hosts.toml")
-    if role.endswith("_encoder") and all(item.reason == "missing there" for item in plan.items):
+    if role.endswith("_encoder") and all(item.reason == "missing on the host" for item in plan.items):
         return CheckResult.warn(f"md5 {role}", "not there yet, so there is nothing to compare", plan.target,
                                 _remedy(host, asset))  # no FAIL: before_train of encoder_mirror can still bring it
     if other:

@@ -1,6 +1,6 @@
-"""Parse what the programs on a host answer. Here and nowhere else does a string of a host become a name that paths are
-made of; what does not match is refused with the host's name. Facts of one run that make no sense are the problem of
-that run alone. Pure."""
+"""Answers: parse the answers of host programs. Only here does a string from a host become a name that is used in paths;
+a string that does not match is refused with the host's name. Invalid facts of one run are reported for that run alone.
+Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DIGEST_STATES = ("verified", "unverified", "damaged", "unfinished")
 
 @dataclass(frozen=True)
 class GpuUsage:
-    """One GPU of a host at one moment. A number is None where the driver does not know it."""
+    """One GPU of a host at one moment. A number is None where the driver does not report it."""
 
     index: int
     uuid: str
@@ -36,10 +36,10 @@ class GpuUsage:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the files and processes of one run say. `problem`: why they say nothing, '' where they do."""
+    """The facts of one run from its files and processes. `problem`: why they cannot be read, '' where they can."""
 
     run_id: RunId
-    config: str | None  # config.json; None: the one that the question named
+    config: str | None  # config.json; None: the same as the one that the request named
     exit_code: int | None
     alive: bool
     launched: bool
@@ -47,13 +47,13 @@ class RunFacts:
     journal_head: str
     journal_tail: str
     log_tail: str
-    gpus: tuple[str, ...]  # UUIDs of those it uses
+    gpus: tuple[str, ...]  # UUIDs of the GPUs that it uses
     problem: str
 
 
 @dataclass(frozen=True)
 class EvaluationFacts:
-    """What the files and processes of one evaluation say."""
+    """The facts of one evaluation from its files and processes."""
 
     run_id: RunId
     name: EvaluationName
@@ -62,13 +62,13 @@ class EvaluationFacts:
     alive: bool
     launched: bool
     stop_requested: bool
-    outcomes: Mapping[str, int]  # success, failure, error -> trials that ended so
+    outcomes: Mapping[str, int]  # success, failure, error -> number of trials
     report: str  # report.json
     log_tail: str
 
 
 def runs(host: str, answer: Mapping[str, Any]) -> list[RunFacts]:
-    """Parse every run of the workspace, oldest first. Raises RemoteError."""
+    """Parse every run of the workspace, oldest first. Raise RemoteError."""
     return [run(host, row) for row in fields.rows(answer.get("runs"))]
 
 
@@ -84,12 +84,12 @@ def run(host: str, row: object) -> RunFacts:
 
 
 def gpus(answer: Mapping[str, Any]) -> tuple[GpuUsage, ...]:
-    """Parse the GPUs; a row without an index is left out."""
+    """Parse the GPUs; skip a row without an index."""
     return tuple(_gpus(answer))
 
 
 def gpu_warning(answer: Mapping[str, Any]) -> str:
-    """What nvidia-smi says besides its GPUs, '' where it says nothing else."""
+    """Return the other output of nvidia-smi beside its GPUs, '' where there is none."""
     return fields.text(answer.get("gpu_warning"))
 
 
@@ -104,26 +104,26 @@ def _gpus(answer: Mapping[str, Any]) -> Iterator[GpuUsage]:
 
 
 def checkpoints(host: str, answer: Mapping[str, Any], paths: RunPaths) -> tuple[list[Checkpoint], list[str]]:
-    """Parse the checkpoints with a valid manifest, by step, and the names of what else is there, to be shown only.
-    Raises RemoteError."""
+    """Parse the checkpoints with a valid manifest, by step, and the names of the other entries, which are only shown.
+    Raise RemoteError."""
     whole = [_checkpoint(host, row, paths) for row in fields.rows(answer.get("checkpoints"))]
     return sorted(whole, key=lambda c: c.step), fields.words(answer.get("unfinished"))
 
 
 def _checkpoint(host: str, row: Mapping[str, Any], paths: RunPaths) -> Checkpoint:
     _parsed(host, names.digest, row.get("digest"))
-    return _parsed(host, lambda told: Checkpoint.told(told, paths.checkpoints), row)
+    return _parsed(host, lambda values: Checkpoint.told(values, paths.checkpoints), row)
 
 
 def digest_states(answer: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Name -> one of DIGEST_STATES, and what is wrong; the names are only compared and shown."""
-    states = ((name, fields.table(told)) for name, told in fields.table(answer.get("states")).items())
-    return {name: (state if (state := fields.text(told.get("state"))) in DIGEST_STATES else "unverified",
-                   tuple(fields.words(told.get("wrong")))) for name, told in states}
+    """Parse name -> one of DIGEST_STATES, and what is wrong; the names are only compared and shown."""
+    states = ((name, fields.table(row)) for name, row in fields.table(answer.get("states")).items())
+    return {name: (state if (state := fields.text(row.get("state"))) in DIGEST_STATES else "unverified",
+                   tuple(fields.words(row.get("wrong")))) for name, row in states}
 
 
 def evaluations(host: str, answer: Mapping[str, Any]) -> list[EvaluationFacts]:
-    """Oldest first. Raises RemoteError."""
+    """Parse every evaluation, oldest first. Raise RemoteError."""
     return [_evaluation(host, row) for row in fields.rows(answer.get("evaluations"))]
 
 
@@ -138,29 +138,29 @@ def _evaluation(host: str, row: Mapping[str, Any]) -> EvaluationFacts:
 
 
 def pids(answer: Mapping[str, Any], key: str) -> list[int]:
-    """Processes, as a stop tells of them."""
-    found = answer.get(key)
-    return [pid for pid in map(fields.whole, found) if pid is not None] if isinstance(found, list) else []
+    """Parse the process ids in the answer to a stop."""
+    values = answer.get(key)
+    return [pid for pid in map(fields.whole, values) if pid is not None] if isinstance(values, list) else []
 
 
 def platform(host: str, answer: Mapping[str, Any]) -> dict[str, str]:
-    """The `python`, `machine` and `glibc` that wheels are chosen for. Raises RemoteError."""
+    """Parse the `python`, `machine` and `glibc` that wheels are chosen for. Raise RemoteError."""
     return {"python": _parsed(host, names.python_version, answer.get("python")),
             "machine": _parsed(host, names.machine, answer.get("machine")), "glibc": fields.text(answer.get("glibc"))}
 
 
 def run_id(host: str, word: object) -> RunId:
-    """Raises RemoteError."""
+    """Parse a run id. Raise RemoteError."""
     return _parsed(host, names.run_id, word)
 
 
 def checkpoint_event(event: Event, paths: RunPaths) -> Checkpoint:
-    """Of a Journal's `checkpoint`. Raises BadName."""
+    """Parse the `checkpoint` event of a Journal. Raise BadName."""
     return Checkpoint.told(event.data, paths.checkpoints)
 
 
 def evaluation_event(event: Event, paths: RunPaths) -> Evaluation:
-    """Of a Journal's `eval_finished`. Where its files lie follows from its name. Raises BadName."""
+    """Parse the `eval_finished` event of a Journal. Derive the paths of its files from its name. Raise BadName."""
     name = names.evaluation_name(event.data.get("name"))
     folder: PurePosixPath = paths.eval / name
     counts = (fields.whole(event.data.get(key)) or 0 for key in ("successes", "trials", "errors"))
@@ -173,4 +173,4 @@ def _parsed(host: str, parse: Callable[[object], T], word: object) -> T:
         return parse(word)
     except BadName as error:
         raise RemoteError(f"{host}: unexpected answer: {error}",
-                          remedy=f"ssh {host}   # is that host as it should be? Its answer was not used") from error
+                          remedy=f"ssh {host}   # check that host; its answer was not used") from error

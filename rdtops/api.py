@@ -1,4 +1,4 @@
-"""Everything a plugin may import. What is not in __all__ may change without notice."""
+"""API: everything a plugin may import. What is not in __all__ may change without notice."""
 
 from rdtops import pages
 from rdtops.checks import CheckResult, Status

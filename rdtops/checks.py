@@ -1,4 +1,4 @@
-"""What a preflight check says, and the report that many of them make."""
+"""Checks: the result of a preflight check, and the report of all of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Status(str, Enum):
-    """OK: as it should be. WARN: training can start. FAIL: training must not start. SKIP: could not be asked here."""
+    """OK: passed. WARN: training can start. FAIL: training must not start. SKIP: could not be checked."""
 
     OK = "OK"
     WARN = "WARN"
@@ -19,15 +19,16 @@ class Status(str, Enum):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One finding: `summary` is one line, `evidence` what was seen, `remedy` a command that can be pasted."""
+    """The result of one check: `summary` is one line, `evidence` the output it is based on, `remedy` a command to
+    paste."""
 
     name: str
     status: Status
     summary: str
     evidence: str = ""
     remedy: str = ""
-    source: str = ""  # the plugin that said it; filled in by the registry
-    group: str = ""  # what it is about; of a plugin's finding the plugin's name
+    source: str = ""  # the plugin that returned it; filled in by the registry
+    group: str = ""  # its topic; for a plugin's result the plugin's name
 
     @classmethod
     def ok(cls, name: str, summary: str, evidence: str = "") -> CheckResult:
@@ -48,11 +49,11 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings about one host. A report without a single check is a failure, never a green one."""
+    """All check results of one host. A report without any check has failed."""
 
     host: str
     results: tuple[CheckResult, ...]
-    plugins: tuple[str, ...] = field(default=())  # the plugins that were asked, whether or not they had a finding
+    plugins: tuple[str, ...] = field(default=())  # the plugins that were asked, whether or not they returned a result
     probe_seconds: Mapping[str, float] = field(default_factory=dict)  # how long each probe took on the host
 
     @property

@@ -1,4 +1,4 @@
-"""Every error rdtops raises on purpose.
+"""Errors: every error that rdtops raises on purpose.
 
     RdtopsError                    exit 1
     ├── UsageError                 exit 2   the command line is wrong
@@ -7,8 +7,8 @@
     │   ├── Unreachable                     no TCP or no SSH banner
     │   ├── HostKeyError                    unknown or changed key
     │   ├── AuthenticationFailed            wrong user or key
-    │   └── ConnectionLost                  it was there and is gone; the outcome is unknown
-    ├── RemoteError                exit 1   the host answered, with a failure
+    │   └── ConnectionLost                  lost after the login; the outcome is unknown
+    ├── RemoteError                exit 1   the host answered with a failure
     │   ├── CommandFailed
     │   └── CommandTimeout
     ├── TransferError              exit 1
@@ -17,12 +17,12 @@
     ├── PreflightFailed            exit 1   a check failed, so the work was not begun
     ├── PreflightVeto              exit 1   raised by a before_train plugin
     ├── PluginError                exit 1   a plugin cannot be loaded or is required and missing
-    │   └── PluginTimeout                   it did not end in its time
+    │   └── PluginTimeout                   it exceeded its time limit
     ├── RunError                   exit 1   no such run, nothing to resume, no checkpoint yet
-    ├── DataError                  exit 1   a dataset file is not what it should be (file, episode, step, field)
+    ├── DataError                  exit 1   a dataset file is invalid (file, episode, step, field)
     ├── WeightsError               exit 1   pretrained weights or a checkpoint do not fit
     ├── SimulatorError             exit 1   LIBERO's simulator is missing or cannot do what was asked
-    └── LabError                   exit 1   the local lab cannot be brought up
+    └── LabError                   exit 1   the local lab cannot be started
 
 The message says what, where and why; `remedy` is the next command to type. Only rdtops.ui.cli prints and exits.
 """
@@ -36,7 +36,7 @@ class RdtopsError(Exception):
         self.message = message
         self.remedy = remedy
 
-    def __reduce__(self):  # type: ignore[no-untyped-def]  # keyword-only arguments need help to cross a process border
+    def __reduce__(self):  # type: ignore[no-untyped-def]  # keyword-only arguments do not pickle by themselves
         return _rebuild, (type(self), self.message, self.remedy)
 
 
@@ -69,7 +69,7 @@ class AuthenticationFailed(HostError):
 
 
 class ConnectionLost(HostError):
-    hop = ""  # the one to blame, where that is known
+    hop = ""  # the one that failed, where that is known
 
 
 class RemoteError(RdtopsError):

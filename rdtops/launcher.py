@@ -1,7 +1,7 @@
-"""The Launcher: start a job on a host so that it outlives us, and answer for it afterwards.
+"""Launcher: start a job on a host so that it outlives the connection, tell its state, and stop it.
 
 tmux and setsid are bundled (rdtops.runs.detached), Slurm is a plugin (plugins/slurm). docs/clusters.md says how to
-write one for another scheduler; `python -m rdtops.testing.conform NAME` tests the promises below.
+write one for another scheduler; `python -m rdtops.testing.conform NAME` tests the guarantees below.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from rdtops.ssh.connection import Connection
 
 @dataclass(frozen=True)
 class Job:
-    """A script in a folder of its own, which is visible from wherever the job runs.
+    """A script in its own folder, which is visible on every machine where the job runs.
 
-    The script writes its log, and `exit` (its exit code) beside itself when it ends. A file `stop` there means that
-    somebody asked for the end.
+    The script writes its log, and `exit` (its exit code) beside itself when it ends. A file `stop` beside it means that
+    a stop was requested.
     """
 
-    name: str  # no other job of this host has it
+    name: str  # unique on this host
     script: PurePosixPath  # for sh
     log: PurePosixPath
     tag: str  # NAME=value, in the environment of every process of the job
     processes: int = 1  # of all nodes together
     uses_gpus: bool = False
-    spreads: bool = False  # its program goes through Launcher.spread, so that it may take several nodes
+    spreads: bool = False  # its program goes through Launcher.spread, so that it may use several nodes
 
     @property
     def folder(self) -> PurePosixPath:
@@ -42,7 +42,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Spread:
-    """A program for several nodes, in the pieces between which each node says which one it is.
+    """A program for several nodes, in two pieces; the options of each node go between them.
 
     accelerate: `launch` ends with its own options, `program` begins with `-m`.
     """
@@ -51,7 +51,7 @@ class Spread:
     program: Command
 
     def alone(self) -> Command:
-        """For one machine, on a port that is free: two jobs on a host do not meet."""
+        """Return the command for one machine, on a free port: two jobs on a host must not use the same."""
         return Command(*self.launch.argv, "--num_machines", "1", "--main_process_port", "0", *self.program.argv)
 
 
@@ -60,13 +60,13 @@ class Phase(str, Enum):
     QUEUED = "queued"
     RUNNING = "running"
     ENDED = "ended"
-    UNKNOWN = "unknown"  # who could tell does not answer: it may be running
+    UNKNOWN = "unknown"  # the scheduler does not answer: it may be running
 
 
 class Cause(str, Enum):
     """Why a job is not running, where the launcher knows more than the job's own exit code."""
 
-    NONE = ""  # it ended by itself: its exit code tells
+    NONE = ""  # it ended by itself: see its exit code
     WAITS = "waits"
     HELD = "held"
     CANCELLED = "cancelled"
@@ -75,7 +75,7 @@ class Cause(str, Enum):
     NODE_FAILED = "node_failed"
     OUT_OF_MEMORY = "out_of_memory"
     NOT_STARTED = "not_started"  # the launcher could not run the script
-    FORGOTTEN = "forgotten"  # it ended, and nobody remembers how
+    FORGOTTEN = "forgotten"  # it ended, and the scheduler no longer knows how
 
 
 @dataclass(frozen=True)
@@ -91,25 +91,25 @@ class JobState:
 
 @dataclass(frozen=True)
 class Submitted:
-    """`already`: it was there, and nothing was started."""
+    """The result of a submit. `already`: the job was running or queued, and nothing was started."""
 
     words: str  # "tmux", "Slurm job 4711"
     already: bool = False
-    note: str = ""  # what a person should know, though the job was started
+    note: str = ""  # a warning for people; the job was started
 
 
 @dataclass(frozen=True)
 class Traits:
-    """How launchers differ beside their methods. A launcher may have them as its attribute `traits`; of one that has
-    not, `Traits.of` derives them from `is_local`.
+    """How launchers differ beside their methods. A launcher may have them as its attribute `traits`; without it,
+    `Traits.of` derives them from `is_local`.
 
     `is_local`: as Launcher.is_local. Preflight checks of the host's memory, GPUs and lease apply to a training, and
     `inv gpu --watch` shows its GPUs.
-    `is_scheduled`: a scheduler queues jobs, gives them their GPUs and is asked for their state. Else a training takes
-    its GPUs by the lease (rdtops.contract.lease), and its files and processes are asked.
-    `programs`: one of them must be on the host, the first one that is there is used.
+    `is_scheduled`: a scheduler queues jobs, assigns their GPUs and tells their state. Else a training takes its GPUs by
+    the lease (rdtops.contract.lease), and its files and processes tell its state.
+    `programs`: one of them must be on the host; the first one that exists is used.
     `detach_keys`: what a person types to leave `attach_line`.
-    `detaches_with`: auto, tmux or setsid: our program on the host starts a training itself, under the lock under which
+    `detaches_with`: auto, tmux or setsid: our host program starts a training itself, under the same lock under which
     it decides that it may begin. '': it prepares the run folder, and `submit` follows.
     """
 
@@ -127,43 +127,44 @@ class Traits:
 
 @runtime_checkable
 class Launcher(Protocol):
-    """Start jobs and answer for them. Every method may raise a HostError or RemoteError; none guesses.
+    """Start jobs, tell their state and stop them. Every method may raise a HostError or RemoteError; none guesses.
 
-    - A job that was started goes on when the connection, the laptop or the sshd of the host ends.
-    - Whatever is in a folder's or job's name, it is one word.
-    - What is told does not depend on which laptop asks.
+    - A job that was started continues when the connection, the laptop or the sshd of the host ends.
+    - A folder's or job's name is always quoted as one word.
+    - The answers do not depend on which laptop asks.
     """
 
     name: str  # as in hosts.toml
-    is_local: bool  # the job runs on the very machine that we log in to: its processes and GPUs can be asked there
-    # traits: Traits   optional, where the defaults that go with `is_local` are not true of it
+    is_local: bool  # the job runs on the same machine that we log in to: its processes and GPUs can be inspected
+    # traits: Traits   optional, where the defaults that follow from `is_local` do not apply
 
     def files(self, job: Job, spread: Spread | None) -> Mapping[str, str]:
-        """What it puts beside the script, by name; `inv train --dry-run` shows it. Writes nothing itself."""
+        """Return the files to put beside the script, by name; `inv train --dry-run` shows them. Write nothing."""
 
     def spread(self, job: Job, spread: Spread) -> Command:
-        """The command that the script runs to have the program on all its nodes."""
+        """Return the command that the script runs to start the program on all its nodes."""
 
     def submit(self, connection: Connection, job: Job) -> Submitted:
-        """Start it, exactly once: a job of this name that is queued or running is left alone, and said to be there
-        already, also when two laptops submit at the same moment or an answer was lost. A job that has ended may be
-        submitted again; `exit`, `stop` and what else told of the earlier end is gone before it begins.
+        """Start a job exactly once: leave a job of this name that is queued or running alone, and return `already`,
+        also when two laptops submit at the same moment or an answer was lost. A job that has ended may be submitted
+        again; remove `exit`, `stop` and other traces of the earlier end before it begins.
 
-        Raises RunError when it did not start."""
+        Raise RunError when it did not start."""
 
     def states(self, connection: Connection, jobs: Sequence[Job]) -> Mapping[str, JobState]:
-        """By name, each of `jobs`, in one round trip. RUNNING or ENDED is said only of what was seen so: where the
-        scheduler does not answer it is UNKNOWN, with the reason."""
+        """Return the state of each of `jobs`, by name, in one round trip. Return RUNNING or ENDED only for what was
+        observed: where the scheduler does not answer, return UNKNOWN with the reason."""
 
     def stop(self, connection: Connection, job: Job, grace_s: float) -> None:
-        """Ask it to save and leave, and end what is left after `grace_s`; 0: now, without asking. When it returns
-        nothing of it runs. A queued job leaves the queue. Raises RunError when something is left."""
+        """Ask a job to save and end, and kill what is left after `grace_s`; 0: kill now, without asking. When it
+        returns, none of its processes runs. Remove a queued job from the queue. Raise RunError when something is
+        left."""
 
     def inside(self, connection: Connection, job: Job, command: Command) -> Command:
-        """The command that runs `command` where the job runs: `nvidia-smi` of its nodes."""
+        """Return the command that runs `command` where the job runs: `nvidia-smi` on its nodes."""
 
     def start_line(self, job: Job) -> str:
-        """What a person types on the host to start it by hand, once its files are there."""
+        """Return what a person types on the host to start a job by hand, once its files exist."""
 
     def attach_line(self, job: Job) -> str:
-        """A line of sh, for a terminal on the host, that shows a running job."""
+        """Return a line of sh, for a terminal on the host, that shows a running job."""

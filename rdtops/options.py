@@ -1,4 +1,4 @@
-"""Options of a plugin: what it declares, and `[hosts.a800.plugins.disk]` of hosts.toml held against it."""
+"""Options: the options that a plugin declares, and the check of `[hosts.a800.plugins.disk]` in hosts.toml."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from rdtops.contract.config import nearest
 from rdtops.errors import ConfigError
 
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list of texts"}
+_WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a string", list: "a list of strings"}
 
 
 @dataclass(frozen=True)
@@ -24,28 +24,28 @@ class Option:
     kind: type  # bool, int, float, str, or list (of str)
     help: str
     default: Any = None
-    choices: tuple[str, ...] = ()  # for str, and for each text of a list
+    choices: tuple[str, ...] = ()  # for str, and for each string of a list
     least: float | None = None
-    pattern: str = ""  # that the whole text must match
+    pattern: str = ""  # a regular expression that the whole string must match
 
     def __post_init__(self) -> None:
         if self.kind not in _WORDS:
-            raise ValueError(f"an option cannot be of the kind {self.kind!r}; one of {', '.join(_names())}")
+            raise ValueError(f"an option cannot be of type {self.kind!r}; use one of {', '.join(_names())}")
         wrong = "" if self.default is None else self.problem(self.default)
         if wrong:
-            raise ValueError(f"the default {self.default!r} does not fit its own option: {wrong}")
+            raise ValueError(f"the default {self.default!r} is invalid: {wrong}")
 
     def problem(self, value: Any) -> str:
-        """What is wrong with a value, or nothing. Its words never hold the value, which may be a misplaced secret."""
+        """Return what is wrong with a value, or ''. Never include the value, which may be a misplaced secret."""
         if not _is(self.kind, value):
-            return f"wants {_WORDS[self.kind]}, not a {type(value).__name__}"
+            return f"must be {_WORDS[self.kind]}, not {type(value).__name__}"
         if self.least is not None and value < self.least:
             return f"must be at least {self.least:g}"
         texts = value if self.kind is list else [value] if self.kind is str else []
         if self.choices and any(text not in self.choices for text in texts):
             return f"must be {'some' if self.kind is list else 'one'} of {', '.join(self.choices)}"
         if self.pattern and not all(re.fullmatch(self.pattern, text) for text in texts):
-            return f"has not the form that is wanted ({self.help})"
+            return f"does not match the expected format ({self.help})"
         return ""
 
 
@@ -54,7 +54,7 @@ COMMON = {TIME_LIMIT: Option(float, "seconds that each hook of this plugin may t
 
 
 def filled(declared: Mapping[str, Option], given: Mapping[str, Any], table: str) -> dict[str, Any]:
-    """The values of all options, defaults included. Raises ConfigError that lists every mistake in `table`."""
+    """Return the values of all options, defaults included. Raise ConfigError that lists every mistake in `table`."""
     known = {**declared, **COMMON}
     wrong = [f"unknown option {name!r}{nearest(name, known)}" for name in given if name not in known]
     wrong += [f"{name} {problem}" for name, value in given.items()

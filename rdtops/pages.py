@@ -1,5 +1,5 @@
-"""Pages: HTML and Markdown made of what others said. A template escapes whatever it is given, so that there is nothing
-to forget; Markup is what a template made. The files are read with `cat` too: a terminal obeys nothing of them."""
+"""Pages: HTML and Markdown from texts of other machines. A template escapes every value by default; Markup is output of
+a template. The files are also read with `cat`, so control characters are escaped."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rdtops.ssh.display import printable, shown
 if TYPE_CHECKING:
     from jinja2 import BaseLoader, Environment, Template
 
-# Words and numbers with single signs between them: no Markdown begins with one, nothing becomes a link
+# Words and numbers with single punctuation marks between them: no Markdown syntax, and no link
 _PLAIN = re.compile(r"(?!(?i:www)\.)[^\W_]+(?:(?:[,:;] |[ _.,:/+=-])[^\W_]+)*(?: %)?")
 
 
 def html(loader: BaseLoader | None = None) -> Environment:
-    """`{{ value }}` is text or the whole of an attribute; an address goes through `address`."""
+    """Return the environment of HTML templates: `{{ value }}` is text or a whole attribute; use `address` for URLs."""
     made = _environment(loader, printable, autoescape=True)
     made.filters["address"] = address
     return made
@@ -36,19 +36,20 @@ def html_page(template: str) -> Template:
 
 
 def markdown(loader: BaseLoader | None = None) -> Environment:
-    """`{{ value }}` stands in a line; `code` makes it code, `word` a word of a command line."""
+    """Return the environment of Markdown templates: `{{ value }}` is inline text; `code` makes it code, `word` a word
+    of a command line."""
     made = _environment(loader, _inline, autoescape=False)
     made.filters.update(code=_code, word=_word)
     return made
 
 
 def address(path: object) -> str:
-    """A relative path for `src` or `href`: the colon of a scheme is escaped too."""
+    """Return a relative path for `src` or `href`; escape the colon of a scheme too."""
     return quote(str(path).lstrip("/"), errors="surrogatepass")
 
 
 def write(path: Path, page: str) -> Path:
-    """Write a page, unless it is there and says the same. Raises OSError."""
+    """Write a page, unless the file has the same content already. Raise OSError."""
     content = page.encode("utf-8", "replace")
     with suppress(OSError):
         if not path.is_symlink() and files.head_of(path, len(content) + 1) == content:
@@ -58,15 +59,15 @@ def write(path: Path, page: str) -> Path:
 
 
 def text(value: object) -> str:
-    """Of whatever a JSON file may hold."""
+    """Return the text of any value of a JSON file."""
     try:
         return str(value)
-    except (ValueError, RecursionError):  # a number or a nest that is too large to be written
+    except (ValueError, RecursionError):  # a number or a nesting that is too large
         return "?"
 
 
 def _environment(loader: BaseLoader | None, form: Callable[[str], str], *, autoescape: bool) -> Environment:
-    from jinja2 import Environment, StrictUndefined  # plugins are loaded at every start, few write a page
+    from jinja2 import Environment, StrictUndefined  # here, because few commands write a page
 
     def finalize(value: object) -> object:
         return value if hasattr(value, "__html__") else form(text(value))
@@ -85,8 +86,8 @@ def _code(value: object) -> Markup:
     words = shown(text(value))
     ticks = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
     gap = " " if not words or words[0] in " `" or words[-1] in " `" else ""
-    return Markup(ticks + gap + words + gap + ticks)  # noqa: S704  # of Markdown: nothing in it is obeyed
+    return Markup(ticks + gap + words + gap + ticks)  # noqa: S704  # escaped above
 
 
 def _word(value: object) -> Markup:
-    return Markup(shlex.quote(shown(text(value))))  # noqa: S704  # in an indented block, which is code as it is
+    return Markup(shlex.quote(shown(text(value))))  # noqa: S704  # in an indented block, which is code

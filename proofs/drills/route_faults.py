@@ -29,7 +29,7 @@ class Fault:
     def is_named(self, words: str) -> bool:
         """Whether an error says that it is this hop. The route, which names all of them, does not count."""
         hop = re.escape(self.hop)
-        return re.search(rf"answer of {hop}\b|reach {hop} \(|{hop} has ended the connection", words) is not None
+        return re.search(rf"answer from {hop}\b|reach {hop} \(|{hop} closed the connection", words) is not None
 
 
 class ServerKilled(Fault):

@@ -1,5 +1,5 @@
-"""Checkpoints as their folder shows them: which there are, whole, and what each says of itself. Standard library,
-Python 3.8: far-side programs bring it along."""
+"""Checkpoints: list the checkpoints in a folder, the complete ones with their fields. Standard library, Python 3.8:
+sent with host programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ TRAINER = "trainer.json"
 
 
 def listed(folder: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """The valid ones as the fields of rdtops.contract.run.Checkpoint, by step, and the names of what else there is."""
+    """Return the valid checkpoints as fields of rdtops.contract.run.Checkpoint, by step, and the names of the other
+    entries."""
     whole, unfinished = [], []
     for name in ls(folder):
         found = _described(folder, name)
@@ -37,16 +38,16 @@ def _described(folder: str, name: str) -> dict[str, Any] | None:
 
 
 def heldout_loss(checkpoint: str) -> float | None:
-    """As the trainer measured it; None where it did not, or where the number is none."""
+    """Return the validation loss that the trainer measured; None where it did not, or where it is not a number."""
     try:
-        told = fields.table(fields.loads(files.text_of(os.path.join(checkpoint, TRAINER))))
+        state = fields.table(fields.loads(files.text_of(os.path.join(checkpoint, TRAINER))))
     except ValueError:
         return None
-    return fields.number(told.get("heldout_loss"))
+    return fields.number(state.get("heldout_loss"))
 
 
 def ls(folder: str) -> list[str]:
-    """In order; nothing of a folder that cannot be read."""
+    """Return the sorted names in a folder; none where it cannot be read."""
     try:
         return sorted(os.listdir(folder))
     except OSError:

@@ -1,8 +1,7 @@
-"""MD5 sums of files, remembered by path, size, times and inode: an unchanged gigabyte costs a stat.
+"""Digests: a cache of the MD5 sums of files by path, size, times and inode: an unchanged gigabyte costs a stat.
 
-Transfers, checks and trainings of a user share the file on each machine: a JSON row for each file, later rows win. So
-what a deploy has read or written is known to all of them. Standard library, Python 3.8: far-side programs bring it
-along.
+Transfers, checks and trainings of a user share the cache file on each machine: a JSON row for each file, later rows
+win. So they all know what a deploy has read or written. Standard library, Python 3.8: sent with host programs.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from rdtops.hostlib.manifest import md5_of
 from rdtops.hostlib.names import digest
 
 CACHE = "~/.cache/rdtops/digests.jsonl"
-ROW_BYTES = 1 << 16  # a path has 4096 bytes at most, six times that as JSON; what is longer is no row
+ROW_BYTES = 1 << 16  # a path has 4096 bytes at most, six times that as JSON; a longer row is invalid
 YOUNG_S = 2.0
 
 
 class Cache:
-    """Of one machine, and what was learnt since it was read. One that cannot be written only costs time later."""
+    """The digest cache of one machine. A cache that cannot be written only costs time later."""
 
     def __init__(self, file: str = CACHE, trust: bool = True, read_only: bool = False) -> None:
-        """`file` '': nothing is remembered; `trust` False: nothing is believed, and all that is read is remembered."""
+        """`file` '': store nothing; `trust` False: ignore the stored rows, but store what is read."""
         self._file = os.path.expanduser(file)
         self._trust = trust
         self._read_only = read_only
@@ -37,12 +36,13 @@ class Cache:
         self._new: list[str] = []
 
     def known(self, path: AnyPath, size: int) -> str:
-        """The MD5 of a file of that size, '' where the cache does not know it as it is now. Raises OSError."""
+        """Return the MD5 of a file of that size, '' where the cache has none for its present state. Raise OSError."""
         row = self._rows.get(_name(path)) if self._trust else None
         return row[1] if row and row[0][0] == size and row[0] == identity(os.stat(path)) else ""
 
     def learn_read(self, path: AnyPath, status: os.stat_result, size: int, md5: str) -> None:
-        """What a file of that status was when it was read; a young one may change again within one tick of its time."""
+        """Store the MD5 of a file that was read with that status; skip a young one, which may change again within one
+        tick of its time."""
         if status.st_size == size and not is_young(status):
             self.learn(path, status, md5)
 
@@ -55,7 +55,7 @@ class Cache:
             self._new.append(row_of(name, *row))
 
     def save(self) -> None:
-        """Append what was learnt, or write all of it anew where most rows count no longer."""
+        """Append the new rows, or rewrite the file where most rows are superseded."""
         if not self._file or self._read_only or not self._new:
             return
         if self._superseded > len(self._rows) + 1000:
@@ -67,7 +67,7 @@ class Cache:
 
 
 def remembered(paths: Iterable[Path], file: str = CACHE) -> dict[Path, str]:
-    """The MD5 of each; only files that the cache does not know as they are now are read. Raises OSError."""
+    """Return the MD5 of each file; read only files whose present state is not in the cache. Raise OSError."""
     cache, found = Cache(file), {}
     for path in paths:
         before = path.stat()
@@ -80,20 +80,20 @@ def remembered(paths: Iterable[Path], file: str = CACHE) -> dict[Path, str]:
 
 
 def known(paths: Iterable[Path], file: str = CACHE) -> dict[Path, str]:
-    """The MD5 of those that the cache knows as they are now. Nothing is read but the cache. Raises OSError."""
+    """Return the MD5 of the files whose present state is in the cache; read no file. Raise OSError."""
     cache = Cache(file)
     return {path: md5 for path in paths for md5 in [cache.known(path, path.stat().st_size)] if md5}
 
 
 def identity(status: os.stat_result) -> list[int]:
-    """What a file keeps while nobody changes it: size, both times and inode. The time of the last change of the inode
-    (ctime) belongs to it, since the kernel alone sets that one: a file written anew with its old time set back, as
-    `cp -p` and `rsync -t` do it, may have got the same inode again."""
+    """Return what stays the same while a file is not changed: size, both times and inode. It includes the ctime, which
+    only the kernel sets: a file that is rewritten with its old mtime, as `cp -p` and `rsync -t` do, may get the same
+    inode again."""
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def is_young(status: os.stat_result) -> bool:
-    """It may change once more within one tick of its time."""
+    """Return whether a file may change once more within one tick of its time."""
     return time.time() - status.st_mtime <= YOUNG_S
 
 
@@ -102,13 +102,13 @@ def row_of(path: str, its_identity: list[int], md5: str) -> str:
 
 
 def load(file: Path | str) -> tuple[dict[str, tuple[list[int], str]], int]:
-    """Path -> identity and MD5, and how many lines of the cache count no longer: superseded or broken ones."""
+    """Return path -> (identity, MD5), and the number of superseded or broken lines of the cache."""
     known: dict[str, tuple[list[int], str]] = {}
     lines = 0
     with contextlib.suppress(OSError):
         for line in lines_of(file, ROW_BYTES):
             lines += 1
-            with contextlib.suppress(ValueError, TypeError):  # a row that a full disk cut short, or no row at all
+            with contextlib.suppress(ValueError, TypeError):  # a row that a full disk cut off, or no row
                 name, its_identity, md5 = loads(line)
                 if isinstance(name, str) and _is_identity(its_identity):
                     known[name] = (its_identity, digest(md5))
@@ -120,13 +120,13 @@ def _is_identity(value: object) -> bool:
 
 
 def _name(path: AnyPath) -> str:
-    """Where it really lies, as text that no locale has a say in."""
+    """Return the real path as text, whatever the locale."""
     real = os.path.realpath(path)
     return real if isinstance(real, str) else real.decode("utf-8", "surrogateescape")
 
 
 def append(file: Path | str, rows: Iterable[str]) -> None:
-    """A cache that cannot be written only costs time later."""
+    """Append rows. Ignore OSError: a cache that cannot be written only costs time later."""
     text = "".join(rows)
     with contextlib.suppress(OSError):
         if text:

@@ -1,5 +1,5 @@
-"""Fields: JSON that another machine says, or that a file holds which may be broken. Reading it raises ValueError or
-nothing: a wrong kind is None, so that whoever reads says what is missing. Standard library, Python 3.8."""
+"""Fields: read JSON from another machine, or from a file that may be broken. `loads` raises ValueError; a value of the
+wrong type becomes None or empty, so that the caller can say what is missing. Standard library, Python 3.8."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import re
 from typing import Any
 
 LARGEST = 1 << 62  # of a whole number: it fits every struct, time and file offset
-MOST_VALUES = 1 << 21  # of one text; each takes up to a hundred bytes of memory, whatever its two bytes of text say
+MOST_VALUES = 1 << 21  # of one text; each takes up to a hundred bytes of memory, for as little as two bytes of text
 _DECIMAL = re.compile(r"-?[0-9]{1,18}")
 
 
 def loads(text: str | bytes | bytearray) -> Any:
-    """The value of a JSON text. Raises ValueError for what is none, is nested too deeply, or has endless numbers or too
+    """Parse a JSON text. Raise ValueError for one that is invalid, nested too deeply, or has too long numbers or too
     many values."""
     if len(text) > MOST_VALUES and _values(text) > MOST_VALUES:
-        raise ValueError(f"JSON of more than {MOST_VALUES} values")
+        raise ValueError(f"JSON with more than {MOST_VALUES} values")
     try:
         return json.loads(text)
     except RecursionError:
@@ -25,27 +25,27 @@ def loads(text: str | bytes | bytearray) -> Any:
 
 
 def table(value: object) -> dict[str, Any]:
-    """An object's fields, none of anything else."""
+    """Return a JSON object; {} for anything else."""
     return value if isinstance(value, dict) else {}
 
 
 def rows(value: object) -> list[dict[str, Any]]:
-    """The objects of a list; whatever else it holds is left out."""
+    """Return the objects of a list; skip its other values."""
     return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
 
 
 def words(value: object) -> list[str]:
-    """The texts of a list; whatever else it holds is left out."""
+    """Return the strings of a list; skip its other values."""
     return [word for word in value if isinstance(word, str)] if isinstance(value, list) else []
 
 
 def text(value: object) -> str:
-    """'' for what is no text."""
+    """Return a string; '' for anything else."""
     return value if isinstance(value, str) else ""
 
 
 def whole(value: object) -> int | None:
-    """A whole number, 3.0 too; None for anything else and beyond LARGEST."""
+    """Return a whole number, also of 3.0; None for anything else and beyond LARGEST."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > LARGEST:
@@ -54,14 +54,14 @@ def whole(value: object) -> int | None:
 
 
 def number(value: object) -> float | None:
-    """A finite number; None for anything else."""
+    """Return a finite number; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e300 or not math.isfinite(value):
         return None
     return value
 
 
 def decimal(text: str) -> int | None:
-    """The whole number that a file like `exit` holds; None for anything else, an endless one too."""
+    """Return the whole number in a file like `exit`; None for anything else, also for a very long number."""
     text = text.strip()
     return int(text) if _DECIMAL.fullmatch(text) else None
 

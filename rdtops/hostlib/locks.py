@@ -1,12 +1,12 @@
 """Locks: the kernel's flock of a file, which ends with the last process that holds it, however that ends. Standard
-library, Python 3.8: far-side programs bring it along.
+library, Python 3.8: sent with host programs.
 
-What a lock file says is never believed, only whether it is locked. Whoever may open a lock file may lock it, so our own
-are 0600: nobody else can keep them from us.
+The content of a lock file is never trusted, only whether it is locked. Any user who may open a lock file may lock it,
+so our own are 0600: no other user can hold them.
 
 On a file system without locks (Lustre without -o flock, NFS without lockd) every lock is granted: two processes cannot
-exclude each other there, and that is no reason not to work. What else tells them apart still does: a run's `process`
-names the one that lives.
+exclude each other there, and we work without. The other safeguards still hold: a run's `process` names the process
+that is alive.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from collections.abc import Iterator
 EXCLUSIVE, SHARED = fcntl.LOCK_EX, fcntl.LOCK_SH
 LAUNCHES = ".launch.lock"  # in runs/: held while a training begins, and while a release is removed
 OURS = 0o600
-APPEND_S = 5.0  # many append at once, each for a moment
+APPEND_S = 5.0  # many processes append at once, each for a moment
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link", stat.S_IFSOCK: "a socket",
           stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
 
 
 def flock(descriptor: int, how: int) -> None:
-    """Wait for the lock."""
+    """Take the lock, and wait for it."""
     try:
         fcntl.flock(descriptor, how)
     except OSError as error:
@@ -39,7 +39,7 @@ def flock(descriptor: int, how: int) -> None:
 
 
 def flocked(descriptor: int, how: int = EXCLUSIVE, patience_s: float = 0.0) -> bool:
-    """Whether we hold it now, or once those who have it gave it up within `patience_s`."""
+    """Try to take the lock, for up to `patience_s`. Return whether we hold it."""
     end_s = time.monotonic() + patience_s
     while True:
         try:
@@ -53,7 +53,7 @@ def flocked(descriptor: int, how: int = EXCLUSIVE, patience_s: float = 0.0) -> b
 
 
 def is_held(path: str, against: int = EXCLUSIVE) -> bool:
-    """Whether a process holds the file so that nobody gets `against`. One that is not there is held by nobody."""
+    """Return whether a process holds a lock that excludes `against`; False for a file that does not exist."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError:
@@ -66,8 +66,8 @@ def is_held(path: str, against: int = EXCLUSIVE) -> bool:
 
 @contextlib.contextmanager
 def alone(path: str, patience_s: float) -> Iterator[bool]:
-    """Whether we hold a lock file of ours in the body; False when somebody kept it for all of `patience_s`. Its folder
-    is made where it lacks."""
+    """Hold a lock file of ours in the body. Yield False when another process held it for all of `patience_s`. Make its
+    folder if it is missing."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     descriptor = opened(path)
     try:
@@ -77,18 +77,18 @@ def alone(path: str, patience_s: float) -> Iterator[bool]:
 
 
 def append(path: str, text: str) -> None:
-    """Add lines to a file of ours, one process at a time. Raises OSError, also when one keeps it."""
+    """Append lines to a file of ours, one process at a time. Raise OSError, also when another process holds it."""
     descriptor = opened(path)
     with open(descriptor, "r+", encoding="ascii") as file:
         if not flocked(descriptor, patience_s=APPEND_S):
-            raise OSError(f"{path} is locked by a process that does not go on")
+            raise OSError(f"{path} is locked by another process for more than {APPEND_S:g} s")
         file.seek(0, os.SEEK_END)
         file.write(text)
 
 
 def opened(path: str | bytes, mode: int = OURS) -> int:
-    """A descriptor of a lock file, which is made where there is none and gets `mode` where it is ours. Raises OSError
-    that says what is in the way and whose it is."""
+    """Open a lock file; create it if it does not exist, and set `mode` where it is ours. Raise OSError that names the
+    obstacle and its owner."""
     descriptor = _opened(path, mode, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
@@ -100,11 +100,11 @@ def opened(path: str | bytes, mode: int = OURS) -> int:
 
 
 def obstacle(path: str | bytes) -> str:
-    """What a path is that cannot be opened as a lock: `is a FIFO of mallory (uid 1001)`."""
+    """Return why a path cannot be opened as a lock: `is a FIFO of mallory (uid 1001)`."""
     try:
         status = os.lstat(path)
     except OSError as error:
-        return f"cannot be looked at ({error.strerror})"
+        return f"cannot be accessed ({error.strerror})"
     kind = _KINDS.get(stat.S_IFMT(status.st_mode))
     whose = owner(status.st_uid)
     return f"is {kind} of {whose}" if kind else f"belongs to {whose}, mode {stat.S_IMODE(status.st_mode):04o}"
@@ -116,7 +116,7 @@ def owner(uid: int) -> str:
 
 
 def user_name(uid: int) -> str:
-    """'' for a number that has no name on this machine."""
+    """Return the name of a user, '' where it has none on this machine."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -124,7 +124,8 @@ def user_name(uid: int) -> str:
 
 
 def _opened(path: str | bytes, mode: int, flags: int) -> int:
-    """Opened before it is created: in /tmp the kernel refuses O_CREAT for the file of another user."""
+    """Open a file, and create it only if it does not exist: in /tmp the kernel refuses O_CREAT for the file of another
+    user."""
     try:
         with contextlib.suppress(FileNotFoundError):
             return os.open(path, flags)

@@ -1,5 +1,5 @@
 """Manifest: the files below a folder, each with its size and MD5. A checkpoint without a valid one does not exist.
-Standard library, Python 3.8: far-side programs bring it along."""
+Standard library, Python 3.8: sent with host programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME: Final = "manifest.json"
 class FileDigest:
     path: names.RelativePath  # with forward slashes
     size_bytes: int
-    md5: str  # people compare MD5 sums by hand, so that is the digest we keep
+    md5: str  # MD5, because people compare MD5 sums by hand
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Raises ValueError when the text is no manifest, when a row names no file below the folder, or when its own
-        digest does not fit it."""
+        """Parse a manifest. Raise ValueError when the text is not a manifest, when a row is not a file below the
+        folder, or when its own digest does not match."""
         try:
             values = fields.loads(text)
         except ValueError as error:
@@ -54,9 +54,9 @@ class Manifest:
             raise ValueError("not a manifest: it has no list of files")
         manifest = cls(tuple(_row(row) for row in rows))
         if len({f.path for f in manifest.files}) < len(rows):
-            raise ValueError("not a manifest: it names a file twice")
+            raise ValueError("not a manifest: it lists a file twice")
         if values.get("digest") != manifest.digest:
-            raise ValueError("the manifest's own digest does not fit its rows")
+            raise ValueError("the manifest's own digest does not match its files")
         return manifest
 
 
@@ -77,7 +77,7 @@ def md5_of(path: str | Path) -> str:
 
 
 def scan(folder: str | Path) -> Manifest:
-    """Digest every file below `folder` (its own manifest aside), in the order of their names."""
+    """Digest every file below `folder` except its own manifest, in the order of their names."""
     root = Path(folder)
     paths = sorted(p for p in root.rglob("*") if p.is_file() and p != root / NAME)
     return Manifest(tuple(FileDigest(names.RelativePath(p.relative_to(root).as_posix()), p.stat().st_size, md5_of(p))
@@ -94,7 +94,7 @@ def seal(folder: str | Path) -> Manifest:
 
 
 def read(folder: str | Path) -> Manifest | None:
-    """The manifest of a folder whose files have the stated sizes, else None. Contents are not hashed here."""
+    """Return the manifest of a folder whose files have the stated sizes, else None. Do not read the files."""
     root = Path(folder)
     try:
         manifest = stated(root)
@@ -105,17 +105,17 @@ def read(folder: str | Path) -> Manifest | None:
 
 
 def stated(folder: str | Path) -> Manifest:
-    """What the manifest of a folder says. Raises OSError when there is none to read, ValueError when it is none."""
+    """Read the manifest of a folder. Raise OSError when it cannot be read, ValueError when it is invalid."""
     return Manifest.from_json(files.head_of(Path(folder) / NAME, files.TABLE_BYTES).decode("utf-8", "replace"))
 
 
 def differences(folder: str | Path, manifest: Manifest) -> list[str]:
-    """What does not fit: missing, resized, altered or unreadable files. Reads every byte."""
+    """Return what differs from the manifest: missing, resized, altered or unreadable files. Read every byte."""
     return [wrong for file in manifest.files for wrong in [difference(folder, file)] if wrong]
 
 
 def difference(folder: str | Path, file: FileDigest, md5_of: Callable[[Path], str] = md5_of) -> str | None:
-    """What is wrong with a file, for people; '' when nothing is, None where `md5_of` says '': it does not know."""
+    """Return what is wrong with a file, for people; '' when nothing is, None where `md5_of` returns '' (unknown)."""
     path = Path(folder) / file.path
     try:
         size_bytes = path.stat().st_size

@@ -1,6 +1,6 @@
-"""Names that come from another machine. Each type below was parsed: it is one component of a path, or a path below a
-folder, of a known form. Nothing else that a host says is ever joined to a path (tests/paths_rule.py, a plugin of mypy,
-holds that). Standard library, Python 3.8."""
+"""Names: parsers for names that come from another machine. Each type below is one component of a path, or a path below
+a folder, of a known format. No other text of a host is ever joined to a path (tests/paths_rule.py, a plugin of mypy,
+enforces that). Standard library, Python 3.8."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 class BadName(ValueError):
-    """What was said is no name of that kind; the message quotes it, escaped."""
+    """A text that is not a name of that kind; the message quotes it, escaped."""
 
 
 def run_id(word: object) -> RunId:
-    """Raises BadName."""
+    """Parse a run id. Raise BadName."""
     return RunId(_matched(_RUN_ID, word, "a run id"))
 
 
@@ -36,7 +36,7 @@ def is_run_id(word: object) -> bool:
 
 
 def checkpoint_name(word: object) -> CheckpointName:
-    """Raises BadName."""
+    """Parse the name of a checkpoint. Raise BadName."""
     return CheckpointName(_matched(_CHECKPOINT, word, "the name of a checkpoint"))
 
 
@@ -45,34 +45,34 @@ def step_of(name: CheckpointName) -> int:
 
 
 def evaluation_name(word: object) -> EvaluationName:
-    """Raises BadName."""
+    """Parse the name of an evaluation. Raise BadName."""
     return EvaluationName(component(_matched(_EVALUATION, word, "the name of an evaluation")))
 
 
 def digest(word: object) -> str:
-    """An MD5 sum. Raises BadName."""
+    """Parse an MD5 sum. Raise BadName."""
     return _matched(_MD5, word, "an MD5 sum")
 
 
 def machine(word: object) -> str:
-    """An architecture, as `uname -m` says it: x86_64. Raises BadName."""
+    """Parse an architecture, as `uname -m` prints it: x86_64. Raise BadName."""
     return _matched(_MACHINE, word, "the architecture of a machine")
 
 
 def python_version(word: object) -> str:
-    """3.11. Raises BadName."""
+    """Parse a version of Python: 3.11. Raise BadName."""
     return _matched(_PYTHON, word, "a version of Python")
 
 
 def component(word: object) -> RelativePath:
-    """One component of a path, whatever it is called. Raises BadName."""
+    """Parse one component of a path, of any name. Raise BadName."""
     if not isinstance(word, str) or "/" in word:
         raise BadName(f"{quoted(word)} is not the name of a file")
     return relative_path(word)
 
 
 def relative_path(word: object) -> RelativePath:
-    """A path that stays below its folder. Raises BadName."""
+    """Parse a path that stays below its folder. Raise BadName."""
     steps = word.split("/") if isinstance(word, str) else [""]
     if "\0" in steps[-1] or any(step in ("", ".", "..") or "\0" in step or _size(step) > LONGEST for step in steps):
         raise BadName(f"{quoted(word)} is not a path below a folder")
@@ -80,7 +80,7 @@ def relative_path(word: object) -> RelativePath:
 
 
 def fits(parse: Callable[[object], str], word: object) -> bool:
-    """Whether a word is a name of the kind that `parse` makes."""
+    """Return whether `parse` accepts a word."""
     try:
         parse(word)
     except BadName:
@@ -89,13 +89,13 @@ def fits(parse: Callable[[object], str], word: object) -> bool:
 
 
 def quoted(word: object, limit: int = 80) -> str:
-    """For a message, whatever it holds: escaped, and not longer than a line."""
-    said = ascii(word) if not isinstance(word, str) else ascii(word[:limit + 1])
-    return said if len(said) <= limit + 2 else said[:limit] + "..."
+    """Quote any value for a message: escaped, and not longer than a line."""
+    escaped = ascii(word) if not isinstance(word, str) else ascii(word[:limit + 1])
+    return escaped if len(escaped) <= limit + 2 else escaped[:limit] + "..."
 
 
 def _size(step: str) -> int:
-    """Its bytes on the disk; more than a name may have for what cannot be one."""
+    """Return the bytes of a component on the disk; LONGEST + 1 for one that cannot be encoded."""
     try:
         return len(step.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:

@@ -1,8 +1,8 @@
-"""The GPUs of a machine as nvidia-smi lists them, and which of them CUDA_VISIBLE_DEVICES leaves. Standard library,
-Python 3.8: far-side programs bring it along.
+"""nvidia-smi: list the GPUs of a machine, and those that CUDA_VISIBLE_DEVICES selects. Standard library, Python 3.8:
+sent with host programs.
 
-A row is a GPU when it has an index and a UUID; what its driver does not tell ([N/A], ERR!) is unknown. Every other line
-(a warning about an infoROM, a GPU that is lost or wants a reset) is no GPU and is quoted to people.
+A row is a GPU when it has an index and a UUID; a value that its driver does not report ([N/A], ERR!) is unknown. Every
+other line (a warning about an infoROM, a GPU that is lost or requires a reset) is no GPU and is quoted to people.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from rdtops.hostlib import fields
 
-GPU, APPS = "gpu", "compute-apps"  # what can be asked for
+GPU, APPS = "gpu", "compute-apps"  # kinds of queries
 IDENTITY = ("index", "uuid")  # of every query for GPUs
 APP_FIELDS = ("gpu_uuid", "pid", "process_name", "used_memory")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -26,16 +26,16 @@ QUOTED_LETTERS = 200
 class Gpu:
     index: int | None  # None for a MIG instance, which is not listed
     uuid: str
-    told: Mapping[str, str]  # field -> what nvidia-smi says
+    told: Mapping[str, str]  # field -> the text of nvidia-smi
 
     def number(self, name: str) -> float | None:
-        """None where the driver does not know it."""
+        """Return a number of nvidia-smi; None where the driver does not report it."""
         return number(self.told.get(name, ""))
 
 
 @dataclass(frozen=True)
 class GpuProcess:
-    """A process that has memory on a GPU. Inside a container there are none: the driver sees other process ids."""
+    """A process that has memory on a GPU. In a container none are listed: the driver sees other process ids."""
 
     gpu_uuid: str
     pid: int
@@ -50,23 +50,23 @@ class Listing:
 
     @property
     def warning(self) -> str:
-        """For people; '' where every line is a GPU."""
+        """The other lines of nvidia-smi, for people; '' where every line is a GPU."""
         return "nvidia-smi also says: " + "; ".join(repr(line) for line in self.odd[:4]) if self.odd else ""
 
     @property
     def problem(self) -> str:
-        """Why GPUs cannot be used; '' where all that are told of can."""
+        """Why GPUs cannot be used; '' where all that are listed can."""
         lost = [line for line in self.odd if not self.gpus or any(word in line for word in LOST)]
         return "; ".join(lost)
 
 
 def query(columns: Sequence[str], what: str = GPU) -> tuple[str, ...]:
-    """The command line that asks for so many columns."""
+    """Return the command line of a query for some columns."""
     return ("nvidia-smi", f"--query-{what}={','.join(columns)}", "--format=csv,noheader,nounits")
 
 
 def parse(columns: Sequence[str], text: str) -> Listing:
-    """What a query for GPUs printed; `columns` begin with IDENTITY."""
+    """Parse the output of a query for GPUs; `columns` begin with IDENTITY."""
     gpus: list[Gpu] = []
     odd: list[str] = []
     for line in filter(None, map(str.strip, text.splitlines())):
@@ -81,7 +81,7 @@ def parse(columns: Sequence[str], text: str) -> Listing:
 
 
 def parse_apps(text: str) -> tuple[GpuProcess, ...]:
-    """What a query for APP_FIELDS printed; a process name may hold commas."""
+    """Parse the output of a query for APP_FIELDS; a process name may contain commas."""
     found = []
     for line in text.splitlines():
         words = [word.strip() for word in line.split(",")]
@@ -94,17 +94,17 @@ def parse_apps(text: str) -> tuple[GpuProcess, ...]:
 
 
 def gpus(columns: Sequence[str] = IDENTITY) -> Listing:
-    """Of this machine; none without nvidia-smi."""
+    """Return the GPUs of this machine; none without nvidia-smi."""
     return parse(columns, output(query(columns)))
 
 
 def processes() -> tuple[GpuProcess, ...]:
-    """Those on the GPUs of this machine."""
+    """Return the processes on the GPUs of this machine."""
     return parse_apps(output(query(APP_FIELDS, APPS)))
 
 
 def output(words: Sequence[str]) -> str:
-    """What it prints, whatever its exit code: it lists the other GPUs beside one that is lost."""
+    """Return the output of nvidia-smi, whatever its exit code: it lists the other GPUs when one is lost."""
     try:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               timeout=LIMIT_S, check=False)
@@ -112,12 +112,12 @@ def output(words: Sequence[str]) -> str:
         return f"no answer within {LIMIT_S:g} s"
     except OSError:
         return ""
-    said = done.stdout.decode("utf-8", "replace")
-    return said if said.strip() or not done.returncode else f"exit {done.returncode}"
+    text = done.stdout.decode("utf-8", "replace")
+    return text if text.strip() or not done.returncode else f"exit {done.returncode}"
 
 
 def named(variable: str) -> list[str]:
-    """The entries of CUDA_VISIBLE_DEVICES as CUDA reads them: it sees nothing behind one that is wrong or repeated.
+    """Return the entries of CUDA_VISIBLE_DEVICES as CUDA reads them: it ignores all after an invalid or repeated one.
 
     >>> named("3,5,7"), named("4,-1,5"), named(" 0 , MIG-8932f937 "), named("")
     (['3', '5', '7'], ['4'], ['0', 'MIG-8932f937'], [])
@@ -131,8 +131,8 @@ def named(variable: str) -> list[str]:
 
 
 def visible(listed: Iterable[Gpu], variable: str | None) -> tuple[Gpu, ...]:
-    """Those that CUDA_VISIBLE_DEVICES leaves, in its order; an entry that names none ends it. Each MIG instance counts
-    as one."""
+    """Return the GPUs that CUDA_VISIBLE_DEVICES selects, in its order; an entry that names none ends it. Each MIG
+    instance counts as one."""
     there, chosen = list(listed), []
     if variable is None:
         return tuple(there)
@@ -147,12 +147,12 @@ def visible(listed: Iterable[Gpu], variable: str | None) -> tuple[Gpu, ...]:
 
 
 def is_named(uuid: str, index: int | None, entry: str) -> bool:
-    """By its index, or by the beginning of its UUID."""
+    """Return whether an entry names a GPU, by its index or by the beginning of its UUID."""
     return entry == str(index) or (entry.startswith("GPU-") and uuid.startswith(entry))
 
 
 def number(text: str) -> float | None:
-    """None for [N/A], ERR! and whatever else is none."""
+    """Return a number; None for [N/A], ERR! and anything else."""
     try:
         value = fields.number(float(text))
     except ValueError:

@@ -1,5 +1,5 @@
-"""Processes as /proc shows them: identified by pid, start time and boot id, found by the tag that all of a run carry in
-their environment, ended. Standard library, Python 3.8: far-side programs bring it along."""
+"""Processes: identify processes by pid, start time and boot id, find them by the tag of a run in their environment, and
+end them. Uses /proc. Standard library, Python 3.8: sent with host programs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rdtops.hostlib.fields import decimal
 from rdtops.hostlib.files import text_of
 
 TRAINER = "rdtops.trainer.train"
-# they name the trainer in their arguments, too
+# these have the trainer's name in their arguments, too
 STARTERS = frozenset(("accelerate.commands.launch", "torch.distributed.run", "rdtops.supervisor"))
 LOOK_S = 0.1
-KILLED_S = 20.0  # until a killed process is gone, on a machine that is very busy
+KILLED_S = 20.0  # until a killed process is gone, on a very busy machine
 
 
 @dataclass(frozen=True)
 class Process:
-    """One process of this boot. A pid alone is recycled."""
+    """One process of this boot, by pid and start time, because pids are reused."""
 
     pid: int
     started: str  # ticks since boot
@@ -33,12 +33,13 @@ class Process:
 
     @property
     def state(self) -> str:
-        """R, S, D, T as /proc says it; '' when it has ended."""
+        """R, S, D or T as in /proc; '' when it has ended."""
         stat = stat_of(self.pid)
         return stat[0] if len(stat) > 19 and stat[19] == self.started and stat[0] not in "ZX" else ""
 
     def send(self, number: signal.Signals) -> bool:
-        """False when it is gone. Through a pidfd where there are such, so that a recycled pid is never hit."""
+        """Send a signal; return False when the process is gone. Use a pidfd where it is supported, so that a reused pid
+        is never hit."""
         try:
             descriptor = os.pidfd_open(self.pid)  # Linux 5.3, Python 3.9
         except ProcessLookupError:
@@ -46,7 +47,7 @@ class Process:
         except (OSError, AttributeError):
             return self.is_alive and send([self.pid], number)
         try:
-            if not self.is_alive:  # asked after the descriptor was opened: it is ours or it is gone
+            if not self.is_alive:  # checked after the pidfd was opened: it is this process or it is gone
                 return False
             signal.pidfd_send_signal(descriptor, number)
         except OSError:
@@ -58,11 +59,11 @@ class Process:
 
 @dataclass(frozen=True)
 class Ended:
-    """What `end` found, and how far it had to go."""
+    """The result of `end`: the processes found, killed and left."""
 
     found: tuple[Process, ...]
     killed: tuple[Process, ...]
-    left: tuple[Process, ...]  # outlived SIGKILL
+    left: tuple[Process, ...]  # survived SIGKILL
 
 
 def boot_id() -> str:
@@ -70,13 +71,13 @@ def boot_id() -> str:
 
 
 def stat_of(pid: int) -> list[str]:
-    """The words of /proc/PID/stat from the third on: state, parent and, as number 19, the start time in ticks since
-    boot. Empty for one that is gone."""
-    return text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()  # the name before it may hold anything
+    """Return the fields of /proc/PID/stat from the third on: state, parent and, as number 19, the start time in ticks
+    since boot. Empty for a process that is gone."""
+    return text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()  # the name before it may contain anything
 
 
 def start_time(pid: int) -> str:
-    """The kernel's start time of a living process, '' for one that is gone or a zombie.
+    """Return the kernel's start time of a living process, '' for one that is gone or a zombie.
 
     A zombie with more than one thread lives: only its first thread has ended, and the others hold its files and ports.
     """
@@ -85,24 +86,24 @@ def start_time(pid: int) -> str:
 
 
 def name_of(pid: int) -> str:
-    """`pid starttime boot_id`, as the file `process` of a run holds it."""
+    """Return `pid starttime boot_id`, as in the file `process` of a run."""
     return f"{pid} {start_time(pid) or 0} {boot_id()}"
 
 
 def is_alive(process: str) -> bool:
-    """`pid starttime boot_id` still names a living process."""
+    """Return whether `pid starttime boot_id` still names a living process."""
     words = process.split()
     pid = decimal(words[0]) if len(words) == 3 else None
     return pid is not None and words[2] == boot_id() and start_time(pid) == words[1]
 
 
 def environment(pid: int) -> list[str]:
-    """NAME=value of each variable it was started with; none where we may not look."""
+    """Return NAME=value of each variable that a process was started with; none where it may not be read."""
     return text_of(f"/proc/{pid}/environ").split("\0")
 
 
 def own() -> list[int]:
-    """Our user's processes but this one, zombies too: they have neither environment nor files."""
+    """Return our user's processes except this one, also zombies, which have neither environment nor files."""
     found = []
     for name in os.listdir("/proc"):
         if decimal(name) is None or int(name) == os.getpid():
@@ -116,22 +117,22 @@ def own() -> list[int]:
 
 
 def carrying(tag: str) -> list[int]:
-    """Our living processes with `NAME=value` in their environment, whatever session or parent they have."""
+    """Return our living processes with `NAME=value` in their environment, whatever their session or parent."""
     return [pid for pid in own() if tag in environment(pid) and start_time(pid)]
 
 
 def carried(variable: str) -> set[str]:
-    """Every `NAME=value` of that name in the environment of one of our living processes."""
+    """Return every `NAME=value` of that name in the environments of our living processes."""
     return {word for pid in own() for word in environment(pid) if word.startswith(f"{variable}=") and start_time(pid)}
 
 
 def variable_of(pid: int, name: str) -> str | None:
-    """A variable of a process's environment."""
+    """Return a variable of a process's environment."""
     return next((word[len(name) + 1:] for word in environment(pid) if word.startswith(f"{name}=")), None)
 
 
 def processes_of(pids: Iterable[int]) -> list[Process]:
-    """Those of them that live, and which rank each is."""
+    """Return the living ones of some processes, with their ranks."""
     return [Process(pid, started, rank_of(pid)) for pid in pids for started in [start_time(pid)] if started]
 
 
@@ -140,7 +141,7 @@ def ranks_of(processes: Iterable[Process]) -> list[Process]:
 
 
 def lineage() -> set[int]:
-    """This process and those it descends from."""
+    """Return this process and its ancestors."""
     found: set[int] = set()
     pid = os.getpid()
     while pid and pid not in found:
@@ -151,7 +152,8 @@ def lineage() -> set[int]:
 
 
 def rank_of(pid: int) -> int | None:
-    """Of a process that runs the trainer itself, 0 where it runs alone; None for launchers, loaders and shells."""
+    """Return the rank of a process that runs the trainer itself, 0 where it runs alone; None for launchers, loaders and
+    shells."""
     words = text_of(f"/proc/{pid}/cmdline").split("\0")
     if TRAINER not in words or STARTERS & set(words):
         return None
@@ -159,7 +161,7 @@ def rank_of(pid: int) -> int | None:
 
 
 def send(pids: Iterable[int], number: signal.Signals) -> bool:
-    """Whether one of them got it."""
+    """Send a signal; return whether one of the processes got it."""
     sent = False
     for pid in pids:
         try:
@@ -172,11 +174,11 @@ def send(pids: Iterable[int], number: signal.Signals) -> bool:
 
 def end(find: Callable[[], Iterable[int]], *, first: Callable[[Sequence[Process]], Sequence[Process]] = ranks_of,
         grace_s: float = 0.0, leave_s: float = 0.0, killed_s: float = KILLED_S) -> Ended:
-    """End what `find` finds until it finds nothing: ask, wait, kill.
+    """End the processes that `find` finds, until it finds none: SIGTERM, wait, SIGKILL.
 
-    Of those that are there, `first` are asked alone, have `grace_s` to save, and are killed. What started them then has
-    `leave_s` to follow by itself, and writes how they ended. Then what is left is asked, has `leave_s`, and is killed.
-    A process that was found once is ended even when `find` loses it: it leaves its namespace before it ends.
+    The processes of `first` get SIGTERM alone, have `grace_s` to save, and are killed. Their parents then have
+    `leave_s` to end by themselves, and write how they ended. The rest gets SIGTERM, has `leave_s`, and is killed. A
+    process that was found once is ended even when `find` no longer finds it: it leaves its namespace before it ends.
     """
     seen: dict[Process, None] = {}  # in the order they were found
 
@@ -198,19 +200,19 @@ def end(find: Callable[[], Iterable[int]], *, first: Callable[[Sequence[Process]
 
 
 def _signal(living: Callable[[], Sequence[Process]], number: signal.Signals, limit_s: float) -> list[Process]:
-    """Send it to each of `living`, also to those that are forked meanwhile, until none is left. Returns who got it."""
-    told: list[Process] = []
+    """Send a signal to each of `living`, also to new children, until none is left. Return the processes that got it."""
+    signalled: list[Process] = []
     for processes in _wait(living, limit_s):
         for process in processes:
-            if process not in told:
-                told.append(process)
+            if process not in signalled:
+                signalled.append(process)
                 process.send(number)
-                process.send(signal.SIGCONT)  # a frozen one hears it only when it goes on
-    return told
+                process.send(signal.SIGCONT)  # a stopped process handles it only when it continues
+    return signalled
 
 
 def _wait(living: Callable[[], Sequence[Process]], limit_s: float) -> Iterator[Sequence[Process]]:
-    """What lives, again and again until nothing does, or the limit; once at least."""
+    """Yield the living processes, repeatedly, until there are none or the limit is over; at least once if any live."""
     latest_s = time.monotonic() + limit_s
     while True:
         processes = living()

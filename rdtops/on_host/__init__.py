@@ -1,2 +1,2 @@
-"""Programs that run on the far side. Each is one file of standard library (Python 3.8), sent over stdin at every
-call, so that nothing must be installed on a host and the two sides can never disagree about their version."""
+"""Host programs: each is one file of standard library (Python 3.8), sent over stdin at every call, so that nothing
+must be installed on a host and the two sides always have the same version."""

@@ -1,10 +1,10 @@
-"""Far side: whether the files of each checkpoint still are what its manifest says. Standard library, Python 3.8.
+"""Host program: verify the files of each checkpoint against its manifest. Standard library, Python 3.8.
 
 Request (one JSON line):  {"folder": str, "recompute": bool, "names": [str]}   no names: all of them
 Answer (one JSON line):   {"states": {name: {"state": str, "wrong": [str]}}}
-`verified`: every file has the MD5 of the manifest; `unverified`: the sizes fit and nothing contradicts, but not every
-file was read since it was written; `damaged`: what is wrong says which file and how; `unfinished`: no manifest yet.
-Cheap unless `recompute`: MD5 sums are those that the transfers' cache holds for such a file: its size, times, inode.
+`verified`: every file has the MD5 of the manifest; `unverified`: the sizes match and no MD5 differs, but not every
+file was read since it was written; `damaged`: `wrong` says which file and how; `unfinished`: no manifest yet.
+Fast unless `recompute`: MD5 sums are taken from the transfers' cache, by size, times and inode of a file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def state_of(checkpoint: str, digests: Digests, recompute: bool) -> dict[str, An
     try:
         sealed = stated(checkpoint)
     except FileNotFoundError:
-        return {"state": "unfinished", "wrong": ["there is no manifest.json yet: it is being written, or was cut off"]}
+        return {"state": "unfinished", "wrong": ["no manifest.json yet: it is being written, or was interrupted"]}
     except (OSError, ValueError) as error:
         return {"state": "damaged", "wrong": [f"manifest.json cannot be read: {error}"]}
     found = [difference(checkpoint, file, known_md5(digests, recompute)) for file in sealed.files]
@@ -47,7 +47,8 @@ def state_of(checkpoint: str, digests: Digests, recompute: bool) -> dict[str, An
 
 
 def known_md5(digests: Digests, recompute: bool) -> Callable[[Path], str]:
-    """What the cache knows of a file, '' where it does not know it; `recompute`: read it then."""
+    """Return a function that gives the MD5 of a file from the cache, '' where the cache has none; with `recompute` it
+    reads the file then."""
     def md5_of(path: Path) -> str:
         size_bytes = path.stat().st_size
         try:

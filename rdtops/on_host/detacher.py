@@ -1,6 +1,6 @@
-"""Far side: start a script so that it outlives the connection, once; return its state; end it. Standard library, Python
-3.8. The script writes `pid starttime boot_id` into `process` beside itself when it begins, and its exit code into
-`exit`."""
+"""Detacher: start a script exactly once so that it outlives the connection; return its state; end it. Standard library,
+Python 3.8. The script writes `pid starttime boot_id` into `process` beside itself when it begins, and its exit code
+into `exit`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from rdtops.hostlib.files import text_of
 from rdtops.hostlib.locks import alone
 from rdtops.hostlib.processes import carrying
 
-PATIENCE_S = 20.0  # beyond what another start of the same script may take
-LEAVE_S = 10.0  # for what started the ranks, which follows them by itself and writes how they ended
+PATIENCE_S = 20.0  # beyond the time of another start of the same script
+LEAVE_S = 10.0  # for the parents of the ranks, which end after them and write how they ended
 STALE = ("process", "exit", "stop")
 
 
 # --- start ---
 
 def submit(script: str, session: str, tag: str, launcher: str, within_s: float) -> dict[str, Any]:
-    """Start it exactly once: of several that ask at the same moment one starts it, and the others find it running."""
+    """Start a script exactly once: of several simultaneous requests one starts it, and the others find it running."""
     folder = os.path.dirname(script)
     lock = os.path.join(folder, "submit.lock")
     with alone(lock, within_s + PATIENCE_S) as mine:
         if not mine:
             return {"problem": "busy", "lock": lock}
-        if liveness.read(folder, tag).alive or carrying(tag):  # the second of a script that is slow to begin
+        if liveness.read(folder, tag).alive or carrying(tag):  # `carrying`: for a script that is slow to begin
             return {"launcher": launcher, "note": "", "already": True}
         for name in STALE:
             with contextlib.suppress(FileNotFoundError):
@@ -40,8 +40,8 @@ def submit(script: str, session: str, tag: str, launcher: str, within_s: float) 
 
 
 def begin(script: str, session: str, tag: str, launcher: str, within_s: float) -> dict[str, Any]:
-    """Start it, and wait until it writes a new `process`: {"launcher": tmux or setsid, "note"}, or {"in_the_way":
-    holders of the lease}, or {"problem", ...}. `launcher` may be auto."""
+    """Start a script, and wait until it writes a new `process`. Return {"launcher": tmux or setsid, "note"}, or
+    {"in_the_way": holders of the lease}, or {"problem", ...}. `launcher` may be auto."""
     folder = os.path.dirname(script)
     process, refusal = os.path.join(folder, "process"), os.path.join(folder, "refused")
     before = text_of(process)
@@ -49,13 +49,13 @@ def begin(script: str, session: str, tag: str, launcher: str, within_s: float) -
         os.unlink(refusal)
     used = chosen(launcher)
     if not used:
-        return {"problem": "launcher", "said": "there is no tmux"}
+        return {"problem": "launcher", "said": "tmux is not installed"}
     detach(script, tag, used)
     end_s = time.monotonic() + within_s
     while time.monotonic() < end_s:
         if text_of(process) not in ("", before):
             refused = window(script, session) if used == "tmux" else ""
-            note = f"tmux refused ({refused}): there is no window, and the training runs without one"
+            note = f"tmux failed ({refused}): the training runs without a tmux window"
             return {"launcher": "setsid", "note": note} if refused else {"launcher": used, "note": ""}
         if holders := refused_by(refusal):
             return {"in_the_way": holders}
@@ -64,23 +64,23 @@ def begin(script: str, session: str, tag: str, launcher: str, within_s: float) -
 
 
 def chosen(launcher: str) -> str:
-    """Return tmux or setsid: `auto` is tmux where it is, else setsid; '' for a tmux that is not there."""
+    """Return tmux or setsid: `auto` is tmux where it is installed, else setsid; '' for a tmux that is missing."""
     has_tmux = shutil.which("tmux") is not None
     used = launcher if launcher != "auto" else "tmux" if has_tmux else "setsid"
     return "" if used == "tmux" and not has_tmux else used
 
 
 def detach(script: str, tag: str, launcher: str) -> None:
-    """Start it in a session of its own, which no terminal, connection or tmux server can take with it."""
-    log = open(os.path.join(os.path.dirname(script), "start.log"), "wb")  # noqa: SIM115  # the script's until it ends
+    """Start a script in its own session, so that it outlives any terminal, connection and tmux server."""
+    log = open(os.path.join(os.path.dirname(script), "start.log"), "wb")  # noqa: SIM115  # open until the script ends
     with log:
         subprocess.Popen(["env", "RDTOPS_LAUNCHER=" + launcher, tag, "sh", script], stdin=subprocess.DEVNULL,
                          stdout=log, stderr=log, start_new_session=True, cwd="/")
 
 
 def window(script: str, session: str) -> str:
-    """Open a window on the log, which lives as long as the script; '' when tmux opened it, else what it says. The
-    server is this session's own: an older one may be of another version."""
+    """Open a tmux window on the log, which lives as long as the script. Return '', else tmux's error. The session has
+    its own tmux server: an older one may be of another version."""
     folder, name = os.path.split(script)
     log = "train.log" if name == "launch.sh" else "eval.log"
     pid = text_of(os.path.join(folder, "process")).split()[0]
@@ -101,7 +101,7 @@ def socket_of(session: str) -> str:
 
 
 def refused_by(refusal: str) -> list[dict[str, Any]]:
-    """Return who holds the lease, where a new file says that it is taken."""
+    """Return the holders of the lease, where a new file says that it is taken."""
     try:
         return rows(loads(text_of(refusal)))
     except ValueError:
@@ -122,8 +122,8 @@ def state(folder: str, tag: str) -> dict[str, Any]:
 # --- stop ---
 
 def stop(folder: str, tag: str, grace_s: float) -> dict[str, Any]:
-    """Ask the ranks first, which save and leave; then what started them; then end what is left. Without a grace nobody
-    is asked."""
+    """Ask the ranks first, which save and end; then their parents; then kill what is left. With a grace of 0 kill
+    without asking."""
     liveness.ask_to_stop(folder)
     done = processes.end(lambda: carrying(tag), first=lambda found: processes.ranks_of(found) or found, grace_s=grace_s,
                          leave_s=LEAVE_S if grace_s else 0.0)

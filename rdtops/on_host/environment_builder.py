@@ -1,13 +1,14 @@
-"""Far side: make the trainer's environment (venv or conda) beside the one in use, and put it in place when it is whole.
+"""Host program: make the trainer's environment (venv or conda) beside the one in use, and put it in place when it is
+complete.
 
 Standard library, Python 3.8, one file. Requests (one JSON line each), answers (one JSON line each):
     {"op": "look", "place": str, "prefix": str, "conda": str, "elsewhere": [places of the same name]}
         -> {"is_ours": bool, "is_there": bool, "digest": str, "python": "3.11", "machine": "x86_64", "glibc": "2.36"}
     {"op": "make", "place", "prefix", "digest", "conda", "requirements": str, "constraints": str, "variables": {...},
      "wheels": str} -> {"folder": str, "packages": int, "removed": [folders]} | {"problem": str, "said": str}
-The environment lies in PLACE.d/DIGEST, and PLACE is a link to it: what runs keeps the one it has. `prefix` is shell
-that loads modules; `wheels` a folder of wheels, '' where pip may ask an index; `conda` the version of Python that conda
-is to bring, '' for a venv.
+The environment lies in PLACE.d/DIGEST, and PLACE is a link to it: running trainings keep theirs. `prefix` is shell code
+that loads modules; `wheels` a folder of wheels, '' where pip may use an index; `conda` the version of Python for a
+conda environment, '' for a venv.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from rdtops.hostlib.fields import loads, number, table, whole
 from rdtops.hostlib.files import put_in_place, text_of, write_whole
 from rdtops.hostlib.locks import alone
 
-PATIENCE_S = 5.0  # another install takes minutes; who asks meanwhile is told
-MARKER = "rdtops.json"  # in an environment that is whole
+PATIENCE_S = 5.0  # another install takes minutes; a request meanwhile fails at once
+MARKER = "rdtops.json"  # in a complete environment
 CONDA_ROOTS = ("~/miniconda3", "~/anaconda3", "~/miniforge3", "~/mambaforge", "/opt/conda", "/opt/miniconda3")
 KEPT = 2  # environments: the current one and the one before it, besides those in use
 
 
 class Failed(Exception):
-    """A step of the making; `problem` is its name."""
+    """A failed step of the build; `problem` is its name."""
 
     def __init__(self, problem: str, said: str) -> None:
         super().__init__(said)
@@ -42,12 +43,12 @@ class Failed(Exception):
 
 def look(place: str, prefix: str, conda: str, elsewhere: list[str]) -> dict[str, Any]:
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
-    said = [conda] if conda else shell(prefix, [python_of(prefix), "-I", "-c", code]).stdout.split()
+    version = [conda] if conda else shell(prefix, [python_of(prefix), "-I", "-c", code]).stdout.split()
     others = [other for other in map(os.path.expanduser, elsewhere) if other != place and os.path.lexists(other)]
-    marked = {} if others else told(os.path.realpath(place))
+    marked = {} if others else marker_of(os.path.realpath(place))
     return {"is_there": bool(others) or os.path.lexists(place), "is_ours": os.path.islink(place) and bool(marked),
             "digest": str(marked.get("digest", "")) if starts(place) else "",
-            "python": said[-1] if said else "", "machine": platform.machine(), "glibc": platform.libc_ver()[1]}
+            "python": version[-1] if version else "", "machine": platform.machine(), "glibc": platform.libc_ver()[1]}
 
 
 def make(place: str, digest: str, **how: Any) -> dict[str, Any]:
@@ -59,19 +60,20 @@ def make(place: str, digest: str, **how: Any) -> dict[str, Any]:
         if os.path.lexists(place) and not os.path.islink(place):
             return {"problem": "foreign", "said": place}
         folder = os.path.join(store, digest[:12])
-        if told(folder).get("digest") != digest or not starts(folder):
+        if marker_of(folder).get("digest") != digest or not starts(folder):
             try:
                 build(folder, digest, **how)
             except Failed as failure:
                 shutil.rmtree(folder, ignore_errors=True)
                 return {"problem": failure.problem, "said": str(failure)[-1500:]}
         point(folder, place)
-        return {"folder": folder, "packages": whole(told(folder).get("packages")) or 0, "removed": prune(store, folder)}
+        packages = whole(marker_of(folder).get("packages")) or 0
+        return {"folder": folder, "packages": packages, "removed": prune(store, folder)}
 
 
 def build(folder: str, digest: str, prefix: str, conda: str, requirements: str, constraints: str,
           variables: dict[str, str], wheels: str) -> None:
-    """Raises Failed. The marker is written last."""
+    """Build an environment; write the marker last. Raise Failed."""
     shutil.rmtree(folder, ignore_errors=True)
     if conda:
         offline = ["--offline"] if wheels else []
@@ -102,11 +104,11 @@ def point(folder: str, place: str) -> None:
 
 
 def prune(store: str, current: str) -> list[str]:
-    """Old environments, but for the newest of them and those that a process was started from."""
+    """Remove old environments, except the newest of them and those that a process was started from. Return them."""
     others = [os.path.join(store, name) for name in os.listdir(store) if not name.startswith(".")]
     others = sorted((p for p in others if p != current), reverse=True,
-                    key=lambda p: number(told(p).get("made_s")) or 0.0)
-    surplus = [p for p in others[KEPT - 1:] if not in_use(p)] + [p for p in others[:KEPT - 1] if not told(p)]
+                    key=lambda p: number(marker_of(p).get("made_s")) or 0.0)
+    surplus = [p for p in others[KEPT - 1:] if not in_use(p)] + [p for p in others[:KEPT - 1] if not marker_of(p)]
     for path in surplus:
         shutil.rmtree(path, ignore_errors=True)
     return surplus
@@ -124,7 +126,7 @@ def in_use(folder: str) -> bool:
 # --- steps ---
 
 def conda_program() -> str:
-    """Raises Failed where there is none."""
+    """Return the path of conda. Raise Failed where there is none."""
     places = [os.environ.get("CONDA_EXE", ""), shutil.which("conda") or "",
               *(os.path.expanduser(root) + "/bin/conda" for root in CONDA_ROOTS)]
     for place in places:
@@ -134,7 +136,7 @@ def conda_program() -> str:
 
 
 def python_of(prefix: str) -> str:
-    """The one that runs us, or the one that the modules bring."""
+    """Return the Python that runs this program, or the one of the modules."""
     return "python3" if prefix else sys.executable
 
 
@@ -146,15 +148,16 @@ def step(name: str, prefix: str, words: list[str], variables: dict[str, str]) ->
 
 
 def shell(prefix: str, words: list[str], variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """With `variables` in the environment and not on the command line: an index may have a password in its address."""
+    """Run a command line, with `variables` in the environment and not on the command line: the URL of an index may have
+    a password."""
     line = prefix + " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
     return subprocess.run(["sh", "-c", line], env={**clean, **(variables or {})}, stdin=subprocess.DEVNULL,
                           capture_output=True, text=True, check=False)
 
 
-def told(folder: str) -> dict[str, Any]:
-    """What the marker says; nothing where the environment is not whole, or none of ours."""
+def marker_of(folder: str) -> dict[str, Any]:
+    """Return the content of the marker; {} where the environment is not complete, or not ours."""
     try:
         return table(loads(text_of(os.path.join(folder, MARKER))))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Far side: run many small commands at once, each with its own time limit.
+"""Host program: run many small commands at once, each with its own time limit.
 
 Request (one JSON line): {"probes": {name: {"shell": str, "timeout_s": float, "stdin": base64, may be missing}}}
 Answer  (one JSON line): {name: {"code": int or null (timed out), "out": str, "err": str, "seconds": float}}
@@ -19,14 +19,14 @@ import time
 
 from rdtops.hostlib.fields import loads
 
-LIMIT = 200000  # bytes kept of one output; a probe that prints more is broken, is ended, and its head says how
+LIMIT = 200000  # bytes of one output; a probe that prints more is killed
 
 
 def probe(shell: str, timeout_s: float, stdin: str = "") -> dict[str, object]:
     start = time.monotonic()
     process = subprocess.Popen(["sh", "-c", shell], stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-    with contextlib.suppress(OSError):  # one that does not want it
+    with contextlib.suppress(OSError):  # the command does not read its stdin
         if process.stdin:
             os.write(process.stdin.fileno(), base64.b64decode(stdin))
             process.stdin.close()
@@ -44,7 +44,7 @@ def probe(shell: str, timeout_s: float, stdin: str = "") -> dict[str, object]:
 
 
 def gather(process: subprocess.Popen[bytes], out: bytearray, err: bytearray, deadline: float) -> bool:
-    """Whether both pipes were closed before the deadline, and before one of them brought too much."""
+    """Read both pipes. Return whether both were closed before the deadline, and before one exceeded LIMIT."""
     assert process.stdout
     assert process.stderr
     with selectors.DefaultSelector() as ready:
@@ -83,11 +83,11 @@ def main() -> None:
         thread.start()
     for thread, p in zip(threads, request["probes"].values()):
         thread.join(p["timeout_s"] + 5)
-    # a process in uninterruptible sleep outlives even SIGKILL
+    # a process in uninterruptible sleep survives even SIGKILL
     gone: dict[str, object] = {"code": None, "out": "", "err": "", "seconds": 0.0}
     sys.stdout.write(json.dumps({name: answers.get(name, gone) for name in request["probes"]}) + "\n")
     sys.stdout.flush()
-    os._exit(0)  # a thread that hangs with its process must not keep us
+    os._exit(0)  # do not wait for a thread that hangs with its process
 
 
 if __name__ == "__main__":

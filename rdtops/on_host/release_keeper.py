@@ -1,11 +1,11 @@
-"""Far side: which releases there are, what uses them, which one trainings get. Standard library, Python 3.8, one file.
+"""Host program: list the releases and their users, remove old ones, roll back. Standard library, Python 3.8, one file.
 
 Requests (one JSON line each), answers (one JSON line each):
     {"op": "list", "workspace"}                  -> {"releases": [newest first: {"name", "deployed_s", "users"}],
                                                      "rolled_back": {"to", "before", "by", "time_s"} or null}
     {"op": "settle", "workspace", "name", "keep"} -> {"removed": [names]}   after a deploy of `name`
     {"op": "roll_back", "workspace", "to", "before", "by"} -> {}
-`.deployed` in the workspace has a line for every deploy, `.rolled-back` is there from a rollback to the next deploy.
+`.deployed` in the workspace has a line for every deploy, `.rolled-back` exists from a rollback to the next deploy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rdtops.hostlib.files import append_line, text_of, write_whole
 from rdtops.hostlib.locks import LAUNCHES, alone
 
 PATIENCE_S = 60.0
-FORGOTTEN_S = 86400.0  # an upload that nobody has gone on with
+FORGOTTEN_S = 86400.0  # of an abandoned upload
 DEPLOYED, ROLLED_BACK = ".deployed", ".rolled-back"
 INCOMING, REMOVING = ".incoming-", ".removing-"
 
@@ -41,13 +41,13 @@ def listed(workspace: str) -> dict[str, Any]:
 
 
 def settle(workspace: str, name: str, keep: int) -> dict[str, Any]:
-    """`name` is the newest now, no rollback is in force, and the old ones that nothing uses go, but for `keep`."""
+    """Record `name` as the newest, end any rollback, and remove unused old releases, except the newest `keep`."""
     root = os.path.join(workspace, "releases")
     append_line(os.path.join(workspace, DEPLOYED), f"{time.time():.3f} {name}")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(workspace, ROLLED_BACK))
     launches = os.path.join(workspace, "runs", LAUNCHES)
-    with alone(launches, PATIENCE_S) as mine:  # no launch may begin with what goes
+    with alone(launches, PATIENCE_S) as mine:  # no launch may begin with a release that is being removed
         surplus = [r["name"] for r in listed(workspace)["releases"][keep:] if not r["users"]] if mine else []
         for old in surplus:
             os.rename(os.path.join(root, old), os.path.join(root, REMOVING + old))
@@ -55,15 +55,15 @@ def settle(workspace: str, name: str, keep: int) -> dict[str, Any]:
     return {"removed": surplus}
 
 
-def roll_back(workspace: str, **told: Any) -> dict[str, Any]:
-    write_whole(os.path.join(workspace, ROLLED_BACK), json.dumps({**told, "time_s": round(time.time(), 3)}))
+def roll_back(workspace: str, **record: Any) -> dict[str, Any]:
+    write_whole(os.path.join(workspace, ROLLED_BACK), json.dumps({**record, "time_s": round(time.time(), 3)}))
     return {}
 
 
 # --- who uses what ---
 
 def users(workspace: str) -> dict[str, list[str]]:
-    """Release -> the runs and evaluations that have not ended with it, and the processes that work in it."""
+    """Return, for each release, the runs and evaluations of it that have not ended, and the processes in its folder."""
     found: dict[str, list[str]] = {}
     runs = os.path.join(workspace, "runs")
     for run in ls(runs):
@@ -81,7 +81,7 @@ def users(workspace: str) -> dict[str, list[str]]:
 
 
 def add(found: dict[str, list[str]], folder: str, spec: str, user: str) -> None:
-    """A run without an exit code may still go on, even after its host went down: `sh launch.sh` there does it."""
+    """Add a run that has no exit code: it may be started again, even after a reboot, with `sh launch.sh`."""
     if os.path.exists(os.path.join(folder, "exit")):
         return
     release = os.path.basename(text(values_of(os.path.join(folder, spec)).get("release")))
@@ -92,7 +92,7 @@ def add(found: dict[str, list[str]], folder: str, spec: str, user: str) -> None:
 # --- files ---
 
 def deployed_s(workspace: str) -> dict[str, float]:
-    """When each was deployed last."""
+    """Return when each release was last deployed."""
     found: dict[str, float] = {}
     for line in text_of(os.path.join(workspace, DEPLOYED)).splitlines():
         with contextlib.suppress(ValueError):
@@ -102,7 +102,7 @@ def deployed_s(workspace: str) -> dict[str, float]:
 
 
 def values_of(path: str) -> dict[str, Any]:
-    """A table in a file; an empty one where there is none."""
+    """Return the JSON object in a file; {} where there is none."""
     try:
         return table(loads(text_of(path)))
     except ValueError:
@@ -110,7 +110,7 @@ def values_of(path: str) -> dict[str, Any]:
 
 
 def forget(root: str, mine: str) -> None:
-    """What is going, and uploads that broke off long ago. `mine` is the one of this deploy."""
+    """Delete the releases to be removed, and uploads abandoned long ago. `mine` is the upload of this deploy."""
     for name in ls(root):
         path = os.path.join(root, name)
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Host program: tell which runs there are and what became of them. Standard library, Python 3.8.
+"""Host program: report the runs of a workspace and their state. Standard library, Python 3.8.
 
 Requests (one JSON line each, until the input ends), answers (one JSON line each):
     {"op": "list", "workspace": str, "gpus": bool} -> {"runs": [facts of each run, oldest first], ... as gpus}
@@ -7,7 +7,7 @@ Requests (one JSON line each, until the input ends), answers (one JSON line each
         -> {"run": facts, "files": {path: piece}, ... as gpus}
     {"op": "checkpoints", "workspace", "run_id"}  -> {"checkpoints": [...], "unfinished": [names]}
     {"op": "evaluations", "workspace", "run_ids"} -> {"evaluations": [facts of each evaluation, oldest first]}
-Facts only; what they mean is decided on the laptop, in rdtops.contract.run.state_of.
+It reports facts only; rdtops.contract.run.state_of on the laptop interprets them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from rdtops.hostlib.names import evaluation_name, fits, is_run_id
 from rdtops.on_host.tails import MARK, Lines, last_of_each_kind, read_on, rows_of, shrunk, thinned
 
 LOG_LETTERS = 4000  # of the end of a log
-CONFIG_BYTES = 1 << 16  # of config.json and eval.json: twenty times what they hold; a longer one cannot be read
+CONFIG_BYTES = 1 << 16  # of config.json and eval.json: twenty times their usual size; a longer one is refused
 REPORT_BYTES = 1 << 23  # of report.json: 30,000 trials
 TRIAL_LINES = 1 << 17  # of trials.jsonl: all 130 tasks of LIBERO, 50 times each, 20 times over
-EVENT_BYTES = 1 << 16  # of an event that travels; of a longer line only its beginning
+EVENT_BYTES = 1 << 16  # of an event that is sent; of a longer line only its beginning
 NUMBERS = {"memory_used_mib": "memory.used", "memory_total_mib": "memory.total",
            "utilization_percent": "utilization.gpu", "temperature_c": "temperature.gpu", "power_w": "power.draw"}
 GPU_FIELDS = (*nvidia_smi.IDENTITY, "name", *NUMBERS.values())
@@ -47,7 +47,7 @@ def facts(root: str, run_id: str, is_carried: Callable[[str], bool] = liveness.i
     is_well = life.alive or life.exit_code == 0
     return {"run_id": run_id, "config": text_of(os.path.join(folder, "config.json"), CONFIG_BYTES),
             "problem": problem_of(os.path.join(folder, "config.json")) or (
-                f"{folder}/exit holds no exit code" if life.exit_text and life.exit_code is None and not life.alive
+                f"{folder}/exit has no exit code" if life.exit_text and life.exit_code is None and not life.alive
                 else ""),
             "exit_code": life.exit_code, "alive": life.alive, "launched": life.launched,
             "stop_requested": life.stop_requested,
@@ -58,7 +58,7 @@ def facts(root: str, run_id: str, is_carried: Callable[[str], bool] = liveness.i
 
 
 def problem_of(config: str) -> str:
-    """Why it cannot be read, and the run with it; '' where it can, or where there is none."""
+    """Return why config.json cannot be read; '' where it can, or where there is none."""
     try:
         return f"{config} is too long" if len(head_of(config, CONFIG_BYTES + 1)) > CONFIG_BYTES else ""
     except FileNotFoundError:
@@ -79,7 +79,7 @@ def size_of(path: str) -> int:
 
 
 def list_runs(workspace: str, gpus: bool = False) -> dict[str, object]:
-    """`gpus`: what nvidia-smi says as well, when a run is alive."""
+    """List the runs; with `gpus` also the output of nvidia-smi, when a run is alive."""
     root = os.path.join(workspace, "runs")
     tags = functools.lru_cache(maxsize=None)(lambda: processes.carried(liveness.RUN))  # once for many lost runs
     found = [facts(root, name, lambda tag: tag in tags()) for name in run_names(root)]
@@ -90,20 +90,20 @@ def list_runs(workspace: str, gpus: bool = False) -> dict[str, object]:
 
 
 def run_names(root: str) -> list[str]:
-    """By time. Whatever else somebody keeps there is no run."""
+    """Return the names of the runs, oldest first. Skip other files."""
     names = sorted(os.listdir(root)) if os.path.isdir(root) else []
     return [name for name in names if is_run_id(name) and os.path.isdir(os.path.join(root, name))]
 
 
 def told(listing: nvidia_smi.Listing) -> dict[str, object]:
-    """A row for each GPU, numbers where the driver knows them, and what else nvidia-smi said."""
+    """Return a row for each GPU, with the numbers that the driver knows, and the warning of nvidia-smi."""
     return {"gpus": [{"index": gpu.index, "uuid": gpu.uuid, "name": gpu.told["name"],
                       **{key: gpu.number(column) for key, column in NUMBERS.items()}} for gpu in listing.gpus],
             "gpu_warning": listing.warning}
 
 
 def gpus_of(run: dict[str, object], listing: nvidia_smi.Listing) -> list[str]:
-    """UUIDs of the GPUs of a living run: those its processes have memory on, else those that it is told to use."""
+    """Return the UUIDs of the GPUs of a running run: those its processes have memory on, else those assigned to it."""
     if not listing.gpus or not run["alive"]:
         return []
     pids = processes.carrying(f"{liveness.RUN}={run['run_id']}")
@@ -119,9 +119,9 @@ def gpus_of(run: dict[str, object], listing: nvidia_smi.Listing) -> list[str]:
 
 def news(workspace: str, run_id: str, files: dict[str, dict[str, Any]], gpus: bool = False,
          known: str = "") -> dict[str, object]:
-    """What became of a run and what its files (paths below its folder) hold behind a cursor. A question is {"cursor",
-    "limit", "last_lines", "steps" (as many of a Journal's at most), "ignored" (beginnings of lines)}; a piece is
-    {"lines", "rest", "cursor", "more"}. The configuration does not travel to who knows the digest of it."""
+    """Return the facts of a run and the content of its files (paths below its folder) after a cursor. A question is
+    {"cursor", "limit", "last_lines", "steps" (as many of a Journal's at most), "ignored" (beginnings of lines)}; a
+    piece is {"lines", "rest", "cursor", "more"}. `known`: the digest of a configuration that need not be sent again."""
     root = os.path.join(workspace, "runs")
     run = facts(root, run_id)  # before the files: a run that ended has written its last line
     listing = nvidia_smi.gpus(GPU_FIELDS) if gpus else nvidia_smi.Listing()
@@ -142,8 +142,8 @@ def piece(path: str, cursor: list[Any], limit: int = TEXT_BYTES, last_lines: int
 
 
 def shortened(lines: Lines) -> Lines:
-    """Of an event that is too long its first words, for whoever says that it is none, and its last ones, which are the
-    mark of the place behind it; nothing of a part of one."""
+    """Shorten each event that is too long to its beginning, for the error message, and its end, which is the mark of
+    the cursor behind it; empty a part of one."""
     return [(behind, line if len(line) <= EVENT_BYTES else line[:80] + line[-MARK:] if line.endswith(b"\n") else b"")
             for behind, line in lines]
 
@@ -175,12 +175,12 @@ def evaluation(folder: str, run_id: str, name: str) -> dict[str, object]:
 
 
 def is_locked(path: str) -> bool:
-    """An evaluation that was started by hand has no other sign of life."""
-    return is_held(path, SHARED)  # shared, so that two who look do not take each other for it
+    """Return whether an evaluation holds its lock: one that was started by hand has no other sign of life."""
+    return is_held(path, SHARED)  # shared, so that two callers do not see each other's lock
 
 
 def outcomes(path: str) -> dict[str, int]:
-    """How many trials ended how; the last word on each counts."""
+    """Count the trials by outcome; the last line of a trial counts."""
     last: dict[tuple[object, object], object] = {}
     with contextlib.suppress(OSError):
         for line in itertools.islice(lines_of(path, EVENT_BYTES), TRIAL_LINES):

@@ -1,8 +1,8 @@
-"""Growing files, read on from where one was, whatever happened to them in between.
+"""Tails: read growing files from a cursor on, also after they were truncated or rotated.
 
-A cursor is [inode, offset, mark]; the mark is a digest of the last bytes before the offset, so that a file which was
-cut and has grown beyond the offset since is not taken for the one that was read. Where a file was moved away and a new
-one begun (journal.jsonl.1, say), the rest of the old one is read first.
+A cursor is [inode, offset, mark]; the mark is a digest of the last bytes before the offset, so that a file that was
+truncated and has grown beyond the offset since is not taken for the same file. Where a file was rotated (to
+journal.jsonl.1, say), the rest of the old one is read first.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from rdtops.hostlib.files import LINE_BYTES, opened
 
 PIECE = 1 << 20
 BLOCK = 1 << 16
-MARK = 64  # bytes before the offset that tell one file from another
-REST = 1 << 13  # of a line that has no end yet
+MARK = 64  # bytes before the offset that identify a file
+REST = 1 << 13  # of a line that is not complete
 EVENT = b'{"kind": "'
 STEP = b'{"kind": "step"'
 STARTS = (b'{"kind": "launched"', b'{"kind": "started"')
-KEPT = b'{"kind": "checkpoint"'  # of the starts before as well
-LONGEST_SEARCH = 1 << 26  # bytes from the end of a Journal in which its last words are looked for
-TOLD_BYTES = 1 << 18  # of those words together
-GROWN_BYTES = 48 << 20  # a log of 16 MiB, whose letters JSON may write as six
-PART = 5 << 16  # of base 85, which goes in fives
+KEPT = b'{"kind": "checkpoint"'  # also from before the last start
+LONGEST_SEARCH = 1 << 26  # bytes from the end of a Journal that are searched for its last events
+TOLD_BYTES = 1 << 18  # of those events together
+GROWN_BYTES = 48 << 20  # a log of 16 MiB, whose characters JSON may write as six
+PART = 5 << 16  # of base 85, a multiple of five
 
 Lines = List[Tuple[int, bytes]]  # the offset behind a line, and the line with its newline
 
 
 def mark_of(content: bytes) -> str:
-    """Of the bytes that end at an offset; as many of them as there are, up to MARK."""
+    """Return the mark of the bytes that end at an offset; as many of them as there are, up to MARK."""
     end = content[-MARK:]
     return f"{len(end)}:{hashlib.md5(end).hexdigest()[:12]}" if end else ""
 
 
 def read_on(path: str, cursor: list[Any], limit: int = PIECE, last_lines: int = -1) -> dict[str, Any]:
-    """Whole lines behind the cursor, at most about `limit` bytes of them: {"lines", "rest", "cursor", "more"}. The
-    cursor is the one behind the lines, the rest is of a line that has no end yet. `last_lines`: so many from the end,
-    whatever the cursor says. A line longer than `limit` comes in parts."""
+    """Read the complete lines after the cursor, at most about `limit` bytes of them: {"lines", "rest", "cursor",
+    "more"}. The cursor is the new one, after the lines; the rest is of a line that is not complete. `last_lines`: read
+    so many from the end, whatever the cursor is. A line longer than `limit` comes in parts."""
     inode, offset, mark = int(cursor[0]), int(cursor[1]), str(cursor[2])
     for name, moved in candidates(path, inode, offset, mark):
         try:
@@ -59,7 +59,7 @@ def read_on(path: str, cursor: list[Any], limit: int = PIECE, last_lines: int = 
         is_full = limit > 0 and len(content) == limit
         end = content.rfind(b"\n") + 1 or (len(content) if is_full else 0)
         if moved and limit and not end and os.path.exists(path):
-            continue  # all read of what was moved away
+            continue  # the rotated file is read to its end
         more = end > 0 and (moved or is_full)
         return {"lines": split(content[:end], offset), "rest": content[end:][:REST], "more": more,
                 "cursor": [status.st_ino, offset + end, mark_of(before + content[:end])]}
@@ -69,7 +69,7 @@ def read_on(path: str, cursor: list[Any], limit: int = PIECE, last_lines: int = 
 
 
 def candidates(path: str, inode: int, offset: int, mark: str) -> Iterator[tuple[str, bool]]:
-    """The files that may be the one that was read, and whether it lies elsewhere now."""
+    """Yield the files that may be the one that was read, and whether it was moved."""
     if is_the_one(path, inode, offset, mark):
         yield path, False
         return
@@ -87,7 +87,7 @@ def candidates(path: str, inode: int, offset: int, mark: str) -> Iterator[tuple[
 
 
 def is_the_one(path: str, inode: int, offset: int, mark: str) -> bool:
-    """`inode` 0: whichever."""
+    """Return whether a file is the one of a cursor. `inode` 0: any inode."""
     try:
         with open(opened(path), "rb") as file:
             status = os.fstat(file.fileno())
@@ -110,13 +110,13 @@ def split(content: bytes, offset: int) -> Lines:
 
 
 def keep_returns(content: bytes) -> list[bytes]:
-    """Lines that end with a newline alone: progress bars are full of carriage returns."""
+    """Split into lines at newlines only: progress bars are full of carriage returns."""
     parts = [part + b"\n" for part in content.split(b"\n")]
     return [*parts[:-1], *([parts[-1][:-1]] if parts[-1] != b"\n" else [])]
 
 
 def start_of_last(file: BinaryIO, size: int, count: int) -> int:
-    """Where the last `count` lines begin, or the last LONGEST_SEARCH bytes when those are fewer."""
+    """Return where the last `count` lines begin, or the last LONGEST_SEARCH bytes when those are fewer."""
     end, seen = size, 0
     while end > max(0, size - LONGEST_SEARCH):
         start = max(0, end - BLOCK)
@@ -132,7 +132,7 @@ def start_of_last(file: BinaryIO, size: int, count: int) -> int:
 
 
 def thinned(lines: Lines, most: int, ignored: tuple[bytes, ...] = ()) -> Lines:
-    """All events but `ignored` ones, and of the steps about `most`, spread evenly, the last one among them."""
+    """Return all events except `ignored` ones, and about `most` of the steps, evenly spread, with the last one."""
     lines = [row for row in lines if not row[1].startswith(ignored)] if ignored else lines
     steps = sum(line.startswith(STEP) for _, line in lines)
     if steps <= most:
@@ -148,7 +148,7 @@ def thinned(lines: Lines, most: int, ignored: tuple[bytes, ...] = ()) -> Lines:
 
 
 def rows_of(lines: Lines) -> list[list[Any]]:
-    """For JSON, whatever bytes there are."""
+    """Return lines for JSON, whatever bytes they have."""
     return [[offset, line.decode("utf-8", "surrogateescape")] for offset, line in lines]
 
 
@@ -157,29 +157,29 @@ def lines_of(rows: list[list[Any]]) -> Lines:
 
 
 def shrunk(value: Any) -> str:
-    """JSON for a slow line: a Journal becomes an eighth."""
+    """Return compressed JSON for a slow line: a Journal becomes an eighth."""
     return base64.b85encode(zlib.compress(json.dumps(value).encode(), 6)).decode()
 
 
 def grown(text: object) -> Any:
-    """The value that was shrunk. Raises ValueError for what was not, or is more than GROWN_BYTES of JSON."""
+    """Return the value of a shrunk text. Raise ValueError for any other text, and for more than GROWN_BYTES of JSON."""
     if not isinstance(text, str):
-        raise ValueError("what should be text is none")
+        raise ValueError("compressed JSON must be a string")
     content, unpacker = bytearray(), zlib.decompressobj()
     for start in range(0, len(text), PART):
         try:
             content += unpacker.decompress(base64.b85decode(text[start:start + PART]), GROWN_BYTES + 1 - len(content))
         except zlib.error as error:
-            raise ValueError(f"what was shrunk is broken: {error}") from None
+            raise ValueError(f"the compressed JSON is invalid: {error}") from None
         if len(content) > GROWN_BYTES:
             raise ValueError(f"more than {GROWN_BYTES} bytes of JSON")
     if not unpacker.eof:
-        raise ValueError("what was shrunk is cut short")
+        raise ValueError("the compressed JSON is cut off")
     return loads(content.decode("ascii"))
 
 
 def backwards(path: str, limit: int = LONGEST_SEARCH) -> Iterator[bytes]:
-    """The whole lines of a file, the last one first; a line without an end is left out, and one of more than
+    """Yield the complete lines of a file, the last one first; skip an incomplete line, and one of more than
     LINE_BYTES."""
     try:
         with open(opened(path), "rb") as file:
@@ -203,8 +203,8 @@ def backwards(path: str, limit: int = LONGEST_SEARCH) -> Iterator[bytes]:
 
 
 def last_of_each_kind(path: str, ignored: tuple[bytes, ...]) -> list[str]:
-    """The last line of every kind of event since the newest start of a run, in the order of the file; of checkpoints
-    the last one of all. However long the file is, this is short."""
+    """Return the last line of every kind of event since the newest start of a run, in the order of the file; for
+    checkpoints the last one of all. The result is short, however long the file is."""
     found: dict[bytes, bytes] = {}
     is_started = False
     room = TOLD_BYTES

@@ -1,20 +1,19 @@
-"""Far side: begin exactly one training, and what else a launcher of this very machine does. Standard library, Python
-3.8.
+"""Host program: start exactly one training, and the other operations of tmux and setsid. Standard library, Python 3.8.
 
-One request is one launch: whatever happens to the laptop meanwhile, what was asked is done or was not begun.
+One request is one launch: whatever happens to the laptop meanwhile, the launch is complete or was not begun.
 Requests (one JSON line each), answers (one JSON line each):
     {"op": "train", "workspace", "run_id", "release", "key": {...}, "again": bool, "files": {name: text},
      "secrets": {"path", "text"} or null, "start": {as of submit}}
-        -> {"launcher": str, "note": str}   it runs now
-         | {"duplicate": run_id, "state": "running" or "prepared"}   the same was requested before, so nothing was done
+        -> {"launcher": str, "note": str}   it is running
+         | {"duplicate": run_id, "state": "running" or "prepared"}   a run of the same request exists; nothing was done
          | {"in_the_way": [holders]}   of the lease
          | {"problem": str, ...}
     {"op": "submit", "script", "session", "tag", "launcher", "within_s"}
         -> {"launcher": str, "note": str, "already": bool}, or in_the_way or problem
     {"op": "states", "jobs": [[name, folder, tag]]} -> {"states": {name: {"alive", "exit", "launched"}}}
     {"op": "stop", "folder", "tag", "grace_s"}      -> {"left": [pids]}
-    {"op": "secrets", "path", "text"}               -> {}   for a script that somebody else starts
-`launcher` is auto, tmux or setsid; with '' `train` makes all ready and starts nothing: a job is submitted then.
+    {"op": "secrets", "path", "text"}               -> {}   for a script that another launcher starts
+`launcher` is auto, tmux or setsid; with '' `train` only prepares the run folder: a job is submitted then.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def train(workspace: str, run_id: str, release: str, key: dict[str, object], aga
         if secrets:
             keep(**secrets)
         answer = begin(**start) if start["launcher"] else {"launcher": "", "note": ""}
-        if "in_the_way" in answer:  # as if it had not been asked; a script that is only slow would still be at work
+        if "in_the_way" in answer:  # undo the request; not for a script that is only slow, which still runs
             if is_new:
                 shutil.rmtree(folder, ignore_errors=True)
             for name, content in before.items() if not is_new else ():
@@ -73,7 +72,7 @@ def request_key(config: Mapping[str, object]) -> dict[str, object]:
 
 
 def duplicate_of(runs: str, key: dict[str, object], run_id: str, again: bool) -> dict[str, object] | None:
-    """Return the run of the same request that has not ended; or this run, when it lives already."""
+    """Return the run of the same request that has not ended; or this run, when it is running already."""
     if state_of(os.path.join(runs, run_id)) == "running":
         return {"duplicate": run_id, "state": "running"}
     for name in reversed(ls(runs)) if not again else ():
@@ -114,14 +113,14 @@ def make_folder(runs: str, run_id: str, files: dict[str, str]) -> bool:
 
 def forget_half_made(runs: str) -> None:
     for name in os.listdir(runs):
-        if name.startswith(PREPARING):  # nobody is at it: we hold the lock
+        if name.startswith(PREPARING):  # left by a killed launch: we hold the lock
             shutil.rmtree(os.path.join(runs, name), ignore_errors=True)
 
 
 # --- secrets ---
 
 def keep(path: str, text: str) -> dict[str, object]:
-    """Write secrets, for their owner alone to read."""
+    """Write secrets to a file that only its owner can read."""
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     os.chmod(os.path.dirname(path), 0o700)
     write_whole(path, text, 0o600)

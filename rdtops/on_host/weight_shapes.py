@@ -1,8 +1,8 @@
-"""Far side: names and shapes of the tensors of a weight file, from its table of contents. Nothing is loaded and no code
-of the file is run. Standard library, Python 3.8, one file.
+"""Host program: read names and shapes of the tensors of a weight file from its header. Loads no tensors and runs no
+code of the file. Standard library, Python 3.8, one file.
 
-Request (one JSON line): {"folder": str, "names": [file names, the first that is there counts]}
-Answer  (one JSON line): {"file": str ('' when none is there), "shapes": {name: [sizes]}, "problem": str ('' when none)}
+Request (one JSON line): {"folder": str, "names": [file names, the first that exists counts]}
+Answer  (one JSON line): {"file": str ('' when none exists), "shapes": {name: [sizes]}, "problem": str ('' when none)}
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import zipfile
 
 from rdtops.hostlib.fields import loads
 
-LARGEST = 100 << 20  # of a table of contents; a damaged length may claim anything
+LARGEST = 100 << 20  # of a header; a damaged length may be any number
 
 
 class Damaged(Exception):
-    """Why a file cannot be read, for people."""
+    """Reason why a file cannot be read, for people."""
 
 
 class Tensor:
@@ -30,11 +30,11 @@ class Tensor:
 
 
 class Table(dict):  # type: ignore[type-arg]
-    """Stands in for OrderedDict, and keeps what is set on it besides."""
+    """Substitute for OrderedDict, which keeps attributes too."""
 
 
 class TensorList(pickle.Unpickler):
-    """Knows how tensors are written and nothing else: whatever a file wants to call besides is refused."""
+    """Unpickler that accepts tensors only, and refuses any other call of the file."""
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) == ("collections", "OrderedDict"):
@@ -45,7 +45,7 @@ class TensorList(pickle.Unpickler):
             return lambda tensor, *_: tensor
         if module in ("torch", "torch.storage") and name.endswith("Storage"):
             return name
-        raise Damaged(f"it holds more than tensors ({module}.{name})")
+        raise Damaged(f"it contains more than tensors ({module}.{name})")
 
     def persistent_load(self, pid: object) -> object:
         return pid
@@ -57,27 +57,27 @@ def of_safetensors(path: str) -> dict[str, list[int]]:
         head = file.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else LARGEST + 1
         if length > min(LARGEST, size):
-            raise Damaged("not a safetensors file, or cut off within its first bytes")
+            raise Damaged("not a safetensors file, or truncated in its header")
         table = loads(file.read(length).decode())
     table.pop("__metadata__", None)
     end = 8 + length + max([entry["data_offsets"][1] for entry in table.values()] or [0])
     if end != size:
-        raise Damaged(f"{size} bytes, its own table says {end}: cut off, or more was appended")
+        raise Damaged(f"{size} bytes, but {end} according to its header: truncated, or something was appended")
     return {name: entry["shape"] for name, entry in table.items()}
 
 
 def of_torch(path: str) -> dict[str, list[int]]:
     if not zipfile.is_zipfile(path):
-        raise Damaged("its end is missing, or it was written by a torch before 1.6")
+        raise Damaged("not a zip archive: truncated, or written by torch before 1.6")
     with zipfile.ZipFile(path) as archive:
         name = next((n for n in archive.namelist() if n.endswith("/data.pkl")), "")
         if not name or archive.getinfo(name).file_size > LARGEST:
-            raise Damaged("no table of tensors in it")
+            raise Damaged("it contains no tensors (data.pkl)")
         content = TensorList(io.BytesIO(archive.read(name))).load()
-    if isinstance(content, dict) and isinstance(content.get("module"), dict):  # DeepSpeed's wrapping
+    if isinstance(content, dict) and isinstance(content.get("module"), dict):  # DeepSpeed's wrapper
         content = content["module"]
     if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
-        raise Damaged("it is not a table of tensors")
+        raise Damaged("it is not a state dict")
     return {str(name): list(tensor.shape) for name, tensor in content.items()}
 
 

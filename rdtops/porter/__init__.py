@@ -1,1 +1,1 @@
-"""The porter: the side of a transfer on the host, and what both sides call things. Standard library, Python 3.8."""
+"""Porter: the side of a transfer on the host, and the modules that both sides share. Standard library, Python 3.8."""

@@ -1,4 +1,4 @@
-"""What both sides call things: an Entry is a file or a link below a root, a Problem is why it cannot go on. Paths are
+"""Entries: the shared types of both sides. An Entry is a file or a link below a root, a Problem is an error. Paths are
 text: UTF-8 with surrogateescape, whatever the locale."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rdtops.hostlib.names import BadName, digest, quoted, relative_path
 
 BLOCK = 1 << 20
 KINDS = ("file", "link", "folder")
-FURTHEST_NS = 10 ** 9 << 40  # of a time from 1970, either way; a file system that cannot keep it keeps its own furthest
+FURTHEST_NS = 10 ** 9 << 40  # of a time from 1970, either way; a file system may store less
 LINK_BYTES = 4096  # of a link's text
 
 Message = dict[str, Any]
@@ -24,9 +24,9 @@ class Entry(NamedTuple):
     """A file or a link below a root. A root that is a file has the path ''."""
 
     path: str
-    kind: str  # of KINDS; folders are seen in a target only
+    kind: str  # of KINDS; folders occur in a target only
     size: int  # 0 for a link and a folder
-    md5: str  # of the content, or of the link's text; "" while nobody needs to know it
+    md5: str  # of the content, or of the link's text; "" while it is not needed
     mtime_ns: int
     executable: bool
     link: str = ""
@@ -34,21 +34,21 @@ class Entry(NamedTuple):
 
     @classmethod
     def of(cls, value: object) -> Entry:
-        """An entry that came over the wire. Raises Problem."""
-        said = fields.table(value)
-        size = count(said, "size", fields.LARGEST)
-        entry = cls(_entry_path(said), word(said, "kind"), size, _md5_or_none(said),
-                    count(said, "mtime_ns", FURTHEST_NS, -FURTHEST_NS), flag(said, "executable"), word(said, "link"),
-                    count(said, "holes", size))
-        known = len(said) == len(entry) and entry.kind in KINDS and len(entry.link) <= LINK_BYTES
+        """Parse an entry that came over the wire. Raise Problem."""
+        row = fields.table(value)
+        size = count(row, "size", fields.LARGEST)
+        entry = cls(_entry_path(row), word(row, "kind"), size, _md5_or_none(row),
+                    count(row, "mtime_ns", FURTHEST_NS, -FURTHEST_NS), flag(row, "executable"), word(row, "link"),
+                    count(row, "holes", size))
+        known = len(row) == len(entry) and entry.kind in KINDS and len(entry.link) <= LINK_BYTES
         if not known or bool(entry.link) != (entry.kind == "link") or (size and entry.kind != "file"):
-            raise Problem("protocol", entry.path, "what is said of it does not go together")
+            raise Problem("protocol", entry.path, "the fields of its entry contradict each other")
         return entry
 
 
 class Problem(Exception):
-    """Why it cannot go on; travels as {"error": kind, "path", "reason", ...}. Of the kinds, "noise" is no message at
-    all, "protocol" a message that makes no sense where it stands, and "unasked" one that nobody asked for."""
+    """An error of a transfer; sent as {"error": kind, "path", "reason", ...}. Of the kinds, "noise" is not a message,
+    "protocol" an invalid message, and "unasked" a message that was not requested."""
 
     def __init__(self, kind: str, path: str, reason: str, **numbers: Any) -> None:
         super().__init__(f"{path}: {reason}")
@@ -56,14 +56,14 @@ class Problem(Exception):
         self.path = path
         self.reason = reason
         self.numbers = numbers
-        self.from_other_side = kind in ("noise", "protocol", "unasked")  # it is the one to name
+        self.from_other_side = kind in ("noise", "protocol", "unasked")  # the other side is at fault
 
     def message(self) -> Message:
         return dict(self.numbers, error=self.kind, path=self.path, reason=self.reason)
 
     @classmethod
     def heard(cls, message: Message) -> Problem:
-        """What the other side says; fields that make no sense are left out."""
+        """Return the problem that the other side reports; leave out invalid fields."""
         numbers: dict[str, Any] = {name: message[name] for name in ("missing_bytes", "free_bytes")
                                    if _is_count(message.get(name), 0, fields.LARGEST)}
         problem = cls(*(fields.text(message.get(name))[:LINK_BYTES] for name in ("error", "path", "reason")),
@@ -72,10 +72,10 @@ class Problem(Exception):
         return problem
 
 
-# --- the words of a message: each raises Problem for what is none of its kind ---
+# --- the fields of a message: each function raises Problem for an invalid one ---
 
 def count(message: Message, name: str, most: int, least: int = 0) -> int:
-    """A whole number within bounds."""
+    """Return a whole number within bounds."""
     value: Any = message.get(name)
     if not _is_count(value, least, most):
         raise nonsense(message, name)
@@ -104,22 +104,22 @@ def md5_in(message: Message, name: str) -> str:
 
 
 def nonsense(message: Message, name: str) -> Problem:
-    """What it says of `name` makes no sense, or it says something else."""
+    """Return the Problem for an invalid or missing field `name`."""
     if name not in message:
-        return Problem("protocol", "", f"it says {', '.join(quoted(key, 20) for key in list(message)[:3]) or 'nothing'}"
-                       f" where {name!r} is due")
+        return Problem("protocol", "", f"unexpected message: expected {name!r}, got "
+                       f"{', '.join(quoted(key, 20) for key in list(message)[:3]) or 'nothing'}")
     value = message[name]
-    said = "a " + type(value).__name__ if isinstance(value, (dict, list)) else quoted(value)  # may be nested too deeply
-    return Problem("protocol", "", f"it says {said} for {name!r}")
+    got = "a " + type(value).__name__ if isinstance(value, (dict, list)) else quoted(value)  # may be nested too deeply
+    return Problem("protocol", "", f"unexpected message: {name!r} is {got}")
 
 
 def unasked(message: Message) -> Problem:
-    """It says something that we did not ask for."""
-    said = next(iter(message), "")
-    value = message.get(said)
+    """Return the Problem for a message that was not requested."""
+    key = next(iter(message), "")
+    value = message.get(key)
     name = value.get("path") if isinstance(value, dict) else value
-    words = f"{quoted(said, 20)}: {quoted(name)}" if isinstance(name, str) else quoted(said, 20)
-    return Problem("unasked", "", f"it sends {words}, which was not asked for")
+    words = f"{quoted(key, 20)}: {quoted(name)}" if isinstance(name, str) else quoted(key, 20)
+    return Problem("unasked", "", f"unexpected message: {words}, which was not requested")
 
 
 def raw(path: str) -> bytes:
@@ -131,7 +131,8 @@ def text(path: bytes) -> str:
 
 
 def place(root: str, path: str) -> bytes:
-    """Where a relative path lies. Raises Problem for one that leads out: names come from another machine."""
+    """Return the absolute place of a relative path. Raise Problem for one that leads out of the root: names come from
+    another machine."""
     return os.path.join(raw(root), raw(_below(path))) if path else raw(root)
 
 
@@ -144,21 +145,21 @@ def link_entry(path: str, link: str, status: os.stat_result) -> Entry:
 
 
 def refuse_leaving(path: str, link: str) -> None:
-    """Raises Problem for a link whose text leads out of the tree that it is part of."""
+    """Raise Problem for a link whose text leads out of its tree."""
     depth = path.count("/")
     for step in link.split("/"):
         depth += -1 if step == ".." else step not in ("", ".")
         if depth < 0:
             break
     if link.startswith("/") or depth < 0:
-        raise Problem("link", path, f"it is a link to {link}, which leads out of the folder")
+        raise Problem("link", path, f"it is a link to {link}, which is outside of the folder")
 
 
 def _entry_path(message: Message) -> str:
-    """Of a file of somebody's: below the root, or '' for the root itself."""
+    """Return the path of a file below the root, or '' for the root itself."""
     path = word(message, "path")
     if path and any(step.startswith(OURS) for step in _below(path).split("/")):
-        raise Problem("name", path, f"names that begin with {OURS} are of parts and locks")
+        raise Problem("name", path, f"names that begin with {OURS} are reserved for parts and locks")
     return path
 
 
@@ -174,7 +175,7 @@ def _md5_or_none(message: Message) -> str:
 
 
 def _is_plain(value: str) -> bool:
-    """Whether it is how `text` would write it: no two texts are the same name on the disk."""
+    """Return whether `text` would write it the same: no two texts may be the same name on the disk."""
     try:
         return value.isascii() or text(raw(value)) == value
     except UnicodeEncodeError:
@@ -190,7 +191,7 @@ def is_full(error: OSError) -> bool:
 
 
 def mount_point(path: str) -> str:
-    """Of the file system on which `path` is, or would be; '' when it is not absolute."""
+    """Return the mount point of the file system where `path` is, or would be; '' when it is not absolute."""
     nearest = os.path.realpath(raw(path)) if path.startswith("/") else b""
     while nearest and not os.path.ismount(nearest):
         nearest = os.path.dirname(nearest)
@@ -198,12 +199,13 @@ def mount_point(path: str) -> str:
 
 
 def problem_of(error: OSError, path: str = "", place: str = "") -> Problem:
-    """`path` is what it is about, where the error does not say; `place` where it happened, when that is another."""
+    """Return the Problem for an OSError. `path`: its file, where the error names none; `place`: where it happened, when
+    that is another path."""
     named = error.filename
     where = text(named) if isinstance(named, bytes) else str(named or path)
     if is_full(error):
         reason = "the disk is full" if error.errno == errno.ENOSPC else "the quota is used up"
         return Problem("full", where, reason, filesystem=mount_point(place or where))
     words = {errno.EROFS: "the file system is read-only", errno.EACCES: "permission denied",
-             errno.ENOENT: "there is no such file or folder"}
+             errno.ENOENT: "no such file or folder"}
     return Problem("os", where, words.get(error.errno or 0, error.strerror or str(error)))

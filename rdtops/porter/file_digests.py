@@ -1,4 +1,4 @@
-"""MD5 sums of what travels, in the cache of rdtops.hostlib.digests."""
+"""File digests: MD5 sums of the files of a transfer, in the cache of rdtops.hostlib.digests."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["CACHE", "Digests", "InOrder", "SourceDigest"]
 
 
 class Digests(Cache):
-    """The cache of one machine, for a transfer."""
+    """The digest cache of one machine, for a transfer."""
 
     def __init__(self, cache: str = "", trust: bool = True, read_only: bool = False) -> None:
         super().__init__(cache, trust, read_only)
 
     def of(self, path: bytes, size: int) -> str:
-        """The MD5 of the first `size` bytes of a file; reads them unless the cache knows them and is trusted.
+        """Return the MD5 of the first `size` bytes of a file; read them unless the cache has it and is trusted.
 
-        Logs grow while they are read, and what they were is still true. Raises Problem for any other change.
+        A log may grow while it is read: its first bytes stay the same. Raise Problem for any other change.
         """
         if known := self.known(path, size):
             return known
@@ -42,12 +42,12 @@ class Digests(Cache):
 
 
 class InOrder:
-    """The MD5 of a file whose ranges come or go in any order: read again behind them, in order, while more do."""
+    """The MD5 of a file whose ranges are moved in any order. A thread reads the file in order, behind the ranges."""
 
     def __init__(self, file: int, size: int) -> None:
         self._file = file
         self._size = size
-        self._ends: dict[int, int] = {}  # start -> end of what is there and was not read yet
+        self._ends: dict[int, int] = {}  # start -> end of the ranges that are not read yet
         self._more = threading.Condition()
         self._stopped = False
         self._digest = hashlib.md5()
@@ -61,7 +61,7 @@ class InOrder:
             self._more.notify()
 
     def result(self) -> str:
-        """Once everything was added."""
+        """Return the MD5; call it when every range was added."""
         self._thread.join()
         if self._error:
             raise self._error
@@ -89,7 +89,7 @@ class InOrder:
         while at < end and not self._stopped:
             block = os.pread(self._file, min(BLOCK, end - at), at)
             if not block:
-                raise OSError(errno.EIO, "a file became shorter while it was read")
+                raise OSError(errno.EIO, "the file became shorter while it was read")
             self._digest.update(block)
             at += len(block)
             WORK.last_s = time.monotonic()
@@ -97,7 +97,7 @@ class InOrder:
 
 
 class SourceDigest:
-    """The MD5 of a file that is being sent in ranges, known once the last has gone."""
+    """The MD5 of a file that is sent in ranges, known when the last one is sent."""
 
     def __init__(self, path: bytes, size: int, digests: Digests) -> None:
         self._path = path
@@ -107,11 +107,11 @@ class SourceDigest:
         self._content = InOrder(self._file, size)
 
     def add(self, start: int, end: int) -> None:
-        """Read it too: it has just gone, so it is in memory still."""
+        """Digest a range that was just sent, while it is still in memory."""
         self._content.add(start, end)
 
     def result(self) -> str:
-        """Once all of it was added."""
+        """Return the MD5; call it when the whole file was added."""
         md5 = self._content.result()
         self._digests.learn_read(self._path, os.fstat(self._file), self._size, md5)
         return md5

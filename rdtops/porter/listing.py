@@ -1,4 +1,4 @@
-"""What lies in a source, in a target, and beside it as the beginning of a file."""
+"""Listing: the files of a source, of a target, and the parts beside them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from rdtops.porter.wire import WORK
 
 
 def scan(root: str, files: Sequence[str] | None = None, *, links: bool = True) -> Iterator[Entry]:
-    """Files and links at or below `root`, or of those names only, without digests. Empty folders do not count. Without
-    `links`, a name of `files` that is one stands for what it leads to, and there must be no other.
+    """Yield the files and links at or below `root`, or of those names only, without digests. Skip empty folders.
+    Without `links`, follow a name of `files` that is a link, and refuse any other link.
 
-    Raises Problem for a link that leads out of the tree, and for what is neither file, folder nor link.
+    Raise Problem for a link that leads out of the tree, and for what is neither file, folder nor link.
     """
     top = raw(root)
     status = _stat(top)
@@ -46,17 +46,17 @@ def scan(root: str, files: Sequence[str] | None = None, *, links: bool = True) -
 
 
 def digested(root: str, entry: Entry, digests: Digests) -> Entry:
-    """The entry with its MD5, from the cache where that may be trusted. Links carry theirs already."""
+    """Return the entry with its MD5, from the cache where that is trusted. Links have theirs already."""
     return entry if entry.md5 else entry._replace(md5=digests.of(place(root, entry.path), entry.size))
 
 
 def known(root: str, entry: Entry, digests: Digests) -> Entry:
-    """The entry with its MD5 where the cache has it."""
+    """Return the entry, with its MD5 where the cache has it."""
     return entry if entry.md5 else entry._replace(md5=digests.known(place(root, entry.path), entry.size))
 
 
 def all_digested(root: str, entries: Iterable[Entry], digests: Digests) -> Iterator[Entry]:
-    """Every file of the entries with its MD5; large ones are read side by side."""
+    """Yield every entry with its MD5; read large files in parallel."""
     every = list(entries)
     with ThreadPoolExecutor(4) as pool:
         large = pool.map(lambda entry: digested(root, entry, digests), [e for e in every if e.size >= BLOCK])
@@ -65,8 +65,8 @@ def all_digested(root: str, entries: Iterable[Entry], digests: Digests) -> Itera
 
 
 def survey(root: str, wanted: Sequence[tuple[str, int]], digests: Digests, basis: str = "") -> Iterator[Message]:
-    """What a target holds of the wanted (path, size): first {"alike": paths} whose MD5 will decide something, then
-    {"there": entry}, digested only where the size is equal, {"part": path, "size": n} for what was begun, and {"basis":
+    """Yield what a target has of the wanted (path, size): first {"alike": paths} whose MD5 is needed, then
+    {"there": entry}, digested only where the size is equal, {"part": path, "size": n} for parts, and {"basis":
     entry} for files of another folder that may be copied."""
     sizes = dict(wanted)
     there = {entry.path: entry for entry in (_there(root, path) for path in sizes) if entry is not None}
@@ -88,7 +88,7 @@ def survey(root: str, wanted: Sequence[tuple[str, int]], digests: Digests, basis
 
 
 def scan_leniently(root: str) -> Iterator[Entry]:
-    """Regular files only: what else lies in a basis does not matter."""
+    """Yield the regular files only: other files of a basis do not matter."""
     for folder, _, names in os.walk(raw(root)):
         for name in sorted(names):
             path = os.path.join(folder, name)
@@ -115,7 +115,7 @@ def _entry(top: bytes, path: str, status: os.stat_result, links: bool) -> Entry:
     if stat.S_ISLNK(status.st_mode):
         link = text(os.readlink(os.path.join(top, raw(path))))
         if not links:
-            raise Problem("link", path, f"it is a link to {link}, and a download brings no links")
+            raise Problem("link", path, f"it is a link to {link}, and a download does not copy links")
         refuse_leaving(path, link)
         return link_entry(path, link, status)
     if not stat.S_ISREG(status.st_mode):
@@ -124,7 +124,8 @@ def _entry(top: bytes, path: str, status: os.stat_result, links: bool) -> Entry:
 
 
 def _holes(path: bytes, status: os.stat_result) -> int:
-    """Bytes of a sparse file that take no disk. A file system that compresses has few blocks and no holes."""
+    """Return the bytes of a sparse file that take no disk. A file system that compresses has few blocks and no
+    holes."""
     size = status.st_size
     at = holes = 0
     if status.st_blocks * 512 >= size:
@@ -134,7 +135,7 @@ def _holes(path: bytes, status: os.stat_result) -> int:
             try:
                 data = os.lseek(file.fileno(), at, os.SEEK_DATA)
             except OSError as error:
-                if error.errno != errno.ENXIO:  # a file system that cannot say
+                if error.errno != errno.ENXIO:  # the file system does not support it
                     return holes
                 data = size
             holes += data - at
@@ -155,7 +156,7 @@ def _there(root: str, path: str) -> Entry | None:
 
 
 def _folder_of(root: str, folder: str) -> bytes:
-    """Where the parts of a folder's files lie; those of a root that is a file lie beside it."""
+    """Return the folder of the parts of a folder's files; those of a root that is a file lie beside it."""
     if folder:
         return place(root, folder)
     top = raw(root)
@@ -163,7 +164,7 @@ def _folder_of(root: str, folder: str) -> bytes:
 
 
 def _stat_at(path: bytes, *, follow: bool = False) -> os.stat_result:
-    """Each is work that shows: a cold file system takes long for many."""
+    """Return the status of a path, and record progress: a cold file system takes long for many."""
     status = os.stat(path, follow_symlinks=follow)
     WORK.last_s = time.monotonic()
     return status
@@ -173,4 +174,4 @@ def _stat(path: bytes) -> os.stat_result:
     try:
         return os.stat(path)
     except FileNotFoundError:
-        raise Problem("missing", text(path), "there is no such file or folder") from None
+        raise Problem("missing", text(path), "no such file or folder") from None

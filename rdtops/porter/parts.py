@@ -1,5 +1,5 @@
-"""A part: a file under its temporary name, until it is complete. A small one grows from its beginning; a large one
-arrives as ranges in any order, from several processes, with a record beside it of the ranges that are there."""
+"""Part: a file under its temporary name, until it is complete. A small one grows from its beginning; a large one
+arrives as ranges in any order, from several processes, with a record of the written ranges beside it."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ ZEROS = bytes(BLOCK)
 
 
 def part_name(path: str, size: int, mtime_ns: int) -> str:
-    """The name a file has until it is complete: of its target, then of the version of its source. Whether the content
-    is that of the version, its MD5 says in the end."""
+    """Return the name of a file until it is complete, made of its final name and the version of its source. Its MD5
+    confirms the version in the end."""
     name = hashlib.md5(raw(path.rpartition("/")[2])).hexdigest()[:12]
     version = hashlib.md5(b"%d %d" % (size, mtime_ns)).hexdigest()[:12]
     return f"{PART}{name}-{version}"
 
 
 def part_of(root: str, entry: Entry) -> bytes:
-    """Where the part of a file lies: in its folder."""
+    """Return the path of the part of a file, in the same folder."""
     folder = os.path.dirname(os.path.abspath(place(root, entry.path)))
     return os.path.join(folder, raw(part_name(entry.path or root, entry.size, entry.mtime_ns)))
 
 
 def begun(folder: bytes) -> list[tuple[bytes, int]]:
-    """The parts of a folder, and how many bytes of each are there."""
+    """Return the parts in a folder, with the bytes that each has."""
     try:
         with os.scandir(folder) as found:
             return [(child.name, _begun_bytes(child.path)) for child in found
@@ -52,8 +52,8 @@ def remove(part: bytes) -> None:
 
 
 class RangedPart:
-    """A part that is written in ranges. Who writes holds a shared lock on its record, so that who completes it can wait
-    until nobody does: a process that was given up may still have bytes to write."""
+    """A part that is written in ranges. A writer holds a shared lock on its record, so that the process that completes
+    the file can wait until nobody writes: an abandoned process may still have bytes to write."""
 
     def __init__(self, path: bytes) -> None:
         self.path = path
@@ -69,7 +69,7 @@ class RangedPart:
         os.close(self._record)
 
     def detached(self) -> BinaryIO:
-        """The file, for whoever completes it."""
+        """Return the open file, to complete it; close the record."""
         os.close(self._record)
         return os.fdopen(self.file, "r+b", buffering=0)
 
@@ -80,8 +80,9 @@ class RangedPart:
         flock(self._record, EXCLUSIVE)
 
     def there(self, size: int) -> list[tuple[int, int]]:
-        """(start, end) of what is there, and is what was recorded. Makes the part as long as the file will be."""
-        if not os.fstat(self._record).st_size:  # it grew from its beginning, or it is new
+        """Return the (start, end) of the ranges whose content is what was recorded. Extend the part to the size of the
+        file."""
+        if not os.fstat(self._record).st_size:  # the part grew from its beginning, or is new
             grown = min(os.fstat(self.file).st_size, size)
             self._note(0, grown, _crc_of(self.file, 0, grown))
         os.ftruncate(self.file, size)
@@ -93,8 +94,8 @@ class RangedPart:
         os.ftruncate(self._record, 0)
 
     def take(self, wire: Wire, at: int, size: int) -> int:
-        """Write a range that comes over the wire, and record it, or as much of it as came before the wire broke. Gives
-        its CRC-32: enough to find a range to send again; the MD5 of the whole file is the judge in the end."""
+        """Write a range that comes over the wire, and record it, or as much of it as came before the wire broke. Return
+        its CRC-32: enough to find a range to send again; the MD5 of the whole file is checked in the end."""
         crc, start, end = 0, at, at + size
         try:
             while at < end:
@@ -111,7 +112,7 @@ class RangedPart:
 
     def _write(self, at: int, piece: memoryview) -> None:
         if piece.obj is ZEROS and os.pread(self.file, len(piece), at) == piece:
-            return  # a hole stays one
+            return  # keep a hole of a sparse file
         while piece:
             count = os.pwrite(self.file, piece, at)
             piece, at = piece[count:], at + count
@@ -122,7 +123,7 @@ class RangedPart:
 
 
 def give(wire: Wire, file: int, at: int, size: int) -> int:
-    """Say the content of a range, of zeros only their number. Gives its CRC-32; -1 when the file ends before."""
+    """Send the content of a range, of zeros only their number. Return its CRC-32; -1 when the file ends before."""
     crc, end = 0, at + size
     while at < end:
         block = os.pread(file, min(BLOCK, end - at), at)
@@ -139,7 +140,7 @@ def give(wire: Wire, file: int, at: int, size: int) -> int:
 
 
 def joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans that touch or overlap become one."""
+    """Merge spans that touch or overlap."""
     result: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if result and start <= result[-1][1]:
@@ -150,7 +151,7 @@ def joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def gaps(size: int, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """What of a file of that size the spans leave out."""
+    """Return the parts of a file of that size that are in no span."""
     result, at = [], 0
     for start, end in joined(spans):
         if start > at:
@@ -160,7 +161,7 @@ def gaps(size: int, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def spans_in(message: Message, name: str, size: int) -> list[tuple[int, int]]:
-    """Spans of a file of that size, as `joined` gives them. Raises Problem."""
+    """Return the spans in a message about a file of that size, merged. Raise Problem."""
     rows = message.get(name)
     if not isinstance(rows, list) or not all(_is_span(row, size) for row in rows):
         raise nonsense(message, name)

@@ -1,16 +1,16 @@
-"""The porter: both sides of a transfer, standard library, Python 3.8. The control side imports the same modules for its
-own files, so the two sides cannot disagree about names, digests or what "complete" means.
+"""Porter: the host program of a transfer. Standard library, Python 3.8. The control side imports the same modules for
+its own files, so the two sides cannot disagree about names, digests or what "complete" means.
 
 A request is one JSON line, {"do": "scan" | "digest" | "survey" | "receive" | "send" | "stream" | "commit" | "space" |
-"home", ...}. After it both sides speak JSON lines; {"bytes": n} is followed by n raw bytes. The next request may
-follow. A sender says, file after file, without waiting:
+"home", ...}. After it both sides send JSON lines; {"bytes": n} is followed by n raw bytes. The next request may
+follow. A sender sends, file after file, without waiting:
 
     {"file": entry, "ask": true?}   with "ask" the receiver answers {"part": bytes, "md5": of them}
     {"from": offset} ({"bytes": n} raw)* {"sent": md5}
     {"end": true}
 
-and that is all a host can say which sends: what it announces must be, one after the other, what the request named.
-A host does what the control side says, and hears more words than it has:
+A sending host can send nothing else: it must announce the files of the request, in their order. A receiving host
+obeys the control side, which has more messages:
 
     {"link": entry}   {"copy": entry, "of": path on the host}
     {"flush": true}   answered by {"flushed": true} when all before it is on the disk under its final name
@@ -18,12 +18,12 @@ A host does what the control side says, and hears more words than it has:
 A large file goes in ranges, over this wire and over those of other porters that are streams (see range_server):
 
     {"begin": entry}                answered by {"begun": path, "part": path of the part, "there": [[start, end], ...]}
-    {"kept": path, "spans": [[start, end], ...]}   some stream has written these
-    {"finish": path, "md5": ...}    every range is there; answered by {"done"}, or by {"begun"} to begin anew
+    {"kept": path, "spans": [[start, end], ...]}   a stream has written these
+    {"finish": path, "md5": ...}    every range is written; answered by {"done"}, or by {"begun"} to begin again
 
-and such a receiver says {"done": path, "md5": ...} per file, or {"refused": path} for a copy whose origin is not what
-the plan believed. Either side may say {"error": kind, "path": ..., "reason": ...} and stop, and says {"alive": true}
-while it works without a word.
+A receiver answers {"done": path, "md5": ...} for each file, or {"refused": path} for a copy whose origin is not what
+the plan assumed. Either side may send {"error": kind, "path": ..., "reason": ...} and stop, and sends {"alive": true}
+while it works without other messages.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _do_receive(request: Message, wire: Wire) -> None:
 
 
 def _give_up() -> None:
-    os._exit(3)  # whoever waits for the lock must not wait for a read that never ends
+    os._exit(3)  # the next transfer must not wait for the lock because of a read that never ends
 
 
 def _do_send(request: Message, wire: Wire) -> None:
@@ -134,21 +134,21 @@ def main() -> None:
             wire.flush()
         wire.flush()
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the other side is gone; what was begun stays for its next call
+        pass  # the other side is gone; the parts stay for the next call
     out.close()
 
 
 def _say(out: io.FileIO, piece: memoryview) -> None:
-    """Not work: who only says that it lives does not go on."""
+    """Write a message, without recording progress: a heartbeat is no progress."""
     while piece:
         piece = piece[out.write(piece):]
 
 
 def _serve(request: Message, wire: Wire) -> bool:
-    """Whether another request may follow."""
+    """Serve a request; return whether another one may follow."""
     try:
         if request["do"] == "receive":
-            OPERATIONS["receive"](request, wire)  # it beats by itself, together with its lock
+            OPERATIONS["receive"](request, wire)  # has its own Heartbeat, which touches its lock
         else:
             with Heartbeat(wire, _give_up if request["do"] == "stream" else lambda: None):
                 OPERATIONS[request["do"]](request, wire)

@@ -1,9 +1,9 @@
-"""A stream's far end: it writes ranges into parts and reads ranges of files, as it is told.
+"""Range server: the host's end of a stream: it writes ranges into parts and reads ranges of files, on request.
 
     {"put": path of a part, "at": n, "size": n} ({"bytes": n} raw | {"zeros": n})*   answered by {"put": at, "crc"}
     {"get": path of a file, "entry": entry, "at": n, "size": n}                        answered by {"get": at},
                                                           ({"bytes": n} raw | {"zeros": n})*, {"got": at, "crc"}
-    {"close": path}                                                                    nothing more will come for it
+    {"close": path}                                                                    no more requests for it
 
     {"read": path of a file, "size": n}                                                its MD5 will be asked for
     {"digest": path of that file}                                                      answered by {"digest_of", "md5"}
@@ -48,7 +48,7 @@ class RangeServer:
         try:
             crc = part.take(self._wire, at, size)
         except OSError as error:
-            if is_full(error):  # its own words do not say of which file system
+            if is_full(error):  # the error does not name the file system
                 raise problem_of(error, place=path) from error
             raise
         self._wire.say({"put": at, "crc": crc})
@@ -66,14 +66,14 @@ class RangeServer:
             self.close(path)
 
     def _begin_to_read(self, path: str, size: int) -> None:
-        if path not in self._read:  # else it begins anew, and its digest is what it was
+        if path not in self._read:  # else it begins again, with the same digest
             self._read[path] = SourceDigest(raw(path), size, self._digests)
             self._read[path].add(0, size)
 
     def _part(self, path: str) -> RangedPart:
         if path not in self._parts:
             if not os.path.basename(path).startswith(PART):
-                raise Problem("name", path, "it is no part")
+                raise Problem("name", path, "it is not the name of a part")
             part = self._parts[path] = RangedPart(raw(path))
             part.share()
         return self._parts[path]
@@ -89,7 +89,8 @@ class RangeServer:
 
 
 def refuse_changed(file: int, entry: Entry) -> None:
-    """A file that has grown may go: its first bytes must have the planned MD5 in the end."""
+    """Raise Problem for a file that changed since the plan. One that has grown is allowed: its first bytes must have
+    the planned MD5 in the end."""
     status = os.fstat(file)
     same_size = status.st_size == entry.size
     if status.st_size < entry.size or (same_size and status.st_mtime_ns != entry.mtime_ns):

@@ -1,4 +1,4 @@
-"""The receiver: a host's side of an upload. It does what the control side says, whose words are checked and trusted."""
+"""Receiver: the host's side of an upload. It obeys the control side, whose messages are checked and trusted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rdtops.porter.wire import Wire
 
 
 class Receiver:
-    """Hears what comes, and says what has become of it."""
+    """Receives files and reports each that is complete."""
 
     def __init__(self, wire: Wire, root: str, digests: Digests) -> None:
         self._wire = wire
@@ -29,7 +29,7 @@ class Receiver:
             "close": self._range_server.handle, "kept": self._kept, "finish": self._finish, "flush": self._flush}
 
     def run(self) -> None:
-        """Until the sender says end. What is complete when the link is cut is still put in its place."""
+        """Run until the sender sends end. Files that are complete when the connection is lost still get their names."""
         try:
             while "end" not in (message := self._wire.hear()):
                 self._handler(message)(message)
@@ -80,7 +80,7 @@ class Receiver:
             self._say_begun(entry)
 
     def _named(self, message: Message, name: str) -> Entry:
-        """A file that was begun."""
+        """Return the entry of a file that was begun. Raise Problem."""
         if word(message, name) not in self._begun:
             raise nonsense(message, name)
         return self._begun[message[name]]
@@ -94,18 +94,18 @@ class Receiver:
 
 
 def commit(folder: str, final: str, files: Sequence[Message], digests: Digests) -> None:
-    """Rename a complete folder to its final name. Raises Problem when a file is missing or not what `files` says."""
+    """Rename a complete folder to its final name. Raise Problem when a file is missing or differs from `files`."""
     for row in files:
         path = place(folder, row["path"])
         if not os.path.isfile(path) or os.stat(path).st_size != row["size_bytes"]:
-            raise Problem("incomplete", row["path"], f"it is missing in {folder}, or has another size")
+            raise Problem("incomplete", row["path"], f"it is missing in {folder} or has another size")
         if digests.of(path, row["size_bytes"]) != row["md5"]:
             raise Problem("digest", row["path"], f"its MD5 in {folder} is not {row['md5']}")
     if os.path.lexists(raw(final)):
-        raise Problem("exists", final, "it is there already")
+        raise Problem("exists", final, "it exists already")
     os.makedirs(os.path.dirname(os.path.abspath(raw(final))), exist_ok=True)
     put_in_place(raw(folder), raw(final))
-    for row in files:  # the cache goes by path, and that has changed
+    for row in files:  # the cache is by path, which has changed
         path = place(final, row["path"])
         digests.learn(path, os.stat(path), row["md5"])
     digests.save()

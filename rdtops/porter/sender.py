@@ -1,4 +1,4 @@
-"""The side that has the files."""
+"""Sender: the side of a transfer that has the files."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rdtops.porter.file_digests import Digests, blocks, md5_of
 from rdtops.porter.range_server import refuse_changed
 from rdtops.porter.wire import Wire
 
-ASK_FROM = 1 << 26  # a file of this size asks for its part even when the plan saw none: the plan may be old
+ASK_FROM = 1 << 26  # for a file of this size, ask for its part even when the plan has none: the plan may be old
 
 
 class Sender:
-    """Gives files to a receiver at the other end of a wire."""
+    """Sends files to a receiver at the other end of a wire."""
 
     def __init__(self, wire: Wire, root: str, digests: Digests, handle: Callable[[Message], None] | None = None,
                  moved: Callable[[Entry, int], None] | None = None) -> None:
-        """`digests` learns those of what is sent, `handle` gets what the receiver says meanwhile, `moved` the entry and
-        the bytes that have just gone."""
+        """`digests` learns the MD5 of what is sent, `handle` gets the receiver's messages meanwhile, `moved` the entry
+        and the bytes that were just sent."""
         self._wire = wire
         self._root = root
         self._digests = digests
@@ -31,8 +31,8 @@ class Sender:
         self.sent_bytes = 0
 
     def send(self, entry: Entry, ask: bool = False) -> str:
-        """Gives the MD5 of what went. Raises Problem "changed" when the file is not what the entry says, and tells the
-        receiver."""
+        """Send a file. Return the MD5 of what was sent. Raise Problem "changed" when the file differs from its entry,
+        and tell the receiver."""
         self._handle_pending()
         if entry.kind == "link":
             self._wire.say({"link": entry._asdict()})
@@ -54,18 +54,18 @@ class Sender:
             md5: str = digest.hexdigest()
             self._digests.learn_read(path, os.fstat(file.fileno()), entry.size, md5)
         if entry.md5 and md5 != entry.md5:
-            raise Problem("changed", entry.path, f"its content is not what was planned: MD5 {entry.md5} then, "
+            raise Problem("changed", entry.path, f"its content changed since the plan was made: MD5 {entry.md5} then, "
                           f"{md5} now")
         self._wire.say({"sent": md5})
         return md5
 
     def copy(self, entry: Entry, origin: str) -> None:
-        """Let the receiver copy a file of its own machine."""
+        """Have the receiver copy a file of its own machine."""
         self._wire.say({"copy": entry._asdict(), "of": origin})
         self._handle_pending()
 
     def flush(self) -> None:
-        """Wait until everything sent is complete on the other side."""
+        """Wait until all that was sent is complete on the other side."""
         self._wire.say({"flush": True})
         self._until("flushed")
 
@@ -97,7 +97,7 @@ class Sender:
 
 
 def announced(entry: Entry, ask: bool) -> Message:
-    """What is said before the content of a file; a receiver that has a plan knows it beforehand."""
+    """Return the message before the content of a file; a receiver that has a plan can predict it."""
     return {"file": entry._asdict(), "ask": ask or entry.size >= ASK_FROM}
 
 

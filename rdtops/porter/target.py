@@ -1,5 +1,5 @@
-"""The target of a transfer: part, digest while writing, fsync, rename, fsync of the folder. Both directions use it, the
-host's receiver for what it is sent, and the control side for what it has planned."""
+"""Target: write the files of a transfer: part, digest while writing, fsync, rename, fsync of the folder. Both
+directions use it: the host's receiver for an upload, the control side for a download."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from rdtops.porter.parts import RECORD, RangedPart, begun, part_of, remove
 from rdtops.porter.sender import ignore
 from rdtops.porter.wire import WORK, Wire
 
-BATCH_FILES, BATCH_BYTES = 128, 1 << 25  # small files go to the disk together: one fsync after the other is slow
+BATCH_FILES, BATCH_BYTES = 128, 1 << 25  # small files are synced together: one fsync after the other is slow
 
 
 class _Written(NamedTuple):
     entry: Entry
     part: bytes
-    file: BinaryIO | None  # open, so that it can be flushed; a link has none
+    file: BinaryIO | None  # open, for fsync; a link has none
 
 
 class _Ranged(NamedTuple):
-    """A file that is coming in ranges."""
+    """A file that arrives in ranges."""
 
     entry: Entry
     part: RangedPart
@@ -41,11 +41,11 @@ class _Ranged(NamedTuple):
 
 
 class TransferTarget:
-    """Puts files under their final names below a root, and never goes out of it by a link."""
+    """Puts files under their final names below a root, and never follows a link out of it."""
 
     def __init__(self, root: str, digests: Digests, done: Callable[[Entry], None],
                  moved: Callable[[Entry, int], None] | None = None) -> None:
-        """`done` gets an entry when its file is complete and on the disk, `moved` one and the bytes that have come."""
+        """`done` gets an entry when its file is complete and on the disk, `moved` an entry and the bytes received."""
         self._root = root
         self._digests = digests
         self._done = done
@@ -53,7 +53,7 @@ class TransferTarget:
         self.taken_bytes = 0
         self._written: list[_Written] = []
         self._written_bytes = 0
-        self._folders: dict[str, set[bytes]] = {}  # folder -> parts that were there before
+        self._folders: dict[str, set[bytes]] = {}  # folder -> its parts from earlier calls
         self._made: set[bytes] = set()
         self._ranged: dict[str, _Ranged] = {}
         umask = os.umask(0)
@@ -61,14 +61,14 @@ class TransferTarget:
         self._mode = 0o666 & ~umask
 
     def close(self) -> None:
-        """What is complete gets its name; what was begun stays for the next call."""
+        """Rename complete files to their names; leave parts for the next call."""
         for path in list(self._ranged):
             self._ranged.pop(path).close()
         self.commit()
         self._digests.save()
 
     def stream(self, wire: Wire, entry: Entry, ask: bool) -> None:
-        """Take a file that comes from its beginning, or with `ask` from where its part ends."""
+        """Receive a file from its beginning, or with `ask` from where its part ends."""
         part = self._part(entry)
         file = self._open(part, entry)
         try:
@@ -77,7 +77,7 @@ class TransferTarget:
         except Problem as problem:
             file.close()
             problem.path = problem.path or entry.path
-            if problem.kind in ("digest", "changed"):  # else it is a beginning to go on from
+            if problem.kind in ("digest", "changed"):  # else the part can be resumed
                 os.unlink(part)
             raise
         except BaseException:
@@ -86,7 +86,7 @@ class TransferTarget:
         self._complete(entry._replace(md5=found), part, file)
 
     def _content(self, wire: Wire, file: BinaryIO, entry: Entry, ask: bool) -> tuple[str, str]:
-        """Its MD5 here, and what the sender says it is."""
+        """Write the content. Return its MD5 as written, and as the sender states it."""
         digest, begun_bytes = hashlib.md5(), 0
         if ask:
             begun_bytes = os.fstat(file.fileno()).st_size
@@ -94,7 +94,7 @@ class TransferTarget:
             wire.say({"part": begun_bytes, "md5": digest.hexdigest()})
         offset = count(wire.hear(), "from", min(begun_bytes, entry.size))
         if offset not in (0, begun_bytes):
-            raise Problem("protocol", entry.path, f"it goes on from {offset}, and {begun_bytes} bytes are here")
+            raise Problem("protocol", entry.path, f"it resumes at byte {offset}, but the part has {begun_bytes} bytes")
         if not offset:
             digest = hashlib.md5()
         file.seek(offset)
@@ -117,7 +117,7 @@ class TransferTarget:
         if not flocked(part.file):
             part.close()
             raise Problem("locked", entry.path, "another transfer is writing this file")
-        part.be_alone()  # a stream of a transfer that was killed may still be writing what it has
+        part.be_alone()  # a stream of a killed transfer may still be writing
         ranged = self._ranged[entry.path] = _Ranged(entry, part, part.there(entry.size), InOrder(part.file, entry.size))
         part.share()
         for start, end in ranged.there:
@@ -125,12 +125,13 @@ class TransferTarget:
         return ranged
 
     def kept(self, path: str, spans: Sequence[tuple[int, int]]) -> None:
-        """Ranges that are in the part now."""
+        """Record ranges that are written to the part."""
         for start, end in spans:
             self._ranged[path].whole.add(start, end)
 
     def finish(self, path: str, md5: str) -> bool:
-        """Every range is there. False: what was there before was not of this file, so it begins anew."""
+        """Complete a file whose ranges are all written. Return False when its earlier part was of another version: then
+        it begins again."""
         ranged = self._ranged[path]
         ranged.part.be_alone()
         found = ranged.whole.result()
@@ -147,7 +148,7 @@ class TransferTarget:
         return False
 
     def drop(self, path: str) -> None:
-        """What has come of a file is of no use."""
+        """Discard the part of a file."""
         if path in self._ranged:
             ranged = self._ranged.pop(path)
             ranged.close()
@@ -162,7 +163,7 @@ class TransferTarget:
         self._written.append(_Written(entry, part, None))
 
     def copy(self, entry: Entry, origin: str) -> bool:
-        """Whether `origin` has the content that it is believed to have."""
+        """Copy a file of this machine. Return whether `origin` has the expected content."""
         part = self._part(entry)
         file = self._open(part, entry)
         if _copied(origin, file) == entry.md5:
@@ -173,7 +174,7 @@ class TransferTarget:
         return False
 
     def commit(self) -> None:
-        """Put what is complete in its place."""
+        """Sync the complete files and rename them to their names."""
         written, self._written, self._written_bytes = self._written, [], 0
         with WORK.flushing(sum(w.entry.size for w in written)):
             _sync([w.file for w in written if w.file])
@@ -182,7 +183,7 @@ class TransferTarget:
             try:
                 os.replace(item.part, target)
             except IsADirectoryError:
-                raise Problem("kind", item.entry.path, "it is a folder there, and a file here") from None
+                raise Problem("kind", item.entry.path, "it is a file at the source, a folder at the target") from None
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(item.part + RECORD)
             if item.file:
@@ -199,12 +200,12 @@ class TransferTarget:
         folder, name = os.path.split(part)
         self._prepare(folder, entry.path)
         for old in [o for o in self._folders[text(folder)] if o.startswith(name[:-12]) and o != name]:
-            self._folders[text(folder)].discard(old)  # an earlier version of this file was begun and never ended
+            self._folders[text(folder)].discard(old)  # the part of an earlier version of this file
             remove(os.path.join(folder, old))
         return part
 
     def _prepare(self, folder: bytes, path: str) -> None:
-        """Make the folder of a file where it lacks. Raises Problem when it lies outside of the root."""
+        """Make the folder of a file where it is missing. Raise Problem when it is outside of the root."""
         if text(folder) not in self._folders:
             refuse_outside(self._root, path, folder)
             self._make(folder, path)
@@ -214,7 +215,7 @@ class TransferTarget:
         missing = []
         while not os.path.isdir(folder):
             if os.path.lexists(folder):
-                raise Problem("kind", path, f"{text(folder)} is a file there, not a folder")
+                raise Problem("kind", path, f"{text(folder)} in the target is a file, not a folder")
             missing.append(folder)
             folder = os.path.dirname(folder)
         for new in reversed(missing):
@@ -239,7 +240,7 @@ class TransferTarget:
 
 
 def refuse_outside(root: str, path: str, folder: bytes) -> None:
-    """Raises Problem when the folder of a file is, or would be, outside of the root by a link in it."""
+    """Raise Problem when the folder of a file is, or would be, outside of the root because of a link."""
     top, real = os.path.realpath(raw(root) if path else folder), os.path.realpath(folder)
     if real != top and not real.startswith(top.rstrip(b"/") + b"/"):
         raise Problem("link", path, f"{text(folder)} is or goes through a link that leads out of {root}")
@@ -247,11 +248,11 @@ def refuse_outside(root: str, path: str, folder: bytes) -> None:
 
 def refuse_other(path: str, found: str, sent: str) -> None:
     if found != sent:
-        raise Problem("digest", path, f"its MD5 is {found} after the transfer, and should be {sent}")
+        raise Problem("digest", path, f"its MD5 is {found} after the transfer, expected {sent}")
 
 
 def _copied(origin: str, file: BinaryIO) -> str:
-    """Copy, and say the MD5 of what was copied; "" when the origin is not there any more."""
+    """Copy, and return the MD5 of what was copied; "" when the origin no longer exists."""
     digest = hashlib.md5()
     file.truncate()
     try:
@@ -265,7 +266,7 @@ def _copied(origin: str, file: BinaryIO) -> str:
 
 
 def _sync(files: Sequence[BinaryIO]) -> None:
-    """fsync all: side by side, so that the file system can put them into one journal commit."""
+    """Call fsync for all files in parallel, so that the file system can put them into one journal commit."""
     if len(files) < 4:
         for file in files:
             os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""One transfer per target, and room for it on the disk."""
+"""Target lock: one transfer per target, and the check of its free disk space."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ LOCK = OURS + "lock-"
 
 
 class Lock:
-    """One transfer per target: flock on a file beside it. Its mtime says when the holder last heard its other side."""
+    """The lock of a target: flock on a file beside it. Its mtime is the time when the holder last heard its other
+    side."""
 
     def __init__(self, root: str) -> None:
         top = os.path.realpath(raw(root))
         folder, name = os.path.split(top)
         if os.path.isdir(top) and not os.access(folder, os.W_OK):
-            folder = top  # somebody's home below a folder that belongs to root
+            folder = top  # a home below a folder that belongs to root
         self._root = root
         self._path = os.path.join(folder, raw(LOCK) + hashlib.md5(name).hexdigest()[:12].encode())
         self._descriptor = -1
@@ -32,14 +33,14 @@ class Lock:
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
         while not self._taken():
             if self._holder_lives() or time.monotonic() > deadline:
-                raise Problem("locked", self._root, f"another transfer to it is under way (process {self._holder()})")
+                raise Problem("locked", self._root, f"another transfer to it is running (process {self._holder()})")
             time.sleep(0.2)
         os.ftruncate(self._descriptor, 0)
         os.write(self._descriptor, b"%d\n" % os.getpid())
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.unlink(self._path)  # while it is held: whoever opened it meanwhile sees that it is no longer the one
+        os.unlink(self._path)  # while it is held: a process that has opened it meanwhile sees that it is removed
         os.close(self._descriptor)
 
     def touch(self) -> None:
@@ -60,12 +61,12 @@ class Lock:
         return False
 
     def _holder(self) -> str:
-        said = text_of(text(self._path), 20).strip()
-        return said if said.isdigit() else "unknown"
+        pid = text_of(text(self._path), 20).strip()
+        return pid if pid.isdigit() else "unknown"
 
 
 def space(path: str) -> tuple[int, int]:
-    """Free bytes and free inodes where `path` is or would be. Inodes are -1 where they are not counted."""
+    """Return the free bytes and free inodes where `path` is or would be; -1 inodes where they are not counted."""
     nearest = os.path.abspath(raw(path))
     while not os.path.exists(nearest):
         nearest = os.path.dirname(nearest)
@@ -79,5 +80,5 @@ def refuse_full(root: str, need_bytes: int, need_files: int) -> None:
         raise Problem("full", root, "there is not enough space", missing_bytes=need_bytes - free_bytes,
                       free_bytes=free_bytes, filesystem=mount_point(root))
     if 0 <= free_files < need_files:
-        raise Problem("full", root, f"{need_files} files are to be made and {free_files} inodes are free",
+        raise Problem("full", root, f"{need_files} inodes are needed, {free_files} are free",
                       missing_bytes=0, free_bytes=free_bytes, filesystem=mount_point(root))

@@ -1,4 +1,4 @@
-"""The wire: JSON lines and raw bytes over any pair of pipes, and a heartbeat that tells a slow side from a dead one."""
+"""Wire: JSON lines and raw bytes over any pair of pipes, and a heartbeat that tells a slow side from a dead one."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rdtops.hostlib.fields import loads, whole
 from rdtops.porter.entries import BLOCK, Message, Problem, nonsense
 
 BEAT_S = 5.0
-IDLE_S = 30.0  # the other side beats; when it has been silent for so long it is gone, and its lock with it
-PROGRESS_S = 300.0  # a host that is alive and does not go on for so long is given up
-STUCK_S = 360.0  # no block read and no beat after that: a dead file system must not look alive
+IDLE_S = 30.0  # without a heartbeat of the other side: then it is gone, and its lock with it
+PROGRESS_S = 300.0  # without progress of a host that is alive: then it has stalled
+STUCK_S = 360.0  # no block read and no heartbeat after that: a dead file system must not look alive
 LINE_BYTES = 1 << 25  # of a message of the host: the paths of half a million files
-PIECE_BYTES = 1 << 23  # raw, in one
-SLOWEST_LINE_BYTES_PER_S = 1e4  # which a long message has the time for
-SLOWEST_BYTES_PER_S = 1e7  # of a disk that is told to keep what was written
+PIECE_BYTES = 1 << 23  # of one piece of raw bytes
+SLOWEST_LINE_BYTES_PER_S = 1e4  # the time limit of a long message
+SLOWEST_BYTES_PER_S = 1e7  # of a disk during fsync
 
 
 class Stalled(Problem):
-    """The other side is alive and does not go on."""
+    """The other side is alive and makes no progress."""
 
 
 class Wire:
@@ -31,8 +31,8 @@ class Wire:
 
     def __init__(self, read: Callable[[int], bytes], write: Callable[[Any], Any],
                  readable: Callable[[], bool] | None = None, trusting: bool = False) -> None:
-        """`read` gives what is there, at least one byte, or b"" at the end; `write` takes all it is given. `trusting`:
-        the other side may say lines of any length, and let us wait for any time while it lives: a laptop may."""
+        """`read` returns what has arrived, at least one byte, or b"" at the end; `write` writes all. `trusting`: accept
+        lines of any length, and wait without limit while the other side lives, as a host does for a laptop."""
         self._read = read
         self._write = write
         self._readable = readable or (lambda: False)
@@ -41,13 +41,13 @@ class Wire:
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._lock = threading.Lock()
-        self._reading_since_s = self._writing_since_s = 0.0  # 0: it is not
+        self._reading_since_s = self._writing_since_s = 0.0  # 0: no read or write is under way
         self._polled, self._heard_s = False, time.monotonic()
-        self._waited_s = 0.0  # in all, since the other side last went on
-        self._work_shown = -1  # by its beats
+        self._waited_s = 0.0  # in all, since the other side's last progress
+        self._work_shown = -1  # the progress in its heartbeats
         self._begun_bytes = 0  # of the line that has not ended
         self.heard_bytes = 0
-        self.advanced_s = time.monotonic()  # when the other side last went on
+        self.advanced_s = time.monotonic()  # of the other side's last progress
 
     def say(self, message: Message) -> None:
         with self._lock:
@@ -63,7 +63,7 @@ class Wire:
             self._flush()
 
     def beat(self) -> None:
-        """Say that we are alive, unless a write is under way: then the other side sees that anyway."""
+        """Send a heartbeat, unless a write is under way: that shows the same."""
         if self._lock.acquire(blocking=False):
             try:
                 self._put(b'{"alive":%d}\n' % (1000 * WORK.shown_s))
@@ -72,14 +72,15 @@ class Wire:
                 self._lock.release()
 
     def hear(self) -> Message:
-        """The next message that is not a beat. Raises Problem for an error, Stalled, and EOFError at the end."""
+        """Return the next message that is not a heartbeat. Raise Problem for an error, Stalled, and EOFError at the
+        end."""
         while True:
             message = self._message()
             if message is not None:
                 return message
 
     def heard_already(self) -> Iterator[Message]:
-        """Messages that are there now, without waiting for more."""
+        """Yield the messages that have arrived, without waiting for more."""
         while self._in or self._readable():
             message = self._message()
             if message is not None:
@@ -87,8 +88,8 @@ class Wire:
 
     @contextlib.contextmanager
     def polled(self, elsewhere_s: float = 0.0) -> Iterator[None]:
-        """While we wait for something else and look now and then: then silence counts as well. `elsewhere_s`: when the
-        other side last went on over another wire."""
+        """Count the silence of the other side while the body waits for something else. `elsewhere_s`: the time of the
+        other side's last progress over another wire."""
         self._polled, since_s = True, time.monotonic()
         try:
             yield
@@ -100,19 +101,19 @@ class Wire:
 
     @property
     def waits(self) -> bool:
-        """Whether it is the other side's turn."""
+        """Whether we wait for the other side."""
         return bool(self._reading_since_s or self._polled)
 
     @property
     def blocked_s(self) -> float:
-        """For how long the read or the write that is under way has been waiting for the other side."""
+        """The seconds that the current read or write has been waiting for the other side."""
         since_s = [s for s in (self._reading_since_s, self._writing_since_s, self._polled and self._heard_s) if s]
         return time.monotonic() - min(since_s) if since_s else 0.0
 
     def pieces(self, size: int) -> Iterator[memoryview]:
-        """The raw bytes that a message has announced."""
+        """Yield the raw bytes that a message has announced."""
         if not 0 < (whole(size) or 0) <= PIECE_BYTES:
-            raise Problem("protocol", "", f"a piece is announced with a size that is not from 1 to {PIECE_BYTES} bytes")
+            raise Problem("protocol", "", f"the size of a piece must be from 1 to {PIECE_BYTES} bytes")
         while size:
             if not self._in:
                 self._in = memoryview(self._more())
@@ -129,13 +130,13 @@ class Wire:
         except ValueError:
             message = None
         if not isinstance(message, dict):
-            raise Problem("noise", "", f"this is no message of ours: {line[:80]!r}")
+            raise Problem("noise", "", f"unexpected output, not a message of rdtops: {line[:80]!r}")
         if "error" in message:
             raise Problem.heard(message)
         if "alive" not in message:
             self._advance(time.monotonic())
             return _Message(message)
-        work = whole(message["alive"])  # true: it lives, and says no more
+        work = whole(message["alive"])  # `true`: alive, without a time of progress
         if work is not None and work > self._work_shown:
             self._work_shown = work
             self._advance(time.monotonic())
@@ -160,19 +161,19 @@ class Wire:
             self._in = memoryview(self._more())
 
     def _advance(self, when_s: float) -> None:
-        """The other side goes on, and has time again."""
+        """Record progress of the other side, which restarts its time limit."""
         self.advanced_s, self._waited_s = when_s, 0.0
 
     def _wait_on(self, waited_s: float) -> None:
-        """Raises Stalled when that is too much. Only waiting counts: we may have had something else to do."""
+        """Add a time of waiting; raise Stalled when the sum is too long. Only waiting counts, not our own work."""
         self._waited_s += waited_s
         allowed_s = PROGRESS_S + self._begun_bytes / SLOWEST_LINE_BYTES_PER_S
         if self._waited_s > allowed_s and not self._trusting:
-            raise Stalled("stalled", "", f"our program there is alive, and has not gone on for {PROGRESS_S:g} s")
+            raise Stalled("stalled", "", f"the program on the host is alive but made no progress for {PROGRESS_S:g} s")
 
     def _more(self) -> bytes:
-        if self._out:  # before we wait, all that we have to say; together, because a second small packet would wait
-            self.flush()  # until the first is acknowledged
+        if self._out:  # send all before we wait; together, because a second small packet would wait until the first
+            self.flush()  # is acknowledged
         self._reading_since_s = since_s = time.monotonic()
         try:
             piece = self._read(BLOCK)
@@ -180,7 +181,7 @@ class Wire:
             self._reading_since_s = 0.0
             self._heard_s = time.monotonic()
         if not piece:
-            raise EOFError("the other side ended")
+            raise EOFError("the other side closed the wire")
         self.heard_bytes += len(piece)
         self._wait_on(self._heard_s - since_s)
         return piece
@@ -202,14 +203,14 @@ class Wire:
 
 
 class _Message(Message):
-    """A message whose missing words are the host's fault."""
+    """A message whose missing keys raise Problem."""
 
     def __missing__(self, word: str) -> Any:
         raise nonsense(self, word)
 
 
 def _joined(pieces: Sequence[bytes]) -> Iterator[bytes]:
-    """Small pieces together, large ones as they are: a write is dear, and so is a copy."""
+    """Join small pieces, and keep large ones as they are: writes and copies are both slow."""
     small: list[bytes] = []
     for piece in pieces:
         if len(piece) < BLOCK >> 2:
@@ -224,7 +225,7 @@ def _joined(pieces: Sequence[bytes]) -> Iterator[bytes]:
 
 
 class Heartbeat:
-    """Beats so that the other side need not wonder, and calls `gone` when we have waited for it for `idle_s`."""
+    """Sends heartbeats to the other side, and calls `gone` when we have waited for it for `idle_s`."""
 
     def __init__(self, wire: Wire, gone: Callable[[], None], idle_s: float = IDLE_S,
                  touch: Callable[[], None] = lambda: None) -> None:
@@ -236,7 +237,7 @@ class Heartbeat:
 
     def __enter__(self) -> Heartbeat:
         WORK.last_s = time.monotonic()
-        for run in (self._beat, self._watch):  # a beat may block, and the watch must not
+        for run in (self._beat, self._watch):  # a heartbeat may block, and the watch must not
             threading.Thread(target=run, daemon=True).start()
         return self
 
@@ -260,7 +261,7 @@ class Heartbeat:
 
 
 class Work:
-    """What shows that this side goes on: when a block of a file was last read or written."""
+    """The progress of this side: when a block of a file was last read or written."""
 
     def __init__(self) -> None:
         self.last_s = time.monotonic()
@@ -268,7 +269,7 @@ class Work:
 
     @contextlib.contextmanager
     def flushing(self, size: int) -> Iterator[None]:
-        """While the kernel writes so many bytes, of which we see nothing."""
+        """Count as progress the time in which the kernel writes so many bytes, which we cannot see."""
         self._until_s = time.monotonic() + size / SLOWEST_BYTES_PER_S
         try:
             yield

@@ -1,1 +1,1 @@
-"""Machines over SSH; nothing about training."""
+"""SSH: hosts, connections and remote commands; nothing about training."""

@@ -1,4 +1,4 @@
-"""A bundle: a far-side program and the modules of ours that it imports, as one source text to be sent over stdin."""
+"""Bundle: a host program and the modules of ours that it imports, as one source text that is sent over stdin."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-TRAVELS = ("rdtops.hostlib.", "rdtops.on_host.", "rdtops.porter.")  # modules that a program may bring along
-API = "rdtops.api"  # the road of plugins: of it comes what it takes from hostlib
+TRAVELS = ("rdtops.hostlib.", "rdtops.on_host.", "rdtops.porter.")  # modules that a program may import
+API = "rdtops.api"  # for plugins: only its imports from hostlib are sent
 
-# What the host runs first: its stdin holds the size of the packed source, the packed source, and then what the program
-# reads itself. Nobody's site-packages or PYTHONPATH has a say in it, nor costs time.
+# What the host runs first: its stdin holds the size of the packed source, the packed source, and then the input of the
+# program. The flags keep site-packages and PYTHONPATH out, which also saves time.
 FLAGS = ("-I", "-S", "-u")
 READER = ("import sys,zlib;i=sys.stdin.buffer;exec(compile(zlib.decompress(i.read(int(i.readline()))).decode(),"
           "'<rdtops>','exec'),{'__name__':'__main__'})")
@@ -33,7 +33,7 @@ for _name, _text in {modules!r}:
 
 
 def source(program: ModuleType) -> str:
-    """The program with everything of ours that it needs; each module keeps its own names."""
+    """Return the source of a program with the modules of ours that it needs; each module keeps its own names."""
     needed = [name for name in _needed(program.__name__) if name != program.__name__]
     text = _text(program.__name__)
     if not needed:
@@ -44,8 +44,8 @@ def source(program: ModuleType) -> str:
 
 
 def packed(program: ModuleType) -> bytes:
-    """What READER reads: small, because it travels at every call, before TCP has found its speed."""
-    with _packing:  # ast.parse of Python 3.11 breaks when several threads are in it
+    """Return what READER reads; compressed, because it is sent at every call, while TCP is still slow."""
+    with _packing:  # ast.parse of Python 3.11 is not thread-safe
         return _packed(program)
 
 
@@ -56,12 +56,12 @@ def _packed(program: ModuleType) -> bytes:
 
 
 def packed_request(program: ModuleType, request: Mapping[str, Any]) -> bytes:
-    """Everything that a program and its first question are, as READER wants it on stdin."""
+    """Return a program and its first request, as READER expects them on stdin."""
     return packed(program) + json.dumps(request).encode() + b"\n"
 
 
 def _needed(name: str, known: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """A module of ours after those it imports."""
+    """Return the names of a module and its imports of ours, each after those it imports."""
     for node in ast.parse(_text(name)).body:
         for module in _imported(node):
             if module not in known:
@@ -70,7 +70,7 @@ def _needed(name: str, known: tuple[str, ...] = ()) -> tuple[str, ...]:
 
 
 def _imported(node: ast.stmt) -> list[str]:
-    """Modules of ours, whichever way they are imported: `from rdtops.on_host import gate`, or names of one."""
+    """Return the modules of ours that a statement imports: `from rdtops.on_host import gate`, or names of one."""
     if not isinstance(node, ast.ImportFrom) or node.module is None:
         return []
     named = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]

@@ -1,5 +1,6 @@
-"""Calls: what was asked of the hosts, one line each, in the file that RDTOPS_CALLS names. `inv drill laptop` kills by
-it; whoever wonders what a command does on a host may read it. Secrets travel over stdin and so are not in it."""
+"""Call log: one line for each command that was run on a host, in the file that RDTOPS_CALLS names. `inv drill laptop`
+uses it to choose the moment of a kill; read it to see what a command does on a host. Secrets go over stdin and are not
+in it."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ import time
 
 VARIABLE = "RDTOPS_CALLS"
 
-task = ""  # the workflow of the command line that asks
+task = ""  # the workflow of this command line
 
 
 def note(host: str, line: str) -> None:
-    """A call begins."""
+    """Append the line of a call that begins."""
     path = os.environ.get(VARIABLE)
     if path:
         row = json.dumps({"time_s": round(time.time(), 3), "task": task, "host": host, "line": line[:200]})

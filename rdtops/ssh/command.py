@@ -1,4 +1,4 @@
-"""Command: words for a remote shell. `Command.shell()` is the only place of the project that quotes."""
+"""Command: a command line for a remote shell. `Command.shell()` is the only place of the project that quotes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Secret:
-    """A value that must not be seen: it goes over stdin or into a 0600 file and prints as ***."""
+    """A secret value: it goes over stdin or into a 0600 file and prints as ***."""
 
     def __init__(self, value: str) -> None:
         self._value = value
@@ -43,15 +43,15 @@ class Command:
         object.__setattr__(self, "env", dict(env or {}))
 
     def shell(self) -> str:
-        """One POSIX shell line. Raises ValueError for what no shell can carry: a NUL, a bad variable name, a Secret."""
+        """Return one POSIX shell line. Raise ValueError for a NUL, an invalid variable name or a Secret."""
         return "".join([f"cd -- {quoted(self.cwd)} && " if self.cwd is not None else "",
                         *(f"{variable(name)}={quoted(value)} " for name, value in self.env.items()),
                         " ".join(quoted(word) for word in self.argv)])
 
 
 def for_the_host(line: str) -> str:
-    """What sshd is to run: a line for sh, whatever the login shell is. What it makes is at most 0644, and folders 0755,
-    whatever the host's umask; one that takes more away stays in force."""
+    """Return the line that sshd runs: a line of sh, whatever the login shell is. Its umask removes at least the write
+    permission of group and others (files 0644, folders 0755); a stricter umask of the host stays in force."""
     return "exec sh -c " + quoted(f"umask go-w; {line}")
 
 
@@ -65,5 +65,5 @@ def quoted(word: str) -> str:
 
 def variable(name: str) -> str:
     if not _VARIABLE.fullmatch(name):
-        raise ValueError(f"{name!r} is not a name of an environment variable")
+        raise ValueError(f"{name!r} is not a valid environment variable name")
     return name

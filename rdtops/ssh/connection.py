@@ -1,7 +1,7 @@
-"""Connection: one authenticated way to a host through its jumps, host keys checked on every hop.
+"""Connection: an authenticated SSH connection to a host through its jump hosts, host keys checked on every hop.
 
-Fabric builds the chain; the policy is ours, because Fabric accepts unknown and changed keys silently. Every remote
-call has a bound: paramiko waits for ever on a peer that froze, so a watchdog closes the whole chain when time is up.
+Fabric builds the chain; the key policy is ours, because Fabric accepts unknown and changed keys silently. Every remote
+call has a time limit: paramiko waits for ever on a frozen peer, so a watchdog closes the whole chain at the limit.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from rdtops.ssh.hosts import Hop, Host
 from rdtops.ssh.stream import Stream
 from rdtops.ssh.transport import Ask, bounded
 
-logging.getLogger("paramiko").addHandler(logging.NullHandler())  # its thread would print tracebacks of what we explain
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else its thread prints tracebacks of handled errors
 
 _CLOCK = re.compile(r"\d{9,10}(\.\d+)?")
-BLAME_S = 5.0  # for each hop, to find the one that is silent
+BLAME_S = 5.0  # for each hop, to find the one that does not answer
 KEEPALIVE_S = 15
-PERSON_S = 120.0  # to find the telephone and type what it shows
-LOGINS = 8  # under way at one jump; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
+PERSON_S = 120.0  # for a person to type a one-time code
+LOGINS = 8  # at a time at one jump; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
 SILENCE_S = 60.0  # a transfer that moves no byte for so long is dead
-ANSWER_BYTES = 1 << 25  # of a far-side program: a thousand runs with their last words are 10 MB
+ANSWER_BYTES = 1 << 25  # of a host program: a thousand runs with the ends of their logs are 10 MB
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a command printed and how it ended."""
+    """The output and exit code of a command."""
 
     command: str
     code: int
@@ -56,14 +56,14 @@ class Result:
 
 
 class CallAnswer(dict[str, Any]):
-    """What a far-side program said. A word that it lacks is a CommandFailed, which names the host."""
+    """The answer of a host program. A missing key raises CommandFailed, which names the host."""
 
     who = ""
 
     @classmethod
     def of(cls, who: str, value: object) -> CallAnswer:
         if not isinstance(value, dict):
-            raise CommandFailed(f"{who} is no object")
+            raise CommandFailed(f"{who} is not a JSON object")
         answer = cls(value)
         answer.who = who
         return answer
@@ -73,10 +73,10 @@ class CallAnswer(dict[str, Any]):
 
 
 class Connection:
-    """Opened lazily, shared by everything that one command line does on a host. Use it as a context manager.
+    """An SSH connection, opened when first used and shared by one command line. Use it as a context manager.
 
-    `ask(question, echo)` gets the answer of the person at the terminal where a hop wants a code beside the key; it is
-    asked once for a connection.
+    `ask(question, echo)` asks the person at the terminal where a hop requires a code beside the key, once for a
+    connection.
     """
 
     def __init__(self, host: Host, ask: Ask | None = None) -> None:
@@ -84,7 +84,7 @@ class Connection:
         self._ask = ask and functools.partial(self._asked, ask)
         self._was_asked = False
         self._chain: list[fabric.Connection] = []
-        self._blaming = threading.Lock()  # whose fault it is
+        self._blaming = threading.Lock()  # held while the failed hop is searched
         self._opening = threading.Lock()  # checks and a transfer's pings use one connection side by side
         self._home = ""
         self._ahead_s = 0.0
@@ -98,7 +98,7 @@ class Connection:
         self.close()
 
     def open(self) -> Connection:
-        """Log in hop by hop. Raises a HostError that names the hop which refused."""
+        """Log in hop by hop. Raise a HostError that names the hop which refused."""
         with self._opening:
             if not self.alive:
                 self._log_in()
@@ -112,7 +112,7 @@ class Connection:
             try:
                 with _turn(hop, self.host):
                     link.open()
-            except Exception as error:  # what paramiko raises is a zoo; each animal is named below
+            except Exception as error:  # paramiko raises many types; refusal() maps each of them
                 self.close()
                 raise exceptions.refusal(error, hop, self.host) from error
             transport = link.client.get_transport()
@@ -122,7 +122,7 @@ class Connection:
 
     @property
     def logs_in_alone(self) -> bool:
-        """Whether one more login needs no person: no hop wanted a code beside the key."""
+        """Whether one more login needs no person: no hop required a code beside the key."""
         return not self._was_asked
 
     def _asked(self, ask: Ask, question: str, echo: bool) -> str:
@@ -134,10 +134,10 @@ class Connection:
         return bool(self._chain) and all(link.is_connected for link in self._chain)
 
     def close(self) -> None:
-        """Outermost socket first: an inner transport may be blocked in a write to the outer one."""
+        """Close the outermost socket first: an inner transport may be blocked in a write to the outer one."""
         chain, self._chain = self._chain, []
         transports = [link.client.get_transport() for link in chain]
-        with contextlib.suppress(Exception):  # whatever state it is in, it ends here
+        with contextlib.suppress(Exception):  # close it in whatever state it is
             if transports and transports[0]:
                 transports[0].sock.close()
         for transport in transports:
@@ -153,23 +153,24 @@ class Connection:
             out, _, clock = self.run_shell('printf "%s\\n" "$HOME"; date +%s.%N').out.rstrip("\n").rpartition("\n")
             if not out.startswith("/"):
                 raise RemoteError(f"{self.host.name}: $HOME is {out[:200]!r}, not an absolute path")
-            if told := _CLOCK.match(clock):  # BusyBox knows no fraction
-                self._ahead_s = float(told[0]) - (begun_s + time.time()) / 2
+            if match := _CLOCK.match(clock):  # BusyBox prints no fraction
+                self._ahead_s = float(match[0]) - (begun_s + time.time()) / 2
             self._home = out
         return self._home
 
     def now_s(self) -> float:
-        """The host's clock, which orders its runs whatever laptop launches them; this laptop's where it did not say."""
+        """Return the time of the host's clock, which orders its runs whatever laptop launches them; the laptop's time
+        where the host did not tell its own."""
         return time.time() + (self._ahead_s if self.home else 0.0)
 
     def absolute(self, path: str) -> str:
-        """A path of hosts.toml as an absolute path on the host: ~ is the home there."""
+        """Return a path of hosts.toml as an absolute path on the host; ~ is the home on the host."""
         if path == "~" or path.startswith("~/"):
             return self.home + path[1:]
         return path if path.startswith("/") else f"{self.home}/{path}"
 
     def short(self, path: str) -> str:
-        """A path on the host as a person would type it there."""
+        """Return a path on the host as a person would type it, with ~ for the home."""
         return "~" + path[len(self.home):] if path.startswith(self.home + "/") else path
 
     @property
@@ -177,12 +178,12 @@ class Connection:
         return self.absolute(self.host.workspace)
 
     def run(self, command: Command, *, timeout_s: float = 30.0, check: bool = True, stdin: bytes = b"") -> Result:
-        """Run a command to its end. Raises CommandFailed (when check), CommandTimeout or ConnectionLost."""
+        """Run a command to its end. Raise CommandFailed (when check), CommandTimeout or ConnectionLost."""
         return self.run_shell(command.shell(), timeout_s=timeout_s, check=check, stdin=stdin)
 
     def run_shell(self, line: str, *, timeout_s: float = 30.0, check: bool = True, stdin: bytes = b"") -> Result:
-        """Run a line for sh, whatever the login shell is. Words that vary belong into a Command or through quoted().
-        What prints more than OUTPUT_BYTES is a CommandFailed."""
+        """Run a line of sh, whatever the login shell is. Put words that vary into a Command or through quoted().
+        Raise CommandFailed for more than OUTPUT_BYTES of output."""
         with self.stream(line, silence_s=timeout_s) as stream:
             out, err = stream.finish(stdin, timeout_s)
             result = Result(line, stream.code(), out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
@@ -190,12 +191,12 @@ class Connection:
 
     def _checked(self, result: Result, check: bool) -> Result:
         if check and not result.ok:
-            said = (result.err.strip() or result.out.strip() or "it said nothing")[-600:]
-            raise CommandFailed(f"{self.host.name}: exit {result.code} from: {result.command[:200]}\n{said}")
+            output = (result.err.strip() or result.out.strip() or "(no output)")[-600:]
+            raise CommandFailed(f"{self.host.name}: exit {result.code} from: {result.command[:200]}\n{output}")
         return result
 
     def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> dict[str, Any]:
-        """Send a far-side program, give it one JSON line, and read the one JSON object that it answers. Raises
+        """Send a host program, give it one JSON line, and read the one JSON object that it answers. Raise
         CommandFailed for anything else."""
         with self.far(program, request, silence_s=timeout_s) as stream:
             out, err = stream.finish(b"", timeout_s, ANSWER_BYTES)
@@ -203,18 +204,18 @@ class Connection:
         try:
             return CallAnswer.of(f"{self.host.name}: the answer of {_name(program)}", loads(out))
         except ValueError as error:
-            said = err[-600:].decode("utf-8", "replace").strip() or (error if out.strip() else "it said nothing")
-            raise CommandFailed(f"{self.host.name}: {_name(program)} ended with exit {code}: {said}") from None
+            why = err[-600:].decode("utf-8", "replace").strip() or (error if out.strip() else "no output")
+            raise CommandFailed(f"{self.host.name}: {_name(program)} ended with exit code {code}: {why}") from None
 
     def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = SILENCE_S) -> Stream:
-        """Start a far-side program and leave its stdin and stdout open to talk to it."""
+        """Start a host program and leave its stdin and stdout open."""
         stream = self.stream(Command(self.host.python, *bundle.FLAGS, "-c", bundle.READER).shell(), silence_s=silence_s)
         stream.runs = _name(program)
         stream.write(bundle.packed_request(program, request))
         return stream
 
     def stream(self, line: str, *, silence_s: float = SILENCE_S) -> Stream:
-        """Start a line for sh and leave its pipes open."""
+        """Start a line of sh and leave its pipes open."""
         self.open()
         call_log.note(self.host.name, line)
         with self._bounded(self.host.connect_timeout_s + 1, "start a command"):
@@ -225,7 +226,8 @@ class Connection:
         return Stream(self, channel, line, silence_s)
 
     def ping(self, timeout_s: float = 5.0) -> float:
-        """Seconds for one round trip to the host. Raises ConnectionLost naming the first hop that does not answer."""
+        """Return the seconds of one round trip to the host. Raise ConnectionLost that names the first hop that does not
+        answer."""
         self.open()
         with self._blaming:
             seconds = 0.0
@@ -234,13 +236,13 @@ class Connection:
                 if silence := exceptions.silence(link, hop, timeout_s):
                     raise self._blamed(hop, silence, timeout_s)
                 seconds = time.monotonic() - start
-            if not self._chain:  # somebody else found it lost
-                raise self._last_loss or exceptions.lost(self.host, "the link was closed")
+            if not self._chain:  # another thread found it lost
+                raise self._last_loss or exceptions.lost(self.host, "the connection was closed")
             return seconds
 
     def lost(self, why: str) -> ConnectionLost:
-        """The error for a link that does not carry any more; it names the first hop that is to blame, if there is one,
-        and says `why` otherwise. Whoever used the same link hears the same, and at once."""
+        """Return the error for a connection that is lost; it names the first hop that failed, if there is one, and
+        gives `why` otherwise. All users of the same connection get the same error, at once."""
         with self._blaming:
             if not self._chain and self._last_loss:
                 return self._last_loss
@@ -250,12 +252,13 @@ class Connection:
             return exceptions.lost(self.host, why)
 
     def _blamed(self, hop: Hop, silence: str, patience_s: float) -> ConnectionLost:
-        """Unless one before it has gone since it was asked: then nothing behind that one could answer."""
+        """Close the connection and return its error. Name an earlier hop instead of `hop` if that one has failed since
+        it was asked: nothing behind it can answer."""
         for link, before in zip(list(self._chain), self.host.route, strict=False):
             if before is hop:
                 break
-            if found := exceptions.silence(link, before, patience_s):
-                hop, silence = before, found
+            if earlier := exceptions.silence(link, before, patience_s):
+                hop, silence = before, earlier
                 break
         self._last_loss = exceptions.lost(self.host, silence, hop)
         self.close()
@@ -263,7 +266,7 @@ class Connection:
 
     @contextlib.contextmanager
     def _bounded(self, seconds: float, what: str) -> Iterator[None]:
-        """Close the whole chain when the body takes longer, and turn whatever comes of it into ConnectionLost."""
+        """Close the whole chain when the body takes longer, and raise its exceptions as ConnectionLost."""
         over = threading.Event()
         late: list[ConnectionLost] = []
 
@@ -294,7 +297,7 @@ def _name(program: ModuleType) -> str:
 
 
 def host_key(hop: Hop, through: fabric.Connection | None, timeout_s: float = 20.0) -> paramiko.PKey:
-    """The key a hop shows, without logging in to it. Only `inv trust` asks for it."""
+    """Return the host key of a hop, without logging in to it. Only `inv trust` calls it."""
     if through is None:
         sock: Any = socket.create_connection((hop.address, hop.port), timeout=timeout_s)
     else:
@@ -309,8 +312,8 @@ def host_key(hop: Hop, through: fabric.Connection | None, timeout_s: float = 20.
 
 
 def keys_of(host: Host, ask: Ask | None = None) -> Iterator[tuple[Hop, paramiko.PKey]]:
-    """The key of every hop in order. A hop behind others can be seen only once the ones before it are trusted, so
-    the caller records each key before it asks for the next."""
+    """Yield the key of every hop in order. A hop can be reached only when the hops before it are trusted, so the
+    caller must record each key before it takes the next."""
     chain: list[fabric.Connection] = []
     try:
         for hop in host.route:
@@ -328,7 +331,7 @@ def keys_of(host: Host, ask: Ask | None = None) -> Iterator[tuple[Hop, paramiko.
 
 
 def _turn(hop: Hop, host: Host) -> contextlib.AbstractContextManager[object]:
-    """Many hosts behind one jump, side by side: so many log in to it at a time. A host itself sees us once."""
+    """Limit the logins at one jump at a time to LOGINS: many hosts may lie behind it. A host itself has no limit."""
     if hop is host:
         return contextlib.nullcontext()
     return _turns.setdefault(hop.where, threading.Semaphore(LOGINS))
@@ -338,7 +341,7 @@ _turns: dict[str, threading.Semaphore] = {}
 
 
 def _link(hop: Hop, through: fabric.Connection | None, ask: Ask | None = None) -> fabric.Connection:
-    """A Fabric connection of one hop, not opened, that knows only the keys of hop.known_hosts."""
+    """Return a Fabric connection of one hop, not opened, that trusts only the keys of hop.known_hosts."""
     patience_s = PERSON_S if ask else hop.connect_timeout_s
     settings: dict[str, Any] = {"banner_timeout": hop.connect_timeout_s, "auth_timeout": patience_s,
                                 "channel_timeout": hop.connect_timeout_s,
@@ -356,5 +359,5 @@ def _link(hop: Hop, through: fabric.Connection | None, ask: Ask | None = None) -
 
 
 def _about(hop: Hop, ask: Ask | None) -> Ask | None:
-    """The same, with the hop's name before each question."""
+    """Return `ask` with the hop's name before each question."""
     return None if ask is None else lambda text, echo: ask(f"{hop.name} ({hop.where}): {text}", echo)

@@ -1,8 +1,8 @@
-"""Container: an image of apptainer (or singularity) in which the trainer's Python lives.
+"""Container: an apptainer (or singularity) image that contains the trainer's Python.
 
-A `python` of two lines comes first on PATH and runs the image's, so that whoever says `python` means that one: a check,
-an evaluation, the launch script, accelerate on every node of a cluster. It lies below ~/.cache, which nodes share with
-the home. The image sees the home, the workspace and what hosts.toml binds; --nv gives it the GPUs.
+A wrapper script `python` comes first on PATH and runs the image's Python, so that every caller of `python` gets it: a
+check, an evaluation, the launch script, accelerate on every node of a cluster. It lies below ~/.cache, which nodes
+share with the home. The image sees the home, the workspace and the binds of hosts.toml; --nv gives it the GPUs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ _PYTHON = 'exec "$RDTOPS_RUNNER" exec --nv "$RDTOPS_IMAGE" python3 "$@"'
 
 
 def activation(host: Host) -> str:
-    """A prefix for a line of sh, ending in `&& `. It ends with exit 1 where the image or its runner is not there."""
+    """Return a prefix for a line of sh, ending in `&& `. It fails with exit code 1 where the image or apptainer is
+    missing."""
     image = host.environment.container
     assert image
     no_image = quoted(f"there is no image {image}")
@@ -33,7 +34,7 @@ def activation(host: Host) -> str:
 
 
 def _expanded(path: str) -> str:
-    """A word in which only a leading ~ is left to the shell; what is relative is in the home."""
+    """Quote a path for sh and leave only a leading ~ to the shell; a relative path is relative to the home."""
     if path.startswith("/"):
         return quoted(path)
     rest = path.removeprefix("~").lstrip("/")

@@ -1,7 +1,7 @@
-"""Environment: the shell words that put the trainer's Python on PATH, as hosts.toml declares it.
+"""Environment: the shell code that puts the trainer's Python on PATH, as hosts.toml declares it.
 
 A command over SSH never reaches the `conda init` block of .bashrc, so a conda environment is activated by its prefix:
-CONDA_PREFIX, PATH and its activate.d scripts, which is what `conda activate` comes to.
+CONDA_PREFIX, PATH and its activate.d scripts, as `conda activate` does.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ CONDA_ROOTS = ("~/miniconda3", "~/anaconda3", "~/miniforge3", "~/mambaforge", "/
 
 
 def activation(host: Host) -> str:
-    """A prefix for a line of sh, ending in `&& `; empty when the host declares no environment.
+    """Return a prefix for a line of sh, ending in `&& `; empty when the host declares no environment.
 
-    When the environment or a module is not there, the line ends with exit 1 and says on stderr what was looked for.
+    When the environment or a module is missing, the line fails with exit code 1 and prints on stderr what is missing.
     """
     return modules(host) + _python(host)
 
 
 def python(host: Host) -> str:
-    """The interpreter inside the activated environment."""
+    """Return the name of the interpreter in the activated environment."""
     declared = host.environment
     return "python" if declared.venv or declared.conda or declared.container else host.python
 
@@ -38,8 +38,8 @@ def _python(host: Host) -> str:
 
 
 def modules(host: Host) -> str:
-    """The part of it that loads the modules. `module` is a function that login shells have and ours has not; what it
-    says of a failure differs, so what is loaded is looked at."""
+    """Return the prefix that loads the modules. `module` is a function of login shells, so define it first. Its error
+    messages differ, so check LOADEDMODULES afterwards."""
     names = host.environment.modules
     if not names:
         return ""
@@ -55,7 +55,7 @@ def modules(host: Host) -> str:
 
 
 def _venv(path: str) -> str:
-    """By its real folder: `inv deploy --env` may put another one in its place while this one is used."""
+    """Activate a venv by its real folder: `inv deploy --env` may replace it while it is used."""
     place = _expanded(path)
     missing = quoted(f"there is no venv {path}")
     return (f"{{ VIRTUAL_ENV=$(cd -P -- {place} 2>/dev/null && pwd); "
@@ -64,7 +64,8 @@ def _venv(path: str) -> str:
 
 
 def conda_places(name_or_prefix: str) -> list[str]:
-    """Where a conda environment may lie, ~ being the home on the host; the first that is there counts."""
+    """Return the folders where a conda environment may lie, ~ for the home on the host; the first that exists is
+    used."""
     if "/" in name_or_prefix or name_or_prefix.startswith("~"):
         return [name_or_prefix]
     return [*(f"{root}/envs/{name_or_prefix}" for root in CONDA_ROOTS), f"~/.conda/envs/{name_or_prefix}"]
@@ -82,7 +83,7 @@ def _conda(name_or_prefix: str) -> str:
 
 
 def _expanded(path: str) -> str:
-    """A word in which only a leading ~ is left to the shell."""
+    """Quote a path for sh and leave only a leading ~ to the shell."""
     if path == "~" or path.startswith("~/"):
         return '"$HOME"' + quoted(path[1:]) if len(path) > 1 else '"$HOME"'
     return quoted(path)

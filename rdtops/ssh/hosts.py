@@ -1,5 +1,5 @@
-"""Hosts, the hops to them, and what an ssh_config knows of them. Light to import: the transfer program starts with it.
-hosts.toml is read by inventory."""
+"""Hosts: the hops to them, and their settings in an ssh_config. Quick to import, for the transfer program. inventory
+reads hosts.toml."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rdtops.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Hop:
-    """One machine to log in to. `user` defaults to the name you have here."""
+    """One machine to log in to. `user` defaults to the user name on the laptop."""
 
     name: str = ""
     address: str
@@ -40,8 +40,8 @@ class Hop:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where the trainer's Python lives on the host: a conda environment (name or prefix), a venv or a container, one of
-    them; and what is loaded before it. The rest says how `inv deploy --env` makes the venv."""
+    """The trainer's Python on the host: a conda environment (name or prefix), a venv or a container, one of them; and
+    the modules that are loaded first. The other fields say how `inv deploy --env` makes the venv."""
 
     conda: str | None = None
     venv: str | None = None
@@ -49,27 +49,27 @@ class Environment:
     binds: tuple[str, ...] = ()  # folders of the host that it sees beside the home and the workspace
     modules: tuple[str, ...] = ()  # of Lmod or Environment Modules: cuda/12.4
     requirements: tuple[str, ...] = ()  # instead of the trainer's of the same name, or beside them: torch==2.13.0+cu126
-    index_url: str | None = None  # where pip looks; None: where pip.conf says
+    index_url: str | None = None  # pip's index; None: that of pip.conf
     extra_index_urls: tuple[str, ...] = ()
-    offline: bool = False  # the host reaches no index: the laptop fetches the wheels and sends them
+    offline: bool = False  # the host cannot reach an index: the laptop downloads the wheels and sends them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Host(Hop):
-    """A GPU host: how to get there, and what lies where on it."""
+    """A GPU host: its route and its settings."""
 
     jumps: tuple[Hop, ...] = ()
     workspace: str = "~/rdtops"
     python: str = "python3"
     environment: Environment = Environment()
-    launcher: str = "auto"  # auto, tmux or setsid, or what a plugin brings: slurm
+    launcher: str = "auto"  # auto, tmux or setsid, or one of a plugin: slurm
     recovery: Recovery = field(default_factory=Recovery)
     gpus: int | None = None
-    preset: str = "libero_single_task"  # what deploy, check and train mean when --preset is not given
+    preset: str = "libero_single_task"  # default of --preset for deploy, check and train
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()  # names of variables whose values only this laptop knows: rdtops.delivery.secrets
     keep_releases: int = 5
-    assets: Mapping[str, str] = field(default_factory=dict)  # asset name -> folder that is on the host already
+    assets: Mapping[str, str] = field(default_factory=dict)  # asset name -> existing folder on the host
     plugins: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     default: bool = False
 
@@ -83,7 +83,7 @@ class Host(Hop):
         return " -> ".join(["here", *(hop.name for hop in self.route)])
 
 
-_NOT_CHOSEN = ("~/.ssh/id_rsa", "~/.ssh/id_ed25519")  # among what ssh tries when nobody names a key
+_NOT_CHOSEN = ("~/.ssh/id_rsa", "~/.ssh/id_ed25519")  # among ssh's default keys
 
 
 def aliases(ssh_config: Path) -> list[str]:
@@ -94,12 +94,12 @@ def aliases(ssh_config: Path) -> list[str]:
 
 
 def of_ssh_config(alias: str, ssh_config: Path) -> Host:
-    """A host that only an ssh_config knows."""
+    """Return a host that is only in an ssh_config."""
     return from_ssh_config(alias, {}, ssh_config)
 
 
 def from_ssh_config(alias: str, values: dict[str, Any], ssh_config: Path) -> Host:
-    """A host whose address and route come from ssh_config (HostName, Port, User, IdentityFile, ProxyJump)."""
+    """Return a host whose address and route come from ssh_config (HostName, Port, User, IdentityFile, ProxyJump)."""
     if not ssh_config.is_file():
         raise ConfigError(f"ssh_alias {alias!r}: there is no {ssh_config}")
     route = _ssh_route(alias, ssh_config, ())
@@ -110,22 +110,22 @@ def from_ssh_config(alias: str, values: dict[str, Any], ssh_config: Path) -> Hos
 
 def _ssh_route(alias: str, ssh_config: Path, seen: tuple[str, ...]) -> list[dict[str, Any]]:
     if alias in seen:
-        raise ConfigError(f"{ssh_config}: ProxyJump of {alias!r} leads back to itself: {' -> '.join([*seen, alias])}")
+        raise ConfigError(f"{ssh_config}: ProxyJump of {alias!r} is a loop: {' -> '.join([*seen, alias])}")
     hop, jumps = _ssh_hop(alias, ssh_config)
     if not jumps:
         return [hop]
-    # the first is reached by its own block; what stands behind it in the list has this one as its jump, as in ssh
+    # the first jump uses its own block; each later jump of the list goes through the one before it, as in ssh
     first = _ssh_route(jumps[0], ssh_config, (*seen, alias))
     return [*first, *(_ssh_hop(jump, ssh_config)[0] for jump in jumps[1:]), hop]
 
 
 def _ssh_hop(alias: str, ssh_config: Path) -> tuple[dict[str, Any], list[str]]:
-    """One hop, and the jumps that its own block wants before it."""
+    """Return one hop, and the jumps of its ProxyJump."""
     user, name, port = _destination(alias)
     found = _looked_up(name, ssh_config)
     if "proxycommand" in found and found["proxycommand"].lower() != "none":
-        raise ConfigError(f"{ssh_config}: Host {name} uses ProxyCommand; rdtops checks the key of every hop itself and "
-                          "so needs ProxyJump", remedy="write the hop as ProxyJump, or as jumps in hosts.toml")
+        raise ConfigError(f"{ssh_config}: Host {name} uses ProxyCommand, which is not supported: rdtops checks the key "
+                          "of every hop", remedy="use ProxyJump for the hop, or jumps in hosts.toml")
     hop: dict[str, Any] = {"name": name, "address": found.get("hostname", name).strip("[]"),
                            "port": int(port or found.get("port", 22))}
     if user or "user" in found:
@@ -140,7 +140,7 @@ def _ssh_hop(alias: str, ssh_config: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def _destination(text: str) -> tuple[str, str, str]:
-    """User, name and port of `[ssh://][user@]host[:port]`, as ProxyJump takes it; an IPv6 address may have brackets.
+    """Split `[ssh://][user@]host[:port]` of ProxyJump into user, name and port; an IPv6 address may have brackets.
 
     >>> _destination("ssh://hop@[::1]:2222"), _destination("fe80::1"), _destination("gpu")
     (('hop', '::1', '2222'), ('', 'fe80::1', ''), ('', 'gpu', ''))
@@ -154,7 +154,7 @@ def _destination(text: str) -> tuple[str, str, str]:
 
 
 def _looked_up(name: str, ssh_config: Path) -> dict[str, Any]:
-    """What ssh_config says of a host, as OpenSSH itself reads it where it is there, else as paramiko does."""
+    """Return the ssh_config settings of a host, read by OpenSSH where it is installed, else by paramiko."""
     if not shutil.which("ssh"):
         import paramiko  # here, because it is slow to import
 
@@ -162,7 +162,7 @@ def _looked_up(name: str, ssh_config: Path) -> dict[str, Any]:
     read = subprocess.run(["ssh", "-G", "-F", str(ssh_config), "--", name], stdin=subprocess.DEVNULL,
                           capture_output=True, text=True, check=False)
     if read.returncode:
-        raise ConfigError(f"{ssh_config}: ssh does not understand it: {read.stderr.strip()[-300:]}",
+        raise ConfigError(f"{ssh_config}: ssh cannot parse it: {read.stderr.strip()[-300:]}",
                           remedy=f"ssh -G -F {ssh_config} {name}")
     rows = [line.partition(" ")[::2] for line in read.stdout.splitlines()]
     found: dict[str, Any] = dict(rows)

@@ -1,4 +1,4 @@
-"""hosts.toml: the Inventory of hosts. Every mistake in it is told with its line."""
+"""Inventory: hosts.toml, read and checked. Every mistake in it is reported with its line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Table(BaseModel):
 
 
 class _HopTable(_Table):
-    """What a jump of hosts.toml may say; absent values are those of Hop."""
+    """The keys of a jump in hosts.toml; absent values are those of Hop."""
 
     address: Text
     port: Port | None = None
@@ -56,9 +56,9 @@ class _EnvironmentTable(_Table):
     def _one_of_them(self) -> _EnvironmentTable:
         given = [name for name in ("conda", "venv", "container") if getattr(self, name)]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} exclude each other")
+            raise ValueError(f"{' and '.join(given)} cannot be used together")
         if self.binds and not self.container:
-            raise ValueError("binds are those of a container, and there is none")
+            raise ValueError("binds require a container")
         return self
 
 
@@ -66,7 +66,7 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _RecoveryTable(_Table):
-    """As Recovery has them."""
+    """The keys of Recovery."""
 
     restarts: Annotated[int, Field(ge=0)] | None = None
     backoff_s: Seconds | None = None
@@ -78,7 +78,7 @@ class _RecoveryTable(_Table):
 
 
 class _HostTable(_HopTable):
-    """What a host may say: jumps are names, and an ssh_config alias may stand for address and route."""
+    """The keys of a host: jumps are names, and an ssh_config alias may stand for address and route."""
 
     address: Text | None = None  # type: ignore[assignment]
     jumps: tuple[Name, ...] = Field(default=(), strict=False)
@@ -86,7 +86,7 @@ class _HostTable(_HopTable):
     workspace: Text | None = None
     python: Text | None = None
     environment: _EnvironmentTable | None = None
-    launcher: Name | None = None  # who brings it is known when the plugins are loaded
+    launcher: Name | None = None  # checked when the plugins are loaded: one of them may provide it
     recovery: _RecoveryTable | None = None
     gpus: Annotated[int, Field(ge=0)] | None = None
     preset: Text | None = None
@@ -102,21 +102,21 @@ class _HostTable(_HopTable):
     def _variables(cls, env: Mapping[str, str]) -> Mapping[str, str]:
         wrong = [name for name in env if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)]
         if wrong:
-            raise ValueError(f"not a name of an environment variable: {', '.join(wrong)}")
+            raise ValueError(f"not a valid environment variable name: {', '.join(wrong)}")
         return env
 
     @model_validator(mode="after")
     def _no_secret_in_the_open(self) -> _HostTable:
         both = sorted({*(self.env or {})} & {*self.secrets})
         if both:
-            raise ValueError(f"secrets and env both have {', '.join(both)}; env is for all to read: leave it in "
-                             "secrets")
+            raise ValueError(f"secrets and env both contain {', '.join(both)}; env is not secret: keep it in secrets "
+                             "only")
         return self
 
     @model_validator(mode="after")
     def _reachable(self) -> _HostTable:
         if self.address is None and self.ssh_alias is None:
-            raise ValueError("needs address, or ssh_alias = a Host of ~/.ssh/config")
+            raise ValueError("address is missing; set address, or ssh_alias = a Host of ~/.ssh/config")
         return self
 
 
@@ -129,7 +129,7 @@ class _File(_Table):
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
-    """What hosts.toml says, with routes resolved and paths absolute."""
+    """hosts.toml, with routes resolved and paths absolute."""
 
     path: Path
     hosts: Mapping[str, Host]
@@ -138,7 +138,8 @@ class Inventory:
     ssh_config: Path
 
     def host(self, name: str) -> Host:
-        """The host of that name: from hosts.toml, else an alias of ssh_config. Raises UsageError naming the nearest."""
+        """Return the host of that name: from hosts.toml, else an alias of ssh_config. Raise UsageError that names the
+        nearest."""
         if name in self.hosts:
             return self.hosts[name]
         known = aliases(self.ssh_config)
@@ -157,12 +158,12 @@ class Inventory:
                          remedy=f"add --host {next(iter(self.hosts), 'NAME')}")
 
     def asset(self, name: str) -> Path | None:
-        """Where an asset lies on this laptop; None when hosts.toml does not say."""
+        """Return the folder of an asset on this laptop; None when hosts.toml does not name one."""
         return self.assets.get(name)
 
 
 def load(path: str | Path | None = None) -> Inventory:
-    """Read hosts.toml (RDTOPS_HOSTS names another). Raises ConfigError listing every mistake with its line."""
+    """Read hosts.toml (RDTOPS_HOSTS names another). Raise ConfigError that lists every mistake with its line."""
     file = Path(path or os.environ.get("RDTOPS_HOSTS", "") or DEFAULT_FILE).expanduser().absolute()
     try:
         text = file.read_text(encoding="utf-8")
@@ -174,7 +175,7 @@ def load(path: str | Path | None = None) -> Inventory:
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is not TOML: {error}") from error
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
     try:
         tables = _File.model_validate(content)
     except ValidationError as error:
@@ -198,7 +199,7 @@ def _resolved(file: Path, text: str, tables: _File) -> Inventory:
         hosts[name] = from_ssh_config(alias, values, ssh_config) if alias else Host(**values)
     if sum(h.default for h in hosts.values()) > 1:
         names = ", ".join(h.name for h in hosts.values() if h.default)
-        raise ConfigError(f"{file}: only one host can have `default = true`, now: {names}")
+        raise ConfigError(f"{file}: only one host can have `default = true`; it is set for {names}")
     assets = {name: base / Path(folder).expanduser() for name, folder in tables.assets.items()}
     return Inventory(path=file, hosts=hosts, assets=assets, required_plugins=tables.required_plugins,
                      ssh_config=ssh_config)
@@ -214,14 +215,14 @@ def _given(table: BaseModel) -> dict[str, Any]:
 
 
 def _local_paths(values: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Paths of this laptop, relative to hosts.toml; paths of the host are left alone."""
+    """Resolve paths of this laptop against the folder of hosts.toml; leave paths on the host as they are."""
     for key in ("identity_file", "known_hosts"):
         if values.get(key):
             values[key] = str(base / Path(values[key]).expanduser())
     return values
 
 
-# --- mistakes, explained ---
+# --- messages for mistakes ---
 
 def _explained(file: Path, text: str, error: ValidationError) -> str:
     lines = []
@@ -242,7 +243,7 @@ def _what_is_wrong(keys: tuple[str, ...], kind: str, message: str) -> str:
 
 
 def _allowed_beside(keys: tuple[str, ...]) -> list[str]:
-    """The keys that may stand where `keys` points."""
+    """Return the keys that are allowed in the table that `keys` points into."""
     tables: dict[str, type[BaseModel]] = {"jumps": _HopTable, "hosts": _HostTable}
     table: type[BaseModel] = _File
     if len(keys) >= 3 and keys[0] in tables:
@@ -255,7 +256,7 @@ def _allowed_beside(keys: tuple[str, ...]) -> list[str]:
 
 
 def _line_of(text: str, keys: tuple[str, ...]) -> int:
-    """The line of a key of a TOML file, or of the table it is missing from, as well as a search can tell."""
+    """Return the line of a key of a TOML file, or of the table it is missing from, as well as a search can find it."""
     best, depth = 1, 0
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):

@@ -1,7 +1,8 @@
-"""OpenSSH's own program as a way to a host: quicker than paramiko, and one connection for every stream.
+"""OpenSSH client: transfers over `ssh` processes, which are faster than paramiko; one connection for every stream.
 
-Each process logs in by itself through the jumps, with the same keys, the same strictness and the same known_hosts on
-every hop as Connection; see openssh. Its stderr says how far the login is, and how long a round trip takes.
+Each process logs in by itself through the jumps, with the same keys, the same host key checking and the same
+known_hosts on every hop as Connection; see openssh_config. Its stderr shows the progress of the login, and the time of
+a round trip.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from rdtops.ssh.command import Command, for_the_host
 from rdtops.ssh.hosts import Host
 from rdtops.ssh.openssh_config import config_text, destination
 
-PIPE_BYTES = 1 << 20  # Linux's own 64 KiB make ssh and us wake each other up all the time
-PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # before a hop that takes no more logins now is asked again
-LOGINS = 4  # under way at one hop; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
+PIPE_BYTES = 1 << 20  # with Linux's 64 KiB, ssh and we wake each other up too often
+PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # before a login is tried again at a hop that accepts no more now
+LOGINS = 4  # at a time at one hop; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
 QUICK = """\
 Host *
   BatchMode yes
@@ -45,14 +46,14 @@ Host *
 
 """  # hardware does AES; the tag of the default cipher costs three times as much
 LOGIN_S = 30.0  # to log in, beside the connect_timeout_s of every hop
-STDERR_BYTES = 1 << 24  # of ssh and of what runs there; then it is ended
+STDERR_BYTES = 1 << 24  # of ssh and of the program on the host; beyond it the process is killed
 STDERR_LINE_BYTES = 1 << 12
 _REFUSED = re.compile(r"kex_exchange_identification|Connection (closed|reset) by|UNKNOWN port|Exceeded MaxStartups|"
                       r"banner exchange|administratively prohibited|open failed")
 
 
 class Refused(Unreachable):
-    """A hop takes no more logins now."""
+    """A hop that accepts no more logins now."""
 
 
 def present() -> bool:
@@ -60,7 +61,7 @@ def present() -> bool:
 
 
 class SshClient:
-    """What a transfer needs of a Connection, over `ssh` processes. Use it as a context manager."""
+    """The part of Connection that a transfer needs, over `ssh` processes. Use it as a context manager."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -75,7 +76,7 @@ class SshClient:
 
     @property
     def logs_in_alone(self) -> bool:
-        """It can only log in alone."""
+        """Always True: it cannot ask a person."""
         return True
 
     def __enter__(self) -> SshClient:
@@ -88,11 +89,11 @@ class SshClient:
 
     @property
     def rtt_s(self) -> float | None:
-        """To the first hop, once a process has reached it."""
+        """The round trip time to the first hop; None until a process has reached it."""
         return next((p.rtt_s for p in self._processes if p.rtt_s is not None), None)
 
     def absolute(self, path: str) -> str:
-        """As Connection.absolute."""
+        """Return an absolute path on the host, as Connection.absolute does."""
         if path.startswith("/"):
             return path
         if not self._home:
@@ -108,20 +109,20 @@ class SshClient:
             except Problem as problem:
                 raise CommandFailed(f"{self.host.name}: {problem.reason}") from None
         if not isinstance(home, str) or not home.startswith("/"):
-            raise CommandFailed(f"{self.host.name}: its home is no absolute path: {quoted_word(home)}")
+            raise CommandFailed(f"{self.host.name}: its home is not an absolute path: {quoted_word(home)}")
         return home
 
     def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = 0.0) -> SshProcess:  # noqa: ARG002
-        """A far-side program that has got this request; one that has ended its last goes on."""
+        """Send a request to a host program, an idle one or a new one."""
         with self._turn:
             process = self._idle.pop() if self._idle else None
         if process is None:
             process = self._logged_in(program)
-        process.wire.say(request)  # goes with what is said next
+        process.wire.say(request)  # sent together with the next message
         return process
 
     def _logged_in(self, program: ModuleType) -> SshProcess:
-        """A process that a busy hop has let in, now or a little later. Raises a HostError."""
+        """Start a process and wait for its login; try again later where a hop is busy. Raise a HostError."""
         for pause_s in (*PAUSES_S, None):
             process = self.start(program)
             if process.let_in():
@@ -133,12 +134,12 @@ class SshClient:
         return process
 
     def start(self, program: ModuleType) -> SshProcess:
-        """Another process, in its turn."""
+        """Start another process, at most LOGINS logins at one hop at a time."""
         with self._turn:
             while not self._may_log_in() and not self._closed:
                 self._turn.wait(0.02)
             if self._closed:
-                raise ConnectionLost(f"{self.host.name}: the transfer is over")
+                raise ConnectionLost(f"{self.host.name}: the transfer was closed")
             process = SshProcess(self, self._config)
             self._processes.append(process)
         process.write(bundle.packed(program))
@@ -149,13 +150,14 @@ class SshClient:
             self._idle.append(process)
 
     def ping(self, timeout_s: float = 5.0) -> float:
-        """Raises a HostError that names the first hop which does not answer."""
+        """Return the seconds that a login takes at every hop. Raise ConnectionLost that names the first hop that does
+        not answer."""
         start_s = time.monotonic()
         for number, hop in enumerate(self.host.route):
             command = ["ssh", "-F", str(self._config), destination(self.host, number), "exit"]
             if f"Authenticated to {hop.address}" not in _stderr(command, timeout_s):
-                raise ConnectionLost(f"lost {self.host.name} ({self.host.route_words}): could not get an answer of "
-                                     f"{hop.name} within {timeout_s:g} s",
+                raise ConnectionLost(f"lost {self.host.name} ({self.host.route_words}): no answer from {hop.name} "
+                                     f"within {timeout_s:g} s",
                                      remedy=f"inv hosts --ping --host {self.host.name}   # then run the same command "
                                      "again")
         return time.monotonic() - start_s
@@ -171,15 +173,15 @@ class SshClient:
 
 
 def _stderr(command: Sequence[str], timeout_s: float) -> str:
-    """What a command says there, the beginning of what has no end; nothing where it does not end in time."""
+    """Return the stderr of a command, at most STDERR_BYTES; '' where it does not end in time."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                start_new_session=True)
     assert process.stderr
     late = threading.Timer(timeout_s, _kill_all, [process])
     late.start()
     try:
-        said = process.stderr.read(STDERR_BYTES).decode("utf-8", "replace")
-        return said if late.is_alive() else ""
+        errors = process.stderr.read(STDERR_BYTES).decode("utf-8", "replace")
+        return errors if late.is_alive() else ""
     finally:
         late.cancel()
         _kill_all(process)
@@ -188,20 +190,20 @@ def _stderr(command: Sequence[str], timeout_s: float) -> str:
 
 
 def _kill_all(process: subprocess.Popen[bytes]) -> None:
-    """Together with the `ssh` that it started for the hop before: that one holds our stderr open."""
+    """Kill a process and the `ssh` that it started for the hop before, which holds our stderr open."""
     with contextlib.suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 class SshProcess:
-    """One `ssh` with a far-side program at its other end; what Stream is for a Connection."""
+    """One `ssh` process with a host program at its other end; what Stream is for a Connection."""
 
     def __init__(self, client: SshClient, config: Path) -> None:
         self._client = client
-        self.passed = 0  # hops that let us in
+        self.passed = 0  # hops that we are logged in to
         self.rtt_s: float | None = None
-        self._said: list[str] = []
-        self._decided = threading.Event()  # the last hop has let us in, or some hop has not
+        self._errors: list[str] = []
+        self._decided = threading.Event()  # the login at the last hop succeeded, or a login failed
         line = Command(client.host.python, *bundle.FLAGS, "-c", bundle.READER).shell()
         self._process = subprocess.Popen(
             ["ssh", "-F", str(config), destination(client.host), for_the_host(line)], bufsize=0,
@@ -210,7 +212,7 @@ class SshProcess:
         assert self._process.stdout
         self._in, self._out = self._process.stdin, self._process.stdout
         for pipe in (self._in, self._out):
-            with contextlib.suppress(OSError, AttributeError):  # macOS has no such thing; users may be at their limit
+            with contextlib.suppress(OSError, AttributeError):  # not on macOS, or at the user's limit
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -230,7 +232,7 @@ class SshProcess:
         return self._process.poll() is None
 
     def let_in(self) -> bool:
-        """Wait for the login; whether it succeeded."""
+        """Wait for the login; return whether it succeeded."""
         if not self._decided.wait(LOGIN_S + sum(hop.connect_timeout_s for hop in self._client.host.route)):
             self.kill()
         return self.passed >= len(self._client.host.route)
@@ -250,7 +252,7 @@ class SshProcess:
             raise self.end() from error
 
     def read_exactly(self, _: int) -> bytes:
-        """Only called at the end."""
+        """Raise why it ended; called only at the end of the output."""
         raise self.end()
 
     def readable(self) -> bool:
@@ -262,7 +264,7 @@ class SshProcess:
         self._process.wait()
 
     def close(self) -> None:
-        """Once nobody uses it any more."""
+        """Kill it and close its pipes, when it is no longer used."""
         self.kill()
         self._listener.join(1)
         for pipe in (self._in, self._out, self._process.stderr):
@@ -271,18 +273,19 @@ class SshProcess:
                     pipe.close()
 
     def end(self) -> HostError | CommandFailed:
-        """Why it ended."""
+        """Kill it and return the error that says why it ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(2)
         self.kill()
         self._listener.join(1)
-        return self._explained(self._process.returncode, "\n".join(self._said))
+        return self._explained(self._process.returncode, "\n".join(self._errors))
 
     def _read_some(self, size: int) -> bytes:
         return self.read(size) or self.read_exactly(1)
 
     def _listen(self) -> None:
-        """debug1: Connecting to HOST port N / Connection established. / Authenticated to HOST ..."""
+        """Follow the login in stderr: debug1: Connecting to HOST port N / Connection established. / Authenticated to
+        HOST ..."""
         start_s = time.monotonic()
         for line in self._lines():
             if line.startswith("debug1: Connecting to"):
@@ -294,7 +297,7 @@ class SshProcess:
                 if self.passed == len(self._client.host.route):
                     self._decided.set()
             elif not line.startswith(("debug1:", "Transferred:", "Bytes per second:", "OpenSSH_", "Warning: Perm")):
-                self._said = [*self._said[-30:], line]
+                self._errors = [*self._errors[-30:], line]
         self._decided.set()
 
     def _lines(self) -> Iterator[str]:
@@ -311,28 +314,28 @@ class SshProcess:
                 yield from (line[:STDERR_LINE_BYTES].decode("utf-8", "replace").rstrip() for line in lines)
         yield rest[:STDERR_LINE_BYTES].decode("utf-8", "replace")
 
-    def _explained(self, code: int, said: str) -> HostError | CommandFailed:
+    def _explained(self, code: int, errors: str) -> HostError | CommandFailed:
         host = self._client.host
         route = f"{host.name} ({host.route_words})"
         trust = f"inv trust --host {host.name}"
         inside = self.passed >= len(host.route)
         if inside and code not in (255, -9):
             if code == 127:
-                return CommandFailed(f"{host.name}: {said or 'command not found'}",
+                return CommandFailed(f"{host.name}: {errors or 'command not found'}",
                                      remedy=f"set hosts.{host.name}.python in hosts.toml to a Python 3.8 or newer")
-            return CommandFailed(f"{host.name}: exit {code}\n{said[-600:]}")
-        if "IDENTIFICATION HAS CHANGED" in said:
+            return CommandFailed(f"{host.name}: exit {code}\n{errors[-600:]}")
+        if "IDENTIFICATION HAS CHANGED" in errors:
             return HostKeyError(f"the host key of a hop of {route} has CHANGED. Either the machine was reinstalled, or "
-                                "somebody is between you and it", remedy=trust)
-        if "Host key verification failed" in said or "host key is known for" in said:
-            return HostKeyError(f"the host key of a hop of {route} is not known: {said[-300:]}", remedy=trust)
-        if "Permission denied" in said:
-            return AuthenticationFailed(f"a hop of {route} refuses us: {said[-300:]}",
-                                        remedy=f"check user and identity_file of {host.name}")
+                                "this is a man-in-the-middle attack", remedy=trust)
+        if "Host key verification failed" in errors or "host key is known for" in errors:
+            return HostKeyError(f"the host key of a hop of {route} is not known: {errors[-300:]}", remedy=trust)
+        if "Permission denied" in errors:
+            return AuthenticationFailed(f"permission denied by a hop of {route}: {errors[-300:]}",
+                                        remedy=f"check user and identity_file of {host.name} in hosts.toml")
         if inside:
-            why = f" ({said[-300:]})" if said else ""
-            return ConnectionLost(f"lost {route}: the link or the command was cut{why}",
+            why = f" ({errors[-300:]})" if errors else ""
+            return ConnectionLost(f"lost {route}: the connection was closed or the command was killed{why}",
                                   remedy=f"inv hosts --ping --host {host.name}   # then run the same command again")
-        kind = Refused if _REFUSED.search(said) else Unreachable
-        return kind(f"cannot reach {route}: {said[-300:] or 'no answer'}",
+        kind = Refused if _REFUSED.search(errors) else Unreachable
+        return kind(f"cannot reach {route}: {errors[-300:] or 'no answer'}",
                     remedy=f"inv hosts --ping --host {host.name}")

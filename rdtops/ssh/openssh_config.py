@@ -1,4 +1,4 @@
-"""The same route for OpenSSH's own programs: an ssh_config with the same keys and the same strictness on every hop."""
+"""OpenSSH config: an ssh_config of a route for OpenSSH's own programs, with the same keys and host key checking."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from rdtops.ssh.hosts import Hop, Host
 
 
 def config_text(host: Host) -> str:
-    """An ssh_config in which `ssh -F FILE hop-N` reaches hop N of the route as Connection does; see destination."""
+    """Return an ssh_config with which `ssh -F FILE hop-N` reaches hop N of the route; see destination."""
     return "\n".join(_block(hop, number) for number, hop in enumerate(host.route))
 
 
 def destination(host: Host, hop: int = -1) -> str:
-    """What a hop is called in config_text. Two hops may share a name, an address or both; a block that stood for two
+    """Return the name of a hop in config_text. Two hops may share a name, an address or both; one block for two hops
     would be its own jump, and ssh would start itself without end."""
     return f"hop-{hop % len(host.route)}"
 
@@ -29,5 +29,5 @@ def _block(hop: Hop, number: int) -> str:
 
 def _quoted(word: str) -> str:
     if '"' in word or "\n" in word:
-        raise ValueError(f"ssh_config cannot hold {word!r}")
+        raise ValueError(f"ssh_config cannot contain {word!r}")
     return f'"{word}"'

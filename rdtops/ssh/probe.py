@@ -1,5 +1,5 @@
-"""Probe: a command and a pure function that reads its output. Many travel in one round trip, also those of askers that
-know nothing of each other: `together` runs them side by side and lets their questions wait for one another."""
+"""Probe: a read-only command and a pure function that parses its output. Many probes share one round trip, also those
+of independent callers: `together` runs the callers side by side and collects their probes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE_S = 0.1  # a trip waits so long for an asker that is still thinking; it gets the next one
+PATIENCE_S = 0.1  # a round trip waits so long for slower callers; they get the next one
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a probe's command printed. `code` is None when it ran into its time limit."""
+    """The output of a probe's command. `code` is None when it ran into its time limit."""
 
     code: int | None
     out: str
@@ -41,15 +41,15 @@ class Output:
 
     @property
     def excerpt(self) -> str:
-        """A line to quote in a finding."""
+        """One line of the output, to quote in a check result."""
         text = " ".join((self.err.strip() or self.out.strip() or "(no output)").split())
         return text if len(text) <= 200 else text[:197] + "..."
 
 
 @dataclass(frozen=True)
 class Probe(Generic[T]):
-    """`shell` must only read; `parse` gets its Output and raises ValueError when it is not what it should be. `stdin`
-    fits into a pipe (64 KiB)."""
+    """A command and its parser. `shell` must only read; `parse` gets its Output and raises ValueError when it is
+    invalid. `stdin` must fit into a pipe (64 KiB)."""
 
     name: str
     shell: str
@@ -60,7 +60,7 @@ class Probe(Generic[T]):
 
 @dataclass(frozen=True)
 class Answer(Generic[T]):
-    """Either a value, or None and the reason why there is none."""
+    """A value, or None and the reason why there is none."""
 
     value: T | None
     output: Output
@@ -69,14 +69,14 @@ class Answer(Generic[T]):
 
 def program_probe(name: str, host: Host, program: ModuleType, request: Mapping[str, Any],
                   parse: Callable[[Output], T], timeout_s: float = 20.0) -> Probe[T]:
-    """A far-side program asked as a probe: one JSON line in, one out."""
+    """Return a probe that runs a host program: one JSON line in, one out."""
     line = Command(host.python, *bundle.FLAGS, "-c", bundle.READER).shell()
     return Probe(name, line, parse, timeout_s, bundle.packed_request(program, request))
 
 
 def ask(connection: Connection, probes: Iterable[Probe[Any]]) -> dict[str, Answer[Any]]:
-    """Run all probes at once on the host: one round trip, each with its own time limit. Within `together` the trip is
-    shared with the other askers."""
+    """Run all probes on the host in one round trip, each with its own time limit. Within `together` the round trip is
+    shared with the other callers."""
     asked = {p.name: p for p in probes}
     trips = _trips.get()
     shared = trips is not None and trips.connection is connection
@@ -86,14 +86,15 @@ def ask(connection: Connection, probes: Iterable[Probe[Any]]) -> dict[str, Answe
 
 def together(connection: Connection, works: Sequence[Callable[[], T]],
              seconds: dict[str, float] | None = None) -> list[T]:
-    """Run each of `works` in a thread of its own; what they ask of `connection` travels together, in as many trips as
-    the one that asks most often needs. Raises what a trip raised, else what the first of them raised. `seconds` is told
+    """Run each of `works` in its own thread and send their probes together, in as many round trips as the one that asks
+    most often needs. Raise the exception of a round trip, else that of the first work that failed. Write into `seconds`
     how long each probe took on the host."""
     return _Trips(connection, works, {} if seconds is None else seconds).run()
 
 
 class _Trips:
-    """The caller's thread makes the trips, so that Ctrl-C ends them; each work waits in a thread for its answers."""
+    """The round trips of `together`. The caller's thread makes them, so that Ctrl-C ends them; each work waits in its
+    own thread for its answers."""
 
     def __init__(self, connection: Connection, works: Sequence[Callable[[], Any]],
                  seconds: dict[str, float]) -> None:
@@ -121,7 +122,7 @@ class _Trips:
         return [self._results[number] for number in range(len(self._works))]
 
     def outputs(self, probes: Mapping[str, Probe[Any]]) -> Mapping[str, Output]:
-        """Called in the thread of a work: its probes join the next trip."""
+        """Add the probes of a work to the next round trip and wait for their outputs. Called in the work's thread."""
         question = _Question(probes)
         with self._change:
             if self._over is None:
@@ -134,7 +135,7 @@ class _Trips:
         return question.outputs
 
     def _gathered(self) -> list[_Question]:
-        """The questions of the next trip; none when all works have ended."""
+        """Return the questions of the next round trip; none when all works have ended."""
         with self._change:
             self._change.wait_for(lambda: self._waiting or not self._left)
             self._change.wait_for(lambda: len(self._waiting) >= self._left, PATIENCE_S)
@@ -142,7 +143,7 @@ class _Trips:
         return questions
 
     def _answer(self, questions: Sequence[_Question]) -> None:
-        """Names that two askers share are told apart on the way."""
+        """Make one round trip. Rename probes that have the same name, for the request only."""
         asked: dict[str, Probe[Any]] = {}
         places: list[dict[str, str]] = []
         for number, question in enumerate(questions):
@@ -181,7 +182,7 @@ _trips: contextvars.ContextVar[_Trips | None] = contextvars.ContextVar("trips", 
 
 
 def _trip(connection: Connection, probes: Mapping[str, Probe[Any]]) -> dict[str, Output]:
-    """One call of the prober."""
+    """Run the prober once."""
     request = {"probes": {name: {"shell": p.shell, "timeout_s": p.timeout_s,
                                  **({"stdin": base64.b64encode(p.stdin).decode()} if p.stdin else {})}
                           for name, p in probes.items()}}
@@ -190,12 +191,12 @@ def _trip(connection: Connection, probes: Mapping[str, Probe[Any]]) -> dict[str,
     try:
         return {name: _output(answers[name]) for name in probes}
     except ValueError as error:
-        raise CommandFailed(f"{connection.host.name}: the prober program gave no answer of its form: {error}") from None
+        raise CommandFailed(f"{connection.host.name}: the answer of the prober program is invalid: {error}") from None
 
 
-def _output(said: object) -> Output:
-    """Raises ValueError."""
-    row = fields.table(said)
+def _output(answer: object) -> Output:
+    """Parse the output of a probe. Raise ValueError."""
+    row = fields.table(answer)
     code, out, err, seconds = row.get("code"), row.get("out"), row.get("err"), fields.number(row.get("seconds"))
     if not isinstance(out, str) or not isinstance(err, str) or max(len(out), len(err)) > prober.LIMIT:
         raise ValueError("no output, or too much of it")
@@ -209,5 +210,5 @@ def _answer(probe: Probe[T], output: Output) -> Answer[T]:
         return Answer(None, output, f"no answer within {probe.timeout_s:g} s")
     try:
         return Answer(probe.parse(output), output)
-    except Exception as error:  # a parser reads what a host printed: whatever it stumbles over is the host's words
+    except Exception as error:  # a parser reads what a host printed: any error is due to that output
         return Answer(None, output, f"{error or type(error).__name__} (exit {output.code}: {output.excerpt})")

@@ -1,4 +1,4 @@
-"""Redaction: what may be shown of a text that may hold secrets. The one place where they become ***."""
+"""Redaction: replace secrets in a text by ***, the only place where that is done."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 
 from rdtops.ssh.hosts import Host
 
-NAMES = ("_API_KEY", "_TOKEN", "_PASSWORD", "_SECRET")  # how variables end that hold a secret
-SHORTEST = 4  # characters; what is shorter would be found in every other word
+NAMES = ("_API_KEY", "_TOKEN", "_PASSWORD", "_SECRET")  # suffixes of variables that hold a secret
+SHORTEST = 4  # characters; shorter ones occur in ordinary words
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 
 
 def redacted(text: str, secrets: Iterable[str] = ()) -> str:
-    """Without the name and password of any address in it, and without `secrets`."""
+    """Return the text without the user name and password of any URL in it, and without `secrets`."""
     for secret in sorted({s for s in secrets if len(s) >= SHORTEST}, key=len, reverse=True):
         text = text.replace(secret, "***")
     return _USERINFO.sub("***@", text)
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether a variable is to be shown to nobody: a token by its name, or an address with a password."""
+    """Return whether a variable is secret: a token by its name, or a URL with a password."""
     return name.endswith(NAMES) or bool(_USERINFO.search(value))
 
 
 def secrets_of(host: Host) -> set[str]:
-    """Values of a host's table in hosts.toml that are secrets, and the passwords in its addresses."""
+    """Return the values of a host's table in hosts.toml that are secrets, and the passwords in its URLs."""
     declared = host.environment
     addresses = [*host.env.values(), *_texts(host.plugins), declared.index_url or "", *declared.extra_index_urls,
                  *declared.requirements]
@@ -36,7 +36,7 @@ def secrets_of(host: Host) -> set[str]:
 
 
 def _passwords(text: str) -> Iterable[str]:
-    """As they are written, and as they are meant: p%40ss is p@ss."""
+    """Yield the passwords in a text, as written and decoded: p%40ss is p@ss."""
     for userinfo in _USERINFO.findall(text):
         name, separator, password = userinfo[:-1].partition(":")
         written = password if separator else name  # https://TOKEN@github.com

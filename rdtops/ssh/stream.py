@@ -1,4 +1,4 @@
-"""Stream: a command that runs on a host, over a channel of a Connection."""
+"""Stream: a running command on a host, over a channel of a Connection."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from rdtops.ssh.transport import BACKLOG_BYTES
 if TYPE_CHECKING:
     from rdtops.ssh.connection import Connection
 
-PING_AFTER_S = 10.0  # of silence of a command that is waited for
-PING_S = 15.0  # a busy jump may take its time
+PING_AFTER_S = 10.0  # without output of a command
+PING_S = 15.0  # a busy jump host may be slow
 OUTPUT_BYTES = 1 << 24  # of a command
-LAST_OUTPUT_S = 2.0  # which may come behind the exit status
-LAST_WORDS_BYTES = 1 << 16  # of stderr that nobody has read
+LAST_OUTPUT_S = 2.0  # wait for output after the exit status
+LAST_WORDS_BYTES = 1 << 16  # of unread stderr
 _PIECE = 1 << 18
 
 
 class Stream:
-    """A running remote command. Every read and write is bounded by `silence_s` without a byte."""
+    """A running remote command. Every read and write fails after `silence_s` without a byte."""
 
     def __init__(self, connection: Connection, channel: paramiko.Channel, line: str, silence_s: float) -> None:
         self._connection = connection
         self._channel = channel
-        self.runs = line  # what it is called in errors
+        self.runs = line  # its name in errors
         self._silence_s = silence_s
         self.wire = Wire(self._read_all, self.write, self.readable)
 
@@ -44,7 +44,7 @@ class Stream:
     def write(self, content: bytes | memoryview) -> None:
         view = memoryview(content)
         with self._errors():
-            for start in range(0, len(view), _PIECE):  # sendall copies all that is left at every packet
+            for start in range(0, len(view), _PIECE):  # sendall copies all the rest at every packet
                 self._channel.sendall(bytes(view[start:start + _PIECE]))
 
     def end_input(self) -> None:
@@ -52,36 +52,37 @@ class Stream:
             self._channel.shutdown_write()
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes; nothing at the end of the output."""
+        """Return up to `size` bytes; b"" at the end of the output."""
         with self._errors():
             piece: bytes = self._channel.recv(size)
             return piece
 
     def readable(self) -> bool:
-        """Whether a read would not wait: something is there, or the end is."""
+        """Return whether a read would return at once, with data or with the end of the output."""
         return bool(self._channel.recv_ready() or self._channel.eof_received or self._channel.closed)
 
     def _read_all(self, _: int) -> bytes:
-        """All that is there: paramiko copies what a read leaves behind. Raises why nothing more comes at the end."""
+        """Return all buffered bytes, because paramiko copies what a read leaves behind. At the end, raise the error
+        that says why nothing more comes."""
         piece = self.read(1 << 26)
         if not piece:
             raise self._ended_early()
         return piece
 
     def errors(self) -> str:
-        """What is there of stderr now, the end of it."""
-        said = b""
+        """Return the last LAST_WORDS_BYTES of the stderr that has arrived."""
+        tail = b""
         with contextlib.suppress(OSError):
             for _ in range(BACKLOG_BYTES // _PIECE):
                 if not self._channel.recv_stderr_ready():
                     break
-                said = (said + self._channel.recv_stderr(_PIECE))[-LAST_WORDS_BYTES:]
-        return said.decode("utf-8", "replace")
+                tail = (tail + self._channel.recv_stderr(_PIECE))[-LAST_WORDS_BYTES:]
+        return tail.decode("utf-8", "replace")
 
     def finish(self, stdin: bytes, timeout_s: float, limit: int = OUTPUT_BYTES) -> tuple[bytes, bytes]:
-        """Send stdin, end it, and gather stdout and stderr, `limit` bytes in all, until both end or `timeout_s` is
-        over, and what the slowest line needs for what has come. A command may be silent for long; a link that froze
-        meanwhile is found by asking its hops now and then."""
+        """Send stdin, close it, and read stdout and stderr, at most `limit` bytes in all, until both end or `timeout_s`
+        is over, plus the time that the slowest line needs for the bytes read. A command may be silent for long; ping
+        the hops now and then to find a frozen connection."""
         heard_s = time.monotonic()
         deadline = heard_s + timeout_s
         self.write(stdin)
@@ -101,7 +102,7 @@ class Stream:
                 raise self._too_much(limit)
             late = now_s > deadline + size / SLOWEST_LINE_BYTES_PER_S
             if has_ended and (late or now_s > heard_s + LAST_OUTPUT_S):
-                break  # what it has started holds its pipes open
+                break  # a child process holds its pipes open
             if late:
                 raise self._too_slow(timeout_s)
             if not took:
@@ -114,7 +115,7 @@ class Stream:
         return bytes(out), bytes(err)
 
     def _take(self, out: bytearray, err: bytearray) -> bool:
-        """Whether something was there."""
+        """Read what has arrived; return whether there was anything."""
         took = 0
         if self._channel.recv_ready():
             took += len(piece := self._channel.recv(1 << 20))
@@ -125,11 +126,11 @@ class Stream:
         return took > 0
 
     def _over(self) -> bool:
-        """The exit status may arrive before the last output."""
+        """Return whether the command is over. The exit status may arrive before the last output."""
         return bool(self._channel.closed or (self._channel.exit_status_ready() and self._channel.eof_received))
 
     def code(self, timeout_s: float = 10.0) -> int:
-        """The exit code. Raises ConnectionLost when the link went away first: then the outcome is unknown."""
+        """Return the exit code. Raise ConnectionLost when the connection was lost first: the outcome is unknown."""
         if not self._channel.status_event.wait(timeout_s):
             raise self._too_slow(timeout_s)
         code: int = self._channel.exit_status
@@ -151,19 +152,20 @@ class Stream:
             self._connection.ping()
         except ConnectionLost as error:
             return error
-        return CommandTimeout(f"{self._connection.host.name}: no end within {timeout_s:g} s of: {self.runs[:200]}")
+        return CommandTimeout(f"{self._connection.host.name}: timed out after {timeout_s:g} s: {self.runs[:200]}")
 
     def _ended_early(self) -> RemoteError | HostError:
-        """Why nothing more comes: the command ended by itself (its exit code is there), or the link went away."""
+        """Return why nothing more comes: the command ended (its exit code is known), or the connection was lost."""
         ended_itself = self._channel.status_event.wait(2.0) and self._channel.exit_status != -1
-        said = self.errors().strip()[-600:]
+        errors = self.errors().strip()[-600:]
         host = self._connection.host
         if not ended_itself:
-            return self._connection.lost("the link or the command was cut" + (f" ({said})" if said else ""))
+            return self._connection.lost("the connection was closed or the command was killed"
+                                         + (f" ({errors})" if errors else ""))
         if self._channel.exit_status == 127:
-            return CommandFailed(f"{host.name}: {said or 'command not found'}",
+            return CommandFailed(f"{host.name}: {errors or 'command not found'}",
                                  remedy=f"set hosts.{host.name}.python in hosts.toml to a Python 3.8 or newer")
-        return CommandFailed(f"{host.name}: exit {self._channel.exit_status} from: {self.runs[:120]}\n{said}")
+        return CommandFailed(f"{host.name}: exit {self._channel.exit_status} from: {self.runs[:120]}\n{errors}")
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Transport: paramiko's connection to one hop, with bounds on what that hop may send, before and after the login."""
+"""Transport: paramiko's connection to one hop, with limits on what that hop may send, before and after the login."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Ask = Callable[[str, bool], str]
 
 REKEY_BYTES = 1 << 35
 PACKET_BYTES = 1 << 18  # OpenSSH's own limit
-BACKLOG_BYTES = 1 << 26  # of a channel, which nobody has read yet: twice the window that a host may fill
-QUESTIONS, QUESTION_CHARS = 20, 1000  # of a hop, within a login
+BACKLOG_BYTES = 1 << 26  # unread, of a channel: twice the window that a host may fill
+QUESTIONS, QUESTION_CHARS = 20, 1000  # of a hop, during a login
 
 
 def bounded(ask: Ask | None, sock: Any, **settings: Any) -> paramiko.Transport:
-    """A transport for Fabric to open.
+    """Return a transport for Fabric to open.
 
     GCM first: paramiko's first cipher (CTR, with a separate MAC) costs a fifth more CPU. Its window of 2 MiB on the way
-    through a jump stays: 32 MiB brought a third at 40 ms, but without delay paramiko drowned in its own buffer. New
-    keys after 32 GiB (OpenSSH: 64) instead of 512 MiB: paramiko's thread waits for itself, and after 30 s gives the
-    connection up, when a channel is closed while it has asked for new keys."""
+    through a jump stays: 32 MiB brought a third at 40 ms, but without delay paramiko's buffer grew too large. New keys
+    after 32 GiB (OpenSSH: 64) instead of 512 MiB: when a channel is closed during a rekey, paramiko's thread waits for
+    itself, and closes the connection after 30 s."""
     transport = _Transport(sock, **settings)
     transport.ask = ask
     transport.packetizer.REKEY_BYTES = REKEY_BYTES
@@ -49,19 +49,19 @@ def _feed_extended(channel: paramiko.Channel, message: Any) -> None:
 
 
 def _refuse_backlog(channel: paramiko.Channel) -> None:
-    """What a host sends beyond the window that it was given: paramiko would take that."""
+    """Raise SSHException when a host sends more than its window allows; paramiko does not check that."""
     if len(channel.in_buffer) + len(channel.in_stderr_buffer) > BACKLOG_BYTES:
-        raise paramiko.SSHException(f"more than {BACKLOG_BYTES} bytes that nobody has read")
+        raise paramiko.SSHException(f"more than {BACKLOG_BYTES} bytes unread in a channel")
 
 
 def _bounded_read(read: Callable[..., bytes], size: int, check_rekey: bool = False) -> bytes:
     if size > PACKET_BYTES:
-        raise paramiko.SSHException(f"a packet of {size} bytes")
+        raise paramiko.SSHException(f"a packet of {size} bytes is too large")
     return read(size, check_rekey)
 
 
 class _AuthHandler(AuthHandler):  # type: ignore[misc]  # paramiko has no types
-    """paramiko would make a list of four billion questions of a number alone."""
+    """An AuthHandler that limits the number of questions: paramiko would allocate a list of four billion of them."""
 
     def _parse_userauth_info_request(self, message: paramiko.Message) -> None:
         head = paramiko.Message(message.get_remainder())
@@ -73,9 +73,9 @@ class _AuthHandler(AuthHandler):  # type: ignore[misc]  # paramiko has no types
 
 
 class _Transport(paramiko.Transport):  # type: ignore[misc]  # paramiko has no types
-    """Its thread ends quietly when the link below it is gone: whoever waits for it is told, and a traceback of the
-    thread would stand in the middle of that. And where a key is only the first half of a login, it goes on with the
-    questions of the second (keyboard-interactive): paramiko would take the half for the whole and hang."""
+    """A transport whose thread ends without a traceback when the connection below it is lost: the waiting threads get
+    the error. Where the server requires a second factor after the key, it continues with its questions
+    (keyboard-interactive): paramiko would take the login for complete and hang."""
 
     ask: Ask | None = None
     questions = 0
@@ -102,7 +102,7 @@ class _Transport(paramiko.Transport):  # type: ignore[misc]  # paramiko has no t
         self.questions += max(len(prompts), 1)
         if self.questions > QUESTIONS:
             raise paramiko.SSHException(f"it asks more than {QUESTIONS} questions")
-        if not prompts:  # PAM's last word
+        if not prompts:  # PAM ends with an empty request
             return []
         if self.ask is None:
             raise paramiko.AuthenticationException(f"it asks {quoted([text for text, _ in prompts])}")

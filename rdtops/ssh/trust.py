@@ -1,4 +1,4 @@
-"""Trust: the only place that adds a host key, after showing its fingerprint."""
+"""Trust: the only module that adds a host key, after showing its fingerprint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rdtops.ssh.transport import Ask
 
 @dataclass(frozen=True)
 class SeenKey:
-    """A key as a hop showed it. `state` is known, new or changed."""
+    """The host key that a hop presented. `state` is known, new or changed."""
 
     hop: Hop
     kind: str
@@ -26,18 +26,19 @@ class SeenKey:
 
 
 def trust(host: Host, accept: Callable[[SeenKey], bool], ask: Ask | None = None) -> list[SeenKey]:
-    """Show the key of each hop to `accept` and record it when that says yes. A known key is not asked about.
+    """Show the key of each hop to `accept` and record it when `accept` returns True. Skip known keys.
 
-    Raises HostKeyError at the first key that is not accepted: what lies behind it cannot be seen.
+    Raise HostKeyError at the first key that is not accepted: the hops behind it cannot be reached.
     """
     seen = []
     for hop, key in keys_of(host, ask):
-        found = SeenKey(hop, key.get_name(), key.fingerprint, _state(hop, key))
-        seen.append(found)
-        if found.state != "known":
-            if not accept(found):
-                raise HostKeyError(f"the {found.state} key of {hop.name} was not accepted, so {host.name} stays out of "
-                                   "reach", remedy=f"inv trust --host {host.name}   # once you have compared it")
+        shown = SeenKey(hop, key.get_name(), key.fingerprint, _state(hop, key))
+        seen.append(shown)
+        if shown.state != "known":
+            if not accept(shown):
+                raise HostKeyError(f"the {shown.state} host key of {hop.name} was not accepted, so {host.name} cannot "
+                                   "be reached", remedy=f"inv trust --host {host.name}   # compare the fingerprint "
+                                   "first")
             _record(hop, key)
     return seen
 
@@ -56,12 +57,12 @@ def _entries(hop: Hop) -> paramiko.HostKeys:
 
 
 def _record(hop: Hop, key: paramiko.PKey) -> None:
-    """Append the key; a changed one first loses its old line, everything else of the file stays as it is."""
+    """Append the key; replace the old line of a changed key, and leave the rest of the file as it is."""
     file = Path(hop.known_hosts).expanduser()
     if file.exists() and not file.is_file():  # /dev/null, say
-        raise HostKeyError(f"{hop.name}: its keys are looked up in {file}, which keeps none",
-                           remedy=f"known_hosts = \"~/.ssh/known_hosts\" for {hop.name} in hosts.toml, or "
-                                  "UserKnownHostsFile in ~/.ssh/config; then inv trust again")
+        raise HostKeyError(f"cannot add the host key of {hop.name}: its known_hosts is {file}, which is not a file",
+                           remedy=f"set known_hosts = \"~/.ssh/known_hosts\" for {hop.name} in hosts.toml, or "
+                                  "UserKnownHostsFile in ~/.ssh/config; then run inv trust again")
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
     kept = [line for line in lines if not _is_old_key(line, hop, key.get_name())]
@@ -78,7 +79,7 @@ def _is_old_key(line: str, hop: Hop, kind: str) -> bool:
     entry = paramiko.hostkeys.HostKeyEntry.from_line(line)
     if entry is None:
         return False
-    names = paramiko.HostKeys()  # it knows how hashed names are compared
+    names = paramiko.HostKeys()  # compares hashed names too
     for name in entry.hostnames:
         names.add(name, kind, entry.key)
     return names.lookup(hop.known_hosts_entry) is not None

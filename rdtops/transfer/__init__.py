@@ -1,1 +1,1 @@
-"""The laptop's side of moving files."""
+"""Transfer: the laptop's side of moving files."""

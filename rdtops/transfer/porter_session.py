@@ -1,4 +1,4 @@
-"""A session: the porter on a host at the other end of a wire; and what goes wrong on either side, for people."""
+"""Porter session: the porter on a host at the other end of a wire, and the error messages of both sides."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from rdtops.porter.wire import Heartbeat, Wire
 from rdtops.ssh.display import joined, shown, size_words
 from rdtops.ssh.hosts import Host
 
-SILENCE_S = 30.0  # the far side says that it is alive every 5 s
-PING_S = 5.0  # for each hop, to find the one that is silent
+SILENCE_S = 30.0  # the host program sends a heartbeat every 5 s
+PING_S = 5.0  # for each hop, to find the one that does not answer
 LISTING_BYTES = 1 << 26  # of files: a quarter of a million
 
 
 class FarProgram(contextlib.AbstractContextManager["FarProgram"], Protocol):
-    """A far-side program that runs, as Stream and SshProcess are."""
+    """A running host program, as Stream and SshProcess are."""
 
     @property
     def wire(self) -> Wire: ...
 
 
 class OpenPorter(Protocol):
-    """How a transfer gets to a host: a Connection, or an SshClient."""
+    """How a transfer reaches a host: a Connection, or an SshClient."""
 
     @property
     def host(self) -> Host: ...
@@ -54,8 +54,8 @@ class OpenPorter(Protocol):
 @contextlib.contextmanager
 def session(way: OpenPorter, root: str, request: dict[str, Any],
             touch: Callable[[], None] = lambda: None) -> Iterator[Wire]:
-    """The porter on the host, which has got the request. Its problems become our errors. `touch` is called as long as
-    it is heard of."""
+    """Start the porter on the host with a request. Raise its problems as our errors. Call `touch` as long as its
+    heartbeats arrive."""
     with way.far(porter, request, silence_s=SILENCE_S + 30) as program:  # the heartbeat is first
         wire, silence = program.wire, _Silence(way)
         with _far_problems(way, root, wire, silence), Heartbeat(wire, silence, SILENCE_S, touch):
@@ -63,17 +63,17 @@ def session(way: OpenPorter, root: str, request: dict[str, Any],
 
 
 def until_end(wire: Wire) -> Iterator[Message]:
-    """What the host lists. Raises Problem when it is without end."""
+    """Yield the entries that the host lists. Raise Problem when they exceed LISTING_BYTES."""
     before = wire.heard_bytes
     while "end" not in (message := wire.hear()):
         if wire.heard_bytes - before > LISTING_BYTES:
-            raise Problem("long", "", f"a list of more than {LISTING_BYTES} bytes")
+            raise Problem("long", "", f"the list of files is longer than {LISTING_BYTES} bytes")
         yield message
 
 
 class _Silence:
-    """What happens when the host has been silent for too long: ask every hop, so that the one to blame has a name,
-    and cut the link, which ends whatever waits for it."""
+    """Action when the host has been silent for too long: ping every hop, to name the one that failed, and close the
+    connection, which ends whatever waits for it."""
 
     def __init__(self, way: OpenPorter) -> None:
         self._way = way
@@ -86,10 +86,10 @@ class _Silence:
         self._way.close()
 
     def named(self, error: ConnectionLost) -> ConnectionLost:
-        """The error with the hop that does not answer, where there is one."""
+        """Return the error with the name of the hop that does not answer, where there is one."""
         if error.hop:
             return ConnectionLost(f"{error.message}; what was sent is kept", remedy=error.remedy)
-        with self._asking:  # the cut that woke us may be the answer that is just being found
+        with self._asking:  # another thread may be looking for the failed hop, and have closed the connection
             if self._culprit is None:
                 self._ask()
         if self._culprit is None:
@@ -108,7 +108,7 @@ def _far_problems(way: OpenPorter, root: str, wire: Wire, silence: _Silence) -> 
     try:
         try:
             yield
-        except (CommandFailed, ConnectionLost):  # perhaps it has said why before it went
+        except (CommandFailed, ConnectionLost):  # perhaps it sent the reason before it ended
             with contextlib.suppress(RdtopsError):
                 _hear_out(wire)
             raise
@@ -120,13 +120,13 @@ def _far_problems(way: OpenPorter, root: str, wire: Wire, silence: _Silence) -> 
         if error.remedy:
             raise
         last_words = error.message.splitlines()[-1]
-        raise TransferError(f"{way.host.name}: our program there was ended: {last_words}",
+        raise TransferError(f"{way.host.name}: the program on the host ended unexpectedly: {last_words}",
                             remedy="run the same command again; what was sent is kept") from error
 
 
 @contextlib.contextmanager
 def own_problems(root: str, wire: Wire | None = None) -> Iterator[None]:
-    """Problems with files of this machine. The host hears of them, so that it drops a part which cannot be right."""
+    """Raise problems with files of this machine as our errors. Tell the host, so that it drops a part that is wrong."""
     try:
         try:
             yield
@@ -139,11 +139,11 @@ def own_problems(root: str, wire: Wire | None = None) -> Iterator[None]:
             with contextlib.suppress(RdtopsError, Problem):
                 wire.say({"error": problem.kind, "path": "" if problem.path.startswith("/") else problem.path})
                 wire.hear()  # it repeats the problem when it has dropped the part
-        raise _error(problem, "here", root) from None
+        raise _error(problem, "this machine", root) from None
 
 
 def _hear_out(wire: Wire) -> None:
-    """Raises the Problem among the last words of the other side, if there is one. The rest of a file is no word."""
+    """Read the rest of what the other side sent and raise the Problem in it, if there is one."""
     try:
         for _ in until_end(wire):
             pass
@@ -168,22 +168,23 @@ def _disk_full(problem: Problem, side: str, root: str, where: str) -> DiskFull:
     filesystem = problem.numbers.get("filesystem")
     on = f" on {shown(filesystem)}" if filesystem else ""
     return DiskFull(f"{where}{shown(problem.reason)}{on}{more}",
-                    remedy=f"df -h {root}   # {side}: make room and run the same command again; what was sent is kept")
+                    remedy=f"df -h {root}   # on {side}: free some space and run the same command again; what was "
+                           "sent is kept")
 
 
-_NOT_OURS = ("look at hosts.{side}.python in hosts.toml and at who may write there: what answers is not the program "
-             "that was sent")
+_NOT_OURS = ("check hosts.{side}.python in hosts.toml and who may write to it: the answer is not from the program that "
+             "was sent")
 _REMEDIES = {
     "digest": "run the same command again; if it happens twice, the memory or the disk of one machine is faulty",
-    "changed": "run the same command again when nothing writes the file any more (verify=\"full\" if nothing did)",
+    "changed": "run the same command again when no program writes the file (with verify=\"full\" if none did)",
     "locked": "wait for the other transfer to end, then run the same command again",
     "link": "cp -rL FOLDER COPY   # a copy without links can be sent",
-    "os": "ls -ld {root}   # {side}: who may write there?",
-    "stalled": "ssh {side} df {root}   # does its file system answer? Then run the same command again; what was sent "
-               "is kept",
-    "long": "tar -C {root} -cf FILE .   # {side}: so many files travel as one",
+    "os": "ls -ld {root}   # on {side}: check the permissions",
+    "stalled": "ssh {side} df {root}   # check that its file system answers, then run the same command again; what "
+               "was sent is kept",
+    "long": "tar -C {root} -cf FILE .   # on {side}: pack the files into one archive and send that",
     "incomplete": "run the same command again",
-    "noise": "ssh {side} true   # must print nothing: a start-up file of the shell there does",
+    "noise": "ssh {side} true   # must print nothing; if it does, fix the start-up file of the shell on the host",
     "protocol": _NOT_OURS,
     "unasked": _NOT_OURS,
 }

@@ -1,4 +1,4 @@
-"""Ranges of large files: a queue that every stream takes from, and the two ways to move one, up or down."""
+"""Ranges: the queue of ranges of large files that every stream takes from, and how to move one, up or down."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rdtops.porter.wire import Wire
 SMALLEST_BYTES, LARGEST_BYTES = 1 << 18, 1 << 22
 RANGES_PER_FILE = 512
 MOST_CRC = (1 << 32) - 1
-TRIES = 3  # for a range whose bytes arrive altered
+TRIES = 3  # for a range that arrives altered
 
 
 class Range(NamedTuple):
@@ -33,7 +33,7 @@ class Range(NamedTuple):
 
 
 class Ranges:
-    """What is to be moved, what is under way and what has arrived. Shared by all streams of a transfer."""
+    """The ranges that wait, that are under way and that have arrived. Shared by all streams of a transfer."""
 
     def __init__(self) -> None:
         self._waiting: deque[Range] = deque()  # each is cut into pieces when it is taken
@@ -41,14 +41,14 @@ class Ranges:
         self._missing: Counter[str] = Counter()  # path -> bytes that have not arrived
         self._altered: Counter[Range] = Counter()
         self._change = threading.Condition()
-        self.done_with: list[str] = []  # parts that nothing more will be written to
+        self.done_with: list[str] = []  # parts that are complete
         self.failure: BaseException | None = None
         self.closed = False
-        self.moved_bytes = 0  # over the wire, twice what was sent twice
+        self.moved_bytes = 0  # over the wire, retries included
         self.arrived_bytes = 0
 
     def add(self, entry: Entry, part: str, there: Iterable[tuple[int, int]]) -> None:
-        """A file, of which `there` has arrived before."""
+        """Add the ranges of a file, without those of `there`, which have arrived before."""
         open_spans = gaps(entry.size, there)
         with self._change:
             self._missing[entry.path] = sum(end - start for start, end in open_spans)
@@ -66,7 +66,7 @@ class Ranges:
             return whole._replace(end=min(whole.start + size, whole.end))
 
     def give_back(self, ranges: Iterable[Range]) -> None:
-        """What a stream could not finish, for the others."""
+        """Return unfinished ranges to the queue, for other streams."""
         with self._change:
             self._waiting.extendleft(ranges)
             self._change.notify_all()
@@ -78,7 +78,7 @@ class Ranges:
             self._change.notify_all()
 
     def altered(self, range_: Range) -> None:
-        """Its CRC is another one on the other side. Raises Problem when that happens again and again."""
+        """Queue a range again whose CRC differs on the other side. Raise Problem after TRIES times."""
         self._altered[range_] += 1
         if self._altered[range_] == TRIES:
             raise Problem("digest", range_.entry.path, f"the {range_.size} bytes at {range_.start} arrived altered "
@@ -86,7 +86,7 @@ class Ranges:
         self.give_back([range_])
 
     def news(self) -> list[Range]:
-        """What has arrived since the last call."""
+        """Return the ranges that have arrived since the last call."""
         with self._change:
             arrived, self._arrived = self._arrived, []
             for range_ in arrived:
@@ -103,7 +103,7 @@ class Ranges:
 
     @property
     def open_bytes(self) -> int:
-        """What has not arrived, of the files that were begun."""
+        """The bytes of begun files that have not arrived."""
         return self._missing.total()
 
     def be_done_with(self, part: str) -> None:
@@ -122,19 +122,19 @@ class Ranges:
             self._change.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Until something changes."""
+        """Wait until something changes, at most `seconds`."""
         with self._change:
             if not self._arrived and not self.closed and not self.failure:
                 self._change.wait(seconds)
 
 
 class RangeTransfer(Protocol):
-    """What one stream does with a range."""
+    """How one stream moves a range."""
 
     def order(self, wire: Wire, range_: Range) -> None: ...
 
     def handle(self, wire: Wire, message: Message, range_: Range) -> bool:
-        """An answer of the other side to the oldest order: whether the range arrived as it was."""
+        """Handle the answer to the oldest order. Return whether the range arrived unaltered."""
 
     def done_with(self, part: str) -> None: ...
 
@@ -160,7 +160,7 @@ class RangeUpload:
         refuse_changed(file, range_.entry)
         self._ranges.moved_bytes += range_.size
 
-    def handle(self, wire: Wire, message: Message, range_: Range) -> bool:  # noqa: ARG002  # as Getter's
+    def handle(self, wire: Wire, message: Message, range_: Range) -> bool:  # noqa: ARG002  # as RangeDownload's
         refuse_other_range(message, "put", range_)
         return count(message, "crc", MOST_CRC, -1) == self._crcs.popleft()
 
@@ -202,13 +202,13 @@ class RangeDownload:
 
 def refuse_other_range(message: Message, name: str, range_: Range) -> None:
     if count(message, name, LARGEST) != range_.start:
-        raise Problem("unasked", range_.entry.path, f"it answers for the range at {message[name]}, and that at "
-                      f"{range_.start} was the next one that was asked for")
+        raise Problem("unasked", range_.entry.path, f"the host answers for the range at {message[name]}, but the next "
+                      f"one is at {range_.start}")
 
 
 class RangeStream:
-    """Moves ranges over one wire: as many at a time as keep the line busy, and no more, so that a stream which dies or
-    falls behind holds little back."""
+    """Moves ranges over one wire: only as many at a time as keep the line busy, so that a stream that dies or is slow
+    delays little."""
 
     LEAST_BYTES, FIRST_BYTES, MOST_BYTES = 1 << 19, 1 << 22, 1 << 23
 
@@ -228,7 +228,7 @@ class RangeStream:
         return bool(self._under_way)
 
     def start_one(self) -> bool:
-        """Begin the next range, where there is one and the line has room for it."""
+        """Start the next range, if there is one and the line has room for it. Return whether it did."""
         if self._under_way_bytes >= self._window_bytes() or not (range_ := self._ranges.take()):
             return False
         self._under_way.append(range_)
@@ -251,7 +251,7 @@ class RangeStream:
             self._ranges.altered(range_)
 
     def tell_closed(self) -> None:
-        """Parts that are complete are let go on the other side."""
+        """Tell the other side to close complete parts."""
         while self._done_with < len(self._ranges.done_with):
             part = self._ranges.done_with[self._done_with]
             self._done_with += 1
@@ -260,7 +260,7 @@ class RangeStream:
             self.wire.flush()
 
     def run(self) -> None:
-        """Until the transfer is over."""
+        """Run until the transfer is over."""
         while not self._ranges.closed:
             for message in self.wire.heard_already():
                 self.handle(message)
@@ -273,13 +273,13 @@ class RangeStream:
                 self._ranges.wait(0.05)
 
     def end(self) -> None:
-        """What it has not finished is for the others."""
+        """Return its unfinished ranges to the queue."""
         self._mover.close()
         self._ranges.give_back(self._under_way)
         self._under_way.clear()
 
     def _window_bytes(self) -> float:
-        if not self._rate:  # not measured: a share that leaves enough for others, when this one turns out to be slow
+        if not self._rate:  # not measured yet: a small share, in case this stream is slow
             return min(max(self._ranges.open_bytes / 32, self.LEAST_BYTES), self.FIRST_BYTES)
         return min(max(self._rate * (0.2 + 2.5 * self._rtt_s), self.LEAST_BYTES), self.MOST_BYTES)
 

@@ -1,5 +1,5 @@
-"""Large files on their way in ranges: who begins them, hears what has arrived, and has them completed. Up, the host's
-receiver is told over its own wire, which may be a stream itself; down, the target is ours."""
+"""Scheduler: begin large files that go in ranges, follow what has arrived, and complete them. An upload tells the
+host's receiver over its own wire, which may be a stream itself; a download writes the target itself."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rdtops.porter.wire import Wire
 from rdtops.transfer.ranges import Range, RangeDownload, RangeStream, RangeTransfer, RangeUpload
 from rdtops.transfer.streams import StreamPool
 
-AHEAD_FILES, AHEAD_BYTES = 8, 1 << 26  # begun before the one before them has ended, so that the streams never wait
+AHEAD_FILES, AHEAD_BYTES = 8, 1 << 26  # begun ahead of time, so that the streams never wait
 
 Moved = Callable[[Entry, int], None]
 
 
 class UploadReport(Protocol):
-    """What is kept of an upload while it is under way."""
+    """The record of an upload that is under way."""
 
     def moved(self, entry: Entry, count: int) -> None: ...
     def sent(self, path: str, md5: str) -> None: ...
@@ -30,7 +30,7 @@ class UploadReport(Protocol):
 
 
 class _Scheduler:
-    """What both directions do in turn: hear the other side, and carry a little over its wire themselves."""
+    """The loop of both directions: handle messages of the other side, and carry ranges over its own wire."""
 
     def __init__(self, wire: Wire, streams: StreamPool, mover: Callable[[], RangeTransfer], moved: Moved, *,
                  carries: bool) -> None:
@@ -47,7 +47,7 @@ class _Scheduler:
         raise NotImplementedError
 
     def _turn(self) -> None:
-        """Raises what made a stream give up."""
+        """Do one step. Raise the error that ended a stream."""
         if self._ranges.failure:
             raise self._ranges.failure
         for message in self._wire.heard_already():
@@ -62,21 +62,21 @@ class _Scheduler:
 
 
 class Upload(_Scheduler):
-    """Puts files into the hands of a receiver at the other end of `wire`."""
+    """Sends files to a receiver at the other end of `wire`."""
 
     def __init__(self, wire: Wire, roots: tuple[str, str], entries: Iterable[Entry], digests: Digests,
                  streams: StreamPool, tally: UploadReport, *, carries: bool) -> None:
-        """`roots`: the folder here, and the one there. `digests` learns those of what is sent. `carries`: the wire
-        carries ranges too, and not only while there is no stream."""
+        """`roots`: the folder on this machine, and the one on the host. `digests` learns the MD5 of what is sent.
+        `carries`: the wire carries ranges too, and not only while there is no stream."""
         self._root, self._target = roots
         super().__init__(wire, streams, functools.partial(RangeUpload, self._root, streams.ranges), tally.moved,
                          carries=carries)
         self._waiting = deque(entries)
         self._digests = digests
         self._tally = tally
-        self._parts: dict[str, str] = {}  # of what the receiver has begun
-        self._anew: set[str] = set()  # what was there before was not of these
-        self._content: dict[str, SourceDigest] = {}  # of what was planned without its MD5
+        self._parts: dict[str, str] = {}  # of the files that the receiver has begun
+        self._anew: set[str] = set()  # begun again: their earlier part was of another version
+        self._content: dict[str, SourceDigest] = {}  # of the files that were planned without their MD5
         self._finishing: set[str] = set()
 
     def begin(self) -> None:
@@ -88,7 +88,7 @@ class Upload(_Scheduler):
         self._wire.flush()
 
     def run(self) -> None:
-        """Until the receiver has said of every file that it is done."""
+        """Run until the receiver has confirmed every file."""
         try:
             self._run()
         finally:
@@ -134,14 +134,14 @@ class Upload(_Scheduler):
                 self._drop_content(message["done"])
 
     def _go(self, message: Message) -> None:
-        """The receiver has begun a file; what of it is there need not go."""
+        """Handle that the receiver has begun a file: send only the ranges that it lacks."""
         entry = self._open.get(word(message, "begun"))
         if entry is None or not self._may_begin(entry.path):
             raise unasked(message)
         part, there = text(part_of(self._target, entry)), spans_in(message, "there", entry.size)
         if message.get("part") != part:
             raise nonsense(message, "part")
-        if entry.path in self._finishing:  # what was there was not of this file
+        if entry.path in self._finishing:  # its earlier part was of another version
             self._finishing.remove(entry.path)
             self._anew.add(entry.path)
             self._moved(entry, -entry.size)
@@ -153,11 +153,11 @@ class Upload(_Scheduler):
         self._ranges.add(entry, part, there)
 
     def _may_begin(self, path: str) -> bool:
-        """Once, and once more when all of it was sent and what was there before turned out to be something else."""
+        """Return whether a file may begin: once, and once more when its earlier part was of another version."""
         return path not in self._parts or (path in self._finishing and path not in self._anew)
 
     def _follow(self, entry: Entry) -> None:
-        """Begin to digest a file that was planned without its MD5."""
+        """Start to digest a file that was planned without its MD5."""
         self._drop_content(entry.path)
         if not entry.md5:
             self._content[entry.path] = SourceDigest(place(self._root, entry.path), entry.size, self._digests)
@@ -175,7 +175,7 @@ class Upload(_Scheduler):
 
 
 class Download(_Scheduler):
-    """Gets files below a folder of the host. `wire` leads to a porter that has nothing to do."""
+    """Fetches files below a folder of the host. `wire` leads to an idle porter."""
 
     def __init__(self, wire: Wire, target: TransferTarget, root: str, streams: StreamPool, moved: Moved, *,
                  carries: bool) -> None:
@@ -185,14 +185,14 @@ class Download(_Scheduler):
                          carries=carries)
         self._target = target
         self._root = root
-        self._asked: dict[str, Entry] = {}  # arrived, and the host is asked for its MD5
+        self._asked: dict[str, Entry] = {}  # complete; the host is asked for their MD5
 
     def run(self, entries: Iterable[Entry]) -> None:
-        """Until every file is complete."""
+        """Run until every file is complete."""
         try:
             self._run(entries)
         except Problem as problem:
-            self._streams.close()  # before a part is closed that a stream may be writing
+            self._streams.close()  # first, because a stream may be writing the part
             if problem.kind in ("digest", "changed"):
                 self._target.drop(problem.path)
             raise

@@ -1,8 +1,8 @@
-"""Streams: the connections that carry the ranges of large files, as many as the line is seen to want.
+"""Streams: the connections that carry the ranges of large files, as many as raise the total rate.
 
-One connection is bound by the window of its SSH channel and, where packets get lost, by TCP's answer to that. So on a
-line with delay several start at once, and more follow while the sum of their rates grows. What a hop refuses is no
-error, only fewer streams; what a stream leaves undone goes to the others.
+One connection is limited by the window of its SSH channel and, where packets get lost, by TCP's congestion control. So
+on a line with delay several start at once, and more follow while the sum of their rates grows. A login that a hop
+refuses is no error, it only means fewer streams; the unfinished ranges of a stream go to the others.
 """
 
 from __future__ import annotations
@@ -17,33 +17,34 @@ from rdtops.porter.entries import Problem, problem_of
 from rdtops.porter.wire import Heartbeat, Stalled, Wire
 from rdtops.transfer.ranges import Ranges, RangeStream, RangeTransfer
 
-NEAR_S, FAR_S = 0.005, 0.06  # round trips
+NEAR_S, FAR_S = 0.005, 0.06  # round trip times
 MOST = 12
-GROWTH = 1.1  # what more streams must bring to be followed by others
-FULL_RATE = 8e6  # bytes a second; a stream that carries so much is not held back by loss
+GROWTH = 1.1  # the gain by which more streams are followed by others
+FULL_RATE = 8e6  # bytes a second; a stream of that rate is not limited by loss
 SILENCE_S = 30.0
 MEASURE_S = 1.0
-SPEEDING_UP_S = 0.5  # which TCP needs before its rate says something
-ACCIDENTS = 4  # streams that are opened again after they were lost
+SPEEDING_UP_S = 0.5  # of TCP's slow start, before its rate is measured
+ACCIDENTS = 4  # lost streams that are opened again
 
 
 def first_streams(rtt_s: float) -> int:
-    """How many to begin with: the window of a channel through a jump, 2 MiB, is what bounds one on a long way."""
+    """Return how many streams to begin with: the window of a channel through a jump, 2 MiB, limits one with a long
+    round trip."""
     return 1 if rtt_s < NEAR_S else 4 if rtt_s < FAR_S else 8
 
 
 class OpenStream(Protocol):
-    """How a stream is opened: its wire, once it is asked to be a stream, and how to cut it."""
+    """A function that opens a stream: returns its wire and a function that closes it."""
 
     def __call__(self) -> tuple[Wire, Callable[[], None]]: ...
 
 
 class StreamPool:
-    """Opens streams, watches how fast they are together, opens more or lets it be."""
+    """Streams: opens some, measures their total rate, and opens more while that grows."""
 
     def __init__(self, way: OpenStream, *, rtt_s: Callable[[], float | None], first: Callable[[float], int],
                  most: int = MOST) -> None:
-        """`first` says how many to begin with at a round trip time."""
+        """`first` returns how many to begin with at a round trip time."""
         self.ranges = Ranges()
         self.error: Exception | None = None  # of the last stream that ended
         self._way = way
@@ -66,16 +67,16 @@ class StreamPool:
         self._window = (0.0, 0)  # when a measurement began, and what had arrived then
 
     def start(self, pays: Callable[[float], bool] = lambda _: True) -> None:
-        """Log in, if it pays at the round trip time that is found; what is to be moved may be said later."""
+        """Log in, if it pays at the measured round trip time; `carry` may follow later."""
         self._started, self._pays = True, pays
         self._begin(threading.Thread(target=self._manage, daemon=True))
 
     def carry(self, mover: Callable[[], RangeTransfer]) -> None:
-        """From now on the streams move what is in `ranges`."""
+        """Let the streams move what is in `ranges`, from now on."""
         self._mover = mover
 
     def correct(self, answered_s: float) -> None:
-        """A round trip to the host took so long: the login may have looked quicker than the way is."""
+        """Correct the round trip time by one to the host: the login may have shown a shorter one."""
         if self._started and not self._wanted and answered_s >= 4 * NEAR_S and self._pays(answered_s):
             self._rtt_s = lambda: answered_s
             self._wanted = self._first(answered_s)
@@ -86,17 +87,17 @@ class StreamPool:
 
     @property
     def advanced_s(self) -> float:
-        """When the host last went on over one of them."""
+        """The time of the host's last progress over one of them."""
         with self._lock:
             return max((wire.advanced_s for wire in self._wires), default=0.0)
 
     @property
     def hopeful(self) -> bool:
-        """Whether some are there, or may come."""
+        """Whether some streams are open, or may still open."""
         return bool(self._live or self._opening or self._wanted or (self._started and self._wanted is None))
 
     def close(self) -> None:
-        """Every stream has ended when this returns: nothing is written any more."""
+        """End every stream: when this returns, nothing is written any more."""
         self._over.set()
         self.ranges.close()
         self._cut()
@@ -126,7 +127,7 @@ class StreamPool:
             self._over.wait(0.01 if self._wanted is None else 0.05)
 
     def _stream(self) -> None:
-        """One stream, from its login to its end."""
+        """Run one stream, from its login to its end."""
         opened_s, live = time.monotonic(), False
         try:
             wire, cut = self._way()
@@ -148,11 +149,11 @@ class StreamPool:
         except Stalled as error:
             cut()
             self._lose(error, live)
-        except (Problem, OSError) as error:  # of a file, here or there: another stream would meet it too
+        except (Problem, OSError) as error:  # of a file, on either side: another stream would fail too
             self.ranges.fail(error if isinstance(error, Problem) else problem_of(error))
         except (RdtopsError, EOFError) as error:
             self._lose(error, live)
-        except Exception as error:  # a bug must not become a transfer that waits for ever
+        except Exception as error:  # a bug must not make the transfer wait for ever
             self.ranges.fail(error)
         finally:
             with self._lock:
@@ -171,7 +172,7 @@ class StreamPool:
             stream.end()
 
     def _lose(self, error: Exception, was_live: bool) -> None:
-        """One stream less; one that was there may have met an accident, and is tried again."""
+        """Count a lost stream; one that was open may be opened again."""
         if self.ranges.closed:
             return
         self.error = error
@@ -183,7 +184,7 @@ class StreamPool:
             self._most = self._wanted
 
     def _grow(self) -> None:
-        """More streams while more of them bring more."""
+        """Open more streams while the total rate grows."""
         if not self._live or self._opening or self._mover is None or self.rtt_s < NEAR_S:
             self._window = (0.0, 0)
             return

@@ -1,11 +1,11 @@
-"""Transfer: move files between here and a host; only what is missing or different, verified, resumable.
+"""Transfer: move files between this machine and a host; only what is missing or different, verified, resumable.
 
-    plan = plan_upload(connection, Path("data"), "~/rdtops/data")   # says why, file by file
+    plan = plan_upload(connection, Path("data"), "~/rdtops/data")   # with the reason for each file
     outcome = upload(connection, plan)
 
-A file appears under its final name only when it is complete, its MD5 is right and it is on the disk. A cut link leaves
-a part beside the target, which the next plan finds and goes on from. Files are added or replaced, never removed; empty
-folders do not travel. The work itself is done by far.porter, which runs on both sides.
+A file appears under its final name only when it is complete, its MD5 is right and it is on the disk. A lost connection
+leaves a part beside the target, which the next plan resumes. Files are added or replaced, never removed; empty folders
+are not sent. rdtops.porter does the work on both sides.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ CHANNELS = 3  # streams that are channels of one connection; MaxSessions is 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a transfer did."""
+    """The result of a transfer."""
 
     sent_files: int
     sent_bytes: int
     skipped_files: int
     seconds: float
     copied_files: int = 0
-    md5s: Mapping[str, str] = field(default_factory=dict)  # of every file that lies at the target now, by path
+    md5s: Mapping[str, str] = field(default_factory=dict)  # of every file at the target now, by path
 
 
 @dataclass(frozen=True)
 class TransferProgress:
-    """`bytes_total` and `files_total` count what the plan does not skip."""
+    """The progress of a transfer. `bytes_total` and `files_total` count what the plan does not skip."""
 
     path: str
     bytes_done: int
@@ -70,10 +70,10 @@ Watcher = Callable[[TransferProgress], None]
 
 def plan_upload(connection: OpenPorter, local: Path, remote: str, *, files: Sequence[str] | None = None,
                 basis: str | None = None, verify: Verify = "cached") -> Plan:
-    """What must travel so that `remote` has the files of `local` (a folder, or a file with `remote` as its new name).
+    """Plan what to send so that `remote` has the files of `local` (a folder, or a file with `remote` as its new name).
 
-    `files` names some of them, relative to `local`; `basis` is a folder of the host with files that may be the same.
-    Files that the host may have already are digested on both sides; the others while they travel. verify="full" reads
+    `files` names some of them, relative to `local`; `basis` is a folder on the host with files that may be the same.
+    Files that the host may have already are digested on both sides; the others while they are sent. verify="full" reads
     every such file instead of trusting size, times and inode.
     """
     source, target = _absolute(local), connection.absolute(remote)
@@ -86,14 +86,14 @@ def plan_upload(connection: OpenPorter, local: Path, remote: str, *, files: Sequ
         alike = words(wire.hear().get("alike"))
         with own_problems(source):  # the host digests its files meanwhile
             entries = _digested(source, entries, alike, verify)
-        found = TargetState.of(until_end(wire), [e.path for e in entries], origin)
-    return Plan(source, target, plan_items(entries, found, Path(target).name, ("here", "there")), "up")
+        state = TargetState.of(until_end(wire), [e.path for e in entries], origin)
+    return Plan(source, target, plan_items(entries, state, Path(target).name, ("locally", "on the host")), "up")
 
 
 def plan_download(connection: OpenPorter, remote: str, local: Path, *, files: Sequence[str] | None = None,
                   verify: Verify = "cached") -> Plan:
-    """What must travel so that `local` has the files of `remote`; see plan_upload. No links: one that `files` names is
-    followed on the host, any other is refused."""
+    """Plan what to fetch so that `local` has the files of `remote`; see plan_upload. Links are not sent: one that
+    `files` names is followed on the host, any other is refused."""
     source, target, names = connection.absolute(remote), _absolute(local), _relative(files)
     cache = {"cache": CACHE, "trust": verify == "cached"}
     with session(connection, source, {"do": "scan", "root": source, "files": names, **cache}) as wire:
@@ -108,21 +108,21 @@ def plan_download(connection: OpenPorter, remote: str, local: Path, *, files: Se
             wire.say({"do": "digest", "root": source, "entries": [e._asdict() for e in unknown], **cache})
             wire.flush()
         with own_problems(target):  # the host digests its files meanwhile
-            found = TargetState.of(ours, [e.path for e in entries])
+            state = TargetState.of(ours, [e.path for e in entries])
             digests.save()
         md5s = digests_of(until_end(wire), unknown) if unknown else {}
     entries = [e._replace(md5=md5s.get(e.path, e.md5)) for e in entries]
-    return Plan(source, target, plan_items(entries, found, Path(target).name, ("there", "here")), "down")
+    return Plan(source, target, plan_items(entries, state, Path(target).name, ("on the host", "locally")), "down")
 
 
 def _refuse_links(target: str, entries: Iterable[Entry]) -> None:
-    """Files behind a link that leads out of the target are nobody's business, not even whether they are the same."""
+    """Raise Problem for a target folder that is outside of the target by a link; do not even compare its files."""
     for folder, path in {e.path.rpartition("/")[0]: e.path for e in entries}.items():
         refuse_outside(target, path, place(target, folder))
 
 
 def _digested(source: str, entries: Sequence[Entry], alike: Iterable[str], verify: Verify) -> list[Entry]:
-    """Those of which the host has something alike, with their MD5."""
+    """Return the entries, with their MD5 where the host may have the same file."""
     wanted = set(alike)
     if not wanted:  # and so no need to read the cache
         return list(entries)
@@ -138,9 +138,9 @@ def _digested(source: str, entries: Sequence[Entry], alike: Iterable[str], verif
 
 def upload(connection: OpenPorter, plan: Plan, progress: Watcher | None = None, *,
            streams: StreamPool | None = None) -> Outcome:
-    """Carry out a plan of plan_upload. Raises DiskFull before anything is written when it cannot fit; ConnectionLost,
-    DiskFull and TransferError later leave complete files in place and the part of the one under way. `streams` that are
-    logged in already may be given."""
+    """Carry out a plan of plan_upload. Raise DiskFull before anything is written when it cannot fit. A ConnectionLost,
+    DiskFull or TransferError after that leaves the complete files in place, and the part of the current one. `streams`:
+    streams that are logged in already."""
     assert plan.direction == "up"
     start_s = time.monotonic()
     tally = _Tally(plan, progress)
@@ -164,9 +164,9 @@ def _send_all(connection: OpenPorter, wire: Wire, plan: Plan, tally: _Tally, dig
                                 carries=_carries(connection))
     if ranged and not small:
         ranged.begin()
-    if large:  # small files follow without waiting for leave, which would cost a round trip
+    if large:  # small files are sent without waiting for this answer, which would cost a round trip
         asked_s = time.monotonic()
-        tally.handle(wire.hear())  # it has the lock and the space
+        tally.handle(wire.hear())  # the host has the lock and the space
         if streams:
             streams.correct(time.monotonic() - asked_s)
     with own_problems(plan.source, wire):
@@ -221,7 +221,7 @@ def _take_all(connection: OpenPorter, plan: Plan, tally: _Tally, lock: Lock, str
 
 
 def _take_small(wire: Wire, target: TransferTarget, items: Iterable[Item]) -> None:
-    """What was planned, one after the other, as it was planned: the host has no other say in it."""
+    """Receive the planned files in the planned order. Raise Problem when the host sends anything else."""
     try:
         for item in items:
             ask = item.action == "resume"
@@ -235,7 +235,7 @@ def _take_small(wire: Wire, target: TransferTarget, items: Iterable[Item]) -> No
 
 
 def commit(connection: OpenPorter, plan: Plan, outcome: Outcome, final: str) -> None:
-    """Give the complete target of an upload its final name, in one rename after its files were checked."""
+    """Check the files of an uploaded folder and rename it to its final name, in one step."""
     final = connection.absolute(final)
     rows = [{"path": i.path, "size_bytes": i.size_bytes, "md5": outcome.md5s[i.path]}
             for i in plan.items if i.entry.kind == "file"]
@@ -245,7 +245,7 @@ def commit(connection: OpenPorter, plan: Plan, outcome: Outcome, final: str) -> 
 
 
 def free_bytes(connection: OpenPorter, remote: str) -> int:
-    """Free space where `remote` is, or would be."""
+    """Return the free bytes of the file system where `remote` is, or would be."""
     root = connection.absolute(remote)
     with session(connection, root, {"do": "space", "root": root}) as wire:
         return count(wire.hear(), "free_bytes", LARGEST)
@@ -253,12 +253,12 @@ def free_bytes(connection: OpenPorter, remote: str) -> int:
 
 # --- streams ---
 
-RANGED_FROM_BYTES, RANGED_FROM_FAR_BYTES = 1 << 25, 1 << 22  # without and with a long way
+RANGED_FROM_BYTES, RANGED_FROM_FAR_BYTES = 1 << 25, 1 << 22  # with a short and with a long round trip
 
 
 @contextlib.contextmanager
 def _streams(connection: OpenPorter, plan: Plan, given: StreamPool | None) -> Iterator[StreamPool | None]:
-    """Streams for what is large in a plan; none when nothing is."""
+    """Give streams for the large files of a plan; None when it has none."""
     if max((i.size_bytes for i in plan.to_do), default=0) < RANGED_FROM_FAR_BYTES:
         yield given
         return
@@ -273,7 +273,8 @@ def _streams(connection: OpenPorter, plan: Plan, given: StreamPool | None) -> It
 
 
 def streams_over(connection: OpenPorter, stack: contextlib.ExitStack) -> StreamPool:
-    """OpenSSH's program where there is one and no login needs a person, else more channels of the connection."""
+    """Return streams over `ssh` processes where OpenSSH is installed and no login needs a person, else over more
+    channels of the connection."""
     if isinstance(connection, SshClient):
         client = connection
         return StreamPool(lambda: _process(client), rtt_s=lambda: client.rtt_s,
@@ -301,30 +302,30 @@ def _end(program: contextlib.AbstractContextManager[object]) -> None:
 
 
 def _carries(connection: OpenPorter) -> bool:
-    """Whether its own wire is as good as a stream: paramiko takes 2.5 times the CPU that `ssh` does."""
+    """Return whether its own wire may carry ranges too: paramiko takes 2.5 times the CPU of `ssh`."""
     return isinstance(connection, SshClient) or not (openssh_client.present() and connection.logs_in_alone)
 
 
 def _ranged(item: Item, rtt_s: float) -> bool:
-    """Whether a file goes in ranges. What was begun so, and goes on, does whatever the way."""
+    """Return whether a file is sent in ranges. A resumed file that was begun in ranges is, at any round trip time."""
     if item.entry.kind != "file" or item.action not in ("send", "resume"):
         return False
     return item.size_bytes >= (RANGED_FROM_FAR_BYTES if item.action == "resume" else ranged_from(rtt_s))
 
 
 def ranged_from(rtt_s: float) -> int:
-    """The size from which a file goes in ranges, at a round trip time."""
+    """Return the size from which a file is sent in ranges, at a round trip time."""
     return RANGED_FROM_FAR_BYTES if rtt_s >= FAR_S else RANGED_FROM_BYTES
 
 
 def _sorted(plan: Plan, streams: StreamPool | None) -> tuple[list[Item], list[Item]]:
-    """What goes as one stream, and what goes in ranges."""
+    """Return the files that are sent whole, and those that are sent in ranges."""
     large = [i for i in plan.to_do if streams and _ranged(i, streams.rtt_s)]
     return [i for i in plan.to_do if i not in large], large
 
 
 class _Tally:
-    """What is done so far, for the progress and the outcome."""
+    """What is done so far, for TransferProgress and Outcome."""
 
     def __init__(self, plan: Plan, progress: Watcher | None) -> None:
         self.entries = {i.entry.path: i.entry for i in plan.to_do}
@@ -339,7 +340,7 @@ class _Tally:
         self._bytes_done = 0
 
     def handle(self, message: Message) -> None:
-        """What the host says while we send. Raises Problem for what it has no reason to say."""
+        """Handle a message of the host while we send. Raise Problem for an unexpected one."""
         if "done" in message:
             path = self._named(message, "done")
             if message.get("md5") != self._sent.pop(path):
@@ -363,7 +364,7 @@ class _Tally:
         return path
 
     def sent(self, path: str, md5: str) -> None:
-        """The host is to confirm it."""
+        """Record a sent file that the host has to confirm."""
         self._sent[path] = md5
 
     def done(self, entry: Entry) -> None:
@@ -380,7 +381,7 @@ class _Tally:
 
     def all_done(self) -> None:
         if self._open:
-            raise TransferError(f"{len(self._open)} files were sent and never confirmed, the first is "
+            raise TransferError(f"the host did not confirm {len(self._open)} of the files that were sent; the first is "
                                 f"{next(iter(self._open))!r}", remedy="run the same command again")
 
     def outcome(self, sent_bytes: int, seconds: float) -> Outcome:

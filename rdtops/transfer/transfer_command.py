@@ -1,4 +1,4 @@
-"""`python -m rdtops.transfer.transfer`: the transfer on its own, with nothing but an ssh_config."""
+"""Transfer command: `python -m rdtops.transfer.transfer`, which needs only an ssh_config."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from rdtops.transfer.transfer import (
 )
 from rdtops.transfer.transfer_plan import Plan
 
-LINE_EVERY_S = 10.0  # where no terminal is
+LINE_EVERY_S = 10.0  # without a terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +68,7 @@ def _run(options: argparse.Namespace) -> tuple[Plan, Outcome | None]:
 
 
 def _ask(question: str, echo: bool) -> str:
-    """A hop wants a code beside the key."""
+    """Ask the person for a code that a hop requires beside the key."""
     return (input if echo else getpass.getpass)(f"{printable(question)} ")
 
 
@@ -86,10 +86,10 @@ def _moved(options: argparse.Namespace, way: OpenPorter, upwards: bool) -> tuple
 
 
 def _early(way: OpenPorter, local: Path, stack: contextlib.ExitStack) -> StreamPool | None:
-    """Streams that log in while the plan is being made."""
+    """Return streams that log in while the plan is being made."""
     if not isinstance(way, SshClient):
         return None
-    with contextlib.suppress(Problem, OSError):  # the plan will say it
+    with contextlib.suppress(Problem, OSError):  # the plan reports it
         largest = max((e.size for e in scan(str(local.expanduser().absolute()))), default=0)
         streams = streams_over(way, stack)
         stack.callback(streams.close)
@@ -138,7 +138,7 @@ class Display:
 
 
 class LineDisplay(Display):
-    """Progress where no terminal is: a line now and then, and none for what is done at once."""
+    """Progress without a terminal: a line now and then, and none for a transfer that ends at once."""
 
     every_s, start, end = LINE_EVERY_S, "", "\n"
 
@@ -148,7 +148,7 @@ class LineDisplay(Display):
 
 
 def _sides(options: argparse.Namespace) -> tuple[hosts.Host, bool]:
-    """The host, and whether it is the target."""
+    """Return the host, and whether it is the target."""
     def named(side: str) -> str:
         name, colon, _ = side.partition(":")
         return name if colon and "/" not in name else ""
@@ -168,5 +168,5 @@ def _host(options: argparse.Namespace, name: str) -> hosts.Host:
 
 
 def _into(target: str, source: str) -> str:
-    """As cp does: a target that ends in / gets the source's name."""
+    """Return the target, as cp does: a target that ends in / gets the source's name."""
     return target + Path(source).name if target.endswith("/") else target

@@ -1,5 +1,4 @@
-"""The plan of a transfer: what the source has against what the target has, and so what is to be done with each file.
-Pure; who asks both sides is transfer."""
+"""Transfer plan: compare source and target, and decide what to do with each file. Pure; transfer asks both sides."""
 
 from __future__ import annotations
 
@@ -15,21 +14,21 @@ from rdtops.ssh.display import joined, of_words
 
 Action = Literal["skip", "resume", "send", "copy"]
 
-MOST_FILES = 1_000_000  # of one download, and of what lies beside the target of an upload
-RESUME_FROM_BYTES = 1 << 20  # to ask for the part of a smaller file costs more than to send it again
+MOST_FILES = 1_000_000  # of one download, and beside the target of an upload
+RESUME_FROM_BYTES = 1 << 20  # to resume a smaller file costs more than to send it again
 
 
 @dataclass(frozen=True)
 class Item:
-    """One file of a plan, and what is to be done with it."""
+    """One file of a plan, and what to do with it."""
 
     path: str
     size_bytes: int
-    md5: str  # "" where it decides nothing: it is found out on the way, and stands in the Outcome
+    md5: str  # "" where the plan does not need it: it is computed during the transfer, and is in the Outcome
     action: Action
     reason: str
     entry: Entry
-    begun_bytes: int = 0  # of a resume: what is there already
+    begun_bytes: int = 0  # of a resume: what the target has already
     origin: str = ""  # of a copy: the file of the same content on the host
 
 
@@ -54,14 +53,14 @@ class Plan:
 
     @property
     def need(self) -> dict[str, int]:
-        """Room that the target must have. Holes of a sparse file stay holes."""
+        """The bytes and inodes that the target must have free. Holes of a sparse file stay holes."""
         return {"need_bytes": sum(max(i.size_bytes - i.entry.holes - i.begun_bytes, 0) for i in self.to_do),
                 "need_files": sum(not i.begun_bytes for i in self.to_do)}
 
 
 @dataclass
 class TargetState:
-    """What the target of a plan holds already."""
+    """What the target of a plan has already."""
 
     there: dict[str, Entry] = field(default_factory=dict)
     parts: dict[str, int] = field(default_factory=dict)  # path of a part -> its bytes
@@ -69,7 +68,7 @@ class TargetState:
 
     @classmethod
     def of(cls, messages: Iterable[Message], paths: Iterable[str], basis: str = "") -> TargetState:
-        """What is said of those paths, and of files of `basis`. Raises Problem for what is not."""
+        """Parse the messages about those paths, and about files of `basis`. Raise Problem for others."""
         survey, wanted = cls(), set(paths)
         for message in _not_endless(messages, MOST_FILES + len(wanted)):
             if "there" in message:
@@ -88,8 +87,8 @@ class TargetState:
 
 
 def listed(messages: Iterable[Message], names: Sequence[str] | None) -> list[Entry]:
-    """The files that a host lists: those that `names` name, and those below them; without `names` any below the root.
-    Raises Problem for others, for anything but files, and for those that cannot all be there."""
+    """Return the files that a host lists: those of `names`, and those below them; without `names` any below the root.
+    Raise Problem for others, for anything but files, and for contradictions."""
     entries: dict[str, Entry] = {}
     asked, total_bytes = None if names is None else set(names), 0
     for message in _not_endless(messages, MOST_FILES):
@@ -97,20 +96,20 @@ def listed(messages: Iterable[Message], names: Sequence[str] | None) -> list[Ent
         if asked is not None and entry.path not in asked and asked.isdisjoint(_folders(entry.path)):
             raise unasked(message)
         if entry.kind != "file":
-            raise Problem("unasked", entry.path, f"it lists a {entry.kind}, and files were asked for")
+            raise Problem("unasked", entry.path, f"the host lists a {entry.kind}, but files were requested")
         if entry.path in entries:
-            raise Problem("protocol", entry.path, "it is listed twice")
+            raise Problem("protocol", entry.path, "the host lists it twice")
         total_bytes += entry.size
         entries[entry.path] = entry
     for folder in {folder for path in entries for folder in _folders(path)} & entries.keys():
-        raise Problem("protocol", folder, "it is listed as a file and as a folder")
+        raise Problem("protocol", folder, "the host lists it as a file and as a folder")
     if total_bytes > LARGEST:
-        raise Problem("protocol", "", f"it lists {total_bytes} bytes, more than any disk holds")
+        raise Problem("protocol", "", f"the host lists {total_bytes} bytes, more than any disk has")
     return list(entries.values())
 
 
 def digests_of(messages: Iterable[Message], entries: Sequence[Entry]) -> dict[str, str]:
-    """MD5 sums of files, for which the host was asked."""
+    """Return the MD5 sums of the files that the host was asked for."""
     asked, md5s = {e.path: e for e in entries}, dict[str, str]()
     for message in messages:
         entry = Entry.of(message.get("there"))
@@ -121,7 +120,7 @@ def digests_of(messages: Iterable[Message], entries: Sequence[Entry]) -> dict[st
 
 
 def _folders(path: str) -> list[str]:
-    """Of a file, up to the root of the transfer, which is ''."""
+    """Return the folders of a file, up to the root of the transfer, which is ''."""
     steps = path.split("/") if path else []
     return ["/".join(steps[:end]) for end in range(len(steps))]
 
@@ -129,13 +128,13 @@ def _folders(path: str) -> list[str]:
 def _not_endless(messages: Iterable[Message], most: int) -> Iterator[Message]:
     for number, message in enumerate(messages):
         if number >= most:
-            raise Problem("protocol", "", f"it lists more than {most} files")
+            raise Problem("protocol", "", f"the host lists more than {most} files")
         yield message
 
 
 def plan_items(entries: Sequence[Entry], survey: TargetState, name: str, sides: tuple[str, str]) -> tuple[Item, ...]:
-    """What is to be done with each entry. `sides` are the words for source and target, `name` is what a root that is
-    itself a file is called. An entry knows its MD5 when the target has a file of its size."""
+    """Decide what to do with each entry. `sides` are the words for source and target, `name` is the name of a root that
+    is itself a file. An entry has its MD5 when the target has a file of its size."""
     return tuple(_item(entry, survey, name, sides) for entry in entries)
 
 
@@ -148,7 +147,7 @@ def _item(entry: Entry, survey: TargetState, name: str, sides: tuple[str, str]) 
 
     if there is not None and there.kind == "folder":
         raise TransferError(f"{entry.path or name} is a {entry.kind} {sides[0]} and a folder {sides[1]}",
-                            remedy=f"move one of the two away; nothing was changed {sides[1]}")
+                            remedy=f"rename or move one of the two; nothing was changed {sides[1]}")
     if not difference:
         return item("skip", f"same MD5, {entry.md5[:8]}" if entry.kind == "file" else "same link")
     if entry.kind == "link":
@@ -156,14 +155,14 @@ def _item(entry: Entry, survey: TargetState, name: str, sides: tuple[str, str]) 
     part = part_name(entry.path or name, entry.size, entry.mtime_ns)
     begun_bytes = survey.parts.get(joined(entry.path.rpartition("/")[0], part), 0)
     if RESUME_FROM_BYTES <= begun_bytes <= entry.size:
-        return item("resume", f"begun, {of_words(begun_bytes, entry.size)} are {sides[1]}", begun_bytes)
+        return item("resume", f"resumes, {of_words(begun_bytes, entry.size)} are {sides[1]}", begun_bytes)
     if entry.md5 in survey.basis and entry.size:
         return item("copy", f"{difference}, same MD5 as {survey.basis[entry.md5]}", origin=survey.basis[entry.md5])
     return item("send", difference)
 
 
 def _difference(entry: Entry, there: Entry | None, sides: tuple[str, str]) -> str:
-    """Why the target's file is not the source's; nothing when it is."""
+    """Return how the target's file differs from the source's; '' when it does not."""
     here_word, there_word = sides
     if there is None:
         return f"missing {there_word}"

@@ -73,7 +73,7 @@ def test_the_script_names_the_file_and_not_the_value():
 def test_hosts_toml_does_not_have_a_variable_twice(tmp_path):
     file = tmp_path / "hosts.toml"
     file.write_text('[hosts.h]\naddress = "192.0.2.1"\nsecrets = ["HF_TOKEN"]\n[hosts.h.env]\nHF_TOKEN = "x"\n')
-    with pytest.raises(ConfigError, match="secrets and env both have HF_TOKEN; env is for all to read"):
+    with pytest.raises(ConfigError, match="secrets and env both contain HF_TOKEN; env is not secret"):
         inventory.load(file)
 
 

@@ -37,7 +37,7 @@ BAD = """
         try:
             connection.run(Command("uname"))
         except Exception as error:
-            time.sleep(60 if "no end within" in str(error) else 0)
+            time.sleep(60 if "timed out after" in str(error) else 0)
 """
 
 

@@ -61,7 +61,7 @@ def test_wrong_options_and_a_broken_plugin_are_told_with_exit_1(inv, tmp_path):
 
 def test_it_works_where_hosts_toml_cannot_be_read(inv):
     done = inv("plugins", "--json", hosts="= nonsense")
-    assert "is not TOML" in done.stderr
+    assert "is not valid TOML" in done.stderr
     assert rows(done)["md5"]["healthy"]
 
 

@@ -236,13 +236,13 @@ def test_options_come_with_their_defaults(folder):
 
 @pytest.mark.parametrize(("options", "words"), [
     ({"gib": 1}, "unknown option 'gib'; did you mean 'gb'?"),
-    ({"gb": "many"}, "gb wants a number, not a str"),
-    ({"gb": True}, "gb wants a number, not a bool"),
-    ({"gb": float("nan")}, "gb wants a number"),
+    ({"gb": "many"}, "gb must be a number, not str"),
+    ({"gb": True}, "gb must be a number, not bool"),
+    ({"gb": float("nan")}, "gb must be a number"),
     ({"gb": -1}, "gb must be at least 0"),
     ({"only": ["a", "c"]}, "only must be some of a, b"),
-    ({"only": "a"}, "only wants a list of texts, not a str"),
-    ({"fast": 1}, "fast wants true or false, not a int"),
+    ({"only": "a"}, "only must be a list of strings, not str"),
+    ({"fast": 1}, "fast must be true or false, not int"),
     ({"time_limit_s": 0}, "time_limit_s must be at least 1"),
 ])
 def test_a_wrong_option_is_one_finding_with_its_table(folder, options, words):
@@ -259,7 +259,7 @@ def test_a_secret_in_the_wrong_place_is_never_repeated(folder):
     loaded, host = registry.load(), make_host(plugins={"tuned": {"url_file": "https://hook/s3cret", "only": "s3cret"}})
     found = findings(loaded, host)
     rows = list(catalog.rows(loaded, [host], []))
-    assert "url_file has not the form" in found[0].summary
+    assert "url_file does not match the expected format" in found[0].summary
     assert "s3cret" not in repr(found) + repr(rows)
 
 

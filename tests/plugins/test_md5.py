@@ -34,7 +34,7 @@ def plan(**actions):
     return Plan("/here", "/there", tuple(items), "up")
 
 
-SAME, GONE, OTHER = ("skip", "same MD5"), ("send", "missing there"), ("send", "MD5 differs")
+SAME, GONE, OTHER = ("skip", "same MD5"), ("send", "missing on the host"), ("send", "MD5 differs")
 
 
 @pytest.mark.parametrize(("role", "there", "status", "words"), [

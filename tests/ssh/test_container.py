@@ -72,8 +72,8 @@ def test_an_image_or_runner_that_is_not_there_is_named(home):
 
 
 @pytest.mark.parametrize(("declared", "words"), [
-    ('{ container = "/a.sif", venv = "/v" }', "venv and container exclude each other"),
-    ('{ venv = "/v", binds = ["/data"] }', "binds are those of a container, and there is none"),
+    ('{ container = "/a.sif", venv = "/v" }', "venv and container cannot be used together"),
+    ('{ venv = "/v", binds = ["/data"] }', "binds require a container"),
     ('{ container = "/a.sif", binds = ["/a,/b"] }', "hosts.h.environment.binds"),
 ])
 def test_hosts_toml_takes_one_environment(tmp_path, declared, words):

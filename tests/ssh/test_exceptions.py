@@ -14,11 +14,11 @@ HOST = Host(name="a800", address="10.0.0.2", user="me", jumps=(JUMP,))
 
 
 @pytest.mark.parametrize(("error", "kind", "words"), [
-    (paramiko.AuthenticationException("Authentication timeout."), Unreachable, "stopped answering within the login"),
+    (paramiko.AuthenticationException("Authentication timeout."), Unreachable, "stopped answering during the login"),
     (paramiko.AuthenticationException("Authentication failed: transport shut down or saw EOF"), Unreachable,
-     "stopped answering within the login"),
-    (paramiko.AuthenticationException("Authentication failed."), AuthenticationFailed, "refuses the user 'me'"),
-    (paramiko.SSHException("Error reading SSH protocol banner"), Unreachable, "does not answer as an SSH server does"),
+     "stopped answering during the login"),
+    (paramiko.AuthenticationException("Authentication failed."), AuthenticationFailed, "does not accept the user 'me'"),
+    (paramiko.SSHException("Error reading SSH protocol banner"), Unreachable, "does not answer as an SSH server"),
 ])
 def test_a_login_that_was_cut_is_no_refused_key(error: Exception, kind: type[HostError], words: str) -> None:
     """A refused key ends `inv watch`; a hop that went away does not."""
@@ -30,6 +30,6 @@ def test_a_login_that_was_cut_is_no_refused_key(error: Exception, kind: type[Hos
 
 
 def test_a_lost_link_names_the_hop_to_blame_and_the_next_command() -> None:
-    error = exceptions.lost(HOST, "bastion has ended the connection", JUMP)
+    error = exceptions.lost(HOST, "bastion closed the connection", JUMP)
     assert (error.hop, error.remedy.split("   #")[0]) == ("bastion", "inv hosts --ping --host a800")
-    assert error.message == "lost a800 (here -> bastion -> a800): bastion has ended the connection"
+    assert error.message == "lost a800 (here -> bastion -> a800): bastion closed the connection"

@@ -55,14 +55,14 @@ def test_the_file_of_this_repository_is_good():
     (GOOD.replace('user = "robot"', "user = 7"), 6, "jumps.gate.user: input should be a valid string"),
     (GOOD.replace('user = "robot"', "port = 0"), 6, "jumps.gate.port: input should be greater than or equal to 1"),
     (GOOD.replace('address = "203.0.113.7"\n', ""), 4, "jumps.gate.address: is missing"),
-    (GOOD.replace('address = "198.51.100.23"\n', ""), 8, "hosts.a800: needs address, or ssh_alias"),
+    (GOOD.replace('address = "198.51.100.23"\n', ""), 8, "hosts.a800: address is missing; set address, or ssh_alias"),
     (GOOD.replace("conda =", "konda ="), 12, "hosts.a800.environment.konda: unknown key; did you mean 'conda'"),
-    (GOOD.replace('conda = "rdt"', 'conda = "rdt", venv = "v"'), 12, "conda and venv exclude each other"),
-    (GOOD.replace("WANDB_MODE", '"WANDB MODE"'), 15, "not a name of an environment variable: WANDB MODE"),
+    (GOOD.replace('conda = "rdt"', 'conda = "rdt", venv = "v"'), 12, "conda and venv cannot be used together"),
+    (GOOD.replace("WANDB_MODE", '"WANDB MODE"'), 15, "not a valid environment variable name: WANDB MODE"),
     (GOOD.replace("[hosts.a800]", "[host.a800]").replace("[hosts.a800.env]", "[host.a800.env]"), 8,
      "host: unknown key; did you mean 'hosts'"),
     (GOOD + '\n[hosts.b]\naddress = "192.0.2.9"\ndefault = true\n', 0, "only one host can have `default = true`"),
-    ("[hosts\n", 0, "is not TOML"),
+    ("[hosts\n", 0, "is not valid TOML"),
 ])
 def test_a_mistake_is_answered_with_file_line_key_and_the_nearest_name(tmp_path, broken, line, words):
     with pytest.raises(ConfigError) as caught:
@@ -170,7 +170,7 @@ def test_no_file_of_known_hosts_is_no_file_of_that_name(tmp_path, ssh_config):
     assert load(written(tmp_path, GOOD)).host("keyless").known_hosts == os.devnull
 
 
-@pytest.mark.parametrize(("alias", "words"), [("viacommand", "ProxyCommand"), ("loop", "leads back to itself")])
+@pytest.mark.parametrize(("alias", "words"), [("viacommand", "ProxyCommand"), ("loop", "is a loop")])
 def test_what_ssh_config_cannot_give_is_said(tmp_path, ssh_config, alias, words):
     with pytest.raises(ConfigError, match=words):
         load(written(tmp_path, GOOD)).host(alias)

@@ -34,6 +34,6 @@ def test_each_hop_has_the_one_before_it_as_its_only_jump(tmp_path: Path, jumps, 
 
 def test_what_keeps_no_keys_is_said_and_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     hop = Hop(name="gpu", address="192.0.2.1", known_hosts="/dev/null")
-    with pytest.raises(HostKeyError, match="/dev/null, which keeps none"):
+    with pytest.raises(HostKeyError, match="/dev/null, which is not a file"):
         trust._record(hop, None)
     assert Path("/dev/null").is_char_device()

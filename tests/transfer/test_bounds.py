@@ -70,7 +70,7 @@ def test_a_host_whose_work_grows_has_all_the_time_it_needs(ends):
 def test_a_host_that_lives_and_does_not_go_on_is_given_up(ends, alive):
     near, far = ends
     saying(far, lambda _: {"alive": alive})
-    with pytest.raises(Stalled, match="alive, and has not gone on"):
+    with pytest.raises(Stalled, match="alive but made no progress"):
         Wire(near.recv, near.sendall).hear()
 
 
@@ -239,14 +239,14 @@ def test_a_line_of_a_laptop_may_be_longer_than_one_of_a_host():
 
 @pytest.mark.parametrize("size", [0, -1, 1 << 40, True, "7", None, 1.5, [1]])
 def test_a_piece_of_no_possible_size_is_refused(size):
-    with pytest.raises(Problem, match="a piece is announced"):
+    with pytest.raises(Problem, match="the size of a piece must be"):
         list(Wire(lambda _: b"x", len).pieces(size))
 
 
 @pytest.mark.parametrize("line", [b"5", b"[]", b'"x"', b"null", b"\xff\xfe", 100_000 * b"[", b"9" * 5000, b"{"])
 def test_what_is_no_object_is_no_message(line):
     pieces = [line + b"\n"]
-    with pytest.raises(Problem, match="no message of ours"):
+    with pytest.raises(Problem, match="not a message of rdtops"):
         Wire(lambda _: pieces.pop(), len).hear()
 
 

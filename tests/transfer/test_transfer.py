@@ -35,7 +35,7 @@ from rdtops.transfer import transfer
 from rdtops.transfer.transfer import TransferProgress, plan_download, plan_upload
 from rdtops.transfer.transfer_plan import Item, Plan, TargetState, plan_items
 
-SIDES = ("here", "there")
+SIDES = ("locally", "on the host")
 MB = 1_000_000
 
 
@@ -65,7 +65,7 @@ def only(entry: Entry, **survey: Any) -> Item:
 
 def test_a_missing_file_is_sent() -> None:
     item = only(file_entry("a/b"))
-    assert (item.action, item.reason) == ("send", "missing there")
+    assert (item.action, item.reason) == ("send", "missing on the host")
 
 
 def test_the_same_digest_is_skipped_whatever_the_time() -> None:
@@ -76,19 +76,19 @@ def test_the_same_digest_is_skipped_whatever_the_time() -> None:
 
 def test_a_difference_of_content_shows_both_digests() -> None:
     item = only(file_entry("a", b"one"), there={"a": file_entry("a", b"two")})
-    assert (item.action, item.reason) == ("send", "differs (MD5 f97c.. here, b8a9.. there)")
+    assert (item.action, item.reason) == ("send", "differs (MD5 f97c.. locally, b8a9.. on the host)")
 
 
 def test_a_difference_of_size_shows_both_sizes() -> None:
     item = only(file_entry("a", b"12345"), there={"a": file_entry("a", b"123")})
-    assert item.reason == "differs (5 bytes here, 3 there)"
+    assert item.reason == "differs (5 bytes locally, 3 on the host)"
 
 
 def test_a_begun_file_is_resumed_and_counts_only_its_rest() -> None:
     entry = file_entry("d/a", size=100 * MB)
     part = "d/" + part_name("d/a", entry.size, entry.mtime_ns)
     items = plan_items([entry], TargetState(parts={part: 40 * MB}), "", SIDES)
-    assert (items[0].action, items[0].reason) == ("resume", "begun, 40 of 100 MB are there")
+    assert (items[0].action, items[0].reason) == ("resume", "resumes, 40 of 100 MB are on the host")
     assert Plan("s", "t", items, "up").bytes_to_send == 60 * MB
 
 
@@ -101,11 +101,11 @@ def test_a_part_of_another_version_is_not_resumed() -> None:
 def test_a_file_of_the_basis_is_copied_there() -> None:
     item = only(file_entry("a"), basis={md5(b"content"): "/releases/1/old name"})
     assert (item.action, item.origin) == ("copy", "/releases/1/old name")
-    assert item.reason == "missing there, same MD5 as /releases/1/old name"
+    assert item.reason == "missing on the host, same MD5 as /releases/1/old name"
 
 
 def test_a_folder_in_the_way_is_refused() -> None:
-    with pytest.raises(TransferError, match="a is a file here and a folder there"):
+    with pytest.raises(TransferError, match="a is a file locally and a folder on the host"):
         only(file_entry("a"), there={"a": Entry("a", "folder", -1, "", 0, False)})
 
 
@@ -115,7 +115,7 @@ def test_a_root_that_is_a_file_is_called_by_its_name() -> None:
 
 def test_a_lost_executable_bit_is_a_difference() -> None:
     item = only(file_entry("a", executable=True), there={"a": file_entry("a")})
-    assert (item.action, item.reason) == ("send", "same MD5, but executable only here")
+    assert (item.action, item.reason) == ("send", "same MD5, but executable only locally")
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (999_600, "1 MB"),
@@ -140,7 +140,7 @@ def test_a_scan_lists_files_and_inner_links_and_none_of_ours(tmp_path: Path) -> 
 @pytest.mark.parametrize("link", ["/etc/passwd", "..", "../x", "d/../../x"])
 def test_a_link_that_leads_out_is_refused_by_name(tmp_path: Path, link: str) -> None:
     (tmp_path / "leads out").symlink_to(link)
-    with pytest.raises(Problem, match=r"leads out: it is a link to .*, which leads out of the folder"):
+    with pytest.raises(Problem, match=r"leads out: it is a link to .*, which is outside of the folder"):
         list(scan(str(tmp_path)))
 
 
@@ -533,7 +533,7 @@ def test_a_source_that_changes_under_way_is_refused(tmp_path: Path, connection: 
             with source.open("r+b") as file:
                 file.write(os.urandom(16))
 
-    with pytest.raises(TransferError, match=r"changed|not what was planned") as caught:
+    with pytest.raises(TransferError, match=r"changed") as caught:
         move(connection, source, tmp_path / "there" / "big", meddle)
     assert str(source) in caught.value.message
     assert list((tmp_path / "there").iterdir()) == []
@@ -580,7 +580,7 @@ def test_two_transfers_to_one_target_exclude_each_other(tmp_path: Path, connecti
 
     def second(progress: TransferProgress) -> None:
         if not said:
-            with pytest.raises(TransferError, match="another transfer to it is under way") as caught:
+            with pytest.raises(TransferError, match="another transfer to it is running") as caught:
                 upload(LocalConnection(), source, tmp_path / "there")
             said.append(caught.value)
 
@@ -621,14 +621,14 @@ def test_a_link_of_the_target_is_replaced_and_never_written_through(tmp_path: Pa
 
 def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path, connection: Any) -> None:
     source, there = tree(tmp_path / "source", {b"d/a": b"1"}), tree(tmp_path / "there", {b"d": b"a file"})
-    with pytest.raises(TransferError, match=r"there/d is a file there, not a folder"):
+    with pytest.raises(TransferError, match=r"there/d in the target is a file, not a folder"):
         upload(connection, source, there)
 
 
 def test_what_does_not_exist_is_named_with_its_side(tmp_path: Path, connection: Any) -> None:
-    with pytest.raises(TransferError, match=r"here: .*nix: there is no such file or folder"):
+    with pytest.raises(TransferError, match=r"this machine: .*nix: no such file or folder"):
         plan_upload(connection, tmp_path / "nix", str(tmp_path))
-    with pytest.raises(TransferError, match=r"a800: .*nix: there is no such file or folder"):
+    with pytest.raises(TransferError, match=r"a800: .*nix: no such file or folder"):
         plan_download(connection, str(tmp_path / "nix"), tmp_path)
 
 
@@ -663,7 +663,7 @@ def test_a_wire_carries_messages_bytes_and_beats() -> None:
 
 def test_a_host_that_prints_a_greeting_is_told_from_the_porter() -> None:
     greeting = iter([b"Welcome to the cluster!\n"])
-    with pytest.raises(Problem, match="no message of ours: b'Welcome to the cluster!'"):
+    with pytest.raises(Problem, match="not a message of rdtops: b'Welcome to the cluster!'"):
         Wire(lambda _: next(greeting), len).hear()
 
 

@@ -104,7 +104,7 @@ def test_a_wrong_user_is_named(inv, tmp_path):
     (tmp_path / "hosts.toml").write_text(before + table + after)
     done = inv.refused("check --host lab", 3, "nobody-here", "lab")
     assert getpass.getuser() != "nobody-here"
-    assert "refuses the user" in done.err
+    assert "does not accept the user" in done.err
 
 
 def test_a_wrong_key_is_named(inv, lab, edit, tmp_path):
@@ -112,7 +112,7 @@ def test_a_wrong_key_is_named(inv, lab, edit, tmp_path):
 
     keys.make(tmp_path / "other_key")
     edit(str(lab.identity_file), str(tmp_path / "other_key"))
-    inv.refused("check --host lab", 3, "lab-jump", "refuses the user", "other_key")
+    inv.refused("check --host lab", 3, "lab-jump", "does not accept the user", "other_key")
 
 
 def test_a_missing_key_file_is_named(inv, lab, edit, tmp_path):

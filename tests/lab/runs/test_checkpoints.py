@@ -41,7 +41,7 @@ def test_files_are_verified_once_and_damage_is_found_where_it_is(inv, run):
     shown = inv.good(line).out
     assert "sizes only" in shown
     assert f"inv checkpoints --verify --host lab --run {run.run_id}" in shown
-    assert "not counted: step_000030: there is no manifest.json yet" in shown
+    assert "not counted: step_000030: no manifest.json yet" in shown
     assert [r["state"] for r in inv.good(f"{line} --verify --json").rows()] == ["verified", "verified"]
     assert [r["state"] for r in inv.good(f"{line} --json").rows()] == ["verified", "verified"]
 

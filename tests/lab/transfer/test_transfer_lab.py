@@ -106,7 +106,7 @@ def test_a_killed_far_side_is_resumed_with_at_most_the_rest(connection: Connecti
         [lock] = target.parent.glob(LOCK + "*")
         os.kill(int(lock.read_text()), signal.SIGKILL)
 
-    with pytest.raises(TransferError, match=r"lab: our program there was ended: .*Killed") as ended:
+    with pytest.raises(TransferError, match=r"lab: the program on the host ended unexpectedly: .*Killed") as ended:
         upload(connection, big, target, once_past(SIZE // 2, kill))
     assert "import sys" not in ended.value.message
     assert not target.exists()
@@ -213,7 +213,7 @@ def test_a_jump_host_that_freezes_is_named_in_bounded_time(connection: Connectio
     monkeypatch.setattr(porter_session, "PING_S", 1.0)
     start_s = time.monotonic()
     try:
-        with pytest.raises(ConnectionLost, match=rf"answer of {JUMP}"):
+        with pytest.raises(ConnectionLost, match=rf"answer from {JUMP}"):
             move(connection, big, tmp_path / "there", once_past(8 * MIB, lambda: lab.freeze(JUMP)))
         assert time.monotonic() - start_s < 12
     finally:
@@ -247,10 +247,10 @@ def test_it_moves_files_on_its_own(lab_hosts: Path, tmp_path: Path) -> None:
     there = subprocess.run([*run, tmp_path / "f", f"lab:{tmp_path}/there/"], capture_output=True, text=True,
                            check=False)
     assert (there.returncode, there.stderr) == (0, "")
-    assert f"send   f: missing there, MD5 {hashlib.md5(b'x').hexdigest()}\n1 files sent" in there.stdout
+    assert f"send   f: missing on the host, MD5 {hashlib.md5(b'x').hexdigest()}\n1 files sent" in there.stdout
     back = subprocess.run([*run, f"lab:{tmp_path}/there/f", tmp_path / "back"], capture_output=True, check=False)
     assert back.returncode == 0
     assert (tmp_path / "back").read_text() == "x"
     nix = subprocess.run([*run, f"lab:{tmp_path}/nix", tmp_path / "x"], capture_output=True, text=True, check=False)
     assert (nix.returncode, nix.stdout) == (1, "")
-    assert nix.stderr == f"lab: {tmp_path}/nix: there is no such file or folder\n"
+    assert nix.stderr == f"lab: {tmp_path}/nix: no such file or folder\n"

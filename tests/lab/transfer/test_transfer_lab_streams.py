@@ -108,6 +108,6 @@ def test_a_dry_run_prints_reasons_and_sizes_and_moves_nothing(lab_hosts: Path, t
     (tmp_path / "f").write_text("x" * 2000)
     ran = subprocess.run([sys.executable, "-m", "rdtops.transfer.transfer", "--hosts", str(lab_hosts), "--dry-run",
                           str(tmp_path / "f"), f"lab:{tmp_path}/there/"], capture_output=True, text=True, check=True)
-    assert ran.stdout == "send   f: 2 kB, missing there\n1 of 1 files, 2 kB to send\n"
+    assert ran.stdout == "send   f: 2 kB, missing on the host\n1 of 1 files, 2 kB to send\n"
     with contextlib.suppress(FileNotFoundError):
         assert not list((tmp_path / "there").iterdir())
