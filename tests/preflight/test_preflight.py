@@ -367,7 +367,7 @@ HOLDER = {"what": "GPU 0", "run_id": RUN["run_id"], "user": "ann", "since_s": 17
 def test_who_holds_a_gpu_stands_in_the_way_and_is_named(check):
     found = check(lease=said(json.dumps({"in_the_way": [HOLDER]})))["lease"]
     assert found.status is Status.FAIL
-    assert f"{RUN['run_id']} is running here" in found.summary
+    assert f"resources held by {RUN['run_id']}" in found.summary
     assert f"GPU 0 is held by {RUN['run_id']} (ann, since 2025-11-26 10:10:22 UTC)" in found.evidence
     assert f"inv stop --host h --run {RUN['run_id']}" in found.remedy
 
@@ -375,7 +375,7 @@ def test_who_holds_a_gpu_stands_in_the_way_and_is_named(check):
 def test_a_lock_that_somebody_spoiled_is_named_and_nothing_is_stopped_for_it(check):
     spoiled = {"what": "GPU 0", "problem": "/run/lock/rdtops/gpu-0 is a FIFO of bob (uid 1002)\x1b[2J"}
     found = check(lease=said(json.dumps({"in_the_way": [spoiled], "note": ""})))["lease"]
-    assert (found.status, found.summary) == (Status.FAIL, "it cannot lock what it needs")
+    assert (found.status, found.summary) == (Status.FAIL, "its locks cannot be taken")
     assert "GPU 0 cannot be locked: /run/lock/rdtops/gpu-0 is a FIFO of bob (uid 1002)" in found.evidence
     assert found.evidence.isprintable()
     assert "inv stop" not in found.remedy
@@ -392,7 +392,7 @@ def test_locks_that_are_not_where_all_look_are_a_warning(check):
 @pytest.mark.parametrize("holder", [{}, {"what": ["x"], "run_id": 5}, {"run_id": "; rm -rf ~", "since_s": 1e300}])
 def test_a_holder_that_says_no_run_is_not_put_into_a_command(check, holder):
     found = check(lease=said(json.dumps({"in_the_way": [holder]})))["lease"]
-    assert (found.status, found.summary) == (Status.FAIL, "another run is running here")
+    assert (found.status, found.summary) == (Status.FAIL, "resources held by another run")
     assert found.remedy.startswith("inv status --host h --all ")
 
 

@@ -237,7 +237,7 @@ def test_the_log_is_there_and_names_what_ran(job, inv):
 def test_a_stopped_run_saves_first_and_is_called_stopped(job, inv):
     inv.good("train --host lab --set max_steps=5000 --set checkpoint_every_steps=5000", timeout_s=200)
     wait_for(lambda: inv.good("status --host lab --json").rows()[0]["step"] >= 3)
-    inv.refused("train --host lab", 1, "is running here", "inv stop")
+    inv.refused("train --host lab", 1, "resources held by", "inv stop")
     stopped = inv.good("stop --host lab --grace 60")
     assert "stopped" in stopped.out
     (run,) = inv.good("status --host lab --json").rows()
@@ -262,7 +262,7 @@ def test_slurm_s_signal_to_all_processes_saves_and_is_called_stopped(job, inv, w
     assert (ended.kind, ended.data["cause"], ended.data["restart_in_s"]) == ("attempt_ended", "time_limit", None)
     (saved,) = inv.good("checkpoints --host lab --json").rows()
     assert (saved["step"], saved["best"], saved["heldout_loss"]) == (run["step"], False, None)
-    inv.refused(f"fetch-results --host lab --checkpoint best --into {inv.results}", 1, "so none is the best",
+    inv.refused(f"fetch-results --host lab --checkpoint best --into {inv.results}", 1, "has a validation loss",
                 "--checkpoint latest")
 
 
