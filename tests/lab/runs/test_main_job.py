@@ -52,7 +52,7 @@ def test_the_conventions_of_the_data_are_checked_there(job, inv):
     (report,) = inv.good("check --host lab --json").rows()
     (found,) = [r for r in report["results"] if r["name"] == "conventions"]
     assert found["status"] == "OK"
-    assert re.match(r"2\d hold, 2 episodes in 1 files; cannot be told from these data: ", found["summary"])
+    assert re.match(r"2\d hold, 2 episodes in 1 files; not decidable from these data: ", found["summary"])
 
 
 def test_why_says_how_it_ended_and_what_to_type_next(job, inv):
@@ -109,7 +109,7 @@ def test_statistics_of_changed_data_and_broken_ones_are_computed_anew_and_named(
         with h5py.File(file, "r+") as content:
             for demo in content["data"].values():
                 demo["obs/ee_pos"][:, 1] *= 1e5
-        inv.refused(f"stats {options}", 1, f"computed: the MD5 of {file.name} is another", "not sound",
+        inv.refused(f"stats {options}", 1, f"computed: the MD5 of {file.name} is another", "implausible",
                     "state, slot 31, position 1 (m): std ", " is above 100")
         (told,) = json.loads(inv.refused(f"stats {options} --json", 1).out)
         assert [u["slot"] for u in told["unsound"] if u["is_wrong"]] == ["slot 31, position 1 (m)"]
@@ -173,7 +173,7 @@ def test_the_best_checkpoint_is_marked_and_comes_home(job, inv, workspace):
 def test_the_results_come_home_and_have_the_digests_of_the_host(job, inv, workspace):
     run_id = job[2]["run_id"]
     done = inv.good(f"fetch-results --into {inv.results} --json")  # no host: the one launched on last
-    assert "no --host: lab, where this laptop launched last" in done.err
+    assert "no --host given: using lab, the host of the last launch" in done.err
     (fetched,) = done.rows()
     home, there = inv.results / "lab" / run_id, workspace / "runs" / run_id
     assert fetched["folder"] == str(home)
@@ -183,7 +183,7 @@ def test_the_results_come_home_and_have_the_digests_of_the_host(job, inv, worksp
     assert manifest.scan(home / checkpoint) == manifest.scan(there / checkpoint)
     assert manifest.differences(home / checkpoint, manifest.read(there / checkpoint)) == []
     assert (home / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert "each told step" in (home / "loss.svg").read_text()
+    assert "each logged step" in (home / "loss.svg").read_text()
     assert fetched["loss_curve"] == str(home / "loss.png")
     again = inv.good(f"fetch-results --host lab --into {inv.results}")
     assert "nothing to transfer" in again.out

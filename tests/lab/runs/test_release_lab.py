@@ -78,7 +78,7 @@ def test_a_training_is_adopted_after_edits_of_documents_plugins_and_the_laptops_
         (row,) = inv.good(f"{TRAIN} --json").rows()
         assert (row["run_id"], row["is_new"]) == (run_id, False)
         (code,) = inv.good("deploy --host lab --only code --json").rows()
-        assert code["note"] == "this snapshot is there already"
+        assert code["note"] == "this snapshot is on the host already"
         assert (code["sent_bytes"], {f["action"] for f in code["files"]}) == (0, {"skip"})
         git(inv.root, "commit", "-qam", "edited", "--allow-empty")
     assert runs(workspace) == [run_id]

@@ -41,7 +41,7 @@ def test_slurm_is_asked_before_and_the_login_node_is_no_hindrance(inv):
         "slurm queue": "OK", "slurm workspace": "OK", "slurm time": "OK"}
     assert "Slurm expects to start it at 20" in found["slurm queue"]["summary"]
     assert found["slurm workspace"]["summary"] == "every node is this very machine"
-    assert found["memory"]["summary"] == "of the login node, which does not train"
+    assert found["memory"]["summary"] == "not checked: the login node does not train"
     assert found["gpu"]["status"] == "SKIP"
 
 
