@@ -108,13 +108,13 @@ def parse_quota(output: Output) -> tuple[Quota, ...]:
         return ()
     text = output.out
     if "quota" not in text.lower() or output.code not in (0, 1):
-        raise ValueError("no quota is told")
+        raise ValueError("cannot parse the quota")
     rows = re.findall(r"^ *(\S+)\s+(\d+)\*?\s+(\d+)\s+(\d+)\s+(?:[\w:.]+\s+|-\s+)?(\d+)\*?\s+(\d+)\s+(\d+)", text,
                       re.MULTILINE)
     found = [Quota(name, int(used), _lower(soft, hard), int(files), _lower(files_soft, files_hard))
              for name, used, soft, hard, files, files_soft, files_hard in rows]
     if not found and not re.search(r": none\s*$|has no quota enabled", text):
-        raise ValueError("no quota is told")
+        raise ValueError("cannot parse the quota")
     return tuple(found)
 
 

@@ -70,7 +70,7 @@ def preflight_check(host: Host, options: Mapping[str, Any]) -> CheckResult | Non
 def after_checkpoint(host: Host, run: RunSpec, checkpoint: Checkpoint,
                      options: Mapping[str, Any]) -> Mapping[str, Any] | None:
     loss = "" if checkpoint.heldout_loss is None else f", validation loss {checkpoint.heldout_loss:.6f}"
-    return _told("checkpoint", f"{checkpoint.name} of {run.train.max_steps} steps, "
+    return _notify("checkpoint", f"{checkpoint.name} of {run.train.max_steps} steps, "
                  f"{checkpoint.size_bytes / 1e9:.2f} GB{loss}", host, run, options)
 
 
@@ -79,26 +79,26 @@ def after_run(host: Host, run: RunSpec, end: RunEnd, options: Mapping[str, Any])
     event = "failed" if end.state in (RunState.FAILED, RunState.LOST) else end.state.value
     loss = "" if end.loss is None else f", loss {end.loss:.4f}"
     why = f": {end.error}" if end.error else ""
-    return _told(event, f"{end.state.value} at step {end.step} of {end.max_steps}{loss}{why}", host, run, options)
+    return _notify(event, f"{end.state.value} at step {end.step} of {end.max_steps}{loss}{why}", host, run, options)
 
 
-def _told(event: str, words: str, host: Host, run: RunSpec, options: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _notify(event: str, words: str, host: Host, run: RunSpec, options: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Send a notification; return None when there is none to send. Raises RdtopsError when a configured way failed."""
     url = _url(options)
     if event not in options["on"] or not (url or options["desktop"]):
         return None
     title, text = f"rdtops {host.name}", printable(f"{run.run_id} {words}")  # an error text comes from the host
-    told = []
+    sent = []
     if options["desktop"]:  # first: it cannot take long
-        told.append(_show(title, text))
+        sent.append(_show(title, text))
     if url:
         facts = {"event": event, "host": host.name, "run_id": run.run_id, "time_s": round(time.time())}
         send(url, body(options["format"], title, text, facts), options["format"], options["timeout_s"])
-        told.append(_place(url))
-    problems = [words for words in told if words.startswith("the desktop notification failed")]
+        sent.append(_place(url))
+    problems = [words for words in sent if words.startswith("the desktop notification failed")]
     if problems:
         raise RdtopsError(problems[0], remedy="notify-send rdtops works   # in a terminal of your desktop")
-    return {"told": ", ".join(told)}
+    return {"told": ", ".join(sent)}
 
 
 def _show(title: str, text: str) -> str:
@@ -166,11 +166,11 @@ def _post(url: Secret, content: bytes, kind: str, timeout_s: float) -> tuple[str
 def _refusal(answer: bytes, kind: str, url: Secret) -> str:
     """Return the error in an answer: Feishu, DingTalk and WeCom reject with status 200 and a code other than 0."""
     try:
-        told = fields.table(fields.loads(answer)) if kind in ("feishu", "dingtalk", "wecom") else {}
+        reply = fields.table(fields.loads(answer)) if kind in ("feishu", "dingtalk", "wecom") else {}
     except ValueError:
         return ""
-    code = next((told[k] for k in ("code", "errcode", "StatusCode") if told.get(k)), 0)
-    said = str(told.get("msg") or told.get("errmsg") or "")[:200] if code else ""
+    code = next((reply[k] for k in ("code", "errcode", "StatusCode") if reply.get(k)), 0)
+    said = str(reply.get("msg") or reply.get("errmsg") or "")[:200] if code else ""
     return f"it answered code {code} {redacted(said, _secrets(url))}".strip() if code else ""
 
 

@@ -125,10 +125,10 @@ def facts(folder: str, rows: list[dict[str, str]], problem: str) -> dict[str, st
 
 def ended(number: str, row: dict[str, str]) -> dict[str, str]:
     """Return how a job ended, by the controller or else by accounting; an empty state when neither knows."""
-    told = detail(number) if row else {}
-    if told:
-        return {"id": number, "state": row["state"], "reason": told.get("Reason", ""), "nodes": row["nodes"],
-                "exit": told.get("ExitCode", ""), "restarts": told.get("Restarts", "0")}
+    known = detail(number) if row else {}
+    if known:
+        return {"id": number, "state": row["state"], "reason": known.get("Reason", ""), "nodes": row["nodes"],
+                "exit": known.get("ExitCode", ""), "restarts": known.get("Restarts", "0")}
     code, out, _ = run("sacct", "-n", "-X", "-P", "-j", number, "-o", "State,ExitCode,NodeList")
     fields = out.strip().splitlines()[-1:] if code == 0 else []
     if fields and fields[0].count("|") == 2:

@@ -55,8 +55,8 @@ def settle(connection: Connection, name: str) -> tuple[str, ...]:
 def rolled_back(connection: Connection) -> RolledBack | None:
     """Return the rollback in force, None where `inv train` runs this tree. Raises RunError for a damaged one."""
     path = f"{connection.workspace}/{release_keeper.ROLLED_BACK}"
-    told = connection.run_shell(f"cat {quoted(path)} 2>/dev/null || :").out
-    return _rolled_back(connection.host.name, path, told) if told else None
+    content = connection.run_shell(f"cat {quoted(path)} 2>/dev/null || :").out
+    return _rolled_back(connection.host.name, path, content) if content else None
 
 
 def roll_back(connection: Connection, to: str = "") -> RolledBack:
@@ -70,9 +70,9 @@ def roll_back(connection: Connection, to: str = "") -> RolledBack:
         raise RunError(f"{host}: nothing was deployed to {workspace}/releases", remedy=f"inv deploy --host {host}")
     current = fields.text(fields.table(answer.get("rolled_back")).get("to")) or found[0].name
     chosen = _named(host, found, to) if to else _before(host, found, current)
-    told = {"to": chosen, "before": current, "by": f"{getpass.getuser()}@{socket.gethostname()}"}
-    connection.call(release_keeper, {"op": "roll_back", "workspace": workspace, **told})
-    return RolledBack(host, chosen, current, told["by"], time.time())
+    request = {"to": chosen, "before": current, "by": f"{getpass.getuser()}@{socket.gethostname()}"}
+    connection.call(release_keeper, {"op": "roll_back", "workspace": workspace, **request})
+    return RolledBack(host, chosen, current, request["by"], time.time())
 
 
 def _before(host: str, found: Sequence[Release], current: str) -> str:
@@ -99,9 +99,9 @@ def _there(found: Sequence[Release]) -> str:
     return f"releases, newest first: {', '.join(rows)}"
 
 
-def _rolled_back(host: str, path: str, told: str) -> RolledBack:
+def _rolled_back(host: str, path: str, content: str) -> RolledBack:
     try:
-        values = fields.table(fields.loads(told))
+        values = fields.table(fields.loads(content))
     except ValueError:
         values = {}
     to, before, by = (fields.text(values.get(name)) for name in ("to", "before", "by"))

@@ -120,7 +120,8 @@ def test_what_is_missing_is_named(check, files, lacks):
 @pytest.mark.parametrize(("values", "way"), [
     ({"local": ["text_encoder"]}, "uploaded from /here/text_encoder"),
     ({"env": {"HF_ENDPOINT": "https://mirror.example.org"}}, "downloaded on the host from https://mirror.example.org"),
-    ({"plugins": {"encoder_mirror": {"endpoint": "https://m.example.org"}}}, "downloaded on the host from https://m.example.org"),
+    ({"plugins": {"encoder_mirror": {"endpoint": "https://m.example.org"}}},
+     "downloaded on the host from https://m.example.org"),
 ])
 def test_what_before_train_can_bring_is_a_warning_that_says_how(check, values, way):
     found = check(text=listing("", ""), **values)["text_encoder"]

@@ -323,7 +323,7 @@ def test_why_torch_sees_no_gpu_is_said(check, facts, driver, env, evidence, reme
 def test_conda_environments_that_are_there_are_named(check):
     broken = said("", 1, "there is no conda environment rd; looked in ~/x")
     there = (DATA / "conda_envs.txt").read_text()
-    assert "conda environments there: base-tools, rdt, rdt-old" in check(
+    assert "conda environments on the host: base-tools, rdt, rdt-old" in check(
         python=broken, environments=said(there))["python"].remedy
 
 

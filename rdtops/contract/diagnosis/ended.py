@@ -20,8 +20,8 @@ MIN_FREE_BYTES = 16 << 20
 
 def diagnose(evidence: Evidence) -> Diagnosis:
     """Return the first cause that the evidence shows; the surest are tried first."""
-    for rule in (_never_begun, _finished, _asked, _stuck, _told, _oom_killer, _logged, _disk, _gpu, _nameless, _lost,
-                 _exit):
+    for rule in (_never_begun, _finished, _requested, _stuck, _reported, _oom_killer, _logged, _disk, _gpu, _unknown,
+                 _lost, _exit):
         if found := rule(evidence):
             return found
     return _made(evidence, "bug", "it ended with an unknown error", _last_lines(evidence), LOGS, True)
@@ -41,7 +41,7 @@ def _finished(evidence: Evidence) -> Diagnosis | None:
                  "inv fetch-results --host {host} --run {run}")
 
 
-def _asked(evidence: Evidence) -> Diagnosis | None:
+def _requested(evidence: Evidence) -> Diagnosis | None:
     stopped = evidence.of_kind("stopped")
     if stopped and stopped[-1][1].data.get("signal") == "SIGUSR1" and not evidence.stop_requested:
         return _made(evidence, "time_limit", "it got SIGUSR1 from a scheduler, saved and exited", (stopped[-1][0],),
@@ -71,7 +71,7 @@ def _stuck(evidence: Evidence) -> Diagnosis | None:
 STATES = {"T": "stopped (SIGSTOP)", "t": "held by a debugger", "D": "waiting for a disk or a device", "Z": "dead"}
 
 
-def _told(evidence: Evidence) -> Diagnosis | None:
+def _reported(evidence: Evidence) -> Diagnosis | None:
     """Diagnose the error that a rank wrote into the Journal before it exited."""
     firsthand = _firsthand(evidence)
     if not firsthand:
@@ -96,11 +96,11 @@ def _firsthand(evidence: Evidence) -> list[tuple[Line, Event]]:
     return [(line, event) for line, event in evidence.of_kind("failed") if event.data.get("type") not in SECONDHAND]
 
 
-def _nameless(evidence: Evidence) -> Diagnosis | None:
+def _unknown(evidence: Evidence) -> Diagnosis | None:
     """Report the error of a rank when it is not a known one."""
-    if not (told := _firsthand(evidence)):
+    if not (reported := _firsthand(evidence)):
         return None
-    line, event = told[0]
+    line, event = reported[0]
     return _made(evidence, "bug", f"unknown error: {event.data.get('error')}", (line,), LOGS, True)
 
 

@@ -94,20 +94,20 @@ def _lines(file: str, value: object) -> tuple[Line, ...]:
                  if isinstance(pair, (list, tuple)) and len(pair) == 2)
 
 
-def _gpu(told: Mapping[str, Any]) -> dict[str, Any]:
-    others = told.get("others")
-    return {"index": fields.text(told.get("index")), "throttled": fields.text(told.get("throttled")),
-            "used_mib": fields.whole(told.get("used_mib")),
-            "utilisation_percent": fields.whole(told.get("utilisation_percent")),
+def _gpu(row: Mapping[str, Any]) -> dict[str, Any]:
+    others = row.get("others")
+    return {"index": fields.text(row.get("index")), "throttled": fields.text(row.get("throttled")),
+            "used_mib": fields.whole(row.get("used_mib")),
+            "utilisation_percent": fields.whole(row.get("utilisation_percent")),
             "others": [pid for pid in others if fields.whole(pid) is not None] if isinstance(others, list) else []}
 
 
-def _rank(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {"rank": fields.whole(told.get("rank")) or 0, "pid": fields.whole(told.get("pid")) or 0,
-            "state": fields.text(told.get("state")), "cpu_share": fields.number(told.get("cpu_share")) or 0.0}
+def _rank(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"rank": fields.whole(row.get("rank")) or 0, "pid": fields.whole(row.get("pid")) or 0,
+            "state": fields.text(row.get("state")), "cpu_share": fields.number(row.get("cpu_share")) or 0.0}
 
 
-def _ended(told: Mapping[str, Any]) -> dict[str, Any]:
-    texts = {name: fields.text(told.get(name)) for name in ("cause", "summary", "next")}
-    return {**texts, "restart_in_s": fields.number(told.get("restart_in_s")),
-            "evidence": fields.words(told.get("evidence"))}
+def _ended(row: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {name: fields.text(row.get(name)) for name in ("cause", "summary", "next")}
+    return {**texts, "restart_in_s": fields.number(row.get("restart_in_s")),
+            "evidence": fields.words(row.get("evidence"))}

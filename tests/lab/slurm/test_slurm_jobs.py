@@ -159,7 +159,7 @@ def test_what_slurm_has_forgotten_is_told_from_what_the_run_left(connection):
     connection.run_shell(f"cd {folder} && rm exit && date +%s > ended")
     run = overview.find(connection, named("old"))
     assert (run.state, run.job.cause) == (RunState.STOPPED, Cause.CANCELLED)
-    assert "has forgotten why" in run.job.words
+    assert "has no record of why" in run.job.words
 
 
 def test_an_evaluation_is_a_job_of_one_node_beside_its_training(connection):
