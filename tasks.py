@@ -1,14 +1,14 @@
 """The command line: `inv --list`. Each task turns its arguments into one call of a workflow; rdtops.ui.cli shows what
 it yields.
 
-A body imports what it calls: nothing heavy is imported here, so that `inv --list` and completion stay instant.
+Each function imports what it calls, so that `inv --list` and completion stay fast.
 """
 
 from invoke import Collection, Context, task
 
 from rdtops.ui import cli
 
-RUNS_HOST = "as for deploy; default: the default host, else the one on which this laptop launched last"
+RUNS_HOST = "as for deploy; default: the default host, else that of this laptop's last launch"
 HOST = "a host of hosts.toml or of ~/.ssh/config; a,b for several; shared by every task of a chain"
 RUN = "a run id, or a unique beginning or end of one; default: the newest"
 PRESET = "tiny, libero_single_task, rdt_170m or rdt_1b; default: the host's own"
@@ -69,7 +69,7 @@ def check(context: Context, host: str = "", preset: str = "", set_: list[str] | 
 @task(auto_shortflags=False, iterable=["set_"], help={
     "host": HOST, "preset": PRESET, "set_": SET, "resume": "resume this run from its newest valid checkpoint",
     "from_scratch": "random weights instead of pretrained ones", "follow": "watch it until it ends",
-    "again": "start one more, though the same training is running",
+    "again": "start another one even if the same training is running",
     "dry_run": "print config.json and launch.sh, launch nothing", "json_": JSON})
 def train(context: Context, host: str = "", preset: str = "", set_: list[str] | None = None, resume: str = "",
           from_scratch: bool = False, again: bool = False, follow: bool = False, dry_run: bool = False,
@@ -139,7 +139,7 @@ def attach(context: Context, host: str = "", run: str = "") -> None:
 @task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN, "grace": "seconds it gets to save a checkpoint",
                                    "eval_": EVAL})
 def stop(context: Context, host: str = "", run: str = "", grace: float = 600.0, eval_: bool = False) -> None:
-    """Stop a run after it has saved a checkpoint. No process of anybody else is touched."""
+    """Stop a run after it has saved a checkpoint. Other processes are not affected."""
     from rdtops import workflows
 
     cli.OnHosts(host, of_runs=True).run(workflows.stop, run_id=run, grace_s=grace, evaluated=eval_)
@@ -148,7 +148,7 @@ def stop(context: Context, host: str = "", run: str = "", grace: float = 600.0, 
 @task(auto_shortflags=False, help={"host": RUNS_HOST, "run": RUN,
                                     "plain": "lines instead of the dashboard, as in a pipe"})
 def watch(context: Context, host: str = "", run: str = "", plain: bool = False) -> None:
-    """Follow a run, on a terminal in a dashboard. Plugins act on every checkpoint (after_checkpoint)."""
+    """Follow a run, on a terminal in a dashboard. Plugins handle every checkpoint (after_checkpoint)."""
     from rdtops import workflows
 
     if plain or not cli.has_dashboard():
@@ -160,7 +160,7 @@ def watch(context: Context, host: str = "", run: str = "", plain: bool = False) 
 @task(auto_shortflags=False, help={
     "host": RUNS_HOST, "run": RUN + "; all: every run of the host",
     "checkpoint": "latest, best (lowest validation loss), a step, all, or none",
-    "into": "where results/<host>/<run>/ is made", "json_": JSON})
+    "into": "the folder in which <host>/<run>/ is created", "json_": JSON})
 def fetch_results(context: Context, host: str = "", run: str = "", checkpoint: str = "latest", into: str = "results",
                   json_: bool = False) -> None:
     """Download runs: checkpoints, logs, journal, evaluations, videos; verified; with a README and a report."""
@@ -171,7 +171,7 @@ def fetch_results(context: Context, host: str = "", run: str = "", checkpoint: s
 
 @task(auto_shortflags=False, help={
     "host": RUNS_HOST, "run": RUN + "; or a folder that was fetched: no host is asked then",
-    "into": "where results/<host>/<run>/report.html is made", "json_": JSON})
+    "into": "the folder in which <host>/<run>/report.html is created", "json_": JSON})
 def report(context: Context, host: str = "", run: str = "", into: str = "results", json_: bool = False) -> None:
     """Write an HTML page about a run: curves, checkpoints, checks, evaluations, videos. It needs no network."""
     from rdtops import workflows
@@ -186,12 +186,12 @@ def report(context: Context, host: str = "", run: str = "", into: str = "results
     "host": RUNS_HOST, "run": RUN, "preset": PRESET, "set_": SET,
     "checkpoint": "latest, best, a step, or a path on the host: /data/checkpoint-30000/ema/model.safetensors",
     "benchmark": "libero_spatial, libero_object, libero_goal, libero_10 or libero_90",
-    "tasks": "2: the first two of it; or names, parts of names, separated by commas; default: all",
+    "tasks": "2: the first two; or names, parts of names, separated by commas; default: all",
     "trials": "of each task; trial i starts from initial state i, at most 50", "record_video": "of every trial",
     "max_steps": "of a trial; default: the benchmark's usual limit",
     "exec_horizon": "actions of a prediction that are executed before the next one",
-    "processes": "side by side; default: as many as trained", "seed": "of the policy's noise",
-    "codec": "seed_compat, say, where the checkpoint does not name its own", "device": "default: that of the run",
+    "processes": "in parallel; default: as many as in the training", "seed": "of the policy's noise",
+    "codec": "such as seed_compat, for a checkpoint that does not name its own", "device": "default: that of the run",
     "follow": "watch it until it ends", "dry_run": "print eval.json and eval.sh, launch nothing", "json_": JSON})
 def evaluate(context: Context, host: str = "", run: str = "", checkpoint: str = "latest", benchmark: str = "libero_90",
              tasks: str = "", trials: int = 20, max_steps: int = 0, exec_horizon: int = 16, record_video: bool = False,
@@ -209,8 +209,8 @@ def evaluate(context: Context, host: str = "", run: str = "", checkpoint: str = 
 
 
 @task(auto_shortflags=False, help={
-    "host": RUNS_HOST, "run": RUN, "step": "which step of it", "device": "cpu or cuda; default: that of the run",
-    "checkpoint": "whose weights, step_002000 say; default: the newest before the step", "json_": JSON})
+    "host": RUNS_HOST, "run": RUN, "step": "the step of the run", "device": "cpu or cuda; default: that of the run",
+    "checkpoint": "whose weights, such as step_002000; default: the newest before the step", "json_": JSON})
 def replay(context: Context, host: str = "", run: str = "", step: int = 1, checkpoint: str = "", device: str = "",
            json_: bool = False) -> None:
     """Show which samples a step learned from, the loss of each, and the loss that the journal recorded."""
@@ -231,8 +231,8 @@ def normfit(context: Context, host: str = "", preset: str = "", set_: list[str] 
 
 
 @task(auto_shortflags=False, iterable=["set_"], help={
-    "host": "look at the dataset there; default: at this laptop's copy", "preset": PRESET, "set_": SET,
-    "recompute": "also when neither data nor codec have changed", "json_": JSON})
+    "host": "the dataset on this host; default: this laptop's copy", "preset": PRESET, "set_": SET,
+    "recompute": "even when neither data nor codec have changed", "json_": JSON})
 def stats(context: Context, host: str = "", preset: str = "", set_: list[str] | None = None, recompute: bool = False,
           json_: bool = False) -> None:
     """Verify the dataset's statistics, or compute them when data or codec have changed."""
@@ -256,9 +256,9 @@ def plugins_list(context: Context, json_: bool = False) -> None:
 
 @task(name="new", auto_shortflags=False, positional=["name"], help={
     "name": "of the plugin: small letters, digits and _", "json_": JSON,
-    "package": "a distribution of its own, in ./rdtops-NAME, instead of two files in ~/.config/rdtops/plugins"})
+    "package": "write a separate distribution into ./rdtops-NAME instead of two files into ~/.config/rdtops/plugins"})
 def plugins_new(context: Context, name: str, package: bool = False, json_: bool = False) -> None:
-    """Write a plugin that works, with its test."""
+    """Write a working plugin, with its test."""
     from rdtops import workflows
 
     cli.on_laptop(lambda session: workflows.new_plugin(name, package=package), as_json=json_)
@@ -296,8 +296,8 @@ def demo(context: Context) -> None:
     cli.on_laptop(lambda session: repository.demo(session.say))
 
 
-@task(auto_shortflags=False, help={"slow": "the long proofs as well", "only": "an expression for pytest -k",
-                                   "coverage": "measure it, and fail below the recorded value"})
+@task(auto_shortflags=False, help={"slow": "the slow tests too", "only": "an expression for pytest -k",
+                                   "coverage": "measure coverage, and fail below the recorded value"})
 def test(context: Context, slow: bool = False, only: str = "", coverage: bool = False) -> None:
     """Run every test of this repository."""
     from rdtops.ui import repository
@@ -316,9 +316,9 @@ def lint(context: Context) -> None:
 @task(auto_shortflags=False, positional=["name"], help={
     "name": "which one: closed-loop, startup, check, scale, trainer, transfer",
     "quick": "fewest runs, no row that takes minutes",
-    "only": "the rows whose name has this word", "json_": JSON})
+    "only": "the rows whose name contains this word", "json_": JSON})
 def bench(context: Context, name: str, quick: bool = False, only: str = "", json_: bool = False) -> None:
-    """Measure a promise of ours side by side with its baseline."""
+    """Measure a claim of rdtops against its baseline."""
     from proofs import benches
 
     cli.on_laptop(lambda session: benches.bench(session.say, name, quick=quick, only=only), as_json=json_)
@@ -328,9 +328,9 @@ def bench(context: Context, name: str, quick: bool = False, only: str = "", json
     "name": "which one: disk, hostile, laptop, network, transfer, training, survive, why",
     "kills": "how many; default: 100 laptops, 200 transfers, a training 20 times, 50 of survive, every cause of why; "
              "of hostile: mutations, 500",
-    "only": "the rows whose name has this word", "json_": JSON})
+    "only": "the rows whose name contains this word", "json_": JSON})
 def drill(context: Context, name: str, kills: int = 0, only: str = "", json_: bool = False) -> None:
-    """Break what must survive it, and verify that it recovers."""
+    """Cause failures, and verify that rdtops recovers."""
     from proofs import drills
 
     cli.on_laptop(lambda session: drills.drill(session.say, name, kills=kills, only=only), as_json=json_)

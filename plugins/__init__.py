@@ -1,1 +1,1 @@
-"""The plugins that come with rdtops. Each takes the public road: `from rdtops.api import ...`, nothing else of ours."""
+"""Plugins that come with rdtops. Each imports from the public `rdtops.api` only."""

@@ -1,4 +1,4 @@
-"""Will the checkpoints of this configuration fit on the disk of the workspace, within the quota, and how fast?"""
+"""Check that the checkpoints of this configuration fit on the disk and into the quota, and the speed of the disk."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from rdtops.api import (
     hookimpl,
 )
 
-OPTIONS = {"min_free_gb": Option(float, "GB that must be free at the least, whatever the forecast says", default=0.0,
+OPTIONS = {"min_free_gb": Option(float, "GB that must be free, whatever the forecast", default=0.0,
                                  least=0)}
-RESERVE = 0.2  # of the forecast
+RESERVE = 0.2  # fraction of the forecast
 INODES_NEEDED = 1000
 EVAL_BYTES = 200_000_000  # videos of an evaluation: 20 episodes of 400 frames, 256 x 256, with room
 SLOW_SAVE_S = 600.0  # a checkpoint that takes longer to write than this
 TRIAL_MIB = 64
-# Writes into a file that has no name, so that nothing is left behind whatever happens; where the file system knows no
-# such files (NFS, Lustre), into one whose name is removed before the first byte. Random, since some disks compress.
+# Writes into a file without a name, so that nothing is left behind; where the file system has no such files (NFS,
+# Lustre), into one whose name is removed before the first byte. Random data, since some disks compress.
 _TRIAL = """\
 import json, os, sys, tempfile, time
 folder, mib = sys.argv[1], int(sys.argv[2])
 there = os.statvfs(folder)
-if there.f_bavail * there.f_frsize < 16 * mib << 20:  # somebody's last megabytes are not for trials
+if there.f_bavail * there.f_frsize < 16 * mib << 20:  # a nearly full disk is not tested
     print(json.dumps({'mib': 0, 'seconds': 0}))
     sys.exit()
 try:
@@ -63,7 +63,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Quota:
-    """KiB and files that this user has and may have on one file system; a limit of 0 is none."""
+    """Used and allowed KiB and files of this user on one file system; a limit of 0 is none."""
 
     filesystem: str
     used_kib: int
@@ -73,53 +73,53 @@ class Quota:
 
 
 def parse_df(output: Output) -> Space:
-    """The last line of `df -kP`. Raises ValueError when it is something else."""
+    """Parse the last line of `df -kP`. Raises ValueError for any other output."""
     _, free, mounted_on = _columns(output)
     if free == "-":
-        raise ValueError("df does not say how many blocks are free")
+        raise ValueError("df does not report free blocks")
     return Space(mounted_on, max(0, int(free)))  # below 0 when root's reserve is in use
 
 
 def parse_inodes(output: Output) -> int | None:
-    """Free inodes; None on file systems that do not count them (btrfs and some network disks say - or 0 of 0)."""
+    """Parse free inodes; None on file systems without a count (btrfs and some network disks print - or 0 of 0)."""
     total, free, _ = _columns(output)
     return int(free) if free.isdigit() and total not in ("0", "-") else None
 
 
 def _columns(output: Output) -> tuple[str, str, str]:
-    """Total, available and mount point of the last line of df -P; device and mount point may hold spaces."""
+    """Return total, available and mount point of the last line of df -P; device and mount point may have spaces."""
     lines = [line for line in output.out.splitlines() if line.strip()]
     row = _DF.fullmatch(lines[-1][:1000].strip()) if len(lines) > 1 else None
     if output.code != 0 or row is None:
-        raise ValueError("df says nothing readable")
+        raise ValueError("cannot parse the output of df")
     return row["total"], row["free"], row["mount"]
 
 
 def parse_mounts(output: Output) -> dict[str, frozenset[str]]:
-    """/proc/self/mounts: mount point -> its options. A later line covers an earlier one of the same place."""
+    """Parse /proc/self/mounts: mount point -> its options. A later line of a mount point replaces an earlier one."""
     rows = (line.split(" ") for line in output.out.splitlines())
     return {_unescaped(row[1]): frozenset(row[3].split(",")) for row in rows if len(row) >= 4}
 
 
 def parse_quota(output: Output) -> tuple[Quota, ...]:
-    """`quota -w` or `lfs quota`: the file systems that have one, none where there is none. Raises ValueError for
-    anything else. The lower of the two limits counts: beyond the soft one only days are left."""
+    """Parse `quota -w` or `lfs quota`: the file systems with a quota. Raises ValueError for any other output. The lower
+    of the two limits is used: above the soft one only days are left."""
     if not output.out.strip() and output.code == 0:
         return ()
     text = output.out
     if "quota" not in text.lower() or output.code not in (0, 1):
-        raise ValueError("no quota is told")
+        raise ValueError("cannot parse the quota")
     rows = re.findall(r"^ *(\S+)\s+(\d+)\*?\s+(\d+)\s+(\d+)\s+(?:[\w:.]+\s+|-\s+)?(\d+)\*?\s+(\d+)\s+(\d+)", text,
                       re.MULTILINE)
     found = [Quota(name, int(used), _lower(soft, hard), int(files), _lower(files_soft, files_hard))
              for name, used, soft, hard, files, files_soft, files_hard in rows]
     if not found and not re.search(r": none\s*$|has no quota enabled", text):
-        raise ValueError("no quota is told")
+        raise ValueError("cannot parse the quota")
     return tuple(found)
 
 
 def parse_trial(output: Output) -> float:
-    """Bytes a second, flushing included."""
+    """Parse bytes per second, including fsync."""
     if output.code != 0:
         raise ValueError(output.err.strip().rpartition("\n")[2][-200:] or "nothing could be written")
     facts = fields.loads(output.out.strip().rpartition("\n")[2])
@@ -127,7 +127,7 @@ def parse_trial(output: Output) -> float:
 
 
 def probes(host: Host, folder: str) -> list[Probe[Any]]:
-    """About the file system of a folder, or of the nearest parent that is there."""
+    """Return the probes of the file system of a folder, or of its nearest existing parent."""
     nearest = f'd={Command(folder).shell()}; while [ ! -e "$d" ]; do d=$(dirname "$d"); done; '
     quota = ("if command -v lfs >/dev/null && lfs quota -u \"$(id -un)\" \"$d\" 2>/dev/null; then :; "
              "elif command -v quota >/dev/null; then LC_ALL=C quota -w -f \"$(df -P \"$d\" | awk 'END {print $NF}')\" "
@@ -145,11 +145,11 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec, options: 
     answers = ask(connection, probes(host, f"{spec.workspace}/runs"))  # it may be a link to another disk
     space: Space | None = answers["space"].value
     if space is None:
-        return [CheckResult.warn("disk", "cannot tell the free space", answers["space"].problem,
+        return [CheckResult.warn("disk", "the free space is not known", answers["space"].problem,
                                  f"df -h {Command(spec.workspace).shell()}   # on {host.name}")]
     if "ro" in (answers["mounts"].value or {}).get(space.mounted_on, ()):
         return [CheckResult.fail("disk", f"{space.mounted_on} is mounted read-only", spec.workspace,
-                                 f"sudo dmesg | tail   # on {host.name}: a disk fault is a common reason")]
+                                 f"sudo dmesg | tail   # on {host.name}: often a disk fault")]
     return [judged(space, forecast_bytes(spec), options["min_free_gb"], spec),
             _inodes(host, space, answers["inodes"]), _quota(host, answers["quota"], forecast_bytes(spec)),
             _speed(host, answers["trial"], spec)]
@@ -167,8 +167,8 @@ def _inodes(host: Host, space: Space, answer: Answer[int | None]) -> CheckResult
 
 def _quota(host: Host, answer: Answer[tuple[Quota, ...]], needed_bytes: int) -> CheckResult:
     if answer.value is None:
-        why = "there is no quota program" if answer.output.code == 127 else "what it says cannot be read"
-        return CheckResult.skip("disk quota", f"not asked: {why}", answer.problem)
+        why = "there is no quota program" if answer.output.code == 127 else "its output cannot be parsed"
+        return CheckResult.skip("disk quota", f"not checked: {why}", answer.problem)
     for quota in answer.value:
         left = (quota.limit_kib - quota.used_kib) * 1024
         if quota.limit_kib and left < needed_bytes:
@@ -186,15 +186,15 @@ def _quota(host: Host, answer: Answer[tuple[Quota, ...]], needed_bytes: int) -> 
 
 
 def _speed(host: Host, answer: Answer[float], spec: RunSpec) -> CheckResult:
-    """Of a short write with fsync. A training goes on while a checkpoint is written, but not into the next save."""
+    """Judge a short write with fsync. A training continues while a checkpoint is written, but not past the next one."""
     if answer.value is None:
         problem = answer.problem
         if "PermissionError" in problem:
-            return CheckResult.skip("disk speed", "not tried: this user may not write there", problem)
+            return CheckResult.skip("disk speed", "not measured: this user cannot write to the folder", problem)
         return CheckResult.fail("disk speed", f"{TRIAL_MIB} MiB cannot be written", problem,
                                 f"df -h {Command(spec.workspace).shell()}; sudo dmesg | tail   # on {host.name}")
     if not answer.value:
-        return CheckResult.skip("disk speed", "not tried: too little is free")
+        return CheckResult.skip("disk speed", "not measured: too little space is free")
     each_s = MODELS[spec.train.model].checkpoint_bytes / answer.value
     summary = f"{answer.value / 1e6:.0f} MB/s with fsync: a checkpoint takes {each_s:.0f} s"
     if each_s > SLOW_SAVE_S:
@@ -205,7 +205,7 @@ def _speed(host: Host, answer: Answer[float], spec: RunSpec) -> CheckResult:
 
 
 def forecast_bytes(spec: RunSpec) -> int:
-    """Checkpoints that will lie there at once, one being written included, and the videos of an evaluation."""
+    """Return the size of all checkpoints kept at once, one being written included, and of an evaluation's videos."""
     return _checkpoints(spec) * MODELS[spec.train.model].checkpoint_bytes + EVAL_BYTES
 
 
@@ -213,7 +213,7 @@ def judged(space: Space, needed_bytes: int, min_free_gb: float, spec: RunSpec) -
     free, needed = space.free_kib * 1024, max(needed_bytes, int(min_free_gb * 1e9))
     each_gb = MODELS[spec.train.model].checkpoint_bytes / 1e9
     evidence = (f"{_checkpoints(spec)} checkpoints of {each_gb:.2f} GB at once ({_checkpoints(spec) - 1} kept, one "
-                f"being written), {EVAL_BYTES / 1e9:.1f} GB of videos; uploads to come are not counted")
+                f"being written), {EVAL_BYTES / 1e9:.1f} GB of videos; later uploads are not included")
     if needed > needed_bytes:
         evidence += f"; min_free_gb is {min_free_gb:g}"
     summary = f"{free / 1e9:.1f} GB free on {space.mounted_on}, {needed / 1e9:.2f} GB needed"
@@ -232,7 +232,7 @@ def _checkpoints(spec: RunSpec) -> int:
 
 
 def _kept_besides(spec: RunSpec) -> int:
-    """Checkpoints that stay although they are not among the last ones: at most so many."""
+    """Return the most checkpoints that are kept besides the last ones."""
     train = spec.train
     best = train.checkpoints_keep_best if train.heldout_share else 0
     common = math.lcm(train.checkpoints_keep_every_steps, train.checkpoint_every_steps)
@@ -240,19 +240,19 @@ def _kept_besides(spec: RunSpec) -> int:
 
 
 def _remedy(space: Space, min_free_gb: float, spec: RunSpec) -> str:
-    """Keep as many checkpoints as fit with the reserve, where that can help."""
+    """Return a remedy: keep only as many checkpoints as fit with the reserve, where that is enough."""
     fit = int((space.free_kib * 1024 / (1 + RESERVE) - EVAL_BYTES) // MODELS[spec.train.model].checkpoint_bytes) - 1
     fit -= _kept_besides(spec)
     if fit >= 1 and space.free_kib * 1024 >= min_free_gb * 1e9 * (1 + RESERVE):
-        return f"inv train --host {spec.host} --set checkpoints_total_limit={fit}   # or free some there"
-    return f"du -xh -d 2 {Command(space.mounted_on).shell()} | sort -h | tail   # on {spec.host}: what takes the space"
+        return f"inv train --host {spec.host} --set checkpoints_total_limit={fit}   # or free some space"
+    return f"du -xh -d 2 {Command(space.mounted_on).shell()} | sort -h | tail   # on {spec.host}: what uses the space"
 
 
 def _lower(soft: str, hard: str) -> int:
-    """Of two limits; 0 is none."""
+    """Return the lower of two limits; 0 is none."""
     return min((n for n in (int(soft), int(hard)) if n), default=0)
 
 
 def _unescaped(place: str) -> str:
-    """The kernel writes blanks in mount points as octal."""
+    """Decode a mount point: the kernel writes blanks as octal."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), place)

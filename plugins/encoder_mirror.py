@@ -1,4 +1,4 @@
-"""Are both encoders complete on the host? If not, bring them: a copy from here, or a download through a mirror."""
+"""Check that both encoders are complete on the host; else upload them from here, or download them from a mirror."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ from rdtops.api import (
 ROLES = ("text_encoder", "vision_encoder")
 HUB = "https://huggingface.co"
 HUB_NAMES = {"t5-v1_1-xxl": "google/t5-v1_1-xxl", "siglip-so400m-patch14-384": "google/siglip-so400m-patch14-384"}
-OPTIONS = {"endpoint": Option(str, "the address of a hub or mirror, as https://...; else HF_ENDPOINT of env",
+OPTIONS = {"endpoint": Option(str, "the URL of a hub or mirror, as https://...; else HF_ENDPOINT of env",
                               pattern="https?://.+"),
-           "download": Option(bool, "download there; not given: where an endpoint is named")}
-TIME_LIMIT_S = {"before_train": 24 * 3600}  # 45 GB over a slow line
+           "download": Option(bool, "download on the host; default: when an endpoint is set")}
+TIME_LIMIT_S = {"before_train": 24 * 3600}  # 45 GB over a slow connection
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 TOKENIZERS = ("tokenizer.json", "spiece.model")
 DOWNLOAD_TIMEOUT_S = 6 * 3600.0
 SILENCE_S = 60.0
-# Runs on the host. Its input is the environment, so that a token is in no command line; it prints a dot every 5 s, so
-# that a dead link is noticed on both sides.
+# Runs on the host. Its input is the environment, so that no command line has a token; it prints a dot every 5 s, so
+# that both sides notice a dead connection.
 _DOWNLOAD = """\
 import json, os, sys, threading
 os.environ.update(json.load(sys.stdin))
@@ -60,8 +60,8 @@ def pulse(ended=threading.Event()):
 threading.Thread(target=pulse, daemon=True).start()
 snapshot_download(sys.argv[1], local_dir=sys.argv[2], ignore_patterns=["*.h5", "*.msgpack", "*.onnx", "*.ot"])
 """
-# Fetches the beginning of files, as a download would and told over stdin likewise: through redirects to wherever a hub
-# keeps large files, which may be another server that is blocked.
+# Fetches the beginning of files as a download would, with its request on stdin too: through redirects to the server
+# that holds the large files of a hub, which may be blocked.
 _FETCH = """\
 import base64, json, os, sys, time, urllib.parse, urllib.request
 asked = json.load(sys.stdin)
@@ -74,7 +74,7 @@ for url in asked['urls']:
         userinfo, _, place = parts.netloc.rpartition('@')
         request = urllib.request.Request(parts._replace(netloc=place).geturl(),
                                          headers={'Range': 'bytes=0-65535', 'User-Agent': 'rdtops'})
-        if userinfo:  # for this server, not for one that it names
+        if userinfo:  # for this server, not for a redirect's
             basic = base64.b64encode(urllib.parse.unquote(userinfo).encode()).decode()
             request.add_unredirected_header('Authorization', 'Basic ' + basic)
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -85,12 +85,12 @@ for url in asked['urls']:
         found[url] = {'bytes': 0, 'seconds': 0, 'problem': type(error).__name__ + ': ' + str(error)[:200]}
 print(json.dumps(found))
 """
-FETCHED = ("config.json", "pytorch_model.bin")  # of T5: a small file, and one that a hub keeps elsewhere
+FETCHED = ("config.json", "pytorch_model.bin")  # of T5: a small file, and one on another server of the hub
 
 
 @dataclass(frozen=True)
 class EncoderDownload:
-    """The beginning of one file, as the host got it. `problem` says why it did not."""
+    """The beginning of one file, as the host downloaded it, or the `problem`."""
 
     size_bytes: int
     seconds: float
@@ -99,16 +99,16 @@ class EncoderDownload:
 
 @dataclass(frozen=True)
 class Encoder:
-    """What lies in an encoder's folder. `config` is None when config.json is missing or no JSON object."""
+    """The content of an encoder's folder. `config` is None when config.json is missing or not a JSON object."""
 
-    files: frozenset[str]  # those that are not empty
-    shards: frozenset[str]  # what the index of the weights names
+    files: frozenset[str]  # the non-empty ones
+    shards: frozenset[str]  # named by the index of the weights
     config: Mapping[str, object] | None
 
 
 @dataclass(frozen=True)
 class Mirror:
-    """From where the host may download encoders."""
+    """The server from which the host can download encoders."""
 
     endpoint: str  # '' where none is named
     allowed: bool
@@ -123,7 +123,7 @@ def mirror_of(host: Host, options: Mapping[str, Any]) -> Mirror:
 
 
 def parse(output: Output) -> Encoder:
-    """File names, a line `---`, names of weight files in quotes, a line `---`, config.json."""
+    """Parse file names, a line `---`, names of weight files in quotes, a line `---`, and config.json."""
     parts = output.out.split("---\n", 2)
     if output.code != 0 or len(parts) != 3:
         raise ValueError("unexpected answer")
@@ -137,7 +137,7 @@ def parse(output: Output) -> Encoder:
 
 
 def probe(role: str, folder: str) -> Probe[Encoder]:
-    """The weights of a large encoder may be in several files, which *.index.json names."""
+    """Return the probe of an encoder. Large weights may be in several files, which *.index.json names."""
     line = (f"cd {Command(folder).shell()} 2>/dev/null || {{ echo ---; echo ---; exit 0; }}; "
             'for f in *; do [ -f "$f" ] && [ -s "$f" ] && echo "$f"; done; echo ---; '
             "grep -ohE '\"[^\"/]*[.](safetensors|bin)\"' *.index.json 2>/dev/null | sort -u; echo ---; "
@@ -146,7 +146,7 @@ def probe(role: str, folder: str) -> Probe[Encoder]:
 
 
 def parse_fetched(output: Output) -> tuple[EncoderDownload, ...]:
-    """In the order of FETCHED."""
+    """Parse the downloads, in the order of FETCHED."""
     if output.code != 0:
         raise ValueError(output.err.strip()[-200:] or "nothing was fetched")
     rows = fields.loads(output.out.strip().rpartition("\n")[2])
@@ -154,7 +154,7 @@ def parse_fetched(output: Output) -> tuple[EncoderDownload, ...]:
 
 
 def endpoint_probes(host: Host, mirror: Mirror, spec: RunSpec) -> list[Probe[tuple[EncoderDownload, ...]]]:
-    """None where nothing would be downloaded."""
+    """Return the probe of the endpoint, or no probe when nothing would be downloaded."""
     name = _asset(spec, "text_encoder")
     if not mirror.brings(name):
         return []
@@ -174,28 +174,28 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec,
     for role in ROLES:
         encoder = answers[role].value
         if encoder is None:
-            findings.append(CheckResult.warn(role, "cannot be looked at", answers[role].problem,
+            findings.append(CheckResult.warn(role, "cannot be listed", answers[role].problem,
                                              f"ls -l {Command(spec.assets[role]).shell()}   # on {host.name}"))
         else:
             findings.append(judged(host, mirror, role, encoder, spec, local_assets))
-    needed = any(f.status is Status.WARN and "downloaded there" in f.summary for f in findings)
+    needed = any(f.status is Status.WARN and "downloaded on the host" in f.summary for f in findings)
     return [*findings, endpoint(host, mirror, answers.get("endpoint"), needed=needed)]
 
 
 def endpoint(host: Host, mirror: Mirror, answer: Answer[tuple[EncoderDownload, ...]] | None, *,
              needed: bool) -> CheckResult:
-    """The hub or mirror serves bytes to the host, large files as well. A FAIL only where a download is needed."""
+    """Check that the hub or mirror serves the host, large files too. FAIL only when a download is needed."""
     if answer is None:
-        return CheckResult.skip("hf endpoint", "not asked: nothing would be downloaded on the host")
+        return CheckResult.skip("hf endpoint", "not checked: nothing would be downloaded on the host")
     address = redacted(mirror.endpoint)
     fetched = answer.value or ()
     problems = [f"{file}: {got.problem or 'no byte'}" for file, got in zip(FETCHED, fetched, strict=False)
                 if got.problem or not got.size_bytes]
     if answer.value is None or len(fetched) != len(FETCHED) or problems:
         why = redacted("; ".join(problems) or answer.problem, secrets_of(host))
-        told = (f"{address} does not serve the encoders to {host.name}", why,
-                "edit hosts.toml: HF_ENDPOINT under env, or a local copy of the encoders under [assets]")
-        return CheckResult.fail("hf endpoint", *told) if needed else CheckResult.warn("hf endpoint", *told)
+        finding = (f"{address} does not serve the encoders to {host.name}", why,
+                   "edit hosts.toml: HF_ENDPOINT under env, or a local copy of the encoders under [assets]")
+        return CheckResult.fail("hf endpoint", *finding) if needed else CheckResult.warn("hf endpoint", *finding)
     return CheckResult.ok("hf endpoint", f"{address} serves the encoders: {fetched[-1].size_bytes} bytes of weights in "
                           f"{fetched[-1].seconds:.1f} s")
 
@@ -209,17 +209,17 @@ def before_train(host: Host, connection: Connection, run: RunSpec, local_assets:
         except RdtopsError as error:
             if isinstance(error, PreflightVeto):
                 raise
-            raise PreflightVeto(f"the {role} could not be brought to {run.assets[role]}: {error.message}",
+            raise PreflightVeto(f"the {role} could not be sent to {run.assets[role]}: {error.message}",
                                 remedy=error.remedy or f"inv deploy --host {host.name} --only encoders") from error
         lacks = _incomplete(connection, run, [role]).get(role)
         if lacks:
             raise PreflightVeto(f"{', '.join(lacks)} of the {role} {_asset(run, role)} are still missing in "
-                                f"{run.assets[role]}: what was brought is incomplete",
+                                f"{run.assets[role]}: the source is incomplete",
                                 remedy=f"complete the copy that [assets] in hosts.toml names for {_asset(run, role)}")
 
 
 def missing(role: str, encoder: Encoder) -> list[str]:
-    """The kinds of files that an encoder lacks, and the parts of its weights."""
+    """Return the missing kinds of files of an encoder, and the missing parts of its weights."""
     needs = {"config.json": ("config.json",), "weights": WEIGHTS}
     if role == "text_encoder":
         needs["tokenizer"] = TOKENIZERS
@@ -235,32 +235,32 @@ def judged(host: Host, mirror: Mirror, role: str, encoder: Encoder, spec: RunSpe
     deploy = f"inv deploy --host {spec.host} --only encoders"
     way = _way(host, mirror, role, spec, local_assets)
     if lacks and way:
-        return CheckResult.warn(role, f"{', '.join(lacks)} missing there; before training: {way}", folder,
+        return CheckResult.warn(role, f"{', '.join(lacks)} missing on the host; before training: {way}", folder,
                                 deploy if role in local_assets else f"inv train --host {spec.host}   # downloads it")
     if lacks:
         why, remedy = _no_way(host, _asset(spec, role))
-        return CheckResult.fail(role, f"{', '.join(lacks)} missing there, and {why}", folder, remedy)
+        return CheckResult.fail(role, f"{', '.join(lacks)} missing on the host, and {why}", folder, remedy)
     if encoder.config is None:
-        return CheckResult.fail(role, "its config.json is not readable JSON", folder, deploy)
+        return CheckResult.fail(role, "its config.json is not valid JSON", folder, deploy)
     return _sized(role, encoder.config, spec, deploy)
 
 
 def _sized(role: str, config: Mapping[str, object], spec: RunSpec, deploy: str) -> CheckResult:
-    """Its sizes are those that the model was made for."""
+    """Check that the sizes of an encoder are those of the model."""
     wanted, found = _wanted(role, spec), sizes(role, config)
     wrong = [f"{key} is {found[key]}, {spec.train.model} needs {wanted[key]}"
              for key in wanted if key in found and found[key] != wanted[key]]
     if wrong:
         return CheckResult.fail(role, f"{'; '.join(wrong)}: another encoder", spec.assets[role], deploy)
     silent = [key for key in wanted if key not in found]
-    if silent:  # a config.json says only what differs from the defaults of its library
-        return CheckResult.warn(role, f"complete, but its config.json does not say {', '.join(silent)}",
+    if silent:  # a config.json has only what differs from its library's defaults
+        return CheckResult.warn(role, f"complete, but its config.json has no {', '.join(silent)}",
                                 spec.assets[role])
     return CheckResult.ok(role, "complete, " + ", ".join(f"{key} {found[key]}" for key in wanted), spec.assets[role])
 
 
 def sizes(role: str, config: Mapping[str, object]) -> dict[str, int]:
-    """The sizes that a config.json states. A vision encoder may be one half of a SigLIP."""
+    """Return the sizes of a config.json. A vision encoder may be part of a whole SigLIP."""
     if role == "text_encoder":
         return {"d_model": width} if isinstance(width := config.get("d_model"), int) else {}
     half = config.get("vision_config", config)
@@ -280,13 +280,13 @@ def _wanted(role: str, spec: RunSpec) -> dict[str, int]:
 
 
 def _incomplete(connection: Connection, run: RunSpec, roles: Sequence[str]) -> dict[str, list[str]]:
-    """Role -> what it lacks. Raises PreflightVeto when the host does not answer the question."""
+    """Return what each incomplete encoder lacks, by role. Raises PreflightVeto when the host does not answer."""
     answers = ask(connection, [probe(role, run.assets[role]) for role in roles])
     found = {}
     for role in roles:
         encoder: Encoder | None = answers[role].value
         if encoder is None:
-            raise PreflightVeto(f"cannot tell whether the {role} is there: {answers[role].problem}",
+            raise PreflightVeto(f"not known whether the {role} is on the host: {answers[role].problem}",
                                 remedy=f"inv check --host {run.host}")
         if lacks := missing(role, encoder):
             found[role] = lacks
@@ -299,20 +299,20 @@ def _asset(spec: RunSpec, role: str) -> str:
 
 def _way(host: Host, mirror: Mirror, role: str, spec: RunSpec, local_assets: Mapping[str, Path]) -> str:
     name = _asset(spec, role)
-    if name in host.assets:  # hosts.toml says it is there; what others may use as well is not written to
+    if name in host.assets:  # hosts.toml names a folder on the host, which others may use: not written to
         return ""
     if role in local_assets:
         return f"uploaded from {local_assets[role]}"
-    return f"downloaded there from {redacted(mirror.endpoint)}" if mirror.brings(name) else ""
+    return f"downloaded on the host from {redacted(mirror.endpoint)}" if mirror.brings(name) else ""
 
 
 def _no_way(host: Host, name: str) -> tuple[str, str]:
-    """Why nothing can be brought, and what to do."""
+    """Return why an encoder cannot be sent or downloaded, and the remedy."""
     if name in host.assets:
-        return (f"[hosts.{host.name}.assets] says that {name} is there, so it is left alone",
+        return (f"[hosts.{host.name}.assets] has a folder for {name}, which is not changed",
                 f"edit hosts.toml: the right folder of {name} under [hosts.{host.name}.assets], or none")
     table = f"[hosts.{host.name}.plugins.encoder_mirror]"
-    return ("there is neither a copy here nor a mirror",
+    return ("there is neither a local copy nor a mirror",
             f"edit hosts.toml: a local copy of {name} under [assets], or endpoint under {table}")
 
 
@@ -329,7 +329,7 @@ def _bring(host: Host, mirror: Mirror, connection: Connection, role: str, run: R
 
 
 def _download(host: Host, mirror: Mirror, connection: Connection, repository: str, folder: str) -> None:
-    """With the host's own huggingface_hub, which takes up a broken download where it ended."""
+    """Download with the host's huggingface_hub, which resumes an interrupted download."""
     python = "python" if activation(host) else host.python
     line = activation(host) + Command(python, "-c", _DOWNLOAD, repository, str(PurePosixPath(folder))).shell()
     variables = {**host.env, "HF_ENDPOINT": mirror.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -337,13 +337,13 @@ def _download(host: Host, mirror: Mirror, connection: Connection, repository: st
     if problem:
         raise PreflightVeto(f"{repository} could not be downloaded on {host.name} from {redacted(mirror.endpoint)}: "
                             + redacted(problem, secrets_of(host)),
-                            remedy=f"inv train --host {host.name}   # goes on where it ended; or name a local copy of "
+                            remedy=f"inv train --host {host.name}   # resumes it; or name a local copy of "
                                    f"{repository.rpartition('/')[2]} under [assets] in hosts.toml")
 
 
 def _run_pulsing(connection: Connection, line: str, stdin: bytes) -> str:
-    """Run a line that prints something every few seconds to its end. What went wrong, or nothing. It may take long; a
-    link that brings no byte for SILENCE_S is dead and raises ConnectionLost."""
+    """Run a line that prints something every few seconds, and return its error or ''. It may take long; without a byte
+    for SILENCE_S the connection is dead and ConnectionLost is raised."""
     deadline_s = time.monotonic() + DOWNLOAD_TIMEOUT_S
     with connection.stream(line, silence_s=SILENCE_S) as stream:
         stream.write(stdin)

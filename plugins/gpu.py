@@ -1,4 +1,4 @@
-"""Are there enough GPUs, healthy, with free memory, and nobody else on them?"""
+"""Check that there are enough healthy GPUs with free memory that nobody else uses."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from rdtops.api import (
 TOTAL, FREE, LOAD, ECC = "memory.total", "memory.free", "utilization.gpu", "ecc.errors.uncorrected.volatile.total"
 FIELDS = (*nvidia_smi.IDENTITY, "name", TOTAL, FREE, LOAD, ECC)
 BUSY_PERCENT = 20
-# double bit error, row remapping, NVLink, uncontained, fallen off the bus, GSP, timeouts of the same
-FELL_OFF = 79  # newer drivers say it in words alone
+# double bit error, row remapping, NVLink, uncontained, fallen off the bus, GSP, GSP timeouts
+FELL_OFF = 79  # newer drivers print no number for it
 BROKEN_XIDS = frozenset({48, 63, 64, 74, 79, 92, 94, 95, 119, 120, 140})
 
 
 @dataclass(frozen=True)
 class Xid:
-    """A fault that NVIDIA's driver reported since the machine was started."""
+    """A fault that NVIDIA's driver reported since boot."""
 
     code: int
     line: str
 
 
 def parse_gpus(output: Output) -> nvidia_smi.Listing:
-    """What nvidia-smi lists. Raises ValueError when it lists no GPU."""
+    """Parse the list of nvidia-smi. Raises ValueError when it lists no GPU."""
     listing = nvidia_smi.parse(FIELDS, output.out)
     if not listing.gpus:
         raise ValueError("nvidia-smi lists no GPU")
@@ -47,7 +47,7 @@ def parse_gpus(output: Output) -> nvidia_smi.Listing:
 
 
 def parse_processes(output: Output) -> tuple[nvidia_smi.GpuProcess, ...]:
-    """The processes on the GPUs. Raises ValueError when it is something else."""
+    """Parse the processes on the GPUs. Raises ValueError for any other output."""
     found = nvidia_smi.parse_apps(output.out)
     if output.code != 0 or len(found) < len(output.out.strip().splitlines()):
         raise ValueError("nvidia-smi failed")
@@ -55,9 +55,9 @@ def parse_processes(output: Output) -> tuple[nvidia_smi.GpuProcess, ...]:
 
 
 def parse_xid(output: Output) -> tuple[Xid, ...]:
-    """NVIDIA's faults in the kernel's log. Raises ValueError where this user may not read it."""
+    """Parse NVIDIA's faults in the kernel log. Raises ValueError when this user cannot read it."""
     if output.code != 0 or not output.out.endswith("read\n"):
-        raise ValueError("the kernel's log is not for this user")
+        raise ValueError("this user cannot read the kernel log")
     rows = re.finditer(r"NVRM: (?:Xid \(PCI:[0-9a-fA-F:.]+\): (\d+)|fallen off the bus)[^\n]*", output.out)
     return tuple(Xid(int(row[1] or FELL_OFF), row[0][:160]) for row in rows)
 
@@ -73,14 +73,14 @@ XIDS = Probe("xids", 'm=$(dmesg 2>/dev/null || journalctl -k -b --no-pager -q 2>
 @hookimpl
 def preflight_check(host: Host, connection: Connection, spec: RunSpec, traits: Traits) -> list[CheckResult]:
     if not traits.is_local:
-        return [CheckResult.skip("gpu", "those of the cluster's nodes: its scheduler gives them, free of others")]
+        return [CheckResult.skip("gpu", "not checked: the scheduler of the cluster assigns GPUs")]
     answers = ask(connection, [GPUS, PROCESSES, XIDS])
     wanted = spec.train.gpus_required
     seen: Answer[nvidia_smi.Listing] = answers["gpus"]
     if seen.value is None:
         return [_unreadable(host, seen, wanted)]
     if not wanted:
-        return [CheckResult.ok("gpu", f"none is needed (device cpu); there: {_listed(seen.value.gpus)}")]
+        return [CheckResult.ok("gpu", f"none is needed (device cpu); on the host: {_listed(seen.value.gpus)}")]
     used = nvidia_smi.visible(seen.value.gpus, host.env.get(nvidia_smi.VISIBLE))[:wanted]
     needed_mib = spec.train.min_gpu_memory_free_mib
     return [*_odd(host, seen.value), _count(host, seen.value.gpus, wanted), *_model(host, used),
@@ -89,24 +89,25 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec, traits: T
 
 
 def _odd(host: Host, listing: nvidia_smi.Listing) -> list[CheckResult]:
-    """Lines about a GPU that is lost, say; they do not keep us from using the others."""
+    """Warn of other lines, such as those about a lost GPU; the other GPUs can still be used."""
     if not listing.odd:
         return []
-    return [CheckResult.warn("gpu", "nvidia-smi prints lines that are no GPU", "; ".join(listing.odd[:4]),
-                             f"sudo dmesg | grep -i xid   # on {host.name}; a GPU that is lost needs a reset")]
+    return [CheckResult.warn("gpu", "nvidia-smi prints lines that are not about a GPU", "; ".join(listing.odd[:4]),
+                             f"sudo dmesg | grep -i xid   # on {host.name}; a lost GPU needs a reset")]
 
 
 def _unreadable(host: Host, seen: Answer[nvidia_smi.Listing], wanted: int) -> CheckResult:
     if not wanted:
-        return CheckResult.skip("gpu", "none is needed (device cpu); nvidia-smi says nothing readable", seen.problem)
+        return CheckResult.skip("gpu", "none is needed (device cpu); nvidia-smi is unreadable", seen.problem)
     if seen.output.code == 127:
-        return CheckResult.fail("gpu", f"there is no nvidia-smi, and {wanted} GPUs are asked for", seen.output.excerpt,
+        return CheckResult.fail("gpu", f"nvidia-smi is not installed, and {wanted} GPUs are requested",
+                                seen.output.excerpt,
                                 f"inv train --host {host.name} --set device=cpu   # or use a host with GPUs")
     if seen.output.timed_out:
         return CheckResult.fail("gpu", f"nvidia-smi hangs ({seen.problem}): a driver or GPU fault", "",
-                                f"sudo dmesg | grep -i xid   # on {host.name}; a reboot usually cures it")
-    return CheckResult.fail("gpu", "what nvidia-smi says cannot be read", seen.problem,
-                            f"inv gpu --host {host.name}   # and nvidia-smi there")
+                                f"sudo dmesg | grep -i xid   # on {host.name}; a reboot usually helps")
+    return CheckResult.fail("gpu", "the output of nvidia-smi cannot be parsed", seen.problem,
+                            f"inv gpu --host {host.name}   # and nvidia-smi on the host")
 
 
 def _count(host: Host, seen: Sequence[nvidia_smi.Gpu], wanted: int) -> CheckResult:
@@ -114,13 +115,13 @@ def _count(host: Host, seen: Sequence[nvidia_smi.Gpu], wanted: int) -> CheckResu
     usable = nvidia_smi.visible(seen, variable)
     evidence = _listed(seen) + ("" if variable is None else f"; {nvidia_smi.VISIBLE}={variable}")
     if len(usable) < wanted:
-        return CheckResult.fail("gpu count", f"{len(usable)} GPUs usable, {wanted} asked for", evidence,
+        return CheckResult.fail("gpu count", f"{len(usable)} GPUs usable, {wanted} requested", evidence,
                                 f"inv train --host {host.name} --set num_processes={max(1, len(usable))}"
                                 if usable else f"edit env of [hosts.{host.name}] in hosts.toml, or use another host")
     if host.gpus is not None and len(seen) < host.gpus:
         return CheckResult.warn("gpu count", f"{len(seen)} GPUs, but hosts.toml says {host.gpus}: one may be lost",
                                 evidence, f"nvidia-smi -L; sudo dmesg | grep -i xid   # on {host.name}")
-    return CheckResult.ok("gpu count", f"{_listed(usable)}; {wanted} asked for")
+    return CheckResult.ok("gpu count", f"{_listed(usable)}; {wanted} requested")
 
 
 def _memory(host: Host, gpus: Sequence[nvidia_smi.Gpu], needed_mib: int) -> list[CheckResult]:
@@ -132,17 +133,17 @@ def _memory(host: Host, gpus: Sequence[nvidia_smi.Gpu], needed_mib: int) -> list
                                  f"inv train --host {host.name} --set min_gpu_memory_free_mib="
                                  f"{min(short.values())}   # or wait for the others")]
     if len(free_mib) < len(gpus):
-        return [CheckResult.skip("gpu memory", "the driver does not tell how much is free")]
+        return [CheckResult.skip("gpu memory", "the driver does not report free memory")]
     return [CheckResult.ok("gpu memory", f"at least {min(free_mib.values())} MiB free on each, {needed_mib} needed")
             ] if gpus else []
 
 
 def _model(host: Host, gpus: Sequence[nvidia_smi.Gpu]) -> list[CheckResult]:
-    """All processes wait for the slowest GPU, and the smallest decides what fits."""
+    """Check that the GPUs are of one model: the slowest sets the speed, the smallest the memory."""
     names = {_name(gpu) for gpu in gpus}
     if len(names) > 1:
         each = ", ".join(f"{_label(gpu)}: {_name(gpu)}" for gpu in gpus)
-        return [CheckResult.warn("gpu model", "the GPUs are of different models: the slowest sets the pace", each,
+        return [CheckResult.warn("gpu model", "the GPUs are of different models: the slowest sets the speed", each,
                                  f"edit env of [hosts.{host.name}] in hosts.toml: CUDA_VISIBLE_DEVICES of equal ones")]
     return [CheckResult.ok("gpu model", names.pop())] if names else []
 
@@ -154,29 +155,29 @@ def _ecc(host: Host, gpus: Sequence[nvidia_smi.Gpu]) -> CheckResult:
         each = ", ".join(f"{_label(gpu)}: {count}" for gpu, count in broken)
         return CheckResult.fail("gpu ecc", "uncorrected memory errors since the last reset", each,
                                 f"sudo nvidia-smi --gpu-reset -i {broken[0][0].index}   # on {host.name}; or "
-                                "leave the GPU out with CUDA_VISIBLE_DEVICES in env of hosts.toml")
+                                "exclude the GPU with CUDA_VISIBLE_DEVICES in env of hosts.toml")
     if gpus and all(count is None for _, count in errors):
         return CheckResult.skip("gpu ecc", "these GPUs do not count memory errors")
     return CheckResult.ok("gpu ecc", "no uncorrected memory errors")
 
 
 def _faults(host: Host, answer: Answer[tuple[Xid, ...]]) -> CheckResult:
-    """Many Xids are a program's own fault (13, 31, 43); these are the hardware's or the link's."""
+    """Check for Xids of hardware or link; many others are errors of a program (13, 31, 43)."""
     if answer.value is None:
-        return CheckResult.skip("gpu xid", "not asked: the kernel's log is not for this user", answer.problem)
+        return CheckResult.skip("gpu xid", "not checked: this user cannot read the kernel log", answer.problem)
     bad = [x for x in answer.value if x.code in BROKEN_XIDS]
     if bad:
-        return CheckResult.warn("gpu xid", f"{len(bad)} hardware faults since the machine was started", bad[-1].line,
-                                f"nvidia-smi -q | grep -A6 -i retire   # on {host.name}; a GPU that falls off the bus "
-                                "again wants a reboot or an exchange")
-    return CheckResult.ok("gpu xid", "no hardware fault in the kernel's log")
+        return CheckResult.warn("gpu xid", f"{len(bad)} hardware faults since boot", bad[-1].line,
+                                f"nvidia-smi -q | grep -A6 -i retire   # on {host.name}; if a GPU falls off the bus "
+                                "again, reboot or replace it")
+    return CheckResult.ok("gpu xid", "no hardware fault in the kernel log")
 
 
 def _load(host: Host, gpus: Sequence[nvidia_smi.Gpu]) -> CheckResult:
     busy = [gpu for gpu in gpus if (gpu.number(LOAD) or 0) >= BUSY_PERCENT]
     if busy:
         each = ", ".join(f"{_label(gpu)}: {gpu.number(LOAD)} %" for gpu in busy)
-        return CheckResult.warn("gpu load", "GPUs are busy before we begin", each,
+        return CheckResult.warn("gpu load", "GPUs are busy before the training", each,
                                 f"inv gpu --host {host.name} --watch")
     return CheckResult.ok("gpu load", "idle")
 
@@ -184,7 +185,7 @@ def _load(host: Host, gpus: Sequence[nvidia_smi.Gpu]) -> CheckResult:
 def _others(host: Host, answer: Answer[tuple[nvidia_smi.GpuProcess, ...]],
             gpus: Sequence[nvidia_smi.Gpu]) -> CheckResult:
     if answer.value is None:
-        return CheckResult.warn("gpu processes", "cannot tell who uses the GPUs", answer.problem,
+        return CheckResult.warn("gpu processes", "not known who uses the GPUs", answer.problem,
                                 f"inv gpu --host {host.name}")
     label_of = {gpu.uuid: _label(gpu) for gpu in gpus}
     others = [p for p in answer.value if p.gpu_uuid in label_of]

@@ -1,4 +1,4 @@
-"""Are the files on the host the ones you have here, and are its checkpoints what the trainer wrote? By MD5."""
+"""Compare by MD5 the files on the host with those here, and its checkpoints with what the trainer wrote."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rdtops.api import (
 )
 
 SIDE_BY_SIDE = 4  # channels of the one connection; MaxSessions is 10
-UNREACHABLE = 3  # exit code of errors of the link; they are not a finding about a file
+UNREACHABLE = 3  # exit code of connection errors, which are not a finding about a file
 READ_BYTES_PER_S = 20e6  # a slow network disk
 TIME_LIMIT_S = {"preflight_check": 7200, "after_checkpoint": 7200}  # 45 GB of encoders, read for the first time
 _PYTHON = """\
@@ -45,7 +45,7 @@ for folder, _, names in os.walk("."):
 
 @dataclass(frozen=True)
 class Sealed:
-    """What manifest.json of a checkpoint says."""
+    """The content of a checkpoint's manifest.json."""
 
     digest: str
     size_bytes: int
@@ -55,13 +55,13 @@ class Sealed:
 @hookimpl
 def preflight_check(host: Host, connection: Connection, spec: RunSpec,
                     local_assets: Mapping[str, Path]) -> list[CheckResult]:
-    """One finding for each asset of the run. Digests are cached on both sides, so unchanged files cost a stat."""
+    """Return a finding for each asset of the run. Digests are cached on both sides, so unchanged files cost a stat."""
     return list(_findings(host, connection, spec, local_assets))
 
 
 @hookimpl
 def after_checkpoint(connection: Connection, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Read every byte of the checkpoint on the host and hold it against the manifest that the trainer sealed."""
+    """Read every byte of the checkpoint on the host and compare it with the manifest that the trainer wrote."""
     answers = ask(connection, probes(connection.host, checkpoint))
     sealed: Sealed = _value(answers["manifest"], checkpoint)
     found: Mapping[str, str] = _value(answers["digests"], checkpoint)
@@ -84,38 +84,39 @@ def probes(host: Host, checkpoint: Checkpoint) -> list[Probe[Any]]:
 
 
 def parse_manifest(output: Output) -> Sealed:
-    """manifest.json. Raises ValueError when it is something else."""
+    """Parse manifest.json. Raises ValueError for anything else."""
     sealed = manifest.Manifest.from_json(output.out)
     return Sealed(sealed.digest, sealed.size_bytes, {file.path: file.md5 for file in sealed.files})
 
 
 def parse_digests(output: Output) -> dict[str, str]:
-    """Lines of md5sum as path -> MD5."""
+    """Parse lines of md5sum as path -> MD5."""
     if output.code != 0:
         raise ValueError("not every file can be read")
     return {line[34:].removeprefix("./"): line[:32] for line in output.out.splitlines() if len(line) > 34}
 
 
 def compared(role: str, plan: Plan, host: Host, asset: str) -> CheckResult:
-    """What a plan that would make the host equal to here says about the host."""
+    """Return the finding of a plan that would make the host equal to this laptop."""
     other = [item for item in plan.items if item.action != "skip"]
     files = f"{len(plan.items)} files" if len(plan.items) != 1 else "1 file"
     if not plan.items:
-        return CheckResult.fail(f"md5 {role}", f"{plan.source} is empty here", remedy="check [assets] in hosts.toml")
+        return CheckResult.fail(f"md5 {role}", f"{plan.source} is empty on this laptop",
+                                remedy="check [assets] in hosts.toml")
     if role.endswith("_encoder") and all(item.reason == "missing on the host" for item in plan.items):
-        return CheckResult.warn(f"md5 {role}", "not there yet, so there is nothing to compare", plan.target,
-                                _remedy(host, asset))  # no FAIL: before_train of encoder_mirror can still bring it
+        return CheckResult.warn(f"md5 {role}", "not on the host yet, so not compared", plan.target,
+                                _remedy(host, asset))  # not a FAIL: before_train of encoder_mirror can still fetch it
     if other:
         shown = "; ".join(f"{item.path}: {item.reason}" for item in other[:4])
         more = f"; and {len(other) - 4} more" if len(other) > 4 else ""
-        return CheckResult.fail(f"md5 {role}", f"{len(other)} of {files} differ from the ones here", shown + more,
+        return CheckResult.fail(f"md5 {role}", f"{len(other)} of {files} differ from those here", shown + more,
                                 _remedy(host, asset))
     return CheckResult.ok(f"md5 {role}", f"{files}, {_size(plan.size_bytes)}, the same MD5 as here", plan.target)
 
 
 def _findings(host: Host, connection: Connection, spec: RunSpec,
               local_assets: Mapping[str, Path]) -> Iterator[CheckResult]:
-    """The folders side by side: each waits for the line most of its time."""
+    """Yield the findings; the folders are compared in parallel, since each mostly waits for the connection."""
     def finding(role: str) -> CheckResult:
         if role not in local_assets:
             return CheckResult.skip(f"md5 {role}", "no copy on this laptop to compare with", spec.assets[role])
@@ -132,7 +133,7 @@ def _findings(host: Host, connection: Connection, spec: RunSpec,
 
 
 def _remedy(host: Host, asset: str) -> str:
-    """Deploy leaves a folder alone that hosts.toml says is on the host already."""
+    """Return the remedy; deploy does not touch a folder that hosts.toml names on the host."""
     if asset in host.assets:
         return f"edit {asset!r} under [hosts.{host.name}.assets] or [assets] in hosts.toml: one of the two is outdated"
     return f"inv deploy --host {host.name}"

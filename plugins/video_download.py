@@ -1,4 +1,4 @@
-"""Brings every finished evaluation home: its report, its videos, and a page that plays them."""
+"""Download every finished evaluation: its report, its videos, and a page that plays them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rdtops.api import (
 PAGE: Final = "index.html"
 FILES = ("eval.json", "report.json", "trials.jsonl")
 OPTIONS = {"into": Option(str, "the folder on this laptop, by default that of `inv fetch-results`", "results")}
-TIME_LIMIT_S = {"after_eval": 3600}  # many videos over a slow line
+TIME_LIMIT_S = {"after_eval": 3600}  # many videos over a slow connection
 OUTCOMES = ("success", "failure", "error")
 TEMPLATE = """\
 <!doctype html>
@@ -75,7 +75,7 @@ codec {{ codec }}, seed {{ protocol.seed | number or "?" }}; errors of the simul
 @hookimpl
 def after_eval(host: Host, connection: Connection, run: RunSpec, evaluation: Evaluation,
                options: Mapping[str, Any]) -> dict[str, Any]:
-    """Into results/<host>/<run>/eval/<name>/, verified; what is there already is not sent again."""
+    """Download into results/<host>/<run>/eval/<name>/, verified; existing files are not sent again."""
     folder = Path(options["into"]).expanduser() / Path(host.name) / run.run_id / "eval" / evaluation.name
     report = _fetched(connection, evaluation, folder, list(FILES))
     videos = [video for trial in fields.rows(report.get("trials")) if (video := video_of(trial))]
@@ -86,7 +86,7 @@ def after_eval(host: Host, connection: Connection, run: RunSpec, evaluation: Eva
 
 
 def _fetched(connection: Connection, evaluation: Evaluation, folder: Path, files: list[str]) -> Mapping[str, Any]:
-    """The report, after it and its neighbours were brought home."""
+    """Download the files, and return the report."""
     download(connection, plan_download(connection, evaluation.folder, folder, files=files))
     try:
         return fields.table(fields.loads((folder / "report.json").read_bytes()))
@@ -98,7 +98,7 @@ def _fetched(connection: Connection, evaluation: Evaluation, folder: Path, files
 # --- the page ---
 
 def page(report: Mapping[str, Any]) -> str:
-    """A contact sheet of one report. It stands beside videos/ and needs nothing else."""
+    """Return the page of one report; it lies beside videos/ and needs nothing else."""
     protocol, trials = fields.table(report.get("protocol")), fields.rows(report.get("trials"))
     checkpoint, codec = fields.table(report.get("checkpoint")), fields.table(report.get("codec"))
     return pages.html_page(TEMPLATE).render(
@@ -119,7 +119,7 @@ def _shown(trial: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def video_of(trial: Mapping[str, Any]) -> str:
-    """The film of a trial, relative to the report; '' where there is none, or what is said is no such path."""
+    """Return the video of a trial, relative to the report; '' when it is missing or not a valid path."""
     try:
         path = names.relative_path(trial.get("video"))
     except names.BadName:

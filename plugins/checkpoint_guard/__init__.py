@@ -1,4 +1,4 @@
-"""Verifies checkpoints on the host, copies them elsewhere, prunes by policy: each only where hosts.toml asks for it."""
+"""Verify checkpoints on the host, copy them elsewhere, delete old ones: each only where hosts.toml enables it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from . import guard_on_host
 API_VERSION = 1
 NAME = "checkpoint_guard"
 OPTIONS = {
-    "verify": Option(bool, "read every byte of each on the host, as md5 does too; pruning always does", False),
-    "copy_to_folder": Option(str, "a folder on the host, on another file system say, that gets a copy of each",
+    "verify": Option(bool, "read every byte of each on the host, as md5 also does; prune always does", False),
+    "copy_to_folder": Option(str, "a folder on the host, such as one on another file system, for a copy of each",
                              pattern="[/~].*"),
-    "copy_to_laptop": Option(str, "a folder here, results say, that gets one, where fetch-results would put it"),
+    "copy_to_laptop": Option(str, "a folder on this laptop, such as results, for a copy, as by fetch-results"),
     "prune": Option(bool, "delete checkpoints of the run that no keep_ option keeps", False),
-    "keep_last": Option(int, "so many of the newest stay", 3, least=1),
-    "keep_every_steps": Option(int, "those of every so many steps stay; 0: none", 0, least=0),
-    "keep_best": Option(int, "so many of the lowest held-out loss stay", 1, least=1),
+    "keep_last": Option(int, "how many of the newest are kept", 3, least=1),
+    "keep_every_steps": Option(int, "also keep those whose step is a multiple of this; 0: none", 0, least=0),
+    "keep_best": Option(int, "how many with the lowest validation loss are kept", 1, least=1),
 }
 TIME_LIMIT_S = {"after_checkpoint": 12 * 3600}  # a checkpoint of rdt-1b over a slow line
 READ_BYTES_PER_S = 20e6  # a slow network disk
@@ -54,19 +54,19 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec,
     path = connection.absolute(folder)
     table = f"edit copy_to_folder under [hosts.{host.name}.plugins.checkpoint_guard] in hosts.toml"
     if PurePosixPath(path).is_relative_to(spec.paths.root.parent):
-        return CheckResult.fail(NAME, f"{folder} is among the runs, and copies are to lie apart from them", "", table)
+        return CheckResult.fail(NAME, f"{folder} is inside the runs folder; copies must be outside it", "", table)
     writable = ask(connection, [probe(path)])["writable"]
     if writable.value is None:
-        return CheckResult.warn(NAME, f"cannot tell whether {folder} can be written", writable.problem, table)
+        return CheckResult.warn(NAME, f"not known whether {folder} is writable", writable.problem, table)
     if not writable.value:
-        return CheckResult.fail(NAME, f"{folder} cannot be written there", "", table)
+        return CheckResult.fail(NAME, f"{folder} is not writable on the host", "", table)
     return CheckResult.ok(NAME, policy(options))
 
 
-@hookimpl(trylast=True)  # what others have to say about a checkpoint comes before it may be deleted
+@hookimpl(trylast=True)  # after other plugins: this one may delete the checkpoint
 def after_checkpoint(connection: Connection, run: RunSpec, checkpoint: Checkpoint,
                      options: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Verify, copy, prune: each only when the one before it went well."""
+    """Verify, copy, prune: each only when the step before it succeeded."""
     if not _has_work(options):
         return None
     record: dict[str, Any] = {}
@@ -89,7 +89,7 @@ def policy(options: Mapping[str, Any]) -> str:
 
 
 def verify(connection: Connection, checkpoint: Checkpoint) -> None:
-    """Every byte on the host against the manifest, and that against the Journal. Raises RdtopsError."""
+    """Compare every byte on the host with the manifest, and the manifest with the Journal. Raises RdtopsError."""
     wrong = _there(connection, checkpoint.size_bytes, op="wrong", folder=checkpoint.path, digest=checkpoint.digest)
     if wrong:
         raise RdtopsError(f"{checkpoint.name}: {'; '.join(wrong[:3])}: not what the trainer wrote",
@@ -97,7 +97,7 @@ def verify(connection: Connection, checkpoint: Checkpoint) -> None:
 
 
 def copy(connection: Connection, run: RunSpec, checkpoint: Checkpoint, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Copies that are verified, wherever the options want one; one that is there already is verified again."""
+    """Make verified copies where the options request them; an existing copy is verified again."""
     record = {}
     if options["copy_to_folder"]:
         target = str(PurePosixPath(connection.absolute(options["copy_to_folder"])) / run.run_id / checkpoint.name)
@@ -116,12 +116,12 @@ def copy(connection: Connection, run: RunSpec, checkpoint: Checkpoint, options: 
 
 
 def prune(connection: Connection, run: RunSpec, newest: Checkpoint, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Delete what nothing keeps. Only when `newest`, which was verified, is the newest there is, so that a resume takes
-    it and no other; never what a process has open; and where copies are wanted, only what has a verified one."""
+    """Delete checkpoints that no option keeps: only when `newest`, which was verified, is the newest one, so that a
+    resume uses it; never one that a process has open; with copies enabled, only one with a verified copy."""
     answer = _there(connection, 0, op="list", folder=str(run.paths.checkpoints))
     found = sorted((_listed(run, row) for row in fields.rows(answer)), key=lambda c: c.step)
     if not found or found[-1].digest != newest.digest:
-        return {"pruned": "nothing: a newer checkpoint is there, which is looked at next"}
+        return {"pruned": "nothing: a newer checkpoint exists and is handled next"}
     keep = Retention(options["keep_last"], options["keep_every_steps"], options["keep_best"])
     pruned: list[str] = []
     used: list[str] = []
@@ -133,13 +133,13 @@ def prune(connection: Connection, run: RunSpec, newest: Checkpoint, options: Map
 
 
 def _listed(run: RunSpec, row: Mapping[str, Any]) -> Checkpoint:
-    """Raises names.BadName."""
+    """Parse a checkpoint. Raises names.BadName."""
     names.digest(row.get("digest"))
     return Checkpoint.told(row, run.paths.checkpoints)
 
 
 def probe(path: str) -> Probe[bool]:
-    """Whether a folder, or the nearest parent that is there, can be written."""
+    """Return a probe for whether a folder, or its nearest existing parent, is writable."""
     line = f'd={Command(path).shell()}; while [ ! -e "$d" ]; do d=$(dirname "$d"); done; [ -d "$d" ] && [ -w "$d" ]'
     return Probe("writable", f"{line} && echo yes || echo no", parse_writable, timeout_s=15)
 

@@ -1,10 +1,10 @@
-"""Far side of checkpoint_guard: look at, copy and delete checkpoints. Standard library, Python 3.8.
+"""Host program of checkpoint_guard: list, verify, copy and delete checkpoints. Standard library, Python 3.8.
 
 Requests (one JSON line each); each is answered by one JSON line {"answer": ...}:
     {"op": "list", "folder"}                     the valid checkpoints in it, as the fields of Checkpoint
-    {"op": "wrong", "folder", "digest"}          what of a checkpoint is not as its manifest says; reads every byte
+    {"op": "wrong", "folder", "digest"}          how a checkpoint differs from its manifest; reads every byte
     {"op": "copy", "folder", "target", "digest"} why there is no verified copy, or ""
-    {"op": "delete", "folder", "digest"}         whether it is gone; false: one of our processes has it open
+    {"op": "delete", "folder", "digest"}         whether it was deleted; false: a process of this user has it open
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def wrong(folder: str, digest: str) -> list[str]:
         stated = manifest.stated(folder)
     except (OSError, ValueError) as error:
         return [f"manifest.json: {error}"]
-    found = [] if stated.digest == digest else ["manifest.json: it is another checkpoint"]
+    found = [] if stated.digest == digest else ["manifest.json: belongs to another checkpoint"]
     return found + manifest.differences(folder, stated)
 
 
@@ -32,7 +32,7 @@ def listed(folder: str) -> list[dict[str, Any]]:
 
 
 def copy(folder: str, target: str, digest: str) -> str:
-    """Aside, flushed, read back, and only then under its name. What is verified there already is left as it is."""
+    """Copy under a temporary name, flush, read back, then rename. An existing verified copy is kept."""
     if os.path.isdir(target) and not wrong(target, digest):
         return ""
     partial = target + ".tmp"
@@ -53,14 +53,14 @@ def copy(folder: str, target: str, digest: str) -> str:
 
 
 def words(error: OSError) -> str:
-    """shutil.Error gathers one triple a file."""
+    """Return the message of an error; shutil.Error has one triple a file."""
     if isinstance(error, shutil.Error) and error.args and error.args[0]:
         return str(error.args[0][0][-1])
     return str(error)
 
 
 def delete(folder: str, digest: str) -> bool:
-    """The manifest goes first: a half-deleted checkpoint must not count as one."""
+    """Delete a checkpoint, its manifest first: a partly deleted one must not be valid."""
     if manifest.stated(folder).digest != digest or is_open(folder):
         return False
     os.unlink(os.path.join(folder, manifest.NAME))
@@ -69,7 +69,8 @@ def delete(folder: str, digest: str) -> bool:
 
 
 def is_open(folder: str) -> bool:
-    """A process has a file of it open or mapped, or stands in it, as far as we may see: a resume or an evaluation."""
+    """Return whether a visible process has a file in the folder open or mapped, or works in it: a resume or an
+    evaluation."""
     inside = os.path.realpath(folder) + os.sep
     for pid in (name for name in os.listdir("/proc") if name.isdigit()):
         try:

@@ -33,19 +33,19 @@ from . import batch, slurm_checks, slurm_on_host, states
 API_VERSION = 1
 _WORD = r"[A-Za-z0-9_.,@:&|!*()\[\]-]*"
 OPTIONS = {
-    "partition": Option(str, "where jobs go; empty: the cluster's default", "", pattern=_WORD),
-    "account": Option(str, "that pays for them", "", pattern=_WORD),
+    "partition": Option(str, "as --partition; empty: the cluster's default", "", pattern=_WORD),
+    "account": Option(str, "as --account", "", pattern=_WORD),
     "qos": Option(str, "quality of service", "", pattern=_WORD),
     "constraint": Option(str, "features that the nodes must have, as --constraint", "", pattern=_WORD),
-    "nodes": Option(int, "machines of a training", 1, least=1),
+    "nodes": Option(int, "nodes of a training", 1, least=1),
     "gpus_per_node": Option(int, "0: as many as the training has processes on a node", 0, least=0),
-    "gpu_type": Option(str, "Slurm's name of the GPU, a100 say; empty: any", "", pattern=r"[A-Za-z0-9_.-]*"),
-    "cpus_per_node": Option(int, "for loading data; 0: what the cluster gives, often one", 0, least=0),
+    "gpu_type": Option(str, "Slurm's name of the GPU, such as a100; empty: any", "", pattern=r"[A-Za-z0-9_.-]*"),
+    "cpus_per_node": Option(int, "for loading data; 0: the cluster's default, often one", 0, least=0),
     "time": Option(str, "limit of a job, as --time: minutes, HH:MM:SS or D-HH:MM:SS; empty: the partition's", "",
                    pattern=r"(\d+-)?\d+(:\d+){0,2}|"),
-    "save_before_limit_s": Option(int, "seconds before the limit at which the training saves and queues itself again",
+    "save_before_limit_s": Option(int, "seconds before the limit at which the training saves and requeues itself",
                                   300, least=10),
-    "sbatch": Option(list, 'more lines of the job, "--exclusive" say', (), pattern=r"--[^\n]+"),
+    "sbatch": Option(list, 'more #SBATCH lines, such as "--exclusive"', (), pattern=r"--[^\n]+"),
 }
 
 
@@ -68,7 +68,7 @@ class Slurm:
     def submit(self, connection: Connection, job: Job) -> Submitted:
         answer = connection.call(slurm_on_host, {"op": "submit", "batch": batch.BATCH, **_named(job)}, timeout_s=120)
         if answer.get("problem"):
-            raise RunError(f"{connection.host.name}: Slurm did not take the job {job.name}: {answer['problem']}",
+            raise RunError(f"{connection.host.name}: Slurm rejected the job {job.name}: {answer['problem']}",
                            remedy=f"inv check --host {connection.host.name}")
         return Submitted(f"Slurm, job {answer['id']}", answer["already"])
 
@@ -81,7 +81,7 @@ class Slurm:
         request = {"op": "stop", "grace_s": grace_s, **_named(job)}
         answer = connection.call(slurm_on_host, request, timeout_s=grace_s + 180)
         if answer["left"]:
-            raise RunError(f"{connection.host.name}: {job.name} did not end: {answer['problem'] or 'Slurm goes on'}",
+            raise RunError(f"{connection.host.name}: {job.name} did not end: {answer['problem'] or 'it still runs'}",
                            remedy=f"squeue -u $USER   # on {connection.host.name}")
 
     def inside(self, connection: Connection, job: Job, command: Command) -> Command:

@@ -1,4 +1,4 @@
-"""The files that Slurm gets: job.sbatch, which it runs, and node.sh, which runs on every node. Pure."""
+"""Batch: the files for Slurm: job.sbatch, which it runs, and node.sh, which runs on every node. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ umask go-w
 cd {folder} || exit 1
 export RDTOPS_LAUNCHER="Slurm job $SLURM_JOB_ID"
 RDTOPS_MASTER=$(scontrol show node "$SLURMD_NODENAME" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')
-export RDTOPS_MASTER RDTOPS_PORT=$((20000 + SLURM_JOB_ID % 12000))  # where the nodes meet: on the first of them
+export RDTOPS_MASTER RDTOPS_PORT=$((20000 + SLURM_JOB_ID % 12000))  # the nodes meet on the first of them
 tell() {{  # a line of the Journal: kind, and more fields
     printf '{{"kind": "%s", "time_s": %s, "launcher": "slurm", "job": "%s", "restarts": %s%s}}\\n' "$1" "$(date +%s)" \\
         "$SLURM_JOB_ID" "${{SLURM_RESTART_COUNT:-0}}" "$2" >> {journal}
@@ -25,8 +25,8 @@ tell() {{  # a line of the Journal: kind, and more fields
 tell scheduled ", \\"nodes\\": \\"$SLURM_JOB_NODELIST\\""
 rm -f ended
 
-# Slurm's warning before the time limit comes to this shell. The supervisor hears it next, which then starts nothing
-# more, and the ranks, which save and leave: again and again, since one that is just starting does not hear yet.
+# Slurm's signal before the time limit comes to this shell. Pass it to the supervisor, which then restarts nothing, and
+# to the ranks, which save and exit: repeatedly, since a starting rank has no handler yet.
 warn() {{
     while kill -0 "$job" 2>/dev/null; do
         [ ! -r supervisor ] || kill -USR1 "$(cut -d' ' -f1 supervisor)" 2>/dev/null
@@ -35,7 +35,7 @@ warn() {{
     done
 }}
 trap 'out_of_time=1; warn & ' USR1
-# Of a cancellation, a preemption or the limit itself. Slurm forgets in minutes how a job ended; this stays.
+# On cancellation, preemption or the time limit. Slurm forgets in minutes how a job ended; this file stays.
 trap 'date +%s > ended' TERM
 out_of_time=
 {command} &
@@ -44,7 +44,7 @@ while kill -0 "$job" 2>/dev/null; do wait "$job"; code=$?; done
 if [ -n "$out_of_time" ] && [ "$code" -ne 0 ] && [ ! -e stop ]; then
     tell requeued ""
     for again in 1 2 3 4 5; do
-        scontrol requeue "$SLURM_JOB_ID" && exec sleep 600  # which Slurm ends: the job waits in the queue again
+        scontrol requeue "$SLURM_JOB_ID" && exec sleep 600  # Slurm ends the sleep: the job is requeued
         sleep 10
     done
 fi
@@ -53,7 +53,7 @@ exit "$code"
 _NODE = """\
 #!/bin/sh
 # One node of {title}: run by srun, once on each.
-trap '' USR1  # it is for the ranks; accelerate's launcher would die of it
+trap '' USR1  # for the ranks only; accelerate's launcher would die
 exec {launch} \\
     --num_machines "$SLURM_NNODES" --machine_rank "$SLURM_NODEID" \\
     --main_process_ip "$RDTOPS_MASTER" --main_process_port "$RDTOPS_PORT" \\
@@ -62,12 +62,12 @@ exec {launch} \\
 
 
 def job_name(job: Job) -> str:
-    """Return Slurm's name of it, by which it is found again."""
+    """Return the job's name in Slurm."""
     return f"rdtops-{job.name.replace('/', '--')}"
 
 
 def batch(job: Job, options: Mapping[str, Any]) -> str:
-    """Return job.sbatch. A job that spreads starts its steps itself; any other is a step of one task."""
+    """Return job.sbatch. A job over several nodes starts its own steps; any other is a step of one task."""
     line = Command("sh", str(job.script)) if job.spreads else Command("srun", "--ntasks=1", "--nodes=1", "sh",
                                                                      str(job.script))
     return _BATCH.format(directives="\n".join(f"#SBATCH {words}" for words in directives(job, options)),
@@ -80,14 +80,14 @@ def node(job: Job, spread: Spread) -> str:
 
 
 def step(job: Job, options: Mapping[str, Any]) -> Command:
-    """Return the srun of node.sh on every node. Slurm hands the number of CPUs to a job, and not to its steps."""
+    """Return the srun of node.sh on every node. Slurm gives the number of CPUs to a job, not to its steps."""
     nodes = str(nodes_of(job, options))
     return Command("srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", *_cpus(options),
                    "--kill-on-bad-exit=1", "--input=none", "sh", job.file(NODE))
 
 
 def directives(job: Job, options: Mapping[str, Any]) -> list[str]:
-    """Return what follows #SBATCH, line by line; the owner's own lines come last and win."""
+    """Return what follows #SBATCH, line by line; the user's own lines come last and override."""
     nodes = nodes_of(job, options)
     gpus = gpus_per_node(job, options)
     kind = f"{options['gpu_type']}:" if options["gpu_type"] else ""
@@ -104,7 +104,7 @@ def nodes_of(job: Job, options: Mapping[str, Any]) -> int:
 
 
 def gpus_per_node(job: Job, options: Mapping[str, Any]) -> int:
-    """Return what the owner says, else one a process; none for a job on CPUs."""
+    """Return the configured number, else one a process; none for a job on CPUs."""
     if not job.uses_gpus:
         return 0
     return int(options["gpus_per_node"]) or -(-job.processes // nodes_of(job, options))

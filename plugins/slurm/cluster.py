@@ -1,4 +1,4 @@
-"""Parse what Slurm says of a cluster. Pure: from what sinfo, scontrol, sacctmgr and sbatch print."""
+"""Parse Slurm's facts of a cluster. Pure: from the output of sinfo, scontrol, sacctmgr and sbatch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Partition:
     fields: Mapping[str, str]  # scontrol's own words
 
     def allows(self, what: str, wanted: str) -> bool:
-        """`what` is Accounts or Qos. Slurm says ALL where it asks nobody."""
+        """Return whether `wanted` is allowed; `what` is Accounts or Qos. Slurm says ALL when it allows all."""
         allowed = self.fields.get(f"Allow{what}", "ALL")
         denied = self.fields.get(f"Deny{what}", "").split(",")
         return (allowed == "ALL" or wanted in allowed.split(",")) and wanted not in denied
@@ -41,7 +41,7 @@ class Nodes:
 
 
 def parse_ping(output: Output) -> str:
-    """Parse `Slurmctld(primary) at head is UP`. Raises ValueError when none is."""
+    """Parse `Slurmctld(primary) at head is UP`. Raises ValueError when no controller is up."""
     if not re.search(r"is UP", output.out):
         raise ValueError(output.excerpt)
     return output.out.strip().splitlines()[0]
@@ -63,36 +63,36 @@ def parse_nodes(output: Output) -> tuple[Nodes, ...]:
 
 
 def parse_test(output: Output) -> tuple[str, str]:
-    """Parse when the job would start, or why it would not be taken."""
+    """Parse when the job would start, or why it would be rejected."""
     start = re.search(r"to start at (\S+)", output.out)
     why = re.findall(r"(?:error: |allocation failure: )(.+)", output.out)
     if start:
         return start[1], ""
     if not why:
-        raise ValueError("sbatch --test-only says nothing readable")
+        raise ValueError("cannot parse the output of sbatch --test-only")
     return "", "; ".join(dict.fromkeys(why))
 
 
 def parse_accounts(output: Output) -> dict[str, frozenset[str]]:
-    """Parse account -> QOS of this user. Raises ValueError where there is no accounting."""
+    """Parse account -> QOS of this user. Raises ValueError without accounting."""
     if output.code != 0 or "|" not in output.out:
-        raise ValueError("there is no accounting to ask")
+        raise ValueError("the cluster has no accounting")
     rows = [line.split("|") for line in output.out.splitlines() if line.count("|") == 1]
     return {account: frozenset(qos.split(",")) for account, qos in rows}
 
 
 def parse_filesystem(output: Output) -> tuple[str, bool]:
-    """Parse the kind of the file system, and whether every node of the cluster is this very machine."""
+    """Parse the type of the file system, and whether every node of the cluster is this machine."""
     lines = output.out.split()
     if len(lines) < 2:
-        raise ValueError("nothing readable")
+        raise ValueError("unexpected answer")
     kind, here, *nodes = lines
     names = {name.partition("=")[2] for name in nodes}
     return kind, bool(names) and names <= {here, here.partition(".")[0], "localhost"}
 
 
 def seconds(limit: str) -> float:
-    """Parse Slurm's way of writing a time: minutes, M:S, H:M:S, D-H, D-H:M, D-H:M:S, UNLIMITED."""
+    """Parse a time as Slurm writes it: minutes, M:S, H:M:S, D-H, D-H:M, D-H:M:S, UNLIMITED."""
     if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", limit):
         return float("inf")
     days, _, rest = limit.rpartition("-")

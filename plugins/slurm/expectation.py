@@ -1,4 +1,4 @@
-"""How long will this training take? From the step time of an earlier run of the same kind, where there is one."""
+"""Expectation: the duration of a training, from the step time of an earlier run of the same kind, if any."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ root, wanted = sys.argv[1], json.loads(sys.argv[2])
 for folder in sorted(glob.glob(os.path.join(glob.escape(root), 'runs', '*')), reverse=True)[:200]:
     files = [os.path.join(folder, name) for name in ('config.json', 'journal.jsonl')]
     try:
-        if not all(map(os.path.isfile, files)):  # to open a FIFO may wait for ever
+        if not all(map(os.path.isfile, files)):  # opening a FIFO may block
             continue
         train = json.load(open(files[0]))['train']
         if any(train.get(key) != value for key, value in wanted.items()):
@@ -50,9 +50,9 @@ def expectation_probe(spec: RunSpec, python: str) -> Probe[Expectation]:
 
 
 def parse(output: Output) -> Expectation:
-    """Raises ValueError where nothing like it has run yet."""
+    """Parse the answer. Raises ValueError when no such run exists yet."""
     found = fields.table(fields.loads(output.out or "null"))
     step_s = fields.number(found.get("step_s"))
     if step_s is None:
-        raise ValueError("no run of this kind was measured here")
+        raise ValueError("no earlier run of this kind on this host")
     return Expectation(fields.text(found.get("run_id")), step_s)

@@ -1,4 +1,4 @@
-"""Will Slurm take this job, and when? Asked before it is submitted; nothing is changed, no job is made."""
+"""Slurm checks: whether Slurm accepts this job, and when it would start. Nothing is changed, no job is submitted."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb2", "fuseblk", 
           "afs", "v9fs", "virtiofs", "ocfs2", "gfs", "gfs2", "snfs", "pvfs2")
 _FILESYSTEM = ('while [ ! -e "$d" ]; do d=$(dirname "$d"); done; stat -f -c %T "$d"; hostname; '
                'scontrol -o show node | tr " " "\\n" | grep -E "^NodeHostName="')
-_QUEUE_LONG = 50  # waiting jobs; a person wants to know
+_QUEUE_LONG = 50  # waiting jobs from which the check warns
 
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A training, the job that it would be, and what was asked about it."""
+    """A training, its job, and the answers about it."""
 
     host: Host
     spec: RunSpec
@@ -65,7 +65,7 @@ class JobRequest:
 
     @property
     def partition(self) -> Partition | None:
-        """Return the one that is asked for, else the cluster's default."""
+        """Return the requested one, else the cluster's default."""
         name = self.options["partition"]
         default = next((p for p in self.partitions.values() if p.fields.get("Default") == "YES"), None)
         return self.partitions.get(name) if name else default
@@ -117,15 +117,15 @@ def _no_controller(host: Host, answer: Answer[str]) -> CheckResult:
         return CheckResult.fail("slurm", "there is no Slurm on this host", answer.problem,
                                 f"address of [hosts.{host.name}] in hosts.toml: a login node of the cluster")
     return CheckResult.fail("slurm", "its controller does not answer", answer.problem,
-                            f"scontrol ping   # on {host.name}; jobs that run go on meanwhile")
+                            f"scontrol ping   # on {host.name}; running jobs continue")
 
 
 def _partition(request: JobRequest) -> Judged:
     partition = request.partition
     if partition is None:
-        wanted = request.options["partition"] or "that is the default"
+        wanted = request.options["partition"] or "marked as default"
         yield CheckResult.fail("slurm partition", f"there is no partition {wanted}",
-                               f"there are: {', '.join(request.partitions) or request.answers['partitions'].problem}",
+                               f"partitions: {', '.join(request.partitions) or request.answers['partitions'].problem}",
                                request.remedy("partition"))
     elif not partition.is_up:
         yield CheckResult.fail("slurm partition", f"{partition.name} is {partition.fields.get('State')}", "",
@@ -136,7 +136,7 @@ def _partition(request: JobRequest) -> Judged:
 
 
 def _account(request: JobRequest) -> Judged:
-    """Check account and QOS, as far as the partition and accounting tell."""
+    """Check account and QOS against the partition and accounting."""
     partition = request.partition
     accounts: Mapping[str, frozenset[str]] | None = request.answers["accounts"].value
     account, qos = request.options["account"], request.options["qos"]
@@ -147,12 +147,12 @@ def _account(request: JobRequest) -> Judged:
         wrong.append(f"you have no account {account}; yours: {', '.join(accounts)}")
     elif accounts is not None and qos and not any(qos in of for name, of in accounts.items()
                                                   if not account or name == account):
-        wrong.append(f"you may not use the QOS {qos}")
+        wrong.append(f"you cannot use the QOS {qos}")
     if wrong:
         yield CheckResult.fail("slurm account", "; ".join(wrong), request.answers["accounts"].output.out[:200],
                                request.remedy("account and qos"))
     elif accounts is None:
-        yield CheckResult.skip("slurm account", "there is no accounting to ask; the partition allows what is wanted",
+        yield CheckResult.skip("slurm account", "the cluster has no accounting; the partition allows the request",
                                request.answers["accounts"].problem)
     else:
         yield CheckResult.ok("slurm account", f"{account or 'your default'}, QOS {qos or 'default'}")
@@ -161,14 +161,14 @@ def _account(request: JobRequest) -> Judged:
 def _gres(request: JobRequest) -> Judged:
     wanted = batch.gpus_per_node(request.job, request.options)
     if not wanted:
-        yield CheckResult.skip("slurm gpus", "none is needed (device cpu)")
+        yield CheckResult.skip("slurm gpus", "not needed: device is cpu")
         return
     nodes = request.kinds
     enough = sum(n.count for n in nodes if gpus_of(n.gres, request.options["gpu_type"]) >= wanted)
     words = f"{wanted} {request.options['gpu_type']} GPUs a node".replace("  ", " ")
     if enough < request.nodes:
-        yield CheckResult.fail("slurm gpus", f"{request.nodes} nodes with {words} are wanted, "
-                               f"{enough} have them", f"there: {', '.join(sorted({n.gres for n in nodes}))}",
+        yield CheckResult.fail("slurm gpus", f"{request.nodes} nodes with {words} are requested, "
+                               f"{enough} have them", f"nodes have: {', '.join(sorted({n.gres for n in nodes}))}",
                                f"inv train --host {request.host.name} --set num_processes=…   # or another partition")
     else:
         yield CheckResult.ok("slurm gpus", f"{enough} nodes have {words}")
@@ -176,10 +176,10 @@ def _gres(request: JobRequest) -> Judged:
 
 def _features(request: JobRequest) -> Judged:
     wanted = set(re.findall(r"[A-Za-z][A-Za-z0-9_.-]*", request.options["constraint"]))
-    there = frozenset[str]().union(*(n.features for n in request.kinds))
-    if missing := sorted(wanted - there):
+    existing = frozenset[str]().union(*(n.features for n in request.kinds))
+    if missing := sorted(wanted - existing):
         yield CheckResult.fail("slurm features", f"no node has {', '.join(missing)}",
-                               f"there are: {', '.join(sorted(there)) or 'none'}",
+                               f"features: {', '.join(sorted(existing)) or 'none'}",
                                request.remedy("constraint"))
     elif wanted:
         yield CheckResult.ok("slurm features", ", ".join(sorted(wanted)))
@@ -190,28 +190,28 @@ def _limits(request: JobRequest) -> Judged:
     most = (partition.fields.get("MaxNodes", "") if partition else "").replace("UNLIMITED", "")
     processes = request.spec.train.num_processes
     if processes % nodes:
-        yield CheckResult.fail("slurm nodes", f"{processes} processes cannot be spread evenly over {nodes} nodes", "",
+        yield CheckResult.fail("slurm nodes", f"{processes} processes cannot be divided evenly over {nodes} nodes", "",
                                f"inv train --host {request.host.name} --set num_processes="
                                f"{nodes * -(-request.job.processes // nodes)}   # or nodes in hosts.toml")
     elif most and nodes > int(most):
-        yield CheckResult.fail("slurm nodes", f"{nodes} nodes are wanted, the partition allows {most}", "",
+        yield CheckResult.fail("slurm nodes", f"{nodes} nodes are requested, the partition allows {most}", "",
                                request.remedy("nodes"))
     else:
         yield CheckResult.ok("slurm nodes", f"{nodes}, with {processes // nodes} processes each")
 
 
 def _taken(request: JobRequest) -> Judged:
-    """Ask Slurm itself about the job as it would be submitted."""
+    """Report Slurm's own test of the job."""
     answer: Answer[tuple[str, str]] = request.answers["test"]
     if answer.value is None:
-        yield CheckResult.warn("slurm queue", "cannot tell when the job would start", answer.problem,
+        yield CheckResult.warn("slurm queue", "not known when the job would start", answer.problem,
                                request.there("squeue"))
         return
     start, why = answer.value
     waiting = request.answers["queue"].value
     if why:
-        yield CheckResult.fail("slurm queue", f"Slurm would not take this job: {why}", answer.output.excerpt,
-                               request.remedy("what it asks for,"))
+        yield CheckResult.fail("slurm queue", f"Slurm would reject this job: {why}", answer.output.excerpt,
+                               request.remedy("the requested resources"))
     elif waiting is not None and waiting > _QUEUE_LONG:
         yield CheckResult.warn("slurm queue", f"{waiting} jobs wait; Slurm expects to start it at {start}", "",
                                request.there("squeue --start"))
@@ -223,36 +223,38 @@ def _workspace(request: JobRequest) -> Judged:
     answer: Answer[tuple[str, bool]] = request.answers["filesystem"]
     remedy = request.there(f"srun -N1 ls {Command(request.spec.workspace).shell()}")
     if answer.value is None:
-        yield CheckResult.warn("slurm workspace", "cannot tell whether the nodes see the workspace", answer.problem,
+        yield CheckResult.warn("slurm workspace", "not known whether the nodes see the workspace", answer.problem,
                                remedy)
         return
     kind, is_here = answer.value
     if is_here:
-        yield CheckResult.ok("slurm workspace", "every node is this very machine")
+        yield CheckResult.ok("slurm workspace", "every node is this machine")
     elif any(kind.startswith(shared) for shared in SHARED):
-        yield CheckResult.ok("slurm workspace", f"is on {kind}, which nodes share")
+        yield CheckResult.ok("slurm workspace", f"is on {kind}, which the nodes share")
     else:
-        yield CheckResult.warn("slurm workspace", f"is on {kind}, which looks local: do the nodes see it?", "", remedy)
+        yield CheckResult.warn("slurm workspace", f"is on {kind}, which seems local: the nodes may not see it", "",
+                               remedy)
 
 
 def _time(request: JobRequest) -> Judged:
-    """Check the time limit. A short one is no harm: the training saves and queues itself again. One without room is."""
+    """Check the time limit. A short one is fine, since the training saves and requeues itself; one without time to
+    train is an error."""
     partition = request.partition
     most_s = partition.max_s if partition else float("inf")
     limit_s = seconds(request.options["time"]) if request.options["time"] else most_s
     usable_s = limit_s - request.options["save_before_limit_s"]
     expected: Expectation | None = request.answers["expectation"].value
     if limit_s > most_s and partition:
-        yield CheckResult.fail("slurm time", f"{request.options['time']} is wanted, {partition.name} allows "
-                               f"{partition.fields.get('MaxTime')}: the job would wait for ever", "",
+        yield CheckResult.fail("slurm time", f"{request.options['time']} is requested, {partition.name} allows "
+                               f"{partition.fields.get('MaxTime')}: the job would never start", "",
                                request.remedy("time"))
     elif usable_s <= 0:
-        yield CheckResult.fail("slurm time", f"the limit leaves no time: the training saves "
+        yield CheckResult.fail("slurm time", f"the limit leaves no time to train: the training saves "
                                f"{request.options['save_before_limit_s']} s before it", "",
                                request.remedy("time, or save_before_limit_s,"))
     elif expected is None:
-        yield CheckResult.ok("slurm time", "no run of this kind was measured here; at its limit a training saves and "
-                             "queues itself again")
+        yield CheckResult.ok("slurm time", "no earlier run of this kind to estimate from; at its limit a training "
+                             "saves and requeues itself")
     else:
         needed_s = expected.seconds(request.spec)
         jobs = -(-needed_s // usable_s) if usable_s < float("inf") else 1

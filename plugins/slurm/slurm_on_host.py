@@ -1,12 +1,12 @@
-"""Far side: submit a job once, ask Slurm about jobs, end one. Standard library, Python 3.8.
+"""Host program of slurm: submit a job once, query jobs, end one. Standard library, Python 3.8.
 
-Runs where sbatch, squeue and scontrol are. Requests and answers are one JSON line each:
+Runs on the machine that has sbatch, squeue and scontrol. Requests and answers are one JSON line each:
     {"op": "submit", "folder", "name", "batch"}   -> {"id": str, "already": bool} or {"problem": str}
     {"op": "states", "jobs": [{"folder", "name"}]} -> {"states": {name: facts}}
     {"op": "stop", "folder", "name", "grace_s"}   -> {"left": bool, "problem": str}
-Facts of a job: {"id", "state", "reason", "exit", "restarts", "start", "left", "nodes", "problem", "ended_note"}. What
-they mean is decided on the laptop. `state` is Slurm's word; "" when there is no such job, with `problem` when Slurm did
-not answer. The first answer that says how a job ended is kept beside it (slurm-end.json), since Slurm forgets.
+Facts of a job: {"id", "state", "reason", "exit", "restarts", "start", "left", "nodes", "problem", "ended_note"}. The
+laptop interprets them. `state` is Slurm's word; "" when there is no such job, with `problem` when Slurm did not answer.
+The first answer that says how a job ended is saved beside it (slurm-end.json), since Slurm forgets.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from collections.abc import Callable
 
 from rdtops.api import fields, files, locks
 
-RECORD, END = "slurm.json", "slurm-end.json"  # of the job's folder
+RECORD, END = "slurm.json", "slurm-end.json"  # in the job's folder
 STALE = ("exit", "stop", "process", "ended", END)
 LIVING = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
           "RESIZING", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "RESV_DEL_HOLD"}
 QUEUE = "%i|%T|%r|%S|%L|%N|%j"
-ASKED_S = 25  # a controller that is down makes squeue try for some seconds; one that hangs, for minutes
+ASKED_S = 25  # when the controller is down, squeue tries for some seconds; when it hangs, for minutes
 
 
 def run(*words: str, cwd: str | None = None) -> tuple[int, str, str]:
@@ -42,7 +42,7 @@ def run(*words: str, cwd: str | None = None) -> tuple[int, str, str]:
 
 
 def read(folder: str, name: str) -> dict[str, str]:
-    """Read its strings; nothing of a file that is broken."""
+    """Read the strings of a JSON file; {} for a damaged one."""
     try:
         found = fields.table(fields.loads(files.text_of(os.path.join(folder, name))))
     except ValueError:
@@ -55,10 +55,10 @@ def write(folder: str, name: str, values: dict[str, str]) -> None:
 
 
 def queue() -> tuple[list[dict[str, str]], str]:
-    """List the jobs of this user that Slurm still knows, ended ones too; and why it did not answer."""
+    """Return the jobs of this user that Slurm still knows, ended ones too; and why it did not answer."""
     code, out, err = run("squeue", "-h", "-t", "all", "-u", str(os.getuid()), "-o", QUEUE)
     if code:
-        return [], " ".join(err.split()) or f"squeue ended with exit {code}"
+        return [], " ".join(err.split()) or f"squeue failed with exit code {code}"
     keys = ("id", "state", "reason", "start", "left", "nodes", "name")
     rows = [line.split("|", len(keys) - 1) for line in out.splitlines()]
     return [dict(zip(keys, row)) for row in rows if len(row) == len(keys)], ""
@@ -74,9 +74,9 @@ def living(rows: list[dict[str, str]], name: str) -> dict[str, str]:
 
 def submit(folder: str, name: str, batch: str) -> dict[str, object]:
     lock = os.path.join(folder, "slurm.lock")
-    with locks.alone(lock, 2 * ASKED_S) as mine:  # of two laptops, one submits
+    with locks.alone(lock, 2 * ASKED_S) as mine:  # only one of two laptops submits
         if not mine:
-            return {"problem": f"another submission does not come to its end: fuser -v {lock}"}
+            return {"problem": f"another submission is in progress; find it with: fuser -v {lock}"}
         rows, problem = queue()
         if problem:
             return {"problem": problem}
@@ -89,7 +89,7 @@ def submit(folder: str, name: str, batch: str) -> dict[str, object]:
         code, out, err = run("sbatch", "--parsable", batch, cwd=folder)
         number = out.strip().partition(";")[0]
         if code or not number.isdigit():
-            return {"problem": " ".join(err.split()) or f"sbatch ended with exit {code} and said {out[:100]!r}"}
+            return {"problem": " ".join(err.split()) or f"sbatch failed with exit code {code}: {out[:100]!r}"}
         write(folder, RECORD, {"id": number, "name": name})
         return {"id": number, "already": False}
 
@@ -124,11 +124,11 @@ def facts(folder: str, rows: list[dict[str, str]], problem: str) -> dict[str, st
 
 
 def ended(number: str, row: dict[str, str]) -> dict[str, str]:
-    """Return how a job ended, from the controller's memory or else from accounting; no state where neither knows."""
-    told = detail(number) if row else {}
-    if told:
-        return {"id": number, "state": row["state"], "reason": told.get("Reason", ""), "nodes": row["nodes"],
-                "exit": told.get("ExitCode", ""), "restarts": told.get("Restarts", "0")}
+    """Return how a job ended, by the controller or else by accounting; an empty state when neither knows."""
+    known = detail(number) if row else {}
+    if known:
+        return {"id": number, "state": row["state"], "reason": known.get("Reason", ""), "nodes": row["nodes"],
+                "exit": known.get("ExitCode", ""), "restarts": known.get("Restarts", "0")}
     code, out, _ = run("sacct", "-n", "-X", "-P", "-j", number, "-o", "State,ExitCode,NodeList")
     fields = out.strip().splitlines()[-1:] if code == 0 else []
     if fields and fields[0].count("|") == 2:
@@ -143,20 +143,20 @@ def detail(number: str) -> dict[str, str]:
 
 
 def write_if_possible(folder: str, name: str, values: dict[str, str]) -> None:
-    with contextlib.suppress(OSError):  # a full disk: it is asked again next time
+    with contextlib.suppress(OSError):  # a full disk: the next call asks again
         write(folder, name, values)
 
 
 # --- stop ---
 
 def stop(folder: str, name: str, grace_s: float) -> dict[str, object]:
-    """Send USR1 to the job's steps: the ranks save and leave, what started them does not hear it. Again and again,
-    since a rank that is just starting does not hear it either. Then cancel the job."""
+    """Send USR1 to the job's steps: the ranks save and exit, their launcher ignores it. Repeat it, since a starting
+    rank has no handler yet. Then cancel the job."""
     rows, problem = queue()
     job = living(rows, name)
     if problem or not job:
         return {"left": bool(problem), "problem": problem}
-    with contextlib.suppress(OSError):  # a full disk is no reason to let it run on
+    with contextlib.suppress(OSError):  # a full disk must not prevent the stop
         files.write_whole(os.path.join(folder, "stop"), f"{time.time():.0f}\n")
     if grace_s and job["state"] == "RUNNING":
         latest = time.time() + grace_s
@@ -165,7 +165,7 @@ def stop(folder: str, name: str, grace_s: float) -> dict[str, object]:
             if gone_within(name, min(15.0, latest - time.time())):
                 return {"left": False, "problem": ""}
     code, _, err = run("scancel", job["id"])
-    left = not gone_within(name, 60)  # KillWait is 30 s, where nobody changed it
+    left = not gone_within(name, 60)  # KillWait is 30 s by default
     return {"left": left, "problem": " ".join(err.split()) if code else ""}
 
 

@@ -1,1 +1,1 @@
-"""What the laptop and the GPU host agree on. Standard library only, Python 3.10."""
+"""Contract: data formats that laptop and GPU host share. Standard library only, Python 3.10."""

@@ -19,7 +19,7 @@ from rdtops.hostlib.names import quoted
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training, resolved. Assets (dataset, pretrained, encoders) are names; RunSpec says where they lie."""
+    """The resolved values of a training. Assets (dataset, pretrained, encoders) are names; RunSpec has their paths."""
 
     preset: str
     # what is trained, on what
@@ -39,22 +39,22 @@ class TrainConfig:
     # how much, how long
     batch_size_per_process: int = 4
     gradient_accumulation_steps: int = 1
-    noise_draws_per_sample: int = 1  # more share one sample's language and images: cheap, and less varied than samples
+    noise_draws_per_sample: int = 1  # more draws share a sample's language and images: cheap, less varied than samples
     gradient_checkpointing: bool = False
     max_steps: int = 30_000
     checkpoint_every_steps: int = 2_000
-    checkpoints_total_limit: int = 20  # the last so many are kept
-    checkpoints_keep_every_steps: int = 0  # besides them every checkpoint of a multiple of it, for ever; 0: none
-    checkpoints_keep_best: int = 1  # besides them so many with the lowest held-out loss
+    checkpoints_total_limit: int = 20  # how many of the newest are kept
+    checkpoints_keep_every_steps: int = 0  # also keep every checkpoint whose step is a multiple of this; 0: none
+    checkpoints_keep_best: int = 1  # also keep this many with the lowest validation loss
     sample_every_steps: int = 500
-    # what is told
+    # logging
     log_every_steps: int = 10
-    log_every_s: float = 60.0  # a slow training is heard of in between; 0: by steps alone
+    log_every_s: float = 60.0  # a slow training also logs in between; 0: by steps alone
     tracker: str = "off"  # off, tensorboard or wandb; metrics.jsonl is always written
     wandb_mode: str = "online"  # online or offline; the host's variable WANDB_MODE wins
-    # held out, never trained on
+    # validation, on held-out samples that are never trained on
     heldout_share: float = 0.05  # of the episodes, or of the samples where that is less than half an episode; 0: none
-    heldout_every_steps: int = 500  # and at every checkpoint; 0: only there
+    heldout_every_steps: int = 500  # and at every checkpoint; 0: only at checkpoints
     heldout_samples: int = 128  # predicted each time
     # optimiser
     loss: str = "published"  # published: all slots alike; normalised: each used slot by its spread in the data
@@ -67,9 +67,9 @@ class TrainConfig:
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     # data
-    observed: str = "auto"  # when obs[t] was taken: after or before action t; auto finds it in each file
-    images: str = "auto"  # how they are stored: upside_down (as LIBERO does) or upright; auto asks each file
-    trusted_conventions: str = ""  # names, separated by commas, that `inv check` may doubt and you do not: CONVENTIONS
+    observed: str = "auto"  # when obs[t] was taken: after or before action t; auto detects it in each file
+    images: str = "auto"  # how they are stored: upside_down (as LIBERO does) or upright; auto detects it
+    trusted_conventions: str = ""  # names of CONVENTIONS, separated by commas, that `inv check` does not question
     loader_workers: int = 8
     image_augmentation: bool = True
     vision_cache_gib: int = 0  # keep SigLIP's output of every frame on disk, at most this; 0: encode in every step
@@ -96,18 +96,18 @@ class TrainConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
         if not isinstance(values, Mapping):
-            raise ConfigError("the training configuration is not a table of settings")
+            raise ConfigError("the training configuration must be a table of settings")
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise ConfigError(f"unknown training settings: {', '.join(map(quoted, unknown[:5]))}")
         missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in values]
         if missing:
-            raise ConfigError(f"training settings that are missing: {', '.join(missing)}")
+            raise ConfigError(f"missing training settings: {', '.join(missing)}")
         return checked(cls(**values))
 
 
 def _tiny() -> TrainConfig:
-    """Made for 2 CPU cores: real code paths, small everything."""
+    """Return the preset for 2 CPU cores: the real code paths at a small size."""
     return TrainConfig(
         preset="tiny", model="tiny", dataset="libero_tiny", pretrained="rdt-tiny",
         text_encoder="t5-tiny", vision_encoder="siglip-tiny",
@@ -118,14 +118,14 @@ def _tiny() -> TrainConfig:
 
 
 def _libero_single_task() -> TrainConfig:
-    """The values of the seed's own training: 8 x A800-80GB, 30,000 steps."""
+    """Return the values of the seed project's own training: 8 x A800-80GB, 30,000 steps."""
     return TrainConfig(
         preset="libero_single_task", model="rdt-1b", dataset="libero_single_task", pretrained="rdt-1b",
         text_encoder="t5-v1_1-xxl", vision_encoder="siglip-so400m-patch14-384")
 
 
 def _rdt_1b() -> TrainConfig:
-    """What RDT's authors give in their finetune.sh for rdt-1b: 8 GPUs x 32 samples, 200,000 steps. Gradient
+    """Return the values of RDT's authors (finetune.sh) for rdt-1b: 8 GPUs x 32 samples, 200,000 steps. Gradient
     checkpointing makes 32 samples fit beside float32 weights and moments (docs/distributed.md counts them)."""
     return TrainConfig(
         preset="rdt_1b", model="rdt-1b", dataset="libero_90", pretrained="rdt-1b",
@@ -135,7 +135,7 @@ def _rdt_1b() -> TrainConfig:
 
 
 def _rdt_170m() -> TrainConfig:
-    """The same for the small published model."""
+    """Return the same for the small published model."""
     return replace(_rdt_1b(), preset="rdt_170m", model="rdt-170m", pretrained="rdt-170m")
 
 
@@ -155,14 +155,14 @@ CHOICES = {
     "images": ("auto", "upside_down", "upright"),
 }
 
-CONVENTIONS = (  # what the convention check judges by correlation; rdtops.trainer.conventions says what each is
+CONVENTIONS = (  # what the convention check tests by correlation; rdtops.trainer.conventions explains each
     "pose_position", "pose_rotation", "pose_timing", "position_axes", "rotation_axes", "position_scale",
     "rotation_scale", "rotation_frame", "action_timing", "gripper_sign", "gripper_range", "gripper_fingers",
     "agentview_upright", "wrist_upright", "agentview_mirrored", "cameras", "colours", "images_fresh", "instruction")
 
 
 def trusted(names: str) -> tuple[str, ...]:
-    """Of `gripper_sign,colours`. ConfigError when one is not a convention's name."""
+    """Return the names of a text such as `gripper_sign,colours`. Raises ConfigError for an unknown convention."""
     found = tuple(name.strip() for name in names.split(",") if name.strip())
     for name in found:
         if name not in CONVENTIONS:
@@ -194,10 +194,10 @@ def override(config: TrainConfig, settings: Iterable[str]) -> TrainConfig:
 
 
 def checked(config: TrainConfig) -> TrainConfig:
-    """The configuration itself when its values make sense together, else ConfigError naming all that do not."""
+    """Return the configuration itself. Raises ConfigError naming every value that is invalid."""
     problems = wrong_kinds(config)
     if not problems:
-        problems += [f"{key} = {getattr(config, key)!r}: one of {', '.join(allowed)}"
+        problems += [f"{key} = {getattr(config, key)!r}: must be one of {', '.join(allowed)}"
                      for key, allowed in CHOICES.items() if getattr(config, key) not in allowed]
         positive = ("num_processes", "batch_size_per_process", "gradient_accumulation_steps", "max_steps",
                     "checkpoint_every_steps", "checkpoints_total_limit", "checkpoints_keep_best", "log_every_steps",
@@ -210,14 +210,15 @@ def checked(config: TrainConfig) -> TrainConfig:
         problems += [f"{key} = {getattr(config, key)}: must not be negative"
                      for key in not_negative if getattr(config, key) < 0]
         if config.sharding != "none" and config.mixed_precision == "fp16":
-            problems.append("sharding needs mixed_precision bf16 or no: fp16 skips steps by what one process sees")
+            problems.append("sharding needs mixed_precision bf16 or no: "
+                            "with fp16 each process decides alone which steps to skip")
         if not 0 <= config.condition_dropout < 1:
-            problems.append(f"condition_dropout = {config.condition_dropout}: from 0 to below 1")
+            problems.append(f"condition_dropout = {config.condition_dropout}: must be at least 0 and below 1")
         if not 0 <= config.heldout_share <= 0.5:
-            problems.append(f"heldout_share = {config.heldout_share}: from 0 to 0.5")
+            problems.append(f"heldout_share = {config.heldout_share}: must be from 0 to 0.5")
         if config.vision_cache_gib and config.image_augmentation:
-            problems.append(f"vision_cache_gib = {config.vision_cache_gib}: images are augmented anew in every step, "
-                            "what the encoder makes of them cannot be kept; with it, image_augmentation=false")
+            problems.append(f"vision_cache_gib = {config.vision_cache_gib}: needs image_augmentation=false, "
+                            "because augmented images are encoded anew in every step")
         trusted(config.trusted_conventions)
     if problems:
         raise ConfigError("training configuration: " + "; ".join(problems))
@@ -225,14 +226,14 @@ def checked(config: TrainConfig) -> TrainConfig:
 
 
 def wrong_kinds(values: object) -> list[str]:
-    """What of a dataclass's fields is not of the kind that it declares, in words."""
+    """Return a message for each field of a dataclass whose value is not of its declared type."""
     hints = _hints(type(values))  # type: ignore[arg-type]  # mypy takes the __hash__ of the class for its instances'
     return [f"{name} = {quoted(getattr(values, name))} is not {_type_name(hint)}"
             for name, hint in hints.items() if not _is_a(getattr(values, name), hint)]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` or nothing."""
+    """Return `; did you mean 'x'?`, or '' when nothing is close."""
     close = difflib.get_close_matches(word, list(known), 1, 0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -263,13 +264,13 @@ def _is_a(value: Any, hint: Any) -> bool:
 
 
 def _type_name(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a string", type(None): "none"}
     return " or ".join(names.get(kind, "a table") for kind in _alternatives(hint))
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     found = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return tuple(getattr(kind, "__supertype__", kind) for kind in found)  # a RunId is a text
+    return tuple(getattr(kind, "__supertype__", kind) for kind in found)  # a RunId is a string
 
 
 @functools.cache

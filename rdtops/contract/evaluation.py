@@ -1,4 +1,4 @@
-"""An evaluation: what it was asked (EvalSpec), where its files lie (EvalPaths), and what came out (Evaluation)."""
+"""Evaluation: its request (EvalSpec), its files (EvalPaths) and its result (Evaluation)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _WEIGHTS, _EMA = "model.safetensors", "ema"
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything that decides what comes out, beside the checkpoint and the code."""
+    """Everything that decides the result, besides the checkpoint and the code."""
 
     benchmark: str = "libero_90"
-    tasks: str = ""  # '' all; a number: the first so many; else names or parts of names, separated by commas
+    tasks: str = ""  # '': all; a number: that many from the first; else names or parts of names, separated by commas
     trials: int = 20  # of each task; trial i starts from initial state i
     max_steps: int = 0  # of a trial; 0: the benchmark's usual limit
     exec_horizon: int = 16  # actions of a prediction that are executed before the next one
@@ -38,7 +38,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """What `runs/<run_id>/eval/<name>/eval.json` holds. All paths are absolute paths on the host."""
+    """The content of `runs/<run_id>/eval/<name>/eval.json`. All paths are absolute paths on the host."""
 
     run_id: RunId
     host: str
@@ -52,14 +52,14 @@ class EvalSpec:
     device: str  # cuda, cuda:1 or cpu
     mixed_precision: str  # as trained: bf16, fp16 or no
     protocol: Protocol = field(default_factory=Protocol)
-    processes: int = 1  # side by side; no part of what comes out
+    processes: int = 1  # in parallel; their number does not change the result
 
     @property
     def name(self) -> EvaluationName:
-        """`step_002000-libero_90-1f3a9c20`: the same wish has the same folder, so asking again goes on."""
-        asked = json.dumps([asdict(self.protocol), self.checkpoint, self.digest], sort_keys=True)
+        """`step_002000-libero_90-1f3a9c20`. The same request has the same folder, so a repeated one continues."""
+        request = json.dumps([asdict(self.protocol), self.checkpoint, self.digest], sort_keys=True)
         return EvaluationName(f"{PurePosixPath(self.checkpoint).name}-{self.protocol.benchmark}-"
-                              f"{hashlib.md5(asked.encode()).hexdigest()[:8]}")
+                              f"{hashlib.md5(request.encode()).hexdigest()[:8]}")
 
     @property
     def paths(self) -> EvalPaths:
@@ -71,7 +71,7 @@ class EvalSpec:
 
     @classmethod
     def from_json(cls, text: str) -> EvalSpec:
-        """Raises ConfigError for whatever else the text is."""
+        """Parse eval.json. Raises ConfigError when the text is anything else."""
         try:
             values: dict[str, Any] = {**loads(text)}
             values.pop("name", None)
@@ -131,7 +131,7 @@ class EvalPaths:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One that has ended. Paths are absolute on the host."""
+    """An evaluation that has ended. Paths are absolute on the host."""
 
     name: EvaluationName
     folder: str
@@ -140,31 +140,31 @@ class Evaluation:
     checkpoint: str  # step_002000
     benchmark: str
     successes: int
-    trials: int  # that count: errors of the simulator do not
+    trials: int  # without those that ended with an error of the simulator
     errors: int
 
 
 def checked(protocol: Protocol) -> Protocol:
-    """With the benchmark's step limit filled in. Raises ConfigError naming what makes no sense."""
+    """Return the protocol with the benchmark's step limit filled in. Raises ConfigError naming the invalid values."""
     p = protocol
     if p.benchmark not in BENCHMARKS:
         raise ConfigError(f"there is no benchmark {p.benchmark!r}{nearest(p.benchmark, BENCHMARKS)}; "
                           f"benchmarks: {', '.join(BENCHMARKS)}")
     p = replace(p, max_steps=p.max_steps or BENCHMARKS[p.benchmark])
-    problems = [f"--{name} {value}: from 1 to {most}" for name, value, most in (
+    problems = [f"--{name} {value}: must be from 1 to {most}" for name, value, most in (
         ("trials", p.trials, INITIAL_STATES), ("max-steps", p.max_steps, LONGEST_EPISODE - 10),
         ("exec-horizon", p.exec_horizon, LONGEST_EPISODE)) if not 1 <= value <= most]
     if p.seed < 0:
-        problems.append(f"--seed {p.seed}: not below 0")
+        problems.append(f"--seed {p.seed}: must not be negative")
     if p.codec and p.codec not in CHOICES["codec"]:
-        problems.append(f"--codec {p.codec}: one of {', '.join(CHOICES['codec'])}")
+        problems.append(f"--codec {p.codec}: must be one of {', '.join(CHOICES['codec'])}")
     if problems:
         raise ConfigError("evaluation: " + "; ".join(problems))
     return p
 
 
 def checkpoint_folder(path: str) -> str:
-    """The folder of a checkpoint, named by itself, by its ema/, or by its ema/model.safetensors."""
+    """Return the folder of a checkpoint, named by itself, by its ema/, or by its ema/model.safetensors."""
     folder = PurePosixPath(path)
     if folder.name == _WEIGHTS:
         folder = folder.parent

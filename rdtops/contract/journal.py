@@ -1,7 +1,7 @@
-"""The Journal: what happened in a run, one JSON object a line, append only.
+"""Journal: what happened in a run, one JSON object a line, append only.
 
 The trainer writes it on the host; everything the laptop knows about a run is derived from it. A line is written with
-one write(2) and counts once its newline is there, so a torn last line is unfinished, never wrong.
+one write(2) and is complete with its newline: a torn last line is unfinished, never wrong.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from rdtops.hostlib.names import quoted
 
 # kind of event: what its data holds (units in the names)
 KINDS = {
-    "scheduled": "launcher, job, restarts (how many times it was requeued), nodes: a cluster's job begins",
-    "requeued": "launcher, job, restarts: its time is over; it saved and waits in the queue again",
+    "scheduled": "launcher, job, restarts (how many times it was requeued), nodes: a job of a cluster begins",
+    "requeued": "launcher, job, restarts: at its time limit it saved, and waits in the queue again",
     "launched": "launcher, pid, boot_id: written by the launch script",
     "attempt": "attempt, log_offset, log_line, oom_kills, batch_size_per_process, gradient_accumulation_steps, "
-               "gradient_checkpointing: the supervisor starts the trainer, for this number of times since the launch; "
-               "where train.log then ends",
-    "attempt_ended": "attempt, exit_code (-9: killed by signal 9; null: nobody saw it), cause, summary, evidence, "
+               "gradient_checkpointing: the supervisor starts the trainer for the attempt-th time since the launch; "
+               "log_offset and log_line: where train.log then ends",
+    "attempt_ended": "attempt, exit_code (-9: killed by signal 9; null: unknown), cause, summary, evidence, "
                      "next, oom_kills, restart_in_s (null: it was the last)",
-    "stuck": "attempt, silent_s, limit_s, ranks (what /proc says of each): written before they are killed",
+    "stuck": "attempt, silent_s, limit_s, ranks (the state of each in /proc): written before they are killed",
     "started": "world_size, max_steps, device, parameters, resumed_from_step (0 = from the start), heldout_samples",
     "step": "step, loss, learning_rate, grad_norm, samples, samples_per_s, step_s, data_s, encode_s, forward_s, "
             "backward_s, optimiser_s, save_s, evaluation_s, memory_mib, eta_s: means over the steps since "
             "the last such event; times are parts of step_s, of rank 0; samples_per_s leaves out save_s and "
-            "evaluation_s; eta_s goes by all steps so far but the first; memory is the most it ever used (GPU's or "
+            "evaluation_s; eta_s is estimated from all steps so far but the first; memory_mib is the peak (of the GPU, "
             "else resident)",
     "sample": "step, action_mse: predicted against recorded actions, in the units of the codec",
-    "heldout": "step, loss: of the averaged weights on samples that are never trained on",
-    "checkpoint": "step, name, size_bytes, digest, heldout_loss: the digest is its manifest's; without held-out "
-                  "samples the loss is null",
-    "checkpoint_failed": "step, error, remedy: it was dropped, the ones before it are as they were",
-    "checkpoint_deleted": "step, name: no setting keeps it any longer",
-    "stop_requested": "by: written by `inv stop` before it asks the processes",
-    "stopped": "step, signal: saved and left, as the signal asked",
+    "heldout": "step, loss: validation loss, of the EMA weights on samples that are never trained on",
+    "checkpoint": "step, name, size_bytes, digest, heldout_loss: the digest is that of its manifest; heldout_loss "
+                  "is the validation loss, null without held-out samples",
+    "checkpoint_failed": "step, error, remedy: it was dropped; earlier ones are unchanged",
+    "checkpoint_deleted": "step, name: no retention setting keeps it",
+    "stop_requested": "by: written by `inv stop` before it signals the processes",
+    "stopped": "step, signal: saved and ended, on that signal",
     "finished": "step, loss",
     "failed": "step, error, remedy, type (of the error), rank, training (false: before the first step)",
     "warning": "message",
@@ -52,7 +52,7 @@ KINDS = {
 }
 
 
-# Fields that are computed with, whatever the kind of event: a line where one is something else is no event.
+# Fields used in computations, whatever the kind of event: a line where one has another type is not an event.
 _WHOLE = ("step", "size_bytes", "attempt", "log_offset", "log_line", "oom_kills", "world_size", "max_steps",
           "parameters", "resumed_from_step", "exit_code", "batch_size_per_process", "gradient_accumulation_steps",
           "done_before", "successes", "trials", "errors", "steps", "trial")
@@ -63,9 +63,9 @@ _READERS: dict[str, Callable[[object], object]] = {
     **dict.fromkeys(_WHOLE, fields.whole), **dict.fromkeys(_NUMBERS, fields.number),
     "ranks": lambda value: fields.rows(value) if isinstance(value, list) else None,
     "evidence": lambda value: fields.words(value) if isinstance(value, list) else None}
-LATEST_S = 1 << 37  # in the year 6325: what is later is no time
+LATEST_S = 1 << 37  # in the year 6325: a later time is invalid
 
-LINE_BYTES = files.LINE_BYTES  # a longer line is no event
+LINE_BYTES = files.LINE_BYTES  # a longer line is not an event
 _STEP = b'{"kind": "step"'
 
 
@@ -80,8 +80,8 @@ class Event:
 
     @classmethod
     def from_line(cls, line: str) -> Event:
-        """Raises ValueError when the line is not an event. A field that is there and not null has its kind; a number
-        that is not finite is null."""
+        """Parse a line. Raises ValueError when it is not an event. A field that is not null has its type; a number that
+        is not finite is null."""
         data = fields.loads(line)
         if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
             raise ValueError(f"not an event: {quoted(line)}")
@@ -97,12 +97,12 @@ def _read(name: str, value: object) -> object:
         return value if reader is None else None
     found = reader(value)
     if found is None:
-        raise ValueError(f"the field {name} of an event is {quoted(value)}")
+        raise ValueError(f"the field {name} of an event is invalid: {quoted(value)}")
     return found
 
 
 class Journal:
-    """Appends events to one file. Several processes may append; each line arrives whole."""
+    """A file of events. Several processes may append; each line is written whole."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -113,18 +113,18 @@ class Journal:
         return event
 
     def write(self, event: Event) -> None:
-        """Raises OSError, with a full disk too; then it may be written again."""
+        """Append an event. Raises OSError, for a full disk too; then it may be written again."""
         assert event.kind in KINDS, event.kind
-        # a step may be lost with the machine
+        # a step may be lost when the machine fails
         files.append_line(self.path, event.to_line(), flush=event.kind != "step")
 
     def read(self) -> list[Event]:
-        """All of them, as `events`."""
+        """Return all of `events`."""
         return list(self.events())
 
     def events(self, steps: int = 0) -> Iterator[Event]:
-        """The complete ones, in bounded memory however long the file is; none where there is no such file. `steps`: of
-        the step events about so many, spread evenly, the last one among them."""
+        """Yield the complete events, in bounded memory however long the file is; none where the file is missing.
+        `steps`: of the step events about this many, spread evenly, with the last one."""
         every = 1
         if steps:
             count = sum(line.startswith(_STEP) for line in self._lines())
@@ -145,14 +145,14 @@ class Journal:
 
 
 def parse(content: bytes) -> tuple[list[Event], int]:
-    """The complete events of a piece of a journal, and how many bytes they took. A damaged line in the middle is
-    kept as a warning event so that nobody mistakes a gap for silence."""
+    """Return the complete events of a part of a journal, and how many bytes they took. A damaged line in the middle
+    becomes a warning event, so that a gap is never hidden."""
     end = content.rfind(b"\n") + 1
     return [event for line in content[:end].split(b"\n") for event in _parsed(line)], end
 
 
 def _parsed(line: bytes) -> Iterator[Event]:
-    """The event of a line, or the warning that it is none; nothing of an empty one."""
+    """Yield the event of a line, or a warning that it is not an event; nothing for an empty line."""
     if len(line) > LINE_BYTES:
         yield Event("warning", 0.0, {"message": f"journal line longer than {LINE_BYTES} bytes: {quoted(line[:80])}"})
     elif line.strip():

@@ -1,16 +1,17 @@
-"""Lease: what a run holds for itself while any process of it lives: its GPUs, and its output folder.
+"""Lease: locks that a run holds on its GPUs and its output folder while any of its processes lives.
 
-    python3 -I lease.py config.json sh launch.sh   # hold what config.json needs and become `sh launch.sh`, or exit 75
+    python3 -I lease.py config.json sh launch.sh   # lock what config.json needs and exec `sh launch.sh`, or exit 75
     lease.join(run_id)                             # every process of the training holds it too
-    {"config": {...}, "visible": "0,1", "locks": ""}   # on stdin, when there is no argument: who is in the way?
+    {"config": {...}, "visible": "0,1", "locks": ""}   # on stdin, without arguments: who holds it?
 
-The kernel holds it (rdtops.hostlib.locks), so that it ends with the last process of the run, however that ends, and
-never outlives a reboot. Who holds a lease has its files locked shared; who wants one must for a moment have them alone.
-A gate lets one at a time try. What a lock file says of its holder is a hint for people, and never decides anything.
+The kernel holds the locks (rdtops.hostlib.locks), so they end with the last process of the run, however it ends, and
+never outlive a reboot. The holder of a lease has its files locked shared; to take one, a process must for a moment
+lock them exclusively. A gate lets one process at a time try. What a lock file says of its holder is a hint for people,
+and never decides anything.
 
-Who may block whom: GPUs are everybody's, so their locks lie where every user may lock them, and any user of the machine
-can keep one, by a training or by nothing at all. The locks in a workspace are 0600: nobody else can touch those of a
-run's folder, of the CPUs, and of the GPUs among the trainings of one workspace, which therefore never share one.
+Who can block whom: all users share the GPUs, so their locks lie where every user can lock them, and any user of the
+machine can hold one, with or without a training. The locks in a workspace are 0600: no other user can touch those of
+a run's folder, of the CPUs, and of the GPUs among the trainings of one workspace, which therefore never share a GPU.
 Standard library, Python 3.8.
 """
 
@@ -25,7 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-if "rdtops" not in sys.modules:  # started as a file: what it imports lies around it, in a release that stays as it is
+if "rdtops" not in sys.modules:  # started as a file: its imports are in the same release, which must not change
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
     sys.dont_write_bytecode = True
 from rdtops.hostlib import fields, files, locks, names, nvidia_smi
@@ -34,21 +35,21 @@ REFUSED = 75  # the exit code: EX_TEMPFAIL
 REFUSAL = "refused"  # a file in the run folder: why, as JSON
 OF, FILES = "RDTOPS_LEASE", "RDTOPS_LEASE_FILES"  # variables of the run's processes
 LOCKS = "RDTOPS_LOCKS"  # a variable that names another folder for the locks of GPUs
-OWN = ".lease"  # in the folder of a run: held exactly while a process of the run lives
+OWN = ".lease"  # in the folder of a run: locked exactly while a process of the run lives
 GATE, GATE_S = "gate", 10.0
-COMMON = "gpu-"  # what the locks of GPUs are called that all users share
+COMMON = "gpu-"  # prefix of the GPU locks that all users share
 EVERYBODYS = 0o666
-FOLDER_OF_ALL = 0o1777  # sticky: nobody but its owner removes a lock
-PARENTS = ("/run/lock", "/tmp")  # noqa: S108  # made with care below
-DYING_S = 10.0  # that the processes of a run that was killed or has ended get to be gone
-JOIN_S = 1.0  # for a lock that another process has for a moment, to look at it
+FOLDER_OF_ALL = 0o1777  # sticky: only its owner removes a lock
+PARENTS = ("/run/lock", "/tmp")  # noqa: S108  # created safely below
+DYING_S = 10.0  # for the processes of a run that was killed or has ended to exit
+JOIN_S = 1.0  # to wait for a process that holds a lock only to look at it
 ANYBODY = "any user of this machine can keep a GPU's lock; its owner or root can remove it"
 
 _joined: list[int] = []  # descriptors that stay open as long as this process lives
 
 
 class Taken(Exception):
-    """Somebody holds what is wanted; `holders` says of each thing what it is and who has it since when."""
+    """Something requested is locked; `holders` says what each thing is, and who holds it since when."""
 
     def __init__(self, holders: Sequence[Mapping[str, Any]]) -> None:
         super().__init__("; ".join(words(holder) for holder in holders))
@@ -56,25 +57,25 @@ class Taken(Exception):
 
 
 def words(holder: Mapping[str, Any]) -> str:
-    """`GPU 0 is held by RUN (user, since ...)`, or why it cannot be locked. Whoever may lock a GPU may have written it,
-    so all of it is escaped."""
+    """Return `GPU 0 is held by RUN (user, since ...)`, or why it cannot be locked. Any user may have written the lock
+    file, so all of it is escaped."""
     what, problem = _shown(holder.get("what")) or "something", _shown(holder.get("problem"), 400)
     if problem:
         return f"{what} cannot be locked: {problem}"
     since_s = fields.number(holder.get("since_s")) or 0.0
     since = (time.strftime("since %Y-%m-%d %H:%M:%S UTC", time.gmtime(since_s)) if 0 < since_s < 1e11
-             else "since when is not known")
-    return (f"{what} is held by {_shown(holder.get('run_id')) or 'a run that did not say its name'} "
+             else "since an unknown time")
+    return (f"{what} is held by {_shown(holder.get('run_id')) or 'an unnamed run'} "
             f"({_shown(holder.get('user')) or 'unknown user'}, {since})")
 
 
 def run_of(holders: Sequence[Mapping[str, Any]]) -> str:
-    """The run that is in the way, '' where none says an id that could be one."""
+    """Return the id of the run that holds it, '' where no holder gives a valid one."""
     return next((str(h["run_id"]) for h in holders if names.is_run_id(h.get("run_id"))), "")
 
 
 def gpus_of(num_processes: int, visible: str | None) -> list[str]:
-    """The GPUs of processes 0, 1, 2 … as CUDA counts them: those that CUDA_VISIBLE_DEVICES names, else 0, 1, 2 …
+    """Return the GPUs of processes 0, 1, 2 … as CUDA counts them: those of CUDA_VISIBLE_DEVICES, else 0, 1, 2 …
 
     >>> gpus_of(2, "3,5,7"), gpus_of(2, None), gpus_of(2, "4,-1,5")
     (['3', '5'], ['0', '1'], ['4'])
@@ -85,11 +86,11 @@ def gpus_of(num_processes: int, visible: str | None) -> list[str]:
 
 
 def claims(config: Mapping[str, Any], visible: str | None, uuids: Mapping[str, str], common: str) -> dict[str, str]:
-    """Lock file -> what it stands for. `config` is a run's config.json, `uuids` those of the GPUs by index, `common`
-    the folder that all users share.
+    """Return the lock files of a run, each with what it locks. `config` is its config.json, `uuids` has those of the
+    GPUs by index, `common` is the folder that all users share.
 
     A GPU is locked under each of its names, since one run may call it 0 and another GPU-8932f937. A training on CPUs
-    has those of its workspace on this machine.
+    locks the CPUs of its workspace on this machine.
     """
     train, runs, node = config["train"], _runs(config), os.uname().nodename
     found = {os.path.join(runs, config["run_id"], OWN): "the output folder"}
@@ -101,21 +102,21 @@ def claims(config: Mapping[str, Any], visible: str | None, uuids: Mapping[str, s
             if nvidia_smi.is_named(uuid, fields.decimal(index), gpu):
                 called |= {index, uuid}
         for name in sorted(called):
-            found[os.path.join(runs, f".gpu-{node}-{name}")] = f"GPU {gpu}"  # first: what it says, we have written
+            found[os.path.join(runs, f".gpu-{node}-{name}")] = f"GPU {gpu}"  # first: only we can write it
             found[os.path.join(common, COMMON + name)] = f"GPU {gpu}"
     return found
 
 
 def take(wanted: Mapping[str, str], holder: Mapping[str, Any], gate: str) -> list[int]:
-    """Hold all of `wanted` or nothing: the open descriptors that hold it. Raises Taken, OSError when the gate cannot be
-    passed."""
+    """Lock all of `wanted` or nothing, and return the open descriptors that hold it. Raises Taken, or OSError when the
+    gate cannot be passed."""
     with _passed(gate):
         descriptors, in_the_way = _alone(wanted)
         for path, descriptor in descriptors.items():
-            with contextlib.suppress(OSError):  # a full disk: then it does not say who holds it
+            with contextlib.suppress(OSError):  # a full disk: then the file does not name its holder
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, json.dumps(dict(holder)).encode(), 0)
-            if not locks.flocked(descriptor, locks.SHARED):  # somebody who waited for it, as none of ours does
+            if not locks.flocked(descriptor, locks.SHARED):  # a program that is not ours waited for it
                 in_the_way.append({"what": wanted[path], **_hint(descriptor)})
         if in_the_way:
             _close(descriptors.values())
@@ -124,8 +125,7 @@ def take(wanted: Mapping[str, str], holder: Mapping[str, Any], gate: str) -> lis
 
 
 def in_the_way(wanted: Mapping[str, str], gate: str) -> list[dict[str, Any]]:
-    """Who holds something of `wanted` now. Nothing is made for the question. Raises OSError when the gate cannot be
-    passed."""
+    """Return who holds something of `wanted` now. No file is created. Raises OSError when the gate cannot be passed."""
     with _passed(gate) if os.path.lexists(gate) else contextlib.nullcontext():
         descriptors, found = _alone({path: what for path, what in wanted.items() if os.path.lexists(path)})
         _close(descriptors.values())
@@ -133,11 +133,11 @@ def in_the_way(wanted: Mapping[str, str], gate: str) -> list[dict[str, Any]]:
 
 
 def join(run_id: str) -> None:
-    """This process holds the run's lease too, until it ends. Nothing to do where the run was started without one.
-    Raises Taken when the run has lost it meanwhile: then whoever started this process is long dead.
+    """Hold the run's lease in this process too, until it ends. Do nothing where the run was started without one. Raises
+    Taken when the run has lost it meanwhile: then the launcher of this process is dead.
 
-    That it is the run's is proved by its own lock, which nobody else can hold: while it is held, a process of the run
-    lives, which has everything else as well. A lock of a GPU that another user has replaced is then left out.
+    The lock of the run folder, which no other user can hold, proves that the lease is the run's: while it is held, a
+    process of the run lives and holds the rest. A GPU's lock that another user has replaced is then left out.
     """
     if os.environ.get(OF) != run_id or _joined:
         return
@@ -149,15 +149,15 @@ def join(run_id: str) -> None:
             locks.flocked(descriptor, locks.SHARED)
             _joined.append(descriptor)
         elif lives and os.path.basename(path).startswith(COMMON):
-            sys.stderr.write(f"goes on without a lock that the run has: {words({'what': path, **problem})}\n")
+            sys.stderr.write(f"continuing without a lock of this run: {words({'what': path, **problem})}\n")
         else:
             raise Taken([{"what": path, **problem}])
 
 
 def common_folder() -> tuple[str, str]:
-    """Where all users of this machine keep the locks of its GPUs, and why it is not the usual place. It is
-    /run/lock/rdtops; where that is no folder of mode 1777, as its first user makes it, every user goes on to
-    /tmp/rdtops, and at last to a folder of their own, where only their own trainings exclude each other. Not /dev/shm:
+    """Return the folder of the GPU locks that all users of this machine share, and why it is not the usual one. That is
+    /run/lock/rdtops, which its first user creates with mode 1777; where it has another mode, every user takes
+    /tmp/rdtops, and at last a folder of their own, where only their own trainings exclude each other. Not /dev/shm:
     logind empties it at a logout."""
     given = os.environ.get(LOCKS)
     if given:
@@ -178,20 +178,20 @@ def common_folder() -> tuple[str, str]:
 # --- files and locks ---
 
 def _alone(wanted: Mapping[str, str]) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    """Descriptors of what could be locked exclusively, and who has the rest."""
+    """Return descriptors of what could be locked exclusively, and who holds the rest."""
     descriptors: dict[str, int] = {}
     others: dict[str, dict[str, Any]] = {}
     for path, what in wanted.items():
         descriptor, problem = _try(path, locks.EXCLUSIVE)
         if problem:
-            others.setdefault(what, {"what": what, **problem})  # once, whatever names a GPU has
+            others.setdefault(what, {"what": what, **problem})  # once, however many names a GPU has
         else:
             descriptors[path] = descriptor
     return descriptors, list(others.values())
 
 
 def _try(path: str, how: int, patience_s: float = 0.0) -> tuple[int, dict[str, Any]]:
-    """A descriptor that has the lock, or -1 and what the file says of who has it, or what is wrong with it."""
+    """Return a descriptor that has the lock, or -1 and what the file says of its holder, or what is wrong with it."""
     is_common = os.path.basename(path).startswith(COMMON)
     try:
         descriptor = locks.opened(path, EVERYBODYS if is_common else locks.OURS)
@@ -205,13 +205,13 @@ def _try(path: str, how: int, patience_s: float = 0.0) -> tuple[int, dict[str, A
 
 
 def _hint(descriptor: int) -> dict[str, Any]:
-    """What a lock file says of who holds it; who may lock it may have written anything."""
+    """Return what a lock file says of its holder; any user may have written it."""
     try:
-        said = fields.table(fields.loads(os.pread(descriptor, 4096, 0)))
+        holder = fields.table(fields.loads(os.pread(descriptor, 4096, 0)))
     except (OSError, ValueError):
         return {}
-    return {**{key: fields.text(said.get(key)) for key in ("run_id", "workspace", "user")},
-            "since_s": fields.number(said.get("since_s"))}
+    return {**{key: fields.text(holder.get(key)) for key in ("run_id", "workspace", "user")},
+            "since_s": fields.number(holder.get("since_s"))}
 
 
 def _shown(word: object, limit: int = 80) -> str:
@@ -220,26 +220,26 @@ def _shown(word: object, limit: int = 80) -> str:
 
 @contextlib.contextmanager
 def _passed(gate: str) -> Iterator[None]:
-    """One at a time. Raises OSError."""
+    """Hold the gate, which one process at a time can. Raises OSError."""
     is_ours = os.path.basename(gate) != GATE
     if not is_ours:
         _make_common(os.path.dirname(gate))
     descriptor = locks.opened(gate, locks.OURS if is_ours else EVERYBODYS)
     try:
         if not locks.flocked(descriptor, patience_s=GATE_S):
-            raise OSError(f"{gate} is locked by a process that does not go on: fuser -v {gate}")
+            raise OSError(f"{gate} is locked by a process that does not release it; find it with: fuser -v {gate}")
         yield
     finally:
         os.close(descriptor)
 
 
 def _gate_of(config: Mapping[str, Any], common: str) -> str:
-    """A training on CPUs asks nobody outside of its workspace."""
+    """Return the gate; a training on CPUs needs only that of its workspace."""
     return os.path.join(common, GATE) if config["train"]["device"] == "cuda" else os.path.join(_runs(config), ".gate")
 
 
 def _make_common(folder: str) -> None:
-    """With its mode from the first moment, so that nobody takes it for unfit."""
+    """Create the folder with its mode from the first moment, so that no process finds it unusable."""
     before = os.umask(0)
     try:
         with contextlib.suppress(FileExistsError):
@@ -251,8 +251,8 @@ def _make_common(folder: str) -> None:
 
 
 def _unfit(folder: str) -> str:
-    """Why a folder cannot keep everybody's locks; '' when it can, or is not there yet. The same for whoever asks, so
-    that all go on to the same one."""
+    """Return why a folder cannot hold the locks of all users; '' when it can, or does not exist yet. The answer is the
+    same for every user, so that all choose the same folder."""
     gate = os.path.join(folder, GATE)
     with contextlib.suppress(FileNotFoundError):
         mode = os.lstat(folder).st_mode
@@ -280,7 +280,7 @@ def _runs(config: Mapping[str, Any]) -> str:
 # --- the program ---
 
 def _hold(config_path: str, command: Sequence[str]) -> NoReturn:
-    """Become `command`, which inherits the lease and so hands it on."""
+    """Exec `command`, which inherits the lease."""
     config = fields.loads(files.head_of(config_path))
     common, note = common_folder()
     wanted, gate = _wanted(config, os.environ.get(nvidia_smi.VISIBLE), common), _gate_of(config, common)
@@ -295,26 +295,26 @@ def _hold(config_path: str, command: Sequence[str]) -> NoReturn:
             return [dict(other) for other in refusal.holders]
         return []
 
-    # processes of this very run that were killed just now may still be giving back what they had
+    # processes of this run that were killed just now may not have released their locks yet
     others = _settled(refused, lambda other: other.get("run_id") == config["run_id"] or _has_ended(other))
     if others:
         _tell(os.path.dirname(os.path.abspath(config_path)), Taken(others))
         raise SystemExit(REFUSED)
     if os.path.dirname(gate) == common:
         folder = os.open(common, os.O_RDONLY | os.O_DIRECTORY)
-        locks.flocked(folder, locks.SHARED)  # systemd-tmpfiles then removes nothing of it, however old
+        locks.flocked(folder, locks.SHARED)  # so that systemd-tmpfiles removes nothing in it, however old
         descriptors.append(folder)
     if note:
         sys.stderr.write(f"{note}\n")
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
     os.environ[OF], os.environ[FILES] = config["run_id"], json.dumps(list(wanted))
-    os.execvp(command[0], list(command))  # noqa: S606  # that is what it is for
+    os.execvp(command[0], list(command))  # noqa: S606  # the purpose of this program
 
 
 def _settled(look: Callable[[], list[dict[str, Any]]],
              is_leaving: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Who is in the way once those who are just leaving have gone, for which they have DYING_S."""
+    """Return who holds it once those who are exiting have gone; they get DYING_S."""
     end_s = time.monotonic() + DYING_S
     while True:
         try:
@@ -327,7 +327,7 @@ def _settled(look: Callable[[], list[dict[str, Any]]],
 
 
 def _has_ended(holder: Mapping[str, Any]) -> bool:
-    """Its run has written its exit code, and its last processes are about to go."""
+    """Return whether the run of a holder has written its exit code; its last processes then exit soon."""
     return os.path.exists(os.path.join(str(holder.get("workspace")), "runs", str(holder.get("run_id")), "exit"))
 
 

@@ -1,4 +1,4 @@
-"""What both machines know of each architecture without torch. A test holds it against the trainer's own tables."""
+"""Models: the facts of each architecture that need no torch. A test compares them with the trainer's own tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """`parameters` counts the published weights (shapes of rdt-1b and rdt-170m); widths are those of the encoders."""
+    """The sizes of an architecture. `parameters` counts the published weights (shapes of rdt-1b and rdt-170m); widths
+    are those of the encoders."""
 
     parameters: int
     hidden_size: int
@@ -21,13 +22,13 @@ class ModelFacts:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """fp32 weights, their EMA and two moments of Adam: 16 bytes a parameter."""
+        """Size of a checkpoint: fp32 weights, their EMA and two moments of Adam, 16 bytes a parameter."""
         return 16 * self.parameters
 
 
     @property
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of every tensor that the published weights have."""
+        """The shape of every tensor of the published weights, by name."""
         wide = self.hidden_size
         head = (wide // self.num_heads,)
         found: dict[str, tuple[int, ...]] = {
@@ -60,7 +61,7 @@ def _linear(name: str, inward: int, outward: int) -> dict[str, tuple[int, ...]]:
 
 
 def _mlp(name: str, inward: int, wide: int, layers: int) -> dict[str, tuple[int, ...]]:
-    """Linear layers with an activation between each two."""
+    """Return the shapes of linear layers with an activation between each two."""
     found = _linear(f"{name}.0", inward, wide)
     for number in range(1, layers):
         found |= _linear(f"{name}.{2 * number}", wide, wide)

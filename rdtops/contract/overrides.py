@@ -1,7 +1,7 @@
-"""Overrides: what a run's supervisor changed of its configuration, because the memory did not suffice.
+"""Overrides: what the supervisor of a run changed in its configuration, because memory ran out.
 
-A step goes on to learn from the same samples: micro-batches are smaller and there are more of them. The changes stand
-in overrides.json of the run folder; config.json stays as it was asked for.
+A step still learns from the same samples: micro-batches are smaller and there are more of them. The changes are in
+overrides.json of the run folder; config.json keeps what was requested.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _CHANGED = ("batch_size_per_process", "gradient_accumulation_steps", "gradient_c
 
 
 def smaller(config: TrainConfig) -> TrainConfig | None:
-    """The same training in less memory: half the micro-batch (or its largest part that divides it) and as many more of
-    them, then gradient checkpointing. None when there is nothing left to give."""
+    """Return the same training in less memory: half the micro-batch (or its largest divisor below half) and as many
+    more of them, then gradient checkpointing. None when nothing is left to reduce."""
     size = config.batch_size_per_process
     if size > 1:
         part = next(n for n in range(size // 2, 0, -1) if size % n == 0)
@@ -32,23 +32,23 @@ def smaller(config: TrainConfig) -> TrainConfig | None:
 
 
 def changes(asked: TrainConfig, used: TrainConfig) -> dict[str, int | bool]:
-    """What differs, by name."""
+    """Return the settings that differ, by name."""
     return {name: getattr(used, name) for name in _CHANGED if getattr(used, name) != getattr(asked, name)}
 
 
 def write(root: Path, asked: TrainConfig, used: TrainConfig) -> None:
-    """Leave overrides.json, whole or not at all. It holds only for the configuration it was made for."""
+    """Write overrides.json, whole or not at all. It applies only to the configuration it was made for."""
     files.write_whole(root / NAME, json.dumps({"of": asked.digest, **changes(asked, used)}, indent=1) + "\n")
 
 
 def used(spec: RunSpec) -> TrainConfig:
-    """The configuration that a run trains with: as asked for, and what overrides.json changes of it."""
+    """Return the configuration that a run trains with: as requested, with the changes of overrides.json."""
     try:
         values = fields.table(fields.loads(files.text_of(Path(spec.paths.root) / NAME)))
     except ValueError:
         return spec.train
     if values.get("of") != spec.train.digest:
-        return spec.train  # somebody has resumed it with other settings since
+        return spec.train  # it was resumed with other settings since
     try:
         found = checked(replace(spec.train, **{name: values[name] for name in _CHANGED if name in values}))
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Recovery: when the supervisor of a run starts its training again, and how long it looks on. Light to import."""
+"""Recovery: when the supervisor restarts a training, and how long it waits. Light to import."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from rdtops.errors import ConfigError
 
 @dataclass(frozen=True)
 class Recovery:
-    """`[hosts.NAME.recovery]` of hosts.toml, and `key=value` words of `python -m rdtops.supervisor`."""
+    """The settings of `[hosts.NAME.recovery]` in hosts.toml, and of `python -m rdtops.supervisor` as `key=value`."""
 
-    restarts: int = 5  # in a row without a new checkpoint between them; 0: none
+    restarts: int = 5  # in a row, without a new checkpoint in between; 0: none
     backoff_s: float = 10.0  # before a restart; doubled for each one in a row
     backoff_max_s: float = 600.0
-    stuck_times: float = 20.0  # a rank is stuck when the Journal is silent for so many median steps,
+    stuck_times: float = 20.0  # a rank is stuck when the Journal gains nothing for this many median steps,
     stuck_floor_s: float = 300.0  # and at least so long
-    setup_limit_s: float = 7200.0  # before the first step: while neither Journal nor log grow
-    grace_s: float = 120.0  # that ranks get to save when what started them is gone
+    setup_limit_s: float = 7200.0  # the same before the first step, for Journal and log
+    grace_s: float = 120.0  # for ranks to save when their launcher is gone
 
     def __post_init__(self) -> None:
         wrong = [f.name for f in fields(self) if not _is_number(getattr(self, f.name))]
@@ -35,7 +35,7 @@ class Recovery:
         for word in words:
             name, _, text = word.partition("=")
             if name not in known:
-                raise ConfigError(f"recovery: there is no {name!r}; there are {', '.join(known)}")
+                raise ConfigError(f"recovery: unknown setting {name!r}; settings: {', '.join(known)}")
             try:
                 values[name] = int(text) if known[name].type == "int" else float(text)
             except ValueError as error:
@@ -43,7 +43,7 @@ class Recovery:
         return cls(**values)  # type: ignore[arg-type]
 
     def backoff(self, in_a_row: int) -> float:
-        """Seconds before the restart of that number in a row, which is 1 for the first."""
+        """Return the seconds before a restart; `in_a_row` is 1 for the first."""
         return min(self.backoff_max_s, self.backoff_s * 2.0 ** min(in_a_row - 1, 30))
 
 

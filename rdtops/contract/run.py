@@ -1,4 +1,4 @@
-"""A run: what it was asked to do (RunSpec), where its files lie (RunPaths), and what became of it (RunState)."""
+"""Run: its request (RunSpec), its files (RunPaths) and its state (RunState)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ASSETS = ("dataset", "pretrained", "text_encoder", "vision_encoder")
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What `runs/<run_id>/config.json` holds. All paths are absolute paths on the host."""
+    """The content of `runs/<run_id>/config.json`. All paths are absolute paths on the host."""
 
     run_id: RunId
     host: str
@@ -38,13 +38,13 @@ class RunSpec:
         return RunPaths(self.workspace, self.run_id)
 
     def to_json(self) -> str:
-        """With `train_digest`, which two runs share exactly when they were asked for the same training."""
+        """Return config.json, with a `train_digest` that is equal exactly when two runs have the same configuration."""
         return json.dumps({**asdict(self), "assets": dict(self.assets), "train_digest": self.train.digest}, indent=1,
                           ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> RunSpec:
-        """Raises ConfigError for whatever else the text is."""
+        """Parse config.json. Raises ConfigError when the text is anything else."""
         try:
             values: dict[str, Any] = fields.loads(text)
             values = {**values, "run_id": RunId(names.component(values["run_id"])),
@@ -59,7 +59,7 @@ class RunSpec:
 
     @classmethod
     def load(cls, path: str | Path) -> RunSpec:
-        """Raises OSError or ConfigError."""
+        """Read config.json. Raises OSError or ConfigError."""
         return cls.from_json(files.head_of(path).decode("utf-8", "replace"))
 
 
@@ -97,7 +97,7 @@ class RunPaths:
 
     @property
     def checks(self) -> PurePosixPath:
-        """What `inv check` found before the newest launch, as its --json."""
+        """The results of `inv check` before the newest launch, as its --json."""
         return self.root / "checks.json"
 
     @property
@@ -106,12 +106,12 @@ class RunPaths:
 
     @property
     def stop(self) -> PurePosixPath:
-        """Present when somebody asked for the end."""
+        """A file that exists once a stop was requested."""
         return self.root / "stop"
 
     @property
     def process(self) -> PurePosixPath:
-        """`pid starttime boot_id` of the launch script: together they name one process for ever."""
+        """`pid starttime boot_id` of the launch script: together they identify one process."""
         return self.root / "process"
 
     @property
@@ -124,12 +124,12 @@ class RunPaths:
 
 
 class RunState(str, Enum):
-    PREPARED = "prepared"  # the folder is there, nothing was launched
+    PREPARED = "prepared"  # the folder exists, nothing was launched
     QUEUED = "queued"  # in a cluster's queue: for the first time, or again after a preemption or at a time limit
     RUNNING = "running"
     FINISHED = "finished"  # exit code 0
     FAILED = "failed"  # exit code other than 0
-    STOPPED = "stopped"  # ended after somebody asked for it: `inv stop`, or a signal
+    STOPPED = "stopped"  # ended on request: `inv stop`, or a signal
     UNKNOWN = "unknown"  # the cluster's scheduler does not answer: it may be running
     LOST = "lost"  # no exit code and no process: killed, or the host was rebooted
 
@@ -151,12 +151,12 @@ class Checkpoint:
     path: str
     size_bytes: int
     digest: str  # of its manifest
-    heldout_loss: float | None = None  # of its averaged weights; None where it was not measured
+    heldout_loss: float | None = None  # validation loss of its EMA weights; None where not measured
 
     @classmethod
     def told(cls, row: object, checkpoints: PurePosixPath | None = None) -> Checkpoint:
-        """As another machine tells of it. Its step and, in the folder `checkpoints`, its path follow from its name.
-        Raises BadName for that alone."""
+        """Parse a row that another machine sent. The step and, in the folder `checkpoints`, the path follow from the
+        name. Raises BadName, and nothing else."""
         values = fields.table(row)
         name = names.checkpoint_name(values.get("name"))
         return cls(names.step_of(name), name, str(checkpoints / name) if checkpoints else "",
@@ -166,27 +166,27 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class RunEnd:
-    """How a run ended, as far as its files on the host say."""
+    """The end of a run, as its files on the host show it."""
 
     state: RunState
-    step: int  # the last one that it told
+    step: int  # the last one that it reported
     max_steps: int
     loss: float | None
     exit_code: int | None  # None for a run that was lost
-    error: str  # of a run that failed, '' when it left no words
-    time_s: float  # of its last sign, Unix time of the host
+    error: str  # of a run that failed, '' when it left no message
+    time_s: float  # of its last event, Unix time of the host
 
 
 def best_of(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
-    """What `best` means: the lowest held-out loss, of equal ones the earliest; None where none was measured."""
+    """Return the checkpoint with the lowest validation loss, of equal ones the earliest; None without any loss."""
     measured = [c for c in checkpoints if c.heldout_loss is not None]
     return min(measured, key=lambda c: (c.heldout_loss, c.step), default=None)
 
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay: the last ones, those of every so many steps, and the best. `last` and `best` are at
-    least 1, so that neither the newest nor what `best` means is ever deleted."""
+    """The rule by which checkpoints are kept: the last ones, those of every `every_steps` steps, and the best. `last`
+    and `best` are at least 1, so that neither the newest nor the best is ever deleted."""
 
     last: int
     every_steps: int = 0  # 0: none
@@ -197,7 +197,7 @@ class Retention:
         assert self.best >= 1
 
     def surplus(self, found: Sequence[Checkpoint]) -> list[Checkpoint]:
-        """Those of `found` (oldest first) that nothing keeps."""
+        """Return those of `found` (oldest first) that no rule keeps."""
         kept = {c.step for c in found[-self.last:]}
         kept |= {c.step for c in found if self.every_steps and c.step % self.every_steps == 0}
         rest = list(found)
@@ -210,7 +210,7 @@ class Retention:
 
 
 def new_run_id(name: str, now_s: float | None = None) -> RunId:
-    """`20261124-101530-tiny-3fa9`: sorts by time (UTC), unique by its last four digits."""
+    """Return an id like `20261124-101530-tiny-3fa9`: sorted by time (UTC), unique by its last four digits."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_s))
     return RunId(f"{stamp}-{re.sub(r'[^a-z0-9_-]', '-', name.lower())}-{secrets.token_hex(2)}")
 
@@ -220,13 +220,13 @@ def checkpoint_name(step: int) -> CheckpointName:
 
 
 def checkpoint_called(which: str) -> str:
-    """The name of the checkpoint that people call by its step, too: 2000 is step_002000."""
+    """Return the name of a checkpoint given by its name or its step: 2000 is step_002000."""
     step = fields.decimal(which)
     return which if step is None or step < 0 else checkpoint_name(step)
 
 
 def chosen(found: Sequence[Checkpoint], which: str) -> Checkpoint | None:
-    """The one of `found` (oldest first) that is the latest, the best, of a step or of a name; None where none is."""
+    """Return the latest, the best, or the one of that step or name of `found` (oldest first); None where none is."""
     if which == "latest":
         return found[-1] if found else None
     if which == "best":
@@ -235,7 +235,7 @@ def chosen(found: Sequence[Checkpoint], which: str) -> Checkpoint | None:
 
 
 def state_of(*, exit_code: int | None, process_alive: bool, launched: bool, stop_requested: bool) -> RunState:
-    """The one place that decides it: from the exit file, the process table and the Journal."""
+    """Decide the state of a run from the exit file, the process table and the Journal. No other code decides it."""
     if process_alive:
         return RunState.RUNNING
     if not launched and exit_code is None:

@@ -1,4 +1,4 @@
-"""Tally: how many trials of a task, or of all, succeeded, as an evaluation's report.json says it."""
+"""Tally: the successful trials of a task, or of all tasks, from an evaluation's report.json."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from rdtops.hostlib import fields
 
 
 def number_words(value: object, form: str = "{}", unit: float = 1) -> str:
-    """A number that somebody else wrote: '' for none, '?' for what is no finite number."""
+    """Format a number of an untrusted file: '' for None, '?' for anything but a finite number."""
     read = fields.number(value)
     return form.format(read * unit if unit != 1 else read) if read is not None else "" if value is None else "?"
 
 
 @dataclass(frozen=True)
 class Tally:
-    """`rate` and `interval` (Wilson's, 95 %) are shares of 1, None where no trial counted or none is said. The words
-    are right for whatever a report holds."""
+    """The successes of one task, or of all. `rate` and `interval` (Wilson's, 95 %) are fractions of 1, None where no
+    trial counted or the report has none. The words are valid whatever a report holds."""
 
     language: str  # the task's instruction
     rate: float | None
@@ -42,7 +42,7 @@ class Tally:
 
 
 def tallies(report: Mapping[str, Any], all_tasks: str) -> list[Tally]:
-    """Of each task, then of all, which gets that name."""
+    """Return the tally of each task, then that of all, named `all_tasks`."""
     return [*map(Tally.of, fields.rows(report.get("tasks"))), Tally.of(fields.table(report.get("total")), all_tasks)]
 
 

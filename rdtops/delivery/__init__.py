@@ -1,1 +1,1 @@
-"""What is brought to a host: releases, assets, environments, secrets."""
+"""Delivery: what is sent to a host: releases, assets, environments, secrets."""

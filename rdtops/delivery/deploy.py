@@ -1,4 +1,4 @@
-"""Deploy: the code as an immutable release, and every asset of the preset, only what is missing or different."""
+"""Deploy: send the code as an immutable release, and the assets of the preset, only what is missing or different."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ PARTS = {"code": (), "data": ("dataset",), "weights": ("pretrained",), "encoders
 
 @dataclass(frozen=True)
 class Delivery:
-    """One thing of a deploy: the plan, what was done (None in a dry run), or why there was nothing to do."""
+    """One item of a deploy: the plan, the outcome (None in a dry run), or a note why nothing was sent."""
 
     what: str  # code, or the asset's name
-    target: str  # for people: ~ is the home on the host
+    target: str  # as shown: ~ is the home on the host
     plan: Plan | None
     outcome: Outcome | None = None
     note: str = ""
 
 
 def parts(only: str) -> tuple[str, ...]:
-    """`--only code,data` as names of PARTS; everything when empty."""
+    """Parse `--only code,data` into names of PARTS; all of them when empty. Raises UsageError."""
     chosen = tuple(p.strip() for p in only.split(",") if p.strip()) or tuple(PARTS)
     for part in chosen:
         if part not in PARTS:
@@ -39,7 +39,7 @@ def parts(only: str) -> tuple[str, ...]:
 
 def deploy(connection: Connection, snapshot: Snapshot, assets: Sequence[Asset], *, only: str = "",
            dry_run: bool = False, progress: Callable[[str, TransferProgress], None] | None = None) -> list[Delivery]:
-    """Send what is missing or different. With `dry_run` nothing is sent and the plans say what would be."""
+    """Send what is missing or different. With `dry_run` nothing is sent, and the plans say what would be sent."""
     chosen = parts(only)
     roles = [role for part in chosen for role in PARTS[part]]
     done = [_code(connection, snapshot, dry_run, progress)] if "code" in chosen else []
@@ -56,7 +56,7 @@ def _code(connection: Connection, snapshot: Snapshot, dry_run: bool,
     if names[:1] == ["whole"]:
         plan = plan_upload(connection, snapshot.root, release, files=snapshot.files)
         _refuse_edited(connection, plan)
-        return Delivery("code", connection.short(release), plan, note="this snapshot is there already")
+        return Delivery("code", connection.short(release), plan, note="this snapshot is on the host already")
     basis = next((f"{releases}/{n}" for n in names if not n.startswith(".")), None)
     incoming = f"{releases}/.incoming-{snapshot.name}"
     plan = plan_upload(connection, snapshot.root, incoming, files=snapshot.files, basis=basis)
@@ -73,16 +73,16 @@ def _refuse_edited(connection: Connection, plan: Plan) -> None:
     if changed:
         aside = Command("mv", plan.target, plan.target + ".edited").shell()
         raise RunError(
-            f"{connection.host.name}: the release {plan.target} was changed there by hand: {', '.join(changed[:5])}. "
-            "A release is immutable, and your edits are not overwritten",
-            remedy=f"take them home, then on {connection.host.name}: {aside}   # and deploy again")
+            f"{connection.host.name}: the release {plan.target} was edited on the host: {', '.join(changed[:5])}. "
+            "A release is immutable, and the edits are not overwritten",
+            remedy=f"save the edits, then on {connection.host.name}: {aside}   # and deploy again")
 
 
 def _asset(connection: Connection, asset: Asset, dry_run: bool,
            progress: Callable[[str, TransferProgress], None] | None) -> Delivery:
     if asset.pinned:
         return Delivery(asset.name, connection.short(asset.remote), None,
-                        note="lies on the host already, says hosts.toml")
+                        note="already on the host, by hosts.toml")
     if asset.local is None:
         return _without_copy(connection, asset)
     plan = plan_upload(connection, asset.local, asset.remote)
@@ -91,13 +91,13 @@ def _asset(connection: Connection, asset: Asset, dry_run: bool,
 
 
 def _without_copy(connection: Connection, asset: Asset) -> Delivery:
-    """Nothing of it here: fine when it is there, or when a plugin can fetch it there (encoders)."""
+    """Handle an asset without a local copy: fine when the host has it, or a plugin can fetch it (encoders)."""
     if connection.run(Command("test", "-d", asset.remote), check=False).ok:
-        return Delivery(asset.name, connection.short(asset.remote), None, note="no copy here; the host has it")
+        return Delivery(asset.name, connection.short(asset.remote), None, note="no local copy; the host has it")
     if asset.role.endswith("encoder"):
         return Delivery(asset.name, connection.short(asset.remote), None,
-                        note="neither here nor there; the encoder_mirror plugin fetches it before training")
-    raise RunError(f"the {asset.role} {asset.name!r} lies neither on this laptop nor in {asset.remote} on "
+                        note="missing on laptop and host; the encoder_mirror plugin fetches it before training")
+    raise RunError(f"the {asset.role} {asset.name!r} is neither on this laptop nor in {asset.remote} on "
                    f"{connection.host.name}",
                    remedy=f'in hosts.toml, under [assets]: {asset.name} = "/path/to/{asset.name}"')
 

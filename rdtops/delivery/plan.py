@@ -1,4 +1,4 @@
-"""What one command line is about on one host: the configuration, the snapshot, and where every asset lies."""
+"""Plan: the configuration, the snapshot and the asset folders of one command line on one host."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from rdtops.ssh.inventory import Inventory
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked for, beside the host."""
+    """The request of a command line, without the host."""
 
-    preset: str = ""  # '' = the host's own
+    preset: str = ""  # '': that of the host
     settings: tuple[str, ...] = ()  # --set key=value
     from_scratch: bool = False
 
@@ -30,12 +30,13 @@ class Request:
         return self._config(host.preset)
 
     def config_here(self, inventory: Inventory) -> TrainConfig:
-        """Without a host: the preset of the default host, else the only one that all hosts share."""
+        """Return the configuration without a host: with the preset of the default host, else the one that all hosts
+        share. Raises UsageError when they differ."""
         presets = {h.preset for h in inventory.hosts.values() if h.default} or {
             h.preset for h in inventory.hosts.values()}
         if not self.preset and len(presets) != 1:
-            raise UsageError(f"the hosts have different presets ({', '.join(sorted(presets))}): which data are meant?",
-                             remedy="--preset, or --host")
+            raise UsageError(f"the hosts have different presets ({', '.join(sorted(presets))}), so the dataset is "
+                             "ambiguous", remedy="add --preset or --host")
         return self._config(next(iter(presets), ""))
 
     def _config(self, preset: str) -> TrainConfig:
@@ -46,17 +47,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Asset:
-    """A folder the training needs: its role in the RunSpec, its name, where it lies here (if it does) and there."""
+    """A folder that a training needs: its role in the RunSpec, its name, its path here (if any) and on the host."""
 
     role: str
     name: str
     local: Path | None  # None: not on this laptop
     remote: str
-    pinned: bool  # hosts.toml says it lies on the host already: deploy leaves it alone
+    pinned: bool  # hosts.toml names its path on the host: deploy does not touch it
 
 
 def assets_of(inventory: Inventory, connection: Connection, config: TrainConfig) -> tuple[Asset, ...]:
-    """The assets of a configuration, in the order in which they are sent: the smallest usually first."""
+    """Return the assets of a configuration, in the order in which they are sent: usually the smallest first."""
     names = {"dataset": config.dataset, "text_encoder": config.text_encoder, "vision_encoder": config.vision_encoder}
     if not config.from_scratch:
         names["pretrained"] = config.pretrained
@@ -65,7 +66,8 @@ def assets_of(inventory: Inventory, connection: Connection, config: TrainConfig)
 
 def spec_of(connection: Connection, config: TrainConfig, assets: Sequence[Asset], snapshot: Snapshot,
             run_id: RunId | None = None) -> RunSpec:
-    """Named by the host's clock, so that the newest run is the one that was launched last, from whatever laptop."""
+    """Return the spec of a run, named by the host's clock, so that the newest run is the one that was launched last,
+    from any laptop."""
     workspace, now_s = connection.workspace, connection.now_s()
     return RunSpec(
         run_id=run_id or new_run_id(config.preset, now_s), host=connection.host.name,

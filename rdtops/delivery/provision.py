@@ -1,6 +1,6 @@
-"""Provision: the trainer's Python environment on a host, made from pinned requirements, with or without internet there.
+"""Provision: the trainer's Python environment on a host, made from pinned requirements, with or without internet.
 
-Which build of torch fits a host is its owner's to say: `requirements` and `index_url` under [hosts.X.environment].
+The user chooses the build of torch for a host: `requirements` and `index_url` under [hosts.X.environment].
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NO_NETWORK = ("Temporary failure in name resolution", "Network is unreachable",
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is installed: lines of pip's two files, and where pip looks."""
+    """What is installed: the lines of pip's two files, and pip's indexes."""
 
     requirements: tuple[str, ...]
     constraints: tuple[str, ...]
@@ -48,7 +48,7 @@ class Recipe:
     offline: bool = False
 
     def digest(self, python: str) -> str:
-        """Two environments of one digest were asked for alike. Where pip looked is no part of it."""
+        """Return the digest of what was requested; pip's indexes are not part of it."""
         content = json.dumps([sorted(self.requirements), sorted(self.constraints), python])
         return hashlib.md5(content.encode()).hexdigest()
 
@@ -68,7 +68,7 @@ class Provisioned:
 
 
 def recipe(declared: Environment, tracker: str = "off") -> Recipe:
-    """The trainer's requirements, pinned by constraints.txt; what the host declares replaces those of the same name."""
+    """Return the trainer's requirements, pinned by constraints.txt; the host's replace those of the same name."""
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     ours = [*extras["trainer"], *(line for line in extras["trackers"] if line.startswith(tracker))]
@@ -83,8 +83,8 @@ def recipe(declared: Environment, tracker: str = "off") -> Recipe:
 def provision(connection: Connection, wanted: Recipe, *, dry_run: bool = False,
               say: Callable[[str], None] = lambda _: None,
               progress: Callable[[TransferProgress], None] | None = None) -> Provisioned:
-    """Make the environment that the host declares, unless it is there. A making that fails leaves the one before as it
-    is. Raises UsageError where no venv is declared, RunError naming what pip said."""
+    """Make the environment that the host declares, unless it is up to date. On failure the previous one is unchanged.
+    Raises UsageError where none is declared, RunError with the output of pip."""
     host, begun_s = connection.host, time.monotonic()
     place, prefix = _place(connection), environment.modules(host)
     conda = CONDA_PYTHON if host.environment.conda else ""
@@ -100,7 +100,7 @@ def provision(connection: Connection, wanted: Recipe, *, dry_run: bool = False,
         return Provisioned(host.name, short, "would be made", found["python"], None, 0.0,
                            requirements=wanted.requirements)
     wheels = _sent_wheels(connection, wanted, found, digest, say, progress) if wanted.offline else ""
-    say(f"{host.name}: installing {len(wanted.requirements)} requirements into {short}; minutes, when torch is new")
+    say(f"{host.name}: installing {len(wanted.requirements)} requirements into {short}; minutes if torch is new")
     answer = connection.call(environment_builder, {
         "op": "make", "place": place, "prefix": prefix, "digest": digest, "wheels": wheels, "conda": conda,
         "requirements": _text(wanted.requirements), "constraints": _text(wanted.constraints),
@@ -117,17 +117,18 @@ def provision(connection: Connection, wanted: Recipe, *, dry_run: bool = False,
 
 def _sent_wheels(connection: Connection, wanted: Recipe, found: Mapping[str, Any], digest: str,
                  say: Callable[[str], None], progress: Callable[[TransferProgress], None] | None) -> str:
-    """The folder on the host that has every wheel. Raises RemoteError where it does not say for which machine."""
-    there = answers.platform(connection.host.name, found)
-    say(f"fetching wheels for Python {there['python']} on {there['machine']}, glibc {there['glibc']}")
-    local = fetch_wheels(wanted, there, digest)
+    """Send all wheels, and return their folder on the host. Raises RemoteError when its platform is unknown."""
+    platform = answers.platform(connection.host.name, found)
+    say(f"fetching wheels for Python {platform['python']} on {platform['machine']}, glibc {platform['glibc']}")
+    local = fetch_wheels(wanted, platform, digest)
     remote = f"{connection.workspace}/wheelhouse/{digest[:12]}"
     upload(connection, plan_upload(connection, local, remote), progress)
     return remote
 
 
 def fetch_wheels(wanted: Recipe, found: Mapping[str, str], digest: str) -> Path:
-    """On this laptop, once for each digest; whole or not at all. Raises RunError naming what pip said."""
+    """Download the wheels to this laptop, once for each digest, whole or not at all. Raises RunError with pip's
+    output."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rdtops" / "wheelhouse"
     folder = cache / names.component(f"{digest[:12]}-{found['machine']}")
     if folder.is_dir():
@@ -143,7 +144,7 @@ def fetch_wheels(wanted: Recipe, found: Mapping[str, str], digest: str) -> Path:
              *_platforms(found), "-r", str(part / "requirements.txt"), "-c", str(part / "constraints.txt")]
     done = subprocess.run(words, env={**os.environ, **wanted.variables}, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RunError(f"this laptop could not fetch the wheels for Python {found['python']} on {found['machine']}: "
+        raise RunError(f"this laptop could not download the wheels for Python {found['python']} on {found['machine']}: "
                        f"{redacted((done.stderr or done.stdout).strip())[-800:]}",
                        remedy="requirements or index_url under [hosts.X.environment]: a version that has a wheel")
     for file in lists:
@@ -153,7 +154,7 @@ def fetch_wheels(wanted: Recipe, found: Mapping[str, str], digest: str) -> Path:
 
 
 def _platforms(found: Mapping[str, str]) -> list[str]:
-    """pip's words for everything that runs with this glibc, newest first."""
+    """Return pip's options for all platform tags that this glibc supports, newest first."""
     machine = found["machine"]
     minor = int((re.fullmatch(r"2\.(\d+)", found["glibc"]) or ["", "17"])[1])
     tags = [*(f"manylinux_2_{number}_{machine}" for number in range(minor, 4, -1)), f"manylinux2014_{machine}",
@@ -167,40 +168,40 @@ def _place(connection: Connection) -> str:
     declared, name = connection.host.environment, connection.host.name
     if declared.venv:
         return connection.absolute(declared.venv)
-    if declared.conda:  # by its name: where conda looks whatever its root is
+    if declared.conda:  # by its name: the folder in which conda looks with any root
         return connection.absolute(environment.conda_places(declared.conda)[-1])
-    raise UsageError(f"{name} declares no environment, so there is none to make",
+    raise UsageError(f"{name} declares no environment to make",
                      remedy=f'environment = {{ venv = "~/venvs/rdt" }} under [hosts.{name}] in hosts.toml')
 
 
 def _foreign(host: Host, place: str) -> RunError:
-    return RunError(f"{host.name}: {place} was not made by `inv deploy --env`, and what others made is not changed",
+    return RunError(f"{host.name}: {place} was not made by `inv deploy --env`, so it is not changed",
                     remedy=f"mv {place} {place}.before   # on {host.name}; or another venv in hosts.toml")
 
 
 def _failed(host: Host, place: str, answer: Mapping[str, Any]) -> RunError:
-    said, problem = redacted(str(answer["said"]).strip(), secrets_of(host)), answer["problem"]
-    kept = "the environment before it is as it was"
+    output, problem = redacted(str(answer["said"]).strip(), secrets_of(host)), answer["problem"]
+    kept = "the previous environment is unchanged"
     if problem == "foreign":
         return _foreign(host, place)
     if problem == "busy":
-        return RunError(f"{host.name}: another `inv deploy --env` is at work on {place}",
+        return RunError(f"{host.name}: another `inv deploy --env` is running for {place}",
                         remedy=f"inv deploy --env --host {host.name}   # when it is done")
     if problem == "conda":
-        return RunError(f"{host.name}: conda could not make {place}; {kept}: {said[-600:]}",
-                        remedy='environment = { venv = "~/venvs/rdt" } in hosts.toml does without conda')
+        return RunError(f"{host.name}: conda could not make {place}; {kept}: {output[-600:]}",
+                        remedy='environment = { venv = "~/venvs/rdt" } in hosts.toml needs no conda')
     if problem == "venv":
-        return RunError(f"{host.name}: no virtual environment can be made there; {kept}: {said[-600:]}",
+        return RunError(f"{host.name}: no virtual environment can be made on the host; {kept}: {output[-600:]}",
                         remedy=f"sudo apt-get install -y python3-venv   # on {host.name}")
-    if any(words in said for words in _NO_NETWORK):
-        return RunError(f"{host.name}: pip reaches no index there; {kept}: {said[-600:]}",
+    if any(words in output for words in _NO_NETWORK):
+        return RunError(f"{host.name}: pip cannot reach its index from the host; {kept}: {output[-600:]}",
                         remedy=f"offline = true under [hosts.{host.name}.environment]: the laptop sends the wheels")
-    return RunError(f"{host.name}: pip could not install what is required into {place}; {kept}: {said[-1200:]}",
+    return RunError(f"{host.name}: pip could not install the requirements into {place}; {kept}: {output[-1200:]}",
                     remedy=f"requirements, index_url or python under [hosts.{host.name}] in hosts.toml")
 
 
 def _name(requirement: str) -> str:
-    """PEP 503's: `Foo_bar[extra]>=1` is foo-bar."""
+    """Return the normalised name of PEP 503: `Foo_bar[extra]>=1` is foo-bar."""
     found = re.match(r"[A-Za-z0-9._-]+", requirement)
     if not found:
         raise ConfigError(f"{requirement!r} names no package")

@@ -1,4 +1,4 @@
-"""Snapshot: the files of a release, which is the code that a host runs and nothing else, named by git and by digest."""
+"""Snapshot: the files of a release (the code that a host runs, nothing else), named by revision and digest."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rdtops.errors import UsageError
 from rdtops.hostlib.manifest import FileDigest, Manifest, md5_of
 from rdtops.hostlib.names import RelativePath
 
-# All that a host imports: the trainer, its supervisor, and what those two import. Programs that are sent over stdin,
-# the laptop's side, plugins, documents and tests are not in a release, so that changing them makes no other one.
+# All that a host imports: the trainer, its supervisor, and their imports. Programs that are sent over stdin, the code
+# of the laptop, plugins, documents and tests are not in a release, so changing them makes no new release.
 RELEASED = (
     "rdtops/__init__.py",
     "rdtops/errors.py",
@@ -41,13 +41,14 @@ class Snapshot:
         return tuple(f.path for f in self.manifest.files)
 
     def to_json(self) -> str:
-        """What is recorded in the release as snapshot.json."""
+        """Return snapshot.json, which is stored in the release."""
         return json.dumps({"name": self.name, "revision": self.revision, "dirty": list(self.dirty),
                            "digest": self.manifest.digest, "files": [asdict(f) for f in self.manifest.files]}, indent=1)
 
 
 def take(root: Path | None = None) -> Snapshot:
-    """Return the snapshot of the tree below `root` (this project): of RELEASED, what git tracks or does not ignore."""
+    """Return the snapshot of the tree below `root` (by default this project): the files of RELEASED that git does not
+    ignore."""
     tree = root or Path(rdtops.__file__).resolve().parents[1]
     listed = _git(tree, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     paths = [RelativePath(p) for p in listed.split("\0") if p] if listed else _walk(tree)
@@ -62,7 +63,7 @@ def take(root: Path | None = None) -> Snapshot:
 
 
 def _git(tree: Path, *words: str) -> str | None:
-    """Return what git says of the files of RELEASED, None where there is no git or no repository."""
+    """Return git's output about the files of RELEASED, None without git or a repository."""
     try:
         done = subprocess.run(["git", "-C", str(tree), *words, "--", *RELEASED], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -78,6 +79,6 @@ def _walk(tree: Path) -> list[RelativePath]:
 def _refuse_large(tree: Path, paths: list[RelativePath]) -> None:
     large = [p for p in paths if (tree / p).stat().st_size > LARGEST_FILE_BYTES]
     if large:
-        raise UsageError(f"{large[0]} has {(tree / large[0]).stat().st_size / 1e6:.0f} MB and is not ignored by git: "
-                         "code is sent with every deploy, data and weights are assets",
+        raise UsageError(f"{large[0]} has {(tree / large[0]).stat().st_size / 1e6:.0f} MB and is not ignored by git; "
+                         "code is sent with every deploy, so data and weights must be assets",
                          remedy=f"echo '/{large[0]}' >> .gitignore   # and name it under [assets] in hosts.toml")

@@ -1,1 +1,1 @@
-"""Plugins: found, loaded, called, written."""
+"""Plugging: find, load, call and write plugins."""

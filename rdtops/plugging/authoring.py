@@ -1,4 +1,4 @@
-"""Authoring: `inv plugins.new NAME` writes a plugin that works, with a test that passes."""
+"""Authoring: `inv plugins.new NAME` writes a working plugin with a passing test."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from rdtops.plugging import discovery
 
 @dataclass(frozen=True)
 class Written:
-    """The new files, and what to type next."""
+    """The new files, and the next commands."""
 
     files: tuple[Path, ...]
     next_lines: tuple[str, ...]
 
 
 def write(name: str, folder: Path, *, package: bool) -> Written:
-    """A module and its test in `folder`, or with `package` a distribution in `folder`/rdtops-NAME. Raises UsageError
-    for a name that cannot be one, that is taken, or whose files are there."""
+    """Write a module and its test into `folder`, or with `package` a distribution into `folder`/rdtops-NAME. Raises
+    UsageError for a name that is invalid or taken, or whose files exist."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise UsageError(f"{name!r} cannot be the name of a plugin: small letters, digits and _, a letter first",
+        raise UsageError(f"{name!r} is not a valid plugin name: small letters, digits and _, a letter first",
                          remedy="inv plugins.new scratch_space")
     taken = next((source for source in discovery.sources() if source.name == name), None)
     if taken:
-        raise UsageError(f"there is a plugin {name!r} already: {taken.where}", remedy="inv plugins")
+        raise UsageError(f"a plugin {name!r} exists already: {taken.where}", remedy="inv plugins")
     texts = _package(name) if package else _files(name)
     root = folder / Path(f"rdtops-{_dashed(name)}") if package else folder
     written = {root / Path(path): text for path, text in texts.items()}
     present = [path for path in written if path.exists()]
     if present:
-        raise UsageError(f"{present[0]} is there already, and is left as it is", remedy="choose another name")
+        raise UsageError(f"{present[0]} exists already and is not overwritten", remedy="choose another name")
     for path, text in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     test = next(path for path in written if path.parent.name == "tests")
     start = (f"pip install -e {root}",) if package else ()
     return Written(tuple(written),
-                   (*start, f"pytest {test}", f"inv plugins   # {name} is among them", "inv check --host lab"))
+                   (*start, f"pytest {test}", f"inv plugins   # lists {name}", "inv check --host lab"))
 
 
 def _files(name: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Catalog: every plugin there is, what it offers, what hosts.toml says to it, and whether it is well."""
+"""Catalog: all plugins with their hooks, their options in hosts.toml, and their problems."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rdtops.ssh.hosts import Host
 
 @dataclass(frozen=True)
 class PluginRow:
-    """`values`: host -> option -> what hosts.toml says; only of hosts whose table is right."""
+    """A plugin. `values`: host -> option -> value in hosts.toml; only of hosts whose table is valid."""
 
     plugin: Plugin
     values: Mapping[str, Mapping[str, Any]]

@@ -1,4 +1,4 @@
-"""Discovery: where plugins come from, each loaded alone and in bounded time, so that none can take another down.
+"""Discovery: find plugins, and load each alone and in bounded time, so that none can break another.
 
 Sources, in this order: plugins/ of this project, ~/.config/rdtops/plugins/, entry points of group `rdtops.plugins`.
 A plugin is a module: a file, a folder with __init__.py, or whatever an entry point names.
@@ -35,17 +35,17 @@ _NOT_PLUGINS = re.compile(r"[_.].*|tests|test_.*|conftest")
 
 @dataclass(frozen=True)
 class Plugin:
-    """One plugin. `problem` says why it takes no part, `hookimpls` is empty then."""
+    """One plugin. `problem` says why it is not used, `hookimpls` is empty then."""
 
     name: str
     source: str
     summary: str = ""
     version: str = ""
     problem: str = ""
-    disabled: bool = False  # left out on purpose, which is no fault
+    disabled: bool = False  # left out on purpose, not an error
     options: Mapping[str, Option] = field(default_factory=dict)
     hookimpls: Mapping[str, HookImpl] = field(default_factory=dict, repr=False, compare=False)  # by the hook's name
-    limits_s: Mapping[str, float] = field(default_factory=dict)  # hook -> seconds, where it differs from the usual
+    limits_s: Mapping[str, float] = field(default_factory=dict)  # hook -> seconds, where it differs from the default
     module: Any = field(default=None, repr=False, compare=False)
 
     @property
@@ -58,7 +58,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Source:
-    """A plugin before it is loaded; nothing of its code has run."""
+    """A plugin before it is loaded; none of its code has run."""
 
     name: str
     where: str
@@ -67,22 +67,22 @@ class Source:
 
 
 def load() -> list[Plugin]:
-    """Every plugin of every source; those that RDTOPS_DISABLED_PLUGINS (names, separated by commas) names are not
+    """Load every plugin of every source; those of RDTOPS_DISABLED_PLUGINS (names, separated by commas) are not
     executed."""
     disabled, manager = _disabled(), _manager()
     found: list[Plugin] = []
     for source in sources():
-        twin = next((p for p in found if p.name == source.name), None)
+        duplicate = next((p for p in found if p.name == source.name), None)
         if source.name in disabled:
             found.append(Plugin(source.name, source.where, version=source.version, disabled=True,
                                 problem=f"left out by {DISABLED}"))
-        elif twin:
+        elif duplicate:
             found.append(Plugin(source.name, source.where, version=source.version,
-                                problem=f"a plugin of this name comes from {twin.source}"))
+                                problem=f"a plugin of this name exists in {duplicate.source}"))
         else:
             found.append(loaded(source, manager))
     names = [p.name for p in found]
-    return found + [Plugin(name, DISABLED, disabled=True, problem=f"there is no such plugin{nearest(name, names)}")
+    return found + [Plugin(name, DISABLED, disabled=True, problem=f"no such plugin{nearest(name, names)}")
                     for name in sorted(disabled - set(names))]
 
 
@@ -101,9 +101,9 @@ def of_file(file: Path, version: str = "") -> Source:
 
 
 def loaded(source: Source, manager: pluggy.PluginManager | None = None) -> Plugin:
-    """Return the plugin of a source, registered with `manager`; one that cannot be used says why, and is not."""
+    """Return the plugin of a source, registered with `manager`; an unusable one has a problem and is not registered."""
     outcome = bounded(source.get, LOAD_TIME_LIMIT_S)
-    if outcome.error is None:  # not in the same work: what is late must not register any more
+    if outcome.error is None:  # in a second call: a plugin that was late must not register any more
         module, into = outcome.value, manager or _manager()
         outcome = bounded(lambda: _examined(source, module, into), LOAD_TIME_LIMIT_S)
     if outcome.error is not None:
@@ -135,7 +135,7 @@ def _from_file(file: Path) -> Any:
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses of the plugin look themselves up there
+    sys.modules[name] = module  # dataclasses look up their module here
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -151,7 +151,7 @@ def _manager() -> pluggy.PluginManager:
 
 
 def _examined(source: Source, module: Any, manager: pluggy.PluginManager) -> Plugin:
-    """Hold all that it declares against what there is. Raises PluginError, or whatever its code raises."""
+    """Check all that the module declares. Raises PluginError, or whatever its code raises."""
     _require_api(getattr(module, "API_VERSION", API_VERSION))
     lines = (getattr(module, "__doc__", None) or "").strip().splitlines()
     return Plugin(source.name, source.where, lines[0] if lines else "",
@@ -162,8 +162,8 @@ def _examined(source: Source, module: Any, manager: pluggy.PluginManager) -> Plu
 def _require_api(version: Any) -> None:
     if version != API_VERSION:
         older = isinstance(version, int) and version < API_VERSION
-        raise PluginError(f"it was written for version {version} of rdtops.api, this is {API_VERSION}: "
-                          + ("it needs an update" if older else "update rdtops"))
+        raise PluginError(f"it needs version {version} of rdtops.api, this is {API_VERSION}: "
+                          + ("update the plugin" if older else "update rdtops"))
 
 
 def _registered(name: str, module: Any, manager: pluggy.PluginManager) -> dict[str, HookImpl]:
@@ -177,10 +177,10 @@ def _registered(name: str, module: Any, manager: pluggy.PluginManager) -> dict[s
         if not found:
             raise PluginError("it implements no hook; mark a function with @hookimpl")
         if any(impl.wrapper or impl.hookwrapper for impl in found.values()):
-            raise PluginError("it wraps a hook, but each plugin is called alone: there is nothing to wrap")
+            raise PluginError("it wraps a hook, which is not supported: each plugin is called alone")
     except BaseException:
         if manager.has_plugin(name):
-            manager.unregister(name=name)  # else the next plugin would be told of this one's fault
+            manager.unregister(name=name)  # else the next plugin would get this one's error
         raise
     return found
 
@@ -191,7 +191,7 @@ def _options(module: Any) -> Mapping[str, Option]:
         raise PluginError("its OPTIONS must map names to rdtops.api.Option")
     taken = [name for name in declared if name in COMMON]
     if taken:
-        raise PluginError(f"its option {taken[0]!r} is one that every plugin has already")
+        raise PluginError(f"its option {taken[0]!r} is reserved: every plugin has it")
     return dict(declared)
 
 
@@ -199,5 +199,5 @@ def _limits(module: Any) -> Mapping[str, float]:
     declared = getattr(module, "TIME_LIMIT_S", {})
     unknown = [hook for hook in declared if hook not in HOOKS]
     if unknown:
-        raise PluginError(f"its TIME_LIMIT_S names a hook that there is not: {unknown[0]}{nearest(unknown[0], HOOKS)}")
+        raise PluginError(f"its TIME_LIMIT_S names an unknown hook: {unknown[0]}{nearest(unknown[0], HOOKS)}")
     return {hook: float(seconds) for hook, seconds in declared.items()}

@@ -1,7 +1,7 @@
-"""The plugins at work: each hook of each is called alone, in bounded time, with its own options.
+"""Registry: the loaded plugins; each hook of each is called alone, in bounded time, with its own options.
 
-pluggy checked their hooks when they were loaded (discovery); the calls are ours, because one raising plugin makes a
-plain pluggy call lose everybody's results without saying whose fault it was.
+pluggy checked their hooks when they were loaded (discovery); the calls are ours, because in a plain pluggy call one
+exception loses the results of all plugins and does not name its plugin.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Works = list[Callable[[], list[CheckResult]]]
 
 @dataclass(frozen=True)
 class Call:
-    """What became of one hook call of one plugin."""
+    """The outcome of one hook call of one plugin."""
 
     plugin: str
     value: Any
@@ -49,36 +49,36 @@ class Registry:
         return tuple(p for p in self.plugins if p.problem and not p.disabled)
 
     def missing(self, required: Sequence[str]) -> dict[str, str]:
-        """Name -> why it is not there, of the plugins that are required and not loaded."""
+        """Return the required plugins that are not loaded, each with the reason."""
         loaded = {p.name for p in self.loaded}
         reasons = {p.name: p.problem for p in self.plugins if p.problem}
         return {n: reasons.get(n, f"not found{nearest(n, loaded)}") for n in required if n not in loaded}
 
     def require(self, names: Sequence[str]) -> None:
-        """Raises PluginError when a plugin that hosts.toml requires is not there."""
+        """Raise PluginError when a plugin that hosts.toml requires is not loaded."""
         for name, why in self.missing(names).items():
             raise PluginError(f"required plugin {name!r} is not loaded: {why}", remedy="inv plugins")
 
     def with_hook(self, hook: str) -> tuple[Plugin, ...]:
-        """In the order of their calls: tryfirst, the others as they were found, trylast."""
+        """Return the plugins with a hook in the order of their calls: tryfirst, the others as found, trylast."""
         found = [(p.hookimpls[hook], p) for p in self.loaded if hook in p.hookimpls]
         return tuple(p for impl, p in sorted(found, key=lambda pair: pair[0].trylast - pair[0].tryfirst))
 
     def call(self, hook: str, host: Host, **arguments: Any) -> Iterator[Call]:
-        """Call `hook` of each plugin that has it. Yields as they end; never raises for a plugin."""
+        """Call `hook` of each plugin that has it, and yield each outcome. Never raises for a plugin."""
         for plugin in self.with_hook(hook):
             yield _called(plugin, hook, host, arguments)
 
     def preflight_works(self, host: Host, **arguments: Any) -> Works:
-        """Each plugin's check as a call that never raises: one that does, hangs or answers nonsense, is a FAIL with its
-        name. They may run side by side, so that what they ask travels together."""
+        """Return each plugin's check as a function that never raises: a plugin that raises, hangs or returns something
+        else is a FAIL with its name. They may run in parallel, so that their questions travel together."""
         found = [_finding(p.name, "could not be loaded: " + p.problem) for p in self.broken]
         wrong = self.option_findings(host)
         good = (p for p in self.with_hook("preflight_check") if p.name not in {w.source for w in wrong})
         return [lambda: found + wrong, *(functools.partial(_checked, plugin, host, arguments) for plugin in good)]
 
     def option_findings(self, host: Host) -> list[CheckResult]:
-        """What is wrong with the options of a host, those for plugins that take no part included."""
+        """Return what is wrong with the options of a host, including those of unused plugins."""
         found = (self._option_finding(name, host) for name in host.plugins)
         return [finding for finding in found if finding]
 
@@ -86,7 +86,7 @@ class Registry:
         table = f"[{options_table(host, name)}]"
         plugin = next((p for p in self.plugins if p.name == name and p.source != DISABLED), None)
         if plugin is None:
-            return _finding(name, f"{table} is for a plugin that is not there"
+            return _finding(name, f"{table} is for an unknown plugin"
                             f"{nearest(name, [p.name for p in self.plugins])}", f"edit {table} in hosts.toml")
         if plugin.disabled:
             return CheckResult(name, Status.WARN, f"{table} has no effect: the plugin is {plugin.problem}",
@@ -117,7 +117,7 @@ def loaded() -> Registry:
 
 
 def options_of(plugin: Plugin, host: Host) -> Mapping[str, Any]:
-    """The plugin's options for a host, defaults filled in. Raises ConfigError."""
+    """Return the plugin's options for a host, with defaults. Raises ConfigError."""
     return filled(plugin.options, host.plugins.get(plugin.name, {}), options_table(host, plugin.name))
 
 
@@ -139,9 +139,9 @@ def _called(plugin: Plugin, hook: str, host: Host, arguments: Mapping[str, Any])
                       options[TIME_LIMIT] or plugin.limit_s(hook))
     problem = outcome.error
     if isinstance(problem, PluginTimeout):
-        problem = PluginTimeout(f"{plugin.name} was {problem.message} in {hook}; what it began goes on until this "
-                                "command ends",
-                                remedy=f"{TIME_LIMIT} under [{options_table(host, plugin.name)}] gives it longer")
+        problem = PluginTimeout(f"{plugin.name} was {problem.message} in {hook}; it continues until this command "
+                                "ends",
+                                remedy=f"raise {TIME_LIMIT} under [{options_table(host, plugin.name)}]")
     return Call(plugin.name, outcome.value, outcome.seconds, problem)
 
 
@@ -153,7 +153,7 @@ def _findings(call: Call) -> list[CheckResult]:
         return [_finding(call.plugin, f"the plugin raised {type(call.error).__name__}: {call.error}", remedy)]
     values = [call.value] if isinstance(call.value, CheckResult) else call.value or []
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, CheckResult) for v in values):
-        return [_finding(call.plugin, f"preflight_check answered {call.value!r:.100}, not CheckResults")]
+        return [_finding(call.plugin, f"preflight_check returned {call.value!r:.100}, not CheckResults")]
     return [CheckResult(v.name, v.status, v.summary, v.evidence, v.remedy, call.plugin, call.plugin) for v in values]
 
 

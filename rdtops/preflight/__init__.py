@@ -1,6 +1,6 @@
-"""The checks that need no plugin. All their probes travel in one trip, and with those of the plugins.
+"""Preflight: the checks that need no plugin. All their probes travel in one call, with those of the plugins.
 
-Parsers and judges are pure; an answer that cannot be read is a finding that quotes it. Nothing is changed on the host.
+Parsers and judges are pure; an unreadable answer is a finding that quotes it. Nothing is changed on the host.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CHECKS: Sequence[Check] = (*machine.CHECKS, *python.CHECKS, *assets.CHECKS, *con
 
 
 def core_checks(connection: Connection, spec: RunSpec) -> list[CheckResult]:
-    """Every finding about what `spec` needs on the host."""
+    """Return every finding about what `spec` needs on the host."""
     subject = Subject(connection.host, spec)
     begun_s = time.time()
     found = ask(connection, [probe for check in CHECKS for probe in check.probes(subject)])
@@ -33,6 +33,7 @@ def core_checks(connection: Connection, spec: RunSpec) -> list[CheckResult]:
 
 
 def _moved(result: CheckResult) -> CheckResult:
-    """What was found of a login node says nothing of the nodes that train; their scheduler is asked by its plugin."""
-    return replace(result, status=Status.SKIP, summary="of the login node, which does not train",
+    """Skip a finding about a login node: it does not apply to the compute nodes, which the plugin of their scheduler
+    checks."""
+    return replace(result, status=Status.SKIP, summary="not checked: the login node does not train",
                    evidence=result.summary, remedy="")

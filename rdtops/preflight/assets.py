@@ -1,4 +1,4 @@
-"""What a training reads: its configuration, its demonstrations, its pretrained weights."""
+"""Asset checks: the configuration, the demonstrations and the pretrained weights of a training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rdtops.ssh.probe import Answer, Output, Probe, program_probe
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt",
            "pytorch_model/mp_rank_00_model_states.pt")  # the order in which the trainer tries them
-SURVEY_S = 10.0  # of a large dataset the first files are looked into
+SURVEY_S = 10.0  # of a large dataset only the first files are examined
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FolderFacts:
 
 @dataclass(frozen=True)
 class StatisticsCheck:
-    """As of rdtops.trainer.statistics: why a training computes its own, what in those there is wrong or odd."""
+    """The result of rdtops.trainer.statistics: why a training computes new ones, and implausible values."""
 
     why_not: str
     wrong: str
@@ -41,7 +41,7 @@ class StatisticsCheck:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """What rdtops.trainer.survey tells: how much it looked into, and the first thing that a training would refuse."""
+    """The result of rdtops.trainer.survey: how much it examined, and the first problem that a training would reject."""
 
     files: int
     looked_into: int
@@ -54,7 +54,7 @@ class DatasetSummary:
 
 @dataclass(frozen=True)
 class WeightsFacts:
-    """What the file says of itself: tensors as name -> shape, or why they cannot be read."""
+    """The tensors of a weight file as name -> shape, or why they cannot be read."""
 
     file: str
     shapes: Mapping[str, tuple[int, ...]]
@@ -70,7 +70,7 @@ def judge_configuration(subject: Subject, _: Answers) -> Iterator[CheckResult]:
                f"{train.max_steps} steps, a checkpoint every {train.checkpoint_every_steps}")
     odd = []
     if train.warmup_steps >= train.max_steps:
-        odd.append(f"warm-up ({train.warmup_steps}) lasts for all of the {train.max_steps} steps")
+        odd.append(f"warm-up ({train.warmup_steps}) lasts for all {train.max_steps} steps")
     if train.checkpoint_every_steps > train.max_steps:
         odd.append("only the last step is saved")
     if train.checkpoints_keep_every_steps % train.checkpoint_every_steps:
@@ -86,8 +86,8 @@ def judge_configuration(subject: Subject, _: Answers) -> Iterator[CheckResult]:
 # --- folders ---
 
 def listing(folder: str, names: str = "*") -> str:
-    """Sizes and names below a folder, one level deep and deeper; find is POSIX, stat differs between systems. -L: a
-    folder of the Hugging Face cache holds links to its files."""
+    """Return the command that lists sizes and names at all levels below a folder; find is POSIX, stat differs between
+    systems. -L: a folder of the Hugging Face cache holds links to its files."""
     place = quoted(folder)
     return (f"cd {place} 2>/dev/null && find -L . -type f -name {quoted(names)} ! -name '.rdtops-*' -exec sh -c "
             "'for f; do printf \"%s %s\\n\" \"$(wc -c < \"$f\")\" \"${f#./}\"; done' sh {} +; "
@@ -95,7 +95,7 @@ def listing(folder: str, names: str = "*") -> str:
 
 
 def parse_folder(output: Output) -> FolderFacts:
-    """Lines of `size name`, a line `---`, the text of config.json."""
+    """Parse lines of `size name`, a line `---`, and the text of config.json."""
     listing, mark, config = output.out.partition("---\n")
     if not mark:
         raise ValueError("unexpected answer")
@@ -108,7 +108,7 @@ def parse_folder(output: Output) -> FolderFacts:
 def judge_dataset(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     folder, facts = subject.spec.assets["dataset"], answers["dataset"].value
     if facts is None:
-        yield CheckResult.fail("dataset", "cannot be looked at", answers["dataset"].problem,
+        yield CheckResult.fail("dataset", "cannot be listed", answers["dataset"].problem,
                                subject.there(f"ls -lR {quoted(folder)}"))
         return
     empty = [n for n, size in facts.sizes.items() if not size]
@@ -131,41 +131,41 @@ def parse_survey(output: Output) -> DatasetSummary:
 
 
 def judge_statistics(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    """Numbers that fit are taken, others are computed when the training begins; wrong ones say that the data are."""
+    """Check statistics.json: fitting values are used, others are computed when the training begins; implausible values
+    mean wrong data."""
     answer: Answer[DatasetSummary] = answers["episodes"]
     if answer.value is None or answer.value.problem or answers["release"].value != ["there"]:
-        yield CheckResult.skip("statistics", "not asked: it needs the deployed code and readable demonstrations")
+        yield CheckResult.skip("statistics", "not checked: it needs the deployed code and readable demonstrations")
         return
     found, train = answer.value.statistics, subject.spec.train
     unread = f"; the MD5 of {found.unread} files is not known yet" if found.unread else ""
     if found.wrong:
-        yield CheckResult.warn("statistics", f"not sound: {found.wrong}", "statistics.json beside the demonstrations",
+        yield CheckResult.warn("statistics", f"implausible: {found.wrong}", "statistics.json beside the demonstrations",
                                f"inv stats --host {subject.spec.host} --recompute --set codec={train.codec}")
     elif found.why_not:
         yield CheckResult.ok("statistics", f"computed when the training begins: {found.why_not}")
     else:
-        yield CheckResult.ok("statistics", f"of these data and codec {train.codec}, sound{unread}",
+        yield CheckResult.ok("statistics", f"of these data and codec {train.codec}, plausible{unread}",
                              "; ".join(found.odd[:3]))
 
 
 def judge_episodes(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    """Files that are there may still be cut off, or have other groups than LIBERO's. Asked with the trainer's own
-    reader."""
+    """Check the files with the trainer's own reader: an existing file may be cut off, or lack LIBERO's groups."""
     answer: Answer[DatasetSummary] = answers["episodes"]
     if answers["release"].value != ["there"] or not (answers["dataset"].value or FolderFacts({}, "")).sizes:
-        yield CheckResult.skip("episodes", "not asked: it needs the deployed code and demonstrations")
+        yield CheckResult.skip("episodes", "not checked: it needs the deployed code and demonstrations")
         return
     if answer.value is None:
-        yield CheckResult.warn("episodes", "the demonstrations could not be looked into", answer.problem,
+        yield CheckResult.warn("episodes", "the demonstrations could not be examined", answer.problem,
                                subject.there(_survey_line(subject)))
         return
     seen = answer.value
-    told = f"{seen.episodes} episodes, {seen.steps} steps"
+    counts = f"{seen.episodes} episodes, {seen.steps} steps"
     part = "" if seen.looked_into == seen.files else f" in the first {seen.looked_into} of {seen.files} files"
     if seen.problem:
-        yield CheckResult.fail("episodes", seen.problem, f"{told} before it", seen.remedy or subject.deploy)
+        yield CheckResult.fail("episodes", seen.problem, f"{counts} before it", seen.remedy or subject.deploy)
     else:
-        yield CheckResult.ok("episodes", f"{told}{part}, with every field that a training reads")
+        yield CheckResult.ok("episodes", f"{counts}{part}, with every field that a training reads")
 
 
 def _survey_line(subject: Subject) -> str:
@@ -180,14 +180,14 @@ def judge_pretrained(subject: Subject, answers: Answers) -> Iterator[CheckResult
     if "pretrained" not in spec.assets:
         yield CheckResult.ok("pretrained", f"none: random weights of {spec.train.model} (--from-scratch)")
     elif answers["pretrained"].value is None:
-        yield CheckResult.fail("pretrained", "cannot be looked at", answers["pretrained"].problem,
+        yield CheckResult.fail("pretrained", "cannot be listed", answers["pretrained"].problem,
                                subject.there(f"ls -lR {quoted(spec.assets['pretrained'])}"))
     else:
         yield pretrained(answers["pretrained"].value, spec, subject.deploy)
 
 
 def pretrained(facts: FolderFacts, spec: RunSpec, deploy: str) -> CheckResult:
-    """config.json fits the model, one of the weight files is there, and its size is what the parameters come to."""
+    """Check that config.json fits the model, and that a weight file exists with the size of the parameters."""
     folder = spec.assets["pretrained"]
     name = next((w for w in WEIGHTS if w in facts.sizes), "")
     if "config.json" not in facts.sizes or not name:
@@ -196,18 +196,18 @@ def pretrained(facts: FolderFacts, spec: RunSpec, deploy: str) -> CheckResult:
         return CheckResult.fail("pretrained", f"{' and '.join(lacks)} missing in {folder}", "", deploy)
     differs = architecture_differences(facts.config, spec)
     if differs:
-        return CheckResult.fail("pretrained", f"config.json is not one of {spec.train.model}: {differs}", folder,
+        return CheckResult.fail("pretrained", f"config.json does not fit {spec.train.model}: {differs}", folder,
                                 deploy)
     per_parameter = facts.sizes[name] / MODELS[spec.train.model].parameters
     size = f"{name}, {facts.sizes[name] / 1e6:.1f} MB"
     kinds = {2: "16-bit", 4: "fp32"}
     fits = next((k for b, k in kinds.items() if b * 0.98 <= per_parameter <= b * 1.05), "")
     if not fits and spec.train.model == "tiny" and per_parameter > 4:
-        fits = "fp32"  # names and headers outweigh so few parameters
+        fits = "fp32"  # names and headers are larger than so few parameters
     if not fits:
         expected_mb = 2 * MODELS[spec.train.model].parameters / 1e6
         return CheckResult.fail("pretrained", f"{size}: not the size of {spec.train.model} ({expected_mb:.0f} MB in "
-                                "16 bit, twice that in fp32)", "a broken upload, or other weights", deploy)
+                                "16 bit, twice that in fp32)", "an incomplete upload, or other weights", deploy)
     return CheckResult.ok("pretrained", f"{size}, {fits}, and config.json fits {spec.train.model}", folder)
 
 
@@ -232,7 +232,7 @@ def parse_weights(output: Output) -> WeightsFacts:
 
 
 def judge_tensors(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    """The tensors of the file by name and shape, read from its table of contents: nothing is loaded, no code is run."""
+    """Check the tensors of the file by name and shape, read from its index: nothing is loaded, no code is run."""
     spec = subject.spec
     if "pretrained" not in spec.assets:
         yield CheckResult.skip("weights", "not needed: from scratch")
@@ -242,7 +242,7 @@ def judge_tensors(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
         yield CheckResult.warn("weights", "their tensors could not be listed", answers["weights"].problem,
                                subject.there(f"ls -l {quoted(spec.assets['pretrained'])}"))
     elif not facts.file:
-        yield CheckResult.skip("weights", "not asked: there is no weight file")
+        yield CheckResult.skip("weights", "not checked: there is no weight file")
     else:
         differs = facts.problem or tensor_differences(facts.shapes, MODELS[spec.train.model].tensor_shapes)
         if differs:

@@ -1,4 +1,4 @@
-"""Check: one question about a host. What it asks travels with everybody's probes; how it judges the answers is pure."""
+"""Check: one question about a host. Its probes travel with those of the other checks; its judgement is pure."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class Subject:
 
     @property
     def deploy(self) -> str:
-        """The remedy for whatever `inv deploy` brings."""
+        """The remedy for anything that `inv deploy` sends."""
         return f"inv deploy --host {self.spec.host}"
 
     def setting(self, words: str) -> str:
-        """The remedy that is a setting of the training."""
+        """Return a remedy that is a setting of the training."""
         return f"inv train --host {self.spec.host} --set {words}"
 
     def there(self, line: str) -> str:
-        """The remedy that is a line to be typed on the host."""
+        """Return a remedy that is a command on the host."""
         return f"{line}   # on {self.spec.host}"
 
 
 @dataclass(frozen=True)
 class Answers:
-    """By the names of the probes; the host answered somewhere between the two times of this laptop's clock."""
+    """Answers by the name of the probe; the host answered between the two times of this laptop's clock."""
 
     by_name: Mapping[str, Answer[Any]]
     begun_s: float
@@ -47,16 +47,16 @@ class Answers:
 
 @dataclass(frozen=True)
 class Check:
-    """`probes` may be none where the subject needs no question; `judge` then says why."""
+    """A check of a group. `probes` may be empty where the subject needs none; `judge` then says why."""
 
-    group: str  # of the table: host, python, assets, network, launch
+    group: str  # in the table: host, python, assets, network, launch
     judge: Callable[[Subject, Answers], Iterable[CheckResult]]
     probes: Callable[[Subject], Iterable[Probe[Any]]] = lambda _: ()
-    of_the_trainer: bool = False  # it is about the machine that trains, which a login node is not
+    of_the_trainer: bool = False  # about the machine that trains, so not about a login node
 
 
 def last_line(output: Output) -> str:
-    """What a program printed last: start-up files of the host may have spoken before it. Raises ValueError."""
+    """Return the last line of a program's output: start-up files of the host may print before it. Raises ValueError."""
     if output.code != 0:
         raise ValueError(output.err.strip()[-300:] or "it failed")
     lines = output.out.strip().splitlines()

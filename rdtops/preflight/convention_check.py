@@ -1,4 +1,4 @@
-"""The convention check as part of `inv check`: rdtops.trainer.conventions, asked on the host with the release there."""
+"""Convention check of `inv check`: runs rdtops.trainer.conventions of the deployed release on the host."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def probes(subject: Subject) -> Iterable[Probe[Any]]:
 
 
 def parse(output: Output) -> dict[str, Any]:
-    """What was looked at, and the findings; data that cannot be read are one. ValueError when the program did not run,
-    which is no fault of the data."""
+    """Parse what was examined, and the findings; unreadable data are one. Raises ValueError when the program did not
+    run, which is not an error of the data."""
     try:
         answer = loads(output.out.strip().rpartition("\n")[2])
         return {"looked_at": str(answer["looked_at"]), "findings": list(answer["findings"])}
@@ -30,11 +30,11 @@ def parse(output: Output) -> dict[str, Any]:
 
 
 def judge(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    """FAIL for what is certainly broken; WARN for what is judged so, as a false alarm must not stop a training, and for
-    a codec that is known to break things."""
+    """Yield FAIL for a convention that is certainly broken; WARN for a likely one, as a false alarm must not stop a
+    training, and for a codec with known errors."""
     answer: Answer[dict[str, Any]] = answers["conventions"]
     if answers["release"].value != ["there"]:
-        yield CheckResult.skip("conventions", "asked once this tree is deployed", subject.spec.release)
+        yield CheckResult.skip("conventions", "not checked: this tree is not deployed", subject.spec.release)
     elif answer.value is None:
         yield CheckResult.warn("conventions", "cannot be checked", answer.problem, subject.there(_line(subject)))
     else:
@@ -54,7 +54,7 @@ def _line(subject: Subject) -> str:
 def _broken(found: dict[str, Any], spec: RunSpec) -> CheckResult:
     is_doubted = not found["is_certain"]
     where = f" in {', '.join(found['files'][:3])}" if found["files"] else ""
-    trust = f"; or, if you know that it holds: --set trusted_conventions={found['name']}" if is_doubted else ""
+    trust = f"; or, if the data are right: --set trusted_conventions={found['name']}" if is_doubted else ""
     evidence = f"{found['evidence']}{where}; ".removeprefix("; ") + f"broken: {found['convention']}"
     if is_doubted or spec.train.codec.startswith("seed_compat"):
         return CheckResult.warn("conventions", found["says"], evidence, found["remedy"] + trust)
@@ -63,8 +63,9 @@ def _broken(found: dict[str, Any], spec: RunSpec) -> CheckResult:
 
 def _sound(answer: dict[str, Any]) -> CheckResult:
     unknown = [f["convention"] for f in answer["findings"] if f["verdict"] == "cannot tell"]
-    told = f"; cannot be told from these data: {'; '.join(unknown)}" if unknown else ""
-    return CheckResult.ok("conventions", f"{len(answer['findings']) - len(unknown)} hold, {answer['looked_at']}{told}")
+    unclear = f"; not decidable from these data: {'; '.join(unknown)}" if unknown else ""
+    known = len(answer["findings"]) - len(unknown)
+    return CheckResult.ok("conventions", f"{known} hold, {answer['looked_at']}{unclear}")
 
 
 CHECKS = (Check("assets", judge, probes),)

@@ -1,4 +1,4 @@
-"""The launch: what keeps a training alive without us, and what stands in its way."""
+"""Launch checks: launcher, logout, secrets, other runs and the lease."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _LOGOUT = ("busctl get-property org.freedesktop.login1 /org/freedesktop/login1 o
 
 @dataclass(frozen=True)
 class Logout:
-    """What becomes of a user's processes when the last session ends. None: nobody there says."""
+    """Whether a user's processes are killed when the last session ends. None: not known."""
 
     kills: bool | None
     lingers: bool | None
-    is_root: bool  # whom logind spares
+    is_root: bool  # root is exempt
 
 
 # --- launcher ---
@@ -45,22 +45,23 @@ def judge_launcher(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
         yield CheckResult.fail("launcher", error.message, remedy=error.remedy)
         return
     traits = Traits.of(launcher)
-    there = {PurePosixPath(w).name for w in answers["launcher"].value or []}
-    used = next((program for program in traits.programs if program in there), "")
+    installed = {PurePosixPath(w).name for w in answers["launcher"].value or []}
+    used = next((program for program in traits.programs if program in installed), "")
     if traits.programs and not used:
         yield _without(subject, traits.programs, answers["launcher"].problem)
     elif traits.is_scheduled:
         yield CheckResult.ok("launcher", f"{launcher.name}; the training runs as a job of the cluster")
     else:
-        yield CheckResult.ok("launcher", f"{used or launcher.name}; the training outlives the connection")
+        yield CheckResult.ok("launcher", f"{used or launcher.name}; the training survives a lost connection")
 
 
 def _without(subject: Subject, programs: Sequence[str], problem: str) -> CheckResult:
     if len(programs) > 1:
-        return CheckResult.fail("launcher", f"neither {' nor '.join(programs)} is there", problem,
+        return CheckResult.fail("launcher", f"neither {' nor '.join(programs)} is installed", problem,
                                 subject.there(f"sudo apt-get install -y {programs[0]}"))
-    return CheckResult.fail("launcher", f"hosts.toml wants {subject.host.launcher}, and {programs[0]} is not there",
-                            problem, f'install {programs[0]} there, or launcher = "auto" in hosts.toml')
+    return CheckResult.fail("launcher", f"hosts.toml has launcher {subject.host.launcher}, but {programs[0]} is not "
+                            "installed", problem,
+                            f'install {programs[0]} on the host, or set launcher = "auto" in hosts.toml')
 
 
 def _launcher_probes(subject: Subject) -> list[Probe[Any]]:
@@ -81,61 +82,61 @@ def parse_logout(output: Output) -> Logout:
 
 
 def judge_logout(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    """systemd-logind may end everything of a user at the last logout, tmux and setsid as well."""
+    """Check whether systemd-logind kills a user's processes at the last logout, even those of tmux and setsid."""
     answer = answers["logout"]
     if answer.value is None:
-        yield CheckResult.warn("logout", "cannot tell whether a logout ends what was started", answer.problem,
+        yield CheckResult.warn("logout", "not known whether a logout kills the training", answer.problem,
                                subject.there("loginctl show-user $USER -p Linger"))
         return
     logout: Logout = answer.value
     if logout.kills and not logout.lingers and not logout.is_root:
-        yield CheckResult.fail("logout", "the host ends all processes of a user at the last logout",
+        yield CheckResult.fail("logout", "the host kills all processes of a user at the last logout",
                                "KillUserProcesses=yes and Linger=no in systemd-logind",
                                subject.there("loginctl enable-linger"))
     elif logout.kills is None:
-        yield CheckResult.ok("logout", "no systemd-logind there that could end what was started")
+        yield CheckResult.ok("logout", "no systemd-logind on the host that could kill the training")
     else:
-        why = "lingering is on" if logout.lingers else "root is spared" if logout.kills else "KillUserProcesses is off"
-        yield CheckResult.ok("logout", f"ends nothing: {why}")
+        why = "lingering is on" if logout.lingers else "root is exempt" if logout.kills else "KillUserProcesses is off"
+        yield CheckResult.ok("logout", f"kills nothing: {why}")
 
 
 # --- secrets ---
 
 def judge_secrets(subject: Subject, _: Answers) -> Iterator[CheckResult]:
-    """Known to this laptop, and not written where everybody reads them. Their values are not looked at."""
+    """Check that this laptop has the secrets, and that hosts.toml does not show them. Their values are not examined."""
     host = subject.host
     in_the_open = [name for name in host.env if name.endswith(redaction.NAMES)]
     if in_the_open:
         yield CheckResult.warn("secrets", f"env of [hosts.{host.name}] has {', '.join(in_the_open)}",
-                               "hosts.toml shows it to all who may read that file, and whoever is sent it",
-                               f"secrets = {json.dumps(in_the_open)} under [hosts.{host.name}]; the value here")
+                               "everyone who can read hosts.toml can read it",
+                               f"secrets = {json.dumps(in_the_open)} under [hosts.{host.name}]; its value here")
     try:
         secrets.values(host.secrets)
     except ConfigError as error:
         yield CheckResult.fail("secrets", error.message, "", error.remedy)
         return
     if host.secrets:
-        yield CheckResult.ok("secrets", f"this laptop knows {', '.join(host.secrets)}")
+        yield CheckResult.ok("secrets", f"this laptop has {', '.join(host.secrets)}")
 
 
 # --- runs ---
 
 def judge_runs(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    """What goes on here. Whether it is in the way, the lease knows."""
+    """Report the running trainings. Whether they hold resources of this one is the lease check."""
     answer, host = answers["runs"], subject.spec.host
     if answer.value is None:
-        yield CheckResult.fail("runs", "cannot tell whether a training is running", answer.problem,
+        yield CheckResult.fail("runs", "not known whether a training is running", answer.problem,
                                f"inv status --host {host} --all")
         return
     found: list[RunView] = answer.value
     twin = admission.duplicate_of(subject.spec, found)
     if twin and twin.state is RunState.RUNNING:
-        yield CheckResult.ok("runs", f"{twin.run_id} is this very training and runs (step {twin.step} of "
-                                     f"{twin.max_steps}): `inv train` starts no other")
+        yield CheckResult.ok("runs", f"{twin.run_id} is the same training and is running (step {twin.step} of "
+                                     f"{twin.max_steps}): `inv train` starts no second one")
         return
     alive = [r.run_id for r in found if r.state is RunState.RUNNING]
     kept = [r for r in found if r.last_checkpoint]
-    earlier = f"; {len(found)} earlier, {len(kept)} with checkpoints, are left as they are" if found else ""
+    earlier = f"; {len(found)} earlier, {len(kept)} with checkpoints, are not changed" if found else ""
     yield CheckResult.ok("runs", f"beside {', '.join(alive)}" if alive else
                          f"no other training of this workspace is running{earlier}")
 
@@ -152,7 +153,7 @@ def _runs_probes(subject: Subject) -> list[Probe[Any]]:
 
 @dataclass(frozen=True)
 class LeaseFacts:
-    """Who holds what the training needs, and why its locks are not in the usual place."""
+    """Who holds locks that the training needs, and why the locks are not in the usual place."""
 
     holders: list[dict[str, Any]]
     note: str
@@ -166,13 +167,13 @@ def parse_lease(output: Output) -> LeaseFacts:
 
 
 def judge_lease(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    """Two trainings on the same GPUs would end each other; of any user, in any workspace of the machine."""
+    """Check that no training of any user or workspace on the machine holds the GPUs: two on one GPU would both fail."""
     answer, host = answers["lease"], subject.spec.host
     if launchers.traits(subject.host).is_scheduled:
-        yield CheckResult.skip("lease", "a scheduler gives the training its GPUs")
+        yield CheckResult.skip("lease", "not needed: the scheduler assigns GPUs")
         return
     if answer.value is None:
-        yield CheckResult.fail("lease", "cannot tell whether its GPUs are taken", answer.problem,
+        yield CheckResult.fail("lease", "not known whether its GPUs are in use", answer.problem,
                                f"inv status --host {host} --all")
         return
     holders, note = answer.value.holders, answer.value.note
@@ -182,10 +183,10 @@ def judge_lease(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
         summary, remedy = detached.in_the_way(host, others)
         yield CheckResult.fail("lease", summary, "; ".join(lease.words(h) for h in others), remedy)
     elif note:
-        yield CheckResult.warn("lease", "the locks of its GPUs are not where all users look", names.quoted(note, 400),
-                               f"remove on {host} what is named, as its owner or as root")
+        yield CheckResult.warn("lease", "its GPU locks are not in the usual shared folder", names.quoted(note, 400),
+                               f"remove the named files on {host}, as their owner or as root")
     else:
-        yield CheckResult.ok("lease", "nobody else holds what it needs" if not holders else "it holds what it needs")
+        yield CheckResult.ok("lease", "its GPUs and folder are free" if not holders else "it holds its GPUs and folder")
 
 
 def _lease_probes(subject: Subject) -> list[Probe[Any]]:

@@ -1,4 +1,4 @@
-"""The machine: workspace, clock, memory, CPUs, open files, shared memory."""
+"""Machine checks: workspace, permissions, clock, memory, CPUs, open files, shared memory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rdtops.ssh.probe import Output, Probe
 CLOCK_SKEW_S = 60.0
 MIB_PER_PROCESS = 3 * 1024  # Python, torch and a CUDA context
 MIB_PER_WORKER = 400  # Python, torch and HDF5
-MIB_PER_SAMPLE = 1.5  # six frames of 256 x 256 pixels and what goes with them
-PREFETCHED = 2 + 1  # batches a worker has ready, and the one it makes
+MIB_PER_SAMPLE = 1.5  # six frames of 256 x 256 pixels and the rest of a sample
+PREFETCHED = 2 + 1  # batches that a worker has ready, and the one in progress
 NCCL_SHM_MIB = 64  # for each process
 FILES_BESIDE_DATA = 256  # sockets, libraries, pipes of one process
 _NEAREST = ('while [ ! -e "$d" ] && [ ! -h "$d" ]; do d=$(dirname "$d"); done; '
@@ -40,7 +40,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Folder:
-    """One of ours on the host, and who may write to it."""
+    """A folder of rdtops on the host, and who can write to it."""
 
     path: str
     mode: int
@@ -51,12 +51,12 @@ class Folder:
 # --- workspace ---
 
 def nearest(folder: str) -> str:
-    """A line of sh that finds the folder or the nearest parent that is there."""
+    """Return a line of sh that finds the folder or its nearest existing parent."""
     return f"d={quoted(folder)}; {_NEAREST}"
 
 
 def parse_nearest(output: Output) -> tuple[str, bool]:
-    """The nearest place that is there, and whether it is a folder this user may write to."""
+    """Parse the nearest existing path, and whether it is a folder that this user can write to."""
     word, _, place = output.out.rstrip("\n").partition(" ")
     if word not in ("writable", "refused") or not place.startswith("/"):
         raise ValueError("unexpected answer")
@@ -66,15 +66,15 @@ def parse_nearest(output: Output) -> tuple[str, bool]:
 def judge_workspace(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     answer, workspace = answers["workspace"], subject.spec.workspace
     if answer.value is None:
-        yield CheckResult.warn("workspace", "cannot tell whether it can be written", answer.problem,
+        yield CheckResult.warn("workspace", "not known whether it is writable", answer.problem,
                                subject.there(f"ls -ld {quoted(workspace)}"))
         return
     place, is_writable = answer.value
     if is_writable:
-        yield CheckResult.ok("workspace", f"{workspace} can be written")
+        yield CheckResult.ok("workspace", f"{workspace} is writable")
     else:
-        yield CheckResult.fail("workspace", f"{workspace} cannot be written by this user",
-                               f"{place} is no folder that this user may write to",
+        yield CheckResult.fail("workspace", f"{workspace} is not writable for this user",
+                               f"{place} is not a folder that this user can write to",
                                f"edit workspace of [hosts.{subject.spec.host}] in hosts.toml: a folder of yours")
 
 
@@ -87,7 +87,7 @@ def permissions(workspace: str) -> str:
 
 
 def parse_permissions(output: Output) -> tuple[int, list[Folder]]:
-    """Who we are, and those folders of the workspace that are there."""
+    """Parse the user id, and the existing folders of the workspace."""
     if output.code != 0:
         raise ValueError("unexpected answer")
     first, *lines = output.out.splitlines()
@@ -97,10 +97,10 @@ def parse_permissions(output: Output) -> tuple[int, list[Folder]]:
 
 
 def judge_permissions(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    """Whoever may write to code that this user runs is this user. Root may anyway."""
+    """Check that only this user and root can write to code that this user runs."""
     answer, workspace = answers["permissions"], subject.spec.workspace
     if answer.value is None:
-        yield CheckResult.warn("permissions", "cannot tell who may write to the workspace", answer.problem,
+        yield CheckResult.warn("permissions", "not known who can write to the workspace", answer.problem,
                                subject.there(f"ls -ld {quoted(workspace)}"))
         return
     uid, folders = answer.value
@@ -112,13 +112,13 @@ def judge_permissions(subject: Subject, answers: Answers) -> Iterator[CheckResul
                                "a training runs", evidence,
                                f"edit workspace of [hosts.{subject.spec.host}] in hosts.toml: a folder of yours")
     elif of_everybody:
-        yield CheckResult.fail("permissions", f"{of_everybody[0]} may be written by every user of the host, who "
+        yield CheckResult.fail("permissions", f"{of_everybody[0]} is writable for every user of the host, who "
                                "could change what a training runs", evidence, _closed(subject, of_everybody))
     elif of_a_group:
-        yield CheckResult.warn("permissions", f"{of_a_group[0]} may be written by a group", evidence,
+        yield CheckResult.warn("permissions", f"{of_a_group[0]} is writable for a group", evidence,
                                _closed(subject, of_a_group))
     else:
-        yield CheckResult.ok("permissions", "nobody else may write to the workspace")
+        yield CheckResult.ok("permissions", "only this user can write to the workspace")
 
 
 def _closed(subject: Subject, paths: list[str]) -> str:
@@ -128,12 +128,12 @@ def _closed(subject: Subject, paths: list[str]) -> str:
 # --- clock ---
 
 def parse_clock(output: Output) -> int:
-    """Seconds since 1970, as the host has it."""
+    """Parse the host's Unix time in seconds."""
     return int(output.out.strip())
 
 
 def judge_clock(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    """The host read its clock somewhere between question and answer; a slow probe beside it is no skew."""
+    """Check the clock. The host read it between question and answer, so a slow probe is not a skew."""
     answer = answers["clock"]
     if answer.value is None:
         yield CheckResult.warn("clock", "cannot be read", answer.problem, subject.there("date"))
@@ -141,10 +141,10 @@ def judge_clock(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     skew_s = min(0.0, answer.value + 1 - answers.begun_s) or max(0.0, answer.value - answers.ended_s)
     if abs(skew_s) > CLOCK_SKEW_S:
         yield CheckResult.warn("clock", f"the host's clock is {skew_s:+.0f} s off this laptop's",
-                               "times in logs and status are the host's, and TLS refuses a wrong clock",
+                               "logs and status have the host's times, and TLS fails with a wrong clock",
                                "timedatectl   # on both: is NTP on?")
     else:
-        yield CheckResult.ok("clock", f"agrees with this laptop's within {CLOCK_SKEW_S:g} s")
+        yield CheckResult.ok("clock", f"differs from this laptop's by less than {CLOCK_SKEW_S:g} s")
 
 
 # --- memory ---
@@ -157,7 +157,7 @@ def parse_memory(output: Output) -> Memory:
 
 
 def memory_needed_mib(train: TrainConfig) -> tuple[int, int]:
-    """To save a checkpoint (rank 0 copies weights, average and moments), and all in all."""
+    """Return the memory for saving a checkpoint (rank 0 copies weights, EMA and Adam's moments), and the total."""
     save = MODELS[train.model].checkpoint_bytes >> 20
     per_process = MIB_PER_PROCESS if train.device == "cuda" else 1024
     each = per_process + train.loader_workers * MIB_PER_WORKER
@@ -175,7 +175,7 @@ def judge_memory(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     evidence = (f"{_gib(save)} while a checkpoint is saved, the rest for {train.num_processes} processes with "
                 f"{train.loader_workers} loader workers each")
     if answer.value.available_mib < save:
-        yield CheckResult.fail("memory", f"{summary}: the first checkpoint would be killed", evidence,
+        yield CheckResult.fail("memory", f"{summary}: the first checkpoint would run out of memory", evidence,
                                subject.there("ps aux --sort=-rss | head"))
     elif answer.value.available_mib < everything:
         yield CheckResult.warn("memory", summary, evidence, subject.setting(
@@ -187,7 +187,7 @@ def judge_memory(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 # --- CPUs ---
 
 def parse_cpus(output: Output) -> float:
-    """How many CPUs this user's processes may use: those of the affinity mask, and at most the container's quota."""
+    """Parse how many CPUs this user's processes can use: those of the affinity mask, at most the container's quota."""
     lines = output.out.splitlines()
     count = float(int(lines[0]))
     for line in lines[1:]:
@@ -198,7 +198,7 @@ def parse_cpus(output: Output) -> float:
 
 
 def judge_cpus(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    """A process and its workers are not all busy at once: a CPU for two of them will do."""
+    """Check the CPUs. A process and its workers are not all busy at once, so one CPU for two of them suffices."""
     answer, train = answers["cpus"], subject.spec.train
     if answer.value is None:
         yield CheckResult.warn("cpus", "cannot be counted", answer.problem, subject.there("nproc"))
@@ -210,7 +210,7 @@ def judge_cpus(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
         fewer = max(1, int(2 * answer.value / train.num_processes) - 1)
         remedy = (subject.setting(f"loader_workers={fewer}") if fewer < train.loader_workers
                   else subject.setting(f"num_processes={max(1, int(answer.value))}"))
-        yield CheckResult.warn("cpus", f"{summary}: data may be what the GPUs wait for", remedy=remedy)
+        yield CheckResult.warn("cpus", f"{summary}: the GPUs may wait for data", remedy=remedy)
     else:
         yield CheckResult.ok("cpus", summary)
 
@@ -218,7 +218,7 @@ def judge_cpus(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 # --- open files ---
 
 def parse_limit(output: Output) -> tuple[float, float]:
-    """Soft and hard limit of open files; infinity where there is none."""
+    """Parse the soft and hard limit of open files; infinity without a limit."""
     soft, hard = (float("inf") if word == "unlimited" else float(int(word)) for word in last_line(output).split())
     return soft, hard
 
@@ -231,7 +231,7 @@ def judge_open_files(subject: Subject, answers: Answers) -> Iterator[CheckResult
     soft, hard = answer.value
     folder = answers["dataset"].value
     data = len(folder.sizes) if folder else 0
-    needed = FILES_BESIDE_DATA + data + 16 * train.loader_workers  # a batch in flight is a handful of shared files
+    needed = FILES_BESIDE_DATA + data + 16 * train.loader_workers  # a batch in flight is several shared files
     if soft < needed:
         yield CheckResult.warn("open files", f"a process may open {soft:g} files, about {needed} are needed",
                                f"the hard limit is {hard:g}",
@@ -244,15 +244,15 @@ def judge_open_files(subject: Subject, answers: Answers) -> Iterator[CheckResult
 # --- shared memory ---
 
 def parse_shm(output: Output) -> int:
-    """MiB that are free in /dev/shm."""
+    """Parse the free MiB of /dev/shm."""
     fields = last_line(output).split()
     if len(fields) < 4:
-        raise ValueError("df says nothing readable")
+        raise ValueError("cannot parse the output of df")
     return int(fields[3])
 
 
 def shm_needed_mib(train: TrainConfig) -> int:
-    """Samples go from loader workers to their process through /dev/shm, and so does NCCL between GPUs."""
+    """Return the MiB of /dev/shm for the samples from loader workers to their process, and for NCCL between GPUs."""
     workers = train.num_processes * train.loader_workers
     nccl = NCCL_SHM_MIB * train.num_processes if train.device == "cuda" and train.num_processes > 1 else 0
     return int(workers * PREFETCHED * train.batch_size_per_process * MIB_PER_SAMPLE) + nccl
@@ -264,7 +264,7 @@ def judge_shm(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
         yield CheckResult.warn("shm", "cannot be read", answer.problem, subject.there("df -m /dev/shm"))
         return
     needed = shm_needed_mib(train)
-    summary = (f"/dev/shm has {answer.value} MiB free, {needed} wanted by "
+    summary = (f"/dev/shm has {answer.value} MiB free, {needed} needed by "
                f"{train.num_processes * train.loader_workers} loader workers")
     if answer.value < needed:
         yield CheckResult.warn("shm", summary, "a full /dev/shm kills a worker with `Bus error`; containers often have "

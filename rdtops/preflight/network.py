@@ -1,4 +1,4 @@
-"""What a training reaches: the host itself by keys that are known, its own processes, its tracker."""
+"""Network checks: host keys, the rendezvous of the processes, the tracker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rdtops.ssh.probe import Output, Probe
 
 WANDB = "https://api.wandb.ai"
 INTERFACES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
-# Listens where the processes of a training will meet, on a free port, and closes it.
+# Listens on a free port of the loopback, where the processes of a training meet, and closes it.
 _MEET = """\
 import json, socket, sys
 def ask(question):
@@ -35,9 +35,9 @@ sys.stdout.write(json.dumps({
 
 
 def judge_host_keys(subject: Subject, _: Answers) -> Iterator[CheckResult]:
-    """Asked at the login, which a key that is unknown or changed ends. Here it is said."""
+    """Report the host keys. The login checked them: it fails for an unknown or changed key."""
     route = subject.host.route
-    yield CheckResult.ok("host keys", "every hop showed the key that is known of it: "
+    yield CheckResult.ok("host keys", "every hop has its known host key: "
                          + ", ".join(hop.name for hop in route), ", ".join(sorted({h.known_hosts for h in route})))
 
 
@@ -48,34 +48,35 @@ def parse_rendezvous(output: Output) -> dict[str, Any]:
 
 
 def judge_rendezvous(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    """The processes of a training meet on a free port of the loopback, and gloo looks the host's own name up."""
+    """Check that the processes of a training can meet on a free port of the loopback, and that the host's own name
+    resolves, which gloo needs."""
     train, env = subject.spec.train, subject.host.env
     if train.num_processes == 1:
         yield CheckResult.skip("rendezvous", "not needed: one process")
         return
     facts = answers["rendezvous"].value
     if facts is None:
-        yield CheckResult.warn("rendezvous", "cannot be tried", answers["rendezvous"].problem,
+        yield CheckResult.warn("rendezvous", "could not be tested", answers["rendezvous"].problem,
                                subject.there("ip addr show lo; getent hosts localhost"))
         return
     lost = [f"{n}={env[n]}" for n in INTERFACES if n in env and not _is_there(env[n], facts["interfaces"])]
     if facts["loopback"] or not facts["localhost"].startswith("127."):
         yield CheckResult.fail("rendezvous", "the processes of a training cannot meet on this host",
-                               f"127.0.0.1: {facts['loopback'] or 'good'}; localhost: {facts['localhost']}",
+                               f"127.0.0.1: {facts['loopback'] or 'OK'}; localhost: {facts['localhost']}",
                                subject.there("sudo ip link set lo up; grep localhost /etc/hosts"))
     elif lost:
-        yield CheckResult.fail("rendezvous", f"{', '.join(lost)}: there is no such network interface",
-                               f"there are: {', '.join(facts['interfaces'])}",
+        yield CheckResult.fail("rendezvous", f"{', '.join(lost)}: no such network interface",
+                               f"interfaces: {', '.join(facts['interfaces'])}",
                                f"edit env of [hosts.{subject.spec.host}] in hosts.toml")
     elif facts["name"].startswith("OSError"):
-        yield CheckResult.warn("rendezvous", "the host cannot look up its own name, which gloo does", facts["name"],
+        yield CheckResult.warn("rendezvous", "the host cannot resolve its own name, which gloo needs", facts["name"],
                                subject.there('echo "127.0.1.1 $(hostname)" | sudo tee -a /etc/hosts'))
     else:
         yield CheckResult.ok("rendezvous", f"{train.num_processes} processes can meet; the host is {facts['name']}")
 
 
 def _is_there(wanted: str, interfaces: list[str]) -> bool:
-    """As NCCL reads it: names that begin so, `=` for exactly so, `^` for all but these."""
+    """Match as NCCL does: by prefix, with `=` exactly, with `^` all others."""
     if wanted.startswith("^"):
         return True
     exact = wanted.startswith("=")
@@ -84,7 +85,7 @@ def _is_there(wanted: str, interfaces: list[str]) -> bool:
 
 
 def parse_login(output: Output) -> str:
-    """`netrc` when ~/.netrc knows the server; the word alone, never what stands there."""
+    """Parse `netrc`, when ~/.netrc has the server, or `none`; its content is never read."""
     word = last_line(output).strip()
     if word not in ("netrc", "none"):
         raise ValueError("unexpected answer")
@@ -92,7 +93,7 @@ def parse_login(output: Output) -> str:
 
 
 def judge_tracker(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    """A tracker that fails ends no training; its curves are missing. metrics.jsonl is always written."""
+    """Check the tracker's login. A failing tracker does not stop a training; only its curves are missing."""
     train, env = subject.spec.train, subject.host.env
     mode = env.get("WANDB_MODE", train.wandb_mode)
     if train.tracker != "wandb":
@@ -105,10 +106,10 @@ def judge_tracker(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     elif "WANDB_API_KEY" in env:
         yield CheckResult.ok("tracker", "wandb, with the WANDB_API_KEY of hosts.toml")
     elif answers["tracker"].value == "netrc":
-        yield CheckResult.ok("tracker", f"wandb, logged in to {_wandb_server(subject)} there")
+        yield CheckResult.ok("tracker", f"wandb, logged in to {_wandb_server(subject)} on the host")
     else:
-        yield CheckResult.warn("tracker", f"wandb is not logged in to {_wandb_server(subject)}: no curves there",
-                               answers["tracker"].problem or "neither WANDB_API_KEY in hosts.toml nor ~/.netrc there",
+        yield CheckResult.warn("tracker", f"wandb is not logged in to {_wandb_server(subject)}: it would get no curves",
+                               answers["tracker"].problem or "no WANDB_API_KEY in hosts.toml, no ~/.netrc on the host",
                                f"wandb login   # on {subject.spec.host}; or: "
                                + subject.setting("wandb_mode=offline"))
 

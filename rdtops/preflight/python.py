@@ -1,4 +1,4 @@
-"""The trainer's Python: the deployed code, the interpreter, its packages, that they import, and CUDA."""
+"""Python checks: the deployed code, the interpreter, its packages, their imports, and CUDA."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from rdtops.ssh.environment import CONDA_ROOTS
 from rdtops.ssh.probe import Answer, Output, Probe
 
 OLDEST_PYTHON = (3, 10)
-# what a training imports, and no more: diffusers as a whole, or a model of transformers, takes seconds
+# what a training imports, nothing more: all of diffusers, or a model of transformers, takes seconds
 MODULES = ("rdtops.trainer.train", "accelerate.commands.launch", "diffusers.schedulers.scheduling_ddpm", "transformers",
            "h5py", "PIL", "safetensors.torch", "sentencepiece")
-# variables of hosts.toml that decide what torch finds; the others may hold secrets and stay out of command lines
+# variables of hosts.toml that affect torch; the others may be secrets, so no command line has them
 SEEN_BY_TORCH = ("CUDA_", "NVIDIA_", "NCCL_", "LD_LIBRARY_PATH", "LD_PRELOAD")
 # NVIDIA's table: the oldest Linux driver of each CUDA
 OLDEST_DRIVER = {10: 410, 11: 450, 12: 525, 13: 580}
@@ -63,7 +63,7 @@ class PythonFacts:
 
 @dataclass(frozen=True)
 class CudaFacts:
-    """What torch says; `cuda` is the version it was built for, '' for a CPU build."""
+    """What torch reports; `cuda` is the version that it was built for, '' for a CPU build."""
 
     available: bool
     count: int
@@ -88,11 +88,11 @@ def parse_python(output: Output) -> PythonFacts:
         facts = loads(last_line(output))
         return PythonFacts(tuple(int(n) for n in facts["python"]), str(facts["path"]), dict(facts["packages"]))
     except TypeError as error:
-        raise ValueError(f"not the facts we asked for: {error}") from error
+        raise ValueError(f"unexpected answer: {error}") from error
 
 
 def parse_environments(output: Output) -> list[str]:
-    """Names of the conda environments that there are."""
+    """Return the names of the existing conda environments."""
     return sorted({line.split("/")[-3] for line in output.out.splitlines() if line.endswith("/bin/python")})
 
 
@@ -102,11 +102,11 @@ def judge_python(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     if facts is None:
         there = answers["environments"].value or []
         yield CheckResult.fail("python", "the trainer's Python does not start", answers["python"].problem, edit + (
-            f"; conda environments there: {', '.join(there[:8])}" if there else ""))
+            f"; conda environments on the host: {', '.join(there[:8])}" if there else ""))
         return
     version = ".".join(map(str, facts.version))
     if facts.version < OLDEST_PYTHON:
-        yield CheckResult.fail("python", f"Python {version}; the trainer needs 3.10", facts.path, edit)
+        yield CheckResult.fail("python", f"Python {version}; the trainer needs 3.10 or newer", facts.path, edit)
     else:
         yield CheckResult.ok("python", f"{version}, {facts.path}")
 
@@ -114,13 +114,13 @@ def judge_python(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 def judge_packages(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     facts = answers["python"].value
     if facts is None:
-        yield CheckResult.skip("packages", "not asked: the trainer's Python does not start")
+        yield CheckResult.skip("packages", "not checked: the trainer's Python does not start")
     else:
         yield packages(facts, subject.host.python, subject.spec.train.tracker)
 
 
 def packages(facts: PythonFacts, python: str, tracker: str = "off") -> CheckResult:
-    """Installed versions against the minimum that pyproject.toml names for the trainer and its tracker."""
+    """Compare the installed versions with the minimum in pyproject.toml for the trainer and its tracker."""
     wanted = requirements(tracker)
     missing = [n for n in wanted if not facts.packages.get(n)]
     old = [f"{n} {facts.packages[n]} (needs {wanted[n]})" for n in wanted
@@ -134,8 +134,8 @@ def packages(facts: PythonFacts, python: str, tracker: str = "off") -> CheckResu
 
 
 def requirements(tracker: str = "off") -> dict[str, str]:
-    """Name -> lowest version, from the extras trainer and trackers of pyproject.toml. Torch is pinned to the tested
-    version there; a host has the build that fits its driver, so its major and minor number are what counts."""
+    """Return the lowest version of each package, from the extras trainer and trackers of pyproject.toml. They pin torch
+    to the tested version; a host has the build for its driver, so only 2.1 is required."""
     project = tomllib.loads((Path(rdtops.__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
     found = {}
     extras = project["optional-dependencies"]
@@ -148,7 +148,7 @@ def requirements(tracker: str = "off") -> dict[str, str]:
 # --- imports ---
 
 def in_release(subject: Subject, *arguments: str) -> str:
-    """A line that runs the environment's Python as a training would: from the deployed code."""
+    """Return a command that runs the environment's Python as a training would: in the deployed release."""
     release = subject.spec.release
     variables = {"PYTHONPATH": release, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
                  **{n: v for n, v in subject.host.env.items() if n.startswith(SEEN_BY_TORCH)}}
@@ -157,18 +157,18 @@ def in_release(subject: Subject, *arguments: str) -> str:
 
 
 def parse_imports(output: Output) -> dict[str, str]:
-    """Module -> why it cannot be imported; empty when all can."""
+    """Return why modules cannot be imported, by name; empty when all can."""
     failed = loads(last_line(output))
     if not isinstance(failed, dict):
-        raise ValueError("not the facts we asked for")
+        raise ValueError("unexpected answer")
     return {str(name): str(why) for name, why in failed.items()}
 
 
 def judge_imports(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    """Installed is not importable: a package may want another version of its neighbour, or a library of the system."""
+    """Check imports: an installed package may still need another version of a package, or a system library."""
     answer: Answer[dict[str, str]] = answers["imports"]
     if answers["release"].value != ["there"] or answers["python"].value is None:
-        yield CheckResult.skip("imports", "not asked: it needs the deployed code and a Python that starts")
+        yield CheckResult.skip("imports", "not checked: it needs the deployed code and a working Python")
     elif answer.value is None:
         yield CheckResult.fail("imports", "the trainer cannot be imported", answer.problem,
                                subject.there(in_release(subject, "-c", "import rdtops.trainer.train")))
@@ -189,8 +189,8 @@ def parse_cuda(output: Output) -> CudaFacts:
 
 
 def parse_driver(output: Output) -> str:
-    """The version of NVIDIA's driver, the same for every GPU."""
-    version = re.search(r"^\d+(\.\d+)*$", output.out, re.MULTILINE)  # beside lines about a GPU that is lost
+    """Return the version of NVIDIA's driver, the same for every GPU."""
+    version = re.search(r"^\d+(\.\d+)*$", output.out, re.MULTILINE)  # there may be lines about a lost GPU
     if not version:
         raise ValueError("no version")
     return version[0]
@@ -205,13 +205,13 @@ def judge_cuda(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     driver = answers["driver"].value or ""
     if facts is None:
         yield CheckResult.fail("cuda", "torch does not start", answers["cuda"].problem,
-                               f"inv gpu --host {subject.spec.host}   # a hanging or broken driver shows there too")
+                               f"inv gpu --host {subject.spec.host}   # shows a hanging or broken driver too")
     elif not facts.available or facts.count < train.gpus_required:
         why, remedy = _why_no_cuda(subject, facts, driver)
-        yield CheckResult.fail("cuda", f"torch sees {facts.count} GPUs, {train.gpus_required} are asked for", why,
+        yield CheckResult.fail("cuda", f"torch sees {facts.count} GPUs, {train.gpus_required} are requested", why,
                                remedy)
     elif train.mixed_precision == "bf16" and not facts.bf16:
-        yield CheckResult.warn("cuda", "these GPUs have no bf16 of their own: slow", f"CUDA {facts.cuda}",
+        yield CheckResult.warn("cuda", "these GPUs do not support bf16 in hardware: slow", f"CUDA {facts.cuda}",
                                subject.setting("mixed_precision=fp16"))
     else:
         yield CheckResult.ok("cuda", f"torch sees {facts.count} GPUs, CUDA {facts.cuda}"
@@ -219,7 +219,7 @@ def judge_cuda(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 
 
 def _why_no_cuda(subject: Subject, facts: CudaFacts, driver: str) -> tuple[str, str]:
-    """The reason that shows, and what to do about it."""
+    """Return the visible reason, and the remedy."""
     pip = f"{environment.python(subject.host)} -m pip install"
     if not facts.cuda:
         return "this torch is a build for CPUs", subject.there(f"{pip} --force-reinstall torch")
@@ -227,7 +227,7 @@ def _why_no_cuda(subject: Subject, facts: CudaFacts, driver: str) -> tuple[str, 
     if driver and _major(driver) < oldest:
         fits = max((cuda for cuda in WHEELS if OLDEST_DRIVER[cuda] <= _major(driver)), default=0)
         remedy = (f"{pip} torch --index-url https://download.pytorch.org/whl/{WHEELS[fits]}" if fits
-                  else "sudo ubuntu-drivers install   # or ask who runs it for a newer driver")
+                  else "sudo ubuntu-drivers install   # or ask its administrator for a newer driver")
         return (f"the driver is {driver}; CUDA {facts.cuda}, which this torch was built for, needs {oldest} or newer",
                 subject.there(remedy))
     visible = subject.host.env.get(nvidia_smi.VISIBLE)

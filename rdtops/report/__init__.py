@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs no network, no JavaScript and no host, made from a fetched folder."""
+"""Report: one HTML page about a run, made from a fetched folder; it needs no network, JavaScript or host."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ __all__ = ["describe"]
 
 
 def describe(folder: Path) -> Path:
-    """Write report.html and README.md of what lies in a fetched folder. Returns the page. Raises UsageError."""
+    """Write report.html and README.md of a fetched folder, and return the page. Raises UsageError."""
     run = RunFolder.read(folder)
     written = page.write(run)
     readme.write(run)  # it lists the page

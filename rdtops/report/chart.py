@@ -1,4 +1,4 @@
-"""Charts: where each line and each dot lies on the page's drawings, which templates/chart.html draws as SVG. Pure."""
+"""Charts: the positions of lines and dots, which templates/chart.html draws as SVG. Pure."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rdtops.views.scale import Scale
 
 WIDTH, HEIGHT = 720, 260
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 10, 34
-MOST_POINTS = 1200  # of a curve: more than there are pixels
-LARGEST_STEP, LARGEST_VALUE = 1e15, 1e100  # that are drawn: beyond, differences have no digits left
+MOST_POINTS = 1200  # of a curve: more than pixels
+LARGEST_STEP, LARGEST_VALUE = 1e15, 1e100  # limits of what is drawn: beyond them differences lose all digits
 SHARES = (0, 0.25, 0.5, 0.75, 1)
 
 
@@ -30,13 +30,13 @@ class ChartLine:
 
 
 def curves(lines: Sequence[ChartLine], *, marks: Sequence[tuple[float, str]] = (), unit: str = "") -> Markup:
-    """Draw curves; `marks` are vertical lines at a step, with their words. '' when there is nothing to draw."""
+    """Draw curves; `marks` are vertical lines at a step, with a label. Return '' when there is nothing to draw."""
     chart = _chart(lines, marks, unit)
     return _drawn("curves", chart) if chart else Markup("")
 
 
 def picture(lines: Sequence[ChartLine], title: str, *, marks: Sequence[tuple[float, str]] = (), unit: str = "") -> str:
-    """The same as an SVG file of its own, with its title; one that says so when there is nothing to draw."""
+    """Return the same as a complete SVG file with a title; without data it says so."""
     return TEMPLATES.get_template("curve.svg").render(title=title, chart=_chart(lines, marks, unit))
 
 
@@ -55,7 +55,7 @@ def _chart(lines: Sequence[ChartLine], marks: Sequence[tuple[float, str]], unit:
 
 
 def intervals(tallies: Sequence[Tally]) -> Markup:
-    """Draw each rate as a dot and its 95 % interval as a line; shares of 1. '' when none has a rate."""
+    """Draw each rate as a dot and its 95 % interval as a line, as fractions of 1. Return '' when none has a rate."""
     rated = [(t, t.rate, t.interval) for t in tallies if t.rate is not None and t.interval is not None]
     rows = [{"y": 18 + 26 * number, "name": tally.language[:46], "rate_x": _at(rate), "low_x": _at(low),
              "high_x": _at(high), "words": f"{tally.rate_words}, {tally.interval_words}"}
@@ -83,7 +83,7 @@ def _drawable(point: tuple[float, float]) -> tuple[float, float] | None:
 
 @dataclass(frozen=True)
 class _Axes:
-    """The scale on the drawing, in its units."""
+    """The scale in the units of the drawing."""
 
     scale: Scale
 
@@ -129,7 +129,7 @@ def _curve(axes: _Axes, line: ChartLine) -> dict[str, Any]:
 
 
 def _fewer(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the means of neighbours where there are more points than can be seen."""
+    """Return means of neighbouring points when there are more than MOST_POINTS."""
     size = -(-len(points) // MOST_POINTS)
     groups = [points[i:i + size] for i in range(0, len(points), size)]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]

@@ -1,4 +1,4 @@
-"""Curve: the loss of a run as a picture beside its report. loss.svg always, loss.png where matplotlib is installed."""
+"""Curve: the loss of a run as an image beside its report: loss.svg, and loss.png if matplotlib is installed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def draw(story: Story, folder: Path, title: str) -> None:
-    """Write the pictures: each logged step, a running mean over a twentieth of them, and the loss of held-out samples.
-    Each is written whole: a half one would stay, as they are drawn anew only after news."""
+    """Write the images: each logged step, a running mean over a twentieth of them, and the validation loss. Each is
+    written whole: a partial one would stay, since they are drawn again only after new events."""
     svg = picture(lines(story), title, marks=marks(story), unit="loss")
     files.write_whole(folder / SVG, svg.encode("utf-8", "replace"))
     if _has_matplotlib():
         files.write_whole(folder / PNG, _png(story, folder, title))
     else:
-        (folder / PNG).unlink(missing_ok=True)  # one of an earlier day would show another state
+        (folder / PNG).unlink(missing_ok=True)  # an older one would be out of date
 
 
 def is_drawn(folder: Path) -> bool:
@@ -37,12 +37,12 @@ def is_drawn(folder: Path) -> bool:
 
 
 def lines(story: Story) -> list[ChartLine]:
-    return [ChartLine("each told step", story.loss, "raw"), ChartLine("running mean", smoothed(story.loss), "loss"),
-            ChartLine("held-out samples", story.heldout, "heldout", dots=True)]
+    return [ChartLine("each logged step", story.loss, "raw"), ChartLine("running mean", smoothed(story.loss), "loss"),
+            ChartLine("validation loss", story.heldout, "heldout", dots=True)]
 
 
 def marks(story: Story) -> list[tuple[float, str]]:
-    """A vertical line for each checkpoint, with its words."""
+    """Return a vertical line for each checkpoint, with its label."""
     return [(c.step, f"{c.name}, {size(c.size_bytes)}") for c in story.checkpoints.values()]
 
 
@@ -60,7 +60,7 @@ def _png(story: Story, folder: Path, title: str) -> bytes:
 
 
 def _figure(story: Story, title: str) -> Figure:
-    from matplotlib.figure import Figure  # half a second; only who draws pays it
+    from matplotlib.figure import Figure  # takes half a second, so only where it is used
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -70,7 +70,7 @@ def _figure(story: Story, title: str) -> Figure:
         axes.plot(*zip(*smoothed(story.loss), strict=True), linewidth=2,
                   label=f"mean of {window}" if window > 1 else "loss")
         if story.heldout:
-            axes.plot(*zip(*story.heldout, strict=True), marker="o", label="held out, average")
+            axes.plot(*zip(*story.heldout, strict=True), marker="o", label="validation loss (EMA)")
         axes.set_ylim(bottom=0)
     if story.checkpoints:
         axes.vlines([c.step for c in story.checkpoints.values()], 0, 1, transform=axes.get_xaxis_transform(),
@@ -83,8 +83,8 @@ def _figure(story: Story, title: str) -> Figure:
 
 @contextmanager
 def _place_for_fonts(folder: Path) -> Iterator[None]:
-    """Matplotlib remembers fonts in the home, else in the temporary folder. Where that has no room, a passing one
-    beside the picture will do."""
+    """Give matplotlib a folder for its font cache: the home or the temporary folder; when that is full, a temporary
+    folder beside the image."""
     with ExitStack() as passing:
         try:
             tempfile.TemporaryFile().close()

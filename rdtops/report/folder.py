@@ -1,4 +1,4 @@
-"""A fetched run: what its folder on this laptop says. A file that is missing or cannot be read says nothing."""
+"""Folder: a fetched run on this laptop. A missing or unreadable file counts as empty."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rdtops.hostlib import fields, files
 from rdtops.hostlib.names import RelativePath
 from rdtops.runs.story import POINTS, Story
 
-CHECKS: Final = "checks.json"  # what `inv check` said at the launch
-RUN: Final = "run.json"  # what became of the run, as `inv status --json` says it, when it was fetched
-LOG_LINES, LOG_BYTES = 60, 1 << 18  # of the end of the log
+CHECKS: Final = "checks.json"  # the result of `inv check` at the launch
+RUN: Final = "run.json"  # the state of the run when it was fetched, as in `inv status --json`
+LOG_LINES, LOG_BYTES = 60, 1 << 18  # from the end of the log
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Evaluated:
 @dataclass(frozen=True)
 class RunFolder:
     root: Path
-    config: Mapping[str, Any]  # config.json as it is: of an older version too
+    config: Mapping[str, Any]  # config.json unchanged, of any version
     story: Story
     status: Mapping[str, Any]
-    checks: Mapping[str, Any] | None  # None: kept by no launch
+    checks: Mapping[str, Any] | None  # None: not saved by a launch
     statistics: Mapping[str, Any]
     evaluations: tuple[Evaluated, ...]
     exit_code: int | None
@@ -45,8 +45,8 @@ class RunFolder:
         """Read a fetched run. Raises UsageError for a folder that holds no run."""
         config = _table(root / "config.json")
         if config is None:
-            raise UsageError(f"{root} holds no run: there is no readable config.json",
-                             remedy="inv fetch-results   # makes results/<host>/<run>")
+            raise UsageError(f"{root} is not a fetched run: it has no readable config.json",
+                             remedy="inv fetch-results   # creates results/<host>/<run>")
         story = Story.from_events(Journal(root / "journal.jsonl").events(steps=POINTS))
         return cls(root, config, story, _table(root / RUN) or {}, _table(root / CHECKS),
                    _table(root / "statistics.json") or {}, tuple(_evaluations(root)),
@@ -67,10 +67,10 @@ class RunFolder:
 
     @property
     def state(self) -> RunState:
-        """Return what the host said when it was fetched, else what the exit code says."""
-        told = self.status.get("state")
-        if told in [state.value for state in RunState]:
-            return RunState(told)
+        """Return the state when it was fetched, else the one of the exit code."""
+        recorded = self.status.get("state")
+        if recorded in [state.value for state in RunState]:
+            return RunState(recorded)
         return {None: RunState.RUNNING, 0: RunState.FINISHED}.get(self.exit_code, RunState.FAILED)
 
     @property
@@ -99,7 +99,7 @@ def _evaluations(root: Path) -> list[Evaluated]:
 
 
 def _table(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object; None for a file that is missing or broken."""
+    """Read a JSON object; None for a missing or damaged file."""
     try:
         found = fields.loads(files.head_of(path, files.TABLE_BYTES))
     except (OSError, ValueError):

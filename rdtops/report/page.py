@@ -1,4 +1,4 @@
-"""The page: what each section of a run's report says. templates/page.html gives it its form."""
+"""Page: the content of each section of a run's report; templates/page.html has the layout."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from rdtops.views.words import duration, exit_words, heldout_words, size
 NAME: Final = "report.html"
 EMBEDDED_BYTES = 2 << 20  # of one video; a larger one is linked
 EMBEDDED_TOTAL_BYTES = 24 << 20
-QUIET = ("heldout", "sample", "checkpoint_deleted")  # events that the curves and tables show already
+QUIET = ("heldout", "sample", "checkpoint_deleted")  # events that curves and tables show
 WORST_FIRST = (Status.FAIL, Status.WARN, Status.OK, Status.SKIP)
 
 
 def write(run: RunFolder) -> Path:
-    """Write report.html into the run's folder, unless it is there and says the same."""
+    """Write report.html into the run's folder, unless it is there with the same content."""
     return pages.write(run.root / NAME, page(run))
 
 
@@ -72,9 +72,9 @@ def _failure(run: RunFolder) -> str:
     if run.state not in (RunState.FAILED, RunState.LOST):
         return ""
     failed = next((e for e in reversed(run.story.others) if e.kind == "failed"), None)
-    said = pages.text(failed.data.get("error", "")) if failed else log_text(run.log_tail).strip().rpartition("\n")[2]
+    error = pages.text(failed.data.get("error", "")) if failed else log_text(run.log_tail).strip().rpartition("\n")[2]
     remedy = pages.text(failed.data.get("remedy", "")) if failed else ""
-    return "\n".join([exit_words(run.exit_code), said, *([f"-> {remedy}"] if remedy else [])])
+    return "\n".join([exit_words(run.exit_code), error, *([f"-> {remedy}"] if remedy else [])])
 
 
 def _curves(story: Story) -> dict[str, Markup]:
@@ -97,17 +97,17 @@ def _saved(run: RunFolder, saved: Checkpoint) -> dict[str, str]:
 
 
 def home(run: RunFolder, name: CheckpointName) -> str:
-    """Return the folder of a fetched checkpoint, relative to the page's; '' where there is none."""
+    """Return the folder of a fetched checkpoint, relative to the page; '' where there is none."""
     return f"checkpoints/{name}" if (run.root / "checkpoints" / name).is_dir() else ""
 
 
 @dataclass(frozen=True)
 class _Video:
-    """Small ones are part of the page, large ones are linked beside it."""
+    """A video: a small one is embedded in the page, a large one is linked."""
 
     path: str  # relative to the page
     name: str
-    content: str  # base64, '' of a large one
+    content: str  # base64; '' of a large one
 
 
 def _evaluations(run: RunFolder) -> Iterator[dict[str, Any]]:
@@ -125,7 +125,7 @@ def _videos(root: Path, evaluated: Evaluated, left_bytes: int) -> Iterator[_Vide
         limit = min(EMBEDDED_BYTES, left_bytes)
         try:
             content = files.head_of(root / name, limit + 1)
-        except OSError:  # no regular file
+        except OSError:  # not a regular file
             continue
         is_embedded = len(content) <= limit
         left_bytes -= len(content) if is_embedded else 0
@@ -141,11 +141,11 @@ def _checks(run: RunFolder) -> dict[str, Any]:
 
 
 def _finding(result: Mapping[str, Any]) -> dict[str, Any]:
-    said = result.get("status", "")
-    rank = next((rank for rank, status in enumerate(WORST_FIRST) if status.value == said), len(WORST_FIRST))
+    word = result.get("status", "")
+    rank = next((rank for rank, status in enumerate(WORST_FIRST) if status.value == word), len(WORST_FIRST))
     css_class = [*(status.value.lower() for status in WORST_FIRST), ""][rank]
     is_worth_reading = css_class in ("fail", "warn")
-    return {"rank": rank, "status": said, "css_class": css_class, "is_worth_reading": is_worth_reading,
+    return {"rank": rank, "status": word, "css_class": css_class, "is_worth_reading": is_worth_reading,
             "name": result.get("name", ""), "summary": result.get("summary", ""),
             "below": [result[key] for key in ("evidence", "remedy") if result.get(key) and is_worth_reading]}
 
@@ -157,7 +157,7 @@ def _events(run: RunFolder) -> Iterator[tuple[str, str]]:
 def _moment(time_s: float) -> str:
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time_s)) if time_s else ""
-    except (OverflowError, ValueError, OSError):  # a host may say any number
+    except (OverflowError, ValueError, OSError):  # a host may send any number
         return "?"
 
 

@@ -1,4 +1,4 @@
-"""README.md of a fetched run: what was run, on what, with what result, and what one may type next."""
+"""README.md of a fetched run: configuration, data, results, and the next commands."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rdtops.views.words import duration, heldout_words, size
 
 FILES = {
     "report.html": "all of this as a page, with curves; opens without network",
-    "config.json": "what was asked for: every setting, paths on the host",
-    "journal.jsonl": "what happened, one event a line", "metrics.jsonl": "the numbers of each told step",
-    "train.log": "what the trainer said", "statistics.json": "of the dataset, with the MD5 of each file",
-    "checks.json": "what inv check said at the launch", "launch.sh": "what was started",
+    "config.json": "what was requested: every setting, paths on the host",
+    "journal.jsonl": "what happened, one event a line", "metrics.jsonl": "the numbers of each logged step",
+    "train.log": "the output of the trainer", "statistics.json": "of the dataset, with the MD5 of each file",
+    "checks.json": "the results of inv check at the launch", "launch.sh": "the script that was started",
     "loss.svg": "the loss curve", "loss.png": "the same for programs that show no SVG (with the extra `plots`)",
     "eval": "evaluations: reports, trials, videos",
     "checkpoints": "each with its manifest.json: size and MD5 of every file"}
 
 
 def write(run: RunFolder) -> Path:
-    """Write README.md into the run's folder, unless it is there and says the same."""
+    """Write README.md into the run's folder, unless it is there with the same content."""
     return pages.write(run.root / "README.md", readme(run))
 
 

@@ -1,7 +1,7 @@
-"""Admission: whether what is requested runs already, and how exactly one training of it begins.
+"""Admission: start exactly one training for a request, or find the one that is running.
 
-Two requests are the same when settings, code and assets are. Typed again after a laptop died, a request finds the run
-that it made before; the host decides that under a lock (launch_on_host), so that two laptops get one training as well.
+Two requests are the same when settings, code and assets are. Repeated after a laptop died, a request finds the run that
+it started before; the host decides that under a lock (training_starter), so two laptops get one training as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rdtops.runs import detached, jobs, launch, launchers, overview
 from rdtops.runs.overview import RunView
 from rdtops.ssh.connection import Connection
 
-_PATIENCE_S = 120.0  # for another launch of the workspace, and for this one
+_PATIENCE_S = 120.0  # to wait for another launch in the workspace, and for this one
 
 
 def duplicate_of(spec: RunSpec, found: Sequence[RunView]) -> RunView | None:
@@ -31,43 +31,44 @@ def duplicate_of(spec: RunSpec, found: Sequence[RunView]) -> RunView | None:
 
 
 def find_duplicate(connection: Connection, spec: RunSpec) -> RunView | None:
-    """The same, asked of the host."""
+    """Return the same for the runs of the host."""
     return duplicate_of(spec, overview.list_runs(connection))
 
 
 def admit(connection: Connection, spec: RunSpec, *, again: bool = False) -> tuple[RunSpec, Submitted]:
-    """Make one training of `spec` run on the host, begun now or before. `again` begins another one beside a duplicate.
+    """Ensure that one training of `spec` runs on the host, started now or before. `again` starts another one beside a
+    duplicate.
 
-    Raises RunError naming who holds what it needs, or why it did not begin."""
-    for _ in range(3):  # a duplicate may end while we look
+    Raises RunError naming who holds its GPUs or folder, or why it did not start."""
+    for _ in range(3):  # a duplicate may end in between
         answer = _asked(connection, spec, again)
         if answer.get("launcher"):
             return spec, Submitted(str(answer["launcher"]), note=str(answer["note"]))
-        if "launcher" in answer:  # all is made ready
+        if "launcher" in answer:  # everything is prepared
             return spec, jobs.submit(connection, spec)
         if "duplicate" not in answer:
             raise refusal(connection.host.name, spec, answer)
         spec = replace(spec, run_id=answers.run_id(connection.host.name, answer["duplicate"]))
         if answer["state"] == "running":
             return spec, Submitted("", already=True)
-    raise RunError(f"{connection.host.name}: {spec.run_id} is prepared and does not begin",
+    raise RunError(f"{connection.host.name}: {spec.run_id} is prepared and does not start",
                    remedy=f"inv status --host {connection.host.name} --all")
 
 
 def request_key(spec: RunSpec) -> dict[str, Any]:
-    """Return what makes two runs the same training, by the rule of the host."""
+    """Return the request key, equal for two runs of the same training, by the rule of the host."""
     return training_starter.request_key({"train_digest": spec.train.digest, "snapshot": spec.snapshot,
                                        "assets": dict(spec.assets)})
 
 
 def refusal(host: str, spec: RunSpec, answer: dict[str, Any]) -> RunError:
-    """Why the host did not begin the run, in words."""
+    """Return the error for a run that the host did not start."""
     if answer.get("problem") == "release":
-        return RunError(f"{host}: the code {spec.snapshot} is not deployed (any more): {spec.release}",
+        return RunError(f"{host}: the code {spec.snapshot} is not deployed, or no longer: {spec.release}",
                         remedy=f"inv deploy --host {host} --only code")
     if answer.get("problem") == "busy":
-        return RunError(f"{host}: another launch in {spec.workspace} does not come to its end",
-                        remedy=f"fuser -v {answer['lock']}   # on {host}: who is it?")
+        return RunError(f"{host}: another launch in {spec.workspace} is still in progress",
+                        remedy=f"fuser -v {answer['lock']}   # on {host}: which process it is")
     return detached.refusal(host, str(spec.paths.script), answer)
 
 

@@ -1,4 +1,4 @@
-"""The launchers that need nobody's leave: tmux and setsid, on the very machine that we log in to."""
+"""Detached: the launchers tmux and setsid, on the machine that we log in to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rdtops.on_host import detacher, training_starter
 from rdtops.ssh.command import Command, quoted
 from rdtops.ssh.connection import Connection
 
-PROGRAMS = {"auto": ("tmux", "setsid"), "tmux": ("tmux",), "setsid": ("setsid",)}  # launcher -> the first one there is
+PROGRAMS = {"auto": ("tmux", "setsid"), "tmux": ("tmux",), "setsid": ("setsid",)}  # launcher -> the first one found
 STARTED_WITHIN_S = 20.0
 
 
@@ -61,7 +61,7 @@ class Detached:
         if self.name == "setsid":
             return line
         words = ["tmux", "-L", detacher.socket_of(session), "-f", "/dev/null", "new-session", "-d", "-s", session]
-        return f"{line}   # and a window on its log: {Command(*words).shell()} tail -F {job.log.name}"
+        return f"{line}   # and a window that shows its log: {Command(*words).shell()} tail -F {job.log.name}"
 
     def attach_line(self, job: Job) -> str:
         session = session_of(job)
@@ -70,7 +70,7 @@ class Detached:
 
 
 def start(job: Job, detaches_with: str) -> dict[str, Any]:
-    """Return what our program on the host needs in order to start a job."""
+    """Return the request to our program on the host to start a job."""
     return {"script": str(job.script), "session": session_of(job), "tag": job.tag, "launcher": detaches_with,
             "within_s": STARTED_WITHIN_S}
 
@@ -81,29 +81,29 @@ def session_of(job: Job) -> str:
 
 
 def refusal(host: str, script: str, answer: Mapping[str, Any]) -> RunError:
-    """Say why our program on the host did not start a script."""
+    """Return the error for a script that our program on the host did not start."""
     if "in_the_way" in answer:
         return _held(host, answer["in_the_way"])
     reason = f": {answer['said']}" if answer.get("said") else ""
     if answer["problem"] == "busy":
-        return RunError(f"{host}: another launch of {script} does not come to its end",
-                        remedy=f"fuser -v {answer['lock']}   # on {host}: who is it?")
+        return RunError(f"{host}: another launch of {script} is still in progress",
+                        remedy=f"fuser -v {answer['lock']}   # on {host}: which process it is")
     if answer["problem"] == "launcher":
-        return RunError(f"{host}: the launcher that hosts.toml wants refused{reason}",
+        return RunError(f"{host}: the launcher of hosts.toml failed{reason}",
                         remedy=f'launcher = "auto" under [hosts.{host}]')
     return RunError(f"{host}: {script} was started through {answer['launched_by']} but did not begin within "
-                    f"{STARTED_WITHIN_S:g} s{reason}", remedy=f"ssh there and run: sh {script}")
+                    f"{STARTED_WITHIN_S:g} s{reason}", remedy=f"ssh to {host} and run: sh {script}")
 
 
 def in_the_way(host: str, holders: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Say who holds the lease, or that a lock of it cannot be used, in a few words; and what to do."""
+    """Return in a few words who holds the lease, or that a lock cannot be used; and the remedy."""
     others = f"other GPUs: CUDA_VISIBLE_DEVICES under [hosts.{host}.env]"
     if any(holder.get("problem") for holder in holders):
-        return "it cannot lock what it needs", (f"remove on {host} what is named, as its owner or as root   # or "
-                                                f"{others}; {lease.LOCKS} there names another folder for locks")
+        return "its locks cannot be taken", (f"remove the named files on {host}, as their owner or as root   # or "
+                                             f"{others}; {lease.LOCKS} in it sets another folder for locks")
     run_id = lease.run_of(holders)
     stop = f"inv stop --host {host} --run {run_id}" if run_id else f"inv status --host {host} --all"
-    return f"{run_id or 'another run'} is running here", f"{stop}   # or {others}"
+    return f"resources held by {run_id or 'another run'}", f"{stop}   # or {others}"
 
 
 def _held(host: str, holders: Sequence[Mapping[str, Any]]) -> RunError:

@@ -72,7 +72,7 @@ def list_evaluations(connection: Connection, found: Sequence[RunView]) -> list[E
 
 
 def find(connection: Connection, run: RunView, name: str = "") -> EvalView:
-    """Return the one with that in its name, by default the newest. Raises RunError."""
+    """Return the evaluation whose name contains `name`, by default the newest. Raises RunError."""
     every = list_evaluations(connection, [run])
     if not every:
         raise RunError(f"{run.host}: {run.run_id} has no evaluation",
@@ -87,8 +87,8 @@ def find(connection: Connection, run: RunView, name: str = "") -> EvalView:
 
 def spec_of(connection: Connection, run: RunSpec, code: RunSpec, which: str, protocol: Protocol, processes: int,
             device: str) -> EvalSpec:
-    """`run` is what is evaluated, `code` has the release that evaluates it. `which`: latest, best, a step, or a path
-    on the host. Raises RunError when the run has no such checkpoint."""
+    """Return the spec of an evaluation of `run` by the release of `code`. `which`: latest, best, a step, or a path on
+    the host. Raises RunError when the run has no such checkpoint."""
     if is_path(which):
         folder, digest = connection.absolute(checkpoint_folder(which)), ""
     else:
@@ -108,7 +108,7 @@ def is_path(which: str) -> bool:
 
 
 def stand_in(path: str, fresh: RunSpec) -> RunSpec:
-    """Return a run for a checkpoint that no run of ours made. Its id sorts before all others and is always the same."""
+    """Return a run for a checkpoint that is not of our runs. Its id sorts before all others and is always the same."""
     digest = hashlib.md5(checkpoint_folder(path).encode()).hexdigest()[:4]
     return replace(fresh, run_id=RunId(f"00000000-000000-evaluated-{digest}"))
 
@@ -156,7 +156,7 @@ def _job(connection: Connection, run_id: RunId, name: EvaluationName) -> Job:
 
 def _require_release(connection: Connection, spec: EvalSpec) -> None:
     if not connection.run_shell(f"[ -e {quoted(spec.release + '/snapshot.json')} ]", check=False).ok:
-        raise RunError(f"{spec.host}: this tree ({spec.snapshot}) is not deployed, and it is what evaluates",
+        raise RunError(f"{spec.host}: this tree ({spec.snapshot}) is not deployed; an evaluation runs its code",
                        remedy=f"inv deploy --host {spec.host} --only code")
 
 

@@ -57,7 +57,7 @@ class Stats:
 def replay(connection: Connection, run: RunView, step: int, checkpoint: str = "", device: str = "") -> Replayed:
     """Compute a step of a run again, with the code that it was launched with."""
     if run.spec is None:
-        raise RunError(f"{run.host}: the config.json of {run.run_id} cannot be read, so it cannot be replayed")
+        raise RunError(f"{run.host}: the config.json of {run.run_id} cannot be read, so its steps cannot be replayed")
     options = [*(["--checkpoint", checkpoint] if checkpoint else []), *(["--device", device] if device else [])]
     root = str(overview.paths(connection, run).root)
     return Replayed(run.host, ask(connection, run.spec.release, "replay", [root, str(step), *options, "--json"]))
@@ -66,7 +66,7 @@ def replay(connection: Connection, run: RunView, step: int, checkpoint: str = ""
 def normfit(connection: Connection, spec: RunSpec, samples: int) -> NormFitted:
     """Try both norms on the weights and data that a training with this spec would use."""
     if "pretrained" not in spec.assets:
-        raise RunError("a training from scratch has no weights yet, so no norm fits them better",
+        raise RunError("a training from scratch has no pretrained weights to test",
                        remedy=f"inv normfit --host {spec.host}   # without --from-scratch")
     assets = spec.assets
     arguments = [assets["pretrained"], assets["dataset"], "--text-encoder", assets["text_encoder"], "--vision-encoder",
@@ -76,13 +76,13 @@ def normfit(connection: Connection, spec: RunSpec, samples: int) -> NormFitted:
 
 
 def stats(connection: Connection, spec: RunSpec, recompute: bool) -> Stats:
-    """Read the statistics of the dataset that a training with this spec would use, with the code deployed there."""
+    """Read the statistics of the dataset that a training with this spec would use, with the deployed code."""
     return Stats(spec.host, ask(connection, spec.release, "statistics",
                                 _stats_arguments(spec.assets["dataset"], spec.train, recompute)))
 
 
 def stats_here(folder: Path, train: TrainConfig, recompute: bool) -> Stats:
-    """Read the statistics of a dataset on this laptop, in a process of its own: the control side imports nothing of the
+    """Read the statistics of a dataset on this laptop, in a separate process: the control side does not import the
     trainer."""
     root = Path(rdtops.__file__).resolve().parents[1]
     done = subprocess.run(
@@ -90,7 +90,7 @@ def stats_here(folder: Path, train: TrainConfig, recompute: bool) -> Stats:
         cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=TIMEOUT_S,
         check=False)
     return Stats("this laptop", _answer("this laptop", "statistics", done.returncode, done.stdout, done.stderr,
-                                        f"{sys.executable} -m pip install numpy h5py   # are they there?"))
+                                        f"{sys.executable} -m pip install numpy h5py   # they are needed"))
 
 
 def ask(connection: Connection, release: str, program: str, arguments: Sequence[str]) -> dict[str, Any]:
@@ -100,11 +100,11 @@ def ask(connection: Connection, release: str, program: str, arguments: Sequence[
     variables = {"PYTHONPATH": release, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
                  **host.env}
     command = Command(environment.python(host), "-m", f"rdtops.trainer.{program}", *arguments)
-    # over stdin, since every user of the host sees command lines: an address in env may have a password
+    # over stdin, since every user of the host sees command lines: a URL in env may hold a password
     line = f'cd {quoted(release)} && {environment.activation(host)}eval "$(cat)" && {command.shell()}'
     result = connection.run_shell(line, timeout_s=TIMEOUT_S, check=False, stdin=secrets.exports(variables).encode())
     return _answer(host.name, program, result.code, result.out, result.err,
-                   f"inv deploy --only code --host {host.name}   # is {release} there?")
+                   f"inv deploy --only code --host {host.name}   # it sends {release}")
 
 
 def _stats_arguments(folder: str, train: TrainConfig, recompute: bool) -> list[str]:
@@ -115,12 +115,12 @@ def _stats_arguments(folder: str, train: TrainConfig, recompute: bool) -> list[s
 def _answer(where: str, name: str, code: int, out: str, err: str, else_do: str) -> dict[str, Any]:
     if code:
         message, _, remedy = err.strip().rpartition("\nnext: ")
-        if code == UsageError.exit_code:  # it lists what would be right, which may be long
+        if code == UsageError.exit_code:  # it lists the valid values, which may be long
             raise UsageError(f"{where}: {message or remedy}", remedy=remedy if message else "")
-        raise RunError(f"{where}: {name} has no answer, exit {code}: {(message or remedy)[-1500:]}",
+        raise RunError(f"{where}: {name} failed with exit code {code}: {(message or remedy)[-1500:]}",
                        remedy=remedy if message else else_do)
     try:
         answer: dict[str, Any] = loads(out.strip().rpartition("\n")[2])
     except ValueError:
-        raise RunError(f"{where}: {name} answered no JSON: {out[-600:]}") from None
+        raise RunError(f"{where}: {name} did not print JSON: {out[-600:]}") from None
     return answer

@@ -1,5 +1,4 @@
-"""Trainings and evaluations as jobs: what a launcher starts, what came of it, and what its answers mean for their
-state."""
+"""Jobs: trainings and evaluations as a launcher starts them, and their state by its answers."""
 
 from __future__ import annotations
 
@@ -23,14 +22,14 @@ _PHASES = {Phase.QUEUED: RunState.QUEUED, Phase.RUNNING: RunState.RUNNING, Phase
 
 @dataclass(frozen=True)
 class Launched:
-    """What came of a launch: of a training, or of an evaluation of one."""
+    """The result of launching a training, or an evaluation of one."""
 
     host: str
     run_id: str
     folder: str  # of the job, on the host
     submitted: Submitted
-    is_scheduled: bool = False  # a scheduler has it, which may let it wait
-    resumed_from: str = ""  # the checkpoint from which a training goes on
+    is_scheduled: bool = False  # a scheduler has it, and may queue it
+    resumed_from: str = ""  # the checkpoint from which a training resumes
     evaluation: str = ""  # its name; '' for a training
     tasks: tuple[str, ...] = ()  # of an evaluation, and how many trials it makes of all of them
     trials: int = 0
@@ -38,7 +37,7 @@ class Launched:
 
     @property
     def launcher(self) -> str:
-        """What started it: tmux, setsid, a job of a cluster; '' when it was running already."""
+        """Return what started it: tmux, setsid, a job of a cluster; '' when it was running already."""
         return "" if self.submitted.already else self.submitted.words
 
     def to_json(self) -> dict[str, Any]:
@@ -50,25 +49,25 @@ class Launched:
 
 
 def training_job(paths: RunPaths, spec: RunSpec | None = None) -> Job:
-    """Without `spec` it is good for asking and stopping, not for starting."""
+    """Return the job of a training. Without `spec` it can be queried and stopped, but not started."""
     processes, on_gpus = (spec.train.num_processes, spec.train.device == "cuda") if spec else (1, False)
     return Job(paths.run_id, paths.script, paths.log, f"RDTOPS_RUN={paths.run_id}", processes, on_gpus, spreads=True)
 
 
 def evaluation_job(paths: EvalPaths, spec: EvalSpec | None = None) -> Job:
-    """As training_job."""
+    """Return the job of an evaluation, as training_job does."""
     name = f"{paths.run.run_id}/{paths.name}"
     processes, on_gpus = (spec.processes, spec.device == "cuda") if spec else (1, False)
     return Job(name, paths.script, paths.log, f"RDTOPS_EVAL={name}", processes, on_gpus)
 
 
 def job_of(spec: RunSpec | EvalSpec) -> Job:
-    """Return the job that a training or an evaluation is, good for starting it."""
+    """Return the job of a training or an evaluation, ready to be started."""
     return evaluation_job(spec.paths, spec) if isinstance(spec, EvalSpec) else training_job(spec.paths, spec)
 
 
 def submit(connection: Connection, spec: RunSpec | EvalSpec) -> Submitted:
-    """Start its script as it lies there, exactly once. Raises RunError when it did not start."""
+    """Start the script that is on the host, exactly once. Raises RunError when it did not start."""
     return launchers.launcher(connection.host).submit(connection, job_of(spec))
 
 
@@ -78,7 +77,7 @@ def launched(connection: Connection, spec: RunSpec | EvalSpec, submitted: Submit
 
 
 def states(connection: Connection, jobs: Iterable[Job]) -> Mapping[str, JobState]:
-    """Ask the scheduler about each, by name. Nothing where there is none: the host's own files and processes tell."""
+    """Return the scheduler's state of each job, by name. Empty without a scheduler: files and processes decide then."""
     asked = list(jobs)
     if not asked or not launchers.traits(connection.host).is_scheduled:
         return {}
@@ -86,7 +85,7 @@ def states(connection: Connection, jobs: Iterable[Job]) -> Mapping[str, JobState
 
 
 def state_of(job: JobState | None, by_files: RunState) -> RunState:
-    """Where a scheduler knows the job, its word; of one that ended by itself, what its exit code says."""
+    """Return the scheduler's state where it knows the job; of a job that ended by itself, the state by its files."""
     if job is None or not is_known(job):
         return by_files
     return _PHASES.get(job.phase) or _ENDS.get(job.cause, by_files)
@@ -97,10 +96,10 @@ def is_known(job: JobState | None) -> bool:
 
 
 def stop(connection: Connection, job: Job, grace_s: float) -> None:
-    """Stop it, and write into its Journal that somebody asked for it. Raises RunError when something is left, or when
-    the scheduler does not answer."""
+    """Stop a job, and write the request into its Journal. Raises RunError when a process is left, or when the scheduler
+    does not answer."""
     line = json.dumps({"kind": "stop_requested", "time_s": round(time.time(), 3), "by": "inv stop"}) + "\n"
     journal = quoted(job.file("journal.jsonl"))
-    # a disk that is full, or a broken file of that name, is no reason to let it run on
+    # a full disk or a damaged Journal must not prevent the stop
     connection.run_shell(f"[ ! -f {journal} ] || cat >> {journal}", stdin=line.encode(), check=False)
     launchers.launcher(connection.host).stop(connection, job, grace_s)

@@ -43,17 +43,17 @@ do starts=$((starts + 1)); sleep 1; done
 exit "$code"
 """
 _LEASE = """\
-[ "${{RDTOPS_LEASE:-}}" = {run_id} ] || exec {lease}  # its GPUs and this folder are its own, or it does not start
+[ "${{RDTOPS_LEASE:-}}" = {run_id} ] || exec {lease}  # lock its GPUs and this folder, or do not start
 """
 _TRAPS = """\
-trap '' USR1 HUP  # Slurm sends USR1 to all before a time limit; the trainer hears it, its launcher would die of it
-trap : TERM INT  # heard by the supervisor; this shell stays to write how it ended
+trap '' USR1 HUP  # Slurm sends USR1 before a time limit; the trainer handles it, its launcher would die
+trap : TERM INT  # the supervisor handles them; this shell stays to write the exit code
 """
 _LAUNCHED = """\
 printf '{"kind": "launched", "time_s": %s, "launcher": "%s", "pid": %s}\\n' \\
     "$(date +%s)" "${RDTOPS_LAUNCHER:-hand}" "$$" >> journal.jsonl
 """
-SUPERVISOR_STARTS = 100  # a supervisor that is killed is started again, so often at most
+SUPERVISOR_STARTS = 100  # a killed supervisor is started again at most this often
 _AGAIN = (f'[ ! -e exit ] && [ "$code" -gt 128 ] && [ "$starts" -lt {SUPERVISOR_STARTS} ]'
           "  # the supervisor itself was killed")
 
@@ -69,25 +69,25 @@ def script(host: Host, spec: RunSpec) -> str:
 
 
 def _lease(host: Host, spec: RunSpec) -> str:
-    """A scheduler gives a job its GPUs, and has one job of the name."""
+    """Return the line that takes the lease; '' with a scheduler, which assigns GPUs and allows one job of a name."""
     if launchers.traits(host).is_scheduled:
         return ""
     return _LEASE.format(run_id=quoted(spec.run_id), lease=lease_command(host, spec).shell())
 
 
 def evaluation_script(host: Host, spec: EvalSpec) -> str:
-    """Return the text of eval.sh. It has not the run's tag: `inv stop` of the training leaves it alone."""
+    """Return the text of eval.sh. It lacks the run's tag, so `inv stop` of the training does not stop it."""
     program = Command("nice", "-n", "10", environment.python(host), "-m", "rdtops.trainer.evaluate",
                       str(spec.paths.spec))
     return _SCRIPT.format(
-        title=f"Evaluation {spec.name}: written by `inv eval`. Started by hand, it goes on where it ended.",
+        title=f"Evaluation {spec.name}: written by `inv eval`. Started by hand, it continues where it stopped.",
         root=quoted(str(spec.paths.root)), begin="", launched="", log=spec.paths.log.name, again="false  # once",
         exports=_environment(host, spec.workspace, spec.release, {"RDTOPS_EVAL": f"{spec.run_id}/{spec.name}"}),
         release=quoted(spec.release), activation=_activation(host), program=program.shell())
 
 
 def files(host: Host, spec: RunSpec) -> dict[str, str]:
-    """Return the files of a run that begins, by name."""
+    """Return the files of a new run, by name."""
     return {spec.paths.config.name: spec.to_json() + "\n", spec.paths.script.name: script(host, spec),
             **launchers.launcher(host).files(jobs.job_of(spec), _spread(host, spec))}
 
@@ -103,7 +103,7 @@ def start_line(host: Host, spec: RunSpec | EvalSpec) -> str:
 
 
 def _environment(host: Host, workspace: str, release: str, tag: Mapping[str, str]) -> str:
-    """The lines that set it: what hosts.toml declares, ours, and the secrets from the file that only we may read."""
+    """Return the export lines: env of hosts.toml, our variables, and the secrets from their private file."""
     hidden = secrets.in_env(host)
     shown = {name: value for name, value in {**tag, **_variables(host, release)}.items() if name not in hidden}
     lines = secrets.exports(shown)
@@ -121,19 +121,19 @@ def _variables(host: Host, release: str) -> dict[str, str]:
 
 
 def lease_command(host: Host, spec: RunSpec) -> Command:
-    """Hold what the run needs, then become launch.sh again."""
+    """Return the command that takes the lease, then runs launch.sh again."""
     return Command(host.python, "-I", f"{spec.release}/rdtops/contract/lease.py", str(spec.paths.config),
                    "sh", str(spec.paths.script))
 
 
 def supervised(host: Host, spec: RunSpec) -> Command:
-    """`rdtops.supervisor config.json … -- accelerate launch …`: it starts the trainer again when that can help."""
+    """Return `rdtops.supervisor config.json … -- accelerate launch …`, which restarts the trainer when that helps."""
     return Command(environment.python(host), "-m", "rdtops.supervisor", str(spec.paths.config),
                    *host.recovery.words(), "--", *trainer_command(host, spec).argv)
 
 
 def trainer_command(host: Host, spec: RunSpec) -> Command:
-    """`accelerate launch … -m rdtops.trainer.train config.json`, on as many machines as the launcher gives it."""
+    """Return `accelerate launch … -m rdtops.trainer.train config.json`, on as many machines as the launcher gives."""
     return launchers.launcher(host).spread(jobs.job_of(spec), _spread(host, spec))
 
 
@@ -146,7 +146,7 @@ def _spread(host: Host, spec: RunSpec) -> Spread:
 
 
 def _distribution(train: TrainConfig) -> list[str]:
-    """accelerate's word for `sharding`. Its launcher only hands it on to the trainer, which compares the two
+    """Return accelerate's options for `sharding`. Its launcher only passes them to the trainer, which compares the two
     (rdtops/trainer/distributed/sharding.py)."""
     if train.num_processes == 1:
         return ["--cpu"] if train.device == "cpu" else []

@@ -1,4 +1,4 @@
-"""Which launcher a host has: one of the bundled ones, or one that a plugin brings."""
+"""Launchers: the launcher of a host, bundled or from a plugin."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from rdtops.ssh.hosts import Host
 def launcher(host: Host, plugins: Registry | None = None) -> Launcher:
     """Return the launcher that hosts.toml names. Without `plugins` they are loaded.
 
-    Raises ConfigError when there is none of that name, naming those there are and whatever kept a plugin from bringing
-    one."""
+    Raises ConfigError when there is none of that name; it lists the known ones and the errors of plugins."""
     bundled = {name: detached.Detached(name) for name in detached.PROGRAMS}
     if host.launcher in bundled:
         return bundled[host.launcher]
@@ -28,14 +27,14 @@ def launcher(host: Host, plugins: Registry | None = None) -> Launcher:
     if host.launcher not in registered:
         names = [*bundled, *registered]
         raise ConfigError(f"hosts.{host.name}.launcher: there is no launcher {host.launcher!r}"
-                          f"{nearest(host.launcher, names)}; there are {', '.join(names)}"
-                          + "".join(f"\n{problem}" for problem in problems), remedy="inv plugins   # who brings one")
+                          f"{nearest(host.launcher, names)}; launchers: {', '.join(names)}"
+                          + "".join(f"\n{problem}" for problem in problems), remedy="inv plugins   # lists them")
     return registered[host.launcher]
 
 
 def traits(host: Host) -> Traits:
-    """Return those of the host's launcher. Of one that no plugin brings nothing is assumed of the machine that we log
-    in to; the preflight check names it."""
+    """Return the traits of the host's launcher. For an unknown launcher nothing is assumed of the machine that we log
+    in to; the preflight check reports it."""
     try:
         return Traits.of(launcher(host))
     except ConfigError:

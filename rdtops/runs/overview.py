@@ -1,4 +1,4 @@
-"""Runs as the laptop sees them: facts from the host, meaning from the contract."""
+"""Overview: the runs of a host, as facts from the host interpreted by the contract."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class RunView:
     error: str
     job: JobState | None = None  # of a cluster's scheduler; None where there is none
     last_checkpoint_s: float = 0.0  # when it was complete, Unix time of the host; 0.0 while there is none
-    gpus: tuple[GpuUsage, ...] = ()  # those it uses; asked only while it runs, and only by `status` and `watch`
-    problem: str = ""  # why its files do not say all of this; the other runs do not suffer from it
+    gpus: tuple[GpuUsage, ...] = ()  # those it uses; only while it runs, and only for `status` and `watch`
+    problem: str = ""  # why some of this is unknown; other runs are not affected
 
     @property
     def end(self) -> RunEnd:
-        """Return what plugins get when it has ended."""
+        """Return the end of the run, as plugins get it."""
         lines = self.log_tail.strip().splitlines() if self.state in (RunState.FAILED, RunState.LOST) else []
         error = self.error or (self.job.words if self.job and self.job.cause else lines[-1] if lines else "")
         return RunEnd(self.state, self.step, self.max_steps, self.loss, self.exit_code, error, self.last_event_s)
@@ -94,7 +94,7 @@ def choose(host: str, workspace: str, names: Sequence[RunId], run_id: str = "") 
     matching = evidence_on_host.matching(names, run_id)
     if len(matching) != 1:
         which = "no run" if not matching else "several runs"
-        raise RunError(f"{host}: {which} called {run_id!r}; newest: {', '.join(names[-5:])}",
+        raise RunError(f"{host}: {which} matches {run_id!r}; newest: {', '.join(names[-5:])}",
                        remedy=f"inv status --host {host}")
     return matching[0]
 
@@ -104,7 +104,7 @@ def paths(connection: Connection, run: RunView) -> RunPaths:
 
 
 def checkpoints(connection: Connection, run: RunView) -> tuple[list[Checkpoint], list[str]]:
-    """List the valid checkpoints of a run by step, and the names of what is there without a valid manifest."""
+    """List the valid checkpoints of a run by step, and the names of those without a valid manifest."""
     answer = connection.call(run_reporter, {"op": "checkpoints", "workspace": connection.workspace,
                                             "run_id": run.run_id})
     return answers.checkpoints(run.host, answer, paths(connection, run))
@@ -118,15 +118,16 @@ def write_file(connection: Connection, path: PurePosixPath, text: str, *, make_f
 
 
 def digest_states(connection: Connection, run: RunView, *, verify: bool) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Return by name of everything below checkpoints/: verified, unverified, damaged or unfinished, and what is wrong.
-    With `verify` every byte is read on the host (its disk's speed), else what is known of unchanged files counts."""
+    """Return by name, for everything below checkpoints/: verified, unverified, damaged or unfinished, and the problems.
+    With `verify` every byte is read on the host (at the speed of its disk), else known digests of unchanged files are
+    used."""
     request = {"folder": str(paths(connection, run).checkpoints), "recompute": verify, "names": []}
     answer = connection.call(checkpoint_verifier, request, timeout_s=VERIFY_S if verify else 60.0)
     return answers.digest_states(answer)
 
 
 def stop(connection: Connection, run: RunView, grace_s: float = 600.0) -> None:
-    """Ask the ranks to save and leave, and end what remains. Raises RunError when it is not running or does not end."""
+    """Ask the ranks to save and exit, and kill what remains. Raises RunError when it is not running or does not end."""
     if not run.state.can_be_stopped:
         raise RunError(f"{run.host}: {run.run_id} is {run.state.value}, not running")
     jobs.stop(connection, jobs.training_job(paths(connection, run)), grace_s)
@@ -157,7 +158,7 @@ def view(host: str, facts: RunFacts, cards: tuple[GpuUsage, ...] = (), job: JobS
 
 
 def _spec_of(facts: RunFacts) -> tuple[RunSpec | None, str]:
-    """Return its spec, and why that or all of the rest is not known."""
+    """Return the spec, and why it, or everything else, is not known."""
     if facts.problem:
         return None, facts.problem
     try:

@@ -1,5 +1,5 @@
-"""Poll a run: its state, and what its files gained since the last call. One call to the host each time, only new bytes
-travel, and nothing is read twice or skipped, whatever happened to link and files in between."""
+"""Poller: poll a run for its state and what its files gained since the last call. Each poll is one call to the host,
+only new bytes travel, and nothing is read twice or skipped, whatever happened to connection and files in between."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from rdtops.runs.overview import RunView
 from rdtops.ssh.connection import CallAnswer, Connection
 from rdtops.ssh.stream import Stream
 
-LOST = (ConnectionLost, Unreachable, CommandTimeout)  # what trying again may cure
+LOST = (ConnectionLost, Unreachable, CommandTimeout)  # a retry may succeed
 ANSWER_S = 30.0
-JOB_POLL_S = 5.0  # so seldom is a scheduler asked: it is everybody's
+JOB_POLL_S = 5.0  # between questions to a scheduler, which all users share
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """Up to where a growing file was read. The mark is a digest of the bytes before the offset; inode 0 and no mark, as
-    older versions wrote it: whichever file has that name."""
+    """The position up to which a growing file was read. The mark is a digest of the bytes before the offset; inode 0
+    and no mark, as older versions wrote it: any file of that name."""
 
     inode: int = 0
     offset: int = 0
@@ -49,7 +49,7 @@ class Cursor:
 
     @classmethod
     def from_json(cls, text: str) -> Cursor:
-        """Raises ValueError."""
+        """Parse a cursor. Raises ValueError."""
         values = fields.loads(text)
         inode, mark = (values.get("inode", 0), values.get("mark", "")) if isinstance(values, dict) else (0, "")
         found = [fields.whole(inode), fields.whole(values.get("offset", 0) if isinstance(values, dict) else values)]
@@ -60,8 +60,8 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Question:
-    """What to read of a file. `last_lines` (not -1): so many from its end; `steps` (not 0): about so many of a
-    Journal's step events of each chunk, spread evenly; `ignored`: beginnings of lines that need not travel."""
+    """What to read of a file. `last_lines` (not -1): this many from its end; `steps` (not 0): about this many of the
+    step events in each chunk of a Journal, spread evenly; `ignored`: lines with these prefixes are not sent."""
 
     cursor: Cursor = Cursor()
     last_lines: int = -1
@@ -75,7 +75,7 @@ class Question:
 
 @dataclass(frozen=True)
 class FileLine:
-    """A line with its newline, and the cursor behind it."""
+    """A line with its newline, and the cursor after it."""
 
     content: bytes
     behind: Cursor
@@ -83,17 +83,17 @@ class FileLine:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one call brought of a file."""
+    """The part of a file that one call returned."""
 
     lines: tuple[FileLine, ...]
-    behind: Cursor  # all of it, ignored lines too
-    rest: str  # the beginning of a line that has no end yet
-    more: bool  # the next call brings more at once
+    behind: Cursor  # after all of it, ignored lines too
+    rest: str  # the beginning of an unfinished line
+    more: bool  # the next call returns more at once
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one call brought of a run."""
+    """What one call returned of a run."""
 
     run: RunView
     files: Mapping[str, Chunk]  # path below the run folder -> what is new in it
@@ -101,13 +101,13 @@ class Update:
 
 
 class RunPoller:
-    """Poll the runs of one host, through one program there that stays as long as it is used."""
+    """Polls the runs of one host, through one program on the host that runs as long as it is used."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._stream: Stream | None = None
-        self._jobs: dict[str, tuple[float, JobState | None]] = {}  # by run: when the scheduler was asked, its answer
-        self._configs: dict[str, str] = {}  # config.json of each run, which need not travel twice
+        self._jobs: dict[str, tuple[float, JobState | None]] = {}  # by run: when the scheduler was asked, answer
+        self._configs: dict[str, str] = {}  # config.json of each run, sent once
 
     def __enter__(self) -> RunPoller:
         return self
@@ -125,14 +125,14 @@ class RunPoller:
         host = self.connection.host.name
         facts = answers.run(host, answer.get("run"))
         if facts.run_id != run_id:
-            raise RemoteError(f"{host}: asked about {run_id}, and it answered about {facts.run_id}")
+            raise RemoteError(f"{host}: the answer is about run {facts.run_id}, not about {run_id}")
         facts = replace(facts, config=config) if facts.config is None else facts
         self._configs[run_id] = facts.config or ""
         cards = answers.gpus(answer)
         return Update(overview.view(host, facts, cards, self._job(run_id)), self._chunks(answer["files"], files), cards)
 
     def gpus(self) -> tuple[tuple[GpuUsage, ...], str]:
-        """Those of the host, and what else nvidia-smi says. Raises one of LOST."""
+        """Return the GPUs of the host, and the warning of nvidia-smi. Raises one of LOST."""
         answer = self._ask({"op": "gpus"})
         return answers.gpus(answer), answers.gpu_warning(answer)
 
@@ -142,14 +142,14 @@ class RunPoller:
             self._stream = None
 
     def _chunks(self, answer: object, wanted: Iterable[str]) -> dict[str, Chunk]:
-        """Read the answer for the files that were asked for, and for no other."""
+        """Parse the answer for the requested files only."""
         try:
             return {path: _chunk(fields.table(answer).get(path)) for path in wanted}
         except ValueError as error:
             raise CommandFailed(f"{self.connection.host.name}: {error}") from None
 
     def _job(self, run_id: str) -> JobState | None:
-        """Ask a cluster's scheduler about the run, not every second."""
+        """Ask a cluster's scheduler about the run, at most every JOB_POLL_S."""
         asked_s, state = self._jobs.get(run_id, (-JOB_POLL_S, None))
         if state is None or time.monotonic() > asked_s + JOB_POLL_S:
             job = jobs.training_job(RunPaths(self.connection.workspace, run_id))
@@ -172,16 +172,16 @@ class RunPoller:
     def _answer(self, wire: Wire) -> CallAnswer:
         host = self.connection.host.name
         try:
-            return CallAnswer.of(f"{host}: the answer of our program there", tails.grown(wire.hear()["shrunk"]))
+            return CallAnswer.of(f"{host}: the answer of our program on the host", tails.grown(wire.hear()["shrunk"]))
         except Stalled as problem:
             raise CommandTimeout(f"{host}: {problem.reason}") from None
         except (Problem, ValueError) as problem:
             reason = problem.reason if isinstance(problem, Problem) else problem
-            raise CommandFailed(f"{host}: our program there gave no answer: {reason}") from None
+            raise CommandFailed(f"{host}: our program on the host gave no answer: {reason}") from None
 
 
 def _chunk(answer: object) -> Chunk:
-    """Raises ValueError."""
+    """Parse a chunk. Raises ValueError."""
     chunk = fields.table(answer)
     cursor, rows = chunk.get("cursor"), chunk.get("lines")
     if not isinstance(cursor, list) or not isinstance(rows, list):
@@ -220,12 +220,12 @@ class Backoff:
 
 def log_lines(poller: RunPoller, run_id: str, path: str, *, last_lines: int, backoff: Backoff, poll_s: float,
               ended: Callable[[], bool] | None = None) -> Iterator[bytes]:
-    """Yield the whole lines of a log as they come, several at a time, until the run (or what `ended` asks about) has
-    ended. A line that was never finished comes last, as it is."""
+    """Yield the complete lines of a log as they come, several at a time, until the run has ended, or `ended` is true.
+    An unfinished line comes last, as it is."""
     question = Question(last_lines=last_lines)
     while True:
         try:
-            is_over = ended() if ended else False  # before the file: what ended has written its last line
+            is_over = ended() if ended else False  # before the file is read: an ended job has written it all
             update = poller.poll(run_id, {path: question})
             is_over = is_over if ended else update.run.state.ended
         except LOST as error:

@@ -1,8 +1,8 @@
-"""What this laptop remembers of runs: how far it has read each Journal, and what the plugins returned for each
-checkpoint and for each end.
+"""Records: what this laptop remembers of runs: how far it has read each Journal, and what the plugins returned for
+each checkpoint and for each end.
 
-Kept in ~/.local/state/rdtops (RDTOPS_STATE names another place). Every control machine has its own; losing it loses
-no training data, the hooks of old checkpoints would only fire again.
+Kept in ~/.local/state/rdtops (RDTOPS_STATE names another folder). Every control machine has its own; losing it loses
+no training data: only the hooks of old checkpoints run again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class HookRecord:
     hook: str
     plugin: str
     checkpoint: str  # its name; of an end, the state
-    digest: str  # what the record is about, the same however often it is read
+    digest: str  # of the recorded thing, the same however often it is read
     seconds: float
     time_s: float = field(default_factory=time.time)
     value: dict[str, Any] = field(default_factory=dict)
@@ -38,8 +38,8 @@ class HookRecord:
 
 
 class RunRecords:
-    """The records of one run of one host. What the disk does not take is remembered as long as this object is there;
-    `problem` says so, and names the file. Nothing is raised: state is worth a warning, never the work."""
+    """The records of one run of one host. What cannot be written is remembered as long as this object exists; `problem`
+    says so, and names the file. Nothing is raised: lost state is a warning and stops no work."""
 
     def __init__(self, host: str, run_id: RunId) -> None:
         self.folder = state_folder() / "runs" / Path(host) / run_id
@@ -59,12 +59,12 @@ class RunRecords:
 
     @property
     def cursor(self) -> Cursor:
-        """Return up to where the Journal was read and acted upon; its beginning where that is not known."""
+        """Return the position up to which the Journal was handled; its beginning where that is not known."""
         text = self._read("cursor")
         try:
             return Cursor.from_json(text) if text else Cursor()
         except ValueError:
-            self._warn("cursor", "is broken, so the Journal is read from its beginning")
+            self._warn("cursor", "is damaged, so the Journal is read from its beginning")
             return Cursor()
 
     def advance(self, cursor: Cursor) -> None:
@@ -73,11 +73,11 @@ class RunRecords:
 
     @property
     def start(self) -> int:
-        """Return the time in ms of the newest start of the run, which tells one end of a resumed run from the other."""
+        """Return the time in ms of the newest start of the run, which distinguishes the ends of a resumed run."""
         text = self._read("start")
         time_ms = fields.decimal(text)
         if text and time_ms is None:
-            self._warn("start", "is broken, so an end of the run may be told twice")
+            self._warn("start", "is damaged, so an end of the run may be reported twice")
         return time_ms or 0
 
     def started(self, time_s: float) -> None:
@@ -123,7 +123,7 @@ class RunRecords:
         try:
             yield
         except OSError as error:
-            self._warn(name, f"cannot be used ({error.strerror or error}), so hooks may fire again the next time")
+            self._warn(name, f"cannot be used ({error.strerror or error}), so hooks may run again next time")
 
     def _warn(self, name: str, what: str) -> None:
         self.problem = self.problem or f"{self.folder}/{name} {what}"
@@ -135,14 +135,14 @@ def state_folder() -> Path:
 
 
 def remember_launch(host: str) -> str:
-    """Remember that this laptop launched its last training on `host`. Returns why that is not possible, or ''."""
+    """Record the host of this laptop's last launch. Return why that is not possible, or ''."""
     file = state_folder() / "last_host"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write_whole(file, host + "\n")
     except OSError as error:
-        return (f"{file} cannot be written ({error.strerror or error}), so this laptop forgets where it launched last; "
-                f"--host {host} tells it")
+        return (f"{file} cannot be written ({error.strerror or error}), so the default host is not remembered; "
+                f"use --host {host}")
     return ""
 
 

@@ -1,6 +1,6 @@
-"""Fetch results: checkpoints, the logs, the Journal, the loss curve and the evaluations of a run, verified.
+"""Results: fetch checkpoints, logs, Journal, loss curve and evaluations of a run, verified.
 
-It needs nothing of the run's release: a run of an old one comes home as well.
+The run's release is not needed, so the results of old releases can be fetched too.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from rdtops.transfer.transfer import TransferProgress, download, plan_download
 
 RUN_FILES = ("config.json", "overrides.json", "launch.sh", "journal.jsonl", "train.log", "exit", "statistics.json",
              "metrics.jsonl", "checks.json")
-SVG: Final = "loss.svg"  # drawn of them (report.curve)
+SVG: Final = "loss.svg"  # drawn from them (report.curve)
 PNG: Final = "loss.png"
 EVALUATION_FILES = ("eval.json", "report.json", "trials.jsonl", "eval.log", "*.mp4")
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What lies in `folder` now."""
+    """The fetched results in `folder`."""
 
     host: str
     run: RunView
     folder: Path
-    checkpoints: tuple[Checkpoint, ...]  # that were asked for, oldest first
+    checkpoints: tuple[Checkpoint, ...]  # the requested ones, oldest first
     files: int
     sent_files: int
     sent_bytes: int
@@ -45,7 +45,7 @@ class Fetched:
 
     @property
     def curve(self) -> Path:
-        """loss.png where there is one, which needs the extra `plots`."""
+        """Return loss.png where it exists (it needs the extra `plots`), else loss.svg."""
         return self.folder / PNG if (self.folder / PNG).exists() else self.folder / SVG
 
     @property
@@ -54,7 +54,7 @@ class Fetched:
 
     @property
     def checkpoint(self) -> Checkpoint | None:
-        """The newest of them."""
+        """Return the newest of them."""
         return self.checkpoints[-1] if self.checkpoints else None
 
     @property
@@ -64,8 +64,8 @@ class Fetched:
 
 def fetch(connection: Connection, run: RunView, into: Path, *, which: str = "latest",
           progress: Callable[[str, TransferProgress], None] | None = None) -> Fetched:
-    """Bring a run to `into/<host>/<run>/`. `which` is latest, best, a step, all or none. What was cut off goes on where
-    it was; what is here and has the same MD5 is not sent again."""
+    """Fetch a run into `into/<host>/<run>/`. `which` is latest, best, a step, all or none. An interrupted transfer is
+    resumed; a file that is here with the same MD5 is not sent again."""
     folder = into / Path(run.host) / run.run_id
     chosen = chosen_of(connection, run, which)
     remote = str(overview.paths(connection, run).root)
@@ -83,7 +83,7 @@ def fetch(connection: Connection, run: RunView, into: Path, *, which: str = "lat
 
 
 def chosen_of(connection: Connection, run: RunView, which: str) -> list[Checkpoint]:
-    """The checkpoints that `which` names, oldest first."""
+    """Return the checkpoints that `which` names, oldest first."""
     if which == "none":
         return []
     if which == "all":
@@ -93,30 +93,30 @@ def chosen_of(connection: Connection, run: RunView, which: str) -> list[Checkpoi
 
 
 def choose(connection: Connection, run: RunView, which: str) -> Checkpoint | None:
-    """The one checkpoint that `which` (latest, best or a step) names; None when the newest is asked for and there is
+    """Return the checkpoint that `which` (latest, best or a step) names; None when `latest` is requested and there is
     none yet."""
     whole, unfinished = overview.checkpoints(connection, run)
     found = chosen(whole, which)
     if found is not None or which == "latest":
         return found
-    there = f"it has: {', '.join(c.name for c in whole) or 'none'}"
+    existing = f"checkpoints: {', '.join(c.name for c in whole) or 'none'}"
     if which == "best":
-        raise RunError(f"{run.host}: no checkpoint of {run.run_id} has a held-out loss, so none is the best; {there}",
+        raise RunError(f"{run.host}: no checkpoint of {run.run_id} has a validation loss; {existing}",
                        remedy="--checkpoint latest   # or a step")
-    half = " (it is there, but not complete)" if checkpoint_called(which) in unfinished else ""
-    raise RunError(f"{run.host}: {run.run_id} has no checkpoint {which!r}{half}; {there}",
+    half = " (it exists, but is incomplete)" if checkpoint_called(which) in unfinished else ""
+    raise RunError(f"{run.host}: {run.run_id} has no checkpoint {which!r}{half}; {existing}",
                    remedy=f"inv checkpoints --host {run.host} --run {run.run_id}")
 
 
 def _run_files(connection: Connection, root: str) -> list[str]:
-    """Those of RUN_FILES that are there."""
+    """Return those of RUN_FILES that exist."""
     listed = connection.run_shell(f"cd {quoted(root)} && ls -1d {' '.join(RUN_FILES)} 2>/dev/null || :").out.split()
     return [name for name in RUN_FILES if name in listed]
 
 
 def _evaluation_files(connection: Connection, root: str) -> Iterator[tuple[RelativePath, EvaluationName]]:
-    """Reports and finished videos, relative to the run folder, each with its evaluation; a film that is being written
-    begins with a dot. What lies there and is no evaluation of ours is left there."""
+    """Yield reports and finished videos, relative to the run folder, each with its evaluation; the name of an
+    unfinished video begins with a dot. Other files in the folder are not fetched."""
     wanted = " -o ".join(f"-name {quoted(name)}" for name in EVALUATION_FILES)
     find = f"find eval -type f ! -name '.*' \\( {wanted} \\)"
     for line in connection.run_shell(f"cd {quoted(root)} && {find} 2>/dev/null || :").out.splitlines():
@@ -128,12 +128,12 @@ def _evaluation_files(connection: Connection, root: str) -> Iterator[tuple[Relat
 
 
 def _verify(folder: Path, checkpoint: Checkpoint, md5s: Mapping[str, str]) -> None:
-    """Compare `md5s`, which the transfer found when each byte was written here, with the manifest that the trainer
-    wrote, which we know by its digest. Raises DigestMismatch."""
+    """Compare `md5s`, which the transfer computed while writing each file here, with the manifest that the trainer
+    wrote, whose digest is known. Raises DigestMismatch."""
     sealed = manifest.read(folder)
     wrong = ["manifest.json"] if sealed is None else [f"{file.path}: MD5 differs" for file in sealed.files
                                                       if md5s.get(file.path) != file.md5]
     if sealed is not None and sealed.digest != checkpoint.digest:
-        wrong.append("manifest.json is another one than the host's")
+        wrong.append("manifest.json differs from the host's")
     if wrong:
         raise DigestMismatch(f"{folder}: {'; '.join(wrong[:5])}", remedy="inv fetch-results   # again")

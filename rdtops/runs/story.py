@@ -1,5 +1,5 @@
-"""Story: the events of a Journal gathered into curves, checkpoints and where the time of a step goes. Pure, and of
-bounded size however many events there are."""
+"""Story: the events of a Journal as curves, checkpoints and the time of a step by phase. Pure, and of bounded size
+however many events there are."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ Points = list[tuple[int, float]]  # step, value; steps ascend
 PHASES = {"data": "data", "encode": "encode", "forward": "forward", "backward": "backward", "optimiser": "optimiser",
           "save": "checkpoint", "evaluation": "validation"}  # in the Journal -> for people
 SPLIT_OVER = 20  # step events
-POINTS = 20_000  # of a curve; of twice as many every second one goes
-EVENTS = 5_000  # and checkpoints; of twice as many the older ones go
+POINTS = 20_000  # of a curve; at twice as many every second one is dropped
+EVENTS = 5_000  # and checkpoints; at twice as many the older ones are dropped
 
 
 @dataclass
 class Story:
-    """Grows by `add`. What a resumed run does again replaces what it did before."""
+    """Grows by `add`. Steps that a resumed run repeats replace the earlier ones."""
 
     loss: Points = field(default_factory=list)
     heldout: Points = field(default_factory=list)
     speed: Points = field(default_factory=list)  # samples/s
     learning_rate: Points = field(default_factory=list)
-    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)  # that are there still
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)  # that still exist
     others: list[Event] = field(default_factory=list)  # every event but steps and trials; the newest ones
     steps: list[Event] = field(default_factory=list)  # the last ones
     started: Event | None = None
-    first_s: float = 0.0  # Unix time of the first sign of the training, and of the last one
+    first_s: float = 0.0  # Unix time of the training's first event, and of the last one
     last_s: float = 0.0
 
     @classmethod
@@ -44,7 +44,7 @@ class Story:
         return story
 
     def add(self, event: Event) -> None:
-        """Add an event. Values that it lacks, or that are not as the trainer writes them, are left out."""
+        """Add an event. Values that are missing or invalid are left out."""
         if event.kind == "trial":
             return
         data, step = event.data, event.data.get("step")
@@ -77,7 +77,7 @@ class Story:
 
     @property
     def split(self) -> dict[str, float]:
-        """Return the seconds of a step by phase, means over the last steps; `other` is what no phase has."""
+        """Return the seconds of a step by phase, means over the last steps; `other` is the rest."""
         if not self.steps:
             return {}
         means = {word: _mean(self.steps, f"{name}_s") for name, word in PHASES.items()}

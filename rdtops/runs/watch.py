@@ -1,10 +1,10 @@
-"""Watch: follow a run's Journal. after_checkpoint fires for every checkpoint and after_eval for every finished
+"""Watch: follow a run's Journal. after_checkpoint is called for every checkpoint and after_eval for every finished
 evaluation, once and in order, and after_run for its end.
 
-The cursor is kept on this laptop (rdtops.runs.records) and moves on only after an event was acted upon, so that a
-laptop that slept, or was killed in between, catches up. Which plugin has seen which checkpoint is remembered by the
-checkpoint's digest, an evaluation by its report's: an event that is read twice does nothing twice. Two commands on one
-laptop take turns, so neither of them acts on what the other is acting on.
+The cursor is kept on this laptop (rdtops.runs.records) and moves only after an event was handled, so that a laptop
+that slept, or was killed in between, catches up. Which plugin has handled which checkpoint is remembered by the
+checkpoint's digest, an evaluation by its report's: an event that is read twice is handled once. Two commands on one
+laptop take turns, so they never handle the same event at once.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from rdtops.ssh.connection import Connection
 
 POLL_S = 1.0
 JOURNAL = "journal.jsonl"
-STEPS = 2000  # of a chunk of the Journal; every other event of it comes
+STEPS = 2000  # step events of a chunk of the Journal; other events all come
 CHUNK_BYTES = 1 << 23
-LOOKS = 256  # of such chunks, 2 GiB of a Journal; then something is wrong with it
+LOOKS = 256  # chunks, 2 GiB of a Journal; a longer one is treated as broken
 
 Seen = tuple[Event, list[HookRecord]]
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one call about a run brought, and what the plugins made of it."""
+    """The result of one call about a run, and the plugins' records of it."""
 
     update: Update
-    events: tuple[Seen, ...]  # each with the plugins' records of it
+    events: tuple[Seen, ...]  # each with the plugins' records
     more: bool  # the next look brings more at once
 
     @property
@@ -49,20 +49,20 @@ class Look:
 
 
 class Watcher:
-    """Poll one run, and let the plugins act upon what is new."""
+    """Polls one run, and calls the plugins for what is new."""
 
     def __init__(self, poller: RunPoller, registry: Registry, run: RunView,
                  say: Callable[[str], None] | None = None) -> None:
-        """`say` is told once of what this laptop cannot remember."""
+        """Prepare to poll `run`. `say` is called once when records cannot be kept."""
         self.poller, self.registry, self.run = poller, registry, run
         self.records = RunRecords(run.host, run.run_id)
         self._say = say
         self._at = self.records.cursor
-        self._seen: list[Seen] = []  # acted upon, and not returned yet because the link was cut behind it
+        self._seen: list[Seen] = []  # handled, but not returned yet because the connection was lost then
 
     def history(self) -> list[Event]:
-        """Return the events that were acted upon before; of very many steps a part. Nothing when the Journal was
-        replaced since: then it is all new."""
+        """Return the events that were handled before; of very many steps a part. Empty when the Journal was replaced
+        since: then all of it is new."""
         seen, at = self._at, Cursor()
         there = self._chunk(Question(seen, limit=0)).behind
         if there.offset != seen.offset or (seen.inode and there.inode != seen.inode):
@@ -79,8 +79,8 @@ class Watcher:
         return events
 
     def look(self, others: Mapping[str, Question] | None = None, *, gpus: bool = False) -> Look:
-        """Make one call to the host; `others`: more files of the run folder. Raises one of news.LOST; the next look
-        then continues where it was."""
+        """Make one call to the host; `others`: more files of the run folder. Raises one of poller.LOST; the next look
+        continues where this one was."""
         question = Question(self._at, steps=STEPS, limit=CHUNK_BYTES)
         update = self.poller.poll(self.run.run_id, {JOURNAL: question, **(others or {})}, gpus=gpus)
         chunk = update.files[JOURNAL]
@@ -91,7 +91,7 @@ class Watcher:
         self.records.advance(self._at)
         self._warn()
         seen, self._seen = tuple(self._seen), []
-        return Look(update, seen, chunk.more and chunk.behind != question.cursor)  # else it would be asked without end
+        return Look(update, seen, chunk.more and chunk.behind != question.cursor)  # else it would be polled for ever
 
     def act_on_end(self) -> list[HookRecord]:
         with self.records.alone():
@@ -120,8 +120,8 @@ class Watcher:
 
 def catch_up(connection: Connection, registry: Registry, run: RunView,
              say: Callable[[str], None] | None = None) -> list[HookRecord]:
-    """Act upon everything the Journal holds since the cursor, and return the plugins' records; `say` is told of what
-    this laptop cannot remember. Raises RunError for a Journal without end."""
+    """Handle all events of the Journal since the cursor, and return the plugins' records; `say` reports what cannot be
+    recorded. Raises RunError for an endless Journal."""
     made: list[HookRecord] = []
     with RunPoller(connection) as poller:
         watcher = Watcher(poller, registry, run, say)
@@ -130,17 +130,16 @@ def catch_up(connection: Connection, registry: Registry, run: RunView,
             made += [record for _, records in look.events for record in records]
             if not look.more:
                 return made + watcher.act_on_end()
-    raise RunError(f"{run.host}: the Journal of {run.run_id} does not come to an end",
-                   remedy=f"ssh {run.host} ls -l {overview.paths(connection, run).journal}   # is it as it should be?")
+    raise RunError(f"{run.host}: the Journal of {run.run_id} has no end",
+                   remedy=f"ssh {run.host} ls -l {overview.paths(connection, run).journal}   # check its size")
 
 
 def follow(connection: Connection, registry: Registry, run_id: str, *, from_start: bool = False,
            say: Callable[[str], None] | None = None,
            ended: Callable[[], bool] | None = None) -> Iterator[Seen]:
-    """Yield each event with the plugins' records of it, until the run ends, or what `ended` asks about. A lost
-    connection is made again; the training does not notice. With `from_start` the events already acted upon come too,
-    without acting again; of very many steps a part. `say` is told of lost connections and of what cannot be
-    remembered."""
+    """Yield each event with the plugins' records of it, until the run ends, or until `ended` is true. A lost connection
+    is made again, without effect on the training. With `from_start` the events that were handled before come too, and
+    are not handled again; of very many steps a part. `say` reports lost connections and what cannot be recorded."""
     backoff = Backoff(say or (lambda _: None), POLL_S)
     with RunPoller(connection) as poller:
         watcher = Watcher(poller, registry, overview.find(connection, run_id), say)
@@ -151,7 +150,7 @@ def follow(connection: Connection, registry: Registry, run_id: str, *, from_star
                     past = watcher.history()
                     is_shown = True
                     yield from ((event, []) for event in past)
-                is_over = ended() if ended else False  # before the Journal: what ended has written its last line
+                is_over = ended() if ended else False  # before the Journal is read: an ended job has written it all
                 look = watcher.look()
                 yield from look.events
                 if look.run.problem and look.run.state is RunState.UNKNOWN:  # it would never be seen to end
@@ -176,7 +175,7 @@ def _act(connection: Connection, registry: Registry, run: RunView, event: Event,
     paths = overview.paths(connection, run)
     try:
         about = (answers.checkpoint_event if event.kind == "checkpoint" else answers.evaluation_event)(event, paths)
-    except BadName as error:  # it is JSON, but not what the trainer writes
+    except BadName as error:  # valid JSON, but not written by the trainer
         return [HookRecord("watch", "rdtops", event.kind, "", 0.0, error=f"unreadable {event.kind} event: {error}")]
     if isinstance(about, Checkpoint):
         return _fire(connection, registry, "after_checkpoint", records, about.name, about.digest, run=run.spec,
@@ -185,7 +184,7 @@ def _act(connection: Connection, registry: Registry, run: RunView, event: Event,
 
 
 def _act_on_end(connection: Connection, registry: Registry, run: RunView, records: RunRecords) -> list[HookRecord]:
-    """A run that was lost and whose exit code came later has still ended once."""
+    """Call after_run once, even for a lost run whose exit code came later."""
     if run.spec is None or not run.state.ended:
         return []
     ends = [f"{state.value}@{records.start}" for state in RunState]
@@ -201,7 +200,7 @@ def _fire(connection: Connection, registry: Registry, hook: str, records: RunRec
     made = []
     for call in todo.call(hook, host=connection.host, connection=connection, **arguments):
         if isinstance(call.error, (ConnectionLost, Unreachable)):
-            raise call.error  # the link's fault, not the plugin's: this is read again
+            raise call.error  # the connection failed, not the plugin: the event is read again
         record = HookRecord(hook, call.plugin, about, digest, round(call.seconds, 3), **_outcome(call))
         records.add(record)
         made.append(record)
@@ -213,5 +212,5 @@ def _outcome(call: Call) -> dict[str, Any]:
     if call.error is not None:
         return {"error": f"{type(call.error).__name__}: {call.error}"}
     if call.value is not None and not isinstance(call.value, Mapping):
-        return {"error": f"answered {call.value!r:.100}, not a mapping"}
+        return {"error": f"returned {call.value!r:.100}, not a mapping"}
     return {"value": dict(call.value or {})}

@@ -1,4 +1,4 @@
-"""Why a run ended, or is slow. One call to its host; rdtops.contract.diagnosis decides what the evidence means."""
+"""Why: the reason that a run ended or is slow. One call to its host; rdtops.contract.diagnosis interprets it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Why:
 
 
 def ask(connection: Connection, run_id: str = "") -> Why:
-    """`run_id` as in runs.find. Raises RunError when there is no such run."""
+    """Return why a run ended or is slow. `run_id` as in overview.find. Raises RunError when there is no such run."""
     answer = connection.call(evidence_on_host, {"workspace": connection.workspace, "wanted": run_id}, timeout_s=90.0)
     host = connection.host.name
     names = [answers.run_id(host, name) for name in fields.words(answer.get("names"))]
@@ -66,7 +66,7 @@ def _job_diagnosis(job: JobState | None) -> Diagnosis | None:
 
 
 def _without_processes(facts: Mapping[str, Any], job: JobState | None) -> Mapping[str, Any]:
-    """A login node sees neither the processes nor the GPUs of a job; that it runs, the scheduler says."""
+    """Drop what a login node cannot know, the processes and GPUs of a job; the scheduler says whether it runs."""
     if job is None or job.phase is Phase.ABSENT:
         return facts
     return {**facts, "alive": job.phase is Phase.RUNNING, "launched": True, "gpus": [], "gpu_problem": "", "ranks": [],

@@ -1,1 +1,1 @@
-"""Workflows, plugins and the command line."""
+"""UI: the command line, the screen and the dashboard."""

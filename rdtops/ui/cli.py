@@ -1,7 +1,7 @@
-"""The command line's edge: a task's workflow on its hosts, what it yields on the screen, an exit code.
+"""CLI: run the workflow of a task on its hosts, show what it yields, and return an exit code.
 
-Exit codes: 0 good, 1 a check or a run failed, 2 usage or configuration, 3 a host cannot be reached.
-Imported by tasks.py at every start, so everything heavy is imported when a task runs.
+Exit codes: 0 success, 1 a check or a run failed, 2 usage or configuration, 3 a host cannot be reached.
+tasks.py imports this module at every start, so heavy modules are imported only when a task runs.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _screen: Screen | None = None
 class OnHosts:
     """The hosts of `--host a,b`: `OnHosts("a800").run(workflows.rollback, to="")`.
 
-    Without a name: `all_hosts` means every host of hosts.toml, `of_runs` allows the host of the last launch. `live`: a
-    person reads along, so several hosts are shown as their lines come, and not one after another.
+    Without a name: `all_hosts` means every host of hosts.toml, `of_runs` allows the host of the last launch. `live`:
+    lines of several hosts are shown as they come, not one host after another.
     """
 
     names: str
@@ -47,7 +47,7 @@ class OnHosts:
 
     def run(self, workflow: Callable[Concatenate[HostSession, P], Iterable[WorkflowOutput]], *args: P.args,
             **options: P.kwargs) -> None:
-        """Run the workflow on each host, several side by side, and show what it yields."""
+        """Run the workflow on each host, several in parallel, and show what it yields."""
         def start(host: HostSession) -> Iterable[WorkflowOutput]:
             return workflow(host, *args, **options)
 
@@ -62,18 +62,18 @@ class OnHosts:
                 screen.finish(_side_by_side(screen, hosts, start, live=self.live))
 
     def watch(self, run_id: str) -> None:
-        """Open the dashboard until the person closes it."""
+        """Open the dashboard until the user closes it."""
         with _on_screen(live=True) as screen:
             from rdtops.ui import dashboard
             from rdtops.views.run_output import RunOutput
 
-            session, said = screen.session, screen.session.say
+            session, say_before = screen.session, screen.session.say
             app = dashboard.of_hosts(self._chosen(screen), run_id)
-            session.say = lambda _: None  # the dashboard has the screen, and shows what becomes of a link
+            session.say = lambda _: None  # the dashboard uses the screen, and shows lost connections
             try:
                 app.run()
             finally:
-                session.say = said
+                session.say = say_before
             screen.finish(screen.show_each(RunOutput(app.known[key].run) for key in app.feeds))
 
     def _chosen(self, screen: Screen) -> list[HostSession]:
@@ -89,7 +89,7 @@ def on_laptop(workflow: Callable[[Session], Iterable[WorkflowOutput]], *, as_jso
 
 
 def has_dashboard() -> bool:
-    """Whether this terminal can show one; says how to get it where only the extra is missing."""
+    """Return whether this terminal can show a dashboard; print how to install it when only the extra is missing."""
     from rdtops.ui import dashboard
 
     if not (sys.stdout.isatty() and sys.stdin.isatty()):
@@ -101,14 +101,14 @@ def has_dashboard() -> bool:
 
 
 def request(preset: str, settings: list[str] | None, from_scratch: bool = False) -> Request:
-    """Return what the command line asks for, beside the host."""
+    """Return the request of the command line, without the host."""
     from rdtops.delivery.plan import Request
 
     return Request(preset, tuple(settings or ()), from_scratch)
 
 
 def accept_key(yes: bool) -> Callable[[SeenKey], bool]:
-    """Ask the person at the terminal; `yes` answers for them, and no terminal means no."""
+    """Return a function that asks the user at the terminal; `yes` accepts all, and without a terminal nothing is."""
     def accept(seen: SeenKey) -> bool:
         say(f"{seen.hop.name} ({seen.hop.where}): {seen.kind} key fingerprint is {seen.fingerprint}.")
         if seen.state == "changed":
@@ -123,7 +123,7 @@ def accept_key(yes: bool) -> Callable[[SeenKey], bool]:
     return accept
 
 
-class _Failures(Exception):  # it carries several errors to the one place that shows them
+class _Failures(Exception):  # carries several errors to where they are shown
     def __init__(self, errors: list[RdtopsError]) -> None:
         super().__init__(f"{len(errors)} hosts failed")
         self.errors = errors
@@ -131,8 +131,8 @@ class _Failures(Exception):  # it carries several errors to the one place that s
 
 @contextmanager
 def _on_screen(as_json: bool = False, *, live: bool = False) -> Iterator[Screen]:
-    """Yield the screen of this command line. An error of ours becomes a message, a remedy and an exit code; every other
-    one stays a traceback."""
+    """Yield the screen of this command line. An RdtopsError becomes a message, a remedy and an exit code; any other
+    error stays a traceback."""
     screen = _shared_screen()
     screen.as_json = as_json
     try:
@@ -141,7 +141,7 @@ def _on_screen(as_json: bool = False, *, live: bool = False) -> Iterator[Screen]
         _fail(screen, failures.errors)
     except RdtopsError as error:
         _fail(screen, [error])
-    except BrokenPipeError:  # whoever read us, `head` say, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Exit(code=0) from None
     except KeyboardInterrupt:
@@ -160,8 +160,8 @@ def _fail(screen: Screen, errors: list[RdtopsError]) -> NoReturn:
 
 
 def _shared_screen() -> Screen:
-    """Return the one screen, and with it the one session, of the whole chain of tasks."""
-    global _screen  # noqa: PLW0603  # invoke calls task after task; this is what they share
+    """Return the screen, and with it the session, which the whole chain of tasks shares."""
+    global _screen  # noqa: PLW0603  # invoke calls task after task; they share it
     if _screen is None:
         _screen = Screen()
         sys.excepthook = show_traceback
@@ -171,7 +171,7 @@ def _shared_screen() -> Screen:
 
 def _side_by_side(screen: Screen, hosts: list[HostSession], start: Callable[[HostSession], Iterable[WorkflowOutput]], *,
                   live: bool) -> int:
-    """Run each host in its own thread; one that fails does not stop the others. Returns the worst exit code."""
+    """Run each host in its own thread; one that fails does not stop the others. Return the worst exit code."""
     codes = []
 
     def outputs_of(host: HostSession) -> list[WorkflowOutput]:

@@ -1,4 +1,4 @@
-"""What this repository does with itself: its lab, its demo, its tests; and what its benches and drills have to say."""
+"""Repository: the lab, the demo and the tests of this repository; the results of its benches and drills."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 
 class StepFailed(RdtopsError):
-    """A command that we started failed, and has printed why."""
+    """A command that we started has failed and printed the reason."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class StepSummary(WorkflowOutput):
 
 @dataclass(frozen=True)
 class Measured(WorkflowOutput):
-    """One row of a benchmark. `value` is a ratio, never a time: machines differ."""
+    """One row of a bench. `value` is a ratio, never a time, since machines differ."""
 
     name: str
     value: float
@@ -73,14 +73,13 @@ class Measured(WorkflowOutput):
 
 @dataclass(frozen=True)
 class Drilled(WorkflowOutput):
-    """What a drill broke, and what did not hold. A row is a frozen dataclass: its fields are the columns of the
-    table, its field or property `passed`, where it has one, is its sign.
-    """
+    """The faults of a drill, and its problems. A row is a frozen dataclass: its fields are the columns of the table,
+    its field or property `passed`, if any, is its sign."""
 
     title: str
     rows: tuple[Any, ...]
     problems: tuple[str, ...] = ()
-    verdict: str = ""  # what holds when there is no problem
+    verdict: str = ""  # shown when there is no problem
 
     @property
     def passed(self) -> bool:
@@ -146,13 +145,13 @@ def make_tiny_assets(say: Say) -> None:
 
 
 def demo(say: Say) -> Iterator[WorkflowOutput]:
-    """Run the commands that a user would type. Everything in it is real but the size."""
+    """Run the commands that a user would type. Everything is real except the size."""
     begun = time.monotonic()
     _system_programs(say)
     for line in ("lab.up", f"deploy check train --host {LAB_HOST}", f"watch --plain --host {LAB_HOST}",
                  "fetch-results"):
         _inv(line)
-    fetched = loads(_inv(f"fetch-results --host {LAB_HOST} --json"))[0]  # for the summary; nothing moves
+    fetched = loads(_inv(f"fetch-results --host {LAB_HOST} --json"))[0]  # for the summary; nothing is transferred
     yield StepSummary(f"done in {time.monotonic() - begun:.0f} s: a training on {LAB_HOST}, reached through lab-jump", {
         "run": f"{fetched['run_id']}, {fetched['state']}",
         "report": _short(fetched["report"]),
@@ -164,7 +163,7 @@ def demo(say: Say) -> Iterator[WorkflowOutput]:
 
 
 def test(say: Say, *, slow: bool, only: str, coverage: bool) -> Iterator[Any]:
-    """pytest over tests/. The long proofs run with --slow only."""
+    """Run pytest over tests/. The slow tests run only with --slow."""
     _system_programs(say)
     _cluster_programs(say)
     words = [sys.executable, "-m", "pytest", *(["-k", only] if only else _workers()),
@@ -174,8 +173,8 @@ def test(say: Say, *, slow: bool, only: str, coverage: bool) -> Iterator[Any]:
 
 
 def _workers() -> list[str]:
-    """Two workers of pytest-xdist a core, since half of the time is waiting. Each has a lab of its own; a file stays
-    with one, for its fixtures."""
+    """Return pytest-xdist's options: two workers a core, since half of the time is waiting. Each has its own lab; a
+    file stays with one worker, for its fixtures."""
     count = min(2 * len(os.sched_getaffinity(0)), MOST_WORKERS)
     return ["-n", str(count), "--dist", "loadfile", "--no-loadscope-reorder"]
 
@@ -188,17 +187,17 @@ def lint() -> Iterator[WorkflowOutput]:
 
 
 def _system_programs(say: Say) -> None:
-    """Install openssh-server, rsync and tmux where we may, else name them: asyncssh and setsid stand in for them."""
+    """Install openssh-server, rsync and tmux if possible, else name them: asyncssh and setsid replace them."""
     try:
         packages.install_missing(say)
     except LabError as error:
-        if os.environ.get("CI") == "true":  # there the real ones are what is to be tested
+        if os.environ.get("CI") == "true":  # CI must test the real ones
             raise
         say(f"{error.message}; to install them: {error.remedy}\ncontinuing with asyncssh and setsid instead")
 
 
 def _cluster_programs(say: Say) -> None:
-    """Install Slurm where we may, else say that the tests with a cluster are skipped."""
+    """Install Slurm if possible, else say that the tests with a cluster are skipped."""
     try:
         packages.install_missing(say, packages.CLUSTER)
     except LabError as error:
@@ -208,7 +207,7 @@ def _cluster_programs(say: Say) -> None:
 
 
 def _inv(line: str) -> str:
-    """Type `inv LINE` as a person would and show it; with --json nothing is shown and the output is returned."""
+    """Run `inv LINE` and show it; with --json return the output instead."""
     quiet = subprocess.PIPE if "--json" in line else None
     if not quiet:
         sys.stderr.write(f"\n$ inv {line}\n")
@@ -216,7 +215,7 @@ def _inv(line: str) -> str:
     words = [sys.executable, "-m", "invoke", *line.split()]
     done = subprocess.run(words, cwd=ROOT, stdout=quiet, stderr=quiet, text=True, check=False)
     if done.returncode:
-        raise StepFailed(f"`inv {line}` failed with exit {done.returncode}; its output is above",
+        raise StepFailed(f"`inv {line}` failed with exit code {done.returncode}; its output is above",
                          remedy=f"inv {line}   # once it is fixed; then inv demo")
     return done.stdout or ""
 
@@ -228,7 +227,7 @@ def _run(words: list[str], failure: str) -> None:
 
 
 def _short(path: str | os.PathLike[str]) -> str:
-    """Return a path as a person would type it from here."""
+    """Return a path relative to the current folder where possible."""
     try:
         return str(Path(path).resolve().relative_to(Path.cwd()))
     except ValueError:

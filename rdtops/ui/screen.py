@@ -1,4 +1,4 @@
-"""The screen: tables and lines on stdout, progress and what else goes on meanwhile on stderr."""
+"""Screen: results on stdout, progress and messages on stderr."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class Screen:
-    """Where things are shown, and the session they come from: one for a whole chain of tasks."""
+    """The terminal and the session, shared by a whole chain of tasks."""
 
     def __init__(self) -> None:
         from rdtops.views.terminal import Terminal
         from rdtops.workflows.session import Session
 
-        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a file has no width of its own
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a file has no width
         self.out = Terminal(width=width, soft_wrap=False)
         self.err = Terminal(stderr=True, soft_wrap=True)
         self.as_json = False
@@ -59,10 +59,10 @@ class Screen:
         elif isinstance(output, LiveOutput):
             self._show_in_place(output)
         else:
-            self.out.print(output, crop=False)  # a log line is longer than a screen is wide
+            self.out.print(output, crop=False)  # a log line may be wider than the terminal
 
     def _show_in_place(self, output: LiveOutput) -> None:
-        """Replace what is in its place on a terminal; in a pipe print lines."""
+        """Replace the earlier output in its place on a terminal; in a pipe print lines."""
         from rich.console import Group
         from rich.live import Live
 
@@ -77,7 +77,7 @@ class Screen:
             self._live.update(Group(*(self._placed[name] for name in sorted(self._placed))), refresh=True)
 
     def show_rest(self) -> None:
-        """Print the JSON rows that came before an error: they are not lost with it."""
+        """Print the JSON rows that came before an error."""
         if self._rows:
             self.finish(0)
 
@@ -140,17 +140,17 @@ class Screen:
 
 
 def ask_person(question: str, echo: bool) -> str:
-    """Return what the person at the terminal answers; without `echo` it is not shown while it is typed."""
+    """Return the answer of the user at the terminal; without `echo` the typed text is hidden."""
     import getpass
 
     return (input if echo else getpass.getpass)(f"{printable(question)} ")
 
 
 def say(text: str) -> None:
-    """Print a line for people on stderr: stdout has only what was asked for."""
+    """Print a message on stderr; stdout has only the results."""
     print(printable(text), file=sys.stderr, flush=True)
 
 
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print the traceback of a bug, escaped: Python's own hook prints whatever the error quotes."""
+    """Print the traceback of a bug, escaped, which Python's own hook does not do."""
     say("".join(traceback.format_exception(kind, error, trace)).removesuffix("\n"))

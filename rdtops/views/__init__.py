@@ -1,1 +1,1 @@
-"""How things look: one class for each thing that a workflow yields, in a module for its noun."""
+"""Views: one class for each result that a workflow yields, in a module for its noun."""

@@ -1,4 +1,4 @@
-"""Checkpoints: what is known of their files, and what the plugins said of each."""
+"""Checkpoint output: the state of the files, and the plugins' results for each."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class CheckpointsOutput(WorkflowOutput):
         table = table_of(f"checkpoints of {self.run.run_id} on {self.run.host}", "", "step", "name", "size",
                          "validation loss", "files", "digest", "plugins")
         for row in self.rows:
-            said = stacked(*(recorded(r) for r in row.records if r.value or r.error))
+            results = stacked(*(recorded(r) for r in row.records if r.value or r.error))
             marks = ", ".join(word for word, holds in (("best", row.best), ("latest", row.latest)) if holds)
             table.add_row(Text(marks, "bold"), str(row.checkpoint.step), row.checkpoint.name,
                           size(row.checkpoint.size_bytes), heldout_words(row.checkpoint.heldout_loss),
-                          STATES[row.state], row.checkpoint.digest, said)
+                          STATES[row.state], row.checkpoint.digest, results)
         return Group(table, *_notes(self))
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -60,7 +60,7 @@ class CheckpointsOutput(WorkflowOutput):
 
 
 def _notes(output: CheckpointsOutput) -> list[Text]:
-    """Return what is wrong, and the next command."""
+    """Return the problems, and the next command."""
     run = f"--host {output.run.host} --run {output.run.run_id}"
     lines = [styled("[bold red]{}: {}[/]", row.checkpoint.name, "; ".join(row.wrong)) for row in output.rows
              if row.wrong]

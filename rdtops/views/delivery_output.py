@@ -1,4 +1,4 @@
-"""What a deploy sent, or would send, and why; releases and environments."""
+"""Delivery output: what a deploy sent, or would send, and why; releases and environments."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class RollbackOutput(WorkflowOutput):
 
     def __rich__(self) -> RenderableType:
         it = self.rollback
-        return styled("[green]{}[/]: trainings now get [bold]{}[/] instead of {}; running trainings are not affected\n"
+        return styled("[green]{}[/]: trainings now run [bold]{}[/] instead of {}; running trainings are not affected\n"
                       "  train with it:   inv train --host {}\n"
                       "  end it:          inv deploy --host {}", it.host, it.to, it.before, it.host, it.host)
 
@@ -80,7 +80,7 @@ class RollbackOutput(WorkflowOutput):
 
 @dataclass(frozen=True)
 class EnvironmentOutput(WorkflowOutput):
-    """What `inv deploy --env` made."""
+    """The environment that `inv deploy --env` made."""
 
     made: Provisioned
 

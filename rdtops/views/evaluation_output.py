@@ -1,4 +1,4 @@
-"""Evaluations: their progress and their results."""
+"""Evaluation output: progress and results of evaluations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nvidia-smi says: once as it says it, again and again as a table that stays in its place."""
+"""GPU output: the output of nvidia-smi once, or a live table of the GPUs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUSY_PERCENT, FULL_PERCENT = 50, 95
 
 @dataclass(frozen=True)
 class NvidiaSmiOutput(WorkflowOutput):
-    """What nvidia-smi said: its own text, and its rows."""
+    """The output of nvidia-smi: its own text, and its rows."""
 
     host: str
     text: str
@@ -42,8 +42,8 @@ class GpuSampleOutput(LiveOutput):
     host: str
     time_s: float
     gpus: tuple[GpuUsage, ...]
-    problem: str = ""  # why there are none, or none of this moment
-    warning: str = ""  # what nvidia-smi prints besides, said once
+    problem: str = ""  # why there are none, or none for this moment
+    warning: str = ""  # other lines of nvidia-smi, shown once
 
     @property
     def place(self) -> str:
@@ -77,7 +77,7 @@ class GpuSampleOutput(LiveOutput):
 
 
 def load_bar(percent: float | None, from_percent: float, cells: int) -> Text:
-    """Draw a bar with its number, yellow up to `from_percent` and green above: an idle GPU is what one looks for."""
+    """Draw a bar with its number, yellow up to `from_percent` and green above, so that idle GPUs stand out."""
     if percent is None:
         return Text("?")
     full = round(cells * min(percent, 100) / 100)

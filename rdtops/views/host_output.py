@@ -1,4 +1,4 @@
-"""Hosts: the routes to them, their keys, the servers of the lab."""
+"""Host output: routes, host keys, and the servers of the lab."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rdtops.views.terminal import styled
 
 @dataclass(frozen=True)
 class HostOutput(WorkflowOutput):
-    """A host and its route, with the round trip where it was measured, or why it could not be."""
+    """A host and its route, with the round trip time if measured, or the problem."""
 
     host: Host
     round_trip_s: float | None = None

@@ -1,4 +1,4 @@
-"""Answers to questions about data and weights: replay, normfit, stats."""
+"""Inquiry output: answers of replay, normfit and stats about data and weights."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class StatsOutput(WorkflowOutput):
 
     def __rich__(self) -> RenderableType:
         found = self.stats.values
-        written = "" if found["is_written"] else styled("; [yellow]could not be written there[/]")
+        written = "" if found["is_written"] else styled("; [yellow]could not be saved on the host[/]")
         state = (styled("computed: {}{}", found["why"], written) if found["why"]
                  else "no recomputation is needed: the MD5 of every file is unchanged, and so is the codec")
         words = {"data": f"{len(found['files'])} files, {found['episodes']} episodes, {found['steps']} steps, "
@@ -83,7 +83,7 @@ class StatsOutput(WorkflowOutput):
                  "codec": found["codec"], "file": found["path"]}
         findings = [styled("{} {}, {}: {}", SIGNS[Status.FAIL if u["is_wrong"] else Status.WARN], u["kind"], u["slot"],
                            u["says"]) for u in found["unsound"]]
-        verdict = "[green]sound[/]" if self.stats.passed else "[bold red]not sound[/]"
+        verdict = "[green]plausible[/]" if self.stats.passed else "[bold red]implausible[/]"
         return Group(styled("[bold]statistics on {}[/]", self.stats.host), grid_of(words), *findings,
                      styled(verdict + "; {}", state))
 

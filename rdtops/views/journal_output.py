@@ -1,4 +1,4 @@
-"""Events of the Journal, and what the plugins said of them."""
+"""Journal output: events of the Journal, and the plugins' results."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from rdtops.views.words import clock, duration, heldout_words, size
 
 @dataclass(frozen=True)
 class EventOutput(WorkflowOutput):
-    """An event of a followed run, and what the plugins said of it."""
+    """An event of a watched run, and the plugins' results."""
 
     event: Event
     max_steps: int
     records: tuple[HookRecord, ...]
 
     def __rich__(self) -> RenderableType:
-        said = (recorded(r) for r in self.records if r.value or r.error)
+        results = (recorded(r) for r in self.records if r.value or r.error)
         line = styled("{}  {}", clock(self.event.time_s), words_of(self.event, self.max_steps))
-        return Text("\n           ").join([line, *said])
+        return Text("\n           ").join([line, *results])
 
     def to_json(self) -> list[dict[str, Any]]:
-        """As a line of the Journal has it."""
+        """Return the event as in the Journal."""
         return [{"kind": self.event.kind, "time_s": self.event.time_s, **self.event.data}]
 
 
@@ -38,23 +38,23 @@ def words_of(event: Event, max_steps: int) -> str:
     """Return an event of the Journal as one line; of an unknown kind, its fields."""
     words = WORDS.get(event.kind)
     try:
-        said = words(event.data) if words else ""
+        text = words(event.data) if words else ""
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
-        said = ""  # another version's event of that name, or nobody's
-    if event.kind == "step" and said:
-        return said.replace(" of ?", f" of {max_steps}", 1)
-    return said or f"{event.kind}  " + "  ".join(f"{k} {_value(v)}" for k, v in event.data.items())
+        text = ""  # an event of another version, or an invalid one
+    if event.kind == "step" and text:
+        return text.replace(" of ?", f" of {max_steps}", 1)
+    return text or f"{event.kind}  " + "  ".join(f"{k} {_value(v)}" for k, v in event.data.items())
 
 
 def _value(value: object) -> str:
     try:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
-    except (ValueError, RecursionError):  # a number or a nest that is too large to be written
+    except (ValueError, RecursionError):  # a number or a nesting too large to format
         return "?"
 
 
 def _scheduled(d: dict[str, Any]) -> str:
-    again = f", queued again {d['restarts']} x" if d.get("restarts") else ""
+    again = f", requeued {d['restarts']} times" if d.get("restarts") else ""
     return f"job {d.get('job')} of {d.get('launcher')} begins on {d.get('nodes')}{again}"
 
 
@@ -116,7 +116,7 @@ WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "sample": lambda d: f"step {d['step']}: mean squared action error {d['action_mse']:.4g}",
     "heldout": lambda d: f"step {d['step']}: validation loss {heldout_words(d['loss'])}",
     "checkpoint": _checkpoint,
-    "checkpoint_deleted": lambda d: f"deleted {d['name']}: no setting keeps it any more",
+    "checkpoint_deleted": lambda d: f"deleted {d['name']}: no retention setting keeps it",
     "trial": lambda d: (f"{d['outcome']:7}  trial {d['trial']:>2}  {d['steps']:>3} steps  {d['task']}  "
                         f"{d.get('error', '')}"),
     "eval_started": _eval_started,

@@ -1,4 +1,4 @@
-"""Launches: what would be started, and what was."""
+"""Launch output: what would be started, and what was started."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rdtops.views.words import stacked, verbatim
 
 @dataclass(frozen=True)
 class DryRunOutput(WorkflowOutput):
-    """What `inv train --dry-run` and `inv eval --dry-run` show: each file by its name, the command that would start
-    it, and the names of the secrets that go into a file of their own."""
+    """The output of `inv train --dry-run` and `inv eval --dry-run`: each file by name, the command that would start it,
+    and the names of the secrets, which go into a separate file."""
 
     host: str
     root: str

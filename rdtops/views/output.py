@@ -10,16 +10,16 @@ from rich.console import RenderableType
 
 
 class WorkflowOutput(ABC):
-    """Something that a workflow found or did. Nothing here prints."""
+    """A result of a workflow. Nothing here prints."""
 
     @property
     def exit_code(self) -> int:
-        """0: good; 1: a check or a run failed; 3: a host cannot be reached."""
+        """0: success; 1: a check or a run failed; 3: a host cannot be reached."""
         return 0
 
     @abstractmethod
     def __rich__(self) -> RenderableType:
-        """Return what a person sees of it."""
+        """Return what is shown on a terminal."""
 
     @abstractmethod
     def to_json(self) -> list[dict[str, Any]]:
@@ -27,12 +27,12 @@ class WorkflowOutput(ABC):
 
 
 class LiveOutput(WorkflowOutput):
-    """On a terminal it takes the place of the one before it."""
+    """A result that replaces the one before it on a terminal."""
 
     @property
     @abstractmethod
     def place(self) -> str:
-        """Name its place on the screen: what is shown of one host replaces only what was shown of that host."""
+        """Return its place on the screen, such as the host: a result replaces only an earlier one in the same place."""
 
     @abstractmethod
     def lines(self) -> Iterator[str]:

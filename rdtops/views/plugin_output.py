@@ -1,4 +1,4 @@
-"""Plugins, and what `inv plugins.new` wrote."""
+"""Plugin output: plugins, and the files of `inv plugins.new`."""
 
 from __future__ import annotations
 

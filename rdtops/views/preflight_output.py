@@ -1,4 +1,4 @@
-"""What the checks found."""
+"""Preflight output: the findings of the checks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CheckOutput(WorkflowOutput):
 
 
 def _by_group(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResult]]]:
-    """Return the groups in the order in which they first come."""
+    """Group the results, in the order of first appearance."""
     found: dict[str, list[CheckResult]] = {}
     for result in results:
         found.setdefault(result.group or result.source or "rdtops", []).append(result)
@@ -56,7 +56,7 @@ def _finding(result: CheckResult) -> Text:
 
 
 def _verdict(report: Report) -> Text:
-    """Return the last line, since a long table has scrolled by."""
+    """Return the summary line, shown last because a long table scrolls."""
     named = {status: ", ".join(r.name for r in report.results if r.status is status)
              for status in (Status.FAIL, Status.WARN)}
     verdict = "[green]ready to train[/]" if report.passed else "[bold red]not ready[/]"

@@ -1,4 +1,4 @@
-"""What was brought home."""
+"""Result output: fetched runs and reports."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FetchOutput(WorkflowOutput):
 
 @dataclass(frozen=True)
 class ReportOutput(WorkflowOutput):
-    """A report that was written on this laptop."""
+    """A report on this laptop."""
 
     run_id: str
     page: Path

@@ -1,4 +1,4 @@
-"""Runs: their state, and what they print."""
+"""Run output: state and log of runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rdtops.views.words import duration, exit_words, last_lines, stacked, state_
 
 @dataclass(frozen=True)
 class LogOutput(WorkflowOutput):
-    """Lines of the host, printed as they are."""
+    """Lines from the host, printed unchanged."""
 
     text: str
 
@@ -84,9 +84,9 @@ class StatusOutput(WorkflowOutput):
         widths = [max(len(row[column]) for row in numbers) for column in range(len(numbers[0]))]
         lines = [styled("[bold]{}[/]", self.host)]
         for status, row in zip(self.runs, numbers, strict=True):
-            told = "  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True) if width)
+            columns = "  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True) if width)
             lines.append(styled("  {} [bold]{}[/]  {}", state_word(status.run.state, 9), status.run.run_id,
-                                told.rstrip()))
+                                columns.rstrip()))
             lines += _details(status.run)
             lines += [styled("            evaluation {}", evaluation_line(e)) for e in status.evaluations]
         return stacked(*lines)
@@ -99,7 +99,7 @@ class StatusOutput(WorkflowOutput):
 
 
 def _numbers(run: RunView) -> list[str]:
-    """Step, loss, speed, time to go; '' for what is not known."""
+    """Return step, loss, speed and time to go; '' for what is not known."""
     return [f"step {run.step} of {run.max_steps}" if run.max_steps else f"step {run.step}",
             f"loss {run.loss:.4f}" if run.loss is not None else "",
             f"{run.samples_per_s:.1f} samples/s" if run.samples_per_s else "",
@@ -107,7 +107,7 @@ def _numbers(run: RunView) -> list[str]:
 
 
 def _details(run: RunView) -> list[Text]:
-    """Describe a run below its line: checkpoint, GPUs, last event; of one that failed the end of its log."""
+    """Return the lines below a run: checkpoint, GPUs, last event; of a failed run the end of its log."""
     saved = f"{run.last_checkpoint}, {_ago(run.last_checkpoint_s)}" if run.last_checkpoint else ""
     facts = [saved, gpus_words(run.gpus), f"last event {_ago(run.last_event_s)}" if run.last_event_s else ""]
     lines = [styled("            [dim]{}[/]", "   ".join(f for f in facts if f))] if any(facts) else []
@@ -121,8 +121,7 @@ def _details(run: RunView) -> list[Text]:
 
 
 def job_lines(job: JobState | None) -> list[Text]:
-    """What a cluster's scheduler says of a run; none where there is nothing to say: a run on a host of its own, one
-    that the scheduler never saw."""
+    """Return the scheduler's message about a run; none for a run without a scheduler, or one that it does not know."""
     if job is None or job.phase is Phase.ABSENT or not job.words:
         return []
     needs_somebody = job.remedy and (job.cause or job.phase is Phase.UNKNOWN)
@@ -130,7 +129,7 @@ def job_lines(job: JobState | None) -> list[Text]:
 
 
 def gpus_words(gpus: Sequence[GpuUsage]) -> str:
-    """`GPU 0, 1: 97 %, 142 of 160 GiB`; '' without any."""
+    """Return text such as `GPU 0, 1: 97 %, 142 of 160 GiB`; '' without GPUs."""
     if not gpus:
         return ""
     loads = [gpu.utilization_percent for gpu in gpus if gpu.utilization_percent is not None]

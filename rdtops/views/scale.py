@@ -1,4 +1,4 @@
-"""Scale: where steps and values lie on a picture, for the curves of the terminal and of the report. Pure."""
+"""Scale: the position of steps and values on a plot, for the terminal and the report. Pure."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDE_RANGE = 30.0  # the largest value so many times the smallest: then only a logarithmic axis shows both
+WIDE_RANGE = 30.0  # ratio of the largest to the smallest value from which the axis is logarithmic
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Values and steps as shares of the picture, 0 to 1."""
+    """A mapping of values and steps to fractions of the plot, 0 to 1."""
 
     first: float
     last: float
@@ -21,7 +21,7 @@ class Scale:
 
     @classmethod
     def of(cls, curves: Sequence[Sequence[tuple[float, float]]], logarithmic: bool | None = None) -> Scale:
-        """`curves`: (step, value) of each, all finite, none empty. `logarithmic` None: where values range widely."""
+        """Make the scale of `curves`: (step, value) of each, all finite, none empty. `logarithmic` None: automatic."""
         steps = [step for points in curves for step, _ in points]
         values = [value for points in curves for _, value in points]
         low, high = min(values), max(values)
@@ -43,7 +43,7 @@ class Scale:
         return (value - self.low) / (self.high - self.low)
 
     def value(self, share: float) -> float:
-        """The one that lies at that share of the height."""
+        """Return the value at that fraction of the height."""
         if self.logarithmic:
             return self.low * math.exp(share * math.log(self.high / self.low))
         return self.low + share * (self.high - self.low)

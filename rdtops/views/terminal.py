@@ -1,5 +1,5 @@
-"""Terminal: a console of rich on which whatever comes from a host is shown, never obeyed. Only `styled` templates are
-markup; a terminal obeys rich's own colours and moves, and nothing that a text holds."""
+"""Terminal: a rich console that escapes all text from a host. Only `styled` templates are markup; the terminal gets
+rich's own colours and cursor moves, and no control code of a text."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ _PLACE = re.compile("{}")
 
 
 class Terminal(Console):
+    """A console that escapes control codes."""
+
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Escape before the lines are broken, so that what is escaped has its width."""
+        """Escape before lines are wrapped, so that the escaped text has the right width."""
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Escape whatever is drawn: all of it comes through here."""
+        """Escape everything that is drawn."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
 def styled(template: str, *values: object) -> Text:
-    """Fill a template: `styled("[bold]{}[/] on {}", run, host)`. The template is markup, a value is text whatever it
-    holds; a value that is styled already keeps its style."""
+    """Fill a template: `styled("[bold]{}[/] on {}", run, host)`. The template is markup, a value is always plain
+    text; a styled value keeps its style."""
     parsed = Text.from_markup(template, emoji=False)
     parts = parsed.divide([end for place in _PLACE.finditer(parsed.plain) for end in place.span()])
     for number, value in zip(range(1, len(parts), 2), values, strict=True):

@@ -1,4 +1,4 @@
-"""How a diagnosis looks."""
+"""Why output: the diagnosis of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words and tables that several things share: sizes, durations, signs."""
+"""Words: sizes, durations, signs and tables that several outputs share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STATE_STYLE = {RunState.RUNNING: "cyan", RunState.FINISHED: "green", RunState.FA
 
 
 def size(size_bytes: float) -> str:
-    """Return bytes in words, whatever number a host said."""
+    """Return a size in words, for any number that a host sends."""
     known = number(size_bytes)
     return "?" if known is None else size_words(int(known))
 
@@ -60,13 +60,12 @@ def state_word(state: RunState, width: int = 0) -> Styled:
 
 
 def last_lines(log_tail: str, indent: str) -> str:
-    """Return the last lines of the log of what failed."""
+    """Return the last lines of a failed run's log."""
     return f"\n{indent}".join(log_text(log_tail).strip().splitlines()[-6:])
 
 
 def verbatim(text: str) -> Group:
-    """Return lines as they are, whatever the width: they may be pasted. A group, since rich wraps a text that comes
-    alone."""
+    """Return lines unwrapped, so that they can be copied. A group, since rich wraps a single text."""
     return Group(Styled(log_text(text), no_wrap=True, overflow="ignore"))
 
 

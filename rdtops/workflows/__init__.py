@@ -1,4 +1,4 @@
-"""One function a task: what it does on one host. They yield what there is to show (rdtops.views.output)."""
+"""Workflows: one function for each task and host. They yield results to show (rdtops.views.output)."""
 
 from rdtops.workflows.asking import hosts, new_plugin, normfit, plugins, replay, stats, stats_here, trust_host
 from rdtops.workflows.fetching import fetch_results, report, report_here

@@ -1,4 +1,4 @@
-"""Hosts, data, weights and plugins: what there is to know without a run, or about one step of it."""
+"""Asking: hosts, data, weights and plugins, and one step of a run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def stats(session: HostSession, *, request: Request, recompute: bool) -> Iterato
 
 
 def stats_here(session: Session, *, request: Request, recompute: bool) -> Iterator[StatsOutput]:
-    """Look at this laptop's copy of the dataset, which is what a deploy sends."""
+    """Show the statistics of this laptop's copy of the dataset, which a deploy sends."""
     config = request.config_here(session.inventory)
     folder = session.inventory.asset(config.dataset)
     if folder is None or not folder.is_dir():
@@ -61,8 +61,7 @@ def stats_here(session: Session, *, request: Request, recompute: bool) -> Iterat
 
 
 def plugins(session: Session) -> Iterator[PluginOutput]:
-    """List them also where hosts.toml cannot be read, or requires a plugin that is not there: this is where one looks
-    then."""
+    """List the plugins, even when hosts.toml cannot be read or requires a missing plugin: then the list is needed."""
     try:
         hosts, required = tuple(session.inventory.hosts.values()), session.inventory.required_plugins
     except ConfigError as error:

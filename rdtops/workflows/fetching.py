@@ -1,4 +1,4 @@
-"""What of a run comes home."""
+"""Fetching: results and reports of runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rdtops.workflows.session import HostSession
 
 
 def fetch_results(session: HostSession, *, run_id: str, which: str, into: str) -> Iterator[FetchOutput]:
-    """Fetch one run, or, with `run_id` all, every run of the host, oldest first; one that fails does not keep the
-    others."""
+    """Fetch one run, or, with `run_id` all, every run of the host, oldest first; after a failure the next one is
+    fetched."""
     connection, folder = session.connect(), Path(into).expanduser()
     if run_id != "all":
         yield FetchOutput(_fetched(session, connection, overview.find(connection, run_id), which, folder))
@@ -40,7 +40,7 @@ def fetch_results(session: HostSession, *, run_id: str, which: str, into: str) -
 
 
 def report(session: HostSession, *, run_id: str, into: str) -> Iterator[ReportOutput]:
-    """Fetch everything of a run but its checkpoints, and describe it."""
+    """Fetch everything of a run but its checkpoints, and write its report."""
     connection = session.connect()
     run = overview.find(connection, run_id)
     fetched = _fetched(session, connection, run, "none", Path(into).expanduser())
@@ -48,7 +48,7 @@ def report(session: HostSession, *, run_id: str, into: str) -> Iterator[ReportOu
 
 
 def report_here(folder: str) -> Iterator[ReportOutput]:
-    """Describe a folder that was fetched before; no host is asked."""
+    """Write the report of a folder that was fetched before; no host is asked."""
     root = Path(folder).expanduser()
     yield ReportOutput(root.name, pages.describe(root))
 
@@ -61,6 +61,6 @@ def _fetched(session: HostSession, connection: Connection, run: RunView, which: 
         curve.draw(Story.from_events(events), fetched.folder, run.run_id)
     try:
         pages.describe(fetched.folder)
-    except UsageError as error:  # the files are here; a run without a readable config.json has nothing to describe
+    except UsageError as error:  # the files are here; without a readable config.json there is no report
         session.say(error.message)
     return fetched

@@ -1,4 +1,4 @@
-"""The GPUs of a host."""
+"""GPU usage: the GPUs of a host."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ GPU_FIELDS = (*nvidia_smi.IDENTITY, "name", "memory.used", "memory.total", "util
 def gpu(session: HostSession, *, again_every_s: float) -> Iterator[NvidiaSmiOutput | GpuSampleOutput]:
     host, connection = session.host, session.connect()
     if again_every_s and not launchers.traits(host).is_local:
-        raise UsageError(f"{host.name} is a login node: --watch looks at its own GPUs only",
-                         remedy=f"inv gpu --host {host.name}   # those of the newest run's nodes, now")
+        raise UsageError(f"{host.name} is a login node: --watch would show its own GPUs only",
+                         remedy=f"inv gpu --host {host.name}   # the GPUs of the newest run's nodes, once")
     if again_every_s:
         yield from _sampled(connection, again_every_s)
         return
@@ -36,34 +36,35 @@ def gpu(session: HostSession, *, again_every_s: float) -> Iterator[NvidiaSmiOutp
 
 
 def _where_it_trains(connection: Connection, command: Command) -> Command:
-    """Return the command as it runs where the GPUs are: on a cluster, on the nodes of the newest run."""
+    """Return the command that runs on the machine with the GPUs: on a cluster, on the nodes of the newest run."""
     if launchers.traits(connection.host).is_local:
         return command
     run = overview.find(connection)
     if run.state is not RunState.RUNNING:
-        raise RunError(f"{run.host}: {run.run_id} is {run.state.value}, so it has no nodes",
+        raise RunError(f"{run.host}: {run.run_id} is {run.state.value} and has no nodes",
                        remedy=f"inv status --host {run.host}")
     job = jobs.training_job(overview.paths(connection, run))
     return launchers.launcher(connection.host).inside(connection, job, command)
 
 
 def _sampled(connection: Connection, every_s: float) -> Iterator[GpuSampleOutput]:
-    """Sample them for ever; a cut link is a sample that says so."""
-    said: list[str] = []
-    backoff = Backoff(said.append, every_s)
-    last, told = GpuSampleOutput(connection.host.name, 0.0, ()), ""
+    """Yield samples for ever; a lost connection gives a sample with its problem."""
+    messages: list[str] = []
+    backoff = Backoff(messages.append, every_s)
+    last, shown = GpuSampleOutput(connection.host.name, 0.0, ()), ""
     with RunPoller(connection) as poller:
         while True:
             try:
                 gpus, warning = poller.gpus()
             except LOST as error:
                 pause_s = backoff.lost(error)
-                yield replace(last, problem=said[-1])
+                yield replace(last, problem=messages[-1])
                 time.sleep(pause_s)
                 continue
             backoff.reconnected()
             problem = "" if gpus else "nvidia-smi lists no GPU; inv gpu prints its output"
-            last = GpuSampleOutput(connection.host.name, time.time(), gpus, problem, warning if warning != told else "")
-            told = warning
+            news = warning if warning != shown else ""
+            last = GpuSampleOutput(connection.host.name, time.time(), gpus, problem, news)
+            shown = warning
             yield last
             time.sleep(every_s)

@@ -1,5 +1,5 @@
-"""Session: what one command line shares over its tasks: the inventory, the plugins, and for each host one connection
-and the findings of a `check`, which a `train` behind it need not ask for again."""
+"""Session: what the tasks of one command line share: the inventory, the plugins, and for each host one connection and
+the findings of a `check`, which a following `train` uses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rdtops.workflows import training
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request, made concrete for one host."""
+    """A request resolved for one host."""
 
     spec: RunSpec
     assets: tuple[Asset, ...]
@@ -40,15 +40,15 @@ class Prepared:
 
 
 class Session:
-    """`say` gets lines for people while the work goes on, `progress` the bytes of transfers, `ask` the question of a
-    bastion that wants a code."""
+    """The state of one command line. `say` gets messages, `progress` the bytes of transfers, `ask` the questions of a
+    bastion that needs a code."""
 
     def __init__(self, say: Callable[[str], None], progress: Callable[[str, str, TransferProgress], None],
                  ask: Ask | None = None) -> None:
         self.say = say
         self.progress = progress
         self.ask = ask
-        self._lock = threading.Lock()  # several hosts are worked on side by side
+        self._lock = threading.Lock()  # several hosts are handled in parallel
         self._inventory: Inventory | None = None
         self._registry: Registry | None = None
         self._snapshot: Snapshot | None = None
@@ -76,19 +76,19 @@ class Session:
             return self._snapshot
 
     def all_hosts(self) -> list[HostSession]:
-        """Return every host of hosts.toml. Raises UsageError where it has none."""
+        """Return every host of hosts.toml. Raises UsageError when it has none."""
         hosts = tuple(self.inventory.hosts.values()) or (self.inventory.default_host,)
         return [self.on(host) for host in hosts]
 
     def hosts(self, names: str, *, of_runs: bool = False) -> list[HostSession]:
-        """Return the hosts of `--host a,b`. When it is empty: the default host, else, for tasks that look at runs, the
-        host on which this laptop launched last: `inv fetch-results` after `inv train --host a800` means a800."""
+        """Return the hosts of `--host a,b`. When empty: the default host, else, for tasks about runs, the host of this
+        laptop's last launch: `inv fetch-results` after `inv train --host a800` means a800."""
         wanted = [n.strip() for n in names.split(",") if n.strip()]
         if wanted:
             return [self.on(self.inventory.host(n)) for n in dict.fromkeys(wanted)]
         last = records.last_launch() if of_runs else ""
         if last in self.inventory.hosts and not any(h.default for h in self.inventory.hosts.values()):
-            self.say(f"no --host: {last}, where this laptop launched last")
+            self.say(f"no --host given: using {last}, the host of the last launch")
             return [self.on(self.inventory.host(last))]
         return [self.on(self.inventory.default_host)]
 
@@ -103,7 +103,7 @@ class Session:
 
 
 class HostSession:
-    """A session bound to one host: its connection, the plugins, and how to speak to the person."""
+    """A session bound to one host: its connection, the plugins, and the messages to the user."""
 
     def __init__(self, session: Session, host: Host) -> None:
         self.host = host
@@ -123,28 +123,28 @@ class HostSession:
         return self._session.snapshot
 
     def say(self, text: str) -> None:
-        """Tell the person a line."""
+        """Show a message."""
         self._session.say(text)
 
     def progress(self, what: str, done: TransferProgress) -> None:
-        """Show how far a transfer is."""
+        """Show the progress of a transfer."""
         self._session.progress(self.host.name, what, done)
 
     def connect(self) -> Connection:
-        """Return the connection, logged in. Raises a HostError that names the hop which refused."""
+        """Return the open connection. Raises a HostError that names the failing hop."""
         if not self._connection.alive:
             self.say(f"connecting to {self.host.name}: {self.host.route_words}")
         try:
             return self._connection.open()
         except Unreachable as error:
             if self.host.route[0].address.startswith("127."):
-                error.remedy = "inv lab.up   # if this is the lab; inv lab.status shows what of it is up"
+                error.remedy = "inv lab.up   # if this is the lab; inv lab.status shows its servers"
             raise
 
     def prepare(self, request: Request, *, of_this_tree: bool = False) -> Prepared:
-        """Make the request concrete: with the code of this tree, or, unless `of_this_tree`, of the release that the
-        host was rolled back to."""
-        config = request.config_for(self.host)  # first: a wrong --set needs no connection
+        """Resolve the request: with the code of this tree, or, unless `of_this_tree`, the release that the host was
+        rolled back to."""
+        config = request.config_for(self.host)  # first: an invalid --set needs no connection
         connection = self.connect()
         assets = plan.assets_of(self._session.inventory, connection, config)
         spec = plan.spec_of(connection, config, assets, self.snapshot)
@@ -155,17 +155,17 @@ class HostSession:
         return Prepared(spec, assets)
 
     def _rollback(self, connection: Connection) -> RolledBack | None:
-        """Ask once: nobody but a deploy of this command line changes it in the middle of it."""
+        """Return the rollback in force, asked once: within this command line only its own deploy changes it."""
         if not self._knows_rollback:
             self._rolled_back, self._knows_rollback = releases.rolled_back(connection), True
         return self._rolled_back
 
     def end_rollback(self) -> None:
-        """Remember that a deploy ended it."""
+        """Record that a deploy ended the rollback."""
         self._rolled_back, self._knows_rollback = None, True
 
     def report(self, prepared: Prepared, *, again: bool) -> Report:
-        """Check the host; the findings of this command line will do when there are some and `again` is not wanted."""
+        """Check the host, or return the findings of this command line unless `again`."""
         key = (prepared.spec.train.digest, prepared.spec.snapshot)
         if again or key not in self._reports:
             self._reports[key] = training.check(self.connect(), self.registry, prepared.spec, prepared.local_assets)

@@ -1,4 +1,4 @@
-"""What changes a host and starts something there."""
+"""Starting: deploy, rollback, check, train and evaluate."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from rdtops.workflows.watching import _spec, follow_run
 def deploy(session: HostSession, *, request: Request, only: str, environment: bool,
            dry_run: bool) -> Iterator[DeployOutput | EnvironmentOutput]:
     """Send what is missing or different; with `environment`, make the host's Python environment first."""
-    delivery.parts(only)  # a wrong --only needs no connection
+    delivery.parts(only)  # an invalid --only needs no connection
     prepared = session.prepare(request, of_this_tree=True)
     host, connection = session.host, session.connect()
     if environment:
@@ -86,7 +86,7 @@ def _dry_run(host: Host, spec: RunSpec | EvalSpec, files: dict[str, str]) -> Dry
 
 
 def _launched(session: HostSession, prepared: Prepared, run: RunView | None, *, again: bool) -> Launched:
-    """Return what runs after this: `run` resumed, the duplicate of the request, or a new one."""
+    """Launch, and return the training that runs then: `run` resumed, the duplicate of the request, or a new one."""
     connection = session.connect()
     duplicate = run if run or again else admission.find_duplicate(connection, prepared.spec)
     if duplicate and duplicate.state is RunState.RUNNING:
@@ -102,7 +102,7 @@ def _launched(session: HostSession, prepared: Prepared, run: RunView | None, *, 
 
 
 def _keep_checks(session: HostSession, connection: Connection, paths: RunPaths, findings: Report) -> None:
-    """Write them beside the run, for its report. A launch that has succeeded does not fail of it."""
+    """Save the findings in the run folder, for its report. An error here does not fail the launch."""
     try:
         overview.write_file(connection, paths.checks, json.dumps(findings.to_json(), ensure_ascii=False))
     except (HostError, RemoteError) as error:
@@ -111,7 +111,7 @@ def _keep_checks(session: HostSession, connection: Connection, paths: RunPaths, 
 
 def evaluate(session: HostSession, *, run_id: str, which: str, request: Request, protocol: Protocol, processes: int,
              device: str, follow: bool, dry_run: bool) -> Iterator[WorkflowOutput]:
-    protocol = checked(protocol)  # a wrong one needs no connection
+    protocol = checked(protocol)  # an invalid one needs no connection
     host, connection = session.host, session.connect()
     prepared = session.prepare(request).spec
     run = (evaluations.stand_in(which, prepared) if evaluations.is_path(which) and not run_id
@@ -137,10 +137,10 @@ def evaluate(session: HostSession, *, run_id: str, which: str, request: Request,
 def _follow_evaluation(session: HostSession, run_id: str, name: str) -> Iterator[EventOutput | EvaluationOutput]:
     connection = session.connect()
     run = overview.find(connection, run_id)
-    for event, said in watch.follow(connection, session.registry, run_id, say=session.say,
-                                    ended=lambda: evaluations.find(connection, run, name).state.ended):
+    for event, results in watch.follow(connection, session.registry, run_id, say=session.say,
+                                       ended=lambda: evaluations.find(connection, run, name).state.ended):
         if event.data.get("name") == name and (event.kind == "trial" or event.kind.startswith("eval_")):
-            yield EventOutput(event, 0, tuple(said))
+            yield EventOutput(event, 0, tuple(results))
     yield EvaluationOutput(evaluations.find(connection, run, name))
 
 

@@ -1,4 +1,4 @@
-"""Check and train: ask every check, then launch exactly one training."""
+"""Training: run every check, then launch exactly one training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rdtops.ssh.redaction import redacted
 
 
 def check(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path]) -> Report:
-    """Run every check of the host, ours first, then the plugins'. What they ask travels together."""
+    """Run every check of the host, first ours, then the plugins'. Their questions travel together."""
     plugins = registry.preflight_works(host=connection.host, connection=connection, spec=spec, local_assets=local,
                                        traits=launchers.traits(connection.host))
     ours: Works = [lambda: core_checks(connection, spec)]
@@ -33,20 +33,20 @@ def check(connection: Connection, registry: Registry, spec: RunSpec, local: Mapp
                for result in findings]
     asked = [p.name for p in registry.with_hook("preflight_check")]
     if not asked:
-        results.append(CheckResult.fail("plugins", "no plugin took part in this check",
-                                        remedy="inv plugins   # what is loaded, and why not"))
+        results.append(CheckResult.fail("plugins", "no plugin has a check",
+                                        remedy="inv plugins   # the loaded ones, and errors"))
     return Report(connection.host.name, tuple(results), tuple(asked), seconds)
 
 
 def _redacted(result: CheckResult, hidden: set[str]) -> CheckResult:
-    """A host may repeat whatever it was told."""
+    """Remove secrets from a result: a host may repeat whatever it was sent."""
     return replace(result, summary=redacted(result.summary, hidden), evidence=redacted(result.evidence, hidden),
                    remedy=redacted(result.remedy, hidden))
 
 
 def train(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path],
           report: Report, *, again: bool = False) -> Launched:
-    """Launch `spec` after a passed report, unless the same training runs (`again`: also then).
+    """Launch `spec` after a passed report, unless the same training is running (with `again`: even then).
     Raises PreflightFailed, PreflightVeto, PluginError or RunError."""
     require_pass(report)
     _before_train(connection, registry, spec, local)
@@ -54,13 +54,13 @@ def train(connection: Connection, registry: Registry, spec: RunSpec, local: Mapp
 
 
 def adopted(connection: Connection, duplicate: RunView) -> Launched:
-    """Return the training that the same command began before and that is running."""
+    """Return the running training that the same command started before."""
     assert duplicate.spec
     return jobs.launched(connection, duplicate.spec, Submitted("", already=True))
 
 
 def excused(report: Report, duplicate: RunView | None) -> Report:
-    """The report of a training that is running: it has the GPUs and the disk that it found free."""
+    """Turn failures into warnings when the same training is running, since it uses the GPUs and the disk."""
     if duplicate is None or duplicate.state is not RunState.RUNNING:
         return report
     while_it_runs = f"(while {duplicate.run_id}, the same training, runs)"
@@ -70,25 +70,25 @@ def excused(report: Report, duplicate: RunView | None) -> Report:
 
 
 def resumed_spec(run: RunView, fresh: RunSpec, settings: tuple[str, ...]) -> RunSpec:
-    """The spec of a run that goes on: its own values, the code and assets of today, and `--set` on top."""
+    """Return the spec of a resumed run: its own values, today's code and assets, and `--set` on top."""
     if run.spec is None:
         raise RunError(f"{run.host}: the config.json of {run.run_id} cannot be read, so it cannot be resumed")
     spec = replace(run.spec, release=fresh.release, snapshot=fresh.snapshot, assets=fresh.assets,
                    train=override(run.spec.train, settings))
     if run.state is RunState.RUNNING and admission.request_key(spec) != admission.request_key(run.spec):
-        raise RunError(f"{run.host}: {run.run_id} is running, with other settings, code or data",
-                       remedy=f"inv stop --host {run.host} --run {run.run_id}   # then resume it with these")
+        raise RunError(f"{run.host}: {run.run_id} is running with other settings, code or data",
+                       remedy=f"inv stop --host {run.host} --run {run.run_id}   # then resume it")
     return spec
 
 
 def resume(connection: Connection, registry: Registry, run: RunView, spec: RunSpec, local: Mapping[str, Path],
            report: Report) -> Launched:
-    """Let a run go on from its newest valid checkpoint."""
+    """Resume a run from its newest valid checkpoint."""
     whole, _ = overview.checkpoints(connection, run)
     if whole and whole[-1].step >= spec.train.max_steps:
         raise RunError(f"{run.host}: {run.run_id} is at step {whole[-1].step}, and max_steps is {spec.train.max_steps}",
                        remedy=f"inv train --host {run.host} --resume {run.run_id} --set max_steps={whole[-1].step * 2}")
-    launched = train(connection, registry, spec, local, report, again=True)  # this run, whatever others there are
+    launched = train(connection, registry, spec, local, report, again=True)  # this run, even beside a duplicate
     return replace(launched, resumed_from=whole[-1].name if whole else "")
 
 
@@ -96,7 +96,7 @@ def require_pass(report: Report) -> None:
     if report.passed:
         return
     lines = [f"{r.name}: {r.summary}" + (f" ({r.evidence})" if r.evidence else "") for r in report.failures]
-    lines = lines or ["no check was made"]
+    lines = lines or ["no check was run"]
     first = next((r.remedy for r in report.failures if r.remedy), f"inv check --host {report.host}")
     raise PreflightFailed(f"{report.host}: not started, {len(lines)} check(s) failed\n  " + "\n  ".join(lines),
                           remedy=first)

@@ -1,4 +1,4 @@
-"""Status, logs and checkpoints of a run; attaching to it, stopping it, following it."""
+"""Watching: status, logs and checkpoints of runs; attach, stop and follow."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ from rdtops.views.run_output import LogOutput, RunOutput, RunStatus, StatusOutpu
 from rdtops.views.why_output import WhyOutput
 from rdtops.workflows.session import HostSession
 
-LONGEST_LOG = 1 << 24  # bytes that `inv logs` shows
+LONGEST_LOG = 1 << 24  # most bytes that `inv logs` shows
 
 
 def status(session: HostSession, *, run_id: str, everything: bool) -> Iterator[StatusOutput]:
-    """Show the run of that id, else all or the newest and those that are running. A host that cannot be asked is a
-    row."""
+    """Show the run of that id, else all, or the newest and the running ones. A host that cannot be reached is a row."""
     host = session.host
     try:
         connection = session.connect()
@@ -77,21 +76,21 @@ def checkpoints(session: HostSession, *, run_id: str, verify: bool) -> Iterator[
     if verify and whole:
         session.say(f"reading {size_words(sum(c.size_bytes for c in whole))} on the host")
     states = overview.digest_states(connection, run, verify=verify)
-    said = RunRecords(session.host.name, run.run_id).hooks()
+    records = RunRecords(session.host.name, run.run_id).hooks()
     best = best_of(whole)
-    rows = tuple(CheckpointRow(c, c is whole[-1], c is best, tuple(r for r in said if r.digest == c.digest),
+    rows = tuple(CheckpointRow(c, c is whole[-1], c is best, tuple(r for r in records if r.digest == c.digest),
                                *states.get(c.name, ("unverified", ()))) for c in whole)
     others = tuple((name, "; ".join(states[name][1]) if name in states else "not a checkpoint") for name in unfinished)
     yield CheckpointsOutput(run, rows, others)
 
 
 def attach(session: HostSession, *, run_id: str) -> Iterator[LogOutput]:
-    """Hand the terminal to OpenSSH, which draws it better than we would."""
+    """Open the terminal of a run with OpenSSH."""
     host, connection = session.host, session.connect()
     run = overview.find(connection, run_id)
     spec = _spec(run, host)
-    yield LogOutput(f"attached to {run.run_id}; leave with {launchers.traits(host).detach_keys} (the training does not "
-                    "need this window)\n")
+    yield LogOutput(f"attached to {run.run_id}; detach with {launchers.traits(host).detach_keys}: the training "
+                    "continues\n")
     line = launchers.launcher(host).attach_line(jobs.job_of(spec))
     with tempfile.NamedTemporaryFile("w", prefix="rdtops-", suffix=".ssh_config") as config:
         config.write(openssh_config.config_text(host))
@@ -119,12 +118,12 @@ def follow_run(session: HostSession, *, run_id: str) -> Iterator[EventOutput | R
     run = overview.find(connection, run_id)
     steps = run.spec.train.max_steps if run.spec else 0
     shown_s = 0.0
-    for event, said in watch.follow(connection, session.registry, run.run_id, from_start=True, say=session.say):
-        if event.kind == "step":  # all are in the Journal; a person reads one a second
+    for event, records in watch.follow(connection, session.registry, run.run_id, from_start=True, say=session.say):
+        if event.kind == "step":  # all are in the Journal; one a second is shown
             if event.time_s - shown_s < 1 and event.data.get("step") != steps:
                 continue
             shown_s = event.time_s
-        yield EventOutput(event, steps, tuple(said))
+        yield EventOutput(event, steps, tuple(records))
     yield RunOutput(overview.find(connection, run.run_id))
 
 

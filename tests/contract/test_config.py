@@ -50,14 +50,14 @@ def test_settings_are_read_as_the_type_of_their_field():
 
 @pytest.mark.parametrize(("setting", "words"), [
     ("maxsteps=3", "did you mean 'max_steps'"),
-    ("max_steps=ten", "'ten' is not a whole number"),
-    ("max_steps=1.5", "'1.5' is not a whole number"),
+    ("max_steps=ten", "'ten' is not an integer"),
+    ("max_steps=1.5", "'1.5' is not an integer"),
     ("image_augmentation=maybe", "not true or false"),
     ("device=tpu", "one of cuda, cpu"),
     ("learning_rate=nan", "not a number"),
     ("learning_rate=0", "must be above 0"),
     ("warmup_steps=-1", "must not be negative"),
-    ("condition_dropout=1.5", "from 0 to below 1"),
+    ("condition_dropout=1.5", "must be at least 0 and below 1"),
     ("heldout_share=0.6", "from 0 to 0.5"),
     ("heldout_share=-0.1", "from 0 to 0.5"),
     ("checkpoints_keep_best=0", "must be above 0"),

@@ -94,7 +94,7 @@ def test_recorded_words_are_known(line: str) -> None:
     ("/d/a.hdf5: demo_3, step 4: agentview_rgb cannot be read: inflate() failed", "DataError", "bad_sample"),
     ("no *.hdf5 file below /d", "DataError", "missing_asset"),
     ("the weights are not those of rdt-1b: depth is 14", "WeightsError", "wrong_weights"),
-    ("sharding = x: one of none, zero1, fsdp2", "ConfigError", "config"),
+    ("sharding = x: must be one of none, zero1, fsdp2", "ConfigError", "config"),
     ("process 4 of this host has no GPU: torch 2.13.0 sees 4", "RunError", "gpu_lost"),
     ("OSError: [Errno 28] No space left on device", "OSError", "disk_full")])
 def test_what_a_rank_told_comes_before_the_log(error: str, kind: str, cause: str) -> None:
@@ -107,7 +107,7 @@ def test_what_a_rank_told_comes_before_the_log(error: str, kind: str, cause: str
 def test_an_error_without_a_name_is_told_in_its_own_words() -> None:
     found = diagnose(evidence("fine", told=(LOST, failed("ZeroDivisionError: division by zero", "ZeroDivisionError"))))
     assert (found.cause, found.restart) == ("bug", True)
-    assert found.summary == "an error that has no name here: ZeroDivisionError: division by zero"
+    assert found.summary == "unknown error: ZeroDivisionError: division by zero"
 
 
 def test_memory_that_does_not_hold_the_model_is_no_matter_of_the_batch() -> None:

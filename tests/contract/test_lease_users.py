@@ -151,7 +151,7 @@ def test_a_running_training_starts_its_ranks_whatever_another_user_does_to_the_l
     machine.does(MALLORY, "rm locks/gpu-0; mkfifo locks/gpu-0")
     said = machine.joins(ANN)
     assert said.startswith("joined\n")
-    assert f"goes on without a lock that the run has: {machine.locks}/gpu-0 cannot be locked: " in said
+    assert f"continuing without a lock of this run: {machine.locks}/gpu-0 cannot be locked: " in said
     assert "GPU 0 is held by a (" in machine.trains(ANN, "b")  # of the same workspace
 
 

@@ -43,11 +43,11 @@ Failed to establish a new connection:
 
 
 @pytest.mark.parametrize(("problem", "said", "message", "remedy"), [
-    ("pip", UNREACHABLE, "pip reaches no index there", "offline = true"),
+    ("pip", UNREACHABLE, "pip cannot reach its index", "offline = true"),
     ("pip", "ERROR: No matching distribution found for torch==9", "pip could not install", "requirements, index_url"),
     ("venv", "The virtual environment was not created successfully because ensurepip is not available.",
      "no virtual environment can be made", "python3-venv"),
-    ("busy", "/v.d", "another `inv deploy --env` is at work", "when it is done"),
+    ("busy", "/v.d", "another `inv deploy --env` is running", "when it is done"),
     ("foreign", "/v", "was not made by `inv deploy --env`", "mv ~/v ~/v.before")])
 def test_a_making_that_fails_says_what_pip_said_and_what_to_do(problem, said, message, remedy):
     error = provision._failed(Host(name="h", address="192.0.2.1"), "~/v", {"problem": problem, "said": said})

@@ -48,7 +48,7 @@ def test_a_file_that_others_may_read_is_refused(laptop):
 
 def test_a_secret_that_is_nowhere_is_named(laptop):
     laptop.unlink()
-    with pytest.raises(ConfigError, match="does not know HF_TOKEN: neither") as refused:
+    with pytest.raises(ConfigError, match="but HF_TOKEN is neither in the environment") as refused:
         secrets.values(HOST.secrets)
     assert "export HF_TOKEN=" in refused.value.remedy
     assert VALUE not in refused.value.message

@@ -61,7 +61,7 @@ def test_the_new_distribution_is_installed_and_becomes_the_one_of_the_document(h
 
 @pytest.mark.parametrize(("name", "words"), [
     ("Scratch", "small letters"), ("my-plugin", "small letters"), ("../x", "small letters"), ("", "small letters"),
-    ("md5", "there is a plugin 'md5' already")])
+    ("md5", "a plugin 'md5' exists already")])
 def test_a_name_that_cannot_be_is_refused(home, name, words):
     with pytest.raises(UsageError, match=words):
         authoring.write(name, discovery.user_folder(), package=False)
@@ -71,6 +71,6 @@ def test_a_name_that_cannot_be_is_refused(home, name, words):
 def test_files_that_are_there_are_left_as_they_are(home):
     (home / "rdtops-mine").mkdir()
     (home / "rdtops-mine" / "pyproject.toml").write_text("mine")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         authoring.write("mine", home, package=True)
     assert [p.name for p in (home / "rdtops-mine").iterdir()] == ["pyproject.toml"]

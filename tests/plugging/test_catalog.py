@@ -54,7 +54,7 @@ def test_wrong_options_and_a_broken_plugin_are_told_with_exit_1(inv, tmp_path):
     assert done.returncode == 1
     assert "SystemExit: no" in rows(done)["mine"]["problem"]
     assert "unknown option 'min_free_gib'; did you mean 'min_free_gb'?" in rows(done)["disk"]["problems"][0]
-    assert rows(done)["dsk"]["problem"] == ("[hosts.a.plugins.dsk] is for a plugin that is not there; "
+    assert rows(done)["dsk"]["problem"] == ("[hosts.a.plugins.dsk] is for an unknown plugin; "
                                             "did you mean 'disk'?")
     assert "min_free_gib" in inv("plugins", hosts=host).stdout  # for people too
 
@@ -70,4 +70,4 @@ def test_a_new_plugin_is_among_them(inv):
     assert [Path(row["file"]).name for row in json.loads(written.stdout)] == ["mine.py", "test_mine.py"]
     assert rows(inv("plugins", "--json"))["mine"]["healthy"]
     again = inv("plugins.new", "mine")
-    assert (again.returncode, "there is a plugin 'mine' already" in again.stderr) == (2, True)
+    assert (again.returncode, "a plugin 'mine' exists already" in again.stderr) == (2, True)

@@ -85,7 +85,7 @@ def test_a_plugin_can_be_left_out_by_name(folder, monkeypatch):
     loaded = registry.load()
     assert [p.name for p in loaded.loaded] == ["good"]
     assert {p.name: p.problem for p in loaded.plugins if p.disabled} == {
-        "bad": "left out by RDTOPS_DISABLED_PLUGINS", "other": "there is no such plugin"}
+        "bad": "left out by RDTOPS_DISABLED_PLUGINS", "other": "no such plugin"}
     assert loaded.broken == ()  # leaving one out is no fault
 
 
@@ -161,11 +161,11 @@ def test_a_keyboard_interrupt_within_a_plugin_is_the_plugin_s(folder):
 
 # --- versions, order, packages ---
 
-@pytest.mark.parametrize(("version", "words"), [("2", "update rdtops"), ("0", "it needs an update")])
+@pytest.mark.parametrize(("version", "words"), [("2", "update rdtops"), ("0", "update the plugin")])
 def test_a_plugin_for_another_version_of_the_api_is_refused_with_the_way_out(folder, version, words):
     write(folder, other=f"API_VERSION = {version}\n" + HOOK + "def preflight_check():\n    return None\n")
     (broken,) = registry.load().broken
-    assert broken.problem.startswith(f"it was written for version {version} of rdtops.api, this is 1")
+    assert broken.problem.startswith(f"it needs version {version} of rdtops.api, this is 1")
     assert words in broken.problem
 
 
@@ -180,7 +180,7 @@ def test_a_wrapper_is_refused_because_there_is_nothing_to_wrap(folder):
     write(folder, wraps="from rdtops.api import hookimpl\n@hookimpl(wrapper=True)\n"
           "def before_train():\n    return (yield)\n")
     (broken,) = registry.load().broken
-    assert "nothing to wrap" in broken.problem
+    assert "wraps a hook, which is not supported" in broken.problem
 
 
 def test_one_manager_is_made_whatever_is_called(folder, monkeypatch):
@@ -268,7 +268,7 @@ def test_options_for_an_absent_and_for_a_disabled_plugin_are_said_by_name(folder
     monkeypatch.setenv("RDTOPS_DISABLED_PLUGINS", "off")
     found = preflight(registry.load(), tund={"gb": 1}, off={"x": 1})
     assert (found["tund"].status, found["off"].status) == (Status.FAIL, Status.WARN)
-    assert found["tund"].summary == "[hosts.h.plugins.tund] is for a plugin that is not there; did you mean 'tuned'?"
+    assert found["tund"].summary == "[hosts.h.plugins.tund] is for an unknown plugin; did you mean 'tuned'?"
     assert "RDTOPS_DISABLED_PLUGINS" in found["off"].summary
 
 

@@ -119,9 +119,9 @@ def test_a_host_without_quotas_says_that_it_was_not_asked(check):
 @pytest.mark.parametrize(("trial", "status", "words"), [
     (said('{"mib": 64, "seconds": 0.1}\n'), Status.OK, "671 MB/s with fsync: a checkpoint takes 29 s"),
     (said('{"mib": 20, "seconds": 5.2}\n'), Status.WARN, "4 MB/s with fsync"),
-    (said('{"mib": 0, "seconds": 0}\n'), Status.SKIP, "too little is free"),
+    (said('{"mib": 0, "seconds": 0}\n'), Status.SKIP, "too little space is free"),
     (said("", 1, "OSError: [Errno 122] Disk quota exceeded"), Status.FAIL, "64 MiB cannot be written"),
-    (said("", 1, "PermissionError: [Errno 13] Permission denied: '/w'"), Status.SKIP, "this user may not write there"),
+    (said("", 1, "PermissionError: [Errno 13] Permission denied: '/w'"), Status.SKIP, "this user cannot write"),
     (said("", None), Status.FAIL, "64 MiB cannot be written")])
 def test_the_speed_of_a_short_write_says_how_long_a_checkpoint_takes(check, trial, status, words):
     found = check(space=df(500), trial=trial)["disk speed"]

@@ -68,7 +68,7 @@ def test_another_image_size_is_told_by_its_patches(check):
 def test_a_config_that_does_not_say_its_size_is_a_warning(check, config):
     found = check(vision=listing(SIGLIP, as_json(config)))["vision_encoder"]
     assert found.status is Status.WARN
-    assert "does not say hidden_size" in found.summary
+    assert "has no hidden_size" in found.summary
 
 
 @pytest.mark.parametrize("config", ["{", "[]", "null", "\ufffd"])
@@ -81,7 +81,7 @@ def test_a_missing_part_of_the_weights_is_named(check):
     parts = '"model-00001-of-00002.safetensors"\n"model-00002-of-00002.safetensors"\n'
     found = check(text=listing(there, as_json({"d_model": 4096}), parts))["text_encoder"]
     assert found.status is Status.FAIL
-    assert found.summary.startswith("model-00002-of-00002.safetensors missing there")
+    assert found.summary.startswith("model-00002-of-00002.safetensors missing on the host")
     whole = check(text=listing(there + "model-00002-of-00002.safetensors\n", as_json({"d_model": 4096}), parts))
     assert whole["text_encoder"].status is Status.OK
 
@@ -114,13 +114,14 @@ def look(module, folder):
 def test_what_is_missing_is_named(check, files, lacks):
     found = check(text=listing(files, ""))["text_encoder"]
     assert found.status is Status.FAIL
-    assert found.summary.startswith(f"{lacks} missing there")
+    assert found.summary.startswith(f"{lacks} missing on the host")
 
 
 @pytest.mark.parametrize(("values", "way"), [
     ({"local": ["text_encoder"]}, "uploaded from /here/text_encoder"),
-    ({"env": {"HF_ENDPOINT": "https://mirror.example.org"}}, "downloaded there from https://mirror.example.org"),
-    ({"plugins": {"encoder_mirror": {"endpoint": "https://m.example.org"}}}, "downloaded there from https://m.example.org"),
+    ({"env": {"HF_ENDPOINT": "https://mirror.example.org"}}, "downloaded on the host from https://mirror.example.org"),
+    ({"plugins": {"encoder_mirror": {"endpoint": "https://m.example.org"}}},
+     "downloaded on the host from https://m.example.org"),
 ])
 def test_what_before_train_can_bring_is_a_warning_that_says_how(check, values, way):
     found = check(text=listing("", ""), **values)["text_encoder"]
@@ -140,10 +141,10 @@ def test_a_folder_that_hosts_toml_names_is_left_alone(check, plugins, host, spec
     pinned = {"t5-v1_1-xxl": "/shared/t5"}
     found = check(text=listing("", ""), local=["text_encoder"], assets=pinned)["text_encoder"]
     assert found.status is Status.FAIL
-    assert "[hosts.h.assets] says that t5-v1_1-xxl is there" in found.summary
+    assert "[hosts.h.assets] has a folder for t5-v1_1-xxl" in found.summary
     h = host(assets=pinned)
     connection = ScriptedConnection(h, text_encoder=listing("", ""), vision_encoder=listing("", ""))
-    with pytest.raises(PreflightVeto, match="left alone"):
+    with pytest.raises(PreflightVeto, match="is not changed"):
         plugins["encoder_mirror"].before_train(
             h, connection, spec(), {"text_encoder": Path("/here/t5")}, options("encoder_mirror", h))
 
@@ -171,7 +172,7 @@ def test_download_false_keeps_the_host_off_the_net(check):
 def test_a_launch_without_encoders_and_without_a_way_is_vetoed(plugins, host, spec):
     h = host()
     connection = ScriptedConnection(h, text_encoder=listing("", ""), vision_encoder=listing("", ""))
-    with pytest.raises(PreflightVeto, match="neither a copy here nor a mirror"):
+    with pytest.raises(PreflightVeto, match="neither a local copy nor a mirror"):
         plugins["encoder_mirror"].before_train(h, connection, spec(), {}, options("encoder_mirror", h))
 
 

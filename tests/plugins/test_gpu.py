@@ -25,7 +25,7 @@ def test_the_gpus_of_a_login_node_are_not_judged(check):
 def test_too_few_gpus_fail_with_the_number_there_is(check):
     found = check()["gpu count"]
     assert found.status is Status.FAIL
-    assert "4 GPUs usable, 8 asked for" in found.summary
+    assert "4 GPUs usable, 8 requested" in found.summary
     assert "num_processes=4" in found.remedy
 
 

@@ -42,8 +42,8 @@ SAME, GONE, OTHER = ("skip", "same MD5"), ("send", "missing on the host"), ("sen
     ("dataset", {"a": SAME}, Status.OK, "1 file, 500.0 MB, the same MD5 as here"),
     ("dataset", {"a": SAME, "b": OTHER}, Status.FAIL, "1 of 2 files differ"),
     ("dataset", {"a": GONE}, Status.FAIL, "1 of 1 file differ"),
-    ("dataset", {}, Status.FAIL, "/here is empty here"),
-    ("text_encoder", {"a": GONE, "b": GONE}, Status.WARN, "not there yet"),
+    ("dataset", {}, Status.FAIL, "/here is empty on this laptop"),
+    ("text_encoder", {"a": GONE, "b": GONE}, Status.WARN, "not on the host yet"),
     ("text_encoder", {"a": SAME, "b": GONE}, Status.FAIL, "1 of 2 files differ"),
     ("text_encoder", {"a": OTHER}, Status.FAIL, "1 of 1 file differ"),
 ])

@@ -94,7 +94,7 @@ def test_a_checkpoint_and_an_end_are_told_with_what_one_wants_to_know(webhook, u
     assert path == f"/hook/{SECRET}?key={SECRET}"
     assert (first["event"], first["host"], first["run_id"]) == ("checkpoint", "h", make_spec().run_id)
     assert first["text"] == (f"rdtops h: {make_spec().run_id} step_002000 of 30000 steps, 19.65 GB, "
-                             "held-out loss 0.012346")
+                             "validation loss 0.012346")
     assert second["event"] == "failed"
     assert second["text"].endswith("failed at step 1234 of 30000, loss 0.5000: CUDA out of memory")
 
@@ -155,7 +155,7 @@ def test_a_server_in_trouble_is_asked_again_and_then_named(webhook, url, answers
     assert all(path.startswith("/hook/") for path, _ in webhook.received)  # no redirect was followed
     if words:
         assert isinstance(call.error, RdtopsError)
-        assert str(call.error) == f"the webhook at 127.0.0.1 was not told: {words}"
+        assert str(call.error) == f"the webhook at 127.0.0.1 failed: {words}"
         assert not shows_secret(call.error)
     else:
         assert call.error is None
@@ -192,7 +192,7 @@ def test_the_address_can_lie_in_a_file_that_is_mine_alone(webhook, url, tmp_path
     assert isinstance(called("after_run", url_file=str(file)).error, RdtopsError)
     file.chmod(0o600)
     found = checked(url_file=str(file))
-    assert found.summary == "tells checkpoint, finished, stopped, failed to 127.0.0.1"
+    assert found.summary == "sends checkpoint, finished, stopped, failed to 127.0.0.1"
     called("after_run", url_file=str(file))
     assert len(webhook.received) == 1
     assert not shows_secret(found)
@@ -205,7 +205,7 @@ def test_the_address_can_lie_in_a_file_that_is_mine_alone(webhook, url, tmp_path
 def test_an_address_that_is_not_https_is_refused_unseen(monkeypatch, address):
     monkeypatch.setenv("RDTOPS_NOTIFY_URL", address)
     found, call = checked(), called("after_run")
-    assert (found.status, found.summary) == (Status.WARN, "the address in RDTOPS_NOTIFY_URL is not one of https")
+    assert (found.status, found.summary) == (Status.WARN, "the URL in RDTOPS_NOTIFY_URL must be https")
     assert isinstance(call.error, RdtopsError)
     assert not shows_secret(found, call.error)
 
@@ -237,13 +237,13 @@ def test_the_desktop_shows_it_and_a_run_id_is_never_an_option(desktop):
 def test_a_desktop_that_fails_is_said_and_the_webhook_is_told_all_the_same(desktop, webhook, url, tmp_path):
     (tmp_path / "code").write_text("1")
     call = called("after_run", desktop=True)
-    assert "the desktop was not told" in str(call.error)
+    assert "the desktop notification failed" in str(call.error)
     assert len(webhook.received) == 1
 
 
 def test_a_laptop_without_notify_send_is_a_warning(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    assert checked(desktop=True).summary == "there is no notify-send on this laptop"
+    assert checked(desktop=True).summary == "notify-send is not installed on this laptop"
     assert "FileNotFoundError" in str(called("after_run", desktop=True).error)
 
 

@@ -74,29 +74,29 @@ exec python -m accelerate.commands.launch \\
 @pytest.mark.parametrize(("facts", "phase", "cause", "words"), [
     ({}, Phase.ABSENT, Cause.NONE, ""),
     ({"problem": "slurm_load_jobs error: Unable to contact slurm controller"}, Phase.UNKNOWN, Cause.NONE,
-     "Slurm does not tell of job 7: slurm_load_jobs error"),
+     "Slurm gives no state of job 7: slurm_load_jobs error"),
     ({"state": "RUNNING", "nodes": "n[1-2]", "left": "1:02:03", "restarts": "2"}, Phase.RUNNING, Cause.NONE,
-     "job 7 runs on n[1-2], 1:02:03 of its time left, queued again 2 x"),
+     "job 7 runs on n[1-2], 1:02:03 of its time left, requeued 2 times"),
     ({"state": "COMPLETING", "nodes": "n1"}, Phase.RUNNING, Cause.NONE, "job 7 is ending on n1"),
     ({"state": "PENDING", "reason": "Priority", "start": "2026-11-26T18:00:00"}, Phase.QUEUED, Cause.WAITS,
-     "job 7 is queued: jobs of higher priority are before it; Slurm expects to start it at 2026-11-26T18:00:00"),
+     "job 7 is queued: jobs of higher priority are ahead of it; Slurm expects to start it at 2026-11-26T18:00:00"),
     ({"state": "PENDING", "reason": "AssocGrpGRES", "start": "N/A"}, Phase.QUEUED, Cause.WAITS,
      "job 7 is queued: it waits (AssocGrpGRES)"),
     ({"state": "PENDING", "reason": "PartitionConfig", "start": "N/A"}, Phase.QUEUED, Cause.WAITS,
-     "job 7 is queued: the partition does not allow what it asks for: it will never start"),
+     "job 7 is queued: the partition does not allow what it requests: it will never start"),
     ({"state": "PENDING", "reason": "JobHeldAdmin"}, Phase.QUEUED, Cause.HELD, "job 7 is held by an administrator"),
     ({"state": "REQUEUE_HOLD", "reason": ""}, Phase.QUEUED, Cause.HELD, "job 7 is held (REQUEUE_HOLD)"),
     ({"state": "PENDING", "reason": "launch failed requeued held"}, Phase.QUEUED, Cause.HELD,
      "job 7 is held: a node could not start it"),
     ({"state": "CANCELLED"}, Phase.ENDED, Cause.CANCELLED, "job 7 was cancelled (scancel"),
     ({"state": "PREEMPTED"}, Phase.ENDED, Cause.PREEMPTED, "job 7 was preempted by a job of higher priority"),
-    ({"state": "TIMEOUT", "nodes": "n1"}, Phase.ENDED, Cause.TIMED_OUT, "job 7 ran into its time limit on n1"),
+    ({"state": "TIMEOUT", "nodes": "n1"}, Phase.ENDED, Cause.TIMED_OUT, "job 7 reached its time limit on n1"),
     ({"state": "NODE_FAIL"}, Phase.ENDED, Cause.NODE_FAILED, "job 7 lost a node"),
-    ({"state": "OUT_OF_MEMORY"}, Phase.ENDED, Cause.OUT_OF_MEMORY, "job 7 used more memory of the node"),
+    ({"state": "OUT_OF_MEMORY"}, Phase.ENDED, Cause.OUT_OF_MEMORY, "job 7 used more memory than it was allocated"),
     ({"state": "FAILED", "reason": "NonZeroExitCode"}, Phase.ENDED, Cause.NONE, "job 7 ended by itself, with an error"),
     ({"state": "FAILED", "reason": "RaisedSignal:53(launch_failed)"}, Phase.ENDED, Cause.NOT_STARTED, "job 7 ended"),
     ({"state": "COMPLETED"}, Phase.ENDED, Cause.NONE, "job 7 ended by itself"),
-    ({"state": ""}, Phase.ENDED, Cause.FORGOTTEN, "Slurm no longer knows job 7"),
+    ({"state": ""}, Phase.ENDED, Cause.FORGOTTEN, "Slurm has no record of job 7"),
     ({"state": "", "ended_note": "1795666927"}, Phase.ENDED, Cause.CANCELLED, "job 7 was ended by Slurm"),
 ])
 def test_each_state_of_a_job_is_told_apart_and_named(facts, phase, cause, words):
@@ -125,13 +125,13 @@ def test_a_host_with_another_launcher_is_none_of_its_business():
     ({"account": "physics"}, "slurm account", "gpu does not allow the account physics"),
     ({"account": "vision"}, "slurm account", "you have no account vision; yours: robotics"),
     ({"account": "robotics", "qos": "urgent"}, "slurm account", "gpu does not allow the QOS urgent"),
-    ({"gpu_type": "h100"}, "slurm gpus", "1 nodes with 8 h100 GPUs a node are wanted, 0 have them"),
+    ({"gpu_type": "h100"}, "slurm gpus", "1 nodes with 8 h100 GPUs a node are requested, 0 have them"),
     ({"gpus_per_node": 16}, "slurm gpus", "0 have them"),
     ({"constraint": "h100"}, "slurm features", "no node has h100"),
-    ({"nodes": 8}, "slurm nodes", "8 nodes are wanted, the partition allows 4"),
-    ({"nodes": 3}, "slurm nodes", "8 processes cannot be spread evenly over 3 nodes"),
-    ({"time": "2-00:00:00"}, "slurm time", "2-00:00:00 is wanted, gpu allows 1-00:00:00"),
-    ({"time": "5"}, "slurm time", "the limit leaves no time: the training saves 300 s before it"),
+    ({"nodes": 8}, "slurm nodes", "8 nodes are requested, the partition allows 4"),
+    ({"nodes": 3}, "slurm nodes", "8 processes cannot be divided evenly over 3 nodes"),
+    ({"time": "2-00:00:00"}, "slurm time", "2-00:00:00 is requested, gpu allows 1-00:00:00"),
+    ({"time": "5"}, "slurm time", "the limit leaves no time to train: the training saves 300 s before it"),
 ])
 def test_what_the_cluster_would_refuse_is_refused_before(options, name, words):
     found = asked(options)[name]
@@ -142,13 +142,13 @@ def test_what_the_cluster_would_refuse_is_refused_before(options, name, words):
 def test_slurm_s_own_refusal_is_quoted():
     found = asked(test=said("allocation failure: Requested node configuration is not available\n", 1))["slurm queue"]
     assert found.status.value == "FAIL"
-    assert found.summary == "Slurm would not take this job: Requested node configuration is not available"
+    assert found.summary == "Slurm would reject this job: Requested node configuration is not available"
 
 
 def test_a_long_queue_and_a_workspace_that_looks_local_are_warnings():
     found = asked(queue=said("213\n"), filesystem=said("ext2/ext3\nlogin1\nNodeHostName=n1\n"))
     assert found["slurm queue"].status.value == found["slurm workspace"].status.value == "WARN"
-    assert found["slurm workspace"].summary == "is on ext2/ext3, which looks local: do the nodes see it?"
+    assert found["slurm workspace"].summary == "is on ext2/ext3, which seems local: the nodes may not see it"
 
 
 def test_the_limit_is_held_against_the_measured_time_of_a_step():

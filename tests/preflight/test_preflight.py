@@ -115,8 +115,8 @@ def test_all_probes_travel_in_one_round_trip(spec):  # noqa: F811
     ({"release": said("missing\n")}, "code", "is not deployed"),
     ({"permissions": said("uid 1001\n755 1002 bob /w\n")}, "permissions", "/w belongs to bob, who could change"),
     ({"permissions": said("uid 0\n755 0 root /w\n1777 0 root /w/my runs\n")}, "permissions",
-     "/w/my runs may be written by every user of the host"),
-    ({"workspace": said("refused /my disk\n")}, "workspace", "/w cannot be written by this user"),
+     "/w/my runs is writable for every user of the host"),
+    ({"workspace": said("refused /my disk\n")}, "workspace", "/w is not writable for this user"),
     ({"python": said("5\n")}, "python", "does not start"),
     ({"python": said('{"python": 3, "path": 1, "packages": 2}\n')}, "python", "does not start"),
     ({"python": said("", 1, "there is no conda environment rdt; looked in ~/x")}, "python", "does not start"),
@@ -133,7 +133,7 @@ def test_all_probes_travel_in_one_round_trip(spec):  # noqa: F811
     ({"pretrained": folder({"config.json": 9, "pytorch_model.bin": 2_456_755_578},
                            json.dumps({**CONFIG_1B, "lang_token_dim": 512}))}, "pretrained",
      "lang_token_dim 512 instead of 4096"),
-    ({"cuda": said(cuda(available=False, count=0))}, "cuda", "torch sees 0 GPUs, 8 are asked for"),
+    ({"cuda": said(cuda(available=False, count=0))}, "cuda", "torch sees 0 GPUs, 8 are requested"),
     ({"imports": said('{"transformers": "ImportError"}')}, "imports", "cannot be imported: transformers"),
     ({"imports": said("", None)}, "imports", "the trainer cannot be imported"),
     ({"memory": said("MemTotal: 16000000 kB\nMemAvailable: 12000000 kB\n")}, "memory",
@@ -144,7 +144,7 @@ def test_all_probes_travel_in_one_round_trip(spec):  # noqa: F811
     ({"weights": said(weights({**MODELS["rdt-1b"].tensor_shapes, "model.x_pos_embed": [1, 67, 1024], "odd": [1]}))},
      "weights", "1 unexpected (odd); 1 of another shape (model.x_pos_embed (1, 67, 1024) instead of (1, 67, 2048))"),
     ({"rendezvous": said(meeting(loopback="OSError: no"))}, "rendezvous", "cannot meet on this host"),
-    ({"logout": said("b true\nLinger=no\nuid 1001\n")}, "logout", "ends all processes of a user"),
+    ({"logout": said("b true\nLinger=no\nuid 1001\n")}, "logout", "kills all processes of a user"),
 ])
 def test_what_keeps_a_training_from_starting_is_a_fail_with_its_reason(check, answers, name, words):
     found = check(**answers)[name]
@@ -159,13 +159,13 @@ def test_what_keeps_a_training_from_starting_is_a_fail_with_its_reason(check, an
     ((), {"cpus": said("64\nquota 800000 100000\n")}, "cpus", "8 CPUs for 8 processes with 8 loader workers each"),
     ((), {"open files": said("256 4096\n")}, "open files", "a process may open 256 files, about 385 are needed"),
     ((), {"memory": said("MemTotal: 64000000 kB\nMemAvailable: 60000000 kB\n")}, "memory", "57.2 GiB of 61.0 GiB"),
-    ((), {"cuda": said(cuda(bf16=False))}, "cuda", "no bf16"),
-    ((), {"rendezvous": said(meeting(name="OSError: unknown"))}, "rendezvous", "cannot look up its own name"),
+    ((), {"cuda": said(cuda(bf16=False))}, "cuda", "do not support bf16"),
+    ((), {"rendezvous": said(meeting(name="OSError: unknown"))}, "rendezvous", "cannot resolve its own name"),
     (("tracker=wandb",), {"tracker": said("none\n"), "python": interpreter(wandb="0.22.0")}, "tracker",
      "wandb is not logged in to api.wandb.ai"),
     (("warmup_steps=40000",), {}, "configuration", "warm-up"),
     ((), {"episodes": said(survey({"why_not": "they were not sound: std 250", "wrong": "std 250"}))}, "statistics",
-     "not sound: std 250"),
+     "implausible: std 250"),
     (("max_steps=1000",), {}, "configuration", "only the last step is saved"),
     (("checkpoints_keep_every_steps=3000",), {}, "configuration", "keeps common multiples of itself and"),
 ])
@@ -177,7 +177,7 @@ def test_what_is_odd_is_a_warning(check, settings, answers, name, words):
 
 @pytest.mark.parametrize(("standing", "words"), [
     ({"why_not": "there were none"}, "computed when the training begins: there were none"),
-    ({"odd": ["slot 10: always 1"]}, "of these data and codec delta_velocity, sound"),
+    ({"odd": ["slot 10: always 1"]}, "of these data and codec delta_velocity, plausible"),
     ({"unread": 2}, "the MD5 of 2 files is not known yet"),
 ])
 def test_statistics_that_fit_are_taken_and_others_are_computed(check, standing, words):
@@ -323,7 +323,7 @@ def test_why_torch_sees_no_gpu_is_said(check, facts, driver, env, evidence, reme
 def test_conda_environments_that_are_there_are_named(check):
     broken = said("", 1, "there is no conda environment rd; looked in ~/x")
     there = (DATA / "conda_envs.txt").read_text()
-    assert "conda environments there: base-tools, rdt, rdt-old" in check(
+    assert "conda environments on the host: base-tools, rdt, rdt-old" in check(
         python=broken, environments=said(there))["python"].remedy
 
 
@@ -367,7 +367,7 @@ HOLDER = {"what": "GPU 0", "run_id": RUN["run_id"], "user": "ann", "since_s": 17
 def test_who_holds_a_gpu_stands_in_the_way_and_is_named(check):
     found = check(lease=said(json.dumps({"in_the_way": [HOLDER]})))["lease"]
     assert found.status is Status.FAIL
-    assert f"{RUN['run_id']} is running here" in found.summary
+    assert f"resources held by {RUN['run_id']}" in found.summary
     assert f"GPU 0 is held by {RUN['run_id']} (ann, since 2025-11-26 10:10:22 UTC)" in found.evidence
     assert f"inv stop --host h --run {RUN['run_id']}" in found.remedy
 
@@ -375,7 +375,7 @@ def test_who_holds_a_gpu_stands_in_the_way_and_is_named(check):
 def test_a_lock_that_somebody_spoiled_is_named_and_nothing_is_stopped_for_it(check):
     spoiled = {"what": "GPU 0", "problem": "/run/lock/rdtops/gpu-0 is a FIFO of bob (uid 1002)\x1b[2J"}
     found = check(lease=said(json.dumps({"in_the_way": [spoiled], "note": ""})))["lease"]
-    assert (found.status, found.summary) == (Status.FAIL, "it cannot lock what it needs")
+    assert (found.status, found.summary) == (Status.FAIL, "its locks cannot be taken")
     assert "GPU 0 cannot be locked: /run/lock/rdtops/gpu-0 is a FIFO of bob (uid 1002)" in found.evidence
     assert found.evidence.isprintable()
     assert "inv stop" not in found.remedy
@@ -392,7 +392,7 @@ def test_locks_that_are_not_where_all_look_are_a_warning(check):
 @pytest.mark.parametrize("holder", [{}, {"what": ["x"], "run_id": 5}, {"run_id": "; rm -rf ~", "since_s": 1e300}])
 def test_a_holder_that_says_no_run_is_not_put_into_a_command(check, holder):
     found = check(lease=said(json.dumps({"in_the_way": [holder]})))["lease"]
-    assert (found.status, found.summary) == (Status.FAIL, "another run is running here")
+    assert (found.status, found.summary) == (Status.FAIL, "resources held by another run")
     assert found.remedy.startswith("inv status --host h --all ")
 
 
@@ -405,7 +405,7 @@ def test_a_run_beside_is_told_and_an_ended_one_counted(check):
 def test_what_the_very_same_training_holds_is_not_in_its_way(check, spec):  # noqa: F811
     mine = {**RUN, "config": spec().to_json()}
     found = check(runs=said(json.dumps({"runs": [mine]})), lease=said(json.dumps({"in_the_way": [HOLDER]})))
-    assert "is this very training and runs" in found["runs"].summary
+    assert "is the same training and is running" in found["runs"].summary
     assert found["lease"].status is Status.OK
     other = check("max_steps=7", runs=said(json.dumps({"runs": [mine]})),
                   lease=said(json.dumps({"in_the_way": [HOLDER]})))
@@ -424,7 +424,7 @@ def test_what_is_judged_by_correlation_warns_and_says_how_to_silence_it(check):
     found = check(conventions=conventions("broken", is_certain=False))["conventions"]
     assert (found.status, found.summary) == (Status.WARN, "inverted")
     assert found.evidence.startswith("90 mm the other way in a.hdf5")
-    assert found.remedy == "change the sign; or, if you know that it holds: --set trusted_conventions=gripper_sign"
+    assert found.remedy == "change the sign; or, if the data are right: --set trusted_conventions=gripper_sign"
 
 
 def test_the_known_quirks_of_the_seeds_codec_only_warn(check):
@@ -434,7 +434,7 @@ def test_the_known_quirks_of_the_seeds_codec_only_warn(check):
 def test_what_the_data_cannot_tell_is_named_and_no_failure(check):
     found = check(conventions=conventions("cannot tell"))["conventions"]
     assert found.status is Status.OK
-    assert found.summary == ("0 hold, 9 episodes in 1 files; cannot be told from these data: "
+    assert found.summary == ("0 hold, 9 episodes in 1 files; not decidable from these data: "
                              "the gripper opens at -1 and closes at +1")
 
 
@@ -551,7 +551,7 @@ def test_a_login_node_is_not_judged_by_its_own_machine(spec, name, status, words
     assert (found["launcher"].status, words in found["launcher"].summary) == (status, True)
     for of_the_trainer in ("memory", "cpus", "open files", "shm", "logout"):
         assert found[of_the_trainer].status is Status.SKIP
-        assert found[of_the_trainer].summary == "of the login node, which does not train"
+        assert found[of_the_trainer].summary == "not checked: the login node does not train"
     assert found["workspace"].status is Status.OK
 
 
@@ -560,7 +560,7 @@ def test_a_workstation_with_a_scheduler_is_judged_by_its_machine_and_its_gpus_ar
     host = Host(name="h", address="192.0.2.1")
     taken = said(json.dumps({"in_the_way": [{"what": "GPU 0", "run_id": "other", "user": "ann", "since_s": 1.0}]}))
     found = {r.name: r for r in preflight.core_checks(ScriptedConnection(host, **{**good(), "lease": taken}), spec())}
-    assert (found["lease"].status, found["lease"].summary) == (Status.SKIP, "a scheduler gives the training its GPUs")
+    assert (found["lease"].status, found["lease"].summary) == (Status.SKIP, "not needed: the scheduler assigns GPUs")
     assert found["memory"].status is Status.OK
 
 

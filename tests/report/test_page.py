@@ -58,7 +58,7 @@ def text_of(folder):
 def test_the_page_has_every_section_and_what_belongs_into_it(folder):
     text = text_of(folder)
     assert re.findall(r"<h2>(.*?)</h2>", text) == [
-        "Loss", "Where a step of 1.000 s goes", "Checkpoints", "Evaluations", "What inv check said at the launch",
+        "Loss", "Time of a step: 1.000 s", "Checkpoints", "Evaluations", "Results of inv check at the launch",
         "Events", "Configuration", "Digests", "Log"]
     for words in (RUN, "finished", "40 of 150", "0.062500", "d1g3st", "backward 0.400 s, 40 %", "17 of 20", "85.0 %",
                   "64.0 to 94.8 %", "note: another codec", "12 GB free", "rm something", "1 WARN, 1 OK",
@@ -116,7 +116,7 @@ def test_a_failed_run_shows_its_error_first_and_an_empty_folder_says_what_it_is_
     text = text_of(folder)
     assert text.index("CUDA out of memory") < text.index("<h2>")
     assert "-&gt; a smaller batch" in text
-    with pytest.raises(UsageError, match="holds no run"):
+    with pytest.raises(UsageError, match="is not a fetched run"):
         report.describe(tmp_path)
 
 

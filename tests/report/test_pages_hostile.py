@@ -130,7 +130,7 @@ def check(root):
 def check_markdown(text):
     """Outside of code there is neither HTML nor a link, and each block is one of ours."""
     for line in text.splitlines():
-        assert re.match(r"$|# |## (Result|Configuration|Code and data|What one may type next|Files)$|- |    inv |"
+        assert re.match(r"$|# |## (Result|Configuration|Code and data|Next commands|Files)$|- |    inv |"
                         r"Preset `|\w+ on ", line), line
         prose = "" if line.startswith("    ") else re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "", line)
         assert not re.search(r"[<>&\[\]|*\\`@]|://|www\.", prose), line

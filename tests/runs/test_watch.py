@@ -51,6 +51,6 @@ def test_more_of_the_same_is_no_more(monkeypatch):
 def test_a_journal_without_end_is_an_error(monkeypatch):
     host = Talkative(10)
     monkeypatch.setattr(watch, "RunPoller", lambda _: host)
-    with pytest.raises(RunError, match="h: the Journal of 20261124-101530-tiny-3fa9 does not come to an end"):
+    with pytest.raises(RunError, match="h: the Journal of 20261124-101530-tiny-3fa9 has no end"):
         watch.catch_up(host.connection, Registry([]), RUN)
     assert host.looks == watch.LOOKS

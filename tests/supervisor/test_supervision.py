@@ -101,7 +101,7 @@ def test_a_checkpoint_between_crashes_starts_the_count_anew(supervise) -> None:
     ("OSError: [Errno 28] No space left on device", "disk_full"),
     ("step 7: the loss is not finite; its samples: a.hdf5: demo_1, step 3", "not_finite"),
     ("ModuleNotFoundError: No module named diffusers", "environment"),
-    ("training configuration: model = x: one of tiny, small", "config")])
+    ("training configuration: model = x: must be one of tiny, small", "config")])
 def test_what_a_restart_cannot_mend_is_not_restarted(supervise, words, cause) -> None:
     run = supervise(f"echo '{words}'; exit 1")
     assert run.run() == 1
@@ -176,4 +176,4 @@ def test_a_supervisor_that_was_killed_is_followed_by_one_that_ends_what_it_left(
 def test_a_wrong_word_is_one_line(supervise) -> None:
     run = supervise("true", "restart=5")
     assert run.run() == 2
-    assert "there is no 'restart'; there are restarts" in Path(run.spec.paths.log).read_text()
+    assert "unknown setting 'restart'; settings: restarts" in Path(run.spec.paths.log).read_text()

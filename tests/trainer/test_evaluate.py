@@ -111,7 +111,7 @@ def test_what_cannot_be_evaluated_is_refused_with_the_difference(words, code, sp
 
 @pytest.mark.parametrize(("words", "code", "spoken"), [
     (["--benchmark", "libero90"], 2, "did you mean 'libero_90'"),
-    (["--trials", "51"], 2, "--trials 51: from 1 to 50"),
+    (["--trials", "51"], 2, "--trials 51: must be from 1 to 50"),
     (["--checkpoint", "7"], 1, "has no checkpoint '7'; it has: step_000002"),
 ])
 def test_what_makes_no_sense_is_refused_without_a_simulator(words, code, spoken, run, capsys):

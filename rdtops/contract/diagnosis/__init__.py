@@ -1,6 +1,6 @@
-"""Diagnosis: what ended a run, or slows it. A pure function of the evidence that its host can give.
+"""Diagnosis: what ended a run, or slows it. A pure function of the evidence from its host.
 
-The supervisor asks it whether a restart can help, `inv why` shows it to a person. Causes are named in `causes`.
+The supervisor uses it to decide whether a restart can help, `inv why` shows it. Causes are named in `causes`.
 """
 
 from __future__ import annotations
@@ -14,5 +14,5 @@ from rdtops.contract.diagnosis.causes import Diagnosis
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
-    """The most specific cause that the evidence shows."""
+    """Return the most specific cause that the evidence shows."""
     return running.diagnose(evidence) if evidence.alive else ended.diagnose(evidence)

@@ -1,4 +1,4 @@
-"""Of a run, or an attempt, that has ended: what ended it."""
+"""Diagnosis of a run, or an attempt, that has ended."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from rdtops.contract.diagnosis.causes import LOGS, RESUME, SYMPTOMS, Diagnosis, 
 from rdtops.contract.diagnosis.evidence import Evidence, Line
 from rdtops.contract.journal import Event
 
-BY_TYPE = {  # of the error that the trainer met; its words come first where they are more specific
+BY_TYPE = {  # type of the trainer's error -> cause; its message decides first where it is more specific
     "DataError": "bad_sample", "WeightsError": "wrong_weights", "ConfigError": "config",
     "ImportError": "environment", "ModuleNotFoundError": "environment", "PermissionError": "no_permission",
     "MemoryError": "out_of_host_memory", "OutOfMemoryError": "out_of_gpu_memory"}
-# Another rank knows more. The last two are the names in older Journals
+# Errors about another rank's error. The last two are the names in older Journals
 SECONDHAND = ("PeerFailed", "AlreadyReported", "PeerLost", "ToldByAnother")
 GENERAL = ("missing_asset", "bad_sample", "environment", "no_permission", "config", "wrong_weights")
 MIN_FREE_BYTES = 16 << 20
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
-    """The first that the evidence shows, the surest first."""
-    for rule in (_never_begun, _finished, _asked, _stuck, _told, _oom_killer, _logged, _disk, _gpu, _nameless, _lost,
-                 _exit):
+    """Return the first cause that the evidence shows; the surest are tried first."""
+    for rule in (_never_begun, _finished, _requested, _stuck, _reported, _oom_killer, _logged, _disk, _gpu, _unknown,
+                 _lost, _exit):
         if found := rule(evidence):
             return found
-    return _made(evidence, "bug", "it ended with an error that has no name here", _last_lines(evidence), LOGS, True)
+    return _made(evidence, "bug", "it ended with an unknown error", _last_lines(evidence), LOGS, True)
 
 
 def _never_begun(evidence: Evidence) -> Diagnosis | None:
@@ -36,22 +36,23 @@ def _never_begun(evidence: Evidence) -> Diagnosis | None:
 def _finished(evidence: Evidence) -> Diagnosis | None:
     if evidence.exit_code != 0:
         return None
-    return _made(evidence, "finished", "it has done all its steps",
+    return _made(evidence, "finished", "all steps are done",
                  tuple(line for line, _ in evidence.of_kind("finished")[-1:]),
                  "inv fetch-results --host {host} --run {run}")
 
 
-def _asked(evidence: Evidence) -> Diagnosis | None:
+def _requested(evidence: Evidence) -> Diagnosis | None:
     stopped = evidence.of_kind("stopped")
     if stopped and stopped[-1][1].data.get("signal") == "SIGUSR1" and not evidence.stop_requested:
-        return _made(evidence, "time_limit", "a scheduler's SIGUSR1 came: it saved and left", (stopped[-1][0],), RESUME)
-    asked = evidence.of_kind("stop_requested")
-    if not (stopped or asked or evidence.stop_requested):
+        return _made(evidence, "time_limit", "it got SIGUSR1 from a scheduler, saved and exited", (stopped[-1][0],),
+                     RESUME)
+    requested = evidence.of_kind("stop_requested")
+    if not (stopped or requested or evidence.stop_requested):
         return None
-    by = "with `inv stop`" if asked or evidence.stop_requested else f"with {stopped[-1][1].data.get('signal')}"
-    saved = "it saved and left" if stopped else "before there was anything to save"
-    return _made(evidence, "stopped", f"somebody stopped it {by}: {saved}",
-                 tuple(line for line, _ in [*asked[-1:], *stopped[-1:]]), RESUME)
+    by = "`inv stop`" if requested or evidence.stop_requested else str(stopped[-1][1].data.get("signal"))
+    saved = "it saved and exited" if stopped else "before there was anything to save"
+    return _made(evidence, "stopped", f"stopped by {by}: {saved}",
+                 tuple(line for line, _ in [*requested[-1:], *stopped[-1:]]), RESUME)
 
 
 def _stuck(evidence: Evidence) -> Diagnosis | None:
@@ -70,8 +71,8 @@ def _stuck(evidence: Evidence) -> Diagnosis | None:
 STATES = {"T": "stopped (SIGSTOP)", "t": "held by a debugger", "D": "waiting for a disk or a device", "Z": "dead"}
 
 
-def _told(evidence: Evidence) -> Diagnosis | None:
-    """What a rank wrote into the Journal before it left."""
+def _reported(evidence: Evidence) -> Diagnosis | None:
+    """Diagnose the error that a rank wrote into the Journal before it exited."""
     firsthand = _firsthand(evidence)
     if not firsthand:
         return None
@@ -82,12 +83,12 @@ def _told(evidence: Evidence) -> Diagnosis | None:
         return None
     if found.cause in ("out_of_gpu_memory", "out_of_host_memory") and event.data.get("training") is False:
         found = replace(found, cause="model_too_big", restart=False,
-                        summary="the memory did not even hold the weights, their average and moments",
+                        summary="the weights, their EMA and Adam's moments alone do not fit into memory",
                         next=filled(RESUME + " --set sharding=fsdp2   # or more memory", evidence))
     remedy = str(event.data.get("remedy", ""))
     better = remedy if remedy.startswith("inv train --resume RUN --set") else ""
-    said = better.replace("inv train --resume RUN", filled(RESUME, evidence))
-    return replace(found, lines=(line,), next=said or found.next,
+    following = better.replace("inv train --resume RUN", filled(RESUME, evidence))
+    return replace(found, lines=(line,), next=following or found.next,
                    summary=words.text if found.cause in (*GENERAL, "not_finite") and words.text else found.summary)
 
 
@@ -95,12 +96,12 @@ def _firsthand(evidence: Evidence) -> list[tuple[Line, Event]]:
     return [(line, event) for line, event in evidence.of_kind("failed") if event.data.get("type") not in SECONDHAND]
 
 
-def _nameless(evidence: Evidence) -> Diagnosis | None:
-    """A rank told its error, and it is none that we know."""
-    if not (told := _firsthand(evidence)):
+def _unknown(evidence: Evidence) -> Diagnosis | None:
+    """Report the error of a rank when it is not a known one."""
+    if not (reported := _firsthand(evidence)):
         return None
-    line, event = told[0]
-    return _made(evidence, "bug", f"an error that has no name here: {event.data.get('error')}", (line,), LOGS, True)
+    line, event = reported[0]
+    return _made(evidence, "bug", f"unknown error: {event.data.get('error')}", (line,), LOGS, True)
 
 
 def _by_type(event: Event, words: Line, evidence: Evidence) -> Diagnosis | None:
@@ -120,7 +121,7 @@ def _oom_killer(evidence: Evidence) -> Diagnosis | None:
     seen = was_killed.lines if isinstance(was_killed, Diagnosis) else ()
     counted = Line("/proc/vmstat", 0, f"oom_kill rose by {evidence.oom_kills or 0} since the attempt began")
     return _made(evidence, "oom_killer", "the kernel killed a process of the run because the host's memory ran out",
-                 (*seen, counted, *named[-2:]), "ssh {host} free -g   # who takes it; fewer loader_workers take less; "
+                 (*seen, counted, *named[-2:]), "ssh {host} free -g   # what uses it; fewer loader_workers use less; "
                  "then " + RESUME, True)
 
 
@@ -146,15 +147,15 @@ def _disk(evidence: Evidence) -> Diagnosis | None:
         return None
     line = Line("df", 0, f"{free / 1e6:.0f} MB and {evidence.disk_free_inodes} inodes are free")
     return _made(evidence, "disk_full", "the disk of the run folder is full", (line,),
-                 "inv check --host {host}   # then free some and " + RESUME)
+                 "inv check --host {host}   # then free some space and " + RESUME)
 
 
 def _gpu(evidence: Evidence) -> Diagnosis | None:
     xid = tuple(line for line in evidence.kernel if "Xid" in line.text)
     if not evidence.gpu_problem and not xid:
         return None
-    said = (Line("nvidia-smi", 0, evidence.gpu_problem),) if evidence.gpu_problem else ()
-    return _made(evidence, "gpu_lost", "a GPU failed or is gone", (*said, *xid[-3:]),
+    reported = (Line("nvidia-smi", 0, evidence.gpu_problem),) if evidence.gpu_problem else ()
+    return _made(evidence, "gpu_lost", "a GPU failed or is missing", (*reported, *xid[-3:]),
                  "inv gpu --host {host}; inv check --host {host}   # then " + RESUME, not evidence.gpu_problem)
 
 
@@ -163,9 +164,9 @@ def _lost(evidence: Evidence) -> Diagnosis | None:
         return None
     last = tuple(line for line, _ in evidence.events[-1:])
     if not evidence.same_boot:
-        return _made(evidence, "rebooted", "the host was started anew while it ran", last, RESUME)
-    return _made(evidence, "lost", "every process of it is gone, and nobody wrote why: killed with what started it",
-                 last, RESUME, True)
+        return _made(evidence, "rebooted", "the host was rebooted while it ran", last, RESUME)
+    return _made(evidence, "lost", "all its processes are gone, and no reason was recorded: killed "
+                 "together with their launcher", last, RESUME, True)
 
 
 def _exit(evidence: Evidence) -> Diagnosis | None:
@@ -175,13 +176,14 @@ def _exit(evidence: Evidence) -> Diagnosis | None:
         return _made(evidence, "environment", "the program could not be started", (line, *_last_lines(evidence)[-2:]),
                      "inv check --host {host}")
     if code == 2 and not evidence.of_kind("started"):
-        return _made(evidence, "config", "it refused its configuration", (line, *_last_lines(evidence)[-2:]), LOGS)
+        return _made(evidence, "config", "the trainer rejected its configuration",
+                     (line, *_last_lines(evidence)[-2:]), LOGS)
     if code is not None and (code < 0 or code > 128):
         number = -code if code < 0 else code - 128
         cause = "crashed" if number in (4, 6, 7, 8, 11) else "killed"
-        return _made(evidence, cause, f"what started the ranks was ended by signal {number}", (line,), RESUME, True)
-    if evidence.of_kind("failed"):  # only second-hand words: a rank went without any
-        return _made(evidence, "killed", "a rank ended without a word, and the others with it",
+        return _made(evidence, cause, f"the launcher of the ranks was killed by signal {number}", (line,), RESUME, True)
+    if evidence.of_kind("failed"):  # only reports about other ranks: one rank ended without a report
+        return _made(evidence, "killed", "a rank ended without an error message, and the others after it",
                      tuple(line for line, _ in evidence.of_kind("failed")[:1]), LOGS, True)
     return None
 

@@ -1,4 +1,4 @@
-"""Evidence: what the host can say of a run at one moment, as facts."""
+"""Evidence: the facts that the host reports of a run at one moment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = (("journal", "journal.jsonl"), ("log", "train.log"), ("kernel", "kernel 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a file, or of what a program said."""
+    """One line of a file, or of a program's output."""
 
     file: str
     number: int  # 0 where lines have none
@@ -42,12 +42,12 @@ class Evidence:
     alive: bool
     launched: bool
     stop_requested: bool
-    same_boot: bool  # False: the host was started anew since
-    oom_kills: int | None  # by the kernel since the attempt began, on this host; None where it does not tell
+    same_boot: bool  # False: the host was rebooted since
+    oom_kills: int | None  # by the kernel since the attempt began, on this host; None where not known
     disk_free_bytes: int | None
     disk_free_inodes: int | None
     gpus: tuple[Mapping[str, Any], ...]  # index, used_mib, utilisation_percent, throttled, others (pids, not ours)
-    gpu_problem: str  # what nvidia-smi said instead, '' where all is well or there is none
+    gpu_problem: str  # the error of nvidia-smi; '' without one, or without nvidia-smi
     ranks: tuple[Mapping[str, Any], ...]  # rank, pid, state (R, S, D, T), cpu_share
     now_s: float  # Unix time of the host
     ended_by: Mapping[str, Any] | None = None  # what the supervisor wrote of the attempt's end
@@ -67,8 +67,8 @@ class Evidence:
 
     @classmethod
     def of(cls, host: str, facts: Mapping[str, Any]) -> Evidence:
-        """From what rdtops/supervisor/evidence_on_host.py answers, of a host that may say anything: what is not of its
-        kind is not known."""
+        """Parse the answer of rdtops/supervisor/evidence_on_host.py. The host is untrusted: a value of a wrong type is
+        unknown."""
         try:
             train = RunSpec.from_json(fields.text(facts.get("config"))).train
         except ConfigError:
@@ -88,26 +88,26 @@ class Evidence:
             ended_by=_ended(ended_by) if isinstance(ended_by, dict) else None)
 
 
-def _lines(file: str, told: object) -> tuple[Line, ...]:
-    pairs = told if isinstance(told, list) else []
+def _lines(file: str, value: object) -> tuple[Line, ...]:
+    pairs = value if isinstance(value, list) else []
     return tuple(Line(file, fields.whole(pair[0]) or 0, fields.text(pair[1])) for pair in pairs
                  if isinstance(pair, (list, tuple)) and len(pair) == 2)
 
 
-def _gpu(told: Mapping[str, Any]) -> dict[str, Any]:
-    others = told.get("others")
-    return {"index": fields.text(told.get("index")), "throttled": fields.text(told.get("throttled")),
-            "used_mib": fields.whole(told.get("used_mib")),
-            "utilisation_percent": fields.whole(told.get("utilisation_percent")),
+def _gpu(row: Mapping[str, Any]) -> dict[str, Any]:
+    others = row.get("others")
+    return {"index": fields.text(row.get("index")), "throttled": fields.text(row.get("throttled")),
+            "used_mib": fields.whole(row.get("used_mib")),
+            "utilisation_percent": fields.whole(row.get("utilisation_percent")),
             "others": [pid for pid in others if fields.whole(pid) is not None] if isinstance(others, list) else []}
 
 
-def _rank(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {"rank": fields.whole(told.get("rank")) or 0, "pid": fields.whole(told.get("pid")) or 0,
-            "state": fields.text(told.get("state")), "cpu_share": fields.number(told.get("cpu_share")) or 0.0}
+def _rank(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"rank": fields.whole(row.get("rank")) or 0, "pid": fields.whole(row.get("pid")) or 0,
+            "state": fields.text(row.get("state")), "cpu_share": fields.number(row.get("cpu_share")) or 0.0}
 
 
-def _ended(told: Mapping[str, Any]) -> dict[str, Any]:
-    texts = {name: fields.text(told.get(name)) for name in ("cause", "summary", "next")}
-    return {**texts, "restart_in_s": fields.number(told.get("restart_in_s")),
-            "evidence": fields.words(told.get("evidence"))}
+def _ended(row: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {name: fields.text(row.get(name)) for name in ("cause", "summary", "next")}
+    return {**texts, "restart_in_s": fields.number(row.get("restart_in_s")),
+            "evidence": fields.words(row.get("evidence"))}

@@ -1,4 +1,4 @@
-"""Of a run that is alive: what slows it or holds it up."""
+"""Diagnosis of a run that is alive: what slows or blocks it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from rdtops.contract.diagnosis.evidence import Evidence, Line
 from rdtops.contract.journal import Event
 
 RECENT = 20  # step events that are looked at
-LARGE_SHARE = 0.3  # of a step's time, for what should take next to none of it
+LARGE_SHARE = 0.3  # of a step's time, for a part that should take almost none
 SILENT_TIMES, SILENT_FLOOR_S = 20.0, 60.0
 PARTS = ("data", "encode", "forward", "backward", "optimiser", "save", "evaluation")
-HELD = {"T": "stopped (SIGSTOP); `kill -CONT` lets it go on", "t": "held by a debugger",
+HELD = {"T": "stopped (SIGSTOP); `kill -CONT` continues it", "t": "held by a debugger",
         "D": "waiting for a disk or a device"}
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
-    """The first that the evidence shows."""
+    """Return the first cause that the evidence shows."""
     for rule in (_between_attempts, _held, _silent, _failed_save, _slow_part, _gpus, _slow_rank):
         if found := rule(evidence):
             return found
     steps = evidence.of_kind("step")
-    words = _speed(steps[-1][1]) if steps else "it is setting up; there was no step yet"
+    words = _speed(steps[-1][1]) if steps else "it is starting; there is no step yet"
     return _made(evidence, "healthy", words, tuple(line for line, _ in steps[-1:]),
                  "inv watch --host {host} --run {run}")
 
@@ -33,9 +33,9 @@ def _between_attempts(evidence: Evidence) -> Diagnosis | None:
     if not ended or evidence.of_kind("started", "step"):
         return None
     wait_s = ended.get("restart_in_s")
-    what = "gives up" if wait_s is None else f"restarts it {wait_s:g} s after its end"
+    action = "gives up" if wait_s is None else f"restarts it {wait_s:g} s after its end"
     lines = tuple(Line("", 0, str(text)) for text in ended.get("evidence", ()))
-    return Diagnosis(str(ended.get("cause")), f"{ended.get('summary')}; the supervisor {what}", lines,
+    return Diagnosis(str(ended.get("cause")), f"{ended.get('summary')}; the supervisor {action}", lines,
                      str(ended.get("next")), wait_s is not None)
 
 
@@ -46,7 +46,7 @@ def _held(evidence: Evidence) -> Diagnosis | None:
     if not odd:
         return None
     lines = tuple(Line(f"/proc/{r['pid']}/stat", 0, f"rank {r['rank']} is {HELD[r['state']]}") for r in odd)
-    return _made(evidence, "stuck", f"{len(odd)} of {len(evidence.ranks)} ranks do not go on, and the others wait",
+    return _made(evidence, "stuck", f"{len(odd)} of {len(evidence.ranks)} ranks make no progress, and the others wait",
                  lines, LOGS + "   # the supervisor will restart it")
 
 
@@ -58,8 +58,8 @@ def _silent(evidence: Evidence) -> Diagnosis | None:
     silent_s = _silence_s(evidence)
     if silent_s < max(SILENT_FLOOR_S, SILENT_TIMES * usual_s):
         return None
-    return _made(evidence, "stuck", f"no event for {silent_s:.0f} s; usually one comes every {usual_s:.1f} s",
-                 (evidence.events[-1][0],), LOGS + "   # the supervisor restarts it when it stays so")
+    return _made(evidence, "stuck", f"no event for {silent_s:.0f} s; usually there is one every {usual_s:.1f} s",
+                 (evidence.events[-1][0],), LOGS + "   # the supervisor restarts it if this continues")
 
 
 def _silence_s(evidence: Evidence) -> float:
@@ -74,9 +74,9 @@ def _failed_save(evidence: Evidence) -> Diagnosis | None:
     line, event = failed[-1]
     full = any(words in str(event.data.get("error")) for words in ("No space", "quota", "Errno 28", "Errno 122"))
     return _made(evidence, "disk_full" if full else "no_permission",
-                 f"the checkpoint of step {event.data.get('step')} was not saved; training goes on: "
+                 f"the checkpoint of step {event.data.get('step')} was not saved; training continues: "
                  f"{event.data.get('error')}", (line,),
-                 "inv check --host {host}   # free some space before the next one")
+                 "inv check --host {host}   # free some space before the next checkpoint")
 
 
 def _slow_part(evidence: Evidence) -> Diagnosis | None:
@@ -89,9 +89,9 @@ def _slow_part(evidence: Evidence) -> Diagnosis | None:
                      f"inv train --host {{host}} --resume {{run}} --set loader_workers=...   # more{workers}; or data "
                      "on a faster disk")
     if share.get("save", 0) > LARGE_SHARE:
-        return _made(evidence, "slow_checkpoints", f"steps wait for the checkpoints' disk {share['save']:.0%} of their "
-                     "time", line, RESUME + " --set checkpoint_every_steps=...   # more; or a workspace on a faster "
-                     "disk: inv check")
+        return _made(evidence, "slow_checkpoints", "steps wait for the disk of the checkpoints "
+                     f"{share['save']:.0%} of their time", line,
+                     RESUME + " --set checkpoint_every_steps=...   # more; or a workspace on a faster disk: inv check")
     return None
 
 
@@ -100,12 +100,12 @@ def _gpus(evidence: Evidence) -> Diagnosis | None:
     if shared:
         lines = tuple(Line("nvidia-smi", 0, f"GPU {g['index']}: pid {', '.join(map(str, g['others']))} is not of this "
                            "run") for g in shared)
-        return _made(evidence, "shared_gpu", f"somebody else computes on {len(shared)} of its GPUs; the slowest GPU "
-                     "sets the pace of all", lines, "inv gpu --host {host}")
+        return _made(evidence, "shared_gpu", f"other processes use {len(shared)} of its GPUs; the slowest GPU "
+                     "slows all ranks", lines, "inv gpu --host {host}")
     hot = [gpu for gpu in evidence.gpus if gpu.get("throttled")]
     if hot:
         lines = tuple(Line("nvidia-smi", 0, f"GPU {g['index']}: {g['throttled']}") for g in hot)
-        return _made(evidence, "throttled_gpu", f"{len(hot)} of its GPUs run below their clock", lines,
+        return _made(evidence, "throttled_gpu", f"{len(hot)} of its GPUs run below their normal clock", lines,
                      "inv gpu --host {host}")
     return None
 
@@ -118,11 +118,11 @@ def _slow_rank(evidence: Evidence) -> Diagnosis | None:
     ranks = tuple(Line(f"/proc/{r['pid']}/stat", 0, f"rank {r['rank']} uses {r['cpu_share']:.0%} of a core")
                   for r in evidence.ranks)
     return _made(evidence, "slow_rank", f"rank 0 waits for another rank {waits:.0%} of the time", (*line, *ranks),
-                 "inv gpu --host {host}   # a GPU or a core that something else uses, or a slower one")
+                 "inv gpu --host {host}   # look for a shared or slower GPU or core")
 
 
 def _shares(evidence: Evidence) -> dict[str, float]:
-    """Of the time of the recent steps, by part; `wait` is what rank 0 spent in none of its own."""
+    """Return the fraction of the recent steps' time by part; `wait` is the time of rank 0 outside of all parts."""
     steps = [event.data for _, event in evidence.of_kind("step")][1:][-RECENT:]  # the first one warms up
     whole_s = sum(float(s.get("step_s") or 0) for s in steps)
     if not whole_s:
@@ -133,7 +133,7 @@ def _shares(evidence: Evidence) -> dict[str, float]:
 
 def _speed(event: Event) -> str:
     data = event.data
-    return f"it trains: step {data.get('step')}, {data.get('samples_per_s')} samples/s, {data.get('step_s')} s a step"
+    return f"training: step {data.get('step')}, {data.get('samples_per_s')} samples/s, {data.get('step_s')} s a step"
 
 
 def _made(evidence: Evidence, cause: str, summary: str, lines: tuple[Line, ...], following: str) -> Diagnosis:

@@ -1,4 +1,4 @@
-"""Templates of the report. Each is a page or a part of one; the values come from page and chart."""
+"""Templates: the report's pages and parts of pages; page and chart give the values."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The dashboard of `inv watch`: needs the extra `dashboard` (Textual); nothing else imports what is in here."""
+"""Dashboard of `inv watch`: needs the extra `dashboard` (Textual); nothing else imports its modules."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def is_installed() -> bool:
 
 
 def of_hosts(hosts: Sequence[HostSession], run_id: str) -> Dashboard:
-    """Make a dashboard that follows on each host the run of that id, else the newest. A host that cannot be asked is
-    skipped with a message; raises the first error when none is left."""
+    """Make a dashboard that follows on each host the run of that id, else the newest. A host that cannot be
+    reached is skipped with a message; raises the first error when none is left."""
     from rdtops.ui.dashboard.app import Choice, Dashboard
 
     choices, chosen, problems = [], [], []

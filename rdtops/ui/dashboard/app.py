@@ -1,4 +1,4 @@
-"""The application: one run at a time on the screen, every chosen run followed behind it."""
+"""App: shows one run at a time, and polls every chosen run."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from rdtops.views.journal_output import words_of
 from rdtops.views.words import clock, duration, heldout_words, size
 
 RunKey = tuple[str, str]  # host, run id
-MOST_LINES = 1000  # that can be scrolled back to
+MOST_LINES = 1000  # of scrollback
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What may be watched on one host."""
+    """The runs of one host that can be watched."""
 
     host: str
     runs: Sequence[RunView]
@@ -43,15 +43,15 @@ class Choice:
 
 
 class Lines(RichLog):
-    """A log that stays at its end unless somebody scrolls up in it. Its lines are wrapped again for each width; a tab
-    that is not shown has none."""
+    """A log that stays at its end unless the user scrolls up. Its lines are wrapped again for each width; a hidden tab
+    has no width."""
 
     def __init__(self, name: str, *, wrap: bool) -> None:
         super().__init__(id=name, max_lines=MOST_LINES, wrap=wrap, min_width=1)
         self._kept: deque[Text] = deque(maxlen=MOST_LINES)
 
-    def add(self, said: str, style: str = "") -> None:
-        words = Text(log_text(said), style)
+    def add(self, text: str, style: str = "") -> None:
+        words = Text(log_text(text), style)
         self._kept.append(words)
         if self.size.width:
             self.write(words, scroll_end=not self.has_focus or self.is_vertical_scroll_end)
@@ -75,8 +75,8 @@ class Cells(DataTable[Text]):
 
 
 class Escaped(LineFilter):
-    """Escapes whatever a widget draws, titles and notifications too. Lines are wrapped by now, so what is replaced
-    keeps its width; where it can be expected it was escaped before."""
+    """A filter that escapes all that widgets draw, titles and notifications too. Lines are wrapped already, so a
+    replacement keeps the width; expected control codes were escaped before."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002
         return [segment if segment.control or segment.text == printable(segment.text) else segment._replace(
@@ -84,7 +84,7 @@ class Escaped(LineFilter):
 
 
 class Dashboard(App[None]):
-    """`chosen` are followed from the start, others when somebody selects them; the plugins act on all followed ones."""
+    """The dashboard. `chosen` are polled from the start, others once selected; plugins are called for all of them."""
 
     CSS = """
     Screen { layout: vertical; }
@@ -118,7 +118,7 @@ class Dashboard(App[None]):
         Binding("y", "scale", "scale"), Binding("f", "full", "full"), Binding("q", "quit", "quit")]
 
     class Updated(Message):
-        """An update of a run came."""
+        """An update of a run."""
 
         def __init__(self, update: Refresh) -> None:
             super().__init__()
@@ -134,7 +134,7 @@ class Dashboard(App[None]):
         self.chosen = [(run.host, run.run_id) for run in chosen]
         self.current: RunKey = self.chosen[0]
 
-    # --- what there is on the screen
+    # --- the screen
 
     def compose(self) -> ComposeResult:
         yield Head()
@@ -176,10 +176,10 @@ class Dashboard(App[None]):
     def get_line_filters(self) -> Sequence[LineFilter]:
         return [*super().get_line_filters(), Escaped()]
 
-    # --- what comes from the hosts
+    # --- updates from the hosts
 
     def on_dashboard_updated(self, message: Updated) -> None:
-        if not self.is_running:  # it is being closed: its panels go one after another
+        if not self.is_running:  # it is closing: its panels are removed one by one
             return
         update = message.update
         key = (update.host, update.run_id)
@@ -201,7 +201,7 @@ class Dashboard(App[None]):
         self.feeds[key] = feed
         feed.start()
 
-    # --- what a person asks for
+    # --- actions of the user
 
     def action_tab(self, name: str) -> None:
         self.query_one("#tabs", TabbedContent).active = name
@@ -215,7 +215,7 @@ class Dashboard(App[None]):
         self.screen.toggle_class("-full")
 
     def action_next(self) -> None:
-        """Show the next of the followed runs."""
+        """Show the next of the polled runs."""
         keys = list(self.feeds)
         self._select(keys[(keys.index(self.current) + 1) % len(keys)])
 

@@ -1,4 +1,4 @@
-"""Feed: follows one run in a thread of its own. One call to the host a refresh, and the plugins act as in the plain
+"""Feed: polls one run in its own thread. Each refresh is one call to the host, and plugins are called as in the plain
 `inv watch`."""
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from rdtops.ssh.connection import Connection
 LOG = "train.log"
 LOG_LINES = 400
 REFRESH_S = 2.0
-ENDED_REFRESH_S = 15.0  # an evaluation may still tell something
+ENDED_REFRESH_S = 15.0  # an evaluation may still write events
 
 
 @dataclass(frozen=True)
 class Refresh:
-    """What is new of a run; `problem` says why nothing is, '' when the host answers."""
+    """The news of a run; `problem` says why there is none, '' when the host answers."""
 
     host: str
     run_id: str
@@ -33,12 +33,12 @@ class Refresh:
     events: tuple[watch.Seen, ...] = ()
     log: tuple[str, ...] = ()
     problem: str = ""
-    again_in_s: float = 0.0  # 0.0 after a problem: it will not be tried again
+    again_in_s: float = 0.0  # 0.0 after a problem: no retry
 
 
 @dataclass
 class Feed:
-    """`on_update` is called from the feed's thread."""
+    """The feed of one run; `on_update` is called from its thread."""
 
     connect: Callable[[], Connection]
     registry: Registry
@@ -53,14 +53,14 @@ class Feed:
         self._thread.start()
 
     def stop(self) -> None:
-        """Wait for a call that is under way, at most a second: the program may end meanwhile."""
+        """Stop, and wait at most a second for a running call: the program may end then."""
         self._stop.set()
         if self._thread:
             self._thread.join(1.0)
 
     def _run(self) -> None:
-        said: list[str] = []
-        backoff = Backoff(said.append, self.refresh_s)
+        messages: list[str] = []
+        backoff = Backoff(messages.append, self.refresh_s)
         following: _Following | None = None
         while not self._stop.is_set():
             try:
@@ -68,7 +68,7 @@ class Feed:
                 update, pause_s = following.look(self.refresh_s)
             except LOST as error:
                 pause_s = backoff.lost(error)
-                self.on_update(Refresh(self.run.host, self.run.run_id, problem=said[-1], again_in_s=pause_s))
+                self.on_update(Refresh(self.run.host, self.run.run_id, problem=messages[-1], again_in_s=pause_s))
             except RdtopsError as error:
                 self.on_update(Refresh(self.run.host, self.run.run_id, problem=f"{error.message}; {error.remedy}"))
                 break
@@ -81,7 +81,7 @@ class Feed:
 
 
 class _Following:
-    """Where a feed is in its run."""
+    """The position of a feed in its run."""
 
     def __init__(self, poller: RunPoller, registry: Registry, run: RunView) -> None:
         self.poller = poller
@@ -110,5 +110,5 @@ class _Following:
         if self._has_ended or look.more:
             return ()
         self._has_ended = True
-        said: list[HookRecord] = self.watcher.act_on_end()
-        return ((Event("ended", look.run.last_event_s, {"state": look.run.state.value}), said),)
+        records: list[HookRecord] = self.watcher.act_on_end()
+        return ((Event("ended", look.run.last_event_s, {"state": look.run.state.value}), records),)

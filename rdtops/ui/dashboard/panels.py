@@ -1,4 +1,4 @@
-"""Panels: what the dashboard shows of a run, each drawn from what is known of it."""
+"""Panels: the parts of the dashboard, each drawn from the data of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rdtops.views.terminal import styled
 from rdtops.views.words import duration, state_word
 
 PROGRESS_CELLS = 14
-HOST_GPUS = 8  # that are shown of a host when the run uses none
+HOST_GPUS = 8  # shown of a host when the run uses none
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Known:
     story: Story = field(default_factory=Story)
     latest: Update | None = None
     log: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
-    said: dict[str, list[str]] = field(default_factory=dict)  # digest of a checkpoint -> what the plugins said
+    said: dict[str, list[str]] = field(default_factory=dict)  # digest of a checkpoint -> results of the plugins
     problem: str = ""
     again_in_s: float = 0.0
 
@@ -50,7 +50,7 @@ class Known:
 
 
 class Head(Static):
-    """Two lines: which run, its state and link; how far it is."""
+    """Two lines: the run, its state and connection; its progress."""
 
     def show(self, known: Known) -> None:
         run = known.run
@@ -93,7 +93,7 @@ class LossPanel(Static):
 
 
 class SplitPanel(Static):
-    """Where the time of a step goes."""
+    """The time of a step by phase."""
 
     def show(self, known: Known) -> None:
         step_s, split = known.story.step_s, known.story.split

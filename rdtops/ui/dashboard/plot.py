@@ -1,4 +1,4 @@
-"""Plot: curves drawn with braille dots, two by four in a cell of the terminal. Pure."""
+"""Plot: curves in braille dots, two by four in a cell of the terminal. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LABEL_CELLS = 8
 
 @dataclass(frozen=True)
 class Curve:
-    """`points`: (step, value), steps ascending. `marks`: drawn as single dots, not joined."""
+    """A curve. `points`: (step, value), steps ascending. `marks`: drawn as single dots, not joined."""
 
     name: str
     points: Sequence[tuple[int, float]]
@@ -25,7 +25,7 @@ class Curve:
 
 
 def plot(curves: Sequence[Curve], columns: int, rows: int, *, logarithmic: bool | None = None) -> Text:
-    """Draw curves with their axes in that many cells. `logarithmic` None: where the values range widely."""
+    """Draw curves with axes in that many cells. `logarithmic` None: automatic."""
     drawn = [Curve(c.name, [p for p in c.points if math.isfinite(p[1])], c.style, c.marks) for c in curves]
     drawn = [c for c in drawn if c.points]
     width, height = columns - LABEL_CELLS - 1, rows - 1

@@ -36,7 +36,7 @@ def gpu_findings(lab: Lab, link: Connection, plugins, spec):
 def test_eight_idle_gpus_are_good(gpu_findings):
     found = gpu_findings(Gpus())
     assert {r.status for n, r in found.items() if n != "gpu xid"} == {Status.OK}  # the kernel's log is this machine's
-    assert found["gpu count"].summary == "8 x NVIDIA A800-SXM4-80GB; 8 asked for"
+    assert found["gpu count"].summary == "8 x NVIDIA A800-SXM4-80GB; 8 requested"
 
 
 def test_busy_and_broken_gpus_are_named(gpu_findings):
@@ -69,7 +69,7 @@ def test_a_host_without_nvidia_smi_fails_only_where_gpus_are_asked_for(lab, gpu_
     program = lab.folder("lab2") / "bin/nvidia-smi"
     program.rename(program.with_name("hidden"))
     try:
-        assert gpu_findings(Gpus())["gpu"].summary == "there is no nvidia-smi, and 8 GPUs are asked for"
+        assert gpu_findings(Gpus())["gpu"].summary == "nvidia-smi is not installed, and 8 GPUs are requested"
         assert gpu_findings(Gpus(), "device=cpu")["gpu"].status is Status.SKIP
     finally:
         program.with_name("hidden").rename(program)

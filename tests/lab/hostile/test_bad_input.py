@@ -124,7 +124,7 @@ def test_a_missing_dataset_is_said_before_anything_is_launched(inv, edit, tmp_pa
     text = (tmp_path / "hosts.toml").read_text()
     old = next(line for line in text.splitlines() if line.startswith('"libero_tiny"'))
     edit(old, f'"libero_tiny" = "{tmp_path / "nowhere"}"')
-    inv.refused("deploy --host lab2 --only data", 1, "the dataset 'libero_tiny' lies neither on this laptop nor in",
+    inv.refused("deploy --host lab2 --only data", 1, "the dataset 'libero_tiny' is neither on this laptop nor in",
                 "[assets]")
     inv.refused("check --host lab2", 1, "FAIL", "dataset")
 

@@ -165,7 +165,7 @@ def test_ranks_that_outlived_their_launcher_are_in_the_way_until_they_are_stoppe
     for pid in (launcher, *(set(every) - {launcher, *ranks})):  # first the one that would start another supervisor
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    inv.refused(f"{TRAIN} --set seed=5", 1, f"{run_id} is running here", "the CPU of this workspace is held by",
+    inv.refused(f"{TRAIN} --set seed=5", 1, f"resources held by {run_id}", "the CPU of this workspace is held by",
                 f"inv stop --host lab --run {run_id}")
     for pid in ranks:
         os.kill(pid, signal.SIGCONT)

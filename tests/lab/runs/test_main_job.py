@@ -51,7 +51,7 @@ def test_the_conventions_of_the_data_are_checked_there(job, inv):
     (report,) = inv.good("check --host lab --json").rows()
     (found,) = [r for r in report["results"] if r["name"] == "conventions"]
     assert found["status"] == "OK"
-    assert re.match(r"2\d hold, 2 episodes in 1 files; cannot be told from these data: ", found["summary"])
+    assert re.match(r"2\d hold, 2 episodes in 1 files; not decidable from these data: ", found["summary"])
 
 
 def test_why_says_how_it_ended_and_what_to_type_next(job, inv):
@@ -108,7 +108,7 @@ def test_statistics_of_changed_data_and_broken_ones_are_computed_anew_and_named(
         with h5py.File(file, "r+") as content:
             for demo in content["data"].values():
                 demo["obs/ee_pos"][:, 1] *= 1e5
-        inv.refused(f"stats {options}", 1, f"computed: the MD5 of {file.name} is another", "not sound",
+        inv.refused(f"stats {options}", 1, f"computed: the MD5 of {file.name} is another", "implausible",
                     "state, slot 31, position 1 (m): std ", " is above 100")
         (told,) = json.loads(inv.refused(f"stats {options} --json", 1).out)
         assert [u["slot"] for u in told["unsound"] if u["is_wrong"]] == ["slot 31, position 1 (m)"]
@@ -172,7 +172,7 @@ def test_the_best_checkpoint_is_marked_and_comes_home(job, inv, workspace):
 def test_the_results_come_home_and_have_the_digests_of_the_host(job, inv, workspace):
     run_id = job[2]["run_id"]
     done = inv.good(f"fetch-results --into {inv.results} --json")  # no host: the one launched on last
-    assert "no --host: lab, where this laptop launched last" in done.err
+    assert "no --host given: using lab, the host of the last launch" in done.err
     (fetched,) = done.rows()
     home, there = inv.results / "lab" / run_id, workspace / "runs" / run_id
     assert fetched["folder"] == str(home)
@@ -182,7 +182,7 @@ def test_the_results_come_home_and_have_the_digests_of_the_host(job, inv, worksp
     assert manifest.scan(home / checkpoint) == manifest.scan(there / checkpoint)
     assert manifest.differences(home / checkpoint, manifest.read(there / checkpoint)) == []
     assert (home / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert "each told step" in (home / "loss.svg").read_text()
+    assert "each logged step" in (home / "loss.svg").read_text()
     assert fetched["loss_curve"] == str(home / "loss.png")
     again = inv.good(f"fetch-results --host lab --into {inv.results}")
     assert "nothing to transfer" in again.out
@@ -236,7 +236,7 @@ def test_the_log_is_there_and_names_what_ran(job, inv):
 def test_a_stopped_run_saves_first_and_is_called_stopped(job, inv):
     inv.good("train --host lab --set max_steps=5000 --set checkpoint_every_steps=5000", timeout_s=200)
     wait_for(lambda: inv.good("status --host lab --json").rows()[0]["step"] >= 3)
-    inv.refused("train --host lab", 1, "is running here", "inv stop")
+    inv.refused("train --host lab", 1, "resources held by", "inv stop")
     stopped = inv.good("stop --host lab --grace 60")
     assert "stopped" in stopped.out
     (run,) = inv.good("status --host lab --json").rows()
@@ -261,7 +261,7 @@ def test_slurm_s_signal_to_all_processes_saves_and_is_called_stopped(job, inv, w
     assert (ended.kind, ended.data["cause"], ended.data["restart_in_s"]) == ("attempt_ended", "time_limit", None)
     (saved,) = inv.good("checkpoints --host lab --json").rows()
     assert (saved["step"], saved["best"], saved["heldout_loss"]) == (run["step"], False, None)
-    inv.refused(f"fetch-results --host lab --checkpoint best --into {inv.results}", 1, "so none is the best",
+    inv.refused(f"fetch-results --host lab --checkpoint best --into {inv.results}", 1, "has a validation loss",
                 "--checkpoint latest")
 
 

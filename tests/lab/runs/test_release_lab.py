@@ -79,7 +79,7 @@ def test_a_training_is_adopted_after_edits_of_documents_plugins_and_the_laptops_
         (row,) = inv.good(f"{TRAIN} --json").rows()
         assert (row["run_id"], row["is_new"]) == (run_id, False)
         (code,) = inv.good("deploy --host lab --only code --json").rows()
-        assert code["note"] == "this snapshot is there already"
+        assert code["note"] == "this snapshot is on the host already"
         assert (code["sent_bytes"], {f["action"] for f in code["files"]}) == (0, {"skip"})
         git(inv.root, "commit", "-qam", "edited", "--allow-empty")
     assert runs(workspace) == [run_id]
@@ -87,9 +87,9 @@ def test_a_training_is_adopted_after_edits_of_documents_plugins_and_the_laptops_
 
 def test_another_trainer_is_another_release_and_is_not_taken_for_what_runs(inv, run_id, workspace):
     edit(inv.root, "rdtops/trainer/train.py")
-    inv.refused(TRAIN, 1, "code: this tree (", "is not deployed", f"{run_id} is running here")
+    inv.refused(TRAIN, 1, "code: this tree (", "is not deployed", f"resources held by {run_id}")
     (code,) = inv.good("deploy --host lab --only code --json").rows()
     assert [f["path"] for f in code["files"] if f["action"] == "send"] == ["rdtops/trainer/train.py"]
     assert "-dirty-" in code["target"]
-    inv.refused(TRAIN, 1, f"{run_id} is running here", f"inv stop --host lab --run {run_id}")
+    inv.refused(TRAIN, 1, f"resources held by {run_id}", f"inv stop --host lab --run {run_id}")
     assert runs(workspace) == [run_id]

@@ -40,8 +40,8 @@ def test_slurm_is_asked_before_and_the_login_node_is_no_hindrance(inv):
         "slurm partition": "OK", "slurm account": "SKIP", "slurm gpus": "SKIP", "slurm nodes": "OK",
         "slurm queue": "OK", "slurm workspace": "OK", "slurm time": "OK"}
     assert "Slurm expects to start it at 20" in found["slurm queue"]["summary"]
-    assert found["slurm workspace"]["summary"] == "every node is this very machine"
-    assert found["memory"]["summary"] == "of the login node, which does not train"
+    assert found["slurm workspace"]["summary"] == "every node is this machine"
+    assert found["memory"]["summary"] == "not checked: the login node does not train"
     assert found["gpu"]["status"] == "SKIP"
 
 
@@ -73,7 +73,7 @@ def test_a_controller_that_restarts_is_unknown_meanwhile_and_the_run_goes_on(inv
         before = steps(runs, spread)[-1]
         run = view(inv, "spread", spread)
         assert run["state"] == "unknown"
-        assert "Slurm does not tell of job" in run["job"]["words"]
+        assert "Slurm gives no state of job" in run["job"]["words"]
         wait_for(lambda: steps(runs, spread)[-1] > before)
     finally:
         cluster.start_controller()

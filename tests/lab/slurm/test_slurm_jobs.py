@@ -138,7 +138,7 @@ def test_a_controller_that_is_down_is_unknown_and_never_gone(connection, cluster
     assert (run.state, run.job.phase, run.job.id) == (RunState.UNKNOWN, Phase.UNKNOWN, number)
     assert not run.state.ended
     assert "Unable to contact slurm controller" in run.job.words
-    with pytest.raises(RunError, match="Slurm did not take the job"):  # nor is anything started that may be running
+    with pytest.raises(RunError, match="Slurm rejected the job"):  # nor is anything started that may be running
         launchers.launcher(connection.host).submit(connection, job)
     with pytest.raises(RunError, match="did not end"):
         overview.stop(connection, run, 1)
@@ -159,7 +159,7 @@ def test_what_slurm_has_forgotten_is_told_from_what_the_run_left(connection):
     connection.run_shell(f"cd {folder} && rm exit && date +%s > ended")
     run = overview.find(connection, named("old"))
     assert (run.state, run.job.cause) == (RunState.STOPPED, Cause.CANCELLED)
-    assert "has forgotten why" in run.job.words
+    assert "has no record of why" in run.job.words
 
 
 def test_an_evaluation_is_a_job_of_one_node_beside_its_training(connection):

@@ -84,5 +84,5 @@ def test_a_manifest_that_was_exchanged_is_refused(connection, saved, tmp_path, m
     (saved / "config.json").write_text("[]\n")
     manifest.seal(saved)
     monkeypatch.setattr(overview, "checkpoints", lambda *_: listed)
-    with pytest.raises(DigestMismatch, match=r"manifest\.json is another one"):
+    with pytest.raises(DigestMismatch, match=r"manifest\.json differs"):
         fetched(connection, tmp_path / "home")

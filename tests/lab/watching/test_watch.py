@@ -242,7 +242,7 @@ def test_a_webhook_hears_of_a_checkpoint_and_of_a_failure_once_and_its_address_s
     assert [text.partition("rdtops lab2: " + RUN)[2][:32] for text in heard] == [
         f" step_000010 of {preset('tiny').max_steps} steps, 0.00 ", " failed at step 12 of 150: out o"]
     assert (first.value, last.error) == (
-        {"told": "127.0.0.1"}, "RdtopsError: the webhook at 127.0.0.1 was not told: it answered 403")
+        {"told": "127.0.0.1"}, "RdtopsError: the webhook at 127.0.0.1 failed: it answered 403")
     kept = "".join(f.read_text() for f in (tmp_path / "state").rglob("*") if f.is_file())
     assert "403" in kept
     assert "T0KEN" not in kept

@@ -127,7 +127,8 @@ def test_more_actions_than_are_predicted_cannot_be_executed(made):
 def test_a_wish_that_makes_no_sense_names_all_that_is_wrong():
     with pytest.raises(ConfigError) as caught:
         checked(Protocol("libero_10", trials=51, max_steps=2000, exec_horizon=0, codec="polar"))
-    for words in ("--trials 51: from 1 to 50", "--max-steps 2000: from 1 to 990", "--exec-horizon 0", "--codec polar"):
+    for words in ("--trials 51: must be from 1 to 50", "--max-steps 2000: must be from 1 to 990", "--exec-horizon 0",
+                  "--codec polar"):
         assert words in caught.value.message
     assert checked(Protocol("libero_10")).max_steps == 520
 
