@@ -98,7 +98,7 @@ def evaluation_files(host: Host, spec: EvalSpec) -> dict[str, str]:
 
 
 def start_line(host: Host, spec: RunSpec | EvalSpec) -> str:
-    """Return the line that starts it by hand, once its files are there."""
+    """Return the line that starts it by hand, once its files exist."""
     return launchers.launcher(host).start_line(jobs.job_of(spec))
 
 

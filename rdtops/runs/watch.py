@@ -64,8 +64,8 @@ class Watcher:
         """Return the events that were handled before; of very many steps a part. Empty when the Journal was replaced
         since: then all of it is new."""
         seen, at = self._at, Cursor()
-        there = self._chunk(Question(seen, limit=0)).behind
-        if there.offset != seen.offset or (seen.inode and there.inode != seen.inode):
+        current = self._chunk(Question(seen, limit=0)).behind
+        if current.offset != seen.offset or (seen.inode and current.inode != seen.inode):
             return []
         events: list[Event] = []
         for _ in range(LOOKS):
