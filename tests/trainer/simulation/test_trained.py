@@ -63,7 +63,7 @@ def test_the_layout_before_rdtops_needs_its_codec_named_and_the_report_says_so(o
     assert "--codec seed_compat" in caught.value.remedy
     policy = trained.find(old_layout / "ema" / "model.safetensors", "seed_compat")
     assert (policy.codec, policy.codec_stated_by) == (CODECS["seed_compat"], trained.COMMAND_LINE)
-    assert any("named on the command line" in note for note in policy.notes)
+    assert any("from the command line" in note for note in policy.notes)
     assert sum(p.numel() for p in policy.load().parameters()) > 100_000
     (old_layout / "config.json").unlink()
     with pytest.raises(WeightsError, match=r"no config\.json, neither in ema/ nor beside it"):
