@@ -167,7 +167,7 @@ class _Training:
         return DrillSubject(prepared(self._disk, name, self._roles, STEPS, 1))
 
     def _unnamed(self, said: str, *words: str) -> list[str]:
-        return [f"{word!r} is not said: {said!r}" for word in (f"no space on {self._disk} ", *words) if word not in said]
+        return [f"{word!r} is missing: {said!r}" for word in (f"no space on {self._disk} ", *words) if word not in said]
 
     def _unlike(self, subject: DrillSubject) -> list[str]:
         return differences(self._left_alone, subject)
