@@ -46,7 +46,7 @@ class TrainedPolicy:
 
     def check_horizon(self, exec_horizon: int) -> None:
         if exec_horizon > self.horizon:
-            raise WeightsError(f"{self.folder.name} predicts {self.horizon} actions at a time, {exec_horizon} cannot "
+            raise WeightsError(f"{self.folder.name} predicts {self.horizon} actions at a time; {exec_horizon} cannot "
                                "be executed", remedy=f"--exec-horizon {self.horizon}   # or fewer")
 
     @property

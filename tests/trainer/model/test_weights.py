@@ -120,4 +120,4 @@ def test_the_config_of_another_model_is_refused(folder) -> None:
 
 def test_a_file_that_is_no_table_of_tensors_is_refused(folder) -> None:
     torch.save([torch.zeros(3)], folder / "pytorch_model.bin")
-    assert "is not a table of tensors" in refused(folder)
+    assert "must hold a table of tensors" in refused(folder)

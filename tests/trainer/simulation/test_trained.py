@@ -117,7 +117,7 @@ def test_a_damaged_checkpoint_and_a_folder_that_is_none_are_refused(folder, tmp_
 def test_more_actions_than_are_predicted_cannot_be_executed(made):
     policy = trained.find(made)
     policy.check_horizon(16)
-    with pytest.raises(WeightsError, match="predicts 16 actions at a time, 17 of them") as caught:
+    with pytest.raises(WeightsError, match="predicts 16 actions at a time; 17 cannot be executed") as caught:
         policy.check_horizon(17)
     assert "--exec-horizon 16" in caught.value.remedy
 
