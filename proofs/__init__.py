@@ -1,1 +1,1 @@
-"""Programs that prove and measure rdtops. No user runs them on a host, and nothing in rdtops imports them."""
+"""Proofs: programs that test and measure rdtops. No user runs them on a host, and nothing in rdtops imports them."""

@@ -1,4 +1,4 @@
-"""A Slurm cluster of two nodes on this machine: munged, slurmctld and a slurmd a node, without systemd and cgroups.
+"""Slurm cluster of two nodes on this machine: munged, slurmctld and one slurmd per node, without systemd and cgroups.
 
     cluster = Cluster(Path(".lab/slurm"), bin_folder)
     cluster.up()
@@ -75,13 +75,13 @@ _NODE = ("NodeName={name} NodeHostname={hostname} NodeAddr=127.0.0.1 Port={port}
 
 
 def obstacle() -> str:
-    """Why a cluster cannot run here, or nothing."""
+    """Return why a cluster cannot run here, or ''."""
     missing = packages.missing(wanted=packages.CLUSTER)
     return f"not installed: {', '.join(program.package for program in missing)}" if missing else ""
 
 
 class Cluster:
-    """Everything of it lies in `root`, which must be short: sockets are there."""
+    """A cluster. All its files are in `root`, whose path must be short because of the sockets."""
 
     def __init__(self, root: Path, bin_folder: Path, *, node_timeout_s: int = 300) -> None:
         self.root, self.bin_folder = root.absolute(), bin_folder
@@ -90,7 +90,7 @@ class Cluster:
     # --- up and down
 
     def up(self) -> None:
-        """Returns when every node is idle. Raises LabError with the end of the log that says why not."""
+        """Start the cluster. Return when every node is idle. Raise LabError with the end of the logs."""
         if why := obstacle():
             raise LabError(f"no Slurm here: {why}", remedy=packages.install_command(packages.CLUSTER))
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ class Cluster:
         self._wait_for_nodes()
 
     def down(self) -> None:
-        """Its jobs and daemons end."""
+        """End its jobs and daemons."""
         if self.pid_of("slurmctld"):
             self.client("scancel", "--user", getpass.getuser(), check=False)
         for name in ("slurmctld", *(f"slurmd-{node}" for node in NODES)):
@@ -113,12 +113,12 @@ class Cluster:
         self._end("munged")
 
     def mend(self) -> None:
-        """Daemons that were stopped run again, and no job is left."""
+        """Restart stopped daemons, and cancel all jobs."""
         if self.pid_of("slurmctld") is None:
             self.start_controller()
         self.client("scancel", "--user", getpass.getuser())
         down = self.client("sinfo", "-h", "-N", "-p", "gpu", "-t", "down", "-o", "%N").split()
-        for name in down:  # a node that registers anew is taken back
+        for name in down:  # a node that registers again is accepted
             self.stop_node(name)
         for name in NODES:
             if self.pid_of(f"slurmd-{name}") is None:
@@ -129,7 +129,7 @@ class Cluster:
         self._end("slurmctld")
 
     def start_controller(self) -> None:
-        """Returns when it answers."""
+        """Start slurmctld. Return when it answers."""
         self._run("slurmctld", "-f", str(self.conf))
         deadline_s = time.monotonic() + READY_S
         while "is UP" not in self.client("scontrol", "ping", check=False):
@@ -138,18 +138,18 @@ class Cluster:
             time.sleep(0.1)
 
     def fail_node(self, name: str) -> None:
-        """As if the machine had died: Slurm ends or requeues what was there. `mend` repairs it."""
+        """Mark a node as down, as if the machine had died: Slurm ends or requeues its jobs. `mend` repairs it."""
         self.client("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
 
     def stop_node(self, name: str) -> None:
-        """Its slurmd ends, as if the machine were gone; what it started goes on."""
+        """End a node's slurmd, as if the machine were gone; its jobs continue."""
         self._end(f"slurmd-{name}")
 
     def start_node(self, name: str) -> None:
         self._run("slurmd", "-f", str(self.conf), "-N", name)
 
     def client(self, *words: str, check: bool = True) -> str:
-        """What a program of Slurm prints."""
+        """Run a program of Slurm. Return its output."""
         done = subprocess.run(words, env={**os.environ, "SLURM_CONF": str(self.conf)}, capture_output=True, text=True,
                               timeout=60, check=False)
         if done.returncode and check:
@@ -161,7 +161,7 @@ class Cluster:
         return self.root / "slurm.conf"
 
     def pid_of(self, daemon: str) -> int | None:
-        """slurmctld, slurmd-n1, munged; None when it does not run."""
+        """Return the pid of slurmctld, slurmd-n1 or munged; None when it does not run."""
         try:
             pid = int((self.root / f"{daemon}.pid").read_text())
         except (OSError, ValueError):

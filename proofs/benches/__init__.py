@@ -1,7 +1,7 @@
-"""`inv bench NAME`: measure a promise of ours side by side with what it is promised against.
+"""Benchmarks of `inv bench NAME`: measure a promise of rdtops side by side with the tool it is compared with.
 
 A bench is a module here with `measure(say, *, quick, only) -> Iterator[Measured]`: `quick` asks for the fewest runs;
-`only` is a word that the names of its rows must have. To add one, add a line to BENCHES.
+`only` is a word that the names of its rows must contain. To add one, add a line to BENCHES.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BENCHES = {
 
 
 def bench(say: Say, name: str, *, quick: bool = False, only: str = "") -> Iterator[Measured]:
-    """Raises UsageError when there is no bench of that name."""
+    """Run a bench. Raise UsageError when there is no bench of that name."""
     if name not in BENCHES:
         raise UsageError(f"there is no bench {name!r}; benches: {', '.join(BENCHES)}")
     yield from importlib.import_module(BENCHES[name]).measure(say, quick=quick, only=only)

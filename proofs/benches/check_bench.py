@@ -1,8 +1,8 @@
-"""`inv bench check`: a whole `inv check`, typed as a person would, beside `ssh host true` over the same two hops.
+"""`inv bench check`: a whole `inv check` command beside `ssh host true` over the same two hops.
 
-On the WAN lab (40 ms to the jump) where this machine can have one, else on the plain lab without delay. The two run in
-turn, and each is a new process with a new login; times are medians. A check cannot be faster than the slowest of its
-probes, which the report names with the seconds that it took on the host, among the others.
+On the WAN lab (40 ms to the jump host) where this machine supports it, else on the plain lab without delay. The two run
+in turn, and each is a new process with a new login; times are medians. A check cannot be faster than the slowest of its
+probes, which the report names with its seconds on the host.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ASSETS = ("rdt-tiny", "t5-tiny", "siglip-tiny")
 
 @dataclass(frozen=True)
 class Route:
-    """How a command of this machine gets to the host: what stands before it, and its variables."""
+    """The way of a command to the host: its prefix and its environment variables."""
 
     words: str
     prefix: Sequence[str]
@@ -58,7 +58,7 @@ class Timed:
 
 
 def measure(say: Say, *, quick: bool = False, only: str = "") -> Iterator[Measured]:
-    """About a minute and a half, the quick form half of that."""
+    """Measure. It takes about a minute and a half, the quick form half of that."""
     repository.make_tiny_assets(say)
     with tempfile.TemporaryDirectory() as folder, _route(Path(folder), say) as route:
         for line in ("deploy", "check"):  # the second warms the caches of digests
@@ -115,7 +115,7 @@ def _route(folder: Path, say: Say) -> Iterator[Route]:
     try:
         wan.require()
     except LabError as error:
-        say(f"no line with delay here, so without: {error.message}")
+        say(f"no network delay possible here, measuring without: {error.message}")
         yield from _plain(hosts, assets, env)
         return
     with WanLab(ROOT / ".lab" / "wan") as lab:

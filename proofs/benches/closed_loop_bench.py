@@ -1,4 +1,4 @@
-"""`inv bench closed-loop`: does a policy trained here drive? Films of a success and a failure are left in
+"""`inv bench closed-loop`: success rates of policies trained here. Videos of a success and a failure are written to
 .lab/closed-loop.
 """
 

@@ -1,8 +1,8 @@
-"""`inv bench scale`: what of the control side grows with hosts, runs and the length of a Journal.
+"""`inv bench scale`: how the cost of commands grows with hosts, runs and the length of a Journal.
 
 Fifty hosts are fifty entries of hosts.toml behind one jump, each with a workspace, two runs and Journals of 10,000
-events; one sshd of the lab stands for all of them, so that this machine works for all fifty at once as well. Every
-number is of `inv`, typed as a person would, in a new process with new logins.
+events; one sshd of the lab represents all of them, so that this machine also does the work of all fifty. Every number
+is of an `inv` command in a new process with new logins.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NUMBERS = {"learning_rate": 1e-4, "grad_norm": 1.0, "samples": 8, "samples_per_
 
 @dataclass(frozen=True)
 class Park:
-    """Simulated hosts: names of hosts.toml, and where their workspaces are."""
+    """Simulated hosts: names of hosts.toml, and their workspaces."""
 
     names: tuple[str, ...]
     home: Path
@@ -52,7 +52,7 @@ class Park:
         rows = json.loads(self.inv("status", "--host", ",".join(names), "--json"))
         took_s = time.perf_counter() - begun_s
         if sorted({row["host"] for row in rows}) != sorted(names) or any(row.get("problem") for row in rows):
-            raise StepFailed(f"inv status did not tell of all hosts: {json.dumps(rows)[:500]}")
+            raise StepFailed(f"inv status did not show all hosts: {json.dumps(rows)[:500]}")
         return took_s
 
     def inv(self, *words: str) -> str:
@@ -64,7 +64,7 @@ class Park:
 
 
 def measure(say: Say, *, quick: bool = False, only: str = "") -> Iterator[Measured]:
-    """About two minutes; the quick form has ten hosts and one sample of each."""
+    """Measure. It takes about two minutes; the quick form has ten hosts and one sample of each."""
     count = 10 if quick else HOSTS
     with tempfile.TemporaryDirectory(prefix="rdtops-scale-") as folder:
         lab = Lab(Path(folder) / "lab", Ports.free())
@@ -92,7 +92,7 @@ def _of_hosts(park: Park, say: Say, samples: int) -> Measured:
 
 
 def _of_journals(park: Park, say: Say, samples: int) -> Measured:
-    """In turn; the least of each, since what disturbs only adds."""
+    """Measure both in turn; take the minimum of each, since disturbances only add time."""
     name = park.names[0]
     short = next(park.runs(name).iterdir()).parent.parent / "short"
     say(f"status with {EVENTS} and with {SHORT} events a Journal, {samples} x in turn")
@@ -109,7 +109,7 @@ def _of_journals(park: Park, say: Say, samples: int) -> Measured:
 
 
 def _of_watching(park: Park, say: Say) -> Measured:
-    """A run that lives, whose Journal grows from 1,000 to 10,000 events while `inv watch` follows it."""
+    """Measure a live run, whose Journal grows from 1,000 to 10,000 events while `inv watch` follows it."""
     name = park.names[-1]
     say(f"watching a Journal grow from {EVENTS // 10} to {EVENTS} events")
     journal = _begun(park.runs(name), name, RunId("99990101-000000-watched-0001"))
@@ -137,7 +137,7 @@ def _of_watching(park: Park, say: Say) -> Measured:
 # --- the park ---
 
 def _park(lab: Lab, folder: Path, count: int) -> Park:
-    """hosts.toml with `count` hosts that are one, each with a workspace of its own."""
+    """Write hosts.toml with `count` names of one host, each with its own workspace."""
     file = folder / "hosts.toml"
     lab.write_inventory(file, {})
     text = file.read_text()
@@ -174,7 +174,7 @@ def _begun(runs: Path, host: str, run_id: RunId) -> Journal:
 
 
 def _steps(journal: Journal, first: int, last: int) -> None:
-    """Written at once: ten thousand times fifty lines."""
+    """Write the whole Journal at once: ten thousand times fifty lines."""
     lines = [json.dumps({"kind": "step", "time_s": 1.7e9 + step, "step": step, "loss": 1 / step, **_NUMBERS})
              for step in range(first, last + 1)]
     with journal.path.open("a") as file:
@@ -189,19 +189,19 @@ def _swap(one: Path, other: Path) -> None:
 
 
 def _claim(folder: Path, pid: int) -> None:
-    """The run lives as long as that process."""
+    """Make the run live as long as that process."""
     (folder / "process").write_text(f"{processes.name_of(pid)}\n")
 
 
 def _resident_after(journal: Journal, watching: subprocess.Popen[bytes], seen: object, step: int) -> int:
-    """KiB of the process once it has shown the sample that is written now, behind `step` steps."""
+    """Return the KiB of the process after it has shown the sample that is written now, after `step` steps."""
     journal.append("sample", step=step, action_mse=0.25)
     mark = f"step {step}: predicted".encode()
     deadline_s = time.monotonic() + SEEN_S
     while mark not in os.pread(seen.fileno(), 1 << 24, 0):  # type: ignore[attr-defined]
         if time.monotonic() > deadline_s or watching.poll() is not None:
             said = os.pread(seen.fileno(), 1 << 24, 0)[-500:]  # type: ignore[attr-defined]
-            raise LabError(f"inv watch did not show step {step} within {SEEN_S:.0f} s; it said: {said!r}")
+            raise LabError(f"inv watch did not show step {step} within {SEEN_S:.0f} s; its output: {said!r}")
         time.sleep(0.2)
     time.sleep(1.0)
     status = Path(f"/proc/{watching.pid}/status").read_text()

@@ -17,7 +17,7 @@ PLAIN = "--list"  # an empty tasks.py has no task to help with
 
 
 def measure(say: Say, *, quick: bool = False, only: str = "") -> Iterator[Measured]:
-    """Medians of 15, the quick form of 5."""
+    """Measure. Medians of 15 runs, the quick form of 5."""
     rounds = 5 if quick else 15
     with tempfile.TemporaryDirectory() as empty:
         Path(empty, "tasks.py").touch()

@@ -1,4 +1,4 @@
-"""A bench that is a program of the trainer's: torch stays over there, rows come as JSON lines."""
+"""Trainer program: a bench in a separate process, so that torch is imported there; rows are JSON lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rdtops.ui.repository import ROOT, Measured, StepFailed
 
 
 def measured_by(words: Sequence[str], extras: str) -> Iterator[Measured]:
-    """Run `python -m WORDS`. Raises StepFailed when it ends badly, and names the extras that it needs."""
+    """Run `python -m WORDS`. Raise StepFailed, naming the extras that it needs, when it fails."""
     with subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "1"}) as program:
         assert program.stdout

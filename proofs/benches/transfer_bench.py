@@ -1,7 +1,7 @@
-"""`inv bench transfer`: our transfers beside scp, rsync, tar through ssh and lftp, on the WAN lab, in one run.
+"""`inv bench transfer`: rdtops' transfers beside scp, rsync, tar through ssh and lftp, on the WAN lab, in one run.
 
 Each tool moves the same bytes in turn; every result is compared byte for byte; times are medians. On the lossy lines,
-where one stream takes minutes and no CPU, the others go side by side, each in a lab of its own, while ours goes alone.
+where one stream takes minutes and no CPU, the others run in parallel, each in its own lab, while ours runs alone.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ MB = 1_000_000
 PROGRAM = [sys.executable, "-m", "rdtops.transfer.transfer"]
 RUN_TIMEOUT_S = 400.0
 SIDE_BY_SIDE = 10  # runs of the others at once on a lossy line
-STOPPED_AFTER = 20  # times what ours took: by then the race is decided
+STOPPED_AFTER = 20  # times our duration: by then the result is clear
 _ROOM_BYTES = 6 << 30
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is moved: a file, or a folder of equal files."""
+    """The data to transfer: a file, or a folder of equal files."""
 
     source: Path
-    target: Path  # both machines see the same files, so it is compared here
+    target: Path  # both machines have the same file system, so it is compared here
     size_bytes: int
 
 
@@ -53,11 +53,11 @@ class Tool:
 
 @dataclass
 class Times:
-    """What became of the runs of one tool."""
+    """The results of the runs of one tool."""
 
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    stopped: bool = False  # the last one was ended because it took too long
+    stopped: bool = False  # the last run was killed because it took too long
 
     @property
     def median_s(self) -> float:
@@ -93,7 +93,7 @@ def _tar(lab: WanLab, load: Load) -> list[str]:
 
 
 def _lftp(lab: WanLab, load: Load) -> list[str]:
-    """Uploads have no pget; folders go as several files at once."""
+    """Return the command of lftp. Uploads have no pget; folders go as several files at once."""
     send = (f"mirror -R -P 8 {load.source} {load.target}" if load.source.is_dir()
             else f"put {load.source} -o {load.target}")
     settings = f"set sftp:connect-program 'ssh -a -x -F {lab.ssh_config}'; set net:max-retries 1; set cmd:fail-exit yes"
@@ -115,14 +115,14 @@ def _there(*tools: Tool) -> list[Tool]:
 
 @dataclass(frozen=True)
 class Race:
-    """One row of the table: what is moved, over which line, and how much faster than whom we mean to be."""
+    """One row of the table: the data, the line, and the goal of the speedup over each tool."""
 
     name: str
     profile: str
     files: int
     size_bytes: int  # of one file
     repeats: int
-    goals: dict[str, float]  # tool -> at least so many times faster; 0 where it is only shown, and runs once
+    goals: dict[str, float]  # tool -> minimum speedup; 0 where it is only shown, and runs once
     line_share: float = 0.0  # at least so much of the line's rate
 
 
@@ -139,7 +139,7 @@ PEERS = {tool.name: tool for tool in (SCP, RSYNC, TAR, LFTP)}
 
 
 def measure(say: Say, *, quick: bool = False, only: str = "") -> Iterator[Measured]:
-    """The complete table takes about 15 minutes, the quick one (one run each, no long rows) about 5."""
+    """Measure. The complete table takes about 15 minutes, the quick one (one run each, no long rows) about 5."""
     with _bench(say) as bench:
         for race in RACES:
             if only in f"{race.name} {race.profile}" and not (quick and race.name in LONG):
@@ -153,9 +153,9 @@ def measure(say: Say, *, quick: bool = False, only: str = "") -> Iterator[Measur
 @contextlib.contextmanager
 def _bench(say: Say) -> Iterator[_Bench]:
     with WanLab(ROOT / ".lab" / "wan") as lab:
-        lab.up()  # it is ours alone, and so is the folder
+        lab.up()  # no other program uses this lab or its folder
         folder = _folder()
-        shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+        shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
         folder.mkdir(mode=0o700)
         say(f"the load of this machine is {os.getloadavg()[0]:.1f}; a busy one slows whoever needs its CPU")
         try:
@@ -165,7 +165,7 @@ def _bench(say: Say) -> Iterator[_Bench]:
 
 
 def _folder() -> Path:
-    """In memory where there is room: a disk's moods would be measured otherwise."""
+    """Return a folder in memory where there is space: otherwise the disk would be measured."""
     shm = Path("/dev/shm")  # noqa: S108
     roomy = shm.is_dir() and shutil.disk_usage(shm).free > _ROOM_BYTES
     checkout = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
@@ -191,7 +191,7 @@ class _Bench:
             yield self._of_the_line(title, race, times[OURS.name])
 
     def unchanged(self, repeats: int) -> Iterator[Measured]:
-        """A folder that is there already, with the caches of digests warm."""
+        """Measure a folder that exists on the host already, with warm caches of digests."""
         self._lab.up("wan")
         load = Load(self._source(200, 5 * MB), self._target("0"), 1000 * MB)
         title = f"1 GB in 200 files, unchanged, {self._lab.profile.words}"
@@ -208,7 +208,8 @@ class _Bench:
         _clear(self._lab, load)
 
     def killed(self, repeats: int) -> Iterator[Measured]:
-        """Sent twice: what two runs, the first killed at half, put on the line beyond what one undisturbed run does."""
+        """Measure the bytes sent twice: those of two runs, the first killed at half, beyond those of one undisturbed
+        run."""
         self._lab.up("wan")
         load = Load(self._source(1, 256 * MB), self._target("0"), 256 * MB)
         title = f"256 MB, {self._lab.profile.words}, killed at 50 %, restarted"
@@ -227,7 +228,7 @@ class _Bench:
                        f"{told} %, counted at the laptop's interface against an undisturbed run; {failures.words}")
         _clear(self._lab, load)
 
-    # --- how they run
+    # --- runs
 
     def _in_turn(self, race: Race, source: Path, tools: Sequence[Tool], repeats: int) -> dict[str, Times]:
         self._lab.up(race.profile)
@@ -274,7 +275,7 @@ class _Bench:
         return times
 
     def _cold(self, lab: WanLab, tool: Tool, load: Load, times: Times, limit_s: float = RUN_TIMEOUT_S) -> None:
-        """Nothing there, no digest known."""
+        """Run a tool, with nothing at the target and no digest cached."""
         _clear(lab, load)
         self._run(lab, tool, load, times, limit_s)
         _clear(lab, load)
@@ -293,7 +294,7 @@ class _Bench:
         return code == 0
 
     def _kill_at(self, load: Load, count: int) -> None:
-        """Start ours, and kill all of it once this many bytes are on the line."""
+        """Start our transfer, and kill it completely once this many bytes are sent."""
         before = self._lab.sent_bytes
         process = _started(self._lab, OURS.command(self._lab, load))
         while process.poll() is None and self._lab.sent_bytes - before < count:
@@ -301,7 +302,7 @@ class _Bench:
         _kill(process)
 
     def _until_done(self, load: Load, failures: Times) -> None:
-        """As a person would: again, when the killed one's other half still has the target."""
+        """Run it again as a user would, while the porter of the killed one still has the target."""
         for _ in range(10):
             if self._run(self._lab, OURS, load, failures):
                 failures.failures.clear()
@@ -313,7 +314,7 @@ class _Bench:
         work()
         return self._lab.sent_bytes - before
 
-    # --- what they say
+    # --- results
 
     def _compared(self, title: str, peer: str, goal: float, times: dict[str, Times]) -> Measured:
         ours, theirs = times[OURS.name], times[peer]
@@ -330,13 +331,13 @@ class _Bench:
                         share >= race.line_share, f"ours {ours.words}, login and verification included")
 
     def _target(self, of: str) -> Path:
-        """In a folder of its own, so that all of it can be taken away."""
+        """Return a target in a separate folder, so that all of it can be removed."""
         folder = self._folder / f"to-{of}"
         folder.mkdir(exist_ok=True)
         return folder / "target"
 
     def _source(self, files: int, size_bytes: int) -> Path:
-        """Random bytes: nothing compresses them."""
+        """Write random bytes, which cannot be compressed."""
         path = self._folder / f"source-{files}-{size_bytes}"
         if path.exists():
             return path
@@ -352,7 +353,7 @@ class _Bench:
 # --- one run ---
 
 def _timed(lab: WanLab, words: Sequence[str], limit_s: float) -> tuple[float, int | None, str]:
-    """Seconds, exit code (None: it took too long and was killed) and last words."""
+    """Run a command. Return seconds, exit code (None: it took too long and was killed) and its last output."""
     start_s = time.monotonic()
     process = _started(lab, words)
     try:
@@ -369,21 +370,21 @@ def _started(lab: WanLab, words: Sequence[str]) -> subprocess.Popen[str]:
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    """The whole group, at once: what a laptop does whose battery is empty."""
+    """Kill the whole process group at once, as when a laptop loses power."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
 def _clear(lab: WanLab, load: Load) -> None:
-    """Take away the target with the parts beside it, and what the homes remember."""
+    """Remove the target with its parts, and the caches in the homes."""
     lab.forget()
     shutil.rmtree(load.target.parent)
     load.target.parent.mkdir()
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Byte for byte; a file too many counts as well."""
+    """Compare byte for byte; an additional file counts as a difference."""
     return subprocess.run(["diff", "-rq", one, other], capture_output=True, check=False).returncode == 0
 
 

@@ -1,1 +1,1 @@
-"""Does a policy that was trained here solve tasks in LIBERO's simulator? Demonstrations, small trainings, trials."""
+"""Closed-loop proof: record demonstrations, train small policies, evaluate them in LIBERO's simulator."""

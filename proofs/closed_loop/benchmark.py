@@ -1,13 +1,13 @@
-"""Proof that what is trained here drives, from demonstrations to successes in LIBERO's simulator:
+"""Closed-loop benchmark: from demonstrations to the success rate of a policy in LIBERO's simulator:
 
     inv bench closed-loop          # or: python -m proofs.closed_loop.benchmark
 
-Records demonstrations, trains a small RDT on them with the bundled trainer, and lets the EMA weights act from all of
-the benchmark's initial states, of which no demonstration had one: those start where LIBERO draws them anew. (What is
-picked up lies in a wider region than the benchmark's: there both are drawn, trials from seeds of their own. Its policy
-sees with a keypoint encoder trained on rendered samples.) The baselines are an untrained policy, a demonstration's
-actions replayed without looking, the same policy with blank images, and, for a task that needs images, the scripted
-expert itself when it does not know where the object lies.
+Records demonstrations, trains a small RDT on them with the bundled trainer, and evaluates the EMA weights from all of
+the benchmark's initial states, which no demonstration used: those start from states newly drawn by LIBERO. (In the
+pick task the object is in a wider region than the benchmark's: both kinds of states are drawn, with separate seeds.
+Its policy uses a keypoint encoder trained on rendered samples.) The baselines are an untrained policy, a
+demonstration's actions replayed in open loop, the same policy with blank images, and, for a task that needs images,
+the scripted expert without the position of the object.
 
 Trial i of each has the same start, world and noise. Rows as `inv bench` prints them.
 """
@@ -49,12 +49,12 @@ from rdtops.trainer.simulation.simulator import Simulator
 
 
 def prove(place: Place, processes: int, say: Callable[[str], object], films: Path | None = None) -> Iterator[SpeedRow]:
-    """What `place` already holds is used again. Raises an error of ours."""
+    """Run one proof. Files in `place` are reused. Raise an RdtopsError."""
     proof, began, minutes = place.proof, time.monotonic(), None
     if not place.demonstrations.is_dir():
-        wish = Recording(place.task, proof.demos, 0, noise=proof.noise, blank_images=not proof.sighted,
+        request = Recording(place.task, proof.demos, 0, noise=proof.noise, blank_images=not proof.sighted,
                          elsewhere=proof.elsewhere)
-        record(place.demonstrations / "recorded_demo.hdf5", wish, processes, say)
+        record(place.demonstrations / "recorded_demo.hdf5", request, processes, say)
     tiny.make(place.folder / "assets")
     if proof.sighted and not Path(place.assets["vision_encoder"]).is_dir():
         _train_encoder(place, processes, say)
@@ -65,10 +65,10 @@ def prove(place: Place, processes: int, say: Callable[[str], object], films: Pat
     for kind, steps in _trials(place, processes, say):
         found[kind] = steps
         yield _row(proof, kind, steps, found)
-    if minutes is not None:  # else nothing was trained, and there is no time to tell
+    if minutes is not None:  # None: nothing was trained, so there is no time to report
         if proof.sighted:
             minutes = (time.monotonic() - began) / 60
-        yield SpeedRow(f"{proof.name}, minutes {'in all' if proof.sighted else 'of training'}", round(minutes, 1),
+        yield SpeedRow(f"{proof.name}, minutes {'in total' if proof.sighted else 'of training'}", round(minutes, 1),
                        f"at most {proof.limit_minutes:.0f}", minutes <= proof.limit_minutes, f"{processes} processes")
     if films:
         _film(place, found[TRAINED], films)
@@ -77,8 +77,8 @@ def prove(place: Place, processes: int, say: Callable[[str], object], films: Pat
 def _train_encoder(place: Place, processes: int, say: Callable[[str], object]) -> None:
     proof = place.proof
     if not place.rendered_samples.is_file():
-        wish = Rendering(place.task, proof.sought, proof.corners_m, proof.rendered_samples, SEED)
-        taken(wish, processes, say).save(place.rendered_samples)
+        request = Rendering(place.task, proof.sought, proof.corners_m, proof.rendered_samples, SEED)
+        taken(request, processes, say).save(place.rendered_samples)
     torch.set_num_threads(processes)
     samples, encoder = RenderedSamples.load(place.rendered_samples), Path(place.assets["vision_encoder"])
     off_m = keypoint_training.teach(samples, encoder, proof.encoder_steps, SEED)
@@ -87,8 +87,8 @@ def _train_encoder(place: Place, processes: int, say: Callable[[str], object]) -
 
 
 def _row(proof: Proof, kind: str, steps: list[int | None], found: dict[str, list[int | None]]) -> SpeedRow:
-    """Judge a row: a baseline holds when the trained policy's interval lies above its own. A task that needs no
-    images may be done by replaying: that row then tells how easy it is."""
+    """Judge a row: a baseline passes when the trained policy's interval is above its own. A task without images may
+    be solved by replaying: that row then shows how easy it is."""
     good, trials = sum(s is not None for s in steps), len(steps)
     low, high = wilson(good, trials)
     how = f"{good} of {trials} unseen starts, {low:.2f} to {high:.2f}"
@@ -98,7 +98,7 @@ def _row(proof: Proof, kind: str, steps: list[int | None], found: dict[str, list
         return SpeedRow(f"{proof.name}, {kind}", good / trials, f"at least {proof.goal}", good / trials >= proof.goal,
                         how)
     if kind == REPLAYED and not proof.sighted:
-        return SpeedRow(f"{proof.name}, {kind}", good / trials, "none: it tells what the task asks for", True, how)
+        return SpeedRow(f"{proof.name}, {kind}", good / trials, "none: it shows how hard the task is", True, how)
     above = wilson(sum(s is not None for s in found[TRAINED]), trials)[0]
     goal = f"all of its interval below the trained policy's, which begins at {above:.2f}"
     return SpeedRow(f"{proof.name}, {kind}", good / trials, goal, high < above, how)
@@ -116,7 +116,7 @@ def _config(proof: Proof) -> TrainConfig:
 # trials --------------------------------------------------------------------------------------------------------------
 
 def _trials(place: Place, processes: int, say: Callable[[str], object]) -> Iterator[tuple[str, list[int | None]]]:
-    """Each kind with its steps to success, None for a failure."""
+    """Run the trials. Return for each kind its steps to success, None for a failure."""
     jobs = [(kind, trial) for kind in place.proof.kinds for trial in range(place.proof.trials)]
     acted = shared_out(partial(_baselines, place), _trial, jobs, processes)
     for kind in place.proof.kinds:
@@ -137,10 +137,10 @@ def _trial(baselines: Baselines, job: tuple[str, int]) -> int | None:
     return baselines.trial(*job)
 
 
-# what comes of it ----------------------------------------------------------------------------------------------------
+# videos ----------------------------------------------------------------------------------------------------
 
 def _film(place: Place, steps: list[int | None], folder: Path) -> None:
-    """The first success and the first failure, acted once more: the same to the last bit."""
+    """Write videos of the first success and the first failure, run again: the same to the last bit."""
     simulator.load(images=True)
     with contextlib.closing(Baselines(place)) as baselines, contextlib.closing(Simulator(place.task)) as lit:
         _film_with(baselines, lit, steps, folder)
@@ -160,7 +160,7 @@ def _film_with(baselines: Baselines, lit: Simulator, steps: list[int | None], fo
 
         again = rollout(lit, driver, baselines.start(trial), trial, place.proof.exec_horizon, place.proof.longest, keep)
         assert again == steps[trial], (trial, steps[trial], again)
-        film.write(folder / f"{place.proof.name}_{outcome}.mp4", frames, baselines.dark.instruction, outcome,
+        film.write(folder / f"{place.proof.name}_{outcome}.mp4", frames, baselines.blank_world.instruction, outcome,
                    place.proof.longest)
 
 
@@ -186,7 +186,7 @@ def _say(text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m proofs.closed_loop.benchmark",
-                                     description="Prove in LIBERO's simulator that what is trained here drives.")
+                                     description="Prove in LIBERO's simulator that trained policies solve tasks.")
     parser.add_argument("--only", default="", help=f"one of {', '.join(PROOFS)}")
     parser.add_argument("--quick", action="store_true", help="the drawer with few of everything: minutes")
     parser.add_argument("--trials", type=int, default=0, help="starts to evaluate; default: all 50")

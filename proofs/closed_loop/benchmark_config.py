@@ -1,4 +1,4 @@
-"""What `inv bench closed-loop` claims: which task, how often, from how many demonstrations. And where its files lie."""
+"""Benchmark config of `inv bench closed-loop`: task, goal, number of demonstrations, and the paths of its files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rdtops.contract.run import RunSpec, checkpoint_name
 from rdtops.trainer.simulation import simulator
 from rdtops.trainer.simulation.simulator import Task
 
-TRAINED, UNTRAINED, REPLAYED, DARK, GUESSED = "trained", "untrained", "replayed", "in the dark", "expert guessing"
+TRAINED, UNTRAINED, REPLAYED, DARK, GUESSED = "trained", "untrained", "replayed", "blank images", "expert guessing"
 SEED = 0
 SETTINGS = {"from_scratch": True, "num_processes": 1, "heldout_share": 0, "lr_schedule": "cosine", "warmup_steps": 50,
             "image_augmentation": False, "vision_cache_gib": 1, "condition_dropout": 0, "seed": SEED,
@@ -20,13 +20,13 @@ SETTINGS = {"from_scratch": True, "num_processes": 1, "heldout_share": 0, "lr_sc
 
 @dataclass(frozen=True)
 class Proof:
-    """What is proved, and with how much."""
+    """The settings of one proof."""
 
     name: str
     task: str  # of libero_90
     sighted: bool  # False: black images, the robot's state alone
     goal: float  # share of successes
-    limit_minutes: float  # of its training, or, where it is sighted, all in all
+    limit_minutes: float  # of its training, or, with images, in total
     demos: int
     noise: float  # of the demonstrations' motion, in action units
     model: str
@@ -38,17 +38,17 @@ class Proof:
     trials: int = 50
     rendered_samples: int = 0
     encoder_steps: int = 0
-    noise_draws: int = 1  # of each sample of a batch
+    noise_draws: int = 1  # noise draws of each sample of a batch
     codec: str = "delta_velocity"
     loss: str = "published"
     sought: str = ""  # the body that the keypoint encoder learns to find
-    region: str = ""  # of the bddl file, whose object lies elsewhere in each start; '': as the benchmark has it
-    corners_m: tuple[float, float, float, float] = (0, 0, 0, 0)  # of that region instead of its own: x, y to x, y
-    elsewhere: float = 0.0  # share of the demonstrations in which the hand starts elsewhere
+    region: str = ""  # region of the bddl file in which the object's place is drawn for each start; '': the benchmark's
+    corners_m: tuple[float, float, float, float] = (0, 0, 0, 0)  # new corners of that region: x, y to x, y
+    elsewhere: float = 0.0  # share of the demonstrations in which the hand starts at another place
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What acts. Where all is black anyway, darkness changes nothing."""
+        """Return the policies and baselines. Without images there is no blank-image ablation."""
         return (TRAINED, *((DARK,) if self.sighted else ()), UNTRAINED, REPLAYED, *((GUESSED,) if self.sighted else ()))
 
 
@@ -65,7 +65,7 @@ SHORT = replace(PROOFS["drawer"], demos=6, steps=400, trials=10, longest=100, go
 
 @dataclass(frozen=True)
 class Place:
-    """Where a proof keeps its files."""
+    """The paths of a proof's files."""
 
     folder: Path
     proof: Proof

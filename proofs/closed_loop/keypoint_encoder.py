@@ -1,12 +1,12 @@
-"""A small vision encoder that says where things are: convolutions and a spatial softmax.
+"""Keypoint encoder: a small vision encoder that predicts positions: convolutions and a spatial softmax.
 
-Each of its maps is made into one point of the image, the mean of all places weighted by the softmax of the map (Levine
-et al., End-to-End Training of Deep Visuomotor Policies, 2016, section 4). A linear layer reads a place in the world
-from the points of a tower. There is a tower for each camera, and every image is looked at by all of them: an encoder
-is not told whose image it has, and a policy knows by the tokens' positions. An image's tokens are its points, and each
-carries all answers too, as sines and cosines.
+Each of its maps gives one point of the image, the mean of all places weighted by the softmax of the map (Levine et al.,
+End-to-End Training of Deep Visuomotor Policies, 2016, section 4). A linear layer computes a place in the world from the
+points of a tower. There is a tower for each camera, and every image goes through all of them: an encoder does not know
+the camera of an image, and a policy knows it by the tokens' positions. An image's tokens are its points, and each also
+contains all predicted places, as sines and cosines.
 
-It is loaded where a SigLIP is, by `model_type` of config.json, in every process that imports this module.
+It is loaded in place of SigLIP, by `model_type` of config.json, in every process that imports this module.
 
 Shapes: B images, R pixels of an edge, M of a map's, C towers, K points of a tower, P = C K tokens of an image, W = 64
 their width, N numbers of a token.
@@ -31,7 +31,8 @@ PLACE = 3  # numbers of a place in the world
 
 
 class Tower(nn.Module):
-    """Images (B, 3, R, R) in [-1, 1] to points (B, K, 2) in [-1, 1], x to the right and y down, and a place (B, 3)."""
+    """A tower: images (B, 3, R, R) in [-1, 1] to points (B, K, 2) in [-1, 1], x right and y down, and a place (B,
+    3)."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
@@ -66,7 +67,7 @@ class KeypointEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> KeypointEncoder:
-        """Strict, as with a policy. Raises WeightsError."""
+        """Load strictly, as with a policy. Raise WeightsError."""
         config = weights.read_config(folder)
         if unlike := sorted(key for key, value in CONFIG.items() if type(config.get(key)) is not type(value)):
             raise WeightsError(f"{folder}/{weights.CONFIG} does not describe a keypoint encoder: {', '.join(unlike)}")
@@ -79,7 +80,7 @@ class KeypointEncoder(nn.Module):
         weights.write(folder, self.config, self.state_dict())
 
     def forward(self, images_B3RR: torch.Tensor) -> torch.Tensor:
-        """(B, P, W)."""
+        """Return the tokens (B, P, W)."""
         seen = [tower(images_B3RR) for tower in self.towers]
         points_BP2 = torch.cat([points for points, _ in seen], dim=1)
         answers_BPN = torch.cat([place for _, place in seen], dim=1)[:, None].expand(-1, self.tokens, -1)
@@ -92,7 +93,7 @@ encoders.VISION_ENCODERS[MODEL_TYPE] = lambda folder, _dtype: KeypointEncoder.fr
 
 
 def spatial_softmax(maps: torch.Tensor) -> torch.Tensor:
-    """Maps (B, K, R, R) to their points (B, K, 2): the middle of the left column is -1, of the right one 1."""
+    """Return the points (B, K, 2) of maps (B, K, R, R): the middle of the left column is -1, of the right one 1."""
     shares = maps.flatten(2).softmax(-1).unflatten(2, maps.shape[2:])
     down, across = (torch.linspace(-1, 1, size, device=maps.device, dtype=maps.dtype) for size in maps.shape[2:])
     return torch.stack([(shares.sum(2) * across).sum(-1), (shares.sum(3) * down).sum(-1)], dim=-1)

@@ -1,4 +1,4 @@
-"""The bundled trainer, which here also loads keypoint encoders:
+"""Keypoint trainer: the bundled trainer, extended to load keypoint encoders:
 
     python -m proofs.closed_loop.keypoint_trainer RUN_DIR/config.json
 """

@@ -1,10 +1,10 @@
-"""Train the keypoint encoder of a small policy: rendered samples teach it where an object is.
+"""Keypoint training: train the keypoint encoder of a small policy on rendered samples with known object positions.
 
-The trainer keeps its vision encoder frozen, and with `vision_cache_gib` it sees every frame once; so an encoder that is
-taught beforehand costs a policy's training nothing. Each camera teaches its own tower two things: its first map is to
-be high where the object is in the image, and its answer is to be where the object is in the world; seen from outside,
-the place, from the wrist, the way there from the hand. The answers alone would do, and take four times as long: as long
-as the maps are high everywhere, nothing tells them where to look.
+The trainer keeps its vision encoder frozen, and with `vision_cache_gib` encodes every frame once; so an encoder trained
+beforehand costs a policy's training nothing. Each camera trains its own tower with two targets: its first map is high
+at the object in the image, and its output is the object's place in the world: for the external camera the place, for
+the wrist camera the vector from the hand. The outputs alone would suffice, but take four times as long: while the maps
+are high everywhere, they get no gradient towards the object.
 
 Shapes: G samples, B of a batch, C cameras, R pixels of an edge as the encoder sees it, M of a map's.
 """
@@ -26,11 +26,11 @@ from rdtops.trainer.data import libero
 from rdtops.trainer.model import encoders
 
 log = logging.getLogger(__name__)
-HELD_OUT = 8  # one scene of so many judges what was learnt
+HELD_OUT = 8  # one of so many scenes is held out for validation
 BATCH = 32
 LEARNING_RATE = 1e-2
-M_PER_UNIT = 0.05  # of what the towers say: numbers around 1
-SPOT = 0.07  # standard deviation of where the first map is to be high, in halves of the image's edge
+M_PER_UNIT = 0.05  # scale of the towers' outputs: numbers around 1
+SPOT = 0.07  # standard deviation of the target spot of the first map, in halves of the image's edge
 SPOT_WEIGHT = 0.1
 
 
@@ -44,12 +44,12 @@ class Lesson(NamedTuple):
 
 
 def teach(samples: RenderedSamples, out: Path, steps: int, seed: int = 0) -> dict[str, float]:
-    """Write the encoder into `out`. Return for each camera how far off its tower is, in m along the table: the mean
-    over what it sees in scenes that taught nothing. Raises DataError when there is no scene to spare."""
+    """Write the encoder into `out`. Return for each camera the mean error of its tower in m along the table, over
+    held-out scenes. Raise DataError when no scene can be held out."""
     scenes = np.unique(samples.scene_G)
     judging_G = np.isin(samples.scene_G, scenes[min(HELD_OUT, len(scenes)) - 1::HELD_OUT])
     if judging_G.all():
-        raise DataError("a keypoint encoder needs samples of two scenes at least: one to train on, one to judge by")
+        raise DataError("a keypoint encoder needs samples of at least two scenes: one for training, one for validation")
     torch.manual_seed(seed)
     encoder = KeypointEncoder(CONFIG)
     every = lesson(samples, encoder.edge)
@@ -96,7 +96,7 @@ def _loss(encoder: KeypointEncoder, some: Lesson) -> torch.Tensor:
 
 
 def _spots(spots_B2: torch.Tensor, edge: int) -> torch.Tensor:
-    """Shares of a map's pixels around each spot: (B, M M), each with the sum 1."""
+    """Return the weights of a map's pixels around each spot: (B, M M), each with the sum 1."""
     line_M = torch.linspace(-1, 1, edge)
     across_BM, down_BM = (-((line_M - axis[:, None]) ** 2) / (2 * SPOT**2) for axis in spots_B2.unbind(1))
     return (down_BM[:, :, None] + across_BM[:, None]).flatten(1).softmax(1)

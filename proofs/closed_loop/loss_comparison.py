@@ -1,10 +1,10 @@
-"""Which of the two losses drives better, measured in LIBERO's simulator:
+"""Loss comparison: which of the two losses gives higher success rates in LIBERO's simulator.
 
     python -m proofs.closed_loop.loss_comparison
 
 Records a few demonstrations of the drawer task, trains the tiny model on them from scratch with each loss and seed, and
-lets the EMA weights act from starts that no demonstration had. One JSON row a policy. Images are black: what is
-compared is how actions are learnt, and a rollout then costs no rendering.
+evaluates the EMA weights from initial states that no demonstration had. One JSON row for each policy. Images are
+blank: the comparison is about learning actions, and a rollout then needs no rendering.
 
 Trial i of every policy has the same start, the same world and the same noise.
 """
@@ -44,14 +44,14 @@ from rdtops.trainer.simulation import simulator
 from rdtops.trainer.simulation.rollout import Driver, rollout, wilson
 from rdtops.trainer.simulation.simulator import Simulator, Task
 
-FIRST_UNSEEN = 30  # demonstrations start from the initial states before this one, trials from it on
+FIRST_UNSEEN = 30  # demonstrations use the initial states before this one, trials those from it on
 LONGEST = 200  # steps of a trial; the expert takes about 40
 UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared, and how."""
+    """The settings of the comparison."""
 
     demos: int = 6
     noise: float = 0.2
@@ -70,7 +70,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """How often one policy succeeded. `action_mse`: of sampled actions against the demonstrations' own."""
+    """The success rate of one policy. `action_mse`: of sampled actions against the demonstrations' own."""
 
     loss: str
     seed: int
@@ -84,28 +84,29 @@ class ComparisonRow:
     evaluate_s: float
 
 
-def compare(folder: Path, wish: Comparison, processes: int = 1) -> Iterator[ComparisonRow]:
-    """Everything is written below `folder`. Raises RunError when a training fails."""
+def compare(folder: Path, request: Comparison, processes: int = 1) -> Iterator[ComparisonRow]:
+    """Compare the losses. Everything is written below `folder`. Raise RunError when a training fails."""
     task = simulator.tasks("libero_90", next(iter(EXPERTS)))[0]
     tiny.make(folder / "assets")
     record(folder / "demonstrations" / "drawer_demo.hdf5", Recording(
-        task, wish.demos, FIRST_UNSEEN, noise=wish.noise, blank_images=True), processes)
-    policies = [Policy(UNTRAINED, 0), *(Policy(loss, seed) for seed in range(wish.seeds) for loss in CHOICES["loss"])]
+        task, request.demos, FIRST_UNSEEN, noise=request.noise, blank_images=True), processes)
+    trained = [Policy(loss, seed) for seed in range(request.seeds) for loss in CHOICES["loss"]]
+    policies = [Policy(UNTRAINED, 0), *trained]
     with multiprocessing.get_context("spawn").Pool(min(processes, len(policies))) as pool:
-        for rows in pool.imap(partial(_rows, folder, wish, task), policies):
+        for rows in pool.imap(partial(_rows, folder, request, task), policies):
             if isinstance(rows, RdtopsError):
                 raise rows
             yield from rows
 
 
-def _rows(folder: Path, wish: Comparison, task: Task, policy: Policy) -> list[ComparisonRow] | RdtopsError:
+def _rows(folder: Path, request: Comparison, task: Task, policy: Policy) -> list[ComparisonRow] | RdtopsError:
     try:
-        return measure(folder, wish, task, policy)
+        return measure(folder, request, task, policy)
     except RdtopsError as error:
         return error
 
 
-def measure(folder: Path, wish: Comparison, task: Task, policy: Policy) -> list[ComparisonRow]:
+def measure(folder: Path, request: Comparison, task: Task, policy: Policy) -> list[ComparisonRow]:
     """Train, and evaluate every checkpoint."""
     torch.set_num_threads(1)
     world = Simulator(task, images=False)
@@ -114,11 +115,11 @@ def measure(folder: Path, wish: Comparison, task: Task, policy: Policy) -> list[
         weights = {0: RDTPolicy(ARCHITECTURES["tiny"]).eval()}
         errors, train_s = {}, 0.0
     else:
-        spec = _spec(folder, wish, policy)
+        spec = _spec(folder, request, policy)
         train_s = train(spec)
         checkpoints = Path(spec.paths.checkpoints)
         weights = {step: RDTPolicy.from_pretrained(checkpoints / checkpoint_name(step) / "ema").eval()
-                   for step in range(wish.every, wish.steps + 1, wish.every)}
+                   for step in range(request.every, request.steps + 1, request.every)}
         errors = {e.data["step"]: e.data["action_mse"] for e in Journal(Path(spec.paths.journal)).read()
                   if e.kind == "sample"}
     conditions = _conditions(folder, world.instruction)
@@ -126,30 +127,30 @@ def measure(folder: Path, wish: Comparison, task: Task, policy: Policy) -> list[
     for step, module in weights.items():
         began = time.monotonic()
         driver = Driver(module, conditions, codec("delta_velocity"), world.instruction, policy.seed)
-        steps = tuple(evaluate(world, driver, wish))
+        steps = tuple(evaluate(world, driver, request))
         successes = sum(s is not None for s in steps)
-        rows.append(ComparisonRow(policy.loss, policy.seed, step, successes, wish.trials,
-                                  wilson(successes, wish.trials), steps,
+        rows.append(ComparisonRow(policy.loss, policy.seed, step, successes, request.trials,
+                                  wilson(successes, request.trials), steps,
                                   errors.get(step), round(train_s, 1), round(time.monotonic() - began, 1)))
     world.close()
     return rows
 
 
-def evaluate(world: Simulator, driver: Driver, wish: Comparison) -> Iterator[int | None]:
+def evaluate(world: Simulator, driver: Driver, request: Comparison) -> Iterator[int | None]:
     states = world.task.initial_states()
-    for trial in range(FIRST_UNSEEN, FIRST_UNSEEN + wish.trials):
-        yield rollout(world, driver, states[trial], trial, wish.exec_horizon, LONGEST)
+    for trial in range(FIRST_UNSEEN, FIRST_UNSEEN + request.trials):
+        yield rollout(world, driver, states[trial], trial, request.exec_horizon, LONGEST)
 
 
 # its training --------------------------------------------------------------------------------------------------------
 
-def _spec(folder: Path, wish: Comparison, policy: Policy) -> RunSpec:
+def _spec(folder: Path, request: Comparison, policy: Policy) -> RunSpec:
     return run_folder(folder / f"{policy.loss}-{policy.seed}",
-                      {"dataset": str(folder / "demonstrations"), **_encoders(folder)}, _config(wish, policy))
+                      {"dataset": str(folder / "demonstrations"), **_encoders(folder)}, _config(request, policy))
 
 
 def run_folder(workspace: Path, assets: dict[str, str], config: TrainConfig) -> RunSpec:
-    """Of a training on this machine, in a workspace of its own: a workspace has one training at a time."""
+    """Return the spec of a training on this machine, in a separate workspace: each has one training at a time."""
     spec = RunSpec(RunId(workspace.name), "here", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), str(workspace),
                    str(Path.cwd()), "closed-loop", assets, config)
     Path(spec.paths.checkpoints).mkdir(parents=True)
@@ -157,17 +158,18 @@ def run_folder(workspace: Path, assets: dict[str, str], config: TrainConfig) -> 
     return spec
 
 
-def _config(wish: Comparison, policy: Policy) -> TrainConfig:
+def _config(request: Comparison, policy: Policy) -> TrainConfig:
     settings: dict[str, Any] = {
         "loss": policy.loss, "seed": policy.seed, "from_scratch": True, "num_processes": 1,
-        "batch_size_per_process": 16, "max_steps": wish.steps, "checkpoint_every_steps": wish.every,
-        "checkpoints_total_limit": wish.steps // wish.every, "sample_every_steps": wish.every, "heldout_share": 0,
+        "batch_size_per_process": 16, "max_steps": request.steps, "checkpoint_every_steps": request.every,
+        "checkpoints_total_limit": request.steps // request.every, "sample_every_steps": request.every,
+        "heldout_share": 0,
         "lr_schedule": "cosine", "image_augmentation": False, "vision_cache_gib": 1, "condition_dropout": 0}
     return override(preset("tiny"), [f"{key}={value}" for key, value in settings.items()])
 
 
 def train(spec: RunSpec, threads: int = 1) -> float:
-    """Run the bundled trainer, in a process of its own. Return how long it took, in seconds."""
+    """Run the bundled trainer in a separate process. Return its duration in seconds."""
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "proofs.closed_loop.keypoint_trainer", str(spec.paths.config)], check=False,
@@ -213,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--every", type=int, default=usual.every, help="evaluate after so many steps each")
     parser.add_argument("--trials", type=int, default=usual.trials, choices=range(1, 21), metavar="1-20")
     parser.add_argument("--exec-horizon", type=int, default=usual.exec_horizon,
-                        help="actions of a chunk that are executed before the next decision")
+                        help="actions to execute before the next decision")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     return parser
 

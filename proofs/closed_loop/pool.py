@@ -1,6 +1,6 @@
-"""One kind of work for many jobs, shared out over processes that each make once what it takes.
+"""Pool: one function for many jobs in parallel processes, each of which sets it up once.
 
-For programs whose whole result is wanted: the first job that fails ends them. An evaluation goes on without a job whose
+For programs that need all results: the first job that fails ends them. An evaluation continues without a job whose
 process dies (rdtops.trainer.simulation.workers).
 """
 
@@ -17,12 +17,12 @@ Tool = TypeVar("Tool")
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-_tool: Any = None  # of this process, where it is one of a pool
+_tool: Any = None  # of this process, if it belongs to a pool
 
 
 def shared_out(make: Callable[[], Tool], work: Callable[[Tool, Job], Result], jobs: Sequence[Job],
                processes: int) -> Iterator[Result]:
-    """What `work(make(), job)` gives, in the order of the jobs. Raises the first RdtopsError of one."""
+    """Yield the results of `work(make(), job)`, in the order of the jobs. Raise the first RdtopsError of one."""
     context = multiprocessing.get_context("spawn")  # a fork would share the renderer
     with context.Pool(min(processes, len(jobs)), _enter, (make,)) as pool:
         for result in pool.imap(partial(_done, work), jobs):

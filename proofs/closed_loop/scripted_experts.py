@@ -1,4 +1,4 @@
-"""Scripted experts: they know where things are, and show how a task is done. Demonstrations come from them."""
+"""Scripted experts: controllers that know the objects' positions and make the demonstrations of a task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Expert(Protocol):
 
 
 def go(simulator: Simulator, target_m: np.ndarray) -> Iterator[None]:
-    """Take the hand there, open, as far as it gets: straight, and whatever lies in the way. One step at each turn."""
+    """Move the open hand straight towards a place, ignoring obstacles, as far as it gets. One step at each call."""
     for _ in range(LONGEST_WAY):
         way_m = target_m - simulator.robot().position_m_3
         if np.abs(way_m).max() < ARRIVED_M:
@@ -29,10 +29,10 @@ def go(simulator: Simulator, target_m: np.ndarray) -> Iterator[None]:
 
 
 class CloseTopDrawer:
-    """Go in front of the handle with the gripper closed, then push the drawer in, along -y.
+    """An expert that moves in front of the handle with the gripper closed, then pushes the drawer in, along -y.
 
-    `noise` is the standard deviation of what is added to the motion, in action units. `jitter` varies, from one expert
-    to the next, the point that is pushed and the turn of the hand; 0 takes the same way every time.
+    `noise` is the standard deviation of the noise added to the motion, in action units. `jitter` varies, from one
+    expert to the next, the point that is pushed and the rotation of the hand; 0 takes the same path every time.
     """
 
     HANDLE = "wooden_cabinet_1_g18"
@@ -70,11 +70,12 @@ class CloseTopDrawer:
 
 
 class PutPuddingInTray:
-    """Come down over the pudding with the gripper open, close, lift, carry it over the tray, let go.
+    """An expert that moves down over the pudding with the gripper open, grasps it, lifts it, carries it and releases
+    it.
 
-    Where it goes depends on where the hand and the things are and on nothing before, but for the grasp and the release:
-    down along a funnel, the lower the nearer it is to its axis, so that from anywhere there is one smooth way. The axis
-    leans back, because the camera on the wrist looks ahead of the hand: what is below the hand it does not see.
+    Its motion depends only on the current places of hand and objects, except for the grasp and the release: down along
+    a funnel, the lower the nearer it is to its axis, so that from anywhere there is one smooth path. The axis leans
+    back, because the wrist camera looks ahead of the hand and does not see what is below it.
     The pudding lies 4.6 cm wide between fingers that open 8 cm, so a grasp may be off by 1.5 cm there, and along its
     8 cm by twice as much. `noise` as above. `jitter` varies, from one expert to the next, how high it carries.
     """
@@ -97,7 +98,7 @@ class PutPuddingInTray:
         self._closed_steps = 0
         self._grasped_m: np.ndarray | None = None
         self._let_go = False
-        self.guess_m: np.ndarray | None = None  # where it believes the pudding to be when it may not know
+        self.guess_m: np.ndarray | None = None  # assumed place of the pudding when the true one is hidden
 
     def act(self, simulator: Simulator) -> np.ndarray:
         here, tray = simulator.robot().position_m_3, simulator.body_m_3(self.TRAY)
@@ -108,8 +109,8 @@ class PutPuddingInTray:
         return np.clip(np.concatenate([motion, np.zeros(3), [1.0 if closed else -1.0]]), -1, 1)
 
     def elsewhere_m(self, simulator: Simulator) -> np.ndarray:
-        """Where the hand could be instead of where it starts: anywhere over the table, or around the pudding and as
-        low, where it gets when it was wrong about the pudding."""
+        """Draw another start of the hand: anywhere over the table, or around the pudding and as low, where it gets
+        after an error about the pudding's place."""
         if self._random.random() > self.NEARBY:
             return self._random.uniform(*self.ELSEWHERE_M)
         there_m = simulator.body_m_3(self.PUDDING) + self.GRASP_M + self._random.uniform(*self.NEARBY_M)
@@ -126,7 +127,7 @@ class PutPuddingInTray:
         return np.array([*self._axis_m(grasp, up_m - self.LEAD_M), grasp[2] + above_m - self.DEEPER_M])
 
     def _axis_m(self, grasp: np.ndarray, up_m: float) -> np.ndarray:
-        """x, y of the funnel's axis, so far above the grasp."""
+        """Return x, y of the funnel's axis at this height above the grasp."""
         return grasp[:2] - np.array([self.LEAN * np.clip(up_m, 0, self.LEANING_M), 0])
 
     def _bring(self, here: np.ndarray, grasped: np.ndarray, tray: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`inv drill NAME`: break what must survive it, and see whether it comes right in the end.
+"""Drills of `inv drill NAME`: inject a fault, and check that rdtops recovers from it.
 
 A drill is a module here with `drill(say, *, kills, only) -> Iterator[Drilled]`: `kills` is how many, 0 as many as it is
 made for; `only` is a word that the names of its rows must have, or several with commas. To add one, add a line to
@@ -26,12 +26,12 @@ DRILLS = {
 
 
 def is_wanted(name: str, only: str) -> bool:
-    """Whether a row of that name was asked for."""
+    """Tell whether a row of that name was requested."""
     return any(word.strip() in name for word in only.split(","))
 
 
 def drill(say: Say, name: str, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
-    """Raises UsageError when there is no drill of that name."""
+    """Run a drill. Raise UsageError when there is no drill of that name."""
     if name not in DRILLS:
         raise UsageError(f"there is no drill {name!r}; drills: {', '.join(DRILLS)}")
     yield from importlib.import_module(DRILLS[name]).drill(say, kills=kills, only=only)

@@ -1,5 +1,5 @@
-"""What a hostile host does, one by one. An attack is a play of its far-side programs, or a lie of a program of its
-shell, or a file that honest programs hand on; `row` is its number in the list of faults that were tried."""
+"""Attacks of a hostile host. An attack is a play of its host programs, a forged output of a program of its shell, or a
+file that honest programs send; `row` is its number in the list of tested faults."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOST = "lab"
 
 @dataclass(frozen=True)
 class Field:
-    """Where it takes place."""
+    """The place of an attack."""
 
     home: Home
     hostile: HostileHost
@@ -51,19 +51,19 @@ def _nothing_besides(_: Field, __: TypedCommand) -> list[str]:
 class Attack:
     name: str
     row: str
-    lines: tuple[str, ...]  # where it matters; `inv drill` types every other one as well
+    lines: tuple[str, ...]  # the commands at which it is aimed; `inv drill` types all others as well
     play: str = "honest"
     plant: Callable[[Field], object] = lambda _: None
-    lies: Mapping[str, str] = field(default_factory=dict)  # program of the shell there -> script
+    lies: Mapping[str, str] = field(default_factory=dict)  # program of the host's shell -> script
     judge: Judge = _nothing_besides
     limit_s: float = 30.0
     is_slow: bool = False
-    only_these: bool = False  # the other lines do not meet it
+    only_these: bool = False  # the other commands are not affected
     is_short: bool | None = None  # True: of the short form alone, False: not of it
 
     @property
     def is_play(self) -> bool:
-        """It needs nothing but what the host says: several of them may follow each other."""
+        """Whether it needs only the host's answers: several such attacks may follow each other."""
         return self.play != "honest" and self.judge is _nothing_besides and not self.is_slow
 
 
@@ -71,7 +71,7 @@ def attacks() -> tuple[Attack, ...]:
     return (*_outside(), *_senders(), *_shown(), *_broken(), *_endless())
 
 
-# --- names that lead out ---
+# --- names that lead outside ---
 
 def _outside() -> tuple[Attack, ...]:
     return (
@@ -126,7 +126,7 @@ def _shown() -> tuple[Attack, ...]:
 
 
 def _broken() -> tuple[Attack, ...]:
-    """One old run is broken; every other command goes on."""
+    """Break one old run; every other command must work."""
     others, itself = (STATUS, FETCH, LOGS, CHECKPOINTS), (f"status --run {OLD}", f"fetch-results --run {OLD}")
     return (
         Attack("an old run is broken, another one, and so on", "B3", (*others, CHECK, TRAIN), plant=_every_old_run,
@@ -155,10 +155,10 @@ def _endless() -> tuple[Attack, ...]:
     )
 
 
-# --- what is planted ---
+# --- planted files ---
 
 def _host_plugins(field: Field) -> None:
-    """What `runs/../../plugins` is there: a whole run, with a plugin in it."""
+    """Create `runs/../../plugins` on the host: a whole run, with a plugin in it."""
     folder = record(field.workspace, "../../plugins")
     (folder / "launch.sh").write_bytes(PWNED)
 
@@ -226,7 +226,7 @@ def _scripts(field: Field) -> None:
     script = "<script>alert(1)</script>"
     spoilt = _spoilt(json.loads((_evaluated(field) / "report.json").read_text()), script)
     (_evaluated(field) / "report.json").write_text(json.dumps({**spoilt, "planned_trials": 2}))
-    Journal(field.run() / "journal.jsonl").append(  # its digest is another one now
+    Journal(field.run() / "journal.jsonl").append(  # its digest has changed
         "eval_finished", name=_evaluated(field).name, report=f"eval/{_evaluated(field).name}/report.json",
         digest=md5_of(_evaluated(field) / "report.json"), checkpoint="step_000002", benchmark="libero_90",
         successes=1, trials=2, errors=0)
@@ -237,7 +237,7 @@ def _scripts(field: Field) -> None:
 
 
 def _spoilt(value: Any, script: str, key: str = "") -> Any:
-    """Every number and text a script, but what has to be one for the page to be made at all."""
+    """Replace every number and text by a script, except what the page needs to be made at all."""
     if isinstance(value, dict):
         return {k: _spoilt(v, script, k) for k, v in value.items()}
     if isinstance(value, list):
@@ -300,7 +300,7 @@ def _evaluated(field: Field, run_id: str = RUN) -> Path:
     return next(path.parent for path in sorted((field.run(run_id) / "eval").glob("*/trials.jsonl")))
 
 
-# --- what must be so besides ---
+# --- additional conditions ---
 
 def _not_verified(field: Field, typed: TypedCommand) -> list[str]:
     try:
@@ -313,13 +313,13 @@ def _not_verified(field: Field, typed: TypedCommand) -> list[str]:
 def _nothing_unasked(field: Field, typed: TypedCommand) -> list[str]:
     found = [path.relative_to(field.home.results) for path in field.home.results.rglob("*")
              if path.name in ("unasked.py", "pwned.py", "stolen", "unasked")]
-    return [f"what nobody asked for lies in results: {path}" for path in found]
+    return [f"a file that was not requested is in results: {path}" for path in found]
 
 
 def _tells_nothing(field: Field, typed: TypedCommand) -> list[str]:
     found = _nothing_unasked(field, typed)
     if '"refused"' in field.hostile.heard():
-        found.append("the host was told that a local file has not a certain MD5")
+        found.append("the host learnt that a local file does not have a certain MD5")
     return found
 
 
@@ -331,8 +331,8 @@ def _no_script(field: Field, typed: TypedCommand) -> list[str]:
 
 
 def _others_go_on(field: Field, typed: TypedCommand) -> list[str]:
-    """The newest run is in order, whatever became of the old one. `inv status` of all ends with 1 when one of them did
-    not end well."""
+    """Check that the newest run is intact, whatever happened to the old one. `inv status` of all ends with 1 when one
+    of them failed."""
     found = [f"`inv {end.line}` is for another run, and ends with exit {end.code}: {end.words[-300:]}"
              for end in typed.ends[:4] if end.code not in ((0, 1) if end.line.startswith(STATUS) else (0,))]
     if typed.ends and RUN not in typed.ends[0].words.replace(" ", ""):

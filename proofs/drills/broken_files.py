@@ -1,4 +1,4 @@
-"""Each file that rdtops keeps or reads, broken in every way of corruptions, and the commands that read it."""
+"""Broken files: each file that rdtops keeps or reads, damaged in every way, and the commands that read it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Case:
 
     @contextmanager
     def broken(self, field: Field) -> Iterator[None]:
-        """A file of the laptop is put right afterwards; the host is recorded anew anyway."""
+        """Restore a file of the laptop afterwards; the host is recorded again anyway."""
         path = self.path(field)
         content = path.read_bytes() if path.is_file() else b""
         corrupt(path, self.way)
@@ -78,7 +78,7 @@ class Case:
                 path.write_bytes(content)
 
     def wrong(self, typed: TypedCommand) -> list[str]:
-        """What the other run has to do with it: nothing."""
+        """Check that the other run is not affected."""
         first = next((end for end in typed.ends if end.line.startswith(STATUS)), None)
         if first is None or typed.is_late:
             return []

@@ -1,4 +1,4 @@
-"""The ways in which a disk, an editor or a person breaks a file that rdtops keeps or reads."""
+"""Corruptions: how a disk, an editor or a user damages a file that rdtops keeps or reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-WAYS: dict[str, Callable[[Path, bytes], object]] = {  # each gets a path where nothing is, and what was there
+WAYS: dict[str, Callable[[Path, bytes], object]] = {  # each gets a free path, and the former content
     "empty": lambda path, _: path.write_bytes(b""),
     "one byte": lambda path, content: path.write_bytes(content[:1] or b"{"),
     "its first half": lambda path, content: path.write_bytes(content[:len(content) // 2]),
@@ -27,7 +27,7 @@ WAYS: dict[str, Callable[[Path, bytes], object]] = {  # each gets a path where n
 
 
 def corrupt(path: Path, way: str) -> None:
-    """Put something broken in the place of a file; where there was none, too."""
+    """Replace a file, which need not exist, by something damaged."""
     content = path.read_bytes() if path.is_file() else b""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
@@ -37,7 +37,7 @@ def corrupt(path: Path, way: str) -> None:
 
 
 def of_other_kinds(content: bytes) -> bytes:
-    """JSON, or lines of it, with its names as they were and each value of another kind."""
+    """Return the JSON, or lines of it, with the same names and each value of another type."""
     values = re.compile(rb'(": |^|[\[,]\s*)("[^"\n]*"(?!:)|-?[0-9][0-9.e+-]*|true|false|null)', re.MULTILINE)
     others = [b"[1]", b'{"a": 1}', b'"text"', b"1e400", b"-7", b"null", b"true"]
     numbers = iter(range(1 << 30))

@@ -1,8 +1,8 @@
-"""`inv drill disk`: somebody else fills the disk of the host's workspace, during a deploy, a save, and everything else
-that is written there; then makes room again.
+"""`inv drill disk`: another user fills the disk of the host's workspace, during a deploy, a save, and every other write
+to it; then frees the space again.
 
-Each time: what fails names the file system, what is needed and what is free, and the next command; what was valid stays
-so; and once there is room the same command, or the training, comes right to the byte.
+Each time: the failure names the file system, the space needed and free, and the next command; valid files stay valid;
+and once there is space the same command, or the training, completes correctly to the byte.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ STEPS = 40
 WITHOUT_ROOM_S = 1.5
 PATIENCE_S = 240.0
 SAID = 160  # characters of a message that the table shows
-VERDICT = "each time the file system was named; nothing valid was lost; with room again all came right, to the byte"
+VERDICT = "each time the file system was named; nothing valid was lost; with space again all completed, to the byte"
 
 
 @dataclass(frozen=True)
 class Filled:
-    """One thing that met a full disk: what it said, and what became of it once there was room."""
+    """One operation on a full disk: its message, and its result once there was space."""
 
     during: str
     disk: str
@@ -49,22 +49,22 @@ class Filled:
 
 
 def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:  # noqa: ARG001
-    """Some minutes. As root, because it mounts a disk of its own."""
+    """Run the drill: some minutes. It needs root, because it mounts a disk."""
     folder = ROOT / ".lab" / "disk-drill"
-    for disk in (folder / "training", folder / "lab" / HOST / "home" / "rdtops"):  # of one that was killed
+    for disk in (folder / "training", folder / "lab" / HOST / "home" / "rdtops"):  # left by a killed drill
         unmount(disk)
     shutil.rmtree(folder, ignore_errors=True)
     yield drill_disk(folder, named_assets(say), say, only=only)
 
 
 def drill_disk(folder: Path, assets: Mapping[str, str], say: Say, *, only: str = "") -> Drilled:
-    """Those rows whose `during` is wanted."""
+    """Run the rows whose `during` is requested."""
     begun_s = time.monotonic()
     ground = _Ground(folder, say, only)
     trains, deploys = (any(is_wanted(row, only) for row in rows) for rows in (TRAINING, DEPLOYING))
     with small_disk(folder / "training", TRAINING_DISK_BYTES) as mounted:
         if not mounted:
-            say("a disk of its own can only be mounted by root: this drill is left out")
+            say("only root can mount a disk: this drill is skipped")
             return Drilled("no disk can be mounted here, so none was filled", (), ("run it as root",))
         if trains:
             _Training(folder, assets, ground).rows()
@@ -76,7 +76,7 @@ def drill_disk(folder: Path, assets: Mapping[str, str], say: Say, *, only: str =
 
 
 class _Ground:
-    """The rows and what is wrong with them."""
+    """The rows and their problems."""
 
     def __init__(self, folder: Path, say: Say, only: str) -> None:
         self.filled: list[Filled] = []
@@ -84,7 +84,7 @@ class _Ground:
         self._folder, self._say, self._only = folder, say, only
 
     def row(self, during: str, disk: str, work: Callable[[list[str]], tuple[str, str]]) -> None:
-        """`work` returns what was said and what became of it, and adds to a list what is wrong."""
+        """Run one row. `work` returns the message and the result, and adds problems to a list."""
         if not is_wanted(during, self._only):
             return
         wrong: list[str] = []
@@ -102,7 +102,7 @@ TRAINING = (SAVE, LINES, END)
 
 
 class _Training:
-    """One on a disk of its own, against one that was left alone."""
+    """Compare a training on a small disk with an undisturbed one."""
 
     def __init__(self, folder: Path, assets: Mapping[str, str], ground: _Ground) -> None:
         roles = {"dataset": assets["libero_tiny"], "pretrained": assets["rdt-tiny"],
@@ -127,7 +127,7 @@ class _Training:
             _until(life, lambda: False)
         said = str(_told(subject, "checkpoint_failed")[0].data["error"]) if _told(subject, "checkpoint_failed") else ""
         wrong += self._unnamed(said, "MB are needed", "MB are free") + self._unlike(subject)
-        return said, "it went on; the next save came right; the same bytes in the end"
+        return said, "it continued; the next save succeeded; the same bytes at the end"
 
     def _without_room_for_a_line(self, wrong: list[str]) -> tuple[str, str]:
         subject = self._new("lines")
@@ -145,7 +145,7 @@ class _Training:
             f"the Journal does not have each step once: {steps}"]
         wrong += [] if set(told) <= set(curves) else ["metrics.jsonl lacks steps"]
         wrong += _unreadable(subject) + self._unlike(subject)
-        return "", "every line was written later; the same bytes in the end"
+        return "", "every line was written later; the same bytes at the end"
 
     def _to_the_end(self, wrong: list[str]) -> tuple[str, str]:
         subject = self._new("end")
@@ -161,13 +161,13 @@ class _Training:
         make_room(self._disk)
         subject.live()
         wrong += self._unlike(subject)
-        return said, "it failed and said so; resumed, the same bytes in the end"
+        return said, "it failed with a message; resumed, the same bytes at the end"
 
     def _new(self, name: str) -> DrillSubject:
         return DrillSubject(prepared(self._disk, name, self._roles, STEPS, 1))
 
     def _unnamed(self, said: str, *words: str) -> list[str]:
-        return [f"{word!r} is not said: {said!r}" for word in (f"no room on {self._disk} ", *words) if word not in said]
+        return [f"{word!r} is missing: {said!r}" for word in (f"no space on {self._disk} ", *words) if word not in said]
 
     def _unlike(self, subject: DrillSubject) -> list[str]:
         return differences(self._left_alone, subject)
@@ -200,7 +200,7 @@ class _Deploying:
         make_room(self._disk)
         again = self._laptop.type(line)
         wrong += [] if again.code == 0 else [f"typed again: {again.said[-400:]}"]
-        return _error_of(refused), "typed again it came right"
+        return _error_of(refused), "typed again it succeeded"
 
     def _fills_up(self, wrong: list[str]) -> tuple[str, str]:
         self._laptop.good(f"deploy --host {HOST} --only code")
@@ -214,7 +214,7 @@ class _Deploying:
             make_room(self._disk)
             again = self._laptop.type(self._weights.line)
         wrong += [*seen, *self._weights.has_come_right(again)]
-        return _error_of(cut), "typed again it went on; no half file was seen"
+        return _error_of(cut), "typed again it continued; no partial file was seen"
 
     def _foreseen(self, wrong: list[str]) -> tuple[str, str]:
         self._laptop.good(f"deploy --host {HOST}")
@@ -226,7 +226,7 @@ class _Deploying:
         make_room(self._disk)
         again = self._laptop.type(f"check --host {HOST}")
         wrong += [] if again.code == 0 else [f"checked again: {again.said[-400:]}"]
-        return _error_of(refused), "no training was started; checked again all is well"
+        return _error_of(refused), "no training was started; checked again it passes"
 
     def _unsaid(self, typed: Typed, code: int, *words: str) -> list[str]:
         said = [] if typed.code == code else [f"exit {typed.code} instead of {code}"]
@@ -238,7 +238,7 @@ def _error_of(typed: Typed) -> str:
     return typed.err.partition("error: ")[2].partition("\n-> ")[0]
 
 
-# --- what a run's folder says ---
+# --- content of a run folder ---
 
 @contextlib.contextmanager
 def _living(subject: DrillSubject) -> Iterator[Life]:
@@ -250,7 +250,7 @@ def _living(subject: DrillSubject) -> Iterator[Life]:
 
 
 def _until(life: Life, happened: Callable[[], object]) -> None:
-    """Until it `happened`, or all processes have ended. Raises StepFailed when neither comes."""
+    """Wait until it `happened`, or all processes have ended. Raise StepFailed when neither comes."""
     end_s = time.monotonic() + PATIENCE_S
     while not happened() and None in life.codes:
         if time.monotonic() > end_s:
@@ -264,7 +264,7 @@ def _told(subject: DrillSubject, kind: str) -> list[Event]:
 
 
 def _damaged(subject: DrillSubject) -> list[str]:
-    """Checkpoints that were told of, and are not what they were."""
+    """Return the checkpoints in the Journal that have changed."""
     folder = Path(subject.spec.paths.checkpoints)
     return [f"{path.name} is damaged" for path in folder.glob("step_*") if path.suffix != ".tmp"
             if (sealed := manifest.read(path)) is None or manifest.differences(path, sealed)]

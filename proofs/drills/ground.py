@@ -1,4 +1,4 @@
-"""Where drills with trainings take place: a lab of the drill's own, and what a training there needs."""
+"""Ground of the drills with trainings: a separate lab, and what a training in it needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rdtops.ui.repository import LAB_HOST, ROOT, Say, make_tiny_assets
 
 @contextmanager
 def lab_in(folder: Path) -> Iterator[Lab]:
-    """A lab that disturbs no other one; it ends with everything that was started on it."""
+    """Yield a separate lab; it ends with everything that was started on it."""
     lab = Lab(folder, Ports.free())
     lab.up()
     try:
@@ -26,7 +26,7 @@ def lab_in(folder: Path) -> Iterator[Lab]:
 
 @contextmanager
 def own_lab(name: str, say: Say) -> Iterator[tuple[Lab, Connection]]:
-    """Its own, because its tmux servers are killed and its nvidia-smi lies."""
+    """Yield a separate lab, because its tmux servers are killed and its nvidia-smi is changed."""
     make_tiny_assets(say)
     with lab_in(ROOT / ".lab" / name) as site:
         site.write_inventory(site.root / "hosts.toml", {})
@@ -35,14 +35,14 @@ def own_lab(name: str, say: Say) -> Iterator[tuple[Lab, Connection]]:
 
 
 def tiny_assets() -> dict[str, str]:
-    """The folders of the preset `tiny` on this machine, as in a RunSpec."""
+    """Return the folders of the preset `tiny` on this machine, as in a RunSpec."""
     made = ROOT / ".lab" / "assets"
     return {"dataset": str(ROOT / "rdtops" / "lab" / "data"), "pretrained": str(made / "rdt-tiny"),
             "text_encoder": str(made / "t5-tiny"), "vision_encoder": str(made / "siglip-tiny")}
 
 
 def named_assets(say: Say) -> dict[str, str]:
-    """The same by their names in hosts.toml, made where they are missing."""
+    """Return the same by their names in hosts.toml; make the missing ones."""
     make_tiny_assets(say)
     of = tiny_assets()
     return {"libero_tiny": of["dataset"], "rdt-tiny": of["pretrained"], "t5-tiny": of["text_encoder"],
@@ -50,7 +50,7 @@ def named_assets(say: Say) -> dict[str, str]:
 
 
 def release_in(workspace: str) -> str:
-    """A release of this tree as it is, without a copy."""
+    """Make a release of this tree as it is, without a copy."""
     release = Path(workspace) / "releases" / "drill"
     release.mkdir(parents=True, exist_ok=True)
     (release / "snapshot.json").write_text("{}\n")

@@ -1,9 +1,9 @@
-"""`inv drill hostile`: a host of the lab that was broken into answers every command with whatever may hurt the laptop.
+"""`inv drill hostile`: a compromised host of the lab answers every command with whatever may harm the laptop.
 
 Nothing outside results/ and rdtops's own state may be made or changed, no code of the host may run, no terminal may be
-taken, every command ends in time, within its memory, with an exit code that it promises and without a traceback. Named
+controlled, every command ends in time, within its memory, with a documented exit code and without a traceback. Named
 attacks first, then honest answers changed at random, then broken files of host and laptop, then another user of the
-host who sits in the folder of the locks.
+host who blocks the folder of the locks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ VERDICT = ("nothing was written outside results, nothing of the host ran here, n
 
 @dataclass(frozen=True)
 class HostileRow:
-    """One attack, what was typed, and what was wrong with what came of it."""
+    """One attack, the typed commands, and the problems found."""
 
     attack: str
     row: str
@@ -52,7 +52,7 @@ class HostileRow:
 
 
 def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
-    """`kills`: how many mutations, 500 when 0; `only`: the rows whose `row attack` has the word."""
+    """Run the drill. `kills`: number of mutations, 500 when 0; `only`: the rows whose `row attack` has the word."""
     folder = ROOT / ".lab" / "hostile-drill"
     shutil.rmtree(folder, ignore_errors=True)
     with lab_in(folder / "lab") as lab:
@@ -61,8 +61,9 @@ def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
 
 def drill_hostile(lab: Lab, folder: Path, assets: Mapping[str, str], say: Say, *, mutations: int, only: str = "",
                   is_short: bool = False, broken: int | None = None, seed: str = SEED) -> Drilled:
-    """`is_short`: each attack only with the commands where it matters, those that take long left out; `broken`: so many
-    of the broken files, with the first and the last command for each, all with every command when None."""
+    """Run against a host. `is_short`: each attack only with the commands at which it is aimed, without slow ones;
+    `broken`: so many of the broken files, with the first and the last command for each; None: all with every
+    command."""
     begun_s = time.monotonic()
     with Home(folder / "laptop") as home:
         ground = _Ground(lab, home, assets, say, only)
@@ -83,7 +84,7 @@ def drill_hostile(lab: Lab, folder: Path, assets: Mapping[str, str], say: Say, *
 
 @dataclass(frozen=True)
 class Shot:
-    """One line while the host plays something: `files` make it do so."""
+    """One command during a play of the host, which `files` start."""
 
     attack: str
     row: str
@@ -93,7 +94,7 @@ class Shot:
 
 @dataclass
 class _Ground:
-    """The hostile host, the home that it attacks, and what was seen."""
+    """The hostile host, the home that it attacks, and the observations."""
 
     lab: Lab
     home: Home
@@ -112,15 +113,15 @@ class _Ground:
         self.field = Field(self.home, self.hostile, self.workspace)
         self.home.hosts.write_text(self._inventory())
         self.reset()
-        for line in (attacks.DEPLOY, attacks.TRAIN):  # what is slow is done, and remembered there
+        for line in (attacks.DEPLOY, attacks.TRAIN):  # slow parts are done once and cached on the host
             self._honest(line)
         self.before = self.home.snapshot()
 
     def reset(self) -> None:
-        """The host as it was recorded, and a laptop that knows nothing of it."""
+        """Reset the host to its recording, and the laptop's caches."""
         self.hostile.tells_the_truth()
         for folder in (self.workspace / "runs", self.lab.home(HOST) / "plugins"):
-            while folder.exists():  # a run that was launched just now may still write into it
+            while folder.exists():  # a just launched run may still write into it
                 shutil.rmtree(folder, ignore_errors=True)
         for run_id in (OLD, RUN):
             record(self.workspace, run_id)
@@ -152,10 +153,10 @@ class _Ground:
     # --- mutations ---
 
     def mutated(self, count: int, seed: str) -> None:
-        """Number n is the same change of the same messages whatever else is drilled."""
+        """Run the mutations. Number n is the same change of the same messages, independent of the other rows."""
         if not is_wanted("B0 mutation", self.only):
             return
-        one = self.only.partition("mutation ")[2]  # of one that failed, again
+        one = self.only.partition("mutation ")[2]  # repeat one that failed
         shots = [Shot(f"mutation {number}", "B0", MUTATED[number % len(MUTATED)], self.hostile.files_of(
             "mutated", seed=seed, mutation=number)) for number in ([int(one)] if one.isdigit() else range(count))]
         for is_terminal in (False, True):
@@ -164,7 +165,7 @@ class _Ground:
     # --- volleys ---
 
     def _volleys(self, shots: Sequence[Shot], is_terminal: bool) -> None:
-        """Several in one process, and each alone when there was something wrong with them."""
+        """Run several in one process, and each alone when there was a problem."""
         for at in range(0, len(shots), TOGETHER):
             volley = shots[at:at + TOGETHER]
             typed, wrong = self._volley(volley, is_terminal)
@@ -204,7 +205,7 @@ class _Ground:
                 typed = self.home.type(*_on_host(lines), limit_s=limit_s)
             self._judge(case.name, "C8", ", ".join(lines), typed, limit_s, False, case.wrong(typed))
 
-    # --- what came of it ---
+    # --- results ---
 
     def _judge(self, attack: str, row: str, line: str, typed: TypedCommand, limit_s: float, is_terminal: bool,
                besides: Sequence[str]) -> None:
@@ -251,6 +252,6 @@ def _typed(line: str, is_terminal: bool) -> str:
 
 
 def _on_host(lines: Sequence[str]) -> list[str]:
-    """Those that ask a host, with its name."""
+    """Return the commands that ask a host, with its name."""
     return [line if line.startswith("report --run results/") else f"{line} --host {HOST}" for line in lines]
 

@@ -1,8 +1,8 @@
-"""`inv drill laptop`: the laptop is killed with SIGKILL at random remote calls of `inv deploy check train` and of
-`inv fetch-results`, or loses its jump, and the same line is typed again until it is done.
+"""`inv drill laptop`: `inv` is killed with SIGKILL at random remote calls of `inv deploy check train` and of
+`inv fetch-results`, or loses its jump host, and the same command is repeated until it is done.
 
-It must end with exactly one training, launched once, with no half file anywhere, and with results that have the host's
-digests. The `inv` that is killed is a process of its own; at which call, it tells through RDTOPS_CALLS.
+It must end with exactly one training, launched once, with no partial file anywhere, and with results that have the
+host's digests. The killed `inv` is a separate process; it writes its calls to RDTOPS_CALLS.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ SETTINGS = ("--set max_steps=100000 --set checkpoint_every_steps=5 --set heldout
             "--set checkpoints_total_limit=2 --set num_processes=1")
 BEGIN = f"deploy check train --host {HOST} {SETTINGS}"
 FETCH = f"fetch-results --host {HOST}"
-FETCH_SHARE = 0.5  # of the kills; these are quicker, as nothing is trained between them
-IN_A_ROW = 8  # kills at most before the line is left to come to its end
-TRIES = 6  # to come to its end undisturbed; one will do
+FETCH_SHARE = 0.5  # share of the kills; these are faster, as nothing is trained between them
+IN_A_ROW = 8  # most kills before the command is left undisturbed
+TRIES = 6  # undisturbed tries; one should do
 LINE_TIMEOUT_S = 600.0
 POLL_S = 0.005
-CONVERGED = "every line came to its end: one training, launched once, no half file, results with the host's digests"
+CONVERGED = "every command completed: one training, launched once, no partial file, results with the host's digests"
 OF_A_TRANSFER = ".rdtops-"  # parts and locks
 MADE_HERE = {"loss.svg": b"</svg>", "loss.png": b"IEND\xaeB`\x82", "report.html": b"</html>", "run.json": b"}",
-             "README.md": b"every file"}  # of fetched results, and how each ends
+             "README.md": b"every file"}  # files of fetched results, and their last bytes
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class KilledCall:
 
 @dataclass(frozen=True)
 class KilledLaptop:
-    """A folder for everything that the laptop writes, and the inventory it reads."""
+    """A laptop: a folder for everything that it writes, and its inventory."""
 
     folder: Path
     hosts: Path
@@ -71,7 +71,7 @@ class KilledLaptop:
                                 errors="replace", start_new_session=True)
 
     def type(self, line: str) -> tuple[int, str]:
-        """The line undisturbed: its exit code, and what it said."""
+        """Run the command undisturbed. Return its exit code and output."""
         process = self.start(line)
         return _end_of(process)
 
@@ -80,14 +80,14 @@ class KilledLaptop:
         return self.folder / "calls.jsonl"
 
     def called(self) -> int:
-        """How many calls so far."""
+        """Return the number of calls so far."""
         try:
             return self.calls.read_bytes().count(b"\n")
         except FileNotFoundError:
             return 0
 
     def told(self) -> list[dict[str, object]]:
-        """The calls so far, the last whole one last."""
+        """Return the complete calls so far, in order."""
         try:
             lines = self.calls.read_text().splitlines(keepends=True)
         except FileNotFoundError:
@@ -96,7 +96,7 @@ class KilledLaptop:
 
 
 def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
-    """100 kills over a lab of its own. `only`: begin or fetch."""
+    """Run the drill: 100 kills in a separate lab. `only`: begin or fetch."""
     make_tiny_assets(say)
     made = ROOT / ".lab" / "assets"
     assets = {name: str(made / name) for name in ("rdt-tiny", "t5-tiny", "siglip-tiny")}
@@ -111,11 +111,11 @@ def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
 
 def drill_laptop(lab: Lab, folder: Path, assets: Mapping[str, str], kills: int, say: Say, *, only: str = "",
                  seed: int = 0) -> Drilled:
-    """Every trial has a workspace of its own on the host. Everything of the laptops is written below `folder`."""
+    """Run the trials. Each has its own workspace on the host. All files of the laptops are below `folder`."""
     begun_s = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    ground = _Ground(lab, folder, assets, random.Random(seed), say)  # noqa: S311  # moments, no secrets
+    ground = _Ground(lab, folder, assets, random.Random(seed), say)  # noqa: S311  # moments, not secrets
     of_fetch = 0 if only == "begin" else kills if only == "fetch" else round(kills * FETCH_SHARE)
     try:
         ground.begin_trainings(kills - of_fetch)
@@ -130,14 +130,14 @@ def drill_laptop(lab: Lab, folder: Path, assets: Mapping[str, str], kills: int, 
 
 @dataclass
 class _Ground:
-    """Trials one after another, and what was found wrong."""
+    """Trials one after another, and the problems found."""
 
     lab: Lab
     folder: Path
     assets: Mapping[str, str]
     chance: random.Random
     say: Say
-    begun: tuple[KilledLaptop, Path] | None = None  # with a training that runs
+    begun: tuple[KilledLaptop, Path] | None = None  # with a running training
     trials: int = 0
     reruns: int = 0
     struck: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -156,11 +156,11 @@ class _Ground:
                 self.begun = (laptop, workspace)
             else:
                 _end_all(workspace)
-                shutil.rmtree(workspace, ignore_errors=True)  # what a killed laptop asked for may still be at work
+                shutil.rmtree(workspace, ignore_errors=True)  # work requested by a killed laptop may still run
             self.say(f"{self._kills()} kills: {self._words()}")
 
     def fetch_results(self, kills: int) -> None:
-        """Of one run that has ended."""
+        """Fetch the results of one ended run."""
         if not kills:
             return
         before = self._kills()
@@ -185,15 +185,15 @@ class _Ground:
         return tuple(KilledCall(task, self.struck[task, "laptop"], self.struck[task, "jump"]) for task in tasks)
 
     def _rehearse(self, line: str, laptop: KilledLaptop | None = None) -> list[float]:
-        """How long after each call of the undisturbed line the next one came, in seconds."""
+        """Return the seconds from each call of the undisturbed command to the next."""
         workspace = None
         if laptop is None:
             laptop, workspace = self._fresh()
         into = f" --into {laptop.folder / 'rehearsal'}" if line == FETCH else ""
         code, said = laptop.type(line + into)
         if code:
-            raise StepFailed(f"`inv {line}` fails here even if nobody disturbs it:\n{said[-1500:]}")
-        times = sorted(float(str(call["time_s"])) for call in laptop.told())  # several threads tell them
+            raise StepFailed(f"`inv {line}` fails even if undisturbed:\n{said[-1500:]}")
+        times = sorted(float(str(call["time_s"])) for call in laptop.told())  # written by several threads
         if workspace:
             _end_all(workspace)
         return [later - earlier for earlier, later in zip(times, [*times[1:], times[-1] + 0.2], strict=True)]
@@ -201,7 +201,7 @@ class _Ground:
     def _disturb(self, laptop: KilledLaptop, line: str, moments: Sequence[float], at_most: int) -> None:
         for _ in range(min(at_most, self.chance.randint(1, IN_A_ROW))):
             number = self.chance.randrange(len(moments))
-            within = self.chance.choice((0.0, self.chance.random() * moments[number]))  # at the call, or in its middle
+            within = self.chance.choice((0.0, self.chance.random() * moments[number]))  # at the call, or during it
             cut_the_jump = self.chance.random() < 0.1
             process = laptop.start(line)
             if _wait_for_call(laptop, process, number):
@@ -213,7 +213,7 @@ class _Ground:
             self.reruns += 1
 
     def _strike(self, process: subprocess.Popen[str], cut_the_jump: bool) -> str:
-        """What was hit: the jump has no process for each connection where asyncssh stands in for sshd."""
+        """Kill the jump host's connection. Return what was hit: with asyncssh it has no process for each connection."""
         serving = self.lab.connections(JUMP) if cut_the_jump else set()
         if serving:
             processes.send(serving, signal.SIGKILL)
@@ -228,14 +228,14 @@ class _Ground:
             if code == 0:
                 return True
             self.reruns += 1
-        self._judge([f"`inv {line}` did not come to its end in {TRIES} tries: {said.strip()[-600:]}"])
+        self._judge([f"`inv {line}` did not complete in {TRIES} tries: {said.strip()[-600:]}"])
         return False
 
     def _fresh(self) -> tuple[KilledLaptop, Path]:
-        """A laptop that knows nothing, and a workspace on the host that nothing was deployed to."""
+        """Return a laptop without state, and an empty workspace on the host."""
         self.trials += 1
         workspace = self.lab.home(HOST) / f"trial-{self.trials}"
-        _end_all(workspace)  # of a drill that was killed itself
+        _end_all(workspace)  # left by a drill that was killed itself
         shutil.rmtree(workspace, ignore_errors=True)
         hosts = self.folder / f"hosts-{self.trials}.toml"
         self.lab.write_inventory(hosts, self.assets)
@@ -255,13 +255,13 @@ class _Ground:
         return f"{len(self.problems)} problems in {self.trials} trials ({during})"
 
 
-# --- what must hold ---
+# --- conditions ---
 
 def _wrong_with_training(workspace: Path) -> list[str]:
-    """Whatever is not one training, launched once, of a whole release, with whole data."""
+    """Return the deviations from one training, launched once, of a whole release, with whole data."""
     runs = [p for p in (workspace / "runs").iterdir() if not p.name.startswith(".")]
     litter = [str(p.relative_to(workspace)) for p in workspace.rglob("*")
-              if "checkpoints" not in p.parts  # the training is at work there
+              if "checkpoints" not in p.parts  # the training writes there
               and (p.name.startswith((".preparing-", ".incoming-", OF_A_TRANSFER)) or p.suffix == ".tmp")]
     wrong = [f"left over: {', '.join(litter)}"] if litter else []
     if len(runs) != 1:
@@ -280,7 +280,7 @@ def _wrong_with_training(workspace: Path) -> list[str]:
 
 
 def _wrong_with_results(results: Path, workspace: Path) -> list[str]:
-    """Whatever differs from what the host has."""
+    """Return the differences from the host's files."""
     (run,) = [p for p in (workspace / "runs").iterdir() if not p.name.startswith(".")]
     wrong = [f"left over: {p.name}" for p in results.rglob("*") if p.name.startswith((OF_A_TRANSFER, ".loss"))]
     for path in (p for p in (results / run.name).rglob("*") if p.is_file() and p.name not in MADE_HERE):
@@ -292,7 +292,7 @@ def _wrong_with_results(results: Path, workspace: Path) -> list[str]:
         if name == PNG and not made.exists():  # no extra `plots` here
             continue
         if not made.read_bytes().rstrip().endswith(end):
-            wrong.append(f"half a {name}")
+            wrong.append(f"incomplete {name}")
     newest = max(p.name for p in (run / "checkpoints").glob("step_*") if p.name[5:].isdigit())
     if manifest.read(results / run.name / "checkpoints" / newest) is None:
         wrong.append(f"{newest} did not come home")
@@ -302,7 +302,7 @@ def _wrong_with_results(results: Path, workspace: Path) -> list[str]:
 # --- waiting and ending ---
 
 def _end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Its exit code, and what it said. One that hangs is ended, which the drill then counts as no end."""
+    """Wait. Return exit code and output. One that hangs is killed, and counts as not completed."""
     try:
         said = process.communicate(timeout=LINE_TIMEOUT_S)[0]
     except subprocess.TimeoutExpired:
@@ -312,7 +312,7 @@ def _end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def _wait_for_call(laptop: KilledLaptop, process: subprocess.Popen[str], number: int) -> bool:
-    """Until the call of that number begins; False when the line ended before."""
+    """Wait until the call of that number begins; return False when the command ended before."""
     while process.poll() is None:
         if laptop.called() > number:
             return True
@@ -329,6 +329,6 @@ def _wait_for_checkpoint(workspace: Path) -> None:
 
 
 def _end_all(workspace: Path) -> None:
-    """Every process of every run, without waiting for it to save."""
+    """Kill every process of every run, without waiting for it to save."""
     for run in (workspace / "runs").glob("2*"):
         processes.end(functools.partial(processes.carrying, f"RDTOPS_RUN={run.name}"))

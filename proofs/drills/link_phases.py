@@ -1,4 +1,4 @@
-"""What is typed when the link is hit, how one sees that it is under way, and what must be true of it afterwards."""
+"""Link phases: the commands during which the link fails, how to see that they run, and the conditions afterwards."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from rdtops.lab.site import Lab
 HOST = "lab"
 HEAVY = "rdt-heavy"
 HEAVY_BYTES = 192_000_000  # most of a second on the loopback
-BIG_BYTES = 4_000_000  # of a file that is under way
+BIG_BYTES = 4_000_000  # of a file in transfer
 LOGIN_S = 20.0  # connect_timeout_s of a hop
-NOTICED_S = 10.0 + 15.0  # stream.PING_AFTER_S + stream.PING_S: silence, then a question to the hop
+NOTICED_S = 10.0 + 15.0  # stream.PING_AFTER_S + stream.PING_S: silence, then a ping of the hop
 NEWS_S = 30.0 + 2 * 5.0  # news.ANSWER_S + connection.BLAME_S for each hop
 TRANSFER_S = 30.0 + 2 * 5.0  # session.SILENCE_S + session.PING_S for each hop
 
 
 class LinkPhase:
-    """One `inv` line. `silence_s` is how long it may take it to notice a link that says nothing more."""
+    """One `inv` command. `silence_s`: the limit to notice a silent link."""
 
     name = ""
     silence_s = NOTICED_S
-    reconnects = False  # it takes a lost link up again by itself
+    reconnects = False  # it reconnects by itself
     is_endless = False
 
     def __init__(self, lab: Lab, laptop: Laptop) -> None:
@@ -48,28 +48,28 @@ class LinkPhase:
         return f"{self.name} --host {HOST}"
 
     def reset(self) -> None:
-        """Before each time, so that there is something to do."""
+        """Prepare each repetition, so that there is something to do."""
 
     def is_under_way(self, typed: Typed) -> bool:
-        """Whether what is to be hit has begun."""
+        """Tell whether the operation has begun."""
         raise NotImplementedError
 
     def news(self, typed: Typed) -> int:
-        """How much it has shown, of a phase that goes on."""
+        """Return the amount of output of a continuing phase."""
         return len(typed.out)
 
     @contextlib.contextmanager
     def observed(self) -> Iterator[list[str]]:
-        """Fills the list with what was wrong at any time of it."""
+        """Add to the list the problems seen at any time."""
         yield []
 
     def has_come_right(self, rerun: Typed) -> list[str]:
-        """What is still wrong after it was typed again."""
+        """Return the problems that remain after the command was repeated."""
         return [] if rerun.code == 0 else [f"typed again it ends with exit {rerun.code}: {rerun.said[-600:]}"]
 
 
 class Moving(LinkPhase):
-    """Bytes go from `_source` to `_target`; `_expected` is a file of the digests that may be seen there."""
+    """A transfer from `_source` to `_target`; `_expected` is a file of the digests that may appear there."""
 
     silence_s = TRANSFER_S
     _source: Path
@@ -89,7 +89,7 @@ class Moving(LinkPhase):
 
 
 class Deploy(Moving):
-    """Of weights that are heavy enough for a moment in the middle."""
+    """A deploy of weights that are large enough to be interrupted."""
 
     name = "deploy"
 
@@ -119,14 +119,15 @@ class PhaseCheck(LinkPhase):
         return bool(self.lab.sessions(HOST) - self._before)
 
     def has_come_right(self, rerun: Typed) -> list[str]:
-        """With a training under way there is a finding, and so exit 1: it must say so, of each check."""
+        """Check the repeated command: with a running training there is a finding, and so exit 1, but all checks must
+        run."""
         found = [] if rerun.code in (0, 1) else [f"typed again it ends with exit {rerun.code}: {rerun.said[-600:]}"]
         asked = ("workspace", "disk", "md5 ")
         return found or [f"typed again it does not ask {name}" for name in asked if name not in rerun.out]
 
 
 class Launch(LinkPhase):
-    """`inv train`, cut between the first file of the run folder and the news that it runs."""
+    """`inv train`, interrupted between the first file of the run folder and the message that it runs."""
 
     name = "train"
 
@@ -152,7 +153,7 @@ class Launch(LinkPhase):
 
 
 class Watch(LinkPhase):
-    """Of a training that saves a checkpoint every few seconds."""
+    """`inv watch` of a training that saves a checkpoint every few seconds."""
 
     name = "watch"
     silence_s = NEWS_S
@@ -182,7 +183,7 @@ class Logs(LinkPhase):
 
 
 class Fetch(Moving):
-    """Of a run whose checkpoint is heavy."""
+    """`inv fetch-results` of a run with a large checkpoint."""
 
     name = "fetch-results"
 
@@ -203,10 +204,10 @@ class Fetch(Moving):
         self._target.mkdir(parents=True)
 
 
-# --- what they act upon ---
+# --- objects of the commands ---
 
 def heavy_weights(folder: Path, tiny: Path) -> Path:
-    """The tiny weights with so many random bytes beside them that a transfer takes its time."""
+    """Make the tiny weights with many random bytes beside them, so that a transfer takes long enough."""
     heavy = folder / HEAVY
     heavy.mkdir(parents=True, exist_ok=True)
     for path in tiny.iterdir():
@@ -218,7 +219,7 @@ def heavy_weights(folder: Path, tiny: Path) -> Path:
 
 
 def ended_run(lab: Lab, heavy: Path) -> RunSpec:
-    """A run that has ended, with one valid checkpoint that is as heavy as `heavy`."""
+    """Make an ended run, with one valid checkpoint as large as `heavy`."""
     workspace = lab.home(HOST) / "rdtops"
     spec = RunSpec(RunId("20260101-000000-tiny-0000"), HOST, "", str(workspace), "", "drill", {},
                    override(preset("tiny"), ["max_steps=1"]))
@@ -237,7 +238,7 @@ def ended_run(lab: Lab, heavy: Path) -> RunSpec:
 
 
 def trainings(lab: Lab) -> set[str]:
-    """The runs of which a process lives on the host, by the mark that each process of a run carries."""
+    """Return the runs with a live process on the host, by the environment variable of each process."""
     found = set()
     for pid in lab.sessions(HOST):
         with contextlib.suppress(OSError):
@@ -247,13 +248,13 @@ def trainings(lab: Lab) -> set[str]:
 
 
 def end_trainings(lab: Lab) -> None:
-    """All processes of the host's sessions, whatever they are."""
+    """Return all processes of the host's sessions."""
     lab_processes.end_all(lambda: lab.sessions(HOST))
 
 
 @dataclass(frozen=True)
 class TrainingSeen:
-    """What the Journal of a training says of it."""
+    """The state of a training by its Journal."""
 
     step: int
     starts: int
@@ -269,12 +270,12 @@ def state_of_training(lab: Lab, run_id: str) -> TrainingSeen:
 
 
 def _digests(folder: Path) -> str:
-    """For an Observer."""
+    """Write the expected digests for an Observer."""
     return json.dumps({p.name: hashlib.md5(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.is_file()})
 
 
 def _is_growing(target: Path) -> bool:
-    """A part of a large file lies there; a file that is written in ranges has its full length from the beginning."""
+    """Tell whether a part of a large file exists; one written in ranges has its full length from the beginning."""
     with contextlib.suppress(OSError):
         return any(p.name.startswith(OURS) and p.stat().st_blocks * 512 > BIG_BYTES for p in target.iterdir())
     return False

@@ -1,8 +1,8 @@
-"""`inv drill network`: an SSH server of the route dies, freezes or shows another host key, in every phase of the work.
+"""`inv drill network`: an SSH server of the route dies, freezes or changes its host key, during every kind of command.
 
-Each time: the command ends in bounded time and names the hop and the next command, or, where it promises so, takes the
-link up again by itself; a changed key is refused and nothing is sent; no half file is ever seen under a final name; a
-training that runs does not notice; and what was typed, typed again after the repair, comes right.
+Each time: the command ends in bounded time and names the hop and the next command, or, where it promises so,
+reconnects by itself; a changed key is refused and nothing is sent; no partial file ever has a final name; a running
+training is not affected; and the same command, repeated after the repair, succeeds.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from rdtops.ui.repository import ROOT, Drilled, Say
 BEFORE, WITHIN = "before", "within"
 UNHARMED, ENDED, REFUSED, NOTICED = "unharmed", "ended", "refused", "went on"
 FAULTS = tuple(kind(hop) for kind in (ServerKilled, Frozen, KeyChanged) for hop in (JUMP, HOST))
-AGAIN = "trying again"  # what a command says that takes a lost link up again
-TRIES = 12  # a command may be done before it is hit; a launch mostly is
+AGAIN = "trying again"  # message of a command that reconnects
+TRIES = 12  # a command may end before the fault; a launch usually does
 BEGINS_S, RERUN_S = 90.0, 180.0
-ROOM_S = 15.0  # to start Python and find out who it was, on a busy machine
-PATIENCE_S = 60.0  # after a bound was missed, to see what comes
+ROOM_S = 15.0  # to start Python and identify the hop, on a busy machine
+PATIENCE_S = 60.0  # after a missed limit, to see the result
 COMES_BACK_S = 70.0  # a pause between two tries, 30 s at the longest, and a login
 NEWS_S = 60.0  # for a training to do a step, on a busy machine
 TRAINING = "--set max_steps=1000000 --set checkpoint_every_steps=60 --set sample_every_steps=0 --set num_processes=1"
-VERDICT = "every command ended in its time, named the hop and came right; no half file was seen, no training noticed"
+VERDICT = "every command ended in time, named the hop and succeeded later; no partial file, no training affected"
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Cell:
     outcome: str
     seconds: float
     at_most_s: float
-    back_s: float | None  # from the repair until it goes on by itself
+    back_s: float | None  # from the repair until it continues by itself
     passed: bool
 
 
 def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
-    """All of it takes about 20 minutes; `kills` is how often each is done, once when 0."""
+    """Run the drill. All of it takes about 20 minutes; `kills`: repetitions of each, once when 0."""
     folder = ROOT / ".lab" / "network-drill"
     shutil.rmtree(folder, ignore_errors=True)
     with lab_in(folder / "lab") as lab:
@@ -61,7 +61,7 @@ def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
 
 def drill_network(lab: Lab, folder: Path, assets: dict[str, str], say: Say, *, only: str = "", times: int = 1,
                   settings: str = "") -> Drilled:
-    """The cells whose `phase fault when` is wanted. `settings` are lines for every hop of hosts.toml."""
+    """Run the cells whose `phase fault when` is requested. `settings` are lines for every hop of hosts.toml."""
     begun_s = time.monotonic()
     heavy = link_phases.heavy_weights(folder, Path(assets["rdt-tiny"]))
     laptop = Laptop(folder / "laptop", lab, {**assets, link_phases.HEAVY: str(heavy)}, settings)
@@ -80,7 +80,7 @@ def drill_network(lab: Lab, folder: Path, assets: dict[str, str], say: Say, *, o
 
 
 class _Ground:
-    """The lab, who types, and the training that must not notice."""
+    """The lab, the laptop, and the training that must not be affected."""
 
     def __init__(self, lab: Lab, laptop: Laptop, say: Say) -> None:
         self.lab, self.laptop = lab, laptop
@@ -110,7 +110,7 @@ class _Ground:
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
-        """One that goes on all the while, behind everything else that wants the CPU."""
+        """Start a training that runs all the time, with the lowest CPU priority."""
         self.laptop.good(f"train --host {HOST} {TRAINING}")
         (self._trained,) = link_phases.trainings(self.lab)
         for pid in self.lab.sessions(HOST):
@@ -127,14 +127,14 @@ class _Ground:
         return link_phases.state_of_training(self.lab, self._trained)
 
     def _harm(self, before: TrainingSeen) -> list[str]:
-        """Whether the training noticed anything: it must be the same one, and do further steps."""
+        """Check that the training is not affected: it must be the same one, and do further steps."""
         if not self._trained:
             return []
         step = self._step_after(self._training_state().step)
         now = self._training_state()
         wrong = [] if step > before.step else [f"the training stands still at step {before.step}"]
         if now.starts != before.starts or now.troubles != before.troubles:
-            wrong.append(f"the training noticed: {now} after {before}")
+            wrong.append(f"the training was affected: {now} after {before}")
         return wrong
 
     def _step_after(self, step: int) -> int:
@@ -145,7 +145,7 @@ class _Ground:
 
 
 class _Trial:
-    """One command, hit by one fault, the repair, and the command typed again."""
+    """One command, one fault during it, the repair, and the repeated command."""
 
     def __init__(self, lab: Lab, laptop: Laptop, phase: LinkPhase, fault: Fault, when: str) -> None:
         self.at_most_s = _at_most_s(phase, fault, when)
@@ -156,13 +156,13 @@ class _Trial:
         self._comes_back = phase.reconnects and when == WITHIN and not isinstance(fault, KeyChanged)
 
     def run(self) -> bool:
-        """False when the command was done before it was hit, or in spite of it."""
+        """Run once. Return False when the command completed before or despite the fault."""
         self.outcome, self.wrong = UNHARMED, []
         self._phase.reset()
         with self._phase.observed() as seen:
             typed = self._under_way() if self._when == WITHIN else None
             if typed and typed.code is not None:
-                self.wrong.append(f"it was never under way: {typed.said[-400:]}")
+                self.wrong.append(f"it never began: {typed.said[-400:]}")
                 return False
             self._hit(typed)
         self.wrong += seen
@@ -203,7 +203,7 @@ class _Trial:
             self._hold(_logins(self._lab, self._fault.hop) == logins, f"it logged in to {self._fault.hop}")
 
     def _repair(self, typed: Typed) -> None:
-        """And see it go on, where it promises to."""
+        """Repair the link, and check that the command continues where it promises to."""
         news, begun_s = self._phase.news(typed), time.monotonic()
         self._fault.mend(self._lab, self._laptop)
         if self._comes_back:
@@ -233,7 +233,7 @@ def _wanted(phase: LinkPhase, only: str) -> list[tuple[Fault, str]]:
 
 
 def _moments(phase: LinkPhase, fault: Fault) -> Sequence[str]:
-    """A key is looked at when somebody logs in: at the beginning, and when a lost link is taken up again."""
+    """Tell whether the host key is checked: at a login, so at the beginning and at a reconnection."""
     return (BEFORE,) if isinstance(fault, KeyChanged) and not phase.reconnects else (BEFORE, WITHIN)
 
 
@@ -244,5 +244,5 @@ def _at_most_s(phase: LinkPhase, fault: Fault, when: str) -> float:
 
 
 def _logins(lab: Lab, hop: str) -> int:
-    """How many the server let in, as its log says."""
+    """Return the number of logins in the server's log."""
     return (lab.folder(hop) / "server.log").read_text(errors="replace").count("Accepted publickey")

@@ -1,5 +1,5 @@
-"""A person's home with a clone of this project in it, where `inv` is typed and every file is watched: nothing may be
-made or changed but results, rdtops's state and its caches."""
+"""Observed home: a user's home with a clone of this project, in which `inv` runs and every file is watched: only
+results, rdtops's state and its caches may be created or changed."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ CLONED = ("rdtops", "plugins", "proofs", "tasks.py", "invoke.yaml", "pyproject.t
 MAY_CHANGE = ("project/results", ".local/state/rdtops", ".cache/rdtops", "project/.git/index")
 SECRET = b"sesame"
 MOST_MIB = 500
-OF_A_TERMINAL = re.compile(r"\x1b\[(?:[0-9;]*m|\?25[lh]|2K|\d*A|1?G)")  # colours, and how progress is drawn
+OF_A_TERMINAL = re.compile(r"\x1b\[(?:[0-9;]*m|\?25[lh]|2K|\d*A|1?G)")  # colours, and the progress display
 PRINTED = "\n\r\t"
 OURS = re.compile(r'File "[^"]*/home/project/')  # in a traceback; a host may show one of its own
 
 
 @dataclass(frozen=True)
 class CommandEnd:
-    """One line that was typed, and what came of it."""
+    """One typed command and its result."""
 
     line: str
-    code: int | None  # None: it was still at work when the time was over
+    code: int | None  # None: it still ran at the time limit
     out: bytes
     err: bytes
 
@@ -51,7 +51,7 @@ class CommandEnd:
 
     @property
     def outcome(self) -> str:
-        """How it ended, and the first line of what it complained of."""
+        """Return how it ended, and the first line of its error."""
         plain = OF_A_TERMINAL.sub("", self.said)
         complaint = plain.partition("error: ")[2].partition("\n")[0]
         return f"exit {self.code}" + (f": {complaint[:200]}" if complaint else "")
@@ -59,21 +59,21 @@ class CommandEnd:
 
 @dataclass(frozen=True)
 class TypedCommand:
-    """Lines that were typed one after the other in one process."""
+    """Commands typed one after the other in one process."""
 
     ends: tuple[CommandEnd, ...]
     seconds: float
     rss_mib: int
     is_late: bool
     is_flood: bool
-    trace: str  # where it was when its time was over
+    trace: str  # its stack at the time limit
 
     @property
     def words(self) -> str:
         return " ".join(end.words for end in self.ends)
 
     def wrong(self, limit_s: float) -> list[str]:
-        """What no answer of a host may bring about."""
+        """Return the effects that no answer of a host may have."""
         found = [f"no end within {limit_s:g} s, in {self.trace or '?'}"] if self.is_late else []
         found += [f"{self.rss_mib} MiB of memory"] if self.rss_mib > MOST_MIB else []
         found += ["endless output"] if self.is_flood else []
@@ -91,7 +91,7 @@ def _ended_wrong(end: CommandEnd) -> Iterator[str]:
 
 
 def _last_frame(said: str) -> str:
-    """Where a traceback comes from, the innermost lines of ours first, and what it says."""
+    """Return our lines of a traceback, the innermost first, and its message."""
     trace = said.rpartition("Traceback (most recent")[2]
     frames = re.findall(r'File "[^"]*/home/project/((?:rdtops|plugins)/[^"]+)", line (\d+)', trace)
     errors = re.findall(r"^[\w.]*(?:Error|Exception|Exit|Lost|Problem|Interrupt)\b(?:: .*)?$", trace, re.MULTILINE)
@@ -99,7 +99,7 @@ def _last_frame(said: str) -> str:
 
 
 def _on_the_screen(said: bytes) -> Iterator[str]:
-    """Codes that take the terminal, or text that is none."""
+    """Yield terminal codes, and bytes that are not text."""
     try:
         text = said.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -107,7 +107,7 @@ def _on_the_screen(said: bytes) -> Iterator[str]:
         text = said.decode("utf-8", "replace")
     rest = OF_A_TERMINAL.sub("", text)
     strange = next((n for n, letter in enumerate(rest) if letter not in PRINTED and not letter.isprintable()
-                    and unicodedata.category(letter) not in ("Cn", "Co")), None)  # no font has those, and none obeys
+                    and unicodedata.category(letter) not in ("Cn", "Co")), None)  # unassigned: harmless
     if strange is not None:
         yield f"{rest[strange]!r} came through: {rest[max(0, strange - 30):strange + 30]!r}"
 
@@ -143,7 +143,7 @@ class Home:
         return self.project / ".venv" / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
 
     def make(self) -> None:
-        """Anew, whatever is there. hosts.toml stays as it is."""
+        """Create the home again, whatever exists. hosts.toml stays."""
         hosts = self.hosts.read_text() if self.hosts.exists() else ""
         shutil.rmtree(self.home, ignore_errors=True)
         self.flag.unlink(missing_ok=True)
@@ -164,7 +164,7 @@ class Home:
         self.hosts.write_text(hosts)
 
     def forget(self) -> None:
-        """Results and the memory of runs."""
+        """Delete results and the state of runs."""
         for folder in (self.results, self.state):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -172,7 +172,7 @@ class Home:
 
     def type(self, *lines: str, before: Sequence[Mapping[str, str]] = (), is_terminal: bool = False,
              limit_s: float = 60.0, **env: str) -> TypedCommand:
-        """`inv LINE` for each of them, one after the other, in one process. `before` each of them files are written:
+        """Run `inv LINE` for each line, one after the other, in one process. `before` each of them files are written:
         path -> text."""
         typist, trace = self._running(), self.folder / "trace"
         assert typist.stdin
@@ -207,7 +207,7 @@ class Home:
     # --- observing
 
     def snapshot(self) -> dict[str, tuple[int, ...]]:
-        """Every path but those that may change, and what tells that it is as it was."""
+        """Return every path except those that may change, with a value that shows changes."""
         return dict(self._seen(self.home))
 
     def changes(self, before: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -217,7 +217,7 @@ class Home:
         return made + gone + [f"changed {path}" for path in after if before.get(path, after[path]) != after[path]]
 
     def wrong(self, before: Mapping[str, tuple[int, ...]], hosts: Sequence[str]) -> list[str]:
-        """Everything that lies where it should not, and whether what was planted has run."""
+        """Return every file outside the allowed places, and whether planted code has run."""
         found = [f"outside results: {change}" for change in self.changes(before)]
         found += [*self._misplaced(self.results, hosts), *self._misplaced(self.state / "runs", hosts)]
         if found:  # then the next command may run it
@@ -252,7 +252,7 @@ class Home:
 
 
 def _hanging_in(trace: Path) -> str:
-    """The innermost lines of ours of the thread that has the command."""
+    """Return our innermost lines of the command's thread."""
     with contextlib.suppress(OSError):
         main = trace.read_text().rpartition("Current thread")[2]
         frames = re.findall(r'File "[^"]*/home/project/((?:rdtops|plugins)/[^"]+)", line (\d+)', main)

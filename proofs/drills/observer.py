@@ -1,10 +1,10 @@
-"""Observer: sees every file that was ever wrong under its final name. The kernel tells it (inotify), so that nothing
-happens between two looks.
+"""Observer: detects every file that ever had wrong content under its final name. It uses inotify, so that it misses
+nothing between two polls.
 
     python -m proofs.drills.observer FOLDER EXPECTED.json
 
-EXPECTED.json has the MD5 of each final name in the folder. It says `ready`, watches until its input ends, and then says
-what it saw as JSON: {"appeared": 3, "wrong": ["big: appeared with another MD5"]}.
+EXPECTED.json has the MD5 of each final name in the folder. It prints `ready`, watches until its input ends, and then
+prints its observations as JSON: {"appeared": 3, "wrong": ["big: appeared with another MD5"]}.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Seen:
 
 
 class Observer:
-    """The process that watches, from the outside."""
+    """The handle of the watching process."""
 
     def __init__(self, folder: Path, expected: Path) -> None:
         self._process = subprocess.Popen([sys.executable, "-m", "proofs.drills.observer", str(folder), str(expected)],
@@ -54,7 +54,7 @@ class Observer:
         self._process.communicate()
 
     def end(self) -> Seen:
-        """What it saw until now; it ends."""
+        """End it. Return its observations."""
         told, _ = self._process.communicate(timeout=60)
         return Seen(**json.loads(told))
 

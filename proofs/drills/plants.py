@@ -1,8 +1,8 @@
-"""The causes that `inv drill why` plants in real trainings, and how.
+"""Plants: the causes that `inv drill why` injects into real trainings, and how.
 
-What this machine has for real is done for real: limits of the kernel, signals, full disks, damaged files, missing
-packages. Where it takes a GPU, the words that PyTorch was seen to write are raised inside the real training and come
-out through its real log, Journal and exit codes; `how` says so.
+What is possible on this machine is done for real: limits of the kernel, signals, full disks, damaged files, missing
+packages. Where a GPU is needed, recorded messages of PyTorch are raised inside the real training, and appear in its
+real log, Journal and exit codes; `how` says so.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ Change = Callable[["Planted"], object]
 
 @dataclass(frozen=True)
 class Plant:
-    """One cause. `source` is Python that changes the trainer before it begins; `act` is done once it is at
-    `at_step`."""
+    """One cause. `source` is Python that changes the trainer before it begins; `act` is called at step `at_step`."""
 
     cause: str
     how: str
@@ -40,23 +39,23 @@ class Plant:
     source: str = ""
     host: Callable[[Host], Host] = lambda host: host
     assets: Callable[[Mapping[str, str], Path], Mapping[str, str]] = lambda assets, _: assets
-    before: Change = lambda _: None  # once the run folder is prepared
+    before: Change = lambda _: None  # called when the run folder is prepared
     script: Callable[[str, RunSpec], str] = lambda text, _: text
     at_step: int = 0
     act: Change = lambda _: None
-    runs_on: bool = False  # asked while it runs
+    runs_on: bool = False  # diagnosed while it runs
     possible: Callable[[], bool] = lambda: True
 
 
 def plants() -> list[Plant]:
-    """Those that this machine can have."""
+    """Yield the causes that are possible on this machine."""
     return [plant for plant in (*_well(), *_memory(), *_devices(), *_data(), *_set_up(), *_ends(), *_slow())
             if plant.possible()]
 
 
 def _well() -> Iterator[Plant]:
-    yield Plant("finished", "left alone")
-    yield Plant("healthy", "left alone, asked while it runs", LONG, at_step=10, runs_on=True)
+    yield Plant("finished", "undisturbed")
+    yield Plant("healthy", "undisturbed, diagnosed while it runs", LONG, at_step=10, runs_on=True)
     yield Plant("stopped", "inv stop", LONG, at_step=3, act=lambda run: run.stop())
     yield Plant("time_limit", "SIGUSR1 to its ranks", LONG, at_step=3,
                 act=lambda run: _send(run.ranks(), signal.SIGUSR1))
@@ -155,7 +154,7 @@ train.Training._step = stands_still
 
 
 def _raised(error: str) -> str:
-    """In the third step."""
+    """Return source that raises the error in the third step."""
     return (f"step = train.Training._step\ndef failing(training, number, data):\n    if number == 3:\n"
             f"        raise {error}\n    return step(training, number, data)\ntrain.Training._step = failing\n")
 
@@ -179,7 +178,7 @@ def _impatient(host: Host) -> Host:
 
 
 def _damaged(assets: Mapping[str, str], folder: Path) -> Mapping[str, str]:
-    """A copy of the recording; half of its images are no images any more."""
+    """Copy the recording, and overwrite half of its images."""
     copy = Path(shutil.copytree(assets["dataset"], folder / "damaged", dirs_exist_ok=True))
     for path in copy.glob("*.hdf5"):
         with path.open("r+b") as file:
@@ -207,7 +206,7 @@ def _rebooted(run: Planted) -> None:
 
 @contextmanager
 def cleared(spec: RunSpec) -> Iterator[None]:
-    """What a plant leaves on the machine is taken away."""
+    """Remove what a plant leaves on the machine."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Runs that have ended, as their host keeps them: a checkpoint, an evaluation, a Journal. Nothing was trained."""
+"""Recorded runs: ended runs as on their host, with a checkpoint, an evaluation and a Journal. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rdtops.hostlib import manifest, names
 from rdtops.hostlib.manifest import md5_of
 
 OLD, RUN = "20260101-000000-old-0001", "20260102-000000-hostile-0002"  # the second is the newest
-SETTLED_S = 1_700_000_000  # mtime of the checkpoints: not of this moment, so that a digest is remembered
+SETTLED_S = 1_700_000_000  # mtime of the checkpoints: in the past, so that a digest is cached
 _TALLY: dict[str, Any] = {"successes": 1, "trials": 2, "errors": 0, "success_rate": 0.5, "wilson_95": [0.09, 0.9],
                           "mean_steps_to_success": 43.0}
 
 
 def record(workspace: Path, run_id: str, host: str = "lab") -> Path:
-    """Its folder, made anew."""
+    """Create the run folder again."""
     folder = workspace / "runs" / run_id
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What can happen to the link to a host: an SSH server of the route dies, freezes, or shows another host key."""
+"""Route faults of the link to a host: an SSH server of the route dies, freezes, or changes its host key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rdtops.lab.site import Lab
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong with one hop, and how a person puts it right."""
+    """A fault of one hop, and its repair by a user."""
 
     hop: str
     name = ""
@@ -27,7 +27,7 @@ class Fault:
         raise NotImplementedError
 
     def is_named(self, words: str) -> bool:
-        """Whether an error says that it is this hop. The route, which names all of them, does not count."""
+        """Tell whether an error names this hop. The route, which names all hops, does not count."""
         hop = re.escape(self.hop)
         return re.search(rf"answer from {hop}\b|reach {hop} \(|{hop} closed the connection", words) is not None
 
@@ -53,7 +53,7 @@ class Frozen(Fault):
 
 
 class KeyChanged(Fault):
-    """A reinstalled machine, or somebody in between: until a person has compared the key, nothing may be sent."""
+    """A reinstalled machine, or a man in the middle: until a user has compared the key, nothing may be sent."""
 
     name = "with another host key"
 

@@ -1,4 +1,4 @@
-"""A file system that can be filled without harm to anybody, where we may mount one."""
+"""Small disk: a separate file system that can be filled safely, where this user may mount one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-BALLAST = "ballast"  # somebody else's file
+BALLAST = "ballast"  # a file that takes the space
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size_bytes: int) -> Iterator[bool]:
-    """A tmpfs of that size on `folder`. False, and nothing is mounted, where that is not allowed."""
+    """Mount a tmpfs of that size on `folder`. Return False, with nothing mounted, where that is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]
     mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0
@@ -31,9 +31,9 @@ def unmount(folder: Path) -> None:
 
 
 def fill(disk: Path, left_bytes: int) -> None:
-    """Somebody else takes the room, all but so much."""
+    """Fill the disk except so many bytes."""
     with (disk / BALLAST).open("ab") as file:
-        for _ in range(20):  # others write meanwhile, and then nothing is taken
+        for _ in range(20):  # retried, because others write meanwhile
             taken_bytes = shutil.disk_usage(disk).free - left_bytes
             if taken_bytes <= 0:
                 return

@@ -1,7 +1,7 @@
-"""Another user of the host, who gets at the folder of the GPUs' locks first, or while a training runs. A training then
-begins, or says in a sentence who is in the way; one that runs is never refused what it holds.
+"""Another user of the host, who creates or damages the folder of the GPUs' locks before or during a training. A
+training then begins, or names who blocks it; a running one is never refused what it holds.
 
-Both users are numbers that nobody has; only root can be either, and none of the two."""
+Both users have unused ids; only root can switch to them, and is neither."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rdtops.ui.repository import ROOT
 OURS, OTHERS = 64_011, 64_012  # user ids
 RUN = "20260102-000000-ours-0001"
 BEGINS_S, LIMIT_S = 20.0, 45.0  # lease.GATE_S + lease.DYING_S, and room
-PYTHONS = (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3")  # root's own may lie where nobody else can go
+PYTHONS = (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3")  # others may not read root's own
 RUBBISH = (b'{"since_s": 1e300, "run_id": ["x"], "user": {}}', b"5", b"[" * 4000, b"\xff\xfe" * 2000,
            b'{"what": "\x1b]52;c;cHduZWQ=\x07", "run_id": "\x1b[2J", "user": "root"}')
 _RESTARTED = """\
@@ -40,7 +40,7 @@ os.write(1, b"joined\\n")
 
 @dataclass(frozen=True)
 class Sat:
-    """What the other user did, and what our training made of it."""
+    """The other user's action, and its effect on our training."""
 
     attack: str
     did: str
@@ -50,13 +50,13 @@ class Sat:
 
 
 def attacks(only: str = "", *, without: str = "?") -> Iterator[Sat]:
-    """Those whose `C1 attack` is wanted. None where it cannot be tried; `obstacle` says why."""
+    """Run the attacks whose `C1 attack` is requested. Nothing where it is impossible; `obstacle` says why."""
     if obstacle():
         return
     with tempfile.TemporaryDirectory(prefix="rdtops-stranger-") as made:
         folder = Path(made)
         folder.chmod(0o755)
-        for name in ("__init__.py", "errors.py", "contract", "hostlib"):  # of a release, where all can read it
+        for name in ("__init__.py", "errors.py", "contract", "hostlib"):  # a part of a release that all users can read
             (shutil.copytree if (ROOT / "rdtops" / name).is_dir() else _copied)(
                 ROOT / "rdtops" / name, folder / "release" / "rdtops" / name)
         for attempt, acts_of in ((_launch, BEFORE), (_restart, MEANWHILE)):
@@ -66,13 +66,13 @@ def attacks(only: str = "", *, without: str = "?") -> Iterator[Sat]:
 
 
 def obstacle() -> str:
-    """Why nobody can be two other users here, '' when it can be done."""
+    """Return why no process can run as two other users here, '' when it can."""
     if os.geteuid() != 0:
-        return "only root can be two other users"
+        return "only root can run processes as two other users"
     return "" if _python() else f"no other user can start {' or '.join(PYTHONS)}"
 
 
-# --- what the other user does ---
+# --- actions of the other user ---
 
 def _own_folder(locks: Path) -> None:
     locks.mkdir(mode=0o755)
@@ -100,7 +100,7 @@ def _file(make: Callable[[Path], object]) -> Callable[[Path], None]:
 
 
 def _holds(name: str) -> Callable[[Path], subprocess.Popen[bytes]]:
-    """Locked for ever, by a process that says nothing of itself."""
+    """Hold the lock for ever, by a process that does not identify itself."""
     def act(locks: Path) -> subprocess.Popen[bytes]:
         locks.mkdir()
         locks.chmod(0o1777)
@@ -117,7 +117,7 @@ def _holds(name: str) -> Callable[[Path], subprocess.Popen[bytes]]:
 def _written(content: bytes) -> Callable[[Path], object]:
     def act(locks: Path) -> None:
         for path in locks.iterdir():
-            with contextlib.suppress(OSError):  # it may not let us, which is as well
+            with contextlib.suppress(OSError):  # a refusal is acceptable
                 path.write_bytes(content)
 
     return act
@@ -163,7 +163,7 @@ MEANWHILE: Mapping[str, Callable[[Path], object]] = {
 }
 
 
-# --- what becomes of our training ---
+# --- effects on our training ---
 
 def _launch(folder: Path, attack: str, acts: Callable[[Path], object]) -> Sat:
     locks, workspace = _fresh(folder)
@@ -202,7 +202,7 @@ def _sat(attack: str, did: str, begun_s: float, err: str, wrong: list[str]) -> S
 
 
 def _fresh(folder: Path) -> tuple[Path, Path]:
-    """Where the locks will be, in a folder like /run/lock, and a workspace of ours."""
+    """Return the folder of the locks, in a folder like /run/lock, and our workspace."""
     parent, workspace = folder / "lock", folder / "workspace"
     for path in (parent, workspace):
         shutil.rmtree(path, ignore_errors=True)
@@ -238,7 +238,7 @@ def _ended(process: subprocess.Popen[str], limit_s: float) -> tuple[str, str, in
 
 
 def _as_the_other(act: Callable[[], object]) -> object:
-    """For a moment, in this very process."""
+    """Switch the user of this process temporarily."""
     groups, group = os.getgroups(), os.getegid()
     os.setgroups([])
     os.setegid(OTHERS)

@@ -1,6 +1,6 @@
-"""`inv drill survive`: trainings of the lab's host, launched as `inv train` does it, whose ranks, launcher, supervisor
-and tmux server are killed at random moments. Nobody starts them again but their supervisor; only where everything is
-killed at once they are resumed. Each must end with the very bytes of one that was left alone.
+"""`inv drill survive`: trainings on the lab's host, launched as by `inv train`, whose ranks, launcher, supervisor and
+tmux server are killed at random moments. Only their supervisor restarts them; only where everything is killed at once
+they are resumed. Each must end with the same bytes as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ RANK, ALL_RANKS, LAUNCHER, SUPERVISOR, TMUX, EVERYTHING = (
 VICTIMS = (RANK, SUPERVISOR, TMUX, RANK, SUPERVISOR, LAUNCHER, TMUX, ALL_RANKS, SUPERVISOR, EVERYTHING)
 RECOVERY = Recovery(restarts=1000, backoff_s=0.1, backoff_max_s=0.1)
 CHECKPOINT_EVERY_STEPS = 10
-LIMIT_S = 300.0  # until a training has gone on, or has ended
+LIMIT_S = 300.0  # until a training has continued, or has ended
 POLL_S = 0.05
 
 
 @dataclass(frozen=True)
 class Killed:
-    """One kill and what it cost."""
+    """One kill and its cost."""
 
     victim: str
     steps_repeated: int
-    back_s: float  # until the next step was told
+    back_s: float  # until the next step event
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Survived:
 
 
 def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
-    """50 kills in five trainings."""
+    """Run the drill: 50 kills in five trainings."""
     victims = tuple(victim for victim in VICTIMS if only in victim)
     with own_lab("survive", say) as (_, connection):
         yield drill_survive(connection, tiny_assets(), kills or 50, say, victims=victims)
@@ -65,13 +65,13 @@ def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
 
 def drill_survive(connection: Connection, assets: Mapping[str, str], kills: int, say: Say, *, trainings: int = 5,
                   steps: int = 200, victims: tuple[str, ...] = VICTIMS, seed: int = 0) -> Drilled:
-    """`kills` are spread over `trainings`. The host is one of this machine, so that its processes can be killed."""
+    """Run the trainings, with `kills` spread over them. The host is on this machine, so its processes can be killed."""
     begun_s = time.monotonic()
     chance = random.Random(seed)  # noqa: S311  # moments, no secrets
     left_alone = DrillTraining(connection, assets, steps)
     left_alone.start()
     left_alone.wait_for_end()
-    say(f"left alone: {steps} steps in {time.monotonic() - begun_s:.0f} s")
+    say(f"undisturbed: {steps} steps in {time.monotonic() - begun_s:.0f} s")
     done: list[Killed] = []
     problems: list[str] = []
     for number in range(trainings):
@@ -90,7 +90,7 @@ def drill_survive(connection: Connection, assets: Mapping[str, str], kills: int,
 
 
 class DrillTraining:
-    """A run on the host of `connection`. Its files and processes are looked at here."""
+    """A run on the host of `connection`. Its files and processes are read on this machine."""
 
     def __init__(self, connection: Connection, assets: Mapping[str, str], steps: int) -> None:
         self.connection = connection
@@ -105,8 +105,8 @@ class DrillTraining:
         admission.admit(self.connection, self.spec, again=True)
 
     def suffer(self, victim: str, step: int, chance: random.Random) -> Killed:
-        """Once the training is at `step`: a random moment later the victim is killed. Returns when steps are told
-        again. Raises StepFailed when they are not."""
+        """Kill the victim at a random moment after `step`. Return when there are new step events. Raise StepFailed when
+        there are none."""
         self._wait(lambda: self.last_step >= step, f"step {step}")
         time.sleep(chance.random() * 0.5)
         begun_s, attempts, told = time.monotonic(), len(self._attempts()), len(self._steps())
@@ -115,10 +115,10 @@ class DrillTraining:
         else:
             _kill(self._chosen(victim, chance))
         if victim == EVERYTHING:
-            family.end(self.spec.run_id)  # also what was being started meanwhile
+            family.end(self.spec.run_id)  # also processes being started
             self._resume()
         what = f"a step after the kill of {victim}"
-        if victim == TMUX:  # which nothing needs
+        if victim == TMUX:  # a running training does not need it
             self._wait(lambda: len(self._steps()) > told + 1, what)
             return Killed(victim, 0, time.monotonic() - begun_s)
         self._wait(lambda: any(e.kind == "step" for again in self._attempts()[attempts:] for e in again), what)
@@ -143,7 +143,7 @@ class DrillTraining:
         return [event for event in self.subject.events if event.kind == "step"]
 
     def _attempts(self) -> list[list[Event]]:
-        """What each told."""
+        """Return the events of each attempt."""
         found: list[list[Event]] = []
         for event in self.subject.events:
             if event.kind == "attempt":
@@ -153,7 +153,7 @@ class DrillTraining:
         return found
 
     def _chosen(self, victim: str, chance: random.Random) -> list[Process]:
-        """Waits until there is one: a launcher that is just being started has no ranks yet."""
+        """Wait until there is one: a starting launcher has no ranks yet."""
         while True:
             there = family.members(self.spec.run_id)
             found = {RANK: ranks_of(there), ALL_RANKS: ranks_of(there), EVERYTHING: there,
@@ -165,7 +165,7 @@ class DrillTraining:
             time.sleep(POLL_S)
 
     def _kill_tmux(self) -> None:
-        """And open a new window, for the next kill."""
+        """Kill the tmux server, and open a new window for the next kill."""
         socket = detacher.socket_of(self.spec.run_id)
         asked = Command("tmux", "-L", socket, "display-message", "-p", "#{pid}")
         os.kill(int(self.connection.run(asked).out), signal.SIGKILL)
@@ -174,7 +174,7 @@ class DrillTraining:
         self.connection.run(window)
 
     def _resume(self) -> None:
-        """As `inv train --resume`: it is lost now, and launched again."""
+        """Launch it again as `inv train --resume` does."""
         found = overview.find(self.connection, self.spec.run_id)
         if found.state is not RunState.LOST:
             raise StepFailed(f"{self.spec.run_id}: all its processes were killed, and it is called {found.state.value}")
@@ -204,15 +204,15 @@ def _words(member: Process) -> list[str]:
 
 
 def differences(number: int, left_alone: DrillSubject, killed: DrillSubject) -> list[str]:
-    """What of the training of that number is not as in the one that was left alone."""
-    found = [f"training {number}: {path}: its MD5 is not that of the training that was left alone"
+    """Return the differences of a training from the undisturbed one."""
+    found = [f"training {number}: {path}: its MD5 is not that of the undisturbed training"
              for path, md5 in left_alone.learnt.items() if killed.learnt.get(path) != md5]
     steps = left_alone.losses.keys() | killed.losses.keys()
     others = [step for step in sorted(steps) if left_alone.losses.get(step) != killed.losses.get(step)]
     if others:
         found.append(f"training {number}: the loss differs in {len(others)} steps, first in step {others[0]}")
     if not left_alone.learnt:
-        found.append("the training that was left alone has no last checkpoint")
+        found.append("the undisturbed training has no last checkpoint")
     return found
 
 

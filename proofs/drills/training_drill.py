@@ -1,5 +1,5 @@
 """`inv drill training`: one training, killed at random moments with SIGKILL to every process of it, and started again
-each time. It must end with the very bytes of one that was left alone.
+each time. It must end with the same bytes as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rdtops.hostlib.names import RunId
 from rdtops.ui.repository import ROOT, Drilled, Say, StepFailed, make_tiny_assets
 
 STARTING, TRAINING, SAVING = MOMENTS = ("while starting", "while training", "while saving")
-SAME = "it ended with the same weights, average, moments and losses as the one left alone, bit for bit"
+SAME = "it ended with the same weights, EMA weights, moments and losses as the undisturbed one, bit for bit"
 CHECKPOINT_EVERY_STEPS = 10
 LIFE_TIMEOUT_S = 600.0
 POLL_S = 0.002
@@ -38,23 +38,23 @@ class KilledTraining:
 
     moment: str
     kills: int
-    half_written_checkpoints: int  # that left an unfinished checkpoint behind
-    steps_done_again: int  # done again, because they came after the newest checkpoint
+    half_written_checkpoints: int  # kills that left an unfinished checkpoint
+    steps_done_again: int  # steps after the newest checkpoint, which were repeated
 
 
 def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
-    """20 kills of the lab's training."""
+    """Run the drill: 20 kills of the lab's training."""
     make_tiny_assets(say)
     yield drill_training(ROOT / ".lab" / "training-drill", tiny_assets(), kills or 20, say, only=only)
 
 
 def drill_training(folder: Path, assets: Mapping[str, str], kills: int, say: Say, *, steps: int = 300,
                    processes: int = 2, only: str = "", seed: int = 0) -> Drilled:
-    """`assets` are the folders of the preset `tiny`, as in a RunSpec. Everything is written below `folder`."""
+    """Run the training. `assets`: the folders of the preset `tiny`, as in a RunSpec. All files are below `folder`."""
     begun = time.monotonic()
     left_alone = DrillSubject(prepared(folder, "left-alone", assets, steps, processes))
     left_alone.live()
-    say(f"left alone: {steps} steps in {time.monotonic() - begun:.0f} s")
+    say(f"undisturbed: {steps} steps in {time.monotonic() - begun:.0f} s")
     killed = DrillSubject(prepared(folder, "killed", assets, steps, processes))
     chance = random.Random(seed)  # noqa: S311  # moments, no secrets
     for number, (moment, step) in enumerate(_moments(kills, steps, chance, only), 1):
@@ -69,13 +69,13 @@ def drill_training(folder: Path, assets: Mapping[str, str], kills: int, say: Say
 
 @dataclass
 class DrillSubject:
-    """A run that is started again and again. Its Journal tells how far it came."""
+    """A run that is started repeatedly. Its Journal has its progress."""
 
     spec: RunSpec
     blows: list[KilledTraining] = field(default_factory=list)
 
     def live(self, blow: _Blow | None = None) -> None:
-        """Start it, and wait for its end: its own, or that of the blow. Raises StepFailed when it fails by itself."""
+        """Start it, and wait until it ends, by itself or by the kill. Raise StepFailed when it fails by itself."""
         life = Life(self.spec)
         try:
             life.wait(lambda: blow is not None and blow.is_due(life))
@@ -100,26 +100,26 @@ class DrillSubject:
 
     @property
     def losses(self) -> dict[int, float]:
-        """Of every step as it was done last."""
+        """Return the last loss of every step."""
         return {e.data["step"]: e.data["loss"] for e in self.events if e.kind == "step"}
 
     @property
     def learnt(self) -> dict[str, str]:
-        """MD5 of every file of tensors in the last checkpoint: weights, their average, both moments."""
+        """Return the MD5 of every file of tensors in the last checkpoint: weights, EMA weights, both moments."""
         last = Path(self.spec.paths.checkpoints) / checkpoint_name(self.spec.train.max_steps)
         sealed = manifest.read(last)
         return {f.path: f.md5 for f in sealed.files if f.path.endswith(".safetensors")} if sealed else {}
 
     @property
     def start_s(self) -> float:
-        """From the launch to the first step, of a run that was left alone."""
+        """Return the seconds from the launch to the first step, of an undisturbed run."""
         events = self.events
         first = next(e for e in events if e.kind == "step")
         return first.time_s - Path(self.spec.paths.config).stat().st_mtime
 
     @property
     def save_s(self) -> float:
-        """From a step to the news of its checkpoint: the longest there was."""
+        """Return the longest time from a step to the event of its checkpoint."""
         events = self.events
         return max(after.time_s - before.time_s for before, after in itertools.pairwise(events)
                    if after.kind == "checkpoint")
@@ -136,7 +136,7 @@ class Life:
         self._processes = self._start()
 
     def wait(self, is_over: Callable[[], bool]) -> None:
-        """Until `is_over`, or until all processes have ended well."""
+        """Wait until `is_over`, or until all processes have ended with 0."""
         while not is_over() and not self.finished:
             codes = [process.poll() for process in self._processes]
             if any(codes) or time.monotonic() - self.began_s > LIFE_TIMEOUT_S:
@@ -145,7 +145,7 @@ class Life:
             time.sleep(POLL_S)
 
     def kill(self) -> None:
-        """All at once, as the kernel or a power cut would. Nothing happens to processes that have ended."""
+        """Kill all at once, as the kernel or a power cut would. Ended processes are ignored."""
         if any(process.poll() is None for process in self._processes):
             os.killpg(self._processes[0].pid, signal.SIGKILL)
         for process in self._processes:
@@ -153,7 +153,7 @@ class Life:
 
     @property
     def codes(self) -> list[int | None]:
-        """Exit codes by rank; None while it runs."""
+        """Return the exit codes by rank; None while it runs."""
         return [process.poll() for process in self._processes]
 
     @property
@@ -162,7 +162,7 @@ class Life:
 
     @property
     def events(self) -> list[Event]:
-        """What this life has told."""
+        """Return the events since this start."""
         if not self._journal.exists():
             return []
         with self._journal.open("rb") as file:
@@ -183,7 +183,7 @@ class Life:
         return list(Path(self.spec.paths.checkpoints).glob("*.tmp"))
 
     def _start(self) -> list[subprocess.Popen[bytes]]:
-        """As `accelerate launch` starts them, without the seconds that it takes itself."""
+        """Start the ranks as `accelerate launch` does, without its own start-up time."""
         world = self.spec.train.num_processes
         shared = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
                   "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
@@ -199,7 +199,7 @@ class Life:
 
 
 class _Blow:
-    """When a life ends: at a random moment of its start, or after `step` at a random moment of a step or of a save."""
+    """The moment of a kill: during the start, or after `step` during a step or a save."""
 
     def __init__(self, moment: str, step: int, chance: random.Random, start_s: float, save_s: float) -> None:
         self.moment, self._step = moment, step
@@ -212,13 +212,13 @@ class _Blow:
         return self._armed_s is not None and time.monotonic() >= self._armed_s + self._delay_s
 
     def _is_here(self, life: Life) -> bool:
-        if self.moment == SAVING:  # first what changes faster
+        if self.moment == SAVING:  # check first what changes faster
             return bool(life.unfinished_checkpoints) and life.step >= self._step
         return self.moment == STARTING or life.step >= self._step
 
 
 def _moments(kills: int, steps: int, chance: random.Random, only: str) -> list[tuple[str, int]]:
-    """Kinds in turn, and steps that grow, so that a run comes on from kill to kill; the last one leaves time to be hit
+    """Return the kills: kinds in turn, and growing steps, so that a run progresses between kills; the last one comes
     before the end."""
     kinds = list(itertools.islice(itertools.cycle(m for m in MOMENTS if only in m), kills))
     chance.shuffle(kinds)
@@ -227,22 +227,22 @@ def _moments(kills: int, steps: int, chance: random.Random, only: str) -> list[t
 
 
 def differences(left_alone: DrillSubject, killed: DrillSubject, kills: int = 0) -> list[str]:
-    """What a training that met something ended with, and one that did not has otherwise."""
-    found = [f"{path}: its MD5 is not that of the training that was left alone"
+    """Return the differences of the disturbed training from the undisturbed one."""
+    found = [f"{path}: its MD5 is not that of the undisturbed training"
              for path, md5 in left_alone.learnt.items() if killed.learnt.get(path) != md5]
     steps = left_alone.losses.keys() | killed.losses.keys()
     others = [s for s in sorted(steps) if left_alone.losses.get(s) != killed.losses.get(s)]
     if others:
         found.append(f"the loss differs in {len(others)} steps, first in step {others[0]}")
     if not left_alone.learnt:
-        found.append("the training that was left alone has no last checkpoint")
+        found.append("the undisturbed training has no last checkpoint")
     if len(killed.blows) != kills:
         found.append(f"only {len(killed.blows)} of {kills} kills came before the end")
     return found
 
 
 def prepared(folder: Path, name: str, assets: Mapping[str, str], steps: int, processes: int) -> RunSpec:
-    """A run prepared as `inv train` does it, in a folder of its own that is new."""
+    """Prepare a run as `inv train` does, in a new folder."""
     settings = [f"max_steps={steps}", f"num_processes={processes}", f"checkpoint_every_steps={CHECKPOINT_EVERY_STEPS}",
                 "checkpoints_total_limit=2", "sample_every_steps=0"]
     spec = RunSpec(RunId(name), "here", "", str(folder), str(ROOT), "drill", assets, override(preset("tiny"), settings))

@@ -1,5 +1,5 @@
-"""`inv drill transfer`: transfers killed at random moments, each run again until it is done, while an observer watches
-the target. All must end with equal digests, and nobody may ever see a wrong file under a final name.
+"""`inv drill transfer`: transfers killed at random moments, each repeated until it is done, while an observer watches
+the target. All must end with equal digests, and no wrong file may ever appear under a final name.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from rdtops.lab.site import JUMP, Lab
 from rdtops.ui.repository import ROOT, Drilled, Say, StepFailed
 
 PROGRAM = [sys.executable, "-m", "rdtops.transfer.transfer"]
-LINE = "custom:4:400:0"  # slow enough that most moments are in the middle of it
+LINE = "custom:4:400:0"  # slow enough that most kills come during the transfer
 RUN_TIMEOUT_S = 120.0
-TRIES = 12  # runs until a transfer must have come right
-TRIALS = 3  # for each kill that is wanted: a transfer may be done before the moment comes
+TRIES = 12  # runs within which a transfer must succeed
+TRIALS = 3  # trials for each requested kill: a transfer may end before it
 MB = 1_000_000
 
 
 @dataclass(frozen=True)
 class Ground:
-    """Where a drill takes place: how to start a transfer there, and what there is to kill."""
+    """The place of a drill: how to start a transfer, and what can be killed."""
 
     prefix: Sequence[str]
     route: Sequence[str]
     host: str
     receivers: Callable[[], set[int]]
     jump_connections: Callable[[], set[int]]
-    sent_bytes: Callable[[], int] | None = None  # by the laptop, on the line; None where others use the same line
+    sent_bytes: Callable[[], int] | None = None  # bytes sent by the laptop; None where others use the same line
 
 
 @dataclass(frozen=True)
 class Hit:
-    """What became of the transfers that one fault hit."""
+    """The results of the transfers with one fault."""
 
     fault: str
     killed: int  # transfers whose first run failed
-    unharmed: int  # done before the moment came, or in spite of it
-    runs: int  # that it took after the kills, all together
+    unharmed: int  # done before or despite the fault
+    runs: int  # runs needed after the kills, in total
     converged: int
     wrong_files: int  # seen under a final name, at any time
     sent_twice_percent: float | None  # the median; None where it cannot be measured
@@ -64,11 +64,11 @@ class Hit:
 
 
 def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
-    """200 kills, on a line that is slow enough for most of them to come in the middle of a transfer."""
+    """Run the drill: 200 kills, on a line slow enough that most of them come during a transfer."""
     folder = ROOT / ".lab" / "drill"
     with WanLab(ROOT / ".lab" / "wan") as lab:
-        lab.up(LINE)  # it is ours alone, and so is the folder
-        if folder.exists():  # of one that was killed itself
+        lab.up(LINE)  # no other program uses this lab or its folder
+        if folder.exists():  # left by a drill that was killed itself
             small_disk.unmount(folder / "to")
             shutil.rmtree(folder)
         yield drill_transfers(wan_ground(lab), folder, kills or 200, say, size_bytes=64 * MB, only=only)
@@ -86,10 +86,10 @@ def loopback_ground(lab: Lab) -> Ground:
 
 def drill_transfers(ground: Ground, folder: Path, kills: int, say: Say, *, size_bytes: int, only: str = "",
                     seed: int = 0) -> Drilled:
-    """Every fault in turn, until each has killed its share."""
+    """Run every fault in turn, until each has killed its share."""
     with small_disk.small_disk(folder / "to", size_bytes * 2) as disk_is_small:
         if not disk_is_small:
-            say("without root there is no small disk to fill: that fault is left out")
+            say("only root can mount a small disk: that fault is skipped")
         field_ = _Field(ground, folder, size_bytes, random.Random(seed), say)  # noqa: S311  # moments, no secrets
         every = [DrillSender(), DrillReceiver(), JumpConnection(), *([FullDisk()] if disk_is_small else [])]
         faults = [fault for fault in every if only in fault.name]
@@ -102,7 +102,7 @@ def drill_transfers(ground: Ground, folder: Path, kills: int, say: Say, *, size_
 # --- faults ---
 
 class TransferFault:
-    """Something that goes wrong at a moment; `strike` says whether there was anything to hit."""
+    """A fault at a given moment; `strike` returns whether there was anything to hit."""
 
     name = ""
 
@@ -110,7 +110,7 @@ class TransferFault:
         raise NotImplementedError
 
     def mend(self, trial: TransferTrial) -> None:
-        """Before the transfer is run again."""
+        """Repair the fault before the transfer is repeated."""
 
 
 class DrillSender(TransferFault):
@@ -137,7 +137,7 @@ class JumpConnection(TransferFault):
 
 
 class FullDisk(TransferFault):
-    """Somebody else fills the disk, with a random share of what the transfer still needs left over."""
+    """Fill the disk, except a random share of the space that the transfer still needs."""
 
     name = "disk full"
 
@@ -157,7 +157,7 @@ def _killed(pids: set[int]) -> bool:
 
 @dataclass
 class TransferTrial:
-    """One transfer: where to, its first run, and what it needed."""
+    """One transfer: its target, its first run, and the runs it needed."""
 
     ground: Ground
     target: Path
@@ -173,7 +173,7 @@ class TransferTrial:
 
 
 class _Field:
-    """The files that are sent, again and again, and how long and how many bytes it takes undisturbed."""
+    """The files that are sent repeatedly, and the duration and bytes of an undisturbed transfer."""
 
     def __init__(self, ground: Ground, folder: Path, size_bytes: int, chance: random.Random, say: Say) -> None:
         self._ground = ground
@@ -210,11 +210,11 @@ class _Field:
             trial.wrong = observer.end().wrong
         trial.sent_bytes = self._line_bytes() - before_bytes
         if trial.converged and not _same(self._source, target):
-            trial.converged, trial.said = False, "it said that it was done, and the files differ"
+            trial.converged, trial.said = False, "it reported success, but the files differ"
         return trial
 
     def _hit(self, fault: TransferFault, trial: TransferTrial) -> None:
-        """At a random moment of its time, or as soon after as there is something to hit."""
+        """Strike at a random moment, or as soon after it as there is something to hit."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             trial.process.wait(self._chance.random() * self._whole_s)
         while trial.process.poll() is None and not fault.strike(trial):
@@ -229,7 +229,7 @@ class _Field:
         trial.said = process.communicate(timeout=RUN_TIMEOUT_S)[0]
         trial.converged = process.returncode == 0
         if not trial.converged:
-            time.sleep(0.2)  # the other half of the killed one may not have noticed yet
+            time.sleep(0.2)  # the porter of the killed one may not have noticed yet
 
     def _told(self, fault: TransferFault, trials: Sequence[TransferTrial]) -> Hit:
         killed = [trial for trial in trials if trial.killed]
@@ -245,7 +245,7 @@ class _Field:
         process = self._started(target)
         said = process.communicate(timeout=RUN_TIMEOUT_S)[0]
         if process.returncode or not _same(self._source, target):
-            raise StepFailed(f"a transfer fails here even if nobody disturbs it: {said.strip()[-500:]}")
+            raise StepFailed(f"an undisturbed transfer fails: {said.strip()[-500:]}")
         return time.monotonic() - start_s, self._line_bytes() - before_bytes
 
     def _started(self, target: Path) -> subprocess.Popen[str]:
@@ -258,7 +258,8 @@ class _Field:
         return self._ground.sent_bytes() if self._ground.sent_bytes else 0
 
     def _fresh_target(self, *, with_old_files: bool) -> Path:
-        """Perhaps with other files under the final names: they may stay or be replaced, not be written into."""
+        """Return a target, perhaps with other files under the final names: they may be replaced, but not written
+        into."""
         target = self._to / "target"
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
@@ -277,5 +278,5 @@ class _Field:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Byte for byte, and nothing left over."""
+    """Compare byte for byte, and check that no other file remains."""
     return subprocess.run(["diff", "-rq", one, other], capture_output=True, check=False).returncode == 0

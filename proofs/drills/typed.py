@@ -1,4 +1,4 @@
-"""`inv` typed against a lab as a person would: own inventory, own state, own results."""
+"""Typed commands: `inv` against a lab as a user runs it, with its own inventory, state and results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POLL_S = 0.01
 
 
 class Laptop:
-    """Where `inv` is typed. Everything it writes is below `folder`."""
+    """The laptop on which `inv` runs. Everything it writes is below `folder`."""
 
     def __init__(self, folder: Path, lab: Lab, assets: Mapping[str, str], settings: str = "") -> None:
         """`settings` are lines for each host and jump of hosts.toml."""
@@ -35,18 +35,18 @@ class Laptop:
         self._typed = 0
 
     def start(self, line: str, **env: str) -> Typed:
-        """Type `inv LINE` and look at what it says while it runs."""
+        """Start `inv LINE`, to read its output while it runs."""
         self._typed += 1
         return Typed(line, {**self._env, **env}, self.folder / f"{self._typed:04}")
 
     def type(self, line: str, *, timeout_s: float = 300.0, **env: str) -> Typed:
-        """Type `inv LINE` and wait for its end. Raises StepFailed when it takes too long."""
+        """Run `inv LINE` to its end. Raise StepFailed when it takes too long."""
         typed = self.start(line, **env)
         typed.wait(timeout_s)
         return typed
 
     def good(self, line: str, **options: Any) -> Typed:
-        """The same, and it must end with exit 0. Raises StepFailed."""
+        """Run `inv LINE`. Raise StepFailed unless it ends with exit 0."""
         typed = self.type(line, **options)
         if typed.code:
             raise StepFailed(f"`inv {line}` ended with exit {typed.code}:\n{typed.said[-1500:]}")
@@ -54,7 +54,7 @@ class Laptop:
 
 
 class Typed:
-    """One `inv` line. What it says goes to files, so that nobody has to read along."""
+    """One `inv` command. Its output goes to files, so that it never blocks."""
 
     def __init__(self, line: str, env: Mapping[str, str], place: Path) -> None:
         self.line = line
@@ -70,7 +70,7 @@ class Typed:
 
     @property
     def code(self) -> int | None:
-        """None while it runs; negative when a signal ended it."""
+        """Exit code: None while it runs; negative when a signal ended it."""
         return self._process.poll()
 
     @property
@@ -87,7 +87,7 @@ class Typed:
 
     @property
     def words(self) -> str:
-        """All it said in one line, wherever a terminal broke it."""
+        """Its output as one line, without the terminal's line breaks."""
         return " ".join(self.said.split())
 
     def rows(self) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ class Typed:
         return found
 
     def until(self, happened: Callable[[], object], timeout_s: float) -> bool:
-        """Wait until it `happened`; False when the command ended or the time was over before that."""
+        """Wait until it `happened`; return False when the command ended or the time limit came first."""
         end_s = time.monotonic() + timeout_s
         while not happened():
             if self.code is not None or time.monotonic() > end_s:
@@ -105,7 +105,7 @@ class Typed:
         return True
 
     def wait(self, timeout_s: float) -> None:
-        """For its end. Raises StepFailed when that does not come in time; it is killed then."""
+        """Wait for its end. Kill it and raise StepFailed at the time limit."""
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -118,7 +118,7 @@ class Typed:
             os.killpg(self.pid, signal.SIGINT)
 
     def kill(self) -> None:
-        """With all that it started: what a laptop does whose battery is empty."""
+        """Kill it with all that it started, as when a laptop loses power."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()

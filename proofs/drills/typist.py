@@ -1,5 +1,5 @@
-"""Types `inv` lines as fast as they come: it has imported all that they need, and each batch is a process of its own,
-forked from it. What a batch says goes through a pipe or a terminal that is read here.
+"""Typist: runs `inv` commands fast. It has imported everything they need, and forks a process for each batch. The
+output of a batch goes through a pipe or a terminal that is read here.
 
 A request is a JSON line on stdin, the answer one on stdout:
     {"lines": [["status --all", {path: text that is written before it}], ...], "folder", "env": {...},
@@ -34,19 +34,19 @@ LAST_WORDS_S = 1.0
 def main() -> None:
     _warm_up()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whoever prints here by mistake does not speak as we do
+    os.dup2(2, 1)  # a stray print must not mix with the JSON lines
     questions = os.fdopen(os.dup(0), "r")
     for question in questions:
         request = json.loads(question)
         answer = _batch(request)
         if answer is None:
-            return  # the batch itself: it ends as `inv` does, with everything that is to be done at an exit
+            return  # the batch itself: it ends as `inv` does, with its exit handlers
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
 def _warm_up() -> None:
-    """Modules alone: a thread or an open file would be everybody's."""
+    """Import modules only: a thread or an open file would be shared by all batches."""
     for name in ("invoke.program", "rdtops.ui.cli", "rdtops.ui.screen", "rdtops.workflows.asking",
                  "rdtops.workflows.fetching", "rdtops.workflows.gpu_usage", "rdtops.workflows.starting",
                  "rdtops.workflows.watching"):
@@ -57,7 +57,7 @@ def _warm_up() -> None:
 
 
 def _batch(request: dict[str, Any]) -> dict[str, Any] | None:
-    """None in the forked process."""
+    """Fork. Return None in the forked process."""
     if request["is_terminal"]:
         ours, theirs = pty.openpty()
         pipes, ends = {ours: bytearray()}, (theirs, theirs)
@@ -79,7 +79,7 @@ def _batch(request: dict[str, Any]) -> dict[str, Any] | None:
 
 def _type(request: dict[str, Any], ends: tuple[int, int], told: int) -> None:
     os.setsid()
-    os.chdir(request["folder"])  # it may be another one of that name
+    os.chdir(request["folder"])  # the folder may have been replaced
     os.environ.update(request["env"])
     nowhere = os.open(os.devnull, os.O_RDONLY)
     for descriptor, number in ((nowhere, 0), (ends[0], 1), (ends[1], 2)):
@@ -101,7 +101,7 @@ def _type(request: dict[str, Any], ends: tuple[int, int], told: int) -> None:
 
 
 def _end_of(line: str) -> int:
-    """What `inv LINE` exits with."""
+    """Run `inv LINE`. Return its exit code."""
     from invoke.program import Program
 
     program = Program(name="Invoke", binary="inv[oke]", binary_names=["invoke", "inv"])
@@ -125,7 +125,7 @@ def _read_along(child: int, pipes: dict[int, bytearray], told: int, limit_s: flo
     while open_ends and not is_late:
         for descriptor in select.select(list(open_ends), [], [], 0.05)[0]:
             piece = b""
-            with contextlib.suppress(OSError):  # EIO: the last process left the terminal
+            with contextlib.suppress(OSError):  # EIO: the last process closed the terminal
                 piece = os.read(descriptor, 1 << 16)
             if not piece:
                 open_ends.discard(descriptor)
@@ -152,14 +152,14 @@ def _read_along(child: int, pipes: dict[int, bytearray], told: int, limit_s: flo
 
 
 def _end(child: int, patience_s: float) -> tuple[bool, resource.struct_rusage]:
-    """Whether it had to be killed, and what it used."""
+    """Wait for a batch. Return whether it had to be killed, and its resource usage."""
     latest_s = time.monotonic() + patience_s
     while time.monotonic() < latest_s:
         pid, _, usage = os.wait4(child, os.WNOHANG)
         if pid:
             return False, usage
         time.sleep(0.02)
-    os.kill(child, signal.SIGUSR1)  # where it hangs, to the file of traces
+    os.kill(child, signal.SIGUSR1)  # writes its stack to the file of traces
     time.sleep(0.2)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
@@ -167,7 +167,7 @@ def _end(child: int, patience_s: float) -> tuple[bool, resource.struct_rusage]:
 
 
 def _ends(codes: list[int], said: list[bytearray]) -> list[list[Any]]:
-    """For each line its code, None for one that was cut off, and what it said."""
+    """Return for each line its exit code, None for an interrupted one, and its output."""
     out, err = (bytes(said[n]).replace(b"\r\n", b"\n").split(MARK) if n < len(said) else [] for n in (0, 1))
     found: list[list[Any]] = []
     for number in range(max(len(out), len(err), len(codes))):

@@ -1,4 +1,4 @@
-"""`inv drill why`: causes planted in real trainings of the lab's host, and what `inv why` calls each of them."""
+"""`inv drill why`: causes injected into real trainings on the lab's host, and the diagnosis of each by `inv why`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True)
 class Named:
-    """What a planted cause was called."""
+    """The diagnosis of a planted cause."""
 
     planted: str
     how: str
@@ -56,7 +56,7 @@ class Named:
 
 
 def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
-    """`kills`: only so many causes; `only`: those with the word in their name."""
+    """Run the drill. `kills`: number of causes; `only`: those with the word in their name."""
     chosen = [plant for plant in plants() if only in plant.cause][:kills or None]
     with own_lab("why", say) as (site, connection):
         yield drill_why(site, connection, tiny_assets(), chosen, say)
@@ -64,7 +64,7 @@ def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
 
 def drill_why(site: Lab, connection: Connection, assets: Mapping[str, str], chosen: Sequence[Plant],
               say: Say) -> Drilled:
-    """One training after the other."""
+    """Run one training after the other."""
     rows = []
     for plant in chosen:
         begun_s = time.monotonic()
@@ -76,7 +76,7 @@ def drill_why(site: Lab, connection: Connection, assets: Mapping[str, str], chos
 
 
 class Planted:
-    """A training with a cause in it."""
+    """A training with an injected cause."""
 
     def __init__(self, site: Lab, connection: Connection, assets: Mapping[str, str], plant: Plant) -> None:
         self.site, self.planted = site, plant
@@ -92,7 +92,7 @@ class Planted:
         self.root = Path(self.spec.paths.root)
 
     def named(self) -> tuple[str, str]:
-        """The cause and its summary, as `inv why` finds them."""
+        """Return the cause and its summary, as `inv why` finds them."""
         host = self.connection.host
         with cleared(self.spec):
             try:
@@ -115,7 +115,7 @@ class Planted:
             self._wait(lambda: overview.find(self.connection, self.spec.run_id).state.ended, every_s=1.0)
 
     def _prepare(self) -> None:
-        """What `inv train` leaves there, with the cause in it; then it begins."""
+        """Prepare the run folder as `inv train` does, with the cause injected, and start it."""
         Path(self.spec.paths.checkpoints).mkdir(parents=True)
         Path(self.spec.paths.config).write_text(self.spec.to_json() + "\n")
         self.planted.before(self)
@@ -127,7 +127,7 @@ class Planted:
         Path(self.spec.paths.script).write_text(text)
         jobs.submit(self.connection, self.spec)
 
-    # what plants do ------------------------------------------------------------------------------------------------
+    # actions of plants ------------------------------------------------------------------------------------------------
 
     def members(self) -> list[Process]:
         return family.members(self.spec.run_id)
@@ -139,7 +139,7 @@ class Planted:
         overview.stop(self.connection, overview.find(self.connection, self.spec.run_id), 60.0)
 
     def plant(self, name: str, text: str) -> None:
-        """A module that Python finds before any other of that name."""
+        """Write a module that Python finds before any other of that name."""
         folder = self.root / "planted"
         folder.mkdir(exist_ok=True)
         (folder / f"{name}.py").write_text(text)
@@ -155,7 +155,7 @@ class Planted:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(self.spec.paths.checkpoints)], check=True)
 
     def share_gpu(self) -> None:
-        """On GPU 0 there are a rank of ours and somebody's."""
+        """Show on GPU 0 a rank of ours and another user's process."""
         ours = self.ranks()[0].pid
         self.site.set_gpus(self.connection.host.name, Gpus(1, processes=(
             FakeGpuProcess(0, ours, "python", 40_000), FakeGpuProcess(0, 1, "python", 20_000))))

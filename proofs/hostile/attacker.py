@@ -1,4 +1,4 @@
-"""What a GPU host of the lab does from now on when the laptop asks it something.
+"""Attacker: set how a GPU host of the lab answers the laptop from now on.
 
     hostile = HostileHost(lab, "lab")
     hostile.prepare()
@@ -31,7 +31,7 @@ hostile_python.main()' {folder} "$@"
 
 @dataclass(frozen=True)
 class Said:
-    """A message that a far-side program said to the laptop."""
+    """A message of a host program to the laptop."""
 
     kind: str  # its first key
     is_changed: bool
@@ -39,11 +39,11 @@ class Said:
 
 @dataclass
 class HostileHost:
-    """A host of the lab, and what it is to do."""
+    """A host of the lab, and its hostile behaviour."""
 
     lab: Lab
     name: str
-    facts: Mapping[str, Any] = field(default_factory=dict)  # what plays know of the laptop and of the host
+    facts: Mapping[str, Any] = field(default_factory=dict)  # facts about laptop and host for the plays
 
     @property
     def folder(self) -> Path:
@@ -61,28 +61,28 @@ class HostileHost:
         self.plays("honest")
 
     def plays(self, play: str, **settings: Any) -> None:
-        """From now on."""
+        """Start a play."""
         for path, text in self.files_of(play, **settings).items():
             Path(path).write_text(text)
 
     def files_of(self, play: str, *, log: str = "", **settings: Any) -> Mapping[str, str]:
-        """What makes it play that, once it is written: path -> text. `log` tells what is said under it from others."""
+        """Return the files that start a play when written: path -> text. `log` separates its messages from others."""
         told = {"play": play, "log": log, **self.facts, **settings}
         return {str(self.folder / hostile_python.SETTINGS): json.dumps(told),
                 str(self.folder / f"{hostile_python.SAID}{log}"): "",
                 str(self.folder / f"{hostile_python.HEARD}{log}"): ""}
 
     def said(self, log: str = "") -> list[Said]:
-        """What went to the laptop since then."""
+        """Return the messages sent to the laptop since then."""
         return [Said(line.rstrip("*"), line.endswith("*"))
                 for line in (self.folder / f"{hostile_python.SAID}{log}").read_text().splitlines()]
 
     def heard(self, log: str = "") -> str:
-        """What the laptop answered since then: the lines of JSON among it."""
+        """Return the answers of the laptop since then: the lines of JSON among them."""
         return (self.folder / f"{hostile_python.HEARD}{log}").read_text(errors="replace")
 
     def lies_about(self, program: str, script: str) -> None:
-        """The shell there finds `script` under this name: nvidia-smi, find, ls."""
+        """Replace a program of the host's shell by `script`: nvidia-smi, find, ls."""
         path = self.lab.folder(self.name) / "bin" / program
         kept = self.folder / f"honest-{program}"
         if path.exists() and not kept.exists():
@@ -91,7 +91,7 @@ class HostileHost:
         path.chmod(0o755)
 
     def tells_the_truth(self) -> None:
-        """End every lie of `lies_about`, and every play."""
+        """Undo every `lies_about`, and end every play."""
         for path in (self.lab.folder(self.name) / "bin").iterdir():
             kept = self.folder / f"honest-{path.name}"
             if kept.exists():

@@ -1,6 +1,6 @@
-"""The Python of a hostile host. It runs the honest far-side program behind a pipe, and hands on what a play makes of
-each of its messages. Everything else that is asked of a Python is done once and remembered, except the start of a
-training, which ends at once: nothing here is about training. Standard library, quick to start."""
+"""Python of a hostile host: runs the honest host program behind a pipe, and forwards what a play makes of each of its
+messages. Every other use of Python is run once and cached, except the start of a training, which ends at once. Standard
+library, quick to start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from typing import Any
 from rdtops.hostlib import files, locks
 
 SETTINGS, SAID, HEARD = "settings.json", "said", "heard"
-READER_WORD = "zlib.decompress"  # of the command line that reads a far-side program from stdin
+READER_WORD = "zlib.decompress"  # of the command line that reads a host program from stdin
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
 # --- in between ---
 
 class Stage:
-    """What a play may use: what it knows, what the laptop says, how to write what is no message."""
+    """The tools of a play: its facts, the laptop's messages, and raw output."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.settings = settings
@@ -49,7 +49,7 @@ class Stage:
         return self.settings[name]
 
     def count(self, kind: str, is_changed: Callable[[int], bool]) -> bool:
-        """Note a message. `is_changed` gets its number among those of its kind since the play began: the programs of a
+        """Count a message. `is_changed` gets its number among those of its kind since the play began: the programs of a
         command share the count."""
         with self._said.open("r+") as file:
             locks.flock(file.fileno(), locks.EXCLUSIVE)
@@ -96,7 +96,7 @@ def _between(folder: Path, settings: dict[str, Any], source: str) -> None:
 
 
 def _messages(said: Any) -> Iterator[tuple[dict[str, Any] | bytes, bool]]:
-    """Messages, and the raw bytes that follow some of them; whether it came in the form for slow lines."""
+    """Yield messages, the raw bytes that follow some of them, and whether they came compressed."""
     while line := said.readline():
         try:
             message = json.loads(line)
@@ -121,7 +121,7 @@ def _encoded(message: dict[str, Any], is_shrunk: bool) -> bytes:
 
 
 def _hand_in(log: Path, to: int) -> None:
-    with contextlib.suppress(OSError), log.open("ab", buffering=0) as heard:  # it may not want it any more
+    with contextlib.suppress(OSError), log.open("ab", buffering=0) as heard:  # it may no longer read
         while piece := os.read(0, 1 << 16):
             heard.write(b"".join(line for line in piece.splitlines(True) if line.startswith(b'{"')))
             _write(piece, to)
@@ -136,7 +136,7 @@ def _write(content: bytes, to: int = 1) -> None:
 
 
 def _line() -> bytes:
-    """Not one byte more: the rest is the program's own."""
+    """Read not one byte more: the rest belongs to the program."""
     line = b""
     while not line.endswith(b"\n"):
         line += os.read(0, 1)
@@ -151,7 +151,7 @@ def _exactly(size: int) -> bytes:
     return b"".join(pieces)
 
 
-# --- what else a Python is asked for ---
+# --- other uses of Python ---
 
 def _something_else(folder: Path, words: list[str]) -> None:
     if "rdtops.supervisor" in words:

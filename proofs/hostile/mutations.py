@@ -1,4 +1,4 @@
-"""An honest answer, changed at random: names, sizes, kinds, nesting, encodings, order. Standard library."""
+"""Mutations: an honest answer, changed at random: names, sizes, kinds, nesting, encodings, order. Standard library."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS: tuple[Any, ...] = (None, [], {}, "", 0, [[]], {"": {}}, [None], {"a": "b"
 
 
 def of(message: Message, chance: random.Random) -> Iterator[Message | bytes]:
-    """What is said instead."""
+    """Yield the mutated messages."""
     yield from chance.choice(_WAYS)(copy.deepcopy(message), chance)
 
 
@@ -32,7 +32,7 @@ def _value(message: Message, chance: random.Random) -> Iterator[Message | bytes]
 
 
 def _field(message: Message, chance: random.Random) -> Iterator[Message | bytes]:
-    """One less, or one more."""
+    """Remove or add one key."""
     tables = [place[0][place[1]] for place in _places(message) if isinstance(place[0][place[1]], dict)]
     table = chance.choice([message, *tables])
     if table and chance.random() < 0.7:
@@ -43,7 +43,7 @@ def _field(message: Message, chance: random.Random) -> Iterator[Message | bytes]
 
 
 def _renamed(message: Message, chance: random.Random) -> Iterator[Message | bytes]:
-    """Another message of the same content: what a sender says, say, that only a receiver may."""
+    """Rename the message, for example a sender's to one that only a receiver may send."""
     word = chance.choice(("put", "copy", "file", "link", "begin", "finish", "kept", "close", "flush", "there", "done",
                           "refused", "error", "end", "alive", "bytes", "shrunk", "ready"))
     first = next(iter(message), "")
@@ -51,12 +51,12 @@ def _renamed(message: Message, chance: random.Random) -> Iterator[Message | byte
 
 
 def _order(message: Message, chance: random.Random) -> Iterator[Message | bytes]:
-    """Never, twice, or after an end."""
+    """Send it never, twice, or after an end."""
     yield from chance.choice(([], [message, message], [{"end": True}, message], [message, {"end": True}]))
 
 
 def _bytes(message: Message, chance: random.Random) -> Iterator[Message | bytes]:
-    """The text itself is broken."""
+    """Break the text itself."""
     text = bytearray(json.dumps(message).encode())
     for _ in range(chance.randint(1, 4)):
         at = chance.randrange(len(text))
@@ -94,7 +94,7 @@ _WAYS: tuple[Callable[[Message, random.Random], Iterator[Message | bytes]], ...]
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Where a value stands that may be changed: its dict or list, and the key."""
+    """Yield the places of changeable values: their dict or list, and the key."""
     found: list[tuple[Any, Any]] = []
     for key in (value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()):
         found.append((value, key))
@@ -103,7 +103,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def _other(value: Any, chance: random.Random) -> Any:
-    """Mostly of the same kind, so that it gets far."""
+    """Return another value, mostly of the same type, so that it passes simple checks."""
     if isinstance(value, str) and chance.random() < 0.7:
         return chance.choice((*NAMES, value + chance.choice(NAMES), chance.choice(NAMES) + value))
     if isinstance(value, (int, float)) and chance.random() < 0.7:

@@ -1,5 +1,5 @@
-"""What a hostile host can do with an answer. A play gets each message of the honest program, and yields what goes to
-the laptop instead: messages, or raw bytes. Standard library."""
+"""Plays: what a hostile host does with an answer. A play gets each message of the honest program, and yields what goes
+to the laptop instead: messages, or raw bytes. Standard library."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Play = Callable[[Message, "Stage"], Iterator["Message | bytes"]]
 OUTSIDE = "../../plugins"
 SCREEN = "\x1b]52;c;cHduZWQ=\x07\x1b]0;pwned\x07\x1b[2J\x1b[H\x1bc\x9b2J\x08\x7f\u202e"  # clipboard, title, clear
 PWNED = b"open(__import__('os').environ['HOSTILE_FLAG'], 'w').close()\n"
-SHARE = 0.3  # of the messages, of which many a command has only three
-LAST_S = 900.0  # how long what is endless goes on when nobody hangs up
+SHARE = 0.3  # share of the messages; some commands have only three
+LAST_S = 900.0  # limit of an endless play when the laptop does not disconnect
 
 PLAYS: dict[str, Play] = {}
 
@@ -37,11 +37,11 @@ def play(function: Play) -> Play:
 
 @play
 def mutated(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    """Some messages are changed, the same ones in the same way for the same `mutation` of the same `seed`."""
+    """Change some messages, the same ones in the same way for the same `mutation` of the same `seed`."""
     kind = next(iter(message), "")
     name = f"{stage.seed}/{stage.mutation}/{kind}"
     if stage.count(kind, lambda number: random.Random(f"{name}/{number}").random() < SHARE):  # noqa: S311
-        yield from mutations.of(message, random.Random(name))  # noqa: S311  # to be done again, no secret
+        yield from mutations.of(message, random.Random(name))  # noqa: S311  # reproducible, not a secret
     else:
         yield message
 
@@ -73,7 +73,7 @@ def evaluation_outside(message: Message, stage: Stage) -> Iterator[Message | byt
 
 @play
 def twin_outside(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    """The launch answers that another run does it already."""
+    """Answer a launch with another run as its duplicate."""
     if message.keys() == {"launcher", "note"}:
         message = {"duplicate": OUTSIDE, "state": "running"}
     yield message
@@ -81,18 +81,18 @@ def twin_outside(message: Message, stage: Stage) -> Iterator[Message | bytes]:
 
 @play
 def files_outside(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    """A listing of what is to come home names a file elsewhere."""
+    """List a file outside the folder for download."""
     if "end" in message:
         for path in ("../../../plugins/pwned.py", f"{stage.home}/pwned.py", "a/../../../../../plugins/pwned.py"):
             yield {"there": _entry(path, PWNED)}
     yield message
 
 
-# --- a sender that says what a sender does not ---
+# --- messages that a sender must not send ---
 
 @play
 def put_outside(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    """A range of bytes into a file of the host's choice, as streams carry it."""
+    """Send a range of bytes into a file of the host's choice, as on a stream."""
     yield message
     if "ready" in message:
         yield {"put": f"{stage.site_packages}/.rdtops-part-x.pth", "at": 0, "size": len(PWNED)}
@@ -112,7 +112,7 @@ def begin_outside(message: Message, stage: Stage) -> Iterator[Message | bytes]:
 
 @play
 def copy_of_a_local_file(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    """Whether the laptop has a file of this content, and a copy of it where it can be fetched from."""
+    """Ask whether the laptop has a file with this content, and for a copy at a place the host can read."""
     yield message
     if "ready" in message:
         yield {"copy": {**_entry("stolen", b""), "md5": "0" * 32, "size": 6}, "of": stage.secret}
@@ -140,7 +140,7 @@ def unasked_link(message: Message, stage: Stage) -> Iterator[Message | bytes]:
 
 @play
 def links_in_a_chain(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    """Each stays within by its text; together they lead out, and what the laptop writes itself goes through them."""
+    """Send links that each stay inside by their text, but together lead out, so that the laptop writes through them."""
     if "end" in message:
         climbs = "d/e/up/d/e/up/d/e/up/../../.."
         yield {"there": _link("d/e/up", "../..")}
@@ -149,11 +149,11 @@ def links_in_a_chain(message: Message, stage: Stage) -> Iterator[Message | bytes
     yield message
 
 
-# --- what is shown ---
+# --- terminal codes ---
 
 @play
 def screen_codes(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    """Every text of an answer but names and paths takes the terminal."""
+    """Put terminal codes into every text of an answer except names and paths."""
     yield _with_codes(message)
 
 
@@ -175,7 +175,7 @@ def screen_codes_in_names(message: Message, stage: Stage) -> Iterator[Message | 
 
 @play
 def screen_codes_in_errors(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    """What a transfer says that went wrong."""
+    """Put terminal codes into the error of a transfer."""
     yield {"error": "os", "path": f"/there/{SCREEN}", "reason": f"no {SCREEN}"}
 
 
@@ -195,11 +195,11 @@ def no_message(message: Message, stage: Stage) -> Iterator[Message | bytes]:
     yield f"welcome to this host {SCREEN}\n".encode()
 
 
-# --- too much, and never ---
+# --- endless answers ---
 
 @play
 def news_bomb(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    """Four megabytes of text that become four gigabytes."""
+    """Send four megabytes that decompress to four gigabytes."""
     if not {"run", "files"} <= message.keys():
         yield message
         return
@@ -218,7 +218,7 @@ def endless_line(message: Message, stage: Stage) -> Iterator[Message | bytes]:
 
 @play
 def endless_output(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    """The same answer again and again."""
+    """Repeat the same answer."""
     yield from _endlessly((json.dumps(message) + "\n").encode() * 1000)
 
 
@@ -231,7 +231,7 @@ def endless_words_on_stderr(message: Message, stage: Stage) -> Iterator[Message 
 
 @play
 def endless_listing(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    """Files without end are to come home."""
+    """List files for download without end."""
     if "there" in message:
         end_s, number = time.monotonic() + LAST_S, 0
         while time.monotonic() < end_s:
@@ -242,7 +242,7 @@ def endless_listing(message: Message, stage: Stage) -> Iterator[Message | bytes]
 
 @play
 def endless_news(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    """There is always more, and it is always the same."""
+    """Announce more data for ever, always the same."""
     for piece in (message.get("files") or {}).values():
         piece["more"] = True
     yield message
@@ -278,7 +278,7 @@ def endless_number(message: Message, stage: Stage) -> Iterator[Message | bytes]:
 
 @play
 def another_kind(message: Message, stage: Stage) -> Iterator[Message | bytes]:
-    """A list where an object should be."""
+    """Send a list instead of an object."""
     yield json.dumps([message]).encode() + b"\n"
 
 

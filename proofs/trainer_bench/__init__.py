@@ -1,1 +1,1 @@
-"""How fast the trainer is, measured beside the published way to do the same work."""
+"""Trainer bench: the speed of the trainer beside the published implementation of the same work."""

@@ -1,7 +1,7 @@
-"""How the published code works where we work otherwise, written anew: what `inv bench trainer` measures against, and
-what tests compare numbers with. No training uses it.
+"""Published implementation, rewritten, where ours differs: `inv bench trainer` measures against it, and tests compare
+numbers with it. No training uses it.
 
-Shapes: B samples, V history frames (2), C cameras with the one that is not there (3), R pixels of an edge for SigLIP.
+Shapes: B samples, V history frames (2), C cameras with the missing one (3), R pixels of an edge for SigLIP.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ BACKGROUND = (127, 127, 127)  # SigLIP's mean colour
 
 
 class FloatSamples:
-    """Item n: sample n with its frames as SigLIP takes them, (V x C, 3, R, R) in float32.
+    """Item n is sample n with its frames as SigLIP's input, (V x C, 3, R, R) in float32.
 
     For every sample the file is opened, its episode's numbers are read, and each of six images goes through PIL and
-    the processor of its own. Of the augmentation, ColorJitter and corruption happen to half of the images.
+    the processor separately. Half of the images are augmented by ColorJitter and corruption.
     """
 
     def __init__(self, dataset: libero.Dataset, edge: int, *, augment: bool, horizon: int = 64) -> None:
@@ -92,7 +92,7 @@ def _augmented(image: Any) -> Any:
 
 
 def _colour_jittered(image: Any) -> Any:
-    """ColorJitter(brightness=0.3, contrast=0.4, saturation=0.5, hue=0.03) of a PIL image."""
+    """Apply ColorJitter(brightness=0.3, contrast=0.4, saturation=0.5, hue=0.03) to a PIL image."""
     from PIL import Image, ImageEnhance
 
     changes = [(ImageEnhance.Brightness, 0.3), (ImageEnhance.Contrast, 0.4), (ImageEnhance.Color, 0.5)]
@@ -105,7 +105,7 @@ def _colour_jittered(image: Any) -> Any:
 
 
 def _corrupted(image: Any) -> Any:
-    """One of the cheap corruptions; the published list has dearer ones (snow, fog, elastic transforms)."""
+    """Apply one of the cheap corruptions; the published list has slower ones (snow, fog, elastic transforms)."""
     from PIL import Image, ImageFilter
 
     kind = random.choice(("noise", "blur", "jpeg"))  # noqa: S311
@@ -121,7 +121,7 @@ def _corrupted(image: Any) -> Any:
 
 
 class PlainNorm(Norm):
-    """The same numbers as Norm, and every intermediate result kept for the way back."""
+    """The same numbers as Norm, with every intermediate result saved for the backward pass."""
 
     def forward(self, x) -> torch.Tensor:
         wide = x.float()
@@ -130,7 +130,7 @@ class PlainNorm(Norm):
 
 
 def plain(policy: RDTPolicy) -> RDTPolicy:
-    """Return the policy itself, with norms as written down."""
+    """Return the policy itself, with plain norms."""
     for module in policy.modules():
         if isinstance(module, Norm):
             module.__class__ = PlainNorm

@@ -1,6 +1,6 @@
-"""What a checkpoint costs the training: `python -m proofs.trainer_bench.saving_pause [FOLDER]`.
+"""Saving pause: the time that a checkpoint pauses a training: `python -m proofs.trainer_bench.saving_pause [FOLDER]`.
 
-FOLDER is where checkpoints would lie (default: a temporary folder); the disk counts.
+FOLDER is the folder for checkpoints (default: a temporary folder); its disk matters.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def checkpoint_pause(folder: Path | None = None, rounds: int = 3) -> tuple[float, float]:
-    """(async_pause_s, sync_save_s): medians of how long the loop stands still for a checkpoint, as the trainer saves
-    it, and as it would if it waited for the disk. Both take turns, so that a busy disk is busy for both. The memory of
-    the copy was taken before, as in a training, where the first step does it."""
+    """Return (async_pause_s, sync_save_s): medians of the pause of the loop for a checkpoint, as the trainer saves it,
+    and if it waited for the disk. Both take turns, so that a busy disk affects both. The memory of the copy was
+    allocated before, as in a training, where the first step does it."""
     state = _state()
     pauses, saves = [], []
     with tempfile.TemporaryDirectory(dir=folder) as name:
@@ -79,7 +79,7 @@ def _seconds(act: Callable[[], object]) -> float:
     began_s = time.perf_counter()
     act()
     if torch.cuda.is_available():
-        torch.cuda.synchronize()  # nobody waits for the GPU's copies, but its next step comes after them
+        torch.cuda.synchronize()  # the loop does not wait for the GPU's copies, but its next step comes after them
     return time.perf_counter() - began_s
 
 

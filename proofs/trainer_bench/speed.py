@@ -1,9 +1,9 @@
-"""`inv bench trainer`: every promise of speed, measured beside the other way to do the same work.
+"""Speed of `inv bench trainer`: every promise of speed, measured beside another implementation of the same work.
 
     python -m proofs.trainer_bench.speed DATASET [--quick] [--only WORDS]
 
 prints a JSON row for each: name, value (a ratio, never a time: machines differ), goal, holds, how. Both sides take
-turns in one process with one thread, and medians are compared; where both are to give the same numbers that is checked
+turns in one process with one thread, and medians are compared; where both should give equal numbers, that is checked
 first. The model is small (hidden 256, 8 blocks, for predictions 28), but sees as many tokens as rdt-1b: 2 frames of 3
 cameras of 729.
 """
@@ -107,7 +107,7 @@ def rows(dataset: Path, *, quick: bool, only: str = "") -> Iterator[SpeedRow]:
 
 
 def race(theirs: Work, ours: Work, rounds: int) -> tuple[float, float]:
-    """Median seconds of each, in turn, after a round that does not count."""
+    """Return the median seconds of each, in turn, after a warm-up round."""
     times: tuple[list[float], list[float]] = [], []
     for _ in range(rounds + 1):
         for work, taken in zip((theirs, ours), times, strict=True):
@@ -126,7 +126,7 @@ def compared(name: str, theirs: Work, ours: Work, rounds: int, goal: float, agai
 # from the file to the encoder -----------------------------------------------------------------------------------------
 
 def as_libero_stores(source: Path, target: Path) -> None:
-    """Copies of the files with images uncompressed in one piece, as LIBERO's exporter leaves them."""
+    """Copy the files with images uncompressed and contiguous, as LIBERO's exporter writes them."""
     for path in source.rglob("*.hdf5"):
         with h5py.File(path, "r") as old, h5py.File(target / path.name, "w") as new:
             old.copy("data", new)
@@ -137,7 +137,7 @@ def as_libero_stores(source: Path, target: Path) -> None:
 
 
 class Loading:
-    """Both ways to the same samples, in batches of 4."""
+    """Both loaders of the same samples, in batches of 4."""
 
     def __init__(self, folder: str, *, augment: bool) -> None:
         self.config = replace(preset("libero_single_task"), num_processes=1, batch_size_per_process=BATCH,
@@ -186,15 +186,15 @@ def float_batches(name: str, folder: str, rounds: int) -> SpeedRow:
 
 
 class FloatImages:
-    """What the published loader delivers of a batch. Always in the same memory: of 42 MB of new memory the first
-    touch costs more than all the work on it, and a step has done with its images before the next one needs them."""
+    """Return the published loader's batch. Always in the same memory: the first touch of 42 MB of new memory costs more
+    than all the work on it, and a step no longer needs its images when the next one comes."""
 
     def __init__(self, samples: int) -> None:
         self._images = torch.empty(samples, HISTORY, CAMERAS, 3, EDGE, EDGE)
         self._background = normalised(torch.full((3, EDGE, EDGE), 127, dtype=torch.uint8))
 
     def of(self, told: ObservationBatch) -> torch.Tensor:
-        """(B, V x CAMERAS, 3, R, R), background where nothing was kept."""
+        """Return the images (B, V x CAMERAS, 3, R, R), background where no frame was kept."""
         frames = iter(resized(told.frames_BVCSS3.flatten(0, 2)[told.kept_K], EDGE))
         kept = told.frames_kept_BVC.tolist()
         for sample, history, camera in itertools.product(*map(range, self._images.shape[:3])):
@@ -217,7 +217,7 @@ def bytes_per_sample(name: str, folder: str) -> SpeedRow:
 # the model ------------------------------------------------------------------------------------------------------------
 
 def small_policy(depth: int = SMALL["rdt"]["depth"]) -> RDTPolicy:
-    """Always the same one. A new model predicts zero, and would have gradients in its last layer only."""
+    """Return always the same model. A new one predicts zero, and would have gradients in its last layer only."""
     torch.manual_seed(0)
     policy = RDTPolicy({**SMALL, "rdt": {**SMALL["rdt"], "depth": depth}})
     torch.nn.init.normal_(policy.model.final_layer.ffn_final.fc2.weight, std=0.02)
@@ -260,7 +260,7 @@ def prediction(name: str, rounds: int) -> SpeedRow:
 
 
 class Step:
-    """A training step with all that belongs to it but the encoder."""
+    """A complete training step without the encoder."""
 
     def __init__(self, *, ours: bool) -> None:
         given = conditions(BATCH)
@@ -290,7 +290,7 @@ def training_step(name: str, rounds: int) -> SpeedRow:
 
 
 def gradients_apart(one: Step, other: Step) -> float:
-    """Return the largest difference of a parameter's gradient beside that gradient, as norms."""
+    """Return the largest relative difference of a parameter's gradient, by norms."""
     gradients = [torch.autograd.grad(step.loss(), list(step.policy.parameters())) for step in (one, other)]
     return max(((a - b).norm() / a.norm()).item() for a, b in zip(*gradients, strict=True))
 
@@ -304,7 +304,7 @@ def activations(name: str, goal: float, *, checkpointing: bool) -> SpeedRow:
 
 
 def kept_bytes(policy: RDTPolicy, given: dict[str, torch.Tensor]) -> int:
-    """What the forward pass leaves behind for the backward pass, without weights and inputs."""
+    """Return the bytes that the forward pass saves for the backward pass, without weights and inputs."""
     storages: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -314,12 +314,13 @@ def kept_bytes(policy: RDTPolicy, given: dict[str, torch.Tensor]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
         loss = policy.loss(**given)
     known = {t.untyped_storage().data_ptr() for t in [*policy.parameters(), *given.values()]}
-    del loss  # only now: what it keeps must not make room for something else of the same address
+    del loss  # only now: its memory must not be reused at the same address
     return sum(size for place, size in storages.items() if place not in known)
 
 
 def noise_draws(name: str, rounds: int, *, goal: float, plain: bool, draws: int = 4) -> SpeedRow:
-    """Beside the sample repeated for each draw: in a plain batch, or in one that shares its background as ours does."""
+    """Compare with the sample repeated for each draw: in a plain batch, or in one that shares its background as
+    ours."""
     one, drawn = conditions(1), targets(draws)
     action = drawn["action_gt"][:1]
     repeated = {key: t if key == "background_tokens" else t.repeat_interleave(draws, 0) for key, t in one.items()}

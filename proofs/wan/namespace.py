@@ -1,4 +1,4 @@
-"""Namespace: a network of its own, in which programs run as on another machine. Needs root."""
+"""Network namespace, in which programs run as on another machine. Needs root."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rdtops.errors import LabError
 
 _FOLDER = Path("/run/netns")
 _COMMAND_TIMEOUT_S = 20
-# What a laptop and a server have; the counters of earlier connections would make one run depend on the last.
+# Defaults of a laptop and a server; saved metrics of earlier connections would make one run depend on the last.
 _SETTINGS = {"ip_forward": "0", "tcp_no_metrics_save": "1", "tcp_rmem": "4096 131072 6291456",
              "tcp_wmem": "4096 16384 4194304"}
 
@@ -28,7 +28,7 @@ class Namespace:
 
     @property
     def prefix(self) -> list[str]:
-        """Put before a command, it runs in here."""
+        """Return the prefix that runs a command in this namespace."""
         return [_program("nsenter"), f"--net={self.path}", "--"]
 
     @property
@@ -42,7 +42,7 @@ class Namespace:
             self.run("sysctl", "-qw", f"net.ipv4.{name}={value}")
 
     def delete(self) -> None:
-        """Its devices go with it. Whatever ran in it must have ended."""
+        """Remove the namespace with its devices. Its processes must have ended."""
         if self.exists:
             run(["ip", "netns", "delete", self.name])
 
@@ -53,7 +53,7 @@ class Namespace:
         return {int(pid) for pid in run(["ip", "netns", "pids", self.name]).split()} if self.exists else set()
 
     def start(self, words: Sequence[str], log: Path) -> int:
-        """Run it here, on its own; the pid."""
+        """Start a program in this namespace, detached. Return its pid."""
         argv = [*self.prefix, *words]
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         null = os.open(os.devnull, os.O_RDWR)
@@ -66,7 +66,7 @@ class Namespace:
 
 
 def run(words: Sequence[str]) -> str:
-    """What it said. Raises LabError with its last words when it fails."""
+    """Run a command. Return its output. Raise LabError with the end of its output when it fails."""
     done = subprocess.run([_program(words[0]), *words[1:]], capture_output=True, text=True, stdin=subprocess.DEVNULL,
                           timeout=_COMMAND_TIMEOUT_S, check=False)
     if done.returncode:

@@ -24,16 +24,16 @@ _LAST_REPLY_S = 1.0
 class Echo:
     sent: int
     answered: int
-    rtt_ms: float  # the median; 0 when nothing came back
+    rtt_ms: float  # the median; 0 without replies
 
     @property
     def loss_percent(self) -> float:
-        """There and back together."""
+        """Loss of both directions together."""
         return 100 * (1 - self.answered / self.sent)
 
 
 def ping(address: str, count: int, interval_s: float) -> Echo:
-    """Raises OSError when there is no way to the address."""
+    """Measure round trips. Raise OSError when there is no route to the address."""
     sent_s: dict[int, float] = {}
     round_trips_s: list[float] = []
     identifier = os.getpid() & 0xFFFF
@@ -49,7 +49,7 @@ def ping(address: str, count: int, interval_s: float) -> Echo:
 
 def _hear(line: socket.socket, identifier: int, sent_s: dict[int, float], round_trips_s: list[float],
           for_s: float) -> None:
-    """Take what comes back in this time; not longer than something is still out."""
+    """Receive replies for this time, at most until none is outstanding."""
     deadline_s = time.monotonic() + for_s
     while sent_s and (left_s := deadline_s - time.monotonic()) > 0:
         if not select.select([line], [], [], left_s)[0]:

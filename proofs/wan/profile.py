@@ -1,4 +1,4 @@
-"""Profile: how a line behaves."""
+"""Profile of a line: delay, rate, loss and queue."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from rdtops.errors import LabError
 
 @dataclass(frozen=True)
 class Profile:
-    """Nothing set: a plain cable between the two, as fast as the machine."""
+    """A profile. With no value set: a plain cable, as fast as the machine."""
 
     name: str
     rtt_ms: float = 0.0
     rate_mbit: float = 0.0
     loss_percent: float = 0.0  # each way, of the packets on the wire
-    queue_kib: int = 0  # what waits before the line; what comes on top of it is dropped
+    queue_kib: int = 0  # size of the queue before the line; further packets are dropped
 
     @property
     def shaped(self) -> bool:
@@ -37,7 +37,7 @@ PROFILES = {profile.name: profile for profile in (
 
 
 def named(name: str) -> Profile:
-    """lan, wan, far, bad, or custom:RTT_MS:MBIT:LOSS_PERCENT. Raises LabError."""
+    """Return the profile lan, wan, far, bad, or custom:RTT_MS:MBIT:LOSS_PERCENT. Raise LabError."""
     if name in PROFILES:
         return PROFILES[name]
     try:

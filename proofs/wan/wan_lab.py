@@ -4,8 +4,8 @@
         lab.up("far")
         subprocess.run([*lab.laptop, "scp", "-F", lab.ssh_config, "file", "gpu:/tmp/file"])
 
-The profile is that of the line between laptop and jump; jump and gpu stand side by side. The machines share this
-machine's files, not its network: the laptop has no way to the gpu but the jump. Each has an empty home of its own.
+The profile is that of the line between laptop and jump; jump and gpu are in one local network. The machines share this
+machine's files, not its network: the laptop reaches the gpu only through the jump. Each has its own empty home.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from rdtops.lab import keys, lab_processes, sshd
 from rdtops.lab.lab_files import LabFolder, place
 
 JUMP, HOST = "jump", "gpu"
-SERVERS = {JUMP: "192.0.2.2", HOST: "198.51.100.2"}  # addresses of documentation: nobody has them
+SERVERS = {JUMP: "192.0.2.2", HOST: "198.51.100.2"}  # addresses reserved for documentation
 _LAPTOP_ADDRESS, _JUMP_INNER_ADDRESS = "192.0.2.1", "198.51.100.1"
 _NEEDED = {"ip": "iproute2", "nsenter": "util-linux", "sysctl": "procps", "ssh": "openssh-client", "gcc": "gcc"}
 _START_TIMEOUT_S = 15.0
 
 
 class WanLab(LabFolder):
-    """The WAN lab of one folder. Names of namespaces follow from the folder, so that a crashed one is found again."""
+    """The WAN lab in one folder. Names of namespaces derive from the folder, so that a crashed lab is found again."""
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
@@ -57,11 +57,11 @@ class WanLab(LabFolder):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.down()
 
-    # --- where its things are
+    # --- paths
 
     @property
     def laptop(self) -> list[str]:
-        """Put before a command, it runs on the laptop."""
+        """Return the prefix that runs a command on the laptop."""
         return [*self._laptop.prefix, "env", f"HOME={self.home('laptop')}"]
 
     def home(self, name: str) -> Path:
@@ -74,8 +74,8 @@ class WanLab(LabFolder):
     # --- up and down
 
     def up(self, profile: str = "lan") -> None:
-        """Bring it up anew; what is left of an earlier one, crashed or not, goes first. Raises LabError: what is
-        missing for it, or somebody else uses this folder's lab."""
+        """Start it again; first remove the rest of an earlier one, crashed or not. Raise LabError: what is missing, or
+        another program uses this folder's lab."""
         wanted = profiles.named(profile)
         require()
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -88,7 +88,8 @@ class WanLab(LabFolder):
             raise
 
     def down(self) -> int:
-        """End everything that runs in it and remove its network; the files stay. The number of processes ended."""
+        """End everything that runs in it and remove its network; keep the files. Return the number of ended
+        processes."""
         ended = self._clear()
         if self._lock:
             self._lock.close()
@@ -99,15 +100,15 @@ class WanLab(LabFolder):
         self.profile = profiles.named(name)
         self._lines[0].make(self.profile)
 
-    # --- what a measurement asks
+    # --- measurements
 
     @property
     def sent_bytes(self) -> int:
-        """What the laptop has put on the line, headers and repetitions included."""
+        """Return the bytes that the laptop has sent, including headers and retransmissions."""
         return self._lines[0].sent_bytes
 
     def ping(self, count: int = 10, interval_s: float = 0.05) -> Echo:
-        """From the laptop to the jump."""
+        """Ping the jump from the laptop."""
         words = [*self._laptop.prefix, sys.executable, str(Path(__file__).with_name("ping.py")), SERVERS[JUMP],
                  "--count", str(count), "--interval", str(interval_s)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -116,7 +117,7 @@ class WanLab(LabFolder):
         return Echo(**json.loads(done.stdout))
 
     def forget(self) -> None:
-        """Empty the homes: caches of digests, of host keys."""
+        """Empty the homes, with the caches of digests and host keys."""
         for home in (self.root / "homes").iterdir():
             for entry in home.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -124,19 +125,19 @@ class WanLab(LabFolder):
     # --- faults, for tests
 
     def receivers(self) -> set[int]:
-        """The processes of sessions on the gpu."""
+        """Return the processes of sessions on the gpu."""
         return {pid for pid in self._gpu.processes() if "sshd" not in lab_processes.command_line(pid)}
 
     def jump_connections(self) -> set[int]:
-        """The processes of the jump's sshd that serve somebody."""
+        """Return the processes of the jump's sshd that serve a client."""
         listener = lab_processes.LabProcess.read(self.root / JUMP / "process")
         serving = {pid for pid in self._jump.processes() if lab_processes.command_line(pid).startswith("sshd")}
         return serving - ({listener.pid} if listener else set())
 
-    # --- making
+    # --- set-up
 
     def _hold(self) -> None:
-        """One program at a time has this lab; a crashed one holds it no longer."""
+        """Hold the lock: one program at a time uses this lab; a crash releases it."""
         if self._lock:
             return
         lock = (self.root / "lock").open("w")
@@ -200,7 +201,7 @@ class WanLab(LabFolder):
             started.write(folder / "process")
 
     def _wait(self) -> None:
-        """Until a session on the gpu says something. Raises LabError with what the servers' logs say."""
+        """Wait until a session on the gpu answers. Raise LabError with the servers' logs."""
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         words = [*self.laptop, "ssh", "-F", str(self.ssh_config), HOST, "echo", "ready"]
         while True:
@@ -213,8 +214,8 @@ class WanLab(LabFolder):
             time.sleep(0.05)
 
     def _server_config(self, name: str) -> str:
-        """OpenSSH's defaults where they matter: MaxStartups 10:30:100 and MaxSessions 10, as bastions have them.
-        An empty home: a heavy .bashrc would be measured as if it were SSH."""
+        """Return sshd's configuration, with OpenSSH's defaults where they matter: MaxStartups 10:30:100 and MaxSessions
+        10, as on bastions. An empty home: a slow .bashrc would be measured as SSH."""
         return (f"Port 22\nListenAddress {SERVERS[name]}\n"
                 f'HostKey "{self.root / name / "host_key"}"\nPidFile none\n'
                 f'AuthorizedKeysFile "{keys.public_path(self.identity_file)}"\n'
@@ -234,7 +235,7 @@ class WanLab(LabFolder):
 
 
 def require() -> None:
-    """Raises LabError with everything that is missing for this lab."""
+    """Raise LabError with everything that is missing for this lab."""
     missing = [f"{program} (package {package})" for program, package in _NEEDED.items() if not _found(program)]
     if sshd.sshd() is None:
         missing.append("sshd (package openssh-server)")

@@ -1,4 +1,4 @@
-"""Link: the line between two namespaces.
+"""WAN link: the line between two namespaces.
 
 A plain cable is a veth pair. Delay, rate and loss come from the kernel's netem where it has it, else from wanem, our
 program between two TUN devices.
@@ -21,7 +21,7 @@ from rdtops.lab import lab_processes
 from rdtops.lab.lab_processes import LabProcess
 
 Shaper = Literal["netem", "wanem"]
-CONGESTION_CONTROL = "cubic"  # what laptops have; a server's default may be bbr, which loss does not slow
+CONGESTION_CONTROL = "cubic"  # the default of laptops; a server's may be bbr, which loss does not slow down
 _START_TIMEOUT_S = 3.0
 
 
@@ -51,7 +51,7 @@ class Link:
         self._shaper = shaper
 
     def make(self, profile: Profile) -> None:
-        """Afterwards the line is as the profile says; connections survive where only the numbers change."""
+        """Make the line match the profile; connections survive where only the numbers change."""
         if profile.shaped and self._wanem:
             self._configure(profile)
             kin.send([self._wanem.pid], signal.SIGHUP)
@@ -70,17 +70,17 @@ class Link:
         if self._wanem:
             pid = self._wanem.pid
             lab_processes.end_all(lambda: {pid} if LabProcess.of(pid) else set())
-        if self._near.has_cable:  # both ends go at once
+        if self._near.has_cable:  # removes both ends
             self._near.namespace.run("ip", "link", "delete", self._near.device)
         deadline_s = time.monotonic() + _START_TIMEOUT_S
-        while self._near.exists or self._far.exists:  # the kernel takes a device away after its program has ended
+        while self._near.exists or self._far.exists:  # the kernel removes a device after its program has ended
             if time.monotonic() > deadline_s:
-                raise LabError(f"the line {self._near.device} does not go away")
+                raise LabError(f"the line {self._near.device} cannot be removed")
             time.sleep(0.01)
 
     @property
     def sent_bytes(self) -> int:
-        """What the near end has put on the line, headers and repetitions included, since the line was made."""
+        """Return the bytes sent by the near end since the line was made, including headers and retransmissions."""
         lines = self._near.namespace.run("cat", "/proc/net/dev").splitlines()
         row = next(line for line in lines if line.strip().startswith(f"{self._near.device}:"))
         return int(row.partition(":")[2].split()[8])
@@ -126,7 +126,7 @@ class Link:
 
 
 def kernel_has_netem(namespace: Namespace) -> bool:
-    """Asked by trying, on a loopback where it disturbs nobody."""
+    """Tell whether the kernel has netem, by trying it on a separate loopback."""
     try:
         namespace.run("tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms")
         namespace.run("tc", "qdisc", "delete", "dev", "lo", "root")

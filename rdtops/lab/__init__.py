@@ -1,1 +1,1 @@
-"""A jump host and two GPU hosts on this machine, over real SSH."""
+"""Lab: a jump host and two GPU hosts on this machine, over real SSH."""

@@ -1,7 +1,7 @@
-"""A server of the lab where no OpenSSH server is installed: `python -m rdtops.lab.asyncssh_server server.json`.
+"""Lab server without OpenSSH: `python -m rdtops.lab.asyncssh_server server.json`.
 
-The jump host forwards and nothing else; a GPU host accepts connections from the jump host only and gives them what
-sshd would: commands, terminals, SFTP and forwarding.
+The jump host forwards and nothing else; a GPU host accepts connections from the jump host only and offers what
+sshd does: commands, terminals, SFTP and forwarding.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ async def _serve(wire: socket.socket, server: Server) -> None:
 
 
 class _Policy(asyncssh.SSHServer):  # type: ignore[misc]  # mypy skips asyncssh
-    """Who may log in, and what may be forwarded."""
+    """The policy: who may log in, and what may be forwarded."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -80,7 +80,7 @@ class _Policy(asyncssh.SSHServer):  # type: ignore[misc]  # mypy skips asyncssh
     def begin_auth(self, username: str) -> bool:
         if username == self._server.environment["USER"]:
             self._connection.set_authorized_keys(str(self._server.authorized_keys))
-        return True  # any other name has no key that fits
+        return True  # no key matches any other name
 
     def connection_requested(self, dest_host: str, dest_port: int,
                              *_: object) -> Literal[False] | Awaitable[SSHForwarder]:
@@ -91,7 +91,7 @@ class _Policy(asyncssh.SSHServer):  # type: ignore[misc]  # mypy skips asyncssh
 
 
 class _Forwarder(SSHForwarder):  # type: ignore[misc]
-    """A forwarded connection. asyncssh's own stays half open for ever when the service closes before the client."""
+    """A forwarded connection. asyncssh's own one stays half open when the service closes before the client."""
 
     @classmethod
     async def to(cls, host: str, port: int) -> _Forwarder:
@@ -114,7 +114,7 @@ class _Sftp(asyncssh.SFTPServer):  # type: ignore[misc]
 
 
 async def _run(server: Server, process: asyncssh.SSHServerProcess[bytes]) -> None:
-    """One session: a command or a shell, until it has ended and its output is delivered, or the client is gone."""
+    """Run one session: a command or a shell, until it has ended and its output is delivered, or the client is gone."""
     kind = _Pipes if process.get_terminal_type() is None else _Terminal
     child = await kind.start(server, process)
     feeding = asyncio.create_task(_feed(process, child))
@@ -130,7 +130,7 @@ async def _run(server: Server, process: asyncssh.SSHServerProcess[bytes]) -> Non
 
 
 async def _feed(process: asyncssh.SSHServerProcess[bytes], child: _Child) -> None:
-    """What the client sends: input, its end, signals, a new window size."""
+    """Forward what the client sends: input, its end, signals, a new window size."""
     while True:
         try:
             content = await process.stdin.read(_BLOCK_BYTES)
@@ -145,7 +145,7 @@ async def _feed(process: asyncssh.SSHServerProcess[bytes], child: _Child) -> Non
                 return child.end_input()
             try:
                 await child.write(content)
-            except OSError:  # it reads no more; what still comes is dropped, as a closed pipe would
+            except OSError:  # the child no longer reads; further input is dropped, as with a closed pipe
                 continue
 
 
@@ -164,7 +164,7 @@ class _Source:
         return cls(reader, transport)
 
     async def copy_to(self, target: asyncssh.SSHWriter[bytes]) -> None:
-        """All of it, until the last writer has closed its end."""
+        """Copy everything, until the last writer has closed its end."""
         with suppress(OSError):  # EIO: a terminal whose last process ended
             while content := await self.reader.read(_BLOCK_BYTES):
                 target.write(content)
@@ -180,7 +180,7 @@ class _Child(Protocol):
     async def write(self, content: bytes) -> None: ...
     def end_input(self) -> None: ...
     async def deliver(self, session: asyncssh.SSHServerProcess[bytes]) -> None: ...
-    def close(self) -> None: ...  # a process that goes on after its client gets SIGPIPE or SIGHUP
+    def close(self) -> None: ...  # a process that outlives its client gets SIGPIPE or SIGHUP
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class _Pipes:
         return cls(process, await _Source.of(output), await _Source.of(errors))
 
     def resize(self, rows: int, columns: int) -> None:
-        """Pipes have no size."""
+        """Do nothing: pipes have no size."""
 
     async def write(self, content: bytes) -> None:
         assert self.process.stdin is not None
@@ -251,7 +251,7 @@ class _Terminal:
         await asyncio.to_thread(_write_all, self.master, content)
 
     def end_input(self) -> None:
-        """A terminal has no end of input; the client types ^D for it."""
+        """Do nothing: a terminal has no end of input; the client types ^D."""
 
     async def deliver(self, session: asyncssh.SSHServerProcess[bytes]) -> None:
         await self.output.copy_to(session.stdout)

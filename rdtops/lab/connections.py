@@ -1,7 +1,8 @@
-"""Who is at the other end of a loopback connection, and who listens on a port: /proc/net/tcp and /proc/PID/fd.
+"""Loopback connections: find the process at the other end, and the listener of a port, in /proc/net/tcp and
+/proc/PID/fd.
 
-On loopback the address of a peer says nothing, but the kernel knows which process holds the other end. A GPU host of
-the lab serves a connection only when that process is the jump host's sshd or descends from it.
+On loopback the address of a peer does not identify it, but the kernel knows which process holds the other end. A GPU
+host of the lab serves a connection only when that process is the jump host's sshd or descends from it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _MAPPED = "0000000000000000FFFF0000"  # how /proc/net/tcp6 begins an IPv4 addres
 
 
 def comes_from(connection: socket.socket, jump: LabProcess | None) -> bool:
-    """Whether the peer's end of this connection is held by `jump` or a process that descends from it."""
+    """Tell whether the peer's end of this connection is held by `jump` or a process that descends from it."""
     inode = _peer_inode(connection)
     if jump is None or not inode:
         return False
@@ -27,7 +28,8 @@ def comes_from(connection: socket.socket, jump: LabProcess | None) -> bool:
 
 
 def listener(port: int) -> str | None:
-    """`pid 12 (its command line)` of who listens on this port, as far as /proc lets us see; None when nobody does."""
+    """Return `pid 12 (its command line)` of the listener of a port, as far as /proc shows it; None without a
+    listener."""
     inodes = [s.inode for s in _sockets() if s.state == _LISTEN and s.local.endswith(f":{port:04X}")]
     if not inodes:
         return None
@@ -46,7 +48,7 @@ class _Socket:
 
 
 def _peer_inode(connection: socket.socket) -> int:
-    """The inode of the other end, 0 when it is closed already."""
+    """Return the inode of the other end, 0 when it is already closed."""
     here, there = _written(connection.getsockname()), _written(connection.getpeername())
     return next((s.inode for s in _sockets() if (s.local, s.remote) == (there, here)), 0)
 
@@ -61,6 +63,6 @@ def _sockets() -> Iterator[_Socket]:
 
 
 def _written(address: tuple[str, int]) -> str:
-    """An IPv4 address as /proc/net/tcp writes it: the bytes as one number of this machine's byte order."""
+    """Format an IPv4 address as in /proc/net/tcp: the bytes as one number in this machine's byte order."""
     number = int.from_bytes(socket.inet_aton(address[0]), sys.byteorder)
     return f"{number:08X}:{address[1]:04X}"

@@ -1,4 +1,4 @@
-"""Gpus: what the fake nvidia-smi of a lab host shows, kept as <host>/gpus.json."""
+"""Fake GPUs: the data that the fake nvidia-smi of a lab host shows, in <host>/gpus.json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class FakeGpuProcess:
 
 @dataclass(frozen=True)
 class Failure:
-    """nvidia-smi prints the message and exits with the code, as with a broken driver (9) or a lost GPU (15)."""
+    """A failure: nvidia-smi prints the message and exits with the code, as with a broken driver (9) or a lost GPU
+    (15)."""
 
     exit_code: int
     message: str
@@ -30,7 +31,7 @@ class Gpus:
     count: int = 8
     name: str = "NVIDIA A800-SXM4-80GB"
     memory_total_mib: int = 81920
-    memory_used_mib: tuple[int, ...] = ()  # by GPU; those not named use 4 MiB, as an idle card does
+    memory_used_mib: tuple[int, ...] = ()  # by GPU; those not named use 4 MiB, as an idle GPU does
     utilization_percent: tuple[int, ...] = ()  # by GPU; those not named idle
     ecc_errors: tuple[int, ...] = ()  # uncorrected, volatile; by GPU
     processes: tuple[FakeGpuProcess, ...] = ()
@@ -42,7 +43,7 @@ class Gpus:
 
     @classmethod
     def read(cls, path: Path) -> Gpus:
-        """Written by `write`, or by hand with only what differs from the default."""
+        """Read a file written by `write`, or by hand with only the values that differ from the default."""
         values = json.loads(path.read_text())
         lists = {name: tuple(values[name]) for name in _LISTS & values.keys()}
         processes = tuple(FakeGpuProcess(**process) for process in values.get("processes", ()))

@@ -1,4 +1,4 @@
-"""The gate of a GPU host on OpenSSH: `python -m rdtops.lab.gate server.json`.
+"""Gate of a GPU host on OpenSSH: `python -m rdtops.lab.gate server.json`.
 
 Listens on the host's port and hands a connection to `sshd -i` only when it comes from the jump host's sshd.
 """
@@ -37,7 +37,7 @@ def _admit(connection: socket.socket, peer_port: int, server: Server) -> None:
             _serve(connection, server)
         else:
             _logger.info("refused port %d: not from the jump host", peer_port)
-    except OSError as error:  # one connection's trouble is not the host's
+    except OSError as error:  # an error of one connection must not end the gate
         _logger.info("dropped port %d: %s", peer_port, error)
 
 

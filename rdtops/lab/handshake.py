@@ -1,4 +1,4 @@
-"""A real SSH handshake along a route, every step of it bounded: the proof that a server of the lab serves."""
+"""SSH handshake along a route, with a time limit for every step: it shows that a server of the lab works."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rdtops.errors import LabError
 
 STEP_TIMEOUT_S = 5.0
 _LOG = "rdtops.lab.handshake"
-logging.getLogger(_LOG).addHandler(logging.NullHandler())  # else paramiko's tracebacks reach the terminal
+logging.getLogger(_LOG).addHandler(logging.NullHandler())  # otherwise paramiko's tracebacks reach the terminal
 
 
 class NotYet(LabError):
-    """No answer, or not a full one: a server that starts, is frozen or is gone."""
+    """No answer, or an incomplete one: the server is starting, frozen or gone."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class HandshakeHop:
 
 
 class _Transport(paramiko.Transport):  # type: ignore[misc]  # paramiko has no types
-    """Its thread ends quietly when the link below it goes first."""
+    """A transport whose thread ends silently when the connection below it closes first."""
 
     def run(self) -> None:
         with suppress(EOFError, OSError, paramiko.SSHException):
@@ -41,8 +41,8 @@ class _Transport(paramiko.Transport):  # type: ignore[misc]  # paramiko has no t
 
 
 def greet(route: Sequence[HandshakeHop], *, any_host_key: bool = False) -> None:
-    """Log in hop by hop, and open a session on the last if it is behind a jump. Raises NotYet, or LabError when a key
-    is refused and trying again cannot help."""
+    """Log in hop by hop, and open a session on the last if it is behind a jump host. Raise NotYet, or LabError when a
+    key is refused, so that trying again cannot help."""
     with ExitStack() as stack:
         try:
             wire: socket.socket | paramiko.Channel = stack.enter_context(

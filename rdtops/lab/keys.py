@@ -1,4 +1,4 @@
-"""The lab's own keys: made here, without ssh-keygen, and never anywhere near ~/.ssh."""
+"""Keys of the lab: made without ssh-keygen, and never in ~/.ssh."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 
 def make(path: Path) -> None:
-    """A new ed25519 key in OpenSSH form at `path` (mode 0600), its public half at `path`.pub."""
+    """Write a new ed25519 key in OpenSSH format to `path` (mode 0600), its public key to `path`.pub."""
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     path.unlink(missing_ok=True)
@@ -26,5 +26,5 @@ def public_path(path: Path) -> Path:
 
 
 def known_hosts(address: str, host_keys: Mapping[int, Path]) -> str:
-    """The known_hosts file of these servers, by port."""
+    """Return the known_hosts file of these servers, by port."""
     return "".join(f"[{address}]:{port} {public_path(key).read_text().strip()}\n" for port, key in host_keys.items())

@@ -1,4 +1,4 @@
-"""The files of a lab. Others may read them at any moment: they are replaced whole, and only when they change."""
+"""Files of a lab. Others may read them at any time: they are replaced atomically, and only when they change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rdtops.hostlib import files
 
 
 class LabFolder:
-    """What every lab has for those who log in to it."""
+    """The files of every lab for its SSH clients."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
@@ -27,7 +27,7 @@ class LabFolder:
 
 
 def place(path: Path, text: str, mode: int = 0o644) -> None:
-    """Afterwards the file has this content; whoever reads it meanwhile sees all of the old or all of the new."""
+    """Write a file atomically: a reader sees either the whole old or the whole new content."""
     if path.exists() and path.read_text() == text:
         return
     files.write_whole(path, text, mode)

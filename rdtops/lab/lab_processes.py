@@ -1,4 +1,4 @@
-"""Process: one process for ever, by pid, start time and boot; and who belongs to a lab, read from /proc."""
+"""Processes of a lab, from /proc: each is identified by pid, start time and boot id."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class LabProcess:
-    """A pid alone is recycled; with its start time and the boot it names one process only."""
+    """One process. A pid alone is reused; with start time and boot id it is unique."""
 
     pid: int
     started_ticks: int  # since boot, field 22 of /proc/PID/stat
@@ -24,13 +24,13 @@ class LabProcess:
 
     @classmethod
     def of(cls, pid: int) -> LabProcess | None:
-        """The process of that pid now, None when there is none or only its zombie."""
+        """Return the current process of that pid, None when there is none or only a zombie."""
         started = processes.start_time(pid)
         return cls(pid, int(started), processes.boot_id()) if started else None
 
     @classmethod
     def read(cls, path: Path) -> LabProcess | None:
-        """The process a file names, `pid starttime boot_id`, if it still runs."""
+        """Return the process named in a file, `pid starttime boot_id`, if it still runs."""
         try:
             pid, ticks, boot_id = path.read_text().split()
             written = cls(int(pid), int(ticks), boot_id)
@@ -43,7 +43,7 @@ class LabProcess:
 
 
 def family(pid: int) -> set[int]:
-    """The process and all that descend from it."""
+    """Return the process and all its descendants."""
     children: dict[int, list[int]] = {}
     for one in (int(path.name) for path in PROC.iterdir() if path.name.isdigit()):
         if stat := processes.stat_of(one):
@@ -57,12 +57,12 @@ def family(pid: int) -> set[int]:
 
 
 def with_environment(name: str, value: str) -> set[int]:
-    """Our own processes started with this environment variable; not this process, nor those it descends from."""
+    """Return this user's processes with this environment variable, except this process and its ancestors."""
     return {*processes.carrying(f"{name}={value}")} - processes.lineage()
 
 
 def writing_to(file: Path) -> set[int]:
-    """Our own processes that hold this file open for writing only, as a server holds its log."""
+    """Return this user's processes that have this file open for writing only, as a server has its log."""
     targets = (str(file), f"{file} (deleted)")  # the second after `rm -rf` of a lab that was up
     return {pid for pid in {*processes.own()} - processes.lineage() for target in targets
             if any(_only_written(link) for link in _descriptors_of(pid, target))}
@@ -71,7 +71,7 @@ def writing_to(file: Path) -> set[int]:
 def _only_written(descriptor: Path) -> bool:
     try:
         return descriptor.lstat().st_mode & 0o700 == 0o300
-    except OSError:  # it was closed, or its process ended, since it was listed
+    except OSError:  # closed, or its process ended, since it was listed
         return False
 
 
@@ -84,8 +84,8 @@ def command_line(pid: int) -> str:
 
 
 def end_all(find: Callable[[], set[int]], grace_s: float = 2.0) -> int:
-    """End what `find` finds until it finds nothing: asked first, killed after the grace. The number of processes.
-    Raises LabError when something survives."""
+    """End the processes that `find` returns until it returns none: SIGTERM first, SIGKILL after the grace period.
+    Return their number. Raise LabError when a process survives."""
     ended = processes.end(find, leave_s=grace_s)
     _reap(process.pid for process in ended.found)
     if ended.left:
@@ -95,21 +95,21 @@ def end_all(find: Callable[[], set[int]], grace_s: float = 2.0) -> int:
 
 
 def _descriptors_of(pid: int, target: str) -> Iterator[Path]:
-    """The links in /proc/PID/fd that point to `target`."""
+    """Yield the links in /proc/PID/fd that point to `target`."""
     try:
         links = list((PROC / str(pid) / "fd").iterdir())
-    except OSError:  # ended, or not ours to look into
+    except OSError:  # ended, or of another user
         return
     for link in links:
         try:
-            if os.readlink(link) == target:  # noqa: PTH115  # its target is often no path: socket:[123]
+            if os.readlink(link) == target:  # noqa: PTH115  # its target is often not a path: socket:[123]
                 yield link
         except OSError:  # closed meanwhile
             continue
 
 
 def _reap(pids: Iterable[int]) -> None:
-    """Collect those that are our own children, so that no zombie stays while we live."""
+    """Wait for those that are our own children, so that no zombie remains."""
     for pid in pids:
         try:
             os.waitpid(pid, os.WNOHANG)

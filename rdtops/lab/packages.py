@@ -1,4 +1,4 @@
-"""The system programs the lab and a GPU host use: which are missing, and how to get them."""
+"""System packages of the lab and a GPU host: which programs are missing, and how to install them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SERVICES = {"sshd": ("ssh.service", "ssh.socket"), "munged": ("munge.service",)
              "slurmctld": ("slurmctld.service",), "slurmd": ("slurmd.service",)}
 _SBIN = "/usr/sbin:/usr/local/sbin:/sbin"  # often not on an ordinary user's PATH
 _INSTALL_TIMEOUT_S = 600
-_POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks it before a package starts a service
+_POLICY = Path("/usr/sbin/policy-rc.d")  # Debian runs it before a package starts a service
 _FORBID_STARTING = "#!/bin/sh\nexit 101\n"
 
 
@@ -37,22 +37,22 @@ def missing(find: Callable[[str], str | None] | None = None,
 
 
 def install_command(programs: Sequence[SystemProgram]) -> str:
-    """The one line to type; empty when nothing is missing."""
+    """Return the command to type; empty when nothing is missing."""
     if not programs:
         return ""
     return f"sudo apt-get update && sudo apt-get install -y {' '.join(program.package for program in programs)}"
 
 
 def can_install() -> bool:
-    """Root on Debian or Ubuntu."""
+    """Tell whether this is root on Debian or Ubuntu."""
     return os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
 def install_missing(say: Callable[[str], None],
                     wanted: Sequence[SystemProgram] = PROGRAMS) -> tuple[SystemProgram, ...]:
-    """Install what is missing, without starting any service. What was installed.
+    """Install what is missing, without starting any service. Return what was installed.
 
-    Raises LabError: not root, no apt-get, or apt-get failed (with the end of its output).
+    Raise LabError: not root, no apt-get, or apt-get failed (with the end of its output).
     """
     programs = missing(wanted=wanted)
     if not programs:
@@ -67,7 +67,7 @@ def install_missing(say: Callable[[str], None],
     _keep_off(programs)
     still = missing(wanted=wanted)
     if still:
-        raise LabError(f"apt-get installed {names}, and yet there is no {', '.join(p.name for p in still)}")
+        raise LabError(f"apt-get installed {names}, but {', '.join(p.name for p in still)} is still missing")
     return programs
 
 
@@ -89,7 +89,7 @@ def _apt_get(*arguments: str) -> None:
 
 @contextmanager
 def _no_service_starts() -> Iterator[None]:
-    """The lab runs its own sshd; the machine gets none of its own. A policy that is there already stays."""
+    """Prevent that a package starts its service: the lab runs its own sshd. An existing policy stays."""
     if _POLICY.exists():
         yield
         return
@@ -102,7 +102,7 @@ def _no_service_starts() -> Iterator[None]:
 
 
 def _keep_off(programs: Sequence[SystemProgram]) -> None:
-    """Where systemd runs, a package also enables its service for the next boot."""
+    """Disable the services of packages: with systemd, a package also enables its service for the next boot."""
     services = [service for program in programs for service in _SERVICES.get(program.name, ())]
     if services and Path("/run/systemd/system").exists():
         with suppress(OSError, subprocess.TimeoutExpired):

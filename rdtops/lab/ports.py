@@ -1,4 +1,4 @@
-"""Ports: where the lab's three servers listen."""
+"""Ports of the lab's three servers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 _BELOW_EPHEMERAL = range(20_000, 32_000)  # the kernel gives ports from 32768 to outgoing connections
-_WORKER, _WORKERS = "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"  # as pytest-xdist tells its workers: gw0, 4
+_WORKER, _WORKERS = "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"  # set by pytest-xdist for its workers: gw0, 4
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Ports:
 
     @classmethod
     def free(cls) -> Ports:
-        """Three that nobody uses now: for a lab beside another one."""
+        """Return three unused ports, for a lab beside another one."""
         return cls(*free_ports(3))
 
     def of(self, name: str) -> int:
@@ -29,18 +29,19 @@ class Ports:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ones, each of which nobody uses now."""
+    """Return different unused ports."""
     ours = _share()[len(_share()) // 4:]
     return list(itertools.islice(filter(_is_free, random.sample(ours, len(ours))), count))
 
 
 def first_job_id() -> int:
-    """Of a Slurm cluster: its jobs meet at 20000 + id % 12000 (plugins/slurm), in the first quarter of our share."""
+    """Return the first job id of a Slurm cluster: its jobs use port 20000 + id % 12000 (plugins/slurm), in the first
+    quarter of our share."""
     return _share().start - _BELOW_EPHEMERAL.start + 1
 
 
 def _share() -> range:
-    """Each worker of pytest-xdist has ports that no other one takes, also while a server of it is stopped."""
+    """Return the ports of this worker of pytest-xdist, which no other worker uses, even while a server is stopped."""
     worker, workers = os.environ.get(_WORKER, "gw0"), os.environ.get(_WORKERS, "1")
     size = len(_BELOW_EPHEMERAL) // int(workers)
     at = size * int(worker.removeprefix("gw"))

@@ -1,4 +1,4 @@
-"""Server: one of the lab's three SSH servers, what its process must know, and that process."""
+"""Server: one of the lab's three SSH servers, with its settings and its process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Server:
     port: int
     folder: Path
     authorized_keys: Path
-    environment: Mapping[str, str]  # of its sessions, complete
+    environment: Mapping[str, str]  # the complete environment of its sessions
     forwards_to: tuple[int, ...] = ()  # the jump host: the only ports it connects to
     jump: Path | None = None  # a GPU host: the folder of the jump host, the only one it accepts
 
@@ -51,21 +51,21 @@ class Server:
 
     @property
     def process(self) -> LabProcess | None:
-        """The process that listens, if it runs."""
+        """The listening process, if it runs."""
         return LabProcess.read(self.folder / "process")
 
     def processes(self) -> set[int]:
-        """The one that listens and those that serve its connections, whoever their parent is now."""
-        listening = self.process  # also while its threads end, when nobody can see what files it holds
+        """Return the listening process and those that serve its connections, whatever their parent is now."""
+        listening = self.process  # also while its threads end, when its open files are not visible
         return lab_processes.writing_to(self.log) | ({listening.pid} if listening else set())
 
     @property
     def admitted(self) -> LabProcess | None:
-        """A GPU host's only client: the jump host's process as it is now."""
+        """Return a GPU host's only client: the current process of the jump host."""
         return LabProcess.read(self.jump / "process") if self.jump else None
 
     def start(self, backend: str) -> None:
-        """Returns once the process is there; a handshake shows whether it serves. LabError: the port is taken."""
+        """Start the process and return; a handshake shows whether it works. Raise LabError when the port is taken."""
         self._require_free_port()
         (self.folder / "server.json").write_text(self._to_json())
         log = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -83,7 +83,7 @@ class Server:
         process.write(self.folder / "process")
 
     def stop(self) -> int:
-        """End the server and its connections; what was started through them and detached goes on."""
+        """End the server and its connections; detached processes started through them continue."""
         ended = lab_processes.end_all(self.processes)
         (self.folder / "process").unlink(missing_ok=True)
         return ended
@@ -108,7 +108,7 @@ class Server:
         return [sys.executable, "-m", module, str(self.folder / "server.json")]
 
     def _own_environment(self) -> dict[str, str]:
-        """Nothing of ours but where to import from; a server that runs sessions drops it again."""
+        """Return an environment with only the import path; a server that runs sessions removes it again."""
         kept = {name: self.environment[name] for name in ("PATH", "LANG", ID_VARIABLE)}
         path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {**kept, "PYTHONPATH": os.pathsep.join(path)}

@@ -6,7 +6,7 @@
     lab.down()
 
 Its folder holds everything it uses: keys, known_hosts, ssh_config, and per GPU host a home folder, the programs of its
-sessions and what its fake nvidia-smi shows.
+sessions and the data of its fake nvidia-smi.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NAMES = (JUMP, *HOSTS)
 START_TIMEOUT_S = 15.0
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SOCKET_PATH_MAX = 107  # of a unix socket, sun_path
-_TMUX_SOCKET = len("/tmux-4294967295/") + 24  # what tmux adds: its folder and a name
+_TMUX_SOCKET = len("/tmux-4294967295/") + 24  # tmux adds its folder and a name
 
 
 @dataclass(frozen=True)
@@ -57,26 +57,26 @@ class ServerStatus:
 
 @dataclass(frozen=True)
 class Ready:
-    """How a lab came up."""
+    """The result of `up`."""
 
     backend: str
-    started: tuple[str, ...]  # the servers that had to be started; none when it was up and healthy
+    started: tuple[str, ...]  # the servers that had to be started; none when all were running
 
     @property
     def words(self) -> str:
         if not self.started:
-            return f"the lab was up already ({self.backend})"
+            return f"the lab is already up ({self.backend})"
         return f"started {', '.join(self.started)} ({self.backend})"
 
 
 class Lab(LabFolder):
-    """The lab of one folder. Ports default to those it had before, else to 22022, 22023 and 22024."""
+    """The lab in one folder. Ports default to those it had before, else to 22022, 22023 and 22024."""
 
     def __init__(self, root: str | Path, ports: Ports | None = None) -> None:
         super().__init__(root)
         self._ports = ports
 
-    # --- where its things are
+    # --- paths
 
     @property
     def ports(self) -> Ports:
@@ -86,13 +86,13 @@ class Lab(LabFolder):
         return self.root / _known(name)
 
     def home(self, host: str) -> Path:
-        """The home folder of the sessions on a GPU host."""
+        """Return the home folder of the sessions on a GPU host."""
         return self.folder(_gpu_host(host)) / "home"
 
     # --- up and down
 
     def up(self, backend: str = "auto") -> Ready:
-        """Bring it up, or find it up; a stale or half-dead lab is repaired. Raises LabError."""
+        """Start the lab if it is not up; repair one that is partly down. Raise LabError."""
         _require_linux()
         _make_own(self.root)
         with self._locked():
@@ -104,7 +104,7 @@ class Lab(LabFolder):
             self._prepare()
             started = self._start_missing()
             problem = self._greet(patience_s=START_TIMEOUT_S if started else 0.0)
-            if problem and len(started) < len(NAMES):  # one is frozen or has changed its key: begin afresh
+            if problem and len(started) < len(NAMES):  # one is frozen or has changed its key: restart all
                 self._stop_servers()
                 started = self._start_missing()
                 problem = self._greet(patience_s=START_TIMEOUT_S)
@@ -114,7 +114,7 @@ class Lab(LabFolder):
             return Ready(state.backend, tuple(started))
 
     def down(self) -> int:
-        """End its servers and everything started on its hosts; the files stay. The number of processes ended."""
+        """End its servers and everything started on its hosts; keep the files. Return the number of ended processes."""
         if not self._state_file.exists():  # never up, or its folder was removed
             return self._stop_servers()
         _make_own(self.root)
@@ -136,10 +136,10 @@ class Lab(LabFolder):
                                      state.backend, process is not None))
         return rows
 
-    # --- what others read
+    # --- files for users
 
     def write_inventory(self, path: str | Path, assets: Mapping[str, str]) -> None:
-        """A hosts.toml for this lab; `assets` are local folders by name."""
+        """Write a hosts.toml for this lab; `assets` are local folders by name."""
         text = "# Written by the rdtops lab.\n[assets]\n"
         text += "".join(f"{json.dumps(name)} = {_toml(folder)}\n" for name, folder in assets.items())
         text += f"\n[jumps.{JUMP}]\n{self._login(JUMP)}"
@@ -150,56 +150,56 @@ class Lab(LabFolder):
         Path(path).write_text(text)
 
     def set_gpus(self, host: str, gpus: Gpus) -> None:
-        """What nvidia-smi shows on this host from now on."""
+        """Set what nvidia-smi shows on this host from now on."""
         gpus.write(self.folder(_gpu_host(host)) / "gpus.json")
 
     # --- faults, for tests
 
     def freeze(self, name: str) -> None:
-        """Stop a server and its connections as they are: they stay open and say nothing more."""
+        """Freeze a server and its connections: they stay open, but send nothing."""
         kin.send(self._server(name).processes(), signal.SIGSTOP)
 
     def thaw(self, name: str) -> None:
         kin.send(self._server(name).processes(), signal.SIGCONT)
 
     def stop_server(self, name: str) -> None:
-        """The server and its connections end; work detached on the host goes on."""
+        """End the server and its connections; detached processes on the host continue."""
         self._server(name).stop()
 
     def kill_server(self, name: str) -> None:
-        """The same, but nobody is asked: SIGKILL to the server and its connections at once."""
+        """Send SIGKILL to the server and its connections at once."""
         server = self._server(name)
         kin.send(server.processes(), signal.SIGKILL)
-        server.stop()  # what was forked meanwhile
+        server.stop()  # processes forked meanwhile
 
     def start_server(self, name: str) -> None:
-        """Returns when the server answers, with whatever host key it has."""
+        """Start a server. Return when it answers, with any host key."""
         server = self._server(name)
         if server.process is None:
             server.start(self._state().backend)
         self._wait(name, START_TIMEOUT_S, any_host_key=True)
 
     def change_host_key(self, name: str) -> None:
-        """The server has a new host key, known_hosts the old one, until the next `up`."""
+        """Give the server a new host key; known_hosts keeps the old one until the next `up`."""
         server = self._server(name)
         server.stop()
         keys.make(server.host_key)
         self.start_server(name)
 
     def sessions(self, host: str) -> set[int]:
-        """The processes of a GPU host's sessions, and what they started."""
+        """Return the processes of a GPU host's sessions, and those they started."""
         mine = lab_processes.with_environment(ID_VARIABLE, self._state().id)
         return mine & lab_processes.with_environment("RDTOPS_LAB", _gpu_host(host))
 
     def connections(self, name: str) -> set[int]:
-        """The processes of a server that serve somebody; none where one process serves all (asyncssh)."""
+        """Return the processes of a server that serve a client; none where one process serves all (asyncssh)."""
         server = self._server(name)
         return server.processes() - ({server.process.pid} if server.process else set())
 
     # --- files
 
     def _prepare(self) -> None:
-        """Every file the servers and clients need. Repeating it changes nothing but known_hosts after a new key."""
+        """Write every file that servers and clients need. Repeating it changes only known_hosts, after a new key."""
         if not self.identity_file.exists():
             keys.make(self.identity_file)
         sshd.prepare_system()
@@ -230,7 +230,7 @@ class Lab(LabFolder):
         place(server.session_script, sshd.SESSION, 0o755)
 
     def _client_config(self) -> str:
-        """For plain ssh: `ssh -F .lab/ssh_config lab`."""
+        """Return the configuration for plain ssh: `ssh -F .lab/ssh_config lab`."""
         hops = "".join(f"Host {server.name}\n  HostName {ADDRESS}\n  Port {server.port}\n"
                        + (f"  ProxyJump {JUMP}\n" if server.jump else "") for server in self._servers())
         return hops + (f"Host {' '.join(NAMES)}\n"
@@ -263,7 +263,7 @@ class Lab(LabFolder):
             jump=None if is_jump else self.root / JUMP)
 
     def _environment(self, name: str, state: _State) -> dict[str, str]:
-        """What a session of this host starts with, and all it starts with."""
+        """Return the complete environment of a session of this host."""
         folder = self.root / name
         account = pwd.getpwuid(os.geteuid())
         return {
@@ -277,7 +277,7 @@ class Lab(LabFolder):
     def _start_missing(self) -> list[str]:
         missing = [server for server in self._servers() if server.process is None]
         for server in missing:
-            server.stop()  # what a killed one left: connections that still hold the port
+            server.stop()  # connections of a killed server still hold the port
             server.start(self._state().backend)
         return [server.name for server in missing]
 
@@ -287,7 +287,7 @@ class Lab(LabFolder):
     # --- readiness
 
     def _greet(self, patience_s: float) -> str:
-        """A handshake with each GPU host through the jump, both host keys checked. What is wrong, or nothing."""
+        """Shake hands with each GPU host through the jump host, checking both host keys. Return the problem, or ''."""
         try:
             for host in HOSTS:
                 self._wait(host, patience_s)
@@ -296,7 +296,7 @@ class Lab(LabFolder):
         return ""
 
     def _wait(self, name: str, patience_s: float, any_host_key: bool = False) -> None:
-        """Until a handshake succeeds. Raises LabError when patience ends, or at once when waiting cannot help."""
+        """Wait until a handshake succeeds. Raise LabError at the time limit, or at once when waiting cannot help."""
         deadline_s = time.monotonic() + patience_s
         route = [self._hop(JUMP)] if name == JUMP else [self._hop(JUMP), self._hop(name)]
         while True:
@@ -319,7 +319,7 @@ class Lab(LabFolder):
         return self.root / "lab.json"
 
     def _state(self) -> _State:
-        """As recorded, else as a lab that was never up."""
+        """Return the recorded state, else that of a lab that was never up."""
         recorded = _State()
         if self._state_file.exists():
             values = json.loads(self._state_file.read_text())
@@ -327,7 +327,7 @@ class Lab(LabFolder):
         return recorded
 
     def _wanted(self, backend: str) -> _State:
-        """The recorded state, completed by what this lab was asked for."""
+        """Return the recorded state, completed by what this lab was asked for."""
         recorded = self._state()
         return _State(id=recorded.id or secrets.token_hex(8), backend=backend,
                       ports=self._ports or recorded.ports)
@@ -337,7 +337,7 @@ class Lab(LabFolder):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One `up` or `down` at a time."""
+        """Hold the lock: one `up` or `down` at a time."""
         with (self.root / "lock").open("w") as file:
             locks.flock(file.fileno(), locks.EXCLUSIVE)
             yield
@@ -351,7 +351,7 @@ class _State:
 
 
 def _choose(backend: str, running: str) -> str:
-    """The backend to use; `auto` keeps the running one, else prefers OpenSSH where it can do everything."""
+    """Return the backend to use; `auto` keeps the running one, else prefers OpenSSH where it supports everything."""
     if backend not in ("auto", *BACKENDS):
         raise LabError(f"the lab has no backend {backend!r}", remedy=f"one of auto, {', '.join(BACKENDS)}")
     obstacles = {"openssh": sshd.obstacle(),
@@ -378,7 +378,7 @@ def _sshd_config(server: Server) -> str:
 
 
 def _short_folder(root: Path) -> Path:
-    """Where tmux sockets lie: in the lab, or below /tmp when a socket there would have too long a path."""
+    """Return the folder of tmux sockets: in the lab, or below /tmp when their path would be too long."""
     longest = max(len(str(root / host)) for host in HOSTS) + _TMUX_SOCKET
     if longest <= _SOCKET_PATH_MAX:
         return root
@@ -402,7 +402,7 @@ def _known(name: str) -> str:
 
 def _gpu_host(name: str) -> str:
     if name not in HOSTS:
-        raise LabError(f"{name!r} is no GPU host of the lab: {', '.join(HOSTS)}")
+        raise LabError(f"{name!r} is not a GPU host of the lab: {', '.join(HOSTS)}")
     return name
 
 

@@ -1,4 +1,4 @@
-"""The lab on OpenSSH: where sshd is, and what its configuration says."""
+"""OpenSSH backend of the lab: the path of sshd and its configuration."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-serv
 
 
 def sshd() -> str | None:
-    """An absolute path, because sshd executes itself again."""
+    """Return the absolute path of sshd, because sshd executes itself again."""
     return shutil.which("sshd") or shutil.which("sshd", path=_SBIN)
 
 
 def obstacle() -> str | None:
-    """Why OpenSSH cannot serve the lab here, None when it can."""
+    """Return why OpenSSH cannot run the lab here, None when it can."""
     if sshd() is None:
-        return "there is no sshd (package openssh-server)"
+        return "sshd is not installed (package openssh-server)"
     if os.geteuid() == 0 and _root_is_locked():
-        return "root's account is locked, and sshd without PAM lets nobody into a locked account"
+        return "root's account is locked, and sshd without PAM refuses logins to a locked account"
     return None
 
 
 def gives_terminals() -> bool:
-    """Without root sshd cannot hand a terminal to the group tty; it need not where devpts is mounted with that group,
-    as it is on Debian and in Docker, but not everywhere."""
+    """Tell whether sshd can give terminals. Without root it cannot give a terminal to the group tty; it need not where
+    devpts is mounted with that group, as on Debian and in Docker, but not everywhere."""
     if os.geteuid() == 0:
         return True
     try:
@@ -50,23 +50,24 @@ def gives_terminals() -> bool:
 
 
 def listening(config: Path, log: Path) -> list[str]:
-    """The command of an sshd that listens by itself: the jump host."""
+    """Return the command of an sshd that listens itself: the jump host."""
     return [_sshd(), "-D", "-f", str(config), "-E", str(log)]
 
 
 def serving_one(config: Path, log: Path) -> list[str]:
-    """The command of an sshd that serves the connection on its standard input: a GPU host, behind its gate."""
+    """Return the command of an sshd that serves the connection on its standard input: a GPU host, behind its gate."""
     return [_sshd(), "-i", "-f", str(config), "-E", str(log)]
 
 
 def prepare_system() -> None:
-    """Started by root, sshd wants an empty folder to lock its unprivileged half into; usually a boot makes it."""
+    """Create the empty folder for privilege separation, which sshd needs under root; usually it is made at boot."""
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
 
 
 def jump_config(*, port: int, host_key: Path, authorized_keys: Path, ports: Iterable[int]) -> str:
-    """Forwards to these ports of this machine, and nothing else: MaxSessions 0 refuses shell, exec and subsystems."""
+    """Return the jump host's configuration: forwarding to these ports only; MaxSessions 0 refuses shell, exec and
+    subsystems."""
     allowed = " ".join(f"127.0.0.1:{p} localhost:{p}" for p in ports)
     text = _common(port=port, host_key=host_key, authorized_keys=authorized_keys) + (
         "MaxSessions 0\n"
@@ -79,12 +80,12 @@ def jump_config(*, port: int, host_key: Path, authorized_keys: Path, ports: Iter
 
 def host_config(*, port: int, host_key: Path, authorized_keys: Path, environment: Mapping[str, str],
                 session: Path) -> str:
-    """A GPU host: everything a session may do, in its own environment and home folder."""
+    """Return a GPU host's configuration: every kind of session, in its own environment and home folder."""
     variables = " ".join(f'"{name}={value}"' for name, value in environment.items())
     return _common(port=port, host_key=host_key, authorized_keys=authorized_keys) + (
-        "MaxStartups 100\n"  # it may stand for many hosts
+        "MaxStartups 100\n"  # it may represent many hosts
         f"SetEnv {variables}\n"
-        f"PermitTTY {'yes' if gives_terminals() else 'no'}\n"  # asked for one it cannot give, sshd ends the connection
+        f"PermitTTY {'yes' if gives_terminals() else 'no'}\n"  # if it cannot give one, sshd ends the connection
         f"ForceCommand {shlex.quote(str(session))}\n"
         f"Subsystem sftp {_sftp_server()}\n")
 
@@ -123,7 +124,8 @@ def _common(*, port: int, host_key: Path, authorized_keys: Path) -> str:
 
 
 def _no_penalties() -> str:
-    """sshd 9.8 and later shuts an address out after failed logins; here everybody has the same address."""
+    """Return the line that disables penalties: sshd 9.8 and later blocks an address after failed logins, and here all
+    clients have the same address."""
     line = "PerSourcePenalties no"
     known = subprocess.run([_sshd(), "-T", "-f", os.devnull, "-o", line], capture_output=True, text=True, timeout=10,
                            check=False)
@@ -133,7 +135,7 @@ def _no_penalties() -> str:
 def _sshd() -> str:
     path = sshd()
     if path is None:
-        raise LabError("there is no sshd on this machine", remedy="sudo apt-get install -y openssh-server")
+        raise LabError("sshd is not installed", remedy="sudo apt-get install -y openssh-server")
     return path
 
 

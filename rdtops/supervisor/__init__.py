@@ -1,4 +1,4 @@
-"""The supervisor: starts a run's training on the host, watches it, and starts it again when that can help.
+"""Supervisor: starts a run's training on the host, watches it, and restarts it when that can help.
 
-Standard library and rdtops.contract only: it must not need anything that the training may find broken.
+Standard library and rdtops.contract only: it must not depend on anything that may be broken for the training.
 """

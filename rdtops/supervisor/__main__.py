@@ -1,6 +1,6 @@
-"""`python -m rdtops.supervisor CONFIG [restarts=5 backoff_s=10 ...] -- accelerate launch ...`
+"""The supervisor's command: `python -m rdtops.supervisor CONFIG [restarts=5 backoff_s=10 ...] -- accelerate launch ...`
 
-Exit code: that of the last attempt, which it also leaves in the file `exit` of the run folder.
+Exit code: that of the last attempt, which it also writes to the file `exit` of the run folder.
 """
 
 from __future__ import annotations

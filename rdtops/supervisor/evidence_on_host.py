@@ -1,8 +1,8 @@
-"""Far side: what the host can say of one run, for a diagnosis. Standard library, Python 3.8.
+"""Host program: collect the evidence about one run for a diagnosis. Standard library, Python 3.8.
 
 Request: {"workspace": str, "wanted": str}: a run id, a beginning or end of one, or '' for the newest.
-Answer: {"names": [every run, oldest first], "facts", "attempts"}, the last two of the run when there is one such; what
-the facts are, rdtops.contract.diagnosis.Evidence says. The run's supervisor calls `facts` itself.
+Answer: {"names": [every run, oldest first], "facts", "attempts"}, the last two if exactly one run matches; for the
+facts see rdtops.contract.diagnosis.Evidence. The run's supervisor calls `facts` itself.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from rdtops.hostlib.processes import carrying, rank_of, stat_of
 Name = TypeVar("Name", bound=str)
 
 TAIL_BYTES = 1 << 18
-COUNTED_BYTES = 1 << 28  # of a file, to know the number of a line; a longer one has none
+COUNTED_BYTES = 1 << 28  # lines are numbered up to this size of a file; beyond it they have no number
 LINE_LETTERS = 2000
 LOG_LINES, JOURNAL_LINES, KERNEL_LINES = 400, 200, 20
 EVALUATION = ('{"kind": "eval_', '{"kind": "trial"')
-SAMPLED_S = 0.5  # over which a rank's share of a core is measured
+SAMPLED_S = 0.5  # interval in which a rank's share of a core is measured
 TELLING = ("failed", "stopped", "finished", "stuck", "started", "attempt", "checkpoint_failed",
            "stop_requested")
 GPU_FIELDS = (*nvidia_smi.IDENTITY, "memory.used", "utilization.gpu")
-REASONS = "clocks_throttle_reasons.active"  # not every driver knows it by this name
+REASONS = "clocks_throttle_reasons.active"  # not every driver uses this name
 THROTTLED = {0x8: "slowed down by its hardware", 0x20: "slowed down by heat (software)",
              0x40: "slowed down by heat (hardware)", 0x80: "slowed down by its power brake"}
 
 
 def facts(workspace: str, run_id: str, exit_code: int | None = None, *, ended: bool = False) -> dict[str, Any]:
-    """`ended`: the caller knows that the attempt is over, and its exit code."""
+    """Return the facts about a run. `ended`: the caller knows that the attempt has ended, and its exit code."""
     folder = os.path.join(workspace, "runs", run_id)
     journal = attempt_of(os.path.join(folder, "journal.jsonl"))
     begun: dict[str, Any] = next((e for e in journal["events"] if e.get("kind") == "attempt"), {})
@@ -73,14 +73,14 @@ def answer(workspace: str, wanted: str) -> dict[str, Any]:
 
 
 def matching(names: Sequence[Name], wanted: str) -> list[Name]:
-    """The names that a person may mean; `names` are sorted by time."""
+    """Return the names that match what a user typed; `names` are sorted by time."""
     if not wanted:
         return list(names[-1:])
     return [n for n in names if n == wanted] or [n for n in names if n.startswith(wanted) or n.endswith(wanted)]
 
 
 def attempts(path: str) -> list[dict[str, Any]]:
-    """How each attempt of the last launch ended."""
+    """Return how each attempt of the last launch ended."""
     ended: list[dict[str, Any]] = []
     for event in map(parsed, tail_of(path)[0]):
         if event.get("kind") == "launched":
@@ -91,7 +91,7 @@ def attempts(path: str) -> list[dict[str, Any]]:
 
 
 def attempt_of(path: str) -> dict[str, Any]:
-    """The numbered lines of the last attempt that told something, their events, and how it ended."""
+    """Return the numbered lines of the last attempt with events, these events, and how it ended."""
     lines, first = tail_of(path)
     numbered = [(first and first + n, line) for n, line in enumerate(lines) if not line.startswith(EVALUATION)]
     events = [parsed(line) for _, line in numbered]
@@ -111,15 +111,15 @@ def attempt_of(path: str) -> dict[str, Any]:
 
 
 def log_of(path: str, begun: dict[str, Any]) -> list[tuple[int, str]]:
-    """The numbered last lines, of the last attempt alone where the Journal says where it begins."""
+    """Return the last lines with their numbers; of the last attempt alone if the Journal has its beginning."""
     lines, first = tail_of(path, max(0, whole(begun.get("log_offset")) or 0), whole(begun.get("log_line")) or 1)
     return [(first and first + n, part[:LINE_LETTERS]) for n, line in enumerate(lines)
             for part in line.splitlines() or [""]][-LOG_LINES:]
 
 
 def tail_of(path: str, begin: int = 0, line: int = 1) -> tuple[list[str], int]:
-    """The last lines behind `begin`, which is the beginning of line number `line`, and the number of the first; 0 where
-    it is too far off to be counted."""
+    """Return the last lines after the offset `begin`, where line number `line` begins, and the number of the first; 0
+    where it is too far away to be counted."""
     try:
         with open(opened(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -129,7 +129,7 @@ def tail_of(path: str, begin: int = 0, line: int = 1) -> tuple[list[str], int]:
             file.seek(begin if is_counted else start)
             while file.tell() < start:
                 line += file.read(min(1 << 20, start - file.tell())).count(b"\n")
-            lines = file.read(TAIL_BYTES).decode("utf-8", "replace").split("\n")  # a text in JSON may hold others
+            lines = file.read(TAIL_BYTES).decode("utf-8", "replace").split("\n")  # JSON strings may hold others
     except OSError:
         return [], 1
     lines = lines if lines[-1] else lines[:-1]
@@ -145,7 +145,7 @@ def parsed(line: str) -> dict[str, Any]:
 
 
 def ranks(pids: list[int]) -> list[dict[str, Any]]:
-    """State and share of a core of each."""
+    """Return the state and the share of a core of each rank."""
     found = {pid: rank for pid in pids for rank in [rank_of(pid)] if rank is not None}
     before = {pid: ticks(pid) for pid in found}
     if found:
@@ -162,7 +162,7 @@ def ticks(pid: int) -> int:
 
 
 def disk_of(folder: str) -> tuple[int | None, int | None]:
-    """Free bytes and inodes; None for what a file system does not count."""
+    """Return free bytes and inodes; None for what a file system does not count."""
     try:
         disk = os.statvfs(folder)
     except OSError:
@@ -171,13 +171,13 @@ def disk_of(folder: str) -> tuple[int | None, int | None]:
 
 
 def counted_oom_kills() -> int | None:
-    """By the kernel, since the host was started."""
+    """Return the kernel's number of OOM kills since the host was booted."""
     found = re.search(r"^oom_kill (\d+)$", text_of("/proc/vmstat"), re.MULTILINE)
     return int(found[1]) if found else None
 
 
 def kernel(since_s: float) -> list[tuple[int, str]]:
-    """Lines of the kernel about memory that ran out and GPUs that failed, where we may read them."""
+    """Return kernel messages about lack of memory and failed GPUs, if this user may read them."""
     if not since_s:
         return []
     for words in (["journalctl", "-k", "-q", "--no-pager", "-o", "short-iso", "--since", f"@{since_s:.0f}"],
@@ -190,7 +190,7 @@ def kernel(since_s: float) -> list[tuple[int, str]]:
 
 
 def gpus(ours: list[int]) -> tuple[list[dict[str, Any]], str]:
-    """What nvidia-smi says of each, and why some cannot be used."""
+    """Return nvidia-smi's values of each GPU, and why some cannot be used."""
     found = nvidia_smi.gpus((*GPU_FIELDS, REASONS))
     if not found.gpus and any("not a valid field" in line for line in found.odd):
         found = nvidia_smi.gpus(GPU_FIELDS)

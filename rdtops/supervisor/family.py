@@ -1,4 +1,4 @@
-"""The processes of a run as its supervisor sees them: without itself and those it descends from."""
+"""Processes of a run, without its supervisor and the ancestors of the supervisor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rdtops.hostlib.processes import Ended, Process
 
 
 def members(run_id: str) -> list[Process]:
-    """Our user's living processes of the run."""
+    """Return the running processes of the run that belong to this user."""
     return processes.processes_of(_found(run_id))
 
 
@@ -16,7 +16,7 @@ def ranks(run_id: str) -> list[Process]:
 
 
 def end(run_id: str, *, grace_s: float = 0.0) -> Ended:
-    """Kill them all; with a grace, its ranks are asked to save and leave first."""
+    """Kill all processes of the run; with a grace period, first ask its ranks to save and exit."""
     return processes.end(lambda: _found(run_id), grace_s=grace_s)
 
 

@@ -1,4 +1,4 @@
-"""Tell a training that is stuck from one that works: by its Journal and its log as they grow."""
+"""Stall detection: distinguish a stuck training from a working one by the growth of its Journal and log."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rdtops.contract.journal import LINE_BYTES, Event, parse
 from rdtops.contract.recovery import Recovery
 from rdtops.hostlib import files
 
-OURS = ("launched", "attempt", "attempt_ended", "stuck", "stop_requested")  # no sign of the trainer's life
-REMEMBERED = 50  # step events whose distance is the usual one
+OURS = ("launched", "attempt", "attempt_ended", "stuck", "stop_requested")  # not written by the trainer
+REMEMBERED = 50  # step events whose mean distance is the usual one
 PIECE_BYTES = 4 * LINE_BYTES  # of the Journal, read at once
-PAUSE_FLOOR = 4  # so many floors may pass in silence where the state is saved or the average evaluated
+PAUSE_FLOOR = 4  # silence may last so many floors where the state is saved or the EMA evaluated
 
 
 class StallDetector:
-    """Fed by `look`; times are seconds of the monotonic clock."""
+    """A stall detector, updated by `look`; times are seconds of the monotonic clock."""
 
     def __init__(self, journal: Path, log: Path, config: TrainConfig, recovery: Recovery,
                  clock: Callable[[], float] = time.monotonic) -> None:
@@ -29,19 +29,19 @@ class StallDetector:
         self._offset = 0
         self._intervals: deque[float] = deque(maxlen=REMEMBERED)
         self._pauses: deque[float] = deque(maxlen=REMEMBERED)
-        self.events: list[Event] = []  # of this attempt, but its steps
+        self.events: list[Event] = []  # of this attempt, without its steps
         self.last_step = self.saved_step = 0
         self.attempts = 0  # since the launch
-        self.is_open = False  # the last of them has no end in the Journal
-        self.in_a_row = 0  # of them without a new checkpoint, the one that brought the last included
+        self.is_open = False  # the last attempt has no end in the Journal
+        self.in_a_row = 0  # attempts without a new checkpoint, including the one that wrote the last
         self._read()
         self.begin()
 
     def begin(self) -> None:
-        """A new attempt: silence counts from now."""
+        """Begin a new attempt: silence counts from now."""
         self.events = []
         self._log_size = _size(self._log)
-        self._step_s: float | None = None  # when the last step was told, by the trainer's clock
+        self._step_s: float | None = None  # time of the last step event, by the trainer's clock
         self._heard_s = self._clock()
 
     def look(self) -> None:
@@ -62,7 +62,7 @@ class StallDetector:
 
     @property
     def limit_s(self) -> float:
-        """How long the silence may be now."""
+        """Return how long the silence may be now."""
         recovery = self.recovery
         if not self.is_training:
             return recovery.setup_limit_s
@@ -77,15 +77,15 @@ class StallDetector:
         return self.silent_s > self.limit_s
 
     def _pauses_after(self, step: int) -> bool:
-        """After such a step the average is evaluated or the state saved, in silence."""
+        """Tell whether the EMA is evaluated or the state saved, in silence, after this step."""
         config = self.config
         every = (config.checkpoint_every_steps, config.heldout_every_steps, config.sample_every_steps)
         return step >= config.max_steps or any(n and step % n == 0 for n in every)
 
     def _read(self) -> bool:
-        """Piece by piece. Whether the trainer has told anything new."""
+        """Read piece by piece. Return whether the trainer has written anything new."""
         if _size(self._journal) < self._offset:
-            self._offset = 0  # it was replaced by a shorter one
+            self._offset = 0  # the file was replaced by a shorter one
         is_fresh = False
         try:
             with open(files.opened(self._journal), "rb") as file:  # noqa: PTH123  # a descriptor
@@ -93,7 +93,7 @@ class StallDetector:
                 while content := file.read(PIECE_BYTES):
                     events, read = parse(content)
                     if not read and len(content) < PIECE_BYTES:
-                        break  # a line without an end, as yet
+                        break  # an incomplete line
                     self._offset += read or len(content)  # no event is so long
                     file.seek(self._offset)
                     for event in events:
@@ -103,7 +103,7 @@ class StallDetector:
         return is_fresh
 
     def _take(self, event: Event) -> bool:
-        """Whether it is a sign of the trainer's life."""
+        """Take an event. Return whether it shows that the trainer works."""
         if event.kind.startswith(("eval_", "trial")):  # of evaluations of the run
             return False
         step = event.data.get("step") or 0

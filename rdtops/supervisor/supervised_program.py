@@ -1,4 +1,4 @@
-"""The program that is supervised: started in a session of its own, waited for together with our own signals."""
+"""Supervised program: started in its own session; the supervisor waits for it and for signals together."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Sequence
 
 STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _HEARD = (*STOPS, signal.SIGCHLD)
-_NOT_HUP = "SIGTERM,SIGINT,SIGQUIT"  # torchrun would end its ranks when a terminal goes
+_NOT_HUP = "SIGTERM,SIGINT,SIGQUIT"  # torchrun would end its ranks when a terminal closes
 
 
 def hear() -> None:
-    """From now on signals wait until `wait` asks for them. SIGHUP is of no interest."""
+    """Block signals from now on, until `wait` takes them. SIGHUP is ignored."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
 
 
 class Program:
-    """One start of it. Output goes where ours goes."""
+    """One start of the program. It inherits the output."""
 
     def __init__(self, words: Sequence[str]) -> None:
         sys.stdout.flush()
@@ -30,7 +30,7 @@ class Program:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; -9 for signal 9."""
+        """Return the exit code: None while it runs; -9 for signal 9."""
         return self._process.poll()
 
     def send(self, number: signal.Signals) -> None:
@@ -39,7 +39,7 @@ class Program:
 
 
 def wait(limit_s: float) -> signal.Signals | None:
-    """Until a child has ended, a signal asks for the end, or the limit. Returns the one that asked."""
+    """Wait until a child has ended, a signal asks to stop, or the limit. Return that signal."""
     heard = signal.sigtimedwait(_HEARD, limit_s)
     return signal.Signals(heard.si_signo) if heard and heard.si_signo in STOPS else None
 

@@ -1,4 +1,4 @@
-"""Supervision: attempt after attempt, until the training has finished, is asked to stop, or a restart cannot help."""
+"""Supervision: start attempts until the training has finished, is asked to stop, or a restart cannot help."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from rdtops.supervisor.supervised_program import Program
 
 log = logging.getLogger("rdtops.supervisor")
 LOOK_S = 1.0
-STACKS_S = 2.0  # that ranks get to write their stacks
+STACKS_S = 2.0  # time for the ranks to write their stacks
 EXIT, LOCK = "exit", "supervisor"
 MEMORY = ("out_of_gpu_memory", "out_of_host_memory")
 
 
 @dataclass(frozen=True)
 class AttemptVerdict:
-    """What follows from the end of an attempt."""
+    """The decision after the end of an attempt."""
 
     diagnosis: Diagnosis
-    wait_s: float | None  # until the next one; None: there is none
-    train: TrainConfig  # that the next one uses
+    wait_s: float | None  # until the next attempt; None: there is none
+    train: TrainConfig  # configuration of the next attempt
 
 
 class Supervision:
-    """Of one launch. What it knows of attempts before it was started itself, it has from the Journal."""
+    """The supervision of one launch. It knows earlier attempts from the Journal."""
 
     def __init__(self, spec: RunSpec, words: Sequence[str], recovery: Recovery) -> None:
         self.spec, self.words, self.recovery = spec, list(words), recovery
@@ -52,13 +52,13 @@ class Supervision:
         self.detector = StallDetector(self.journal.path, Path(spec.paths.log), self.train, recovery)
 
     def run(self) -> int:
-        """Returns the exit code of the last attempt, which the file `exit` holds as well."""
+        """Run the attempts. Return the exit code of the last one, which is also written to the file `exit`."""
         with self._alone():
             supervised_program.hear()
             self._take_over()
             try:
                 code = self._attempts()
-            except BaseException:  # a bug of ours must not leave a training that nobody looks after
+            except BaseException:  # a bug in the supervisor must not leave an unsupervised training
                 family.end(self.spec.run_id)
                 raise
             self._tell_asked()
@@ -66,12 +66,12 @@ class Supervision:
             return _shell_code(code)
 
     def _attempts(self) -> int:
-        """Until there is no other. The exit code of the last one."""
+        """Run attempts until none follows. Return the exit code of the last one."""
         code = 143
         while not self._is_to_stop():
             code = self._attempt()
             verdict = self._verdict(code)
-            # where what started the ranks was killed, they may be well: they save first
+            # if only the launcher of the ranks was killed, the ranks may work: let them save first
             family.end(self.spec.run_id, grace_s=self.recovery.grace_s if code < 0 else 0.0)
             self._tell_end(code, verdict)
             if verdict.wait_s is None:
@@ -101,7 +101,7 @@ class Supervision:
         return running.exit_code
 
     def _hear(self, asked: signal.Signals | None, running: Program | None = None) -> None:
-        """Ranks save and leave when they are told; before there are any, their launcher goes."""
+        """Handle a stop request: signal the ranks to save and exit; before there are any, end their launcher."""
         if asked is None:
             return
         self.asked = signal.SIGTERM if asked is signal.SIGINT else asked
@@ -111,7 +111,7 @@ class Supervision:
             running.send(signal.SIGTERM)
 
     def _end_stuck(self, attempt: int) -> None:
-        """Leave in the log where every rank stands, then end them all."""
+        """Write the stacks of all ranks to the log, then kill them."""
         ranks = family.ranks(self.spec.run_id)
         self._tell(
             "stuck", attempt=attempt, silent_s=round(self.detector.silent_s, 1),
@@ -120,7 +120,7 @@ class Supervision:
         log.error("no event for %.0f s: the stacks of all ranks, then the end", self.detector.silent_s)
         for rank in ranks:
             rank.send(signal.SIGUSR2)
-            rank.send(signal.SIGCONT)  # a stopped one writes its stack when it goes on
+            rank.send(signal.SIGCONT)  # a stopped process writes its stack when it continues
         time.sleep(STACKS_S if ranks else 0)
         family.end(self.spec.run_id)
 
@@ -139,7 +139,7 @@ class Supervision:
         return AttemptVerdict(found, self.recovery.backoff(self.detector.in_a_row), self.train)
 
     def _frees_memory(self, found: Diagnosis) -> bool:
-        """Smaller micro-batches take less of the memory that they are computed in."""
+        """Tell whether smaller micro-batches would help: the GPU or host memory ran out."""
         return found.cause == "out_of_gpu_memory" or self.train.device == "cpu"
 
     def _tell_end(self, code: int, verdict: AttemptVerdict) -> None:
@@ -154,11 +154,11 @@ class Supervision:
                         found.summary, what)
 
     def _prepare(self, verdict: AttemptVerdict) -> None:
-        """Wait, and leave for the trainer what it is to do otherwise."""
+        """Wait, and write the changed settings for the trainer."""
         if verdict.train != self.train:
             overrides.write(self.root, self.spec.train, verdict.train)
             changed = ", ".join(f"{k}={v}" for k, v in overrides.changes(self.train, verdict.train).items())
-            message = (f"out of memory: it goes on with {changed}; the global batch stays "
+            message = (f"out of memory: continuing with {changed}; the global batch stays "
                        f"{verdict.train.global_batch_size}")
             self._tell("warning", message=message)
             log.warning("%s", message)
@@ -172,18 +172,18 @@ class Supervision:
             event.kind == "stopped" for event in self.detector.events)
 
     def _tell_asked(self) -> None:
-        """A signal that came while nothing ran has been told by nobody."""
+        """Record a stop signal that came while no attempt ran."""
         if self.asked and not any(event.kind == "stopped" for event in self.detector.events):
             self._tell("stopped", step=self.detector.last_step, signal=self.asked.name)
 
-    # who else is there ----------------------------------------------------------------------------------------------
+    # other supervisors -----------------------------------------------------------------------------------------------
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Two supervisors would end each other's training. The lock goes with the process, however it ends."""
+        """Hold the lock: two supervisors would end each other's training. It is released when the process ends."""
         with os.fdopen(locks.opened(str(self.root / LOCK)), "r+") as file:
             if not locks.flocked(file.fileno()):
-                raise RunError(f"{self.spec.run_id} has a supervisor already; {self.root / LOCK} names it",
+                raise RunError(f"{self.spec.run_id} already has a supervisor: see {self.root / LOCK}",
                                remedy="inv status")
             file.truncate(0)
             file.write(f"{processes.name_of(os.getpid())}\n")
@@ -191,7 +191,7 @@ class Supervision:
             yield
 
     def _take_over(self) -> None:
-        """End what a killed supervisor has left; its ranks save first. Tell of an attempt whose end nobody saw."""
+        """End the processes left by a killed supervisor; its ranks save first. Record the end of its attempt."""
         orphans = family.end(self.spec.run_id, grace_s=self.recovery.grace_s).found
         self.detector.look()
         self.detector.begin()
@@ -203,7 +203,7 @@ class Supervision:
             log.warning("%s", summary)
 
     def _tell(self, kind: str, **data: Any) -> None:
-        """A full disk is no reason to let go of a training."""
+        """Append to the Journal. A full disk must not end the supervision."""
         try:
             self.journal.append(kind, **data)
         except OSError as error:
@@ -211,7 +211,7 @@ class Supervision:
 
 
 def _shell_code(code: int) -> int:
-    """As a shell says it: 137 for signal 9."""
+    """Return the exit code of a shell: 137 for signal 9."""
     return code if code >= 0 else 128 - code
 
 
@@ -220,7 +220,7 @@ def _size(path: Path) -> int:
 
 
 def _lines(path: Path) -> int:
-    """None of a file that cannot be read."""
+    """Count the lines of a file; 0 if it cannot be read."""
     try:
         with open(files.opened(path), "rb") as file:  # noqa: PTH123  # a descriptor
             return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))

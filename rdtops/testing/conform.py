@@ -1,10 +1,10 @@
-"""The conformance kit: does a plugin do in trouble what rdtops promises of every plugin?
+"""Conformance kit: test that a plugin keeps rdtops' rules for plugins, also when a host fails.
 
     python -m rdtops.testing.conform my_plugin --set 'min_free_gb=10'
 
-runs each of its hooks against the lab: a healthy host, a host that is gone, commands that hang, garbage for an answer,
-a full disk. It holds the plugin to the rules: of ours it imports rdtops.api only, a check changes nothing on the host,
-every call ends in its time, and what goes wrong is an RdtopsError or a finding, never something else and never "OK".
+runs each of its hooks against the lab: a healthy host, an unreachable host, commands that hang, a garbled answer, a
+full disk. It checks the rules: of rdtops the plugin imports rdtops.api only, a check changes nothing on the host,
+every call ends within its time limit, and a failure is an RdtopsError or a finding, never something else or "OK".
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from rdtops.testing.scripted import load, make_spec
 from rdtops.testing.troubled import FULL, GARBLED, GONE, HANGING, Troubled
 
 HOST = "lab2"
-LIMIT_S = 60.0  # for a hook in trouble
+LIMIT_S = 60.0  # for a hook on a failing host
 CACHES = (".cache/rdtops",)  # of rdtops itself
-ENCODERS = {  # the smallest that look complete
+ENCODERS = {  # the smallest that pass as complete
     "text_encoder": {"config.json": b'{"d_model": 64}', "model.safetensors": b"t5", "spiece.model": b"words"},
     "vision_encoder": {"config.json": b'{"vision_config": {"hidden_size": 32, "image_size": 28, "patch_size": 14}}',
                        "model.safetensors": b"siglip"}}
@@ -55,7 +55,7 @@ ENCODERS = {  # the smallest that look complete
 EVALUATED = names.evaluation_name("step_000010-libero_90-0a1b2c3d")
 _TALLY = {"successes": 1, "trials": 1, "errors": 0, "success_rate": 1.0, "wilson_95": [0.2065, 1.0],
           "mean_steps_to_success": 43.0}
-REPORT: dict[str, Any] = {  # the smallest that has every field
+REPORT: dict[str, Any] = {  # the smallest with every field
     "checkpoint": {"name": checkpoint_name(10)}, "codec": {"name": "delta_velocity"}, "notes": [], "total": _TALLY,
     "protocol": {"benchmark": "libero_90", "max_steps": 200, "exec_horizon": 16, "pred_horizon": 64, "seed": 0},
     "tasks": [{"number": 0, "name": "a_task", "language": "a task", **_TALLY}],
@@ -64,7 +64,7 @@ REPORT: dict[str, Any] = {  # the smallest that has every field
 
 @dataclass(frozen=True)
 class ConformanceVerdict:
-    """`holds` is None where the rule could not be tried here."""
+    """The verdict on one rule. `holds` is None where the rule could not be tested here."""
 
     rule: str
     holds: bool | None
@@ -73,15 +73,15 @@ class ConformanceVerdict:
 
 @dataclass(frozen=True)
 class ConformanceTrial:
-    """What one hook made of one situation."""
+    """The result of one hook in one situation."""
 
     call: Call
-    commands: int  # that it ran on the host
+    commands: int  # number that it ran on the host
     changed: tuple[str, ...]  # files of the host's home
 
 
 def judge(plugin: Plugin, lab: Lab, options: Mapping[str, Any] | None = None) -> Iterator[ConformanceVerdict]:
-    """Every rule, as it is tried. The lab is up before and after."""
+    """Yield the verdict on every rule as it is tested. The lab is up before and after."""
     yield from _static(plugin)
     bench = _Bench(plugin, lab, dict(options or {}))
     try:
@@ -94,7 +94,7 @@ def _tried(bench: _Bench) -> Iterator[ConformanceVerdict]:
     healthy = {}
     for hook in bench.plugin.hooks:
         if hook == "register_launchers":
-            yield ConformanceVerdict(f"{hook}: the promises of its launchers", None, "--host HOST tries them there")
+            yield ConformanceVerdict(f"{hook}: the promises of its launchers", None, "use --host HOST to test them")
             continue
         if hook not in bench.arguments():
             yield ConformanceVerdict(f"{hook}: a healthy host", None, "the kit does not know this hook")
@@ -127,7 +127,7 @@ def _sources(module: ModuleType) -> list[Path]:
 
 
 def _imports(file: Path) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything that a file imports; relative imports are its own."""
+    """Yield line and full name of everything that a file imports, except relative imports."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -143,7 +143,7 @@ def _allowed(name: str) -> bool:
 def _of_health(hook: str, trial: ConformanceTrial) -> ConformanceVerdict:
     rule = f"{hook}: a healthy host"
     error = trial.call.error
-    if error is not None and not (hook == "before_train" and isinstance(error, RdtopsError)):  # which may veto
+    if error is not None and not (hook == "before_train" and isinstance(error, RdtopsError)):  # before_train may veto
         return ConformanceVerdict(rule, False, _named(error))
     wrong = _wrong_answer(hook, trial.call.value)
     said = _named(error) if error else wrong or _shown(trial.call.value)
@@ -158,12 +158,13 @@ def _of_trouble(rule: str, trouble: str, trial: ConformanceTrial, healthy: Confo
         return ConformanceVerdict(rule, True, _named(error))
     wrong = _wrong_answer(hook, trial.call.value)
     if not wrong and healthy.commands and trouble != FULL and not _notices(hook, trouble, trial.call.value):
-        wrong = "it asks the host, and did not notice"
+        wrong = "it uses the host, but did not report the failure"
     return ConformanceVerdict(rule, not wrong, wrong or _shown(trial.call.value))
 
 
 def _notices(hook: str, trouble: str, value: Any) -> bool:
-    """A check has a finding that is not OK. A command that prints garbage may have done its work all the same."""
+    """Tell whether the failure is reported: a check has a finding that is not OK. A command that prints garbage may
+    still have done its work."""
     if hook != "preflight_check":
         return trouble == GARBLED
     return any(r.status is not Status.OK for r in _results(value))
@@ -174,10 +175,10 @@ def _wrong_answer(hook: str, value: Any) -> str:
         results = _results(value)
         odd = [r for r in results if not isinstance(r, CheckResult)]
         mute = [r.name for r in results if isinstance(r, CheckResult) and r.status is Status.FAIL and not r.remedy]
-        return (f"answers {odd[0]!r:.80}, not CheckResults" if odd
+        return (f"returns {odd[0]!r:.80}, not CheckResults" if odd
                 else f"a FAIL without a remedy: {', '.join(mute)}" if mute else "")
     if value is not None and (hook == "before_train" or not isinstance(value, Mapping)):
-        return f"answers {value!r:.80}"
+        return f"returns {value!r:.80}"
     return ""
 
 
@@ -197,7 +198,7 @@ def _named(error: BaseException) -> str:
 # --- situations ---
 
 class _Bench:
-    """A workspace on the lab's host with all that the hooks are told of, and the troubles it can be in."""
+    """A workspace on the lab's host with everything that the hooks receive, and the failures to test."""
 
     def __init__(self, plugin: Plugin, lab: Lab, options: dict[str, Any]) -> None:
         self.plugin, self.lab = plugin, lab
@@ -214,7 +215,7 @@ class _Bench:
             shutil.rmtree(folder, ignore_errors=True)
 
     def trial(self, hook: str) -> ConformanceTrial:
-        """One call of one hook, as rdtops makes it, from a connection that was good when it began."""
+        """Call one hook as rdtops does, on a connection that worked at the start."""
         self._furnish()
         connection = Troubled(self._host(), self.trouble)
         with connection:
@@ -230,7 +231,7 @@ class _Bench:
         return ConformanceTrial(call, connection.commands, changed)
 
     def arguments(self) -> dict[str, dict[str, Any]]:
-        """Hook -> what it is told beside host, connection and options."""
+        """Return for each hook its arguments besides host, connection and options."""
         spec, local = self._spec(), {role: self.local / role for role in ENCODERS}
         end = RunEnd(RunState.FAILED, 10, 20, 0.5, 1, "out of memory", 1.7e9)
         told = {"preflight_check": {"spec": spec, "local_assets": local, "traits": launchers.traits(self._host())},
@@ -266,7 +267,7 @@ class _Bench:
                           checkpoint_name(10), "libero_90", 1, 1, 0)
 
     def _furnish(self) -> None:
-        """Assets here, a run with a checkpoint and an evaluation there, as if freshly made."""
+        """Create assets on the laptop, and a run with a checkpoint and an evaluation on the host."""
         for role, files in ENCODERS.items():
             _write(self.local / role, files)
         spec = self._spec()
@@ -282,7 +283,7 @@ class _Bench:
             if self.trouble != FULL:
                 raise
 
-    # --- what may befall it: each yields why it cannot be tried, or nothing
+    # --- failures: each yields why it cannot be tested, or nothing
 
     @contextmanager
     def _in(self, trouble: str) -> Iterator[str]:
@@ -302,13 +303,13 @@ class _Bench:
 
     @contextmanager
     def _full(self) -> Iterator[str]:
-        """A file system of its own, with a checkpoint on it and not a byte left."""
+        """Mount a separate full file system with a checkpoint on it."""
         place, here = self.home / "conform-full", self.workspace
         place.mkdir(exist_ok=True)
         mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True,
                                  text=True, check=False)
         if mounted.returncode:
-            yield f"only root can have a small disk here ({mounted.stderr.strip() or 'mount refused'})"
+            yield f"only root can mount a small disk here ({mounted.stderr.strip() or 'mount refused'})"
             return
         try:
             with self._in(FULL):
@@ -338,7 +339,7 @@ def _fill(ballast: Path) -> None:
 
 
 def _tree(home: Path) -> dict[str, tuple[Any, ...]]:
-    """Path -> kind and mode, size, time of change and MD5 of everything below the home."""
+    """Return kind and mode, size, mtime and MD5 of everything below the home, by path."""
     found = {}
     for path in home.rglob("*"):
         name = path.relative_to(home).as_posix()
@@ -353,11 +354,11 @@ def _tree(home: Path) -> dict[str, tuple[Any, ...]]:
 # --- the program ---
 
 def main(arguments: list[str], show: Callable[[str], None]) -> int:
-    """0 when every rule holds, 1 when one does not, 2 when the plugin cannot be used at all."""
+    """Run the kit. Return 0 when every rule holds, 1 when one does not, 2 when the plugin cannot be used at all."""
     parser = argparse.ArgumentParser(prog="python -m rdtops.testing.conform", description=str(__doc__).split("\n")[0])
     parser.add_argument("plugin", help="a name that `inv plugins` shows, a file, or a module")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option, in TOML")
-    parser.add_argument("--host", help="try the promises of its launchers there, with jobs: a host of hosts.toml")
+    parser.add_argument("--host", help="host of hosts.toml on which to test the promises of its launchers, with jobs")
     given = parser.parse_args(arguments)
     try:
         plugin = load(given.plugin)
@@ -375,12 +376,12 @@ def main(arguments: list[str], show: Callable[[str], None]) -> int:
 
 def _sum(plugin: Plugin, verdicts: list[ConformanceVerdict], show: Callable[[str], None]) -> int:
     failed = sum(v.holds is False for v in verdicts)
-    show(f"{plugin.name}: {'conforms' if not failed else f'{failed} rules broken'}, {len(verdicts)} tried")
+    show(f"{plugin.name}: {'conforms' if not failed else f'{failed} rules broken'}, {len(verdicts)} tested")
     return int(failed > 0)
 
 
 def judge_launchers(plugin: Plugin, name: str, options: Mapping[str, Any]) -> Iterator[ConformanceVerdict]:
-    """The promises of each launcher of a plugin, tried on a host of hosts.toml, below its workspace."""
+    """Test the promises of each launcher of a plugin on a host of hosts.toml, below its workspace."""
     host = inventory.load().host(name)
     host = replace(host, plugins={**host.plugins, plugin.name: {**host.plugins.get(plugin.name, {}), **options}})
     (call,) = Registry([plugin]).call("register_launchers", host)
@@ -395,7 +396,7 @@ def judge_launchers(plugin: Plugin, name: str, options: Mapping[str, Any]) -> It
 
 
 def judge_in(plugin: Plugin, folder: Path, options: Mapping[str, Any]) -> Iterator[ConformanceVerdict]:
-    """The same in a lab of its own, which ends with it."""
+    """Test the rules in a separate lab, which is shut down afterwards."""
     lab = Lab(folder, Ports.free())
     lab.up()
     try:

@@ -1,9 +1,9 @@
-"""The promises of a Launcher, tried on a real host: of those bundled in the tests, of a third party's on a cluster.
+"""Launcher tests: the promises of a Launcher on a real host; the tests use them for ours, the kit for others'.
 
     python -m rdtops.testing.conform my_plugin --host cluster
 
-submits small jobs below the host's workspace, in a folder whose name is as bad as a name can be, and looks at what
-became of them. A minute where jobs begin at once; as long as its queue is where they do not.
+submits small jobs below the host's workspace, in a folder with a difficult name, and checks their results. It takes a
+minute where jobs begin at once; with a queue, as long as the queue.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BAD_NAME = "a b'c\"d $(touch e);f é"
 BEGINS_WITHIN_S = 120.0
 GRACE_S = 30.0
 
-# What a training is to a launcher: it hears SIGTERM or SIGUSR1, saves, and leaves; or it does not listen
+# A stand-in for a training: on SIGTERM or SIGUSR1 it saves and exits; or it ignores them
 _WORK = """\
 import os, signal, sys, time
 folder, seconds, code, listens = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == 'listens'
@@ -66,7 +66,7 @@ exit "$code"
 
 @dataclass(frozen=True)
 class Promise:
-    """`holds` is None where it could not be tried here."""
+    """The result of one promise. `holds` is None where it could not be tested here."""
 
     words: str
     holds: bool | None
@@ -74,7 +74,7 @@ class Promise:
 
 
 class LauncherTrial:
-    """Jobs of one launcher on one host, below `folder` there, which is removed in the end."""
+    """Jobs of one launcher on one host, below `folder` on the host, which is removed at the end."""
 
     def __init__(self, launcher: Launcher, host: Host, folder: str) -> None:
         self.launcher, self.host = launcher, host
@@ -84,7 +84,7 @@ class LauncherTrial:
         self.jobs: list[Job] = []
 
     def job(self, name: str, *, seconds: float = 300.0, code: int = 0, listens: bool = True) -> Job:
-        """Its files are on the host; it is not submitted."""
+        """Write the files of a job to the host, without submitting it."""
         folder = self.folder / name
         job = Job(f"conform-{self.mark}-{name}", folder / "launch.sh", folder / "train.log",
                   f"RDTOPS_RUN=conform-{self.mark}-{name}", spreads=True)
@@ -103,15 +103,15 @@ class LauncherTrial:
         return self.launcher.states(self.connection, [job])[job.name]
 
     def becomes(self, job: Job, phase: Phase, limit_s: float = BEGINS_WITHIN_S) -> JobState:
-        """Its state as soon as it is in that phase, else the last one seen."""
+        """Wait until a job is in a phase. Return its state, or the last state at the time limit."""
         return _until(lambda: self.state(job), lambda state: state.phase is phase, limit_s)
 
     def begun(self, job: Job) -> int:
-        """How often it began; a job that runs writes that after a moment."""
+        """Return how often a job began; a running job writes that after a moment."""
         return len(self.text(job, "begun").split())
 
     def running(self, job: Job) -> bool:
-        """It was seen to run by the launcher, and has written so itself."""
+        """Tell whether the launcher shows a job as running, and the job has written so itself."""
         return (self.becomes(job, Phase.RUNNING).phase is Phase.RUNNING
                 and _until(lambda: self.begun(job), bool, BEGINS_WITHIN_S) > 0)
 
@@ -122,13 +122,13 @@ class LauncherTrial:
         return self.connection.run(Command("test", "-e", job.file(file)), check=False).ok
 
     def is_still(self, job: Job) -> bool:
-        """Nothing of it writes any more."""
+        """Tell whether no process of a job writes any more."""
         before = self.text(job, "pulse")
         time.sleep(0.5)
         return self.text(job, "pulse") == before
 
     def close(self) -> None:
-        """Nothing of it stays on the host."""
+        """Remove everything from the host."""
         for job in self.jobs:
             try:
                 self.launcher.stop(self.connection, job, 0)
@@ -140,8 +140,8 @@ class LauncherTrial:
 
 def promises(launcher: Launcher, host: Host, folder: str, gone: Callable[[], None] | None = None,
              back: Callable[[], None] = lambda: None) -> Iterator[Promise]:
-    """Every promise, as it is tried. `folder` is an absolute path on the host. `gone` takes the host away; without it
-    that is not tried. `back` brings it again."""
+    """Yield every promise as it is tested. `folder` is an absolute path on the host. `gone` makes the host unreachable;
+    without it that is not tested. `back` makes it reachable again."""
     trial = LauncherTrial(launcher, host, folder)
     try:
         for part in (_life, _ends, _stops, _at_once):
@@ -152,34 +152,34 @@ def promises(launcher: Launcher, host: Host, folder: str, gone: Callable[[], Non
 
 
 def _life(trial: LauncherTrial) -> Iterator[Promise]:
-    """One job that listens, from its first submission to its second."""
+    """Test one job that handles signals, from its first submission to its second."""
     job = trial.job("life")
     yield _promise("before it is submitted a job is absent", trial.state(job).phase is Phase.ABSENT, trial.state(job))
     first = trial.launcher.submit(trial.connection, job)
-    yield _promise("a submitted job begins and is said to run", trial.running(job) and not first.already,
+    yield _promise("a submitted job begins and is shown as running", trial.running(job) and not first.already,
                    trial.state(job))
     again = trial.launcher.submit(trial.connection, job)
-    yield _promise("submitted again while it lives it is not started twice", again.already and trial.begun(job) == 1,
+    yield _promise("submitted again while it runs, it is not started twice", again.already and trial.begun(job) == 1,
                    f"{again}, begun {trial.begun(job)} x")
     trial.connection.close()
     trial.connection = Connection(trial.host)
     yield _promise("it outlives the connection", trial.state(job).phase is Phase.RUNNING and not trial.is_still(job),
                    trial.state(job))
-    yield _promise("its log has what it prints", "hello from the job" in trial.text(job, job.log.name),
+    yield _promise("its log has its output", "hello from the job" in trial.text(job, job.log.name),
                    trial.text(job, job.log.name)[-80:])
     line = trial.launcher.attach_line(job)
-    yield _promise("the line that shows it is one line", bool(line) and "\n" not in line, line)
+    yield _promise("the command that shows it is one line", bool(line) and "\n" not in line, line)
     there = trial.connection.run(trial.launcher.inside(trial.connection, job, Command("cat", job.file("begun"))),
                                  timeout_s=60, check=False)
     yield _promise("a command inside it sees its files", trial.text(job, "begun") in there.out, there.err[-200:])
     trial.launcher.stop(trial.connection, job, GRACE_S)
     state = trial.state(job)
-    yield _promise("stop asks it to save first, and it is gone then",
+    yield _promise("stop asks it to save first, then it is gone",
                    trial.has(job, "saved") and state.phase is Phase.ENDED and trial.is_still(job), state)
-    yield _promise("somebody's wish to stop it is on record", trial.has(job, "stop"), job.file("stop"))
+    yield _promise("the request to stop it is on record", trial.has(job, "stop"), job.file("stop"))
     second = trial.launcher.submit(trial.connection, job)
     is_new = not second.already and _until(lambda: trial.begun(job), lambda count: count == 2, BEGINS_WITHIN_S) == 2
-    yield _promise("after its end it can be submitted again, and begins anew",
+    yield _promise("after its end it can be submitted again, and begins again",
                    is_new and not trial.has(job, "stop") and not trial.has(job, "exit"), f"{second}")
     trial.launcher.stop(trial.connection, job, 0)
     yield _promise("stop without grace ends it", trial.state(job).phase is Phase.ENDED and trial.is_still(job),
@@ -192,8 +192,8 @@ def _ends(trial: LauncherTrial) -> Iterator[Promise]:
         trial.launcher.submit(trial.connection, job)
         state = trial.becomes(job, Phase.ENDED)
         told = trial.text(job, "exit")
-        right = told == "0" if code == 0 else told.isdigit() and told != "0"  # of nodes that were ended with it, say
-        yield _promise(f"a job that ends with {code} has ended, and its exit code tells whether all was well",
+        right = told == "0" if code == 0 else told.isdigit() and told != "0"  # other nodes were ended
+        yield _promise(f"a job that ends with {code} has ended, and its exit code shows success or failure",
                        state.phase is Phase.ENDED and right, f"{state}, exit {told!r}")
 
 
@@ -202,12 +202,12 @@ def _stops(trial: LauncherTrial) -> Iterator[Promise]:
     trial.launcher.submit(trial.connection, job)
     ran = trial.running(job)
     trial.launcher.stop(trial.connection, job, 1)
-    yield _promise("what does not listen is ended after the grace", ran and trial.is_still(job)
+    yield _promise("a job that ignores signals is killed after the grace period", ran and trial.is_still(job)
                    and trial.state(job).phase is Phase.ENDED, trial.state(job))
 
 
 def _at_once(trial: LauncherTrial) -> Iterator[Promise]:
-    """Two laptops that submit at the same moment."""
+    """Test laptops that submit at the same moment."""
     job = trial.job("twice")
     said: list[bool] = []
 
@@ -222,7 +222,7 @@ def _at_once(trial: LauncherTrial) -> Iterator[Promise]:
         thread.join()
     begins = trial.running(job)
     time.sleep(2.0)
-    yield _promise("of several that submit at once, one starts it", begins and trial.begun(job) == 1
+    yield _promise("of several simultaneous submissions, one starts it", begins and trial.begun(job) == 1
                    and sorted(said) == [False, True, True], f"begun {trial.begun(job)} x, already: {said}")
     trial.launcher.stop(trial.connection, job, 0)
 
@@ -235,7 +235,7 @@ def _in_trouble(trial: LauncherTrial, gone: Callable[[], None] | None, back: Cal
         with Deranged(trial.host, trouble) as connection:
             yield _unknown(trial.launcher, connection, job, trouble)
     if gone is None:
-        yield Promise(f"{GONE}: no state is made up", None, "only a host of the lab can be taken away")
+        yield Promise(f"{GONE}: the state is unknown", None, "only a host of the lab can be made unreachable")
         return
     with Deranged(trial.host, GONE) as connection:
         connection.open()
@@ -250,10 +250,10 @@ def _unknown(launcher: Launcher, connection: Connection, job: Job, trouble: str)
     try:
         state = launcher.states(connection, [job])[job.name]
     except RdtopsError as error:
-        return Promise(f"{trouble}: no state is made up", True, f"{type(error).__name__}: {error}"[:200])
-    except Exception as error:  # the promise is that it raises nothing else
-        return Promise(f"{trouble}: no state is made up", False, f"{type(error).__name__}: {error}"[:200])
-    return Promise(f"{trouble}: no state is made up", state.phase is Phase.UNKNOWN, str(state))
+        return Promise(f"{trouble}: the state is unknown", True, f"{type(error).__name__}: {error}"[:200])
+    except Exception as error:  # the promise: nothing else is raised
+        return Promise(f"{trouble}: the state is unknown", False, f"{type(error).__name__}: {error}"[:200])
+    return Promise(f"{trouble}: the state is unknown", state.phase is Phase.UNKNOWN, str(state))
 
 
 def _promise(words: str, holds: bool, seen: object) -> Promise:

@@ -1,4 +1,4 @@
-"""A host that says what you write down: plugins tested without a host, and with the answers of broken ones."""
+"""Scripted host: test plugins without a host, and with the answers of broken hosts."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from rdtops.ssh.probe import Output
 
 
 class ScriptedConnection(Connection):
-    """Answers probes by their names and commands by their first word; what is not scripted answers like a program that
-    is not there. `asked` holds every shell line. Nothing ever reaches a network.
+    """A connection that answers probes by their names and commands by their first word; anything else answers as a
+    missing program. `asked` holds every shell line. It never uses a network.
 
     >>> connection = ScriptedConnection(make_host(), scratch=said("12345678\\n"), mkdir=said(""))
     """
@@ -40,7 +40,7 @@ class ScriptedConnection(Connection):
         return self
 
     def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> dict[str, Any]:
-        """Probes as described; a program of your own is answered by the JSON of the answer with its name."""
+        """Answer probes as described; answer your own host program with the JSON of the answer of its name."""
         if program is not prober:
             answer: dict[str, Any] = loads(self._answer(program.__name__.rpartition(".")[2]).out)
             return answer
@@ -60,7 +60,7 @@ class ScriptedConnection(Connection):
 
 
 def said(text: str, code: int | None = 0, err: str = "") -> Output:
-    """What a command printed, its exit code (None: it ran into its time limit) and its stderr."""
+    """Build an answer: stdout of a command, its exit code (None: it exceeded its time limit) and its stderr."""
     return Output(code, text, err)
 
 
@@ -72,24 +72,24 @@ BROKEN = {
     "very long": said("x," * 100_000),
     "timed out": said("", None),
 }
-"""Answers that every parser meets some day, by name: made for pytest.mark.parametrize."""
+"""Broken answers that every parser must handle, by name: for pytest.mark.parametrize."""
 
 
 def make_host(**values: Any) -> Host:
-    """A host of no network; `plugins={"scratch": {...}}` are its options."""
+    """Make a host without a network; `plugins={"scratch": {...}}` are its options."""
     return Host(**{"name": "h", "address": "192.0.2.1", **values})
 
 
 def make_spec(*settings: str, name: str = "libero_single_task", host: str = "h", workspace: str = "/w") -> RunSpec:
-    """The RunSpec of a preset with `key=value` settings; its assets lie in `workspace`/assets."""
+    """Make the RunSpec of a preset with `key=value` settings; its assets are in `workspace`/assets."""
     train = override(preset(name), settings)
     return RunSpec(RunId("20261124-101530-x-3fa9"), host, "now", workspace, f"{workspace}/releases/s", "s",
                    {role: f"{workspace}/assets/{getattr(train, role)}" for role in ASSETS}, train)
 
 
 def load(plugin: str | Path | ModuleType) -> Plugin:
-    """A plugin by the name under which rdtops finds it, by its file, or as a module (or the name of one), examined as
-    rdtops does. Raises PluginError that says why it cannot be used."""
+    """Load a plugin by the name under which rdtops finds it, by its file, or as a module (or its name), and check it as
+    rdtops does. Raise PluginError with the reason if it cannot be used."""
     loaded = discovery.loaded(_source(plugin))
     if loaded.problem:
         raise PluginError(f"the plugin {loaded.name} cannot be used: {loaded.problem}", remedy="inv plugins")

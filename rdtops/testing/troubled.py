@@ -1,4 +1,4 @@
-"""A host in trouble: a real connection, over which commands do something else than what they were meant to do."""
+"""Failing host: a real connection on which commands fail in a given way."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rdtops.ssh.hosts import Host
 from rdtops.ssh.stream import Stream
 
 GONE, HANGING, GARBLED, FULL = "the host is gone", "commands hang", "garbage for an answer", "the disk is full"
-PATIENCE_S = 2.0  # what a command gets that hangs, whatever the plugin would have given it
+PATIENCE_S = 2.0  # time limit of a command that hangs, instead of the plugin's
 GARBAGE = "printf 'sh: \\001\\377 ,,, {\"\\n\\n0 %%%%'"
 
 
 class Troubled(Connection):
-    """A real connection to the lab whose commands do something else than what they were meant to do."""
+    """A real connection to the lab whose commands fail in the given way."""
 
     def __init__(self, host: Host, trouble: str) -> None:
         super().__init__(host)
@@ -29,7 +29,7 @@ class Troubled(Connection):
             return super().call(program, request, timeout_s=self._patience(timeout_s))
         probes = {name: {**p, "shell": self._line(p["shell"]), "timeout_s": self._patience(p["timeout_s"])}
                   for name, p in request["probes"].items()}
-        self._asking = True  # the program that asks is healthy, what it asks is not
+        self._asking = True  # the probing program works, the commands it runs fail
         try:
             return super().call(program, {"probes": probes}, timeout_s=timeout_s)
         finally:
@@ -54,7 +54,7 @@ class Troubled(Connection):
 
 
 class Deranged(Troubled):
-    """The same for programs that are sent there: of garbage they print it too."""
+    """The same for host programs: with garbage they print it too."""
 
     def stream(self, line: str, *, silence_s: float = 60.0) -> Stream:
         return super().stream(GARBAGE if self.trouble == GARBLED else line, silence_s=silence_s)

@@ -1,1 +1,1 @@
-"""Runs on the GPU host: RDT on LIBERO. Knows nothing of SSH or plugins."""
+"""Trainer: RDT on LIBERO, run on the GPU host. It does not depend on SSH or plugins."""

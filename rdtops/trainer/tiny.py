@@ -1,6 +1,6 @@
-"""Tiny stand-ins for the three downloads: `python -m rdtops.trainer.tiny OUT_DIR`.
+"""Tiny models in place of the three downloads: `python -m rdtops.trainer.tiny OUT_DIR`.
 
-Makes OUT_DIR/{rdt-tiny, t5-tiny, siglip-tiny} in the formats of the real ones, random but always the same, so that
+Writes OUT_DIR/{rdt-tiny, t5-tiny, siglip-tiny} in the formats of the real ones, random but always the same, so that
 every code path from deploy to fetch-results runs on two CPU cores and without a network.
 """
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def make(out: Path) -> None:
-    """What is already there stays. Each folder appears whole or not at all."""
+    """Write the missing folders, each atomically; existing ones are kept."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -42,7 +42,7 @@ def make(out: Path) -> None:
 
 
 def policy(folder: Path) -> None:
-    """As the hub has rdt-1b: config.json and pytorch_model.bin."""
+    """Write a policy in the format of rdt-1b on the hub: config.json and pytorch_model.bin."""
     torch.manual_seed(SEED)
     model = RDTPolicy(ARCHITECTURES["tiny"])
     (folder / weights.CONFIG).write_text(json.dumps(model.config, indent=2, sort_keys=True) + "\n")
@@ -74,7 +74,8 @@ def vision_encoder(folder: Path) -> None:
 
 
 def _byte_tokenizer():
-    """One token a byte and `</s>` at the end, as T5 ends its texts; nothing to train, nothing unknown."""
+    """Return a tokenizer with one token a byte and `</s>` at the end, as in T5; it needs no training and knows every
+    text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

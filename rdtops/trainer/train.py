@@ -1,11 +1,11 @@
-"""Train: `accelerate launch ... -m rdtops.trainer.train RUN_DIR/config.json`.
+"""Training: `accelerate launch ... -m rdtops.trainer.train RUN_DIR/config.json`.
 
-One process per GPU (or CPU process). Resumes by itself from the newest intact checkpoint of its run folder. What
-happens is told in the run's Journal; a readable line per logged step goes to standard output, the curves to
-metrics.jsonl and a tracker.
+One process per GPU (or CPU process). It resumes from the newest intact checkpoint of its run folder. Events go to the
+run's Journal, a readable line per logged step to standard output, the curves to metrics.jsonl and a tracker.
 
-SIGTERM and SIGUSR1 (Slurm's `--signal=USR1@300`), sent to any of these processes, let the step end, save and leave.
-torchrun's launcher passes SIGTERM on, kills after 30 s, and passes no SIGUSR1: send that to the processes themselves.
+On SIGTERM or SIGUSR1 (Slurm's `--signal=USR1@300`), sent to any of these processes, the training finishes the step,
+saves and exits. torchrun's launcher forwards SIGTERM, kills after 30 s, and does not forward SIGUSR1: send that to
+the processes themselves.
 
 Exit codes: 0 finished, 1 failed, 2 wrong configuration, 143 or 138 stopped by SIGTERM or SIGUSR1.
 
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except PeerFailed as error:
         told = {event.kind for event in journal.read()[events_before:]}
-        if "stop_requested" in told:  # the others ended before there was anything to save
+        if "stop_requested" in told:  # the others ended before the first step
             return STOPPED
         return failures.complain(error) if "failed" in told else failures.tell(journal, error)
     except RdtopsError as error:
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
             return failures.tell(journal, failures.out_of_memory(spec.train, error), "MemoryError")
         if isinstance(error, OSError) and disk_space.is_full(error):
             return failures.tell(journal, disk_space.full(error, Path(error.filename or spec.paths.root)))
-        failures.record(journal, f"{type(error).__name__}: {error}", "inv logs   # the traceback is in train.log",
+        failures.record(journal, f"{type(error).__name__}: {error}", "inv logs   # see the traceback in train.log",
                         type(error).__name__)
         raise
 
@@ -92,19 +92,19 @@ def run(spec: RunSpec, journal: Journal, stop: Stop) -> int:
     try:
         lease.join(spec.run_id)
     except lease.Taken as error:
-        raise RunError(f"this process is late: {error}") from error
+        raise RunError(f"this process started too late: {error}") from error
     ranks = Ranks.join(spec.train)
     configure_logging(logging.INFO if ranks.is_first else logging.ERROR)
     code = Training(spec, journal, ranks, stop).run()
-    ranks.leave()  # only here: after a failure the others may be waiting for us, and leaving would wait for them
+    ranks.leave()  # not after a failure: leaving waits for the others, which may be waiting for this process
     return code
 
 
 class Training:
-    """One process's part of a training: the constructor sets it up, `run` learns."""
+    """One process's part of a training: the constructor sets it up, `run` trains."""
 
     steps_done: int
-    loss_before: float  # of the last step that was done before
+    loss_before: float  # of the last step before resuming
 
     def __init__(self, spec: RunSpec, journal: Journal, ranks: Ranks, stop: Stop) -> None:
         self.spec, self.config, self.ranks, self.stop = spec, spec.train, ranks, stop
@@ -124,7 +124,7 @@ class Training:
     # the training ---------------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Learn until the last step, or until a signal asks to stop. Return the exit code."""
+        """Train until the last step, or until a signal asks to stop. Return the exit code."""
         with self.reporter:
             self._report_start()
             self.stop.can_save = True
@@ -160,7 +160,7 @@ class Training:
         return loss, signalled
 
     def _step(self, step: int, data: Iterator[Batch]) -> tuple[float, int]:
-        """Learn from one global batch. Return its loss, and the signal that asked any process to stop, or 0."""
+        """Train on one global batch. Return its loss, and the signal that asked any process to stop, or 0."""
         # forward and backward, micro-batch after micro-batch: gradients add up
         micro_batches = self.config.gradient_accumulation_steps
         # the mean over processes and micro-batches of sums divided by this is the mean over the whole batch's actions
@@ -175,7 +175,7 @@ class Training:
                     self.scaler.scale(loss / micro_batches).backward()
             losses.append(loss.detach())
 
-        # what every process has to say, to all: its losses, and whether it was asked to stop
+        # gather from every process its losses, and whether it was asked to stop
         told = self.ranks.gather(torch.stack([*losses, torch.tensor(float(self.stop.signal)).to(losses[0])]))
         losses_RM, signalled = told[:, :-1], int(told[:, -1].max())
         self._check_losses(step, losses_RM)
@@ -198,7 +198,7 @@ class Training:
                                         slot_weights=self.samples.slot_weights)
 
     def _update(self, step: int, learning_rate: float) -> float:
-        """Return the gradient's norm before clipping."""
+        """Update the weights. Return the gradient's norm before clipping."""
         self.shards.average_gradients(self.policy)
         self.scaler.unscale_(self.optimizer)
         norm = self.shards.clip_gradients(self.policy, self.config.max_grad_norm)
@@ -225,12 +225,12 @@ class Training:
         raise self._common_failure(f"step {step}: the loss is not finite; its samples: {'; '.join(names)}")
 
     def _common_failure(self, message: str) -> RdtopsError:
-        """Of which all processes know at the same point: rank 0 reports it."""
+        """Return the error of a failure that all processes detect at the same point: rank 0 reports it."""
         if not self.ranks.is_first:
             return AlreadyReported(message)
         return RunError(message, remedy="inv train --resume RUN --set learning_rate=...   # a lower one")
 
-    # the EMA weights, looked at -------------------------------------------------------------------------------------
+    # evaluation of the EMA weights ------------------------------------------------------------------------------------
 
     def _validate(self, step: int) -> float | None:
         """Return the validation loss of the EMA weights in every process, None where nothing is held out."""
@@ -238,7 +238,7 @@ class Training:
             return None
         loss = self._measure_ema(self.validation_loss.read, self.validation_loss.of)
         if not math.isfinite(loss):
-            self.reporter.warning(f"step {step}: the validation loss is not finite; this step cannot become the best")
+            self.reporter.warning(f"step {step}: the validation loss is not finite; this step cannot be the best")
             return None
         self.reporter.validation_loss(step, loss)
         return loss
@@ -265,7 +265,7 @@ class Training:
             self._use_state(lambda state: self.saver.save(step, self._contents(state, step, loss, validation_loss)))
 
     def _use_state(self, use: Callable[[TrainingState], None]) -> None:
-        """Rank 0 uses it, and the others give it what they have of each tensor."""
+        """Call `use` with the state in rank 0, while the others send their part of each tensor."""
         state = TrainingState(self.policy, self.ema, self.optimizer, self.scaler, self.shards)
         if self.ranks.is_first:
             use(state)
@@ -281,7 +281,8 @@ class Training:
             checkpoint.CODEC: self.codec.to_json()})
 
     def _check_saved(self) -> None:
-        """What was learnt since the checkpoint before is lost otherwise, and nobody would know."""
+        """Raise an error if the last save failed: otherwise the steps since the checkpoint before would be lost
+        unnoticed."""
         if self.ranks.is_first and (failure := self.saver.failure):
             raise type(failure)(f"step {self.steps_done}: the last checkpoint could not be saved: {failure.message}",
                                 remedy=f"{failure.remedy}; inv train --resume {self.spec.run_id}")
@@ -317,7 +318,7 @@ class Training:
         self.steps_done, self.loss_before = self._resume()
 
     def _place(self, policy: RDTPolicy) -> None:
-        """Put the policy and its EMA, each whole in host memory until now, where they belong."""
+        """Move the policy and its EMA, each whole in host memory until now, to their devices."""
         ema = Ema(policy) if self.shards.has_ema else None
         if ema and self.inputs.resume:
             checkpoint.restore_ema(Path(self.inputs.resume.path), ema)
@@ -326,7 +327,7 @@ class Training:
             ema.policy = self.shards.place(ema.policy)
 
     def _resume(self) -> tuple[int, float]:
-        """Restore what is not in the weights and their EMA. Return the steps done and the loss of the last one."""
+        """Restore the state beside the weights and their EMA. Return the steps done and the loss of the last one."""
         if self.inputs.resume is None:
             return 0, 0.0
         folder = Path(self.inputs.resume.path)
@@ -337,7 +338,7 @@ class Training:
             self.scaler.load_state_dict(saved["scaler"])
         changed = sorted(key for key, value in saved["config"].items() if getattr(self.config, key, None) != value)
         if changed:
-            self.reporter.warning(f"resumed from {folder.name} with other settings than it was trained with: "
+            self.reporter.warning(f"resumed from {folder.name} with settings that differ from its training: "
                                   f"{', '.join(changed)}")
         return int(saved["step"]), float(saved["loss"])
 
@@ -358,11 +359,11 @@ class Training:
 
 
 def _is_due(step: int, every: int) -> bool:
-    """`every`: 0 for never."""
+    """Tell whether a step is due. `every`: 0 for never."""
     return every > 0 and step % every == 0
 
 
 if __name__ == "__main__":
     faulthandler.enable()  # a crash in a library leaves its stack in train.log
-    faulthandler.register(signal.SIGUSR2, all_threads=True)  # so does the supervisor's question when nothing goes on
+    faulthandler.register(signal.SIGUSR2, all_threads=True)  # likewise when the supervisor signals a stall
     failures.end(main())

@@ -164,7 +164,7 @@ def test_what_keeps_a_training_from_starting_is_a_fail_with_its_reason(check, an
     (("tracker=wandb",), {"tracker": said("none\n"), "python": interpreter(wandb="0.22.0")}, "tracker",
      "wandb is not logged in to api.wandb.ai"),
     (("warmup_steps=40000",), {}, "configuration", "warm-up"),
-    ((), {"episodes": said(survey({"why_not": "they were not sound: std 250", "wrong": "std 250"}))}, "statistics",
+    ((), {"episodes": said(survey({"why_not": "they were implausible: std 250", "wrong": "std 250"}))}, "statistics",
      "implausible: std 250"),
     (("max_steps=1000",), {}, "configuration", "only the last step is saved"),
     (("checkpoints_keep_every_steps=3000",), {}, "configuration", "keeps common multiples of itself and"),

@@ -96,7 +96,7 @@ def test_without_images_the_same_is_recorded_in_a_small_file(folder):
 
 def test_a_task_without_an_expert_names_those_with_one(capsys):
     assert recording.main(["x.hdf5", "--benchmark", "libero_10", "--task", "put_both_moka_pots_on_the_stove"]) == 2
-    assert f"tasks with an expert: {DRAWER}" in capsys.readouterr().err
+    assert f"tasks with one: {DRAWER}" in capsys.readouterr().err
 
 
 def test_an_expert_that_keeps_failing_is_an_error(monkeypatch):

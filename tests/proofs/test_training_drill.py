@@ -51,7 +51,7 @@ def test_the_drill_sees_a_single_wrong_bit(drilled, tmp_path) -> None:
     manifest.seal(victim.parents[1])
     left_alone, killed = subject(folder, "left-alone"), subject(tmp_path, "killed")
     assert training_drill.differences(left_alone, killed, 0) == [
-        "ema/model.safetensors: its MD5 is not that of the training that was left alone"]
+        "ema/model.safetensors: its MD5 is not that of the undisturbed training"]
     journal = tmp_path / "runs/killed/journal.jsonl"
     lines = journal.read_text().splitlines()
     again = next(json.loads(line) for line in reversed(lines) if json.loads(line)["kind"] == "step")

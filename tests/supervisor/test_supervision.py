@@ -121,7 +121,7 @@ def test_out_of_gpu_memory_is_met_with_smaller_batches_then_with_checkpointing_t
         "of": run.spec.train.digest, "batch_size_per_process": 1, "gradient_accumulation_steps": 4,
         "gradient_checkpointing": True}
     assert run.told("warning")[0].data["message"] == (
-        "out of memory: it goes on with batch_size_per_process=2, gradient_accumulation_steps=2; the global batch "
+        "out of memory: continuing with batch_size_per_process=2, gradient_accumulation_steps=2; the global batch "
         "stays 4")
 
 
@@ -150,7 +150,7 @@ def test_a_second_supervisor_is_refused_and_harms_nothing(supervise, begun) -> N
     begun.append(run.start())
     run.wait_for("attempt")
     assert run.run() == 1
-    assert "has a supervisor already" in Path(run.spec.paths.log).read_text()
+    assert "already has a supervisor" in Path(run.spec.paths.log).read_text()
     (run.root / "go").touch()
     assert begun[0].wait(10) == 0
 

@@ -68,7 +68,7 @@ def test_a_worker_killed_within_a_trial_costs_an_attempt_and_a_second_start_repe
         os.kill(worker, signal.SIGKILL)
         out = program.communicate(timeout=200)[0]
     assert program.returncode == 0, out
-    assert "the process was ended by SIGKILL" in out
+    assert "the process was killed by SIGKILL" in out
     found = [json.loads(line) for line in trials.read_text().splitlines()]
     assert [(t["trial"], t["attempt"], t["outcome"], t["steps"]) for t in found] == [
         (0, 1, "failure", 4), (1, 2, "failure", 4)]
@@ -128,7 +128,7 @@ def test_a_missing_simulator_names_the_extra_and_the_system_packages(run, capsys
 
 
 def test_two_evaluations_in_one_folder_are_refused(tmp_path):
-    with (evaluate._alone(tmp_path), pytest.raises(evaluate.RunError, match="is being evaluated already"),
+    with (evaluate._alone(tmp_path), pytest.raises(evaluate.RunError, match="is already running"),
           evaluate._alone(tmp_path)):
         pass
 
@@ -150,7 +150,7 @@ def test_a_full_disk_costs_no_trial_that_was_told_and_is_named(run, capsys):
         assert len(told) < 100
         assert evaluate._recorded(asked) == 1
         failed = [e.data for e in Journal(run / "journal.jsonl").read() if e.kind == "eval_failed"][-1]
-        assert failed["error"].startswith(f"no room on {folder} for {folder}: 0.0 MB are free (No space left")
+        assert failed["error"].startswith(f"no space on {folder} for {folder}: 0.0 MB are free (No space left")
         assert failed["remedy"].startswith(f"du -xh -d 2 {folder} ")
         assert "Traceback" not in capsys.readouterr().err
         make_room(folder)

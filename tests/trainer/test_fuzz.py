@@ -198,7 +198,7 @@ def test_whole_numbers_and_complex_ones_are_no_weights(tensors, tmp_path) -> Non
     shutil.copy(PARITY / "hub_bin" / "config.json", tmp_path)
     for dtype in (torch.int64, torch.complex64):
         save_file({**tensors, "img_adaptor.0.bias": torch.zeros(64, dtype=dtype)}, tmp_path / "model.safetensors")
-        with pytest.raises(WeightsError, match=r"1 tensors do not hold plain floating-point numbers \(img_adaptor"):
+        with pytest.raises(WeightsError, match=r"1 tensors are not plain floating-point numbers \(img_adaptor"):
             RDTPolicy.from_pretrained(tmp_path)
 
 

@@ -123,7 +123,7 @@ def test_other_data_are_not_replayed_as_if_they_were_the_same(copied, demonstrat
     config = json.loads((copied / "config.json").read_text())
     config["assets"]["dataset"] = str(demonstrations.folder)
     (copied / "config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError, match="was not trained on what lies in"):
+    with pytest.raises(DataError, match="was not trained on the current files of"):
         replay.replay(copied, 1)
 
 
@@ -132,7 +132,7 @@ def test_settings_that_changed_since_are_named(copied) -> None:
     config["train"]["learning_rate"] = 5e-4
     (copied / "config.json").write_text(json.dumps(config))
     assert replay.replay(copied, 5).notes == (
-        "the settings of this run changed since step_000004: learning_rate; replayed with those of its config.json",)
+        "the settings of this run changed since step_000004: learning_rate; replayed with those in its config.json",)
 
 
 def test_a_damaged_checkpoint_is_one_line(copied, capsys) -> None:

@@ -108,7 +108,7 @@ def test_unchanged_data_need_no_recomputation_and_are_not_read(demonstrations, m
     again = verified(demonstrations.folder)
     assert (again["why"], again["files"]) == ("", first["files"])
     assert statistics.main([str(demonstrations.folder)]) == 0
-    assert "no recomputation is needed: the MD5 of every file is unchanged" in capsys.readouterr().out
+    assert "up to date: the MD5 of every file and the codec are unchanged" in capsys.readouterr().out
 
 
 def test_a_file_that_nothing_has_touched_is_not_even_read_for_its_md5(tmp_path, monkeypatch) -> None:
@@ -127,9 +127,9 @@ def test_whatever_does_not_fit_is_computed_anew_with_the_reason(demonstrations) 
     verified(folder)
     assert verified(folder, "--codec", "absolute_pose")["why"].startswith("they were of codec delta_velocity")
     demonstrations.write(steps=7)
-    assert verified(folder, "--codec", "absolute_pose")["why"] == "the MD5 of task_demo.hdf5 is another"
+    assert verified(folder, "--codec", "absolute_pose")["why"] == "the MD5 of task_demo.hdf5 has changed"
     demonstrations.write("second.hdf5", steps=7)
-    assert verified(folder, "--codec", "absolute_pose")["why"] == "the MD5 of second.hdf5 is another"
+    assert verified(folder, "--codec", "absolute_pose")["why"] == "the MD5 of second.hdf5 has changed"
     assert verified(folder, "--codec", "absolute_pose", "--recompute")["why"] == "asked for"
     (folder / "statistics.json").write_text("{")
     assert verified(folder)["why"].startswith("they could not be read (JSONDecodeError")
@@ -140,7 +140,7 @@ def test_whatever_does_not_fit_is_computed_anew_with_the_reason(demonstrations) 
     ("state", "max", 3, float("inf"), "state, slot 3, joint 3 (rad): not finite"),
     ("state", "std", 31, 250.0, "state, slot 31, position 1 (m): std 250 is above 100"),
     ("state", "max", 31, 95.0, "state, slot 31, position 1 (m): from"),
-    ("action", "mean", 30, 0.5, "action, slot 30, position 0 (m): delta_velocity does not use it"),
+    ("action", "mean", 30, 0.5, "action, slot 30, position 0 (m): delta_velocity does not use"),
 ])
 def test_stored_numbers_that_no_robot_makes_are_named_and_replaced(tmp_path, kind, what, slot, value, says) -> None:
     out = tmp_path / "statistics.json"
@@ -149,7 +149,7 @@ def test_stored_numbers_that_no_robot_makes_are_named_and_replaced(tmp_path, kin
     stored[kind][what][slot] = value
     out.write_text(json.dumps(stored))
     found = verified(RECORDING, "--out", str(out))
-    assert found["why"].startswith(f"they were not sound: {says}")
+    assert found["why"].startswith(f"they were implausible: {says}")
     assert found["is_sound"]
 
 
@@ -162,7 +162,7 @@ def test_data_that_give_such_numbers_end_with_1_and_the_slot(demonstrations, cap
     assert statistics.main([str(demonstrations.folder)]) == 1
     out = capsys.readouterr().out
     assert "WRONG: state, slot 30, position 0 (m): from -" in out
-    assert "is more than a robot does: another unit?" in out
+    assert "is beyond a robot's range: another unit?" in out
 
 
 def test_a_slot_that_never_changes_is_odd_and_no_fault() -> None:
@@ -181,7 +181,7 @@ def test_where_statistics_stand_is_told_without_reading_the_data(tmp_path, monke
     file = tmp_path / "data" / slot_statistics.NAME
     assert slot_statistics.standing(tmp_path / "data", CODEC).why_not == "there were none"
     verified(tmp_path / "data")
-    odd = ("slot 10, gripper open (0 to 1): always 0: these data never change it",)
+    odd = ("slot 10, gripper open (0 to 1): always 0: constant in these data",)
     monkeypatch.setattr(digests, "md5_of", lambda path: pytest.fail(f"{path} was read"))
     assert slot_statistics.standing(tmp_path / "data", CODEC) == slot_statistics.Standing("", "", odd, 0)
     assert "of codec delta_velocity" in slot_statistics.standing(tmp_path / "data", codec("absolute_pose")).why_not
@@ -191,4 +191,4 @@ def test_where_statistics_stand_is_told_without_reading_the_data(tmp_path, monke
     file.write_text(json.dumps(stored))
     (tmp_path / "data" / "more_demo.hdf5").write_bytes(b"new")
     found = slot_statistics.standing(tmp_path / "data", CODEC)
-    assert (found.why_not, found.unread) == ("the MD5 of more_demo.hdf5 is another", 1)
+    assert (found.why_not, found.unread) == ("the MD5 of more_demo.hdf5 has changed", 1)

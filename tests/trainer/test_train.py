@@ -318,7 +318,7 @@ def test_a_resume_from_a_damaged_checkpoint_takes_the_one_before_and_says_so(pre
     victim.write_bytes(content)
     assert train_here(spec) == 0
     (warning,) = events(spec, "warning")
-    assert "step_000008 is damaged and was passed over: optimizer.safetensors" in warning.data["message"]
+    assert "step_000008 is damaged and was skipped: optimizer.safetensors" in warning.data["message"]
     assert events(spec, "started")[1].data["resumed_from_step"] == 4
     assert digests(spec, 8) == whole
 
@@ -364,7 +364,7 @@ def test_a_full_disk_costs_a_checkpoint_and_without_its_last_one_a_training_has_
         assert train_here(spec) == 1
     assert [e.data["step"] for e in events(spec, "checkpoint_failed")] == [4, 8, 12]
     assert "File too large" in events(spec, "checkpoint_failed")[0].data["error"]
-    assert failure(spec)["error"].startswith("step 12: the last checkpoint could not be saved: no room on /")
+    assert failure(spec)["error"].startswith("step 12: the last checkpoint could not be saved: no space on /")
     assert not list(Path(spec.paths.checkpoints).iterdir())
     assert train_here(spec) == 0  # there is room now
     assert events(spec)[-1].kind == "finished"
@@ -400,7 +400,7 @@ def test_a_disk_that_fills_up_keeps_what_it_has_and_the_training_goes_on(uninter
         assert [e.data["step"] for e in events(spec, "checkpoint")] == [4]
         assert [e.data["step"] for e in events(spec, "checkpoint_failed")] == [8, 12]
         said = events(spec, "checkpoint_failed")[0].data
-        assert re.fullmatch(rf"no room on {spec.paths.checkpoints} for \S+/step_000008: 4\.[45] MB are needed, "
+        assert re.fullmatch(rf"no space on {spec.paths.checkpoints} for \S+/step_000008: 4\.[45] MB are needed, "
                             r"\d\.\d MB are free \(No space left on device\)", said["error"])
         assert said["remedy"].startswith(f"du -xh -d 2 {spec.paths.checkpoints} ")
         assert losses(spec) == losses(uninterrupted)
@@ -616,7 +616,7 @@ def test_statistics_beside_the_data_are_used_when_they_fit(prepare, train_here, 
     anew = prepare("third", *SHORT, "max_steps=1", dataset=str(data))
     train_here(anew)
     assert json.loads((Path(anew.paths.root) / "statistics.json").read_text()) == computed
-    assert "statistics were computed anew" in events(anew, "warning")[0].data["message"]
+    assert "statistics were recomputed" in events(anew, "warning")[0].data["message"]
 
 
 def test_the_optimiser_uses_the_settings(prepare, train_here, assets) -> None:

@@ -1,4 +1,4 @@
-"""The convention check: do the demonstrations and the codec mean what the training takes them to mean?
+"""Convention check: do the demonstrations and the codec follow the conventions that the training assumes?
 
 `python -m rdtops.trainer.conventions DATASET` plays the recorded actions through the codec and a nominal arm, and
 compares the images, the pose and the gripper with what the joints say. It reads and computes; it changes nothing.
@@ -15,9 +15,9 @@ from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import Codec
 
 __all__ = ["EPISODES", "NAMES", "Finding", "Verdict", "check"]
-EPISODES = 100  # of all files together are looked at by the commands, at least one of a file: some seconds
-_LOOKED_AT = 400  # pairs of frames likewise
-NAMES = {  # those that may be taken on trust: rdtops.contract.config has the same
+EPISODES = 100  # episodes that the commands check, at least one of each file: some seconds
+_LOOKED_AT = 400  # pairs of frames, of all files together
+NAMES = {  # conventions that a user may declare trusted: rdtops.contract.config has the same
     pose.POSITION: "pose_position", pose.ROTATION: "pose_rotation", pose.TIMING: "pose_timing",
     motion.AXES["position"]: "position_axes", motion.AXES["rotation"]: "rotation_axes",
     motion.SCALE["position"]: "position_scale", motion.SCALE["rotation"]: "rotation_scale",
@@ -31,8 +31,10 @@ NAMES = {  # those that may be taken on trust: rdtops.contract.config has the sa
 
 def check(dataset: libero.Dataset, codec: Codec, frames: libero.Frames | None = None,
           trusted: Collection[str] = ()) -> list[Finding]:
-    """Return every convention with what is known of it; files are judged one by one and put together. `trusted`: names
-    of conventions of which a judgement is not held against the data; what is certain is."""
+    """Return a finding for every convention. Files are checked one by one, then their findings are merged.
+
+    `trusted`: names of conventions that the user trusts. A doubtful finding of one of them becomes unknown; a certain
+    one stays."""
     by_file: dict[str, list[libero.Episode]] = {}
     for episode in dataset.episodes:
         by_file.setdefault(episode.file, []).append(episode)
@@ -44,7 +46,7 @@ def check(dataset: libero.Dataset, codec: Codec, frames: libero.Frames | None = 
 
 def _trusting(found: Finding, trusted: Collection[str]) -> Finding:
     if found.verdict is Verdict.BROKEN and not found.is_certain and found.name in trusted:
-        return replace(found, verdict=Verdict.UNKNOWN, says=f"taken on trust, against: {found.says}")
+        return replace(found, verdict=Verdict.UNKNOWN, says=f"declared trusted, although: {found.says}")
     return found
 
 

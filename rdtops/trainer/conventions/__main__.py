@@ -1,4 +1,4 @@
-"""`python -m rdtops.trainer.conventions DATASET [--codec NAME] [--simulator] [--json]`.
+"""The command of the convention check: `python -m rdtops.trainer.conventions DATASET [--codec NAME] [--simulator]`.
 
 Exit code 1 when a convention is broken, certainly or as far as the data show.
 """
@@ -31,36 +31,37 @@ def main(arguments: list[str] | None = None) -> int:
     if options.json:
         sys.stdout.write(json.dumps({"looked_at": looked_at, "findings": [f.to_json() for f in found]}) + "\n")
     else:
-        sys.stdout.write("".join(map(_lines, found)) + f"looked at {looked_at}\n" + _not_played(options.simulator))
+        sys.stdout.write("".join(map(_lines, found)) + f"checked {looked_at}\n" + _not_played(options.simulator))
     return int(any(f.verdict is Verdict.BROKEN for f in found))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rdtops.trainer.conventions",
-                                     description="Do demonstrations and codec mean what training takes them to mean?")
+                                     description="Check that dataset and codec follow the training's conventions.")
     parser.add_argument("dataset", help="folder with *.hdf5 files, any depth")
     parser.add_argument("--codec", default="delta_velocity", choices=sorted(CODECS))
     parser.add_argument("--observed", default="auto", choices=CHOICES["observed"])
     parser.add_argument("--images", default="auto", choices=CHOICES["images"])
-    parser.add_argument("--trusted", default="", metavar="NAMES", help="conventions that you know to hold, with commas")
-    parser.add_argument("--episodes", type=int, default=EPISODES, help=f"look at so many; default: {EPISODES}")
+    parser.add_argument("--trusted", default="", metavar="NAMES",
+                        help="conventions that you know to hold, separated by commas")
+    parser.add_argument("--episodes", type=int, default=EPISODES, help=f"episodes to check; default: {EPISODES}")
     parser.add_argument("--simulator", action="store_true",
-                        help=f"also play {playback.EPISODES} of them in LIBERO's simulator: the extra `eval`")
+                        help=f"also replay {playback.EPISODES} of them in LIBERO's simulator; needs the extra `eval`")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
 def _findings(options: argparse.Namespace, using: Codec) -> tuple[str, list[Finding]]:
-    """What was looked at, and what of it. Data that cannot be read are a finding."""
+    """Return what was checked, and the findings. Data that cannot be read are a finding."""
     names = trusted(options.trusted)
     if options.simulator:
-        simulator.require()  # said at once, not after the rest
+        simulator.require()  # fail at once, not after the other checks
     declared = libero.Declared(options.observed, options.images)
     try:
         dataset = libero.sample(options.dataset, max(options.episodes, 1), declared)
         found = check(dataset, using, trusted=names)
     except DataError as error:
-        return "what can be read", [broken(READABLE, error.message, "", error.remedy)]
+        return "the readable part", [broken(READABLE, error.message, "", error.remedy)]
     if options.simulator:
         played = libero.spread(dataset.episodes, playback.EPISODES)
         found += playback.findings(options.dataset, played, using)
@@ -81,7 +82,7 @@ def _lines(found: Finding) -> str:
 
 def _not_played(was_played: bool) -> str:
     return "" if was_played else \
-        "nothing was played in the simulator, the arm's kinematics were used: --simulator plays the actions\n"
+        "nothing was replayed in the simulator, only the arm's kinematics were used: --simulator replays the actions\n"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The codec against the data: what its slots hold is what their names say, and comes back as it went in.
+"""Codec checks: each slot holds what its name says, and decoding gives back what was encoded.
 
-The codec is asked as the training asks it; what it should say is derived here from the demonstrations anew.
+The codec is called as the training calls it; the expected values are derived here from the demonstrations.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from rdtops.trainer.data.actions import (
 )
 from rdtops.trainer.data.libero import Episode
 
-ROUND_TRIP, SLOT_UNITS, STATE, MASKS = "decoding gives back what was encoded", "action slots hold what they are for", \
-    "state slots hold what they are for", "masks name the slots that are filled"
+ROUND_TRIP, SLOT_UNITS, STATE, MASKS = "decoding gives back what was encoded", "action slots match their names", \
+    "state slots match their names", "masks name the slots that are filled"
 _NAMES = ("position x", "position y", "position z", "rotation x", "rotation y", "rotation z", "gripper")
-_FIX = "mend the codec in rdtops/trainer/data/actions.py, raise its version"
+_FIX = "fix the codec in rdtops/trainer/data/actions.py and raise its version"
 _STEPS = 200  # of each file; a codec does the same to every step
 
 
@@ -41,7 +41,7 @@ def findings(episodes: Sequence[Episode], codec: Codec) -> list[Finding]:
 
 
 def _probes(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray]:
-    """Recorded actions with the pose before each, then one number at a time, which the data may not have."""
+    """Return recorded actions with the pose before each, and single-number actions, which the data may lack."""
     actions = np.concatenate([e.actions_T7[e.lead:] for e in episodes])[:_STEPS]
     pose = np.concatenate([e.pose_T6[:e.starts] for e in episodes])[:_STEPS]
     single = np.concatenate([0.5 * np.eye(7), -0.5 * np.eye(7)])
@@ -57,18 +57,18 @@ def _round_trip(codec: Codec, actions: np.ndarray, pose: np.ndarray) -> Finding:
 
 
 def _came_back(number: int, sent: np.ndarray, back: np.ndarray) -> str:
-    """How a number came back, in words."""
+    """Describe how decoding changed a number."""
     name, here = _NAMES[number], back[:, number]
     if np.ptp(here) < 1e-3:
-        return f"{name} comes back as a constant {here[0]:.2g}"
+        return f"{name} is decoded as a constant {here[0]:.2g}"
     other = next((o for o in range(7) if o != number and np.allclose(back[:, o], sent, atol=1e-3)), None)
     if other is not None:
-        return f"{name} comes back as {_NAMES[other]}"
+        return f"{name} is decoded as {_NAMES[other]}"
     factor = float((here * sent).sum() / (sent**2).sum())
     if np.allclose(here, factor * sent, atol=1e-3):
-        return f"{name} comes back with the other sign" if abs(factor + 1) < 1e-3 else \
-            f"{name} comes back {factor:.3g} times as large"
-    return f"{name} comes back changed"
+        return f"{name} is decoded with the opposite sign" if abs(factor + 1) < 1e-3 else \
+            f"{name} is decoded {factor:.3g} times as large"
+    return f"{name} is decoded to another value"
 
 
 def _slot_units(codec: Codec, actions: np.ndarray, pose: np.ndarray) -> Finding:
@@ -88,7 +88,7 @@ def _velocities(codec: Codec, slots: np.ndarray, actions: np.ndarray) -> Iterato
 
 
 def _targets(slots: np.ndarray, actions: np.ndarray, pose: np.ndarray) -> Iterator[str]:
-    """Slots of a pose hold a pose: that before the action, moved by it."""
+    """Check that pose slots hold a pose: the one before the action, moved by the action."""
     position, rotation = slots[:, POSITION], slots[:, ROTATION_6D]
     delta, turn = actions[:, 0:3] * POSITION_M_PER_UNIT, actions[:, 3:6] * ROTATION_RAD_PER_UNIT
     if position.any():
@@ -101,7 +101,7 @@ def _targets(slots: np.ndarray, actions: np.ndarray, pose: np.ndarray) -> Iterat
         if np.allclose(rotation, rotations.rotation_6d(turn), atol=0.05):
             yield "rotation deltas are in the slots of absolute rotations"
         elif not np.allclose(rotation, turned, atol=1e-3):
-            yield "rotation slots do not hold the pose turned about the base's axes"
+            yield "rotation slots do not hold the pose rotated about the base's axes"
 
 
 def _is_multiple(held: np.ndarray, wanted: np.ndarray) -> bool:
@@ -112,7 +112,7 @@ def _is_multiple(held: np.ndarray, wanted: np.ndarray) -> bool:
 def _openness(slots: np.ndarray, actions: np.ndarray) -> Iterator[str]:
     held, wanted = slots[:, GRIPPER_OPEN][:, 0], (1 - actions[:, 6]) / 2
     if np.ptp(held) < 1e-3:
-        yield f"the gripper's slot is a constant {held[0]:.2g}, a mean perhaps"
+        yield f"the gripper's slot is a constant {held[0]:.2g}, perhaps a mean"
     elif np.allclose(held, 1 - wanted, atol=1e-3):
         yield "the gripper's slot is inverted: 1 is closed"
     elif not np.allclose(held, wanted, atol=1e-3):
@@ -126,11 +126,12 @@ def _scaled(what: str, held: np.ndarray, wanted: np.ndarray) -> Iterator[str]:
     if _is_multiple(held, wanted):
         yield f"{what} are in centimetres" if abs(factor - 100) < 1 else f"{what} are {factor:.3g} times as large"
     else:
-        yield f"{what} hold something else"
+        yield f"{what} hold other values"
 
 
 def _states(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Recorded joints, fingers, positions and rotations, and one state that no two ways of writing it share."""
+    """Return recorded joints, fingers, positions and rotations, and one state that every representation writes
+    differently."""
     recorded = (np.concatenate([getattr(e, name) for e in episodes])[:_STEPS] for name in (
         "joint_rad_T7", "finger_m_T2", "position_m_T3", "axis_angle_rad_T3"))
     telling = ([0.1, 0.2, 0.3, -0.4, 0.5, 0.6, 0.7], [0.03, -0.02], [0.1, 0.2, 0.9], [0.3, -0.5, 1.1])
@@ -157,7 +158,7 @@ def _state_rotation(held: np.ndarray, rotation: np.ndarray) -> Iterator[str]:
              "the rotation slots hold rows of the matrix, not columns":
                  rotations.matrix(rotation)[:, :2].reshape(-1, 6)}
     yield next((name for name, columns in known.items() if np.allclose(held, columns, atol=1e-3)),
-               "the rotation slots hold something else")
+               "the rotation slots hold other values")
 
 
 def _state_gripper(held: np.ndarray, fingers: np.ndarray) -> Iterator[str]:
@@ -170,7 +171,7 @@ def _state_gripper(held: np.ndarray, fingers: np.ndarray) -> Iterator[str]:
              "the gripper is in metres": width * GRIPPER_WIDTH_OPEN_M,
              "the gripper is inverted: 1 is closed": 1 - width}
     yield next((name for name, values in known.items() if np.allclose(held, values, atol=1e-3)),
-               "the gripper's slot holds something else")
+               "the gripper's slot holds another value")
 
 
 def _masks(codec: Codec, actions_TA: np.ndarray, states_TA: np.ndarray) -> Finding:
@@ -181,7 +182,7 @@ def _masks(codec: Codec, actions_TA: np.ndarray, states_TA: np.ndarray) -> Findi
         wrong += _mask(kind, filled, mask)
         counts.append(f"{kind}: {filled.sum()} slots filled, {mask.sum()} in the mask")
     return broken(MASKS, "; ".join(wrong), "; ".join(counts), _FIX) if wrong else \
-        holds(MASKS, "no more and no fewer", "; ".join(counts))
+        holds(MASKS, "exactly those", "; ".join(counts))
 
 
 def _mask(kind: str, filled: np.ndarray, mask: np.ndarray) -> Iterator[str]:
@@ -189,6 +190,6 @@ def _mask(kind: str, filled: np.ndarray, mask: np.ndarray) -> Iterator[str]:
     if mask.all():
         yield f"the {kind}'s mask is all ones"
     elif len(empty):
-        yield f"the {kind}'s mask names slots that are never filled: {slot_name(int(empty[0]))} and so on"
+        yield f"the {kind}'s mask names slots that are never filled: {slot_name(int(empty[0]))} is the first"
     if len(left_out):
-        yield f"the {kind}'s mask leaves out what is filled: {slot_name(int(left_out[0]))} and so on"
+        yield f"the {kind}'s mask lacks slots that are filled: {slot_name(int(left_out[0]))} is the first"

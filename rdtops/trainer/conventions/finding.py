@@ -1,4 +1,4 @@
-"""Finding: what is known of one convention, and the numbers that say so."""
+"""Finding: whether one convention holds, and the numbers that show it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Verdict(str, Enum):
-    """UNKNOWN: these data do not show it, an axis that never moves for instance."""
+    """Whether a convention holds. UNKNOWN: these data do not show it, for instance because an axis never moves."""
 
     HOLDS = "holds"
     BROKEN = "broken"
@@ -23,8 +23,8 @@ class Finding:
     says: str
     evidence: str
     remedy: str = ""
-    is_certain: bool = True  # False: a judgement by correlation, which data may get wrong
-    name: str = ""  # what `trusted_conventions` calls it; '' when it cannot be taken on trust
+    is_certain: bool = True  # False: inferred from a correlation, which may mislead
+    name: str = ""  # its name in `trusted_conventions`; '' when it cannot be declared trusted
     files: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -36,12 +36,12 @@ def holds(convention: str, says: str, evidence: str) -> Finding:
 
 
 def broken(convention: str, says: str, evidence: str, remedy: str) -> Finding:
-    """By construction: no demonstration whatever could look so."""
+    """Return a finding that is certain: no correct demonstration can look like this."""
     return Finding(convention, Verdict.BROKEN, says, evidence, remedy)
 
 
 def doubtful(convention: str, says: str, evidence: str, remedy: str) -> Finding:
-    """Broken as far as these data show: a judgement."""
+    """Return a finding that is inferred: broken as far as these data show."""
     return Finding(convention, Verdict.BROKEN, says, evidence, remedy, is_certain=False)
 
 
@@ -50,8 +50,8 @@ def unknown(convention: str, why: str, evidence: str = "") -> Finding:
 
 
 def merged(by_file: dict[str, list[Finding]]) -> list[Finding]:
-    """Return one finding for each convention: every distinct fault with its files, else what holds, else what is
-    unknown."""
+    """Return one finding for each convention: every distinct fault with its files, else the one that holds,
+    else the unknown one."""
     conventions = dict.fromkeys(f.convention for findings in by_file.values() for f in findings)
     return [one for convention in conventions for one in _of_convention(
         [replace(f, files=(file,)) for file, findings in by_file.items() for f in findings

@@ -1,4 +1,4 @@
-"""The instruction: a sentence, not the name of a file or task."""
+"""Instruction check: a sentence, not the name of a file or task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def findings(episodes: Sequence[Episode]) -> list[Finding]:
     names = [t for t in texts if _is_name(t, episodes[0].file)]
     if names:
         return [doubtful(SENTENCE, "the instruction is a task's name", repr(names[0]),
-                       "write language_instruction of problem_info as the task's .bddl file has it")]
+                       "write language_instruction of problem_info as in the task's .bddl file")]
     return [holds(SENTENCE, "in words", "; ".join(texts))]
 
 

@@ -1,7 +1,7 @@
-"""The Panda arm as LIBERO's simulator builds it: where the gripper is when the joints are so.
+"""Forward kinematics of the Panda arm in LIBERO's simulator: the gripper's pose for given joint angles.
 
-Lengths and turns are those of robosuite's panda model (version 1.4.0) and its gripper. Against recordings the result
-agrees to 1 mm and 0.003 rad while the arm moves, and to a few hundredths of a millimetre when it stands still.
+Lengths and rotations are those of robosuite's panda model (version 1.4.0) and its gripper. Against recordings the
+result agrees to 1 mm and 0.003 rad while the arm moves, and to a few hundredths of a millimetre when it stands still.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from rdtops.trainer.data import rotations
 
 _QUARTER = np.pi / 2
-_LINKS = (  # before each joint: offset in m, then a turn about x in rad; every joint turns about its own z
+_LINKS = (  # before each joint: offset in m, then a rotation about x in rad; every joint rotates about its own z
     ((0, 0, 0.333), 0), ((0, 0, 0), -_QUARTER), ((0, -0.316, 0), _QUARTER), ((0.0825, 0, 0), _QUARTER),
     ((-0.0825, 0.384, 0), -_QUARTER), ((0, 0, 0), _QUARTER), ((0.088, 0, 0), _QUARTER))
 _HAND_OFFSET_M, _HAND_TURN_RAD = (0, 0, 0.1065), -np.pi / 4  # about z

@@ -1,8 +1,8 @@
-"""Recorded actions, through the codec and back, played in LIBERO's simulator from the recorded initial states.
+"""Playback check: recorded actions, encoded and decoded, replayed in LIBERO's simulator from recorded initial states.
 
-What evaluation would do with a model that predicts perfectly: the arm should move as recorded, and the task succeed.
-Episodes are played in the world of the task's bddl file, which is the one that evaluation uses. LIBERO's own files come
-from one with other masses (see Simulator.model_xml), so the motion is compared with some room.
+This is the evaluation of a model that predicts perfectly: the arm should move as recorded, and the task succeed.
+Episodes are played in the world of the task's bddl file, the same that evaluation uses. LIBERO's own files come
+from a world with other masses (see Simulator.model_xml), so the motion is compared with some tolerance.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from rdtops.trainer.simulation.simulator import Simulator
 
 MOTION, SUCCESS = "played back in the simulator, the arm and the gripper move as recorded", \
     "played back in the simulator, the task succeeds"
-EPISODES = 10  # of all files together, each some seconds
-_OFF_M, _OFF_SHARE = 0.02, 0.3  # root mean square: beyond both, of the recorded path too, it is another
+EPISODES = 10  # episodes, of all files together; each takes some seconds
+_OFF_M, _OFF_SHARE = 0.02, 0.3  # root mean square: another motion is beyond both, distance and share of the path
 _FINGERS_OFF_M = 0.03  # mean difference of the gripper's width; it opens to 0.08
 _FEW_SUCCEED = 0.5
 
@@ -38,8 +38,8 @@ class Played(NamedTuple):
 
 
 def findings(folder: str | Path, episodes: Sequence[libero.Episode], codec: Codec) -> list[Finding]:
-    """Play every episode given, but for those of a task that the simulator has not: a finding for each such file.
-    Raises SimulatorError when there is no simulator."""
+    """Play every given episode. A file of a task that the simulator lacks is an unknown finding.
+    Raise SimulatorError when there is no simulator."""
     simulator.load(images=False)
     played: list[Played] = []
     strange: list[Finding] = []
@@ -58,7 +58,7 @@ def findings(folder: str | Path, episodes: Sequence[libero.Episode], codec: Code
 
 
 def play(world: Simulator, episode: libero.Episode, demo: h5py.Group, codec: Codec) -> Played:
-    """`demo`: the same episode in its file, for the simulator's state and what became of it."""
+    """Play one episode. `demo`: the same episode in its file, for the simulator's state and its outcome."""
     world.begin(demo["states"][0], int(demo.attrs.get("seed", 0)), settled=True)
     before_T6 = np.concatenate([_pose(world)[None], episode.pose_T6])[:len(episode.actions_T7)] if episode.lead \
         else episode.pose_T6
@@ -80,7 +80,7 @@ def play(world: Simulator, episode: libero.Episode, demo: h5py.Group, codec: Cod
 
 
 def _task(content: h5py.File) -> simulator.Task | None:
-    """By the bddl file's name, whose folder is the suite."""
+    """Return the task by the name of its bddl file, whose folder is the suite."""
     bddl = PurePosixPath(str(content["data"].attrs.get("bddl_file_name", "")))
     try:
         return next((t for t in simulator.tasks(bddl.parent.name) if t.name == bddl.stem), None)
@@ -95,10 +95,10 @@ def _motion(played: Sequence[Played]) -> Finding:
             f"on paths of {_range(p.path_m for p in played)} mm; its width differs by "
             f"{_range(p.width_off_m for p in played)} mm")
     if len(astray) > len(played) / 2:
-        return doubtful(MOTION, "the arm moves otherwise than it was recorded", seen,
-                        "the findings above say which; if none is broken, the data are of another robot or controller")
+        return doubtful(MOTION, "the arm does not move as recorded", seen,
+                        "see the findings above; if none is broken, the data are of another robot or controller")
     if len(fingers) > len(played) / 2:
-        return doubtful(MOTION, "the gripper moves otherwise than it was recorded", seen,
+        return doubtful(MOTION, "the gripper does not move as recorded", seen,
                         "see the gripper's sign above")
     return holds(MOTION, "as recorded", seen)
 
@@ -110,9 +110,9 @@ def _success(played: Sequence[Played]) -> Finding:
     if not meant:
         return unknown(SUCCESS, "no episode succeeded when it was recorded", seen)
     if done < _FEW_SUCCEED * len(meant):
-        return doubtful(SUCCESS, "most do not succeed", seen,
-                        "a model that learns this perfectly would fail as well: see "
-                        "the findings above")
+        return doubtful(SUCCESS, "most episodes do not succeed", seen,
+                        "a model that learns these data perfectly would fail as well: "
+                        "see the findings above")
     return holds(SUCCESS, f"{done} of {len(meant)}", seen)
 
 

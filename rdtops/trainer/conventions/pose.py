@@ -1,7 +1,7 @@
-"""The observed pose against the joints: both were read from one arm, so the one follows from the other.
+"""Pose checks: the observed pose against the joints. Both were read from one arm, so one follows from the other.
 
-Each known way to write a pose wrongly is undone in turn; what then agrees with the joints is what was done. Nothing
-is needed of the actions, and rotations need no motion.
+Each known error in writing a pose is undone in turn; the one after which the pose agrees with the joints was made.
+Actions are not needed, and rotations need no motion.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ JOINTS, POSITION, ROTATION, TIMING = "joint_states is in rad", "ee_pos is in met
 _POSITION_TOLERANCE_M = 0.001  # root mean square; recordings have 0.0004
 _ROTATION_TOLERANCE_RAD = 0.03  # likewise; recordings have 0.002
 _MOVED_M = 0.01
-_FARTHEST_M, _FARTHEST_RAD = 10.0, 10.0  # beyond it is another unit for certain: an arm reaches 1 m, an axis-angle 2 pi
+_FARTHEST_M, _FARTHEST_RAD = 10.0, 10.0  # beyond it the unit is wrong: an arm reaches 1 m, an axis-angle 2 pi
 _SHIFTS = (-3, -2, -1, 1, 2, 3)
 _AXES = "xyz"
 Undo = Callable[[np.ndarray], np.ndarray]
 
 
 class _Track(NamedTuple):
-    """One episode: what was observed, and what the joints say. The base stands somewhere, so positions are compared
-    without their mean."""
+    """One episode: the observed pose, and the pose computed from the joints. The base's position is unknown, so
+    positions are compared without their mean."""
 
     position_T3: np.ndarray
     rotation_T3: np.ndarray
@@ -54,7 +54,7 @@ def _joints(episodes: Sequence[Episode]) -> Finding:
     seen = f"up to {farthest:.3g}"
     if farthest > _FARTHEST_RAD:
         return broken(JOINTS, "obs/joint_states is not in rad", seen, "write obs/joint_states in rad")
-    return holds(JOINTS, "within a turn", seen)
+    return holds(JOINTS, "within one turn", seen)
 
 
 def _position(tracks: Sequence[_Track]) -> Finding:
@@ -63,51 +63,51 @@ def _position(tracks: Sequence[_Track]) -> Finding:
         return unknown(POSITION, "the arm hardly moves", f"{1000 * moved.max():.1f} mm")
     error = {name: _position_error(tracks, undo) for name, undo in _POSITIONS.items()}
     as_is, best = error[""], min(error, key=lambda name: error[name])
-    seen = f"{1000 * as_is:.1f} mm from where the joints put it"
+    seen = f"{1000 * as_is:.1f} mm from the position computed from the joints"
     if as_is <= _POSITION_TOLERANCE_M:
         told = "".join(a for a, m in zip(_AXES, moved, strict=True) if m >= _MOVED_M)
         return holds(POSITION, f"it follows the joints along {', '.join(told)}", seen)
     if error[best] <= max(_POSITION_TOLERANCE_M, 0.1 * as_is):
         say = broken if max(np.abs(t.position_T3).max() for t in tracks) > _FARTHEST_M else doubtful
-        return say(POSITION, best, f"{seen}; {1000 * error[best]:.1f} mm when that is undone",
-                   "write obs/ee_pos anew from the simulator's robot0_eef_pos")
+        return say(POSITION, best, f"{seen}; {1000 * error[best]:.1f} mm when this is undone",
+                   "rewrite obs/ee_pos from the simulator's robot0_eef_pos")
     return doubtful(POSITION, "obs/ee_pos does not follow the joints", seen,
-                  "write obs/ee_pos and obs/joint_states anew from one playback")
+                  "rewrite obs/ee_pos and obs/joint_states from one playback")
 
 
 def _rotation(tracks: Sequence[_Track]) -> Finding:
     error = {name: _rotation_error(tracks, undo) for name, undo in _ROTATIONS.items()}
     as_is, best = error[""], min(error, key=lambda name: error[name])
-    seen = f"{as_is:.3f} rad from where the joints turn it"
+    seen = f"{as_is:.3f} rad from the rotation computed from the joints"
     if as_is <= _ROTATION_TOLERANCE_RAD:
         return holds(ROTATION, "it follows the joints", seen)
     if error[best] <= max(_ROTATION_TOLERANCE_RAD, 0.1 * as_is):
         say = broken if max(np.abs(t.rotation_T3).max() for t in tracks) > _FARTHEST_RAD else doubtful
         return say(ROTATION, best, f"{seen}; {error[best]:.3f} rad when read so",
-                   "write obs/ee_ori anew: the axis-angle of the simulator's robot0_eef_quat (x, y, z, w)")
+                   "rewrite obs/ee_ori: the axis-angle of the simulator's robot0_eef_quat (x, y, z, w)")
     return doubtful(ROTATION, "obs/ee_ori does not follow the joints", seen,
-                  "write obs/ee_ori and obs/joint_states anew from one playback")
+                  "rewrite obs/ee_ori and obs/joint_states from one playback")
 
 
 def _lag(tracks: Sequence[_Track]) -> Finding:
-    """Whether the pose is some steps off, or does not change at all. Only positions tell: they are precise."""
+    """Find whether the pose is some steps off, or does not change. Only positions are precise enough."""
     if max(np.ptp(t.arm_position_T3, axis=0).max() for t in tracks) < _MOVED_M:
         return unknown(TIMING, "the arm hardly moves")
     if all(np.ptp(t.position_T3, axis=0).max() == 0 for t in tracks):
         return broken(TIMING, "obs/ee_pos is frozen: the same in every step while the joints move", "0 mm of motion",
-                      "write obs/ee_pos anew, one row for each step")
+                      "rewrite obs/ee_pos, one row for each step")
     as_is = _position_error(tracks, lambda p: p)
     error = {shift: _position_error(tracks, lambda p: p, shift) for shift in _SHIFTS}
     best = min(error, key=lambda shift: error[shift])
     seen = f"{1000 * as_is:.1f} mm apart; {1000 * error[best]:.1f} mm when moved by {best:+d} steps"
     if as_is > _POSITION_TOLERANCE_M and error[best] < min(_POSITION_TOLERANCE_M, 0.3 * as_is):
         return doubtful(TIMING, f"obs/ee_pos is off by {abs(best)}: {'late' if best > 0 else 'early'} by so many steps "
-                      "against the joints", seen, "write all of obs anew from one playback: each row from one moment")
+                      "against the joints", seen, "rewrite all of obs from one playback: each row from one moment")
     return holds(TIMING, "no other moment fits better", seen)
 
 
 def _position_error(tracks: Sequence[_Track], undo: Undo, shift: int = 0) -> float:
-    """Root mean square in m, a constant offset aside. Late by 1 means that row t shows the arm of row t - 1."""
+    """Return the root mean square in m, without a constant offset. Late by 1: row t shows the arm of row t - 1."""
     squares = []
     for t in tracks:
         off = _moved(undo(t.position_T3), shift) - _moved(t.arm_position_T3, -shift)
@@ -140,7 +140,7 @@ def _positions() -> dict[str, Undo]:
 
 
 def _quaternion_order(axis_angle_T3: np.ndarray) -> np.ndarray:
-    """What is meant when w, x, y, z was taken for x, y, z, w on the way to the axis-angle."""
+    """Undo that w, x, y, z was read as x, y, z, w before the conversion to an axis-angle."""
     angle = np.linalg.norm(axis_angle_T3, axis=1, keepdims=True)
     axis = axis_angle_T3 / np.where(angle > 0, angle, 1)
     w_T1, xyz_T3 = axis[:, 0:1] * np.sin(angle / 2), np.hstack([axis[:, 1:3] * np.sin(angle / 2), np.cos(angle / 2)])

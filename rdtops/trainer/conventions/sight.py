@@ -1,8 +1,8 @@
-"""The images: upright, not mirrored, of the camera they are named after, in RGB, one a step.
+"""Image checks: upright, not mirrored, of the camera they are named after, in RGB, one for each step.
 
-LIBERO's agentview camera stands in front of the robot and looks at it, slightly from above: when the gripper goes along
-the base's +y, what moves in the image goes right; when it comes nearer (+x), down. The wrist camera moves with the
-hand: nearly everything changes with each step, but for the fingers at the image's lower edge.
+LIBERO's agentview camera stands in front of the robot and looks at it, slightly from above: when the gripper moves
+along the base's +y, the motion in the image goes right; when it comes nearer (+x), down. The wrist camera moves with
+the hand: nearly everything changes with each step, except the fingers at the image's lower edge.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _CHANGED = 30  # of 765: the sum over the three colours
 _FEW_PIXELS = 0.002  # of an image; less is noise
 _MOVED_M = 0.002  # between two frames
 _TINT = 6.0  # mean red minus mean blue; every scene of LIBERO has 12 to 50
-_TRAVEL_M = 0.03  # of the gripper, for an image to tell which way it went
+_TRAVEL_M = 0.03  # of the gripper, so that an image shows its direction
 
 
 class _Seen(NamedTuple):
-    """N pairs of consecutive frames, C = 2 cameras, S pixels of an edge."""
+    """What the images show: N pairs of consecutive frames, C = 2 cameras, S pixels of an edge."""
 
     change_NCSS: np.ndarray  # bool: which pixels changed
     place_N3: np.ndarray  # the gripper between both, m
@@ -37,13 +37,13 @@ class _Seen(NamedTuple):
 
 
 def findings(episodes: Sequence[Episode], frames: Frames, pairs: int) -> list[Finding]:
-    """Look at `pairs` pairs of frames, spread over each episode."""
+    """Check `pairs` pairs of frames, spread over each episode."""
     seen = _look(episodes, frames, pairs)
     fresh = _fresh(seen)
     if fresh.remedy:
         return [fresh]
     cameras = _cameras(seen)
-    wrong = bool(cameras.remedy)  # then neither image is what the rest takes it for
+    wrong = bool(cameras.remedy)  # then neither image is of the camera that the other checks assume
     return [fresh, cameras, _colours(seen), *([] if wrong else [_upright(seen), _mirrored(seen), _wrist(seen)])]
 
 
@@ -72,11 +72,11 @@ def _fresh(seen: _Seen) -> Finding:
     words = f"{100 * same[0]:.0f} % of agentview's and {100 * same[1]:.0f} % of the wrist's frames equal the one before"
     if (same > 0.95).any():
         return doubtful(FRESH, "images are frozen: the same in every step while the arm moves", words,
-                      "write the images anew from one playback")
+                      "rewrite the images from one playback")
     if (same > 0.2).any():
         return doubtful(FRESH, "history is repeated: frames equal the one before while the arm moves", words,
-                      "write the images anew, one for each step, or mend what reads them")
-    return holds(FRESH, "the frame before is another one", words)
+                      "rewrite the images, one for each step, or fix the code that reads them")
+    return holds(FRESH, "each frame differs from the one before", words)
 
 
 def _cameras(seen: _Seen) -> Finding:
@@ -98,12 +98,12 @@ def _colours(seen: _Seen) -> Finding:
     if (seen.tint_C < -_TINT).all():
         return doubtful(COLOURS, "red and blue are swapped (BGR)", words, "store the images as RGB")
     if (seen.tint_C > _TINT).all():
-        return holds(COLOURS, "as warm as LIBERO's scenes are", words)
+        return holds(COLOURS, "as warm as LIBERO's scenes", words)
     return unknown(COLOURS, "the scene is neither warm nor cold", words)
 
 
 def _upright(seen: _Seen) -> Finding:
-    """Two witnesses: the arm hangs in from above, and comes down when it comes near. Both must say the same."""
+    """Check two signs: the arm enters from above, and moves down when it comes nearer. Both must agree."""
     row, _, place = _centres(seen)
     if len(row) < 8 or np.ptp(place[:, 0]) < _TRAVEL_M:
         return unknown(UPRIGHT, "the gripper hardly comes nearer or goes away")
@@ -114,8 +114,8 @@ def _upright(seen: _Seen) -> Finding:
         return holds(UPRIGHT, "the arm comes from above", words)
     if nearer < -0.3 and row.mean() > 0.5:
         return doubtful(UPRIGHT, "agentview is upside down", words,
-                        "--set images=upside_down, or upright: the other one")
-    return unknown(UPRIGHT, "the motion in the image does not say", words)
+                        "--set images=upside_down, or upright, the other of the two")
+    return unknown(UPRIGHT, "the motion in the image does not show it", words)
 
 
 def _mirrored(seen: _Seen) -> Finding:
@@ -123,30 +123,30 @@ def _mirrored(seen: _Seen) -> Finding:
     if len(column) < 8 or np.ptp(place[:, 1]) < _TRAVEL_M:
         return unknown(MIRRORED, "the gripper hardly moves sideways")
     sideways = float(np.corrcoef(column, place[:, 1])[0, 1])
-    words = f"where the image moves correlates {sideways:+.2f} with the gripper's y"
+    words = f"the place of motion in the image correlates {sideways:+.2f} with the gripper's y"
     if sideways > 0.6:
         return holds(MIRRORED, "the robot's left is the image's right", words)
     if sideways < -0.6:
         return doubtful(MIRRORED, "agentview is mirrored, left for right", words,
-                      "flip the images, images[:, :, ::-1], where they were mirrored or turned by half a turn")
-    return unknown(MIRRORED, "the motion in the image does not say", words)
+                      "flip the images, images[:, :, ::-1], where they were mirrored or rotated by half a turn")
+    return unknown(MIRRORED, "the motion in the image does not show it", words)
 
 
 def _wrist(seen: _Seen) -> Finding:
     quarter = seen.still_CS.shape[1] // 8
     upper, lower = (float(seen.still_CS[1][rows].mean()) for rows in (slice(0, quarter), slice(-quarter, None)))
-    words = (f"{100 * upper:.1f} % of the upper edge's pixels stay as they are in a step, {100 * lower:.1f} % of the "
+    words = (f"{100 * upper:.1f} % of the upper edge's pixels do not change in a step, {100 * lower:.1f} % of the "
              "lower's")
     if (seen.moved_N > _MOVED_M).sum() < 5 or abs(upper - lower) < 0.01:
         return unknown(WRIST_UPRIGHT, "both edges change alike", words)
     if upper > lower:
         return doubtful(WRIST_UPRIGHT, "the wrist's image is upside down", words,
-                      "--set images=upside_down, or upright: the other one")
+                      "--set images=upside_down, or upright, the other of the two")
     return holds(WRIST_UPRIGHT, "the fingers are at the lower edge", words)
 
 
 def _centres(seen: _Seen) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of what changes in agentview: its row and column as shares of the edge, and where the gripper was."""
+    """Return the row and column of what changes in agentview, as shares of the edge, and where the gripper was."""
     change = seen.change_NCSS[:, 0]
     told = change.mean((1, 2)) > _FEW_PIXELS
     change, edge = change[told], change.shape[-1]

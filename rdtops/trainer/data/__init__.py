@@ -1,1 +1,1 @@
-"""LIBERO's demonstrations, what their numbers mean, and the batches that a training learns from."""
+"""Training data: LIBERO's demonstrations, the codecs of their numbers, and the batches of a training."""

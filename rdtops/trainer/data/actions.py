@@ -1,4 +1,4 @@
-"""The codecs between LIBERO's actions and state and the 128 slots of RDT. Units live here and nowhere else.
+"""Codecs between LIBERO's actions and state and the 128 slots of RDT. Units are converted here and nowhere else.
 
 LIBERO (OSC_POSE, 20 Hz): an action is three position deltas, three axis-angle deltas and the gripper, each in [-1, 1];
 1 stands for 0.05 m and 0.5 rad a step, so 1 m/s and 10 rad/s. Rotations are left-multiplied: about the axes of the
@@ -6,10 +6,10 @@ robot's base. The gripper opens at -1 and closes at +1. The state is seven joint
 two fingers, the gripper's position and its axis-angle rotation.
 
 A pose is position (m) and axis-angle (rad) side by side, (T, 6): where the gripper is just before each action. Only
-`absolute_pose` looks at it.
+`absolute_pose` uses it.
 
 Shapes: T steps, A slots (128). Slots that a codec does not use hold zero and are False in its masks. The state's mask
-says what the robot tells, the action's what the model is to say.
+names the slots that the robot measures, the action's those that the model predicts.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from rdtops.trainer.data import rotations
 from rdtops.trainer.data.rotations import rotation_6d
 
 SLOTS = 128
-JOINTS = slice(0, 7)  # rad; slots 7 to 9 belong to arms with more joints
+JOINTS = slice(0, 7)  # rad; slots 7 to 9 are for arms with more joints
 GRIPPER_OPEN = slice(10, 11)  # 0 closed, 1 open
 POSITION = slice(30, 33)  # m
 ROTATION_6D = slice(33, 39)  # the first two columns of the rotation matrix
 VELOCITY = slice(39, 42)  # m/s
 ANGULAR_VELOCITY = slice(42, 45)  # rad/s, axis-angle in the base frame
 GRIPPER_WIDTH_OPEN_M = 0.08
-POSITION_M_PER_UNIT, ROTATION_RAD_PER_UNIT = 0.05, 0.5  # of a LIBERO action, a step
+POSITION_M_PER_UNIT, ROTATION_RAD_PER_UNIT = 0.05, 0.5  # of a LIBERO action, for one step
 _SLOT_NAMES = ((JOINTS, "joint", "rad"), (GRIPPER_OPEN, "gripper open", "0 to 1"), (POSITION, "position", "m"),
                (ROTATION_6D, "rotation", "column"), (VELOCITY, "velocity", "m/s"),
                (ANGULAR_VELOCITY, "angular velocity", "rad/s"))
@@ -41,12 +41,12 @@ _SLOT_NAMES = ((JOINTS, "joint", "rad"), (GRIPPER_OPEN, "gripper open", "0 to 1"
 
 @dataclass(frozen=True)
 class Codec:
-    """What all codecs share: the state, the hash, and the golden vectors that a checkpoint keeps."""
+    """The base of all codecs: the state, the hash, and the golden vectors that a checkpoint keeps."""
 
     name: str
     version: int = 1
     control_hz: int = 20
-    closed_loop: ClassVar[bool] = False  # True: each action is decoded when it is its turn, with the pose of then
+    closed_loop: ClassVar[bool] = False  # True: decode each action just before executing it, with the current pose
 
     @property
     def action_mask(self) -> np.ndarray:
@@ -79,24 +79,24 @@ class Codec:
 
     @property
     def hash(self) -> str:
-        """Equal for codecs that do the same. Statistics and checkpoints are keyed by it."""
+        """A hash that is equal for codecs with the same behaviour. Statistics and checkpoints are keyed by it."""
         return hashlib.md5(json.dumps(self._definition(), sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """Its definition, its hash, and what it makes of the golden inputs."""
+        """Return the definition, the hash, and the golden inputs with their results."""
         return {**self._definition(), "hash": self.hash, "golden": self._golden()}
 
     def check_golden(self, saved: dict[str, Any]) -> None:
-        """Raises WeightsError, naming each difference, when this codec is not the one saved with a checkpoint."""
+        """Raise WeightsError, naming each difference, unless this is the codec saved with a checkpoint."""
         differences = _differences(saved, {**self._definition(), "hash": self.hash})
         if differences:
-            raise WeightsError(f"the checkpoint's codec is not this code's: {'; '.join(differences)}: "
-                               "its actions would be misread", remedy=f"--set codec={saved.get('name')}"
+            raise WeightsError(f"the checkpoint's codec differs from that of this code: {'; '.join(differences)}: "
+                               "its actions would be decoded wrongly", remedy=f"--set codec={saved.get('name')}"
                                if saved.get("name") in CODECS and saved.get("name") != self.name else "")
         changed = _golden_differences(saved.get("golden", {}), self._golden())
         if changed:
             raise WeightsError(f"codec {self.name} does not reproduce the checkpoint's golden vectors: "
-                               f"{'; '.join(changed)}: the code of rdtops.trainer.data.actions has changed since")
+                               f"{'; '.join(changed)}: rdtops.trainer.data.actions has changed since it was saved")
 
     def _definition(self) -> dict[str, Any]:
         return {**asdict(self),
@@ -104,7 +104,7 @@ class Codec:
                 "state_slots": np.flatnonzero(self.state_mask).tolist()}
 
     def _golden(self) -> dict[str, list[list[float]]]:
-        """Raw observations and actions, and what becomes of them. Used slots only; the others are zero by the masks."""
+        """Return raw observations and actions, and their slots. Used slots only: by the masks the others are 0."""
         joints = np.array([[0, -0.2, 0, -2.4, 0, 2.2, 0.8], [0.1, 0.2, 0.3, -0.4, 0.5, 0.6, 0.7],
                            [0, 0.1, -0.3, -1.9, 0, 2.0, -0.8]])
         fingers = np.array([[0.04, -0.04], [0.01, -0.02], [0, 0]])
@@ -121,7 +121,7 @@ class Codec:
 @dataclass(frozen=True)
 class DeltaVelocity(Codec):
     """`delta_velocity`: LIBERO's deltas are velocities, so they go to the velocity slots. A gain per group makes their
-    spreads comparable. What a model predicts may decode to more than 1."""
+    spreads comparable. A model's prediction may decode to more than 1."""
 
     name: str = "delta_velocity"
     velocity_mps_per_unit: float = 1.0
@@ -160,12 +160,12 @@ class DeltaVelocity(Codec):
 
 @dataclass(frozen=True)
 class AbsolutePose(Codec):
-    """`absolute_pose`: where the gripper is to go, in the pose slots.
+    """`absolute_pose`: the gripper's target pose, in the pose slots.
 
-    The target is the pose before the action, moved by the action's 0.05 m and turned by its 0.5 rad a unit, about the
-    base's axes: `exp(0.5 a) R`. That is the controller's goal, not where the arm then is: it lags behind. Decoding
-    gives the delta that leads from the pose of that moment to the target, each number clipped to [-1, 1], so what one
-    step did not reach the next one makes up for.
+    The target is the pose before the action, moved by the action's 0.05 m and rotated by its 0.5 rad a unit, about the
+    base's axes: `exp(0.5 a) R`. That is the controller's goal, not the arm's next pose: the arm lags behind. Decoding
+    gives the delta from the current pose to the target, each number clipped to [-1, 1], so the next step corrects what
+    one step did not reach.
     """
 
     name: str = "absolute_pose"
@@ -198,21 +198,21 @@ class AbsolutePose(Codec):
 
 @dataclass(frozen=True)
 class SeedCompat(Codec):
-    """`seed_compat`: as the code before rdtops encoded, so that checkpoints trained with it can be evaluated.
+    """`seed_compat`: the encoding of the code before rdtops, so that checkpoints trained with it can be evaluated.
 
-    Not for new trainings. What it does otherwise than it should, each as its training did it:
+    Not for new trainings. Its errors, each as in that training:
     - deltas go to the slots of absolute poses, which hold poses in everything the model was pretrained on;
-    - a unit of position is 1.2 (centimetres of motion that the arm was seen to make, where the controller is told
-      5 cm); for a time it was 0.012, the same in metres: that is `seed_compat_m`;
+    - a unit of position is 1.2 (the observed motion of the arm in centimetres, while the controller is commanded
+    5 cm); for a time it was 0.012, the same in metres: that is `seed_compat_m`;
     - rotation deltas are 0.5 rad a unit, but read as Euler angles (fixed x, y, z), then two columns of the matrix;
     - the gripper is inverted: the slot `gripper open` is 1 when the action closes;
     - `ee_ori`, an axis-angle, is read as Euler angles in the state too;
     - the state's gripper is the position of the first finger in metres (0 to 0.04), not the width;
-    - the action's mask is the state's: the joints are in it, though no action ever fills them.
-    What its evaluation did otherwise than its training is not reproduced, as the weights never saw it: the rotation
-    from the quaternion, the mean of both fingers (always 0), a mask of ones, the current frame as history. Nor is what
-    its sampling did: it paired obs[t] with actions[t:], so in data with observations after the action the first action
-    of a chunk is the one that has just been done.
+    - the action's mask is the state's: it contains the joints, though no action ever fills them.
+    Errors of its evaluation alone are not reproduced, because the weights never saw them: the rotation from the
+    quaternion, the mean of both fingers (always 0), a mask of ones, the current frame as history. Nor is the error of
+    its sampling: it paired obs[t] with actions[t:], so in data with observations after the action the first action
+    of a chunk is the one that was just executed.
     """
 
     name: str = "seed_compat"
@@ -255,7 +255,7 @@ def codec(name: str) -> Codec:
 
 
 def slot_name(slot: int) -> str:
-    """`velocity 0 (m/s)`: for people who read statistics."""
+    """Return a readable name of a slot, such as `velocity 0 (m/s)`."""
     for slots, name, unit in _SLOT_NAMES:
         if slots.start <= slot < slots.stop:
             number = f" {slot - slots.start}" if slots.stop - slots.start > 1 else ""
@@ -271,7 +271,7 @@ def _required(pose_T6: np.ndarray | None, length: int) -> np.ndarray:
 
 
 def _differences(saved: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """`velocity_gain 1.0 in the checkpoint, 2.0 here`; the hash only where nothing else explains it."""
+    """Describe differences: `velocity_gain 1.0 in the checkpoint, 2.0 here`; the hash only if nothing else differs."""
     missing = "nothing"
     found = {key: f"{key} {saved.get(key, missing)} in the checkpoint, {here.get(key, missing)} here"
              for key in [*here, *(k for k in saved if k not in here and k != "golden")]
@@ -280,7 +280,7 @@ def _differences(saved: dict[str, Any], here: dict[str, Any]) -> list[str]:
 
 
 def _golden_differences(saved: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """Return the first number of each golden tensor that is not what was saved."""
+    """Describe the first number of each golden tensor that differs from the saved one."""
     found = []
     for name, values in here.items():
         now, then = np.asarray(values), np.asarray(saved.get(name, []))

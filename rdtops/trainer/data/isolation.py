@@ -1,6 +1,6 @@
 """Validate demonstrations in a child process: on damaged bytes libhdf5 may loop for ever or crash, and a training of
-eight GPUs would hang or die without a word. Every image is read here once, so that a damaged one is found before the
-first step.
+eight GPUs would hang or die without a message. Every image is read here once, so that a damaged one is found before
+the first step.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import rdtops
 from rdtops.errors import DataError
 from rdtops.trainer.data import libero
 
-SILENCE_S = 120.0  # for one file, and a second more for each SLOWEST bytes of it
+SILENCE_S = 120.0  # limit for one file, plus one second for each SLOWEST bytes of it
 SLOWEST = 5_000_000
 
 
 def index(folder: str | Path, silence_s: float = SILENCE_S,
           declared: libero.Declared = libero.FOUND_OUT) -> libero.Dataset:
-    """As libero.index, with every image read. Raises DataError naming file, episode, step and field, and also when
-    reading a file hangs or crashes."""
+    """Index a dataset as libero.index does, and read every image. Raise DataError naming file, episode, step and field,
+    also when reading a file hangs or crashes."""
     with tempfile.TemporaryDirectory(prefix="rdtops-") as place:
         result = Path(place) / "result"
         with subprocess.Popen(
@@ -39,14 +39,14 @@ def index(folder: str | Path, silence_s: float = SILENCE_S,
             died = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise DataError(f"{name or folder} cannot be read: the process that read it ended with {died}, so the file "
                             "is damaged", remedy="inv deploy --only data")
-        found = pickle.loads(result.read_bytes())  # noqa: S301  # our own child wrote it
+        found = pickle.loads(result.read_bytes())  # noqa: S301  # written by our own child process
     if isinstance(found, DataError):
         raise found
     return found
 
 
 def _follow(reader: subprocess.Popen[bytes], folder: Path, silence_s: float) -> str:
-    """Return the name of the file that was read last. Kills a reader that has been silent for too long."""
+    """Return the name of the file that was read last. Kill a reader that has been silent for too long."""
     assert reader.stdout
     told, name = b"", ""
     while True:
@@ -54,7 +54,7 @@ def _follow(reader: subprocess.Popen[bytes], folder: Path, silence_s: float) -> 
         limit_s = silence_s + (path.stat().st_size / SLOWEST if name else 0)
         if not select.select([reader.stdout], [], [], limit_s)[0]:
             reader.kill()
-            raise DataError(f"{name or folder} cannot be read: it takes more than {limit_s:.0f} s, so the file is "
+            raise DataError(f"{name or folder} cannot be read: reading takes more than {limit_s:.0f} s, so the file is "
                             "damaged or the disk hangs", remedy="inv deploy --only data")
         piece = os.read(reader.stdout.fileno(), 1 << 16)
         if not piece:

@@ -1,9 +1,9 @@
-"""LIBERO's demonstrations: HDF5 files, indexed and checked once, then read frame by frame.
+"""LIBERO dataset: HDF5 files, indexed and checked once, then read frame by frame.
 
 A file holds `data/demo_N` with `actions` (T, 7), `states` (T, simulator) and `obs/...`. Its images are stored as the
 simulator renders them, upside down; they are turned upright here, once. LIBERO's own exporter stores the observation
-AFTER the action of the same index; files that others regenerated store the one before it. Which it is shows in the
-file: `states[t]` is the simulator before action t, and holds the joint angles.
+AFTER the action of the same index; files that others regenerated store the one before it. The file shows which:
+`states[t]` is the simulator before action t, and holds the joint angles.
 
 Shapes: T steps of an episode, C cameras, S pixels of an edge.
 """
@@ -32,7 +32,7 @@ from rdtops.hostlib.names import quoted
 
 CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 IMAGE_SIZES = (128, 256)  # LIBERO's own files, and those regenerated for other models
-FIELDS = {  # width of each row; None: any that is wide enough
+FIELDS = {  # width of each row; None: any sufficient width
     "actions": 7,
     "states": None,
     "obs/joint_states": 7,
@@ -40,10 +40,10 @@ FIELDS = {  # width of each row; None: any that is wide enough
     "obs/ee_pos": 3,
     "obs/ee_ori": 3,
 }
-JOINTS_IN_STATE = slice(1, 8)  # after the simulator's time
+JOINTS_IN_STATE = slice(1, 8)  # the simulator's time comes first
 AUTO, AFTER, BEFORE = "auto", "after", "before"
 UPSIDE_DOWN, UPRIGHT = "upside_down", "upright"
-LONGEST = 100_000  # steps of an episode; LIBERO's simulator ends at 1000. A damaged header may claim anything
+LONGEST = 100_000  # steps of an episode; LIBERO's simulator ends at 1000. A damaged header may state any number
 _PLAYBACK_DRIFT = 0.3  # the better of the two explanations must leave at most this share of the other's error
 
 
@@ -63,12 +63,12 @@ class Episode:
 
     @property
     def lead(self) -> int:
-        """obs[t] is followed by actions[t + lead:]."""
+        """Offset of the next action: obs[t] is followed by actions[t + lead:]."""
         return 1 if self.observed == AFTER else 0
 
     @property
     def starts(self) -> int:
-        """How many observations have an action that follows: one training sample each."""
+        """Number of observations that an action follows: one training sample each."""
         return len(self.actions_T7) - self.lead
 
     @property
@@ -79,10 +79,10 @@ class Episode:
 
 @dataclass(frozen=True)
 class Declared:
-    """What is said of the files instead of being found out for each."""
+    """Properties of the files that the user declares, instead of detection for each file."""
 
     observed: str = AUTO  # AFTER or BEFORE
-    images: str = AUTO  # UPSIDE_DOWN or UPRIGHT, as they are stored
+    images: str = AUTO  # UPSIDE_DOWN or UPRIGHT, as stored
 
 
 FOUND_OUT = Declared()
@@ -91,11 +91,11 @@ FOUND_OUT = Declared()
 @dataclass(frozen=True)
 class Dataset:
     folder: str
-    md5: dict[str, str]  # of every file; empty when it is a sample
+    md5: dict[str, str]  # of every file; empty when only a sample was read
     image_size: int
     upside_down: dict[str, bool]  # by file
     episodes: tuple[Episode, ...]
-    read_as: tuple[str, ...] = ()  # for people: which files were taken for what, and why
+    read_as: tuple[str, ...] = ()  # for messages: how the files were read, and why
 
     @property
     def instructions(self) -> tuple[str, ...]:
@@ -107,7 +107,7 @@ class Dataset:
         return list(itertools.accumulate(e.starts for e in self.episodes))
 
     def __len__(self) -> int:
-        """Samples: every observation that an action follows."""
+        """Return the number of samples: every observation that an action follows."""
         return self._ends[-1]
 
     def locate(self, sample: int) -> tuple[Episode, int]:
@@ -118,10 +118,10 @@ class Dataset:
 
 def index(folder: str | Path, announce: Callable[[str], None] = lambda _: None,
           declared: Declared = FOUND_OUT) -> Dataset:
-    """Read and check every file below `folder`. Raises DataError naming file, episode, step and field.
+    """Read and check every file below `folder`. Raise DataError naming file, episode, step and field.
 
-    `announce` is told the name of every file before it is read. On damaged bytes libhdf5 may hang or crash:
-    rdtops.trainer.data.isolation does this in a process of its own."""
+    `announce` is called with the name of every file before it is read. On damaged bytes libhdf5 may hang or crash:
+    rdtops.trainer.data.isolation calls this in a child process."""
     dataset = _read(folder, _paths(folder), announce, declared)
     digests = {}
     for name in dataset.upside_down:
@@ -131,14 +131,14 @@ def index(folder: str | Path, announce: Callable[[str], None] = lambda _: None,
 
 
 def sample(folder: str | Path, episodes: int, declared: Declared = FOUND_OUT) -> Dataset:
-    """Read so many episodes, spread evenly over the files and within each, and without MD5: what it costs does not grow
-    with the data. At least one of a file; of more files than episodes, some are left out. Raises DataError."""
+    """Read so many episodes, spread evenly over the files and within each, and without MD5: the cost does not grow
+    with the data. At least one of a file; if there are more files than episodes, some are skipped. Raise DataError."""
     paths = spread(_paths(folder), episodes)
     return _read(folder, paths, lambda _: None, declared, max(1, episodes // len(paths)))
 
 
 def hdf5_files(folder: str | Path) -> list[Path]:
-    """Those of a dataset, in order; none of a folder that is not there."""
+    """Return the files of a dataset, in order; none if the folder does not exist."""
     root = Path(folder)
     return [root / path for path in files.below(str(root), ".hdf5")] if root.is_dir() else []
 
@@ -151,7 +151,7 @@ def _paths(folder: str | Path) -> list[Path]:
 
 
 def spread(things: Sequence[Any], most: int) -> Sequence[Any]:
-    """Return all, or `most` of them at even distances, the first and the last among them."""
+    """Return all, or `most` of them at even distances, including the first and the last."""
     return things if len(things) <= most else [things[i] for i in np.linspace(0, len(things) - 1, most).astype(int)]
 
 
@@ -180,18 +180,18 @@ def _read(folder: str | Path, paths: Sequence[Path], announce: Callable[[str], N
 
 
 def episodes_of(path: Path, name: str, observed: str = AUTO) -> list[Episode]:
-    """Return the episodes of one file, checked; of its images the shapes only. Raises DataError, which calls it
-    `name`."""
+    """Return the episodes of one file, checked; of the images, check the shapes only. Raise DataError, which names the
+    file `name`."""
     with _open(path, name) as file, _reading(name):
         _refuse_outside(file, name, path.parents[name.count("/")])
         return _read_file(file, name, observed, LONGEST)[0]
 
 
 class Frames:
-    """Reads images. Every file is opened once in each process, and never carried over a fork.
+    """A reader of images. It opens every file once in each process, and never shares it across a fork.
 
-    LIBERO's own files hold a camera's images uncompressed and in one piece. Those are read from their place in the
-    file, past HDF5, which would take ten times as long.
+    LIBERO's own files hold a camera's images uncompressed and contiguous. Those are read directly from their offset in
+    the file, without HDF5, which would take ten times as long.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -223,8 +223,8 @@ class Frames:
                          f"{episode.name}, step {step}, obs/{camera}")
 
     def _place(self, episode: Episode, camera: str, step: int) -> int | None:
-        """Where the camera's images begin in the file, when they lie there as they are. Compared with what HDF5 reads
-        once, here: a wrong place would train on noise."""
+        """Return the offset of the camera's images in the file, if they are uncompressed and contiguous. It is checked
+        here against one read by HDF5: a wrong offset would train on noise."""
         file, key = self._file(episode.file), (episode.file, episode.name, camera)
         if key not in self._places:
             with _reading(f"{episode.file}: {episode.name}, obs/{camera}"):
@@ -258,21 +258,21 @@ def _frame_at(file: h5py.File, place: int, size: int, what: str) -> np.ndarray:
     except OSError as error:
         raise DataError(f"{what} cannot be read: {error}", remedy="inv deploy --only data") from error
     if len(content) < size * size * 3:
-        raise DataError(f"{what} cannot be read: the file ends before it", remedy="inv deploy --only data")
+        raise DataError(f"{what} cannot be read: the file is too short", remedy="inv deploy --only data")
     return np.frombuffer(content, np.uint8).reshape(size, size, 3)
 
 
 def _open(path: Path, name: str) -> h5py.File:
     try:
-        return h5py.File(path, "r", locking=False)  # nobody writes it, and some file systems have no locks
+        return h5py.File(path, "r", locking=False)  # nobody writes to it, and some file systems have no locks
     except OSError as error:
-        raise DataError(f"{name} cannot be opened, it is truncated or no HDF5 file: {error}",
+        raise DataError(f"{name} cannot be opened: truncated, or not an HDF5 file: {error}",
                         remedy="inv deploy --only data") from error
 
 
 @contextlib.contextmanager
 def _reading(where: str) -> Iterator[None]:
-    """libhdf5 and h5py raise almost any error for damaged bytes; ours say where."""
+    """Turn errors into DataError with the place. libhdf5 and h5py raise almost any error for damaged bytes."""
     try:
         yield
     except DataError:
@@ -283,8 +283,8 @@ def _reading(where: str) -> Iterator[None]:
 
 
 def _refuse_outside(file: h5py.File, name: str, root: Path, seen: set[Path] | None = None) -> None:
-    """A dataset is what its *.hdf5 files hold, which are known by their MD5. A link to another of them is followed;
-    whatever would be read from any other file is refused, by its kind."""
+    """Refuse data outside the dataset. It is what its *.hdf5 files hold, which are identified by MD5. A link to another
+    of them is followed; a link, raw file or virtual source in any other file raises DataError."""
     seen = set() if seen is None else seen
     external: list[str] = []
     elsewhere: list[tuple[str, str, str]] = []
@@ -311,13 +311,13 @@ def _refuse_outside(file: h5py.File, name: str, root: Path, seen: set[Path] | No
             with _open(target, name) as other:
                 _refuse_outside(other, target.relative_to(root.resolve()).as_posix(), root, seen)
     for path, how, where in elsewhere:
-        raise DataError(f"{name}: {quoted(path)} {how} {quoted(where, 400)}, which is none of the dataset's "
-                        "*.hdf5 files: only what they hold is read",
-                        remedy="write a file that holds all of it, as h5py's copy(expand_external=True) does")
+        raise DataError(f"{name}: {quoted(path)} {how} {quoted(where, 400)}, which is not one of the dataset's "
+                        "*.hdf5 files: data outside of them are not read",
+                        remedy="write a self-contained file, for example with h5py's copy(expand_external=True)")
 
 
 def _sibling(file: h5py.File, linked: str, root: Path) -> Path | None:
-    """Return the *.hdf5 file of the dataset that a link means, where HDF5 looks for it."""
+    """Return the *.hdf5 file of the dataset to which a link points, searched where HDF5 searches."""
     with contextlib.suppress(OSError, ValueError):
         target = (Path(file.filename).resolve().parent / linked).resolve(strict=True)
         if target.suffix == ".hdf5" and target.is_file() and target.is_relative_to(root.resolve()):
@@ -326,11 +326,11 @@ def _sibling(file: h5py.File, linked: str, root: Path) -> Path | None:
 
 
 def _files(found: list[str]) -> str:
-    return found[0] if len(found) == 1 else f"{len(found)} files, {found[0]} and so on"
+    return found[0] if len(found) == 1 else f"{len(found)} files, {found[0]} first"
 
 
 def _read_file(file: h5py.File, name: str, declared: str, most: int) -> tuple[list[Episode], int, str]:
-    """Its episodes, the edge of its images, and words on the moment of its observations."""
+    """Return its episodes, the edge of its images, and a description of the moment of its observations."""
     if "data" not in file:
         raise DataError(f"{name}: no group 'data'")
     data = file["data"]
@@ -339,7 +339,7 @@ def _read_file(file: h5py.File, name: str, declared: str, most: int) -> tuple[li
         raise DataError(f"{name}: no episodes (data/demo_0, ...)")
     stated = data.attrs.get("num_demos")
     if stated is not None and int(stated) != len(names):
-        raise DataError(f"{name}: {len(names)} episodes, its num_demos says {int(stated)}")
+        raise DataError(f"{name}: {len(names)} episodes, but num_demos is {int(stated)}")
     instruction = _instruction(data, name)
     size = _image_size(data[names[0]], f"{name}: {names[0]}")
     arrays = {}
@@ -361,14 +361,14 @@ def _episode(file: str, name: str, instruction: str, observed: str, arrays: dict
 
 
 def _instruction(data: h5py.Group, name: str) -> str:
-    """From problem_info: a text, or a list of words."""
+    """Return the instruction from problem_info: a string, or a list of words."""
     try:
         stated = loads(data.attrs["problem_info"])["language_instruction"]
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{name}: attribute problem_info has no language_instruction") from error
     words = stated if isinstance(stated, list) else [stated]
     if not all(isinstance(word, str) for word in words):
-        raise DataError(f"{name}: language_instruction is neither a text nor a list of words: {stated!r:.80}")
+        raise DataError(f"{name}: language_instruction must be a string or a list of words: {stated!r:.80}")
     text = " ".join(" ".join(words).split())
     if not text:
         raise DataError(f"{name}: language_instruction is empty")
@@ -376,11 +376,12 @@ def _instruction(data: h5py.Group, name: str) -> str:
 
 
 def _upside_down(file: h5py.File, declared: str) -> tuple[bool, str]:
-    """OpenGL's images start at the bottom row. LIBERO's do, and files that do not say are LIBERO's."""
+    """Return whether images are stored upside down, and why. OpenGL's and LIBERO's images start at the bottom row;
+    a file without the attribute is taken to be LIBERO's."""
     said = file["data"].attrs.get("macros_image_convention")
     stored_so = declared == UPSIDE_DOWN if declared != AUTO else said in (None, "opengl")
-    why = "declared" if declared != AUTO else f"the file says {said}" if said else "the file does not say, LIBERO's are"
-    return stored_so, f"images stored {'upside down, made upright' if stored_so else 'upright'} ({why})"
+    why = "declared" if declared != AUTO else f"the file says {said}" if said else "not stated, LIBERO's are"
+    return stored_so, f"images stored {'upside down, turned upright' if stored_so else 'upright'} ({why})"
 
 
 def _arrays(demo: h5py.Group, where: str, size: int) -> dict[str, np.ndarray]:
@@ -391,7 +392,7 @@ def _arrays(demo: h5py.Group, where: str, size: int) -> dict[str, np.ndarray]:
         raise DataError(f"{where}: actions has no steps")
     stated = demo.attrs.get("num_samples")
     if stated is not None and int(stated) != length:
-        raise DataError(f"{where}: actions has {length} steps, num_samples says {int(stated)}")
+        raise DataError(f"{where}: actions has {length} steps, but num_samples is {int(stated)}")
     for f, values in arrays.items():
         _check_numbers(f, values, length, where)
     for camera in CAMERAS:
@@ -415,15 +416,15 @@ def _numbers(demo: h5py.Group, name: str, where: str) -> np.ndarray:
 
 def _check_numbers(name: str, values: np.ndarray, length: int, where: str) -> None:
     if len(values) != length:
-        raise DataError(f"{where}: {name} has {len(values)} steps, actions has {length}")
-    bad = np.flatnonzero(~(np.abs(values) <= np.finfo(np.float32).max).all(axis=1))  # nor NaN, which is not <=
+        raise DataError(f"{where}: {name} has {len(values)} steps, but actions has {length}")
+    bad = np.flatnonzero(~(np.abs(values) <= np.finfo(np.float32).max).all(axis=1))  # NaN included: NaN <= x is False
     if len(bad):
         raise DataError(f"{where}, step {bad[0]}: {name} is not finite")
     if name == "actions":
         bad = np.flatnonzero((np.abs(values) > 1.001).any(axis=1))
         if len(bad):
-            raise DataError(f"{where}, step {bad[0]}: actions leaves [-1, 1]: {np.round(values[bad[0]], 3).tolist()}; "
-                            "LIBERO's deltas do not")
+            raise DataError(f"{where}, step {bad[0]}: actions is outside [-1, 1]: "
+                            f"{np.round(values[bad[0]], 3).tolist()}; LIBERO's deltas are within")
 
 
 def _image_size(demo: h5py.Group, where: str) -> int:
@@ -449,8 +450,8 @@ def _images(demo: h5py.Group, camera: str, where: str) -> h5py.Dataset:
 
 
 def _observed(arrays: dict[str, dict[str, np.ndarray]], name: str, declared: str) -> tuple[str, str]:
-    """AFTER or BEFORE, by which of the two explains the joint angles of a whole file, and why. What was declared
-    decides only where the file does not: one that says otherwise is refused."""
+    """Return AFTER or BEFORE, whichever explains the joint angles of a whole file, and why. A declaration decides only
+    where the file does not; one that contradicts the file raises DataError."""
     error = {AFTER: 0.0, BEFORE: 0.0}
     for a in arrays.values():
         joints, simulated = a["obs/joint_states"], a["states"][:, JOINTS_IN_STATE]
@@ -463,8 +464,8 @@ def _observed(arrays: dict[str, dict[str, np.ndarray]], name: str, declared: str
         if declared != AUTO:
             return declared, "declared"
         raise DataError(f"{name}: cannot tell whether obs were recorded before or after the action: {seen}",
-                        remedy="find out from who recorded it, then: --set observed=after   # or before")
+                        remedy="ask whoever recorded it, then: --set observed=after   # or before")
     if declared not in (AUTO, better):
-        raise DataError(f"{name}: obs are declared to be of the moment {declared} the action; the file says {better}: "
+        raise DataError(f"{name}: obs were declared as recorded {declared} the action, but the file shows {better}: "
                         f"{seen}", remedy=f"--set observed={better}   # or auto")
-    return better, "found in states" + (", and declared" if declared == better else "")
+    return better, "found in states" + (" and declared" if declared == better else "")

@@ -1,6 +1,6 @@
-"""What a policy is told: frames, state, masks, instruction. A training and a drive in the simulator make the same one.
+"""Observation: frames, state, masks and instruction, the input of a policy. Training and simulation build the same.
 
-Shapes: B observations, A slots (128), V history frames (2), C cameras that exist (2), K frames that were kept,
+Shapes: B observations, A slots (128), V history frames (2), C existing cameras (2), K kept frames,
 S pixels of an edge.
 """
 
@@ -16,31 +16,31 @@ import torch
 from rdtops.trainer.data.actions import Codec
 
 HISTORY = 2  # the frame before, the frame now
-NO_INSTRUCTION = ""  # what stands for a dropped instruction
+NO_INSTRUCTION = ""  # replaces a dropped instruction
 T = TypeVar("T", bound="Tensors")
 
 
 @dataclass(frozen=True)
 class Observation:
     frames_VCSS3: np.ndarray  # uint8, upright; without pixels where the encoder's output is kept on disk
-    frames_kept_VC: np.ndarray  # False: there was none before the first, or it was dropped
+    frames_kept_VC: np.ndarray  # False: there is no frame before the first, or it was dropped
     instruction: int  # number of the text
     state_A: np.ndarray
     state_mask_A: np.ndarray
-    action_mask_A: np.ndarray  # of the slots that are to be predicted
+    action_mask_A: np.ndarray  # slots to be predicted
     jitter_3: np.ndarray  # factors for brightness, contrast and saturation
-    sample: int  # its number in the dataset; 0 outside of one
+    sample: int  # its number in the dataset; 0 if there is no dataset
 
     @classmethod
     def undisturbed(cls, using: Codec, state_A: np.ndarray, frames_VCSS3: np.ndarray, frames_kept_VC: np.ndarray,
                     instruction: int, sample: int = 0) -> Observation:
-        """Tell of what was seen and felt as it was: nothing dropped, jittered or disturbed."""
+        """Build an observation without augmentation: nothing dropped, jittered or disturbed."""
         return cls(frames_VCSS3, frames_kept_VC, instruction, state_A, using.state_mask.astype(np.float32),
                    using.action_mask.astype(np.float32), np.ones(3, np.float32), sample)
 
 
 class Tensors:
-    """A dataclass of tensors, moved together."""
+    """A dataclass of tensors that are moved together."""
 
     def to(self: T, device: torch.device) -> T:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
@@ -57,7 +57,7 @@ class ObservationBatch(Tensors):
     sample_B: torch.Tensor
     frames_BVCSS3: torch.Tensor
     frames_kept_BVC: torch.Tensor
-    kept_K: torch.Tensor  # where frames_kept is True, flattened: found here, a GPU would have to be waited for
+    kept_K: torch.Tensor  # where frames_kept is True, flattened: computed here, because on a GPU it would force a wait
     jitter_B3: torch.Tensor
     instruction_B: torch.Tensor
     state_B1A: torch.Tensor

@@ -1,4 +1,4 @@
-"""Implausible statistics: numbers that no robot makes, by slot, with its unit."""
+"""Implausible statistics: values that no robot can produce, by slot and unit."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 from rdtops.trainer.data.actions import Codec, slot_name
 
-WIDEST_STD = 100.0  # in any unit: metres and rad do not spread so far
+WIDEST_STD = 100.0  # in any unit: metres and rad never spread this far
 _FARTHEST = {"(rad)": 7.0, "(m)": 3.0, "(0 to 1)": 1.3, "(column)": 1.01, "(m/s)": 1.01, "(rad/s)": 10.1}
 
 
 @dataclass(frozen=True)
 class Implausible:
-    """`is_wrong`: training on it makes no sense. Otherwise it is odd, and may be the data's nature."""
+    """One implausible value. `is_wrong`: training on it makes no sense. Otherwise it is odd, and may be correct."""
 
     kind: str  # state or action
     slot: str
@@ -25,7 +25,7 @@ class Implausible:
 
 
 def implausible(statistics: dict[str, Any], using: Codec) -> list[Implausible]:
-    """List them over the slots that the codec uses; whatever is not 0 in another is wrong."""
+    """List the implausible values of the slots that the codec uses. In other slots any value except 0 is wrong."""
     return [one for kind, mask in (("state", using.state_mask), ("action", using.action_mask))
             for slot in range(len(mask)) for one in _slot(kind, slot, bool(mask[slot]), statistics[kind], using)]
 
@@ -37,17 +37,17 @@ def _slot(kind: str, slot: int, is_used: bool, numbers: dict[str, list[float]], 
         yield Implausible(kind, name, f"not finite: mean {mean}, std {std}, from {low} to {high}", True)
     elif not is_used:
         if any((mean, std, low, high)):
-            yield Implausible(kind, name, f"{using.name} does not use it, its mean is {mean:.3g}", True)
+            yield Implausible(kind, name, f"{using.name} does not use this slot, but its mean is {mean:.3g}", True)
     elif std > WIDEST_STD:
         yield Implausible(kind, name, f"std {std:.3g} is above {WIDEST_STD:g}", True)
     elif max(-low, high) > _farthest(name, using):
-        yield Implausible(kind, name, f"from {low:.3g} to {high:.3g} is more than a robot does: another unit?", True)
+        yield Implausible(kind, name, f"from {low:.3g} to {high:.3g} is beyond a robot's range: another unit?", True)
     elif low == high:
-        yield Implausible(kind, name, f"always {mean:.3g}: these data never change it", False)
+        yield Implausible(kind, name, f"always {mean:.3g}: constant in these data", False)
 
 
 def _farthest(name: str, using: Codec) -> float:
-    """Return how far is plausible. A codec in other units (the seed's centimetres, a gain) is not measured by SI's."""
+    """Return the largest plausible value. Codecs in other units (seed_compat's centimetres, a gain) have no limit."""
     gain = max(getattr(using, f, 1.0) for f in ("velocity_gain", "angular_velocity_gain"))
     unit = name.rpartition(" ")[2] if "0 to 1" not in name else "(0 to 1)"
     return _FARTHEST.get(unit, WIDEST_STD) * max(gain, 1.0)

@@ -1,15 +1,15 @@
-"""Rotations: axis-angle (what LIBERO stores), matrices (what composes), two columns (what RDT learns), Euler angles
-(what some read by mistake). Everything in float64 and rad; T rotations at once."""
+"""Rotations: axis-angle (stored by LIBERO), matrices (to compose), two columns (learnt by RDT), Euler angles (used by
+some by mistake). Everything in float64 and rad; T rotations at once."""
 
 from __future__ import annotations
 
 import numpy as np
 
-_FAR_FROM_HALF_A_TURN = -0.9  # cosine: up to here the skew part alone is accurate
+_FAR_FROM_HALF_A_TURN = -0.9  # cosine: above it the skew part alone is accurate
 
 
 def matrix(axis_angle_rad_T3) -> np.ndarray:
-    """(T, 3, 3), by Rodrigues' formula."""
+    """Return the matrices (T, 3, 3), by Rodrigues' formula."""
     vectors = np.asarray(axis_angle_rad_T3, np.float64)
     angle = np.linalg.norm(vectors, axis=1)[:, None, None]
     axis = _skew(vectors / np.where(angle[:, 0] > 0, angle[:, 0], 1))
@@ -34,8 +34,8 @@ def columns(matrix_T33) -> np.ndarray:
 
 
 def from_columns(columns_T6) -> np.ndarray:
-    """(T, 3, 3). What a model predicts is not quite orthonormal: the first column is kept in direction, the second is
-    made orthogonal to it (Gram-Schmidt)."""
+    """Return the matrices (T, 3, 3). A prediction is not exactly orthonormal: the first column keeps its direction, the
+    second is made orthogonal to it (Gram-Schmidt)."""
     both = np.asarray(columns_T6, np.float64)
     first = _unit(both[:, 0:3])
     second = _unit(both[:, 3:6] - (first * both[:, 3:6]).sum(1, keepdims=True) * first)
@@ -43,13 +43,13 @@ def from_columns(columns_T6) -> np.ndarray:
 
 
 def rotation_6d(axis_angle_rad_T3) -> np.ndarray:
-    """`columns` of an axis-angle: (T, 6). Unlike the axis-angle it has no jump: a rotation by 3.15 rad and one by
-    -3.13 rad about the same axis are equal."""
+    """Return `columns` of an axis-angle: (T, 6). Unlike the axis-angle it has no jump: a rotation by 3.15 rad and one
+    by -3.13 rad about the same axis are equal."""
     return columns(matrix(axis_angle_rad_T3))
 
 
 def from_euler(euler_rad_T3) -> np.ndarray:
-    """(T, 3, 3): about the fixed x axis, then y, then z, which is `xyz` in scipy."""
+    """Return the matrices (T, 3, 3): about the fixed x axis, then y, then z, which is `xyz` in scipy."""
     angles = np.asarray(euler_rad_T3, np.float64)
     x, y, z = (matrix(angles[:, [i]] * np.eye(3)[i]) for i in range(3))
     return z @ y @ x
@@ -63,7 +63,7 @@ def euler(matrix_T33) -> np.ndarray:
 
 
 def _axis_far_from_0(rotation_T33: np.ndarray, skew_T3: np.ndarray, cos_T: np.ndarray) -> np.ndarray:
-    """From the symmetric part, which is cos * 1 + (1 - cos) * axis axis'. Its sign comes from the skew part."""
+    """Return the axis from the symmetric part, cos * 1 + (1 - cos) * axis axis'. Its sign comes from the skew part."""
     rest = np.maximum(1 - cos_T, 1e-12)[:, None, None]
     outer = ((rotation_T33 + rotation_T33.transpose(0, 2, 1)) / 2 - cos_T[:, None, None] * np.eye(3)) / rest
     largest = np.argmax(np.diagonal(outer, axis1=1, axis2=2), axis=1)
@@ -72,7 +72,7 @@ def _axis_far_from_0(rotation_T33: np.ndarray, skew_T3: np.ndarray, cos_T: np.nd
 
 
 def _skew(vectors_T3: np.ndarray) -> np.ndarray:
-    """(T, 3, 3): the matrix of the cross product with each vector."""
+    """Return the matrices of the cross product with each vector: (T, 3, 3)."""
     x, y, z = vectors_T3.T
     zero = np.zeros_like(x)
     return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(-1, 3, 3)

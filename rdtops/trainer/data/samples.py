@@ -1,10 +1,10 @@
-"""From the dataset to batches. Every draw is a function of (seed, step, sample), and of nothing else.
+"""Samples and batches of a training. Every random draw is a function of (seed, step, sample) alone.
 
-A step learns from `global_batch` samples, numbered 0 and up; which process works on number n is no part of any draw.
-So a resumed run continues bit-equal, and the number of processes does not change what is learnt.
+A step learns from `global_batch` samples, numbered from 0; no draw depends on the process that works on number n.
+So a resumed run continues bit-equal, and the number of processes does not change the result.
 
-Shapes: B samples, R noise draws of each, H actions of a chunk, A slots (128), V history frames (2), C cameras that
-exist (2), K frames that were kept, S pixels.
+Shapes: B samples, R noise draws of each, H actions of a chunk, A slots (128), V history frames (2), C existing
+cameras (2), K kept frames, S pixels.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from rdtops.trainer.data.slot_statistics import slot_weights
 from rdtops.trainer.data.split import split
 
 JITTER = 0.3  # brightness, contrast and saturation, each within 1 +- this, in half of the samples
-_ORDER, _SAMPLE = 0, 1  # keep the two kinds of draws apart
+_ORDER, _SAMPLE = 0, 1  # separate the two kinds of draws
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be learnt of an observation, and the draws of the diffusion."""
+    """The training target of an observation, and the draws of the diffusion."""
 
     actions_HA: np.ndarray
     step_mask_H: np.ndarray  # False after the end of the episode
@@ -46,7 +46,7 @@ class Sample:
     target: Target
 
     def with_draw(self, noise_HA: np.ndarray, timestep: int) -> Sample:
-        """Return the same sample with one draw, this one."""
+        """Return the same sample with this single draw."""
         return replace(self, target=replace(self.target, noise_RHA=noise_HA[None], timesteps_R=np.array([timestep])))
 
 
@@ -59,11 +59,11 @@ class TargetBatch(Tensors):
 
     @property
     def noise_BHA(self) -> torch.Tensor:
-        """The first draw's."""
+        """The noise of the first draw."""
         return self.noise_BRHA[:, 0]
 
     def arguments(self) -> dict[str, torch.Tensor]:
-        """Return the keyword arguments of `loss` beside those that tell of the observation."""
+        """Return the keyword arguments of `loss`, except those of the observation."""
         return {"action_gt": self.actions_BHA, "noise": self.noise_BRHA, "timesteps": self.timesteps_BR,
                 "step_mask": self.step_mask_BH}
 
@@ -77,13 +77,13 @@ class Batch:
         return Batch(self.observation.to(device), self.target.to(device))
 
     def pin_memory(self) -> Batch:
-        """Called by the loader, which finds it by its name."""
+        """Pin the memory. The DataLoader calls this method by its name."""
         return Batch(self.observation.pin_memory(), self.target.pin_memory())
 
 
 class Order:
-    """Which sample of the dataset is number n of step s: a fresh permutation for every pass over the data, or over
-    those of its samples that are given."""
+    """The order of samples: which sample of the dataset is number n of step s. Each pass over the data, or over the
+    given samples, has a new permutation."""
 
     def __init__(self, seed: int, samples: int | np.ndarray, global_batch: int) -> None:
         self.seed, self.samples, self.global_batch = seed, samples, global_batch
@@ -91,7 +91,7 @@ class Order:
         self._permutation = lru_cache(maxsize=2)(self._draw)
 
     def at(self, step: int, number: int) -> int:
-        """Steps count from 1."""
+        """Return sample `number` of a step. Steps count from 1."""
         epoch, place = divmod((step - 1) * self.global_batch + number, self._count)
         return int(self._permutation(epoch)[place])
 
@@ -106,7 +106,7 @@ class Order:
 
 
 class Samples(torch.utils.data.Dataset):
-    """Item (step, number): one sample with all its draws made."""
+    """Item (step, number) is one sample with all its draws."""
 
     def __init__(self, dataset: libero.Dataset, codec: Codec, statistics: dict[str, Any], texts: list[str],
                  horizon: int, diffusion_steps: int, config: TrainConfig) -> None:
@@ -122,7 +122,7 @@ class Samples(torch.utils.data.Dataset):
             self.slot_weights = torch.from_numpy(slot_weights(statistics, codec.action_mask))
 
     def __getitem__(self, item: tuple[int, int]) -> Sample | DataError:
-        """Hand a DataError over instead of raising it: the loader would bury it in a traceback of its own."""
+        """Return a DataError instead of raising it: the DataLoader would hide it in its own traceback."""
         step, number = item
         try:
             return self._drawn(self.at(step, number), np.random.default_rng(
@@ -140,7 +140,7 @@ class Samples(torch.utils.data.Dataset):
         return sum(min(self.horizon, episode.starts - start) for episode, start in located)
 
     def name(self, step: int, number: int) -> str:
-        """Name file, episode and step of a sample, for messages."""
+        """Return file, episode and step of a sample, for messages."""
         episode, observed = self.dataset.locate(self.at(step, number))
         return f"{episode.file}: {episode.name}, step {observed}"
 
@@ -150,7 +150,7 @@ class Samples(torch.utils.data.Dataset):
         return self._recorded(sample, noise[None], np.array([0]))
 
     def _drawn(self, sample: int, random: np.random.Generator) -> Sample:
-        """Draws happen in a fixed order, whether used or not: switching one off leaves the others as they were. So
+        """Draw in a fixed order, whether a draw is used or not: disabling one does not change the others. So
         further draws of noise come last."""
         noise = random.standard_normal((self.horizon, SLOTS), np.float32)
         timestep = int(random.integers(self.diffusion_steps))
@@ -168,7 +168,7 @@ class Samples(torch.utils.data.Dataset):
         if self.config.image_augmentation and jittered:
             told = replace(told, jitter_3=jitter)
         if self.config.state_noise_snr_db is not None:
-            share = 10 ** (-self.config.state_noise_snr_db / 20)  # of the spread that the slot has in the data
+            share = 10 ** (-self.config.state_noise_snr_db / 20)  # of the slot's spread in the data
             told = replace(told, state_A=told.state_A + disturbance * self.state_std * np.float32(share))
         if language:
             told = replace(told, instruction=self.texts.index(NO_INSTRUCTION))
@@ -214,7 +214,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 @dataclass(frozen=True)
 class Share:
-    """The (step, number) lists of one process: micro-batch after micro-batch, from `first_step` on."""
+    """The (step, number) lists of one process, one for each micro-batch, from `first_step` on."""
 
     config: TrainConfig
     rank: int
@@ -237,22 +237,22 @@ def _collate_or_error(samples: list[Sample | DataError]) -> Batch | DataError:
 
 
 def _outlive_stop(_worker: int) -> None:
-    """SIGTERM or SIGUSR1 may reach every process of a run; the workers feed the step that comes before the last
+    """Ignore SIGTERM and SIGUSR1, which may reach every process of a run: workers feed the step before the last
     checkpoint, and end with their parent."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def batches(samples: Samples, rank: int, first_step: int) -> Generator[Batch, None, None]:
-    """Endless for our purposes: up to max_steps. Closing it ends its workers. Raises DataError when a sample cannot be
+    """Yield batches up to max_steps. Closing the generator ends its workers. Raise DataError when a sample cannot be
     read."""
     config = samples.config
     loader = torch.utils.data.DataLoader(
         samples, batch_sampler=Share(config, rank, first_step), collate_fn=_collate_or_error,
         num_workers=config.loader_workers, pin_memory=config.device == "cuda",
-        # a fork would copy the locks of HDF5 and NCCL in whatever state they are
+        # a fork would copy the locks of HDF5 and NCCL in any state
         multiprocessing_context="forkserver" if config.loader_workers else None, worker_init_fn=_outlive_stop,
-        generator=torch.Generator())  # ours, because the loader draws a seed from it
+        generator=torch.Generator())  # our own, because the DataLoader draws a seed from it
     for batch in loader:
         if isinstance(batch, DataError):
             raise batch

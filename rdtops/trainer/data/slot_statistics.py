@@ -1,4 +1,4 @@
-"""Mean, spread and range of every slot over a dataset, keyed by the MD5 of its files and by the codec."""
+"""Slot statistics: mean, spread and range of every slot over a dataset, keyed by the MD5 of its files and the codec."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ KINDS, NUMBERS = ("state", "action"), ("mean", "std", "min", "max")
 
 
 def compute(dataset: libero.Dataset, using: Codec) -> dict[str, Any]:
-    """State and action are lists of 128 values each, zero in slots that the codec does not use. The actions are those
-    that are learnt: the ones that an observation precedes."""
+    """Compute the statistics. State and action are lists of 128 values each, zero in slots that the codec does not use.
+    The actions are those that an observation precedes, which are learnt."""
     actions = [using.encode_actions(e.actions_T7[e.lead:], e.pose_T6[:e.starts]) for e in dataset.episodes]
     states = [using.encode_state(e.joint_rad_T7, e.finger_m_T2, e.position_m_T3, e.axis_angle_rad_T3)
               for e in dataset.episodes]
@@ -39,17 +39,17 @@ def compute(dataset: libero.Dataset, using: Codec) -> dict[str, Any]:
 
 
 def slot_weights(statistics: dict[str, Any], used: np.ndarray) -> np.ndarray:
-    """What an error in each slot (A,) of an action counts in the normalised loss: in a used one its share of the slot's
-    variance, so that a joint that moves little is learnt as well as one that moves much, and together as much as all
-    slots of the published loss. A slot that hardly moves is taken to move a tenth as much as the one that moves most.
-    Slots that are not used keep the weight 1: the solver hands on from step to step what the model makes of them."""
+    """Return the weight of each slot (A,) of an action in the normalised loss. A used slot has the inverse of its
+    variance, so that a joint that moves little is learnt as well as one that moves much; together they weigh as much as
+    all slots of the published loss. A slot that hardly moves is taken to move a tenth as much as the one that moves
+    most. Unused slots keep the weight 1: the solver passes the model's values in them from step to step."""
     std = np.asarray(statistics["action"]["std"], np.float64)
     spread = np.maximum(std, 0.1 * std[used].max() or 1.0)
     return np.where(used, len(used) / used.sum() / spread ** 2, 1.0).astype(np.float32)
 
 
 def load_fitting(path: str | Path, dataset: libero.Dataset, using: Codec) -> dict[str, Any] | None:
-    """Return the statistics of a file, if they are there and belong to exactly these data and this codec."""
+    """Return the statistics of a file, if it exists and belongs to exactly these data and this codec."""
     try:
         stored = _stored(path)
         fits = stored["files"] == dataset.md5 and stored["codec_hash"] == using.hash
@@ -61,31 +61,31 @@ def load_fitting(path: str | Path, dataset: libero.Dataset, using: Codec) -> dic
 
 
 def _stored(path: str | Path) -> dict[str, Any]:
-    """Return the table of a statistics file. Raises OSError or ValueError."""
+    """Return the table of a statistics file. Raise OSError or ValueError."""
     found = loads(files.head_of(path, files.TABLE_BYTES))
     if not isinstance(found, dict):
-        raise ValueError("it holds no table")  # of a file, not of a caller
+        raise ValueError("it must hold a JSON object")  # of a file, not of an argument
     return found
 
 
 def _is_complete(stored: dict[str, Any]) -> bool:
-    """Its numbers are there, finite or not."""
+    """Tell whether all its numbers are present, finite or not."""
     rows = [table(stored.get(kind)).get(what) for kind in KINDS for what in NUMBERS]
     return all(isinstance(row, list) and len(row) == 128 and
                all(isinstance(value, float) or number(value) is not None for value in row) for row in rows)
 
 
 def write(path: str | Path, statistics: dict[str, Any]) -> None:
-    """Write a file that appears whole or not at all."""
+    """Write the file atomically."""
     files.write_whole(path, json.dumps(statistics, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What became of a statistics file."""
+    """The result of verifying a statistics file."""
 
     path: str
-    why: str  # why it was computed anew; '' when it was not
+    why: str  # why it was recomputed; '' when it was not
     is_written: bool
     statistics: dict[str, Any]
     implausible: tuple[Implausible, ...]
@@ -102,8 +102,8 @@ class Verified:
 
 def verify(folder: str | Path, path: str | Path, using: Codec, declared: libero.Declared = libero.FOUND_OUT,
            anew: bool = False) -> Verified:
-    """Statistics that belong to these files and this codec are kept, which takes their MD5 (remembered, where nothing
-    has touched the file) and no more; others are computed and written. Raises DataError."""
+    """Keep statistics that belong to these files and this codec, which needs only their MD5 (cached while a file is
+    unchanged); compute and write them otherwise. Raise DataError."""
     hdf5 = [] if anew else libero.hdf5_files(folder)
     md5 = {p.relative_to(folder).as_posix(): md5 for p, md5 in digests.remembered(hdf5).items()}
     why = "asked for" if anew else _unfit(path, md5, using)
@@ -116,29 +116,29 @@ def verify(folder: str | Path, path: str | Path, using: Codec, declared: libero.
 
 @dataclass(frozen=True)
 class Standing:
-    """Whether a training can take the statistics that lie beside the data; else it computes its own."""
+    """Whether a training can use the statistics beside the data; otherwise it computes its own."""
 
     why_not: str = ""
-    wrong: str = ""  # the first number in them that no robot makes
+    wrong: str = ""  # the first implausible number in them
     odd: tuple[str, ...] = ()
-    unread: int = 0  # files whose MD5 nobody knows yet, and which may be others
+    unread: int = 0  # files whose MD5 is not cached, so they may differ
 
 
 def standing(folder: str | Path, using: Codec) -> Standing:
-    """Look at the file and at remembered MD5 sums only."""
+    """Check the statistics by the file and cached MD5 sums only."""
     path, hdf5 = Path(folder) / NAME, libero.hdf5_files(folder)
     known = digests.known(hdf5)
     why = _unfit(path, {p.relative_to(folder).as_posix(): known.get(p) for p in hdf5}, using)
     try:
         found = [] if why else implausible(_stored(path), using)
     except (OSError, ValueError):
-        return Standing("they have just gone")
-    wrong = why.partition("they were not sound: ")[2]
+        return Standing("the data files have just been deleted")
+    wrong = why.partition("they were implausible: ")[2]
     return Standing(why, wrong, tuple(f"{u.slot}: {u.says}" for u in found), len(hdf5) - len(known))
 
 
 def _unfit(path: str | Path, md5: Mapping[str, str | None], using: Codec) -> str:
-    """Why the statistics of a file cannot be used; '' when they can. A file whose MD5 is None is taken on trust."""
+    """Return why the statistics of a file cannot be used; '' when they can. A file whose MD5 is None is not checked."""
     try:
         stored = _stored(path)
     except FileNotFoundError:
@@ -150,16 +150,16 @@ def _unfit(path: str | Path, md5: Mapping[str, str | None], using: Codec) -> str
     if not _is_complete(stored) or any(key not in stored for key in needed):
         return "they were incomplete"
     if its_hash != using.hash:
-        return f"they were of codec {stored['codec']} ({its_hash[:8]}), asked is {using.name} ({using.hash[:8]})"
+        return f"they were of codec {stored['codec']} ({its_hash[:8]}), requested is {using.name} ({using.hash[:8]})"
     if wrong := [u for u in implausible(stored, using) if u.is_wrong]:
-        return f"they were not sound: {wrong[0].kind}, {wrong[0].slot}: {wrong[0].says}"
+        return f"they were implausible: {wrong[0].kind}, {wrong[0].slot}: {wrong[0].says}"
     others = {name for name in known.keys() & md5.keys() if md5[name] not in (None, known[name])}
     changed = sorted(known.keys() ^ md5.keys() | others)
-    return f"the MD5 of {changed[0]}{' and others' if changed[1:] else ''} is another" if changed else ""
+    return f"the MD5 of {changed[0]}{' and others' if changed[1:] else ''} has changed" if changed else ""
 
 
 def _is_written(path: str | Path, found: dict[str, Any]) -> bool:
-    """Try to write: a dataset may lie where this user cannot."""
+    """Try to write, and tell whether it worked: the folder of a dataset may be read-only for this user."""
     try:
         write(path, found)
     except OSError:

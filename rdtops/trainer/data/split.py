@@ -1,4 +1,4 @@
-"""Which samples are trained on, and which are held out to tell whether it helped."""
+"""Split of a dataset into training samples and held-out samples for the validation loss."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import numpy as np
 
 from rdtops.trainer.data import libero
 
-_SPLIT = 3  # keeps this draw apart from those of rdtops.trainer.data.samples
+_SPLIT = 3  # separates this draw from those of rdtops.trainer.data.samples
 
 
 @dataclass(frozen=True)
 class Split:
-    """Numbers of samples of one dataset, ascending, each in exactly one of the two."""
+    """The sample numbers of one dataset, ascending, each in exactly one of the two sets."""
 
     trained: np.ndarray
     heldout: np.ndarray
-    episodes: int  # so many were held out whole; 0: single samples were, and their neighbours are trained on
+    episodes: int  # number of whole episodes held out; 0: single samples, whose neighbours are trained on
 
     def __str__(self) -> str:
-        whole = f" of {self.episodes} episodes" if self.episodes else " here and there"
+        whole = f" of {self.episodes} episodes" if self.episodes else " spread over all episodes"
         return f"{len(self.heldout)} samples{whole if len(self.heldout) else ''} held out"
 
 
 def split(dataset: libero.Dataset, share: float, seed: int) -> Split:
-    """Whole episodes, because neighbours in one are nearly the same sample. Where the share is less than half an
-    episode, single samples instead: less telling, but no phase of the few demonstrations is lost to training."""
+    """Hold out whole episodes, because neighbouring samples of one are nearly the same. Where the share is less than
+    half an episode, hold out single samples: less telling, but no phase of the few demonstrations is lost."""
     random = np.random.default_rng((seed, _SPLIT))
     starts = [e.starts for e in dataset.episodes]
     episodes = round(share * len(starts))

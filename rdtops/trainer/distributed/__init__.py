@@ -1,1 +1,1 @@
-"""The processes of one training, and what each of them holds."""
+"""Distributed training: the processes of one training, and what each of them holds."""

@@ -1,9 +1,9 @@
-"""Everything shared out over the processes (torch's fully_shard, which accelerate calls FSDP2): `--set sharding=fsdp2`.
+"""FSDP2: everything sharded over the processes (torch's fully_shard): `--set sharding=fsdp2`.
 
-Each process keeps its part of every weight, gradient, moment and EMA weight. A block's weights are gathered when its
-turn comes, in the forward and the backward pass, and let go after it; its gradients are added up and cut up at once.
-Weights are gathered in float32 and cast by autocast, as without sharding: to gather them in bf16 would take half the
-traffic and change what the norms compute.
+Each process keeps its shard of every weight, gradient, moment and EMA weight. A block's weights are gathered just
+before its forward and backward pass and freed after it; its gradients are reduced and scattered at once. Weights are
+gathered in float32 and cast by autocast, as without sharding: gathering them in bf16 would halve the traffic and change
+the results of the norms.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Fsdp2(Shards):
         return True
 
     def place(self, policy: RDTPolicy) -> RDTPolicy:
-        """Place block by block, so that the device never has more than its part and one whole block."""
+        """Place block by block, so that the device never holds more than its shard and one whole block."""
         for module in (*policy.model.blocks, policy):
-            # also the outermost: its weights would otherwise stay whole, and those of the EMA would stay old
+            # also the outermost module: otherwise its weights stay whole, and its EMA weights stay old
             fully_shard(module, mesh=self._mesh, reshard_after_forward=True, shard_placement_fn=self._cut)
         for module, method in ((policy, "loss"), (policy, "predict_action"),
                                *((block, "keys_values") for block in policy.model.blocks)):
@@ -45,10 +45,10 @@ class Fsdp2(Shards):
         return policy
 
     def average_gradients(self, policy: RDTPolicy) -> None:
-        """The backward pass has done it."""
+        """Do nothing: the backward pass has averaged them."""
 
     def evaluate(self, read: Callable[[], object], work: Callable[[], T]) -> T:
-        self.ranks.together(read)  # whoever failed in the midst of the work would leave the others waiting
+        self.ranks.together(read)  # a process that fails during the work would leave the others waiting
         with self.ranks.collective():
             return work()
 
@@ -63,13 +63,14 @@ class Fsdp2(Shards):
         if whole.ndim == 0:  # the step
             return super().part(whole, parameter)
         parts = distribute_tensor(whole.to(self.ranks.device), self._mesh, parameter.placements, src_data_rank=None)
-        return parts.clone()  # the part itself would keep the whole alive
+        return parts.clone()  # a view would keep the whole tensor alive
 
     def _added_up(self, number: torch.Tensor) -> torch.Tensor:
         return self.ranks.gather(number[None]).sum()
 
     def _cut(self, parameter: torch.nn.Parameter) -> Shard:
-        """Along the first axis that gives equal parts, else the first: position embeddings have a first axis of 1."""
+        """Shard along the first axis that gives equal parts, else axis 0: position embeddings have a first axis of
+        1."""
         axes = (axis for axis, size in enumerate(parameter.shape) if size % self.ranks.world == 0)
         return Shard(next(axes, 0))
 

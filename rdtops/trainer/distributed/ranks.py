@@ -1,4 +1,4 @@
-"""The processes of one training: who we are, what we share, and how gradients are averaged.
+"""Ranks: the processes of one training, their collectives, and the averaging of gradients.
 
 `accelerate launch` (or torchrun) sets RANK, LOCAL_RANK and WORLD_SIZE. Gradients are averaged here and not by
 DistributedDataParallel, which regroups them after its first step: a resumed run would add them up in another order.
@@ -21,16 +21,16 @@ from rdtops.errors import ConfigError, RdtopsError, RunError
 
 T = TypeVar("T")
 T_Tensor = TypeVar("T_Tensor", bound=torch.Tensor)
-TIMEOUT = timedelta(minutes=30)  # one process reads T5, 45 GB, and the dataset while the others wait
+TIMEOUT = timedelta(minutes=30)  # one process reads T5 (45 GB) and the dataset while the others wait
 BUCKET_BYTES = 256 << 20
 
 
 class PeerFailed(RunError):
-    """Another process of the training is gone. Its own error, if it had time for one, says more."""
+    """Another process of the training ended. Its own error, if it could report one, says more."""
 
 
 class AlreadyReported(RdtopsError):
-    """Another process reports the error; this one ends with it."""
+    """Another process reports the error; this one ends silently."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Ranks:
 
     @classmethod
     def join(cls, config: TrainConfig) -> Ranks:
-        """Raises ConfigError when there are more or fewer processes than the run asks for."""
+        """Join the process group. Raise ConfigError unless there are as many processes as the run asks for."""
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         if world != config.num_processes:
             raise ConfigError(f"{world} processes were started, the run asks for num_processes = "
@@ -58,8 +58,8 @@ class Ranks:
         return self.rank == 0
 
     def together(self, work: Callable[[], T]) -> T:
-        """Work in all processes, each for itself. Of those that raise an error of ours the lowest rank raises it; all
-        others raise AlreadyReported, so that one failure is reported once."""
+        """Run `work` in every process. If some raise an RdtopsError, the lowest of their ranks raises it and all others
+        raise AlreadyReported, so that one failure is reported once."""
         result, error = None, None
         try:
             result = work()
@@ -75,14 +75,14 @@ class Ranks:
         return result  # type: ignore[return-value]
 
     def once(self, work: Callable[[], T]) -> T:
-        """Work in rank 0; all get the result. Errors as in `together`."""
+        """Run `work` in rank 0 and return its result in every process. Errors as in `together`."""
         result = [self.together(lambda: work() if self.is_first else None)]
         if self.world > 1:
             self._communicate(lambda: distributed.broadcast_object_list(result, device=torch.device("cpu")))
         return result[0]  # type: ignore[return-value]
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """Return a vector of every rank, one row each, on the CPU."""
+        """Gather a vector of every rank, one row each, on the CPU."""
         if self.world == 1:
             return values[None].cpu()
         rows = [torch.empty_like(values) for _ in range(self.world)]
@@ -90,7 +90,7 @@ class Ranks:
         return torch.stack(rows).cpu()
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Always in the same groups and order, so that the same gradients give the same bits."""
+        """Average in a fixed grouping and order, so that the same gradients give the same bits."""
         if self.world == 1:
             return
         for gradients in buckets([p.grad for p in parameters if p.grad is not None], BUCKET_BYTES):
@@ -101,11 +101,11 @@ class Ranks:
                 gradient.copy_(part.view_as(gradient))
 
     def broadcast(self, values: torch.Tensor, source: int) -> None:
-        """Copy `values` of the rank `source` into everybody's."""
+        """Copy `values` of the rank `source` into those of every rank."""
         self._communicate(lambda: distributed.broadcast(values, source))
 
     def send_to_first(self, values: torch.Tensor, source: int) -> None:
-        """Copy `values` of the rank `source` into rank 0's. Only these two call it."""
+        """Copy `values` of the rank `source` into rank 0's. Only these two ranks call it."""
         self._communicate(lambda: distributed.recv(values, source) if self.is_first else distributed.send(values, 0))
 
     def leave(self) -> None:
@@ -114,7 +114,7 @@ class Ranks:
 
     @contextmanager
     def collective(self) -> Iterator[None]:
-        """Mark work in which torch itself communicates. Errors of another kind pass."""
+        """Turn communication errors of torch into PeerFailed. Other errors pass through."""
         try:
             yield
         except RuntimeError as error:
@@ -130,16 +130,16 @@ class Ranks:
 
     def _peer_failed(self, error: RuntimeError) -> PeerFailed:
         return PeerFailed(f"rank {self.rank} lost contact with the other processes: {_short(error)}",
-                        remedy="inv logs   # the process that ended first says why")
+                        remedy="inv logs   # see the error of the process that ended first")
 
 
 def _is_of_communication(error: RuntimeError) -> bool:
-    """NCCL has errors of its own; those of gloo are known by the file that they come from."""
+    """Tell whether it is a communication error. NCCL has its own types; gloo's are known by their source file."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 def _short(error: Exception) -> str:
-    """gloo and NCCL add advice of several lines."""
+    """Return the first line: gloo and NCCL add several lines of advice."""
     return str(error).partition("\n")[0].partition(". ")[0]
 
 
@@ -155,7 +155,7 @@ def _device(config: TrainConfig) -> torch.device:
 
 
 def buckets(tensors: Iterable[T_Tensor], limit_bytes: int) -> Iterable[list[T_Tensor]]:
-    """Group neighbours, until a bucket has `limit_bytes` or more."""
+    """Group neighbours into buckets of `limit_bytes` or more."""
     bucket: list[T_Tensor] = []
     size = 0
     for tensor in tensors:

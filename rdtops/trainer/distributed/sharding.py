@@ -1,11 +1,11 @@
-"""What every process of a training has of the weights, the gradients, Adam's moments and the EMA weights.
+"""Sharding: what every process of a training holds of the weights, gradients, Adam's moments and EMA weights.
 
     none    everything; the EMA weights on rank 0 alone
-    zero1   Adam's moments are shared out (ZeRO, stage 1): each process updates its own parameters and sends them round
-    fsdp2   everything is shared out, the EMA weights too: rdtops/trainer/distributed/fsdp2.py
+    zero1   Adam's moments are sharded (ZeRO, stage 1): each process updates its own parameters and broadcasts them
+    fsdp2   everything is sharded, the EMA weights too: rdtops/trainer/distributed/fsdp2.py
 
-A training asks the same questions in each case, and all learn the same. A checkpoint has all of every tensor, whoever
-wrote it, and is resumed with any sharding and any number of processes.
+The interface is the same in each case, and so is the result. A checkpoint always has whole tensors, and can be resumed
+with any sharding and any number of processes.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from rdtops.trainer.distributed.ranks import BUCKET_BYTES, Ranks, buckets
 from rdtops.trainer.model.rdt import RDTPolicy
 
 T = TypeVar("T")
-ENGINES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG")  # not ours
+ENGINES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG")  # refused
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def of(config: TrainConfig, ranks: Ranks) -> Shards:
-    """One process alone has nothing to share out, whatever the configuration says."""
+    """Return the sharding of a configuration. A single process has nothing to shard, whatever the configuration."""
     if config.sharding == "none" or ranks.world == 1:
         return Shards(ranks)
     if config.sharding == "zero1":
         return Zero1(ranks)
-    from rdtops.trainer.distributed.fsdp2 import Fsdp2  # only here: torch's part of it takes a second to import
+    from rdtops.trainer.distributed.fsdp2 import Fsdp2  # imported here: torch's part of it takes a second
 
     return Fsdp2(ranks)
 
 
 def check_launcher(config: TrainConfig, environment: Mapping[str, str]) -> None:
-    """`accelerate launch` hands its configuration on as environment variables. `sharding` of the run decides; raises
-    ConfigError where accelerate was asked for something else, which nobody would do."""
+    """Check accelerate's configuration, which `accelerate launch` passes as environment variables. `sharding` of the
+    run decides; raise ConfigError where accelerate is configured otherwise, because nothing would apply that."""
 
     def asks(variable: str, value: str = "true") -> bool:
         return environment.get(variable, "").lower() == value
@@ -49,47 +49,47 @@ def check_launcher(config: TrainConfig, environment: Mapping[str, str]) -> None:
         if config.sharding != "fsdp2":
             refused.append("ACCELERATE_USE_FSDP = true")
         wanted = {"FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_OFFLOAD_PARAMS": "false"}
-        if not config.gradient_checkpointing:  # the supervisor may have turned it on since, for want of memory
+        if not config.gradient_checkpointing:  # the supervisor may have enabled it since, for lack of memory
             wanted["FSDP_ACTIVATION_CHECKPOINTING"] = "false"
         refused += [f"{variable} = {environment.get(variable)}, the run has {value}"
                     for variable, value in wanted.items() if not asks(variable, value)]
     if refused:
         raise ConfigError(f"accelerate's configuration is not that of the run, sharding = {config.sharding}: "
-                          f"{'; '.join(refused)}", remedy="inv train --set sharding=fsdp2   # it starts accelerate so")
+                          f"{'; '.join(refused)}", remedy="inv train --set sharding=fsdp2   # it configures accelerate")
 
 
 def held(tensor: torch.Tensor) -> torch.Tensor:
-    """Return what this process has of it: all, or its part. Not a copy."""
+    """Return the local part of a tensor: all of it, or the shard of this process. Not a copy."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 class Shards:
-    """Every process has everything, and rank 0 the EMA weights: `sharding=none`."""
+    """No sharding: every process has everything, and rank 0 also the EMA weights: `sharding=none`."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
 
     @property
     def has_ema(self) -> bool:
-        """Whether this process has the EMA weights, or a part of them."""
+        """Whether this process has the EMA weights, or a shard of them."""
         return self.ranks.is_first
 
     def place(self, policy: RDTPolicy) -> RDTPolicy:
-        """Return what this process keeps of a whole policy in host memory, on its device."""
+        """Move this process's part of a whole policy from host memory to its device."""
         return policy.to(self.ranks.device)
 
     def updated(self, policy: RDTPolicy) -> list[torch.nn.Parameter]:
-        """Return what this process's optimiser updates of the placed policy. Asked once."""
+        """Return the parameters of the placed policy that this process's optimiser updates. Call it once."""
         return list(policy.parameters())
 
     def average_gradients(self, policy: RDTPolicy) -> None:
-        """After the backward pass: the mean over the processes."""
+        """Average the gradients over the processes, after the backward pass."""
         self.ranks.average_gradients(policy.parameters())
 
     @torch.no_grad()
     def clip_gradients(self, policy: RDTPolicy, max_norm: float) -> float:
-        """As torch.nn.utils.clip_grad_norm_. Return the norm before. It is added up in float64, so that its float32
-        does not depend on how the gradients are cut up."""
+        """Clip as torch.nn.utils.clip_grad_norm_ does. Return the norm before. It is summed in float64, so that its
+        float32 does not depend on the sharding of the gradients."""
         gradients = [held(p.grad) for p in policy.parameters() if p.grad is not None]
         norms = torch._foreach_norm(gradients, 2, torch.float64)  # noqa: SLF001  # clip_grad_norm_ calls it too
         squares = torch.stack(norms).square().sum()
@@ -100,24 +100,24 @@ class Shards:
         return float(norm)
 
     def after_update(self) -> None:
-        """Every process gets what it needs of the others' updates."""
+        """Send each process the updates of the others that it needs."""
 
     def evaluate(self, read: Callable[[], object], work: Callable[[], T]) -> T:  # noqa: ARG002  # fsdp2 reads first
-        """`work` with the EMA weights, after `read` has read its samples. Return its result in every process."""
+        """Run `work` with the EMA weights, after `read` has read its samples. Return its result in every process."""
         return self.ranks.once(work)
 
     def weights(self, policy: RDTPolicy) -> Mapping[str, torch.Tensor]:
-        """Return all of them, for a checkpoint. To read this or `moments` is the work of all processes together: each
-        reads all, in order; rank 0 gets them."""
+        """Return all weights, for a checkpoint. Reading this or `moments` is a collective of all processes: each reads
+        all, in order; rank 0 gets them."""
         return policy.state_dict()
 
     def moments(self, policy: RDTPolicy, optimizer: torch.optim.Optimizer) -> Mapping[str, torch.Tensor]:
-        """Return all of Adam's, likewise: `exp_avg.` and the name of the parameter, and so on."""
+        """Return all of Adam's moments, likewise: `exp_avg.` and the name of the parameter, and so on."""
         return {f"{part}.{name}": optimizer.state[parameter][part]
                 for name, parameter in policy.named_parameters() if optimizer.state.get(parameter) for part in MOMENTS}
 
     def part(self, whole: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor | None:  # noqa: ARG002
-        """Return a copy of what this process keeps of a moment of the parameter, on its device; None when nothing."""
+        """Return a copy of this process's part of a moment of the parameter, on its device; None if it has no part."""
         return whole.to(self.ranks.device, copy=True)
 
     def _added_up(self, number: torch.Tensor) -> torch.Tensor:
@@ -126,7 +126,7 @@ class Shards:
 
 
 class Zero1(Shards):
-    """AdamW treats every element for itself, so what is learnt is the same bit for bit."""
+    """ZeRO stage 1. AdamW treats every element separately, so the result is the same bit for bit."""
 
     def __init__(self, ranks: Ranks) -> None:
         super().__init__(ranks)
@@ -156,8 +156,8 @@ class Zero1(Shards):
 
     def _moment(self, optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter, part: str,
                 owner: int) -> torch.Tensor:
-        """In rank 0; in others whatever they have."""
-        if part == "step":  # all have made the same updates
+        """Return the moment in rank 0; in other ranks any tensor."""
+        if part == "step":  # the same in every process
             return next(iter(optimizer.state.values()))[part]
         moment = optimizer.state[parameter][part] if owner == self.ranks.rank else torch.empty_like(parameter)
         if owner and self.ranks.rank in (0, owner):
@@ -166,7 +166,7 @@ class Zero1(Shards):
 
 
 class Gathered(Mapping[str, torch.Tensor]):
-    """Tensors that no process has all of. Each is gathered when it is read, so that there is never more than one."""
+    """Sharded tensors. Each is gathered when it is read, so that never more than one is whole."""
 
     def __init__(self, gather: Mapping[str, Callable[[], torch.Tensor]]) -> None:
         self._gather = gather
@@ -182,7 +182,7 @@ class Gathered(Mapping[str, torch.Tensor]):
 
 
 def shared_out(parameters: list[torch.nn.Parameter], world: int) -> dict[int, list[torch.nn.Parameter]]:
-    """The largest first, each to whoever has least: the same on every process, and nearly equal shares."""
+    """Assign the parameters, the largest first, to the rank that has least: the same on every process, nearly equal."""
     owned: dict[int, list[torch.nn.Parameter]] = {rank: [] for rank in range(world)}
     sizes = [0] * world
     for parameter in sorted(parameters, key=lambda p: -p.numel()):

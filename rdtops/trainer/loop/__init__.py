@@ -1,1 +1,1 @@
-"""What a training does around its steps: inputs, checkpoints, validation, metrics, failures."""
+"""The training loop's parts: inputs, checkpoints, validation, metrics, failures."""

@@ -1,11 +1,11 @@
-"""Checkpoints on disk: written aside, sealed, renamed, and only then announced. Whatever has no manifest is not one.
+"""Checkpoints on disk: written under a temporary name, sealed with a manifest, renamed. Without a manifest it is none.
 
     step_002000/
         config.json, model.safetensors      the policy, as RDTPolicy.from_pretrained reads it
         ema/                                its EMA weights, likewise: what evaluation uses
         optimizer.safetensors               both Adam moments and the step of every parameter
         trainer.json                        step, EMA updates, validation loss, gradient scaler, configuration, cameras
-        statistics.json, codec.json         what the numbers mean
+        statistics.json, codec.json         the meaning of the numbers
         manifest.json                       size and MD5 of every file
 """
 
@@ -41,47 +41,47 @@ STATISTICS, CODEC = "statistics.json", "codec.json"
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The live objects of a training that a checkpoint keeps."""
+    """The live objects of a training that a checkpoint saves."""
 
     policy: RDTPolicy
-    ema: Ema | None  # None where this process has no part of it
+    ema: Ema | None  # None if this process has no part of it
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     shards: Shards
 
     def tensors(self) -> dict[str, Mapping[str, torch.Tensor]]:
-        """By the file they go to. They are the training's own: the next step changes them. All processes together read
-        them, as Shards.weights says."""
+        """Return the tensors by file. They are not copies: the next step changes them. Reading them is a collective of
+        all processes, as Shards.weights says."""
         return {WEIGHTS: self.shards.weights(self.policy),
                 EMA_WEIGHTS: self.shards.weights(self.ema.policy) if self.ema else {},
                 OPTIMIZER: self.shards.moments(self.policy, self.optimizer)}
 
     def give(self) -> None:
-        """What every other process does while rank 0 reads the tensors."""
+        """Send this process's part of the tensors while rank 0 reads them."""
         for named in self.tensors().values():
             for _ in named.values():
                 pass
 
     def numbers(self) -> dict[str, Any]:
-        """Return what trainer.json holds of them."""
+        """Return their values for trainer.json."""
         assert self.ema
         return {"ema_updates": self.ema.updates, "scaler": self.scaler.state_dict()}
 
 
 @dataclass(frozen=True)
 class Contents:
-    """All that a checkpoint will hold, by file."""
+    """The contents of a checkpoint, by file."""
 
     tensors: Mapping[str, Mapping[str, torch.Tensor]]
     tables: Mapping[str, Any]  # for JSON
 
     @property
     def size_bytes(self) -> int:
-        """Of the tensors; the tables are small."""
+        """Size of the tensors; the tables are small."""
         return sum(t.numel() * t.element_size() for named in self.tensors.values() for t in named.values())
 
     def write(self, folder: Path) -> None:
-        """Raises OSError, with a full disk too."""
+        """Write the files. Raise OSError, also when the disk is full."""
         (folder / EMA).mkdir()
         for name, table in self.tables.items():
             (folder / name).write_text(json.dumps(table, indent=1) + "\n")
@@ -90,8 +90,8 @@ class Contents:
 
 
 def save(checkpoints: Path, step: int, write: Callable[[Path], None]) -> Checkpoint:
-    """`write` fills a folder; it gets its name once every byte is on the disk. On an OSError, a full disk above all,
-    only this unfinished folder is dropped."""
+    """Save a checkpoint. `write` fills a folder, which is renamed once every byte is on the disk. On an OSError, such
+    as a full disk, only this unfinished folder is deleted."""
     final = checkpoints / checkpoint_name(step)
     partial = final.with_name(f"{final.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
@@ -99,7 +99,7 @@ def save(checkpoints: Path, step: int, write: Callable[[Path], None]) -> Checkpo
         partial.mkdir(parents=True)
         write(partial)
         sealed = manifest.seal(partial)
-        _discard(final)  # there is one only if it was damaged, and the training came by again
+        _discard(final)  # exists only if it was damaged, and the training reached this step again
         partial.rename(final)
         files.flush(checkpoints)
     except OSError:
@@ -110,37 +110,37 @@ def save(checkpoints: Path, step: int, write: Callable[[Path], None]) -> Checkpo
 
 
 def valid(checkpoints: Path) -> list[Checkpoint]:
-    """List those with a manifest that fits their files' sizes, oldest first."""
+    """List the checkpoints whose manifest matches their files' sizes, oldest first."""
     return [Checkpoint(**found) for found in sealed_checkpoints.listed(str(checkpoints))[0]]
 
 
 def newest_intact(checkpoints: Path, report: Callable[[str], None]) -> Checkpoint | None:
-    """Return the newest valid one whose every byte can be read and has the digest of its manifest. A damaged one is
-    reported and loses its manifest, so that nobody else takes it for a checkpoint."""
+    """Return the newest valid checkpoint whose files all match the digests of its manifest. A damaged one is
+    reported and loses its manifest, so that nothing uses it as a checkpoint."""
     for candidate in reversed(valid(checkpoints)):
         stated = Path(candidate.path) / manifest.NAME
         try:
             damage = manifest.differences(candidate.path, manifest.stated(candidate.path))
-        except (OSError, ValueError) as error:  # since it was listed
+        except (OSError, ValueError) as error:  # changed since it was listed
             damage = [f"{manifest.NAME}: {error}"]
         if not damage:
             return candidate
-        report(f"{candidate.name} is damaged and was passed over: {'; '.join(damage)}")
+        report(f"{candidate.name} is damaged and was skipped: {'; '.join(damage)}")
         try:
             stated.rename(stated.with_name(f"damaged.{manifest.NAME}"))
-        except OSError as error:  # a file system that became read-only with its first error
+        except OSError as error:  # a file system that became read-only on an error
             report(f"{candidate.name} keeps its manifest: {error}")
     return None
 
 
 def sweep(checkpoints: Path) -> None:
-    """Delete what saves left behind that were cut off by the end of their process."""
+    """Delete the leftovers of saves that were interrupted."""
     for leftover in checkpoints.glob("step_*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def prune(checkpoints: Path, keep: Retention) -> list[Checkpoint]:
-    """Delete what nothing keeps. What has no valid manifest counts for nothing and is left as it is."""
+    """Delete checkpoints that no retention rule keeps. Folders without a valid manifest are ignored."""
     surplus = keep.surplus(valid(checkpoints))
     for old in surplus:
         _discard(Path(old.path))
@@ -148,18 +148,18 @@ def prune(checkpoints: Path, keep: Retention) -> list[Checkpoint]:
 
 
 def seen_by_training(image_size: int) -> dict[str, Any]:
-    """Return what trainer.json keeps of how the training saw, for an evaluation to compare."""
+    """Return the camera settings of a training for trainer.json, for comparison in an evaluation."""
     return {"cameras": list(libero.CAMERAS), "history": HISTORY, "image_size": image_size}
 
 
 def _discard(folder: Path) -> None:
-    """The manifest goes first: a half-deleted checkpoint must not count as one."""
+    """Delete a checkpoint, the manifest first: a half-deleted checkpoint must not count as one."""
     (folder / manifest.NAME).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_trainer(folder: Path) -> dict[str, Any]:
-    """Read what trainer.json holds. Raises WeightsError when it lacks any of it."""
+    """Read trainer.json. Raise WeightsError when a key is missing."""
     return _read_json(folder / TRAINER, ("step", "loss", "config", "ema_updates", "scaler"))
 
 
@@ -172,7 +172,7 @@ def read_statistics(folder: Path) -> dict[str, Any]:
 
 
 def restore_optimizer(folder: Path, policy: RDTPolicy, optimizer: torch.optim.Optimizer, shards: Shards) -> None:
-    """Strict: a resumed training has all its moments or does not start. Raises WeightsError."""
+    """Restore the optimiser, strictly: raise WeightsError unless all moments are complete."""
     path = folder / OPTIMIZER
     tensors = weights.mapped_tensors(path)
     if not tensors and read_trainer(folder)["ema_updates"] == 0:  # fp16 may skip its first steps
@@ -191,7 +191,7 @@ def restore_optimizer(folder: Path, policy: RDTPolicy, optimizer: torch.optim.Op
         if parts:
             optimizer.state[parameter] = parts
     if tensors:
-        raise WeightsError(f"{path} has moments of parameters that the model does not have: {', '.join(tensors)}")
+        raise WeightsError(f"{path} has moments of parameters that are not in the model: {', '.join(tensors)}")
 
 
 def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -206,6 +206,6 @@ def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
 
 
 def restore_ema(folder: Path, ema: Ema) -> None:
-    """Before it is placed: in host memory, whole."""
+    """Restore the EMA weights, whole and in host memory, before they are placed."""
     ema.policy = RDTPolicy.from_pretrained(folder / EMA).requires_grad_(False).eval()
     ema.updates = int(read_trainer(folder)["ema_updates"])

@@ -1,5 +1,5 @@
-"""Disk: what a training does when there is no room on it. Lines wait until there is, the last words have a place kept
-for them, and whoever has to stop says which file system is full, how much is needed and how much is free.
+"""Disk space: how a training handles a full disk. Lines wait until there is space, some bytes are reserved for the last
+messages, and an error names the full file system, the space needed and the space free.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _LIMITS = {errno.EDQUOT: ("your quota is used up", "quota -s   # on the host"),
 
 
 def is_full(error: BaseException) -> bool:
-    """Tell whether more room would have helped."""
+    """Tell whether the error means that space is lacking."""
     return isinstance(error, OSError) and error.errno in FULL
 
 
 def full(error: OSError, path: Path, needed_bytes: int = 0) -> DiskFull:
-    """Say what became of a write of `needed_bytes` to `path` that failed for want of room. 0: nobody knows how many."""
+    """Describe a write of `needed_bytes` to `path` that failed for lack of space. 0: unknown size."""
     mount = mount_point(path)
     there = os.statvfs(mount)
     free_bytes = there.f_bavail * there.f_frsize
     why, remedy = _LIMITS.get(error.errno or 0, (
         f"{free_bytes / 1e6:.1f} MB are free",
-        f"du -xh -d 2 {mount} | sort -h | tail   # on the host: what takes it; then make room"))
+        f"du -xh -d 2 {mount} | sort -h | tail   # on the host: shows what takes the space; then free some"))
     needed = f"{needed_bytes / 1e6:.1f} MB are needed, " if needed_bytes else ""
-    return DiskFull(f"no room on {mount} for {path}: {needed}{why} ({error.strerror or error})", remedy=remedy)
+    return DiskFull(f"no space on {mount} for {path}: {needed}{why} ({error.strerror or error})", remedy=remedy)
 
 
 def mount_point(path: Path) -> Path:
-    """Of the file system that `path` lies on, or would."""
+    """Return the mount point of the file system of `path`, which need not exist."""
     here = path.absolute()
     while not here.exists() or not here.is_mount():
         if here == here.parent:
@@ -52,19 +52,20 @@ def mount_point(path: Path) -> Path:
 
 
 class Backlog(Generic[T]):
-    """Lines on their way to a file. On a full disk they wait for the next one, in order, and the training goes on."""
+    """Lines to be written to a file. On a full disk they wait for the next one, in order, and the training
+    continues."""
 
     def __init__(self, what: Path, write: Callable[[T], object]) -> None:
         self._what, self._write = what, write
         self._waiting: deque[T] = deque()
 
     def add(self, line: T) -> None:
-        """Raises an OSError that has nothing to do with room."""
+        """Add a line. Raise an OSError, except for a full disk."""
         self._waiting.append(line)
         self.clear()
 
     def clear(self) -> bool:
-        """Write what waits. False when there is still no room for all of it."""
+        """Write the waiting lines. Return False while there is not enough space for all."""
         try:
             while self._waiting:
                 self._write(self._waiting[0])
@@ -72,14 +73,14 @@ class Backlog(Generic[T]):
         except OSError as error:
             if not is_full(error):
                 raise
-            log.error("%s: no room, %d lines wait: %s", self._what, len(self._waiting), error)
+            log.error("%s: no space, %d lines wait: %s", self._what, len(self._waiting), error)
         return not self._waiting
 
 
-# --- a place for the last words ---
+# --- space reserved for the last messages ---
 
 def keep_reserve(folder: Path) -> None:
-    """Keep some bytes in a run folder. Raises DiskFull when there is not even so little."""
+    """Reserve some bytes in a run folder. Raise DiskFull when there is no space for them."""
     path = folder / RESERVE
     try:
         path.write_bytes(os.urandom(RESERVE_BYTES))  # some file systems would compress zeros
@@ -91,5 +92,6 @@ def keep_reserve(folder: Path) -> None:
 
 
 def give_up_reserve(folder: Path) -> None:
-    """Make room for the last lines of the Journal, the log, and the exit code that the launch script writes."""
+    """Free the reserve for the last lines of the Journal and the log, and the exit code that the launch script
+    writes."""
     (folder / RESERVE).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""EMA weights: what is evaluated and deployed. float32, stepped once per optimiser step."""
+"""EMA weights, which are evaluated and deployed. float32, updated once per optimiser step."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from rdtops.trainer.model.rdt import RDTPolicy
 
 class Ema:
     def __init__(self, policy: RDTPolicy) -> None:
-        """Starts as a copy of the policy, which must be in float32: in bf16 it would stop moving after 4096 steps."""
+        """Start as a copy of the policy, which must be in float32: in bf16 the EMA would stop changing after 4096
+        steps."""
         assert all(p.dtype == torch.float32 for p in policy.parameters())
         self.policy = copy.deepcopy(policy).requires_grad_(False).eval()
         self.settings: dict[str, Any] = policy.config.get("ema") or {}
-        self.updates = 0  # saved with the weights, or a resumed EMA would start over
+        self.updates = 0  # saved with the weights; otherwise a resumed EMA would start over
         self._of: tuple[RDTPolicy, RDTPolicy] | None = None
         self._averages: list[torch.Tensor] = []
         self._currents: list[torch.Tensor] = []
 
     @property
     def decay(self) -> float:
-        """The share of the old EMA that the next step keeps: 1 - (1 + n)^-0.75, at most 0.9999."""
+        """Decay of the next step, the share of the old EMA that is kept: 1 - (1 + n)^-0.75, at most 0.9999."""
         step = max(0, self.updates - self.settings.get("update_after_step", 0) - 1)
         if step == 0:
             return 0.0
@@ -33,7 +34,7 @@ class Ema:
 
     @torch.no_grad()
     def step(self, policy: RDTPolicy) -> None:
-        if self._of != (self.policy, policy):  # walking through two models costs more than averaging a small one
+        if self._of != (self.policy, policy):  # iterating over two models costs more than averaging a small one
             self._of = self.policy, policy
             self._averages, self._currents = ([held(p) for p in of.parameters()] for of in self._of)
             assert len(self._averages) == len(self._currents)

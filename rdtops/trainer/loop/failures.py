@@ -1,4 +1,4 @@
-"""How a process of a training ends, and the last words of one that fails: in the Journal and on standard error."""
+"""Failures: how a training's process reports its error, in the Journal and on standard error, and ends."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ HOST_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory")  # torch has no 
 
 
 def tell(journal: Journal, error: RdtopsError, kind: str = "") -> int:
-    """Report in both. `kind` is the type of the error that it stands for. Return the exit code."""
+    """Report an error in the Journal and on standard error. `kind`: the type of the original error. Return the exit
+    code."""
     record(journal, error.message, error.remedy, kind or type(error).__name__)
     return complain(error)
 
 
 def record(journal: Journal, message: str, remedy: str, kind: str) -> None:
-    """`training` is whether this attempt has learnt already: what happens before is about the set-up. On a full disk
-    the last words get the place that was kept for them."""
+    """Record a failure in the Journal. `training`: whether this attempt has already trained; an earlier failure is of
+    the set-up. On a full disk it uses the reserve."""
     told = [e for e in journal.read() if e.kind in ("step", "launched", "attempt", "started")]
     steps = [e.data["step"] for e in told if e.kind == "step"]
     words = Event("failed", time.time(), {
@@ -36,12 +37,12 @@ def record(journal: Journal, message: str, remedy: str, kind: str) -> None:
         if not disk_space.is_full(error):
             raise
         disk_space.give_up_reserve(journal.path.parent)
-        with contextlib.suppress(OSError):  # the log is still there, and the exit code
+        with contextlib.suppress(OSError):  # the log and the exit code still report it
             journal.write(words)
 
 
 def is_host_memory(error: Exception) -> bool:
-    """The host refused memory, or its limit for us did."""
+    """Tell whether the host, or a memory limit on it, refused memory."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in HOST_MEMORY))
 
@@ -49,13 +50,14 @@ def is_host_memory(error: Exception) -> bool:
 def complain(error: Exception) -> int:
     """Write to standard error. Return the exit code."""
     remedy = getattr(error, "remedy", "")
-    with contextlib.suppress(OSError):  # train.log lies on the disk that is full
+    with contextlib.suppress(OSError):  # train.log is on the full disk
         sys.stderr.write(f"{error}\n" + (f"next: {remedy}\n" if remedy else ""))
     return getattr(error, "exit_code", 1)
 
 
 def out_of_memory(config: TrainConfig, error: Exception) -> RunError:
-    """Of a GPU or of the host. The cure keeps the global batch, so what is learnt stays the same."""
+    """Describe that a GPU or the host is out of memory. The remedy keeps the global batch, so the result is the
+    same."""
     if config.batch_size_per_process > 1 and config.batch_size_per_process % 2 == 0:
         cure = (f"--set batch_size_per_process={config.batch_size_per_process // 2} "
                 f"--set gradient_accumulation_steps={config.gradient_accumulation_steps * 2}")
@@ -66,13 +68,13 @@ def out_of_memory(config: TrainConfig, error: Exception) -> RunError:
 
 
 def _short(error: Exception) -> str:
-    """Without the place in torch's source, and the advice."""
+    """Return the message without torch's source location and advice."""
     return str(error).partition("DefaultCPUAllocator: ")[2] or str(error).partition(". ")[0] or type(error).__name__
 
 
 def end(code: int) -> NoReturn:
-    """At once, without the interpreter's tear-down. What matters is on disk by now, and a library's thread that still
-    runs then (gloo's, autograd's) can abort the process: a finished training would count as a failed one."""
+    """Exit at once, without the interpreter's tear-down. Everything is on disk by now, and a library's thread that
+    still runs (gloo's, autograd's) could abort the process: a finished training would count as failed."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # a full disk must not change the exit code
             stream.flush()

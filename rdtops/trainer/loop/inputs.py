@@ -1,4 +1,4 @@
-"""What a training starts from: data, statistics, encoded instructions, weights, and the checkpoint to resume from."""
+"""Inputs of a training: data, statistics, encoded instructions, weights, and the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rdtops.trainer.model.rdt import ARCHITECTURES, RDTPolicy
 
 @dataclass(frozen=True)
 class Inputs:
-    """What rank 0 finds out for all."""
+    """The inputs that rank 0 finds for all ranks."""
 
     dataset: libero.Dataset
     statistics: dict[str, Any]
@@ -29,7 +29,7 @@ class Inputs:
 
 
 def find(spec: RunSpec, device: torch.device, warn: Callable[[str], None]) -> Inputs:
-    """Read, check and encode; a statistics.json is left in the run folder. Raises an error of ours."""
+    """Read, check and encode the inputs; write statistics.json into the run folder. Raise an RdtopsError."""
     dataset = isolation.index(asset(spec, "dataset"), declared=declared(spec))
     texts = instructions(spec, dataset, device)
     checkpoints = Path(spec.paths.checkpoints)
@@ -38,7 +38,7 @@ def find(spec: RunSpec, device: torch.device, warn: Callable[[str], None]) -> In
 
 
 def instructions(spec: RunSpec, dataset: libero.Dataset, device: torch.device) -> dict[str, torch.Tensor]:
-    """Return them encoded, or as the workspace's cache has them."""
+    """Return the encoded instructions, from the workspace's cache where it has them."""
     cache = Path(spec.workspace) / "cache" / "instructions"
     return encoders.encode_instructions(asset(spec, "text_encoder"), dataset.instructions, cache, device)
 
@@ -54,7 +54,8 @@ def asset(spec: RunSpec, role: str) -> str:
 
 
 def policy(spec: RunSpec, resume: Checkpoint | None) -> RDTPolicy:
-    """From the checkpoint, the pretrained weights or, from scratch, the seed: the same in every process."""
+    """Build the policy from the checkpoint, the pretrained weights or, from scratch, the seed: the same in every
+    process."""
     if resume:
         made = RDTPolicy.from_pretrained(resume.path)
     elif spec.train.from_scratch:
@@ -68,12 +69,12 @@ def policy(spec: RunSpec, resume: Checkpoint | None) -> RDTPolicy:
 
 
 def _statistics(spec: RunSpec, dataset: libero.Dataset, warn: Callable[[str], None]) -> dict[str, Any]:
-    """Those deployed beside the data when they fit; else computed, which takes a second."""
+    """Return the statistics deployed beside the data if they match; otherwise compute them, which takes a second."""
     using = codec(spec.train.codec)
     deployed = Path(asset(spec, "dataset")) / slot_statistics.NAME
     fitting = slot_statistics.load_fitting(deployed, dataset, using)
     if fitting is None and deployed.exists():
-        warn(f"{deployed} belongs to other data or another codec; statistics were computed anew")
+        warn(f"{deployed} belongs to other data or another codec; statistics were recomputed")
     found = fitting or slot_statistics.compute(dataset, using)
     slot_statistics.write(Path(spec.paths.root) / slot_statistics.NAME, found)
     return found

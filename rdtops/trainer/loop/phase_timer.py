@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""Phase timer: the time of each phase of a step."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import torch
 
 NAMES = ("data", "encode", "forward", "backward", "optimiser", "save", "evaluation")
-WAITED = ("data", "save", "evaluation")  # the process's own time, whatever the device does meanwhile
+WAITED = ("data", "save", "evaluation")  # time of the process, independent of the device
 
 
 class Phases:
-    """Times phases that do not overlap. On a GPU, which works behind the process, its own clock is read by events,
-    and later: to wait for it at the end of every phase would slow down what is measured."""
+    """A timer of phases that do not overlap. A GPU works asynchronously, so its own clock is read by events, and later:
+    waiting for it at the end of every phase would slow down what is measured."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
@@ -35,7 +35,8 @@ class Phases:
             self._seconds[name] += time.perf_counter() - began_s
 
     def take(self) -> dict[str, float]:
-        """Return the seconds of every phase since the last call. What the GPU has not finished counts next time."""
+        """Return the seconds of every phase since the last call. Work that the GPU has not finished counts next
+        time."""
         unfinished = []
         for name, began, ended in self._events:
             if ended.query():

@@ -1,4 +1,4 @@
-"""How far a training is and how fast: the `step` events of the Journal, and the lines of train.log."""
+"""Progress of a training: the `step` events of the Journal, and the lines of train.log."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 
 class Telling:
-    """Appends to the Journal, from any thread. On a full disk an event waits for the next one, and the training goes
-    on."""
+    """A writer of Journal events, for any thread. On a full disk an event waits for the next one, and the training
+    continues."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
@@ -33,24 +33,24 @@ class Telling:
             self._backlog.add(Event(kind, time.time(), data))
 
     def close(self) -> None:
-        """Before the process ends: what still waits gets the place that was kept for it."""
+        """Write the waiting events before the process ends; on a full disk they use the reserve."""
         with self._alone:
             give_up_reserve(self.journal.path.parent)
             self._backlog.clear()
 
 
 class Progress:
-    """Collects steps until one is due to be told; what is told are means over the steps since the last time."""
+    """A collector of steps. When a step is due, it reports the means over the steps since the last report."""
 
     def __init__(self, config: TrainConfig, device: torch.device, phases: Phases) -> None:
         self.config, self.device, self.phases = config, device, phases
-        self._first_ended: tuple[int, float] | None = None  # the step and when; it takes longer than the others
+        self._first_ended: tuple[int, float] | None = None  # the step and its end time; the first step takes longer
         self._start_window()
 
     def step(self, step: int, loss: float, learning_rate: float, grad_norm: float) -> dict[str, Any] | None:
         """Return the data of a `step` event when one is due."""
         self._losses.append(loss)
-        if math.isfinite(grad_norm):  # fp16 meets infinite ones and skips their steps
+        if math.isfinite(grad_norm):  # fp16 skips steps with an infinite norm
             self._grad_norms.append(grad_norm)
         if not self._is_due(step):
             return None
@@ -67,7 +67,7 @@ class Progress:
 
     def _is_due(self, step: int) -> bool:
         late = 0 < self.config.log_every_s <= time.perf_counter() - self._began_s
-        # the step after a checkpoint can be replayed: it is told alone
+        # the step after a checkpoint can be replayed: report it alone
         at_checkpoint = step % self.config.checkpoint_every_steps in (0, 1)
         return late or at_checkpoint or step % self.config.log_every_steps == 0 or step in (1, self.config.max_steps)
 
@@ -90,8 +90,8 @@ class Progress:
         }
 
     def _usual_step_s(self, step: int, step_s: float) -> float:
-        """Return the mean of all steps but the first: one told alone after a save has all of the save's time, and
-        others none of it."""
+        """Return the mean of all steps but the first: a step reported alone after a save has all of the save's time,
+        and others none of it."""
         if self._first_ended is None:
             return step_s
         first, ended_s = self._first_ended
@@ -99,7 +99,7 @@ class Progress:
 
 
 def _memory_mib(device: torch.device) -> int:
-    """Return the most that tensors ever took on the GPU, or the process in main memory."""
+    """Return the peak memory of tensors on the GPU, or of the process in host memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) >> 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10  # Linux counts in KiB

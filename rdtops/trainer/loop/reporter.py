@@ -1,4 +1,4 @@
-"""What a training tells: events of the run's Journal, lines of train.log, curves of the trackers."""
+"""Reporter of a training: events of the run's Journal, lines of train.log, curves of the trackers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger("rdtops.trainer")
 
 
 class Reporter:
-    """Rank 0 reports; the methods of all others do nothing. Leave the `with` to close the Journal."""
+    """The reporter of rank 0; on other ranks its methods do nothing. Leaving the `with` closes the Journal."""
 
     def __init__(self, journal: Journal, is_first: bool) -> None:
         self.is_first = is_first
@@ -63,7 +63,7 @@ class Reporter:
             log.warning("%s", message)
 
     def line(self, text: str, *values: object) -> None:
-        """Write to train.log alone."""
+        """Write to train.log only."""
         if self.is_first:
             log.info(text, *values)
 
@@ -77,7 +77,7 @@ class Reporter:
 
 
 def configure_logging(level: int) -> None:
-    """Write to standard output, which a launch sends to train.log."""
+    """Log to standard output, which a launch redirects to train.log."""
     root = logging.getLogger("rdtops")
     root.setLevel(level)
     handler = logging.StreamHandler(sys.stdout)

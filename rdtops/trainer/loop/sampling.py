@@ -1,4 +1,4 @@
-"""Actions sampled by the EMA weights, as they would be deployed, against the recorded ones."""
+"""Action error: actions predicted by the EMA weights, as when deployed, against the recorded ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ActionError:
         self.samples, self.conditions, self.device = samples, conditions, device
 
     def read(self) -> None:
-        """What `of` will look at, unless it was read before. Raises DataError."""
+        """Read the samples that `of` needs, unless they were read before. Raise DataError."""
         _ = self._batch
 
     @torch.no_grad()
@@ -31,7 +31,7 @@ class ActionError:
 
     @cached_property
     def _batch(self) -> Batch:
-        """Read once and kept in host memory: 1.6 MB of 128 x 128 pixels."""
+        """Return the batch, read once and kept in host memory: 1.6 MB of 128 x 128 pixels."""
         dataset, seed = self.samples.dataset, self.samples.config.seed
         count = min(SAMPLES_PREDICTED, len(dataset))
         spread = [number * len(dataset) // count for number in range(count)]

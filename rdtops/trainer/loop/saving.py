@@ -1,4 +1,4 @@
-"""Saving while training goes on: it waits for a copy of the state only; a thread writes, seals, tells and prunes."""
+"""Saving in the background: a training waits only for a copy of its state; a thread writes, seals, reports, prunes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Tensors = Mapping[str, Mapping[str, torch.Tensor]]
 
 
 class Saver:
-    """One save at a time: the next one waits for the one before. Leaving the `with` waits for the last."""
+    """A saver of checkpoints, one at a time: a save waits for the one before. Leaving the `with` waits for the last."""
 
     def __init__(self, checkpoints: Path, retention: Retention, journal: Telling) -> None:
         self.checkpoints, self.retention, self.journal = checkpoints, retention, journal
         self._copy = HostCopy()
         self._thread = ThreadPoolExecutor(1, "saver")
         self._writing: Future[None] | None = None
-        self.failure: RdtopsError | None = None  # of the newest save, None when it came right
+        self.failure: RdtopsError | None = None  # of the newest save; None when it succeeded
 
     def __enter__(self) -> Saver:
         return self
@@ -39,25 +39,26 @@ class Saver:
         self.wait()
 
     def reserve(self, tensors: Tensors) -> None:
-        """Take the memory that a save will need, so that want of it shows in the first step and not in the first
-        save, which will also be quicker. Raises RunError when there is too little."""
+        """Allocate the memory that a save needs, so that a lack of it shows in the first step and not in the first
+        save, which also becomes faster. Raise RunError when there is too little."""
         self._copy.take(tensors)
 
     def save(self, step: int, contents: Contents) -> None:
-        """Return as soon as `contents` may change again. What becomes of the save is told in the Journal."""
+        """Start a save. Return as soon as `contents` may change again. The Journal gets the result of the save."""
         self.wait()
         ours = self._copy.take(contents.tensors)
         self._writing = self._thread.submit(
             self._write, step, replace(contents, tensors=ours), self._copy.wait_until_taken())
 
     def wait(self) -> None:
-        """Until the save in flight, if there is one, has ended one way or the other."""
+        """Wait until the current save, if there is one, has ended."""
         writing, self._writing = self._writing, None
         if writing:
-            writing.result()  # raises what we did not foresee; an OSError has been told
+            writing.result()  # raises unexpected errors; an OSError has been reported
 
     def _write(self, step: int, contents: Contents, until_taken: Callable[[], Any]) -> None:
-        """On a full disk this save is dropped and told, and training goes on: the next one may fit."""
+        """Write a checkpoint. On a full disk this save is dropped and reported, and training continues: the next may
+        fit."""
         until_taken()
         try:
             saved = checkpoint.save(self.checkpoints, step, contents.write)
@@ -83,20 +84,20 @@ class Saver:
 
 
 class HostCopy:
-    """Host memory for one copy of a state, taken once and used for every save. For a state on a GPU it is pinned: the
-    copies are put in the GPU's own queue, before the next update, and nobody waits for them but the writer."""
+    """Host memory for one copy of a state, allocated once and used for every save. For a state on a GPU it is pinned:
+    the copies are queued on the GPU's stream, before the next update, and only the writer waits for them."""
 
     def __init__(self) -> None:
         self._memory: dict[tuple[str, str], torch.Tensor] = {}
         self._on_gpu = False
 
     def take(self, tensors: Tensors) -> dict[str, dict[str, torch.Tensor]]:
-        """Return a copy that is valid until the next. Raises RunError when there is too little."""
+        """Return a copy that is valid until the next. Raise RunError when there is too little memory."""
         return {file: {name: self._taken((file, name), tensor.detach()) for name, tensor in named.items()}
                 for file, named in tensors.items()}
 
     def wait_until_taken(self) -> Callable[[], Any]:
-        """What the reader of the last copy must call before it reads."""
+        """Return a function that the reader of the last copy must call before it reads."""
         if not self._on_gpu:
             return lambda: None
         event = torch.cuda.Event()
@@ -114,6 +115,6 @@ class HostCopy:
 def _allocated(tensor: torch.Tensor) -> torch.Tensor:
     try:
         return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-    except RuntimeError as error:  # torch has no error of its own for the host's memory
+    except RuntimeError as error:  # torch has no specific error for host memory
         raise RunError(f"no host memory for a copy of the training's state, which saving needs: {error}",
                        remedy="free -g   # on the host; the copy takes 16 bytes a parameter") from error

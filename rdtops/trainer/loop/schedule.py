@@ -1,4 +1,4 @@
-"""The learning rate, a function of the optimiser step and of nothing else."""
+"""Learning rate schedule: a function of the optimiser step alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rdtops.contract.config import TrainConfig
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """Steps count from 1: a linear warm-up, then constant or half a cosine down to 0."""
+    """Return the learning rate of a step, counted from 1: linear warm-up, then constant or half a cosine down to 0."""
     if step <= config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
     if config.lr_schedule == "constant":

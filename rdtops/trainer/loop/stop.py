@@ -1,16 +1,16 @@
-"""How a training is asked to end before its time."""
+"""Stop requests: signals that ask a training to stop early."""
 
 from __future__ import annotations
 
 import signal
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of a launcher or `inv stop`; of Slurm before a time limit
-STOPPED = 128 + signal.SIGTERM  # an exit code, as a shell would say it
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # from a launcher or `inv stop`; from Slurm before a time limit
+STOPPED = 128 + signal.SIGTERM  # an exit code, as in a shell
 
 
 class Stop:
-    """`signal` is the one that asked, or 0. Before the first step there is nothing to save, so a signal then ends the
-    process at once."""
+    """A stop request. `signal`: the signal received, or 0. Before the first step there is nothing to save, so a signal
+    then ends the process at once."""
 
     def __init__(self) -> None:
         self.signal = 0

@@ -1,8 +1,7 @@
-"""Where a training's curves go: metrics.jsonl in the run folder always; TensorBoard or Weights & Biases when asked for.
+"""Trackers of a training's curves: always metrics.jsonl in the run folder; TensorBoard or Weights & Biases on request.
 
-A resumed run goes on in the same place, from the step of its checkpoint; what is then trained again replaces what was
-told of it before, where the tracker can do that. A tracker that fails is told once and left out: no training ends of
-it.
+A resumed run continues in the same place, from the step of its checkpoint; repeated steps replace their earlier values
+where the tracker supports that. A tracker that fails is reported once and disabled: it never ends a training.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ from rdtops.hostlib.fields import loads, table, whole
 from rdtops.hostlib.files import append_line, lines_of, write_whole
 from rdtops.trainer.loop.disk_space import Backlog
 
-FINISH_S = 60.0  # a tracker whose server does not answer gets so long at the end
+FINISH_S = 60.0  # time limit at the end for a tracker whose server does not answer
 WANDB_PROJECT = "rdtops"
 
 
 def check(config: TrainConfig) -> None:
-    """Raises ConfigError when the package of the tracker is not installed."""
+    """Raise ConfigError when the package of the tracker is not installed."""
     if config.tracker != "off" and importlib.util.find_spec(config.tracker) is None:
         raise ConfigError(
-            f"tracker = {config.tracker} needs the package {config.tracker}, which the trainer's Python does not have",
+            f"tracker = {config.tracker} needs the package {config.tracker}, not installed in the trainer's Python",
             remedy="python -m pip install '.[trackers]'   # in the host's environment; or --set tracker=off")
 
 
 class Tracker(Protocol):
-    """What we use of accelerate's trackers."""
+    """The methods of accelerate's trackers that we use."""
 
     def log(self, values: dict[str, Any], step: int | None = None) -> object: ...
 
@@ -45,7 +44,7 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """All trackers of one run; `warn` tells what went wrong with one. Only rank 0 opens any."""
+    """All trackers of one run; `warn` is called with the error of one. Only rank 0 opens any."""
 
     def __init__(self, warn: Callable[[str], None]) -> None:
         self._warn = warn
@@ -72,22 +71,22 @@ class Trackers:
             ending.start()
             ending.join(FINISH_S)
             if ending.is_alive():
-                self._warn(f"{name} has not finished within {FINISH_S:.0f} s and was left behind")
+                self._warn(f"{name} has not finished within {FINISH_S:.0f} s and was abandoned")
 
     def _try(self, name: str, act: Callable[[], Tracker | None]) -> None:
         try:
             made = act()
-        except Exception as error:  # whatever a tracker raises, the training is worth more
+        except Exception as error:  # no error of a tracker may end the training
             self._trackers.pop(name, None)
-            self._warn(f"{name} failed and is left out from here on: {type(error).__name__}: {error}")
+            self._warn(f"{name} failed and is disabled: {type(error).__name__}: {error}")
         else:
             if made is not None:
                 self._trackers[name] = made
 
 
 class MetricsFile:
-    """One JSON object a line: step, time_s (Unix), and what was measured. Each step stands there once, in order. On a
-    full disk a line waits for the next one."""
+    """metrics.jsonl, one JSON object a line: step, time_s (Unix), and the measured values. Each step appears once, in
+    order. On a full disk a line waits for the next one."""
 
     def __init__(self, path: Path, steps_done: int) -> None:
         self.path = path
@@ -102,9 +101,9 @@ class MetricsFile:
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, int]]:
-    """Return the complete ones with their steps: a killed run may have left a torn last line, a full disk a torn one
+    """Yield the complete lines with their steps: a killed run may have left an incomplete last line, a full disk one
     anywhere."""
-    with suppress(OSError):  # there is none yet
+    with suppress(OSError):  # the file does not exist yet
         for line in lines_of(path):
             try:
                 step = whole(table(loads(line)).get("step"))
@@ -119,7 +118,7 @@ def _tensorboard(spec: RunSpec, steps_done: int) -> Tracker:
     from accelerate.tracking import TensorBoardTracker
 
     PartialState()
-    # TensorBoard shows nothing of later steps from the files before this one
+    # TensorBoard hides later steps of the files before this one
     tracker = TensorBoardTracker("tensorboard", spec.paths.root, purge_step=steps_done + 1)
     tracker.start()
     if steps_done == 0:
@@ -143,7 +142,7 @@ def _wandb(spec: RunSpec) -> Tracker:
 
 
 class _WandB:
-    """W&B refuses steps that lie behind its own, as those after a resume do: the step is a value like others."""
+    """A W&B tracker. W&B refuses steps before its own, which come after a resume: so the step is logged as a value."""
 
     def __init__(self, wandb: Any) -> None:
         self._wandb = wandb
@@ -162,8 +161,8 @@ class _WandB:
 
 @contextmanager
 def _untagged() -> Iterator[None]:
-    """Hide the marks by which `inv stop` finds a run's processes from one that is started within. W&B's
-    ends with ours by itself, and at a SIGTERM of its own it would drop what it has not yet written."""
+    """Hide the environment variables by which `inv stop` finds a run's processes from a process started within. W&B's
+    process ends with ours by itself; at a SIGTERM it would drop unwritten data."""
     taken = {name: os.environ.pop(name) for name in ("RDTOPS_RUN", "LOCAL_RANK") if name in os.environ}
     try:
         yield

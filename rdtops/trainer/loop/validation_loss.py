@@ -1,8 +1,8 @@
-"""The validation loss: the EMA weights on samples that are held out of training, always with the same noise.
+"""Validation loss: the loss of the EMA weights on held-out samples, always with the same noise.
 
 Every evaluation predicts the same actions from the same noise at the same diffusion steps, so that two checkpoints
-differ by their weights alone. The samples travel in pieces of one size whatever the training's batch is, so that the
-number of processes does not show in the last bits either.
+differ by their weights alone. The samples come in batches of one size, independent of the training's batch, so that
+the number of processes does not change the last bits either.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from rdtops.trainer.data.samples import Batch, Sample, Samples, collate
 from rdtops.trainer.model.conditions import Conditions
 from rdtops.trainer.model.rdt import RDTPolicy
 
-PIECE = 8  # samples at once; without gradients this takes less memory than training with a batch of one
-_HELDOUT = 4  # keeps these draws apart from those of rdtops.trainer.data.samples and split
+PIECE = 8  # samples of a batch; without gradients this takes less memory than training with a batch of one
+_HELDOUT = 4  # separates these draws from those of rdtops.trainer.data.samples and split
 
 
 class ValidationLoss:
-    """Falsy when nothing is held out."""
+    """The validation loss; falsy when nothing is held out."""
 
     def __init__(self, samples: Samples, conditions: Conditions, device: torch.device) -> None:
         self.samples, self.conditions, self.device = samples, conditions, device
@@ -32,7 +32,7 @@ class ValidationLoss:
         return self.count > 0
 
     def read(self) -> None:
-        """What `of` will look at, unless it was read before. Raises DataError."""
+        """Read the samples that `of` needs, unless they were read before. Raise DataError."""
         _ = self._batches
 
     @torch.no_grad()
@@ -48,14 +48,14 @@ class ValidationLoss:
 
     @cached_property
     def _batches(self) -> list[Batch]:
-        """Read once and kept in host memory: 25 MB for 128 samples of 128 x 128 pixels."""
+        """Return the batches, read once and kept in host memory: 25 MB for 128 samples of 128 x 128 pixels."""
         places = np.random.default_rng((self.samples.config.seed, _HELDOUT)).permutation(self.count)
         items = [self._item(number, int(place)) for number, place in enumerate(places)]
         return [collate(items[start:start + PIECE]) for start in range(0, self.count, PIECE)]
 
     def _item(self, number: int, place: int) -> Sample:
-        """Numbers are spread evenly over the held-out samples, several times over them where there are fewer; places,
-        in another order, over the diffusion steps: 128 free draws would have some luck in them."""
+        """Return one item. Numbers are spread evenly over the held-out samples, repeating them where there are fewer;
+        places are spread, in another order, over the diffusion steps: 128 random draws would have more variance."""
         heldout, config = self.samples.split.heldout, self.samples.config
         sample = int(heldout[number * len(heldout) // self.count if len(heldout) > self.count
                              else number % len(heldout)])

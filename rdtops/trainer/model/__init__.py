@@ -1,1 +1,1 @@
-"""RDT, its frozen encoders, and what conditions it."""
+"""Model: RDT, its frozen encoders and its conditions."""

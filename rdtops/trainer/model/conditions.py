@@ -1,6 +1,6 @@
-"""An observation as the model takes it: tokens of language, images and state, and their masks.
+"""Conditions of the model: an observation as tokens of language, images and state, and their masks.
 
-Shapes: B samples, V history frames, C cameras that exist, S pixels, P tokens of an image, W their width,
+Shapes: B samples, V history frames, C existing cameras, S pixels, P tokens of an image, W their width,
 L language tokens.
 """
 
@@ -16,22 +16,22 @@ from rdtops.trainer.data.observation import HISTORY, ObservationBatch
 from rdtops.trainer.model.encoders import Vision, as_batch
 from rdtops.trainer.model.features import Features
 
-CAMERAS = 3  # of RDT: outside, right wrist, left wrist. The left wrist does not exist in LIBERO
+CAMERAS = 3  # of RDT: external, right wrist, left wrist. LIBERO has no left wrist
 
 
 class Conditions:
-    """Holds the encoded instructions and SigLIP on the training device."""
+    """The encoded instructions and SigLIP on the training device."""
 
     def __init__(self, instructions: dict[str, torch.Tensor], vision_folder: str | Path, control_hz: int,
                  device: torch.device, dtype: torch.dtype) -> None:
         self.vision = Vision(vision_folder, device, dtype)
-        self.features: Features | None = None  # what SigLIP made of every frame, where that is kept
+        self.features: Features | None = None  # SigLIP's output for every frame, if it is cached
         self.texts, tokens, mask = as_batch(instructions)
         self.lang_tokens, self.lang_mask = tokens.to(device), mask.to(device)
         self.control_hz = control_hz
 
     def check(self, config: dict[str, Any]) -> None:
-        """Raises WeightsError when the encoders do not fit the model's config.json."""
+        """Raise WeightsError when the encoders do not fit the model's config.json."""
         wanted = {
             "lang_token_dim": self.lang_tokens.shape[-1],
             "img_token_dim": self.vision.width,
@@ -46,7 +46,7 @@ class Conditions:
             raise WeightsError("the encoders do not fit the model: " + "; ".join(wrong))
 
     def of(self, told: ObservationBatch) -> dict[str, torch.Tensor]:
-        """Return the keyword arguments that `loss` and `predict_action` share. They are on the training device."""
+        """Return the keyword arguments that `loss` and `predict_action` share, on the training device."""
         return {
             "lang_tokens": self.lang_tokens[told.instruction_B],
             "lang_attn_mask": self.lang_mask[told.instruction_B],
@@ -59,16 +59,17 @@ class Conditions:
         }
 
     def image_tokens(self, told: ObservationBatch) -> torch.Tensor:
-        """(B, V, C, P, W): what the cameras saw, the older frame first; background where nothing was kept."""
+        """Return the tokens of the images (B, V, C, P, W), the older frame first; background where no frame was
+        kept."""
         shape = told.frames_kept_BVC.shape
         tokens = self.vision.background_PW.repeat(told.frames_kept_BVC.numel(), 1, 1)
         tokens[told.kept_K] = self._seen(told)
         return tokens.unflatten(0, shape)
 
     def _seen(self, told: ObservationBatch) -> torch.Tensor:
-        """Return the frames that were kept: (kept, P, W)."""
+        """Return the tokens of the kept frames: (kept, P, W)."""
         if self.features:
             return self.features.of(told.sample_B)[told.kept_K]
         frames = told.frames_BVCSS3
-        jitter = told.jitter_B3[:, None, None].expand(*frames.shape[:3], 3)  # one sample, one light
+        jitter = told.jitter_B3[:, None, None].expand(*frames.shape[:3], 3)  # one lighting for a sample
         return self.vision.encode(frames.flatten(0, 2)[told.kept_K], jitter.flatten(0, 2)[told.kept_K])

@@ -1,6 +1,6 @@
-"""The noise of training (DDPM, squared cosine) and the solver of inference (DPM-Solver++), both from diffusers.
+"""Diffusion: the noise schedule of training (DDPM, squared cosine) and the solver (DPM-Solver++), from diffusers.
 
-Only the two schedulers are imported: the diffusers package as a whole would cost every start some seconds more.
+Only the two schedulers are imported: importing the whole diffusers package would slow down every start by some seconds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 
 def training_noise(settings: dict[str, Any]):
-    """The scheduler whose `add_noise(action, noise, timesteps)` makes noisy actions. `settings` is the model's
+    """Return the scheduler whose `add_noise(action, noise, timesteps)` makes noisy actions. `settings`: the model's
     `noise_scheduler` table."""
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
@@ -26,7 +26,7 @@ def training_noise(settings: dict[str, Any]):
 
 
 def solver(settings: dict[str, Any]):
-    """A solver, set to the model's number of inference steps. It keeps state, so every prediction takes a new one."""
+    """Return a solver with the model's number of inference steps. It has state, so every prediction takes a new one."""
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
     scheduler = DPMSolverMultistepScheduler(
@@ -35,7 +35,7 @@ def solver(settings: dict[str, Any]):
         prediction_type=settings["prediction_type"],
     )
     with warnings.catch_warnings():
-        # diffusers hands tensors to numpy functions; numpy 2 complains, but test_rdt.py finds the numbers right
+        # diffusers hands tensors to numpy functions; numpy 2 warns, but test_rdt.py shows that the numbers are correct
         warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
         scheduler.set_timesteps(settings["num_inference_timesteps"])
     return scheduler

@@ -1,10 +1,10 @@
-"""The frozen encoders: T5 for instructions, SigLIP for camera frames. Both come from local folders, never from a hub.
+"""Frozen encoders: T5 for instructions, SigLIP for camera frames. Both are loaded from local folders, never from a hub.
 
-Instructions are encoded once per distinct text and kept on disk; where the cache is warm T5 is not even imported.
+Instructions are encoded once per distinct text and cached on disk; if the cache has all, T5 is not even imported.
 Frames are encoded on the training device, from uint8.
 
 Shapes: B samples, L language tokens, D their width, P tokens of an image, W their width, S pixels of a stored edge,
-R pixels of an edge as SigLIP wants it.
+R pixels of an edge of SigLIP's input.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from rdtops.trainer.model import weights
 log = logging.getLogger(__name__)
 PIXEL_MEAN = PIXEL_STD = 0.5  # SigLIP's preprocessing: [0, 1] to [-1, 1]
 _HEAD_BYTES = 1 << 20
-GROUP = 4  # frames that SigLIP sees at a time: those of one sample
+GROUP = 4  # frames that SigLIP encodes at a time: those of one sample
 
 
 def encode_instructions(folder: str | Path, instructions: Iterable[str], cache: str | Path,
                         device: torch.device) -> dict[str, torch.Tensor]:
-    """Text -> tokens (L, D) in float32 on the CPU, for each instruction and for NO_INSTRUCTION.
+    """Encode each instruction and NO_INSTRUCTION: text -> tokens (L, D) in float32 on the CPU.
 
-    `cache` holds one file per encoder and text, named by the content of both. Raises WeightsError when the encoder
+    `cache` holds one file per encoder and text, named by the content of both. Raise WeightsError when the encoder
     cannot be loaded.
     """
     _check_folder(Path(folder), "T5")
@@ -55,7 +55,7 @@ def encode_instructions(folder: str | Path, instructions: Iterable[str], cache: 
 
 
 class Vision:
-    """The vision encoder, frozen: the one of VISION_ENCODERS that config.json names."""
+    """The frozen vision encoder: the one of VISION_ENCODERS that config.json names."""
 
     def __init__(self, folder: str | Path, device: torch.device, dtype: torch.dtype) -> None:
         _check_folder(Path(folder), "SigLIP")
@@ -63,15 +63,16 @@ class Vision:
         tower = _loader(Path(folder))(Path(folder), dtype)
         self._tower = tower.to(device, dtype).eval().requires_grad_(False)
         self.edge, self.tokens, self.width = tower.edge, tower.tokens, tower.width
-        # what stands for a camera that is not there, as in the published training: the mean colour, 127 of 255
+        # replaces a missing camera, as in the published training: the mean colour, 127 of 255
         self.background_PW = self.encode(torch.full((1, self.edge, self.edge, 3), 127, dtype=torch.uint8))[0]
 
     @torch.no_grad()
     def encode(self, frames_uint8: torch.Tensor, jitter: torch.Tensor | None = None) -> torch.Tensor:
-        """frames (B, S, S, 3) uint8, jitter (B, 3): factors for brightness, contrast, saturation. Return (B, P, W).
+        """Encode frames (B, S, S, 3) uint8, jitter (B, 3): factors for brightness, contrast, saturation. Return (B, P,
+        W).
 
-        SigLIP always sees GROUP frames, the last ones filled up: how many frames come together changes neither its
-        kernels nor, in the last bit, what it makes of one. Its activations are those of one group.
+        SigLIP always gets GROUP frames, the last group padded: so the number of frames changes neither its kernels nor
+        the last bit of a result. Its activations are those of one group.
         """
         if not len(frames_uint8):
             return torch.empty(0, self.tokens, self.width, device=self.device, dtype=self.dtype)
@@ -106,8 +107,8 @@ class _SigLIP(torch.nn.Module):
         return self._model(pixel_values=pixels).last_hidden_state
 
 
-# By `model_type` of config.json: what loads the folder as a module from images (B, 3, edge, edge) in [-1, 1] to tokens
-# (B, P, W), with the attributes edge, tokens (P) and width (W). A program may add a kind of its own.
+# `model_type` of config.json -> loader of the folder as a module from images (B, 3, edge, edge) in [-1, 1] to tokens
+# (B, P, W), with the attributes edge, tokens (P) and width (W). A program may add its own type.
 VISION_ENCODERS: dict[str, Callable[[Path, torch.dtype], Any]] = {"siglip": _SigLIP, "siglip_vision_model": _SigLIP}
 
 
@@ -120,15 +121,15 @@ def _loader(folder: Path) -> Callable[[Path, torch.dtype], Any]:
 
 
 def relit(frames_uint8: torch.Tensor, factors_B3: torch.Tensor) -> torch.Tensor:
-    """`jittered` for frames (B, S, S, 3) of bytes, before they are enlarged: a ninth of the work."""
+    """Apply `jittered` to frames (B, S, S, 3) of bytes before they are enlarged: a ninth of the work."""
     images = jittered(frames_uint8.permute(0, 3, 1, 2) / 255, factors_B3)
     return images.mul_(255).round_().byte().permute(0, 2, 3, 1)
 
 
 def resized(frames_uint8: torch.Tensor, edge: int) -> torch.Tensor:
-    """frames (B, S, S, 3) to (B, 3, edge, edge), uint8: bicubic with antialiasing, as SigLIP's own processor does it
-    with PIL. On a CPU the numbers are PIL's; elsewhere torch has no bicubic of bytes, and floats are rounded where PIL
-    rounds (tests/trainer/model/test_pixels.py says how near that comes)."""
+    """Resize frames (B, S, S, 3) to (B, 3, edge, edge), uint8: bicubic with antialiasing, as SigLIP's processor does it
+    with PIL. On a CPU the result is PIL's; elsewhere torch has no bicubic of bytes, and floats are rounded where PIL
+    rounds (tests/trainer/model/test_pixels.py states the difference)."""
     images = frames_uint8.permute(0, 3, 1, 2)
     if images.shape[-1] == edge:
         return images
@@ -138,7 +139,7 @@ def resized(frames_uint8: torch.Tensor, edge: int) -> torch.Tensor:
 
 
 def _resized_as_float(images: torch.Tensor, edge: int) -> torch.Tensor:
-    """Rows first and then columns, with whole numbers in between, as PIL does it."""
+    """Resize rows, then columns, with whole numbers in between, as PIL does it."""
     wide = images.float()
     for size in ((wide.shape[-2], edge), (edge, edge)):
         wide = functional.interpolate(wide, size, mode="bicubic", antialias=True).round_().clamp_(0, 255)
@@ -146,12 +147,12 @@ def _resized_as_float(images: torch.Tensor, edge: int) -> torch.Tensor:
 
 
 def normalised(images_uint8: torch.Tensor) -> torch.Tensor:
-    """Return bytes as SigLIP wants them: float32 from -1 to 1, of any shape."""
+    """Normalise bytes of any shape to SigLIP's input: float32 from -1 to 1."""
     return torch.mul(images_uint8, 1 / (255 * PIXEL_STD)).sub_(PIXEL_MEAN / PIXEL_STD)
 
 
 def jittered(images: torch.Tensor, factors_B3: torch.Tensor) -> torch.Tensor:
-    """images (B, 3, R, R) in [0, 1], each with its own brightness, contrast and saturation; 1 changes nothing."""
+    """Change brightness, contrast and saturation of each of the images (B, 3, R, R) in [0, 1]; 1 changes nothing."""
     brightness, contrast, saturation = (f[:, None, None, None] for f in factors_B3.unbind(1))
     images = images * brightness
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
@@ -161,7 +162,7 @@ def jittered(images: torch.Tensor, factors_B3: torch.Tensor) -> torch.Tensor:
 
 
 def _encode(folder: Path, texts: list[str], device: torch.device) -> dict[str, torch.Tensor]:
-    """Load T5, use it, and let go of it: t5-v1_1-xxl takes 9.5 GB in bf16."""
+    """Load T5, use it and free it: t5-v1_1-xxl takes 9.5 GB in bf16."""
     from transformers import AutoTokenizer
     from transformers.models.t5.modeling_t5 import T5EncoderModel
 
@@ -182,11 +183,11 @@ def _encode(folder: Path, texts: list[str], device: torch.device) -> dict[str, t
 
 
 def _loaded(kind: Any, folder: str | Path, **options: Any) -> Any:
-    """`kind.from_pretrained`, strict: what a file lacks would be filled with random numbers and a log message."""
+    """Call `kind.from_pretrained` strictly: it would fill missing weights with random numbers and only log it."""
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     disable_progress_bar()
-    set_verbosity_error()  # SigLIP's text half, which we do not want, would be listed by every process
+    set_verbosity_error()  # every process would list SigLIP's text model, which we do not need
     try:
         loaded = kind.from_pretrained(folder, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -203,7 +204,7 @@ def _loaded(kind: Any, folder: str | Path, **options: Any) -> Any:
 
 
 def identity(folder: Path) -> str:
-    """Tell encoders apart by content without reading 45 GB: every file's size and the ends of it."""
+    """Return a digest of an encoder without reading 45 GB: of every file's name, size, beginning and end."""
     digest = hashlib.md5()
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
         digest.update(f"{path.name} {path.stat().st_size} ".encode())
@@ -228,13 +229,13 @@ def _cached(cache: Path, encoder: str, text: str) -> Path:
 def _recall(path: Path) -> torch.Tensor | None:
     try:
         tokens_LD = weights.read_tensors(path)["tokens"]
-    except (WeightsError, KeyError):  # not there, or damaged: encoded anew
+    except (WeightsError, KeyError):  # missing or damaged: encode it again
         return None
     return tokens_LD if tokens_LD.dim() == 2 and tokens_LD.dtype == torch.float32 else None
 
 
 def _keep(path: Path, tokens_LD: torch.Tensor) -> None:
-    """Two runs may share a cache: the file appears whole."""
+    """Write the file atomically: two runs may share a cache."""
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_whole(path, serialized({"tokens": tokens_LD.contiguous()}))
 

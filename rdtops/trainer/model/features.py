@@ -1,10 +1,10 @@
-"""What SigLIP makes of every frame, kept on disk: where images are not augmented it is the same in every step.
+"""Vision features: SigLIP's output for every frame, cached on disk. Without augmentation it is the same in every step.
 
-One file per dataset, encoder and number format, in the workspace's cache; filled by all processes of a training before
-its first step, used by all later ones. Its numbers are the encoder's own, bit for bit. The file is mapped, so the
-processes of a host share what the page cache holds of it.
+One file per dataset, encoder and number format, in the workspace's cache; all processes of a training fill it before
+the first step, and later trainings use it. Its numbers are the encoder's own, bit for bit. The file is mapped, so the
+processes of a host share its pages in the page cache.
 
-Shapes: B samples, V history frames, C cameras that exist, P tokens of an image, W their width.
+Shapes: B samples, V history frames, C existing cameras, P tokens of an image, W their width.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from rdtops.trainer.distributed.ranks import Ranks
 
 log = logging.getLogger(__name__)
-VERSION = 1  # of what happens to a frame before the encoder sees it
+VERSION = 1  # of the preprocessing of a frame before the encoder
 PARTIAL = ".tmp"
-_CHUNK = 32  # samples whose frames are read and encoded in one go
+_CHUNK = 32  # samples whose frames are read and encoded together
 
 
 class Features:
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *,
                  write: bool = False) -> None:
-        """shape: (samples, C, P, W)."""
+        """Map the file. shape: (samples, C, P, W)."""
         self.device = device
         self._table = torch.from_file(str(path), shared=write, size=math.prod(shape), dtype=dtype).view(shape)
 
     def of(self, sample_B: torch.Tensor) -> torch.Tensor:
-        """Of the frame before and the frame now: (B x V x C, P, W), on the device. What stands for a frame before the
-        first is some other, as with the pixels: Batch.frames_kept says that it does not count."""
+        """Return the features of the previous and the current frame: (B x V x C, P, W), on the device. Before the first
+        frame, as with the pixels, some other frame takes its place: Batch.frames_kept says that it does not count."""
         now_B = sample_B.cpu()
         numbers_BV = torch.stack([(now_B - 1).clamp_min(0), now_B], dim=1)
         return self._table[numbers_BV].flatten(0, 2).to(self.device, non_blocking=True)
@@ -64,8 +64,8 @@ class Features:
 
 
 def prepare(spec: RunSpec, dataset: libero.Dataset, vision: Vision, ranks: Ranks) -> Features | None:
-    """Return the features of the dataset, made now if need be; None when the run does not ask for them. Raises
-    ConfigError when they would take more room than the run allows or the disk has."""
+    """Return the features of the dataset, computed if necessary; None when the run does not use them. Raise
+    ConfigError when they would take more space than the run allows or the disk has."""
     if not spec.train.vision_cache_gib:
         return None
     shape = (len(dataset), len(libero.CAMERAS), vision.tokens, vision.width)
@@ -76,23 +76,23 @@ def prepare(spec: RunSpec, dataset: libero.Dataset, vision: Vision, ranks: Ranks
     if ranks.once(lambda: _begin(path, partial, size_bytes, spec.train.vision_cache_gib << 30)):
         ranks.together(lambda: Features(partial, shape, vision.dtype, vision.device, write=True).fill(
             dataset, vision, ranks.rank, ranks.world))
-        ranks.once(lambda: files.put_in_place(partial, path))  # what was mapped is flushed too
+        ranks.once(lambda: files.put_in_place(partial, path))  # flushes the mapping too
     return Features(path, shape, vision.dtype, vision.device)
 
 
 def _key(dataset: libero.Dataset, encoder: Path, vision: Vision) -> str:
-    """Of all that the numbers depend on: a GPU's differ from a CPU's in the last bits."""
+    """Return a digest of everything that the numbers depend on: a GPU's differ from a CPU's in the last bits."""
     samples = [(e.file, e.name, e.starts, dataset.upside_down[e.file]) for e in dataset.episodes]
     facts = [VERSION, sorted(dataset.md5.items()), samples, identity(encoder), str(vision.dtype), vision.device.type]
     return hashlib.md5(json.dumps(facts).encode()).hexdigest()
 
 
 def _begin(path: Path, partial: Path, size_bytes: int, limit_bytes: int) -> bool:
-    """Make room and an empty file. Return False when the features are there."""
+    """Make space and an empty file. Return False when the features exist already."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size == size_bytes:
-        path.touch()  # used most recently
-        log.info("vision features: %s, %.2f GiB, made before", path, size_bytes / 2**30)
+        path.touch()  # mark it as most recently used
+        log.info("vision features: %s, %.2f GiB, cached", path, size_bytes / 2**30)
         return False
     if size_bytes > limit_bytes:
         raise ConfigError(f"the vision features of this dataset take {size_bytes / 2**30:.1f} GiB, vision_cache_gib "
@@ -106,7 +106,8 @@ def _begin(path: Path, partial: Path, size_bytes: int, limit_bytes: int) -> bool
 
 
 def _allocate(partial: Path, size_bytes: int) -> None:
-    """With all its blocks: a disk that fills up under a mapping would kill the process without a word."""
+    """Allocate all blocks of the file: a disk that fills up under a mapping would kill the process without a
+    message."""
     try:
         with partial.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, size_bytes)
@@ -115,12 +116,12 @@ def _allocate(partial: Path, size_bytes: int) -> None:
         free = shutil.disk_usage(partial.parent).free
         raise ConfigError(f"the vision features of this dataset take {size_bytes / 2**30:.1f} GiB, {partial.parent} "
                           f"has {free / 2**30:.1f} GiB free: {error}",
-                          remedy="inv train --set vision_cache_gib=0   # or free some room there") from error
+                          remedy="inv train --set vision_cache_gib=0   # or free some space there") from error
 
 
 def _prune(folder: Path, room_bytes: int) -> None:
-    """Delete the least recently used until the rest takes at most this, and what a training did not complete: a
-    workspace has one training at a time. Who has mapped a file keeps its content."""
+    """Delete the least recently used files until the rest takes at most `room_bytes`, and incomplete ones: a
+    workspace has one training at a time. A process that has mapped a file keeps its content."""
     for old in sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True):
         room_bytes -= old.stat().st_size
         if room_bytes < 0 or old.suffix == PARTIAL:

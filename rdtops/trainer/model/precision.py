@@ -1,4 +1,4 @@
-"""The number formats of a training (`mixed_precision`), and what makes the same training give the same bits."""
+"""Precision: the number formats of a training (`mixed_precision`), and the settings for bit-equal results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """`precision`: one of DTYPES."""
+    """Return the autocast context of a precision, one of DTYPES."""
     if precision == "no":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])

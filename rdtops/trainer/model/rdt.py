@@ -1,12 +1,12 @@
 """RDT: a diffusion transformer that turns noise into a chunk of robot actions, given language, images and the state.
 
 Parameter names and shapes are the keys of the published rdt-1b and rdt-170m weights: do not rename them. The numbers
-are held to recordings of the official code (tests/trainer/model/test_rdt.py).
+are compared with recordings of the official code (tests/trainer/model/test_rdt.py).
 
 Shapes: B samples, H actions of a chunk (horizon), A slots of an action or state (128), D hidden width,
 L language tokens, I image tokens, T = 3 + H trajectory tokens (diffusion time, control frequency, state, actions),
 N heads, E width of a head, K tokens attended to, S of them shared by all samples, R noise draws of a sample.
-Of images: V frames, C cameras that exist, P tokens of an image. `x_BHA` has the axes B, H, A.
+Of images: V frames, C existing cameras, P tokens of an image. `x_BHA` has the axes B, H, A.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONFIG_KEYS = ("action_dim", "pred_horizon", "state_token_dim", "lang_token_dim"
                "img_cond_len", "lang_adaptor", "img_adaptor", "state_adaptor", "rdt", "noise_scheduler")
 SIZES = ("action_dim", "pred_horizon", "state_token_dim", "lang_token_dim", "img_token_dim", "max_lang_cond_len",
          "img_cond_len")
-LARGEST, DEEPEST = 100_000, 1_000  # sizes in a config.json; a damaged one must not build for hours
+LARGEST, DEEPEST = 100_000, 1_000  # sizes in a config.json; a damaged one must not build a model for hours
 NORMS = ("timm_1_0_3", "rms")
 NORM_EPS = 1e-6
 TIME_FEATURES = 256
@@ -41,7 +41,7 @@ TIME_FEATURES = 256
 
 def _architecture(hidden: int, depth: int, heads: int, *, horizon: int = 64, lang_width: int = 4096,
                   lang_len: int = 1024, img_width: int = 1152, patches: int = 729) -> dict[str, Any]:
-    """Two history frames of three cameras, each of `patches` tokens."""
+    """Return the architecture for two history frames of three cameras, each of `patches` tokens."""
     return {
         "action_dim": 128, "state_token_dim": 128, "pred_horizon": horizon,
         "lang_token_dim": lang_width, "img_token_dim": img_width,
@@ -67,8 +67,8 @@ ARCHITECTURES = {
 class RDTPolicy(nn.Module):
     """The model with its adaptors, its training loss and its sampler.
 
-    `config` is the table of the published config.json, and one key more: `norm`, of NORMS. The published weights were
-    trained with timm 1.0.3's norm, so that is what a config without the key means.
+    `config` is the table of the published config.json with one more key: `norm`, one of NORMS. The published weights
+    were trained with timm 1.0.3's norm, which is the default for a config without the key.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -86,15 +86,15 @@ class RDTPolicy(nn.Module):
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, config_from: str | Path = "") -> RDTPolicy:
-        """Strict: every key must be there in its shape. `config_from`: where config.json lies, if in another folder.
-        Raises WeightsError."""
+        """Load strictly: every key must exist with its shape. `config_from`: the folder of config.json, if another.
+        Raise WeightsError."""
         config = weights.read_config(config_from or directory)
         try:
-            with torch.device("meta"):  # no time and memory for random values that are replaced at once
+            with torch.device("meta"):  # saves time and memory for random values that are replaced at once
                 policy = cls(config)
         except WeightsError:
             raise
-        except Exception as error:  # whatever a value of the wrong kind comes to
+        except Exception as error:  # a value of the wrong type may raise anything
             raise WeightsError(f"{config_from or directory}/config.json does not describe an RDT: {error!r}") from error
         source, tensors = weights.read(directory)
         weights.fit(policy, tensors, source)
@@ -117,16 +117,16 @@ class RDTPolicy(nn.Module):
              background_tokens=None, slot_weights=None) -> torch.Tensor:
         """Return the mean squared error of the denoised chunk, computed in float32.
 
-        lang_tokens (B, L, lang width), lang_attn_mask (B, L) bool: True is attended to; img_tokens (B, I, img width);
-        state_tokens (B, 1, A); action_gt (B, H, A); action_mask (B, 1, A): which slots are meant, for the actions and,
-        unless `state_mask` says otherwise, for the state; ctrl_freqs (B,) in Hz. noise (B, H, A) and timesteps (B,)
-        are drawn when not given; as (B, R, H, A) and (B, R) they are R draws of each sample, which share what the
-        sample's language and images cost, and the loss is the mean over them. step_mask (B, H): False where an episode
-        had ended; such actions do not count. The sum over what counts is divided by `valid_steps` (default: how many
-        steps count here) and by A. slot_weights (A,) weigh the slots; without them all A count alike, which is the
-        published loss.
-        background_tokens (P, img width) stand for the cameras that do not exist, the last ones of every frame;
-        img_tokens are then of those that do, (B, V, C, P, img width), and the background is computed once for all.
+        lang_tokens (B, L, lang width), lang_attn_mask (B, L) bool: True is attended; img_tokens (B, I, img width);
+        state_tokens (B, 1, A); action_gt (B, H, A); action_mask (B, 1, A): the slots in use, of the actions and,
+        without a `state_mask`, of the state; ctrl_freqs (B,) in Hz. noise (B, H, A) and timesteps (B,)
+        are drawn when not given; as (B, R, H, A) and (B, R) they are R draws of each sample, which share the cost of
+        the sample's language and images, and the loss is the mean over them. step_mask (B, H): False after the end of
+        an episode; such actions do not count. The sum over the counted actions is divided by `valid_steps` (default:
+        the number of counted steps here) and by A. slot_weights (A,) weigh the slots; without them all A have equal
+        weight, which is the published loss. background_tokens (P, img width) replace the missing cameras, the last ones
+        of every frame; img_tokens are then of the existing ones, (B, V, C, P, img width), and the background is
+        computed once for all.
         """
         noise_BHA = torch.randn_like(action_gt) if noise is None else noise
         if timesteps is None:
@@ -152,11 +152,11 @@ class RDTPolicy(nn.Module):
     @torch.no_grad()
     def predict_action(self, *, lang_tokens, lang_attn_mask, img_tokens, state_tokens, action_mask, ctrl_freqs,
                        noise=None, state_mask=None, background_tokens=None) -> torch.Tensor:
-        """Return a chunk of actions (B, H, A), zero in the slots that are not meant. Arguments as for `loss`."""
+        """Return a chunk of actions (B, H, A), zero in unused slots. Arguments as for `loss`."""
         shape = (len(state_tokens), self.config["pred_horizon"], self.config["action_dim"])
         chunk_BHA = torch.randn(shape, device=state_tokens.device) if noise is None else noise
         conditions = self.conditions(lang_tokens, lang_attn_mask, img_tokens, background_tokens)
-        attended = self.model.keys_values(conditions)  # the conditions stay as they are while the actions take shape
+        attended = self.model.keys_values(conditions)  # the conditions are the same in every solver step
         solver = diffusion.solver(self.config["noise_scheduler"])
         for timestep in solver.timesteps:
             trajectory_BTD = self.adapt_trajectory(state_tokens, chunk_BHA, action_mask, state_mask)
@@ -166,7 +166,7 @@ class RDTPolicy(nn.Module):
         return chunk_BHA * action_mask
 
     def conditions(self, lang_tokens, lang_attn_mask, img_tokens, background_tokens=None) -> tuple[Condition, ...]:
-        """What the blocks attend to, in turn: language and images. Arguments as for `loss`."""
+        """Return the conditions of the blocks, in turn: language and images. Arguments as for `loss`."""
         background_PD = None if background_tokens is None else self.img_adaptor(background_tokens)
         return self.model.conditions(
             self.lang_adaptor(lang_tokens), self.img_adaptor(img_tokens), lang_attn_mask, background_PD)
@@ -196,11 +196,11 @@ class RDT(nn.Module):
         self.final_layer = FinalLayer(hidden, config["action_dim"], norm)
 
     def forward(self, trajectory_BTD, ctrl_freqs_B, timesteps_B, lang_BLD, img_BID, lang_mask_BL=None) -> torch.Tensor:
-        """trajectory_BTD: state and noisy actions, (B, 1 + H, D). Return (B, H, A)."""
+        """Denoise trajectory_BTD: state and noisy actions, (B, 1 + H, D). Return (B, H, A)."""
         return self.denoise(trajectory_BTD, ctrl_freqs_B, timesteps_B, self.conditions(lang_BLD, img_BID, lang_mask_BL))
 
     def conditions(self, lang_BLD, img_BID, lang_mask_BL=None, background_PD=None) -> tuple[Condition, ...]:
-        """Both with their positions added. With a background img_BID is (B, V, C, P, D)."""
+        """Return both conditions with position embeddings. With a background img_BID is (B, V, C, P, D)."""
         language = Condition(lang_BLD + self.lang_cond_pos_embed[:, : lang_BLD.shape[1]], mask_BK=lang_mask_BL)
         if background_PD is None:
             return language, Condition(img_BID + self.img_cond_pos_embed)
@@ -210,14 +210,14 @@ class RDT(nn.Module):
                                    shared_SD=(background_PD + places[:, cameras:]).flatten(0, 2))
 
     def keys_values(self, conditions: Sequence[Condition]) -> list[KeysValues]:
-        """Return those of every block, for many calls of `denoise` with the same conditions."""
+        """Return the keys and values of every block, for many calls of `denoise` with the same conditions."""
         blocks: Iterable[Any] = self.blocks
         return [block.keys_values(condition) for block, condition in zip(blocks, itertools.cycle(conditions))]
 
     def denoise(self, trajectory_BTD, ctrl_freqs_B, timesteps_B,
                 conditions: Iterable[Condition | KeysValues]) -> torch.Tensor:
-        """The blocks take the conditions in turn. A trajectory batch of B x R has R draws of each of B samples, side by
-        side, and the conditions are those of the B samples. Return (B x R, H, A)."""
+        """Predict the denoised actions. The blocks take the conditions in turn. A trajectory batch of B x R has R draws
+        of each of B samples, side by side, and the conditions are those of the B samples. Return (B x R, H, A)."""
         time_BD, freq_BD = self.t_embedder(timesteps_B), self.freq_embedder(ctrl_freqs_B)
         x_BTD = torch.cat([time_BD[:, None], freq_BD[:, None], trajectory_BTD], dim=1) + self.x_pos_embed
         for block, condition in zip(self.blocks, itertools.cycle(conditions)):
@@ -244,15 +244,15 @@ class RDT(nn.Module):
 
 @dataclass(frozen=True)
 class Condition:
-    """Tokens that a block attends to."""
+    """The tokens that a block attends to."""
 
     own_BKD: torch.Tensor
-    shared_SD: torch.Tensor | None = None  # the same for every sample, and attended to after its own
-    mask_BK: torch.Tensor | None = None  # True is attended to; not together with shared tokens
+    shared_SD: torch.Tensor | None = None  # the same for every sample, attended after its own tokens
+    mask_BK: torch.Tensor | None = None  # True is attended; not together with shared tokens
 
 
 class KeysValues(NamedTuple):
-    """What a block makes of a Condition, whatever the trajectory."""
+    """A block's keys and values of a Condition, independent of the trajectory."""
 
     k_BNKE: torch.Tensor
     v_BNKE: torch.Tensor
@@ -289,7 +289,7 @@ class FinalLayer(nn.Module):
 
 
 class Norm(nn.Module):
-    """Scales by the inverse root of the mean square ("rms"), or of the unbiased variance ("timm_1_0_3").
+    """A norm: scales by the inverse root of the mean square ("rms"), or of the unbiased variance ("timm_1_0_3").
 
     timm 1.0.3 calls the second one RmsNorm, and the published weights were trained with it. The mean is subtracted
     for the variance only, not from x.
@@ -305,12 +305,12 @@ class Norm(nn.Module):
 
 
 class _Scaled(torch.autograd.Function):
-    """x * rsqrt(power + eps) * weight in float32. For the way back it keeps x as it came and one number a row; autograd
-    would keep three copies of x in float32, of the keys of thousands of image tokens in every block."""
+    """x * rsqrt(power + eps) * weight in float32. For the backward pass it saves x in its own format and one number a
+    row; autograd would save three copies of x in float32, of the keys of thousands of image tokens in every block."""
 
     @staticmethod
     def forward(ctx, x, weight, centred: bool):
-        scale = torch.rsqrt(_power(x.float(), centred) + NORM_EPS)  # with its dtype it makes products float32
+        scale = torch.rsqrt(_power(x.float(), centred) + NORM_EPS)  # float32, so the products are float32
         ctx.save_for_backward(x, weight, scale)
         ctx.centred = centred
         return torch.mul(x * scale, weight, out=torch.empty_like(x))
@@ -321,7 +321,7 @@ class _Scaled(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         grad_weight = (x * scale).mul_(gradient).sum(tuple(range(x.ndim - 1)))
         grad_x = gradient * weight
-        # how much the row's power changes with x, for centred rows around their mean
+        # the derivative of the row's power by x; for centred rows around their mean
         pull = (grad_x * x).sum(-1, keepdim=True) * scale**3 / (x.shape[-1] - ctx.centred)
         centre = x.mean(-1, keepdim=True, dtype=torch.float32) if ctx.centred else 0
         grad_x.mul_(scale).addcmul_(x, pull, value=-1)
@@ -329,7 +329,7 @@ class _Scaled(torch.autograd.Function):
 
 
 def _power(x, centred: bool) -> torch.Tensor:
-    """Of each row: the unbiased variance, or the mean square."""
+    """Return the unbiased variance of each row, or the mean square."""
     if not centred:
         return x.square().mean(-1, keepdim=True)
     if x.is_cuda:
@@ -364,7 +364,8 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(hidden, hidden)
 
     def forward(self, x_BTD, condition: Condition | KeysValues) -> torch.Tensor:
-        """x may hold several draws of each sample, side by side: to their sample's tokens they are more queries."""
+        """Attend to the condition. x may hold several draws of each sample, side by side: these are additional
+        queries."""
         keys_values = condition if isinstance(condition, KeysValues) else self.keys_values(condition)
         k_BNKE, v_BNKE, mask_B11K = keys_values
         queries_BTD = self.q(x_BTD).reshape(len(k_BNKE), -1, x_BTD.shape[-1])
@@ -397,7 +398,7 @@ class FeedForward(nn.Module):
 
 
 class FrequencyEmbedder(nn.Module):
-    """A number (diffusion time, or control frequency in Hz) as sines and cosines, through a small network: (B, D)."""
+    """An embedding of a number (diffusion time, or control frequency in Hz): sines and cosines, then an MLP: (B, D)."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -411,7 +412,7 @@ class FrequencyEmbedder(nn.Module):
 
 
 def adaptor(kind: str, width: int, hidden: int) -> nn.Module:
-    """`linear`, or `mlp3x_gelu`: three linear layers with GELU between them."""
+    """Build an adaptor: `linear`, or `mlp3x_gelu`: three linear layers with GELU between them."""
     if kind == "linear":
         return nn.Linear(width, hidden)
     match = re.fullmatch(r"mlp(\d{1,2})x_gelu", kind)
@@ -426,8 +427,8 @@ def adaptor(kind: str, width: int, hidden: int) -> nn.Module:
 def position_embedding(width: int, parts: Sequence[tuple[str, Any]], *, mark_parts: bool = False) -> torch.Tensor:
     """Return sines and cosines for the tokens of `parts`, (name, length) each, one below the other: (tokens, width).
 
-    A length may be a grid, and a negative length means: so many tokens, all in the same position. With `mark_parts`
-    the first half of the width tells the parts apart and the second half the positions.
+    A length may be a grid; a negative length means so many tokens in the same position. With `mark_parts` the first
+    half of the width encodes the part and the second half the position.
     """
     place_width = width // 2 if mark_parts else width
     rows = []
@@ -442,7 +443,7 @@ def position_embedding(width: int, parts: Sequence[tuple[str, Any]], *, mark_par
 
 
 def _grid_embedding(width: int, grid: list[int]) -> torch.Tensor:
-    """Each axis that is longer than one and not negative takes an equal share of the width: (cells, width)."""
+    """Return the embedding of a grid (cells, width): each axis longer than 1 takes an equal share of the width."""
     placed = [axis for axis, size in enumerate(grid) if size > 1]
     share = width // max(len(placed), 1) // 2 * 2
     cells = torch.zeros(*[abs(size) for size in grid], width, dtype=torch.float64)
@@ -466,7 +467,7 @@ def _heads(x_BTD, heads: int) -> torch.Tensor:
 
 
 def _checked_mask(mask_BK) -> torch.Tensor | None:
-    """It is boolean and stays so. As a number it would be added, and mask nothing."""
+    """Check that a mask is boolean: numbers would be added, and mask nothing."""
     if mask_BK is None:
         return None
     assert mask_BK.dtype == torch.bool, mask_BK.dtype
@@ -480,15 +481,15 @@ def _repeated(tensor, times: int):
 def _checked(config: dict[str, Any]) -> dict[str, Any]:
     missing = [key for key in CONFIG_KEYS if key not in config]
     if missing:
-        raise WeightsError(f"config.json is not an RDT's: it lacks {', '.join(missing)}")
+        raise WeightsError(f"config.json does not describe an RDT: it lacks {', '.join(missing)}")
     sizes = {key: config[key] for key in SIZES}
     if isinstance(config["rdt"], dict):
         sizes |= {f"rdt.{key}": config["rdt"].get(key) for key in ("hidden_size", "depth", "num_heads")}
     odd = [f"{key} = {str(size)[:40]}" for key, size in sizes.items() if isinstance(size, bool)
            or not isinstance(size, int) or not 1 <= size <= (DEEPEST if key == "rdt.depth" else LARGEST)]
     if odd:
-        raise WeightsError(f"config.json is not an RDT's: {', '.join(odd)}")
+        raise WeightsError(f"config.json does not describe an RDT: {', '.join(odd)}")
     config = {"norm": NORMS[0], **copy.deepcopy(config)}
     if config["norm"] not in NORMS:
-        raise WeightsError(f"config.json: norm = {config['norm']!r}: one of {', '.join(NORMS)}")
+        raise WeightsError(f"config.json: norm = {config['norm']!r}, must be one of {', '.join(NORMS)}")
     return config

@@ -1,4 +1,4 @@
-"""Weights on disk: finding them in a directory, reading them without running code, fitting them to a module."""
+"""Weights on disk: find them in a directory, read them without running code, load them into a module."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from rdtops.hostlib.fields import loads
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 DEEPSPEED = "mp_rank_00_model_states.pt"
-# In this order; the last two are what a DeepSpeed training leaves behind.
+# In this order; the last two are written by a DeepSpeed training.
 CANDIDATES = (SAFETENSORS, "pytorch_model.bin", DEEPSPEED, f"pytorch_model/{DEEPSPEED}")
-_LISTED = 12  # keys named per kind of mismatch; the rest is counted
+_LISTED = 12  # listed keys per kind of mismatch; the rest is counted
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path} is not JSON: {error}", remedy="inv deploy --only weights") from error
     if not isinstance(config, dict):
-        raise WeightsError(f"{path} does not hold a table of settings")
+        raise WeightsError(f"{path} must hold a JSON object")
     return config
 
 
@@ -52,14 +52,15 @@ def read(directory: str | Path) -> tuple[Path, dict[str, torch.Tensor]]:
     tensors = mapped_tensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     odd = sorted(name for name, t in tensors.items() if not t.is_floating_point() or t.layout != torch.strided)
     if odd:
-        raise WeightsError(f"{path}: {len(odd)} tensors do not hold plain floating-point numbers ({_some(odd)})")
+        raise WeightsError(f"{path}: {len(odd)} tensors are not plain floating-point numbers ({_some(odd)})")
     return path, {name: t.to(torch.float32, copy=True) for name, t in tensors.items()}
 
 
 def fit(module: nn.Module, tensors: dict[str, torch.Tensor], source: Path) -> None:
-    """Make `tensors` the parameters of `module`. WeightsError lists every missing, unexpected and misshapen key."""
+    """Make `tensors` the parameters of `module`. Raise WeightsError with every missing, unexpected and misshapen
+    key."""
     wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
-    misshapen = [f"{name} is {tuple(tensors[name].shape)}, the model wants {shape}"
+    misshapen = [f"{name} is {tuple(tensors[name].shape)}, the model needs {shape}"
                  for name, shape in wanted.items() if name in tensors and tuple(tensors[name].shape) != shape]
     found = {
         "missing": sorted(wanted.keys() - tensors.keys()),
@@ -83,8 +84,8 @@ def write(directory: str | Path, config: dict[str, Any], tensors: dict[str, torc
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """A full disk is an OSError here, as with every other file, with its number; safetensors alone would raise its own
-    kind, in whose words the number stands."""
+    """Write tensors. A full disk raises an OSError with its errno, as with every other file; safetensors itself raises
+    its own error, with the number only in its text."""
     try:
         save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, path)
     except SafetensorError as error:
@@ -99,31 +100,31 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def mapped_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors lie in a mapping of the file, at any alignment. Callers copy: a matrix product may depend on the
-    alignment of its operands in the last bit, and a resumed training must not."""
+    """Return the tensors in a mapping of the file, at any alignment. Callers must copy: the last bit of a matrix
+    product may depend on the alignment of its operands, and a resumed training must not."""
     try:
-        os.close(files.opened(path))  # a FIFO would be waited for
+        os.close(files.opened(path))  # a FIFO would block
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is damaged or incomplete: {error}", remedy="inv deploy --only weights") from error
 
 
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:
-    """Unpickle tensors only: a file that asks for anything else, code above all, is refused."""
+    """Unpickle tensors only: refuse a file with anything else, above all code."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of odd instructions in a file that then loads or does not
+            warnings.simplefilter("ignore")  # torch warns of unusual opcodes; the file then loads or raises
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path} holds more than tensors, or is damaged; it was not loaded, because unpickling it "
                            f"could run code: {_first_line(error)}", remedy="inv deploy --only weights") from error
-    except Exception as error:  # damaged instructions may call what is allowed in any wrong way
+    except Exception as error:  # damaged opcodes may call allowed functions with any arguments
         raise WeightsError(f"{path} is damaged or incomplete: {_first_line(error)}",
                            remedy="inv deploy --only weights") from error
-    if isinstance(content, dict) and isinstance(content.get("module"), dict):  # DeepSpeed's wrapping
+    if isinstance(content, dict) and isinstance(content.get("module"), dict):  # DeepSpeed's wrapper
         content = content["module"]
     if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
-        raise WeightsError(f"{path} is not a table of tensors")
+        raise WeightsError(f"{path} must hold a table of tensors")
     return {str(name): tensor for name, tensor in content.items()}
 
 

@@ -1,1 +1,1 @@
-"""LIBERO's simulator, and a trained policy that drives it."""
+"""Simulation: LIBERO's simulator, and rollouts of a trained policy in it."""

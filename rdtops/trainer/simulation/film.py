@@ -1,6 +1,6 @@
-"""Films of trials: H.264 as every browser plays it, both cameras side by side, and what happened written below them.
+"""Videos of trials: H.264 that every browser plays, both cameras side by side, with instruction and outcome below.
 
-A trial's frames are kept until its outcome is known, so that every frame can say it (400 steps: 39 MB).
+A trial's frames are kept until its outcome is known, so that every frame can show it (400 steps: 39 MB).
 
 Shapes: C cameras, S pixels of a stored edge.
 """
@@ -22,7 +22,7 @@ from rdtops.trainer.simulation.simulator import INSTALL
 
 EDGE = 256  # pixels of a camera's picture
 STRIP = 48  # pixels below, for two lines of text
-FPS = 20  # as the robot is controlled
+FPS = 20  # the robot's control frequency
 ENCODING = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "23", "-preset", "fast", "-threads", "1",
             "-movflags", "+faststart", "-f", "mp4")
 COLOURS = {"success": "#7ee787", "failure": "#ff9c8f"}
@@ -30,14 +30,14 @@ BACKGROUND, FOREGROUND = "#14161a", "#e6e6e6"
 
 
 def require() -> None:
-    """SimulatorError where nothing here can write a film."""
+    """Raise SimulatorError when imageio-ffmpeg, which writes videos, is not installed."""
     if importlib.util.find_spec("imageio_ffmpeg") is None:
         raise SimulatorError("videos need imageio-ffmpeg, which is not installed", remedy=INSTALL)
 
 
 def write(path: Path, frames_CSS3: list[np.ndarray], language: str, outcome: str, max_steps: int) -> None:
-    """One frame a step, the first after the first step. `outcome`: success or failure. The film appears whole or not
-    at all; raises OSError."""
+    """Write a video atomically: one frame a step, the first after the first step. `outcome`: success or failure. Raise
+    OSError."""
     from imageio_ffmpeg import get_ffmpeg_exe
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def write(path: Path, frames_CSS3: list[np.ndarray], language: str, outcome: str
                    "-r", str(FPS), "-i", "-", *ENCODING, "-f", "mp4", part]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as ffmpeg:
             assert ffmpeg.stdin
-            with contextlib.suppress(BrokenPipeError):  # it ended early, and says why
+            with contextlib.suppress(BrokenPipeError):  # ffmpeg ended early and printed why
                 for picture in drawn(frames_CSS3, language, outcome, max_steps):
                     ffmpeg.stdin.write(picture.tobytes())
             said = ffmpeg.communicate()[1]
@@ -56,7 +56,7 @@ def write(path: Path, frames_CSS3: list[np.ndarray], language: str, outcome: str
 
 
 def drawn(frames_CSS3: list[np.ndarray], language: str, outcome: str, max_steps: int) -> Iterator[np.ndarray]:
-    """Draw each frame as it is shown: (EDGE + STRIP, C * EDGE, 3) uint8."""
+    """Draw each frame of the video: (EDGE + STRIP, C * EDGE, 3) uint8."""
     steps = len(frames_CSS3)
     verdict = f"{outcome} at step {steps}" if outcome == "success" else f"{outcome} after {steps} steps"
     for step, cameras_CSS3 in enumerate(frames_CSS3, 1):
@@ -71,7 +71,7 @@ def drawn(frames_CSS3: list[np.ndarray], language: str, outcome: str, max_steps:
 
 
 def _line(pen: ImageDraw.ImageDraw, text: str, top: int, width: int, colour: str, *, right: bool = False) -> None:
-    """As large as fits; instructions of LIBERO-10 are long."""
+    """Write a line in the largest font that fits; instructions of LIBERO-10 are long."""
     font = next((f for size in range(15, 7, -1) if (f := ImageFont.load_default(size)).getlength(text) <= width - 16),
                 ImageFont.load_default(8))
     left = width - 8 - font.getlength(text) if right else 8

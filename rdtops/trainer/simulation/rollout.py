@@ -1,10 +1,10 @@
-"""A policy drives the simulator: what it is told, what it decides, and whether it gets there.
+"""Rollout: a policy controls the simulator, from observation to action, until success or the step limit.
 
-A policy is driven as it was trained: two frames and the robot's state now, a chunk of actions out, the first of them
-executed, and again. Every random draw is a function of (seed, trial, decision), so a rollout depends on nothing that
-runs beside it.
+A policy is used as it was trained: input are two frames and the current state, output is a chunk of actions, of which
+the first are executed, and so on. Every random draw is a function of (seed, trial, decision), so a rollout does not
+depend on others that run in parallel.
 
-Shapes: H actions of a chunk, A slots (128), V history frames (2), C cameras that exist (2), S pixels of an edge.
+Shapes: H actions of a chunk, A slots (128), V history frames (2), C existing cameras (2), S pixels of an edge.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Z_95 = 1.959964
 
 
 class Driver:
-    """A policy, its codec, and what it is told: seen and felt on one side, LIBERO's actions on the other.
+    """A policy with its codec: turns observations of the simulator into LIBERO's actions.
 
-    It works where the conditions' tensors lie, within `autocast`.
+    It runs on the device of the conditions' tensors, within `autocast`.
     """
 
     def __init__(self, policy: RDTPolicy, conditions: Conditions, using: Codec, instruction: str, seed: int,
@@ -42,7 +42,7 @@ class Driver:
 
     @property
     def horizon(self) -> int:
-        """How many actions one decision gives."""
+        """Number of actions of one decision."""
         return int(self.policy.config["pred_horizon"])
 
     def decide(self, robot: RobotState, frames_VCSS3: np.ndarray, trial: int, decision: int) -> np.ndarray:
@@ -56,16 +56,16 @@ class Driver:
         return slots_BHA[0].float().cpu().numpy()
 
     def act(self, slots_A: np.ndarray, robot: RobotState) -> np.ndarray:
-        """One action (7,) in [-1, 1], of a decision, decoded when it is its turn: `absolute_pose` needs the pose of
-        then. Raises SimulatorError for one that is no number, which the simulator would not survive."""
+        """Decode one action (7,) in [-1, 1] of a decision, just before it is executed: `absolute_pose` needs the
+        current pose. Raise SimulatorError for one that is not finite, which would crash the simulator."""
         pose_6 = np.concatenate([robot.position_m_3, robot.axis_angle_rad_3])
         action_7 = self.codec.decode_actions(slots_A[None], pose_6[None])[0].clip(-1, 1)
         if not np.isfinite(action_7).all():
-            raise SimulatorError(f"the policy wants an action that is not finite: {action_7.tolist()}")
+            raise SimulatorError(f"the policy predicted an action that is not finite: {action_7.tolist()}")
         return action_7
 
     def observation(self, robot: RobotState, frames_VCSS3: np.ndarray) -> Observation:
-        """Return what the policy is told, as in training."""
+        """Return the observation of the policy, as in training."""
         state_A = self.codec.encode_state(robot.joint_rad_7[None], robot.finger_m_2[None], robot.position_m_3[None],
                                           robot.axis_angle_rad_3[None])[0]
         kept_VC = np.ones(frames_VCSS3.shape[:2], bool)
@@ -74,11 +74,11 @@ class Driver:
 
 def rollout(world: Simulator, driver: Driver, state: np.ndarray, trial: int, exec_horizon: int, longest: int,
             on_step: Callable[[int, bool], None] = lambda _step, _done: None) -> int | None:
-    """Return the steps until success, None when there was none within `longest`. The trial's number seeds its world and
-    its noise.
+    """Run one trial. Return the steps until success, None when there was none within `longest`. The trial's number
+    seeds its world and its noise.
 
-    `exec_horizon` actions of a decision are executed before the next one. `on_step` is told after each step its number,
-    from 1, and whether the goal holds.
+    `exec_horizon` actions of a decision are executed before the next one. After each step `on_step` is called with its
+    number, from 1, and whether the goal is reached.
     """
     assert exec_horizon <= driver.horizon
     world.begin(state, trial)
@@ -101,7 +101,7 @@ def rollout(world: Simulator, driver: Driver, state: np.ndarray, trial: int, exe
 
 
 def wilson(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
-    """Return Wilson's score interval of a share: what shares `successes` of `trials` are compatible with."""
+    """Return Wilson's score interval of the success rate, from `successes` of `trials`."""
     share, spread = successes / trials, z * z / trials
     centre = share + spread / 2
     half = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
@@ -110,7 +110,7 @@ def wilson(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
 
 
 def _seen(world: Simulator) -> np.ndarray:
-    """(C, S, S, 3), black where the world has no renderer."""
+    """Return the images (C, S, S, 3), black where the world has no renderer."""
     if world.has_images:
         return world.images()
     return np.zeros((len(simulator.CAMERAS), world.image_size, world.image_size, 3), np.uint8)

@@ -1,12 +1,12 @@
-"""LIBERO's simulator: its tasks, and one task's world, stepped at 20 Hz. Every worker process loads it for itself.
+"""LIBERO's simulator: its tasks, and one task's world, stepped at 20 Hz. Every worker process loads its own.
 
-The world is built once and reset softly. LIBERO's own hard reset builds it anew each time, takes 2 s, and draws a few
-more random numbers each time, so that an episode would depend on how many came before it. Here an episode is a function
-of its initial state, its seed (the furniture stands some millimetres elsewhere with each) and its actions, bit for bit.
+The world is built once and reset softly. LIBERO's own hard reset rebuilds it each time, takes 2 s, and draws a few
+more random numbers each time, so that an episode would depend on the number of earlier ones. Here an episode is a
+function of its initial state, its seed (which moves the furniture by some millimetres) and its actions, bit for bit.
 
-Observations are read from MuJoCo at the end of a step, which is when LIBERO's files have theirs from. robosuite's own
-observables are sampled up to two simulation steps (4 ms) earlier, depending on how the episode was begun, and its
-cameras render in every step, whether looked at or not.
+Observations are read from MuJoCo at the end of a step, as in LIBERO's files. robosuite's own observables are sampled up
+to two simulation steps (4 ms) earlier, depending on the start of the episode, and its cameras render in every step,
+whether the images are used or not.
 
 Shapes: C cameras, S pixels of an edge, N initial states.
 """
@@ -46,17 +46,17 @@ class Task:
     suite: str
     number: int  # in its suite, from 0
     name: str
-    language: str  # what the robot is told
+    language: str  # the instruction
     bddl_file: str
 
     def initial_states(self) -> np.ndarray:
-        """(N, simulator), N = 50: what trial i starts from."""
+        """Return the initial states (N, simulator), N = 50: trial i starts from number i."""
         return _suite(self.suite).get_task_init_states(self.number)
 
 
 @dataclass(frozen=True)
 class RobotState:
-    """What LIBERO tells of the robot, units as in its files (rad, m)."""
+    """The state of the robot, units as in LIBERO's files (rad, m)."""
 
     joint_rad_7: np.ndarray
     finger_m_2: np.ndarray
@@ -65,14 +65,14 @@ class RobotState:
 
     @property
     def axis_angle_rad_3(self) -> np.ndarray:
-        """As LIBERO's exporter derives it, which the training data hold."""
+        """Return the rotation as LIBERO's exporter derives it for the training data."""
         from robosuite.utils.transform_utils import quat2axisangle
 
-        return np.asarray(quat2axisangle(self.quaternion_xyzw_4.copy()))  # it clips in place
+        return np.asarray(quat2axisangle(self.quaternion_xyzw_4.copy()))  # quat2axisangle clips in place
 
 
 def require() -> None:
-    """SimulatorError names what has to be installed."""
+    """Raise SimulatorError, naming what to install, unless the simulator is installed."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise SimulatorError(f"LIBERO's simulator is not installed in {sys.executable}: no {', '.join(missing)}",
@@ -80,7 +80,7 @@ def require() -> None:
 
 
 def load(*, images: bool) -> None:
-    """Import the simulator, with a renderer if `images` are wanted: once for a process. Raises SimulatorError."""
+    """Import the simulator, once in a process, with a renderer if `images` are needed. Raise SimulatorError."""
     require()
     if "robosuite" not in sys.modules:
         os.environ["MUJOCO_GL"] = _renderer() if images else "disable"
@@ -93,7 +93,7 @@ def load(*, images: bool) -> None:
 
 def tasks(suite: str, wanted: str = "") -> list[Task]:
     """List the tasks of a suite. `wanted`: '' all; a number, the first so many; else names or parts of names, or
-    numbers from 0, separated by commas. ConfigError lists the valid ones."""
+    numbers from 0, separated by commas. Raise ConfigError with the valid ones."""
     checked(Protocol(suite))
     require()
     benchmark = _suite(suite)
@@ -103,14 +103,14 @@ def tasks(suite: str, wanted: str = "") -> list[Task]:
         return every
     if wanted.isdigit():
         if not 0 < int(wanted) <= len(every):
-            raise ConfigError(f"{suite} has {len(every)} tasks, {wanted} were asked for")
+            raise ConfigError(f"{suite} has {len(every)} tasks, but {wanted} were requested")
         return every[:int(wanted)]
     return [_task(every, word.strip()) for word in wanted.split(",") if word.strip()]
 
 
 def widened(task: Task, region: str, corners_m: tuple[float, float, float, float], out: Path) -> Task:
-    """Return the task with a region of its bddl file from (x, y) to (x, y) instead, for `drawn`: LIBERO draws the
-    region's object there. The benchmark's initial states stay those of the old one. The new file is written into
+    """Return the task with a region of its bddl file changed to (x, y) to (x, y), for `drawn`: LIBERO draws the
+    region's object in it. The benchmark's initial states stay those of the old region. The new file is written into
     `out`."""
     text = Path(task.bddl_file).read_text()
     corners = " ".join(map(str, corners_m))
@@ -149,7 +149,7 @@ class Simulator:
         from libero.libero.envs.env_wrapper import ControlEnv
 
         self.task, self.image_size, self.has_images = task, image_size, images
-        self._seen: np.ndarray | None = None  # by the cameras since the last step
+        self._seen: np.ndarray | None = None  # images rendered since the last step
         with _muted():
             self._env = ControlEnv(bddl_file_name=task.bddl_file, use_camera_obs=False, has_offscreen_renderer=images,
                                    hard_reset=False, ignore_done=True)
@@ -157,12 +157,12 @@ class Simulator:
             observable.set_enabled(False)
 
     def drawn(self, seed: int) -> np.ndarray:
-        """Return an initial state as the bddl file allows it, drawn by LIBERO: none of the benchmark's."""
+        """Return an initial state within the bddl file's regions, drawn by LIBERO: not one of the benchmark's."""
         self._reset(seed)
         return self.state
 
     def begin(self, state: np.ndarray, seed: int, *, settled: bool = False) -> None:
-        """Set an initial state. `settled`: it was taken after settling, so the gripper has been told to open."""
+        """Set an initial state. `settled`: it was taken after settling, so the gripper has the command to open."""
         self._seen = None
         self._reset(seed)
         gripper = self._env.robots[0].gripper
@@ -183,17 +183,17 @@ class Simulator:
             self.step(IDLE)
 
     def step(self, action_7: np.ndarray) -> bool:
-        """One action in [-1, 1], 0.05 s. True when the task's goal holds."""
+        """Execute one action in [-1, 1] for 0.05 s. Return True when the task's goal is reached."""
         self._seen = None
         return bool(self._env.step(np.asarray(action_7, np.float64))[2])
 
     @property
     def state(self) -> np.ndarray:
-        """Time, positions and velocities of everything that moves."""
+        """Return time, positions and velocities of everything that moves."""
         return self._env.get_sim_state()
 
     def robot(self) -> RobotState:
-        """At the end of the last step."""
+        """Return the robot's state at the end of the last step."""
         robot, data = self._env.robots[0], self._env.sim.data
         w, x, y, z = data.get_body_xquat(robot.robot_model.eef_name)
         joints, fingers = robot._ref_joint_pos_indexes, robot._ref_gripper_joint_pos_indexes  # noqa: SLF001  # likewise
@@ -201,7 +201,7 @@ class Simulator:
                           np.array(data.site_xpos[robot.eef_site_id]), np.array([x, y, z, w]))
 
     def images(self) -> np.ndarray:
-        """(C, S, S, 3) uint8, upright; rendered once a step, however often they are looked at."""
+        """Return the images (C, S, S, 3) uint8, upright; rendered at most once a step."""
         if self._seen is None:
             size = self.image_size
             frames = [self._env.sim.render(width=size, height=size, camera_name=camera) for camera in CAMERAS]
@@ -209,7 +209,7 @@ class Simulator:
         return self._seen
 
     def geom_m_3(self, name: str) -> np.ndarray:
-        """Return where a geometry is: what an expert may know and a policy may not."""
+        """Return the position of a geometry, which a scripted expert may use and a policy may not."""
         model, data = self._env.sim.model, self._env.sim.data
         return np.array(data.geom_xpos[model.geom_name2id(name)])
 
@@ -219,8 +219,8 @@ class Simulator:
 
     @contextlib.contextmanager
     def displaced(self, body: str, xy_m: np.ndarray) -> Iterator[bool]:
-        """Put a loose body, turned as it is, at another (x, y), for a moment and without any consequence. Tell
-        whether it is then inside of the robot."""
+        """Put a free body, with its rotation, at another (x, y) within the `with`, and restore it. Yield whether it
+        then intersects the robot."""
         model, sim = self._env.sim.model, self._env.sim
         joint = model.joint_id2name(model.body_jntadr[model.body_name2id(body)])
         before, poses = sim.get_state(), sim.data.get_joint_qpos(joint)
@@ -235,15 +235,15 @@ class Simulator:
             self._seen = None
 
     def _touched(self, body: str) -> bool:
-        """By the robot."""
+        """Tell whether the robot touches a body."""
         model, data = self._env.sim.model, self._env.sim.data
         pairs = [{model.body_id2name(model.geom_bodyid[geom]) for geom in (contact.geom1, contact.geom2)}
                  for contact in data.contact[:data.ncon]]
         return any(body in pair and any(name.startswith(("robot0", "gripper0")) for name in pair) for pair in pairs)
 
     def in_image_C2(self, point_m_3: np.ndarray) -> np.ndarray:
-        """Return where each camera sees a point, x to the right and y down: -1 and 1 are the edges of the image. What
-        is beyond them is not seen; NaN what is behind the camera."""
+        """Return the image coordinates of a point for each camera, x to the right and y down: -1 and 1 are the edges. A
+        point beyond them is not visible; one behind the camera is NaN."""
         model, data = self._env.sim.model, self._env.sim.data
         seen = []
         for camera in map(model.camera_name2id, CAMERAS):
@@ -253,10 +253,10 @@ class Simulator:
         return np.stack(seen)
 
     def model_xml(self) -> str:
-        """Return the world as MuJoCo saves it, furniture where this episode has it.
+        """Return the world as MuJoCo's XML, with the furniture of this episode.
 
-        MuJoCo leaves out which geometries have mass. A world built from such a file, as in LIBERO's own demonstrations,
-        counts the visual ones as well: a bowl weighs 31 g instead of 6. So it is said here.
+        MuJoCo does not save which geometries have mass. A world built from such a file, as in LIBERO's own
+        demonstrations, counts the visual ones as well: a bowl weighs 31 g instead of 6. So this adds the attribute.
         """
         with _muted():
             xml = self._env.sim.model.get_xml()
@@ -264,7 +264,7 @@ class Simulator:
         return xml.replace("<compiler ", '<compiler inertiagrouprange="0 0" ', 1)
 
     def environment_arguments(self) -> dict[str, Any]:
-        """What LIBERO's files keep under env_args, besides the names."""
+        """Return the content of env_args in LIBERO's files, without the names."""
         from robosuite import load_controller_config
 
         return {"robots": ["Panda"], "controller_configs": load_controller_config(default_controller="OSC_POSE"),
@@ -283,7 +283,7 @@ class Simulator:
 
     @property
     def instruction(self) -> str:
-        """As the bddl file has it; LIBERO's demonstrations keep this one."""
+        """Return the instruction of the bddl file, which LIBERO's demonstrations store."""
         return self._env.language_instruction
 
     def close(self) -> None:
@@ -291,20 +291,20 @@ class Simulator:
 
 
 def _renderer() -> str:
-    """MUJOCO_GL as given, else the first library of GL_LIBRARIES that is there."""
+    """Return MUJOCO_GL if set, else the first installed library of GL_LIBRARIES."""
     given = os.environ.get("MUJOCO_GL", "").lower()
     usable = [kind for kind, library in GL_LIBRARIES.items() if ctypes.util.find_library(library)]
     kind = given if given in GL_LIBRARIES else next(iter(usable), "")
     if kind not in usable:
-        raise SimulatorError(f"there is nothing to render with: no {' or '.join(GL_LIBRARIES.values())} library"
+        raise SimulatorError(f"no renderer: no {' or '.join(GL_LIBRARIES.values())} library"
                              + (f" for MUJOCO_GL={given}" if given else ""), remedy=INSTALL_GL)
     os.environ.setdefault("PYOPENGL_PLATFORM", kind)
     return kind
 
 
 def _preset_robosuite(images: bool) -> None:
-    """Load robosuite's settings before robosuite: as shipped it logs to /tmp/robosuite.log, which belongs to whoever
-    came first on this machine, and it wants a renderer whether one is used or not."""
+    """Set robosuite's settings before it is imported: by default it logs to /tmp/robosuite.log, which belongs to the
+    first user of this machine, and it needs a renderer even if none is used."""
     package = importlib.util.find_spec("robosuite")
     assert package
     assert package.submodule_search_locations
@@ -322,7 +322,7 @@ def _preset_robosuite(images: bool) -> None:
 
 @contextlib.contextmanager
 def _muted() -> Iterator[None]:
-    """LIBERO and robosuite print and warn of things that nobody can change."""
+    """Hide prints and warnings of LIBERO and robosuite that no user can act on."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

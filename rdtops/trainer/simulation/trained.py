@@ -1,8 +1,8 @@
-"""A trained policy to be driven: its EMA weights, its codec and what its training saw. From a checkpoint of ours:
+"""Trained policy: its EMA weights, its codec and the camera settings of its training. From a checkpoint of rdtops:
 
     step_002000/{ema/{config.json, model.safetensors}, codec.json, trainer.json, statistics.json}
 
-or in the layout of the code before rdtops, which does not say what its numbers mean, so that a person has to:
+or in the layout of the code before rdtops, which does not name its codec, so that the user has to:
 
     checkpoint-30000/{config.json, ema/model.safetensors}
 """
@@ -28,7 +28,7 @@ CHECKPOINT, COMMAND_LINE = "the checkpoint", "the command line"
 @dataclass(frozen=True)
 class TrainedPolicy:
     folder: Path
-    config_folder: Path  # where the config.json of the EMA weights lies
+    config_folder: Path  # folder of the config.json of the EMA weights
     config: dict[str, Any]
     codec: Codec
     codec_stated_by: str  # CHECKPOINT or COMMAND_LINE
@@ -37,43 +37,43 @@ class TrainedPolicy:
 
     @property
     def horizon(self) -> int:
-        """How many actions it predicts at a time."""
+        """Number of actions of one prediction."""
         return int(self.config["pred_horizon"])
 
     def load(self) -> RDTPolicy:
-        """Return the EMA weights, on the CPU. Raises WeightsError."""
+        """Load the EMA weights on the CPU. Raise WeightsError."""
         return RDTPolicy.from_pretrained(self.folder / checkpoint.EMA, config_from=self.config_folder).eval()
 
     def check_horizon(self, exec_horizon: int) -> None:
         if exec_horizon > self.horizon:
-            raise WeightsError(f"{self.folder.name} predicts {self.horizon} actions at a time, {exec_horizon} of them "
-                               "cannot be executed", remedy=f"--exec-horizon {self.horizon}   # or fewer")
+            raise WeightsError(f"{self.folder.name} predicts {self.horizon} actions at a time; {exec_horizon} cannot "
+                               "be executed", remedy=f"--exec-horizon {self.horizon}   # or fewer")
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the results should know."""
+        """Return notes for the reader of the results."""
         if self.codec_stated_by == CHECKPOINT:
             return []
         cameras = f"{', '.join(libero.CAMERAS)} at {self.image_size} pixels"
-        return [f"the codec {self.codec.name} was named on the command line: the checkpoint does not say its own",
-                f"the cameras were taken to be {cameras}: the checkpoint does not say"]
+        return [f"the codec {self.codec.name} is from the command line: the checkpoint does not name its own",
+                f"the cameras were assumed to be {cameras}: the checkpoint does not name them"]
 
 
 def find(path: str | Path, codec_name: str = "") -> TrainedPolicy:
-    """`path`: a checkpoint's folder, its ema/, or ema/model.safetensors. `codec_name`: needed where the checkpoint
-    does not name its codec; elsewhere it must be the same one. Raises WeightsError with what does not fit."""
+    """Find a policy. `path`: a checkpoint's folder, its ema/, or ema/model.safetensors. `codec_name`: needed if the
+    checkpoint does not name its codec; otherwise it must be the same. Raise WeightsError with each mismatch."""
     folder = Path(checkpoint_folder(str(path)))
     if not (folder / checkpoint.EMA).is_dir():
-        raise WeightsError(f"{folder} is no checkpoint: it has no folder {checkpoint.EMA}/ with EMA weights",
+        raise WeightsError(f"{folder} is not a checkpoint: it has no folder {checkpoint.EMA}/ with EMA weights",
                            remedy="inv checkpoints")
     config_folder = _config_folder(folder)
     config = weights.read_config(config_folder)
     if not isinstance(config.get("pred_horizon"), int):
-        raise WeightsError(f"{config_folder / weights.CONFIG} does not say pred_horizon")
+        raise WeightsError(f"{config_folder / weights.CONFIG} lacks pred_horizon")
     if (folder / checkpoint.CODEC).exists():
         return _ours(folder, config_folder, config, codec_name)
     if not codec_name:
-        raise WeightsError(f"{folder} does not say what its actions mean: it has no {checkpoint.CODEC}",
+        raise WeightsError(f"{folder} does not name its codec: it has no {checkpoint.CODEC}",
                            remedy=f"--codec seed_compat   # as the code before rdtops trained; one of "
                                   f"{', '.join(CODECS)}")
     return TrainedPolicy(folder, config_folder, config, codec(codec_name), COMMAND_LINE, libero.IMAGE_SIZES[0], None)
@@ -82,7 +82,7 @@ def find(path: str | Path, codec_name: str = "") -> TrainedPolicy:
 def _ours(folder: Path, config_folder: Path, config: dict[str, Any], codec_name: str) -> TrainedPolicy:
     sealed = manifest.read(folder)
     if sealed is None:
-        raise WeightsError(f"{folder} has no valid {manifest.NAME}: it is damaged or was never finished",
+        raise WeightsError(f"{folder} has no valid {manifest.NAME}: it is damaged or incomplete",
                            remedy="inv checkpoints")
     saved = checkpoint.read_codec(folder)
     name = codec_name or str(saved["name"])
@@ -92,10 +92,10 @@ def _ours(folder: Path, config_folder: Path, config: dict[str, Any], codec_name:
     try:
         codec(name).check_golden(saved)
     except WeightsError as error:
-        raise WeightsError(error.message, remedy="leave --codec out: the checkpoint says it" if codec_name
+        raise WeightsError(error.message, remedy="omit --codec: the checkpoint names it" if codec_name
                            else error.remedy) from None
     trainer = checkpoint.read_trainer(folder)
-    # older checkpoints do not say
+    # older checkpoints do not have it
     seen = {**checkpoint.seen_by_training(libero.IMAGE_SIZES[0]), **trainer.get("seen", {})}
     _check_seen(folder, seen)
     _check_statistics(folder, codec(name))
@@ -108,7 +108,7 @@ def _config_folder(folder: Path) -> Path:
     found = next((place for place in places if (place / weights.CONFIG).is_file()), None)
     if found is None:
         raise WeightsError(f"{folder} has no {weights.CONFIG}, neither in {checkpoint.EMA}/ nor beside it",
-                           remedy=f"cp PRETRAINED/{weights.CONFIG} {folder}/   # that of the weights it began with")
+                           remedy=f"cp PRETRAINED/{weights.CONFIG} {folder}/   # the config of its first weights")
     return found
 
 
@@ -119,12 +119,13 @@ def _check_seen(folder: Path, seen: dict[str, Any]) -> None:
         wrong.append(f"images of {seen['image_size']} pixels in training, {' or '.join(map(str, libero.IMAGE_SIZES))} "
                      "here")
     if wrong:
-        raise WeightsError(f"{folder.name} was trained to see something else: {'; '.join(wrong)}")
+        raise WeightsError(f"{folder.name} was trained with other camera settings: {'; '.join(wrong)}")
 
 
 def _check_statistics(folder: Path, using: Codec) -> None:
-    """They are the training's only; but those of another codec mean that files of two trainings were mixed."""
+    """Check the codec of the statistics. Only the training uses them; another codec means that files of two trainings
+    were mixed."""
     stated = checkpoint.read_statistics(folder).get("codec_hash")
     if stated != using.hash:
         raise WeightsError(f"{folder / slot_statistics.NAME} is of a codec with the hash {stated}, {checkpoint.CODEC} "
-                           f"of {using.name}, {using.hash}: files of two trainings are mixed here")
+                           f"of {using.name}, {using.hash}: files of two trainings are mixed")

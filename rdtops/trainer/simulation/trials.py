@@ -1,4 +1,4 @@
-"""Trials of an evaluation: one line each in trials.jsonl as they end, and the report that is made of them."""
+"""Trials of an evaluation: one line each in trials.jsonl as they end, and the report of their results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of trial number `trial` of a task: it starts from that initial state, in the world of that seed."""
+    """The result of trial number `trial` of a task: it starts from that initial state, in the world of that seed."""
 
     task: str
     trial: int
@@ -40,7 +40,7 @@ class Trial:
 
 
 class TrialLog:
-    """trials.jsonl: appended and flushed, so that a kill costs the trials that were running and no other."""
+    """trials.jsonl: appended and flushed, so that a kill loses only the running trials."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,9 +49,9 @@ class TrialLog:
         append_line(self.path, json.dumps(asdict(trial), ensure_ascii=False), flush=True)
 
     def read(self) -> dict[Key, Trial]:
-        """Return the last word on each trial. A line that a killed machine left torn is no word."""
+        """Return the last result of each trial. An incomplete line, left by a killed machine, is ignored."""
         found: dict[Key, Trial] = {}
-        with contextlib.suppress(OSError):  # there is none yet
+        with contextlib.suppress(OSError):  # the file does not exist yet
             for line in lines_of(self.path):
                 try:
                     trial = Trial(**loads(line))
@@ -62,12 +62,12 @@ class TrialLog:
         return found
 
     def ended(self) -> dict[Key, Trial]:
-        """Return those that need not be done again: an error is worth another try."""
+        """Return the trials that need not be repeated; those with an error are tried again."""
         return {key: trial for key, trial in self.read().items() if trial.outcome != ERROR}
 
 
 def tally(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Errors are shown and counted in no rate; the interval is Wilson's, of 95 %."""
+    """Count the outcomes. Errors are shown, but not counted in a rate; the interval is Wilson's, of 95 %."""
     counted = [t for t in trials if t.outcome != ERROR]
     won = [t for t in counted if t.outcome == SUCCESS]
     return {"successes": len(won), "trials": len(counted), "errors": len(trials) - len(counted),

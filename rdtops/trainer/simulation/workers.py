@@ -1,7 +1,7 @@
-"""Workers: processes that do jobs side by side, of which any may die without taking more than its job with it.
+"""Workers: processes that run jobs in parallel; if one dies, only its own job is affected.
 
-A simulator is native code with a renderer: it may crash, hang, or be killed for its memory. A pool of the standard
-library is broken then as a whole. Here the job is given to a fresh worker once more, and given up after that.
+A simulator is native code with a renderer: it may crash, hang, or be killed for its memory. Then a pool of the standard
+library breaks as a whole. Here a new worker tries the job once more, and after that it is given up.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from rdtops.errors import RdtopsError, SimulatorError
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 2  # of a job
-SILENCE_S = 900.0  # a worker that says nothing for so long hangs; loading rdt-1b from a slow disk takes minutes
-DEATHS = 3  # of workers in a row that never got ready: the next one will not either
+SILENCE_S = 900.0  # a worker that is silent for so long hangs; loading rdt-1b from a slow disk takes minutes
+DEATHS = 3  # of workers in a row before they were ready: then the next one would die too
 BEAT_S = 1.0
 
 Beat = Callable[[], None]
@@ -40,7 +40,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Lost:
-    """No worker survived this job."""
+    """A job during which every worker died."""
 
     job: Any
     reason: str
@@ -57,10 +57,10 @@ class _Worker:
 
 
 def results(make: Make, jobs: Iterable[Any], processes: int, silence_s: float = SILENCE_S) -> Iterator[Done | Lost]:
-    """Yield what became of each job, as they end. In every worker `make(number, beat)` gives what does the jobs; `beat`
-    is to be called while one goes on, as a sign of life. `make` and jobs are pickled.
+    """Yield the result of each job as it ends. In every worker `make(number, beat)` returns the function that does the
+    jobs; it calls `beat` while a job runs, as a heartbeat. `make` and jobs are pickled.
 
-    An RdtopsError of `make` is raised: it is no accident, and every other worker would meet it too.
+    An RdtopsError of `make` is raised: every other worker would fail with it too.
     """
     crew = _Crew(make, processes, silence_s, deque((job, 1) for job in jobs))
     try:
@@ -85,13 +85,13 @@ class _Crew:
                 yield from self._hear(pipe)
             for pipe, worker in list(self.workers.items()):
                 if time.monotonic() - worker.heard_s > self.silence_s:
-                    yield from self._gone(pipe, f"the process said nothing for {self.silence_s:g} s and was ended")
+                    yield from self._gone(pipe, f"the process was silent for {self.silence_s:g} s and was killed")
                 elif worker.ready and not worker.attempt and self.todo:
                     self._give(pipe, worker)
 
     def dismiss(self) -> None:
         for pipe, worker in self.workers.items():
-            worker.process.kill()  # left to itself, a renderer complains while it is taken down
+            worker.process.kill()  # a renderer prints errors in its own tear-down
             worker.process.join()
             pipe.close()
         self.workers.clear()
@@ -102,7 +102,7 @@ class _Crew:
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(self.make, number, theirs), daemon=True)
         process.start()
-        theirs.close()  # so that its death is the end of what we read
+        theirs.close()  # so that its death closes the pipe
         self.workers[ours] = _Worker(number, process)
 
     def _give(self, pipe: Connection, worker: _Worker) -> None:
@@ -110,8 +110,8 @@ class _Crew:
         worker.heard_s = time.monotonic()
         try:
             pipe.send(worker.job)
-        except OSError:  # it died idle; its end is read in the next round, and the job goes to another
-            log.warning("a worker died while it had nothing to do")
+        except OSError:  # it died idle; its end is read in the next round, and another worker gets the job
+            log.warning("a worker died while it was idle")
 
     def _hear(self, pipe: Connection) -> Iterator[Done | Lost]:
         worker = self.workers[pipe]
@@ -140,8 +140,8 @@ class _Crew:
         if not worker.ready:
             self.deaths += 1
             if self.deaths >= DEATHS:
-                raise SimulatorError(f"{DEATHS} processes in a row ended before they could begin: {reason}",
-                                     remedy="the log has what they said last; MUJOCO_GL=osmesa renders without a GPU")
+                raise SimulatorError(f"{DEATHS} processes in a row ended before they were ready: {reason}",
+                                     remedy="see the end of the log; MUJOCO_GL=osmesa renders without a GPU")
         if not worker.attempt:
             return
         log.warning("attempt %d of %s: %s", worker.attempt, worker.job, reason)
@@ -153,12 +153,12 @@ class _Crew:
 
 def _death(code: int | None) -> str:
     if code is not None and code < 0:
-        return f"the process was ended by {signal.Signals(-code).name}"
+        return f"the process was killed by {signal.Signals(-code).name}"
     return f"the process ended with exit code {code}"
 
 
 def _serve(make: Make, number: int, pipe: Connection) -> None:
-    """A worker's life: it ends with its parent, whose end of the pipe closes then."""
+    """Run a worker's loop. It ends with its parent, because the parent's end of the pipe closes then."""
     last_s = 0.0
 
     def beat() -> None:
@@ -178,7 +178,7 @@ def _serve(make: Make, number: int, pipe: Connection) -> None:
             pipe.send(("done", do(pipe.recv())))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
-    except Exception as error:  # whatever a simulator raises costs this job and this process
+    except Exception as error:  # an error of the simulator ends this job and this process only
         traceback.print_exc()
         message = error.message if isinstance(error, RdtopsError) else f"{type(error).__name__}: {error}"
         pipe.send(("failed", message))

@@ -86,7 +86,7 @@ def test_a_checkpoint_in_the_layout_before_rdtops_is_evaluated_and_stopped(inv, 
     shutil.copy(there / "checkpoints" / "step_000004" / "ema" / "model.safetensors", old / "ema")
     shutil.copy(there / "checkpoints" / "step_000004" / "config.json", old)
     wish = "eval --host lab --checkpoint ~/old/checkpoint-30000/ema/model.safetensors --tasks 2 --max-steps 200"
-    inv.refused(wish, 1, "does not say what its actions mean", "--codec seed_compat")
+    inv.refused(wish, 1, "does not name its codec", "--codec seed_compat")
     started = inv.good(f"{wish} --codec seed_compat", timeout_s=120)
     assert "40 trials of 2 tasks" in started.out
     assert "the codec seed_compat was named on the command line" in started.out

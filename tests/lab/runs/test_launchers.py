@@ -41,7 +41,7 @@ def test_slurm_keeps_its_promises_on_two_nodes(cluster, rdtops_lab, tmp_path, mo
     said: list[str] = []
     code = conform.main(["slurm", "--host", "lab", "--set", "nodes=2", "--set", "time='5'"], said.append)
     assert code == 0, "\n".join(said)
-    assert said[-1] == "slurm: conforms, 18 tried"
+    assert said[-1] == "slurm: conforms, 18 tested"
     assert sum(line.startswith("skipped") for line in said) == 1  # a real cluster cannot be taken away
 
 

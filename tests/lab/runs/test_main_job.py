@@ -100,7 +100,7 @@ def test_statistics_of_changed_data_and_broken_ones_are_computed_anew_and_named(
     stored["action"]["std"][40] = float("nan")
     (data / "statistics.json").write_text(json.dumps(stored))
     (found,) = inv.good(f"stats {options} --json").rows()
-    assert found["why"].startswith("they were not sound: action, slot 40, velocity 1 (m/s): not finite")
+    assert found["why"].startswith("they were implausible: action, slot 40, velocity 1 (m/s): not finite")
     (file,) = data.glob("*.hdf5")
     whole = file.rename(data.parent / "whole.hdf5")
     try:
@@ -108,7 +108,7 @@ def test_statistics_of_changed_data_and_broken_ones_are_computed_anew_and_named(
         with h5py.File(file, "r+") as content:
             for demo in content["data"].values():
                 demo["obs/ee_pos"][:, 1] *= 1e5
-        inv.refused(f"stats {options}", 1, f"computed: the MD5 of {file.name} is another", "implausible",
+        inv.refused(f"stats {options}", 1, f"computed: the MD5 of {file.name} has changed", "implausible",
                     "state, slot 31, position 1 (m): std ", " is above 100")
         (told,) = json.loads(inv.refused(f"stats {options} --json", 1).out)
         assert [u["slot"] for u in told["unsound"] if u["is_wrong"]] == ["slot 31, position 1 (m)"]

@@ -133,7 +133,7 @@ def values(margin: Margin, findings: Iterable[Finding]) -> list[float]:
 
 
 def _tells_other_numbers(found: Finding) -> bool:
-    return found.evidence.startswith("the fingers stand") or "hardly moves" in found.says
+    return found.evidence.startswith("the fingers are") or "hardly moves" in found.says
 
 
 def span(values: list[float]) -> str:

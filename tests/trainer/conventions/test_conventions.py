@@ -76,7 +76,7 @@ def test_an_episode_too_short_to_tell_is_no_fault(steps) -> None:
 
 
 @pytest.mark.parametrize(("kind", "told"), [
-    ("down", {motion.AXES["position"]: "told for z"}), ("yaw", {motion.AXES["rotation"]: "told for z"})])
+    ("down", {motion.AXES["position"]: "checked for z"}), ("yaw", {motion.AXES["rotation"]: "checked for z"})])
 def test_of_an_axis_that_is_not_moved_nothing_is_said(kind, told) -> None:
     episode = next(e for e in motions() if e.instruction.startswith(kind))
     findings = {f.convention: f for f in motion.findings([episode], CODEC)}
@@ -231,7 +231,7 @@ DATA_FAULTS = [
     ("hand's frame", in_the_hands_frame, motion.FRAME, "in the hand's frame"),
     ("metres", scaled("actions_T7", slice(0, 3), 0.05), motion.SCALE["position"], "in metres: they were multiplied by"),
     ("rad", scaled("actions_T7", slice(3, 6), 0.5), motion.SCALE["rotation"], "in rad: they were multiplied by"),
-    ("degrees twice", scaled("actions_T7", slice(3, 6), np.pi / 180), motion.SCALE["rotation"], "into rad twice"),
+    ("degrees twice", scaled("actions_T7", slice(3, 6), np.pi / 180), motion.SCALE["rotation"], "to rad twice"),
     ("action late", rolled("actions_T7", 1), motion.TIMING, "off by 1: motion is that of the action after it"),
     ("action early", rolled("actions_T7", -1), motion.TIMING, "off by 1: motion is that of the action before it"),
     ("gripper inverted", scaled("actions_T7", slice(6, 7), -1), gripper.SIGN, "inverted"),
@@ -239,7 +239,7 @@ DATA_FAULTS = [
     ("gripper averaged", gripper_averaged, gripper.RANGE, "averaged"),
     ("mean of fingers", mean_of_fingers, gripper.FINGERS, "never move"),
     ("width twice", width_twice, gripper.FINGERS, "both columns are the same"),
-    ("fingers swapped", reordered("finger_m_T2", [1, 0]), gripper.FINGERS, "the other way round"),
+    ("fingers swapped", reordered("finger_m_T2", [1, 0]), gripper.FINGERS, "swapped"),
 ]
 
 
@@ -422,18 +422,18 @@ class HandsFrame(AbsolutePose):
 WITHOUT_GRIPPER = CODEC.action_mask & (np.arange(128) != 10)
 CODEC_FAULTS = [
     (InvertedSlot, coding.SLOT_UNITS, "inverted: 1 is closed"),
-    (InvertedOnTheWayBack, coding.ROUND_TRIP, "gripper comes back with the other sign"),
-    (FlippedOnTheWayBack, coding.ROUND_TRIP, "position x comes back with the other sign"),
-    (NormalisedTwice, coding.ROUND_TRIP, "position y comes back 20 times as large"),
-    (MeanAction, coding.SLOT_UNITS, "a mean perhaps"),
+    (InvertedOnTheWayBack, coding.ROUND_TRIP, "gripper is decoded with the opposite sign"),
+    (FlippedOnTheWayBack, coding.ROUND_TRIP, "position x is decoded with the opposite sign"),
+    (NormalisedTwice, coding.ROUND_TRIP, "position y is decoded 20 times as large"),
+    (MeanAction, coding.SLOT_UNITS, "perhaps a mean"),
     (MeanState, coding.STATE, "the mean of both fingers"),
     (EulerState, coding.STATE, "read as Euler angles"),
     (CentimetreState, coding.STATE, "position slots are in centimetres"),
     (HandsFrame, coding.SLOT_UNITS, "about the base's axes"),
     (mask(action_mask=np.ones(128, bool)), coding.MASKS, "the action's mask is all ones"),
-    (mask(action_mask=WITHOUT_GRIPPER), coding.MASKS, "leaves out what is filled: slot 10, gripper open"),
+    (mask(action_mask=WITHOUT_GRIPPER), coding.MASKS, "lacks slots that are filled: slot 10, gripper open"),
     (mask(action_mask=CODEC.state_mask), coding.MASKS, "never filled: slot 0, joint 0 (rad)"),
-    (mask(state_mask=CODEC.action_mask), coding.MASKS, "the state's mask leaves out what is filled"),
+    (mask(state_mask=CODEC.action_mask), coding.MASKS, "the state's mask lacks slots that are filled"),
 ]
 
 
@@ -481,7 +481,7 @@ def test_the_command_exits_1_and_names_file_and_remedy(tmp_path, capsys) -> None
     assert [(f["convention"], f["files"], f["is_certain"]) for f in found] == [(gripper.SIGN, ["a.hdf5"], False)]
     assert "actions[:, 6]" in found[0]["remedy"]
     assert __main__.main([str(tmp_path), "--trusted", "gripper_sign"]) == 0
-    assert "?       the gripper opens at -1 and closes at +1: taken on trust, against:" in capsys.readouterr().out
+    assert "?       the gripper opens at -1 and closes at +1: declared trusted, although:" in capsys.readouterr().out
 
 
 def test_the_command_looks_at_a_sample_and_says_so(demonstrations, capsys) -> None:
@@ -493,12 +493,12 @@ def test_the_command_looks_at_a_sample_and_says_so(demonstrations, capsys) -> No
     assert sampled.md5 == {}
     assert {e.file for e in libero.sample(demonstrations.folder, 2).episodes} == {"a.hdf5", "c.hdf5"}
     __main__.main([str(demonstrations.folder), "--episodes", "9"])
-    assert "looked at 9 episodes in 3 files" in capsys.readouterr().out
+    assert "checked 9 episodes in 3 files" in capsys.readouterr().out
 
 
 def test_the_command_says_that_nothing_was_played_and_with_what_that_could_be(capsys, monkeypatch) -> None:
     assert __main__.main([str(RECORDING)]) == 0
-    assert "the arm's kinematics were used: --simulator plays the actions" in capsys.readouterr().out
+    assert "the arm's kinematics were used: --simulator replays the actions" in capsys.readouterr().out
     monkeypatch.setattr(simulator, "PACKAGES", ("no_such_simulator",))
     assert __main__.main([str(RECORDING), "--simulator"]) == 1
     said = capsys.readouterr()

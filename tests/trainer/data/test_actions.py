@@ -181,7 +181,7 @@ def test_golden_vectors_hold_what_the_codec_is_known_to_do() -> None:
     (DeltaVelocity(control_hz=10, version=2), "version 2 in the checkpoint, 1 here; control_hz 10 in the checkpoint"),
     (AbsolutePose(), "name absolute_pose in the checkpoint, delta_velocity here")])
 def test_a_codec_of_other_units_is_refused_with_what_differs(saved, says) -> None:
-    with pytest.raises(WeightsError, match="actions would be misread") as caught:
+    with pytest.raises(WeightsError, match="actions would be decoded wrongly") as caught:
         CODEC.check_golden(saved.to_json())
     assert says in caught.value.message
     assert "hash" not in caught.value.message

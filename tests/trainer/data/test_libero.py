@@ -78,12 +78,12 @@ def test_the_moment_can_be_declared_where_the_file_does_not_tell(demonstrations,
     assert dataset.episodes[0].lead == lead
     assert "\n".join(dataset.read_as) == (
         f"task_demo.hdf5: observations {observed} the action of their index (declared); images stored upside down, "
-        "made upright (the file does not say, LIBERO's are)")
+        "turned upright (not stated, LIBERO's are)")
 
 
 def test_a_declaration_that_the_file_contradicts_is_refused_with_both_errors(demonstrations) -> None:
     demonstrations.write(observed="before")
-    with pytest.raises(DataError, match="of the moment after the action; the file says before") as caught:
+    with pytest.raises(DataError, match="recorded after the action, but the file shows before") as caught:
         libero.index(demonstrations.folder, declared=libero.Declared(observed="after"))
     assert caught.value.remedy.startswith("--set observed=before")
 
@@ -100,7 +100,7 @@ def test_what_was_found_out_is_said_once_for_files_alike(demonstrations) -> None
     for name in ("a", "b", "c"):
         demonstrations.write(f"{name}.hdf5", observed="before" if name == "c" else "after")
     alike, other = libero.index(demonstrations.folder).read_as
-    assert alike.startswith("2 files, a.hdf5 and so on: observations after the action of their index (found in states)")
+    assert alike.startswith("2 files, a.hdf5 first: observations after the action of their index (found in states)")
     assert other.startswith("c.hdf5: observations before the action")
 
 
@@ -188,20 +188,20 @@ def put(path, place, value):
     (remove("demo_1/states"), "demo_1: states is missing"),
     (remove("demo_0/obs/agentview_rgb"), "demo_0: obs/agentview_rgb is missing"),
     (remove("demo_1/obs/eye_in_hand_rgb"), "demo_1: obs/eye_in_hand_rgb is missing"),
-    (replace("demo_1/obs/ee_ori", np.zeros((5, 3))), "demo_1: obs/ee_ori has 5 steps, actions has 6"),
+    (replace("demo_1/obs/ee_ori", np.zeros((5, 3))), "demo_1: obs/ee_ori has 5 steps, but actions has 6"),
     (replace("demo_0/obs/ee_ori", np.zeros((6, 4))), "obs/ee_ori has shape (6, 4) of float64, expected (steps, 3)"),
     (replace("demo_0/actions", np.zeros((0, 7))), "demo_0: actions has no steps"),
-    (replace("demo_0/actions", np.zeros((5, 7))), "demo_0: actions has 5 steps, num_samples says 6"),
+    (replace("demo_0/actions", np.zeros((5, 7))), "demo_0: actions has 5 steps, but num_samples is 6"),
     (put("demo_1/actions", (4, 2), np.nan), "demo_1, step 4: actions is not finite"),
     (put("demo_0/obs/joint_states", (3, 0), np.inf), "demo_0, step 3: obs/joint_states is not finite"),
-    (put("demo_1/actions", (2, 0), 1.3), "demo_1, step 2: actions leaves [-1, 1]"),
+    (put("demo_1/actions", (2, 0), 1.3), "demo_1, step 2: actions is outside [-1, 1]"),
     (replace("demo_1/obs/agentview_rgb", np.zeros((6, 64, 64, 3), np.uint8)),
      "demo_1: obs/agentview_rgb has shape (6, 64, 64, 3) of uint8, expected (6, 128, 128, 3)"),
     (replace("demo_0/obs/agentview_rgb", np.zeros((6, 64, 64, 3), np.uint8)),
      "demo_0: obs/agentview_rgb has shape (6, 64, 64, 3), expected (steps, edge, edge, 3) with an edge of 128 or 256"),
     (replace("demo_1/obs/eye_in_hand_rgb", np.zeros((6, 128, 128, 3), np.float32)),
      "demo_1: obs/eye_in_hand_rgb has shape (6, 128, 128, 3) of float32"),
-    (remove("demo_0"), "1 episodes, its num_demos says 2"),
+    (remove("demo_0"), "1 episodes, but num_demos is 2"),
     (lambda data: [data.__delitem__(name) for name in list(data)], "no episodes (data/demo_0, ...)"),
     (set_attribute("problem_info", "{}"), "problem_info has no language_instruction"),
     (replace("demo_0/states", np.zeros((6, 9), "S4")), "demo_0: states has shape (6, 9) of |S4, expected (steps, 8 or"),
@@ -209,8 +209,8 @@ def put(path, place, value):
     (replace("demo_0/obs", np.zeros(3)), "demo_0: obs/agentview_rgb is missing"),
     (set_attribute("num_demos", "two"), "cannot be read: invalid literal for int"),
     (set_attribute("problem_info", "[1]"), "problem_info has no language_instruction"),
-    (set_attribute("problem_info", '{"language_instruction": {"a": 1}}'), "neither a text nor a list of words: {"),
-    (set_attribute("problem_info", '{"language_instruction": ["a", 1]}'), "neither a text nor a list of words"),
+    (set_attribute("problem_info", '{"language_instruction": {"a": 1}}'), "must be a string or a list of words: {"),
+    (set_attribute("problem_info", '{"language_instruction": ["a", 1]}'), "must be a string or a list of words"),
     (set_attribute("problem_info", '{"language_instruction": " "}'), "language_instruction is empty"),
 ])
 def test_what_is_wrong_is_found_before_training_with_its_place(demonstrations, change, says) -> None:
@@ -248,7 +248,7 @@ def test_images_of_two_sizes_are_refused_with_both_files(demonstrations) -> None
 def test_a_truncated_file_is_found_at_once(tmp_path, share) -> None:
     path = Path(shutil.copy(RECORDING / RECORDED, tmp_path))
     os.truncate(path, int(path.stat().st_size * share))
-    assert f"{RECORDED} cannot be opened, it is truncated or no HDF5 file" in refused(tmp_path)
+    assert f"{RECORDED} cannot be opened: truncated, or not an HDF5 file" in refused(tmp_path)
 
 
 def test_an_empty_folder_says_so(tmp_path) -> None:
@@ -300,7 +300,7 @@ def test_a_file_that_was_cut_meanwhile_says_where(uncompressed) -> None:
         frames.read(episode, 0)
     path = uncompressed / RECORDED
     os.truncate(path, path.stat().st_size // 8)
-    with pytest.raises(DataError, match=r"demo_1, step 40, obs/\w+ cannot be read: the file ends before it"):
+    with pytest.raises(DataError, match=r"demo_1, step 40, obs/\w+ cannot be read: the file is too short"):
         frames.read(dataset.episodes[1], 40)
 
 
@@ -331,8 +331,8 @@ def test_a_link_out_of_the_dataset_is_refused_and_not_followed(demonstrations, t
     target = "../outside/pixels.hdf5" if relative else str(outside)
     demonstrations.write(change=linked(target))
     assert refused(demonstrations.folder) == (
-        f"task_demo.hdf5: 'data/{IMAGES}' is an external link to '/images' of '{target}', which is none of the "
-        "dataset's *.hdf5 files: only what they hold is read")
+        f"task_demo.hdf5: 'data/{IMAGES}' is an external link to '/images' of '{target}', which is not one of the "
+        "dataset's *.hdf5 files: data outside of them are not read")
     with pytest.raises(DataError, match="is an external link to"):
         libero.sample(demonstrations.folder, 1)
     with pytest.raises(DataError, match="is an external link to"):

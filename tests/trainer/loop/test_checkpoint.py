@@ -98,7 +98,7 @@ def test_damage_that_keeps_the_size_is_found_before_resuming(tmp_path) -> None:
     (newest / "model.safetensors").write_bytes(b"w" * 999 + b"x")
     reports = []
     assert checkpoint.newest_intact(tmp_path, reports.append).step == 1
-    assert reports == ["step_000002 is damaged and was passed over: model.safetensors: MD5 differs"]
+    assert reports == ["step_000002 is damaged and was skipped: model.safetensors: MD5 differs"]
     assert valid(tmp_path) == [1]  # nobody else takes it for the latest
     checkpoint.save(tmp_path, 2, fill)
     assert valid(tmp_path) == [1, 2]
@@ -115,7 +115,7 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over_and_told(tmp_path) -> N
     (newest / "empty").symlink_to("/proc/self/mem")  # a regular file of 0 bytes whose first byte is an EIO
     reports = []
     assert checkpoint.newest_intact(tmp_path, reports.append).step == 1
-    assert reports == ["step_000002 is damaged and was passed over: empty: Input/output error"]
+    assert reports == ["step_000002 is damaged and was skipped: empty: Input/output error"]
 
 
 def test_the_oldest_go_and_the_newest_stay(tmp_path) -> None:

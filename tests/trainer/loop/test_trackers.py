@@ -186,7 +186,7 @@ def test_a_tracker_that_cannot_begin_is_told_once_and_left_out(prepare, train_he
     (Path(spec.paths.root) / "tensorboard").write_text("a file where a folder should be")
     assert train_here(spec) == 0
     (warning,) = events(spec, "warning")
-    assert re.match("tensorboard failed and is left out from here on: .*Error", warning.data["message"])
+    assert re.match("tensorboard failed and is disabled: .*Error", warning.data["message"])
     assert [m["step"] for m in metrics(spec) if "loss" in m] == list(range(1, 7))
 
 
@@ -195,7 +195,7 @@ def test_metrics_that_cannot_be_written_end_no_training(prepare, train_here) -> 
     Path(spec.paths.metrics).mkdir()
     assert train_here(spec) == 0
     (warning,) = events(spec, "warning")
-    assert warning.data["message"].startswith("metrics.jsonl failed and is left out from here on: IsADirectoryError")
+    assert warning.data["message"].startswith("metrics.jsonl failed and is disabled: IsADirectoryError")
 
 
 def test_a_tracker_that_hangs_at_the_end_is_left_behind(monkeypatch) -> None:
@@ -209,4 +209,4 @@ def test_a_tracker_that_hangs_at_the_end_is_left_behind(monkeypatch) -> None:
     warnings = []
     with Trackers(warnings.append) as made:
         made._trackers["slow"] = Hanging()
-    assert warnings == ["slow has not finished within 0 s and was left behind"]
+    assert warnings == ["slow has not finished within 0 s and was abandoned"]

@@ -56,7 +56,7 @@ def test_missing_unexpected_and_misshapen_keys_are_all_named(folder, tensors) ->
     message = refused(folder)
     assert "1 missing (img_adaptor.0.bias)" in message
     assert "1 unexpected (model.extra)" in message
-    assert "model.x_pos_embed is (1, 67, 64), the model wants (1, 11, 64)" in message
+    assert "model.x_pos_embed is (1, 67, 64), the model needs (1, 11, 64)" in message
 
 
 def test_weights_of_another_architecture_are_counted_and_not_loaded_in_part(folder) -> None:
@@ -115,9 +115,9 @@ def test_an_unknown_part_of_the_config_is_refused(folder, key, value, says) -> N
 
 def test_the_config_of_another_model_is_refused(folder) -> None:
     (folder / "config.json").write_text('{"model_type": "t5"}')
-    assert "not an RDT's: it lacks action_dim" in refused(folder)
+    assert "does not describe an RDT: it lacks action_dim" in refused(folder)
 
 
 def test_a_file_that_is_no_table_of_tensors_is_refused(folder) -> None:
     torch.save([torch.zeros(3)], folder / "pytorch_model.bin")
-    assert "is not a table of tensors" in refused(folder)
+    assert "must hold a table of tensors" in refused(folder)

@@ -150,6 +150,6 @@ def test_a_missing_simulator_names_the_extra_and_the_system_packages(monkeypatch
 
 def test_a_missing_renderer_names_the_system_packages(monkeypatch):
     monkeypatch.setattr(simulator.ctypes.util, "find_library", lambda _: None)
-    with pytest.raises(SimulatorError, match="nothing to render with") as caught:
+    with pytest.raises(SimulatorError, match="no renderer: no") as caught:
         simulator._renderer()
     assert "libosmesa6" in caught.value.remedy

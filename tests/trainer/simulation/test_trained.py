@@ -63,7 +63,7 @@ def test_the_layout_before_rdtops_needs_its_codec_named_and_the_report_says_so(o
     assert "--codec seed_compat" in caught.value.remedy
     policy = trained.find(old_layout / "ema" / "model.safetensors", "seed_compat")
     assert (policy.codec, policy.codec_stated_by) == (CODECS["seed_compat"], trained.COMMAND_LINE)
-    assert any("named on the command line" in note for note in policy.notes)
+    assert any("from the command line" in note for note in policy.notes)
     assert sum(p.numel() for p in policy.load().parameters()) > 100_000
     (old_layout / "config.json").unlink()
     with pytest.raises(WeightsError, match=r"no config\.json, neither in ema/ nor beside it"):
@@ -117,7 +117,7 @@ def test_a_damaged_checkpoint_and_a_folder_that_is_none_are_refused(folder, tmp_
 def test_more_actions_than_are_predicted_cannot_be_executed(made):
     policy = trained.find(made)
     policy.check_horizon(16)
-    with pytest.raises(WeightsError, match="predicts 16 actions at a time, 17 of them") as caught:
+    with pytest.raises(WeightsError, match="predicts 16 actions at a time; 17 cannot be executed") as caught:
         policy.check_horizon(17)
     assert "--exec-horizon 16" in caught.value.remedy
 

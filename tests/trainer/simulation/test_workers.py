@@ -63,7 +63,7 @@ def test_a_killed_worker_costs_nothing_but_another_attempt(tmp_path):
 
 def test_a_job_that_kills_every_worker_is_lost_and_the_others_are_done(tmp_path):
     found = did(tmp_path, [("killed", True), ("raised", True), 1, 2], 1)
-    assert found[("killed", True)] == Lost(("killed", True), "the process was ended by SIGKILL")
+    assert found[("killed", True)] == Lost(("killed", True), "the process was killed by SIGKILL")
     assert found[("raised", True)] == Lost(("raised", True), "ValueError: raised")
     assert (found[1], found[2]) == (Done(1, 2, 1), Done(2, 4, 1))
 
@@ -78,7 +78,7 @@ def test_what_every_worker_would_meet_is_raised():
     with pytest.raises(WeightsError, match="do not fit") as caught:
         list(workers.results(refusing, [1], 1))
     assert caught.value.remedy == "others"
-    with pytest.raises(SimulatorError, match=r"3 processes in a row ended before they could begin.*SIGSEGV"):
+    with pytest.raises(SimulatorError, match=r"3 processes in a row ended before they were ready.*SIGSEGV"):
         list(workers.results(dying, [1], 1))
     assert children() == []
 
