@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,21 @@ def imported_roots(path):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
             yield (node.module or "").split(".")[0]
+
+
+def modules():
+    return [file for root in ("rdtops", "plugins", "proofs") for file in (ROOT / root).rglob("*.py")]
+
+
+def test_every_module_and_public_class_has_a_name_of_its_own():
+    names = Counter(file.stem for file in modules() if not file.stem.startswith("__"))
+    names.update(node.name for file in modules() for node in ast.parse(file.read_text()).body
+                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_folder_is_too_large_to_find_a_module_in():
+    assert {folder: count for folder, count in Counter(file.parent for file in modules()).items() if count > 18} == {}
 
 
 @pytest.mark.parametrize("folder", ["rdtops/contract", "rdtops/contract/diagnosis", "rdtops/supervisor",

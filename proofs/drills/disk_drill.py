@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from proofs.drills import is_wanted, link_phases
-from proofs.drills.ground import lab_in, named_assets
-from proofs.drills.link_phases import HOST, Deploy
-from proofs.drills.small_disk import fill, make_room, small_disk, unmount
+from proofs.drills import is_wanted
 from proofs.drills.training_drill import DrillSubject, Life, differences, prepared
-from proofs.drills.typed import Laptop, Typed
+from proofs.staging import link_phases
+from proofs.staging.ground import lab_in, named_assets
+from proofs.staging.link_phases import HOST, Deploy
+from proofs.staging.small_disk import fill, make_room, small_disk, unmount
+from proofs.staging.typed import Laptop, Typed
 from rdtops.contract.journal import Event
 from rdtops.hostlib import manifest
 from rdtops.lab.site import Lab

@@ -17,12 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proofs.drills import attacks, broken_files, is_wanted, stranger
-from proofs.drills.attacks import EVERY, HOST, Attack, Field
-from proofs.drills.ground import lab_in, named_assets
-from proofs.drills.observed_home import SECRET, Home, TypedCommand
-from proofs.drills.recorded_run import OLD, RUN, record
+from proofs.drills import is_wanted
+from proofs.hostile import attacks, stranger
 from proofs.hostile.attacker import HostileHost
+from proofs.hostile.attacks import EVERY, HOST, Attack, Field
+from proofs.staging import broken_files
+from proofs.staging.ground import lab_in, named_assets
+from proofs.staging.observed_home import SECRET, Home, TypedCommand
+from proofs.staging.recorded_run import OLD, RUN, record
 from rdtops.lab.site import Lab
 from rdtops.ui.repository import ROOT, Drilled, Say, StepFailed
 

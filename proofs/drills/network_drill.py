@@ -15,11 +15,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from proofs.drills import is_wanted, link_phases
-from proofs.drills.ground import lab_in, named_assets
-from proofs.drills.link_phases import HOST, Deploy, Fetch, Launch, LinkPhase, Logs, PhaseCheck, TrainingSeen, Watch
-from proofs.drills.route_faults import Fault, Frozen, KeyChanged, ServerKilled
-from proofs.drills.typed import Laptop, Typed
+from proofs.drills import is_wanted
+from proofs.staging import link_phases
+from proofs.staging.ground import lab_in, named_assets
+from proofs.staging.link_phases import HOST, Deploy, Fetch, Launch, LinkPhase, Logs, PhaseCheck, TrainingSeen, Watch
+from proofs.staging.route_faults import Fault, Frozen, KeyChanged, ServerKilled
+from proofs.staging.typed import Laptop, Typed
 from rdtops.lab.site import JUMP, Lab
 from rdtops.ui.repository import ROOT, Drilled, Say
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from proofs.drills.ground import own_lab, release_in, tiny_assets
 from proofs.drills.training_drill import SAME, DrillSubject
+from proofs.staging.ground import own_lab, release_in, tiny_assets
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Event
 from rdtops.contract.recovery import Recovery

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proofs.drills.ground import tiny_assets
+from proofs.staging.ground import tiny_assets
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Event, Journal, parse
 from rdtops.contract.run import RunSpec, checkpoint_name

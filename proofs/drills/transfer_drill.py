@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proofs.drills import small_disk
-from proofs.drills.observer import Observer
+from proofs.staging import small_disk
+from proofs.staging.observer import Observer
 from proofs.wan.wan_lab import HOST, WanLab
 from rdtops.hostlib import processes
 from rdtops.lab.site import JUMP, Lab

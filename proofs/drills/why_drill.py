@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from proofs.drills.ground import own_lab, release_in, tiny_assets
-from proofs.drills.plants import Plant, cleared, plants
+from proofs.staging.ground import own_lab, release_in, tiny_assets
+from proofs.staging.plants import Plant, cleared, plants
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Journal
 from rdtops.contract.recovery import Recovery

@@ -16,7 +16,7 @@ import pytest
 
 from plugins.checkpoint_guard import guard_on_host as guard
 from plugins.slurm import slurm_on_host as slurm
-from proofs.drills.corruptions import WAYS, corrupt
+from proofs.staging.corruptions import WAYS, corrupt
 from rdtops import answers
 from rdtops.contract import diagnosis, overrides
 from rdtops.contract.diagnosis import Evidence

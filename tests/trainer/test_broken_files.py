@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from proofs.drills.corruptions import WAYS, corrupt
+from proofs.staging.corruptions import WAYS, corrupt
 from rdtops.errors import WeightsError
 from rdtops.trainer.data import slot_statistics
 from rdtops.trainer.data.actions import codec

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from proofs.drills.small_disk import fill, make_room, small_disk
+from proofs.staging.small_disk import fill, make_room, small_disk
 from rdtops.contract.journal import Journal
 from rdtops.lab import lab_processes
 from rdtops.trainer import evaluate, train

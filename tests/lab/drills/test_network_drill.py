@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from proofs.drills.ground import lab_in
 from proofs.drills.network_drill import drill_network
+from proofs.staging.ground import lab_in
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proofs.drills import survive_drill, why_drill
-from proofs.drills.plants import plants
+from proofs.staging.plants import plants
 from rdtops.hostlib import manifest
 from rdtops.lab.site import Lab
 from rdtops.ssh import inventory

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from proofs.drills import attacks, broken_files, hostile_drill, stranger
-from proofs.drills.observed_home import CommandEnd, Home, TypedCommand
-from proofs.hostile import mutations
+from proofs.drills import hostile_drill
+from proofs.hostile import attacks, mutations, stranger
+from proofs.staging import broken_files
+from proofs.staging.observed_home import CommandEnd, Home, TypedCommand
 from rdtops.ui.repository import Drilled
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]

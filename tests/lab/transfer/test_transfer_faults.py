@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from proofs.drills.observer import Observer, Seen
 from proofs.drills.transfer_drill import LINE, MB, drill_transfers, loopback_ground, wan_ground
+from proofs.staging.observer import Observer, Seen
 from proofs.wan.wan_lab import WanLab
 from rdtops.errors import LabError
 from rdtops.lab.site import Lab

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from proofs.drills.attacks import (
+from proofs.hostile.attacks import (
     CHECKPOINTS,
     DEPLOY,
     EVAL,
@@ -22,9 +22,9 @@ from proofs.drills.attacks import (
     WHY,
     Field,
 )
-from proofs.drills.corruptions import WAYS, corrupt
-from proofs.drills.observed_home import TypedCommand
-from proofs.drills.recorded_run import OLD, RUN
+from proofs.staging.corruptions import WAYS, corrupt
+from proofs.staging.observed_home import TypedCommand
+from proofs.staging.recorded_run import OLD, RUN
 
 
 def _of_old(*lines: str) -> tuple[str, ...]:

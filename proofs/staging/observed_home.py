@@ -191,7 +191,7 @@ class Home:
         if self._typist is None or self._typist.poll() is not None:
             self._end_typist()
             self._typist = subprocess.Popen(
-                [str(self.project / ".venv/bin/python"), "-m", "proofs.drills.typist"], cwd=self.project,
+                [str(self.project / ".venv/bin/python"), "-m", "proofs.staging.typist"], cwd=self.project,
                 env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return self._typist
 

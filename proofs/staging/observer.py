@@ -1,7 +1,7 @@
 """Observer: detects every file that ever had wrong content under its final name. It uses inotify, so that it misses
 nothing between two polls.
 
-    python -m proofs.drills.observer FOLDER EXPECTED.json
+    python -m proofs.staging.observer FOLDER EXPECTED.json
 
 EXPECTED.json has the MD5 of each final name in the folder. It prints `ready`, watches until its input ends, and then
 prints its observations as JSON: {"appeared": 3, "wrong": ["big: appeared with another MD5"]}.
@@ -38,7 +38,7 @@ class Observer:
     """The handle of the watching process."""
 
     def __init__(self, folder: Path, expected: Path) -> None:
-        self._process = subprocess.Popen([sys.executable, "-m", "proofs.drills.observer", str(folder), str(expected)],
+        self._process = subprocess.Popen([sys.executable, "-m", "proofs.staging.observer", str(folder), str(expected)],
                                          cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                          text=True)
         assert self._process.stdout is not None

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proofs.drills.observed_home import Home, TypedCommand
-from proofs.drills.recorded_run import OLD, RUN, record
 from proofs.hostile.attacker import HostileHost
 from proofs.hostile.plays import PWNED, SCREEN
+from proofs.staging.observed_home import Home, TypedCommand
+from proofs.staging.recorded_run import OLD, RUN, record
 from rdtops.contract.journal import Journal
 from rdtops.hostlib.manifest import FileDigest, Manifest, md5_of
 from rdtops.hostlib.names import RelativePath

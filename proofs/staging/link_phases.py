@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from proofs.drills.observer import Observer
-from proofs.drills.typed import Laptop, Typed
+from proofs.staging.observer import Observer
+from proofs.staging.typed import Laptop, Typed
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from proofs.drills.typed import Laptop
+from proofs.staging.typed import Laptop
 from rdtops.lab.site import Lab
 
 
