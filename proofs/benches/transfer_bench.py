@@ -28,7 +28,7 @@ from proofs.wan.wan_lab import HOST, WanLab
 from rdtops.ui.repository import ROOT, Measured, Say
 
 MB = 1_000_000
-PROGRAM = [sys.executable, "-m", "rdtops.transfer.transfer"]
+PROGRAM = [sys.executable, "-m", "rdtops.transfer"]
 RUN_TIMEOUT_S = 400.0
 SIDE_BY_SIDE = 10  # runs of the others at once on a lossy line
 STOPPED_AFTER = 20  # times our duration: by then the result is clear

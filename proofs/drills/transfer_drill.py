@@ -26,7 +26,7 @@ from rdtops.hostlib import processes
 from rdtops.lab.site import JUMP, Lab
 from rdtops.ui.repository import ROOT, Drilled, Say, StepFailed
 
-PROGRAM = [sys.executable, "-m", "rdtops.transfer.transfer"]
+PROGRAM = [sys.executable, "-m", "rdtops.transfer"]
 LINE = "custom:4:400:0"  # slow enough that most kills come during the transfer
 RUN_TIMEOUT_S = 120.0
 TRIES = 12  # runs within which a transfer must succeed

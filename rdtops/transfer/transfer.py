@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -396,9 +395,3 @@ def _absolute(local: Path) -> str:
 
 def _relative(files: Sequence[str] | None) -> list[str] | None:
     return None if files is None else list(dict.fromkeys(name.rstrip("/") for name in files))
-
-
-if __name__ == "__main__":
-    from rdtops.transfer.transfer_command import main
-
-    sys.exit(main())

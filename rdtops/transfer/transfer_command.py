@@ -1,4 +1,4 @@
-"""Transfer command: `python -m rdtops.transfer.transfer`, which needs only an ssh_config."""
+"""Transfer command: `python -m rdtops.transfer`, which needs only an ssh_config."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ LINE_EVERY_S = 10.0  # without a terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """python -m rdtops.transfer.transfer [--ssh-config FILE | --hosts FILE] SRC HOST:DST, or HOST:SRC DST"""
-    parser = argparse.ArgumentParser(prog="python -m rdtops.transfer.transfer", description=main.__doc__)
+    """python -m rdtops.transfer [--ssh-config FILE | --hosts FILE] SRC HOST:DST, or HOST:SRC DST"""
+    parser = argparse.ArgumentParser(prog="python -m rdtops.transfer", description=main.__doc__)
     parser.add_argument("--ssh-config", help="HOST is a Host of this file, with ProxyJump")
     parser.add_argument("--hosts", help="HOST is of this inventory; default hosts.toml")
     parser.add_argument("--verify", choices=["cached", "full"], default="cached")

@@ -156,7 +156,7 @@ def test_the_program_on_its_own_asks_for_the_code_in_a_terminal(bastion: Host, b
         f"{key} = {value!r}\n" for key, value in (
             ("address", bastion.address), ("port", bastion.port), ("identity_file", bastion.identity_file),
             ("known_hosts", bastion.known_hosts))))
-    words = [sys.executable, "-m", "rdtops.transfer.transfer", "--hosts", str(inventory), str(big),
+    words = [sys.executable, "-m", "rdtops.transfer", "--hosts", str(inventory), str(big),
              f"bastion:{big.parent / 'there'}"]
     person, terminal = pty.openpty()
     with subprocess.Popen(["setsid", "--ctty", "--wait", *words], stdin=terminal, stdout=terminal,

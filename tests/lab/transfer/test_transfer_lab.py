@@ -243,7 +243,7 @@ def test_all_who_used_a_link_that_froze_hear_of_it_at_once(connection: Connectio
 
 def test_it_moves_files_on_its_own(lab_hosts: Path, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x")
-    run = [sys.executable, "-m", "rdtops.transfer.transfer", "--hosts", str(lab_hosts)]
+    run = [sys.executable, "-m", "rdtops.transfer", "--hosts", str(lab_hosts)]
     there = subprocess.run([*run, tmp_path / "f", f"lab:{tmp_path}/there/"], capture_output=True, text=True,
                            check=False)
     assert (there.returncode, there.stderr) == (0, "")

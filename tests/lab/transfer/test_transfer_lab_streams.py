@@ -67,7 +67,7 @@ def test_a_stream_that_dies_leaves_its_ranges_to_the_others(client: SshClient, b
 def test_kill_9_of_the_sender_costs_at_most_a_twentieth(client: SshClient, lab_hosts: Path, big: Path,
                                                         tmp_path: Path) -> None:
     folder = tmp_path / "there"
-    sender = subprocess.Popen([sys.executable, "-m", "rdtops.transfer.transfer", "--hosts", str(lab_hosts), str(big),
+    sender = subprocess.Popen([sys.executable, "-m", "rdtops.transfer", "--hosts", str(lab_hosts), str(big),
                                f"lab:{folder}/"], stdout=subprocess.DEVNULL)
     until(lambda: sum(size for _, size in begun(bytes(folder))) > SIZE // 3)
     sender.kill()
@@ -106,7 +106,7 @@ def test_an_unknown_host_key_is_refused_by_the_ssh_program_too(lab: Lab, tmp_pat
 
 def test_a_dry_run_prints_reasons_and_sizes_and_moves_nothing(lab_hosts: Path, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x" * 2000)
-    ran = subprocess.run([sys.executable, "-m", "rdtops.transfer.transfer", "--hosts", str(lab_hosts), "--dry-run",
+    ran = subprocess.run([sys.executable, "-m", "rdtops.transfer", "--hosts", str(lab_hosts), "--dry-run",
                           str(tmp_path / "f"), f"lab:{tmp_path}/there/"], capture_output=True, text=True, check=True)
     assert ran.stdout == "send   f: 2 kB, missing on the host\n1 of 1 files, 2 kB to send\n"
     with contextlib.suppress(FileNotFoundError):
