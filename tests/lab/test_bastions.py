@@ -112,7 +112,7 @@ def test_a_wrong_code_is_a_refusal(bastion: Host) -> None:
 
 def test_without_a_person_the_question_is_said_in_bounded_time(bastion: Host) -> None:
     begun = time.monotonic()
-    with Connection(bastion) as connection, pytest.raises(AuthenticationFailed, match="nobody is at a terminal"):
+    with Connection(bastion) as connection, pytest.raises(AuthenticationFailed, match="there is no terminal"):
         connection.open()
     assert time.monotonic() - begun < 15
 

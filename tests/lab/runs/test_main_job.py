@@ -59,12 +59,12 @@ def test_why_says_how_it_ended_and_what_to_type_next(job, inv):
     (row,) = inv.good(f"why --host lab --run {run_id} --json").rows()
     assert (row["cause"], row["well"], row["attempts"][-1]["exit_code"]) == ("finished", True, 0)
     assert f"-> inv fetch-results --host lab --run {run_id}" in inv.good(f"why --host lab --run {run_id}").out
-    inv.refused("why --host lab --run nobody", 1, "no run called 'nobody'", "inv status --host lab")
+    inv.refused("why --host lab --run nobody", 1, "no run matches 'nobody'", "inv status --host lab")
 
 
 def test_the_log_says_what_the_data_were_taken_for(job, workspace):
     log = (workspace / "runs" / job[2]["run_id"] / "train.log").read_text()
-    assert ("observations after the action of their index (found in states); images stored upside down, made upright "
+    assert ("observations after the action of their index (found in states); images stored upside down, turned upright "
             "(the file says opengl)") in log
 
 

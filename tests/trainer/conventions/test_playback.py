@@ -46,8 +46,8 @@ def test_every_codec_gives_back_motion_and_success(using) -> None:
 
 
 @pytest.mark.parametrize(("columns", "factor", "says"), [
-    ((1,), -1, "the arm moves otherwise"), ((0, 1, 2), 0.05, "the arm moves otherwise"),
-    ((6,), -1, "the gripper moves otherwise")], ids=["y flipped", "metres", "gripper inverted"])
+    ((1,), -1, "the arm does not move as recorded"), ((0, 1, 2), 0.05, "the arm does not move as recorded"),
+    ((6,), -1, "the gripper does not move as recorded")], ids=["y flipped", "metres", "gripper inverted"])
 def test_another_motion_is_named(columns, factor, says) -> None:
     found = played(columns=columns, factor=factor)[playback.MOTION]
     assert (found.verdict, found.is_certain) == (Verdict.BROKEN, False)
