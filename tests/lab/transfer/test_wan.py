@@ -46,7 +46,8 @@ def on_laptop(lab: WanLab, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(("name", "rtt_ms"), [("lan", 0), ("wan", 40), ("far", 120), ("custom:20:100:0", 20)])
 def test_a_round_trip_takes_what_the_profile_says(wan: WanLab, name: str, rtt_ms: float) -> None:
     wan.set_profile(name)
-    assert wan.ping(7).rtt_ms == pytest.approx(rtt_ms, abs=5)
+    quickest_ms = min(wan.ping(1).rtt_ms for _ in range(7))  # what a busy machine adds is not the line's
+    assert quickest_ms == pytest.approx(rtt_ms, abs=5)
 
 
 def test_packets_are_lost_as_the_profile_says(wan: WanLab) -> None:

@@ -213,7 +213,7 @@ def test_a_plugin_that_answers_nonsense_of_a_checkpoint_is_named(connection, jou
     module.after_checkpoint = after_checkpoint
     checkpoint(journal, 10)
     (said,) = catch_up(connection, load(module))
-    assert said.error == "answered 42, not a mapping"
+    assert said.error == "returned 42, not a mapping"
 
 
 def test_a_webhook_hears_of_a_checkpoint_and_of_a_failure_once_and_its_address_stays_unseen(
