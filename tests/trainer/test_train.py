@@ -330,7 +330,7 @@ def test_settings_changed_on_resume_are_named(prepare, train_here) -> None:
     values["train"].update(max_steps=3, learning_rate=5e-4)
     Path(spec.paths.config).write_text(json.dumps(values))
     assert train_here(spec) == 0
-    assert events(spec, "warning")[0].data["message"].endswith("than it was trained with: learning_rate, max_steps")
+    assert events(spec, "warning")[0].data["message"].endswith("differ from its training: learning_rate, max_steps")
     last = events(spec, "step")[-1].data
     assert (last["step"], last["learning_rate"]) == (3, pytest.approx(5e-4 * 3 / 5))
 
@@ -571,7 +571,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(prepare, train_he
 
 @pytest.mark.parametrize(("change", "says"), [
     (lambda t: t.pop("exp_avg.img_adaptor.0.bias"), "lacks exp_avg.img_adaptor.0.bias"),
-    (lambda t: t.update({"exp_avg.extra": torch.zeros(1)}), "does not have: exp_avg.extra")])
+    (lambda t: t.update({"exp_avg.extra": torch.zeros(1)}), "not in the model: exp_avg.extra")])
 def test_a_resume_needs_every_moment_and_no_other(prepare, train_here, change, says) -> None:
     """Weights alone would train on, from a state that no training has ever had."""
     spec = prepare("momentless", *SHORT, "max_steps=1")
