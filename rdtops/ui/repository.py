@@ -173,9 +173,9 @@ def test(say: Say, *, slow: bool, only: str, coverage: bool) -> Iterator[Any]:
 
 
 def _workers() -> list[str]:
-    """Return pytest-xdist's options: two workers a core, since half of the time is waiting. Each has its own lab; a
-    file stays with one worker, for its fixtures."""
-    count = min(2 * len(os.sched_getaffinity(0)), MOST_WORKERS)
+    """Return pytest-xdist's options: one worker more than cores, since half of the time is waiting. Each has its own
+    lab; a file stays with one worker, for its fixtures."""
+    count = min(1 + len(os.sched_getaffinity(0)), MOST_WORKERS)
     return ["-n", str(count), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 

@@ -25,24 +25,26 @@ from tests.lab.watched import begun
 ROOT = Path(__file__).parents[2]
 
 
-_homes: list[str] = []  # of the hosts of the session's lab
+_homes: list[Path] = []  # of the hosts of the session's lab
 
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab that is up. Tests that break it put it right again with `lab.up()`."""
     for lab in running_lab(tmp_path_factory, os.environ.get("RDTOPS_LAB_BACKEND", "auto")):
-        _homes.extend(f"HOME={lab.home(host)}" for host in HOSTS)
+        _homes.extend(lab.home(host) for host in HOSTS)
         yield lab
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_training_is_left() -> Iterator[None]:
-    """End the trainings that a failed test left running: they would slow down every test that follows."""
+def nothing_is_left() -> Iterator[None]:
+    """Leave hosts without trainings and with an empty workspace: which file of tests comes next, chance decides."""
     yield
     runs = processes.carried(liveness.RUN)
-    processes.end(lambda: [pid for home in _homes for pid in processes.carrying(home)
+    processes.end(lambda: [pid for home in _homes for pid in processes.carrying(f"HOME={home}")
                            if runs.intersection(processes.environment(pid))])
+    for home in _homes:
+        shutil.rmtree(home / "rdtops", ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ def route(lab: Lab, tiny_hosts: Path, tmp_path: Path) -> Route:
     return Route("no delay", (), lab.ssh_config, "lab2", env)
 
 
+@pytest.mark.slow
 def test_a_check_is_held_against_ssh_and_its_slowest_probe(route: Route) -> None:
     check_bench._run(route, route.inv("deploy"), {})
     row = check_bench._compared(route, "some", {}, 1, lambda _: None)
