@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from proofs.drills.training_drill import SAME, DrillSubject
+from proofs.drills.training_drill import SAME, DrillSubject, differences
 from proofs.staging.ground import own_lab, release_in, tiny_assets
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Event
@@ -83,7 +83,8 @@ def drill_survive(connection: Connection, assets: Mapping[str, str], kills: int,
             say(f"kill {len(done)} of {kills}: {done[-1].victim}, back after {done[-1].back_s:.1f} s, "
                 f"{done[-1].steps_repeated} steps repeated")
         training.wait_for_end()
-        problems += differences(number + 1, left_alone.subject, training.subject)
+        problems += [f"training {number + 1}: {difference}"
+                     for difference in differences(left_alone.subject, training.subject)]
     title = (f"{trainings} trainings of {steps} steps, 2 processes each, {len(done)} kills, "
              f"{time.monotonic() - begun_s:.0f} s")
     return Drilled(title, tuple(_rows(done)), tuple(problems), SAME)
@@ -201,19 +202,6 @@ def _words(member: Process) -> list[str]:
         return Path(f"/proc/{member.pid}/cmdline").read_text(errors="replace").split("\0")
     except OSError:
         return []
-
-
-def differences(number: int, left_alone: DrillSubject, killed: DrillSubject) -> list[str]:
-    """Return the differences of a training from the undisturbed one."""
-    found = [f"training {number}: {path}: its MD5 is not that of the undisturbed training"
-             for path, md5 in left_alone.learnt.items() if killed.learnt.get(path) != md5]
-    steps = left_alone.losses.keys() | killed.losses.keys()
-    others = [step for step in sorted(steps) if left_alone.losses.get(step) != killed.losses.get(step)]
-    if others:
-        found.append(f"training {number}: the loss differs in {len(others)} steps, first in step {others[0]}")
-    if not left_alone.learnt:
-        found.append("the undisturbed training has no last checkpoint")
-    return found
 
 
 def _rows(done: list[Killed]) -> Iterable[Survived]:

@@ -15,8 +15,7 @@ from typing import Literal
 from proofs.wan.namespace import Namespace, run
 from proofs.wan.profile import Profile
 from rdtops.errors import LabError
-from rdtops.hostlib import files
-from rdtops.hostlib import processes as kin
+from rdtops.hostlib import files, processes
 from rdtops.lab import lab_processes
 from rdtops.lab.lab_processes import LabProcess
 
@@ -54,7 +53,7 @@ class Link:
         """Make the line match the profile; connections survive where only the numbers change."""
         if profile.shaped and self._wanem:
             self._configure(profile)
-            kin.send([self._wanem.pid], signal.SIGHUP)
+            processes.send([self._wanem.pid], signal.SIGHUP)
             return
         self.remove()
         if profile.shaped and self._shaper == "wanem":

@@ -28,8 +28,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rdtops.errors import LabError
-from rdtops.hostlib import locks
-from rdtops.hostlib import processes as kin
+from rdtops.hostlib import locks, processes
 from rdtops.lab import handshake, keys, lab_processes, sshd
 from rdtops.lab.fake_gpus import Gpus
 from rdtops.lab.lab_files import LabFolder, place
@@ -157,10 +156,10 @@ class Lab(LabFolder):
 
     def freeze(self, name: str) -> None:
         """Freeze a server and its connections: they stay open, but send nothing."""
-        kin.send(self._server(name).processes(), signal.SIGSTOP)
+        processes.send(self._server(name).processes(), signal.SIGSTOP)
 
     def thaw(self, name: str) -> None:
-        kin.send(self._server(name).processes(), signal.SIGCONT)
+        processes.send(self._server(name).processes(), signal.SIGCONT)
 
     def stop_server(self, name: str) -> None:
         """End the server and its connections; detached processes on the host continue."""
@@ -169,7 +168,7 @@ class Lab(LabFolder):
     def kill_server(self, name: str) -> None:
         """Send SIGKILL to the server and its connections at once."""
         server = self._server(name)
-        kin.send(server.processes(), signal.SIGKILL)
+        processes.send(server.processes(), signal.SIGKILL)
         server.stop()  # processes forked meanwhile
 
     def start_server(self, name: str) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 from rdtops.contract.run import RunSpec, RunState, best_of
 from rdtops.errors import HostError, RemoteError, UsageError
-from rdtops.runs import evaluations as evaluation
-from rdtops.runs import jobs, launchers, overview, watch
+from rdtops.runs import evaluations, jobs, launchers, overview, watch
 from rdtops.runs import why as diagnosing
 from rdtops.runs.overview import RunView
 from rdtops.runs.poller import Backoff, Question, RunPoller, log_lines
@@ -35,22 +34,22 @@ def status(session: HostSession, *, run_id: str, everything: bool) -> Iterator[S
         every = overview.list_runs(connection, gpus=True)
         found = ([overview.pick(connection, every, run_id)] if run_id
                  else every if everything else [r for r in every if r is every[-1] or r.state is RunState.RUNNING])
-        evaluations = evaluation.list_evaluations(connection, found) if found else []
+        evaluated = evaluations.list_evaluations(connection, found) if found else []
     except (HostError, RemoteError) as error:
         yield StatusOutput(host.name, problem=error)
         return
     yield StatusOutput(host.name, tuple(
-        RunStatus(run, tuple(e for e in evaluations if e.run_id == run.run_id)) for run in found))
+        RunStatus(run, tuple(e for e in evaluated if e.run_id == run.run_id)) for run in found))
 
 
 def logs(session: HostSession, *, run_id: str, lines: int, follow: bool, evaluated: bool) -> Iterator[LogOutput]:
     """Show the log of a run's training or, with `evaluated`, of its newest evaluation."""
     connection = session.connect()
     run = overview.find(connection, run_id)
-    log = evaluation.find(connection, run).log if evaluated else str(overview.paths(connection, run).log)
+    log = evaluations.find(connection, run).log if evaluated else str(overview.paths(connection, run).log)
 
     def ended() -> bool:
-        return evaluation.find(connection, run).state.ended
+        return evaluations.find(connection, run).state.ended
 
     path = log.removeprefix(str(overview.paths(connection, run).root) + "/")
     with RunPoller(connection) as poller:
@@ -103,9 +102,9 @@ def stop(session: HostSession, *, run_id: str, grace_s: float,
     connection = session.connect()
     run = overview.find(connection, run_id)
     if evaluated:
-        view = evaluation.find(connection, run)
-        evaluation.stop(connection, view)
-        yield EvaluationOutput(evaluation.find(connection, run, view.name))
+        view = evaluations.find(connection, run)
+        evaluations.stop(connection, view)
+        yield EvaluationOutput(evaluations.find(connection, run, view.name))
         return
     if run.state is RunState.RUNNING:
         session.say(f"asking {run.run_id} to save and stop (up to {grace_s:.0f} s)")

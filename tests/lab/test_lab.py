@@ -25,7 +25,7 @@ import pytest
 
 import rdtops
 from rdtops.errors import LabError
-from rdtops.hostlib import processes as kin
+from rdtops.hostlib import processes
 from rdtops.lab import keys, lab_processes, packages
 from rdtops.lab.fake_gpus import Failure, FakeGpuProcess, Gpus
 from rdtops.lab.lab_processes import LabProcess
@@ -460,7 +460,7 @@ def _ordinary_user() -> Iterator[tuple[str, Path, str]]:
         yield user, home, _python_for(user)
     finally:
         of_user = (path for path in lab_processes.PROC.glob("[0-9]*") if path.stat().st_uid == uid)
-        kin.send((int(path.name) for path in of_user), signal.SIGKILL)
+        processes.send((int(path.name) for path in of_user), signal.SIGKILL)
         subprocess.run(["userdel", "--force", user], check=True, capture_output=True)
         shutil.rmtree(home)
 
