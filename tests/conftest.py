@@ -6,10 +6,18 @@ import os
 import pytest
 from hypothesis import settings
 
+from rdtops.plugging import registry
+
 settings.register_profile("shared machine", deadline=None)  # how long an example takes tells how busy the machine is
 settings.load_profile("shared machine")
 pytest_plugins = ["rdtops.testing.fixtures"]
 LONGEST = ("tests/lab/", "tests/trainer/")
+
+
+@pytest.fixture(autouse=True)
+def plugins_are_loaded_for_each_test():
+    """A process loads its plugins once; here each test is a process of its own, with plugins of its own."""
+    registry._loaded.cache_clear()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -57,8 +57,8 @@ def test_the_drill_sees_a_wrong_bit(connection, assets) -> None:
         last.mkdir(parents=True)
         (last / "model.safetensors").write_bytes(b"\x00" if training is left_alone else b"\x01")
         manifest.seal(last)
-    assert survive_drill.differences(1, left_alone.subject, other.subject) == [
-        "training 1: model.safetensors: its MD5 is not that of the undisturbed training"]
+    assert survive_drill.differences(left_alone.subject, other.subject) == [
+        "model.safetensors: its MD5 is not that of the undisturbed training"]
 
 
 def test_planted_causes_are_named(lab, connection, assets) -> None:
