@@ -9,52 +9,34 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
-import re
 import select
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from rdtops.errors import AuthenticationFailed, CommandFailed, ConnectionLost, HostError, HostKeyError, Unreachable
+from rdtops.errors import CommandFailed, ConnectionLost, RdtopsError, Unreachable
 from rdtops.hostlib.names import quoted as quoted_word
 from rdtops.porter.entries import Problem
 from rdtops.porter.wire import Heartbeat, Wire
 from rdtops.ssh import bundle
 from rdtops.ssh.command import Command, for_the_host
 from rdtops.ssh.hosts import Host
-from rdtops.ssh.openssh_config import config_text, destination
+from rdtops.ssh.login.openssh_errors import Refused, explained
+from rdtops.ssh.login.openssh_master import end_group, first_silent
+from rdtops.ssh.openssh_config import destination, write_config
 
 PIPE_BYTES = 1 << 20  # with Linux's 64 KiB, ssh and we wake each other up too often
 PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # before a login is tried again at a hop that accepts no more now
 LOGINS = 4  # at a time at one hop; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
-QUICK = """\
-Host *
-  BatchMode yes
-  ControlMaster no
-  ControlPath none
-  ServerAliveInterval 10
-  LogLevel DEBUG1
-  Ciphers ^aes128-gcm@openssh.com
-
-"""  # hardware does AES; the tag of the default cipher costs three times as much
 LOGIN_S = 30.0  # to log in, beside the connect_timeout_s of every hop
 STDERR_BYTES = 1 << 24  # of ssh and of the program on the host; beyond it the process is killed
 STDERR_LINE_BYTES = 1 << 12
-_REFUSED = re.compile(r"kex_exchange_identification|Connection (closed|reset) by|UNKNOWN port|Exceeded MaxStartups|"
-                      r"banner exchange|administratively prohibited|open failed")
-
-
-class Refused(Unreachable):
-    """A hop that accepts no more logins now."""
-
 
 def present() -> bool:
     return shutil.which("ssh") is not None
@@ -66,8 +48,7 @@ class SshClient:
     def __init__(self, host: Host) -> None:
         self.host = host
         self._folder = tempfile.TemporaryDirectory(prefix="rdtops-ssh-")
-        self._config = Path(self._folder.name) / "config"
-        self._config.write_text(QUICK + config_text(host), encoding="utf-8")
+        self._config = write_config(host, Path(self._folder.name))
         self._processes: list[SshProcess] = []
         self._idle: list[SshProcess] = []
         self._turn = threading.Condition()
@@ -153,13 +134,10 @@ class SshClient:
         """Return the seconds that a login takes at every hop. Raise ConnectionLost that names the first hop that does
         not answer."""
         start_s = time.monotonic()
-        for number, hop in enumerate(self.host.route):
-            command = ["ssh", "-F", str(self._config), destination(self.host, number), "exit"]
-            if f"Authenticated to {hop.address}" not in _stderr(command, timeout_s):
-                raise ConnectionLost(f"lost {self.host.name} ({self.host.route_words}): no answer from {hop.name} "
-                                     f"within {timeout_s:g} s",
-                                     remedy=f"inv hosts --ping --host {self.host.name}   # then run the same command "
-                                     "again")
+        if hop := first_silent(self.host, self._config, timeout_s):
+            raise ConnectionLost(f"lost {self.host.name} ({self.host.route_words}): no answer from {hop.name} within "
+                                 f"{timeout_s:g} s", remedy=f"inv hosts --ping --host {self.host.name}   # then run "
+                                 "the same command again")
         return time.monotonic() - start_s
 
     def close(self) -> None:
@@ -170,29 +148,6 @@ class SshClient:
     def _may_log_in(self) -> bool:
         at_hop = [p.passed for p in self._processes if p.alive]
         return all(at_hop.count(hop) < LOGINS for hop in range(len(self.host.route)))
-
-
-def _stderr(command: Sequence[str], timeout_s: float) -> str:
-    """Return the stderr of a command, at most STDERR_BYTES; '' where it does not end in time."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                               start_new_session=True)
-    assert process.stderr
-    late = threading.Timer(timeout_s, _kill_all, [process])
-    late.start()
-    try:
-        errors = process.stderr.read(STDERR_BYTES).decode("utf-8", "replace")
-        return errors if late.is_alive() else ""
-    finally:
-        late.cancel()
-        _kill_all(process)
-        process.wait()
-        process.stderr.close()
-
-
-def _kill_all(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and the `ssh` that it started for the hop before, which holds our stderr open."""
-    with contextlib.suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 class SshProcess:
@@ -260,7 +215,7 @@ class SshProcess:
 
     def kill(self) -> None:
         if self.alive:
-            _kill_all(self._process)
+            end_group(self._process)
         self._process.wait()
 
     def close(self) -> None:
@@ -272,7 +227,7 @@ class SshProcess:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def end(self) -> HostError | CommandFailed:
+    def end(self) -> RdtopsError:
         """Kill it and return the error that says why it ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(2)
@@ -314,28 +269,18 @@ class SshProcess:
                 yield from (line[:STDERR_LINE_BYTES].decode("utf-8", "replace").rstrip() for line in lines)
         yield rest[:STDERR_LINE_BYTES].decode("utf-8", "replace")
 
-    def _explained(self, code: int, errors: str) -> HostError | CommandFailed:
+    def _explained(self, code: int, errors: str) -> RdtopsError:
         host = self._client.host
         route = f"{host.name} ({host.route_words})"
-        trust = f"inv trust --host {host.name}"
         inside = self.passed >= len(host.route)
         if inside and code not in (255, -9):
             if code == 127:
                 return CommandFailed(f"{host.name}: {errors or 'command not found'}",
                                      remedy=f"set hosts.{host.name}.python in hosts.toml to a Python 3.8 or newer")
             return CommandFailed(f"{host.name}: exit {code}\n{errors[-600:]}")
-        if "IDENTIFICATION HAS CHANGED" in errors:
-            return HostKeyError(f"the host key of a hop of {route} has CHANGED. Either the machine was reinstalled, or "
-                                "this is a man-in-the-middle attack", remedy=trust)
-        if "Host key verification failed" in errors or "host key is known for" in errors:
-            return HostKeyError(f"the host key of a hop of {route} is not known: {errors[-300:]}", remedy=trust)
-        if "Permission denied" in errors:
-            return AuthenticationFailed(f"permission denied by a hop of {route}: {errors[-300:]}",
-                                        remedy=f"check user and identity_file of {host.name} in hosts.toml")
         if inside:
             why = f" ({errors[-300:]})" if errors else ""
             return ConnectionLost(f"lost {route}: the connection was closed or the command was killed{why}",
                                   remedy=f"inv hosts --ping --host {host.name}   # then run the same command again")
-        kind = Refused if _REFUSED.search(errors) else Unreachable
-        return kind(f"cannot reach {route}: {errors[-300:] or 'no answer'}",
-                    remedy=f"inv hosts --ping --host {host.name}")
+        return explained(errors, host) or Unreachable(f"cannot reach {route}: {errors[-300:] or 'no answer'}",
+                                                      remedy=f"inv hosts --ping --host {host.name}")

@@ -13,8 +13,10 @@ from pathlib import Path
 from rdtops.errors import AuthenticationFailed, RdtopsError, UsageError
 from rdtops.porter.entries import Problem
 from rdtops.porter.listing import scan
-from rdtops.ssh import hosts, openssh_client
+from rdtops.ssh import openssh_client
 from rdtops.ssh.display import of_words, printable, shown, size_words
+from rdtops.ssh.hosts import Host
+from rdtops.ssh.login import ssh_config
 from rdtops.ssh.openssh_client import SshClient
 from rdtops.transfer.porter_session import OpenPorter
 from rdtops.transfer.streams import StreamPool
@@ -147,7 +149,7 @@ class LineDisplay(Display):
             super().__call__(progress)
 
 
-def _sides(options: argparse.Namespace) -> tuple[hosts.Host, bool]:
+def _sides(options: argparse.Namespace) -> tuple[Host, bool]:
     """Return the host, and whether it is the target."""
     def named(side: str) -> str:
         name, colon, _ = side.partition(":")
@@ -159,9 +161,9 @@ def _sides(options: argparse.Namespace) -> tuple[hosts.Host, bool]:
     return _host(options, source or target), bool(target)
 
 
-def _host(options: argparse.Namespace, name: str) -> hosts.Host:
+def _host(options: argparse.Namespace, name: str) -> Host:
     if options.ssh_config:
-        return hosts.of_ssh_config(name, Path(options.ssh_config).expanduser().absolute())
+        return ssh_config.host(name, {}, Path(options.ssh_config).expanduser().absolute())
     from rdtops.ssh import inventory  # here, because what checks hosts.toml is slow to import
 
     return inventory.load(options.hosts).host(name)

@@ -87,7 +87,7 @@ class Session:
         if wanted:
             return [self.on(self.inventory.host(n)) for n in dict.fromkeys(wanted)]
         last = records.last_launch() if of_runs else ""
-        if last in self.inventory.hosts and not any(h.default for h in self.inventory.hosts.values()):
+        if last in self.inventory.hosts and not self.inventory.default:
             self.say(f"no --host given: using {last}, the host of the last launch")
             return [self.on(self.inventory.host(last))]
         return [self.on(self.inventory.default_host)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Iterator
 
 from rdtops.contract.run import RunSpec, RunState, best_of
@@ -13,7 +12,6 @@ from rdtops.runs import why as diagnosing
 from rdtops.runs.overview import RunView
 from rdtops.runs.poller import Backoff, Question, RunPoller, log_lines
 from rdtops.runs.records import RunRecords
-from rdtops.ssh import openssh_config
 from rdtops.ssh.display import size_words
 from rdtops.ssh.hosts import Host
 from rdtops.views.checkpoint_output import CheckpointRow, CheckpointsOutput
@@ -91,10 +89,8 @@ def attach(session: HostSession, *, run_id: str) -> Iterator[LogOutput]:
     yield LogOutput(f"attached to {run.run_id}; detach with {launchers.traits(host).detach_keys}: the training "
                     "continues\n")
     line = launchers.launcher(host).attach_line(jobs.job_of(spec))
-    with tempfile.NamedTemporaryFile("w", prefix="rdtops-", suffix=".ssh_config") as config:
-        config.write(openssh_config.config_text(host))
-        config.flush()
-        subprocess.run(["ssh", "-F", config.name, "-t", openssh_config.destination(host), line], check=False)
+    with connection.terminal(line) as command:
+        subprocess.run(command, check=False)
 
 
 def stop(session: HostSession, *, run_id: str, grace_s: float,

@@ -8,6 +8,7 @@ import pytest
 from rdtops.errors import AuthenticationFailed, HostError, Unreachable
 from rdtops.ssh import exceptions
 from rdtops.ssh.hosts import Hop, Host
+from rdtops.ssh.login.identities import LoginRefused
 
 JUMP = Hop(name="bastion", address="10.0.0.1", user="me")
 HOST = Host(name="a800", address="10.0.0.2", user="me", jumps=(JUMP,))
@@ -17,7 +18,7 @@ HOST = Host(name="a800", address="10.0.0.2", user="me", jumps=(JUMP,))
     (paramiko.AuthenticationException("Authentication timeout."), Unreachable, "stopped answering during the login"),
     (paramiko.AuthenticationException("Authentication failed: transport shut down or saw EOF"), Unreachable,
      "stopped answering during the login"),
-    (paramiko.AuthenticationException("Authentication failed."), AuthenticationFailed, "does not accept the user 'me'"),
+    (LoginRefused(["id"], [], ["publickey"]), AuthenticationFailed, "does not accept the user 'me'; keys offered: id"),
     (paramiko.SSHException("Error reading SSH protocol banner"), Unreachable, "does not answer as an SSH server"),
 ])
 def test_a_login_that_was_cut_is_no_refused_key(error: Exception, kind: type[HostError], words: str) -> None:
