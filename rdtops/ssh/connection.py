@@ -80,6 +80,7 @@ class Connection:
         self._link: FabricChain | OpenSshMaster = FabricChain(host, ask)  # not open yet
         self._blaming = threading.Lock()  # held while the failed hop is searched
         self._opening = threading.Lock()  # checks and a transfer's pings use one connection side by side
+        self.was_open = False
         self._home = ""
         self._ahead_s = 0.0
         self._last_loss: ConnectionLost | None = None
@@ -104,6 +105,7 @@ class Connection:
             raise ConfigError(self.host.problem, remedy=f"inv hosts --host {self.host.name}")
         call_log.note(self.host.name, "login")
         self._link = self._logged_in()
+        self.was_open = True
         self._last_loss = None
 
     def _logged_in(self) -> FabricChain | OpenSshMaster:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rdtops.delivery.plan import Request
-from rdtops.errors import ConfigError, HostError, UsageError
+from rdtops.errors import ConfigError, HostError, RemoteError, UsageError
 from rdtops.plugging import authoring, catalog, discovery, registry
 from rdtops.runs import inquiries, overview
 from rdtops.ssh import trust
@@ -22,8 +22,10 @@ def hosts(session: HostSession, *, ping: bool) -> Iterator[HostOutput]:
         yield HostOutput(session.host)
         return
     try:
-        yield HostOutput(session.host, session.connect().ping())
-    except HostError as error:
+        connection = session.connect()
+        connection.run_shell(":")  # a menu bastion lets us in and runs nothing
+        yield HostOutput(connection.host, connection.ping())
+    except (HostError, RemoteError, ConfigError) as error:
         yield HostOutput(session.host, None, f"{error.message}\n{error.remedy}")
 
 

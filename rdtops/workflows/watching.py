@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 
 from rdtops.contract.run import RunSpec, RunState, best_of
-from rdtops.errors import HostError, RemoteError, UsageError
+from rdtops.errors import ConfigError, HostError, RemoteError, UsageError
 from rdtops.runs import evaluations, jobs, launchers, overview, watch
 from rdtops.runs import why as diagnosing
 from rdtops.runs.overview import RunView
@@ -33,7 +33,7 @@ def status(session: HostSession, *, run_id: str, everything: bool) -> Iterator[S
         found = ([overview.pick(connection, every, run_id)] if run_id
                  else every if everything else [r for r in every if r is every[-1] or r.state is RunState.RUNNING])
         evaluated = evaluations.list_evaluations(connection, found) if found else []
-    except (HostError, RemoteError) as error:
+    except (HostError, RemoteError, ConfigError) as error:
         yield StatusOutput(host.name, problem=error)
         return
     yield StatusOutput(host.name, tuple(

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,6 +54,7 @@ class OpenSshMaster:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: list[str] = []
+        self._sessions: weakref.WeakSet[SshSession] = weakref.WeakSet()
 
     def open(self) -> None:
         """Log in. Raise a HostError that says which hop refused, or a ConfigError."""
@@ -98,7 +100,9 @@ class OpenSshMaster:
 
     def session(self, command: str, timeout_s: float, silence_s: float) -> SshSession:  # noqa: ARG002
         """Run a command of the host's login shell; return the pipes of it."""
-        return SshSession(self._session_command(command), silence_s, lambda: self.alive)
+        session = SshSession(self._session_command(command), silence_s, lambda: self.alive)
+        self._sessions.add(session)
+        return session
 
     def _session_command(self, command: str) -> list[str]:
         """Return the `ssh` of a session. Without the master it must not log in by itself, hence the ProxyCommand."""
@@ -136,6 +140,8 @@ class OpenSshMaster:
     def close(self) -> None:
         """End it and its sessions, and the `ssh` of the hops before, which end with it."""
         process, self._process = self._process, None
+        for session in list(self._sessions):
+            session.close()
         if process:
             end_group(process)
         if self._folder:

@@ -134,7 +134,8 @@ def _route(destination: Destination, file: Path, seen: tuple[str, ...], *, goes_
     """Return the hops to a destination, outermost first. `goes_directly`: its own jumps are overridden, as ssh does
     with each jump of a list but the first."""
     if destination.name in seen or len(seen) > _ROUTE_LIMIT:
-        raise ConfigError(f"{file}: ProxyJump of {seen[0]!r} is a loop: {' -> '.join([*seen, destination.name])}")
+        raise ConfigError(f"{file}: ProxyJump of {seen[0]!r} is a loop: {' -> '.join([*seen, destination.name])}",
+                          remedy=f"edit ProxyJump in {file}")
     found = _asked(destination, file)
     hop = _hop(destination, found, _asked(destination, None), goes_directly)
     words = found.get("proxyjump", "none")
@@ -209,13 +210,15 @@ def _asked(destination: Destination, file: Path | None) -> Settings:
     if not shutil.which("ssh"):
         return _read_by_paramiko(destination, file)
     if destination.name.startswith("-") or not _WORD.fullmatch(destination.name):
-        raise ConfigError(f"{file}: {destination.name!r} is not a name of a host")
+        raise ConfigError(f"{file}: {destination.name!r} is not a name of a host",
+                          remedy="check ProxyJump and ssh_alias")
     command = ["ssh", "-G", *_files(file), *(["-l", destination.user] if destination.user else []),
                *(["-p", destination.port] if destination.port else []), "--", destination.name]
     try:
         read = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=20)
     except (subprocess.TimeoutExpired, ValueError) as error:
-        raise ConfigError(f"{file}: ssh -G {destination.name} gives no answer: {error}") from None
+        raise ConfigError(f"{file}: ssh -G {destination.name} gives no answer: {error}",
+                          remedy=" ".join(command)) from None
     if read.returncode:
         why = " ".join(read.stderr.decode("utf-8", "replace").split())[-300:]
         raise ConfigError(f"{file}: ssh cannot read it: {why}",
@@ -247,7 +250,7 @@ def _read_by_paramiko(destination: Destination, file: Path | None) -> Settings:
         try:
             found = dict(paramiko.SSHConfig.from_path(str(file)).lookup(destination.name))
         except (paramiko.SSHException, ValueError, OSError) as error:
-            raise ConfigError(f"{file}: cannot be read: {error}") from None
+            raise ConfigError(f"{file}: cannot be read: {error}", remedy=f"edit {file}") from None
     found = {"hostname": destination.name, "user": getpass.getuser(), "port": "22", **found}
     if destination.user:
         found["user"] = destination.user
