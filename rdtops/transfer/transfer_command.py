@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import getpass
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ def _run(options: argparse.Namespace) -> tuple[Plan, Outcome | None]:
             with SshClient(host) as client:
                 return _moved(options, client, upwards)
         except AuthenticationFailed as error:
-            if "keyboard-interactive" not in error.message or not sys.stdin.isatty():
+            if not sys.stdin.isatty() or not re.search("keyboard-interactive|password", error.message):
                 raise
     from rdtops.ssh.connection import Connection  # here, because Fabric is slow to import and seldom needed
 
