@@ -264,12 +264,15 @@ def plugins_new(context: Context, name: str, package: bool = False, json_: bool 
     cli.on_laptop(lambda session: workflows.new_plugin(name, package=package), as_json=json_)
 
 
-@task(name="up", auto_shortflags=False, help={"backend": "auto, openssh or asyncssh"})
-def lab_up(context: Context, backend: str = "auto") -> None:
+@task(name="up", auto_shortflags=False, help={
+    "backend": "auto, openssh or asyncssh",
+    "door": "how its jump host lets one in: open, noforward, password, code, key-and-code, menu or oldkeys; default: "
+            "as it does, at first open"})
+def lab_up(context: Context, backend: str = "auto", door: str = "") -> None:
     """Start the lab: a jump host and two GPU hosts on this machine, over real SSH."""
     from rdtops.ui import repository
 
-    cli.on_laptop(lambda session: repository.lab_up(session.say, backend))
+    cli.on_laptop(lambda session: repository.lab_up(session.say, backend, door))
 
 
 @task(name="down", auto_shortflags=False)
