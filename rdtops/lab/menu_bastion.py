@@ -102,6 +102,8 @@ class _Answers(asyncssh.SSHClientSession):  # type: ignore[misc]
         self._channel = chan
 
     def data_received(self, data: Any, datatype: int | None) -> None:
+        if isinstance(data, str):  # of a terminal, to a menu that ends each line as a terminal does
+            data = data.replace("\r\n", "\n")
         with suppress(BrokenPipeError):  # the client has left
             self._client.write(data, datatype)
 
@@ -119,9 +121,14 @@ class _Answers(asyncssh.SSHClientSession):  # type: ignore[misc]
 
 
 class _Passage(asyncssh.SSHServerSession):  # type: ignore[misc]
-    """A session whose client, once it is connected, speaks with an asset."""
+    """A session that can go on to an asset; what its client sends meanwhile is kept."""
 
+    channel: asyncssh.SSHServerChannel
     asset: asyncssh.SSHClientChannel | None = None
+
+    def __init__(self) -> None:
+        self._opening: asyncio.Task[None] | None = None
+        self._early: list[Callable[[], object]] = []
 
     def connection_made(self, chan: asyncssh.SSHServerChannel) -> None:
         self.channel = chan
@@ -135,23 +142,41 @@ class _Passage(asyncssh.SSHServerSession):  # type: ignore[misc]
     def exec_requested(self, command: str) -> bool:  # noqa: ARG002
         return True
 
-    async def connect(self, open_: _Open, ended: Callable[[], None], encoding: str | None) -> bool:
-        """Return whether the asset let the bastion in; its client is told why not."""
+    def go_to(self, open_: _Open, encoding: str | None) -> None:
+        self._opening = asyncio.create_task(self._connect(open_, encoding))
+
+    async def _connect(self, open_: _Open, encoding: str | None) -> None:
         try:
-            self.asset = await open_(self.channel, ended, encoding)
+            self.asset = await open_(self.channel, self.asset_ended, encoding)
         except (OSError, asyncssh.Error) as error:
             text = f"{error}\r\n"
-            self.channel.write(text if encoding or self.channel.get_encoding()[0] else text.encode())
-            return False
-        return True
+            self.channel.write(text if encoding else text.encode())
+            self.asset_ended()
+        self._opening = None
+        early, self._early = self._early, []
+        for event in early:
+            event()
 
-    def data_received(self, data: Any, datatype: int | None) -> None:  # noqa: ARG002
-        if self.asset:
+    def asset_ended(self) -> None:
+        """Go on after the asset's program; without `asset` where it could not be reached."""
+        raise NotImplementedError
+
+    def data_received(self, data: Any, datatype: int | None) -> None:
+        if self._opening:
+            self._early.append(partial(self.data_received, data, datatype))
+        elif self.asset:
             with suppress(BrokenPipeError):  # the asset's program has ended
                 self.asset.write(data)
+        else:
+            self.typed(data)
+
+    def typed(self, data: Any) -> None:
+        """Handle what was sent to no asset."""
 
     def eof_received(self) -> bool:
-        if self.asset:
+        if self._opening:
+            self._early.append(self.eof_received)
+        elif self.asset:
             self.asset.write_eof()
         return True  # answers follow
 
@@ -180,39 +205,18 @@ class _Straight(_Passage):
     """A session of USER@ACCOUNT@ASSET."""
 
     def __init__(self, open_: _Open) -> None:
+        super().__init__()
         self._open = open_
-        self._early: list[Any] = []  # what the client sent before the asset was there
 
     def subsystem_requested(self, subsystem: str) -> bool:
         return subsystem == "sftp"
 
     def session_started(self) -> None:
-        self._opening = asyncio.create_task(self._begin())
+        self.go_to(self._open, None)
 
-    async def _begin(self) -> None:
-        connected = await self.connect(self._open, self._end, None)
-        early, self._early = self._early, []
-        if not connected:
-            self.channel.exit(1)
-        for content in early:
-            self.data_received(content, None) if content else self.eof_received()
-
-    def data_received(self, data: Any, datatype: int | None) -> None:
-        if self.asset:
-            super().data_received(data, datatype)
-        else:
-            self._early.append(data)
-
-    def eof_received(self) -> bool:
-        if self.asset:
-            return super().eof_received()
-        self._early.append(b"")
-        return True
-
-    def _end(self) -> None:
+    def asset_ended(self) -> None:
         """End as the asset's program ended; without a word where the asset was lost."""
-        assert self.asset is not None
-        signal, status = self.asset.get_exit_signal(), self.asset.get_exit_status()
+        signal, status = (self.asset.get_exit_signal(), self.asset.get_exit_status()) if self.asset else (None, 1)
         if signal:
             self.channel.exit_with_signal(*signal)
         elif status is not None and status >= 0:
@@ -225,6 +229,7 @@ class _Menu(_Passage):
     """A session of the menu: lines of text, until an asset is chosen."""
 
     def __init__(self, user: str, assets: Mapping[str, _Open]) -> None:
+        super().__init__()
         self._user = user
         self._assets = assets
 
@@ -236,47 +241,32 @@ class _Menu(_Passage):
             self.channel.write(f"\n  {self._user}, welcome to the bastion of the rdtops lab.\n\n")
             self._show()
 
-    def data_received(self, data: Any, datatype: int | None) -> None:
-        if self.asset:
-            super().data_received(data, datatype)
-        else:
-            self._choose(str(data).strip())
-
-    def eof_received(self) -> bool:
-        return super().eof_received() if self.asset else False
-
     def break_received(self, msec: int) -> bool:  # noqa: ARG002  # Ctrl-C at the menu
         self.channel.exit(0)
         return True
 
-    def _show(self) -> None:
-        rows = "".join(f"  {number}) {name}\n" for number, name in enumerate(self._assets, 1))
-        self.channel.write(f"{rows}  The number or name of an asset, p to see them again, q to leave.\n")
-        self._ask()
-
-    def _ask(self) -> None:
+    def asset_ended(self) -> None:
         self.asset = None
         self.channel.set_line_mode(True)
         self.channel.write("Opt> ")
 
-    def _choose(self, typed: str) -> None:
-        names = [*self._assets]
-        name = names[int(typed) - 1] if typed.isdigit() and 0 < int(typed) <= len(names) else typed
-        if typed == "q":
-            self.channel.exit(0)
-        elif name in self._assets:
+    def typed(self, data: Any) -> None:
+        choice, names = str(data).strip(), [*self._assets]
+        name = names[int(choice) - 1] if choice.isdigit() and 0 < int(choice) <= len(names) else choice
+        if name in names:
             self.channel.write(f"Connecting to {self._user}@{name}\n")
             self.channel.set_line_mode(False)
-            self._opening = asyncio.create_task(self._go_to(name))
-        elif typed == "p":
+            self.go_to(self._assets[name], "utf-8")
+        elif choice == "q":
+            self.channel.exit(0)
+        elif choice == "p":
             self._show()
         else:
-            self.channel.write(f"No such asset: {typed}\n" if typed else "")
-            self._ask()
+            self.channel.write((f"No such asset: {choice}\n" if choice else "") + "Opt> ")
 
-    async def _go_to(self, name: str) -> None:
-        if not await self.connect(self._assets[name], self._ask, "utf-8"):
-            self._ask()
+    def _show(self) -> None:
+        rows = "".join(f"  {number}) {name}\n" for number, name in enumerate(self._assets, 1))
+        self.channel.write(f"{rows}  The number or name of an asset, p to see them again, q to leave.\nOpt> ")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def test_an_included_file_comes_first_key_by_key_and_may_be_missing(tmp_path):
     assert (host.identity_file, host.default) == (str(tmp_path / "keys/id"), True)
     assert set(load(file).hosts) == {"a800", "b800"}
     own.write_text("[hosts.a800]\nprot = 7\n")
-    with pytest.raises(ConfigError, match="a800.prot: unknown key; did you mean 'port'") as raised:
+    with pytest.raises(ConfigError, match=r"a800\.prot: unknown key; did you mean 'port'") as raised:
         load(file)
     assert str(own) in raised.value.remedy
 
