@@ -26,6 +26,9 @@ from rdtops.lab.server import ADDRESS, Server
 _Open = Callable[[asyncssh.SSHServerChannel, Callable[[], None], str | None], Awaitable[asyncssh.SSHClientChannel]]
 
 
+_logger = logging.getLogger("bastion")
+
+
 def main(config: str) -> None:
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
@@ -53,6 +56,9 @@ class _MenuPolicy(asyncssh.SSHServer):  # type: ignore[misc]  # mypy skips async
         if self._user == self._server.environment["USER"] and len(self._straight_to) in (0, 2):
             self._connection.set_authorized_keys(str(self._server.authorized_keys))
         return True  # no key matches any other name
+
+    def auth_completed(self) -> None:
+        _logger.info("Accepted publickey for %s", "@".join((self._user, *self._straight_to)))
 
     def connection_requested(self, *_: object) -> bool:
         raise asyncssh.ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "port forwarding is disabled")
