@@ -264,12 +264,15 @@ def plugins_new(context: Context, name: str, package: bool = False, json_: bool 
     cli.on_laptop(lambda session: workflows.new_plugin(name, package=package), as_json=json_)
 
 
-@task(name="up", auto_shortflags=False, help={"backend": "auto, openssh or asyncssh"})
-def lab_up(context: Context, backend: str = "auto") -> None:
+@task(name="up", auto_shortflags=False, help={
+    "backend": "auto, openssh or asyncssh",
+    "door": "how its jump host lets one in: open, noforward, password, code, key-and-code, menu or oldkeys; default: "
+            "as it does, at first open"})
+def lab_up(context: Context, backend: str = "auto", door: str = "") -> None:
     """Start the lab: a jump host and two GPU hosts on this machine, over real SSH."""
     from rdtops.ui import repository
 
-    cli.on_laptop(lambda session: repository.lab_up(session.say, backend))
+    cli.on_laptop(lambda session: repository.lab_up(session.say, backend, door))
 
 
 @task(name="down", auto_shortflags=False)
@@ -328,12 +331,14 @@ def bench(context: Context, name: str, quick: bool = False, only: str = "", json
     "name": "which one: disk, hostile, laptop, network, transfer, training, survive, why",
     "kills": "how many; default: 100 laptops, 200 transfers, a training 20 times, 50 of survive, every cause of why; "
              "of hostile: mutations, 500",
-    "only": "the rows whose name contains this word", "json_": JSON})
-def drill(context: Context, name: str, kills: int = 0, only: str = "", json_: bool = False) -> None:
+    "only": "the rows whose name contains this word", "json_": JSON,
+    "door": "of the lab's jump host, for laptop and network; as for lab.up"})
+def drill(context: Context, name: str, kills: int = 0, only: str = "", door: str = "", json_: bool = False) -> None:
     """Cause failures, and verify that rdtops recovers."""
     from proofs import drills
 
-    cli.on_laptop(lambda session: drills.drill(session.say, name, kills=kills, only=only), as_json=json_)
+    cli.on_laptop(lambda session: drills.drill(session.say, name, kills=kills, only=only, door=door),
+                  as_json=json_)
 
 
 namespace = Collection(hosts, trust, deploy, rollback, check, train, status, logs, why, gpu, checkpoints, attach, stop,

@@ -15,6 +15,7 @@ import pytest
 from proofs.benches import BENCHES
 from proofs.drills import DRILLS
 from rdtops import api, hookspecs
+from rdtops.lab.doors import DOORS, OPEN
 from rdtops.ssh import bundle
 
 ROOT = Path(__file__).parents[1]
@@ -68,7 +69,8 @@ def test_the_list_of_tasks_is_frozen():
     ("plugins", "json"),
     ("plugins.new", "json name package"),
     ("bench", "json name only quick"),
-    ("drill", "json kills name only"),
+    ("drill", "door json kills name only"),
+    ("lab.up", "backend door"),
 ])
 def test_the_options_of_a_task_are_frozen(task, options):
     assert sorted(re.findall(r"^  (?:-\w, )?--([a-z-]+)", inv("--help", task).stdout, re.MULTILINE)) == options.split()
@@ -262,9 +264,20 @@ def skeleton(name):
 
 def test_the_chinese_readme_has_the_same_content():
     ours, theirs = skeleton("README.md"), skeleton("README.zh-CN.md")
-    swapped = [{"README.md": "README.zh-CN.md"}.get(link, link) for link in theirs.pop("links")]
-    assert swapped == ours.pop("links")
+    same = {"README.md": "README.zh-CN.md", "docs/logins.zh-CN.md": "docs/logins.md"}
+    assert [same.get(link, link) for link in theirs.pop("links")] == ours.pop("links")
     assert theirs == ours
+
+
+def test_the_page_of_logins_is_the_same_in_chinese_and_its_links_lead_somewhere():
+    ours, theirs = skeleton("docs/logins.md"), skeleton("docs/logins.zh-CN.md")
+    for name, page in (("docs/logins.md", ours), ("docs/logins.zh-CN.md", theirs)):
+        headings = re.findall(r"^## (.+)$", (ROOT / name).read_text(), re.MULTILINE)
+        anchors = {"#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert {link for link in page.pop("links") if link.startswith("#")} == anchors
+    assert theirs == ours
+    for door in DOORS:
+        assert door == OPEN or f"`{door}`" in (ROOT / "docs/logins.md").read_text()
 
 
 def test_the_readme_lists_every_task():

@@ -95,15 +95,15 @@ class KilledLaptop:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
-    """Run the drill: 100 kills in a separate lab. `only`: begin or fetch."""
+def drill(say: Say, *, kills: int = 0, only: str = "", door: str = "") -> Iterator[Drilled]:
+    """Run the drill: 100 kills in a separate lab. `only`: begin or fetch; `door`: that of the lab's jump host."""
     make_tiny_assets(say)
     made = ROOT / ".lab" / "assets"
     assets = {name: str(made / name) for name in ("rdt-tiny", "t5-tiny", "siglip-tiny")}
     assets["libero_tiny"] = str(ROOT / "rdtops" / "lab" / "data")
     lab = Lab(ROOT / ".lab" / "laptop-drill", Ports.free())
     try:
-        say(lab.up().words)
+        say(lab.up(door=door).words)
         yield drill_laptop(lab, lab.root / "laptops", assets, kills or 100, say, only=only)
     finally:
         lab.down()

@@ -26,7 +26,9 @@ from rdtops.ui.repository import ROOT, Drilled, Say
 
 BEFORE, WITHIN = "before", "within"
 UNHARMED, ENDED, REFUSED, NOTICED = "unharmed", "ended", "refused", "went on"
-FAULTS = tuple(kind(hop) for kind in (ServerKilled, Frozen, KeyChanged) for hop in (JUMP, HOST))
+KINDS = (ServerKilled, Frozen, KeyChanged)
+FAULTS = tuple(kind(hop) for kind in KINDS for hop in (JUMP, HOST))
+FAULTS_OF_A_MENU = tuple(kind(JUMP, said_as=HOST) for kind in KINDS)  # the bastion is the only hop
 AGAIN = "trying again"  # message of a command that reconnects
 TRIES = 12  # a command may end before the fault; a launch usually does
 BEGINS_S, RERUN_S = 90.0, 180.0
@@ -52,11 +54,12 @@ class Cell:
     passed: bool
 
 
-def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
-    """Run the drill. All of it takes about 20 minutes; `kills`: repetitions of each, once when 0."""
+def drill(say: Say, *, kills: int = 0, only: str = "", door: str = "") -> Iterator[Drilled]:
+    """Run the drill. All of it takes about 20 minutes; `kills`: repetitions of each, once when 0; `door`: that of the
+    lab's jump host."""
     folder = ROOT / ".lab" / "network-drill"
     shutil.rmtree(folder, ignore_errors=True)
-    with lab_in(folder / "lab") as lab:
+    with lab_in(folder / "lab", door) as lab:
         yield drill_network(lab, folder, named_assets(say), say, only=only, times=kills or 1)
 
 
@@ -72,7 +75,7 @@ def drill_network(lab: Lab, folder: Path, assets: dict[str, str], say: Say, *, o
         ground.cells_of(Launch(lab, laptop), only)  # it is to find no training
         others = (Deploy(lab, laptop, heavy), PhaseCheck(lab, laptop), Watch(lab, laptop), Logs(lab, laptop),
                   Fetch(lab, laptop, heavy))
-        if any(_wanted(phase, only) for phase in others):
+        if any(_wanted(lab, phase, only) for phase in others):
             with ground.training():
                 for phase in others:
                     ground.cells_of(phase, only)
@@ -91,7 +94,7 @@ class _Ground:
         self._trained = ""
 
     def cells_of(self, phase: LinkPhase, only: str) -> None:
-        for fault, when in _wanted(phase, only):
+        for fault, when in _wanted(self.lab, phase, only):
             self._cell(phase, fault, when)
 
     def _cell(self, phase: LinkPhase, fault: Fault, when: str) -> None:
@@ -195,7 +198,7 @@ class _Trial:
         if typed.code == 0:
             return
         self.outcome = REFUSED if isinstance(self._fault, KeyChanged) else NOTICED if self._comes_back else ENDED
-        self._hold(self._fault.is_named(typed.words), f"it does not name {self._fault.hop}: {typed.said[-400:]}")
+        self._hold(self._fault.is_named(typed.words), f"it does not name {self._fault.named}: {typed.said[-400:]}")
         self._hold(self.seconds <= self.at_most_s, f"it took {self.seconds:.1f} s")
         if not self._comes_back:
             self._hold(typed.code == 3, f"exit {typed.code} instead of 3: {typed.said[-400:]}")
@@ -228,8 +231,9 @@ class _Trial:
             self.wrong.append(otherwise)
 
 
-def _wanted(phase: LinkPhase, only: str) -> list[tuple[Fault, str]]:
-    return [(fault, when) for fault in FAULTS for when in _moments(phase, fault)
+def _wanted(lab: Lab, phase: LinkPhase, only: str) -> list[tuple[Fault, str]]:
+    faults = FAULTS_OF_A_MENU if lab.door == "menu" else FAULTS
+    return [(fault, when) for fault in faults for when in _moments(phase, fault)
             if is_wanted(f"{phase.name} {fault.words} {when}", only)]
 
 

@@ -14,10 +14,10 @@ from rdtops.ui.repository import LAB_HOST, ROOT, Say, make_tiny_assets
 
 
 @contextmanager
-def lab_in(folder: Path) -> Iterator[Lab]:
+def lab_in(folder: Path, door: str = "") -> Iterator[Lab]:
     """Yield a separate lab; it ends with everything that was started on it."""
     lab = Lab(folder, Ports.free())
-    lab.up()
+    lab.up(door=door)
     try:
         yield lab
     finally:

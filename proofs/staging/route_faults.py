@@ -11,10 +11,17 @@ from rdtops.lab.site import Lab
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of one hop, and its repair by a user."""
+    """A fault of one hop, and its repair by a user. `said_as`: the name of the hop in hosts.toml, where the route goes
+    through a menu bastion under the name of the host."""
 
     hop: str
+    said_as: str = ""
     name = ""
+
+    @property
+    def named(self) -> str:
+        """The name by which an error knows the hop."""
+        return self.said_as or self.hop
 
     @property
     def words(self) -> str:
@@ -28,7 +35,7 @@ class Fault:
 
     def is_named(self, words: str) -> bool:
         """Tell whether an error names this hop. The route, which names all hops, does not count."""
-        hop = re.escape(self.hop)
+        hop = re.escape(self.named)
         return re.search(rf"answer from {hop}\b|reach {hop} \(|{hop} closed the connection", words) is not None
 
 
@@ -64,4 +71,4 @@ class KeyChanged(Fault):
         laptop.good("trust --host lab --yes")
 
     def is_named(self, words: str) -> bool:
-        return re.search(rf"host key of {re.escape(self.hop)} \([^)]*\).* has CHANGED", words) is not None
+        return re.search(rf"host key of {re.escape(self.named)} \([^)]*\).* has CHANGED", words) is not None

@@ -1,7 +1,7 @@
 """Lab server without OpenSSH: `python -m rdtops.lab.asyncssh_server server.json`.
 
-The jump host forwards and nothing else; a GPU host accepts connections from the jump host only and offers what
-sshd does: commands, terminals, SFTP and forwarding.
+The jump host forwards and nothing else, unless its door says otherwise; a GPU host accepts connections from the jump
+host only and offers what sshd does: commands, terminals, SFTP and forwarding.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import socket
 import struct
 import sys
 import termios
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol
 
 import asyncssh
-from asyncssh.constants import OPEN_CONNECT_FAILED
+from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED, OPEN_CONNECT_FAILED
 from asyncssh.forward import SSHForwarder
 
-from rdtops.lab import connections
+from rdtops.lab import connections, entry_words
 from rdtops.lab.server import ADDRESS, Server
 
 _BLOCK_BYTES = 1 << 18
@@ -38,12 +38,14 @@ def main(config: str) -> None:
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
     os.environ.pop("PYTHONPATH", None)
     server = Server.load(config)
-    if server.jump:
+    if server.gives_sessions:
         os.chdir(server.home)  # relative SFTP paths begin here
-    asyncio.run(_listen(server))
+    sessions = {"process_factory": partial(_run, server), "sftp_factory": _Sftp, "line_editor": False}
+    asyncio.run(listen(server, partial(_Policy, server), sessions if server.gives_sessions else {}))
 
 
-async def _listen(server: Server) -> None:
+async def listen(server: Server, policy: Callable[[], asyncssh.SSHServer], sessions: Mapping[str, object]) -> None:
+    """Serve whoever may connect, until the process ends."""
     loop = asyncio.get_running_loop()
     serving: set[asyncio.Task[None]] = set()
     with socket.create_server((ADDRESS, server.port), backlog=128) as listener:
@@ -54,18 +56,17 @@ async def _listen(server: Server) -> None:
                 _logger.info("refused port %d: not from the jump host", peer[1])
                 wire.close()
                 continue
-            task = asyncio.create_task(_serve(wire, server))
+            task = asyncio.create_task(_serve(wire, server, policy, sessions))
             serving.add(task)
             task.add_done_callback(serving.discard)
 
 
-async def _serve(wire: socket.socket, server: Server) -> None:
+async def _serve(wire: socket.socket, server: Server, policy: Callable[[], asyncssh.SSHServer],
+                 sessions: Mapping[str, object]) -> None:
     wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    session = {} if server.forwards_to else {
-        "process_factory": partial(_run, server), "sftp_factory": _Sftp, "encoding": None, "line_editor": False}
     with suppress(asyncssh.Error, OSError):  # asyncssh has logged it
-        await asyncssh.run_server(wire, server_factory=partial(_Policy, server), agent_forwarding=False,
-                                  server_host_keys=[str(server.host_key)], **session)
+        await asyncssh.run_server(wire, server_factory=policy, agent_forwarding=False, encoding=None,
+                                  server_host_keys=[str(server.host_key)], **sessions)
 
 
 class _Policy(asyncssh.SSHServer):  # type: ignore[misc]  # mypy skips asyncssh
@@ -78,15 +79,35 @@ class _Policy(asyncssh.SSHServer):  # type: ignore[misc]  # mypy skips asyncssh
         self._connection = conn
 
     def begin_auth(self, username: str) -> bool:
-        if username == self._server.environment["USER"]:
+        if username == self._server.environment["USER"] and not self._server.words:
             self._connection.set_authorized_keys(str(self._server.authorized_keys))
         return True  # no key matches any other name
 
-    def connection_requested(self, dest_host: str, dest_port: int,
-                             *_: object) -> Literal[False] | Awaitable[SSHForwarder]:
-        allowed = self._server.forwards_to
+    def password_auth_supported(self) -> bool:
+        return self._server.door == "password"
+
+    def validate_password(self, username: str, password: str) -> bool:
+        return self._is_right(username, password)
+
+    def kbdint_auth_supported(self) -> bool:
+        return self._server.door == "code"
+
+    def get_kbdint_challenge(self, *_: str) -> tuple[str, str, str, list[tuple[str, bool]]]:
+        return "", "", "", [("Verification code: ", False)]
+
+    def validate_kbdint_response(self, username: str, responses: list[str]) -> bool:
+        return len(responses) == 1 and self._is_right(username, responses[0])
+
+    def _is_right(self, username: str, word: str) -> bool:
+        words = self._server.words
+        return words is not None and username == self._server.environment["USER"] and entry_words.is_right(words, word)
+
+    def connection_requested(self, dest_host: str, dest_port: int, *_: object) -> Awaitable[SSHForwarder]:
+        allowed = self._server.targets.values()
         if allowed and (dest_host not in (ADDRESS, "localhost") or dest_port not in allowed):
-            return False
+            raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, "Connection refused")
+        if self._server.door == "noforward":
+            raise asyncssh.ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "open failed")
         return _Forwarder.to(dest_host, dest_port)
 
 

@@ -60,6 +60,18 @@ def greet(route: Sequence[HandshakeHop], *, any_host_key: bool = False) -> None:
             raise NotYet(f"no answer ({error or type(error).__name__})") from error
 
 
+def knock(hop: HandshakeHop, *, is_behind: bool) -> None:
+    """See that a server is there without a login, where a login takes a person: the jump host greets, a host behind it
+    closes the connection of anybody else. Raise NotYet."""
+    try:
+        with socket.create_connection((hop.address, hop.port), STEP_TIMEOUT_S) as wire:
+            greeting = wire.recv(4)
+    except OSError as error:
+        raise NotYet(f"no answer ({error})") from error
+    if greeting != (b"" if is_behind else b"SSH-"):
+        raise NotYet(f"it answers with {greeting!r}")
+
+
 def _log_in(hop: HandshakeHop, wire: socket.socket | paramiko.Channel, stack: ExitStack,
             any_host_key: bool) -> paramiko.Transport:
     client = paramiko.SSHClient()

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 
-def make(path: Path) -> None:
-    """Write a new ed25519 key in OpenSSH format to `path` (mode 0600), its public key to `path`.pub."""
-    key = Ed25519PrivateKey.generate()
+def make(path: Path, *, rsa: bool = False) -> None:
+    """Write a new ed25519 or RSA key in OpenSSH format to `path` (mode 0600), its public key to `path`.pub."""
+    key = generate_private_key(65537, 3072) if rsa else Ed25519PrivateKey.generate()
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -24,6 +24,10 @@ class Ports:
         """Return three unused ports, for a lab beside another one."""
         return cls(*free_ports(3))
 
+    @property
+    def words(self) -> str:
+        return f"{self.jump}, {self.lab} and {self.lab2}"
+
     def of(self, name: str) -> int:
         return {"lab-jump": self.jump, "lab": self.lab, "lab2": self.lab2}[name]
 

@@ -7,16 +7,20 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rdtops.errors import LabError
-from rdtops.lab import connections, lab_processes, sshd
+from rdtops.lab import connections, doors, keys, lab_processes, sshd
 from rdtops.lab.lab_processes import LabProcess
 
 ADDRESS = "127.0.0.1"
 ID_VARIABLE = "RDTOPS_LAB_ID"  # in the environment of everything that runs in the lab, so that `down` finds it
 BACKENDS = ("openssh", "asyncssh")
+
+
+class PortTaken(LabError):
+    """Another program listens on a port of the lab."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,28 @@ class Server:
     folder: Path
     authorized_keys: Path
     environment: Mapping[str, str]  # the complete environment of its sessions
-    forwards_to: tuple[int, ...] = ()  # the jump host: the only ports it connects to
+    targets: Mapping[str, int] = field(default_factory=dict)  # the jump host: the hosts and ports it connects to
     jump: Path | None = None  # a GPU host: the folder of the jump host, the only one it accepts
+    door: str = doors.OPEN  # of the jump host
 
     @property
     def host_key(self) -> Path:
-        return self.folder / "host_key"
+        return self.folder / ("host_key_rsa" if self.door == "oldkeys" else "host_key")
+
+    @property
+    def words(self) -> Path | None:
+        """The file of what its door wants to be told."""
+        name = doors.told_by(self.door)
+        return self.folder / name if name else None
+
+    @property
+    def gives_sessions(self) -> bool:
+        return self.jump is not None or self.door == "noforward"
+
+    @property
+    def pam_service(self) -> str:
+        """PAM's name for it; '' where no door asks PAM."""
+        return f"rdtops-lab-{self.environment[ID_VARIABLE]}" if self.words else ""
 
     @property
     def log(self) -> Path:
@@ -88,6 +108,9 @@ class Server:
         (self.folder / "process").unlink(missing_ok=True)
         return ended
 
+    def make_host_key(self) -> None:
+        keys.make(self.host_key, rsa=self.door == "oldkeys")
+
     def log_tail(self, lines: int = 2) -> str:
         return " | ".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
 
@@ -95,7 +118,6 @@ class Server:
     def load(cls, path: str) -> Server:
         values = json.loads(Path(path).read_text())
         return cls(**{**values, "folder": Path(values["folder"]), "authorized_keys": Path(values["authorized_keys"]),
-                      "forwards_to": tuple(values["forwards_to"]),
                       "jump": Path(values["jump"]) if values["jump"] else None})
 
     def _to_json(self) -> str:
@@ -103,8 +125,9 @@ class Server:
 
     def _command(self, backend: str) -> list[str]:
         if backend == "openssh" and self.jump is None:
-            return sshd.listening(self.sshd_config, self.log)
-        module = "rdtops.lab.gate" if backend == "openssh" else "rdtops.lab.asyncssh_server"
+            return sshd.listening(self.sshd_config, self.log, self.pam_service)
+        module = ("rdtops.lab.gate" if backend == "openssh" else
+                  "rdtops.lab.menu_bastion" if self.door == "menu" else "rdtops.lab.asyncssh_server")
         return [sys.executable, "-m", module, str(self.folder / "server.json")]
 
     def _own_environment(self) -> dict[str, str]:
@@ -120,5 +143,6 @@ class Server:
                 probe.bind((ADDRESS, self.port))
             except OSError as error:
                 owner = connections.listener(self.port) or str(error)
-                raise LabError(f"port {self.port}, which the lab's {self.name} needs, is taken: {owner}",
-                               remedy=f"end that program (ss -ltnp 'sport = :{self.port}'), then inv lab.up") from error
+                raise PortTaken(
+                    f"port {self.port}, which the lab's {self.name} needs, is taken: {owner}",
+                    remedy=f"end that program (ss -ltnp 'sport = :{self.port}'), then inv lab.up") from error

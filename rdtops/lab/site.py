@@ -21,25 +21,32 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from rdtops.errors import LabError
 from rdtops.hostlib import locks, processes
-from rdtops.lab import handshake, keys, lab_processes, sshd
+from rdtops.lab import doors, handshake, keys, lab_processes, sshd
 from rdtops.lab.fake_gpus import Gpus
 from rdtops.lab.lab_files import LabFolder, place
 from rdtops.lab.ports import Ports
-from rdtops.lab.server import ADDRESS, BACKENDS, ID_VARIABLE, Server
+from rdtops.lab.server import ADDRESS, BACKENDS, ID_VARIABLE, PortTaken, Server
 
 JUMP = "lab-jump"
 HOSTS = ("lab", "lab2")
 NAMES = (JUMP, *HOSTS)
 START_TIMEOUT_S = 15.0
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ASKS = "BatchMode no"
+_CLIENT_LINES = {  # with which plain ssh passes a door of the jump host
+    "password": (_ASKS, "PreferredAuthentications password"),
+    "code": (_ASKS, "PreferredAuthentications keyboard-interactive"),
+    "key-and-code": (_ASKS, "PreferredAuthentications publickey,keyboard-interactive"),
+    "oldkeys": ("HostKeyAlgorithms +ssh-rsa", "KexAlgorithms +diffie-hellman-group14-sha1"),
+}
 _SOCKET_PATH_MAX = 107  # of a unix socket, sun_path
 _TMUX_SOCKET = len("/tmux-4294967295/") + 24  # tmux adds its folder and a name
 
@@ -52,6 +59,7 @@ class ServerStatus:
     pid: int | None
     backend: str
     up: bool
+    door: str = ""  # of the jump host
 
 
 @dataclass(frozen=True)
@@ -60,16 +68,21 @@ class Ready:
 
     backend: str
     started: tuple[str, ...]  # the servers that had to be started; none when all were running
+    door: str = doors.OPEN
+    moved_to: Ports | None = None  # the ports it has now, where another program has those it had
 
     @property
     def words(self) -> str:
+        how = self.backend if self.door == doors.OPEN else f"{self.backend}, door {self.door}"
         if not self.started:
-            return f"the lab is already up ({self.backend})"
-        return f"started {', '.join(self.started)} ({self.backend})"
+            return f"the lab is already up ({how})"
+        moved = f"; other programs have its ports, so it has {self.moved_to.words}" if self.moved_to else ""
+        return f"started {', '.join(self.started)} ({how}){moved}"
 
 
 class Lab(LabFolder):
-    """The lab in one folder. Ports default to those it had before, else to 22022, 22023 and 22024."""
+    """The lab in one folder. Ports default to those it had before, else to those of Ports; where another program has
+    one of them, to free ones."""
 
     def __init__(self, root: str | Path, ports: Ports | None = None) -> None:
         super().__init__(root)
@@ -81,6 +94,15 @@ class Lab(LabFolder):
     def ports(self) -> Ports:
         return self._ports or self._state().ports
 
+    @property
+    def door(self) -> str:
+        return self._state().door
+
+    @property
+    def words(self) -> Path | None:
+        """The file of what the jump host wants to be told: its password, or codes that are good once each."""
+        return self._server(JUMP).words
+
     def folder(self, name: str) -> Path:
         return self.root / _known(name)
 
@@ -90,27 +112,28 @@ class Lab(LabFolder):
 
     # --- up and down
 
-    def up(self, backend: str = "auto") -> Ready:
-        """Start the lab if it is not up; repair one that is partly down. Raise LabError."""
+    def up(self, backend: str = "auto", door: str = "") -> Ready:
+        """Start the lab if it is not up; repair one that is partly down. `door`: how its jump host lets one in, else as
+        it does; a lab that was down begins with an open one. Raise LabError."""
         _require_linux()
         _make_own(self.root)
         with self._locked():
             before = self._state()
-            state = self._wanted(_choose(backend, running=before.backend))
-            if (before.backend, before.ports) != (state.backend, state.ports):
+            state = self._wanted(_choose(backend, running=before.backend), door)
+            if before != state:
                 self._stop_servers()
             self._save(state)
-            self._prepare()
-            started = self._start_missing()
+            started = self._bring_up()
             problem = self._greet(patience_s=START_TIMEOUT_S if started else 0.0)
-            if problem and len(started) < len(NAMES):  # one is frozen or has changed its key: restart all
+            if problem:  # one is frozen, has changed its key, or came too late for its port: restart all
                 self._stop_servers()
-                started = self._start_missing()
+                started = self._bring_up()
                 problem = self._greet(patience_s=START_TIMEOUT_S)
             if problem:
                 self._stop_servers()
                 raise LabError(f"the lab does not answer: {problem}", remedy=f"less {self.root}/*/server.log")
-            return Ready(state.backend, tuple(started))
+            moved_to = self.ports if self.ports != state.ports else None
+            return Ready(state.backend, tuple(started), state.door, moved_to)
 
     def down(self) -> int:
         """End its servers and everything started on its hosts; keep the files. Return the number of ended processes."""
@@ -126,13 +149,26 @@ class Lab(LabFolder):
             self._save(_State(id=state.id, ports=state.ports))
             return ended
 
+    def _bring_up(self) -> list[str]:
+        """Start what is missing, on other ports where another program has one of ours, unless the caller named them.
+        Return the names of the servers that were started."""
+        try:
+            return self._start_missing()
+        except PortTaken:
+            if self._ports:
+                raise
+            self._stop_servers()
+            self._save(replace(self._state(), ports=Ports.free()))
+            return self._start_missing()
+
     def status(self) -> list[ServerStatus]:
         state = self._state()
         rows = []
         for server in self._servers():
             process = server.process
             rows.append(ServerStatus(server.name, ADDRESS, server.port, process.pid if process else None,
-                                     state.backend, process is not None))
+                                     self._backend(server) if process else state.backend, process is not None,
+                                     server.door if server.name == JUMP else ""))
         return rows
 
     # --- files for users
@@ -141,12 +177,22 @@ class Lab(LabFolder):
         """Write a hosts.toml for this lab; `assets` are local folders by name."""
         text = "# Written by the rdtops lab.\n[assets]\n"
         text += "".join(f"{json.dumps(name)} = {_toml(folder)}\n" for name, folder in assets.items())
-        text += f"\n[jumps.{JUMP}]\n{self._login(JUMP)}"
+        files = f"identity_file = {_toml(self.identity_file)}\nknown_hosts = {_toml(self.known_hosts)}\n"
+        place(Path(path), text + self._tables(files, lambda host: (
+            f'workspace = "~/rdtops"\ngpus = {Gpus.read(self.folder(host) / "gpus.json").count}\npreset = "tiny"\n')))
+
+    def write_routes(self) -> None:
+        """Write `hosts.toml` in its folder, which only says where its servers are: that of the checkout includes it."""
+        place(self.root / "hosts.toml", "# Written by the rdtops lab: where its servers are now.\n"
+              + self._tables("", lambda _: ""))
+
+    def _tables(self, files: str, settings: Callable[[str], str]) -> str:
+        """Return the tables of hosts.toml for the route to each host; `files` are lines of every hop."""
+        text = f"\n[jumps.{JUMP}]\n{self._login(JUMP)}{files}"
         for host in HOSTS:
-            gpus = Gpus.read(self.folder(host) / "gpus.json").count
-            text += (f"\n[hosts.{host}]\n{self._login(host)}"
-                     f'jumps = ["{JUMP}"]\nworkspace = "~/rdtops"\ngpus = {gpus}\npreset = "tiny"\n')
-        Path(path).write_text(text)
+            jumps = "" if self.door == "menu" else f'"{JUMP}"'
+            text += f"\n[hosts.{host}]\n{self._login(host)}{files}jumps = [{jumps}]\n{settings(host)}"
+        return text
 
     def set_gpus(self, host: str, gpus: Gpus) -> None:
         """Set what nvidia-smi shows on this host from now on."""
@@ -175,14 +221,14 @@ class Lab(LabFolder):
         """Start a server. Return when it answers, with any host key."""
         server = self._server(name)
         if server.process is None:
-            server.start(self._state().backend)
+            server.start(self._backend(server))
         self._wait(name, START_TIMEOUT_S, any_host_key=True)
 
     def change_host_key(self, name: str) -> None:
         """Give the server a new host key; known_hosts keeps the old one until the next `up`."""
         server = self._server(name)
         server.stop()
-        keys.make(server.host_key)
+        server.make_host_key()
         self.start_server(name)
 
     def sessions(self, host: str) -> set[int]:
@@ -205,46 +251,67 @@ class Lab(LabFolder):
         for server in self._servers():
             server.folder.mkdir(mode=0o700, exist_ok=True)
             if not server.host_key.exists():
-                keys.make(server.host_key)
+                server.make_host_key()
+            if server.gives_sessions:
+                self._prepare_sessions(server)
             if server.name in HOSTS:
-                self._prepare_host(server)
+                self._prepare_gpus(server)
+        doors.prepare(self.door, self.folder(JUMP))
         host_keys = {server.port: server.host_key for server in self._servers()}
         place(self.known_hosts, keys.known_hosts(ADDRESS, host_keys))
         place(self.ssh_config, self._client_config())
-        if self._state().backend == "openssh":
-            for server in self._servers():
+        for server in self._servers():
+            if self._backend(server) == "openssh":
                 place(server.sshd_config, _sshd_config(server))
 
-    def _prepare_host(self, server: Server) -> None:
+    def _prepare_sessions(self, server: Server) -> None:
         for name in ("home", "bin"):
             (server.folder / name).mkdir(exist_ok=True)
         _make_own(_short_folder(self.root))
         _make_own(_short_folder(self.root) / server.name)
-        if not (server.folder / "gpus.json").exists():
-            self.set_gpus(server.name, Gpus())
         place(server.home / ".profile",
               "# Written by the rdtops lab: /etc/profile, read by login shells, resets PATH.\n"
               f"PATH={shlex.quote(server.environment['PATH'])}\n")
-        place(server.folder / "bin" / "nvidia-smi", (Path(__file__).parent / "bin" / "nvidia-smi").read_text(), 0o755)
         place(server.session_script, sshd.SESSION, 0o755)
+
+    def _prepare_gpus(self, server: Server) -> None:
+        if not (server.folder / "gpus.json").exists():
+            self.set_gpus(server.name, Gpus())
+        place(server.folder / "bin" / "nvidia-smi", (Path(__file__).parent / "bin" / "nvidia-smi").read_text(), 0o755)
 
     def _client_config(self) -> str:
         """Return the configuration for plain ssh: `ssh -F .lab/ssh_config lab`."""
-        hops = "".join(f"Host {server.name}\n  HostName {ADDRESS}\n  Port {server.port}\n"
-                       + (f"  ProxyJump {JUMP}\n" if server.jump else "") for server in self._servers())
-        return hops + (f"Host {' '.join(NAMES)}\n"
-                       f"  User {_user()}\n"
-                       f'  IdentityFile "{self.identity_file}"\n'
-                       "  IdentitiesOnly yes\n"
-                       "  IdentityAgent none\n"
-                       f'  UserKnownHostsFile "{self.known_hosts}"\n'
-                       "  GlobalKnownHostsFile /dev/null\n"
-                       "  StrictHostKeyChecking yes\n"
-                       "  BatchMode yes\n")
+        return "".join(map(self._block, NAMES)) + (
+            f"Host {' '.join(NAMES)}\n"
+            f"  User {_user()}\n"
+            f'  IdentityFile "{self.identity_file}"\n'
+            "  IdentitiesOnly yes\n"
+            "  IdentityAgent none\n"
+            f'  UserKnownHostsFile "{self.known_hosts}"\n'
+            "  GlobalKnownHostsFile /dev/null\n"
+            "  StrictHostKeyChecking yes\n"
+            "  BatchMode yes\n")
+
+    def _block(self, name: str) -> str:
+        """Return what differs from hop to hop; ssh takes the first value of a keyword."""
+        lines = [f"Host {name}", f"HostName {ADDRESS}", f"Port {self._entrance(name)}"]
+        if name == JUMP:
+            lines += _CLIENT_LINES.get(self.door, ())
+        elif self.door == "menu":
+            lines.append(f"User {self._login_name(name)}")
+        else:
+            lines.append(f"ProxyJump {JUMP}")
+        return "\n  ".join(lines) + "\n"
 
     def _login(self, name: str) -> str:
-        return (f'address = "{ADDRESS}"\nport = {self.ports.of(name)}\nuser = {_toml(_user())}\n'
-                f"identity_file = {_toml(self.identity_file)}\nknown_hosts = {_toml(self.known_hosts)}\n")
+        return f'address = "{ADDRESS}"\nport = {self._entrance(name)}\nuser = {_toml(self._login_name(name))}\n'
+
+    def _entrance(self, name: str) -> int:
+        """Return the port at which one logs in for this server: behind a menu, the bastion's."""
+        return self.ports.of(JUMP if self.door == "menu" else name)
+
+    def _login_name(self, name: str) -> str:
+        return f"{_user()}@{_user()}@{name}" if self.door == "menu" and name in HOSTS else _user()
 
     # --- servers
 
@@ -254,12 +321,17 @@ class Lab(LabFolder):
     def _server(self, name: str) -> Server:
         state = self._state()
         is_jump = _known(name) == JUMP
+        targets = {host: self.ports.of(host) for host in HOSTS}
         return Server(
             name=name, port=self.ports.of(name), folder=self.root / name,
             authorized_keys=keys.public_path(self.identity_file),
             environment=self._environment(name, state),
-            forwards_to=tuple(self.ports.of(host) for host in HOSTS) if is_jump else (),
-            jump=None if is_jump else self.root / JUMP)
+            targets=targets if is_jump else {}, jump=None if is_jump else self.root / JUMP,
+            door=state.door if is_jump else doors.OPEN)
+
+    def _backend(self, server: Server) -> str:
+        """Return what serves this server: at some doors the jump host is not played by the backend of the lab."""
+        return doors.played_by(server.door, self._state().backend)
 
     def _environment(self, name: str, state: _State) -> dict[str, str]:
         """Return the complete environment of a session of this host."""
@@ -274,22 +346,27 @@ class Lab(LabFolder):
         }
 
     def _start_missing(self) -> list[str]:
+        """Write the files and start the servers that do not run. Raise PortTaken."""
+        self._prepare()
         missing = [server for server in self._servers() if server.process is None]
         for server in missing:
             server.stop()  # connections of a killed server still hold the port
-            server.start(self._state().backend)
+            server.start(self._backend(server))
         return [server.name for server in missing]
 
     def _stop_servers(self) -> int:
+        if service := self._server(JUMP).pam_service:
+            sshd.remove_pam(service)
         return sum(server.stop() for server in self._servers())
 
     # --- readiness
 
     def _greet(self, patience_s: float) -> str:
-        """Shake hands with each GPU host through the jump host, checking both host keys. Return the problem, or ''."""
+        """Shake hands with each GPU host through the jump host, checking both host keys; where its door takes a person,
+        see that each server is there. Return the problem, or ''."""
         try:
-            for host in HOSTS:
-                self._wait(host, patience_s)
+            for name in HOSTS if self.door == doors.OPEN else NAMES:
+                self._wait(name, patience_s)
         except LabError as error:
             return error.message
         return ""
@@ -300,7 +377,9 @@ class Lab(LabFolder):
         route = [self._hop(JUMP)] if name == JUMP else [self._hop(JUMP), self._hop(name)]
         while True:
             try:
-                return handshake.greet(route, any_host_key=any_host_key)
+                if self.door == doors.OPEN:
+                    return handshake.greet(route, any_host_key=any_host_key)
+                return handshake.knock(route[-1], is_behind=name != JUMP)
             except handshake.NotYet as error:
                 dead = [server for server in self._servers() if server.process is None]
                 if dead or time.monotonic() > deadline_s:
@@ -322,14 +401,17 @@ class Lab(LabFolder):
         recorded = _State()
         if self._state_file.exists():
             values = json.loads(self._state_file.read_text())
-            recorded = _State(values["id"], values["backend"], Ports(**values["ports"]))
+            recorded = _State(values["id"], values["backend"], Ports(**values["ports"]), values.get("door", doors.OPEN))
         return recorded
 
-    def _wanted(self, backend: str) -> _State:
-        """Return the recorded state, completed by what this lab was asked for."""
+    def _wanted(self, backend: str, door: str) -> _State:
+        """Return the recorded state, completed by what this lab was asked for. Raise LabError for a door that nothing
+        here can play."""
         recorded = self._state()
+        door = door or recorded.door
+        doors.played_by(door, backend)
         return _State(id=recorded.id or secrets.token_hex(8), backend=backend,
-                      ports=self._ports or recorded.ports)
+                      ports=self._ports or recorded.ports, door=door)
 
     def _save(self, state: _State) -> None:
         place(self._state_file, json.dumps(asdict(state), indent=1) + "\n")
@@ -347,6 +429,7 @@ class _State:
     id: str = ""
     backend: str = ""  # "" when it is down
     ports: Ports = field(default_factory=Ports)
+    door: str = doors.OPEN
 
 
 def _choose(backend: str, running: str) -> str:
@@ -369,11 +452,15 @@ def _choose(backend: str, running: str) -> str:
 
 
 def _sshd_config(server: Server) -> str:
-    if server.forwards_to:
-        return sshd.jump_config(port=server.port, host_key=server.host_key,
-                                   authorized_keys=server.authorized_keys, ports=server.forwards_to)
-    return sshd.host_config(port=server.port, host_key=server.host_key, authorized_keys=server.authorized_keys,
-                               environment=server.environment, session=server.session_script)
+    if server.words:
+        sshd.prepare_pam(server.pam_service, server.words)
+    first = sshd.door_config(server.door, server.pam_service)
+    if server.gives_sessions:
+        return first + sshd.host_config(
+            port=server.port, host_key=server.host_key, authorized_keys=server.authorized_keys,
+            environment=server.environment, session=server.session_script)
+    return first + sshd.jump_config(port=server.port, host_key=server.host_key,
+                                    authorized_keys=server.authorized_keys, ports=server.targets.values())
 
 
 def _short_folder(root: Path) -> Path:

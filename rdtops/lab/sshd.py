@@ -8,14 +8,28 @@ import pwd
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rdtops.errors import LabError
+from rdtops.lab.lab_files import place
 
 _SBIN = "/usr/sbin:/usr/local/sbin:/sbin"  # often not on an ordinary user's PATH
 _SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server",
                  "/usr/libexec/sftp-server", "/usr/lib/sftp-server")
+_PAM = Path("/etc/pam.d")
+_PAM_MODULES = ("lib/security/pam_exec.so", "lib64/security/pam_exec.so", "lib/*/security/pam_exec.so",
+                "usr/lib/*/security/pam_exec.so", "usr/lib*/security/pam_exec.so")
+_ASK_PAM = "UsePAM yes\nPermitRootLogin yes\n"
+_DOORS = {  # lines before all others: sshd takes the first value of a keyword
+    "noforward": "AllowTcpForwarding no\nAllowStreamLocalForwarding no\n",
+    "password": f"AuthenticationMethods password\nPasswordAuthentication yes\n{_ASK_PAM}",
+    "code": f"AuthenticationMethods keyboard-interactive\nKbdInteractiveAuthentication yes\n{_ASK_PAM}",
+    "key-and-code": ("AuthenticationMethods publickey,keyboard-interactive\nKbdInteractiveAuthentication yes\n"
+                     f"{_ASK_PAM}"),
+    "oldkeys": "HostKeyAlgorithms ssh-rsa\nKexAlgorithms diffie-hellman-group14-sha1\n",
+}
 
 
 def sshd() -> str | None:
@@ -49,9 +63,26 @@ def gives_terminals() -> bool:
         os.close(slave)
 
 
-def listening(config: Path, log: Path) -> list[str]:
-    """Return the command of an sshd that listens itself: the jump host."""
-    return [_sshd(), "-D", "-f", str(config), "-E", str(log)]
+def pam_obstacle() -> str | None:
+    """Return why sshd cannot ask PAM here, None when it can."""
+    if os.geteuid():
+        return "sshd asks PAM only as root"
+    if not _PAM.is_dir():
+        return f"there is no {_PAM}"
+    modules = (path for folder in _PAM_MODULES for path in Path("/").glob(folder))
+    return None if any(modules) else "PAM's module pam_exec.so is not installed"
+
+
+def listening(config: Path, log: Path, service: str = "") -> list[str]:
+    """Return the command of an sshd that listens itself: the jump host. PAM knows an sshd by the name that it was
+    started by: `service`, a link beside its configuration."""
+    program = Path(_sshd())
+    if service:
+        link = config.parent / service
+        link.unlink(missing_ok=True)
+        link.symlink_to(program)
+        program = link
+    return [str(program), "-D", "-f", str(config), "-E", str(log)]
 
 
 def serving_one(config: Path, log: Path) -> list[str]:
@@ -65,6 +96,26 @@ def prepare_system() -> None:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
 
 
+def prepare_pam(service: str, words: Path) -> None:
+    """Let PAM admit to this service whoever knows an entry word of this file."""
+    program = Path(__file__).with_name("entry_words.py")
+    place(_PAM / service, (
+        "# Written by the rdtops lab, removed by inv lab.down.\n"
+        f"auth required pam_exec.so type=auth expose_authtok quiet [{sys.executable}] -I [{program}] [{words}]\n"
+        "auth required pam_permit.so\naccount required pam_permit.so\nsession required pam_permit.so\n"))
+
+
+def remove_pam(service: str) -> None:
+    if os.geteuid() == 0:
+        (_PAM / service).unlink(missing_ok=True)
+
+
+def door_config(door: str, service: str = "") -> str:
+    """Return the lines that come before the jump host's configuration at this door. `service` is PAM's name for it,
+    which sshd can be told since 9.9."""
+    return _DOORS.get(door, "") + (_if_known(f"PAMServiceName {service}") if service else "")
+
+
 def jump_config(*, port: int, host_key: Path, authorized_keys: Path, ports: Iterable[int]) -> str:
     """Return the jump host's configuration: forwarding to these ports only; MaxSessions 0 refuses shell, exec and
     subsystems."""
@@ -75,7 +126,8 @@ def jump_config(*, port: int, host_key: Path, authorized_keys: Path, ports: Iter
         "AllowTcpForwarding local\n"
         "AllowStreamLocalForwarding no\n"
         f"PermitOpen {allowed}\n")
-    return text + _no_penalties()
+    # sshd 9.8 and later blocks an address after failed logins, and here all clients have the same address
+    return text + _if_known("PerSourcePenalties no")
 
 
 def host_config(*, port: int, host_key: Path, authorized_keys: Path, environment: Mapping[str, str],
@@ -123,10 +175,8 @@ def _common(*, port: int, host_key: Path, authorized_keys: Path) -> str:
             "X11Forwarding no\n")
 
 
-def _no_penalties() -> str:
-    """Return the line that disables penalties: sshd 9.8 and later blocks an address after failed logins, and here all
-    clients have the same address."""
-    line = "PerSourcePenalties no"
+def _if_known(line: str) -> str:
+    """Return a line of configuration where this sshd knows its keyword, else ''."""
     known = subprocess.run([_sshd(), "-T", "-f", os.devnull, "-o", line], capture_output=True, text=True, timeout=10,
                            check=False)
     return "" if "Bad configuration option" in known.stderr else line + "\n"

@@ -125,6 +125,7 @@ class _HostTable(_HopTable):
 
 
 class _File(_Table):
+    include: Text | None = None  # another such file: its keys come before the same keys here. It need not exist
     assets: Mapping[str, str] = Field(default_factory=dict)
     required_plugins: tuple[str, ...] = Field(default=(), strict=False)
     jumps: Mapping[Name, _HopTable] = Field(default_factory=dict)
@@ -189,6 +190,21 @@ class Inventory:
 def load(path: str | Path | None = None) -> Inventory:
     """Read hosts.toml (RDTOPS_HOSTS names another). Raise ConfigError that lists every mistake with its line."""
     file = Path(path or os.environ.get("RDTOPS_HOSTS", "") or DEFAULT_FILE).expanduser().absolute()
+    text, content = _read(file)
+    files = [file]
+    if isinstance(included := content.get("include"), str):
+        files += filter(Path.exists, [file.parent / Path(included).expanduser()])
+    for other in files[1:]:
+        content = _overlaid(content, _read(other)[1])
+    try:
+        tables = _File.model_validate(content)
+    except ValidationError as error:
+        remedy = f"edit {' or '.join(map(str, files))}"
+        raise ConfigError(_explained(file, text, error), remedy=remedy) from None
+    return _resolved(file, text, tables)
+
+
+def _read(file: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
@@ -197,14 +213,20 @@ def load(path: str | Path | None = None) -> Inventory:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not UTF-8: {error}") from error
     try:
-        content = tomllib.loads(text)
+        return text, tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
-    try:
-        tables = _File.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(_explained(file, text, error), remedy=f"edit {file}") from None
-    return _resolved(file, text, tables)
+
+
+def _overlaid(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """Return our tables with those of an included file over them, key by key.
+
+    >>> _overlaid({"hosts": {"lab": {"port": 22023, "gpus": 8}}}, {"hosts": {"lab": {"port": 25000}}})
+    {'hosts': {'lab': {'port': 25000, 'gpus': 8}}}
+    """
+    both = {key: _overlaid(ours[key], theirs[key]) for key in ours.keys() & theirs.keys()
+            if isinstance(ours[key], dict) and isinstance(theirs[key], dict)}
+    return {**ours, **theirs, **both}
 
 
 def _resolved(file: Path, text: str, tables: _File) -> Inventory:

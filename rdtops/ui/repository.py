@@ -18,7 +18,7 @@ import rdtops
 from rdtops.checks import Status
 from rdtops.errors import LabError, RdtopsError
 from rdtops.hostlib.fields import loads
-from rdtops.lab import packages
+from rdtops.lab import doors, packages
 from rdtops.lab.site import Lab
 from rdtops.views.host_output import LabServerOutput
 from rdtops.views.output import WorkflowOutput
@@ -104,18 +104,32 @@ class Drilled(WorkflowOutput):
 
 
 def lab() -> Lab:
-    """Return the lab of this checkout, with the ports that hosts.toml names."""
+    """Return the lab of this checkout. Its hosts.toml, which that of the checkout includes, has the ports it got."""
     return Lab(ROOT / ".lab")
 
 
-def lab_up(say: Say, backend: str = "auto") -> Iterator[StepSummary]:
+def lab_up(say: Say, backend: str = "auto", door: str = "") -> Iterator[StepSummary]:
     site = lab()
-    say(site.up(backend).words)
+    say(site.up(backend, door).words)
+    site.write_routes()
     make_tiny_assets(say)
     yield StepSummary("the lab is up", {
+        **_door_words(site),
         "try it": "inv deploy check train --host lab",
         "by hand": f"ssh -F {_short(site.root / 'ssh_config')} lab",
         "stop it": "inv lab.down"})
+
+
+def _door_words(site: Lab) -> dict[str, str]:
+    """Return what to know of a door that is not the ordinary one, and what to type at it."""
+    if site.door == doors.OPEN:
+        return {}
+    told = {}
+    if site.words:
+        once = " (each is good once)" if site.door != "password" else ""
+        told[site.words.name] = f"head -1 {_short(site.words)}{once}"
+    return {"door": f"{site.door}: the jump host {doors.DOORS[site.door]}", **told,
+            "ordinary door": f"inv lab.up --door {doors.OPEN}"}
 
 
 def lab_down(say: Say) -> Iterator[WorkflowOutput]:

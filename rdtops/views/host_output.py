@@ -74,7 +74,8 @@ class LabServerOutput(WorkflowOutput):
     def __rich__(self) -> RenderableType:
         server = self.server
         state = styled("[green]up[/]  ") if server.up else styled("[dim]down[/]")
-        process = f"process {server.pid}, {server.backend}" if server.up else ""
+        door = f", door {server.door}" if server.door else ""
+        process = f"process {server.pid}, {server.backend}{door}" if server.up else ""
         return styled("{} [bold]{}[/]  {}:{}  [dim]{}[/]", state, server.name, server.address, server.port, process)
 
     def to_json(self) -> list[dict[str, Any]]:

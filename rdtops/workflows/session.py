@@ -14,7 +14,7 @@ from rdtops.delivery import plan, releases, snapshot
 from rdtops.delivery.plan import Asset, Request
 from rdtops.delivery.releases import RolledBack
 from rdtops.delivery.snapshot import Snapshot
-from rdtops.errors import Unreachable
+from rdtops.errors import HostKeyError, Unreachable
 from rdtops.plugging import registry
 from rdtops.plugging.registry import Registry
 from rdtops.runs import records
@@ -141,6 +141,10 @@ class HostSession:
         except Unreachable as error:
             if self.host.route[0].address.startswith("127."):
                 error.remedy = "inv lab.up   # if this is the lab; inv lab.status shows its servers"
+            raise
+        except HostKeyError as error:
+            if Path(self.host.known_hosts).parent.name == ".lab":  # its lab wrote that file: this is another's server
+                error.remedy = "inv lab.up   # another program has the port; this starts the lab on ports of its own"
             raise
 
     def _say_notes(self) -> None:

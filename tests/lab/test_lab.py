@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -33,6 +34,7 @@ from rdtops.lab.packages import SystemProgram
 from rdtops.lab.ports import Ports, first_job_id, free_ports
 from rdtops.lab.server import ID_VARIABLE
 from rdtops.lab.site import HOSTS, NAMES, Lab
+from rdtops.ssh import inventory
 from tests.lab.conftest import running_lab
 
 pytestmark = pytest.mark.lab
@@ -239,6 +241,60 @@ def test_a_taken_port_is_named_with_its_owner(site: Lab) -> None:
     assert str(site.ports.lab2) in raised.value.message
     assert f"pid {os.getpid()}" in raised.value.message
     assert site.up().started == ("lab2",)
+
+
+@pytest.fixture
+def at_the_usual_ports(tmp_path: Path) -> Iterator[Callable[[str], Lab]]:
+    """Labs in folders of these names that named no ports, as that of a clone; none is up."""
+    labs: list[Lab] = []
+
+    def lab(name: str) -> Lab:
+        labs.append(Lab(tmp_path / name))
+        return labs[-1]
+
+    yield lab
+    for one in labs:
+        one.down()
+
+
+def _ports(lab: Lab) -> set[int]:
+    return {row.port for row in lab.status()}
+
+
+def test_two_labs_that_come_up_at_the_same_moment_have_ports_of_their_own_and_keep_them(
+        at_the_usual_ports: Callable[[str], Lab]) -> None:
+    labs = [at_the_usual_ports(name) for name in ("one", "two")]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Lab.up, labs))
+    before = [_ports(lab) for lab in labs]
+    assert len(set.union(*before)) == 6
+    assert [output(lab, "lab", "echo $HOME") for lab in labs] == [str(lab.home("lab")) for lab in labs]
+    labs[1].down()
+    labs[1].up()
+    assert [_ports(lab) for lab in labs] == before
+
+
+def test_a_lab_goes_out_of_the_way_of_another_program(at_the_usual_ports: Callable[[str], Lab],
+                                                      tmp_path: Path) -> None:
+    lab = at_the_usual_ports("one")
+    usual = Ports()
+    with _listening(usual.jump):
+        ready = lab.up()
+        assert not {usual.jump, usual.lab, usual.lab2} & _ports(lab)
+        assert f"other programs have its ports, so it has {lab.ports.words}" in ready.words
+        assert output(lab, "lab2", "echo in") == "in"
+        lab.write_inventory(tmp_path / "hosts.toml", {})
+        assert {hop.port for hop in inventory.load(tmp_path / "hosts.toml").host("lab").route} < _ports(lab)
+    assert lab.up().started == ()
+
+
+@contextmanager
+def _listening(port: int) -> Iterator[None]:
+    """Somebody listens on this port: we do, or whoever does already."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        yield
 
 
 def test_detached_work_outlives_its_connection_and_the_server(site: Lab) -> None:

@@ -43,10 +43,26 @@ def test_a_good_file_gives_hosts_with_their_routes(tmp_path):
     assert inventory.asset("unknown") is None
 
 
-def test_the_file_of_this_repository_is_good():
-    inventory = load(Path(__file__).parents[2] / "hosts.toml")
+def test_the_file_of_this_repository_is_good(tmp_path):
+    inventory = load(written(tmp_path, (Path(__file__).parents[2] / "hosts.toml").read_text()))
     assert {"a800", "lab", "lab2"} <= set(inventory.hosts)
     assert inventory.host("lab").route_words == "here -> lab-jump -> lab"
+
+
+def test_an_included_file_comes_first_key_by_key_and_may_be_missing(tmp_path):
+    file = written(tmp_path, 'include = "own/hosts.toml"\n' + GOOD)
+    assert load(file).host("a800").port == 22
+    (tmp_path / "own").mkdir()
+    own = tmp_path / "own/hosts.toml"
+    own.write_text('[jumps.gate]\nport = 2222\n[hosts.a800]\nport = 2022\n[hosts.b800]\naddress = "b"\n')
+    host = load(file).host("a800")
+    assert [hop.where.partition("@")[2] for hop in host.route] == ["203.0.113.7:2222", "198.51.100.23:2022"]
+    assert (host.identity_file, host.default) == (str(tmp_path / "keys/id"), True)
+    assert set(load(file).hosts) == {"a800", "b800"}
+    own.write_text("[hosts.a800]\nprot = 7\n")
+    with pytest.raises(ConfigError, match=r"a800\.prot: unknown key; did you mean 'port'") as raised:
+        load(file)
+    assert str(own) in raised.value.remedy
 
 
 @pytest.mark.parametrize(("broken", "line", "words"), [
