@@ -60,25 +60,27 @@ def pulse(ended=threading.Event()):
 threading.Thread(target=pulse, daemon=True).start()
 snapshot_download(sys.argv[1], local_dir=sys.argv[2], ignore_patterns=["*.h5", "*.msgpack", "*.onnx", "*.ot"])
 """
-# Fetches the beginning of files as a download would, with its request on stdin too: through redirects to the server
-# that holds the large files of a hub, which may be blocked.
+# Fetches the beginning of files as the download would: with the same library, and so through the same proxies, with the
+# same certificates, and through redirects to the server that holds the large files, which may be blocked.
 _FETCH = """\
-import base64, json, os, sys, time, urllib.parse, urllib.request
+import json, os, sys, time
 asked = json.load(sys.stdin)
 os.environ.update(asked['variables'])
+from huggingface_hub.utils import build_hf_headers, get_session
+session, headers = get_session(), {**build_hf_headers(), 'Range': 'bytes=0-65535'}
+def head(url):
+    if callable(getattr(session, 'stream', None)):  # httpx; earlier versions have requests
+        with session.stream('GET', url, headers=headers, timeout=10) as answer:
+            answer.raise_for_status()
+            return next(answer.iter_bytes(65536), b'')
+    with session.get(url, headers=headers, timeout=10, stream=True) as answer:
+        answer.raise_for_status()
+        return next(answer.iter_content(65536), b'')
 found = {}
 for url in asked['urls']:
     begun = time.monotonic()
     try:
-        parts = urllib.parse.urlsplit(url)
-        userinfo, _, place = parts.netloc.rpartition('@')
-        request = urllib.request.Request(parts._replace(netloc=place).geturl(),
-                                         headers={'Range': 'bytes=0-65535', 'User-Agent': 'rdtops'})
-        if userinfo:  # for this server, not for a redirect's
-            basic = base64.b64encode(urllib.parse.unquote(userinfo).encode()).decode()
-            request.add_unredirected_header('Authorization', 'Basic ' + basic)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            content = answer.read(65536)
+        content = head(url)
         kind = 'html' if content.lstrip()[:1] == b'<' else ''
         found[url] = {'bytes': len(content), 'seconds': time.monotonic() - begun, 'problem': kind and 'a web page'}
     except Exception as error:
@@ -159,9 +161,8 @@ def endpoint_probes(host: Host, mirror: Mirror, spec: RunSpec) -> list[Probe[tup
     if not mirror.brings(name):
         return []
     urls = [f"{mirror.endpoint.rstrip('/')}/{HUB_NAMES[name]}/resolve/main/{quote(file)}" for file in FETCHED]
-    asked = {"urls": urls, "variables": dict(host.env)}
-    return [Probe("endpoint", Command(host.python, "-c", _FETCH).shell(), parse_fetched, timeout_s=25,
-                  stdin=json.dumps(asked).encode())]
+    asked = {"urls": urls, "variables": _variables(host, mirror)}
+    return [Probe("endpoint", _line(host, _FETCH), parse_fetched, timeout_s=25, stdin=json.dumps(asked).encode())]
 
 
 @hookimpl
@@ -189,13 +190,16 @@ def endpoint(host: Host, mirror: Mirror, answer: Answer[tuple[EncoderDownload, .
         return CheckResult.skip("hf endpoint", "not checked: nothing would be downloaded on the host")
     address = redacted(mirror.endpoint)
     fetched = answer.value or ()
+    report = CheckResult.fail if needed else CheckResult.warn
+    if answer.value is None and answer.output.code:
+        return report("hf endpoint", f"{host.name} has no huggingface_hub to ask {address} with", answer.problem,
+                      f"inv check --host {host.name}   # python and packages must be OK first")
     problems = [f"{file}: {got.problem or 'no byte'}" for file, got in zip(FETCHED, fetched, strict=False)
                 if got.problem or not got.size_bytes]
     if answer.value is None or len(fetched) != len(FETCHED) or problems:
         why = redacted("; ".join(problems) or answer.problem, secrets_of(host))
-        finding = (f"{address} does not serve the encoders to {host.name}", why,
-                   "edit hosts.toml: HF_ENDPOINT under env, or a local copy of the encoders under [assets]")
-        return CheckResult.fail("hf endpoint", *finding) if needed else CheckResult.warn("hf endpoint", *finding)
+        return report("hf endpoint", f"{address} does not serve the encoders to {host.name}", why,
+                      "edit hosts.toml: HF_ENDPOINT or proxies under env, or a local copy under [assets]")
     return CheckResult.ok("hf endpoint", f"{address} serves the encoders: {fetched[-1].size_bytes} bytes of weights in "
                           f"{fetched[-1].seconds:.1f} s")
 
@@ -330,15 +334,24 @@ def _bring(host: Host, mirror: Mirror, connection: Connection, role: str, run: R
 
 def _download(host: Host, mirror: Mirror, connection: Connection, repository: str, folder: str) -> None:
     """Download with the host's huggingface_hub, which resumes an interrupted download."""
-    python = "python" if activation(host) else host.python
-    line = activation(host) + Command(python, "-c", _DOWNLOAD, repository, str(PurePosixPath(folder))).shell()
-    variables = {**host.env, "HF_ENDPOINT": mirror.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    problem = _run_pulsing(connection, line, json.dumps(variables).encode())
+    line = _line(host, _DOWNLOAD, repository, str(PurePosixPath(folder)))
+    problem = _run_pulsing(connection, line, json.dumps(_variables(host, mirror)).encode())
     if problem:
         raise PreflightVeto(f"{repository} could not be downloaded on {host.name} from {redacted(mirror.endpoint)}: "
                             + redacted(problem, secrets_of(host)),
                             remedy=f"inv train --host {host.name}   # resumes it; or name a local copy of "
                                    f"{repository.rpartition('/')[2]} under [assets] in hosts.toml")
+
+
+def _line(host: Host, program: str, *words: str) -> str:
+    """Return the line that runs a program with the Python of the trainer's environment, which has huggingface_hub."""
+    before = activation(host)
+    return before + Command("python" if before else host.python, "-c", program, *words).shell()
+
+
+def _variables(host: Host, mirror: Mirror) -> dict[str, str]:
+    """Return the variables of a download: those of hosts.toml, such as proxies and certificates, and the endpoint."""
+    return {**host.env, "HF_ENDPOINT": mirror.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 def _run_pulsing(connection: Connection, line: str, stdin: bytes) -> str:

@@ -1,5 +1,9 @@
 import base64
+import contextlib
 import json
+import select
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -8,6 +12,8 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 
@@ -217,22 +223,105 @@ class Mirror(BaseHTTPRequestHandler):
         pass
 
 
-def test_redirects_to_a_store_that_is_blocked_are_followed_and_told(plugins, host, spec):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
-    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    serving.start()
+@contextlib.contextmanager
+def serving(handler, certificate=None):
+    """Serve on a port of the loopback; yield the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
     try:
-        h = host(env={"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"})
-        mirror = plugins["encoder_mirror"].mirror_of(h, options("encoder_mirror", h))
-        (probe,) = plugins["encoder_mirror"].endpoint_probes(h, mirror, spec())
-        done = subprocess.run(["sh", "-c", probe.shell], capture_output=True, check=True, input=probe.stdin)
+        yield f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
-        serving.join()
+        thread.join()
         server.server_close()
-    config, weights = probe.parse(said(done.stdout.decode()))
+
+
+def fetched(module, h, spec):
+    """Run the probe of the endpoint; return what came of a small and of a large file."""
+    (probe,) = module.endpoint_probes(h, module.mirror_of(h, options("encoder_mirror", h)), spec())
+    done = subprocess.run(["sh", "-c", probe.shell], capture_output=True, check=True, input=probe.stdin)
+    return probe.parse(said(done.stdout.decode()))
+
+
+def test_redirects_to_a_store_that_is_blocked_are_followed_and_told(plugins, host, spec):
+    with serving(Mirror) as address:
+        config, weights = fetched(plugins["encoder_mirror"], host(env={"HF_ENDPOINT": address}), spec)
     assert (config.size_bytes, config.problem) == (2, "")
     assert "404" in weights.problem
+
+
+# --- a hub that is reached only through a proxy, or with the certificates of a site ---
+
+class Proxy(Mirror):
+    """Carries requests for the names of `hubs` to their ports, as the proxy of a site that knows them."""
+
+    hubs: ClassVar[dict[str, int]] = {}
+
+    def do_GET(self):
+        url = urlsplit(self.path)
+        with urlopen(f"http://127.0.0.1:{self.hubs[url.netloc]}{url.path}") as answer:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer.read())
+
+    def do_CONNECT(self):
+        with socket.create_connection(("127.0.0.1", self.hubs[self.path.partition(":")[0]])) as hub:
+            self.send_response(200)
+            self.end_headers()
+            while ready := select.select([hub, self.connection], [], [], 10)[0]:
+                for side in ready:
+                    if not (piece := side.recv(1 << 16)):
+                        self.close_connection = True
+                        return
+                    (hub if side is self.connection else self.connection).sendall(piece)
+
+
+class Hub(Mirror):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+
+@pytest.mark.parametrize(("proxies", "reached"), [
+    (("HTTP_PROXY",), True), (("ALL_PROXY",), True), (("https_proxy",), False), (("http_proxy", "no_proxy"), False)])
+def test_the_check_goes_through_the_proxies_that_a_download_would(plugins, host, spec, proxies, reached):
+    with serving(Hub) as hub, serving(Proxy) as proxy:
+        Proxy.hubs["hub.invalid"] = int(hub.rpartition(":")[2])
+        env = {"HF_ENDPOINT": "http://hub.invalid", **dict.fromkeys(proxies, proxy)}
+        env.update({"no_proxy": "hub.invalid"} if "no_proxy" in proxies else {})
+        found = fetched(plugins["encoder_mirror"], host(env=env), spec)
+    assert [one.size_bytes > 0 for one in found] == [reached, reached], found
+
+
+@pytest.mark.parametrize(("variable", "reached"), [("SSL_CERT_FILE", True), ("", False)])
+def test_the_check_trusts_the_certificates_that_a_download_would(plugins, host, spec, tmp_path, variable, reached):
+    """Over a tunnel of the proxy, as a site has it that looks into the traffic."""
+    certificate = tmp_path / "site.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                    "-days", "1", "-subj", "/CN=hub.invalid", "-addext", "subjectAltName=DNS:hub.invalid",
+                    "-keyout", certificate, "-out", tmp_path / "only.pem"], check=True, capture_output=True)
+    certificate.write_text(certificate.read_text() + (tmp_path / "only.pem").read_text())
+    with serving(Hub, certificate) as hub, serving(Proxy) as proxy:
+        Proxy.hubs["hub.invalid"] = int(hub.rpartition(":")[2])
+        env = {"HF_ENDPOINT": "https://hub.invalid", "https_proxy": proxy}
+        env.update({variable: str(tmp_path / "only.pem")} if variable else {})
+        found = fetched(plugins["encoder_mirror"], host(env=env), spec)
+    assert [one.size_bytes > 0 for one in found] == [reached, reached], found
+    assert reached or "certificate" in found[0].problem.lower()
+
+
+def test_a_host_without_huggingface_hub_is_told_so_and_the_hub_is_not_blamed(check):
+    lacks = said("", 1, "ModuleNotFoundError: No module named 'huggingface_hub'\n")
+    found = check(env=MIRROR, fetched=lacks)["hf endpoint"]
+    assert found.status is Status.WARN
+    assert found.summary == "h has no huggingface_hub to ask https://***@mirror.example.org/ with"
+    assert "No module named" in found.evidence
 
 
 # --- a mirror with a password ---
@@ -240,22 +329,28 @@ def test_redirects_to_a_store_that_is_blocked_are_followed_and_told(plugins, hos
 PASSWORD = "s3cret-word"
 
 
-class Guarded(BaseHTTPRequestHandler):
-    """Wants a password, and sends those who have it to another server, which must not see it."""
+class Store(Mirror):
+    """Has the large files of a mirror, whose password it must not see."""
 
-    seen: ClassVar[list[tuple[str, str]]] = []
+    seen: ClassVar[list[str]] = []
 
     def do_GET(self):
-        self.seen.append((self.path, self.headers.get("Authorization", "")))
-        if self.path.startswith("/elsewhere"):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"weights")
-            return
+        self.seen.append(self.headers.get("Authorization", ""))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"weights")
+
+
+class Guarded(Mirror):
+    """Wants a password, and sends those who have it to its store."""
+
+    store = ""
+
+    def do_GET(self):
         time.sleep(0.2)  # so long a command line can be looked at
         right = self.headers.get("Authorization") == "Basic " + base64.b64encode(f"ann:{PASSWORD}".encode()).decode()
         self.send_response(302 if right else 401)
-        self.send_header("Location", "/elsewhere/" + self.path.rpartition("/")[2])
+        self.send_header("Location", self.store + self.path)
         self.end_headers()
 
     def log_message(self, *_):
@@ -275,26 +370,19 @@ class RealProber(ScriptedConnection):
 
 @pytest.mark.parametrize(("password", "status"), [(PASSWORD, Status.OK), (f"{PASSWORD}-wrong", Status.FAIL)])
 def test_the_password_of_a_mirror_is_in_no_command_line_and_in_no_finding(plugins, host, spec, password, status):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Guarded)
-    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    serving.start()
-    seen, Guarded.seen[:] = set(), []
-    h = host(env={"HF_ENDPOINT": f"http://ann:{password}@127.0.0.1:{server.server_port}", "no_proxy": "*"},
-             python=sys.executable)
-    connection = RealProber(h, text_encoder=listing("", ""), vision_encoder=listing(SIGLIP, as_json(SO400M)))
-    try:
+    seen, Store.seen[:] = set(), []
+    with serving(Store) as Guarded.store, serving(Guarded) as address:
+        h = host(env={"HF_ENDPOINT": address.replace("//", f"//ann:{password}@"), "no_proxy": "*"},
+                 python=sys.executable)
+        connection = RealProber(h, text_encoder=listing("", ""), vision_encoder=listing(SIGLIP, as_json(SO400M)))
         with watched_command_lines(seen):
             found = plugins["encoder_mirror"].preflight_check(h, connection, spec(), {}, options("encoder_mirror", h))
-    finally:
-        server.shutdown()
-        serving.join()
-        server.server_close()
-    assert any("snapshot" not in line and "urllib.request" in line for line in seen)  # there was something to see
+    assert any("snapshot" not in line and "get_session" in line for line in seen)  # there was something to see
     assert not [line for line in seen if PASSWORD in line]
     assert PASSWORD not in repr(found)
     endpoint = {r.name: r for r in found}["hf endpoint"]
     assert (endpoint.status, "http://***@127.0.0.1" in endpoint.summary) == (status, True)
-    assert {said for path, said in Guarded.seen if path.startswith("/elsewhere")} <= {""}
+    assert set(Store.seen) == ({""} if status is Status.OK else set())
 
 
 def test_a_download_that_fails_does_not_repeat_the_password(plugins, host, spec, monkeypatch):
