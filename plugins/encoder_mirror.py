@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from rdtops.api import (
     ask,
     fields,
     hookimpl,
-    plan_upload,
+    plan_asset,
     redacted,
     secrets_of,
     upload,
@@ -41,7 +42,9 @@ OPTIONS = {"endpoint": Option(str, "the URL of a hub or mirror, as https://...; 
                               pattern="https?://.+"),
            "download": Option(bool, "download on the host; default: when an endpoint is set")}
 TIME_LIMIT_S = {"before_train": 24 * 3600}  # 45 GB over a slow connection
-WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
+INDEX = ".index.json"  # of weights in parts
+# in the order in which transformers tries them
+WEIGHTS = ("model.safetensors", "model.safetensors" + INDEX, "pytorch_model.bin", "pytorch_model.bin" + INDEX)
 TOKENIZERS = ("tokenizer.json", "spiece.model")
 DOWNLOAD_TIMEOUT_S = 6 * 3600.0
 SILENCE_S = 60.0
@@ -139,9 +142,11 @@ def parse(output: Output) -> Encoder:
 
 
 def probe(role: str, folder: str) -> Probe[Encoder]:
-    """Return the probe of an encoder. Large weights may be in several files, which *.index.json names."""
+    """Return the probe of an encoder. Large weights may be in several files, which *.index.json names. A clone without
+    git-lfs has small texts in place of them, which do not count."""
     line = (f"cd {Command(folder).shell()} 2>/dev/null || {{ echo ---; echo ---; exit 0; }}; "
-            'for f in *; do [ -f "$f" ] && [ -s "$f" ] && echo "$f"; done; echo ---; '
+            'for f in *; do [ -f "$f" ] && [ -s "$f" ] && ! head -c 40 "$f" | grep -q "^version https://git-lfs" && '
+            'echo "$f"; done; echo ---; '
             "grep -ohE '\"[^\"/]*[.](safetensors|bin)\"' *.index.json 2>/dev/null | sort -u; echo ---; "
             "cat config.json 2>/dev/null || :")
     return Probe(role, line, parse)
@@ -227,20 +232,36 @@ def missing(role: str, encoder: Encoder) -> list[str]:
     needs = {"config.json": ("config.json",), "weights": WEIGHTS}
     if role == "text_encoder":
         needs["tokenizer"] = TOKENIZERS
-    whole = encoder.files & {"model.safetensors", "pytorch_model.bin"}
-    parts = [] if whole else sorted(encoder.shards - encoder.files)
-    return [kind for kind, names in needs.items() if not encoder.files & set(names)] + parts
+    used = next((name for name in WEIGHTS if name in encoder.files), "")
+    lacks = [kind for kind, names in needs.items() if not encoder.files & set(names)]
+    return lacks + (_missing_parts(used, encoder) if used.endswith(INDEX) else [])
+
+
+def _missing_parts(index: str, encoder: Encoder) -> list[str]:
+    """Return the parts that are missing; the index of weights in another format does not count."""
+    suffix = PurePosixPath(index.removesuffix(INDEX)).suffix
+    return sorted(part for part in encoder.shards - encoder.files if part.endswith(suffix))
+
+
+def missing_here(role: str, folder: Path) -> list[str]:
+    """Return what the copy on this laptop lacks, by the same probe and rule as on the host."""
+    asked = probe(role, str(folder))
+    done = subprocess.run(["sh", "-c", asked.shell], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return missing(role, parse(Output(done.returncode, done.stdout.decode("utf-8", "replace"), "")))
 
 
 def judged(host: Host, mirror: Mirror, role: str, encoder: Encoder, spec: RunSpec,
            local_assets: Mapping[str, Path]) -> CheckResult:
     lacks = missing(role, encoder)
-    folder = spec.assets[role]
+    folder, here = spec.assets[role], local_assets.get(role)
     deploy = f"inv deploy --host {spec.host} --only encoders"
     way = _way(host, mirror, role, spec, local_assets)
+    if lacks and way and here and (lacks_here := missing_here(role, here)):
+        why, remedy = _incomplete_copy(_asset(spec, role), here, lacks_here)
+        return CheckResult.fail(role, f"{', '.join(lacks)} missing on the host, and {why}", folder, remedy)
     if lacks and way:
         return CheckResult.warn(role, f"{', '.join(lacks)} missing on the host; before training: {way}", folder,
-                                deploy if role in local_assets else f"inv train --host {spec.host}   # downloads it")
+                                deploy if here else f"inv train --host {spec.host}   # downloads it")
     if lacks:
         why, remedy = _no_way(host, _asset(spec, role))
         return CheckResult.fail(role, f"{', '.join(lacks)} missing on the host, and {why}", folder, remedy)
@@ -320,6 +341,13 @@ def _no_way(host: Host, name: str) -> tuple[str, str]:
             f"edit hosts.toml: a local copy of {name} under [assets], or endpoint under {table}")
 
 
+def _incomplete_copy(name: str, folder: Path, lacks: Sequence[str]) -> tuple[str, str]:
+    """Return that the copy on this laptop is incomplete, and the remedy."""
+    command = f"hf download {HUB_NAMES[name]}   # here" if name in HUB_NAMES else "complete it here"
+    return (f"{', '.join(lacks)} missing in the copy on this laptop, {folder}",
+            f"{command}; or name another copy of {name} under [assets] in hosts.toml")
+
+
 def _bring(host: Host, mirror: Mirror, connection: Connection, role: str, run: RunSpec,
            local_assets: Mapping[str, Path]) -> None:
     folder, name = run.assets[role], _asset(run, role)
@@ -327,7 +355,10 @@ def _bring(host: Host, mirror: Mirror, connection: Connection, role: str, run: R
         why, remedy = _no_way(host, name)
         raise PreflightVeto(f"the {role} is not in {folder}, and {why}", remedy=remedy)
     if role in local_assets:
-        upload(connection, plan_upload(connection, local_assets[role], folder))
+        if lacks := missing_here(role, local_assets[role]):
+            why, remedy = _incomplete_copy(name, local_assets[role], lacks)
+            raise PreflightVeto(f"the {role} is not in {folder}, and {why}", remedy=remedy)
+        upload(connection, plan_asset(connection, local_assets[role], folder))
     else:
         _download(host, mirror, connection, HUB_NAMES[name], folder)
 

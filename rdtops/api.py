@@ -19,7 +19,7 @@ from rdtops.ssh.environment import activation
 from rdtops.ssh.hosts import Host
 from rdtops.ssh.probe import Answer, Output, Probe, ask
 from rdtops.ssh.redaction import redacted, secrets_of
-from rdtops.transfer.transfer import download, plan_download, plan_upload, upload
+from rdtops.transfer.transfer import download, plan_asset, plan_download, plan_upload, upload
 from rdtops.transfer.transfer_plan import Plan
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "names",
     "nvidia_smi",
     "pages",
+    "plan_asset",
     "plan_download",
     "plan_upload",
     "printable",

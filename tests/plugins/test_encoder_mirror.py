@@ -22,6 +22,7 @@ from rdtops.errors import PreflightVeto
 from rdtops.on_host import prober
 from rdtops.ssh import bundle
 from tests.command_lines import watched_command_lines
+from tests.model_hub import BEGUN_BYTES, download, model_hub
 from tests.plugins.conftest import BROKEN, ScriptedConnection, as_json, said
 from tests.told import options
 
@@ -38,14 +39,22 @@ def served(*sizes, problem=""):
     return said(as_json({str(n): {"bytes": size, "seconds": 0.2, "problem": problem} for n, size in enumerate(sizes)}))
 
 
+def copy_in(folder, names):
+    """Make a copy on this laptop with these files, none of them empty."""
+    folder.mkdir()
+    for name in names.split():
+        (folder / name).write_text("{}")
+    return folder
+
+
 @pytest.fixture
-def check(plugins, host, spec):
+def check(plugins, host, spec, tmp_path):
     def run(*, text=None, vision=None, local=(), fetched=None, **values):
         h = host(**values)
         connection = ScriptedConnection(
             h, text_encoder=text or listing(T5, as_json({"d_model": 4096})),
             vision_encoder=vision or listing(SIGLIP, as_json(SO400M)), endpoint=fetched or served(65536, 65536))
-        here = {role: Path("/here") / role for role in local}
+        here = {role: copy_in(tmp_path / role, T5) for role in local}
         return {r.name: r for r in plugins["encoder_mirror"].preflight_check(
             h, connection, spec(), here, options("encoder_mirror", h))}
     return run
@@ -98,6 +107,7 @@ def test_the_probe_sees_files_links_and_parts_and_no_empty_weights(plugins, tmp_
     (tmp_path / "blob").write_text("{}")
     (folder / "config.json").symlink_to("../blob")  # as the Hugging Face cache does
     (folder / "pytorch_model.bin").touch()
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
     (folder / "model.safetensors.index.json").write_text(
         as_json({"weight_map": {"a.bin.weight": "model-1.safetensors", "b": "model-2.safetensors"}}))
     seen = look(plugins["encoder_mirror"], folder)
@@ -106,6 +116,40 @@ def test_the_probe_sees_files_links_and_parts_and_no_empty_weights(plugins, tmp_
     assert seen.config == {}
     nothing = look(plugins["encoder_mirror"], tmp_path / "nowhere")
     assert (nothing.files, nothing.shards, nothing.config) == (frozenset(), frozenset(), None)
+
+
+PARTS = ("config.json spiece.model model-00001-of-00002.safetensors model-00002-of-00002.safetensors "
+         "pytorch_model.bin.index.json")
+INDEX = '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
+
+
+def test_the_index_of_weights_that_were_not_downloaded_is_of_no_account(plugins, tmp_path):
+    """`hf download --exclude '*.bin'` leaves it behind; transformers reads the safetensors."""
+    folder = copy_in(tmp_path / "parts", PARTS)
+    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}')
+    (folder / "model.safetensors.index.json").write_text(INDEX)
+    assert plugins["encoder_mirror"].missing_here("text_encoder", folder) == []
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    lacks = ["model-00002-of-00002.safetensors"]
+    assert plugins["encoder_mirror"].missing_here("text_encoder", folder) == lacks
+
+
+def test_a_half_copy_on_the_laptop_fails_in_check_and_is_not_sent(plugins, host, spec, tmp_path, monkeypatch):
+    """As it fails on the host: the same probe looks into both."""
+    monkeypatch.setattr(plugins["encoder_mirror"], "upload", pytest.fail)
+    with model_hub({"config.json": b"{}", "spiece.model": b"x", "model.safetensors": b"w" * (BEGUN_BYTES + 1)},
+                   endless="model.safetensors") as endpoint:
+        download(endpoint, cache_dir=tmp_path / "cache", killed=True)
+    (here,) = (tmp_path / "cache").glob("models--*/snapshots/*")
+    h = host()
+    connection = ScriptedConnection(h, text_encoder=listing("", ""), vision_encoder=listing(SIGLIP, as_json(SO400M)))
+    given = (h, connection, spec(), {"text_encoder": here}, options("encoder_mirror", h))
+    found = {r.name: r for r in plugins["encoder_mirror"].preflight_check(*given)}["text_encoder"]
+    assert found.status is Status.FAIL
+    assert found.summary.endswith(f"and weights missing in the copy on this laptop, {here}")
+    assert found.remedy.startswith("hf download google/t5-v1_1-xxl   # here; or name another copy")
+    with pytest.raises(PreflightVeto, match="weights missing in the copy on this laptop"):
+        plugins["encoder_mirror"].before_train(*given)
 
 
 def look(module, folder):
@@ -124,7 +168,7 @@ def test_what_is_missing_is_named(check, files, lacks):
 
 
 @pytest.mark.parametrize(("values", "way"), [
-    ({"local": ["text_encoder"]}, "uploaded from /here/text_encoder"),
+    ({"local": ["text_encoder"]}, "/text_encoder"),
     ({"env": {"HF_ENDPOINT": "https://mirror.example.org"}}, "downloaded on the host from https://mirror.example.org"),
     ({"plugins": {"encoder_mirror": {"endpoint": "https://m.example.org"}}},
      "downloaded on the host from https://m.example.org"),
