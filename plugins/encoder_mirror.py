@@ -194,19 +194,26 @@ def endpoint(host: Host, mirror: Mirror, answer: Answer[tuple[EncoderDownload, .
     if answer is None:
         return CheckResult.skip("hf endpoint", "not checked: nothing would be downloaded on the host")
     address = redacted(mirror.endpoint)
-    fetched = answer.value or ()
-    report = CheckResult.fail if needed else CheckResult.warn
+    if finding := _unserved(host, address, answer):
+        return CheckResult.fail("hf endpoint", *finding) if needed else CheckResult.warn("hf endpoint", *finding)
+    *_, weights = answer.value or ()
+    return CheckResult.ok("hf endpoint", f"{address} serves the encoders: {weights.size_bytes} bytes of weights in "
+                          f"{weights.seconds:.1f} s")
+
+
+def _unserved(host: Host, address: str, answer: Answer[tuple[EncoderDownload, ...]]) -> tuple[str, str, str] | None:
+    """Return the finding about a hub that does not serve the host, with its evidence and remedy; None when it does."""
     if answer.value is None and answer.output.code:
-        return report("hf endpoint", f"{host.name} has no huggingface_hub to ask {address} with", answer.problem,
-                      f"inv check --host {host.name}   # python and packages must be OK first")
+        return (f"{host.name} has no huggingface_hub to ask {address} with", redacted(answer.problem, secrets_of(host)),
+                f"inv check --host {host.name}   # python and packages must be OK first")
+    fetched = answer.value or ()
     problems = [f"{file}: {got.problem or 'no byte'}" for file, got in zip(FETCHED, fetched, strict=False)
                 if got.problem or not got.size_bytes]
-    if answer.value is None or len(fetched) != len(FETCHED) or problems:
-        why = redacted("; ".join(problems) or answer.problem, secrets_of(host))
-        return report("hf endpoint", f"{address} does not serve the encoders to {host.name}", why,
-                      "edit hosts.toml: HF_ENDPOINT or proxies under env, or a local copy under [assets]")
-    return CheckResult.ok("hf endpoint", f"{address} serves the encoders: {fetched[-1].size_bytes} bytes of weights in "
-                          f"{fetched[-1].seconds:.1f} s")
+    if len(fetched) == len(FETCHED) and not problems:
+        return None
+    return (f"{address} does not serve the encoders to {host.name}",
+            redacted("; ".join(problems) or answer.problem, secrets_of(host)),
+            "edit hosts.toml: HF_ENDPOINT or proxies under env, or a local copy under [assets]")
 
 
 @hookimpl

@@ -11,11 +11,13 @@ from pathlib import Path
 import fabric
 import paramiko
 
-from rdtops.errors import AuthenticationFailed, ConnectionLost, HostError, HostKeyError, Unreachable
+from rdtops.errors import AuthenticationFailed, CommandFailed, ConnectionLost, HostError, HostKeyError, Unreachable
 from rdtops.ssh.hosts import Hop, Host
 
 _MUTE = ("No existing session", "Error reading SSH protocol banner")  # paramiko's two messages for the same fault
 _GONE = re.compile(r"timeout|transport shut down|saw EOF", re.IGNORECASE)  # its messages for a loss during the login
+# Python 2, Python 3.6, and one that was built without zlib
+_UNFIT = re.compile(r"Unknown option: -I|future feature annotations is not defined|No module named '?zlib")
 
 
 def lost(host: Host, why: str, hop: Hop | None = None) -> ConnectionLost:
@@ -41,6 +43,14 @@ def silence(link: fabric.Connection, hop: Hop, patience_s: float) -> str:
     if not transport.is_active():
         return f"{hop.name} closed the connection"
     return f"no answer from {hop.name} within {patience_s:g} s" if asking.is_alive() else ""
+
+
+def unfit_python(host: Host, code: int, errors: str) -> CommandFailed | None:
+    """Return the error of a host whose Python is missing or cannot run our programs; None for any other end."""
+    if code not in (126, 127) and not _UNFIT.search(errors):
+        return None
+    return CommandFailed(f"{host.name}: {errors.strip()[-600:] or f'{host.python}: command not found'}",
+                         remedy=f"set hosts.{host.name}.python in hosts.toml to a Python 3.8 or newer")
 
 
 def refusal(error: Exception, hop: Hop, host: Host) -> HostError:

@@ -27,7 +27,7 @@ from rdtops.errors import AuthenticationFailed, CommandFailed, ConnectionLost, H
 from rdtops.hostlib.names import quoted as quoted_word
 from rdtops.porter.entries import Problem
 from rdtops.porter.wire import Heartbeat, Wire
-from rdtops.ssh import bundle
+from rdtops.ssh import bundle, exceptions
 from rdtops.ssh.command import Command, for_the_host
 from rdtops.ssh.hosts import Host
 from rdtops.ssh.openssh_config import config_text, destination
@@ -320,10 +320,8 @@ class SshProcess:
         trust = f"inv trust --host {host.name}"
         inside = self.passed >= len(host.route)
         if inside and code not in (255, -9):
-            if code == 127:
-                return CommandFailed(f"{host.name}: {errors or 'command not found'}",
-                                     remedy=f"set hosts.{host.name}.python in hosts.toml to a Python 3.8 or newer")
-            return CommandFailed(f"{host.name}: exit {code}\n{errors[-600:]}")
+            return exceptions.unfit_python(host, code, errors) or CommandFailed(
+                f"{host.name}: exit {code}\n{errors[-600:]}")
         if "IDENTIFICATION HAS CHANGED" in errors:
             return HostKeyError(f"the host key of a hop of {route} has CHANGED. Either the machine was reinstalled, or "
                                 "this is a man-in-the-middle attack", remedy=trust)
