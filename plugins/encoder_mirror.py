@@ -29,6 +29,7 @@ from rdtops.api import (
     ask,
     fields,
     hookimpl,
+    hub_cache,
     plan_asset,
     redacted,
     secrets_of,
@@ -341,8 +342,10 @@ def _way(host: Host, mirror: Mirror, role: str, spec: RunSpec, local_assets: Map
 def _no_way(host: Host, name: str) -> tuple[str, str]:
     """Return why an encoder cannot be sent or downloaded, and the remedy."""
     if name in host.assets:
+        of_the_cache = PurePosixPath(host.assets[name]).name.startswith(hub_cache.REPOSITORIES)
+        right = f"a snapshot, {host.assets[name]}/snapshots/REVISION," if of_the_cache else "the right folder"
         return (f"[hosts.{host.name}.assets] has a folder for {name}, which is not changed",
-                f"edit hosts.toml: the right folder of {name} under [hosts.{host.name}.assets], or none")
+                f"edit hosts.toml: {right} of {name} under [hosts.{host.name}.assets], or none")
     table = f"[hosts.{host.name}.plugins.encoder_mirror]"
     return ("there is neither a local copy nor a mirror",
             f"edit hosts.toml: a local copy of {name} under [assets], or endpoint under {table}")

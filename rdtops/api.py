@@ -9,7 +9,7 @@ from rdtops.contract.run import Checkpoint, Retention, RunEnd, RunPaths, RunSpec
 from rdtops.contract.tally import tallies
 from rdtops.errors import PreflightVeto, RdtopsError, RunError
 from rdtops.hookspecs import API_VERSION, hookimpl
-from rdtops.hostlib import checkpoints, fields, files, locks, manifest, names, nvidia_smi
+from rdtops.hostlib import checkpoints, fields, files, hub_cache, locks, manifest, names, nvidia_smi
 from rdtops.launcher import Cause, Job, JobState, Launcher, Phase, Spread, Submitted, Traits
 from rdtops.options import Option
 from rdtops.ssh.command import Command, Secret
@@ -64,6 +64,7 @@ __all__ = [
     "fields",
     "files",
     "hookimpl",
+    "hub_cache",
     "locks",
     "manifest",
     "names",

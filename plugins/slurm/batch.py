@@ -14,7 +14,7 @@ _WARNING = "at its time limit the job has kept nothing since it was last requeue
 # how much of its work a job has kept: the step of its newest checkpoint, or the trials that have ended
 _CHECKPOINTS = ("sed -n 's/^{\"kind\": \"checkpoint\".*\"step\": \\([0-9]*\\).*/\\1/p' journal.jsonl 2>/dev/null | "
                 "sort -n | tail -n 1")
-_TRIALS = "wc -l < trials.jsonl 2>/dev/null"
+_TRIALS = "cat trials.jsonl 2>/dev/null | wc -l"
 
 _BATCH = """\
 #!/bin/sh

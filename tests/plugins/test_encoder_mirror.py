@@ -213,6 +213,13 @@ def test_a_token_goes_by_stdin_and_not_on_the_command_line(plugins, host, monkey
     assert seen["line"].endswith("google/t5-v1_1-xxl '/w/a folder'")
 
 
+def test_a_repository_of_the_hub_s_cache_on_the_host_is_told_to_be_no_snapshot(check):
+    hub = "/data/hub/models--google--t5-v1_1-xxl"
+    found = check(text=listing("", ""), assets={"t5-v1_1-xxl": hub})["text_encoder"]
+    assert found.status is Status.FAIL
+    assert found.remedy.startswith(f"edit hosts.toml: a snapshot, {hub}/snapshots/REVISION, of t5-v1_1-xxl under ")
+
+
 def test_download_false_keeps_the_host_off_the_net(check):
     found = check(text=listing("", ""), env={"HF_ENDPOINT": "https://m.example.org"},
                   plugins={"encoder_mirror": {"download": False}})
