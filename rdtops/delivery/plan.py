@@ -82,20 +82,10 @@ def local_assets(assets: Sequence[Asset]) -> Mapping[str, Path]:
     return {a.role: a.local for a in assets if a.local}
 
 
-def release_folder(workspace: str, name: str) -> str:
-    return f"{workspace}/releases/{name}"
-
-
-def _asset(role: str, name: str, inventory: Inventory, connection: Connection) -> Asset:
-    pinned = connection.host.assets.get(name)
-    remote = connection.absolute(pinned) if pinned else f"{connection.workspace}/assets/{name}"
-    local, remark = _local(name, inventory.asset(name))
-    return Asset(role, name, local, remote, bool(pinned), remark)
-
-
-def _local(name: str, folder: Path | None) -> tuple[Path | None, str]:
+def local_copy(inventory: Inventory, name: str) -> tuple[Path | None, str]:
     """Return the path of an asset here, None where it is not, and a remark: of a repository in the hub's cache, its
-    snapshot is meant. Raises ConfigError when that is not one."""
+    snapshot is meant. Raise ConfigError when that is not one."""
+    folder = inventory.asset(name)
     if folder is None or not folder.exists():
         return None, ""
     try:
@@ -107,3 +97,14 @@ def _local(name: str, folder: Path | None) -> tuple[Path | None, str]:
         return folder, ""
     others = f": refs/main, of {1 + snapshot.others} snapshots" if snapshot.others else ""
     return Path(snapshot.folder), f"from the snapshot {Path(snapshot.folder).name} of {folder.name}{others}"
+
+
+def release_folder(workspace: str, name: str) -> str:
+    return f"{workspace}/releases/{name}"
+
+
+def _asset(role: str, name: str, inventory: Inventory, connection: Connection) -> Asset:
+    pinned = connection.host.assets.get(name)
+    remote = connection.absolute(pinned) if pinned else f"{connection.workspace}/assets/{name}"
+    local, remark = local_copy(inventory, name)
+    return Asset(role, name, local, remote, bool(pinned), remark)
