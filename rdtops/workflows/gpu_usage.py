@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from rdtops.contract.run import RunState
-from rdtops.errors import RunError, UsageError
+from rdtops.errors import CommandTimeout, RunError, UsageError
 from rdtops.hostlib import nvidia_smi
 from rdtops.runs import jobs, launchers, overview
 from rdtops.runs.poller import LOST, Backoff, RunPoller
@@ -17,6 +17,8 @@ from rdtops.views.gpu_output import GpuSampleOutput, NvidiaSmiOutput
 from rdtops.workflows.session import HostSession
 
 GPU_FIELDS = (*nvidia_smi.IDENTITY, "name", "memory.used", "memory.total", "utilization.gpu", "temperature.gpu")
+
+ANSWER_S = 60.0  # without persistence mode the driver wakes each GPU first
 
 
 def gpu(session: HostSession, *, again_every_s: float) -> Iterator[NvidiaSmiOutput | GpuSampleOutput]:
@@ -39,8 +41,13 @@ def gpu(session: HostSession, *, again_every_s: float) -> Iterator[NvidiaSmiOutp
 
 
 def _told(connection: Connection, command: Command) -> Result:
-    """Return the output of a command where the GPUs are, whatever its exit code: it may be about one of eight."""
-    return connection.run(_where_it_trains(connection, command), timeout_s=60, check=False)
+    """Return the output of nvidia-smi where the GPUs are, whatever its exit code: it may be about one of eight."""
+    host = connection.host.name
+    try:
+        return connection.run(_where_it_trains(connection, command), timeout_s=ANSWER_S, check=False)
+    except CommandTimeout as error:
+        raise RunError(f"{host}: no answer of nvidia-smi within {ANSWER_S:g} s: a driver or GPU fault",
+                       remedy=f"sudo dmesg | grep -i xid   # on {host}; a reboot usually helps") from error
 
 
 def _where_it_trains(connection: Connection, command: Command) -> Command:

@@ -8,7 +8,7 @@ from tests.lab.commandline import CommandLine
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 
 
-@pytest.mark.parametrize("command", ["check", "train", "status"])
+@pytest.mark.parametrize("command", ["check", "status"])
 def test_a_host_without_python_is_told_with_the_remedy(lab: Lab, named_assets, tmp_path, command):
     lab.write_inventory(tmp_path / "hosts.toml", named_assets)
     text = (tmp_path / "hosts.toml").read_text()

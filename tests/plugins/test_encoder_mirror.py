@@ -340,7 +340,7 @@ class Hub(Mirror):
 
 
 @pytest.mark.parametrize(("proxies", "reached"), [
-    (("HTTP_PROXY",), True), (("ALL_PROXY",), True), (("https_proxy",), False), (("http_proxy", "no_proxy"), False)])
+    (("http_proxy",), True), (("ALL_PROXY",), True), (("http_proxy", "no_proxy"), False)])
 def test_the_check_goes_through_the_proxies_that_a_download_would(plugins, host, spec, proxies, reached):
     with serving(Hub) as hub, serving(Proxy) as proxy:
         Proxy.hubs["hub.invalid"] = int(hub.rpartition(":")[2])

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rdtops.errors import RunError
+from rdtops.errors import CommandTimeout, RunError
 from rdtops.ssh.probe import Output
 from rdtops.testing import ScriptedConnection, make_host
 from rdtops.workflows import gpu_usage
@@ -12,8 +12,13 @@ from rdtops.workflows import gpu_usage
 LOST = "Unable to determine the device handle for GPU0000:4E:00.0: GPU is lost.\n"
 
 
-def shown(answer):
-    connection = ScriptedConnection(make_host(), **{"nvidia-smi": answer})
+class Hanging(ScriptedConnection):
+    def run_shell(self, line, **_):
+        raise CommandTimeout(f"h: timed out after 60 s: {line}")
+
+
+def shown(answer, kind=ScriptedConnection):
+    connection = kind(make_host(), **{"nvidia-smi": answer})
     session = SimpleNamespace(host=connection.host, connect=lambda: connection)
     return list(gpu_usage.gpu(session, again_every_s=0))
 
@@ -32,3 +37,9 @@ def test_without_a_gpu_the_error_quotes_it(answer, words):
     with pytest.raises(RunError, match=words) as raised:
         shown(answer)
     assert raised.value.remedy == "inv check --host h"
+
+
+def test_one_that_hangs_is_told_with_what_to_look_for():
+    with pytest.raises(RunError, match="h: no answer of nvidia-smi within 60 s: a driver or GPU fault") as raised:
+        shown(Output(None, "", ""), Hanging)
+    assert raised.value.remedy.startswith("sudo dmesg | grep -i xid   # on h")

@@ -195,27 +195,51 @@ def test_a_job_that_slurm_does_not_take_is_an_error_with_its_words(connection, s
         submitted(connection, "refused", "sleep 1")
 
 
-@pytest.mark.parametrize("keeping", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_job_that_came_back_and_kept_nothing_is_not_queued_again(connection, cluster, keeping):
-    """Slurm sends the signal of a time limit to the job's shell alone; here scancel sends it, in seconds."""
-    with_options(connection, sbatch=["--nodelist=n1"])
-    submitted(connection, "limited", f"""\
+LIMITED = """\
 trap 'kill $!; exit 143' USR1
 echo $$ > supervisor
-begun=$(cat begun 2>/dev/null || echo 0)
-[ $begun -eq 0 ] || [ $begun -gt {keeping} ] || echo '{{"kind": "checkpoint", "step": 40}}' >> journal.jsonl
-echo $((begun + 1)) > begun
-sleep 100 & wait""")
+{line}
+sleep 100 & wait"""
+
+
+def signalled(connection, cluster, begun=1):
+    """Wait until the job has begun for the `begun`th time, and signal its shell as Slurm does before a time limit."""
     folder = quoted(f"{connection.workspace}/runs/{named('limited')}")
-    for begun in range(1, 3 + keeping):
-        waits_for(connection, f"[ $(cat {folder}/begun) -eq {begun} ]")
-        number = becomes(connection, "limited", RunState.RUNNING).job.id
-        cluster.client("scancel", "--batch", "--signal=USR1", number)
+    waits_for(connection, f"[ $(cat {folder}/begun) -eq {begun} ]")
+    number = becomes(connection, "limited", RunState.RUNNING).job.id
+    cluster.client("scancel", "--batch", "--signal=USR1", number)
+    return number
+
+
+def limited(connection, line):
+    with_options(connection, sbatch=["--nodelist=n1"])
+    submitted(connection, "limited", LIMITED.format(line=line))
+
+
+def kinds(connection):
+    journal = quoted(f"{connection.workspace}/runs/{named('limited')}/journal.jsonl")
+    return connection.run_shell(f"sed -n 's/^{{\"kind\": \"\\([a-z]*\\).*/\\1/p' {journal}").out.split()
+
+
+def test_a_job_that_came_back_and_kept_nothing_is_not_queued_again(connection, cluster):
+    limited(connection, "echo 0 > requeued; echo 1 > begun")  # as if it had come back
+    number = signalled(connection, cluster)
     run = becomes(connection, "limited", RunState.FAILED)
     assert (run.job.id, run.job.cause) == (number, Cause.TIMED_OUT)
     assert "again without a new checkpoint or trial, and was not requeued" in run.end.error
-    kinds = connection.run_shell(f"grep -oE '(scheduled|requeued\"|warning)' {folder}/journal.jsonl").out.split()
-    assert kinds == [*["scheduled", 'requeued"'] * (1 + keeping), "scheduled", "warning"]
+    assert kinds(connection) == ["scheduled", "warning"]
+
+
+@pytest.mark.slow
+def test_a_job_is_queued_again_as_long_as_it_keeps_something(connection, cluster):
+    """The second time it keeps a checkpoint, the third time nothing."""
+    limited(connection, """\
+echo $(($(cat begun 2>/dev/null || echo 0) + 1)) > begun.new; mv begun.new begun
+[ $(cat begun) -ne 2 ] || echo '{"kind": "checkpoint", "step": 40}' >> journal.jsonl""")
+    for begun in (1, 2, 3):
+        signalled(connection, cluster, begun)
+    assert becomes(connection, "limited", RunState.FAILED).job.cause is Cause.TIMED_OUT
+    assert kinds(connection) == ["scheduled", "requeued", "scheduled", "checkpoint", "requeued", "scheduled", "warning"]
 
 
 def waits_for(connection, line, limit_s=60.0):
