@@ -25,6 +25,7 @@ from rdtops.ssh.command import Command, for_the_host
 from rdtops.ssh.hosts import FABRIC, OPENSSH, Hop, Host
 from rdtops.ssh.login import ssh_config
 from rdtops.ssh.login.fabric_chain import FabricChain
+from rdtops.ssh.login.openssh_errors import unfit_python
 from rdtops.ssh.login.openssh_master import OpenSshMaster
 from rdtops.ssh.stream import Stream
 from rdtops.ssh.transport import Ask
@@ -195,8 +196,10 @@ class Connection:
         try:
             return CallAnswer.of(f"{self.host.name}: the answer of {_name(program)}", loads(out))
         except ValueError as error:
-            why = err[-600:].decode("utf-8", "replace").strip() or (error if out.strip() else "no output")
-            raise CommandFailed(f"{self.host.name}: {_name(program)} ended with exit code {code}: {why}") from None
+            said = err[-600:].decode("utf-8", "replace").strip()
+            why = said or (error if out.strip() else "no output")
+            raise unfit_python(self.host, code, said) or CommandFailed(
+                f"{self.host.name}: {_name(program)} ended with exit code {code}: {why}") from None
 
     def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = SILENCE_S) -> Stream:
         """Start a host program and leave its stdin and stdout open."""

@@ -27,7 +27,7 @@ from rdtops.porter.wire import Heartbeat, Wire
 from rdtops.ssh import bundle
 from rdtops.ssh.command import Command, for_the_host
 from rdtops.ssh.hosts import Host
-from rdtops.ssh.login.openssh_errors import Refused, explained
+from rdtops.ssh.login.openssh_errors import Refused, explained, unfit_python
 from rdtops.ssh.login.openssh_master import end_group, first_silent
 from rdtops.ssh.openssh_config import destination, write_config
 
@@ -274,10 +274,7 @@ class SshProcess:
         route = f"{host.name} ({host.route_words})"
         inside = self.passed >= len(host.route)
         if inside and code not in (255, -9):
-            if code == 127:
-                return CommandFailed(f"{host.name}: {errors or 'command not found'}",
-                                     remedy=f"set hosts.{host.name}.python in hosts.toml to a Python 3.8 or newer")
-            return CommandFailed(f"{host.name}: exit {code}\n{errors[-600:]}")
+            return unfit_python(host, code, errors) or CommandFailed(f"{host.name}: exit {code}\n{errors[-600:]}")
         if inside:
             why = f" ({errors[-300:]})" if errors else ""
             return ConnectionLost(f"lost {route}: the connection was closed or the command was killed{why}",

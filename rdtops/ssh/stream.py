@@ -11,6 +11,7 @@ import paramiko
 
 from rdtops.errors import CommandFailed, CommandTimeout, ConnectionLost, HostError, RemoteError
 from rdtops.porter.wire import SLOWEST_LINE_BYTES_PER_S, Wire
+from rdtops.ssh.login.openssh_errors import unfit_python
 from rdtops.ssh.transport import BACKLOG_BYTES
 
 if TYPE_CHECKING:
@@ -162,10 +163,8 @@ class Stream:
         if not ended_itself:
             return self._connection.lost("the connection was closed or the command was killed"
                                          + (f" ({errors})" if errors else ""))
-        if self._channel.exit_status == 127:
-            return CommandFailed(f"{host.name}: {errors or 'command not found'}",
-                                 remedy=f"set hosts.{host.name}.python in hosts.toml to a Python 3.8 or newer")
-        return CommandFailed(f"{host.name}: exit {self._channel.exit_status} from: {self.runs[:120]}\n{errors}")
+        return unfit_python(host, self._channel.exit_status, errors) or CommandFailed(
+            f"{host.name}: exit {self._channel.exit_status} from: {self.runs[:120]}\n{errors}")
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

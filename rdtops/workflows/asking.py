@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rdtops.delivery.plan import Request
+from rdtops.delivery.plan import Request, local_copy
 from rdtops.errors import ConfigError, HostError, RemoteError, UsageError
 from rdtops.plugging import authoring, catalog, discovery, registry
 from rdtops.runs import inquiries, overview
@@ -54,9 +54,10 @@ def stats(session: HostSession, *, request: Request, recompute: bool) -> Iterato
 def stats_here(session: Session, *, request: Request, recompute: bool) -> Iterator[StatsOutput]:
     """Show the statistics of this laptop's copy of the dataset, which a deploy sends."""
     config = request.config_here(session.inventory)
-    folder = session.inventory.asset(config.dataset)
+    named = session.inventory.asset(config.dataset)
+    folder, _ = local_copy(session.inventory, config.dataset)
     if folder is None or not folder.is_dir():
-        raise UsageError(f"this laptop has no dataset {config.dataset}" + (f" at {folder}" if folder else ""),
+        raise UsageError(f"this laptop has no dataset {config.dataset}" + (f" at {named}" if named else ""),
                          remedy=f"name its folder under [assets] of hosts.toml, or: inv stats --host HOST "
                                 f"--preset {config.preset}")
     yield StatsOutput(inquiries.stats_here(folder, config, recompute))

@@ -6,10 +6,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from rdtops.errors import AuthenticationFailed, ConfigError, ConnectionLost, HostKeyError, RdtopsError, Unreachable
+from rdtops.errors import (
+    AuthenticationFailed,
+    CommandFailed,
+    ConfigError,
+    ConnectionLost,
+    HostKeyError,
+    RdtopsError,
+    Unreachable,
+)
 from rdtops.ssh.hosts import Host
 
 QUOTED_CHARS = 300  # of stderr, its end
+# Python 2, Python 3.6, and one that was built without zlib:
+UNFIT_PYTHON = re.compile(r"Unknown option: -I|future feature annotations is not defined|No module named '?zlib")
 
 
 class Refused(Unreachable):
@@ -81,6 +91,14 @@ def explained(errors: str, host: Host) -> RdtopsError | None:
             return row.kind(row.says.format(*groups, **names) + _quote(errors),
                             remedy=row.remedy.format(*groups, **names))
     return None
+
+
+def unfit_python(host: Host, code: int, errors: str) -> CommandFailed | None:
+    """Return the error of a host whose Python is missing or cannot run our programs; None for any other end."""
+    if code not in (126, 127) and not UNFIT_PYTHON.search(errors):
+        return None
+    return CommandFailed(f"{host.name}: {errors.strip()[-600:] or f'{host.python}: command not found'}",
+                         remedy=f"set hosts.{host.name}.python in hosts.toml to a Python 3.8 or newer")
 
 
 def _quote(errors: str) -> str:

@@ -24,7 +24,7 @@ from safetensors.torch import save as serialized
 from torch.nn import functional
 
 from rdtops.errors import WeightsError
-from rdtops.hostlib import files
+from rdtops.hostlib import files, hub_cache
 from rdtops.trainer.data.observation import NO_INSTRUCTION
 from rdtops.trainer.model import weights
 
@@ -204,9 +204,10 @@ def _loaded(kind: Any, folder: str | Path, **options: Any) -> Any:
 
 
 def identity(folder: Path) -> str:
-    """Return a digest of an encoder without reading 45 GB: of every file's name, size, beginning and end."""
+    """Return a digest of an encoder without reading 45 GB: of the name, size, beginning and end of every file
+    that counts."""
     digest = hashlib.md5()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and not hub_cache.is_litter(p.name)):
         digest.update(f"{path.name} {path.stat().st_size} ".encode())
         with path.open("rb") as file:
             digest.update(file.read(_HEAD_BYTES))
