@@ -14,7 +14,8 @@ from rdtops.hostlib.files import text_of
 
 TRAINER = "rdtops.trainer.train"
 # these have the trainer's name in their arguments, too
-STARTERS = frozenset(("accelerate.commands.launch", "torch.distributed.run", "rdtops.supervisor"))
+STARTERS = frozenset(("rdtops.trainer.process_group", "rdtops.supervisor",
+                      "accelerate.commands.launch", "torch.distributed.run"))  # of runs before, and by hand
 LOOK_S = 0.1
 KILLED_S = 20.0  # until a killed process is gone, on a very busy machine
 

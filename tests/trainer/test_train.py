@@ -58,7 +58,7 @@ def failure(spec: RunSpec) -> dict:
 
 @pytest.fixture(scope="module")
 def launched(assets, tmp_path_factory) -> RunSpec:
-    """The tiny preset as it is, started as on a GPU host: accelerate, two processes."""
+    """The tiny preset as it is, started as on a GPU host: two processes."""
     spec = write_run(tmp_path_factory.mktemp("launched"), "two", assets, "tracker=tensorboard")
     with launch(spec) as launcher:
         told, complaint = launcher.communicate(timeout=240)
@@ -69,9 +69,8 @@ def launched(assets, tmp_path_factory) -> RunSpec:
 
 def launch(spec: RunSpec) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines",
-         "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "-m",
-         "rdtops.trainer.train", str(spec.paths.config)],
+        [sys.executable, "-m", "rdtops.trainer.process_group", "--num_processes", "2", "-m", "rdtops.trainer.train",
+         str(spec.paths.config)],
         cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
