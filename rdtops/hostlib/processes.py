@@ -38,6 +38,13 @@ class Process:
         stat = stat_of(self.pid)
         return stat[0] if len(stat) > 19 and stat[19] == self.started and stat[0] not in "ZX" else ""
 
+    def catches(self, number: signal.Signals) -> bool:
+        """Return whether the process has a handler for a signal. Without one, most signals end it."""
+        for line in text_of(f"/proc/{self.pid}/status").splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+        return False
+
     def send(self, number: signal.Signals) -> bool:
         """Send a signal; return False when the process is gone. Use a pidfd where it is supported, so that a reused pid
         is never hit."""

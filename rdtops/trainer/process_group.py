@@ -49,7 +49,7 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--num_machines", type=int, default=1)
     parser.add_argument("--machine_rank", type=int, default=0, help="the number of this machine, from 0")
     parser.add_argument("--main_process_ip", default=HERE, help="address of machine 0")
-    parser.add_argument("--main_process_port", type=int, default=0, help="on machine 0; 0: a free one, with one machine")
+    parser.add_argument("--main_process_port", type=int, default=0, help="of machine 0; 0: a free one")
     parser.add_argument("-m", dest="module", required=True, help="what each rank runs, and its arguments")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args(arguments)
