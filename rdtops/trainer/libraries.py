@@ -19,7 +19,7 @@ from rdtops.errors import ConfigError
 OutOfMemoryError = torch.cuda.OutOfMemoryError  # of any device; torch 2.5 calls it torch.OutOfMemoryError, too
 # of NCCL, of a store, of a backend: torch 2.2 has one base for them
 CommunicationError = getattr(distributed, "DistError", distributed.DistBackendError)
-FSDP2_TORCH = "2.7"  # has all of fully_shard and distribute_tensor that the trainer uses
+FSDP2_TORCH = "2.7"  # in 2.6 it has no streams on CPUs
 
 SIGLIP_FIRST = "embeddings.patch_embedding.weight"
 
@@ -55,8 +55,8 @@ def weights_in(dtype: torch.dtype) -> dict[str, torch.dtype]:
     return {"dtype" if _transformers() >= (4, 56) else "torch_dtype": dtype}
 
 
-def siglip_weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """Return the option of from_pretrained for the vision half of SigLIP where transformers 4 is to read what 5 wrote:
+def siglip_weights(folder: Path) -> dict[str, Any]:
+    """Return the options of from_pretrained for the vision half of SigLIP where transformers 4 is to read what 5 wrote:
     5 leaves out the first part of each name."""
     path = folder / "model.safetensors"
     if _transformers() >= (5,) or not path.is_file():
@@ -64,7 +64,8 @@ def siglip_weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     with safe_open(path, "pt") as file:
         if SIGLIP_FIRST not in file.keys():  # noqa: SIM118  # it is no mapping
             return {}
-        return {"state_dict": {f"vision_model.{name}": file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
+        renamed = {f"vision_model.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return {"pretrained_model_name_or_path": None, "state_dict": renamed}
 
 
 def tokenizer_class(folder: Path) -> Any:

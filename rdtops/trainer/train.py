@@ -113,7 +113,7 @@ class Training:
         self.codec = codec(self.config.codec)
         make_reproducible(ranks.device)
         self.inputs = ranks.once(self._find_inputs)
-        self.shards = sharding.of(self.config, ranks)
+        self.shards = ranks.together(lambda: sharding.of(self.config, ranks))
         ranks.together(self._build)
         self.conditions.features = features.prepare(spec, self.inputs.dataset, self.conditions.vision, ranks)
         self.phases = Phases(ranks.device)

@@ -190,7 +190,7 @@ def _loaded(kind: Any, folder: str | Path, **options: Any) -> Any:
     disable_progress_bar()
     set_verbosity_error()  # every process would list SigLIP's text model, which we do not need
     try:
-        loaded = kind.from_pretrained(folder, local_files_only=True, **options)
+        loaded = kind.from_pretrained(**{"pretrained_model_name_or_path": folder, "local_files_only": True, **options})
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise WeightsError(f"{kind.__name__} cannot be loaded from {folder}: {error}",
                            remedy="inv deploy --only encoders") from error
