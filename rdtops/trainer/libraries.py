@@ -14,12 +14,12 @@ import torch
 from safetensors import safe_open
 from torch import distributed
 
+from rdtops.contract.config import FSDP2_TORCH
 from rdtops.errors import ConfigError
 
 OutOfMemoryError = torch.cuda.OutOfMemoryError  # of any device; torch 2.5 calls it torch.OutOfMemoryError, too
 # of NCCL, of a store, of a backend: torch 2.2 has one base for them
 CommunicationError = getattr(distributed, "DistError", distributed.DistBackendError)
-FSDP2_TORCH = "2.7"  # in 2.6 it has no streams on CPUs
 
 SIGLIP_FIRST = "embeddings.patch_embedding.weight"
 
@@ -40,7 +40,10 @@ def gradient_scaler(device: torch.device, *, enabled: bool) -> Any:
     """Return torch's GradScaler. Before torch 2.3 it was CUDA's alone."""
     if hasattr(torch.amp, "GradScaler"):
         return torch.amp.GradScaler(device.type, enabled=enabled)
-    return torch.cuda.amp.GradScaler(enabled=enabled and device.type == "cuda")
+    if enabled and device.type != "cuda":
+        raise ConfigError(f"mixed_precision = fp16 on a {device.type} needs torch 2.3 or newer; this is "
+                          f"{torch.__version__}", remedy="inv train --set mixed_precision=bf16")
+    return torch.cuda.amp.GradScaler(enabled=enabled)
 
 
 def norms(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
