@@ -68,7 +68,7 @@ def test_the_list_of_tasks_is_frozen():
     ("plugins", "json"),
     ("plugins.new", "json name package"),
     ("bench", "json name only quick"),
-    ("drill", "json kills name only"),
+    ("drill", "folder json kills name only"),
 ])
 def test_the_options_of_a_task_are_frozen(task, options):
     assert sorted(re.findall(r"^  (?:-\w, )?--([a-z-]+)", inv("--help", task).stdout, re.MULTILINE)) == options.split()

@@ -14,6 +14,7 @@ from rdtops.errors import UsageError
 from rdtops.ui.repository import Drilled, Say
 
 DRILLS = {
+    "environments": "proofs.drills.environments_drill",
     "disk": "proofs.drills.disk_drill",
     "hostile": "proofs.drills.hostile_drill",
     "laptop": "proofs.drills.laptop_drill",
@@ -30,8 +31,11 @@ def is_wanted(name: str, only: str) -> bool:
     return any(word.strip() in name for word in only.split(","))
 
 
-def drill(say: Say, name: str, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
-    """Run a drill. Raise UsageError when there is no drill of that name."""
+def drill(say: Say, name: str, *, kills: int = 0, only: str = "", folder: str = "") -> Iterator[Drilled]:
+    """Run a drill. Raise UsageError when there is no drill of that name, or when it keeps nothing in a folder."""
     if name not in DRILLS:
         raise UsageError(f"there is no drill {name!r}; drills: {', '.join(DRILLS)}")
-    yield from importlib.import_module(DRILLS[name]).drill(say, kills=kills, only=only)
+    if folder and name != "environments":
+        raise UsageError(f"the drill {name} has no --folder: only environments keeps its venvs")
+    kept = {"folder": folder} if folder else {}
+    yield from importlib.import_module(DRILLS[name]).drill(say, kills=kills, only=only, **kept)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import distributed
 
 from rdtops.contract.config import FSDP2_TORCH
@@ -64,10 +64,13 @@ def siglip_weights(folder: Path) -> dict[str, Any]:
     path = folder / "model.safetensors"
     if _transformers() >= (5,) or not path.is_file():
         return {}
-    with safe_open(path, "pt") as file:
-        if SIGLIP_FIRST not in file.keys():  # noqa: SIM118  # it is no mapping
-            return {}
-        renamed = {f"vision_model.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, "pt") as file:
+            if SIGLIP_FIRST not in file.keys():  # noqa: SIM118  # it is no mapping
+                return {}
+            renamed = {f"vision_model.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError:  # from_pretrained meets it, too
+        return {}
     return {"pretrained_model_name_or_path": None, "state_dict": renamed}
 
 
