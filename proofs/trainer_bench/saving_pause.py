@@ -67,7 +67,8 @@ def _state(hidden: int = HIDDEN) -> TrainingState:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     shards = Shards(Ranks(0, 1, next(policy.parameters()).device))
-    return TrainingState(policy, Ema(policy), optimizer, libraries.gradient_scaler(torch.device("cpu"), enabled=False), shards)
+    scaler = libraries.gradient_scaler(torch.device("cpu"), enabled=False)
+    return TrainingState(policy, Ema(policy), optimizer, scaler, shards)
 
 
 def _contents(state: TrainingState) -> Contents:

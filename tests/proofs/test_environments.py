@@ -1,5 +1,6 @@
-"""The floors of pyproject.toml and what the trainer uses, held against what `inv drill environments` has proven: its short
-form, which needs no other environment than this one."""
+"""The floors of pyproject.toml and what the trainer uses, held against what `inv drill environments` has proven.
+
+Its short form, which needs no other environment than this one."""
 
 from __future__ import annotations
 
