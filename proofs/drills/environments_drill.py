@@ -26,6 +26,7 @@ from proofs.drills.training_drill import differences
 from proofs.staging import library_names
 from proofs.staging.ground import lab_in, named_assets, tiny_assets
 from proofs.staging.typed import Laptop
+from rdtops.checks import Status
 from rdtops.lab.site import Lab
 from rdtops.preflight.python import requirements
 from rdtops.ssh import inventory
@@ -143,8 +144,9 @@ def _line(versions: Versions, python: str, lab: Lab, say: Say) -> str:
     venv = Path(python).parents[1]
     hosts.write_text(re.sub(rf"(\[hosts\.{LAB_HOST}\]\n)", rf'\1environment = {{ venv = "{venv}" }}\n',
                             hosts.read_text()))
-    checks = laptop.type(f"deploy --host {LAB_HOST}") and laptop.type(f"check --host {LAB_HOST} --json")
-    bad = [row for row in checks.rows() if row["name"] in ("packages", "imports") and row["status"] != "OK"]
+    laptop.good(f"deploy --host {LAB_HOST}", timeout_s=LINE_S)
+    (report,) = laptop.good(f"check --host {LAB_HOST} --json").rows()
+    bad = [row for row in report["results"] if row["name"] in ("packages", "imports") and row["status"] != Status.OK]
     if bad:
         raise StepFailed(f"checks: {bad}")
     laptop.good(f"deploy check train --host {LAB_HOST} --set max_steps={STEPS} --set checkpoint_every_steps=20 "

@@ -22,6 +22,7 @@ from rdtops.ssh.environment import CONDA_ROOTS
 from rdtops.ssh.probe import Answer, Output, Probe
 
 OLDEST_PYTHON = (3, 10)
+STARTER = "rdtops/trainer/process_group.py"  # which launch.sh runs; releases before 2026-11-28 lack it
 # what a training imports, nothing more: all of diffusers, or a model of transformers, takes seconds
 MODULES = ("rdtops.trainer.train", "torch.distributed.run", "diffusers.schedulers.scheduling_ddpm", "transformers",
            "accelerate", "h5py", "PIL", "safetensors.torch", "sentencepiece")
@@ -76,6 +77,9 @@ def judge_code(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     spec = subject.spec
     if answers["release"].value == ["there"]:
         yield CheckResult.ok("code", f"this tree is deployed as {spec.snapshot}")
+    elif answers["release"].value == ["older"]:
+        yield CheckResult.fail("code", f"the release {spec.snapshot} starts its ranks otherwise than this rdtops does",
+                               spec.release, f"git checkout {spec.snapshot.partition('-')[0]}   # then inv train")
     else:
         yield CheckResult.fail("code", f"this tree ({spec.snapshot}) is not deployed", spec.release, subject.deploy)
 
@@ -268,7 +272,9 @@ def _cuda_probes(subject: Subject) -> list[Probe[Any]]:
 
 def _release_probe(subject: Subject) -> list[Probe[Any]]:
     sealed = quoted(subject.spec.release + "/snapshot.json")
-    return [Probe("release", f"[ -e {sealed} ] && echo there || echo missing", words)]
+    starter = quoted(f"{subject.spec.release}/{STARTER}")
+    line = f"if [ ! -e {sealed} ]; then echo missing; elif [ -e {starter} ]; then echo there; else echo older; fi"
+    return [Probe("release", line, words)]
 
 
 def _major(version: str) -> int:

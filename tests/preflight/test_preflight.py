@@ -112,6 +112,7 @@ def test_all_probes_travel_in_one_round_trip(spec):  # noqa: F811
 
 @pytest.mark.parametrize(("answers", "name", "words"), [
     ({"release": said("missing\n")}, "code", "is not deployed"),
+    ({"release": said("older\n")}, "code", "starts its ranks otherwise than this rdtops does"),
     ({"permissions": said("uid 1001\n755 1002 bob /w\n")}, "permissions", "/w belongs to bob, who could change"),
     ({"permissions": said("uid 0\n755 0 root /w\n1777 0 root /w/my runs\n")}, "permissions",
      "/w/my runs is writable for every user of the host"),
