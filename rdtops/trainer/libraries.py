@@ -18,7 +18,7 @@ from rdtops.contract.config import FSDP2_TORCH
 from rdtops.errors import ConfigError
 
 OutOfMemoryError = torch.cuda.OutOfMemoryError  # of any device; torch 2.5 calls it torch.OutOfMemoryError, too
-# of NCCL, of a store, of a backend: torch 2.2 has one base for them
+# of NCCL, of a store, of a backend: torch 2.1 has no base for them all
 CommunicationError = getattr(distributed, "DistError", distributed.DistBackendError)
 
 SIGLIP_FIRST = "embeddings.patch_embedding.weight"
@@ -87,7 +87,7 @@ def tokenizer_class(folder: Path) -> Any:
 
 
 def begin(tracker: Any) -> None:
-    """Open one of accelerate's trackers. Before accelerate 1.8 its constructor has opened it."""
+    """Open one of accelerate's trackers. In 0.30 and 1.2 its constructor has opened it."""
     start = getattr(tracker, "start", None)
     if start:
         start()
