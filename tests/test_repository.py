@@ -69,7 +69,7 @@ def test_the_list_of_tasks_is_frozen():
     ("plugins", "json"),
     ("plugins.new", "json name package"),
     ("bench", "json name only quick"),
-    ("drill", "door json kills name only"),
+    ("drill", "door folder json kills name only"),
     ("lab.up", "backend door"),
 ])
 def test_the_options_of_a_task_are_frozen(task, options):

@@ -69,7 +69,7 @@ exit "$code"
 _NODE = """\
 #!/bin/sh
 # One node of {title}: run by srun, once on each.
-trap '' USR1  # for the ranks only; accelerate's launcher would die
+trap '' USR1  # for the ranks only; their launcher would die
 exec {launch} \\
     --num_machines "$SLURM_NNODES" --machine_rank "$SLURM_NODEID" \\
     --main_process_ip "$RDTOPS_MASTER" --main_process_port "$RDTOPS_PORT" \\

@@ -46,7 +46,7 @@ class TrainingState:
     policy: RDTPolicy
     ema: Ema | None  # None if this process has no part of it
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    scaler: Any  # torch's GradScaler
     shards: Shards
 
     def tensors(self) -> dict[str, Mapping[str, torch.Tensor]]:
