@@ -21,7 +21,7 @@ RSA_KEY = "ssh-rsa"  # the key; rsa-sha2-* are its signatures
 QUESTIONS, QUESTION_CHARS = 20, 1000  # of a hop, during a login
 
 
-class Question(paramiko.SSHException):  # type: ignore[misc]  # paramiko has no types
+class NobodyToAsk(paramiko.SSHException):  # type: ignore[misc]  # paramiko has no types
     """A question that there is no person to answer."""
 
 

@@ -20,7 +20,7 @@ from paramiko.auth_strategy import AuthStrategy
 
 from rdtops.hostlib.names import quoted
 from rdtops.ssh.hosts import Hop
-from rdtops.ssh.transport import Ask, Question
+from rdtops.ssh.transport import Ask, NobodyToAsk
 
 DEFAULT_FILES = (Path("~/.ssh/id_rsa"), Path("~/.ssh/id_ecdsa"), Path("~/.ssh/id_ed25519"))  # of ssh; paramiko's kinds
 AGENT_S = 60.0  # for the agent, which may ask a person
@@ -213,7 +213,7 @@ class Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
         def ask(question: str, echo: bool) -> str:
             questions[0] += 1
             if self._ask is None:
-                raise Question(question)
+                raise NobodyToAsk(question)
             return self._ask(question, echo)
 
         def attempt() -> list[str]:
@@ -224,7 +224,7 @@ class Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
         for number in range(1, TRIES + 1):
             try:
                 left = self._tried(transport, attempt)
-            except Question as question:
+            except NobodyToAsk as question:
                 raise self._refused(methods, question=str(question)) from None
             if left is not None:
                 return left

@@ -21,6 +21,7 @@ from pathlib import Path
 from rdtops.errors import RdtopsError, Unreachable
 from rdtops.ssh.display import printable
 from rdtops.ssh.hosts import Hop, Host
+from rdtops.ssh.login import askpass
 from rdtops.ssh.login.openssh_errors import explained
 from rdtops.ssh.openssh_config import destination, write_config
 from rdtops.ssh.transport import Ask
@@ -34,14 +35,7 @@ NOISE = re.compile(r"^(debug\d:|OpenSSH_|Transferred:|Bytes per second:|Warning:
 LOST = re.compile(r"mux_client|refused by peer|[Cc]onnection closed")  # of ssh, not of the command
 ASKPASS = """\
 #!/bin/sh
-exec "{python}" -c 'import socket, sys
-way = socket.socket(socket.AF_UNIX)
-way.connect(sys.argv[1])
-way.sendall((sys.argv[2] + "\\n" + sys.argv[3]).encode("utf-8", "replace"))
-way.shutdown(socket.SHUT_WR)
-answer = b"".join(iter(lambda: way.recv(4096), b""))
-sys.stdout.write(answer[1:].decode("utf-8", "replace"))
-sys.exit(0 if answer[:1] == b"+" else 1)' "{socket}" "${{SSH_ASKPASS_PROMPT:-question}}" "$1"
+exec "{python}" -I "{program}" "{door}" "${{SSH_ASKPASS_PROMPT:-question}}" "$1"
 """
 
 
@@ -180,7 +174,7 @@ class Questions:
             yield dict(os.environ)
             return
         way, program = folder / "ask", folder / "askpass"
-        program.write_text(ASKPASS.format(python=sys.executable, socket=way), encoding="utf-8")
+        program.write_text(ASKPASS.format(python=sys.executable, program=askpass.__file__, door=way), encoding="utf-8")
         program.chmod(0o700)
         way.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX) as door:
@@ -201,13 +195,13 @@ class Questions:
     def _reply(self, kind: str, question: str, ask: Ask) -> bytes:
         if kind == "none":  # a hardware key wants to be touched
             sys.stderr.write(f"{printable(question)}\n")
-            return b"+"
+            return askpass.GIVEN
         if "yes/no" in question:  # a host key: only `inv trust` accepts one
             return b"-"
         self.asked = True
         begun_s = time.monotonic()
         try:
-            return b"+" + ask(f"{self._host.name}: {question}", False).encode() + b"\n"
+            return askpass.GIVEN + ask(f"{self._host.name}: {question}", False).encode() + b"\n"
         except Exception:  # no terminal any more, or Ctrl-D
             return b"-"
         finally:
