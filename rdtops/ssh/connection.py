@@ -25,6 +25,8 @@ import paramiko
 from rdtops.errors import CommandFailed, ConnectionLost, RemoteError
 from rdtops.hostlib.fields import loads
 from rdtops.ssh import bundle, call_log, exceptions
+from rdtops.ssh.channels import login_shell
+from rdtops.ssh.channels.max_sessions import Sessions
 from rdtops.ssh.command import Command, for_the_host
 from rdtops.ssh.hosts import Hop, Host
 from rdtops.ssh.stream import Stream
@@ -81,6 +83,7 @@ class Connection:
 
     def __init__(self, host: Host, ask: Ask | None = None) -> None:
         self.host = host
+        self.sessions = Sessions(host)
         self._ask = ask and functools.partial(self._asked, ask)
         self._was_asked = False
         self._chain: list[fabric.Connection] = []
@@ -207,23 +210,37 @@ class Connection:
             why = err[-600:].decode("utf-8", "replace").strip() or (error if out.strip() else "no output")
             raise CommandFailed(f"{self.host.name}: {_name(program)} ended with exit code {code}: {why}") from None
 
-    def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = SILENCE_S) -> Stream:
-        """Start a host program and leave its stdin and stdout open."""
-        stream = self.stream(Command(self.host.python, *bundle.FLAGS, "-c", bundle.READER).shell(), silence_s=silence_s)
+    def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = SILENCE_S,
+            wait: bool = True) -> Stream:
+        """Start a host program and leave its stdin and stdout open. `wait`: as in stream."""
+        stream = self.stream(bundle.line(self.host.python), silence_s=silence_s, wait=wait)
         stream.runs = _name(program)
         stream.write(bundle.packed_request(program, request))
         return stream
 
-    def stream(self, line: str, *, silence_s: float = SILENCE_S) -> Stream:
-        """Start a line of sh and leave its pipes open."""
+    def stream(self, line: str, *, silence_s: float = SILENCE_S, wait: bool = True) -> Stream:
+        """Start a line of sh and leave its pipes open. Where sshd allows no more sessions, wait for one; without `wait`
+        raise SessionRefused at once."""
         self.open()
         call_log.note(self.host.name, line)
+        return Stream(self, self.sessions.opened(lambda: self._session(line, silence_s), wait), line, silence_s)
+
+    def _session(self, line: str, silence_s: float) -> paramiko.Channel | None:
+        """Start a line of sh in a session of its own; None where sshd refuses one."""
         with self._bounded(self.host.connect_timeout_s + 1, "start a command"):
             transport = self._chain[-1].client.get_transport()
-            channel = transport.open_session(window_size=1 << 25, timeout=self.host.connect_timeout_s)
+            try:
+                channel = transport.open_session(window_size=1 << 25, timeout=self.host.connect_timeout_s)
+            except paramiko.ChannelException:
+                return None
             channel.settimeout(silence_s)
-            channel.exec_command(for_the_host(line))
-        return Stream(self, channel, line, silence_s)
+            try:
+                channel.exec_command(for_the_host(line))
+            except paramiko.SSHException:
+                if transport.is_active() and channel.closed:  # of a gateway with a menu, or of sftp alone
+                    raise login_shell.unheard(self.host, "it refuses commands", *_received(channel)) from None
+                raise
+        return channel
 
     def ping(self, timeout_s: float = 5.0) -> float:
         """Return the seconds of one round trip to the host. Raise ConnectionLost that names the first hop that does not
@@ -290,6 +307,11 @@ class Connection:
             watchdog.cancel()
         if late:
             raise late[0]
+
+
+def _received(channel: paramiko.Channel) -> tuple[bytes, bytes]:
+    """Return what a closed channel brought on stdout and stderr."""
+    return channel.recv(login_shell.NOISE_BYTES), channel.recv_stderr(login_shell.NOISE_BYTES)
 
 
 def _name(program: ModuleType) -> str:

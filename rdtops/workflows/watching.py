@@ -14,6 +14,7 @@ from rdtops.runs.overview import RunView
 from rdtops.runs.poller import Backoff, Question, RunPoller, log_lines
 from rdtops.runs.records import RunRecords
 from rdtops.ssh import openssh_config
+from rdtops.ssh.command import for_a_terminal
 from rdtops.ssh.display import size_words
 from rdtops.ssh.hosts import Host
 from rdtops.views.checkpoint_output import CheckpointRow, CheckpointsOutput
@@ -94,7 +95,8 @@ def attach(session: HostSession, *, run_id: str) -> Iterator[LogOutput]:
     with tempfile.NamedTemporaryFile("w", prefix="rdtops-", suffix=".ssh_config") as config:
         config.write(openssh_config.config_text(host))
         config.flush()
-        subprocess.run(["ssh", "-F", config.name, "-t", openssh_config.destination(host), line], check=False)
+        subprocess.run(["ssh", "-F", config.name, "-t", openssh_config.destination(host), for_a_terminal(line)],
+                       check=False)
 
 
 def stop(session: HostSession, *, run_id: str, grace_s: float,
