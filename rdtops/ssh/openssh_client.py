@@ -207,6 +207,7 @@ class SshProcess:
         self.rtt_s: float | None = None
         self._errors: list[str] = []
         self._has_begun = False  # the login shell has run our line
+        self._was_killed = False  # by a signal, on the host
         self._decided = threading.Event()  # the login at the last hop succeeded, or a login failed
         self._before_out = Preamble()
         line = for_the_host(bundle.line(client.host.python))
@@ -306,6 +307,8 @@ class SshProcess:
                 self.passed += 1
                 if self.passed == len(self._client.host.route):
                     self._decided.set()
+            elif "rtype exit-signal" in line:
+                self._was_killed = True
             elif line.encode() + b"\n" == READY:  # what came before is of the login shell
                 self._errors, self._has_begun = [], True
             elif not line.startswith(("debug1:", "Transferred:", "Bytes per second:", "OpenSSH_", "Warning: Perm")):
@@ -336,6 +339,8 @@ class SshProcess:
         if inside and not self._has_begun and (code not in (255, -9) or self._before_out.noise):
             how = f"exit {code}" if code >= 0 else "no answer"
             return login_shell.unheard(host, how, self._before_out.noise, errors.encode())
+        if inside and self._was_killed:
+            return CommandFailed(f"{host.name}: killed by a signal\n{errors[-600:]}".rstrip())
         if inside and code not in (255, -9):
             if code == 127:
                 return CommandFailed(f"{host.name}: {errors or 'command not found'}",

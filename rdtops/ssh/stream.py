@@ -205,8 +205,11 @@ class Stream:
         if not ended_itself:
             lost = self._connection.lost("the connection was closed or the command was killed"
                                          + (f" ({errors})" if errors else ""))
-            return lost if lost.hop or not self._connection.alive or self._has_begun() else \
-                self._unheard("the session was closed")
+            if lost.hop or not self._connection.alive:
+                return lost
+            if not self._has_begun():
+                return self._unheard("the session was closed")
+            return CommandFailed(f"{host.name}: killed by a signal: {self.runs[:120]}\n{errors}")
         if not self._has_begun():
             return self._unheard(f"exit {self._channel.exit_status}")
         if self._channel.exit_status == 127:

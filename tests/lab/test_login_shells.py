@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.errors import HostError, LoginShellError
+from rdtops.errors import CommandFailed, HostError, LoginShellError
 from rdtops.on_host import prober
 from rdtops.ssh.command import Command
 from rdtops.ssh.connection import Connection
@@ -155,3 +155,11 @@ def test_attach_shows_the_log_to_a_user_of_any_shell(account: Account, shell: st
 def test_every_shell_has_a_start_up_file_in_these_tests() -> None:
     assert set(START_UP) <= set(SHELLS)
     assert sys.platform == "linux"
+
+
+def test_a_command_that_is_killed_on_the_host_is_no_lost_connection(account: Account) -> None:
+    account.has("bash")
+    with Connection(account.host) as connection:
+        with pytest.raises(CommandFailed, match="killed by a signal: kill -9"):
+            connection.run_shell("kill -9 $$")
+        assert connection.run(Command("echo", "alive")).out == "alive\n"
