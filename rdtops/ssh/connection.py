@@ -35,6 +35,7 @@ from rdtops.ssh.transport import Ask, bounded
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else its thread prints tracebacks of handled errors
 
 _CLOCK = re.compile(r"\d{9,10}(\.\d+)?")
+_REFUSED = "Unable to open channel."  # paramiko's word, where several were refused at once
 BLAME_S = 5.0  # for each hop, to find the one that does not answer
 KEEPALIVE_S = 15
 PERSON_S = 120.0  # for a person to type a one-time code
@@ -231,8 +232,10 @@ class Connection:
             transport = self._chain[-1].client.get_transport()
             try:
                 channel = transport.open_session(window_size=1 << 25, timeout=self.host.connect_timeout_s)
-            except paramiko.ChannelException:
-                return None
+            except paramiko.SSHException as error:
+                if transport.is_active() and (isinstance(error, paramiko.ChannelException) or str(error) == _REFUSED):
+                    return None
+                raise
             channel.settimeout(silence_s)
             try:
                 channel.exec_command(for_the_host(line))

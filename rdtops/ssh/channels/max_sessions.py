@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import paramiko
 
 from rdtops.errors import SessionRefused
 from rdtops.ssh.hosts import Host
 
-WAIT_S = 300.0  # for a session of another thread to end
+WAIT_S = 900.0  # for a session of another thread to end: a comparison of MD5 sums may take minutes
 OWN_WAIT_S = 5.0  # where only our own thread could end one: sshd may be slow to count it out
 PAUSE_S = 0.05  # between two attempts at first; it doubles up to LONGEST_PAUSE_S
 LONGEST_PAUSE_S = 1.0
@@ -50,22 +50,20 @@ class Sessions:
             self._owners.pop(channel, None)
             self._ended.notify_all()
 
-    @contextlib.contextmanager
-    def lending(self, give_way: Callable[[], None]) -> Iterator[None]:
-        """Call `give_way` when a session is needed: it ends one that is idle."""
-        self._lent.append(give_way)
-        try:
-            yield
-        finally:
-            self._lent.remove(give_way)
+    def lend(self, give_way: Callable[[], None]) -> None:
+        """Call `give_way` whenever a session is refused, to end one that is idle; until take_back."""
+        self._lent = [*self._lent, give_way]
+
+    def take_back(self, give_way: Callable[[], None]) -> None:
+        self._lent = [lent for lent in self._lent if lent != give_way]
 
     def _give_way(self) -> None:
-        for give_way in list(self._lent):
+        for give_way in self._lent:
             give_way()
 
     def _patience_s(self) -> float:
         others = [owner for owner in self._owners.values() if owner != threading.get_ident()]
-        return WAIT_S if others or self._lent else OWN_WAIT_S
+        return WAIT_S if others else OWN_WAIT_S
 
     def _refused(self, waited_s: float) -> SessionRefused:
         count, name = len(self._owners), self._host.name
