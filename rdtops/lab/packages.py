@@ -82,7 +82,8 @@ def _apt_get(*arguments: str) -> None:
     command = ["apt-get", "-q", *arguments]
     try:
         done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=_INSTALL_TIMEOUT_S, check=False)
+                              stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
+                              timeout=_INSTALL_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise LabError(f"{' '.join(command)} took more than {_INSTALL_TIMEOUT_S} s") from error
     if done.returncode:
@@ -95,7 +96,7 @@ def _no_service_starts() -> Iterator[None]:
     if _POLICY.exists():
         yield
         return
-    _POLICY.write_text(_FORBID_STARTING)
+    _POLICY.write_text(_FORBID_STARTING, encoding="utf-8")
     _POLICY.chmod(0o755)
     try:
         yield

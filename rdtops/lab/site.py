@@ -146,7 +146,7 @@ class Lab(LabFolder):
             gpus = Gpus.read(self.folder(host) / "gpus.json").count
             text += (f"\n[hosts.{host}]\n{self._login(host)}"
                      f'jumps = ["{JUMP}"]\nworkspace = "~/rdtops"\ngpus = {gpus}\npreset = "tiny"\n')
-        Path(path).write_text(text)
+        Path(path).write_text(text, encoding="utf-8")
 
     def set_gpus(self, host: str, gpus: Gpus) -> None:
         """Set what nvidia-smi shows on this host from now on."""
@@ -225,7 +225,8 @@ class Lab(LabFolder):
         place(server.home / ".profile",
               "# Written by the rdtops lab: /etc/profile, read by login shells, resets PATH.\n"
               f"PATH={shlex.quote(server.environment['PATH'])}\n")
-        place(server.folder / "bin" / "nvidia-smi", (Path(__file__).parent / "bin" / "nvidia-smi").read_text(), 0o755)
+        fake = (Path(__file__).parent / "bin" / "nvidia-smi").read_text(encoding="utf-8")
+        place(server.folder / "bin" / "nvidia-smi", fake, 0o755)
         place(server.session_script, sshd.SESSION, 0o755)
 
     def _client_config(self) -> str:
@@ -321,7 +322,7 @@ class Lab(LabFolder):
         """Return the recorded state, else that of a lab that was never up."""
         recorded = _State()
         if self._state_file.exists():
-            values = json.loads(self._state_file.read_text())
+            values = json.loads(self._state_file.read_text(encoding="utf-8"))
             recorded = _State(values["id"], values["backend"], Ports(**values["ports"]))
         return recorded
 
@@ -337,7 +338,7 @@ class Lab(LabFolder):
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the lock: one `up` or `down` at a time."""
-        with (self.root / "lock").open("w") as file:
+        with (self.root / "lock").open("wb") as file:
             locks.flock(file.fileno(), locks.EXCLUSIVE)
             yield
 

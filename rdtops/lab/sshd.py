@@ -127,8 +127,8 @@ def _no_penalties() -> str:
     """Return the line that disables penalties: sshd 9.8 and later blocks an address after failed logins, and here all
     clients have the same address."""
     line = "PerSourcePenalties no"
-    known = subprocess.run([_sshd(), "-T", "-f", os.devnull, "-o", line], capture_output=True, text=True, timeout=10,
-                           check=False)
+    known = subprocess.run([_sshd(), "-T", "-f", os.devnull, "-o", line], capture_output=True, encoding="utf-8",
+                           errors="replace", timeout=10, check=False)
     return "" if "Bad configuration option" in known.stderr else line + "\n"
 
 
@@ -145,7 +145,7 @@ def _sftp_server() -> str:
 
 def _root_is_locked() -> bool:
     try:
-        entries = Path("/etc/shadow").read_text().splitlines()
+        entries = Path("/etc/shadow").read_text(encoding="utf-8").splitlines()
     except OSError:
         return False
     return any(entry.startswith("root:!") for entry in entries)

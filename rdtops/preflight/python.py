@@ -136,7 +136,8 @@ def packages(facts: PythonFacts, python: str, tracker: str = "off") -> CheckResu
 def requirements(tracker: str = "off") -> dict[str, str]:
     """Return the lowest version of each package, from the extras trainer and trackers of pyproject.toml. They pin torch
     to the tested version; a host has the build for its driver, so only 2.1 is required."""
-    project = tomllib.loads((Path(rdtops.__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
+    declared = Path(rdtops.__file__).resolve().parents[1] / "pyproject.toml"
+    project = tomllib.loads(declared.read_text(encoding="utf-8"))["project"]
     found = {}
     extras = project["optional-dependencies"]
     for line in extras["trainer"] + [line for line in extras["trackers"] if line.startswith(tracker)]:

@@ -89,7 +89,8 @@ _NOT_CHOSEN = ("~/.ssh/id_rsa", "~/.ssh/id_ed25519")  # among ssh's default keys
 def aliases(ssh_config: Path) -> list[str]:
     if not ssh_config.is_file():
         return []
-    words = re.findall(r"^\s*Host\s+(.+)$", ssh_config.read_text(errors="replace"), re.MULTILINE | re.IGNORECASE)
+    text = ssh_config.read_text(encoding="utf-8", errors="replace")
+    words = re.findall(r"^\s*Host\s+(.+)$", text, re.MULTILINE | re.IGNORECASE)
     return [name for line in words for name in line.split() if not re.search(r"[*?!]", name)]
 
 
@@ -160,7 +161,7 @@ def _looked_up(name: str, ssh_config: Path) -> dict[str, Any]:
 
         return dict(paramiko.SSHConfig.from_path(str(ssh_config)).lookup(name))
     read = subprocess.run(["ssh", "-G", "-F", str(ssh_config), "--", name], stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, check=False)
+                          capture_output=True, encoding="utf-8", errors="replace", check=False)
     if read.returncode:
         raise ConfigError(f"{ssh_config}: ssh cannot parse it: {read.stderr.strip()[-300:]}",
                           remedy=f"ssh -G -F {ssh_config} {name}")

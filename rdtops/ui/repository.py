@@ -140,7 +140,7 @@ def make_tiny_assets(say: Say) -> None:
                        remedy="pip install -c constraints.txt -e '.[demo]'")
     say("making tiny encoders and weights (once)")
     done = subprocess.run([sys.executable, "-m", "rdtops.trainer.tiny", str(folder)], cwd=ROOT, capture_output=True,
-                          text=True, check=False)
+                          encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         raise LabError(f"the tiny assets could not be made:\n{done.stderr[-800:]}")
 
@@ -215,7 +215,7 @@ def _inv(line: str) -> str:
         sys.stderr.write(f"\n$ inv {line}\n")
         sys.stderr.flush()
     words = [sys.executable, "-m", "invoke", *line.split()]
-    done = subprocess.run(words, cwd=ROOT, stdout=quiet, stderr=quiet, text=True, check=False)
+    done = subprocess.run(words, cwd=ROOT, stdout=quiet, stderr=quiet, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         raise StepFailed(f"`inv {line}` failed with exit code {done.returncode}; its output is above",
                          remedy=f"inv {line}   # once it is fixed; then inv demo")

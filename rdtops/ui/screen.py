@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import json
 import os
 import sys
 import threading
@@ -28,6 +31,8 @@ class Screen:
         from rdtops.views.terminal import Terminal
         from rdtops.workflows.session import Session
 
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # the terminal's encoding may lack a character
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a file has no width
         self.out = Terminal(width=width, soft_wrap=False)
         self.err = Terminal(stderr=True, soft_wrap=True)
@@ -83,7 +88,8 @@ class Screen:
 
     def finish(self, code: int) -> None:
         if self.as_json:
-            print(json_text(self._rows), flush=True)
+            is_utf_8 = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"  # as JSON is; else ASCII fits both
+            print(json_text(self._rows) if is_utf_8 else json.dumps(self._rows, indent=1, default=str), flush=True)
             self._rows = []
         if code:
             raise Exit(code=code)

@@ -92,7 +92,7 @@ def attach(session: HostSession, *, run_id: str) -> Iterator[LogOutput]:
     yield LogOutput(f"attached to {run.run_id}; detach with {launchers.traits(host).detach_keys}: the training "
                     "continues\n")
     line = launchers.launcher(host).attach_line(jobs.job_of(spec))
-    with tempfile.NamedTemporaryFile("w", prefix="rdtops-", suffix=".ssh_config") as config:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="rdtops-", suffix=".ssh_config") as config:
         config.write(openssh_config.config_text(host))
         config.flush()
         subprocess.run(["ssh", "-F", config.name, "-t", openssh_config.destination(host), for_a_terminal(line)],
