@@ -58,7 +58,7 @@ def plain(inv: CommandLine, lab: Lab) -> dict[str, str]:
     return findings(inv("check --host lab --json").out.encode())
 
 
-def answered(inv: CommandLine, line: str, **env: str) -> subprocess.CompletedProcess[bytes]:
+def answered(inv: CommandLine, line: str | bytes, **env: str) -> subprocess.CompletedProcess[bytes]:
     """What `inv LINE` printed, as bytes; no file of ours was opened with the encoding of the locale."""
     done = subprocess.run(["python", "-m", "invoke", *line.split()], cwd=inv.root, stdin=subprocess.DEVNULL,
                           env={**inv.env, "PYTHONWARNDEFAULTENCODING": "1", **env}, capture_output=True, check=False)
@@ -81,10 +81,14 @@ def test_a_laptop_of_any_locale_says_the_same(lab: Lab, inv: CommandLine, locale
     lab.up()
     env = ASCII if locale == "C" else {"LC_ALL": locale, "LOCPATH": str(locales)}
     assert answered(inv, "status --host lab", **env).returncode == 0
-    done = answered(inv, "check --host lab", **env)
-    assert done.returncode == 1
-    assert "数据集".encode("gb18030" if locale != "C" else "unicode_escape") in done.stdout
+    assert answered(inv, "check --host lab", **env).returncode == 1
     assert findings(answered(inv, "check --host lab --json", **env).stdout) == plain
+
+
+def test_a_message_has_the_encoding_of_the_terminal(inv: CommandLine, locales: Path) -> None:
+    word = "数据集".encode("gb18030")
+    done = answered(inv, b"status --host " + word, LC_ALL="zh_CN.GB18030", LOCPATH=str(locales))
+    assert (done.returncode, word in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.parametrize("locale", ["zh_CN.GB18030", "de_DE.UTF-8"])
