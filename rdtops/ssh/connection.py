@@ -156,7 +156,9 @@ class Connection:
             begun_s = time.time()
             out, _, clock = self.run_shell('printf "%s\\n" "$HOME"; date +%s.%N').out.rstrip("\n").rpartition("\n")
             if not out.startswith("/"):
-                raise RemoteError(f"{self.host.name}: $HOME is {out[:200]!r}, not an absolute path")
+                raise RemoteError(f"{self.host.name}: $HOME is {out[:200]!r}, not an absolute path",
+                                  remedy=f"on {self.host.name}: look for what changes HOME in the start-up files of "
+                                  "the shell")
             if match := _CLOCK.match(clock):  # BusyBox prints no fraction
                 self._ahead_s = float(match[0]) - (begun_s + time.time()) / 2
             self._home = out
@@ -196,7 +198,8 @@ class Connection:
     def _checked(self, result: Result, check: bool) -> Result:
         if check and not result.ok:
             output = (result.err.strip() or result.out.strip() or "(no output)")[-600:]
-            raise CommandFailed(f"{self.host.name}: exit {result.code} from: {result.command[:200]}\n{output}")
+            raise CommandFailed(f"{self.host.name}: exit {result.code} from: {result.command[:200]}\n{output}",
+                                remedy=login_shell.process_remedy(self.host, output))
         return result
 
     def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> dict[str, Any]:
@@ -208,8 +211,10 @@ class Connection:
         try:
             return CallAnswer.of(f"{self.host.name}: the answer of {_name(program)}", loads(out))
         except ValueError as error:
-            why = err[-600:].decode("utf-8", "replace").strip() or (error if out.strip() else "no output")
-            raise CommandFailed(f"{self.host.name}: {_name(program)} ended with exit code {code}: {why}") from None
+            errors = err[-600:].decode("utf-8", "replace").strip()
+            why = _cause(errors) or (error if out.strip() else "no output")
+            raise CommandFailed(f"{self.host.name}: {_name(program)} ended with exit code {code}: {why}",
+                                remedy=login_shell.process_remedy(self.host, errors)) from None
 
     def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = SILENCE_S,
             wait: bool = True) -> Stream:
@@ -310,6 +315,11 @@ class Connection:
             watchdog.cancel()
         if late:
             raise late[0]
+
+
+def _cause(errors: str) -> str:
+    """Return the errors of a host program; of a traceback the exception."""
+    return errors.splitlines()[-1] if "Traceback (most" in errors or '  File "' in errors else errors
 
 
 def _received(channel: paramiko.Channel) -> tuple[bytes, bytes]:

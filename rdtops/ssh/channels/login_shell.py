@@ -19,9 +19,8 @@ _START_UP_FILES = {"zsh": "~/.zshenv", "fish": "~/.config/fish/config.fish", "cs
 _CAUSES = {  # words of a shell that does not run our line -> what to do
     "restricted": "a restricted shell cannot run our commands; ask for another one: chsh -s /bin/bash",
     "not available": "the account has no shell; ask the administrator for one: usermod -s /bin/bash",
-    "fork": "no more processes may be started there; look with `ulimit -u` and `ps -u $USER`",
-    "Resource temporarily": "no more processes may be started there; look with `ulimit -u` and `ps -u $USER`",
 }
+_NO_PROCESS = ("annot fork", "fork: ", "Resource temporarily unavailable", "can't start new thread", "[Errno 11]")
 
 
 class Preamble:
@@ -60,7 +59,16 @@ def unheard(host: Host, how: str, out: bytes, err: bytes) -> LoginShellError:
                            remedy=_remedy(host, how, text))
 
 
+def process_remedy(host: Host, text: str) -> str:
+    """Return the remedy for a host that starts no more processes; '' for any other error."""
+    if not any(words in text for words in _NO_PROCESS):
+        return ""
+    return f"ps -u {host.user}; ulimit -u   # on {host.name}: it starts no more processes; end some of them"
+
+
 def _remedy(host: Host, how: str, text: str) -> str:
+    if remedy := process_remedy(host, text):
+        return remedy
     for words, remedy in _CAUSES.items():
         if words in text:
             return f"on {host.name}: {remedy}"
