@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pty
 import re
-import select
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +14,7 @@ from rdtops.on_host import prober
 from rdtops.ssh.command import Command
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.openssh_client import SshClient
-from tests.lab.login_shells import NEEDS, SHELLS, START_UP, Account, account_of
+from tests.lab.login_shells import NEEDS, SHELLS, Account, account_of
 from tests.lab.moves import download, upload
 
 pytestmark = [pytest.mark.lab, NEEDS]
@@ -125,38 +119,6 @@ def test_a_shell_that_takes_our_input_for_commands_executes_none_of_it(account: 
     with Connection(account.host) as connection, pytest.raises(HostError):
         connection.run(Command("cat"), stdin=f"touch {tmp_path}/harm\n".encode() * 1000)
     assert not (tmp_path / "harm").exists()
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh"])
-def test_attach_shows_the_log_to_a_user_of_any_shell(account: Account, shell: str, tmp_path: Path) -> None:
-    """Over a real terminal, as `inv attach` does."""
-    from rdtops.ssh import openssh_config
-    from rdtops.ssh.command import for_a_terminal
-
-    account.has(shell, "echo hello")
-    log = account.home / "it's a log!.log"
-    log.write_text("step 7: a=b\n")
-    line = Command("tmux", "-L", "none", "attach-session", "-t", "=zsh").shell() + " 2>/dev/null || exec " + \
-        Command("tail", "-n", "50", "-F", str(log)).shell()
-    (tmp_path / "config").write_text(openssh_config.config_text(account.host))
-    person, terminal = pty.openpty()
-    with subprocess.Popen(["setsid", "--ctty", "ssh", "-F", str(tmp_path / "config"), "-t",
-                           openssh_config.destination(account.host), for_a_terminal(line)],
-                          stdin=terminal, stdout=terminal, stderr=terminal) as process:
-        os.close(terminal)
-        shown = ""
-        with contextlib.suppress(OSError):
-            while "step 7" not in shown and select.select([person], [], [], 15)[0]:
-                shown += os.read(person, 4096).decode()
-        os.write(person, b"\x03")
-        process.wait(10)
-    os.close(person)
-    assert "step 7: a=b" in shown, shown
-
-
-def test_every_shell_has_a_start_up_file_in_these_tests() -> None:
-    assert set(START_UP) <= set(SHELLS)
-    assert sys.platform == "linux"
 
 
 def test_a_command_that_is_killed_on_the_host_is_no_lost_connection(account: Account) -> None:
