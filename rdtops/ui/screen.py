@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import io
-import json
 import os
 import sys
 import threading
@@ -88,8 +87,8 @@ class Screen:
 
     def finish(self, code: int) -> None:
         if self.as_json:
-            is_utf_8 = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"  # as JSON is; else ASCII fits both
-            print(json_text(self._rows) if is_utf_8 else json.dumps(self._rows, indent=1, default=str), flush=True)
+            is_utf_8 = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"  # JSON is; ASCII is both
+            print(json_text(self._rows, only_ascii=not is_utf_8), flush=True)
             self._rows = []
         if code:
             raise Exit(code=code)

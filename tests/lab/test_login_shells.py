@@ -14,6 +14,7 @@ from rdtops.on_host import prober
 from rdtops.ssh.command import Command
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.openssh_client import SshClient
+from tests.lab.commandline import CommandLine
 from tests.lab.login_shells import NEEDS, SHELLS, Account, account_of
 from tests.lab.moves import download, upload
 
@@ -105,6 +106,15 @@ def test_a_shell_that_never_runs_our_command_is_named_with_its_words(account: Ac
     if case in ("another shell", "it reads", "it prints megabytes", "nologin"):
         with SshClient(account.host) as client, pytest.raises(LoginShellError, match=re.escape(words)):
             client.absolute("~/x")
+
+
+def test_the_words_of_a_shell_are_shown_escaped_and_the_exit_code_is_3(account: Account, tmp_path: Path) -> None:
+    account.has(*NEVER["it writes to the terminal"][:2])
+    (tmp_path / "hosts.toml").write_text("[hosts.bastion]\n" + "".join(
+        f"{key} = {getattr(account.host, key)!r}\n" for key in ("address", "port", "identity_file", "known_hosts")))
+    inv = CommandLine(tmp_path, tmp_path / "hosts.toml")
+    done = inv.refused("gpu --host bastion", 3, "the login shell of", r"\x1b]0;title\x07\x1b[2Jgone", "~/.bashrc")
+    assert "\x1b]0" not in done.err
 
 
 def test_a_start_up_file_that_never_ends_is_named_in_time(account: Account) -> None:
