@@ -146,7 +146,8 @@ def packages(facts: PythonFacts, python: str, train: TrainConfig, driver: str = 
 
 def requirements(tracker: str = "off") -> dict[str, str]:
     """Return the lowest version of each package, from the extras trainer and trackers of pyproject.toml."""
-    project = tomllib.loads((Path(rdtops.__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
+    declared = Path(rdtops.__file__).resolve().parents[1] / "pyproject.toml"
+    project = tomllib.loads(declared.read_text(encoding="utf-8"))["project"]
     found = {}
     extras = project["optional-dependencies"]
     for line in extras["trainer"] + [line for line in extras["trackers"] if line.startswith(tracker)]:

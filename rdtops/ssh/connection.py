@@ -21,7 +21,9 @@ import paramiko
 from rdtops.errors import AuthenticationFailed, CommandFailed, ConfigError, ConnectionLost, RdtopsError, RemoteError
 from rdtops.hostlib.fields import loads
 from rdtops.ssh import bundle, call_log, exceptions
-from rdtops.ssh.command import Command, for_the_host
+from rdtops.ssh.channels import login_shell
+from rdtops.ssh.channels.max_sessions import Sessions
+from rdtops.ssh.command import Command, for_a_terminal, for_the_host
 from rdtops.ssh.hosts import FABRIC, OPENSSH, Hop, Host
 from rdtops.ssh.login import ssh_config
 from rdtops.ssh.login.fabric_chain import FabricChain
@@ -77,6 +79,7 @@ class Connection:
 
     def __init__(self, host: Host, ask: Ask | None = None) -> None:
         self.host = host
+        self.sessions = Sessions(host)
         self._ask = ask
         self._link: FabricChain | OpenSshMaster = FabricChain(host, ask)  # not open yet
         self._blaming = threading.Lock()  # held while the failed hop is searched
@@ -144,7 +147,9 @@ class Connection:
             begun_s = time.time()
             out, _, clock = self.run_shell('printf "%s\\n" "$HOME"; date +%s.%N').out.rstrip("\n").rpartition("\n")
             if not out.startswith("/"):
-                raise RemoteError(f"{self.host.name}: $HOME is {out[:200]!r}, not an absolute path")
+                raise RemoteError(f"{self.host.name}: $HOME is {out[:200]!r}, not an absolute path",
+                                  remedy=f"on {self.host.name}: look for what changes HOME in the start-up files of "
+                                  "the shell")
             if match := _CLOCK.match(clock):  # BusyBox prints no fraction
                 self._ahead_s = float(match[0]) - (begun_s + time.time()) / 2
             self._home = out
@@ -184,7 +189,8 @@ class Connection:
     def _checked(self, result: Result, check: bool) -> Result:
         if check and not result.ok:
             output = (result.err.strip() or result.out.strip() or "(no output)")[-600:]
-            raise CommandFailed(f"{self.host.name}: exit {result.code} from: {result.command[:200]}\n{output}")
+            raise CommandFailed(f"{self.host.name}: exit {result.code} from: {result.command[:200]}\n{output}",
+                                remedy=login_shell.process_remedy(self.host, output))
         return result
 
     def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> dict[str, Any]:
@@ -197,30 +203,36 @@ class Connection:
             return CallAnswer.of(f"{self.host.name}: the answer of {_name(program)}", loads(out))
         except ValueError as error:
             said = err[-600:].decode("utf-8", "replace").strip()
-            why = said or (error if out.strip() else "no output")
+            why = _cause(said) or (error if out.strip() else "no output")
             raise unfit_python(self.host, code, said) or CommandFailed(
-                f"{self.host.name}: {_name(program)} ended with exit code {code}: {why}") from None
+                f"{self.host.name}: {_name(program)} ended with exit code {code}: {why}",
+                remedy=login_shell.process_remedy(self.host, said)) from None
 
-    def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = SILENCE_S) -> Stream:
-        """Start a host program and leave its stdin and stdout open."""
-        stream = self.stream(Command(self.host.python, *bundle.FLAGS, "-c", bundle.READER).shell(), silence_s=silence_s)
+    def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = SILENCE_S,
+            wait: bool = True) -> Stream:
+        """Start a host program and leave its stdin and stdout open. `wait`: as in stream."""
+        stream = self.stream(bundle.line(self.host.python), silence_s=silence_s, wait=wait)
         stream.runs = _name(program)
         stream.write(bundle.packed_request(program, request))
         return stream
 
-    def stream(self, line: str, *, silence_s: float = SILENCE_S) -> Stream:
-        """Start a line of sh and leave its pipes open."""
+    def stream(self, line: str, *, silence_s: float = SILENCE_S, wait: bool = True) -> Stream:
+        """Start a line of sh and leave its pipes open. Where sshd allows no more sessions, wait for one; without `wait`
+        raise SessionRefused at once."""
         self.open()
         call_log.note(self.host.name, line)
+        return Stream(self, self.sessions.opened(lambda: self._session(line, silence_s), wait), line, silence_s)
+
+    def _session(self, line: str, silence_s: float) -> paramiko.Channel | None:
+        """Start a line of sh in a session of its own; None where sshd refuses one."""
         with self._bounded(self.host.connect_timeout_s + 1, "start a command"):
-            channel = self._link.session(for_the_host(line), self.host.connect_timeout_s, silence_s)
-        return Stream(self, channel, line, silence_s)
+            return self._link.session(for_the_host(line), self.host.connect_timeout_s, silence_s)
 
     @contextlib.contextmanager
     def terminal(self, line: str) -> Iterator[list[str]]:
         """Give the command of this laptop that runs a line in a terminal on the host."""
         self.open()
-        with self._link.terminal(line) as command:
+        with self._link.terminal(for_a_terminal(line)) as command:
             yield command
 
     def ping(self, timeout_s: float = 5.0) -> float:
@@ -288,6 +300,11 @@ class Connection:
             watchdog.cancel()
         if late:
             raise late[0]
+
+
+def _cause(errors: str) -> str:
+    """Return the errors of a host program; of a traceback the exception."""
+    return errors.splitlines()[-1] if "Traceback (most" in errors or '  File "' in errors else errors
 
 
 def _name(program: ModuleType) -> str:

@@ -25,7 +25,9 @@ from rdtops.hostlib.names import quoted as quoted_word
 from rdtops.porter.entries import Problem
 from rdtops.porter.wire import Heartbeat, Wire
 from rdtops.ssh import bundle
-from rdtops.ssh.command import Command, for_the_host
+from rdtops.ssh.channels import login_shell
+from rdtops.ssh.channels.login_shell import Preamble
+from rdtops.ssh.command import GREETING, READY, for_the_host
 from rdtops.ssh.hosts import Host
 from rdtops.ssh.login.openssh_errors import Refused, explained, unfit_python
 from rdtops.ssh.login.openssh_master import end_group, first_silent
@@ -93,7 +95,8 @@ class SshClient:
             raise CommandFailed(f"{self.host.name}: its home is not an absolute path: {quoted_word(home)}")
         return home
 
-    def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = 0.0) -> SshProcess:  # noqa: ARG002
+    def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = 0.0,  # noqa: ARG002
+            wait: bool = True) -> SshProcess:  # noqa: ARG002
         """Send a request to a host program, an idle one or a new one."""
         with self._turn:
             process = self._idle.pop() if self._idle else None
@@ -123,7 +126,7 @@ class SshClient:
                 raise ConnectionLost(f"{self.host.name}: the transfer was closed")
             process = SshProcess(self, self._config)
             self._processes.append(process)
-        process.write(bundle.packed(program))
+        process.write(GREETING + bundle.packed(program))
         return process
 
     def release(self, process: SshProcess) -> None:
@@ -158,10 +161,13 @@ class SshProcess:
         self.passed = 0  # hops that we are logged in to
         self.rtt_s: float | None = None
         self._errors: list[str] = []
+        self._has_begun = False  # the login shell has run our line
+        self._was_killed = False  # by a signal, on the host
         self._decided = threading.Event()  # the login at the last hop succeeded, or a login failed
-        line = Command(client.host.python, *bundle.FLAGS, "-c", bundle.READER).shell()
+        self._before_out = Preamble()
+        line = for_the_host(bundle.line(client.host.python))
         self._process = subprocess.Popen(
-            ["ssh", "-F", str(config), destination(client.host), for_the_host(line)], bufsize=0,
+            ["ssh", "-F", str(config), destination(client.host), line], bufsize=0,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         assert self._process.stdin
         assert self._process.stdout
@@ -202,7 +208,12 @@ class SshProcess:
 
     def read(self, size: int) -> bytes:
         try:
-            return self._out.read(size)
+            while piece := self._out.read(size):
+                if rest := self._before_out.rest(piece):
+                    return rest
+                if self._before_out.is_too_long:
+                    break
+            return b""
         except (OSError, ValueError) as error:
             raise self.end() from error
 
@@ -211,7 +222,7 @@ class SshProcess:
         raise self.end()
 
     def readable(self) -> bool:
-        return bool(select.select([self._out], [], [], 0)[0])
+        return self._before_out.is_over and bool(select.select([self._out], [], [], 0)[0])
 
     def kill(self) -> None:
         if self.alive:
@@ -251,6 +262,10 @@ class SshProcess:
                 self.passed += 1
                 if self.passed == len(self._client.host.route):
                     self._decided.set()
+            elif "rtype exit-signal" in line:
+                self._was_killed = True
+            elif line.encode() + b"\n" == READY:  # what came before is of the login shell
+                self._errors, self._has_begun = [], True
             elif not line.startswith(("debug1:", "Transferred:", "Bytes per second:", "OpenSSH_", "Warning: Perm")):
                 self._errors = [*self._errors[-30:], line]
         self._decided.set()
@@ -273,6 +288,13 @@ class SshProcess:
         host = self._client.host
         route = f"{host.name} ({host.route_words})"
         inside = self.passed >= len(host.route)
+        if inside and self._before_out.is_too_long:
+            return login_shell.unheard(host, login_shell.TOO_LONG, self._before_out.noise, b"")
+        if inside and not self._has_begun and (code not in (255, -9) or self._before_out.noise):
+            how = f"exit {code}" if code >= 0 else "no answer"
+            return login_shell.unheard(host, how, self._before_out.noise, errors.encode())
+        if inside and self._was_killed:
+            return CommandFailed(f"{host.name}: killed by a signal\n{errors[-600:]}".rstrip())
         if inside and code not in (255, -9):
             return unfit_python(host, code, errors) or CommandFailed(f"{host.name}: exit {code}\n{errors[-600:]}")
         if inside:

@@ -203,7 +203,7 @@ class Supervision:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the lock: two supervisors would end each other's training. It is released when the process ends."""
-        with os.fdopen(locks.opened(str(self.root / LOCK)), "r+") as file:
+        with os.fdopen(locks.opened(str(self.root / LOCK)), "r+", encoding="utf-8") as file:
             if not locks.flocked(file.fileno()):
                 raise RunError(f"{self.spec.run_id} already has a supervisor: see {self.root / LOCK}",
                                remedy="inv status")

@@ -308,7 +308,7 @@ def _process(client: SshClient) -> tuple[Wire, Callable[[], None]]:
 
 
 def _channel(connection: OpenPorter) -> tuple[Wire, Callable[[], None]]:
-    program = connection.far(porter, {"do": "stream"}, silence_s=SILENCE_S + 30)
+    program = connection.far(porter, {"do": "stream"}, silence_s=SILENCE_S + 30, wait=False)
     return program.wire, lambda: _end(program)
 
 

@@ -20,6 +20,7 @@ import fabric
 import paramiko
 
 from rdtops.ssh import exceptions
+from rdtops.ssh.channels import login_shell
 from rdtops.ssh.hosts import Hop, Host
 from rdtops.ssh.login.identities import Login
 from rdtops.ssh.login.known_hosts import CHANGED, IS_REVOKED, KNOWN, KnownHosts
@@ -27,6 +28,7 @@ from rdtops.ssh.login.relay import relay_command
 from rdtops.ssh.openssh_config import destination, write_config
 from rdtops.ssh.transport import Ask, bounded
 
+_REFUSED = "Unable to open channel."  # paramiko's word, where several were refused at once
 KEEPALIVE_S = 15
 PERSON_S = 120.0  # for a person to answer
 LOGINS = 8  # at a time at one jump; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
@@ -72,12 +74,23 @@ class FabricChain:
     def alive(self) -> bool:
         return bool(self.links) and all(link.is_connected for link in self.links)
 
-    def session(self, command: str, timeout_s: float, silence_s: float) -> paramiko.Channel:
-        """Run a command of the host's login shell; return the channel of its pipes."""
+    def session(self, command: str, timeout_s: float, silence_s: float) -> paramiko.Channel | None:
+        """Give a command to the host's login shell; return the channel of its pipes, None where sshd refuses one."""
         transport = self.links[-1].client.get_transport()
-        channel = transport.open_session(window_size=1 << 25, timeout=timeout_s)
+        try:
+            channel = transport.open_session(window_size=1 << 25, timeout=timeout_s)
+        except paramiko.SSHException as error:
+            if transport.is_active() and (isinstance(error, paramiko.ChannelException) or str(error) == _REFUSED):
+                return None
+            raise
         channel.settimeout(silence_s)
-        channel.exec_command(command)
+        try:
+            channel.exec_command(command)
+        except paramiko.SSHException:
+            if transport.is_active() and channel.closed:  # of a gateway with a menu, or of sftp alone
+                received = channel.recv(login_shell.NOISE_BYTES), channel.recv_stderr(login_shell.NOISE_BYTES)
+                raise login_shell.unheard(self.host, "it refuses commands", *received) from None
+            raise
         return channel
 
     @contextlib.contextmanager

@@ -32,7 +32,8 @@ PIECE = 1 << 18
 STDERR_LINES, STDERR_LINE_BYTES, STDERR_BYTES = 200, 1 << 12, 1 << 20
 HEARD = "debug1: Remote protocol version"  # a hop answered as an SSH server
 NOISE = re.compile(r"^(debug\d:|OpenSSH_|Transferred:|Bytes per second:|Warning: Permanently|Authenticated to )")
-LOST = re.compile(r"mux_client|refused by peer|[Cc]onnection closed")  # of ssh, not of the command
+OPENED, REFUSED = re.compile("master session id"), re.compile("refused by peer")  # a session of a master
+LOST = re.compile(r"read_packet|[Cc]onnection closed|Broken pipe")  # of ssh, not of the command
 ASKPASS = """\
 #!/bin/sh
 exec "{python}" -I "{program}" "{door}" "${{SSH_ASKPASS_PROMPT:-question}}" "$1"
@@ -92,24 +93,27 @@ class OpenSshMaster:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def session(self, command: str, timeout_s: float, silence_s: float) -> SshSession:  # noqa: ARG002
-        """Run a command of the host's login shell; return the pipes of it."""
+    def session(self, command: str, timeout_s: float, silence_s: float) -> SshSession | None:
+        """Give a command to the host's login shell; return its pipes, None where sshd refuses a session."""
         session = SshSession(self._session_command(command), silence_s, lambda: self.alive)
         self._sessions.add(session)
-        return session
+        if session.opens(timeout_s):
+            return session
+        session.close()
+        return None
 
     def _session_command(self, command: str) -> list[str]:
         """Return the `ssh` of a session. Without the master it must not log in by itself, hence the ProxyCommand."""
         assert self._folder
         return ["ssh", "-F", str(Path(self._folder.name) / "config"), "-T", "-o", f"ControlPath={self._socket}",
-                "-o", "ControlMaster=no", "-o", "ProxyCommand=exit 1", "-o", "LogLevel=ERROR", destination(self.host),
+                "-o", "ControlMaster=no", "-o", "ProxyCommand=exit 1", destination(self.host),
                 command]
 
     @contextlib.contextmanager
     def terminal(self, line: str) -> Iterator[list[str]]:
         """Give the `ssh` that runs a line in a terminal on the host."""
         *words, there, _ = self._session_command("")
-        yield [*words, "-t", there, line]
+        yield [*words, "-o", "LogLevel=ERROR", "-t", there, line]
 
     def silences(self, patience_s: float) -> Iterator[tuple[Hop, str, float]]:
         """Yield the host with '' when it answers, else the first hop that does not answer and why; with the seconds
@@ -281,6 +285,19 @@ class SshSession:
         self.exit_status = -1 if lost or code < 0 else code
         self.status_event.set()
 
+    def opens(self, timeout_s: float) -> bool:
+        """Wait until the master has opened the session; return False where sshd refuses one. Raise OSError."""
+        ends_s = time.monotonic() + timeout_s
+        while not OPENED.search(said := self._err.text()):
+            if REFUSED.search(said):
+                return False
+            if self.status_event.wait(0.002) and not OPENED.search(self._err.text()):
+                raise OSError(" ".join(line for line in self._err.text().splitlines() if not NOISE.match(line))[-300:]
+                              or "ssh ended")
+            if time.monotonic() > ends_s:
+                raise TimeoutError
+        return True
+
     def settimeout(self, silence_s: float | None) -> None:
         self._silence_s = silence_s
 
@@ -348,9 +365,13 @@ class _Pipe:
             return piece
 
     def text(self) -> str:
-        """Return what has been read ahead, or can be read at once."""
-        self.ready()
-        return self._ahead.decode("utf-8", "replace")
+        """Return what has been read ahead and can be read at once."""
+        with self._lock:
+            while not self.ended and select.select([self._number], [], [], 0)[0] and len(self._ahead) < PIECE:
+                piece = os.read(self._number, PIECE)
+                self._ahead += piece
+                self.ended = not piece
+            return self._ahead.decode("utf-8", "replace")
 
     def _fill(self, timeout_s: float | None) -> bool:
         """Read a piece if there is none; return whether there is one, or the end."""

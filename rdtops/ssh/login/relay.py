@@ -7,7 +7,7 @@ import base64
 from pathlib import Path
 
 from rdtops.on_host import byte_relay
-from rdtops.ssh.command import Command, for_the_host
+from rdtops.ssh.command import Command, for_a_terminal
 from rdtops.ssh.hosts import Hop
 
 
@@ -18,4 +18,4 @@ def relay_command(hop: Hop) -> str:
     ways = (Command("python3", "-c", program, hop.address, str(hop.port)), Command("nc", hop.address, str(hop.port)),
             Command("socat", "-", f"TCP:{hop.address}:{hop.port}"))
     tries = (f"command -v {way.argv[0]} >/dev/null 2>&1 && exec {way.shell()}" for way in ways)
-    return for_the_host("; ".join([*tries, "echo 'relay: no python3, nc or socat here' >&2", "exit 127"]))
+    return for_a_terminal("; ".join([*tries, "echo 'relay: no python3, nc or socat here' >&2", "exit 127"]))

@@ -84,7 +84,7 @@ class Contents:
         """Write the files. Raise OSError, also when the disk is full."""
         (folder / EMA).mkdir()
         for name, table in self.tables.items():
-            (folder / name).write_text(json.dumps(table, indent=1) + "\n")
+            (folder / name).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
         for name, tensors in self.tensors.items():
             weights.write_tensors(folder / name, tensors)
 
