@@ -80,7 +80,7 @@ def tokenizer_class(folder: Path) -> Any:
     import transformers
 
     written = folder / "tokenizer_config.json"
-    is_newer = written.is_file() and '"TokenizersBackend"' in written.read_text(errors="replace")
+    is_newer = written.is_file() and '"TokenizersBackend"' in written.read_text(encoding="utf-8", errors="replace")
     if is_newer and not hasattr(transformers, "TokenizersBackend"):
         return transformers.PreTrainedTokenizerFast
     return transformers.AutoTokenizer

@@ -28,6 +28,7 @@ from rdtops.ssh.transport import Ask
 
 LOGIN_S = 30.0  # beside the connect_timeout_s of every hop and the time of a person
 PERSON_S = 120.0
+LAST_WORDS_S = 2.0  # to read them
 PIECE = 1 << 18
 STDERR_LINES, STDERR_LINE_BYTES, STDERR_BYTES = 200, 1 << 12, 1 << 20
 HEARD = "debug1: Remote protocol version"  # a hop answered as an SSH server
@@ -61,7 +62,8 @@ class OpenSshMaster:
                  "-o", "ControlPersist=no", destination(self.host)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment,
                 start_new_session=True)
-            threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+            self._listener = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
+            self._listener.start()
             try:
                 self._wait_for_login()
             except BaseException:
@@ -148,8 +150,8 @@ class OpenSshMaster:
 
     def _failure(self, otherwise: str) -> RdtopsError:
         assert self._process
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.2)
+        end_group(self._process)  # the `ssh` of the jumps, too, which would keep the listener
+        self._listener.join(LAST_WORDS_S)
         return failure(self.host, "\n".join(self._errors), otherwise)
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
