@@ -141,7 +141,8 @@ def test_a_command_that_is_killed_on_the_host_is_no_lost_connection(account: Acc
 
 # --- what a host may lack ---
 
-@pytest.mark.parametrize("lines", ["export PATH=", "unset PATH", "export HOME=/proc/nowhere", "umask 077; cd /", "set -e"])
+@pytest.mark.parametrize("lines", ["export PATH=", "unset PATH", "export HOME=/proc/nowhere", "umask 077; cd /",
+                                   "set -e"])
 def test_a_host_that_lacks_something_runs_commands_all_the_same(account: Account, lines: str) -> None:
     account.has("bash", before=lines)
     with Connection(account.host) as connection:

@@ -115,10 +115,21 @@ def _keys_of(text: str, line: int) -> Iterator[KnownKey]:
         raise ValueError("not a host, a kind of key and a key")
     hosts, kind, content = words[:3]
     blob = base64.b64decode(content, validate=True)
-    length = int.from_bytes(blob[:4], "big")
-    if blob[4:4 + length] != kind.encode() or len(blob) <= 4 + length:
+    if len(fields := _fields(blob)) < 2 or fields[0] != kind.encode():
         raise ValueError(f"the key is not of the kind {kind[:40]}")
     yield KnownKey(marker, hosts, kind, blob, line)
+
+
+def _fields(blob: bytes) -> list[bytes]:
+    """Return the strings of RFC 4251 that a key is made of. Raise ValueError where one is cut off."""
+    fields = []
+    while blob:
+        size = 4 + int.from_bytes(blob[:4], "big")
+        if len(blob) < max(size, 4):
+            raise ValueError("the key is cut off")
+        fields.append(blob[4:size])
+        blob = blob[size:]
+    return fields
 
 
 def _is_hash_of(hashed: str, name: str) -> bool:
