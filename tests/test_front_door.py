@@ -19,8 +19,9 @@ MISTAKES = {  # what tasks.py says -> what mypy must refuse
     "workflows.attach, run_id": "workflows.atach, run_id",
     "workflows.normfit, request=cli.request(preset, set_)": "workflows.normfit, request=cli.request(set_, preset)",
     "cli.on_laptop(workflows.plugins": "cli.on_laptop(workflows.gpu",
-    "repository.lab_up(session.say, backend)": "repository.lab_up(session.say, back_end=backend)",
-    "drills.drill(session.say, name, kills=kills, only=only)": "drills.drill(session.say, name, kills=only, only=only)",
+    "repository.lab_up(session.say, backend, door)": "repository.lab_up(session.say, back_end=backend)",
+    "drills.drill(session.say, name, kills=kills, only=only, door=door)":
+        "drills.drill(session.say, name, kills=only, only=only, door=door)",
 }
 
 
