@@ -33,15 +33,17 @@ def played_by(door: str, backend: str) -> str:
     """Return the server that plays this door in a lab of this backend. Raise LabError where there is none."""
     if door not in DOORS:
         raise LabError(f"the lab has no door {door!r}", remedy=f"one of {', '.join(DOORS)}")
-    if door == "menu" or (door in ("password", "code") and _pam_obstacle(backend)):
+    without_pam = backend != "openssh" or sshd.pam_obstacle() is not None
+    if door == "menu" or (door in ("password", "code") and without_pam):
         if not find_spec("asyncssh"):
             raise LabError(f"the door {door} needs the Python package asyncssh", remedy="pip install asyncssh")
         return "asyncssh"
-    obstacle = {"key-and-code": _pam_obstacle, "oldkeys": _sshd_obstacle}.get(door)
-    if obstacle and (why := obstacle(backend)):
-        raise LabError(f"the door {door} cannot be played here: {why}", remedy=(
-            f"inv lab.up --backend openssh --door {door}   # where it is root's lab" if door == "key-and-code"
-            else f"inv lab.up --backend openssh --door {door}"))
+    if door in ("key-and-code", "oldkeys") and backend != "openssh":
+        raise LabError(f"the door {door} needs sshd, and this lab runs on {backend}",
+                       remedy=f"inv lab.up --backend openssh --door {door}")
+    if door == "key-and-code" and (why := sshd.pam_obstacle()):
+        raise LabError(f"the door {door} needs PAM: {why}",
+                       remedy="inv lab.up --door code   # a code without a key, which asyncssh can ask for")
     return backend
 
 
@@ -63,11 +65,3 @@ def prepare(door: str, folder: Path) -> None:
         else:
             new = [f"{number:06}" for number in secrets.SystemRandom().sample(range(10 ** 6), CODES - len(known))]
         words.writelines(f"{word}\n" for word in new)
-
-
-def _pam_obstacle(backend: str) -> str | None:
-    return _sshd_obstacle(backend) or sshd.pam_obstacle()
-
-
-def _sshd_obstacle(backend: str) -> str | None:
-    return None if backend == "openssh" else f"it needs sshd, and this lab runs on {backend}"

@@ -56,6 +56,9 @@ def ssh(lab: Lab, *words: str, answer: Path | None = None, stdin: bytes = b"",
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+ONCE = ("-o", "NumberOfPasswordPrompts=1")
+
+
 def read_until(process: subprocess.Popen[bytes], words: str) -> str:
     assert process.stdout
     said, end_s = "", time.monotonic() + 20
@@ -88,12 +91,11 @@ def test_password_takes_the_password_of_the_lab_and_no_key(at: At, backend: str,
     lab = at("password", backend)
     assert lab.words is not None
     assert lab.words.stat().st_mode & 0o777 == 0o600
-    assert ssh(lab, "lab", "echo in", answer=lab.words).stdout == "in\n"
-    assert "Permission denied (password)" in ssh(lab, "lab", "true", answer=wrong(tmp_path)).stderr
-    assert "Permission denied (password)" in ssh(lab, "-o", "BatchMode=yes", JUMP).stderr
     before = lab.words.read_text()
-    lab.down()
-    assert at("password", backend).words == lab.words
+    assert ssh(lab, "lab", "echo in", answer=lab.words).stdout == "in\n"
+    assert "Permission denied (password)" in ssh(lab, *ONCE, JUMP, answer=wrong(tmp_path)).stderr
+    assert "Permission denied (password)" in ssh(lab, "-o", "BatchMode=yes", JUMP).stderr
+    lab.up()
     assert lab.words.read_text() == before
 
 
@@ -107,25 +109,22 @@ def test_a_code_is_good_once(at: At, door: str, backend: str, tmp_path: Path) ->
     assert ssh(lab, "lab", "echo in", answer=lab.words).stdout == "in\n"
     assert lab.words.read_text().splitlines() == codes[1:]
     (tmp_path / "used").write_text(codes[0])
-    refused = ssh(lab, "lab", "true", answer=tmp_path / "used")
+    refused = ssh(lab, *ONCE, JUMP, answer=tmp_path / "used")
     assert "Permission denied (keyboard-interactive)" in refused.stderr
     if door == "key-and-code":  # the key comes first
         without = ssh(lab, "-o", "PreferredAuthentications=keyboard-interactive", JUMP, answer=lab.words)
         assert "Permission denied (publickey)" in without.stderr
-    assert ssh(at("open"), "lab", "echo in").stdout == "in\n"
-    assert lab.words is None
 
 
 @AS_ROOT
-def test_nothing_of_a_door_is_left_in_the_system(at: At) -> None:
+@pytest.mark.parametrize("end", [lambda lab: lab.up(door="open"), Lab.down])
+def test_nothing_of_a_door_is_left_in_the_system(at: At, end: Callable[[Lab], object]) -> None:
     lab = at("code", "openssh")
-    service = f"rdtops-lab-{json.loads((lab.root / 'lab.json').read_text())['id']}"
-    assert (Path("/etc/pam.d") / service).exists()
-    at("open", "openssh")
-    assert not (Path("/etc/pam.d") / service).exists()
-    at("password", "openssh")
-    lab.down()
-    assert not (Path("/etc/pam.d") / service).exists()
+    service = Path("/etc/pam.d") / f"rdtops-lab-{json.loads((lab.root / 'lab.json').read_text())['id']}"
+    assert service.exists()
+    end(lab)
+    assert lab.words is None
+    assert not service.exists()
 
 
 @OF_SSHD
@@ -202,8 +201,8 @@ def test_the_lab_tells_its_door_keeps_it_while_it_is_up_and_opens_it_when_it_was
 
 @pytest.mark.parametrize(("door", "backend", "words"), [
     ("revolving", "auto", "no door 'revolving'"),
-    ("key-and-code", "asyncssh", "it needs sshd, and this lab runs on asyncssh"),
-    ("oldkeys", "asyncssh", "it needs sshd, and this lab runs on asyncssh"),
+    ("key-and-code", "asyncssh", "needs sshd, and this lab runs on asyncssh"),
+    ("oldkeys", "asyncssh", "needs sshd, and this lab runs on asyncssh"),
 ])
 def test_a_door_that_cannot_be_played_is_refused_before_anything_changes(at: At, door: str, backend: str,
                                                                         words: str) -> None:
@@ -219,7 +218,7 @@ def test_a_door_that_cannot_be_played_is_refused_before_anything_changes(at: At,
 def test_a_door_that_needs_root_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert doors.played_by("password", "openssh") == "asyncssh"
-    with pytest.raises(LabError, match="sshd asks PAM only as root"):
+    with pytest.raises(LabError, match="needs PAM: sshd asks PAM only as root"):
         doors.played_by("key-and-code", "openssh")
 
 

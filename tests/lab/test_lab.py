@@ -465,18 +465,17 @@ def test_a_failed_installation_shows_what_apt_said(monkeypatch: pytest.MonkeyPat
 
 _AS_USER = """
 import json, subprocess, sys
-from rdtops.lab.ports import Ports, first_job_id, free_ports
 from rdtops.lab.site import Lab
 
 def ssh(*arguments):
     return subprocess.run(["ssh", "-F", str(lab.ssh_config), "-o", "ConnectTimeout=10", *arguments],
                           capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
 
-lab = Lab(sys.argv[1], Ports.free())
+lab = Lab(sys.argv[1])
 try:
     started = lab.up(sys.argv[2]).started
     report = {
-        "started": len(started),
+        "started": len(started), "ports": lab.ports.words,
         "who": ssh("lab", "whoami; nvidia-smi -L | wc -l").stdout.split(),
         "direct": ssh("-o", "ProxyJump=none", "lab", "true").returncode,
         "detached": ssh("lab", "setsid -f sleep 600 </dev/null >/dev/null 2>&1").returncode,
@@ -488,9 +487,12 @@ print(json.dumps({**report, "ended": ended}))
 
 
 @pytest.mark.parametrize("backend", ["openssh", "asyncssh"])
-def test_an_ordinary_user_has_the_same_lab(backend: str) -> None:
+def test_an_ordinary_user_has_the_same_lab_beside_that_of_another(
+        backend: str, at_the_usual_ports: Callable[[str], Lab]) -> None:
     if os.geteuid() != 0:
         pytest.skip("every test here already runs as an ordinary user")
+    others = at_the_usual_ports("one")
+    others.up()
     with _ordinary_user() as (user, home, python):
         done = subprocess.run(
             ["runuser", "-u", user, "--", "env", "-i", f"HOME={home}", "PATH=/usr/bin:/bin", f"PYTHONPATH={home}/site",
@@ -500,6 +502,7 @@ def test_an_ordinary_user_has_the_same_lab(backend: str) -> None:
     report = json.loads(done.stdout)
     assert report["ended"] >= len(NAMES) + 1
     assert report["who"] == [user, "8"]
+    assert report["ports"] != others.ports.words
     assert (report["started"], report["direct"], report["detached"]) == (3, 255, 0)
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from proofs import drills
 from proofs.drills.network_drill import drill_network
 from proofs.staging.ground import lab_in
+from rdtops.errors import UsageError
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
@@ -25,3 +27,21 @@ def test_a_link_that_breaks_is_named_and_what_was_typed_comes_right(
     assert [f"{cell.phase} {cell.fault} {cell.when}" for cell in drilled.rows] == list(CELLS)
     assert all(cell.passed for cell in drilled.rows)
     assert drilled.rows[-1].back_s < 30
+
+
+@pytest.mark.slow
+def test_a_menu_bastion_that_dies_is_named_as_the_only_hop_that_it_is(
+        named_assets: dict[str, str], tmp_path: Path) -> None:
+    with lab_in(tmp_path / "lab", "menu") as lab:
+        drilled = drill_network(lab, tmp_path, named_assets, [].append, only="deploy lab-jump killed within")
+    assert drilled.problems == ()
+    assert [cell.outcome for cell in drilled.rows] == ["ended"]
+
+
+@pytest.mark.parametrize(("name", "door", "words"), [
+    ("disk", "menu", "the drill disk has no --door; with one: laptop, network"),
+    ("network", "code", "the door code asks a person at each login"),
+])
+def test_a_drill_at_a_door_where_it_cannot_be_is_refused(name: str, door: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        list(drills.drill([].append, name, door=door))
