@@ -110,8 +110,10 @@ def test_the_probe_sees_files_links_and_parts_and_no_empty_weights(plugins, tmp_
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
     (folder / "model.safetensors.index.json").write_text(
         as_json({"weight_map": {"a.bin.weight": "model-1.safetensors", "b": "model-2.safetensors"}}))
+    (folder / "spiece.model").write_text("x")
+    (folder / "spiece.model.aria2").write_text("x")  # it is still coming
     seen = look(plugins["encoder_mirror"], folder)
-    assert seen.files == {"config.json", "model.safetensors.index.json"}
+    assert seen.files == {"config.json", "model.safetensors.index.json", "spiece.model.aria2"}
     assert seen.shards == {"model-1.safetensors", "model-2.safetensors"}
     assert seen.config == {}
     nothing = look(plugins["encoder_mirror"], tmp_path / "nowhere")
