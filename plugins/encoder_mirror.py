@@ -368,7 +368,7 @@ def _bring(host: Host, mirror: Mirror, connection: Connection, role: str, run: R
     if role in local_assets:
         if lacks := missing_here(role, local_assets[role]):
             why, remedy = _incomplete_copy(name, local_assets[role], lacks)
-            raise PreflightVeto(f"the {role} is not in {folder}, and {why}", remedy=remedy)
+            raise PreflightVeto(f"the {role} is not complete in {folder}, and {why}", remedy=remedy)
         upload(connection, plan_asset(connection, local_assets[role], folder))
     else:
         _download(host, mirror, connection, HUB_NAMES[name], folder)

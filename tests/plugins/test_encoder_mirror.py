@@ -139,8 +139,8 @@ def test_the_index_of_weights_that_were_not_downloaded_is_of_no_account(plugins,
 def test_a_half_copy_on_the_laptop_fails_in_check_and_is_not_sent(plugins, host, spec, tmp_path, monkeypatch):
     """As it fails on the host: the same probe looks into both."""
     monkeypatch.setattr(plugins["encoder_mirror"], "upload", pytest.fail)
-    with model_hub({"config.json": b"{}", "spiece.model": b"x", "model.safetensors": b"w" * (BEGUN_BYTES + 1)},
-                   endless="model.safetensors") as endpoint:
+    files = {"config.json": b"{}", "spiece.model": b"x", "model.safetensors": b"w" * (BEGUN_BYTES + 1)}
+    with model_hub({"google/t5-v1_1-xxl": files}, endless="model.safetensors") as endpoint:
         download(endpoint, cache_dir=tmp_path / "cache", killed=True)
     (here,) = (tmp_path / "cache").glob("models--*/snapshots/*")
     h = host()

@@ -11,7 +11,7 @@ import pytest
 from rdtops.errors import TransferError
 from rdtops.hostlib import hub_cache
 from rdtops.transfer.transfer import plan_asset, plan_upload, upload
-from tests.model_hub import BEGUN_BYTES, download, model_hub
+from tests.model_hub import BEGUN_BYTES, T5, download, model_hub
 from tests.transfer.test_transfer import LocalConnection, contents
 
 FILES = {"config.json": b"{}", "tokenizer/spiece.model": b"words", "model.safetensors": b"w" * (BEGUN_BYTES + 1)}
@@ -22,10 +22,10 @@ HALF = {name: content for name, content in FILES.items() if name != "model.safet
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders: whole and half downloads, into the cache and beside it."""
     folder = tmp_path_factory.mktemp("hub")
-    with model_hub(FILES) as endpoint:
+    with model_hub({T5: FILES}) as endpoint:
         download(endpoint, cache_dir=folder / "whole")
         download(endpoint, local_dir=folder / "whole-local")
-    with model_hub(FILES, endless="model.safetensors") as endpoint:
+    with model_hub({T5: FILES}, endless="model.safetensors") as endpoint:
         download(endpoint, cache_dir=folder / "half", killed=True)
         download(endpoint, local_dir=folder / "half-local", killed=True)
     return folder
@@ -117,7 +117,7 @@ def test_a_snapshot_whose_blob_is_gone_says_that_it_is_incomplete(hub: Path, con
 
 def test_of_several_snapshots_refs_main_is_meant(hub: Path, tmp_path: Path) -> None:
     shutil.copytree(hub / "whole", tmp_path / "cache", symlinks=True)
-    with model_hub({"config.json": b"{}"}, revision="b" * 40) as endpoint:
+    with model_hub({T5: {"config.json": b"{}"}}, revision="b" * 40) as endpoint:
         download(endpoint, cache_dir=tmp_path / "cache")
     (repository,) = (tmp_path / "cache").glob("models--google--*")
     found = hub_cache.snapshot(str(repository))
