@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -15,13 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.errors import LabError, RdtopsError
+from rdtops.errors import LabError, LoginShellError, RdtopsError, Unreachable
 from rdtops.lab import doors, sshd
 from rdtops.lab.ports import Ports
 from rdtops.lab.site import JUMP, Lab
 from rdtops.ssh import inventory
 from rdtops.ssh.command import Command
 from rdtops.ssh.connection import Connection
+from rdtops.ssh.hosts import FABRIC, OPENSSH, Host
+from tests.lab.moves import MIB, random_file, upload
 
 pytestmark = pytest.mark.lab
 
@@ -225,25 +228,32 @@ def test_a_door_that_needs_root_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 # --- what rdtops makes of each door
 
 IN = "in"
-OUTCOMES = [  # door, lines for the jump and the host in hosts.toml, the answer to each question, what comes of it
-    ("open", "", "", "", IN),
-    ("menu", "", "", "", IN),  # its direct form
-    pytest.param("key-and-code", "", "", "words", IN, marks=AS_ROOT),
-    pytest.param("key-and-code", "", "", "", "requires more than a key", marks=AS_ROOT),
-    ("noforward", "", "", "", "dministratively prohibited"),
+NOBODY = "no terminal to answer at"
+OUTCOMES = [  # door, lines for the jump in hosts.toml, whether a person answers, what comes of it by each transport
+    ("open", "", False, IN, IN),
+    ("menu", "", False, IN, IN),  # its direct form
+    ("noforward", "", False, f"{JUMP} (", "forbids forwarding"),
+    ("noforward", "relay = true\n", False, IN, IN),
+    pytest.param("key-and-code", "", True, IN, IN, marks=AS_ROOT),
+    pytest.param("key-and-code", "", False, NOBODY, "it accepts keyboard-interactive", marks=AS_ROOT),
+    pytest.param("code", "", True, IN, IN, marks=AS_ROOT),
+    pytest.param("code", "", False, NOBODY, "it accepts keyboard-interactive", marks=AS_ROOT),
+    pytest.param("password", "", True, IN, IN, marks=AS_ROOT),
+    pytest.param("password", "", False, NOBODY, "it accepts password", marks=AS_ROOT),
+    pytest.param("oldkeys", "", False, "too old for Fabric", "too old for this OpenSSH", marks=OF_SSHD),
 ]
 
 
-@pytest.mark.parametrize(("door", "of_jump", "of_host", "answer", "outcome"), OUTCOMES)
-def test_what_comes_of_a_door(at: At, tmp_path: Path, door: str, of_jump: str, of_host: str, answer: str,
-                              outcome: str) -> None:
+@pytest.mark.parametrize("transport", [FABRIC, OPENSSH])
+@pytest.mark.parametrize(("door", "of_jump", "answers", "by_fabric", "by_openssh"), OUTCOMES)
+def test_what_comes_of_a_door(at: At, tmp_path: Path, door: str, of_jump: str, answers: bool, by_fabric: str,
+                              by_openssh: str, transport: str, home: None) -> None:
     lab = at(door)
     file = tmp_path / "hosts.toml"
     lab.write_inventory(file, {})
     file.write_text(re.sub(r"(\[jumps\..*\]\n)", rf"\g<1>{of_jump}", file.read_text()))
-    file.write_text(re.sub(r"(\[hosts\..*\]\n)", rf"\g<1>{of_host}", file.read_text()))
-    host = replace(inventory.load(file).host("lab"), connect_timeout_s=10)
-    words = lab.words
+    host = replace(inventory.load(file).host("lab"), connect_timeout_s=10, transport=transport)
+    words, outcome = lab.words, {FABRIC: by_fabric, OPENSSH: by_openssh}[transport]
     asked: list[str] = []
 
     def ask(question: str, echo: bool) -> str:
@@ -251,11 +261,42 @@ def test_what_comes_of_a_door(at: At, tmp_path: Path, door: str, of_jump: str, o
         assert words is not None
         return words.read_text().split()[0]
 
-    with Connection(host, ask if answer else None) as connection:
+    with Connection(host, ask if answers else None) as connection:
         if outcome == IN:
             assert [connection.run(Command("echo", IN)).out for _ in range(2)] == ["in\n", "in\n"]
+            big = random_file(tmp_path / "big", 33 * MIB)  # large enough for streams
+            upload(connection, big, tmp_path / "there")
+            assert (tmp_path / "there").read_bytes() == big.read_bytes()
         else:
             with pytest.raises(RdtopsError, match=re.escape(outcome)) as raised:
                 connection.run(Command("echo", IN))
             assert raised.value.remedy
-    assert len(asked) == (1 if answer else 0)
+    assert len(asked) == (1 if answers else 0)
+
+
+@OF_SSHD
+def test_an_old_server_is_passed_with_what_the_user_s_ssh_config_allows(at: At, tmp_path: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = at("oldkeys")
+    monkeypatch.setenv("RDTOPS_SSH_CONFIG", str(lab.ssh_config))
+    (tmp_path / "hosts.toml").write_text('[hosts.mine]\nssh_alias = "lab"\n')
+    host = inventory.load(tmp_path / "hosts.toml").host("mine")
+    assert host.only_openssh == f"hostkeyalgorithms of {JUMP}"
+    with Connection(host) as connection:
+        assert connection.run(Command("echo", IN)).out == "in\n"
+
+
+@pytest.mark.parametrize("transport", [FABRIC, OPENSSH])
+def test_a_menu_is_told_with_its_words(at: At, tmp_path: Path, transport: str) -> None:
+    """It lets us in, and answers a command with words of its own and exit code 0."""
+    lab = at("menu")
+    me = getpass.getuser()
+    host = Host(name="bastion", address="127.0.0.1", port=lab.ports.jump, user=me, transport=transport,
+                identity_file=str(lab.identity_file), known_hosts=str(lab.known_hosts))
+    with Connection(host) as connection:
+        with pytest.raises(LoginShellError, match=r"No PTY requested\.") as raised:
+            connection.run(Command("true"))
+        assert "a menu" in raised.value.remedy
+    with Connection(replace(host, name="lab", address="127.0.0.1", port=lab.ports.lab, jumps=(host,))) as connection, \
+            pytest.raises(Unreachable, match="forbids forwarding"):
+        connection.open()
