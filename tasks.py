@@ -328,16 +328,18 @@ def bench(context: Context, name: str, quick: bool = False, only: str = "", json
 
 
 @task(auto_shortflags=False, positional=["name"], help={
-    "name": "which one: disk, hostile, laptop, network, transfer, training, survive, why",
+    "name": "which one: disk, environments, hostile, laptop, network, transfer, training, survive, why",
     "kills": "how many; default: 100 laptops, 200 transfers, a training 20 times, 50 of survive, every cause of why; "
              "of hostile: mutations, 500",
     "only": "the rows whose name contains this word", "json_": JSON,
-    "door": "of the lab's jump host, for laptop and network; as for lab.up"})
-def drill(context: Context, name: str, kills: int = 0, only: str = "", door: str = "", json_: bool = False) -> None:
+    "door": "of the lab's jump host, for laptop and network; as for lab.up",
+    "folder": "of environments: where its venvs lie, kept and used again"})
+def drill(context: Context, name: str, kills: int = 0, only: str = "", door: str = "", folder: str = "",
+          json_: bool = False) -> None:
     """Cause failures, and verify that rdtops recovers."""
     from proofs import drills
 
-    cli.on_laptop(lambda session: drills.drill(session.say, name, kills=kills, only=only, door=door),
+    cli.on_laptop(lambda session: drills.drill(session.say, name, kills=kills, only=only, door=door, folder=folder),
                   as_json=json_)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ from rdtops.api import (
     ask,
     fields,
     hookimpl,
-    plan_upload,
+    hub_cache,
+    plan_asset,
     redacted,
     secrets_of,
     upload,
@@ -41,7 +43,9 @@ OPTIONS = {"endpoint": Option(str, "the URL of a hub or mirror, as https://...; 
                               pattern="https?://.+"),
            "download": Option(bool, "download on the host; default: when an endpoint is set")}
 TIME_LIMIT_S = {"before_train": 24 * 3600}  # 45 GB over a slow connection
-WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
+INDEX = ".index.json"  # of weights in parts
+# in the order in which transformers tries them
+WEIGHTS = ("model.safetensors", "model.safetensors" + INDEX, "pytorch_model.bin", "pytorch_model.bin" + INDEX)
 TOKENIZERS = ("tokenizer.json", "spiece.model")
 DOWNLOAD_TIMEOUT_S = 6 * 3600.0
 SILENCE_S = 60.0
@@ -60,25 +64,27 @@ def pulse(ended=threading.Event()):
 threading.Thread(target=pulse, daemon=True).start()
 snapshot_download(sys.argv[1], local_dir=sys.argv[2], ignore_patterns=["*.h5", "*.msgpack", "*.onnx", "*.ot"])
 """
-# Fetches the beginning of files as a download would, with its request on stdin too: through redirects to the server
-# that holds the large files of a hub, which may be blocked.
+# Fetches the beginning of files as the download would: with the same library, and so through the same proxies, with the
+# same certificates, and through redirects to the server that holds the large files, which may be blocked.
 _FETCH = """\
-import base64, json, os, sys, time, urllib.parse, urllib.request
+import json, os, sys, time
 asked = json.load(sys.stdin)
 os.environ.update(asked['variables'])
+from huggingface_hub.utils import build_hf_headers, get_session
+session, headers = get_session(), {**build_hf_headers(), 'Range': 'bytes=0-65535'}
+def head(url):
+    if callable(getattr(session, 'stream', None)):  # httpx; earlier versions have requests
+        with session.stream('GET', url, headers=headers, timeout=10) as answer:
+            answer.raise_for_status()
+            return next(answer.iter_bytes(65536), b'')
+    with session.get(url, headers=headers, timeout=10, stream=True) as answer:
+        answer.raise_for_status()
+        return next(answer.iter_content(65536), b'')
 found = {}
 for url in asked['urls']:
     begun = time.monotonic()
     try:
-        parts = urllib.parse.urlsplit(url)
-        userinfo, _, place = parts.netloc.rpartition('@')
-        request = urllib.request.Request(parts._replace(netloc=place).geturl(),
-                                         headers={'Range': 'bytes=0-65535', 'User-Agent': 'rdtops'})
-        if userinfo:  # for this server, not for a redirect's
-            basic = base64.b64encode(urllib.parse.unquote(userinfo).encode()).decode()
-            request.add_unredirected_header('Authorization', 'Basic ' + basic)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            content = answer.read(65536)
+        content = head(url)
         kind = 'html' if content.lstrip()[:1] == b'<' else ''
         found[url] = {'bytes': len(content), 'seconds': time.monotonic() - begun, 'problem': kind and 'a web page'}
     except Exception as error:
@@ -137,9 +143,11 @@ def parse(output: Output) -> Encoder:
 
 
 def probe(role: str, folder: str) -> Probe[Encoder]:
-    """Return the probe of an encoder. Large weights may be in several files, which *.index.json names."""
+    """Return the probe of an encoder. Large weights may be in several files, which *.index.json names. A clone without
+    git-lfs has small texts in place of them, which do not count."""
     line = (f"cd {Command(folder).shell()} 2>/dev/null || {{ echo ---; echo ---; exit 0; }}; "
-            'for f in *; do [ -f "$f" ] && [ -s "$f" ] && echo "$f"; done; echo ---; '
+            'for f in *; do [ -f "$f" ] && [ -s "$f" ] && ! head -c 40 "$f" | grep -q "^version https://git-lfs" && '
+            'echo "$f"; done; echo ---; '
             "grep -ohE '\"[^\"/]*[.](safetensors|bin)\"' *.index.json 2>/dev/null | sort -u; echo ---; "
             "cat config.json 2>/dev/null || :")
     return Probe(role, line, parse)
@@ -159,9 +167,8 @@ def endpoint_probes(host: Host, mirror: Mirror, spec: RunSpec) -> list[Probe[tup
     if not mirror.brings(name):
         return []
     urls = [f"{mirror.endpoint.rstrip('/')}/{HUB_NAMES[name]}/resolve/main/{quote(file)}" for file in FETCHED]
-    asked = {"urls": urls, "variables": dict(host.env)}
-    return [Probe("endpoint", Command(host.python, "-c", _FETCH).shell(), parse_fetched, timeout_s=25,
-                  stdin=json.dumps(asked).encode())]
+    asked = {"urls": urls, "variables": _variables(host, mirror)}
+    return [Probe("endpoint", _line(host, _FETCH), parse_fetched, timeout_s=25, stdin=json.dumps(asked).encode())]
 
 
 @hookimpl
@@ -188,16 +195,26 @@ def endpoint(host: Host, mirror: Mirror, answer: Answer[tuple[EncoderDownload, .
     if answer is None:
         return CheckResult.skip("hf endpoint", "not checked: nothing would be downloaded on the host")
     address = redacted(mirror.endpoint)
+    if finding := _unserved(host, address, answer):
+        return CheckResult.fail("hf endpoint", *finding) if needed else CheckResult.warn("hf endpoint", *finding)
+    *_, weights = answer.value or ()
+    return CheckResult.ok("hf endpoint", f"{address} serves the encoders: {weights.size_bytes} bytes of weights in "
+                          f"{weights.seconds:.1f} s")
+
+
+def _unserved(host: Host, address: str, answer: Answer[tuple[EncoderDownload, ...]]) -> tuple[str, str, str] | None:
+    """Return the finding about a hub that does not serve the host, with its evidence and remedy; None when it does."""
+    if answer.value is None and answer.output.code:
+        return (f"{host.name} has no huggingface_hub to ask {address} with", redacted(answer.problem, secrets_of(host)),
+                f"inv check --host {host.name}   # python and packages must be OK first")
     fetched = answer.value or ()
     problems = [f"{file}: {got.problem or 'no byte'}" for file, got in zip(FETCHED, fetched, strict=False)
                 if got.problem or not got.size_bytes]
-    if answer.value is None or len(fetched) != len(FETCHED) or problems:
-        why = redacted("; ".join(problems) or answer.problem, secrets_of(host))
-        finding = (f"{address} does not serve the encoders to {host.name}", why,
-                   "edit hosts.toml: HF_ENDPOINT under env, or a local copy of the encoders under [assets]")
-        return CheckResult.fail("hf endpoint", *finding) if needed else CheckResult.warn("hf endpoint", *finding)
-    return CheckResult.ok("hf endpoint", f"{address} serves the encoders: {fetched[-1].size_bytes} bytes of weights in "
-                          f"{fetched[-1].seconds:.1f} s")
+    if len(fetched) == len(FETCHED) and not problems:
+        return None
+    return (f"{address} does not serve the encoders to {host.name}",
+            redacted("; ".join(problems) or answer.problem, secrets_of(host)),
+            "edit hosts.toml: HF_ENDPOINT or proxies under env, or a local copy under [assets]")
 
 
 @hookimpl
@@ -223,20 +240,36 @@ def missing(role: str, encoder: Encoder) -> list[str]:
     needs = {"config.json": ("config.json",), "weights": WEIGHTS}
     if role == "text_encoder":
         needs["tokenizer"] = TOKENIZERS
-    whole = encoder.files & {"model.safetensors", "pytorch_model.bin"}
-    parts = [] if whole else sorted(encoder.shards - encoder.files)
-    return [kind for kind, names in needs.items() if not encoder.files & set(names)] + parts
+    used = next((name for name in WEIGHTS if name in encoder.files), "")
+    lacks = [kind for kind, names in needs.items() if not encoder.files & set(names)]
+    return lacks + (_missing_parts(used, encoder) if used.endswith(INDEX) else [])
+
+
+def _missing_parts(index: str, encoder: Encoder) -> list[str]:
+    """Return the parts that are missing; the index of weights in another format does not count."""
+    suffix = PurePosixPath(index.removesuffix(INDEX)).suffix
+    return sorted(part for part in encoder.shards - encoder.files if part.endswith(suffix))
+
+
+def missing_here(role: str, folder: Path) -> list[str]:
+    """Return what the copy on this laptop lacks, by the same probe and rule as on the host."""
+    asked = probe(role, str(folder))
+    done = subprocess.run(["sh", "-c", asked.shell], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return missing(role, parse(Output(done.returncode, done.stdout.decode("utf-8", "replace"), "")))
 
 
 def judged(host: Host, mirror: Mirror, role: str, encoder: Encoder, spec: RunSpec,
            local_assets: Mapping[str, Path]) -> CheckResult:
     lacks = missing(role, encoder)
-    folder = spec.assets[role]
+    folder, here = spec.assets[role], local_assets.get(role)
     deploy = f"inv deploy --host {spec.host} --only encoders"
     way = _way(host, mirror, role, spec, local_assets)
+    if lacks and way and here and (lacks_here := missing_here(role, here)):
+        why, remedy = _incomplete_copy(_asset(spec, role), here, lacks_here)
+        return CheckResult.fail(role, f"{', '.join(lacks)} missing on the host, and {why}", folder, remedy)
     if lacks and way:
         return CheckResult.warn(role, f"{', '.join(lacks)} missing on the host; before training: {way}", folder,
-                                deploy if role in local_assets else f"inv train --host {spec.host}   # downloads it")
+                                deploy if here else f"inv train --host {spec.host}   # downloads it")
     if lacks:
         why, remedy = _no_way(host, _asset(spec, role))
         return CheckResult.fail(role, f"{', '.join(lacks)} missing on the host, and {why}", folder, remedy)
@@ -309,11 +342,20 @@ def _way(host: Host, mirror: Mirror, role: str, spec: RunSpec, local_assets: Map
 def _no_way(host: Host, name: str) -> tuple[str, str]:
     """Return why an encoder cannot be sent or downloaded, and the remedy."""
     if name in host.assets:
+        of_the_cache = PurePosixPath(host.assets[name]).name.startswith(hub_cache.REPOSITORIES)
+        right = f"a snapshot, {host.assets[name]}/snapshots/REVISION," if of_the_cache else "the right folder"
         return (f"[hosts.{host.name}.assets] has a folder for {name}, which is not changed",
-                f"edit hosts.toml: the right folder of {name} under [hosts.{host.name}.assets], or none")
+                f"edit hosts.toml: {right} of {name} under [hosts.{host.name}.assets], or none")
     table = f"[hosts.{host.name}.plugins.encoder_mirror]"
     return ("there is neither a local copy nor a mirror",
             f"edit hosts.toml: a local copy of {name} under [assets], or endpoint under {table}")
+
+
+def _incomplete_copy(name: str, folder: Path, lacks: Sequence[str]) -> tuple[str, str]:
+    """Return that the copy on this laptop is incomplete, and the remedy."""
+    command = f"hf download {HUB_NAMES[name]}   # here" if name in HUB_NAMES else "complete it here"
+    return (f"{', '.join(lacks)} missing in the copy on this laptop, {folder}",
+            f"{command}; or name another copy of {name} under [assets] in hosts.toml")
 
 
 def _bring(host: Host, mirror: Mirror, connection: Connection, role: str, run: RunSpec,
@@ -323,22 +365,34 @@ def _bring(host: Host, mirror: Mirror, connection: Connection, role: str, run: R
         why, remedy = _no_way(host, name)
         raise PreflightVeto(f"the {role} is not in {folder}, and {why}", remedy=remedy)
     if role in local_assets:
-        upload(connection, plan_upload(connection, local_assets[role], folder))
+        if lacks := missing_here(role, local_assets[role]):
+            why, remedy = _incomplete_copy(name, local_assets[role], lacks)
+            raise PreflightVeto(f"the {role} is not in {folder}, and {why}", remedy=remedy)
+        upload(connection, plan_asset(connection, local_assets[role], folder))
     else:
         _download(host, mirror, connection, HUB_NAMES[name], folder)
 
 
 def _download(host: Host, mirror: Mirror, connection: Connection, repository: str, folder: str) -> None:
     """Download with the host's huggingface_hub, which resumes an interrupted download."""
-    python = "python" if activation(host) else host.python
-    line = activation(host) + Command(python, "-c", _DOWNLOAD, repository, str(PurePosixPath(folder))).shell()
-    variables = {**host.env, "HF_ENDPOINT": mirror.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    problem = _run_pulsing(connection, line, json.dumps(variables).encode())
+    line = _line(host, _DOWNLOAD, repository, str(PurePosixPath(folder)))
+    problem = _run_pulsing(connection, line, json.dumps(_variables(host, mirror)).encode())
     if problem:
         raise PreflightVeto(f"{repository} could not be downloaded on {host.name} from {redacted(mirror.endpoint)}: "
                             + redacted(problem, secrets_of(host)),
                             remedy=f"inv train --host {host.name}   # resumes it; or name a local copy of "
                                    f"{repository.rpartition('/')[2]} under [assets] in hosts.toml")
+
+
+def _line(host: Host, program: str, *words: str) -> str:
+    """Return the line that runs a program with the Python of the trainer's environment, which has huggingface_hub."""
+    before = activation(host)
+    return before + Command("python" if before else host.python, "-c", program, *words).shell()
+
+
+def _variables(host: Host, mirror: Mirror) -> dict[str, str]:
+    """Return the variables of a download: those of hosts.toml, such as proxies and certificates, and the endpoint."""
+    return {**host.env, "HF_ENDPOINT": mirror.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 def _run_pulsing(connection: Connection, line: str, stdin: bytes) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rdtops.api import (
@@ -62,9 +62,19 @@ def parse_xid(output: Output) -> tuple[Xid, ...]:
     return tuple(Xid(int(row[1] or FELL_OFF), row[0][:160]) for row in rows)
 
 
-GPUS = Probe("gpus", Command(*nvidia_smi.query(FIELDS)).shell(), parse_gpus, timeout_s=15)
+def parse_instances(output: Output) -> dict[str, tuple[str, ...]]:
+    """Parse the MIG instances of each GPU. Raises ValueError when no GPU is listed."""
+    found = nvidia_smi.parse_list(output.out)
+    if not found:
+        raise ValueError("nvidia-smi lists no GPU")
+    return found
+
+
+# without persistence mode the driver wakes each GPU first
+GPUS = Probe("gpus", Command(*nvidia_smi.query(FIELDS)).shell(), parse_gpus, timeout_s=40)
 PROCESSES = Probe("processes", Command(*nvidia_smi.query(nvidia_smi.APP_FIELDS, nvidia_smi.APPS)).shell(),
-                  parse_processes, timeout_s=15)
+                  parse_processes, timeout_s=40)
+INSTANCES = Probe("instances", Command(*nvidia_smi.LIST).shell(), parse_instances, timeout_s=40)
 XIDS = Probe("xids", 'm=$(dmesg 2>/dev/null || journalctl -k -b --no-pager -q 2>/dev/null); [ -n "$m" ] && '
              "{ printf '%s\\n' \"$m\" | grep -E 'NVRM: (Xid|fallen off the bus)' | tail -n 200; echo read; }",
              parse_xid, timeout_s=10)
@@ -74,16 +84,18 @@ XIDS = Probe("xids", 'm=$(dmesg 2>/dev/null || journalctl -k -b --no-pager -q 2>
 def preflight_check(host: Host, connection: Connection, spec: RunSpec, traits: Traits) -> list[CheckResult]:
     if not traits.is_local:
         return [CheckResult.skip("gpu", "not checked: the scheduler of the cluster assigns GPUs")]
-    answers = ask(connection, [GPUS, PROCESSES, XIDS])
+    answers = ask(connection, [GPUS, PROCESSES, INSTANCES, XIDS])
     wanted = spec.train.gpus_required
     seen: Answer[nvidia_smi.Listing] = answers["gpus"]
     if seen.value is None:
         return [_unreadable(host, seen, wanted)]
     if not wanted:
         return [CheckResult.ok("gpu", f"none is needed (device cpu); on the host: {_listed(seen.value.gpus)}")]
-    used = nvidia_smi.visible(seen.value.gpus, host.env.get(nvidia_smi.VISIBLE))[:wanted]
-    needed_mib = spec.train.min_gpu_memory_free_mib
-    return [*_odd(host, seen.value), _count(host, seen.value.gpus, wanted), *_model(host, used),
+    divided: Mapping[str, Sequence[str]] | None = answers["instances"].value
+    existing = None if divided is None else [uuid for uuids in divided.values() for uuid in uuids]
+    usable = nvidia_smi.visible(seen.value.gpus, host.env.get(nvidia_smi.VISIBLE), existing)
+    used, needed_mib = usable[:wanted], spec.train.min_gpu_memory_free_mib
+    return [*_odd(host, seen.value), _count(host, seen.value.gpus, usable, wanted, divided or {}), *_model(host, used),
             *_memory(host, used, needed_mib), _ecc(host, used), _faults(host, answers["xids"]), _load(host, used),
             _others(host, answers["processes"], used)]
 
@@ -105,14 +117,15 @@ def _unreadable(host: Host, seen: Answer[nvidia_smi.Listing], wanted: int) -> Ch
                                 f"inv train --host {host.name} --set device=cpu   # or use a host with GPUs")
     if seen.output.timed_out:
         return CheckResult.fail("gpu", f"nvidia-smi hangs ({seen.problem}): a driver or GPU fault", "",
-                                f"sudo dmesg | grep -i xid   # on {host.name}; a reboot usually helps")
-    return CheckResult.fail("gpu", "the output of nvidia-smi cannot be parsed", seen.problem,
+                                f"sudo dmesg | grep -i xid   # on {host.name}; a reboot usually helps; if it is only "
+                                "slow: sudo nvidia-smi -pm 1")
+    return CheckResult.fail("gpu", f"nvidia-smi lists no GPU, and {wanted} are requested", seen.problem,
                             f"inv gpu --host {host.name}   # and nvidia-smi on the host")
 
 
-def _count(host: Host, seen: Sequence[nvidia_smi.Gpu], wanted: int) -> CheckResult:
+def _count(host: Host, seen: Sequence[nvidia_smi.Gpu], usable: Sequence[nvidia_smi.Gpu], wanted: int,
+           divided: Mapping[str, Sequence[str]]) -> CheckResult:
     variable = host.env.get(nvidia_smi.VISIBLE)
-    usable = nvidia_smi.visible(seen, variable)
     evidence = _listed(seen) + ("" if variable is None else f"; {nvidia_smi.VISIBLE}={variable}")
     if len(usable) < wanted:
         return CheckResult.fail("gpu count", f"{len(usable)} GPUs usable, {wanted} requested", evidence,
@@ -121,7 +134,23 @@ def _count(host: Host, seen: Sequence[nvidia_smi.Gpu], wanted: int) -> CheckResu
     if host.gpus is not None and len(seen) < host.gpus:
         return CheckResult.warn("gpu count", f"{len(seen)} GPUs, but hosts.toml says {host.gpus}: one may be lost",
                                 evidence, f"nvidia-smi -L; sudo dmesg | grep -i xid   # on {host.name}")
+    if parts := [gpu for gpu in usable[:wanted] if gpu.index is None or divided.get(gpu.uuid)]:
+        return _parts(host, parts, wanted, evidence)
     return CheckResult.ok("gpu count", f"{_listed(usable)}; {wanted} requested")
+
+
+def _parts(host: Host, parts: Sequence[nvidia_smi.Gpu], wanted: int, evidence: str) -> CheckResult:
+    """Check GPUs that are divided into MIG instances, of which CUDA shows a process only the first."""
+    whole = [gpu for gpu in parts if gpu.index is not None]
+    if whole:
+        return CheckResult.warn("gpu count", f"{_label(whole[0])} is divided into MIG instances, of which CUDA shows "
+                                "only the first", evidence,
+                                f"edit env of [hosts.{host.name}] in hosts.toml: {nvidia_smi.VISIBLE} of one instance "
+                                "that `nvidia-smi -L` lists")
+    if wanted > 1:
+        return CheckResult.warn("gpu count", f"{len(parts)} MIG instances, of which CUDA shows a process only the "
+                                "first", evidence, f"inv train --host {host.name} --set num_processes=1")
+    return CheckResult.ok("gpu count", f"{_listed(parts)}; {wanted} requested", evidence)
 
 
 def _memory(host: Host, gpus: Sequence[nvidia_smi.Gpu], needed_mib: int) -> list[CheckResult]:

@@ -23,7 +23,7 @@ from rdtops.api import (
     ask,
     hookimpl,
     manifest,
-    plan_upload,
+    plan_asset,
 )
 
 SIDE_BY_SIDE = 4  # channels of the one connection; MaxSessions is 10
@@ -121,7 +121,7 @@ def _findings(host: Host, connection: Connection, spec: RunSpec,
         if role not in local_assets:
             return CheckResult.skip(f"md5 {role}", "no copy on this laptop to compare with", spec.assets[role])
         try:
-            plan = plan_upload(connection, local_assets[role], spec.assets[role])
+            plan = plan_asset(connection, local_assets[role], spec.assets[role])
         except RdtopsError as error:
             if error.exit_code == UNREACHABLE:
                 raise

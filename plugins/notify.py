@@ -104,8 +104,9 @@ def _notify(event: str, words: str, host: Host, run: RunSpec, options: Mapping[s
 def _show(title: str, text: str) -> str:
     """Show a desktop notification; return `desktop`, or the problem."""
     try:
-        done = subprocess.run(["notify-send", "--app-name=rdtops", "--", title, html.escape(text, quote=False)],
-                              check=False, timeout=10, capture_output=True, text=True)  # a desktop may read it as HTML
+        done = subprocess.run(["notify-send", "--app-name=rdtops", "--", title,
+                               html.escape(text, quote=False)],  # a desktop may read it as HTML
+                              check=False, timeout=10, capture_output=True, encoding="utf-8", errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"the desktop notification failed: {type(error).__name__} of notify-send"
     return "desktop" if done.returncode == 0 else f"the desktop notification failed: {done.stderr.strip()[-200:]}"

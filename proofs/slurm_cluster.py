@@ -68,10 +68,11 @@ GresTypes=gpu
 {nodes}
 PartitionName=gpu Nodes={names} Default=YES MaxTime=60 MaxNodes=2 State=UP PriorityTier=1
 PartitionName=urgent Nodes={names} MaxTime=10 State=UP PriorityTier=10
+PartitionName=brief Nodes={names} DefaultTime=2 MaxTime=60 State=UP
 PartitionName=closed Nodes={names} MaxTime=10 State=DOWN AllowAccounts=nobody
 """
-_NODE = ("NodeName={name} NodeHostname={hostname} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=1000 Gres=gpu:2 "
-         "Feature=a800")
+_NODE = ("NodeName={name} NodeHostname={hostname} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=1000 "
+         "Gres=gpu:3090:2 Feature=a800")
 
 
 def obstacle() -> str:
@@ -185,7 +186,7 @@ class Cluster:
                                       node_timeout_s=self.node_timeout_s))
         for number in range(2):
             (self.root / f"gpu{number}").touch()
-        place(self.root / "gres.conf", f"NodeName={','.join(NODES)} Name=gpu File={self.root}/gpu[0-1]\n")
+        place(self.root / "gres.conf", f"NodeName={','.join(NODES)} Name=gpu Type=3090 File={self.root}/gpu[0-1]\n")
         place(self.root / "cgroup.conf", "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
         for program in CLIENTS:
             place(self.bin_folder / program, f"#!/bin/sh\nSLURM_CONF={shlex.quote(str(self.conf))} exec "

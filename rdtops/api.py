@@ -9,7 +9,7 @@ from rdtops.contract.run import Checkpoint, Retention, RunEnd, RunPaths, RunSpec
 from rdtops.contract.tally import tallies
 from rdtops.errors import PreflightVeto, RdtopsError, RunError
 from rdtops.hookspecs import API_VERSION, hookimpl
-from rdtops.hostlib import checkpoints, fields, files, locks, manifest, names, nvidia_smi
+from rdtops.hostlib import checkpoints, fields, files, hub_cache, locks, manifest, names, nvidia_smi
 from rdtops.launcher import Cause, Job, JobState, Launcher, Phase, Spread, Submitted, Traits
 from rdtops.options import Option
 from rdtops.ssh.command import Command, Secret
@@ -19,7 +19,7 @@ from rdtops.ssh.environment import activation
 from rdtops.ssh.hosts import Host
 from rdtops.ssh.probe import Answer, Output, Probe, ask
 from rdtops.ssh.redaction import redacted, secrets_of
-from rdtops.transfer.transfer import download, plan_download, plan_upload, upload
+from rdtops.transfer.transfer import download, plan_asset, plan_download, plan_upload, upload
 from rdtops.transfer.transfer_plan import Plan
 
 __all__ = [
@@ -64,11 +64,13 @@ __all__ = [
     "fields",
     "files",
     "hookimpl",
+    "hub_cache",
     "locks",
     "manifest",
     "names",
     "nvidia_smi",
     "pages",
+    "plan_asset",
     "plan_download",
     "plan_upload",
     "printable",

@@ -7,6 +7,8 @@
     │   ├── Unreachable                     no TCP or no SSH banner
     │   ├── HostKeyError                    unknown or changed key
     │   ├── AuthenticationFailed            wrong user or key
+    │   ├── LoginShellError                 the login shell does not run our command
+    │   ├── SessionRefused                  no more sessions at a time (MaxSessions)
     │   └── ConnectionLost                  lost after the login; the outcome is unknown
     ├── RemoteError                exit 1   the host answered with a failure
     │   ├── CommandFailed
@@ -65,6 +67,14 @@ class HostKeyError(HostError):
 
 
 class AuthenticationFailed(HostError):
+    pass
+
+
+class LoginShellError(HostError):
+    pass
+
+
+class SessionRefused(HostError):
     pass
 
 

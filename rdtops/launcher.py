@@ -42,9 +42,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Spread:
-    """A program for several nodes, in two pieces; the options of each node go between them.
+    """A program for several nodes, in two pieces; the options of each node go between them: `--num_machines`,
+    `--machine_rank`, `--main_process_ip`, `--main_process_port`, as `accelerate launch` names them.
 
-    accelerate: `launch` ends with its own options, `program` begins with `-m`.
+    `launch` ends with its own options (rdtops.trainer.process_group), `program` begins with `-m`.
     """
 
     launch: Command

@@ -20,8 +20,7 @@ MISTAKES = {  # what tasks.py says -> what mypy must refuse
     "workflows.normfit, request=cli.request(preset, set_)": "workflows.normfit, request=cli.request(set_, preset)",
     "cli.on_laptop(workflows.plugins": "cli.on_laptop(workflows.gpu",
     "repository.lab_up(session.say, backend, door)": "repository.lab_up(session.say, back_end=backend)",
-    "drills.drill(session.say, name, kills=kills, only=only, door=door)":
-        "drills.drill(session.say, name, kills=only, only=only, door=door)",
+    "drills.drill(session.say, name, kills=kills,": "drills.drill(session.say, name, kills=only,",
 }
 
 

@@ -69,7 +69,7 @@ def test_the_list_of_tasks_is_frozen():
     ("plugins", "json"),
     ("plugins.new", "json name package"),
     ("bench", "json name only quick"),
-    ("drill", "door json kills name only"),
+    ("drill", "door folder json kills name only"),
     ("lab.up", "backend door"),
 ])
 def test_the_options_of_a_task_are_frozen(task, options):
@@ -323,3 +323,24 @@ def test_every_dependency_is_pinned_to_the_tested_version():
     wanted = [*project["dependencies"], *(d for e in project["optional-dependencies"].values() for d in e)]
     names = {re.split(r"[<>=\[ ]", w)[0] for w in wanted} - {"rdtops"}
     assert names <= set(pins)
+
+
+def opened_by_the_locale(path):
+    """Yield the lines that read or write text with the encoding of the locale."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        given = {keyword.arg: keyword.value for keyword in node.keywords} if isinstance(node, ast.Call) else {}
+        if not isinstance(node, ast.Call) or "encoding" in given:
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        words = [word.value for word in (*node.args, *given.values())
+                 if isinstance(word, ast.Constant) and isinstance(word.value, str)]
+        text_mode = any(re.fullmatch(r"[rwax]\+?", word) for word in words)
+        if name in ("read_text", "write_text") or (name in ("open", "fdopen", "NamedTemporaryFile") and text_mode) or \
+                getattr(given.get("text"), "value", None) is True:
+            yield node.lineno
+
+
+def test_text_is_utf_8_whatever_the_locale():
+    product = [file for root in ("rdtops", "plugins") for file in (ROOT / root).rglob("*.py")]
+    found = [f"{file.relative_to(ROOT)}:{line}" for file in product for line in opened_by_the_locale(file)]
+    assert found == []

@@ -8,6 +8,13 @@ from typing import Any
 from rdtops.api import Command, Job, Spread
 
 BATCH, NODE = "job.sbatch", "node.sh"
+REQUEUED = "requeued"  # a file of the job: what it had kept when it was last requeued
+NO_PROGRESS = "no progress"  # in the file `ended`
+_WARNING = "at its time limit the job has kept nothing since it was last requeued: it is not requeued again"
+# how much of its work a job has kept: the step of its newest checkpoint, or the trials that have ended
+_CHECKPOINTS = ("sed -n 's/^{\"kind\": \"checkpoint\".*\"step\": \\([0-9]*\\).*/\\1/p' journal.jsonl 2>/dev/null | "
+                "sort -n | tail -n 1")
+_TRIALS = "cat trials.jsonl 2>/dev/null | wc -l"
 
 _BATCH = """\
 #!/bin/sh
@@ -22,6 +29,8 @@ tell() {{  # a line of the Journal: kind, and more fields
     printf '{{"kind": "%s", "time_s": %s, "launcher": "slurm", "job": "%s", "restarts": %s%s}}\\n' "$1" "$(date +%s)" \\
         "$SLURM_JOB_ID" "${{SLURM_RESTART_COUNT:-0}}" "$2" >> {journal}
 }}
+out_of_time=
+trap 'out_of_time=1' USR1  # it may come before there is a job
 tell scheduled ", \\"nodes\\": \\"$SLURM_JOB_NODELIST\\""
 rm -f ended
 
@@ -37,11 +46,18 @@ warn() {{
 trap 'out_of_time=1; warn & ' USR1
 # On cancellation, preemption or the time limit. Slurm forgets in minutes how a job ended; this file stays.
 trap 'date +%s > ended' TERM
-out_of_time=
 {command} &
 job=$!
+[ -z "$out_of_time" ] || warn &
 while kill -0 "$job" 2>/dev/null; do wait "$job"; code=$?; done
 if [ -n "$out_of_time" ] && [ "$code" -ne 0 ] && [ ! -e stop ]; then
+    kept=$({kept})
+    if [ "${{kept:-0}}" = "$(cat {requeued} 2>/dev/null)" ]; then  # it came back, and has kept nothing since
+        echo {no_progress} > ended
+        tell warning ", \\"message\\": \\"{warning}\\""
+        exit "$code"
+    fi
+    echo "${{kept:-0}}" > {requeued}
     tell requeued ""
     for again in 1 2 3 4 5; do
         scontrol requeue "$SLURM_JOB_ID" && exec sleep 600  # Slurm ends the sleep: the job is requeued
@@ -53,7 +69,7 @@ exit "$code"
 _NODE = """\
 #!/bin/sh
 # One node of {title}: run by srun, once on each.
-trap '' USR1  # for the ranks only; accelerate's launcher would die
+trap '' USR1  # for the ranks only; their launcher would die
 exec {launch} \\
     --num_machines "$SLURM_NNODES" --machine_rank "$SLURM_NODEID" \\
     --main_process_ip "$RDTOPS_MASTER" --main_process_port "$RDTOPS_PORT" \\
@@ -72,7 +88,9 @@ def batch(job: Job, options: Mapping[str, Any]) -> str:
                                                                      str(job.script))
     return _BATCH.format(directives="\n".join(f"#SBATCH {words}" for words in directives(job, options)),
                          title=job.name, batch=BATCH, folder=_quoted(str(job.folder)), command=line.shell(),
-                         journal="journal.jsonl" if job.spreads else "/dev/null")
+                         journal="journal.jsonl" if job.spreads else "/dev/null",
+                         kept=_CHECKPOINTS if job.spreads else _TRIALS, requeued=REQUEUED, no_progress=NO_PROGRESS,
+                         warning=_WARNING)
 
 
 def node(job: Job, spread: Spread) -> str:
@@ -97,6 +115,12 @@ def directives(job: Job, options: Mapping[str, Any]) -> list[str]:
     lines += [f"--{name}={_quoted(options[name])}" for name in ("partition", "account", "qos", "constraint", "time")
               if options[name]]
     return [*lines, "--requeue", f"--signal=B:USR1@{options['save_before_limit_s']}", *options["sbatch"]]
+
+
+def requested(option: str, options: Mapping[str, Any]) -> str:
+    """Return the value of an option of sbatch: that of the user's own lines, which override, else that of ours."""
+    own = [line.partition("=")[2] for line in options["sbatch"] if line.startswith(f"--{option}=")]
+    return str(own[-1]).strip("'\"") if own else str(options[option])
 
 
 def nodes_of(job: Job, options: Mapping[str, Any]) -> int:

@@ -25,6 +25,11 @@ class Partition:
         return seconds(self.fields.get("MaxTime", "UNLIMITED"))
 
     @property
+    def default_time(self) -> str:
+        """The word of scontrol for the limit of a job that requests none."""
+        return "MaxTime" if self.fields.get("DefaultTime", "NONE") == "NONE" else "DefaultTime"
+
+    @property
     def is_up(self) -> bool:
         return self.fields.get("State", "UP") == "UP"
 
@@ -105,6 +110,13 @@ def seconds(limit: str) -> float:
 
 
 def gpus_of(gres: str, kind: str) -> int:
-    """Count the GPUs of a node: `gpu:a100:8(S:0-1),nvme:1` has eight."""
-    rows = re.findall(r"gpu(?::([A-Za-z][\w.-]*))?:(\d+)", gres)
-    return sum(int(count) for name, count in rows if not kind or name == kind)
+    """Count the GPUs of a node, in the words of sinfo: `gpu:a100:8(S:0-1),nvme:1` has eight. A type may be digits, as
+    in `gpu:3090:2`; what stands in parentheses may have commas."""
+    count = 0
+    for entry in re.sub(r"\([^()]*\)", "", gres).split(","):
+        name, *words = [word for word in entry.strip().split(":") if word != "no_consume"]
+        has_count = bool(words) and words[-1].isdigit()
+        types = words[:-1] if has_count else words
+        if name == "gpu" and (not kind or types == [kind]):
+            count += int(words[-1]) if has_count else 1
+    return count

@@ -41,6 +41,7 @@ SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb2", "fuseblk", 
 _FILESYSTEM = ('while [ ! -e "$d" ]; do d=$(dirname "$d"); done; stat -f -c %T "$d"; hostname; '
                'scontrol -o show node | tr " " "\\n" | grep -E "^NodeHostName="')
 _QUEUE_LONG = 50  # waiting jobs from which the check warns
+EARLY_S = 60.0  # Slurm may signal so much earlier than --signal says
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,21 @@ class JobRequest:
         return self.answers["partitions"].value or {}
 
     @property
+    def names(self) -> list[str]:
+        """Return the requested partitions: Slurm takes the first of them that can start the job."""
+        default = [p.name for p in self.partitions.values() if p.fields.get("Default") == "YES"]
+        return [name for name in batch.requested("partition", self.options).split(",") if name] or default[:1]
+
+    @property
     def partition(self) -> Partition | None:
-        """Return the requested one, else the cluster's default."""
-        name = self.options["partition"]
-        default = next((p for p in self.partitions.values() if p.fields.get("Default") == "YES"), None)
-        return self.partitions.get(name) if name else default
+        """Return the first requested one that is up, else the first that exists."""
+        there = [self.partitions[name] for name in self.names if name in self.partitions]
+        return next((p for p in there if p.is_up), there[0] if there else None)
 
     @property
     def kinds(self) -> list[Nodes]:
-        """Return the nodes of the partition, by kind."""
-        partition = self.partition
-        return [n for n in self.answers["nodes"].value or () if partition is None or n.partition == partition.name]
+        """Return the nodes of the partitions, by kind."""
+        return [n for n in self.answers["nodes"].value or () if n.partition in self.names or self.partition is None]
 
     @property
     def nodes(self) -> int:
@@ -100,7 +105,8 @@ def probes(job: Job, spec: RunSpec, options: Mapping[str, Any], python: str) -> 
         Probe("partitions", "scontrol -o show partition", parse_partitions, timeout_s=30),
         Probe("nodes", "sinfo -h -o '%R|%D|%t|%G|%f'", parse_nodes, timeout_s=30),
         Probe("test", f"printf '#!/bin/sh\\n:\\n' | {test} 2>&1", parse_test, timeout_s=30),
-        Probe("queue", f"squeue -h -t PD -o '%i' {part} | wc -l", lambda output: int(output.out), timeout_s=30),
+        Probe("queue", f"squeue -h -t PD -o '%i' {part} | grep -c '^[0-9]'", lambda output: int(output.out),
+              timeout_s=30),
         Probe("accounts", "sacctmgr -nP show assoc user=\"$(id -un)\" format=account,qos", parse_accounts,
               timeout_s=30),
         Probe("filesystem", f"d={Command(spec.workspace).shell()}; {_FILESYSTEM}", parse_filesystem, timeout_s=30),
@@ -122,8 +128,9 @@ def _no_controller(host: Host, answer: Answer[str]) -> CheckResult:
 
 def _partition(request: JobRequest) -> Judged:
     partition = request.partition
-    if partition is None:
-        wanted = request.options["partition"] or "marked as default"
+    unknown = [name for name in request.names if name not in request.partitions]
+    if partition is None or unknown:
+        wanted = ", ".join(unknown) or "marked as default"
         yield CheckResult.fail("slurm partition", f"there is no partition {wanted}",
                                f"partitions: {', '.join(request.partitions) or request.answers['partitions'].problem}",
                                request.remedy("partition"))
@@ -240,27 +247,40 @@ def _time(request: JobRequest) -> Judged:
     """Check the time limit. A short one is fine, since the training saves and requeues itself; one without time to
     train is an error."""
     partition = request.partition
-    most_s = partition.max_s if partition else float("inf")
-    limit_s = seconds(request.options["time"]) if request.options["time"] else most_s
-    usable_s = limit_s - request.options["save_before_limit_s"]
+    limit, origin = _limit(request)
+    limit_s, most_s = seconds(limit), partition.max_s if partition else float("inf")
+    limit += " minutes" if limit.isdigit() else ""
+    save_s = request.options["save_before_limit_s"]
+    usable_s = limit_s - save_s - EARLY_S
     expected: Expectation | None = request.answers["expectation"].value
     if limit_s > most_s and partition:
-        yield CheckResult.fail("slurm time", f"{request.options['time']} is requested, {partition.name} allows "
+        yield CheckResult.fail("slurm time", f"{limit} is requested, {partition.name} allows "
                                f"{partition.fields.get('MaxTime')}: the job would never start", "",
                                request.remedy("time"))
     elif usable_s <= 0:
-        yield CheckResult.fail("slurm time", f"the limit leaves no time to train: the training saves "
-                               f"{request.options['save_before_limit_s']} s before it", "",
+        yield CheckResult.fail("slurm time", f"the limit of {limit} leaves no time to train: the training saves "
+                               f"{save_s} s before it, and Slurm may signal {EARLY_S:g} s early", origin,
                                request.remedy("time, or save_before_limit_s,"))
     elif expected is None:
-        yield CheckResult.ok("slurm time", "no earlier run of this kind to estimate from; at its limit a training "
-                             "saves and requeues itself")
+        yield CheckResult.ok("slurm time", f"{limit} a job; no earlier run of this kind to estimate from; at its limit "
+                             "a training saves and requeues itself", origin)
     else:
         needed_s = expected.seconds(request.spec)
         jobs = -(-needed_s // usable_s) if usable_s < float("inf") else 1
         again = "" if jobs <= 1 else f": {jobs:.0f} jobs one after the other, each from the newest checkpoint"
         yield CheckResult.ok("slurm time", f"about {needed_s / 3600:.1f} h at {expected.step_s:.2f} s a step{again}",
-                             f"measured in {expected.run_id}")
+                             f"measured in {expected.run_id}; {origin}")
+
+
+def _limit(request: JobRequest) -> tuple[str, str]:
+    """Return the time limit of the job, and where it comes from."""
+    if time := batch.requested("time", request.options):
+        return time, "time of hosts.toml"
+    if request.partition is None:
+        return "UNLIMITED", "no partition"
+    name = request.partition.default_time
+    return (request.partition.fields.get(name, "UNLIMITED"),
+            f"{name} of the partition {request.partition.name}, as hosts.toml requests no time")
 
 
 # --- helpers ---

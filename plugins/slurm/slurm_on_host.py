@@ -23,10 +23,11 @@ from collections.abc import Callable
 from rdtops.api import fields, files, locks
 
 RECORD, END = "slurm.json", "slurm-end.json"  # in the job's folder
-STALE = ("exit", "stop", "process", "ended", END)
+STALE = ("exit", "stop", "process", "ended", "requeued", END)
 LIVING = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
           "RESIZING", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "RESV_DEL_HOLD"}
 QUEUE = "%i|%T|%r|%S|%L|%N|%j"
+ID = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S*| on cluster \S+)?")  # as sbatch prints it
 ASKED_S = 25  # when the controller is down, squeue tries for some seconds; when it hangs, for minutes
 
 
@@ -66,8 +67,11 @@ def queue() -> tuple[list[dict[str, str]], str]:
 
 def living(rows: list[dict[str, str]], name: str) -> dict[str, str]:
     """Return the newest job of that name that is queued or running."""
-    found = [row for row in rows if row["name"] == name and row["state"] in LIVING]
-    return max(found, key=lambda row: int(re.sub(r"\D.*", "", row["id"]) or 0), default={})
+    return newest([row for row in rows if row["name"] == name and row["state"] in LIVING])
+
+
+def newest(rows: list[dict[str, str]]) -> dict[str, str]:
+    return max(rows, key=lambda row: int(re.sub(r"\D.*", "", row["id"]) or 0), default={})
 
 
 # --- submit ---
@@ -87,11 +91,28 @@ def submit(folder: str, name: str, batch: str) -> dict[str, object]:
         for stale in STALE:
             forget(os.path.join(folder, stale))
         code, out, err = run("sbatch", "--parsable", batch, cwd=folder)
-        number = out.strip().partition(";")[0]
-        if code or not number.isdigit():
+        number = job_id(out, code) or submitted(name, {row["id"] for row in rows})
+        if not number:
             return {"problem": " ".join(err.split()) or f"sbatch failed with exit code {code}: {out[:100]!r}"}
         write(folder, RECORD, {"id": number, "name": name})
         return {"id": number, "already": False}
+
+
+def job_id(out: str, code: int) -> str:
+    """Return the job id that sbatch printed; '' where it failed, or printed more than that.
+
+    >>> job_id("4711;hpc\\n", 0), job_id("Submitted batch job 4711\\n", 0), job_id("Welcome in 2026\\n4711\\n", 0)
+    ('4711', '4711', '')
+    """
+    match = ID.fullmatch(out.strip())
+    return match[1] if match and code == 0 else ""
+
+
+def submitted(name: str, before: set[str]) -> str:
+    """Return the id of the newest job of that name that was not there before; '' when there is none. A site's own
+    sbatch may print anything, with any exit code: only the queue knows."""
+    rows, _ = queue()
+    return newest([row for row in rows if row["name"] == name and row["id"] not in before]).get("id", "")
 
 
 def forget(path: str) -> None:
@@ -130,9 +151,9 @@ def ended(number: str, row: dict[str, str]) -> dict[str, str]:
         return {"id": number, "state": row["state"], "reason": known.get("Reason", ""), "nodes": row["nodes"],
                 "exit": known.get("ExitCode", ""), "restarts": known.get("Restarts", "0")}
     code, out, _ = run("sacct", "-n", "-X", "-P", "-j", number, "-o", "State,ExitCode,NodeList")
-    fields = out.strip().splitlines()[-1:] if code == 0 else []
-    if fields and fields[0].count("|") == 2:
-        state, exit_code, nodes = fields[0].split("|")
+    lines = [line for line in out.splitlines() if line.count("|") == 2] if code == 0 else []
+    if lines:
+        state, exit_code, nodes = lines[-1].split("|")
         return {"id": number, "state": state.split()[0], "reason": state, "exit": exit_code, "nodes": nodes}
     return {"id": number, "state": ""}
 

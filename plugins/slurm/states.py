@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from rdtops.api import Cause, JobState, Phase
 
+from . import batch
+
 # state of an ended job -> why it ended, and how to say it
 _ENDS = {
     "CANCELLED": (Cause.CANCELLED, "was cancelled (scancel, by you or by an administrator)"),
@@ -54,6 +56,8 @@ def job_state(facts: Mapping[str, str], host: str) -> JobState:
         return _running(job, number, state, facts)
     if state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "REQUEUE_FED", "RESV_DEL_HOLD"):
         return _waiting(job, number, state, facts, host)
+    if facts.get("ended_note") == batch.NO_PROGRESS:
+        return _without_progress(job, number, host)
     if not state:
         return _forgotten(job, number, facts, host)
     cause, words = _ENDS.get(state, (Cause.NONE, f"ended as {state}"))
@@ -81,6 +85,14 @@ def _waiting(job: str, number: str, state: str, facts: Mapping[str, str], host: 
     remedy = (f"inv stop --host {host}; then correct [hosts.{host}.plugins.slurm] and launch again" if reason in _NEVER
               else f"squeue --start -j {number}   # on {host}")
     return JobState(Phase.QUEUED, Cause.WAITS, number, f"{job} is queued: {words}{expected}", remedy)
+
+
+def _without_progress(job: str, number: str, host: str) -> JobState:
+    """Return the state of a job that job.sbatch did not requeue, since it would begin for ever."""
+    words = f"{job} reached its time limit again without a new checkpoint or trial, and was not requeued"
+    return JobState(Phase.ENDED, Cause.TIMED_OUT, number, words,
+                    f"set time or save_before_limit_s under [hosts.{host}.plugins.slurm] in hosts.toml, then: "
+                    f"inv train --host {host} --resume RUN")
 
 
 def _forgotten(job: str, number: str, facts: Mapping[str, str], host: str) -> JobState:

@@ -1,4 +1,4 @@
-"""`inv bench trainer`: run the trainer's benchmark, with one thread a process as accelerate starts it."""
+"""`inv bench trainer`: run the trainer's benchmark, with one thread a process as inv train starts it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Drills of `inv drill NAME`: inject a fault, and check that rdtops recovers from it.
 
 A drill is a module here with `drill(say, *, kills, only) -> Iterator[Drilled]`: `kills` is how many, 0 as many as it is
-made for; `only` is a word that the names of its rows must have, or several with commas; those of WITH_DOOR also take
-the `door` of the lab's jump host. To add one, add a line to DRILLS.
+made for; `only` is a word that the names of its rows must have, or several with commas; some take
+another option (OPTIONS). To add one, add a line to DRILLS.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from rdtops.lab import doors
 from rdtops.ui.repository import Drilled, Say
 
 DRILLS = {
+    "environments": "proofs.drills.environments_drill",
     "disk": "proofs.drills.disk_drill",
     "hostile": "proofs.drills.hostile_drill",
     "laptop": "proofs.drills.laptop_drill",
@@ -24,7 +25,10 @@ DRILLS = {
     "survive": "proofs.drills.survive_drill",
     "why": "proofs.drills.why_drill",
 }
-WITH_DOOR = ("laptop", "network")
+OPTIONS = {
+    "door": ("laptop", "network"),  # of the lab's jump host
+    "folder": ("environments",),  # where its venvs are kept
+}
 
 
 def is_wanted(name: str, only: str) -> bool:
@@ -32,14 +36,15 @@ def is_wanted(name: str, only: str) -> bool:
     return any(word.strip() in name for word in only.split(","))
 
 
-def drill(say: Say, name: str, *, kills: int = 0, only: str = "", door: str = "") -> Iterator[Drilled]:
-    """Run a drill; `door`: that of the lab's jump host. Raise UsageError when there is no drill of that name, or none
-    at that door."""
+def drill(say: Say, name: str, *, kills: int = 0, only: str = "", **options: str) -> Iterator[Drilled]:
+    """Run a drill; `options`: those of OPTIONS that it has. Raise UsageError when there is no drill of that name, or
+    it has no such option."""
     if name not in DRILLS:
         raise UsageError(f"there is no drill {name!r}; drills: {', '.join(DRILLS)}")
-    if door and name not in WITH_DOOR:
-        raise UsageError(f"the drill {name} has no --door; with one: {', '.join(WITH_DOOR)}")
-    if doors.told_by(door):
-        raise UsageError(f"the door {door} asks a person at each login, and a drill types without one")
-    at_door = {"door": door} if door else {}
-    yield from importlib.import_module(DRILLS[name]).drill(say, kills=kills, only=only, **at_door)
+    given = {option: value for option, value in options.items() if value}
+    for option in given:
+        if name not in OPTIONS[option]:
+            raise UsageError(f"the drill {name} has no --{option}; with one: {', '.join(OPTIONS[option])}")
+    if doors.told_by(given.get("door", "")):
+        raise UsageError(f"the door {given['door']} asks a person at each login, and a drill types without one")
+    yield from importlib.import_module(DRILLS[name]).drill(say, kills=kills, only=only, **given)

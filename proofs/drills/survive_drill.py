@@ -29,7 +29,7 @@ from rdtops.supervisor import family
 from rdtops.ui.repository import Drilled, Say, StepFailed
 
 RANK, ALL_RANKS, LAUNCHER, SUPERVISOR, TMUX, EVERYTHING = (
-    "a rank", "all ranks", "accelerate's launcher", "the supervisor", "the tmux server", "everything, then resumed")
+    "a rank", "all ranks", "the launcher of the ranks", "the supervisor", "the tmux server", "everything, then resumed")
 VICTIMS = (RANK, SUPERVISOR, TMUX, RANK, SUPERVISOR, LAUNCHER, TMUX, ALL_RANKS, SUPERVISOR, EVERYTHING)
 RECOVERY = Recovery(restarts=1000, backoff_s=0.1, backoff_max_s=0.1)
 CHECKPOINT_EVERY_STEPS = 10
@@ -158,7 +158,7 @@ class DrillTraining:
         while True:
             there = family.members(self.spec.run_id)
             found = {RANK: ranks_of(there), ALL_RANKS: ranks_of(there), EVERYTHING: there,
-                     LAUNCHER: [m for m in there if "accelerate.commands.launch" in _words(m)
+                     LAUNCHER: [m for m in there if "rdtops.trainer.process_group" in _words(m)
                                 and "rdtops.supervisor" not in _words(m)],
                      SUPERVISOR: [m for m in there if "rdtops.supervisor" in _words(m)]}[victim]
             if found:

@@ -183,7 +183,7 @@ class Life:
         return list(Path(self.spec.paths.checkpoints).glob("*.tmp"))
 
     def _start(self) -> list[subprocess.Popen[bytes]]:
-        """Start the ranks as `accelerate launch` does, without its own start-up time."""
+        """Start the ranks as rdtops.trainer.process_group does, without its own start-up time."""
         world = self.spec.train.num_processes
         shared = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
                   "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}

@@ -103,7 +103,7 @@ def _set_up() -> Iterator[Plant]:
     yield Plant("config", "config.json was edited: model = big", before=lambda run: run.edit_config("tiny", "big"))
     yield Plant("config", "launch.sh was edited: one process", TWO, script=lambda text, _: text.replace(
         "--num_processes 2", "--num_processes 1").replace("--multi_gpu ", "--cpu "))
-    yield Plant("port_in_use", RECORDED, source=_replaced(  # accelerate takes another port where it sees it in time
+    yield Plant("port_in_use", RECORDED, source=_replaced(  # the launcher takes a free one
         "ranks.Ranks", "join", 'raise RuntimeError("The server socket has failed to listen on any local network '
         'address. port: 29500, useIpv6: false, code: -98, name: EADDRINUSE, message: address already in use")'))
     yield Plant("no_permission", RECORDED, source=_replaced(

@@ -31,10 +31,13 @@ class FloatSamples:
     """
 
     def __init__(self, dataset: libero.Dataset, edge: int, *, augment: bool, horizon: int = 64) -> None:
-        from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+        try:
+            from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil as Processor
+        except ModuleNotFoundError:  # transformers 4 has no other
+            from transformers.models.siglip.image_processing_siglip import SiglipImageProcessor as Processor
 
         self.dataset, self.augment, self.horizon = dataset, augment, horizon
-        self.processor = SiglipImageProcessorPil(size={"height": edge, "width": edge})
+        self.processor = Processor(size={"height": edge, "width": edge})
         self.background = np.full((edge, edge, 3), BACKGROUND, np.uint8)
 
     def __getitem__(self, sample: int) -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ import torch
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import Retention
 from rdtops.hostlib.fields import loads
+from rdtops.trainer import libraries
 from rdtops.trainer.distributed.ranks import Ranks
 from rdtops.trainer.distributed.sharding import Shards
 from rdtops.trainer.loop import checkpoint
@@ -66,7 +67,8 @@ def _state(hidden: int = HIDDEN) -> TrainingState:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     shards = Shards(Ranks(0, 1, next(policy.parameters()).device))
-    return TrainingState(policy, Ema(policy), optimizer, torch.amp.GradScaler("cpu", enabled=False), shards)
+    scaler = libraries.gradient_scaler(torch.device("cpu"), enabled=False)
+    return TrainingState(policy, Ema(policy), optimizer, scaler, shards)
 
 
 def _contents(state: TrainingState) -> Contents:

@@ -16,6 +16,8 @@ from rdtops.errors import ConfigError
 from rdtops.hostlib import fields as kinds
 from rdtops.hostlib.names import quoted
 
+FSDP2_TORCH = "2.7"  # the oldest torch for sharding = fsdp2: that of 2.6 has no streams on CPUs
+
 
 @dataclass(frozen=True)
 class TrainConfig:

@@ -26,6 +26,9 @@ KINDS = {
                "log_offset and log_line: where train.log then ends",
     "attempt_ended": "attempt, exit_code (-9: killed by signal 9; null: unknown), cause, summary, evidence, "
                      "next, oom_kills, restart_in_s (null: it was the last)",
+    "silent": "attempt, silent_s, limit_s, ranks (as of stuck): nothing was written for long before the first step; "
+              "their stacks are in train.log",
+    "heard": "attempt: after a `silent`, something was written again",
     "stuck": "attempt, silent_s, limit_s, ranks (the state of each in /proc): written before they are killed",
     "started": "world_size, max_steps, device, parameters, resumed_from_step (0 = from the start), heldout_samples",
     "step": "step, loss, learning_rate, grad_norm, samples, samples_per_s, step_s, data_s, encode_s, forward_s, "

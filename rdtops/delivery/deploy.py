@@ -11,7 +11,7 @@ from rdtops.delivery.snapshot import Snapshot
 from rdtops.errors import RunError, UsageError
 from rdtops.ssh.command import Command, quoted
 from rdtops.ssh.connection import Connection
-from rdtops.transfer.transfer import Outcome, TransferProgress, commit, plan_upload, upload
+from rdtops.transfer.transfer import Outcome, TransferProgress, commit, plan_asset, plan_upload, upload
 from rdtops.transfer.transfer_plan import Plan
 
 PARTS = {"code": (), "data": ("dataset",), "weights": ("pretrained",), "encoders": ("text_encoder", "vision_encoder")}
@@ -26,6 +26,7 @@ class Delivery:
     plan: Plan | None
     outcome: Outcome | None = None
     note: str = ""
+    remarks: tuple[str, ...] = ()  # about the files on the laptop
 
 
 def parts(only: str) -> tuple[str, ...]:
@@ -85,9 +86,12 @@ def _asset(connection: Connection, asset: Asset, dry_run: bool,
                         note="already on the host, by hosts.toml")
     if asset.local is None:
         return _without_copy(connection, asset)
-    plan = plan_upload(connection, asset.local, asset.remote)
+    plan = plan_asset(connection, asset.local, asset.remote)
     outcome = None if dry_run else upload(connection, plan, _named(asset.name, progress))
-    return Delivery(asset.name, connection.short(asset.remote), plan, outcome)
+    left_out = f"left out, of a download: {', '.join(plan.left_out[:5])}" if plan.left_out else ""
+    left_out += f" and {len(plan.left_out) - 5} more" if len(plan.left_out) > 5 else ""
+    return Delivery(asset.name, connection.short(asset.remote), plan, outcome,
+                    remarks=tuple(filter(None, (asset.remark, left_out))))
 
 
 def _without_copy(connection: Connection, asset: Asset) -> Delivery:

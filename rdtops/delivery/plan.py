@@ -11,7 +11,8 @@ from rdtops.contract import config as train_config
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.run import RunSpec, new_run_id
 from rdtops.delivery.snapshot import Snapshot
-from rdtops.errors import UsageError
+from rdtops.errors import ConfigError, UsageError
+from rdtops.hostlib import hub_cache
 from rdtops.hostlib.names import RunId
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import Host
@@ -54,6 +55,7 @@ class Asset:
     local: Path | None  # None: not on this laptop
     remote: str
     pinned: bool  # hosts.toml names its path on the host: deploy does not touch it
+    remark: str = ""  # about the local path, for people
 
 
 def assets_of(inventory: Inventory, connection: Connection, config: TrainConfig) -> tuple[Asset, ...]:
@@ -80,6 +82,23 @@ def local_assets(assets: Sequence[Asset]) -> Mapping[str, Path]:
     return {a.role: a.local for a in assets if a.local}
 
 
+def local_copy(inventory: Inventory, name: str) -> tuple[Path | None, str]:
+    """Return the path of an asset here, None where it is not, and a remark: of a repository in the hub's cache, its
+    snapshot is meant. Raise ConfigError when that is not one."""
+    folder = inventory.asset(name)
+    if folder is None or not folder.exists():
+        return None, ""
+    try:
+        snapshot = hub_cache.snapshot(str(folder))
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}", remedy=f'in hosts.toml, under [assets]: {name} = '
+                                                     f'"{folder}/snapshots/REVISION"') from error
+    if snapshot is None:
+        return folder, ""
+    others = f": refs/main, of {1 + snapshot.others} snapshots" if snapshot.others else ""
+    return Path(snapshot.folder), f"from the snapshot {Path(snapshot.folder).name} of {folder.name}{others}"
+
+
 def release_folder(workspace: str, name: str) -> str:
     return f"{workspace}/releases/{name}"
 
@@ -87,5 +106,5 @@ def release_folder(workspace: str, name: str) -> str:
 def _asset(role: str, name: str, inventory: Inventory, connection: Connection) -> Asset:
     pinned = connection.host.assets.get(name)
     remote = connection.absolute(pinned) if pinned else f"{connection.workspace}/assets/{name}"
-    local = inventory.asset(name)
-    return Asset(role, name, local if local and local.exists() else None, remote, bool(pinned))
+    local, remark = local_copy(inventory, name)
+    return Asset(role, name, local, remote, bool(pinned), remark)

@@ -69,11 +69,12 @@ class Provisioned:
 
 def recipe(declared: Environment, tracker: str = "off") -> Recipe:
     """Return the trainer's requirements, pinned by constraints.txt; the host's replace those of the same name."""
-    project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     ours = [*extras["trainer"], *(line for line in extras["trackers"] if line.startswith(tracker))]
     theirs = {_name(line) for line in declared.requirements}
-    pins = [line for line in (_ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
+    pins = [line for line in (_ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+            if line and line[0] != "#"]
     variables = {"PIP_INDEX_URL": declared.index_url or "", "PIP_EXTRA_INDEX_URL": " ".join(declared.extra_index_urls)}
     return Recipe((*declared.requirements, *(line for line in ours if _name(line) not in theirs)),
                   tuple(line for line in pins if _name(line) not in theirs),
@@ -138,11 +139,12 @@ def fetch_wheels(wanted: Recipe, found: Mapping[str, str], digest: str) -> Path:
     part.mkdir(parents=True)
     lists = {part / "requirements.txt": wanted.requirements, part / "constraints.txt": wanted.constraints}
     for file, lines in lists.items():
-        file.write_text(_text(lines))
+        file.write_text(_text(lines), encoding="utf-8")
     words = [sys.executable, "-m", "pip", "download", "--no-input", "--disable-pip-version-check",
              "--only-binary=:all:", "--dest", str(part), "--implementation", "cp", "--python-version", found["python"],
              *_platforms(found), "-r", str(part / "requirements.txt"), "-c", str(part / "constraints.txt")]
-    done = subprocess.run(words, env={**os.environ, **wanted.variables}, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, env={**os.environ, **wanted.variables}, capture_output=True, encoding="utf-8",
+                          errors="replace", check=False)
     if done.returncode:
         raise RunError(f"this laptop could not download the wheels for Python {found['python']} on {found['machine']}: "
                        f"{redacted((done.stderr or done.stdout).strip())[-800:]}",

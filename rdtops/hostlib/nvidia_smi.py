@@ -7,6 +7,7 @@ other line (a warning about an infoROM, a GPU that is lost or requires a reset) 
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ from rdtops.hostlib import fields
 
 GPU, APPS = "gpu", "compute-apps"  # kinds of queries
 IDENTITY = ("index", "uuid")  # of every query for GPUs
+LIST = ("nvidia-smi", "-L")  # the command line that also lists MIG instances
 APP_FIELDS = ("gpu_uuid", "pid", "process_name", "used_memory")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 LIMIT_S = 10.0  # a broken driver hangs for ever
 LOST = ("is lost", "requires reset", "Unable to determine")  # of a GPU that cannot be used
 QUOTED_LETTERS = 200
+_UUID = re.compile(r"(GPU-)?[0-9a-fA-F-]{8,}")  # a Jetson's has no prefix
+_LISTED = re.compile(r"\(UUID: ([^)\s]+)\)")
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,24 @@ def parse(columns: Sequence[str], text: str) -> Listing:
     for line in filter(None, map(str.strip, text.splitlines())):
         words = [word.strip() for word in line.split(",")]
         index = fields.decimal(words[0])
-        if len(words) == len(columns) and index is not None and words[1].startswith("GPU-") and not any(
+        if len(words) == len(columns) and index is not None and _UUID.fullmatch(words[1]) and not any(
                 word in line for word in LOST):
             gpus.append(Gpu(index, words[1], dict(zip(columns, words))))
         else:
             odd.append(line[:QUOTED_LETTERS])
     return Listing(tuple(gpus), tuple(odd))
+
+
+def parse_list(text: str) -> dict[str, tuple[str, ...]]:
+    """Parse the output of LIST: the UUIDs of the MIG instances of each GPU, by its own. Empty where none is listed."""
+    found: dict[str, tuple[str, ...]] = {}
+    for uuid in _LISTED.findall(text):
+        if uuid.startswith("MIG-") and found:
+            last = list(found)[-1]
+            found[last] = (*found[last], uuid)
+        else:
+            found[uuid] = ()
+    return found
 
 
 def parse_apps(text: str) -> tuple[GpuProcess, ...]:
@@ -130,15 +146,17 @@ def named(variable: str) -> list[str]:
     return found
 
 
-def visible(listed: Iterable[Gpu], variable: str | None) -> tuple[Gpu, ...]:
+def visible(listed: Iterable[Gpu], variable: str | None,
+            instances: Iterable[str] | None = None) -> tuple[Gpu, ...]:
     """Return the GPUs that CUDA_VISIBLE_DEVICES selects, in its order; an entry that names none ends it. Each MIG
-    instance counts as one."""
+    instance counts as one; `instances` are the UUIDs of those that exist, None where that is not known."""
     there, chosen = list(listed), []
+    known = None if instances is None else list(instances)
     if variable is None:
         return tuple(there)
     for entry in named(variable):
         gpu = next((gpu for gpu in there if is_named(gpu.uuid, gpu.index, entry)), None)
-        if gpu is None and entry.startswith("MIG-"):
+        if gpu is None and entry.startswith("MIG-") and (known is None or any(mig.startswith(entry) for mig in known)):
             gpu = Gpu(None, entry, {})
         if gpu is None:
             break

@@ -14,7 +14,8 @@ from rdtops.hostlib.files import text_of
 
 TRAINER = "rdtops.trainer.train"
 # these have the trainer's name in their arguments, too
-STARTERS = frozenset(("accelerate.commands.launch", "torch.distributed.run", "rdtops.supervisor"))
+STARTERS = frozenset(("rdtops.trainer.process_group", "rdtops.supervisor",
+                      "accelerate.commands.launch", "torch.distributed.run"))  # of runs before, and by hand
 LOOK_S = 0.1
 KILLED_S = 20.0  # until a killed process is gone, on a very busy machine
 
@@ -36,6 +37,13 @@ class Process:
         """R, S, D or T as in /proc; '' when it has ended."""
         stat = stat_of(self.pid)
         return stat[0] if len(stat) > 19 and stat[19] == self.started and stat[0] not in "ZX" else ""
+
+    def catches(self, number: signal.Signals) -> bool:
+        """Return whether the process has a handler for a signal. Without one, most signals end it."""
+        for line in text_of(f"/proc/{self.pid}/status").splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+        return False
 
     def send(self, number: signal.Signals) -> bool:
         """Send a signal; return False when the process is gone. Use a pidfd where it is supported, so that a reused pid

@@ -56,7 +56,7 @@ def _peer_inode(connection: socket.socket) -> int:
 def _sockets() -> Iterator[_Socket]:
     for table in ("tcp", "tcp6"):
         path = PROC / "net" / table
-        for line in path.read_text().splitlines()[1:] if path.exists() else []:
+        for line in path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []:
             fields = line.split()
             local, remote = (address.removeprefix(_MAPPED) for address in fields[1:3])
             yield _Socket(local, remote, int(fields[3], 16), int(fields[9]))

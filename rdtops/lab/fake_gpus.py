@@ -44,7 +44,7 @@ class Gpus:
     @classmethod
     def read(cls, path: Path) -> Gpus:
         """Read a file written by `write`, or by hand with only the values that differ from the default."""
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
         lists = {name: tuple(values[name]) for name in _LISTS & values.keys()}
         processes = tuple(FakeGpuProcess(**process) for process in values.get("processes", ()))
         fail = Failure(**values["fail"]) if values.get("fail") else None

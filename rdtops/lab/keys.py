@@ -28,4 +28,5 @@ def public_path(path: Path) -> Path:
 
 def known_hosts(address: str, host_keys: Mapping[int, Path]) -> str:
     """Return the known_hosts file of these servers, by port."""
-    return "".join(f"[{address}]:{port} {public_path(key).read_text().strip()}\n" for port, key in host_keys.items())
+    public = {port: public_path(key).read_text(encoding="utf-8").strip() for port, key in host_keys.items()}
+    return "".join(f"[{address}]:{port} {key}\n" for port, key in public.items())

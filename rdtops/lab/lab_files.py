@@ -28,6 +28,6 @@ class LabFolder:
 
 def place(path: Path, text: str, mode: int = 0o644) -> None:
     """Write a file atomically: a reader sees either the whole old or the whole new content."""
-    if path.exists() and path.read_text() == text:
+    if path.exists() and path.read_text(encoding="utf-8") == text:
         return
     files.write_whole(path, text, mode)

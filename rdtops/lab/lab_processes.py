@@ -32,7 +32,7 @@ class LabProcess:
     def read(cls, path: Path) -> LabProcess | None:
         """Return the process named in a file, `pid starttime boot_id`, if it still runs."""
         try:
-            pid, ticks, boot_id = path.read_text().split()
+            pid, ticks, boot_id = path.read_text(encoding="utf-8").split()
             written = cls(int(pid), int(ticks), boot_id)
         except (OSError, ValueError):
             return None

@@ -27,6 +27,8 @@ class SystemProgram:
 
 
 PROGRAMS = (SystemProgram("sshd", "openssh-server"), SystemProgram("rsync", "rsync"), SystemProgram("tmux", "tmux"))
+SHELLS = (SystemProgram("zsh", "zsh"), SystemProgram("fish", "fish"), SystemProgram("tcsh", "tcsh"),
+          SystemProgram("locale-gen", "locales"))  # of the tests with other people's login shells and languages
 CLUSTER = (SystemProgram("munged", "munge"), SystemProgram("slurmctld", "slurmctld"), SystemProgram("slurmd", "slurmd"),
            SystemProgram("sbatch", "slurm-client"))  # of the tests with a cluster (proofs.slurm_cluster)
 
@@ -80,7 +82,8 @@ def _apt_get(*arguments: str) -> None:
     command = ["apt-get", "-q", *arguments]
     try:
         done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=_INSTALL_TIMEOUT_S, check=False)
+                              stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
+                              timeout=_INSTALL_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise LabError(f"{' '.join(command)} took more than {_INSTALL_TIMEOUT_S} s") from error
     if done.returncode:
@@ -93,7 +96,7 @@ def _no_service_starts() -> Iterator[None]:
     if _POLICY.exists():
         yield
         return
-    _POLICY.write_text(_FORBID_STARTING)
+    _POLICY.write_text(_FORBID_STARTING, encoding="utf-8")
     _POLICY.chmod(0o755)
     try:
         yield

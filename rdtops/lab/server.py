@@ -87,7 +87,7 @@ class Server:
     def start(self, backend: str) -> None:
         """Start the process and return; a handshake shows whether it works. Raise LabError when the port is taken."""
         self._require_free_port()
-        (self.folder / "server.json").write_text(self._to_json())
+        (self.folder / "server.json").write_text(self._to_json(), encoding="utf-8")
         log = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         null = os.open(os.devnull, os.O_RDWR)
         try:
@@ -112,11 +112,13 @@ class Server:
         keys.make(self.host_key, rsa=self.door == "oldkeys")
 
     def log_tail(self, lines: int = 2) -> str:
-        return " | ".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
+        if not self.log.exists():
+            return ""
+        return " | ".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
     @classmethod
     def load(cls, path: str) -> Server:
-        values = json.loads(Path(path).read_text())
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
         return cls(**{**values, "folder": Path(values["folder"]), "authorized_keys": Path(values["authorized_keys"]),
                       "jump": Path(values["jump"]) if values["jump"] else None})
 

@@ -277,7 +277,8 @@ class Lab(LabFolder):
     def _prepare_gpus(self, server: Server) -> None:
         if not (server.folder / "gpus.json").exists():
             self.set_gpus(server.name, Gpus())
-        place(server.folder / "bin" / "nvidia-smi", (Path(__file__).parent / "bin" / "nvidia-smi").read_text(), 0o755)
+        fake = (Path(__file__).parent / "bin" / "nvidia-smi").read_text(encoding="utf-8")
+        place(server.folder / "bin" / "nvidia-smi", fake, 0o755)
 
     def _client_config(self) -> str:
         """Return the configuration for plain ssh: `ssh -F .lab/ssh_config lab`."""
@@ -400,7 +401,7 @@ class Lab(LabFolder):
         """Return the recorded state, else that of a lab that was never up."""
         recorded = _State()
         if self._state_file.exists():
-            values = json.loads(self._state_file.read_text())
+            values = json.loads(self._state_file.read_text(encoding="utf-8"))
             recorded = _State(values["id"], values["backend"], Ports(**values["ports"]), values.get("door", doors.OPEN))
         return recorded
 
@@ -419,7 +420,7 @@ class Lab(LabFolder):
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the lock: one `up` or `down` at a time."""
-        with (self.root / "lock").open("w") as file:
+        with (self.root / "lock").open("wb") as file:
             locks.flock(file.fileno(), locks.EXCLUSIVE)
             yield
 

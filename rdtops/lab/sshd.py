@@ -177,8 +177,8 @@ def _common(*, port: int, host_key: Path, authorized_keys: Path) -> str:
 
 def _if_known(line: str) -> str:
     """Return a line of configuration where this sshd knows its keyword, else ''."""
-    known = subprocess.run([_sshd(), "-T", "-f", os.devnull, "-o", line], capture_output=True, text=True, timeout=10,
-                           check=False)
+    known = subprocess.run([_sshd(), "-T", "-f", os.devnull, "-o", line], capture_output=True, encoding="utf-8",
+                           errors="replace", timeout=10, check=False)
     return "" if "Bad configuration option" in known.stderr else line + "\n"
 
 
@@ -195,7 +195,7 @@ def _sftp_server() -> str:
 
 def _root_is_locked() -> bool:
     try:
-        entries = Path("/etc/shadow").read_text().splitlines()
+        entries = Path("/etc/shadow").read_text(encoding="utf-8").splitlines()
     except OSError:
         return False
     return any(entry.startswith("root:!") for entry in entries)

@@ -153,7 +153,7 @@ def shell(prefix: str, words: list[str], variables: dict[str, str] | None = None
     line = prefix + " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
     return subprocess.run(["sh", "-c", line], env={**clean, **(variables or {})}, stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, check=False)
+                          capture_output=True, encoding="utf-8", errors="replace", check=False)
 
 
 def marker_of(folder: str) -> dict[str, Any]:

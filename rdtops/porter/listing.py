@@ -6,9 +6,11 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
+from rdtops.hostlib import hub_cache
 from rdtops.hostlib.files import OURS
 from rdtops.porter.entries import (
     BLOCK,
@@ -27,22 +29,27 @@ from rdtops.porter.parts import begun
 from rdtops.porter.wire import WORK
 
 
-def scan(root: str, files: Sequence[str] | None = None, *, links: bool = True) -> Iterator[Entry]:
-    """Yield the files and links at or below `root`, or of those names only, without digests. Skip empty folders.
-    Without `links`, follow a name of `files` that is a link, and refuse any other link.
+def scan(root: str, files: Sequence[str] | None = None, *, links: bool = True,
+         leave_out: Callable[[str], bool] = lambda _: False) -> Iterator[Entry]:
+    """Yield the files and links at or below `root`, or of those names only, without digests. Skip empty folders, and
+    the files and folders that `leave_out` names by their paths. Without `links`, follow a name of `files` that is a
+    link, and refuse any other link.
 
-    Raise Problem for a link that leads out of the tree, and for what is neither file, folder nor link.
+    With `links`, follow those of a snapshot of the hub's cache to its own blobs, which are its files. Raise Problem for
+    any other link that leads out of the tree, and for what is neither file, folder nor link.
     """
     top = raw(root)
     status = _stat(top)
     if not stat.S_ISDIR(status.st_mode):
-        yield _entry(top, "", status, links)
-    elif files is None:
-        yield from _walk(top, "", links)
+        yield _entry(_Tree(top, links), "", status)
+        return
+    tree = _Tree(top, links, raw(hub_cache.blobs(root)) if links else b"", leave_out)
+    if files is None:
+        yield from _walk(tree, "")
     else:
         for name in files:
             status = _stat_at(place(root, name), follow=not links)
-            yield from _walk(top, name, links) if stat.S_ISDIR(status.st_mode) else [_entry(top, name, status, links)]
+            yield from _walk(tree, name) if stat.S_ISDIR(status.st_mode) else [_entry(tree, name, status)]
 
 
 def digested(root: str, entry: Entry, digests: Digests) -> Entry:
@@ -97,30 +104,47 @@ def scan_leniently(root: str) -> Iterator[Entry]:
                 yield file_entry(text(os.path.relpath(path, raw(root))), status)
 
 
-def _walk(top: bytes, path: str, links: bool) -> Iterator[Entry]:
-    with os.scandir(os.path.join(top, raw(path)) if path else top) as found:
+class _Tree(NamedTuple):
+    """A folder, or a file, that is scanned."""
+
+    top: bytes
+    links: bool
+    blobs: bytes = b""  # of the hub's cache, when it is one of its snapshots
+    leave_out: Callable[[str], bool] = lambda _: False
+
+    def place(self, path: str) -> bytes:
+        return os.path.join(self.top, raw(path)) if path else self.top
+
+
+def _walk(tree: _Tree, path: str) -> Iterator[Entry]:
+    with os.scandir(tree.place(path)) as found:
         children = sorted(found, key=lambda child: child.name)
     for child in children:
         name = text(child.name)
         below = f"{path}/{name}" if path else name
-        if name.startswith(OURS):
+        if name.startswith(OURS) or tree.leave_out(below):
             continue
         if child.is_dir(follow_symlinks=False):
-            yield from _walk(top, below, links)
+            yield from _walk(tree, below)
         else:
-            yield _entry(top, below, _stat_at(child.path), links)
+            yield _entry(tree, below, _stat_at(child.path))
 
 
-def _entry(top: bytes, path: str, status: os.stat_result, links: bool) -> Entry:
+def _entry(tree: _Tree, path: str, status: os.stat_result) -> Entry:
+    where = tree.place(path)
     if stat.S_ISLNK(status.st_mode):
-        link = text(os.readlink(os.path.join(top, raw(path))))
-        if not links:
+        link = text(os.readlink(where))
+        if not tree.links:
             raise Problem("link", path, f"it is a link to {link}, and a download does not copy links")
-        refuse_leaving(path, link)
-        return link_entry(path, link, status)
+        if not tree.blobs or os.path.dirname(os.path.realpath(where)) != tree.blobs:
+            refuse_leaving(path, link)
+            return link_entry(path, link, status)
+        if not os.path.exists(where):
+            raise Problem("snapshot", path, f"it is a link to {link}, which is missing: its download is incomplete")
+        status = _stat_at(where, follow=True)
     if not stat.S_ISREG(status.st_mode):
         raise Problem("kind", path, "it is neither a file, nor a folder, nor a link")
-    return file_entry(path, status, _holes(os.path.join(top, raw(path)) if path else top, status))
+    return file_entry(path, status, _holes(where, status))
 
 
 def _holes(path: bytes, status: os.stat_result) -> int:

@@ -11,8 +11,10 @@ from typing import Any
 
 import rdtops
 from rdtops.checks import CheckResult
+from rdtops.contract.config import TrainConfig
 from rdtops.hostlib import nvidia_smi
 from rdtops.hostlib.fields import loads
+from rdtops.preflight import compatibility
 from rdtops.preflight.check import Answers, Check, Subject, last_line, words
 from rdtops.ssh import environment
 from rdtops.ssh.command import Command, quoted
@@ -20,14 +22,12 @@ from rdtops.ssh.environment import CONDA_ROOTS
 from rdtops.ssh.probe import Answer, Output, Probe
 
 OLDEST_PYTHON = (3, 10)
+STARTER = "rdtops/trainer/process_group.py"  # which launch.sh runs; releases before 2026-11-28 lack it
 # what a training imports, nothing more: all of diffusers, or a model of transformers, takes seconds
-MODULES = ("rdtops.trainer.train", "accelerate.commands.launch", "diffusers.schedulers.scheduling_ddpm", "transformers",
-           "h5py", "PIL", "safetensors.torch", "sentencepiece")
+MODULES = ("rdtops.trainer.train", "torch.distributed.run", "diffusers.schedulers.scheduling_ddpm", "transformers",
+           "accelerate", "h5py", "PIL", "safetensors.torch", "sentencepiece")
 # variables of hosts.toml that affect torch; the others may be secrets, so no command line has them
 SEEN_BY_TORCH = ("CUDA_", "NVIDIA_", "NCCL_", "LD_LIBRARY_PATH", "LD_PRELOAD")
-# NVIDIA's table: the oldest Linux driver of each CUDA
-OLDEST_DRIVER = {10: 410, 11: 450, 12: 525, 13: 580}
-WHEELS = {11: "cu118", 12: "cu126", 13: "cu130"}  # PyTorch's folders of builds for them
 _VERSIONS = (
     "import importlib.metadata as m, json, sys\n"
     "def version(name):\n"
@@ -77,6 +77,9 @@ def judge_code(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     spec = subject.spec
     if answers["release"].value == ["there"]:
         yield CheckResult.ok("code", f"this tree is deployed as {spec.snapshot}")
+    elif answers["release"].value == ["older"]:
+        yield CheckResult.fail("code", f"the release {spec.snapshot} starts its ranks otherwise than this rdtops does",
+                               spec.release, f"git checkout {spec.snapshot.partition('-')[0]}   # then inv train")
     else:
         yield CheckResult.fail("code", f"this tree ({spec.snapshot}) is not deployed", spec.release, subject.deploy)
 
@@ -116,32 +119,40 @@ def judge_packages(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     if facts is None:
         yield CheckResult.skip("packages", "not checked: the trainer's Python does not start")
     else:
-        yield packages(facts, subject.host.python, subject.spec.train.tracker)
+        train = subject.spec.train
+        driver = answers["driver"].value if train.device == "cuda" else None
+        yield packages(facts, subject.host.python, train, driver or "")
 
 
-def packages(facts: PythonFacts, python: str, tracker: str = "off") -> CheckResult:
-    """Compare the installed versions with the minimum in pyproject.toml for the trainer and its tracker."""
-    wanted = requirements(tracker)
+def packages(facts: PythonFacts, python: str, train: TrainConfig, driver: str = "") -> CheckResult:
+    """Compare the installed versions with what is known not to work, and with the oldest that are known to."""
+    wanted, pip = requirements(train.tracker), f"{facts.path or python} -m pip install"
     missing = [n for n in wanted if not facts.packages.get(n)]
-    old = [f"{n} {facts.packages[n]} (needs {wanted[n]})" for n in wanted
-           if facts.packages.get(n) and _numbers(str(facts.packages[n])) < _numbers(wanted[n])]
-    install = f"{facts.path or python} -m pip install " + " ".join(f"'{n}>={v}'" for n, v in wanted.items())
+    clashes = list(compatibility.clashes(facts.packages, (f"sharding={train.sharding}",)))
+    old = [n for n in wanted if n not in missing
+           and compatibility.numbers(str(facts.packages[n])) < compatibility.numbers(wanted[n])]
     if missing:
-        return CheckResult.fail("packages", f"missing: {', '.join(missing)}", facts.path, install)
+        return CheckResult.fail("packages", f"missing: {', '.join(missing)}", facts.path, compatibility.install_line(
+            pip, [f"{n}>={wanted[n]}" for n in missing], driver))
+    if clashes:
+        return CheckResult.fail("packages", "; ".join(clash.words(facts.packages) for clash in clashes), facts.path,
+                                compatibility.install_line(pip, [clash.requirement for clash in clashes], driver))
     if old:
-        return CheckResult.warn("packages", f"older than tested: {', '.join(old)}", facts.path, install)
+        words = ", ".join(f"{n} {facts.packages[n]} (needs {wanted[n]})" for n in old)
+        return CheckResult.warn("packages", f"older than tested: {words}", facts.path, compatibility.install_line(
+            pip, [f"{n}>={wanted[n]}" for n in old], driver))
     return CheckResult.ok("packages", ", ".join(f"{n} {facts.packages[n]}" for n in wanted))
 
 
 def requirements(tracker: str = "off") -> dict[str, str]:
-    """Return the lowest version of each package, from the extras trainer and trackers of pyproject.toml. They pin torch
-    to the tested version; a host has the build for its driver, so only 2.1 is required."""
-    project = tomllib.loads((Path(rdtops.__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
+    """Return the lowest version of each package, from the extras trainer and trackers of pyproject.toml."""
+    declared = Path(rdtops.__file__).resolve().parents[1] / "pyproject.toml"
+    project = tomllib.loads(declared.read_text(encoding="utf-8"))["project"]
     found = {}
     extras = project["optional-dependencies"]
     for line in extras["trainer"] + [line for line in extras["trackers"] if line.startswith(tracker)]:
         name, version = re.split(r"[<>=]+", line, maxsplit=1)
-        found[name] = "2.1" if name == "torch" else version.split(",")[0]
+        found[name] = version.split(",")[0]
     return found
 
 
@@ -223,10 +234,9 @@ def _why_no_cuda(subject: Subject, facts: CudaFacts, driver: str) -> tuple[str, 
     pip = f"{environment.python(subject.host)} -m pip install"
     if not facts.cuda:
         return "this torch is a build for CPUs", subject.there(f"{pip} --force-reinstall torch")
-    oldest = OLDEST_DRIVER.get(_major(facts.cuda), 0)
+    oldest = compatibility.OLDEST_DRIVER.get(_major(facts.cuda), 0)
     if driver and _major(driver) < oldest:
-        fits = max((cuda for cuda in WHEELS if OLDEST_DRIVER[cuda] <= _major(driver)), default=0)
-        remedy = (f"{pip} torch --index-url https://download.pytorch.org/whl/{WHEELS[fits]}" if fits
+        remedy = (compatibility.install_line(pip, ["torch"], driver) if compatibility.torch_build(driver)
                   else "sudo ubuntu-drivers install   # or ask its administrator for a newer driver")
         return (f"the driver is {driver}; CUDA {facts.cuda}, which this torch was built for, needs {oldest} or newer",
                 subject.there(remedy))
@@ -239,7 +249,8 @@ def _why_no_cuda(subject: Subject, facts: CudaFacts, driver: str) -> tuple[str, 
 
 def _python_probes(subject: Subject) -> list[Probe[Any]]:
     host = subject.host
-    versions = Command(environment.python(host), "-c", _VERSIONS, *requirements(subject.spec.train.tracker))
+    asked = dict.fromkeys((*requirements(subject.spec.train.tracker), *compatibility.PACKAGES))
+    versions = Command(environment.python(host), "-c", _VERSIONS, *asked)
     return [Probe("python", environment.activation(host) + versions.shell(), parse_python, timeout_s=30),
             Probe("environments", _ENVIRONMENTS, parse_environments)]
 
@@ -262,15 +273,13 @@ def _cuda_probes(subject: Subject) -> list[Probe[Any]]:
 
 def _release_probe(subject: Subject) -> list[Probe[Any]]:
     sealed = quoted(subject.spec.release + "/snapshot.json")
-    return [Probe("release", f"[ -e {sealed} ] && echo there || echo missing", words)]
+    starter = quoted(f"{subject.spec.release}/{STARTER}")
+    line = f"if [ ! -e {sealed} ]; then echo missing; elif [ -e {starter} ]; then echo there; else echo older; fi"
+    return [Probe("release", line, words)]
 
 
 def _major(version: str) -> int:
-    return (*_numbers(version), 0)[0]
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in re.findall(r"\d+", version.partition("+")[0])[:3])
+    return (*compatibility.numbers(version), 0)[0]
 
 
 CHECKS = (

@@ -87,8 +87,8 @@ def stats_here(folder: Path, train: TrainConfig, recompute: bool) -> Stats:
     root = Path(rdtops.__file__).resolve().parents[1]
     done = subprocess.run(
         [sys.executable, "-m", "rdtops.trainer.statistics", *_stats_arguments(str(folder), train, recompute)],
-        cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=TIMEOUT_S,
-        check=False)
+        cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, encoding="utf-8",
+        errors="replace", timeout=TIMEOUT_S, check=False)
     return Stats("this laptop", _answer("this laptop", "statistics", done.returncode, done.stdout, done.stderr,
                                         f"{sys.executable} -m pip install numpy h5py   # they are needed"))
 

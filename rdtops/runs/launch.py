@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rdtops.contract.config import TrainConfig
 from rdtops.contract.evaluation import EvalSpec
 from rdtops.contract.run import RunSpec
 from rdtops.delivery import secrets
@@ -127,34 +126,20 @@ def lease_command(host: Host, spec: RunSpec) -> Command:
 
 
 def supervised(host: Host, spec: RunSpec) -> Command:
-    """Return `rdtops.supervisor config.json … -- accelerate launch …`, which restarts the trainer when that helps."""
+    """Return `rdtops.supervisor config.json … -- rdtops.trainer.process_group …`, which restarts when that helps."""
     return Command(environment.python(host), "-m", "rdtops.supervisor", str(spec.paths.config),
                    *host.recovery.words(), "--", *trainer_command(host, spec).argv)
 
 
 def trainer_command(host: Host, spec: RunSpec) -> Command:
-    """Return `accelerate launch … -m rdtops.trainer.train config.json`, on as many machines as the launcher gives."""
+    """Return `rdtops.trainer.process_group … -m rdtops.trainer.train config.json`, for the launcher's machines."""
     return launchers.launcher(host).spread(jobs.job_of(spec), _spread(host, spec))
 
 
 def _spread(host: Host, spec: RunSpec) -> Spread:
-    train = spec.train
-    return Spread(Command(environment.python(host), "-m", "accelerate.commands.launch", *_distribution(train),
-                          "--num_processes", str(train.num_processes), "--mixed_precision", train.mixed_precision,
-                          "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"),
+    return Spread(Command(environment.python(host), "-m", "rdtops.trainer.process_group",
+                          "--num_processes", str(spec.train.num_processes)),
                   Command("-m", "rdtops.trainer.train", str(spec.paths.config)))
-
-
-def _distribution(train: TrainConfig) -> list[str]:
-    """Return accelerate's options for `sharding`. Its launcher only passes them to the trainer, which compares the two
-    (rdtops/trainer/distributed/sharding.py)."""
-    if train.num_processes == 1:
-        return ["--cpu"] if train.device == "cpu" else []
-    if train.sharding != "fsdp2":
-        return ["--multi_gpu"]  # also on CPUs: --cpu would silently start one process
-    recomputed = str(train.gradient_checkpointing).lower()
-    return ["--use_fsdp", "--fsdp_version", "2", "--fsdp_reshard_after_forward", "true",
-            "--fsdp_offload_params", "false", "--fsdp_activation_checkpointing", recomputed]
 
 
 def _activation(host: Host) -> str:

@@ -45,6 +45,7 @@ class RunView:
     job: JobState | None = None  # of a cluster's scheduler; None where there is none
     last_checkpoint_s: float = 0.0  # when it was complete, Unix time of the host; 0.0 while there is none
     gpus: tuple[GpuUsage, ...] = ()  # those it uses; only while it runs, and only for `status` and `watch`
+    silent_since_s: float = 0.0  # Unix time since when nothing was written, before the first step; else 0.0
     problem: str = ""  # why some of this is unknown; other runs are not affected
 
     @property
@@ -154,7 +155,8 @@ def view(host: str, facts: RunFacts, cards: tuple[GpuUsage, ...] = (), job: JobS
         last_event_s=events[-1].time_s if events else _first_time(facts.journal_head), log_tail=facts.log_tail,
         error=str(failed.data.get("error", "")) if failed else "",
         last_checkpoint_s=checkpoint.time_s if checkpoint else 0.0,
-        gpus=tuple(card for card in cards if card.uuid in facts.gpus), problem=problem)
+        gpus=tuple(card for card in cards if card.uuid in facts.gpus), problem=problem,
+        silent_since_s=_silent_since(latest))
 
 
 def _spec_of(facts: RunFacts) -> tuple[RunSpec | None, str]:
@@ -178,6 +180,14 @@ def _latest(events: list[Event]) -> dict[str, Event]:
             found = {k: e for k, e in found.items() if k == "checkpoint"}
         found[event.kind] = event
     return found
+
+
+def _silent_since(latest: Mapping[str, Event]) -> float:
+    """Return since when a run is silent that has no step yet; 0.0 for any other."""
+    silent, heard = latest.get("silent"), latest.get("heard")
+    if silent is None or "step" in latest or (heard and heard.time_s >= silent.time_s):
+        return 0.0
+    return silent.time_s - (fields.number(silent.data.get("silent_s")) or 0.0)
 
 
 def _first_time(head: str) -> float:

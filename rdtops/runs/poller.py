@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -108,6 +109,7 @@ class RunPoller:
         self._stream: Stream | None = None
         self._jobs: dict[str, tuple[float, JobState | None]] = {}  # by run: when the scheduler was asked, answer
         self._configs: dict[str, str] = {}  # config.json of each run, sent once
+        self._asking = threading.Lock()
 
     def __enter__(self) -> RunPoller:
         return self
@@ -137,6 +139,7 @@ class RunPoller:
         return answers.gpus(answer), answers.gpu_warning(answer)
 
     def close(self) -> None:
+        self.connection.sessions.take_back(self._give_way)
         if self._stream is not None:
             self._stream.__exit__()
             self._stream = None
@@ -157,11 +160,25 @@ class RunPoller:
             self._jobs[run_id] = time.monotonic(), state
         return state
 
+    def _give_way(self) -> None:
+        """End the program between two questions, where the host allows no more sessions; the next question starts it
+        again."""
+        if self._asking.acquire(blocking=False):
+            try:
+                self.close()
+            finally:
+                self._asking.release()
+
     def _ask(self, request: dict[str, Any]) -> CallAnswer:
+        with self._asking:
+            return self._asked(request)
+
+    def _asked(self, request: dict[str, Any]) -> CallAnswer:
         request["shrunk"] = True
         try:
             if self._stream is None:
                 self._stream = self.connection.far(run_reporter, request, silence_s=ANSWER_S)
+                self.connection.sessions.lend(self._give_way)
             else:
                 self._stream.write(json.dumps(request).encode() + b"\n")
             return self._answer(self._stream.wire)

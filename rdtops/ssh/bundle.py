@@ -14,12 +14,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rdtops.ssh.command import Command
+
 TRAVELS = ("rdtops.hostlib.", "rdtops.on_host.", "rdtops.porter.")  # modules that a program may import
 API = "rdtops.api"  # for plugins: only its imports from hostlib are sent
 
 # What the host runs first: its stdin holds the size of the packed source, the packed source, and then the input of the
 # program. The flags keep site-packages and PYTHONPATH out, which also saves time.
-FLAGS = ("-I", "-S", "-u")
+FLAGS = ("-I", "-S", "-u", "-Xutf8")  # UTF-8 whatever the locale is; a program that it starts keeps the locale
 READER = ("import sys,zlib;i=sys.stdin.buffer;exec(compile(zlib.decompress(i.read(int(i.readline()))).decode(),"
           "'<rdtops>','exec'),{'__name__':'__main__'})")
 
@@ -41,6 +43,11 @@ def source(program: ModuleType) -> str:
     packages = sorted({name[:end] for name in needed for end, letter in enumerate(name) if letter == "."})
     return (_LOADER.format(modules=[*((name, "") for name in packages), *((name, _text(name)) for name in needed)])
             + f"exec(compile({text!r}, {program.__name__!r}, 'exec'))\n")
+
+
+def line(python: str) -> str:
+    """Return the line of sh that reads and runs a program. It needs no process beside Python's."""
+    return "exec " + Command(python, *FLAGS, "-c", READER).shell()
 
 
 def packed(program: ModuleType) -> bytes:

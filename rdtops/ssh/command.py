@@ -9,6 +9,18 @@ from dataclasses import dataclass, field
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
+LINE_BYTES = 120_000  # Linux takes 131,072 bytes in one argument
+GREETING = b"exit 97\n"  # a shell that takes our input for its commands ends at once
+READY = b"rdtops:4331\n"  # what comes before it is of the login shell; computed, so that an echo of the line has it not
+NOT_OURS = "something read the input of the command before the command did"
+_UMASK = "umask go-w;"
+_PROLOGUE = (f'read -r REPLY;[ "$REPLY" = "{GREETING.decode().strip()}" ]||{{ echo "{NOT_OURS}" >&2;exit 97; }};'
+             "echo rdtops:$((61*71));echo rdtops:$((61*71)) >&2;"
+             f'export PATH="${{PATH:-/usr/local/bin:/usr/bin:/bin}}";{_UMASK}')
+_UNSAFE, _UNSAFE_OR_BACKSLASH = re.compile(r"[^ -~]+"), re.compile(r"[^ -\[\]-~]+")
+_OUTSIDE_QUOTES = {"'": "\"'\"", "\\": "\\\\", "!": "\\!"}
+_RUNS = re.compile(r"[^'\\!]+|.")
+
 
 class Secret:
     """A secret value: it goes over stdin or into a 0600 file and prints as ***."""
@@ -50,9 +62,38 @@ class Command:
 
 
 def for_the_host(line: str) -> str:
-    """Return the line that sshd runs: a line of sh, whatever the login shell is. Its umask removes at least the write
-    permission of group and others (files 0644, folders 0755); a stricter umask of the host stays in force."""
-    return "exec sh -c " + quoted(f"umask go-w; {line}")
+    """Return the line that sshd gives to the login shell, whichever that is. Our line of sh begins when the first line
+    of its stdin is GREETING, and then prints READY on stdout and stderr. Its umask removes at least the write
+    permission of group and others (files 0644, folders 0755); a stricter umask of the host stays in force. Raise
+    ValueError for a line that is too long."""
+    return _for_any_shell(_PROLOGUE + line)
+
+
+def for_a_terminal(line: str) -> str:
+    """Return the same for a line that a person sees and types into."""
+    return _for_any_shell(_UMASK + line)
+
+
+def _for_any_shell(line: str) -> str:
+    """Return a line with which sh, bash, zsh, ksh, fish, tcsh and csh all run this line of sh. tcsh takes a newline for
+    the end of the command, even between quotes, so newlines travel as octal numbers, as does what is not ASCII."""
+    if _UNSAFE.search(line):
+        program, words = 'eval "$(printf %b "$1")"', f" sh {_word(_UNSAFE_OR_BACKSLASH.sub(_octal, line))}"
+    else:
+        program, words = line, ""
+    sent = f"exec /bin/sh -c {_word(program)}{words}"
+    if len(sent) > LINE_BYTES:
+        raise ValueError(f"a command line of {len(sent)} bytes is too long, send it over stdin: {line[:200]}")
+    return sent
+
+
+def _word(text: str) -> str:
+    """Quote printable ASCII for every shell: fish obeys a backslash between quotes, and tcsh an exclamation mark."""
+    return "".join(_OUTSIDE_QUOTES.get(run) or f"'{run}'" for run in _RUNS.findall(text))
+
+
+def _octal(match: re.Match[str]) -> str:
+    return "".join(f"\\0{byte:03o}" for byte in match[0].encode("utf-8", "surrogateescape"))
 
 
 def quoted(word: str) -> str:

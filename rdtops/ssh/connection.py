@@ -1,42 +1,41 @@
 """Connection: an authenticated SSH connection to a host through its jump hosts, host keys checked on every hop.
 
-Fabric builds the chain; the key policy is ours, because Fabric accepts unknown and changed keys silently. Every remote
-call has a time limit: paramiko waits for ever on a frozen peer, so a watchdog closes the whole chain at the limit.
+Fabric logs in hop by hop; OpenSSH does where Fabric cannot (login.ssh_config.transport). Every remote call has a time
+limit: paramiko waits for ever on a frozen peer, so a watchdog closes the whole connection at the limit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import re
-import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from types import ModuleType, TracebackType
 from typing import Any
 
-import fabric
 import paramiko
 
-from rdtops.errors import CommandFailed, ConnectionLost, RemoteError
+from rdtops.errors import AuthenticationFailed, CommandFailed, ConfigError, ConnectionLost, RdtopsError, RemoteError
 from rdtops.hostlib.fields import loads
 from rdtops.ssh import bundle, call_log, exceptions
-from rdtops.ssh.command import Command, for_the_host
-from rdtops.ssh.hosts import Hop, Host
+from rdtops.ssh.channels import login_shell
+from rdtops.ssh.channels.max_sessions import Sessions
+from rdtops.ssh.command import Command, for_a_terminal, for_the_host
+from rdtops.ssh.hosts import FABRIC, OPENSSH, Hop, Host
+from rdtops.ssh.login import ssh_config
+from rdtops.ssh.login.fabric_chain import FabricChain
+from rdtops.ssh.login.openssh_errors import unfit_python
+from rdtops.ssh.login.openssh_master import OpenSshMaster
 from rdtops.ssh.stream import Stream
-from rdtops.ssh.transport import Ask, bounded
+from rdtops.ssh.transport import Ask
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else its thread prints tracebacks of handled errors
 
 _CLOCK = re.compile(r"\d{9,10}(\.\d+)?")
 BLAME_S = 5.0  # for each hop, to find the one that does not answer
-KEEPALIVE_S = 15
-PERSON_S = 120.0  # for a person to type a one-time code
-LOGINS = 8  # at a time at one jump; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
 SILENCE_S = 60.0  # a transfer that moves no byte for so long is dead
 ANSWER_BYTES = 1 << 25  # of a host program: a thousand runs with the ends of their logs are 10 MB
 
@@ -75,17 +74,17 @@ class CallAnswer(dict[str, Any]):
 class Connection:
     """An SSH connection, opened when first used and shared by one command line. Use it as a context manager.
 
-    `ask(question, echo)` asks the person at the terminal where a hop requires a code beside the key, once for a
-    connection.
+    `ask(question, echo)` asks the person at the terminal where keys are not enough, once for a connection.
     """
 
     def __init__(self, host: Host, ask: Ask | None = None) -> None:
         self.host = host
-        self._ask = ask and functools.partial(self._asked, ask)
-        self._was_asked = False
-        self._chain: list[fabric.Connection] = []
+        self.sessions = Sessions(host)
+        self._ask = ask
+        self._link: FabricChain | OpenSshMaster = FabricChain(host, ask)  # not open yet
         self._blaming = threading.Lock()  # held while the failed hop is searched
         self._opening = threading.Lock()  # checks and a transfer's pings use one connection side by side
+        self.was_open = False
         self._home = ""
         self._ahead_s = 0.0
         self._last_loss: ConnectionLost | None = None
@@ -106,44 +105,40 @@ class Connection:
 
     def _log_in(self) -> None:
         self.close()
+        if self.host.problem:
+            raise ConfigError(self.host.problem, remedy=f"inv hosts --host {self.host.name}")
         call_log.note(self.host.name, "login")
-        for hop in self.host.route:
-            link = _link(hop, self._chain[-1] if self._chain else None, self._ask)
-            try:
-                with _turn(hop, self.host):
-                    link.open()
-            except Exception as error:  # paramiko raises many types; refusal() maps each of them
-                self.close()
-                raise exceptions.refusal(error, hop, self.host) from error
-            transport = link.client.get_transport()
-            transport.set_keepalive(KEEPALIVE_S)
-            self._chain.append(link)
+        self._link = self._logged_in()
+        self.was_open = True
         self._last_loss = None
+
+    def _logged_in(self) -> FabricChain | OpenSshMaster:
+        """Log in by the host's transport; by OpenSSH where Fabric is refused and the ssh_config has another way."""
+        if ssh_config.transport(self.host) == OPENSSH:
+            return _opened(OpenSshMaster(self.host, self._ask))
+        try:
+            return _opened(FabricChain(self.host, self._ask))
+        except AuthenticationFailed as refused:
+            if self.host.transport == FABRIC or not ssh_config.may_let_in(self.host):
+                raise
+            try:
+                link = _opened(OpenSshMaster(replace(self.host, transport=OPENSSH), None))
+            except RdtopsError:
+                raise refused from None
+            self.host = link.host  # what else logs in does it the same way
+            return link
 
     @property
     def logs_in_alone(self) -> bool:
-        """Whether one more login needs no person: no hop required a code beside the key."""
-        return not self._was_asked
-
-    def _asked(self, ask: Ask, question: str, echo: bool) -> str:
-        self._was_asked = True
-        return ask(question, echo)
+        """Whether one more login needs no person: no hop required more than a key."""
+        return not self._link.asked
 
     @property
     def alive(self) -> bool:
-        return bool(self._chain) and all(link.is_connected for link in self._chain)
+        return self._link.alive
 
     def close(self) -> None:
-        """Close the outermost socket first: an inner transport may be blocked in a write to the outer one."""
-        chain, self._chain = self._chain, []
-        transports = [link.client.get_transport() for link in chain]
-        with contextlib.suppress(Exception):  # close it in whatever state it is
-            if transports and transports[0]:
-                transports[0].sock.close()
-        for transport in transports:
-            with contextlib.suppress(Exception):
-                if transport:
-                    transport.close()
+        self._link.close()
 
     @property
     def home(self) -> str:
@@ -152,7 +147,9 @@ class Connection:
             begun_s = time.time()
             out, _, clock = self.run_shell('printf "%s\\n" "$HOME"; date +%s.%N').out.rstrip("\n").rpartition("\n")
             if not out.startswith("/"):
-                raise RemoteError(f"{self.host.name}: $HOME is {out[:200]!r}, not an absolute path")
+                raise RemoteError(f"{self.host.name}: $HOME is {out[:200]!r}, not an absolute path",
+                                  remedy=f"on {self.host.name}: look for what changes HOME in the start-up files of "
+                                  "the shell")
             if match := _CLOCK.match(clock):  # BusyBox prints no fraction
                 self._ahead_s = float(match[0]) - (begun_s + time.time()) / 2
             self._home = out
@@ -192,7 +189,8 @@ class Connection:
     def _checked(self, result: Result, check: bool) -> Result:
         if check and not result.ok:
             output = (result.err.strip() or result.out.strip() or "(no output)")[-600:]
-            raise CommandFailed(f"{self.host.name}: exit {result.code} from: {result.command[:200]}\n{output}")
+            raise CommandFailed(f"{self.host.name}: exit {result.code} from: {result.command[:200]}\n{output}",
+                                remedy=login_shell.process_remedy(self.host, output))
         return result
 
     def call(self, program: ModuleType, request: dict[str, Any], *, timeout_s: float = 60.0) -> dict[str, Any]:
@@ -204,62 +202,74 @@ class Connection:
         try:
             return CallAnswer.of(f"{self.host.name}: the answer of {_name(program)}", loads(out))
         except ValueError as error:
-            why = err[-600:].decode("utf-8", "replace").strip() or (error if out.strip() else "no output")
-            raise CommandFailed(f"{self.host.name}: {_name(program)} ended with exit code {code}: {why}") from None
+            said = err[-600:].decode("utf-8", "replace").strip()
+            why = _cause(said) or (error if out.strip() else "no output")
+            raise unfit_python(self.host, code, said) or CommandFailed(
+                f"{self.host.name}: {_name(program)} ended with exit code {code}: {why}",
+                remedy=login_shell.process_remedy(self.host, said)) from None
 
-    def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = SILENCE_S) -> Stream:
-        """Start a host program and leave its stdin and stdout open."""
-        stream = self.stream(Command(self.host.python, *bundle.FLAGS, "-c", bundle.READER).shell(), silence_s=silence_s)
+    def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = SILENCE_S,
+            wait: bool = True) -> Stream:
+        """Start a host program and leave its stdin and stdout open. `wait`: as in stream."""
+        stream = self.stream(bundle.line(self.host.python), silence_s=silence_s, wait=wait)
         stream.runs = _name(program)
         stream.write(bundle.packed_request(program, request))
         return stream
 
-    def stream(self, line: str, *, silence_s: float = SILENCE_S) -> Stream:
-        """Start a line of sh and leave its pipes open."""
+    def stream(self, line: str, *, silence_s: float = SILENCE_S, wait: bool = True) -> Stream:
+        """Start a line of sh and leave its pipes open. Where sshd allows no more sessions, wait for one; without `wait`
+        raise SessionRefused at once."""
         self.open()
         call_log.note(self.host.name, line)
+        return Stream(self, self.sessions.opened(lambda: self._session(line, silence_s), wait), line, silence_s)
+
+    def _session(self, line: str, silence_s: float) -> paramiko.Channel | None:
+        """Start a line of sh in a session of its own; None where sshd refuses one."""
         with self._bounded(self.host.connect_timeout_s + 1, "start a command"):
-            transport = self._chain[-1].client.get_transport()
-            channel = transport.open_session(window_size=1 << 25, timeout=self.host.connect_timeout_s)
-            channel.settimeout(silence_s)
-            channel.exec_command(for_the_host(line))
-        return Stream(self, channel, line, silence_s)
+            return self._link.session(for_the_host(line), self.host.connect_timeout_s, silence_s)
+
+    @contextlib.contextmanager
+    def terminal(self, line: str) -> Iterator[list[str]]:
+        """Give the command of this laptop that runs a line in a terminal on the host."""
+        self.open()
+        with self._link.terminal(for_a_terminal(line)) as command:
+            yield command
 
     def ping(self, timeout_s: float = 5.0) -> float:
         """Return the seconds of one round trip to the host. Raise ConnectionLost that names the first hop that does not
         answer."""
         self.open()
         with self._blaming:
-            seconds = 0.0
-            for link, hop in zip(list(self._chain), self.host.route, strict=False):
-                start = time.monotonic()
-                if silence := exceptions.silence(link, hop, timeout_s):
+            round_trip_s = 0.0
+            for hop, silence, seconds in self._link.silences(timeout_s):
+                if silence:
                     raise self._blamed(hop, silence, timeout_s)
-                seconds = time.monotonic() - start
-            if not self._chain:  # another thread found it lost
+                round_trip_s = seconds
+            if not self._link.alive:  # another thread found it lost
                 raise self._last_loss or exceptions.lost(self.host, "the connection was closed")
-            return seconds
+            return round_trip_s
 
     def lost(self, why: str) -> ConnectionLost:
         """Return the error for a connection that is lost; it names the first hop that failed, if there is one, and
         gives `why` otherwise. All users of the same connection get the same error, at once."""
         with self._blaming:
-            if not self._chain and self._last_loss:
+            if not self._link.alive and self._last_loss:
                 return self._last_loss
-            for link, hop in zip(list(self._chain), self.host.route, strict=False):
-                if silence := exceptions.silence(link, hop, BLAME_S):
+            for hop, silence, _ in self._link.silences(BLAME_S):
+                if silence:
                     return self._blamed(hop, silence, BLAME_S)
             return exceptions.lost(self.host, why)
 
     def _blamed(self, hop: Hop, silence: str, patience_s: float) -> ConnectionLost:
         """Close the connection and return its error. Name an earlier hop instead of `hop` if that one has failed since
         it was asked: nothing behind it can answer."""
-        for link, before in zip(list(self._chain), self.host.route, strict=False):
-            if before is hop:
-                break
-            if earlier := exceptions.silence(link, before, patience_s):
-                hop, silence = before, earlier
-                break
+        if hop is not self.host.route[0]:
+            for before, earlier, _ in self._link.silences(patience_s):
+                if before is hop:
+                    break
+                if earlier:
+                    hop, silence = before, earlier
+                    break
         self._last_loss = exceptions.lost(self.host, silence, hop)
         self.close()
         return self._last_loss
@@ -292,72 +302,15 @@ class Connection:
             raise late[0]
 
 
+def _cause(errors: str) -> str:
+    """Return the errors of a host program; of a traceback the exception."""
+    return errors.splitlines()[-1] if "Traceback (most" in errors or '  File "' in errors else errors
+
+
 def _name(program: ModuleType) -> str:
     return f"the {program.__name__.rpartition('.')[2]} program"
 
 
-def host_key(hop: Hop, through: fabric.Connection | None, timeout_s: float = 20.0) -> paramiko.PKey:
-    """Return the host key of a hop, without logging in to it. Only `inv trust` calls it."""
-    if through is None:
-        sock: Any = socket.create_connection((hop.address, hop.port), timeout=timeout_s)
-    else:
-        sock = through.client.get_transport().open_channel("direct-tcpip", (hop.address, hop.port), ("", 0),
-                                                           timeout=timeout_s)
-    transport = bounded(None, sock)
-    try:
-        transport.start_client(timeout=timeout_s)
-        return transport.get_remote_server_key()
-    finally:
-        transport.close()
-
-
-def keys_of(host: Host, ask: Ask | None = None) -> Iterator[tuple[Hop, paramiko.PKey]]:
-    """Yield the key of every hop in order. A hop can be reached only when the hops before it are trusted, so the
-    caller must record each key before it takes the next."""
-    chain: list[fabric.Connection] = []
-    try:
-        for hop in host.route:
-            through = chain[-1] if chain else None
-            try:
-                yield hop, host_key(hop, through, hop.connect_timeout_s)
-                if hop is not host.route[-1]:
-                    chain.append(_link(hop, through, ask))
-                    chain[-1].open()
-            except (paramiko.SSHException, OSError, EOFError) as error:
-                raise exceptions.refusal(error, hop, host) from error
-    finally:
-        for link in reversed(chain):
-            link.close()
-
-
-def _turn(hop: Hop, host: Host) -> contextlib.AbstractContextManager[object]:
-    """Limit the logins at one jump at a time to LOGINS: many hosts may lie behind it. A host itself has no limit."""
-    if hop is host:
-        return contextlib.nullcontext()
-    return _turns.setdefault(hop.where, threading.Semaphore(LOGINS))
-
-
-_turns: dict[str, threading.Semaphore] = {}
-
-
-def _link(hop: Hop, through: fabric.Connection | None, ask: Ask | None = None) -> fabric.Connection:
-    """Return a Fabric connection of one hop, not opened, that trusts only the keys of hop.known_hosts."""
-    patience_s = PERSON_S if ask else hop.connect_timeout_s
-    settings: dict[str, Any] = {"banner_timeout": hop.connect_timeout_s, "auth_timeout": patience_s,
-                                "channel_timeout": hop.connect_timeout_s,
-                                "transport_factory": functools.partial(bounded, _about(hop, ask))}
-    if hop.identity_file:
-        settings |= {"key_filename": [hop.identity_file], "look_for_keys": False}
-    config = fabric.Config(overrides={"load_ssh_configs": False})
-    link = fabric.Connection(hop.address, user=hop.user, port=hop.port, gateway=through, config=config,
-                             connect_timeout=hop.connect_timeout_s, connect_kwargs=settings)
-    link.client.set_missing_host_key_policy(paramiko.RejectPolicy())
-    known_hosts = Path(hop.known_hosts).expanduser()
-    if known_hosts.exists():
-        link.client.load_host_keys(str(known_hosts))
+def _opened(link: FabricChain | OpenSshMaster) -> FabricChain | OpenSshMaster:
+    link.open()
     return link
-
-
-def _about(hop: Hop, ask: Ask | None) -> Ask | None:
-    """Return `ask` with the hop's name before each question."""
-    return None if ask is None else lambda text, echo: ask(f"{hop.name} ({hop.where}): {text}", echo)

@@ -1,7 +1,7 @@
 """Container: an apptainer (or singularity) image that contains the trainer's Python.
 
 A wrapper script `python` comes first on PATH and runs the image's Python, so that every caller of `python` gets it: a
-check, an evaluation, the launch script, accelerate on every node of a cluster. It lies below ~/.cache, which nodes
+check, an evaluation, the launch script, the ranks on every node of a cluster. It lies below ~/.cache, which nodes
 share with the home. The image sees the home, the workspace and the binds of hosts.toml; --nv gives it the GPUs.
 """
 

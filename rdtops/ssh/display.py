@@ -50,10 +50,10 @@ def log_text(text: str) -> str:
     return printable(_RETURN.sub("\n", _COLOUR.sub("", text)))
 
 
-def json_text(value: Any) -> str:
-    """Return JSON that keeps every script and escapes control characters."""
+def json_text(value: Any, *, only_ascii: bool = False) -> str:
+    """Return JSON that keeps every script and escapes control characters. `only_ascii`: escape all other scripts."""
     return _UNPRINTABLE.sub(lambda match: json.dumps(match[0])[1:-1],
-                            json.dumps(value, indent=1, ensure_ascii=False, default=str))
+                            json.dumps(value, indent=1, ensure_ascii=only_ascii, default=str))
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
 import threading
-from pathlib import Path
 
 import fabric
 import paramiko
 
-from rdtops.errors import AuthenticationFailed, ConnectionLost, HostError, HostKeyError, Unreachable
+from rdtops.errors import AuthenticationFailed, ConnectionLost, HostKeyError, RdtopsError, Unreachable
 from rdtops.ssh.hosts import Hop, Host
+from rdtops.ssh.login.identities import LoginRefused
+from rdtops.ssh.login.known_hosts import CHANGED, IS_REVOKED, names
 
 _MUTE = ("No existing session", "Error reading SSH protocol banner")  # paramiko's two messages for the same fault
-_GONE = re.compile(r"timeout|transport shut down|saw EOF", re.IGNORECASE)  # its messages for a loss during the login
+FORBIDDEN = 1  # SSH_OPEN_ADMINISTRATIVELY_PROHIBITED, RFC 4254
 
 
 def lost(host: Host, why: str, hop: Hop | None = None) -> ConnectionLost:
@@ -43,38 +43,76 @@ def silence(link: fabric.Connection, hop: Hop, patience_s: float) -> str:
     return f"no answer from {hop.name} within {patience_s:g} s" if asking.is_alive() else ""
 
 
-def refusal(error: Exception, hop: Hop, host: Host) -> HostError:
-    """Return the error that says why a hop refused the login, with the next command."""
+class KeyRefused(paramiko.SSHException):  # type: ignore[misc]  # paramiko has no types
+    """The host key of a hop is not to be trusted: it is not known, changed or revoked."""
+
+
+def refusal(error: Exception, hop: Hop, host: Host, before: Hop | None = None) -> RdtopsError:
+    """Return the error that says why a hop refused the login, with the next command. `before`: the jump that leads to
+    the hop."""
+    if isinstance(error, RdtopsError):
+        return error
     where = f"{hop.name} ({hop.where}), on the route {host.route_words}"
-    trust = f"inv trust --host {host.name}"
-    if isinstance(error, paramiko.BadHostKeyException):
-        return HostKeyError(f"the host key of {where} has CHANGED: {hop.known_hosts} has a different key. Either the "
-                            "machine was reinstalled, or this is a man-in-the-middle attack", remedy=trust)
-    if isinstance(error, paramiko.SSHException) and "not found in known_hosts" in str(error):
-        return HostKeyError(f"the host key of {where} is not known: {hop.known_hosts} has no entry "
-                            f"{hop.known_hosts_entry}", remedy=trust)
-    if isinstance(error, paramiko.PasswordRequiredException):
-        return AuthenticationFailed(f"the key {hop.identity_file} for {where} needs a passphrase",
-                                    remedy=f"ssh-add {hop.identity_file}")
-    if isinstance(error, FileNotFoundError) and hop.identity_file and not Path(hop.identity_file).exists():
-        return AuthenticationFailed(f"no such key file: {hop.identity_file}, for {where}",
-                                    remedy=f"set identity_file of {hop.name} in hosts.toml")
-    if isinstance(error, paramiko.AuthenticationException) and _GONE.search(str(error)):
-        return Unreachable(f"cannot reach {where}: it stopped answering during the login ({error})",
-                           remedy=f"inv hosts --ping --host {host.name}")
+    ping = f"inv hosts --ping --host {host.name}"
+    if isinstance(error, KeyRefused):
+        return _key_refused(error, hop, where, f"inv trust --host {host.name}")
+    if isinstance(error, LoginRefused):
+        return _login_refused(error, hop, where)
+    if isinstance(error, paramiko.ChannelException) and before:
+        return _not_forwarded(error, hop, before, host)
     if isinstance(error, paramiko.AuthenticationException):
-        if "it asks" in str(error):
-            return AuthenticationFailed(f"{where} requires more than a key ({error}), and there is no terminal to "
-                                        "answer at", remedy="run the command in a terminal, not in a script")
-        return AuthenticationFailed(f"permission denied: {where} does not accept the user {hop.user!r} with "
-                                    f"{hop.identity_file or 'the keys of ~/.ssh and the agent'}",
-                                    remedy=f"check user and identity_file of {hop.name} in hosts.toml")
+        return Unreachable(f"cannot reach {where}: it stopped answering during the login ({error})", remedy=ping)
+    if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
+        return Unreachable(f"cannot log in to {where}: it is too old for Fabric ({error})",
+                           remedy=f"if `ssh` gets in with options of ~/.ssh/config (HostKeyAlgorithms +ssh-rsa), set "
+                                  f"ssh_alias of {host.name} in hosts.toml to that Host")
     if isinstance(error, socket.gaierror):
         return Unreachable(f"cannot resolve the address {hop.address!r} of {hop.name} (route {host.route_words})",
-                           remedy=f"check address of {hop.name} in hosts.toml")
+                           remedy=f"check address of {hop.name} in hosts.toml, or HostName in ~/.ssh/config")
     if isinstance(error, paramiko.ssh_exception.NoValidConnectionsError):
         error = next(iter(error.errors.values()))  # its own message is "[Errno None]"
     mute = isinstance(error, paramiko.SSHException) and str(error) in _MUTE
     why = "the port accepts the connection but does not answer as an SSH server" if mute else error
-    return Unreachable(f"cannot reach {where}: {why or type(error).__name__}",
-                       remedy=f"inv hosts --ping --host {host.name}")
+    return Unreachable(f"cannot reach {where}: {why or type(error).__name__}", remedy=ping)
+
+
+def _key_refused(error: KeyRefused, hop: Hop, where: str, trust: str) -> HostKeyError:
+    files = " and ".join(hop.known_hosts_files)
+    if str(error) == CHANGED:
+        return HostKeyError(f"the host key of {where} has CHANGED: {files} has a different key. Either the machine was "
+                            "reinstalled, or this is a man-in-the-middle attack", remedy=trust)
+    if str(error) == IS_REVOKED:
+        return HostKeyError(f"the host key of {where} is revoked (@revoked) in {files}",
+                            remedy="ask the administrator of the host for its new key")
+    return HostKeyError(f"the host key of {where} is not known: {files} has no entry {names(hop)[0]}", remedy=trust)
+
+
+def _login_refused(error: LoginRefused, hop: Hop, where: str) -> AuthenticationFailed:
+    """Say what was offered, what could not be, and what the hop accepts instead."""
+    if error.question:
+        return AuthenticationFailed(f"{where} asks {error.question}, and there is no terminal to answer at",
+                                    remedy="run the command in a terminal, not in a script")
+    offered = ", ".join(error.offered) or "none"
+    parts = [f"keys offered: {offered}", *(f"{one.file} {one.why}" for one in error.unusable)]
+    if error.dropped:
+        parts.append(f"it hung up: {error.dropped}")
+    if error.methods:
+        parts.append(f"it accepts {', '.join(error.methods)}")
+    remedy = next((one.remedy for one in error.unusable if one.remedy), "")
+    if not remedy and error.dropped and "Too many" in error.dropped:
+        remedy = (f"set identity_file of {hop.name} in hosts.toml, or IdentitiesOnly yes and IdentityFile in "
+                  "~/.ssh/config")
+    return AuthenticationFailed(f"permission denied: {where} does not accept the user {hop.user!r}; {'; '.join(parts)}",
+                                remedy=remedy or f"check user and identity_file of {hop.name}; to let a key in: "
+                                f"ssh-copy-id -i KEY.pub -p {hop.port} {hop.user}@{hop.address}")
+
+
+def _not_forwarded(error: paramiko.ChannelException, hop: Hop, before: Hop, host: Host) -> Unreachable:
+    to = f"{hop.address}:{hop.port}"
+    if error.code == FORBIDDEN:
+        return Unreachable(f"{before.name} ({before.where}) forbids forwarding to {hop.name} ({to}), on the route "
+                           f"{host.route_words}: {error.text}",
+                           remedy=f"its administrator must allow it (AllowTcpForwarding, PermitOpen {to}); or `relay = "
+                                  f"true` for {before.name} in hosts.toml: a program on it carries the bytes")
+    return Unreachable(f"{before.name} ({before.where}) cannot reach {hop.name} ({to}), on the route "
+                       f"{host.route_words}: {error.text}", remedy=f"inv hosts --ping --host {host.name}")

@@ -1,20 +1,37 @@
-"""Hosts: the hops to them, and their settings in an ssh_config. Quick to import, for the transfer program. inventory
-reads hosts.toml."""
+"""Hosts: the hops to them and their settings. inventory reads them from hosts.toml, ssh_config from an ssh_config."""
 
 from __future__ import annotations
 
 import getpass
-import os
-import re
-import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rdtops.contract.recovery import Recovery
-from rdtops.errors import ConfigError
+
+FABRIC, OPENSSH = "fabric", "openssh"  # transports
+
+
+@dataclass(frozen=True, kw_only=True)
+class SshOptions:
+    """What an ssh_config says of a hop beside its address, port and user: options of ssh_config(5), paths expanded."""
+
+    identity_files: tuple[str, ...] = ()  # after Hop.identity_file
+    identities_only: bool = False
+    identity_agent: str = ""  # a socket, or "none"; empty: SSH_AUTH_SOCK
+    known_hosts: tuple[str, ...] = ()  # more files to read, after Hop.known_hosts
+    host_key_alias: str = ""
+    only_openssh: str = ""  # the option that Fabric cannot honour: ProxyCommand
+    maybe_openssh: str = ""  # the option that may let OpenSSH in where Fabric is refused: GSSAPIAuthentication
+
+
+@dataclass(frozen=True)
+class SshSource:
+    """Where an ssh_config says how to log in to a host. `overrides`: lines of hosts.toml that go before it."""
+
+    file: str
+    alias: str
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +45,18 @@ class Hop:
     identity_file: str | None = None
     known_hosts: str = "~/.ssh/known_hosts"
     connect_timeout_s: int = 20
+    relay: bool = False  # of a jump that forbids forwarding: a program on it carries the bytes to the next hop
+    ssh: SshOptions = SshOptions()
+
+    @property
+    def identity_files(self) -> tuple[str, ...]:
+        """The private keys to log in with, first tried first; none: ssh's own."""
+        return (*((self.identity_file,) if self.identity_file else ()), *self.ssh.identity_files)
+
+    @property
+    def known_hosts_files(self) -> tuple[str, ...]:
+        """The known_hosts files to read. `inv trust` writes the first."""
+        return (self.known_hosts, *self.ssh.known_hosts)
 
     @property
     def where(self) -> str:
@@ -59,6 +88,9 @@ class Host(Hop):
     """A GPU host: its route and its settings."""
 
     jumps: tuple[Hop, ...] = ()
+    transport: str = "auto"  # auto, fabric or openssh
+    ssh_source: SshSource | None = None  # None: hosts.toml says how to log in
+    problem: str = ""  # why its ssh_config gives no route
     workspace: str = "~/rdtops"
     python: str = "python3"
     environment: Environment = Environment()
@@ -80,92 +112,9 @@ class Host(Hop):
 
     @property
     def route_words(self) -> str:
-        return " -> ".join(["here", *(hop.name for hop in self.route)])
+        return " -> ".join(["here", *(f"{hop.name} (relay)" if hop.relay else hop.name for hop in self.route)])
 
-
-_NOT_CHOSEN = ("~/.ssh/id_rsa", "~/.ssh/id_ed25519")  # among ssh's default keys
-
-
-def aliases(ssh_config: Path) -> list[str]:
-    if not ssh_config.is_file():
-        return []
-    words = re.findall(r"^\s*Host\s+(.+)$", ssh_config.read_text(errors="replace"), re.MULTILINE | re.IGNORECASE)
-    return [name for line in words for name in line.split() if not re.search(r"[*?!]", name)]
-
-
-def of_ssh_config(alias: str, ssh_config: Path) -> Host:
-    """Return a host that is only in an ssh_config."""
-    return from_ssh_config(alias, {}, ssh_config)
-
-
-def from_ssh_config(alias: str, values: dict[str, Any], ssh_config: Path) -> Host:
-    """Return a host whose address and route come from ssh_config (HostName, Port, User, IdentityFile, ProxyJump)."""
-    if not ssh_config.is_file():
-        raise ConfigError(f"ssh_alias {alias!r}: there is no {ssh_config}")
-    route = _ssh_route(alias, ssh_config, ())
-    own = {key: value for key, value in route[-1].items() if key not in values}
-    return Host(**{"name": alias, "jumps": tuple(Hop(**hop) for hop in route[:-1]), **own,
-                   **{key: value for key, value in values.items() if key != "jumps" or value}})
-
-
-def _ssh_route(alias: str, ssh_config: Path, seen: tuple[str, ...]) -> list[dict[str, Any]]:
-    if alias in seen:
-        raise ConfigError(f"{ssh_config}: ProxyJump of {alias!r} is a loop: {' -> '.join([*seen, alias])}")
-    hop, jumps = _ssh_hop(alias, ssh_config)
-    if not jumps:
-        return [hop]
-    # the first jump uses its own block; each later jump of the list goes through the one before it, as in ssh
-    first = _ssh_route(jumps[0], ssh_config, (*seen, alias))
-    return [*first, *(_ssh_hop(jump, ssh_config)[0] for jump in jumps[1:]), hop]
-
-
-def _ssh_hop(alias: str, ssh_config: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return one hop, and the jumps of its ProxyJump."""
-    user, name, port = _destination(alias)
-    found = _looked_up(name, ssh_config)
-    if "proxycommand" in found and found["proxycommand"].lower() != "none":
-        raise ConfigError(f"{ssh_config}: Host {name} uses ProxyCommand, which is not supported: rdtops checks the key "
-                          "of every hop", remedy="use ProxyJump for the hop, or jumps in hosts.toml")
-    hop: dict[str, Any] = {"name": name, "address": found.get("hostname", name).strip("[]"),
-                           "port": int(port or found.get("port", 22))}
-    if user or "user" in found:
-        hop["user"] = user or found["user"]
-    if found.get("identityfile"):
-        hop["identity_file"] = str(Path(found["identityfile"][0]).expanduser())
-    if "userknownhostsfile" in found:
-        first = found["userknownhostsfile"].split()[0]
-        hop["known_hosts"] = os.devnull if first.lower() == "none" else str(Path(first).expanduser())
-    jumps = found.get("proxyjump", "none")
-    return hop, [] if jumps.lower() == "none" else [jump.strip() for jump in jumps.split(",")]
-
-
-def _destination(text: str) -> tuple[str, str, str]:
-    """Split `[ssh://][user@]host[:port]` of ProxyJump into user, name and port; an IPv6 address may have brackets.
-
-    >>> _destination("ssh://hop@[::1]:2222"), _destination("fe80::1"), _destination("gpu")
-    (('hop', '::1', '2222'), ('', 'fe80::1', ''), ('', 'gpu', ''))
-    """
-    user, _, rest = text.removeprefix("ssh://").rstrip("/").rpartition("@")
-    if rest.startswith("["):
-        name, _, port = rest[1:].partition("]")
-        return user, name, port.lstrip(":")
-    name, _, port = rest.partition(":") if rest.count(":") == 1 else (rest, "", "")
-    return user, name, port
-
-
-def _looked_up(name: str, ssh_config: Path) -> dict[str, Any]:
-    """Return the ssh_config settings of a host, read by OpenSSH where it is installed, else by paramiko."""
-    if not shutil.which("ssh"):
-        import paramiko  # here, because it is slow to import
-
-        return dict(paramiko.SSHConfig.from_path(str(ssh_config)).lookup(name))
-    read = subprocess.run(["ssh", "-G", "-F", str(ssh_config), "--", name], stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, check=False)
-    if read.returncode:
-        raise ConfigError(f"{ssh_config}: ssh cannot parse it: {read.stderr.strip()[-300:]}",
-                          remedy=f"ssh -G -F {ssh_config} {name}")
-    rows = [line.partition(" ")[::2] for line in read.stdout.splitlines()]
-    found: dict[str, Any] = dict(rows)
-    identities = [value for key, value in rows if key == "identityfile"]
-    found["identityfile"] = [] if set(_NOT_CHOSEN) <= set(identities) else identities
-    return found
+    @property
+    def only_openssh(self) -> str:
+        """Why only OpenSSH can log in; empty: Fabric can."""
+        return next((f"{hop.ssh.only_openssh} of {hop.name}" for hop in self.route if hop.ssh.only_openssh), "")

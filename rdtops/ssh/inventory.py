@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from rdtops.contract.config import nearest
 from rdtops.contract.recovery import Recovery
 from rdtops.errors import ConfigError, UsageError
-from rdtops.ssh.hosts import Environment, Hop, Host, aliases, from_ssh_config, of_ssh_config
+from rdtops.ssh.hosts import Environment, Hop, Host, SshOptions
+from rdtops.ssh.login import ssh_config
 
 DEFAULT_FILE = "hosts.toml"
 
@@ -38,6 +40,7 @@ class _HopTable(_Table):
     identity_file: Text | None = None
     known_hosts: Text | None = None
     connect_timeout_s: Annotated[int, Field(ge=1, le=600)] | None = None
+    relay: bool | None = None
 
 
 class _EnvironmentTable(_Table):
@@ -83,6 +86,7 @@ class _HostTable(_HopTable):
     address: Text | None = None  # type: ignore[assignment]
     jumps: tuple[Name, ...] = Field(default=(), strict=False)
     ssh_alias: Text | None = None
+    transport: Literal["auto", "fabric", "openssh"] | None = None
     workspace: Text | None = None
     python: Text | None = None
     environment: _EnvironmentTable | None = None
@@ -128,6 +132,26 @@ class _File(_Table):
     hosts: Mapping[Name, _HostTable] = Field(default_factory=dict)
 
 
+class LazyHosts(Mapping[str, Host]):
+    """Hosts by name. The ssh_config of a host is read when that host is meant; one that gives no route is a host with a
+    problem, so that no host stands in the way of the others."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Host]]) -> None:
+        self._makers = makers
+        self._made: dict[str, Host] = {}
+
+    def __getitem__(self, name: str) -> Host:
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
     """hosts.toml, with routes resolved and paths absolute."""
@@ -137,23 +161,23 @@ class Inventory:
     assets: Mapping[str, Path]
     required_plugins: tuple[str, ...] = ()
     ssh_config: Path
+    default: str = ""  # the host with `default = true`
 
     def host(self, name: str) -> Host:
         """Return the host of that name: from hosts.toml, else an alias of ssh_config. Raise UsageError that names the
         nearest."""
         if name in self.hosts:
             return self.hosts[name]
-        known = aliases(self.ssh_config)
-        if name in known:
-            return of_ssh_config(name, self.ssh_config)
-        raise UsageError(f"there is no host {name!r} in {self.path.name}{nearest(name, [*self.hosts, *known])}",
+        if ssh_config.knows(name, self.ssh_config):
+            return ssh_config.host(name, {}, self.ssh_config)
+        known = [*self.hosts, *ssh_config.aliases(self.ssh_config)]
+        raise UsageError(f"there is no host {name!r} in {self.path.name}{nearest(name, known)}",
                          remedy="inv hosts   # hosts: " + ", ".join(self.hosts))
 
     @property
     def default_host(self) -> Host:
-        defaults = [h for h in self.hosts.values() if h.default]
-        if defaults:
-            return defaults[0]
+        if self.default:
+            return self.hosts[self.default]
         names = ", ".join(self.hosts) or "none yet"
         raise UsageError(f"no --host, and no host of {self.path.name} has `default = true`; hosts: {names}",
                          remedy=f"add --host {next(iter(self.hosts), 'NAME')}")
@@ -207,24 +231,45 @@ def _overlaid(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 
 def _resolved(file: Path, text: str, tables: _File) -> Inventory:
     base = file.parent
-    ssh_config = Path(os.environ.get("RDTOPS_SSH_CONFIG", "~/.ssh/config")).expanduser()
-    jumps = {name: _local_paths({**_given(table), "name": name}, base) for name, table in tables.jumps.items()}
-    hosts = {}
+    jumps = {name: functools.cache(functools.partial(_hop, name, table, base)) for name, table in tables.jumps.items()}
     for name, table in tables.hosts.items():
         unknown = [j for j in table.jumps if j not in jumps]
         if unknown:
             raise ConfigError(f"{file}:{_line_of(text, ('hosts', name, 'jumps'))}: hosts.{name}.jumps: there is no "
                               f"[jumps.{unknown[0]}]{nearest(unknown[0], jumps)}; jumps: {', '.join(jumps) or 'none'}")
-        values = _local_paths({**_given(table), "name": name}, base)
-        values["jumps"] = tuple(Hop(**jumps[j]) for j in table.jumps)
-        alias = values.pop("ssh_alias", None)
-        hosts[name] = from_ssh_config(alias, values, ssh_config) if alias else Host(**values)
-    if sum(h.default for h in hosts.values()) > 1:
-        names = ", ".join(h.name for h in hosts.values() if h.default)
-        raise ConfigError(f"{file}: only one host can have `default = true`; it is set for {names}")
+    defaults = [name for name, table in tables.hosts.items() if table.default]
+    if len(defaults) > 1:
+        raise ConfigError(f"{file}: only one host can have `default = true`; it is set for {', '.join(defaults)}")
+    config = ssh_config.default_file()
+    hosts = LazyHosts({name: functools.partial(_host, name, table, jumps, base, config)
+                       for name, table in tables.hosts.items()})
     assets = {name: base / Path(folder).expanduser() for name, folder in tables.assets.items()}
     return Inventory(path=file, hosts=hosts, assets=assets, required_plugins=tables.required_plugins,
-                     ssh_config=ssh_config)
+                     ssh_config=config, default="".join(defaults))
+
+
+def _hop(name: str, table: _HopTable, base: Path) -> Hop:
+    hop = Hop(**_local_paths({**_given(table), "name": name}, base))
+    return replace(hop, ssh=_own_options(hop))
+
+
+def _host(name: str, table: _HostTable, jumps: Mapping[str, Callable[[], Hop]], base: Path,
+          config: Path) -> Host:
+    values = _local_paths({**_given(table), "name": name}, base)
+    values["jumps"] = tuple(jumps[j]() for j in table.jumps)
+    alias = values.pop("ssh_alias", None)
+    if not alias:
+        host = Host(**values)
+        return replace(host, ssh=_own_options(host))
+    try:
+        return ssh_config.host(alias, values, config)
+    except ConfigError as error:
+        return Host(**{"address": alias, **values, "problem": error.message})
+
+
+def _own_options(hop: Hop) -> SshOptions:
+    """Return the options of a hop of hosts.toml: its identity_file is offered, and no other key."""
+    return SshOptions(identities_only=bool(hop.identity_file), only_openssh=ssh_config.obstacle(hop))
 
 
 def _given(table: BaseModel) -> dict[str, Any]:

@@ -9,52 +9,36 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
-import re
 import select
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from rdtops.errors import AuthenticationFailed, CommandFailed, ConnectionLost, HostError, HostKeyError, Unreachable
+from rdtops.errors import CommandFailed, ConnectionLost, RdtopsError, Unreachable
 from rdtops.hostlib.names import quoted as quoted_word
 from rdtops.porter.entries import Problem
 from rdtops.porter.wire import Heartbeat, Wire
 from rdtops.ssh import bundle
-from rdtops.ssh.command import Command, for_the_host
+from rdtops.ssh.channels import login_shell
+from rdtops.ssh.channels.login_shell import Preamble
+from rdtops.ssh.command import GREETING, READY, for_the_host
 from rdtops.ssh.hosts import Host
-from rdtops.ssh.openssh_config import config_text, destination
+from rdtops.ssh.login.openssh_errors import Refused, explained, unfit_python
+from rdtops.ssh.login.openssh_master import end_group, first_silent
+from rdtops.ssh.openssh_config import destination, write_config
 
 PIPE_BYTES = 1 << 20  # with Linux's 64 KiB, ssh and we wake each other up too often
 PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # before a login is tried again at a hop that accepts no more now
 LOGINS = 4  # at a time at one hop; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
-QUICK = """\
-Host *
-  BatchMode yes
-  ControlMaster no
-  ControlPath none
-  ServerAliveInterval 10
-  LogLevel DEBUG1
-  Ciphers ^aes128-gcm@openssh.com
-
-"""  # hardware does AES; the tag of the default cipher costs three times as much
 LOGIN_S = 30.0  # to log in, beside the connect_timeout_s of every hop
 STDERR_BYTES = 1 << 24  # of ssh and of the program on the host; beyond it the process is killed
 STDERR_LINE_BYTES = 1 << 12
-_REFUSED = re.compile(r"kex_exchange_identification|Connection (closed|reset) by|UNKNOWN port|Exceeded MaxStartups|"
-                      r"banner exchange|administratively prohibited|open failed")
-
-
-class Refused(Unreachable):
-    """A hop that accepts no more logins now."""
-
 
 def present() -> bool:
     return shutil.which("ssh") is not None
@@ -66,8 +50,7 @@ class SshClient:
     def __init__(self, host: Host) -> None:
         self.host = host
         self._folder = tempfile.TemporaryDirectory(prefix="rdtops-ssh-")
-        self._config = Path(self._folder.name) / "config"
-        self._config.write_text(QUICK + config_text(host), encoding="utf-8")
+        self._config = write_config(host, Path(self._folder.name))
         self._processes: list[SshProcess] = []
         self._idle: list[SshProcess] = []
         self._turn = threading.Condition()
@@ -112,7 +95,8 @@ class SshClient:
             raise CommandFailed(f"{self.host.name}: its home is not an absolute path: {quoted_word(home)}")
         return home
 
-    def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = 0.0) -> SshProcess:  # noqa: ARG002
+    def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = 0.0,  # noqa: ARG002
+            wait: bool = True) -> SshProcess:  # noqa: ARG002
         """Send a request to a host program, an idle one or a new one."""
         with self._turn:
             process = self._idle.pop() if self._idle else None
@@ -142,7 +126,7 @@ class SshClient:
                 raise ConnectionLost(f"{self.host.name}: the transfer was closed")
             process = SshProcess(self, self._config)
             self._processes.append(process)
-        process.write(bundle.packed(program))
+        process.write(GREETING + bundle.packed(program))
         return process
 
     def release(self, process: SshProcess) -> None:
@@ -153,13 +137,10 @@ class SshClient:
         """Return the seconds that a login takes at every hop. Raise ConnectionLost that names the first hop that does
         not answer."""
         start_s = time.monotonic()
-        for number, hop in enumerate(self.host.route):
-            command = ["ssh", "-F", str(self._config), destination(self.host, number), "exit"]
-            if f"Authenticated to {hop.address}" not in _stderr(command, timeout_s):
-                raise ConnectionLost(f"lost {self.host.name} ({self.host.route_words}): no answer from {hop.name} "
-                                     f"within {timeout_s:g} s",
-                                     remedy=f"inv hosts --ping --host {self.host.name}   # then run the same command "
-                                     "again")
+        if hop := first_silent(self.host, self._config, timeout_s):
+            raise ConnectionLost(f"lost {self.host.name} ({self.host.route_words}): no answer from {hop.name} within "
+                                 f"{timeout_s:g} s", remedy=f"inv hosts --ping --host {self.host.name}   # then run "
+                                 "the same command again")
         return time.monotonic() - start_s
 
     def close(self) -> None:
@@ -172,29 +153,6 @@ class SshClient:
         return all(at_hop.count(hop) < LOGINS for hop in range(len(self.host.route)))
 
 
-def _stderr(command: Sequence[str], timeout_s: float) -> str:
-    """Return the stderr of a command, at most STDERR_BYTES; '' where it does not end in time."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                               start_new_session=True)
-    assert process.stderr
-    late = threading.Timer(timeout_s, _kill_all, [process])
-    late.start()
-    try:
-        errors = process.stderr.read(STDERR_BYTES).decode("utf-8", "replace")
-        return errors if late.is_alive() else ""
-    finally:
-        late.cancel()
-        _kill_all(process)
-        process.wait()
-        process.stderr.close()
-
-
-def _kill_all(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and the `ssh` that it started for the hop before, which holds our stderr open."""
-    with contextlib.suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
 class SshProcess:
     """One `ssh` process with a host program at its other end; what Stream is for a Connection."""
 
@@ -203,10 +161,13 @@ class SshProcess:
         self.passed = 0  # hops that we are logged in to
         self.rtt_s: float | None = None
         self._errors: list[str] = []
+        self._has_begun = False  # the login shell has run our line
+        self._was_killed = False  # by a signal, on the host
         self._decided = threading.Event()  # the login at the last hop succeeded, or a login failed
-        line = Command(client.host.python, *bundle.FLAGS, "-c", bundle.READER).shell()
+        self._before_out = Preamble()
+        line = for_the_host(bundle.line(client.host.python))
         self._process = subprocess.Popen(
-            ["ssh", "-F", str(config), destination(client.host), for_the_host(line)], bufsize=0,
+            ["ssh", "-F", str(config), destination(client.host), line], bufsize=0,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         assert self._process.stdin
         assert self._process.stdout
@@ -247,7 +208,12 @@ class SshProcess:
 
     def read(self, size: int) -> bytes:
         try:
-            return self._out.read(size)
+            while piece := self._out.read(size):
+                if rest := self._before_out.rest(piece):
+                    return rest
+                if self._before_out.is_too_long:
+                    break
+            return b""
         except (OSError, ValueError) as error:
             raise self.end() from error
 
@@ -256,11 +222,11 @@ class SshProcess:
         raise self.end()
 
     def readable(self) -> bool:
-        return bool(select.select([self._out], [], [], 0)[0])
+        return self._before_out.is_over and bool(select.select([self._out], [], [], 0)[0])
 
     def kill(self) -> None:
         if self.alive:
-            _kill_all(self._process)
+            end_group(self._process)
         self._process.wait()
 
     def close(self) -> None:
@@ -272,7 +238,7 @@ class SshProcess:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def end(self) -> HostError | CommandFailed:
+    def end(self) -> RdtopsError:
         """Kill it and return the error that says why it ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(2)
@@ -296,6 +262,10 @@ class SshProcess:
                 self.passed += 1
                 if self.passed == len(self._client.host.route):
                     self._decided.set()
+            elif "rtype exit-signal" in line:
+                self._was_killed = True
+            elif line.encode() + b"\n" == READY:  # what came before is of the login shell
+                self._errors, self._has_begun = [], True
             elif not line.startswith(("debug1:", "Transferred:", "Bytes per second:", "OpenSSH_", "Warning: Perm")):
                 self._errors = [*self._errors[-30:], line]
         self._decided.set()
@@ -314,28 +284,22 @@ class SshProcess:
                 yield from (line[:STDERR_LINE_BYTES].decode("utf-8", "replace").rstrip() for line in lines)
         yield rest[:STDERR_LINE_BYTES].decode("utf-8", "replace")
 
-    def _explained(self, code: int, errors: str) -> HostError | CommandFailed:
+    def _explained(self, code: int, errors: str) -> RdtopsError:
         host = self._client.host
         route = f"{host.name} ({host.route_words})"
-        trust = f"inv trust --host {host.name}"
         inside = self.passed >= len(host.route)
+        if inside and self._before_out.is_too_long:
+            return login_shell.unheard(host, login_shell.TOO_LONG, self._before_out.noise, b"")
+        if inside and not self._has_begun and (code not in (255, -9) or self._before_out.noise):
+            how = f"exit {code}" if code >= 0 else "no answer"
+            return login_shell.unheard(host, how, self._before_out.noise, errors.encode())
+        if inside and self._was_killed:
+            return CommandFailed(f"{host.name}: killed by a signal\n{errors[-600:]}".rstrip())
         if inside and code not in (255, -9):
-            if code == 127:
-                return CommandFailed(f"{host.name}: {errors or 'command not found'}",
-                                     remedy=f"set hosts.{host.name}.python in hosts.toml to a Python 3.8 or newer")
-            return CommandFailed(f"{host.name}: exit {code}\n{errors[-600:]}")
-        if "IDENTIFICATION HAS CHANGED" in errors:
-            return HostKeyError(f"the host key of a hop of {route} has CHANGED. Either the machine was reinstalled, or "
-                                "this is a man-in-the-middle attack", remedy=trust)
-        if "Host key verification failed" in errors or "host key is known for" in errors:
-            return HostKeyError(f"the host key of a hop of {route} is not known: {errors[-300:]}", remedy=trust)
-        if "Permission denied" in errors:
-            return AuthenticationFailed(f"permission denied by a hop of {route}: {errors[-300:]}",
-                                        remedy=f"check user and identity_file of {host.name} in hosts.toml")
+            return unfit_python(host, code, errors) or CommandFailed(f"{host.name}: exit {code}\n{errors[-600:]}")
         if inside:
             why = f" ({errors[-300:]})" if errors else ""
             return ConnectionLost(f"lost {route}: the connection was closed or the command was killed{why}",
                                   remedy=f"inv hosts --ping --host {host.name}   # then run the same command again")
-        kind = Refused if _REFUSED.search(errors) else Unreachable
-        return kind(f"cannot reach {route}: {errors[-300:] or 'no answer'}",
-                    remedy=f"inv hosts --ping --host {host.name}")
+        return explained(errors, host) or Unreachable(f"cannot reach {route}: {errors[-300:] or 'no answer'}",
+                                                      remedy=f"inv hosts --ping --host {host.name}")

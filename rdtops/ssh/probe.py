@@ -15,7 +15,6 @@ from rdtops.errors import CommandFailed
 from rdtops.hostlib import fields
 from rdtops.on_host import prober
 from rdtops.ssh import bundle
-from rdtops.ssh.command import Command
 
 if TYPE_CHECKING:
     from rdtops.ssh.connection import Connection
@@ -70,8 +69,7 @@ class Answer(Generic[T]):
 def program_probe(name: str, host: Host, program: ModuleType, request: Mapping[str, Any],
                   parse: Callable[[Output], T], timeout_s: float = 20.0) -> Probe[T]:
     """Return a probe that runs a host program: one JSON line in, one out."""
-    line = Command(host.python, *bundle.FLAGS, "-c", bundle.READER).shell()
-    return Probe(name, line, parse, timeout_s, bundle.packed_request(program, request))
+    return Probe(name, bundle.line(host.python), parse, timeout_s, bundle.packed_request(program, request))
 
 
 def ask(connection: Connection, probes: Iterable[Probe[Any]]) -> dict[str, Answer[Any]]:

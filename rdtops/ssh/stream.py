@@ -11,6 +11,10 @@ import paramiko
 
 from rdtops.errors import CommandFailed, CommandTimeout, ConnectionLost, HostError, RemoteError
 from rdtops.porter.wire import SLOWEST_LINE_BYTES_PER_S, Wire
+from rdtops.ssh.channels import login_shell
+from rdtops.ssh.channels.login_shell import Preamble
+from rdtops.ssh.command import GREETING
+from rdtops.ssh.login.openssh_errors import unfit_python
 from rdtops.ssh.transport import BACKLOG_BYTES
 
 if TYPE_CHECKING:
@@ -25,41 +29,61 @@ _PIECE = 1 << 18
 
 
 class Stream:
-    """A running remote command. Every read and write fails after `silence_s` without a byte."""
+    """A running remote command. Every read and write fails after `silence_s` without a byte. What the login shell
+    prints before the command runs is no output of it."""
 
     def __init__(self, connection: Connection, channel: paramiko.Channel, line: str, silence_s: float) -> None:
         self._connection = connection
         self._channel = channel
         self.runs = line  # its name in errors
         self._silence_s = silence_s
+        self._before_out, self._before_err = Preamble(), Preamble()
+        self._ahead = b""  # output that came together with the end of the preamble
+        self._greeting = GREETING  # goes with the first bytes: a second small packet would wait for the first
         self.wire = Wire(self._read_all, self.write, self.readable)
 
     def __enter__(self) -> Stream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(Exception):
-            self._channel.close()
+        self._connection.sessions.end(self._channel)
 
     def write(self, content: bytes | memoryview) -> None:
-        view = memoryview(content)
+        greeting, self._greeting = self._greeting, b""
+        view = memoryview(greeting + content if greeting else content)
         with self._errors():
             for start in range(0, len(view), _PIECE):  # sendall copies all the rest at every packet
                 self._channel.sendall(bytes(view[start:start + _PIECE]))
 
     def end_input(self) -> None:
+        self._greet()
         with self._errors():
             self._channel.shutdown_write()
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes; b"" at the end of the output."""
+        self._greet()
         with self._errors():
-            piece: bytes = self._channel.recv(size)
-            return piece
+            while not self._ahead and (piece := self._channel.recv(size)):
+                self._ahead = self._rest(self._before_out, piece)
+        piece, self._ahead = self._ahead[:size], self._ahead[size:]
+        return piece
 
     def readable(self) -> bool:
         """Return whether a read would return at once, with data or with the end of the output."""
-        return bool(self._channel.recv_ready() or self._channel.eof_received or self._channel.closed)
+        has_data = self._has_begun() and (self._ahead or self._channel.recv_ready())
+        return bool(has_data or self._channel.eof_received or self._channel.closed)
+
+    def _greet(self) -> None:
+        if self._greeting:
+            self.write(b"")
+
+    def _rest(self, before: Preamble, piece: bytes) -> bytes:
+        """Return what of a piece is output of the command."""
+        rest = before.rest(piece)
+        if before.is_too_long:
+            raise self._unheard(login_shell.TOO_LONG)
+        return rest
 
     def _read_all(self, _: int) -> bytes:
         """Return all buffered bytes, because paramiko copies what a read leaves behind. At the end, raise the error
@@ -76,7 +100,7 @@ class Stream:
             for _ in range(BACKLOG_BYTES // _PIECE):
                 if not self._channel.recv_stderr_ready():
                     break
-                tail = (tail + self._channel.recv_stderr(_PIECE))[-LAST_WORDS_BYTES:]
+                tail = (tail + self._before_err.rest(self._channel.recv_stderr(_PIECE)))[-LAST_WORDS_BYTES:]
         return tail.decode("utf-8", "replace")
 
     def finish(self, stdin: bytes, timeout_s: float, limit: int = OUTPUT_BYTES) -> tuple[bytes, bytes]:
@@ -116,13 +140,15 @@ class Stream:
 
     def _take(self, out: bytearray, err: bytearray) -> bool:
         """Read what has arrived; return whether there was anything."""
-        took = 0
+        took = len(self._ahead)
+        out += self._ahead
+        self._ahead = b""
         if self._channel.recv_ready():
             took += len(piece := self._channel.recv(1 << 20))
-            out += piece
+            out += self._rest(self._before_out, piece)
         if self._channel.recv_stderr_ready():
             took += len(piece := self._channel.recv_stderr(1 << 20))
-            err += piece
+            err += self._rest(self._before_err, piece)
         return took > 0
 
     def _over(self) -> bool:
@@ -136,10 +162,26 @@ class Stream:
         code: int = self._channel.exit_status
         if code == -1:
             raise self._ended_early()
+        if not self._has_begun():
+            raise self._unheard(f"exit {code}")
         return code
 
+    def _has_begun(self) -> bool:
+        """Return whether the login shell has run our line, as far as its output has arrived."""
+        with contextlib.suppress(OSError):
+            while not (self._before_out.is_over or self._before_out.is_too_long) and self._channel.recv_ready():
+                self._ahead = self._before_out.rest(self._channel.recv(_PIECE))
+        return self._before_out.is_over
+
+    def _unheard(self, how: str) -> HostError:
+        """Return the error for a login shell that did not run our line."""
+        self.errors()
+        self._channel.close()
+        return login_shell.unheard(self._connection.host, how, self._before_out.noise,
+                                   b"" if self._before_err.is_over else self._before_err.noise)
+
     def _pending(self) -> bool:
-        return bool(self._channel.recv_ready() or self._channel.recv_stderr_ready())
+        return bool(self._ahead or self._channel.recv_ready() or self._channel.recv_stderr_ready())
 
     def _too_much(self, limit: int) -> CommandFailed:
         self._channel.close()
@@ -152,6 +194,8 @@ class Stream:
             self._connection.ping()
         except ConnectionLost as error:
             return error
+        if not self._has_begun():
+            return self._unheard(f"no answer within {timeout_s:g} s")
         return CommandTimeout(f"{self._connection.host.name}: timed out after {timeout_s:g} s: {self.runs[:200]}")
 
     def _ended_early(self) -> RemoteError | HostError:
@@ -160,18 +204,25 @@ class Stream:
         errors = self.errors().strip()[-600:]
         host = self._connection.host
         if not ended_itself:
-            return self._connection.lost("the connection was closed or the command was killed"
+            lost = self._connection.lost("the connection was closed or the command was killed"
                                          + (f" ({errors})" if errors else ""))
-        if self._channel.exit_status == 127:
-            return CommandFailed(f"{host.name}: {errors or 'command not found'}",
-                                 remedy=f"set hosts.{host.name}.python in hosts.toml to a Python 3.8 or newer")
-        return CommandFailed(f"{host.name}: exit {self._channel.exit_status} from: {self.runs[:120]}\n{errors}")
+            if lost.hop or not self._connection.alive:
+                return lost
+            if not self._has_begun():
+                return self._unheard("the session was closed")
+            return CommandFailed(f"{host.name}: killed by a signal: {self.runs[:120]}\n{errors}")
+        if not self._has_begun():
+            return self._unheard(f"exit {self._channel.exit_status}")
+        return unfit_python(host, self._channel.exit_status, errors) or CommandFailed(
+            f"{host.name}: exit {self._channel.exit_status} from: {self.runs[:120]}\n{errors}")
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except TimeoutError as error:  # socket.timeout is the same class
+            if not self._has_begun():
+                raise self._too_slow(self._silence_s) from error
             named = self._connection.lost(f"no byte moved for {self._silence_s:g} s")
             self._connection.close()
             raise named from error

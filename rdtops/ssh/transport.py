@@ -5,36 +5,41 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import paramiko
 from paramiko.auth_handler import AuthHandler
 from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA
 
-from rdtops.hostlib.names import quoted
-
 Ask = Callable[[str, bool], str]
 
 REKEY_BYTES = 1 << 35
 PACKET_BYTES = 1 << 18  # OpenSSH's own limit
 BACKLOG_BYTES = 1 << 26  # unread, of a channel: twice the window that a host may fill
+RSA_KEY = "ssh-rsa"  # the key; rsa-sha2-* are its signatures
 QUESTIONS, QUESTION_CHARS = 20, 1000  # of a hop, during a login
 
 
-def bounded(ask: Ask | None, sock: Any, **settings: Any) -> paramiko.Transport:
-    """Return a transport for Fabric to open.
+class NobodyToAsk(paramiko.SSHException):  # type: ignore[misc]  # paramiko has no types
+    """A question that there is no person to answer."""
+
+
+def bounded(kinds: Sequence[str], sock: Any, **settings: Any) -> paramiko.Transport:
+    """Return a transport for Fabric to open. `kinds`: the kinds of host key to prefer, those that are known.
 
     GCM first: paramiko's first cipher (CTR, with a separate MAC) costs a fifth more CPU. Its window of 2 MiB on the way
     through a jump stays: 32 MiB brought a third at 40 ms, but without delay paramiko's buffer grew too large. New keys
     after 32 GiB (OpenSSH: 64) instead of 512 MiB: when a channel is closed during a rekey, paramiko's thread waits for
     itself, and closes the connection after 30 s."""
     transport = _Transport(sock, **settings)
-    transport.ask = ask
     transport.packetizer.REKEY_BYTES = REKEY_BYTES
     transport.packetizer.read_all = functools.partial(_bounded_read, transport.packetizer.read_all)
     security = transport.get_security_options()
     security.ciphers = sorted(security.ciphers, key=lambda cipher: "gcm" not in cipher)
+    known = {RSA_KEY if kind.startswith("rsa-sha2-") else kind for kind in kinds}
+    security.key_types = sorted(security.key_types, key=lambda kind: (
+        RSA_KEY if kind.startswith("rsa-sha2-") else kind) not in known)
     return transport
 
 
@@ -74,40 +79,36 @@ class _AuthHandler(AuthHandler):  # type: ignore[misc]  # paramiko has no types
 
 class _Transport(paramiko.Transport):  # type: ignore[misc]  # paramiko has no types
     """A transport whose thread ends without a traceback when the connection below it is lost: the waiting threads get
-    the error. Where the server requires a second factor after the key, it continues with its questions
-    (keyboard-interactive): paramiko would take the login for complete and hang."""
+    the error. `last_words`: what the server said when it hung up."""
 
-    ask: Ask | None = None
-    questions = 0
+    last_words = ""
     _channel_handler_table: ClassVar[dict[int, Any]] = {
         **paramiko.Transport._channel_handler_table,  # noqa: SLF001
         MSG_CHANNEL_DATA: _feed, MSG_CHANNEL_EXTENDED_DATA: _feed_extended}
 
-    def auth_publickey(self, username: str, key: paramiko.PKey, event: Any = None) -> list[str]:
-        try:
-            left: list[str] = super().auth_publickey(username, key, event)
-        except paramiko.BadAuthenticationType as error:
-            left = error.allowed_types
-            if "keyboard-interactive" not in left:
-                raise
-        if "keyboard-interactive" not in left:
-            return left
+    def auth_questions(self, username: str, ask: Ask) -> list[str]:
+        """Answer the questions of the server (keyboard-interactive); return the methods that it still wants."""
+        asked = 0
+
+        def answers(title: str, instructions: str, prompts: list[tuple[str, bool]]) -> list[str]:
+            nonlocal asked
+            asked += max(len(prompts), 1)
+            if asked > QUESTIONS:
+                raise paramiko.SSHException(f"it asks more than {QUESTIONS} questions")
+            intro = " ".join(part for part in (title, instructions) if part)
+            return [ask(f"{intro} {text}".strip()[:QUESTION_CHARS], echo) for text, echo in prompts]
+
         event = threading.Event()
         self.auth_handler = _AuthHandler(self)
-        self.auth_handler.auth_interactive(username, self._answers, event)
+        self.auth_handler.auth_interactive(username, answers, event)
         answered: list[str] = self.auth_handler.wait_for_response(event)
         return answered
 
-    def _answers(self, title: str, instructions: str, prompts: list[tuple[str, bool]]) -> list[str]:
-        self.questions += max(len(prompts), 1)
-        if self.questions > QUESTIONS:
-            raise paramiko.SSHException(f"it asks more than {QUESTIONS} questions")
-        if not prompts:  # PAM ends with an empty request
-            return []
-        if self.ask is None:
-            raise paramiko.AuthenticationException(f"it asks {quoted([text for text, _ in prompts])}")
-        intro = " ".join(part for part in (title, instructions) if part)
-        return [self.ask(f"{intro} {text}".strip()[:QUESTION_CHARS], echo) for text, echo in prompts]
+    def _parse_disconnect(self, message: paramiko.Message) -> None:
+        words = paramiko.Message(message.get_remainder())
+        words.get_int()
+        self.last_words = words.get_text()[:QUESTION_CHARS]
+        super()._parse_disconnect(message)
 
     def run(self) -> None:
         with contextlib.suppress(EOFError, OSError, paramiko.SSHException):

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import paramiko
-
 from rdtops.errors import HostKeyError
 from rdtops.hostlib.files import write_whole
-from rdtops.ssh.connection import keys_of
-from rdtops.ssh.hosts import Hop, Host
+from rdtops.ssh.hosts import OPENSSH, Hop, Host
+from rdtops.ssh.login import known_hosts, openssh_master, ssh_config
+from rdtops.ssh.login.known_hosts import IS_REVOKED, KNOWN, KnownHosts
+from rdtops.ssh.openssh_config import destination, write_config
 from rdtops.ssh.transport import Ask
+
+PROBE_ALIAS = "rdtops-probe"  # the name of a key in a known_hosts file of our own
 
 
 @dataclass(frozen=True)
 class SeenKey:
-    """The host key that a hop presented. `state` is known, new or changed."""
+    """The host key that a hop presented. `state` is known, new or changed. `blob`: the key in SSH's wire format."""
 
     hop: Hop
     kind: str
-    fingerprint: str  # SHA256:..., as ssh-keygen -l prints it
+    blob: bytes
     state: str
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA256:..., as ssh-keygen -l prints it."""
+        return "SHA256:" + base64.b64encode(hashlib.sha256(self.blob).digest()).decode().rstrip("=")
 
 
 def trust(host: Host, accept: Callable[[SeenKey], bool], ask: Ask | None = None) -> list[SeenKey]:
@@ -30,56 +40,79 @@ def trust(host: Host, accept: Callable[[SeenKey], bool], ask: Ask | None = None)
 
     Raise HostKeyError at the first key that is not accepted: the hops behind it cannot be reached.
     """
+    keys = _keys_by_openssh(host, ask) if ssh_config.transport(host) == OPENSSH else _keys_by_fabric(host, ask)
     seen = []
-    for hop, key in keys_of(host, ask):
-        shown = SeenKey(hop, key.get_name(), key.fingerprint, _state(hop, key))
-        seen.append(shown)
-        if shown.state != "known":
-            if not accept(shown):
-                raise HostKeyError(f"the {shown.state} host key of {hop.name} was not accepted, so {host.name} cannot "
+    for hop, kind, blob in keys:
+        key = SeenKey(hop, kind, blob, KnownHosts(hop).verdict(kind, blob))
+        seen.append(key)
+        if key.state == IS_REVOKED:
+            raise HostKeyError(f"the host key of {hop.name} is revoked (@revoked) in "
+                               f"{' or '.join(hop.known_hosts_files)}",
+                               remedy="ask the administrator of the host for its new key")
+        if key.state != KNOWN:
+            if not accept(key):
+                raise HostKeyError(f"the {key.state} host key of {hop.name} was not accepted, so {host.name} cannot "
                                    "be reached", remedy=f"inv trust --host {host.name}   # compare the fingerprint "
                                    "first")
-            _record(hop, key)
+            _record(key)
     return seen
 
 
-def _state(hop: Hop, key: paramiko.PKey) -> str:
-    known = _entries(hop).lookup(hop.known_hosts_entry)
-    same_kind = known.get(key.get_name()) if known else None
-    if same_kind is None:
-        return "new"
-    return "known" if same_kind == key else "changed"
+# A hop can be reached only when the hops before it are trusted: its key is recorded before the next is asked for.
+
+def _keys_by_fabric(host: Host, ask: Ask | None) -> Iterator[tuple[Hop, str, bytes]]:
+    from rdtops.ssh import exceptions
+    from rdtops.ssh.login import fabric_chain
+
+    chain = fabric_chain.FabricChain(host, ask)
+    before: Hop | None = None
+    try:
+        for hop in host.route:
+            try:
+                key = fabric_chain.host_key(hop, fabric_chain.way_to(hop, before, chain.last), hop.connect_timeout_s)
+            except Exception as error:  # paramiko raises many types; refusal() maps each of them
+                raise exceptions.refusal(error, hop, host, before) from error
+            yield hop, key.get_name(), key.asbytes()
+            if hop is not host.route[-1]:
+                chain.log_in(hop, before)
+            before = hop
+    finally:
+        chain.close()
 
 
-def _entries(hop: Hop) -> paramiko.HostKeys:
-    file = Path(hop.known_hosts).expanduser()
-    return paramiko.HostKeys(str(file) if file.exists() else None)
+def _keys_by_openssh(host: Host, ask: Ask | None) -> Iterator[tuple[Hop, str, bytes]]:
+    with tempfile.TemporaryDirectory(prefix="rdtops-ssh-") as folder:
+        config, keys = write_config(host, Path(folder), batch=ask is None), Path(folder) / "keys"
+        for number, hop in enumerate(host.route):
+            keys.write_bytes(b"")
+            there = [destination(host, number)] if hop is host or host.ssh_source is None else [
+                "-l", hop.user, "-p", str(hop.port), hop.name]
+            errors = openssh_master.run_asking(
+                host, ask, Path(folder),
+                ["ssh", "-F", str(config), "-o", "StrictHostKeyChecking=accept-new", "-o", f"UserKnownHostsFile={keys}",
+                 "-o", "GlobalKnownHostsFile=/dev/null", "-o", "HashKnownHosts=no", "-o", f"HostKeyAlias={PROBE_ALIAS}",
+                 "-o", "PreferredAuthentications=none", "-o", "UpdateHostKeys=no", *there, "exit"])
+            found, _ = known_hosts.read(keys)
+            if not found:
+                raise openssh_master.failure(host, errors, "it showed no host key")
+            yield hop, found[0].kind, found[0].blob
 
 
-def _record(hop: Hop, key: paramiko.PKey) -> None:
-    """Append the key; replace the old line of a changed key, and leave the rest of the file as it is."""
+def _record(key: SeenKey) -> None:
+    """Append the key; remove the old line of a changed key, and leave the rest of the file as it is."""
+    hop = key.hop
     file = Path(hop.known_hosts).expanduser()
     if file.exists() and not file.is_file():  # /dev/null, say
         raise HostKeyError(f"cannot add the host key of {hop.name}: its known_hosts is {file}, which is not a file",
                            remedy=f"set known_hosts = \"~/.ssh/known_hosts\" for {hop.name} in hosts.toml, or "
                                   "UserKnownHostsFile in ~/.ssh/config; then run inv trust again")
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
-    kept = [line for line in lines if not _is_old_key(line, hop, key.get_name())]
-    if kept and not kept[-1].endswith("\n"):
-        kept[-1] += "\n"
-    entry = f"{hop.known_hosts_entry} {key.get_name()} {key.get_base64()}\n"
-    write_whole(file.resolve(), "".join(kept) + entry, file.stat().st_mode & 0o777 if file.exists() else 0o600)
-
-
-def _is_old_key(line: str, hop: Hop, kind: str) -> bool:
-    words = line.split()
-    if len(words) < 3 or words[0].startswith(("#", "@")) or words[1] != kind:
-        return False
-    entry = paramiko.hostkeys.HostKeyEntry.from_line(line)
-    if entry is None:
-        return False
-    names = paramiko.HostKeys()  # compares hashed names too
-    for name in entry.hostnames:
-        names.add(name, kind, entry.key)
-    return names.lookup(hop.known_hosts_entry) is not None
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    name = known_hosts.names(hop)[0]
+    old = {known.line for known in known_hosts.read(file)[0]
+           if not known.marker and known.kind == key.kind and known.is_only_about(name)}
+    kept = [line for number, line in enumerate(lines) if number not in old]
+    if kept and not kept[-1].endswith(b"\n"):
+        kept[-1] += b"\n"
+    entry = f"{name} {key.kind} {base64.b64encode(key.blob).decode()}\n".encode()
+    write_whole(file.resolve(), b"".join(kept) + entry, file.stat().st_mode & 0o777 if file.exists() else 0o600)

@@ -1,4 +1,4 @@
-"""The supervisor's command: `python -m rdtops.supervisor CONFIG [restarts=5 backoff_s=10 ...] -- accelerate launch ...`
+"""The supervisor's command: `python -m rdtops.supervisor CONFIG [restarts=5 backoff_s=10 ...] -- PROGRAM ...`
 
 Exit code: that of the last attempt, which it also writes to the file `exit` of the run folder.
 """

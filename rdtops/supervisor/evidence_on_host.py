@@ -30,7 +30,7 @@ LINE_LETTERS = 2000
 LOG_LINES, JOURNAL_LINES, KERNEL_LINES = 400, 200, 20
 EVALUATION = ('{"kind": "eval_', '{"kind": "trial"')
 SAMPLED_S = 0.5  # interval in which a rank's share of a core is measured
-TELLING = ("failed", "stopped", "finished", "stuck", "started", "attempt", "checkpoint_failed",
+TELLING = ("failed", "stopped", "finished", "silent", "heard", "stuck", "started", "attempt", "checkpoint_failed",
            "stop_requested")
 GPU_FIELDS = (*nvidia_smi.IDENTITY, "memory.used", "utilization.gpu")
 REASONS = "clocks_throttle_reasons.active"  # not every driver uses this name
@@ -59,7 +59,8 @@ def facts(workspace: str, run_id: str, exit_code: int | None = None, *, ended: b
         "same_boot": life.same_boot,
         "oom_kills": None if before is None or after is None else max(0, after - before),
         "disk_free_bytes": disk[0], "disk_free_inodes": disk[1], "gpus": smi, "gpu_problem": problem,
-        "ranks": ranks(pids), "now_s": time.time(), "ended_by": journal["ended_by"]}
+        "ranks": ranks(pids), "now_s": time.time(), "ended_by": journal["ended_by"],
+        "log_age_s": age_of(os.path.join(folder, "train.log"))}
 
 
 def answer(workspace: str, wanted: str) -> dict[str, Any]:
@@ -135,6 +136,14 @@ def tail_of(path: str, begin: int = 0, line: int = 1) -> tuple[list[str], int]:
     lines = lines if lines[-1] else lines[:-1]
     lines, line = (lines[1:], line + 1) if start > begin else (lines, line)
     return lines, line if is_counted else 0
+
+
+def age_of(path: str) -> float:
+    """Return the seconds since a file was written; 0 where it does not exist."""
+    try:
+        return max(0.0, time.time() - os.stat(path).st_mtime)
+    except OSError:
+        return 0.0
 
 
 def parsed(line: str) -> dict[str, Any]:
@@ -213,7 +222,7 @@ def throttled(reasons: str) -> str:
 def output(words: list[str]) -> str:
     try:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                              text=True, timeout=20, check=False)
+                              encoding="utf-8", errors="replace", timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return "" if done.returncode else done.stdout

@@ -13,9 +13,11 @@ from rdtops.contract.journal import LINE_BYTES, Event, parse
 from rdtops.contract.recovery import Recovery
 from rdtops.hostlib import files
 
-OURS = ("launched", "attempt", "attempt_ended", "stuck", "stop_requested")  # not written by the trainer
+# not written by the trainer
+OURS = ("launched", "attempt", "attempt_ended", "silent", "heard", "stuck", "stop_requested")
 REMEMBERED = 50  # step events whose mean distance is the usual one
 PIECE_BYTES = 4 * LINE_BYTES  # of the Journal, read at once
+SILENCE_S = 120.0  # before the first step, after which it is told
 PAUSE_FLOOR = 4  # silence may last so many floors where the state is saved or the EMA evaluated
 
 
@@ -43,6 +45,7 @@ class StallDetector:
         self._log_size = _size(self._log)
         self._step_s: float | None = None  # time of the last step event, by the trainer's clock
         self._heard_s = self._clock()
+        self.is_told = False  # this silence, by the supervisor
 
     def look(self) -> None:
         """Read what is new."""
@@ -71,6 +74,15 @@ class StallDetector:
         if self._pauses_after(self.last_step):
             limit_s = max(limit_s, PAUSE_FLOOR * recovery.stuck_floor_s, PAUSE_FLOOR * max(self._pauses, default=0.0))
         return limit_s
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing has been written for long before the first step. A large encoder or dataset may be read."""
+        return not self.is_training and self.silent_s > SILENCE_S
+
+    def pass_over_log(self) -> None:
+        """Do not take what the log has gained since the last look for a sign of life: we asked for it."""
+        self._log_size = _size(self._log)
 
     @property
     def is_stuck(self) -> bool:

@@ -20,6 +20,7 @@ from rdtops.contract.recovery import Recovery
 from rdtops.contract.run import RunSpec
 from rdtops.errors import RunError
 from rdtops.hostlib import files, locks, processes
+from rdtops.hostlib.processes import Process
 from rdtops.supervisor import evidence_on_host, family, supervised_program
 from rdtops.supervisor.pulse import StallDetector
 from rdtops.supervisor.supervised_program import Program
@@ -95,6 +96,7 @@ class Supervision:
         while running.exit_code is None:
             self._hear(supervised_program.wait(LOOK_S), running)
             self.detector.look()
+            self._watch_start(attempt)
             if self.detector.is_stuck:
                 self._end_stuck(attempt)
         self.detector.look()
@@ -110,13 +112,33 @@ class Supervision:
         if running and not any(told):
             running.send(signal.SIGTERM)
 
-    def _end_stuck(self, attempt: int) -> None:
-        """Write the stacks of all ranks to the log, then kill them."""
+    def _watch_start(self, attempt: int) -> None:
+        """Record a long silence before the first step, with the stacks of the ranks in the log, and its end."""
+        detector = self.detector
+        if detector.is_silent == detector.is_told:
+            return
+        detector.is_told = detector.is_silent
+        if not detector.is_silent:
+            self._tell("heard", attempt=attempt)
+            return
+        ranks = self._record_silence("silent", attempt)
+        log.warning("nothing was written for %.0f s; the stacks of the ranks:", detector.silent_s)
+        asked = [process.send(signal.SIGUSR2) for process in ranks or family.members(self.spec.run_id)
+                 if process.catches(signal.SIGUSR2)]  # it would end one that is only being started
+        time.sleep(STACKS_S if asked else 0)
+        detector.pass_over_log()
+
+    def _record_silence(self, kind: str, attempt: int) -> list[Process]:
+        """Record that the ranks are silent. Return them."""
         ranks = family.ranks(self.spec.run_id)
         self._tell(
-            "stuck", attempt=attempt, silent_s=round(self.detector.silent_s, 1),
-            limit_s=round(self.detector.limit_s, 1),
+            kind, attempt=attempt, silent_s=round(self.detector.silent_s, 1), limit_s=round(self.detector.limit_s, 1),
             ranks=[{"rank": r.rank, "pid": r.pid, "state": r.state} for r in ranks])
+        return ranks
+
+    def _end_stuck(self, attempt: int) -> None:
+        """Write the stacks of all ranks to the log, then kill them."""
+        ranks = self._record_silence("stuck", attempt)
         log.error("no event for %.0f s: the stacks of all ranks, then the end", self.detector.silent_s)
         for rank in ranks:
             rank.send(signal.SIGUSR2)
@@ -181,7 +203,7 @@ class Supervision:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the lock: two supervisors would end each other's training. It is released when the process ends."""
-        with os.fdopen(locks.opened(str(self.root / LOCK)), "r+") as file:
+        with os.fdopen(locks.opened(str(self.root / LOCK)), "r+", encoding="utf-8") as file:
             if not locks.flocked(file.fileno()):
                 raise RunError(f"{self.spec.run_id} already has a supervisor: see {self.root / LOCK}",
                                remedy="inv status")

@@ -255,7 +255,7 @@ class _Bench:
     def _checkpoint(self, spec: RunSpec) -> Checkpoint:
         folder = Path(str(spec.paths.checkpoints)) / checkpoint_name(10)
         try:
-            sealed = manifest.Manifest.from_json((folder / manifest.NAME).read_text())
+            sealed = manifest.Manifest.from_json((folder / manifest.NAME).read_text(encoding="utf-8"))
         except OSError:  # the disk is full
             sealed = manifest.Manifest(())
         return Checkpoint(10, checkpoint_name(10), str(folder), sealed.size_bytes, sealed.digest)
@@ -307,7 +307,7 @@ class _Bench:
         place, here = self.home / "conform-full", self.workspace
         place.mkdir(exist_ok=True)
         mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True,
-                                 text=True, check=False)
+                                 encoding="utf-8", errors="replace", check=False)
         if mounted.returncode:
             yield f"only root can mount a small disk here ({mounted.stderr.strip() or 'mount refused'})"
             return

@@ -40,11 +40,11 @@ class Troubled(Connection):
             line = self._line(line)
         return super().run_shell(line, timeout_s=self._patience(timeout_s), check=check, stdin=stdin)
 
-    def stream(self, line: str, *, silence_s: float = 60.0) -> Stream:
+    def stream(self, line: str, *, silence_s: float = 60.0, wait: bool = True) -> Stream:
         self.commands += 1
         hangs = self.trouble == HANGING and not self._asking
-        return super().stream(self._line(line) if hangs else line, silence_s=self._patience(silence_s) if hangs
-                              else silence_s)
+        return super().stream(self._line(line) if hangs else line, wait=wait,
+                              silence_s=self._patience(silence_s) if hangs else silence_s)
 
     def _line(self, line: str) -> str:
         return {HANGING: "exec sleep 60", GARBLED: GARBAGE}.get(self.trouble, line)
@@ -56,5 +56,5 @@ class Troubled(Connection):
 class Deranged(Troubled):
     """The same for host programs: with garbage they print it too."""
 
-    def stream(self, line: str, *, silence_s: float = 60.0) -> Stream:
-        return super().stream(GARBAGE if self.trouble == GARBLED else line, silence_s=silence_s)
+    def stream(self, line: str, *, silence_s: float = 60.0, wait: bool = True) -> Stream:
+        return super().stream(GARBAGE if self.trouble == GARBLED else line, silence_s=silence_s, wait=wait)

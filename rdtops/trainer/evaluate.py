@@ -236,7 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         Path(spec.paths.root).mkdir(parents=True, exist_ok=True)
         if not Path(spec.paths.spec).exists():
-            Path(spec.paths.spec).write_text(spec.to_json() + "\n")
+            Path(spec.paths.spec).write_text(spec.to_json() + "\n", encoding="utf-8")
         with _alone(Path(spec.paths.root)):
             return _recorded(asked)
     except (RdtopsError, OSError) as error:

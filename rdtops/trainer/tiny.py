@@ -45,7 +45,7 @@ def policy(folder: Path) -> None:
     """Write a policy in the format of rdt-1b on the hub: config.json and pytorch_model.bin."""
     torch.manual_seed(SEED)
     model = RDTPolicy(ARCHITECTURES["tiny"])
-    (folder / weights.CONFIG).write_text(json.dumps(model.config, indent=2, sort_keys=True) + "\n")
+    (folder / weights.CONFIG).write_text(json.dumps(model.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     torch.save(dict(model.state_dict()), folder / "pytorch_model.bin")
 
 

@@ -1,4 +1,4 @@
-"""Training: `accelerate launch ... -m rdtops.trainer.train RUN_DIR/config.json`.
+"""Training: `python -m rdtops.trainer.process_group ... -m rdtops.trainer.train RUN_DIR/config.json`.
 
 One process per GPU (or CPU process). It resumes from the newest intact checkpoint of its run folder. Events go to the
 run's Journal, a readable line per logged step to standard output, the curves to metrics.jsonl and a tracker.
@@ -31,6 +31,7 @@ from rdtops.contract import lease, overrides
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import Retention, RunSpec
 from rdtops.errors import RdtopsError, RunError
+from rdtops.trainer import libraries
 from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.samples import Batch, Samples, Share, batches
 from rdtops.trainer.distributed import sharding
@@ -75,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         return failures.complain(error) if "failed" in told else failures.tell(journal, error)
     except RdtopsError as error:
         return failures.tell(journal, error)
-    except torch.OutOfMemoryError as error:
+    except libraries.OutOfMemoryError as error:
         return failures.tell(journal, failures.out_of_memory(spec.train, error), "OutOfMemoryError")
     except Exception as error:
         if failures.is_host_memory(error):
@@ -112,7 +113,7 @@ class Training:
         self.codec = codec(self.config.codec)
         make_reproducible(ranks.device)
         self.inputs = ranks.once(self._find_inputs)
-        self.shards = sharding.of(self.config, ranks)
+        self.shards = ranks.together(lambda: sharding.of(self.config, ranks))
         ranks.together(self._build)
         self.conditions.features = features.prepare(spec, self.inputs.dataset, self.conditions.vision, ranks)
         self.phases = Phases(ranks.device)
@@ -311,10 +312,11 @@ class Training:
                                self.policy.config["noise_scheduler"]["num_train_timesteps"], self.config)
         self.validation_loss = ValidationLoss(self.samples, self.conditions, device)
         self.action_error = ActionError(self.samples, self.conditions, device)
-        self.optimizer = torch.optim.AdamW(
-            self.shards.updated(self.policy), lr=self.config.learning_rate, weight_decay=self.config.weight_decay,
-            betas=(self.config.adam_beta1, self.config.adam_beta2), eps=self.config.adam_epsilon, fused=True)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.config.mixed_precision == "fp16")
+        self.optimizer = libraries.adamw(
+            self.shards.updated(self.policy), device, lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay, betas=(self.config.adam_beta1, self.config.adam_beta2),
+            eps=self.config.adam_epsilon)
+        self.scaler = libraries.gradient_scaler(device, enabled=self.config.mixed_precision == "fp16")
         self.steps_done, self.loss_before = self._resume()
 
     def _place(self, policy: RDTPolicy) -> None:

@@ -46,7 +46,8 @@ class OpenPorter(Protocol):
         """Whether one more login needs no person."""
 
     def absolute(self, path: str) -> str: ...
-    def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = ...) -> FarProgram: ...
+    def far(self, program: ModuleType, request: dict[str, Any], *, silence_s: float = ...,
+            wait: bool = ...) -> FarProgram: ...
     def ping(self, timeout_s: float = ...) -> float: ...
     def close(self) -> None: ...
 
@@ -178,6 +179,7 @@ _REMEDIES = {
     "digest": "run the same command again; if it happens twice, the memory or the disk of one machine is faulty",
     "changed": "run the same command again when no program writes the file (with verify=\"full\" if none did)",
     "locked": "wait for the other transfer to end, then run the same command again",
+    "snapshot": "hf download MODEL   # completes it on {side}; then run the same command again",
     "link": "cp -rL FOLDER COPY   # a copy without links can be sent",
     "os": "ls -ld {root}   # on {side}: check the permissions",
     "stalled": "ssh {side} df {root}   # check that its file system answers, then run the same command again; what "

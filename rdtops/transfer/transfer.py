@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from rdtops.errors import TransferError
+from rdtops.hostlib import hub_cache
 from rdtops.hostlib.fields import LARGEST, words
 from rdtops.porter import porter
 from rdtops.porter.entries import Entry, Message, count, nonsense, place, text, unasked, word
@@ -68,17 +69,26 @@ Watcher = Callable[[TransferProgress], None]
 # --- planning ---
 
 def plan_upload(connection: OpenPorter, local: Path, remote: str, *, files: Sequence[str] | None = None,
-                basis: str | None = None, verify: Verify = "cached") -> Plan:
+                basis: str | None = None, verify: Verify = "cached",
+                leave_out: Callable[[str], bool] = lambda _: False) -> Plan:
     """Plan what to send so that `remote` has the files of `local` (a folder, or a file with `remote` as its new name).
 
-    `files` names some of them, relative to `local`; `basis` is a folder on the host with files that may be the same.
-    Files that the host may have already are digested on both sides; the others while they are sent. verify="full" reads
-    every such file instead of trusting size, times and inode.
+    `files` names some of them, relative to `local`; `leave_out` returns whether a file or folder below it stays here;
+    `basis` is a folder on the host with files that may be the same. Files that the host may have already are digested
+    on both sides; the others while they are sent. verify="full" reads every such file instead of trusting size, times
+    and inode.
     """
     source, target = _absolute(local), connection.absolute(remote)
     origin = connection.absolute(basis) if basis else ""
+    left_out: list[str] = []
+
+    def stays(path: str) -> bool:
+        if is_left_out := leave_out(path):
+            left_out.append(path)
+        return is_left_out
+
     with own_problems(source):
-        entries = list(scan(source, _relative(files)))
+        entries = list(scan(source, _relative(files), leave_out=stays))
     request = {"do": "survey", "root": target, "wanted": [(e.path, e.size) for e in entries], "basis": origin,
                "cache": CACHE, "trust": verify == "cached"}
     with session(connection, target, request) as wire:
@@ -86,7 +96,13 @@ def plan_upload(connection: OpenPorter, local: Path, remote: str, *, files: Sequ
         with own_problems(source):  # the host digests its files meanwhile
             entries = _digested(source, entries, alike, verify)
         state = TargetState.of(until_end(wire), [e.path for e in entries], origin)
-    return Plan(source, target, plan_items(entries, state, Path(target).name, ("locally", "on the host")), "up")
+    return Plan(source, target, plan_items(entries, state, Path(target).name, ("locally", "on the host")), "up",
+                tuple(left_out))
+
+
+def plan_asset(connection: OpenPorter, local: Path, remote: str) -> Plan:
+    """Plan to send the files of a dataset or model that count; see plan_upload and rdtops.hostlib.hub_cache."""
+    return plan_upload(connection, local, remote, leave_out=hub_cache.is_litter)
 
 
 def plan_download(connection: OpenPorter, remote: str, local: Path, *, files: Sequence[str] | None = None,
@@ -292,7 +308,7 @@ def _process(client: SshClient) -> tuple[Wire, Callable[[], None]]:
 
 
 def _channel(connection: OpenPorter) -> tuple[Wire, Callable[[], None]]:
-    program = connection.far(porter, {"do": "stream"}, silence_s=SILENCE_S + 30)
+    program = connection.far(porter, {"do": "stream"}, silence_s=SILENCE_S + 30, wait=False)
     return program.wire, lambda: _end(program)
 
 

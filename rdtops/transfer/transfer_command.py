@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import getpass
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -13,8 +14,10 @@ from pathlib import Path
 from rdtops.errors import AuthenticationFailed, RdtopsError, UsageError
 from rdtops.porter.entries import Problem
 from rdtops.porter.listing import scan
-from rdtops.ssh import hosts, openssh_client
+from rdtops.ssh import openssh_client
 from rdtops.ssh.display import of_words, printable, shown, size_words
+from rdtops.ssh.hosts import Host
+from rdtops.ssh.login import ssh_config
 from rdtops.ssh.openssh_client import SshClient
 from rdtops.transfer.porter_session import OpenPorter
 from rdtops.transfer.streams import StreamPool
@@ -59,7 +62,7 @@ def _run(options: argparse.Namespace) -> tuple[Plan, Outcome | None]:
             with SshClient(host) as client:
                 return _moved(options, client, upwards)
         except AuthenticationFailed as error:
-            if "keyboard-interactive" not in error.message or not sys.stdin.isatty():
+            if not sys.stdin.isatty() or not re.search("keyboard-interactive|password", error.message):
                 raise
     from rdtops.ssh.connection import Connection  # here, because Fabric is slow to import and seldom needed
 
@@ -147,7 +150,7 @@ class LineDisplay(Display):
             super().__call__(progress)
 
 
-def _sides(options: argparse.Namespace) -> tuple[hosts.Host, bool]:
+def _sides(options: argparse.Namespace) -> tuple[Host, bool]:
     """Return the host, and whether it is the target."""
     def named(side: str) -> str:
         name, colon, _ = side.partition(":")
@@ -159,9 +162,9 @@ def _sides(options: argparse.Namespace) -> tuple[hosts.Host, bool]:
     return _host(options, source or target), bool(target)
 
 
-def _host(options: argparse.Namespace, name: str) -> hosts.Host:
+def _host(options: argparse.Namespace, name: str) -> Host:
     if options.ssh_config:
-        return hosts.of_ssh_config(name, Path(options.ssh_config).expanduser().absolute())
+        return ssh_config.host(name, {}, Path(options.ssh_config).expanduser().absolute())
     from rdtops.ssh import inventory  # here, because what checks hosts.toml is slow to import
 
     return inventory.load(options.hosts).host(name)

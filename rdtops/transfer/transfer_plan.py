@@ -38,6 +38,7 @@ class Plan:
     target: str
     items: tuple[Item, ...]
     direction: Literal["up", "down"]
+    left_out: tuple[str, ...] = ()  # files and folders of the source that are not sent
 
     @property
     def bytes_to_send(self) -> int:

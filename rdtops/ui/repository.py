@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rdtops.checks import Status
 from rdtops.errors import LabError, RdtopsError
 from rdtops.hostlib.fields import loads
 from rdtops.lab import doors, packages
+from rdtops.lab.packages import SystemProgram
 from rdtops.lab.site import Lab
 from rdtops.views.host_output import LabServerOutput
 from rdtops.views.output import WorkflowOutput
@@ -153,7 +154,7 @@ def make_tiny_assets(say: Say) -> None:
                        remedy="pip install -c constraints.txt -e '.[demo]'")
     say("making tiny encoders and weights (once)")
     done = subprocess.run([sys.executable, "-m", "rdtops.trainer.tiny", str(folder)], cwd=ROOT, capture_output=True,
-                          text=True, check=False)
+                          encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         raise LabError(f"the tiny assets could not be made:\n{done.stderr[-800:]}")
 
@@ -179,7 +180,8 @@ def demo(say: Say) -> Iterator[WorkflowOutput]:
 def test(say: Say, *, slow: bool, only: str, coverage: bool) -> Iterator[Any]:
     """Run pytest over tests/. The slow tests run only with --slow."""
     _system_programs(say)
-    _cluster_programs(say)
+    _programs_of_tests(say, packages.CLUSTER, "with a cluster")
+    _programs_of_tests(say, packages.SHELLS, "with other login shells and languages")
     words = [sys.executable, "-m", "pytest", *(["-k", only] if only else _workers()),
              *([] if slow else ["-m", "not slow"]), *(["--cov", "--cov-report=term:skip-covered"] if coverage else [])]
     _run(words, "tests failed")
@@ -210,14 +212,14 @@ def _system_programs(say: Say) -> None:
         say(f"{error.message}; to install them: {error.remedy}\ncontinuing with asyncssh and setsid instead")
 
 
-def _cluster_programs(say: Say) -> None:
-    """Install Slurm if possible, else say that the tests with a cluster are skipped."""
+def _programs_of_tests(say: Say, wanted: Sequence[SystemProgram], which: str) -> None:
+    """Install what some tests need if possible, else say that these are skipped."""
     try:
-        packages.install_missing(say, packages.CLUSTER)
+        packages.install_missing(say, wanted)
     except LabError as error:
         if os.environ.get("CI") == "true":
             raise
-        say(f"{error.message}: the tests with a cluster are skipped; to run them: {error.remedy}")
+        say(f"{error.message}: the tests {which} are skipped; to run them: {error.remedy}")
 
 
 def _inv(line: str) -> str:
@@ -227,7 +229,7 @@ def _inv(line: str) -> str:
         sys.stderr.write(f"\n$ inv {line}\n")
         sys.stderr.flush()
     words = [sys.executable, "-m", "invoke", *line.split()]
-    done = subprocess.run(words, cwd=ROOT, stdout=quiet, stderr=quiet, text=True, check=False)
+    done = subprocess.run(words, cwd=ROOT, stdout=quiet, stderr=quiet, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         raise StepFailed(f"`inv {line}` failed with exit code {done.returncode}; its output is above",
                          remedy=f"inv {line}   # once it is fixed; then inv demo")

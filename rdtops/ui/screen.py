@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 import threading
@@ -28,6 +30,8 @@ class Screen:
         from rdtops.views.terminal import Terminal
         from rdtops.workflows.session import Session
 
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # the terminal's encoding may lack a character
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a file has no width
         self.out = Terminal(width=width, soft_wrap=False)
         self.err = Terminal(stderr=True, soft_wrap=True)
@@ -83,7 +87,8 @@ class Screen:
 
     def finish(self, code: int) -> None:
         if self.as_json:
-            print(json_text(self._rows), flush=True)
+            is_utf_8 = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"  # JSON is; ASCII is both
+            print(json_text(self._rows, only_ascii=not is_utf_8), flush=True)
             self._rows = []
         if code:
             raise Exit(code=code)

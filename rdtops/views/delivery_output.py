@@ -34,7 +34,7 @@ class DeployOutput(WorkflowOutput):
         return Group(table, *details, *removed)
 
     def to_json(self) -> list[dict[str, Any]]:
-        return [{"host": self.host, "what": d.what, "target": d.target, "note": d.note or None,
+        return [{"host": self.host, "what": d.what, "target": d.target, "note": d.note or None, "remarks": d.remarks,
                  "dry_run": self.dry_run, "sent_bytes": d.outcome.sent_bytes if d.outcome else 0,
                  "files": [asdict(i) for i in d.plan.items] if d.plan else []} for d in self.deliveries]
 
@@ -49,6 +49,7 @@ def _cells(delivery: Delivery, dry_run: bool) -> tuple[str, str, str, Text]:
         note = "up to date, verified by MD5\n" if not copied else ""
     if copied:
         note += f"{copied} files copied on the host from the previous release\n"
+    note += "".join(f"{remark}\n" for remark in delivery.remarks)
     sent_bytes = delivery.outcome.sent_bytes if delivery.outcome and not dry_run else delivery.plan.bytes_to_send
     return str(len(delivery.plan.items)), str(len(moved)), size(sent_bytes), styled(
         "{}[dim]{}[/]", note, delivery.target)

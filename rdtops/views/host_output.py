@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from rdtops.lab.site import ServerStatus
-from rdtops.ssh.hosts import Host
+from rdtops.ssh.hosts import FABRIC, OPENSSH, Host
 from rdtops.ssh.trust import SeenKey
 from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
@@ -32,13 +32,23 @@ class HostOutput(WorkflowOutput):
         mark = styled("[bold]*[/] ") if host.default else "  "
         ping = styled("  [green]{} ms[/]", f"{self.round_trip_s * 1000:.0f}") if self.round_trip_s is not None else ""
         problem = styled("\n    [bold red]{}[/]", self.problem) if self.problem else ""
-        return styled("{}[bold]{}[/]  {}  [dim]{}  {}[/]{}{}", mark, host.name, host.route_words, host.where,
-                      host.workspace, ping, problem)
+        by = styled("  [yellow]by OpenSSH: {}[/]", self._reason) if self._transport == OPENSSH else ""
+        return styled("{}[bold]{}[/]  {}  [dim]{}  {}[/]{}{}{}", mark, host.name, host.route_words, host.where,
+                      host.workspace, by, ping, problem)
+
+    @property
+    def _transport(self) -> str:
+        return OPENSSH if self.host.transport == OPENSSH or self.host.only_openssh else FABRIC
+
+    @property
+    def _reason(self) -> str:
+        return self.host.only_openssh or "transport = openssh"
 
     def to_json(self) -> list[dict[str, Any]]:
         host = self.host
         return [{"name": host.name, "default": host.default, "route": [hop.where for hop in host.route],
-                 "workspace": host.workspace, "preset": host.preset, "round_trip_s": self.round_trip_s,
+                 "workspace": host.workspace, "preset": host.preset, "transport": self._transport,
+                 "round_trip_s": self.round_trip_s,
                  "problem": self.problem or None}]
 
 

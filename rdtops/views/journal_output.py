@@ -94,6 +94,12 @@ def _stuck(d: dict[str, Any]) -> str:
             f"are killed")
 
 
+def _silent(d: dict[str, Any]) -> str:
+    ranks = ", ".join(f"{r['rank']} ({r['state']})" for r in d["ranks"])
+    where = f"the stacks of ranks {ranks} are in train.log" if ranks else "no rank is running"
+    return f"nothing was written for {duration(d['silent_s'])}, and there is no step yet: {where}"
+
+
 def _eval_started(d: dict[str, Any]) -> str:
     before = f", {d['done_before']} of them done before" if d.get("done_before") else ""
     return f"evaluating {d['checkpoint']} on {d['benchmark']}: {d['trials']} trials of {d['tasks']} tasks{before}"
@@ -110,6 +116,8 @@ WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "launched": lambda d: f"launched by {d.get('launcher')}, process {d.get('pid')}",
     "attempt": _attempt,
     "attempt_ended": _attempt_ended,
+    "silent": _silent,
+    "heard": lambda d: f"attempt {d['attempt']} writes again",
     "stuck": _stuck,
     "started": _started,
     "step": _step,

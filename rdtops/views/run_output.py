@@ -111,6 +111,10 @@ def _details(run: RunView) -> list[Text]:
     saved = f"{run.last_checkpoint}, {_ago(run.last_checkpoint_s)}" if run.last_checkpoint else ""
     facts = [saved, gpus_words(run.gpus), f"last event {_ago(run.last_event_s)}" if run.last_event_s else ""]
     lines = [styled("            [dim]{}[/]", "   ".join(f for f in facts if f))] if any(facts) else []
+    if run.silent_since_s and run.state is RunState.RUNNING:
+        lines.append(styled("            [yellow]nothing was written since {}, and there is no step yet[/]",
+                            _ago(run.silent_since_s)))
+        lines.append(styled("            [bold]-> inv why --host {} --run {}[/]", run.host, run.run_id))
     lines += [styled("            [yellow]cannot be read:[/] {}", run.problem)] if run.problem else []
     lines += [styled("            {}", words) for words in job_lines(run.job)]
     if run.state in (RunState.FAILED, RunState.LOST):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rdtops.delivery.plan import Request
-from rdtops.errors import ConfigError, HostError, UsageError
+from rdtops.delivery.plan import Request, local_copy
+from rdtops.errors import ConfigError, HostError, RemoteError, UsageError
 from rdtops.plugging import authoring, catalog, discovery, registry
 from rdtops.runs import inquiries, overview
 from rdtops.ssh import trust
@@ -22,8 +22,10 @@ def hosts(session: HostSession, *, ping: bool) -> Iterator[HostOutput]:
         yield HostOutput(session.host)
         return
     try:
-        yield HostOutput(session.host, session.connect().ping())
-    except HostError as error:
+        connection = session.connect()
+        connection.run_shell(":")  # a menu bastion lets us in and runs nothing
+        yield HostOutput(connection.host, connection.ping())
+    except (HostError, RemoteError, ConfigError) as error:
         yield HostOutput(session.host, None, f"{error.message}\n{error.remedy}")
 
 
@@ -52,9 +54,10 @@ def stats(session: HostSession, *, request: Request, recompute: bool) -> Iterato
 def stats_here(session: Session, *, request: Request, recompute: bool) -> Iterator[StatsOutput]:
     """Show the statistics of this laptop's copy of the dataset, which a deploy sends."""
     config = request.config_here(session.inventory)
-    folder = session.inventory.asset(config.dataset)
+    named = session.inventory.asset(config.dataset)
+    folder, _ = local_copy(session.inventory, config.dataset)
     if folder is None or not folder.is_dir():
-        raise UsageError(f"this laptop has no dataset {config.dataset}" + (f" at {folder}" if folder else ""),
+        raise UsageError(f"this laptop has no dataset {config.dataset}" + (f" at {named}" if named else ""),
                          remedy=f"name its folder under [assets] of hosts.toml, or: inv stats --host HOST "
                                 f"--preset {config.preset}")
     yield StatsOutput(inquiries.stats_here(folder, config, recompute))

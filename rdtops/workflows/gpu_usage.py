@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from rdtops.contract.run import RunState
-from rdtops.errors import RunError, UsageError
+from rdtops.errors import CommandTimeout, RunError, UsageError
 from rdtops.hostlib import nvidia_smi
 from rdtops.runs import jobs, launchers, overview
 from rdtops.runs.poller import LOST, Backoff, RunPoller
 from rdtops.ssh.command import Command
-from rdtops.ssh.connection import Connection
+from rdtops.ssh.connection import Connection, Result
 from rdtops.views.gpu_output import GpuSampleOutput, NvidiaSmiOutput
 from rdtops.workflows.session import HostSession
 
 GPU_FIELDS = (*nvidia_smi.IDENTITY, "name", "memory.used", "memory.total", "utilization.gpu", "temperature.gpu")
+
+ANSWER_S = 60.0  # without persistence mode the driver wakes each GPU first
 
 
 def gpu(session: HostSession, *, again_every_s: float) -> Iterator[NvidiaSmiOutput | GpuSampleOutput]:
@@ -28,11 +30,24 @@ def gpu(session: HostSession, *, again_every_s: float) -> Iterator[NvidiaSmiOutp
         yield from _sampled(connection, again_every_s)
         return
     query = Command(*nvidia_smi.query(GPU_FIELDS))
-    table = connection.run(_where_it_trains(connection, Command("nvidia-smi")), timeout_s=60)
-    listing = nvidia_smi.parse(GPU_FIELDS, connection.run(_where_it_trains(connection, query), timeout_s=60,
-                                                          check=False).out)
+    table, rows = (_told(connection, command) for command in (Command("nvidia-smi"), query))
+    listing = nvidia_smi.parse(GPU_FIELDS, rows.out)
+    if not table.ok and not listing.gpus:
+        said = (table.out.strip() or table.err.strip())[-600:]
+        raise RunError(f"{host.name}: nvidia-smi ended with exit code {table.code}: {said or 'no output'}",
+                       remedy=f"inv check --host {host.name}")
     text = "\n".join(filter(None, (table.out.rstrip(), listing.warning)))
     yield NvidiaSmiOutput(host.name, text, tuple(dict(gpu.told) for gpu in listing.gpus))
+
+
+def _told(connection: Connection, command: Command) -> Result:
+    """Return the output of nvidia-smi where the GPUs are, whatever its exit code: it may be about one of eight."""
+    host = connection.host.name
+    try:
+        return connection.run(_where_it_trains(connection, command), timeout_s=ANSWER_S, check=False)
+    except CommandTimeout as error:
+        raise RunError(f"{host}: no answer of nvidia-smi within {ANSWER_S:g} s: a driver or GPU fault",
+                       remedy=f"sudo dmesg | grep -i xid   # on {host}; a reboot usually helps") from error
 
 
 def _where_it_trains(connection: Connection, command: Command) -> Command:

@@ -22,6 +22,7 @@ from rdtops.ssh import inventory
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import Host
 from rdtops.ssh.inventory import Inventory
+from rdtops.ssh.login import known_hosts
 from rdtops.ssh.transport import Ask
 from rdtops.transfer.transfer import TransferProgress
 from rdtops.workflows import training
@@ -87,7 +88,7 @@ class Session:
         if wanted:
             return [self.on(self.inventory.host(n)) for n in dict.fromkeys(wanted)]
         last = records.last_launch() if of_runs else ""
-        if last in self.inventory.hosts and not any(h.default for h in self.inventory.hosts.values()):
+        if last in self.inventory.hosts and not self.inventory.default:
             self.say(f"no --host given: using {last}, the host of the last launch")
             return [self.on(self.inventory.host(last))]
         return [self.on(self.inventory.default_host)]
@@ -134,6 +135,7 @@ class HostSession:
         """Return the open connection. Raises a HostError that names the failing hop."""
         if not self._connection.alive:
             self.say(f"connecting to {self.host.name}: {self.host.route_words}")
+            self._say_notes()
         try:
             return self._connection.open()
         except Unreachable as error:
@@ -144,6 +146,16 @@ class HostSession:
             if Path(self.host.known_hosts).parent.name == ".lab":  # its lab wrote that file: this is another's server
                 error.remedy = "inv lab.up   # another program has the port; this starts the lab on ports of its own"
             raise
+
+    def _say_notes(self) -> None:
+        """Say once what is skipped in known_hosts, and what a relay does."""
+        if self._connection.was_open:
+            return
+        for note in known_hosts.notes_of(self.host.route):
+            self.say(f"note: {note}")
+        for hop in self.host.route:
+            if hop.relay:
+                self.say(f"relay: a program on {hop.name} carries the bytes to the next hop (relay = true)")
 
     def prepare(self, request: Request, *, of_this_tree: bool = False) -> Prepared:
         """Resolve the request: with the code of this tree, or, unless `of_this_tree`, the release that the host was

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Iterator
 
 from rdtops.contract.run import RunSpec, RunState, best_of
-from rdtops.errors import HostError, RemoteError, UsageError
+from rdtops.errors import ConfigError, HostError, RemoteError, UsageError
 from rdtops.runs import evaluations, jobs, launchers, overview, watch
 from rdtops.runs import why as diagnosing
 from rdtops.runs.overview import RunView
 from rdtops.runs.poller import Backoff, Question, RunPoller, log_lines
 from rdtops.runs.records import RunRecords
-from rdtops.ssh import openssh_config
 from rdtops.ssh.display import size_words
 from rdtops.ssh.hosts import Host
 from rdtops.views.checkpoint_output import CheckpointRow, CheckpointsOutput
@@ -35,7 +33,7 @@ def status(session: HostSession, *, run_id: str, everything: bool) -> Iterator[S
         found = ([overview.pick(connection, every, run_id)] if run_id
                  else every if everything else [r for r in every if r is every[-1] or r.state is RunState.RUNNING])
         evaluated = evaluations.list_evaluations(connection, found) if found else []
-    except (HostError, RemoteError) as error:
+    except (HostError, RemoteError, ConfigError) as error:
         yield StatusOutput(host.name, problem=error)
         return
     yield StatusOutput(host.name, tuple(
@@ -91,10 +89,8 @@ def attach(session: HostSession, *, run_id: str) -> Iterator[LogOutput]:
     yield LogOutput(f"attached to {run.run_id}; detach with {launchers.traits(host).detach_keys}: the training "
                     "continues\n")
     line = launchers.launcher(host).attach_line(jobs.job_of(spec))
-    with tempfile.NamedTemporaryFile("w", prefix="rdtops-", suffix=".ssh_config") as config:
-        config.write(openssh_config.config_text(host))
-        config.flush()
-        subprocess.run(["ssh", "-F", config.name, "-t", openssh_config.destination(host), line], check=False)
+    with connection.terminal(line) as command:
+        subprocess.run(command, check=False)
 
 
 def stop(session: HostSession, *, run_id: str, grace_s: float,

@@ -194,6 +194,49 @@ def test_between_two_attempts_the_end_of_the_last_one_is_told() -> None:
     assert "restarts it 20 s after its end" in found.summary
 
 
+SOURCE_LINE = (
+    "Traceback (most recent call last):",
+    '  File "/r/rdtops/trainer/train.py", line 71, in main',
+    '  File "/r/rdtops/trainer/train.py", line 71, in main',  # of another rank, at the same moment
+    "    return run(spec, journal, stop)",
+    "           ^^^^^^^^^^^^^^^^^^^^^^^^",
+    '  File "/r/rdtops/trainer/train.py", line 78, in main',
+    "    except torch.OutOfMemoryError as error:  # CUDA out of memory",
+    "           ^^^^^^^^^^^^^^^^^^^^^^")
+
+
+@pytest.mark.parametrize("prefix", ["", "[rank1]: "])
+@pytest.mark.parametrize(("exception", "cause"), [
+    ("AttributeError: module 'torch' has no attribute 'OutOfMemoryError'", "environment"),
+    ("ValueError: something of which nobody has heard", "bug"),
+    ("torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "out_of_gpu_memory"),
+    ("MemoryError", "out_of_host_memory"),
+    ("AttributeError: module 'rdtops.trainer.train' has no attribute 'x'", "bug")])
+def test_a_source_line_of_a_traceback_is_no_error(prefix: str, exception: str, cause: str) -> None:
+    found = diagnose(evidence(*(prefix + line for line in (*SOURCE_LINE, exception))))
+    assert found.cause == cause, found
+
+
+STARTING = ({"kind": "launched"}, {"kind": "attempt", "attempt": 1})
+QUIET = {"kind": "silent", "attempt": 1, "silent_s": 121.0, "limit_s": 7200.0, "ranks": []}
+STEP = {"kind": "step", "step": 1, "loss": 0.1}
+
+
+@pytest.mark.parametrize(("told", "log_age_s", "cause"), [
+    ((*STARTING, QUIET), 1.0, "silent"),
+    ((*STARTING, QUIET, {"kind": "heard", "attempt": 1}), 1.0, "healthy"),
+    ((*STARTING, QUIET, STEP), 1.0, "healthy"),
+    (STARTING, 1.0, "healthy"),
+    (STARTING, 300.0, "silent"),  # of a release whose supervisor does not tell it
+    ((*STARTING, QUIET, {"kind": "attempt_ended", "attempt": 1}), 300.0, "healthy")])
+def test_a_start_that_says_nothing_for_minutes_is_not_healthy(told, log_age_s: float, cause: str) -> None:
+    found = diagnose(evidence("a line", told=told, alive=True, exit_code=None, log_age_s=log_age_s))
+    assert found.cause == cause, found
+    assert found.passed == (cause == "healthy")
+    if QUIET in told and cause == "silent":
+        assert "nothing was written for 1118 s, and there is no step yet; no rank is running" in found.summary
+
+
 def test_every_symptom_is_of_a_named_cause_and_says_what_to_type() -> None:
     assert {symptom.cause for symptom in SYMPTOMS} <= set(CAUSES)
     for symptom in SYMPTOMS:

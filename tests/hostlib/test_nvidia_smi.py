@@ -38,6 +38,12 @@ def test_what_a_gpu_does_not_tell_is_unknown():
     assert numbers(recorded("gpus_470_geforce.csv")) == [(0, 24031, None, None), (1, 24031, 3, None)]
 
 
+def test_a_gpu_whose_uuid_has_no_prefix_is_one():
+    """As a Jetson tells it."""
+    listing = nvidia_smi.parse(("index", "uuid", "name"), "0, 54b9cd1a-8d4a-5f0c-9c5e-8f5b1d0a7e21, Orin (nvgpu)\n")
+    assert [(gpu.index, gpu.told["name"]) for gpu in listing.gpus] == [(0, "Orin (nvgpu)")]
+
+
 def test_process_names_with_commas_are_read():
     found = nvidia_smi.parse_apps((DATA / "apps_550.csv").read_text())
     assert [(p.pid, p.name, p.memory_mib) for p in found] == [

@@ -39,6 +39,7 @@ def test_a_zombie_is_not_alive() -> None:
 @pytest.mark.parametrize(("arguments", "variables", "rank"), [
     (["rdtops.trainer.train"], {"RANK": "3"}, 3),
     (["rdtops.trainer.train"], {}, 0),
+    (["rdtops.trainer.process_group", "rdtops.trainer.train"], {}, None),
     (["accelerate.commands.launch", "rdtops.trainer.train"], {}, None),
     (["torch.distributed.run", "rdtops.trainer.train"], {}, None),
     (["a loader's worker"], {"RANK": "3", "LOCAL_RANK": "3"}, None)])

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from rdtops.errors import AuthenticationFailed
 from rdtops.lab import keys
 from rdtops.ssh.command import Command
 from rdtops.ssh.connection import Connection
-from rdtops.ssh.hosts import Host
+from rdtops.ssh.hosts import FABRIC, OPENSSH, Host
 from rdtops.ssh.openssh_client import SshClient
 from rdtops.transfer import transfer
 from rdtops.transfer.porter_session import OpenPorter
@@ -46,9 +47,8 @@ def server(folder: Path, lines: str, program: Path = Path(SSHD)) -> Iterator[Hos
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     (folder / "config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host_key'}\nPidFile {folder / 'pid'}\n"
-        f"AuthorizedKeysFile {folder / 'id.pub'}\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\n"
-        + lines)
+        lines + f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host_key'}\nPidFile {folder / 'pid'}\n"
+        f"AuthorizedKeysFile {folder / 'id.pub'}\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\n")
     Path("/run/sshd").mkdir(exist_ok=True)
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
     with (folder / "log").open("w") as log, \
@@ -72,20 +72,30 @@ def wait_for(port: int) -> None:
             time.sleep(0.05)
 
 
+METHODS = ["publickey,keyboard-interactive", "keyboard-interactive", "password", "publickey,password",
+           "password,keyboard-interactive"]
+
+
 @pytest.fixture(scope="module")
 def bastion(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """It wants a code beside the key, and lets a session in only ten times at once."""
-    folder = tmp_path_factory.mktemp("bastion")
+    with asking(tmp_path_factory.mktemp("bastion"), METHODS[0]) as host:
+        yield host
+
+
+@contextlib.contextmanager
+def asking(folder: Path, methods: str) -> Iterator[Host]:
+    """A bastion that lets in by these methods, where CODE is the password and the code."""
     (folder / "check").write_text(f"#!/bin/sh\n[ \"$(tr -d '\\0')\" = {CODE} ]\n")
     (folder / "check").chmod(0o755)
-    pam = Path("/etc/pam.d") / SERVICE
+    pam = Path("/etc/pam.d") / f"{SERVICE}-{os.getpid()}-{folder.name}"
     pam.write_text(f"auth required pam_exec.so type=auth expose_authtok quiet {folder / 'check'}\n"
                    "auth required pam_permit.so\n"
                    "account required pam_permit.so\nsession required pam_permit.so\n")
-    (folder / SERVICE).symlink_to(SSHD)
+    (folder / pam.name).symlink_to(SSHD)
     try:
-        with server(folder, "UsePAM yes\nKbdInteractiveAuthentication yes\n"
-                            "AuthenticationMethods publickey,keyboard-interactive\n", folder / SERVICE) as host:
+        with server(folder, "UsePAM yes\nKbdInteractiveAuthentication yes\nPasswordAuthentication yes\n"
+                            f"AuthenticationMethods {methods}\n", folder / pam.name) as host:
             yield host
     finally:
         pam.unlink()
@@ -108,6 +118,44 @@ def test_the_code_is_asked_once_for_many_commands(bastion: Host) -> None:
 def test_a_wrong_code_is_a_refusal(bastion: Host) -> None:
     with Connection(bastion, lambda *_: "000000") as connection, pytest.raises(AuthenticationFailed, match="bastion"):
         connection.open()
+
+
+@pytest.mark.parametrize("transport", [FABRIC, OPENSSH])
+@pytest.mark.parametrize("methods", METHODS)
+def test_what_a_bastion_asks_is_asked_once_and_kept_nowhere(
+        methods: str, transport: str, tmp_path: Path, home: None, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    asked: list[str] = []
+
+    def ask(question: str, _: bool) -> str:
+        asked.append(question)
+        return CODE
+
+    with asking(tmp_path, methods) as host, Connection(replace(host, transport=transport), ask) as connection:
+        assert [connection.run(Command("echo", str(n))).out for n in range(3)] == ["0\n", "1\n", "2\n"]
+        big = random_file(tmp_path / "some", 5 * MIB)
+        upload(connection, big, tmp_path / "there")
+        assert (tmp_path / "there").read_bytes() == big.read_bytes()
+        assert not connection.logs_in_alone
+        (tmp_path / "check").unlink()  # which knows the code
+        kept = [file for file in tmp_path.rglob("*") if file.is_file() and CODE.encode() in file.read_bytes()
+                and file.name not in ("some", "there")]
+    assert len(asked) == methods.count("keyboard") + methods.count("password")
+    assert all("bastion" in question for question in asked)
+    assert kept == []
+    assert CODE not in caplog.text
+
+
+@pytest.mark.parametrize("transport", [FABRIC, OPENSSH])
+def test_a_password_that_is_wrong_three_times_is_a_refusal(transport: str, tmp_path: Path) -> None:
+    asked: list[str] = []
+    with asking(tmp_path, "password") as host, \
+            Connection(replace(host, transport=transport), lambda text, _: asked.append(text) or "no") as connection, \
+            pytest.raises(AuthenticationFailed, match="password"):
+        connection.open()
+    assert len(asked) == 3
 
 
 def test_without_a_person_the_question_is_said_in_bounded_time(bastion: Host) -> None:

@@ -93,7 +93,7 @@ def test_a_connection_that_several_threads_open_at_once_has_one_chain(lab_host):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: connection.open(), range(4)))
     try:
-        assert len(connection._chain) == len(lab_host.route)
+        assert len(connection._link.links) == len(lab_host.route)
         assert connection.ping() > 0
     finally:
         connection.close()

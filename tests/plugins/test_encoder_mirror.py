@@ -1,5 +1,9 @@
 import base64
+import contextlib
 import json
+import select
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -8,6 +12,8 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 
@@ -16,6 +22,7 @@ from rdtops.errors import PreflightVeto
 from rdtops.on_host import prober
 from rdtops.ssh import bundle
 from tests.command_lines import watched_command_lines
+from tests.model_hub import BEGUN_BYTES, download, model_hub
 from tests.plugins.conftest import BROKEN, ScriptedConnection, as_json, said
 from tests.told import options
 
@@ -32,14 +39,22 @@ def served(*sizes, problem=""):
     return said(as_json({str(n): {"bytes": size, "seconds": 0.2, "problem": problem} for n, size in enumerate(sizes)}))
 
 
+def copy_in(folder, names):
+    """Make a copy on this laptop with these files, none of them empty."""
+    folder.mkdir()
+    for name in names.split():
+        (folder / name).write_text("{}")
+    return folder
+
+
 @pytest.fixture
-def check(plugins, host, spec):
+def check(plugins, host, spec, tmp_path):
     def run(*, text=None, vision=None, local=(), fetched=None, **values):
         h = host(**values)
         connection = ScriptedConnection(
             h, text_encoder=text or listing(T5, as_json({"d_model": 4096})),
             vision_encoder=vision or listing(SIGLIP, as_json(SO400M)), endpoint=fetched or served(65536, 65536))
-        here = {role: Path("/here") / role for role in local}
+        here = {role: copy_in(tmp_path / role, T5) for role in local}
         return {r.name: r for r in plugins["encoder_mirror"].preflight_check(
             h, connection, spec(), here, options("encoder_mirror", h))}
     return run
@@ -92,6 +107,7 @@ def test_the_probe_sees_files_links_and_parts_and_no_empty_weights(plugins, tmp_
     (tmp_path / "blob").write_text("{}")
     (folder / "config.json").symlink_to("../blob")  # as the Hugging Face cache does
     (folder / "pytorch_model.bin").touch()
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
     (folder / "model.safetensors.index.json").write_text(
         as_json({"weight_map": {"a.bin.weight": "model-1.safetensors", "b": "model-2.safetensors"}}))
     seen = look(plugins["encoder_mirror"], folder)
@@ -100,6 +116,40 @@ def test_the_probe_sees_files_links_and_parts_and_no_empty_weights(plugins, tmp_
     assert seen.config == {}
     nothing = look(plugins["encoder_mirror"], tmp_path / "nowhere")
     assert (nothing.files, nothing.shards, nothing.config) == (frozenset(), frozenset(), None)
+
+
+PARTS = ("config.json spiece.model model-00001-of-00002.safetensors model-00002-of-00002.safetensors "
+         "pytorch_model.bin.index.json")
+INDEX = '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
+
+
+def test_the_index_of_weights_that_were_not_downloaded_is_of_no_account(plugins, tmp_path):
+    """`hf download --exclude '*.bin'` leaves it behind; transformers reads the safetensors."""
+    folder = copy_in(tmp_path / "parts", PARTS)
+    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}')
+    (folder / "model.safetensors.index.json").write_text(INDEX)
+    assert plugins["encoder_mirror"].missing_here("text_encoder", folder) == []
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    lacks = ["model-00002-of-00002.safetensors"]
+    assert plugins["encoder_mirror"].missing_here("text_encoder", folder) == lacks
+
+
+def test_a_half_copy_on_the_laptop_fails_in_check_and_is_not_sent(plugins, host, spec, tmp_path, monkeypatch):
+    """As it fails on the host: the same probe looks into both."""
+    monkeypatch.setattr(plugins["encoder_mirror"], "upload", pytest.fail)
+    with model_hub({"config.json": b"{}", "spiece.model": b"x", "model.safetensors": b"w" * (BEGUN_BYTES + 1)},
+                   endless="model.safetensors") as endpoint:
+        download(endpoint, cache_dir=tmp_path / "cache", killed=True)
+    (here,) = (tmp_path / "cache").glob("models--*/snapshots/*")
+    h = host()
+    connection = ScriptedConnection(h, text_encoder=listing("", ""), vision_encoder=listing(SIGLIP, as_json(SO400M)))
+    given = (h, connection, spec(), {"text_encoder": here}, options("encoder_mirror", h))
+    found = {r.name: r for r in plugins["encoder_mirror"].preflight_check(*given)}["text_encoder"]
+    assert found.status is Status.FAIL
+    assert found.summary.endswith(f"and weights missing in the copy on this laptop, {here}")
+    assert found.remedy.startswith("hf download google/t5-v1_1-xxl   # here; or name another copy")
+    with pytest.raises(PreflightVeto, match="weights missing in the copy on this laptop"):
+        plugins["encoder_mirror"].before_train(*given)
 
 
 def look(module, folder):
@@ -118,7 +168,7 @@ def test_what_is_missing_is_named(check, files, lacks):
 
 
 @pytest.mark.parametrize(("values", "way"), [
-    ({"local": ["text_encoder"]}, "uploaded from /here/text_encoder"),
+    ({"local": ["text_encoder"]}, "/text_encoder"),
     ({"env": {"HF_ENDPOINT": "https://mirror.example.org"}}, "downloaded on the host from https://mirror.example.org"),
     ({"plugins": {"encoder_mirror": {"endpoint": "https://m.example.org"}}},
      "downloaded on the host from https://m.example.org"),
@@ -161,6 +211,13 @@ def test_a_token_goes_by_stdin_and_not_on_the_command_line(plugins, host, monkey
                                          "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     assert seen["line"].startswith("python3 -c ")  # without an environment there may be no `python`
     assert seen["line"].endswith("google/t5-v1_1-xxl '/w/a folder'")
+
+
+def test_a_repository_of_the_hub_s_cache_on_the_host_is_told_to_be_no_snapshot(check):
+    hub = "/data/hub/models--google--t5-v1_1-xxl"
+    found = check(text=listing("", ""), assets={"t5-v1_1-xxl": hub})["text_encoder"]
+    assert found.status is Status.FAIL
+    assert found.remedy.startswith(f"edit hosts.toml: a snapshot, {hub}/snapshots/REVISION, of t5-v1_1-xxl under ")
 
 
 def test_download_false_keeps_the_host_off_the_net(check):
@@ -217,22 +274,105 @@ class Mirror(BaseHTTPRequestHandler):
         pass
 
 
-def test_redirects_to_a_store_that_is_blocked_are_followed_and_told(plugins, host, spec):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
-    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    serving.start()
+@contextlib.contextmanager
+def serving(handler, certificate=None):
+    """Serve on a port of the loopback; yield the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
     try:
-        h = host(env={"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"})
-        mirror = plugins["encoder_mirror"].mirror_of(h, options("encoder_mirror", h))
-        (probe,) = plugins["encoder_mirror"].endpoint_probes(h, mirror, spec())
-        done = subprocess.run(["sh", "-c", probe.shell], capture_output=True, check=True, input=probe.stdin)
+        yield f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
-        serving.join()
+        thread.join()
         server.server_close()
-    config, weights = probe.parse(said(done.stdout.decode()))
+
+
+def fetched(module, h, spec):
+    """Run the probe of the endpoint; return what came of a small and of a large file."""
+    (probe,) = module.endpoint_probes(h, module.mirror_of(h, options("encoder_mirror", h)), spec())
+    done = subprocess.run(["sh", "-c", probe.shell], capture_output=True, check=True, input=probe.stdin)
+    return probe.parse(said(done.stdout.decode()))
+
+
+def test_redirects_to_a_store_that_is_blocked_are_followed_and_told(plugins, host, spec):
+    with serving(Mirror) as address:
+        config, weights = fetched(plugins["encoder_mirror"], host(env={"HF_ENDPOINT": address}), spec)
     assert (config.size_bytes, config.problem) == (2, "")
     assert "404" in weights.problem
+
+
+# --- a hub that is reached only through a proxy, or with the certificates of a site ---
+
+class Proxy(Mirror):
+    """Carries requests for the names of `hubs` to their ports, as the proxy of a site that knows them."""
+
+    hubs: ClassVar[dict[str, int]] = {}
+
+    def do_GET(self):
+        url = urlsplit(self.path)
+        with urlopen(f"http://127.0.0.1:{self.hubs[url.netloc]}{url.path}") as answer:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer.read())
+
+    def do_CONNECT(self):
+        with socket.create_connection(("127.0.0.1", self.hubs[self.path.partition(":")[0]])) as hub:
+            self.send_response(200)
+            self.end_headers()
+            while ready := select.select([hub, self.connection], [], [], 10)[0]:
+                for side in ready:
+                    if not (piece := side.recv(1 << 16)):
+                        self.close_connection = True
+                        return
+                    (hub if side is self.connection else self.connection).sendall(piece)
+
+
+class Hub(Mirror):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+
+@pytest.mark.parametrize(("proxies", "reached"), [
+    (("http_proxy",), True), (("ALL_PROXY",), True), (("http_proxy", "no_proxy"), False)])
+def test_the_check_goes_through_the_proxies_that_a_download_would(plugins, host, spec, proxies, reached):
+    with serving(Hub) as hub, serving(Proxy) as proxy:
+        Proxy.hubs["hub.invalid"] = int(hub.rpartition(":")[2])
+        env = {"HF_ENDPOINT": "http://hub.invalid", **dict.fromkeys(proxies, proxy)}
+        env.update({"no_proxy": "hub.invalid"} if "no_proxy" in proxies else {})
+        found = fetched(plugins["encoder_mirror"], host(env=env), spec)
+    assert [one.size_bytes > 0 for one in found] == [reached, reached], found
+
+
+@pytest.mark.parametrize(("variable", "reached"), [("SSL_CERT_FILE", True), ("", False)])
+def test_the_check_trusts_the_certificates_that_a_download_would(plugins, host, spec, tmp_path, variable, reached):
+    """Over a tunnel of the proxy, as a site has it that looks into the traffic."""
+    certificate = tmp_path / "site.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                    "-days", "1", "-subj", "/CN=hub.invalid", "-addext", "subjectAltName=DNS:hub.invalid",
+                    "-keyout", certificate, "-out", tmp_path / "only.pem"], check=True, capture_output=True)
+    certificate.write_text(certificate.read_text() + (tmp_path / "only.pem").read_text())
+    with serving(Hub, certificate) as hub, serving(Proxy) as proxy:
+        Proxy.hubs["hub.invalid"] = int(hub.rpartition(":")[2])
+        env = {"HF_ENDPOINT": "https://hub.invalid", "https_proxy": proxy}
+        env.update({variable: str(tmp_path / "only.pem")} if variable else {})
+        found = fetched(plugins["encoder_mirror"], host(env=env), spec)
+    assert [one.size_bytes > 0 for one in found] == [reached, reached], found
+    assert reached or "certificate" in found[0].problem.lower()
+
+
+def test_a_host_without_huggingface_hub_is_told_so_and_the_hub_is_not_blamed(check):
+    lacks = said("", 1, "ModuleNotFoundError: No module named 'huggingface_hub'\n")
+    found = check(env=MIRROR, fetched=lacks)["hf endpoint"]
+    assert found.status is Status.WARN
+    assert found.summary == "h has no huggingface_hub to ask https://***@mirror.example.org/ with"
+    assert "No module named" in found.evidence
 
 
 # --- a mirror with a password ---
@@ -240,22 +380,28 @@ def test_redirects_to_a_store_that_is_blocked_are_followed_and_told(plugins, hos
 PASSWORD = "s3cret-word"
 
 
-class Guarded(BaseHTTPRequestHandler):
-    """Wants a password, and sends those who have it to another server, which must not see it."""
+class Store(Mirror):
+    """Has the large files of a mirror, whose password it must not see."""
 
-    seen: ClassVar[list[tuple[str, str]]] = []
+    seen: ClassVar[list[str]] = []
 
     def do_GET(self):
-        self.seen.append((self.path, self.headers.get("Authorization", "")))
-        if self.path.startswith("/elsewhere"):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"weights")
-            return
+        self.seen.append(self.headers.get("Authorization", ""))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"weights")
+
+
+class Guarded(Mirror):
+    """Wants a password, and sends those who have it to its store."""
+
+    store = ""
+
+    def do_GET(self):
         time.sleep(0.2)  # so long a command line can be looked at
         right = self.headers.get("Authorization") == "Basic " + base64.b64encode(f"ann:{PASSWORD}".encode()).decode()
         self.send_response(302 if right else 401)
-        self.send_header("Location", "/elsewhere/" + self.path.rpartition("/")[2])
+        self.send_header("Location", self.store + self.path)
         self.end_headers()
 
     def log_message(self, *_):
@@ -275,26 +421,19 @@ class RealProber(ScriptedConnection):
 
 @pytest.mark.parametrize(("password", "status"), [(PASSWORD, Status.OK), (f"{PASSWORD}-wrong", Status.FAIL)])
 def test_the_password_of_a_mirror_is_in_no_command_line_and_in_no_finding(plugins, host, spec, password, status):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Guarded)
-    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    serving.start()
-    seen, Guarded.seen[:] = set(), []
-    h = host(env={"HF_ENDPOINT": f"http://ann:{password}@127.0.0.1:{server.server_port}", "no_proxy": "*"},
-             python=sys.executable)
-    connection = RealProber(h, text_encoder=listing("", ""), vision_encoder=listing(SIGLIP, as_json(SO400M)))
-    try:
+    seen, Store.seen[:] = set(), []
+    with serving(Store) as Guarded.store, serving(Guarded) as address:
+        h = host(env={"HF_ENDPOINT": address.replace("//", f"//ann:{password}@"), "no_proxy": "*"},
+                 python=sys.executable)
+        connection = RealProber(h, text_encoder=listing("", ""), vision_encoder=listing(SIGLIP, as_json(SO400M)))
         with watched_command_lines(seen):
             found = plugins["encoder_mirror"].preflight_check(h, connection, spec(), {}, options("encoder_mirror", h))
-    finally:
-        server.shutdown()
-        serving.join()
-        server.server_close()
-    assert any("snapshot" not in line and "urllib.request" in line for line in seen)  # there was something to see
+    assert any("snapshot" not in line and "get_session" in line for line in seen)  # there was something to see
     assert not [line for line in seen if PASSWORD in line]
     assert PASSWORD not in repr(found)
     endpoint = {r.name: r for r in found}["hf endpoint"]
     assert (endpoint.status, "http://***@127.0.0.1" in endpoint.summary) == (status, True)
-    assert {said for path, said in Guarded.seen if path.startswith("/elsewhere")} <= {""}
+    assert set(Store.seen) == ({""} if status is Status.OK else set())
 
 
 def test_a_download_that_fails_does_not_repeat_the_password(plugins, host, spec, monkeypatch):

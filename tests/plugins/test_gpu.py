@@ -8,10 +8,10 @@ from tests.plugins.conftest import BROKEN, ScriptedConnection, recorded, said
 
 @pytest.fixture
 def check(plugins, host, spec):
-    def run(*settings, gpus=None, apps=None, xids=None, gpus_of_host=None, is_local=True, **values):
+    def run(*settings, gpus=None, apps=None, xids=None, listed=None, gpus_of_host=None, is_local=True, **values):
         h = host(gpus=gpus_of_host, **values)
         answers = {"gpus": gpus or recorded("gpus_550_a800.csv"), "processes": apps or said(""),
-                   "xids": xids or recorded("dmesg_good.txt")}
+                   "xids": xids or recorded("dmesg_good.txt"), "instances": listed or said("", 1)}
         found = plugins["gpu"].preflight_check(h, ScriptedConnection(h, **answers), spec(*settings), Traits(is_local))
         return {r.name: r for r in found}
     return run
@@ -61,9 +61,35 @@ def test_free_memory_that_the_driver_does_not_tell_is_unknown(check):
     assert (found["gpu count"].status, found["gpu memory"].status) == (Status.OK, Status.SKIP)
 
 
-def test_a_mig_instance_counts_as_a_gpu(check):
-    found = check("num_processes=1", env={"CUDA_VISIBLE_DEVICES": "MIG-8932f937-d72c-4106-c12f-20bd9faed9f6"})
+MIG = "MIG-8932f937-d72c-4106-c12f-20bd9faed9f6"
+DIVIDED = said(f"""\
+GPU 0: NVIDIA A800-SXM4-80GB (UUID: GPU-5c1f0c2e-0000-4a8b-9d11-0a8000000000)
+  MIG 3g.40gb     Device  0: (UUID: {MIG})
+  MIG 3g.40gb     Device  1: (UUID: MIG-56c65cc2-5bb4-5a25-9be7-3b9d7d1a2d66)
+GPU 1: NVIDIA A800-SXM4-80GB (UUID: GPU-5c1f0c2e-1111-4a8b-9d11-0a8000000001)
+""")
+
+
+@pytest.mark.parametrize("listed", [DIVIDED, None])  # None: it cannot be told which there are
+def test_a_mig_instance_counts_as_a_gpu(check, listed):
+    found = check("num_processes=1", listed=listed, env={"CUDA_VISIBLE_DEVICES": MIG})
     assert found["gpu count"].status is Status.OK
+    assert found["gpu memory"].status is Status.SKIP  # that of its GPU says nothing about it
+
+
+def test_a_mig_instance_that_is_not_there_is_none(check):
+    found = check("num_processes=1", listed=DIVIDED, env={"CUDA_VISIBLE_DEVICES": "MIG-0000f937"})["gpu count"]
+    assert (found.status, found.summary) == (Status.FAIL, "0 GPUs usable, 1 requested")
+    assert "CUDA_VISIBLE_DEVICES=MIG-0000f937" in found.evidence
+
+
+@pytest.mark.parametrize(("visible", "words"), [
+    (f"{MIG},MIG-56c65cc2", "2 MIG instances, of which CUDA shows a process only the first"),
+    ("1,0", "GPU 0 is divided into MIG instances, of which CUDA shows only the first")])
+def test_processes_that_would_share_one_mig_instance_are_a_warning(check, visible, words):
+    found = check("num_processes=2", listed=DIVIDED, env={"CUDA_VISIBLE_DEVICES": visible})["gpu count"]
+    assert (found.status, found.summary) == (Status.WARN, words)
+    assert check("num_processes=1", listed=DIVIDED, env={"CUDA_VISIBLE_DEVICES": "1"})["gpu count"].status is Status.OK
 
 
 def test_a_full_a_busy_and_a_broken_gpu_are_each_named(check):
@@ -86,6 +112,20 @@ def test_processes_on_gpus_that_we_do_not_use_are_none_of_our_business(check):
     assert found["gpu processes"].status is Status.OK
 
 
+def test_a_lost_gpu_of_eight_is_one_warning_and_the_seven_train(check):
+    rows = [f"{n}, GPU-5c1f0c2e-{n}{n}{n}{n}-4a8b-9d11-0a8000000000, NVIDIA A800-SXM4-80GB, 81920, 81221, 0, 0"
+            for n in range(8) if n != 3]
+    lost = "Unable to determine the device handle for GPU0000:4E:00.0: GPU is lost. Reboot the system"
+    warning = "WARNING: infoROM is corrupted at gpu 0000:3B:00.0"
+    found = check("num_processes=2", gpus=said("\n".join([warning, *rows, lost]), 15), gpus_of_host=8,
+                  env={"CUDA_VISIBLE_DEVICES": "0,1"})
+    warned = {name: result for name, result in found.items() if result.status is Status.WARN}
+    assert set(warned) == {"gpu", "gpu count"}
+    assert (warning in warned["gpu"].evidence, lost in warned["gpu"].evidence) == (True, True)
+    assert warned["gpu count"].summary == "7 GPUs, but hosts.toml says 8: one may be lost"
+    assert not [result for result in found.values() if result.status is Status.FAIL]
+
+
 def test_a_gpu_fewer_than_hosts_toml_says_is_a_warning(check):
     found = check("num_processes=2", gpus_of_host=8)
     assert found["gpu count"].status is Status.WARN
@@ -96,6 +136,14 @@ def test_no_nvidia_smi_fails_only_where_gpus_are_asked_for(check):
     missing = Output(127, "", "sh: 1: nvidia-smi: not found")
     assert check(gpus=missing)["gpu"].status is Status.FAIL
     assert check("device=cpu", gpus=missing)["gpu"].status is Status.SKIP
+
+
+def test_no_gpu_is_told_with_what_nvidia_smi_says(check):
+    found = check("num_processes=1", gpus=said("No devices were found\n", 6))["gpu"]
+    assert (found.status, found.summary) == (Status.FAIL, "nvidia-smi lists no GPU, and 1 are requested")
+    assert "No devices were found" in found.evidence
+    hangs = check("num_processes=1", gpus=Output(None, "", ""))["gpu"]
+    assert hangs.summary == "nvidia-smi hangs (no answer within 40 s): a driver or GPU fault"
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -65,7 +65,7 @@ def test_one_asset_that_cannot_be_compared_leaves_the_others_their_finding(plugi
         if "rdt-1b" in remote:
             raise TransferError("here: /x: not readable", remedy="ls -ld /x")
         return plan(a=SAME)
-    monkeypatch.setattr(plugins["md5"], "plan_upload", planned)
+    monkeypatch.setattr(plugins["md5"], "plan_asset", planned)
     here = dict.fromkeys(("dataset", "pretrained"), Path("/here"))
     found = {r.name: r for r in plugins["md5"].preflight_check(host(), None, spec(), here)}
     assert {n: r.status for n, r in found.items()} == {
@@ -77,7 +77,7 @@ def test_one_asset_that_cannot_be_compared_leaves_the_others_their_finding(plugi
 def test_a_lost_link_is_no_finding_about_a_file(plugins, host, spec, monkeypatch):
     def planned(*_):
         raise ConnectionLost("lost h")
-    monkeypatch.setattr(plugins["md5"], "plan_upload", planned)
+    monkeypatch.setattr(plugins["md5"], "plan_asset", planned)
     with pytest.raises(ConnectionLost):
         plugins["md5"].preflight_check(host(), None, spec(), {"dataset": Path("/here")})
 

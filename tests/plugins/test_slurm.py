@@ -14,7 +14,9 @@ PARTITIONS = (
     "PartitionName=gpu AllowGroups=ALL AllowAccounts=robotics,vision AllowQos=normal,long Default=YES MaxNodes=4 "
     "MaxTime=1-00:00:00 Nodes=n[1-8] State=UP\n"
     "PartitionName=debug AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL Default=NO MaxNodes=1 MaxTime=00:30:00 "
-    "Nodes=n1 State=DRAIN\n")
+    "Nodes=n1 State=DRAIN\n"
+    "PartitionName=short AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL Default=NO DefaultTime=00:02:00 MaxNodes=4 "
+    "MaxTime=01:00:00 Nodes=n1 State=UP\n")
 NODES = "gpu|6|idle|gpu:a100:8(S:0-1)|a100,nvlink\ngpu|2|mix|gpu:a800:4|a800\ndebug|1|idle|gpu:a100:8(S:0-1)|a100\n"
 STARTS = "sbatch: Job 5 to start at 2026-11-26T12:00:00 using 64 processors on nodes n[1-2] in partition gpu\n"
 HEALTHY = {
@@ -96,6 +98,8 @@ exec python -m accelerate.commands.launch \\
     ({"state": "FAILED", "reason": "NonZeroExitCode"}, Phase.ENDED, Cause.NONE, "job 7 ended by itself, with an error"),
     ({"state": "FAILED", "reason": "RaisedSignal:53(launch_failed)"}, Phase.ENDED, Cause.NOT_STARTED, "job 7 ended"),
     ({"state": "COMPLETED"}, Phase.ENDED, Cause.NONE, "job 7 ended by itself"),
+    ({"state": "FAILED", "ended_note": batch.NO_PROGRESS}, Phase.ENDED, Cause.TIMED_OUT,
+     "job 7 reached its time limit again without a new checkpoint or trial, and was not requeued"),
     ({"state": ""}, Phase.ENDED, Cause.FORGOTTEN, "Slurm has no record of job 7"),
     ({"state": "", "ended_note": "1795666927"}, Phase.ENDED, Cause.CANCELLED, "job 7 was ended by Slurm"),
 ])
@@ -131,7 +135,11 @@ def test_a_host_with_another_launcher_is_none_of_its_business():
     ({"nodes": 8}, "slurm nodes", "8 nodes are requested, the partition allows 4"),
     ({"nodes": 3}, "slurm nodes", "8 processes cannot be divided evenly over 3 nodes"),
     ({"time": "2-00:00:00"}, "slurm time", "2-00:00:00 is requested, gpu allows 1-00:00:00"),
-    ({"time": "5"}, "slurm time", "the limit leaves no time to train: the training saves 300 s before it"),
+    ({"time": "5"}, "slurm time", "the limit of 5 minutes leaves no time to train: the training saves 300 s before it"),
+    ({"time": "6"}, "slurm time", "the limit of 6 minutes leaves no time to train"),  # the signal may be a minute early
+    ({"sbatch": ["--time=2"]}, "slurm time", "the limit of 2 minutes leaves no time to train"),
+    ({"partition": "short"}, "slurm time", "the limit of 00:02:00 leaves no time to train"),  # its DefaultTime
+    ({"partition": "gpu,gpuu"}, "slurm partition", "there is no partition gpuu"),
 ])
 def test_what_the_cluster_would_refuse_is_refused_before(options, name, words):
     found = asked(options)[name]
@@ -184,9 +192,32 @@ def test_slurm_s_times_are_read(text, seconds):
 
 @pytest.mark.parametrize(("gres", "kind", "count"), [
     ("gpu:8", "", 8), ("gpu:a100:8(S:0-1)", "a100", 8), ("gpu:a100:4,gpu:t4:2,nvme:1", "", 6), ("(null)", "", 0),
-    ("gpu:a100:4,gpu:t4:2", "t4", 2)])
+    ("gpu:a100:4,gpu:t4:2", "t4", 2), ("gpu:3090:2", "3090", 2), ("gpu:3090:2", "", 2), ("gpu:3090:2", "309", 0),
+    ("gpu:a100:4(S:0-1)", "", 4), ("gpu:nvidia_a100_80gb_pcie:2", "nvidia_a100_80gb_pcie", 2),
+    ("gpu:1g.5gb:7", "1g.5gb", 7), ("gpu:a100:2(S:0,1),gpu:v100:3(S:0,2-3)", "", 5), ("gpu:a100:2(IDX:0,3)", "a100", 2),
+    ("gpu:a100:no_consume:2", "a100", 2), ("gpu", "", 1), ("shard:gpu:8,mps:400", "", 0), ("", "", 0)])
 def test_the_gpus_of_a_node_are_counted(gres, kind, count):
     assert cluster.gpus_of(gres, kind) == count
+
+
+def test_the_limit_of_a_job_is_the_one_that_slurm_gives_it():
+    found = {name: asked(options)["slurm time"] for name, options in {
+        "requested": {"time": "2:00:00"}, "default": {"partition": "short", "save_before_limit_s": 30},
+        "most": {"partition": "gpu"}, "of two": {"partition": "debug,gpu"}}.items()}
+    assert {name: result.evidence for name, result in found.items()} == {
+        "requested": "time of hosts.toml",
+        "default": "DefaultTime of the partition short, as hosts.toml requests no time",
+        "most": "MaxTime of the partition gpu, as hosts.toml requests no time",
+        "of two": "MaxTime of the partition gpu, as hosts.toml requests no time"}  # debug is down
+    assert found["default"].summary.startswith("00:02:00 a job; ")
+
+
+@pytest.mark.parametrize(("printed", "number"), [
+    ("4711\n", "4711"), ("4711;hpc\n", "4711"), ("\n  4711  \n\n", "4711"), ("Submitted batch job 4711\n", "4711"),
+    ("Submitted batch job 4711 on cluster hpc\n", "4711"), ("", ""), ("2026\n4711\n", ""), ("4711\nQuota: 3 TB\n", "")])
+def test_only_what_is_a_job_s_number_and_nothing_else_is_taken_for_one(printed, number):
+    assert PLUGIN.slurm_on_host.job_id(printed, 0) == number
+    assert PLUGIN.slurm_on_host.job_id(printed, 1) == ""
 
 
 def test_the_exit_of_a_probe_that_timed_out_is_no_account():

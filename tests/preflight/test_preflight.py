@@ -17,10 +17,9 @@ from rdtops.contract.models import MODELS
 from rdtops.hostlib import files
 from rdtops.launcher import Traits
 from rdtops.on_host import weight_shapes
-from rdtops.preflight import assets, convention_check, launch_checks, machine, network, python
+from rdtops.preflight import assets, compatibility, convention_check, launch_checks, machine, network, python
 from rdtops.preflight.assets import FolderFacts
 from rdtops.preflight.check import Subject
-from rdtops.preflight.python import PythonFacts
 from rdtops.runs import launchers
 from rdtops.ssh.hosts import Host
 from tests.plugins.conftest import BROKEN, ScriptedConnection, said, spec  # noqa: F401  # spec is a fixture
@@ -113,6 +112,7 @@ def test_all_probes_travel_in_one_round_trip(spec):  # noqa: F811
 
 @pytest.mark.parametrize(("answers", "name", "words"), [
     ({"release": said("missing\n")}, "code", "is not deployed"),
+    ({"release": said("older\n")}, "code", "starts its ranks otherwise than this rdtops does"),
     ({"permissions": said("uid 1001\n755 1002 bob /w\n")}, "permissions", "/w belongs to bob, who could change"),
     ({"permissions": said("uid 0\n755 0 root /w\n1777 0 root /w/my runs\n")}, "permissions",
      "/w/my runs is writable for every user of the host"),
@@ -186,6 +186,44 @@ def test_statistics_that_fit_are_taken_and_others_are_computed(check, standing, 
     assert words in found.summary
 
 
+OLD = {"torch": "2.1.0+cu121", "transformers": "4.41.0", "accelerate": "0.30.1", "diffusers": "0.27.2",
+       "numpy": "1.26.4", "h5py": "3.11.0", "sentencepiece": "0.2.0", "pillow": "10.3.0", "huggingface-hub": "0.23.5"}
+
+
+def test_the_oldest_environment_that_trains_is_good(check):
+    found = check(python=interpreter(**OLD))["packages"]
+    assert (found.status, "torch 2.1.0+cu121" in found.summary) == (Status.OK, True), found
+
+
+@pytest.mark.parametrize(("settings", "packages", "words", "remedy"), [
+    ((), {"numpy": "2.0.2"}, "torch 2.1.0+cu121 with numpy 2.0.2: this torch was built for numpy 1", "'numpy<2'"),
+    ((), {"transformers": "5.0.0"}, "with transformers 5.0.0: it has no models with this torch", "'transformers<5'"),
+    ((), {"huggingface-hub": "0.36.0"}, "cached_download, which is gone", "'huggingface_hub<0.26'"),
+    ((), {"torch": "2.0.1"}, "torch 2.0.1: ", "'torch>=2.1.0' --index-url https://download.pytorch.org/whl/cu126"),
+    (("sharding=fsdp2",), {}, "sharding = fsdp2 needs 2.7", "'torch>=2.7' --index-url")])
+def test_versions_that_are_known_not_to_work_are_a_fail_with_the_line_that_helps(check, settings, packages, words,
+                                                                                 remedy):
+    found = check(*settings, python=interpreter(**{**OLD, **packages}))["packages"]
+    assert (found.status, words in found.summary) == (Status.FAIL, True), found
+    assert remedy in found.remedy
+
+
+@pytest.mark.parametrize(("driver", "build"), [("470.82", "cu118"), ("550.54.15", "cu126"), ("580.1", "cu130"),
+                                               ("390.1", ""), ("", "")])
+def test_torch_is_installed_in_the_build_for_the_driver(driver, build):
+    line = compatibility.install_line("pip install", ["torch>=2.1.0", "h5py>=3.11.0"], driver)
+    index = f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
+    assert line == f"pip install 'torch>=2.1.0'{index} && pip install 'h5py>=3.11.0'"
+
+
+def test_what_is_known_not_to_work_is_below_no_floor():
+    """A version that a floor of pyproject.toml admits is not called broken by itself."""
+    for clash in compatibility.KNOWN:
+        (bounds, *others) = clash.versions
+        if not others and not clash.setting:
+            assert not bounds.has(python.requirements())
+
+
 def test_the_package_of_a_tracker_is_asked_for_with_it_only(check):
     assert check()["packages"].status is Status.OK
     found = check("tracker=wandb")["packages"]
@@ -219,9 +257,9 @@ def test_a_launcher_that_hosts_toml_wants_must_be_there(spec):  # noqa: F811
         assert {r.name: r.status for r in found}["launcher"] is status
 
 
-def test_a_version_counts_by_its_numbers():
-    facts = PythonFacts((3, 11, 0), "python", {**GOOD_PACKAGES, "torch": "2.13.0+cu126", "numpy": "10.0"})
-    assert python.packages(facts, "python").status is Status.OK
+def test_a_version_counts_by_its_numbers(check):
+    found = check(python=interpreter((3, 11, 0), torch="2.13.0+cu126", numpy="10.0"))
+    assert found["packages"].status is Status.OK
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -17,6 +17,7 @@ from rdtops.contract.run import RunSpec, RunState
 from rdtops.hostlib import processes
 from rdtops.on_host import detacher, run_reporter, tails
 from rdtops.runs import evaluations, overview
+from rdtops.views.run_output import RunOutput
 
 SPEC = RunSpec("20261124-101530-tiny-3fa9", "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "a", {},
                preset("tiny"))
@@ -47,6 +48,24 @@ def state(*told: dict, exit_code: int | None = 1) -> RunState:
     ((STARTED, STEP, SAVED, STOPPED, STARTED, STEP), RunState.FAILED)])  # likewise, started by hand
 def test_a_signal_stops_a_run_and_every_other_end_fails_it(told, expected):
     assert state(*told) is expected
+
+
+ATTEMPT = {"kind": "attempt", "attempt": 1}
+SILENT = {"kind": "silent", "time_s": 1000.0, "attempt": 1, "silent_s": 120.0, "ranks": []}
+HEARD = {"kind": "heard", "time_s": 1010.0, "attempt": 1}
+
+
+@pytest.mark.parametrize(("told", "since_s"), [
+    ((LAUNCHED, ATTEMPT), 0.0), ((LAUNCHED, ATTEMPT, SILENT), 880.0), ((LAUNCHED, ATTEMPT, SILENT, HEARD), 0.0),
+    ((LAUNCHED, ATTEMPT, SILENT, STEP), 0.0), ((LAUNCHED, ATTEMPT, SILENT, {**ATTEMPT, "attempt": 2}), 0.0)])
+def test_a_silence_before_the_first_step_is_shown_while_it_lasts(told, since_s):
+    journal = "".join(json.dumps({"time_s": 1.0, **event}) + "\n" for event in told)
+    view = seen({"run_id": SPEC.run_id, "config": SPEC.to_json(), "exit_code": None, "alive": True, "launched": True,
+                 "stop_requested": False, "journal_head": journal, "journal_tail": journal, "log_tail": ""})
+    assert view.silent_since_s == since_s
+    shown = RunOutput(view).__rich__().plain
+    assert ("and there is no step yet" in shown) == bool(since_s)
+    assert (f"inv why --host lab --run {SPEC.run_id}" in shown) == bool(since_s)
 
 
 def test_however_many_trials_an_evaluation_tells_the_run_stays_what_it_was(tmp_path):

@@ -1,10 +1,15 @@
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rdtops.errors import ConfigError, UsageError
+from rdtops.ssh.connection import Connection
+from rdtops.ssh.hosts import OPENSSH
 from rdtops.ssh.inventory import load
+from rdtops.ssh.login.ssh_config import transport
 
 GOOD = """\
 [assets]
@@ -186,7 +191,40 @@ def test_no_file_of_known_hosts_is_no_file_of_that_name(tmp_path, ssh_config):
     assert load(written(tmp_path, GOOD)).host("keyless").known_hosts == os.devnull
 
 
-@pytest.mark.parametrize(("alias", "words"), [("viacommand", "ProxyCommand"), ("loop", "is a loop")])
-def test_what_ssh_config_cannot_give_is_said(tmp_path, ssh_config, alias, words):
-    with pytest.raises(ConfigError, match=words):
-        load(written(tmp_path, GOOD)).host(alias)
+def test_a_loop_of_jumps_is_said(tmp_path, ssh_config):
+    with pytest.raises(ConfigError, match="is a loop"):
+        load(written(tmp_path, GOOD)).host("loop")
+
+
+def test_what_fabric_cannot_honour_needs_openssh(tmp_path, ssh_config):
+    host = load(written(tmp_path, GOOD)).host("viacommand")
+    assert host.only_openssh == "proxycommand of viacommand"
+    if shutil.which("ssh"):
+        assert transport(host) == OPENSSH
+    else:
+        with pytest.raises(ConfigError, match="there is no `ssh` on PATH"):
+            transport(host)
+    with pytest.raises(ConfigError, match="Fabric cannot honour proxycommand"):
+        transport(replace(host, transport="fabric"))
+
+
+def test_an_alias_that_cannot_be_read_stands_in_no_other_host_s_way(tmp_path, ssh_config):
+    inventory = load(written(tmp_path, GOOD + '\n[hosts.lost]\nssh_alias = "loop"\n'))
+    assert inventory.host("a800").problem == ""
+    assert inventory.default_host.name == "a800"
+    assert "is a loop" in inventory.host("lost").problem
+    with Connection(inventory.host("lost")) as connection, pytest.raises(ConfigError, match="is a loop"):
+        connection.open()
+
+
+@pytest.mark.parametrize("name", ["gpu", "gpu-7.lab", "in-a-file"])
+def test_what_ssh_config_says_anything_of_is_a_host(tmp_path, monkeypatch, name):
+    (tmp_path / "more").write_text("Host in-a-file\n  User me\n")
+    config = tmp_path / "ssh_config"
+    config.write_text(f"Include {tmp_path}/mo*\nHost gpu\n  HostName 192.0.2.1\nHost *.lab\n  User me\n"
+                      "Host *\n  Port 2222\n")
+    monkeypatch.setenv("RDTOPS_SSH_CONFIG", str(config))
+    inventory = load(written(tmp_path, GOOD))
+    assert inventory.host(name).port == 2222
+    with pytest.raises(UsageError, match="did you mean 'in-a-file'"):
+        inventory.host("in-afile")

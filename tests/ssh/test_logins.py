@@ -4,9 +4,10 @@ import threading
 import time
 from unittest import mock
 
-from rdtops.ssh import connection
-from rdtops.ssh.connection import LOGINS, Connection
+from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import Hop, Host
+from rdtops.ssh.login import fabric_chain
+from rdtops.ssh.login.fabric_chain import LOGINS
 
 JUMP = Hop(name="bastion", address="192.0.2.1", user="robot")
 
@@ -31,7 +32,8 @@ class Door:
 
 def test_hosts_behind_one_jump_log_in_to_it_a_few_at_a_time_and_to_themselves_at_once(monkeypatch):
     doors = {"bastion": Door(), "host": Door()}
-    monkeypatch.setattr(connection, "_link", lambda hop, *_: doors["bastion" if hop is JUMP else "host"])
+    monkeypatch.setattr(fabric_chain, "way_to", lambda *_: None)
+    monkeypatch.setattr(fabric_chain, "_link", lambda hop, *_: doors["bastion" if hop is JUMP else "host"])
     hosts = [Host(name=f"h{n}", address=f"198.51.100.{n}", user="robot", jumps=(JUMP,)) for n in range(3 * LOGINS)]
     threads = [threading.Thread(target=Connection(host).open) for host in hosts]
     for thread in threads:

@@ -23,7 +23,7 @@ def test_each_hop_has_the_one_before_it_as_its_only_jump(tmp_path: Path, jumps, 
     hops = tuple(Hop(name=jump, address="192.0.2.1", port=at) for jump, at in jumps)
     host = Host(name=name, address="192.0.2.9", port=port, jumps=hops)
     file = tmp_path / "config"
-    file.write_text(openssh_config.config_text(host))
+    file.write_text(openssh_config.config_text(host, file))
     for number, hop in enumerate(host.route):
         said = subprocess.run(["ssh", "-G", "-F", str(file), openssh_config.destination(host, number)],
                               capture_output=True, text=True, check=True).stdout.splitlines()
@@ -35,5 +35,5 @@ def test_each_hop_has_the_one_before_it_as_its_only_jump(tmp_path: Path, jumps, 
 def test_what_keeps_no_keys_is_said_and_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     hop = Hop(name="gpu", address="192.0.2.1", known_hosts="/dev/null")
     with pytest.raises(HostKeyError, match="/dev/null, which is not a file"):
-        trust._record(hop, None)
+        trust._record(trust.SeenKey(hop, "ssh-ed25519", b"", "new"))
     assert Path("/dev/null").is_char_device()

@@ -50,7 +50,7 @@ def test_those_of_the_run_are_found_in_whatever_session_and_ended_though_they_ig
 
 def test_a_rank_is_the_trainer_and_not_what_names_it(start) -> None:
     rank = start(SLEEPS, RUN, "rdtops.trainer.train", RANK="3")
-    start(SLEEPS, RUN, "accelerate.commands.launch", "rdtops.trainer.train")
+    start(SLEEPS, RUN, "rdtops.trainer.process_group", "rdtops.trainer.train")
     start(SLEEPS, RUN, "worker", RANK="3")
     time.sleep(0.2)  # until they have their own arguments
     assert [(member.pid, member.rank) for member in family.ranks(RUN)] == [(rank.pid, 3)]

@@ -10,6 +10,7 @@ import pytest
 
 from rdtops.contract.config import preset
 from rdtops.contract.recovery import Recovery
+from rdtops.supervisor import pulse
 from rdtops.supervisor.pulse import StallDetector
 
 RECOVERY = Recovery(stuck_times=10, stuck_floor_s=30, setup_limit_s=100)
@@ -81,6 +82,24 @@ def test_before_the_first_step_a_growing_log_is_life_and_an_evaluation_is_none(t
     told.say("trial", name="e")
     told.say("eval_started", name="e")
     assert told.wait(101)
+
+
+def test_a_silence_before_the_first_step_is_told_long_before_it_is_too_long(told: Told, monkeypatch) -> None:
+    monkeypatch.setattr(pulse, "SILENCE_S", 50.0)
+    assert not told.wait(49)
+    assert not told.detector.is_silent
+    assert not told.wait(2)
+    assert told.detector.is_silent
+    told.log.write_text("stacks that the supervisor asked for\n")
+    told.detector.pass_over_log()
+    assert not told.wait(10)
+    assert told.detector.silent_s == 61
+    told.log.write_text("stacks that the supervisor asked for\na line of the trainer\n")
+    told.detector.look()
+    assert not told.detector.is_silent
+    told.steps(range(1, 3), 1.0)
+    told.now_s += 60
+    assert not told.detector.is_silent  # a step's own limit counts from now on
 
 
 def test_a_growing_log_is_no_life_once_it_trains(told: Told) -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from rdtops.contract.config import override, preset
+from rdtops.contract.diagnosis import Evidence, diagnose
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import RunSpec
+from rdtops.supervisor import evidence_on_host
 
 ROOT = Path(__file__).parents[2]
 OUT_OF_MEMORY = json.dumps({"kind": "failed", "time_s": 1, "step": 3, "error": "out of GPU memory: CUDA out of memory",
@@ -35,6 +37,11 @@ class Supervised:
         Path(self.spec.paths.process).write_text("1 1 x\n")
         self.words = [sys.executable, "-m", "rdtops.supervisor", str(self.spec.paths.config),
                       *(recovery or ("backoff_s=0",)), "--", "sh", "-c", line]
+
+    def supervise_rank(self, program: str) -> None:
+        """Let its program be a rank of Python, and a silence of a second long."""
+        self.words = [sys.executable, "-c", SHORT_SILENCE, str(self.spec.paths.config), "--",
+                      sys.executable, "-c", program, "rdtops.trainer.train"]
 
     def start(self) -> subprocess.Popen[bytes]:
         with Path(self.spec.paths.log).open("ab") as log:
@@ -123,6 +130,51 @@ def test_out_of_gpu_memory_is_met_with_smaller_batches_then_with_checkpointing_t
     assert run.told("warning")[0].data["message"] == (
         "out of memory: continuing with batch_size_per_process=2, gradient_accumulation_steps=2; the global batch "
         "stays 4")
+
+
+SILENT = """
+import faulthandler, pathlib, signal, sys, time
+def waits_for_the_others():
+    while not pathlib.Path("go").exists():
+        time.sleep(0.05)
+faulthandler.register(signal.SIGUSR2, all_threads=True)
+waits_for_the_others()
+while not pathlib.Path("end").exists():
+    print("a line", flush=True)
+    time.sleep(0.2)
+"""
+SHORT_SILENCE = ("import sys; from rdtops.supervisor import pulse; from rdtops.supervisor.__main__ import main; "
+                 "pulse.SILENCE_S = 1.0; sys.exit(main(sys.argv[1:]))")
+
+
+def test_a_silence_before_the_first_step_is_told_with_the_stacks_of_the_ranks(supervise, begun) -> None:
+    run = supervise("")
+    run.supervise_rank(SILENT)
+    begun.append(run.start())
+    run.wait_for("silent")
+    (silent,) = run.told("silent")
+    assert silent.data["silent_s"] >= 1
+    assert [rank["rank"] for rank in silent.data["ranks"]] == [0]
+    evidence = Evidence.of("here", evidence_on_host.facts(run.spec.workspace, run.spec.run_id))
+    while not evidence.messages or not any("in waits_for_the_others" in line.text for line in evidence.log):
+        time.sleep(0.1)
+        evidence = Evidence.of("here", evidence_on_host.facts(run.spec.workspace, run.spec.run_id))
+    found = diagnose(evidence)
+    assert (found.cause, found.passed) == ("silent", False)
+    assert any("in waits_for_the_others" in line.text for line in found.lines)
+    (run.root / "go").touch()
+    run.wait_for("heard")
+    assert len(run.told("silent")) == 1  # its own stacks were not taken for a line of the training
+    (run.root / "end").touch()
+    assert begun[0].wait(20) == 0
+
+
+def test_a_process_that_could_not_write_its_stack_is_not_asked_for_it(supervise, begun) -> None:
+    run = supervise("")
+    run.supervise_rank("import time; time.sleep(6)")  # it imports its modules, say: it has no handler yet
+    begun.append(run.start())
+    run.wait_for("silent")
+    assert begun[0].wait(20) == 0
 
 
 def test_a_stop_while_it_waits_for_a_restart_ends_it_at_once(supervise, begun) -> None:

@@ -22,7 +22,7 @@ from rdtops.contract.config import override, preset
 from rdtops.contract.journal import KINDS, Journal
 from rdtops.contract.run import RunSpec
 from rdtops.hostlib import manifest
-from rdtops.trainer import train
+from rdtops.trainer import libraries, train
 from rdtops.trainer.distributed import ranks
 from rdtops.trainer.loop.progress import Telling
 from rdtops.trainer.model.rdt import RDTPolicy
@@ -39,7 +39,6 @@ from tests.trainer.conftest import (
 from tests.trainer.loop.test_checkpoint import files_no_larger_than
 from tests.trainer.loop.test_trackers import scalars
 
-GRAD_SCALER = torch.amp.GradScaler
 LEARNT = ("model.safetensors", "ema/model.safetensors", "optimizer.safetensors")
 
 
@@ -58,7 +57,7 @@ def failure(spec: RunSpec) -> dict:
 
 @pytest.fixture(scope="module")
 def launched(assets, tmp_path_factory) -> RunSpec:
-    """The tiny preset as it is, started as on a GPU host: accelerate, two processes."""
+    """The tiny preset as it is, started as on a GPU host: two processes."""
     spec = write_run(tmp_path_factory.mktemp("launched"), "two", assets, "tracker=tensorboard")
     with launch(spec) as launcher:
         told, complaint = launcher.communicate(timeout=240)
@@ -69,9 +68,8 @@ def launched(assets, tmp_path_factory) -> RunSpec:
 
 def launch(spec: RunSpec) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines",
-         "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "-m",
-         "rdtops.trainer.train", str(spec.paths.config)],
+        [sys.executable, "-m", "rdtops.trainer.process_group", "--num_processes", "2", "-m", "rdtops.trainer.train",
+         str(spec.paths.config)],
         cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -468,7 +466,7 @@ def test_a_bug_is_told_and_its_traceback_kept(prepare, train_here, monkeypatch) 
 
 def test_running_out_of_memory_offers_the_same_global_batch(prepare, train_here, monkeypatch) -> None:
     def fill(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
 
     monkeypatch.setattr(train.Training, "_loss", fill)
     spec = prepare("oom", *SHORT)
@@ -541,7 +539,8 @@ def test_fp16_skips_a_step_that_overflows_and_resumes_with_its_scale(prepare, tr
 
 
 def test_an_overflow_in_fp16_steps_neither_weights_nor_average(prepare, train_here, assets, monkeypatch) -> None:
-    monkeypatch.setattr(torch.amp, "GradScaler", lambda *a, **k: GRAD_SCALER(*a, init_scale=1e30, **k))
+    monkeypatch.setattr(libraries, "gradient_scaler", lambda device, enabled: torch.amp.GradScaler(
+        device.type, enabled=enabled, init_scale=1e30))
     spec = prepare("overflow", *SHORT, "max_steps=1", "mixed_precision=fp16")
     assert train_here(spec) == 0
     folder = Path(spec.paths.checkpoints) / "step_000001"

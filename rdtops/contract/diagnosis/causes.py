@@ -48,6 +48,7 @@ class Symptom:
 
 CAUSES = {  # name -> what it means
     "healthy": "it is training, and nothing that slows it was found",
+    "silent": "it has written nothing for minutes, and there is no step yet",
     "finished": "all steps are done",
     "prepared": "it was never launched",
     "stopped": "it was stopped on request: `inv stop`, or a signal",
@@ -120,12 +121,13 @@ SYMPTOMS = (  # specific ones first: when a line shows two, the first is taken
                                    "CUBLAS_STATUS_ALLOC_FAILED"],
              "the GPU ran out of memory", RESUME + " --set batch_size_per_process=...   # half, and twice the "
              "gradient_accumulation_steps", restart=True),
-    _symptom("out_of_host_memory", ["DefaultCPUAllocator: can't allocate", "[Cc]annot allocate memory", "MemoryError",
-                                    "no host memory for", "out of host memory", r"\[Errno 12\]"],
+    _symptom("out_of_host_memory", ["DefaultCPUAllocator: can't allocate", "[Cc]annot allocate memory",
+                                    r"\bMemoryError\b", "no host memory for", "out of host memory", r"\[Errno 12\]"],
              "the host could not allocate memory for the training",
              "ssh {host} free -g   # what uses it; then " + RESUME,
              restart=True),
-    _symptom("environment", ["ModuleNotFoundError", "ImportError", "No module named", "undefined symbol",
+    _symptom("environment", ["AttributeError: module '(?!rdtops)", "ModuleNotFoundError",
+                             "ImportError", "No module named", "undefined symbol",
                              "version `GLIBC", "DistributionNotFound", "there is no (?:venv|conda environment)",
                              "cannot open shared object file", "command not found", "(?:sh|env|exec): .*not found",
                              "is required for a normal functioning of this module", "driver version is insufficient"],

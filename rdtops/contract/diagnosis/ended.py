@@ -114,7 +114,7 @@ def _by_type(event: Event, words: Line, evidence: Evidence) -> Diagnosis | None:
 
 
 def _oom_killer(evidence: Evidence) -> Diagnosis | None:
-    was_killed = _shown_by(evidence.log, evidence, only=("killed",)) or evidence.exit_code in (137, -9)
+    was_killed = _shown_by(evidence.messages, evidence, only=("killed",)) or evidence.exit_code in (137, -9)
     named = tuple(line for line in evidence.kernel if "Killed process" in line.text or "oom-kill" in line.text)
     if not was_killed or not (evidence.oom_kills or (named and evidence.oom_kills is None)):
         return None
@@ -126,7 +126,7 @@ def _oom_killer(evidence: Evidence) -> Diagnosis | None:
 
 
 def _logged(evidence: Evidence) -> Diagnosis | None:
-    return _shown_by(evidence.log, evidence)
+    return _shown_by(evidence.messages, evidence)
 
 
 def _shown_by(lines: tuple[Line, ...], evidence: Evidence, only: tuple[str, ...] = ()) -> Diagnosis | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,8 @@ from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
 from rdtops.hostlib import fields
 
+RANK_PREFIX = re.compile(r"^\[rank\d+\]: ?")  # of torch, before each line of a traceback
+FRAME_LINES = 8  # between the place of a call and its source line, where several ranks write
 FILES = (("journal", "journal.jsonl"), ("log", "train.log"), ("kernel", "kernel log"))
 
 
@@ -50,6 +53,7 @@ class Evidence:
     gpu_problem: str  # the error of nvidia-smi; '' without one, or without nvidia-smi
     ranks: tuple[Mapping[str, Any], ...]  # rank, pid, state (R, S, D, T), cpu_share
     now_s: float  # Unix time of the host
+    log_age_s: float = 0.0  # since train.log was written
     ended_by: Mapping[str, Any] | None = None  # what the supervisor wrote of the attempt's end
 
     @cached_property
@@ -60,6 +64,19 @@ class Evidence:
                 found.append((line, Event.from_line(line.text)))
             except ValueError:
                 continue
+        return tuple(found)
+
+    @cached_property
+    def messages(self) -> tuple[Line, ...]:
+        """The lines of the log without those of a traceback that quote a program: a source line names errors that did
+        not happen. Of a traceback, the line with the exception remains. Ranks may write theirs at the same time."""
+        found, frame = [], -FRAME_LINES
+        for place, line in enumerate(self.log):
+            text = RANK_PREFIX.sub("", line.text)
+            if text.startswith('  File "'):
+                frame = place
+            elif not text.startswith("    ") or place - frame > FRAME_LINES:
+                found.append(line)
         return tuple(found)
 
     def of_kind(self, *kinds: str) -> list[tuple[Line, Event]]:
@@ -84,7 +101,7 @@ class Evidence:
             disk_free_inodes=fields.whole(facts.get("disk_free_inodes")),
             gpus=tuple(map(_gpu, fields.rows(facts.get("gpus")))), gpu_problem=fields.text(facts.get("gpu_problem")),
             ranks=tuple(map(_rank, fields.rows(facts.get("ranks")))),
-            now_s=fields.number(facts.get("now_s")) or 0.0,
+            now_s=fields.number(facts.get("now_s")) or 0.0, log_age_s=fields.number(facts.get("log_age_s")) or 0.0,
             ended_by=_ended(ended_by) if isinstance(ended_by, dict) else None)
 
 

@@ -12,6 +12,8 @@ from rdtops.contract.journal import Event
 RECENT = 20  # step events that are looked at
 LARGE_SHARE = 0.3  # of a step's time, for a part that should take almost none
 SILENT_TIMES, SILENT_FLOOR_S = 20.0, 60.0
+SILENT_START_S = 120.0  # before the first step
+SHOWN_STACKS = 4
 PARTS = ("data", "encode", "forward", "backward", "optimiser", "save", "evaluation")
 HELD = {"T": "stopped (SIGSTOP); `kill -CONT` continues it", "t": "held by a debugger",
         "D": "waiting for a disk or a device"}
@@ -19,7 +21,7 @@ HELD = {"T": "stopped (SIGSTOP); `kill -CONT` continues it", "t": "held by a deb
 
 def diagnose(evidence: Evidence) -> Diagnosis:
     """Return the first cause that the evidence shows."""
-    for rule in (_between_attempts, _held, _silent, _failed_save, _slow_part, _gpus, _slow_rank):
+    for rule in (_silent_start, _between_attempts, _held, _silent, _failed_save, _slow_part, _gpus, _slow_rank):
         if found := rule(evidence):
             return found
     steps = evidence.of_kind("step")
@@ -48,6 +50,33 @@ def _held(evidence: Evidence) -> Diagnosis | None:
     lines = tuple(Line(f"/proc/{r['pid']}/stat", 0, f"rank {r['rank']} is {HELD[r['state']]}") for r in odd)
     return _made(evidence, "stuck", f"{len(odd)} of {len(evidence.ranks)} ranks make no progress, and the others wait",
                  lines, LOGS + "   # the supervisor will restart it")
+
+
+def _silent_start(evidence: Evidence) -> Diagnosis | None:
+    """Diagnose a silence before the first step, which the supervisor has recorded, or, of an earlier release, which the
+    age of the log shows."""
+    last = evidence.of_kind("silent", "heard", "attempt_ended")[-1:]
+    kind = last[0][1].kind if last else ""
+    if kind == "attempt_ended" or evidence.of_kind("step"):
+        return None
+    if kind == "silent":
+        line, event = last[0]
+        silent_s = evidence.now_s - event.time_s + (event.data.get("silent_s") or 0.0)
+        limit = f"; the supervisor restarts it after {event.data.get('limit_s') or 0:.0f} s"
+        lines = (line, *_stacks(evidence))
+    else:
+        silent_s, limit, lines = min(_silence_s(evidence), evidence.log_age_s), "", _stacks(evidence)
+        if silent_s < SILENT_START_S:
+            return None
+    ranks = "; no rank is running" if not evidence.ranks else ""
+    return _made(evidence, "silent", f"nothing was written for {silent_s:.0f} s, and there is no step yet{ranks}",
+                 lines, LOGS + f"   # the stacks of its ranks{limit}")
+
+
+def _stacks(evidence: Evidence) -> tuple[Line, ...]:
+    """Return where each process was when its stack was last asked for: the innermost call of its first thread."""
+    heads = [number for number, line in enumerate(evidence.log) if line.text.startswith("Current thread")]
+    return tuple(evidence.log[number + 1] for number in heads[-SHOWN_STACKS:] if number + 1 < len(evidence.log))
 
 
 def _silent(evidence: Evidence) -> Diagnosis | None:

@@ -1,6 +1,6 @@
 """Ranks: the processes of one training, their collectives, and the averaging of gradients.
 
-`accelerate launch` (or torchrun) sets RANK, LOCAL_RANK and WORLD_SIZE. Gradients are averaged here and not by
+rdtops.trainer.process_group (or torchrun) sets RANK, LOCAL_RANK and WORLD_SIZE. Gradients are averaged here and not by
 DistributedDataParallel, which regroups them after its first step: a resumed run would add them up in another order.
 """
 
@@ -18,6 +18,7 @@ from torch import distributed
 
 from rdtops.contract.config import TrainConfig
 from rdtops.errors import ConfigError, RdtopsError, RunError
+from rdtops.trainer import libraries
 
 T = TypeVar("T")
 T_Tensor = TypeVar("T_Tensor", bound=torch.Tensor)
@@ -45,8 +46,8 @@ class Ranks:
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         if world != config.num_processes:
             raise ConfigError(f"{world} processes were started, the run asks for num_processes = "
-                              f"{config.num_processes}", remedy="accelerate launch --multi_gpu --num_processes "
-                              f"{config.num_processes} ...   # --cpu would silently start one")
+                              f"{config.num_processes}", remedy="python -m rdtops.trainer.process_group "
+                              f"--num_processes {config.num_processes} -m rdtops.trainer.train ...")
         device = _device(config)
         if world > 1:
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -135,7 +136,7 @@ class Ranks:
 
 def _is_of_communication(error: RuntimeError) -> bool:
     """Tell whether it is a communication error. NCCL has its own types; gloo's are known by their source file."""
-    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+    return isinstance(error, libraries.CommunicationError) or "gloo" in str(error)
 
 
 def _short(error: Exception) -> str:

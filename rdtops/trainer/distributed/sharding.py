@@ -18,6 +18,7 @@ import torch
 
 from rdtops.contract.config import TrainConfig
 from rdtops.errors import ConfigError
+from rdtops.trainer import libraries
 from rdtops.trainer.distributed.ranks import BUCKET_BYTES, Ranks, buckets
 from rdtops.trainer.model.rdt import RDTPolicy
 
@@ -32,6 +33,7 @@ def of(config: TrainConfig, ranks: Ranks) -> Shards:
         return Shards(ranks)
     if config.sharding == "zero1":
         return Zero1(ranks)
+    libraries.require_fsdp2()
     from rdtops.trainer.distributed.fsdp2 import Fsdp2  # imported here: torch's part of it takes a second
 
     return Fsdp2(ranks)
@@ -91,8 +93,7 @@ class Shards:
         """Clip as torch.nn.utils.clip_grad_norm_ does. Return the norm before. It is summed in float64, so that its
         float32 does not depend on the sharding of the gradients."""
         gradients = [held(p.grad) for p in policy.parameters() if p.grad is not None]
-        norms = torch._foreach_norm(gradients, 2, torch.float64)  # noqa: SLF001  # clip_grad_norm_ calls it too
-        squares = torch.stack(norms).square().sum()
+        squares = torch.stack(libraries.norms(gradients)).square().sum()
         norm = self._added_up(squares).sqrt().float()
         share = float(max_norm / (norm + 1e-6))
         if share < 1:

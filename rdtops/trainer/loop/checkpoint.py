@@ -46,7 +46,7 @@ class TrainingState:
     policy: RDTPolicy
     ema: Ema | None  # None if this process has no part of it
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    scaler: Any  # torch's GradScaler
     shards: Shards
 
     def tensors(self) -> dict[str, Mapping[str, torch.Tensor]]:
@@ -84,7 +84,7 @@ class Contents:
         """Write the files. Raise OSError, also when the disk is full."""
         (folder / EMA).mkdir()
         for name, table in self.tables.items():
-            (folder / name).write_text(json.dumps(table, indent=1) + "\n")
+            (folder / name).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
         for name, tensors in self.tensors.items():
             weights.write_tensors(folder / name, tensors)
 

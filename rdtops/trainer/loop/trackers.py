@@ -21,6 +21,7 @@ from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
 from rdtops.hostlib.fields import loads, table, whole
 from rdtops.hostlib.files import append_line, lines_of, write_whole
+from rdtops.trainer import libraries
 from rdtops.trainer.loop.disk_space import Backlog
 
 FINISH_S = 60.0  # time limit at the end for a tracker whose server does not answer
@@ -120,7 +121,7 @@ def _tensorboard(spec: RunSpec, steps_done: int) -> Tracker:
     PartialState()
     # TensorBoard hides later steps of the files before this one
     tracker = TensorBoardTracker("tensorboard", spec.paths.root, purge_step=steps_done + 1)
-    tracker.start()
+    libraries.begin(tracker)
     if steps_done == 0:
         tracker.writer.add_text("config", f"```json\n{spec.to_json()}\n```")
     return tracker
@@ -133,10 +134,10 @@ def _wandb(spec: RunSpec) -> Tracker:
 
     PartialState()
     settings = wandb.Settings(console="off", quiet=True, finish_timeout=FINISH_S)
-    tracker = _WandB(WandBTracker(
-        os.environ.get("WANDB_PROJECT") or WANDB_PROJECT, id=spec.run_id, name=spec.run_id, resume="allow",
-        dir=str(spec.paths.root), mode=os.environ.get("WANDB_MODE") or spec.train.wandb_mode, settings=settings))
     with _untagged():
+        tracker = _WandB(WandBTracker(
+            os.environ.get("WANDB_PROJECT") or WANDB_PROJECT, id=spec.run_id, name=spec.run_id, resume="allow",
+            dir=str(spec.paths.root), mode=os.environ.get("WANDB_MODE") or spec.train.wandb_mode, settings=settings))
         tracker.start(spec)
     return tracker
 
@@ -148,7 +149,7 @@ class _WandB:
         self._wandb = wandb
 
     def start(self, spec: RunSpec) -> None:
-        self._wandb.start()
+        libraries.begin(self._wandb)
         self._wandb.run.define_metric("*", step_metric="step")
         self._wandb.store_init_configuration(spec.train.to_json())
 

@@ -14,9 +14,10 @@ import torch
 def training_noise(settings: dict[str, Any]):
     """Return the scheduler whose `add_noise(action, noise, timesteps)` makes noisy actions. `settings`: the model's
     `noise_scheduler` table."""
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
     with torch.device("cpu"):  # the model around it may be under construction on the meta device
+        # the import, too: with torch 2.6 it brings torch._dynamo, which computes
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
         return DDPMScheduler(
             num_train_timesteps=settings["num_train_timesteps"],
             beta_schedule=settings["beta_schedule"],

@@ -24,7 +24,8 @@ from safetensors.torch import save as serialized
 from torch.nn import functional
 
 from rdtops.errors import WeightsError
-from rdtops.hostlib import files
+from rdtops.hostlib import files, hub_cache
+from rdtops.trainer import libraries
 from rdtops.trainer.data.observation import NO_INSTRUCTION
 from rdtops.trainer.model import weights
 
@@ -101,7 +102,8 @@ class _SigLIP(torch.nn.Module):
         self.edge = config.image_size
         self.tokens = (config.image_size // config.patch_size) ** 2
         self.width = config.hidden_size
-        self._model = _loaded(SiglipVisionModel, folder, config=config, dtype=dtype, output_loading_info=True)
+        self._model = _loaded(SiglipVisionModel, folder, config=config, output_loading_info=True,
+                              **libraries.weights_in(dtype), **libraries.siglip_weights(folder))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self._model(pixel_values=pixels).last_hidden_state
@@ -163,13 +165,12 @@ def jittered(images: torch.Tensor, factors_B3: torch.Tensor) -> torch.Tensor:
 
 def _encode(folder: Path, texts: list[str], device: torch.device) -> dict[str, torch.Tensor]:
     """Load T5, use it and free it: t5-v1_1-xxl takes 9.5 GB in bf16."""
-    from transformers import AutoTokenizer
     from transformers.models.t5.modeling_t5 import T5EncoderModel
 
     _check_folder(folder, "T5")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32  # T5 overflows in fp16
-    tokenizer = _loaded(AutoTokenizer, folder)
-    encoder = _loaded(T5EncoderModel, folder, dtype=dtype, output_loading_info=True).to(device).eval()
+    tokenizer = _loaded(libraries.tokenizer_class(folder), folder)
+    encoder = _loaded(T5EncoderModel, folder, output_loading_info=True, **libraries.weights_in(dtype)).to(device).eval()
     encoded = {}
     with torch.no_grad():
         for text in texts:
@@ -189,7 +190,7 @@ def _loaded(kind: Any, folder: str | Path, **options: Any) -> Any:
     disable_progress_bar()
     set_verbosity_error()  # every process would list SigLIP's text model, which we do not need
     try:
-        loaded = kind.from_pretrained(folder, local_files_only=True, **options)
+        loaded = kind.from_pretrained(**{"pretrained_model_name_or_path": folder, "local_files_only": True, **options})
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise WeightsError(f"{kind.__name__} cannot be loaded from {folder}: {error}",
                            remedy="inv deploy --only encoders") from error
@@ -204,9 +205,10 @@ def _loaded(kind: Any, folder: str | Path, **options: Any) -> Any:
 
 
 def identity(folder: Path) -> str:
-    """Return a digest of an encoder without reading 45 GB: of every file's name, size, beginning and end."""
+    """Return a digest of an encoder without reading 45 GB: of the name, size, beginning and end of every file
+    that counts."""
     digest = hashlib.md5()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and not hub_cache.is_litter(p.name)):
         digest.update(f"{path.name} {path.stat().st_size} ".encode())
         with path.open("rb") as file:
             digest.update(file.read(_HEAD_BYTES))

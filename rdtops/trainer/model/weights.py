@@ -79,7 +79,7 @@ def write(directory: str | Path, config: dict[str, Any], tensors: dict[str, torc
     """Write config.json and model.safetensors. The caller decides when the directory becomes visible."""
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     write_tensors(folder / SAFETENSORS, tensors)
 
 

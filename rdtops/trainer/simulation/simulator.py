@@ -112,13 +112,13 @@ def widened(task: Task, region: str, corners_m: tuple[float, float, float, float
     """Return the task with a region of its bddl file changed to (x, y) to (x, y), for `drawn`: LIBERO draws the
     region's object in it. The benchmark's initial states stay those of the old region. The new file is written into
     `out`."""
-    text = Path(task.bddl_file).read_text()
+    text = Path(task.bddl_file).read_text(encoding="utf-8")
     corners = " ".join(map(str, corners_m))
     text, found = re.subn(rf"(\({region}\s.*?:ranges\s*\(\s*\().*?(\))", rf"\g<1>{corners}\2", text, count=1,
                           flags=re.DOTALL)
     assert found, region
     out.mkdir(parents=True, exist_ok=True)
-    (out / Path(task.bddl_file).name).write_text(text)
+    (out / Path(task.bddl_file).name).write_text(text, encoding="utf-8")
     return replace(task, bddl_file=str(out / Path(task.bddl_file).name))
 
 

@@ -229,7 +229,7 @@ def test_the_log_is_there_and_names_what_ran(job, inv):
     log = inv.good("logs --host lab --lines 200").out
     assert re.search(r"step\s+170\b", log)
     script = inv.good("train --host lab --dry-run").out
-    assert "-m accelerate.commands.launch" in script
+    assert "-m rdtops.trainer.process_group --num_processes 2" in script
     assert "-m rdtops.trainer.train" in script
 
 

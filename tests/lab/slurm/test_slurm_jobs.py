@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from rdtops.checks import Status
 from rdtops.contract.evaluation import EvalPaths
 from rdtops.contract.run import RunPaths, RunState
 from rdtops.errors import RunError
@@ -14,6 +15,7 @@ from rdtops.runs import jobs, launchers, overview
 from rdtops.ssh import inventory
 from rdtops.ssh.command import Command, quoted
 from rdtops.ssh.connection import Connection
+from rdtops.testing import load, make_spec
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 
@@ -160,6 +162,104 @@ def test_what_slurm_has_forgotten_is_told_from_what_the_run_left(connection):
     run = overview.find(connection, named("old"))
     assert (run.state, run.job.cause) == (RunState.STOPPED, Cause.CANCELLED)
     assert "has no record of why" in run.job.words
+
+
+@pytest.fixture
+def site_sbatch(cluster):
+    """Replace sbatch on the login node by a site's own, which ends with `line`."""
+    program = cluster.bin_folder / "sbatch"
+    ours = program.read_text()
+    (cluster.bin_folder / "sbatch.real").write_text(ours)
+    (cluster.bin_folder / "sbatch.real").chmod(0o755)
+
+    def replace(line):
+        program.write_text(f"#!/bin/sh\necho Welcome to HPC\necho 2026\nnumber=$(sbatch.real \"$@\") || exit\n{line}\n")
+    yield replace
+    program.write_text(ours)
+    (cluster.bin_folder / "sbatch.real").unlink()
+
+
+@pytest.mark.parametrize("line", ["echo Submitted batch job $number; echo Quota: 3 of 10 TB", "exit 3"])
+def test_a_job_that_slurm_took_is_known_whatever_the_site_s_sbatch_prints(connection, site_sbatch, line):
+    site_sbatch(line)
+    job = submitted(connection, "banner", "sleep 100")
+    state = launchers.launcher(connection.host).states(connection, [job])[job.name]
+    assert state.phase in (Phase.QUEUED, Phase.RUNNING)
+    assert launchers.launcher(connection.host).submit(connection, job).already  # it is one job
+
+
+def test_a_job_that_slurm_does_not_take_is_an_error_with_its_words(connection, site_sbatch):
+    site_sbatch("echo $number")
+    with_options(connection, partition="nowhere")
+    with pytest.raises(RunError, match=r"Slurm rejected the job .*: sbatch: error: "):
+        submitted(connection, "refused", "sleep 1")
+
+
+LIMITED = """\
+trap 'kill $!; exit 143' USR1
+echo $$ > supervisor
+{line}
+sleep 100 & wait"""
+
+
+def signalled(connection, cluster, begun=1):
+    """Wait until the job has begun for the `begun`th time, and signal its shell as Slurm does before a time limit."""
+    folder = quoted(f"{connection.workspace}/runs/{named('limited')}")
+    waits_for(connection, f"[ $(cat {folder}/begun) -eq {begun} ]")
+    number = becomes(connection, "limited", RunState.RUNNING).job.id
+    cluster.client("scancel", "--batch", "--signal=USR1", number)
+    return number
+
+
+def limited(connection, line):
+    with_options(connection, sbatch=["--nodelist=n1"])
+    submitted(connection, "limited", LIMITED.format(line=line))
+
+
+def kinds(connection):
+    journal = quoted(f"{connection.workspace}/runs/{named('limited')}/journal.jsonl")
+    return connection.run_shell(f"sed -n 's/^{{\"kind\": \"\\([a-z]*\\).*/\\1/p' {journal}").out.split()
+
+
+def test_a_job_that_came_back_and_kept_nothing_is_not_queued_again(connection, cluster):
+    limited(connection, "echo 0 > requeued; echo 1 > begun")  # as if it had come back
+    number = signalled(connection, cluster)
+    run = becomes(connection, "limited", RunState.FAILED)
+    assert (run.job.id, run.job.cause) == (number, Cause.TIMED_OUT)
+    assert "again without a new checkpoint or trial, and was not requeued" in run.end.error
+    assert kinds(connection) == ["scheduled", "warning"]
+
+
+@pytest.mark.slow
+def test_a_job_is_queued_again_as_long_as_it_keeps_something(connection, cluster):
+    """The second time it keeps a checkpoint, the third time nothing."""
+    limited(connection, """\
+echo $(($(cat begun 2>/dev/null || echo 0) + 1)) > begun.new; mv begun.new begun
+[ $(cat begun) -ne 2 ] || echo '{"kind": "checkpoint", "step": 40}' >> journal.jsonl""")
+    for begun in (1, 2, 3):
+        signalled(connection, cluster, begun)
+    assert becomes(connection, "limited", RunState.FAILED).job.cause is Cause.TIMED_OUT
+    assert kinds(connection) == ["scheduled", "requeued", "scheduled", "checkpoint", "requeued", "scheduled", "warning"]
+
+
+def waits_for(connection, line, limit_s=60.0):
+    end = time.monotonic() + limit_s
+    while not connection.run_shell(line, check=False).ok:
+        assert time.monotonic() < end, line
+        time.sleep(0.3)
+
+
+def test_what_the_cluster_has_is_read_from_slurm_s_own_words(connection):
+    """Its GPUs are of the type 3090; its partition brief has DefaultTime=2 MaxTime=60."""
+    with_options(connection, partition="brief", gpu_type="3090")
+    plugin = load("slurm").module
+    options = {name: option.default for name, option in plugin.OPTIONS.items()} | dict(connection.host.plugins["slurm"])
+    spec = make_spec("device=cuda", "num_processes=2")
+    found = {r.name: r for r in plugin.preflight_check(connection.host, connection, spec, options)}
+    assert found["slurm gpus"].summary == "2 nodes have 2 3090 GPUs a node"
+    assert found["slurm queue"].status is Status.OK
+    assert found["slurm time"].status is Status.FAIL
+    assert found["slurm time"].summary.startswith("the limit of 00:02:00 leaves no time to train")
 
 
 def test_an_evaluation_is_a_job_of_one_node_beside_its_training(connection):

@@ -207,7 +207,7 @@ def launched(words: list[str]) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recomputed", ["true", "false"])
-def test_the_command_of_a_run_tells_accelerate_what_the_run_does(runs, assets, tmp_path, recomputed) -> None:
+def test_the_command_of_a_run_shards_as_the_run_asks(runs, assets, tmp_path, recomputed) -> None:
     spec = write_run(tmp_path, "told", assets, *TWO, "sharding=fsdp2", f"gradient_checkpointing={recomputed}")
     command = trainer_command(Host(name="here", address="here", python=sys.executable), spec)
     assert launched(list(command.argv)).returncode == 0
