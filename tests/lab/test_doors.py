@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import select
 import subprocess
 import time
@@ -224,25 +223,38 @@ def test_a_door_that_needs_root_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 
 # --- what rdtops makes of each door
 
-IN = "in"
-OUTCOMES = [  # door, lines for the jump and the host in hosts.toml, the answer to each question, what comes of it
-    ("open", "", "", "", IN),
-    ("menu", "", "", "", IN),  # its direct form
-    pytest.param("key-and-code", "", "", "words", IN, marks=AS_ROOT),
-    pytest.param("key-and-code", "", "", "", "requires more than a key", marks=AS_ROOT),
-    ("noforward", "", "", "", "dministratively prohibited"),
+IN, TOML, ALIAS = "in", "hosts.toml", "ssh_config"
+NO_TERMINAL = ", and there is no terminal to answer at"
+OUTCOMES = [  # door, what says the way, to which server, whether a person answers, what comes of it
+    ("open", TOML, "lab", False, IN),
+    ("noforward", TOML, "lab", False, IN),  # by its relay
+    ("noforward", ALIAS, "lab", False, f"{JUMP} (USER) forbids forwarding to lab"),
+    ("password", TOML, "lab", True, IN),
+    ("password", TOML, "lab", False, f"asks 'password:'{NO_TERMINAL}"),
+    ("password", ALIAS, "lab", True, IN),
+    ("code", TOML, "lab", True, IN),
+    ("code", ALIAS, "lab", True, IN),
+    pytest.param("key-and-code", TOML, "lab", True, IN, marks=AS_ROOT),
+    pytest.param("key-and-code", TOML, "lab", False, f"asks 'Password:'{NO_TERMINAL}", marks=AS_ROOT),
+    pytest.param("key-and-code", ALIAS, "lab", True, IN, marks=AS_ROOT),
+    ("menu", TOML, "lab", False, IN),  # its direct form
+    ("menu", ALIAS, "lab", False, IN),
+    ("menu", ALIAS, JUMP, False, "it printed: No PTY requested."),
+    pytest.param("oldkeys", TOML, "lab", False, "it is too old for Fabric", marks=OF_SSHD),
+    pytest.param("oldkeys", ALIAS, "lab", False, IN, marks=OF_SSHD),  # with what its ssh_config allows
 ]
 
 
-@pytest.mark.parametrize(("door", "of_jump", "of_host", "answer", "outcome"), OUTCOMES)
-def test_what_comes_of_a_door(at: At, tmp_path: Path, door: str, of_jump: str, of_host: str, answer: str,
-                              outcome: str) -> None:
+@pytest.mark.parametrize(("door", "way", "name", "person", "outcome"), OUTCOMES)
+def test_what_comes_of_a_door(at: At, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str, way: str, name: str,
+                              person: bool, outcome: str) -> None:
     lab = at(door)
-    file = tmp_path / "hosts.toml"
-    lab.write_inventory(file, {})
-    file.write_text(re.sub(r"(\[jumps\..*\]\n)", rf"\g<1>{of_jump}", file.read_text()))
-    file.write_text(re.sub(r"(\[hosts\..*\]\n)", rf"\g<1>{of_host}", file.read_text()))
-    host = replace(inventory.load(file).host("lab"), connect_timeout_s=10)
+    monkeypatch.setenv("RDTOPS_SSH_CONFIG", str(lab.ssh_config))
+    hosts = tmp_path / "hosts.toml"
+    hosts.write_text("[assets]\n")
+    if way == TOML:
+        lab.write_inventory(hosts, {})
+    host = replace(inventory.load(hosts).host(name), connect_timeout_s=10)
     words = lab.words
     asked: list[str] = []
 
@@ -251,11 +263,12 @@ def test_what_comes_of_a_door(at: At, tmp_path: Path, door: str, of_jump: str, o
         assert words is not None
         return words.read_text().split()[0]
 
-    with Connection(host, ask if answer else None) as connection:
+    with Connection(host, ask if person else None) as connection:
         if outcome == IN:
             assert [connection.run(Command("echo", IN)).out for _ in range(2)] == ["in\n", "in\n"]
         else:
-            with pytest.raises(RdtopsError, match=re.escape(outcome)) as raised:
+            with pytest.raises(RdtopsError) as raised:
                 connection.run(Command("echo", IN))
+            assert outcome.replace("USER", host.route[0].where) in raised.value.message
             assert raised.value.remedy
-    assert len(asked) == (1 if answer else 0)
+    assert len(asked) == person
