@@ -144,10 +144,11 @@ def parse(output: Output) -> Encoder:
 
 def probe(role: str, folder: str) -> Probe[Encoder]:
     """Return the probe of an encoder. Large weights may be in several files, which *.index.json names. A clone without
-    git-lfs has small texts in place of them, which do not count."""
+    git-lfs has small texts in place of them, which do not count; neither does a file that is still coming."""
+    here = '[ -f "$f" ] && [ -s "$f" ]' + "".join(f' && [ ! -e "$f{suffix}" ]' for suffix in hub_cache.BEGUN)
     line = (f"cd {Command(folder).shell()} 2>/dev/null || {{ echo ---; echo ---; exit 0; }}; "
-            'for f in *; do [ -f "$f" ] && [ -s "$f" ] && ! head -c 40 "$f" | grep -q "^version https://git-lfs" && '
-            'echo "$f"; done; echo ---; '
+            f'for f in *; do {here} && ! head -c 40 "$f" | grep -q "^version https://git-lfs" && echo "$f"; done; '
+            "echo ---; "
             "grep -ohE '\"[^\"/]*[.](safetensors|bin)\"' *.index.json 2>/dev/null | sort -u; echo ---; "
             "cat config.json 2>/dev/null || :")
     return Probe(role, line, parse)
@@ -367,7 +368,7 @@ def _bring(host: Host, mirror: Mirror, connection: Connection, role: str, run: R
     if role in local_assets:
         if lacks := missing_here(role, local_assets[role]):
             why, remedy = _incomplete_copy(name, local_assets[role], lacks)
-            raise PreflightVeto(f"the {role} is not in {folder}, and {why}", remedy=remedy)
+            raise PreflightVeto(f"the {role} is not complete in {folder}, and {why}", remedy=remedy)
         upload(connection, plan_asset(connection, local_assets[role], folder))
     else:
         _download(host, mirror, connection, HUB_NAMES[name], folder)

@@ -16,8 +16,9 @@ from typing import NamedTuple
 from rdtops.hostlib import files
 
 REPOSITORIES = ("models--", "datasets--")
+BEGUN = (".incomplete", ".aria2")  # suffixes of what lies beside a file while it comes
 _LITTER_FOLDERS = (".cache/huggingface", ".git", ".hfd")
-_LITTER = (".incomplete", ".lock", ".aria2")  # suffixes of files
+_LITTER = (*BEGUN, ".lock")  # suffixes of files
 
 
 class HubSnapshot(NamedTuple):
@@ -27,9 +28,14 @@ class HubSnapshot(NamedTuple):
     others: int  # more snapshots of the repository
 
 
+def counts(folder: str, path: str) -> bool:
+    """Return whether a file or folder below an asset is a part of it: not left by a download, and not coming yet (aria2
+    gives a file its whole size at once)."""
+    return not is_litter(path) and not any(os.path.lexists(os.path.join(folder, path + suffix)) for suffix in BEGUN)
+
+
 def is_litter(path: str) -> bool:
-    """Return whether a file or folder below an asset is no part of it: left by a download that goes on or broke off, or
-    the download's own notes.
+    """Return whether a file or folder below an asset was left by a download, or holds a download's own notes.
 
     >>> [is_litter(p) for p in ("config.json", "model.safetensors.incomplete", ".cache/huggingface", "a/.git")]
     [False, True, True, True]

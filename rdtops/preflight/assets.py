@@ -193,8 +193,7 @@ def pretrained(facts: FolderFacts, spec: RunSpec, deploy: str) -> CheckResult:
     if "config.json" not in facts.sizes or not name:
         lacks = [x for x, there in (("config.json", "config.json" in facts.sizes), (" or ".join(WEIGHTS[:2]), name))
                  if not there]
-        return CheckResult.fail("pretrained", f"{' and '.join(lacks)} missing in {folder}", "",
-                                f"{deploy}   # if the copy that [assets] of hosts.toml names has them")
+        return CheckResult.fail("pretrained", f"{' and '.join(lacks)} missing in {folder}", "", deploy)
     differs = architecture_differences(facts.config, spec)
     if differs:
         return CheckResult.fail("pretrained", f"config.json does not fit {spec.train.model}: {differs}", folder,

@@ -102,7 +102,8 @@ def plan_upload(connection: OpenPorter, local: Path, remote: str, *, files: Sequ
 
 def plan_asset(connection: OpenPorter, local: Path, remote: str) -> Plan:
     """Plan to send the files of a dataset or model that count; see plan_upload and rdtops.hostlib.hub_cache."""
-    return plan_upload(connection, local, remote, leave_out=hub_cache.is_litter)
+    source = _absolute(local)
+    return plan_upload(connection, local, remote, leave_out=lambda path: not hub_cache.counts(source, path))
 
 
 def plan_download(connection: OpenPorter, remote: str, local: Path, *, files: Sequence[str] | None = None,

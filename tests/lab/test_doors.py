@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import re
 import select
 import subprocess
 import time
@@ -14,13 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from rdtops.errors import LabError, RdtopsError
+from rdtops.errors import LabError, LoginShellError, RdtopsError, Unreachable
 from rdtops.lab import doors, sshd
 from rdtops.lab.ports import Ports
 from rdtops.lab.site import JUMP, Lab
 from rdtops.ssh import inventory
 from rdtops.ssh.command import Command
 from rdtops.ssh.connection import Connection
+from rdtops.ssh.hosts import FABRIC, OPENSSH, Host
+from tests.lab.moves import MIB, random_file, upload
 
 pytestmark = pytest.mark.lab
 
@@ -223,39 +227,34 @@ def test_a_door_that_needs_root_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 
 # --- what rdtops makes of each door
 
-IN, TOML, ALIAS = "in", "hosts.toml", "ssh_config"
-NO_TERMINAL = ", and there is no terminal to answer at"
-OUTCOMES = [  # door, what says the way, to which server, whether a person answers, what comes of it
-    ("open", TOML, "lab", False, IN),
-    ("noforward", TOML, "lab", False, IN),  # by its relay
-    ("noforward", ALIAS, "lab", False, f"{JUMP} (USER) forbids forwarding to lab"),
-    ("password", TOML, "lab", True, IN),
-    ("password", TOML, "lab", False, f"asks 'password:'{NO_TERMINAL}"),
-    ("password", ALIAS, "lab", True, IN),
-    ("code", TOML, "lab", True, IN),
-    ("code", ALIAS, "lab", True, IN),
-    pytest.param("key-and-code", TOML, "lab", True, IN, marks=AS_ROOT),
-    pytest.param("key-and-code", TOML, "lab", False, f"asks 'Password:'{NO_TERMINAL}", marks=AS_ROOT),
-    pytest.param("key-and-code", ALIAS, "lab", True, IN, marks=AS_ROOT),
-    ("menu", TOML, "lab", False, IN),  # its direct form
-    ("menu", ALIAS, "lab", False, IN),
-    ("menu", ALIAS, JUMP, False, "it printed: No PTY requested."),
-    pytest.param("oldkeys", TOML, "lab", False, "it is too old for Fabric", marks=OF_SSHD),
-    pytest.param("oldkeys", ALIAS, "lab", False, IN, marks=OF_SSHD),  # with what its ssh_config allows
+IN = "in"
+NOBODY = "no terminal to answer at"
+OUTCOMES = [  # door, lines for the jump in hosts.toml, whether a person answers, what comes of it by each transport
+    ("open", "", False, IN, IN),
+    ("menu", "", False, IN, IN),  # its direct form
+    ("noforward", "", False, f"{JUMP} (", "forbids forwarding"),
+    ("noforward", "relay = true\n", False, IN, IN),
+    pytest.param("key-and-code", "", True, IN, IN, marks=AS_ROOT),
+    pytest.param("key-and-code", "", False, NOBODY, "it accepts keyboard-interactive", marks=AS_ROOT),
+    pytest.param("code", "", True, IN, IN, marks=AS_ROOT),
+    pytest.param("code", "", False, NOBODY, "it accepts keyboard-interactive", marks=AS_ROOT),
+    pytest.param("password", "", True, IN, IN, marks=AS_ROOT),
+    pytest.param("password", "", False, NOBODY, "it accepts password", marks=AS_ROOT),
+    pytest.param("oldkeys", "", False, "too old for Fabric", "too old for this OpenSSH", marks=OF_SSHD),
 ]
 
 
-@pytest.mark.parametrize(("door", "way", "name", "person", "outcome"), OUTCOMES)
-def test_what_comes_of_a_door(at: At, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str, way: str, name: str,
-                              person: bool, outcome: str) -> None:
+@pytest.mark.parametrize("transport", [FABRIC, OPENSSH])
+@pytest.mark.parametrize(("door", "of_jump", "answers", "by_fabric", "by_openssh"), OUTCOMES)
+def test_what_comes_of_a_door(at: At, tmp_path: Path, door: str, of_jump: str, answers: bool, by_fabric: str,
+                              by_openssh: str, transport: str, home: None) -> None:
     lab = at(door)
-    monkeypatch.setenv("RDTOPS_SSH_CONFIG", str(lab.ssh_config))
-    hosts = tmp_path / "hosts.toml"
-    hosts.write_text("[assets]\n")
-    if way == TOML:
-        lab.write_inventory(hosts, {})
-    host = replace(inventory.load(hosts).host(name), connect_timeout_s=10)
-    words = lab.words
+    file = tmp_path / "hosts.toml"
+    lab.write_inventory(file, {})
+    without = file.read_text().replace(doors.KEYS_OF_THE_JUMP.get(door, "\0"), "")
+    file.write_text(re.sub(r"(\[jumps\..*\]\n)", rf"\g<1>{of_jump}", without))
+    host = replace(inventory.load(file).host("lab"), connect_timeout_s=10, transport=transport)
+    words, outcome = lab.words, {FABRIC: by_fabric, OPENSSH: by_openssh}[transport]
     asked: list[str] = []
 
     def ask(question: str, echo: bool) -> str:
@@ -263,12 +262,42 @@ def test_what_comes_of_a_door(at: At, tmp_path: Path, monkeypatch: pytest.Monkey
         assert words is not None
         return words.read_text().split()[0]
 
-    with Connection(host, ask if person else None) as connection:
+    with Connection(host, ask if answers else None) as connection:
         if outcome == IN:
             assert [connection.run(Command("echo", IN)).out for _ in range(2)] == ["in\n", "in\n"]
+            big = random_file(tmp_path / "big", 33 * MIB)  # large enough for streams
+            upload(connection, big, tmp_path / "there")
+            assert (tmp_path / "there").read_bytes() == big.read_bytes()
         else:
-            with pytest.raises(RdtopsError) as raised:
+            with pytest.raises(RdtopsError, match=re.escape(outcome)) as raised:
                 connection.run(Command("echo", IN))
-            assert outcome.replace("USER", host.route[0].where) in raised.value.message
             assert raised.value.remedy
-    assert len(asked) == person
+    assert len(asked) == (1 if answers else 0)
+
+
+@OF_SSHD
+def test_an_old_server_is_passed_with_what_the_user_s_ssh_config_allows(at: At, tmp_path: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = at("oldkeys")
+    monkeypatch.setenv("RDTOPS_SSH_CONFIG", str(lab.ssh_config))
+    (tmp_path / "hosts.toml").write_text('[hosts.mine]\nssh_alias = "lab"\n')
+    host = inventory.load(tmp_path / "hosts.toml").host("mine")
+    assert host.only_openssh == f"hostkeyalgorithms of {JUMP}"
+    with Connection(host) as connection:
+        assert connection.run(Command("echo", IN)).out == "in\n"
+
+
+@pytest.mark.parametrize("transport", [FABRIC, OPENSSH])
+def test_a_menu_is_told_with_its_words(at: At, tmp_path: Path, transport: str) -> None:
+    """It lets us in, and answers a command with words of its own and exit code 0."""
+    lab = at("menu")
+    me = getpass.getuser()
+    host = Host(name="bastion", address="127.0.0.1", port=lab.ports.jump, user=me, transport=transport,
+                identity_file=str(lab.identity_file), known_hosts=str(lab.known_hosts))
+    with Connection(host) as connection:
+        with pytest.raises(LoginShellError, match=r"No PTY requested\.") as raised:
+            connection.run(Command("true"))
+        assert "a menu" in raised.value.remedy
+    with Connection(replace(host, name="lab", address="127.0.0.1", port=lab.ports.lab, jumps=(host,))) as connection, \
+            pytest.raises(Unreachable, match="forbids forwarding"):
+        connection.open()

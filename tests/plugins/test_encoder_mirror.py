@@ -110,8 +110,10 @@ def test_the_probe_sees_files_links_and_parts_and_no_empty_weights(plugins, tmp_
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
     (folder / "model.safetensors.index.json").write_text(
         as_json({"weight_map": {"a.bin.weight": "model-1.safetensors", "b": "model-2.safetensors"}}))
+    (folder / "spiece.model").write_text("x")
+    (folder / "spiece.model.aria2").write_text("x")  # it is still coming
     seen = look(plugins["encoder_mirror"], folder)
-    assert seen.files == {"config.json", "model.safetensors.index.json"}
+    assert seen.files == {"config.json", "model.safetensors.index.json", "spiece.model.aria2"}
     assert seen.shards == {"model-1.safetensors", "model-2.safetensors"}
     assert seen.config == {}
     nothing = look(plugins["encoder_mirror"], tmp_path / "nowhere")
@@ -137,8 +139,8 @@ def test_the_index_of_weights_that_were_not_downloaded_is_of_no_account(plugins,
 def test_a_half_copy_on_the_laptop_fails_in_check_and_is_not_sent(plugins, host, spec, tmp_path, monkeypatch):
     """As it fails on the host: the same probe looks into both."""
     monkeypatch.setattr(plugins["encoder_mirror"], "upload", pytest.fail)
-    with model_hub({"config.json": b"{}", "spiece.model": b"x", "model.safetensors": b"w" * (BEGUN_BYTES + 1)},
-                   endless="model.safetensors") as endpoint:
+    files = {"config.json": b"{}", "spiece.model": b"x", "model.safetensors": b"w" * (BEGUN_BYTES + 1)}
+    with model_hub({"google/t5-v1_1-xxl": files}, endless="model.safetensors") as endpoint:
         download(endpoint, cache_dir=tmp_path / "cache", killed=True)
     (here,) = (tmp_path / "cache").glob("models--*/snapshots/*")
     h = host()

@@ -208,7 +208,7 @@ def identity(folder: Path) -> str:
     """Return a digest of an encoder without reading 45 GB: of the name, size, beginning and end of every file
     that counts."""
     digest = hashlib.md5()
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and not hub_cache.is_litter(p.name)):
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and hub_cache.counts(str(folder), p.name)):
         digest.update(f"{path.name} {path.stat().st_size} ".encode())
         with path.open("rb") as file:
             digest.update(file.read(_HEAD_BYTES))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import shutil
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +20,7 @@ from rdtops.hostlib import manifest
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.inventory import load
 from tests.lab.checks.findings import by_name, write
+from tests.model_hub import HubHandler, model_hub
 from tests.told import options
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
@@ -65,56 +63,21 @@ def test_an_incomplete_copy_vetoes_the_launch(plugins, link, spec, tmp_path):
     local = {"text_encoder": write(tmp_path / "t5", {n: c for n, c in T5.items() if n != "spiece.model"}),
              "vision_encoder": write(tmp_path / "siglip", SIGLIP)}
     mirror = plugins["encoder_mirror"]
-    with pytest.raises(PreflightVeto, match="tokenizer of the text_encoder t5-v1_1-xxl are still missing"):
+    with pytest.raises(PreflightVeto, match="tokenizer missing in the copy on this laptop"):
         mirror.before_train(link.host, link, spec(), local, options("encoder_mirror", link.host))
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The three answers of a Hugging Face mirror that a download needs."""
+class Hub(HubHandler):
+    """A mirror that tells which tokens it got, and can be made to wait."""
 
-    repositories: ClassVar = {"google/t5-v1_1-xxl": T5, "google/siglip-so400m-patch14-384": SIGLIP}
-    commit = "0123456789abcdef0123456789abcdef01234567"
     tokens: ClassVar[list[str | None]] = []
     asked = threading.Event()
     open_for_all = threading.Event()  # cleared: every request waits
 
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
+    def notice(self) -> None:
         self.tokens.append(self.headers.get("Authorization"))
         self.asked.set()
         self.open_for_all.wait(20)
-        path = self.path.partition("?")[0].removeprefix("/")
-        name = path.removeprefix("api/models/")
-        repository = "/".join(name.split("/")[:2])
-        files = self.repositories.get(repository)
-        if files is None:
-            self._answer(404, b"")
-        elif path == name:
-            self._answer(200, files[path.rpartition("/")[2]])
-        elif "/tree/" in name:
-            self._answer(200, json.dumps([{"type": "file", "path": n, "size": len(c), "oid": md5(c)}
-                                          for n, c in files.items()]).encode())
-        else:
-            siblings = [{"rfilename": n} for n in files]
-            self._answer(200, json.dumps({"id": repository, "sha": self.commit, "siblings": siblings}).encode())
-
-    def _answer(self, code: int, content: bytes) -> None:
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", f'"{md5(content)}"')
-        self.send_header("X-Repo-Commit", self.commit)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def md5(content: bytes) -> str:
-    return hashlib.md5(content).hexdigest()
 
 
 @pytest.fixture
@@ -122,14 +85,9 @@ def hub() -> Iterator[str]:
     Hub.tokens.clear()
     Hub.asked.clear()
     Hub.open_for_all.set()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    Hub.open_for_all.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with model_hub({"google/t5-v1_1-xxl": T5, "google/siglip-so400m-patch14-384": SIGLIP}, handler=Hub) as endpoint:
+        yield endpoint
+        Hub.open_for_all.set()
 
 
 def test_encoders_are_downloaded_there_through_the_mirror(plugins, link, spec, hub):

@@ -113,7 +113,7 @@ def test_two_hosts_are_checked_side_by_side(lab, plugins, tiny_hosts, tmp_path):
 def test_a_hanging_probe_costs_its_own_result_and_its_own_time(session, lab, monkeypatch):
     """nvidia-smi sleeps; its probes end in their own time, and everything else is answered."""
     gpu = next(p.module for p in session.registry.loaded if p.name == "gpu")
-    for name in ("GPUS", "PROCESSES"):
+    for name in ("GPUS", "PROCESSES", "INSTANCES"):
         monkeypatch.setattr(gpu, name, replace(getattr(gpu, name), timeout_s=1))
     host = session.on(session.inventory.host("lab2"))
     prepared = host.prepare(Request(preset="tiny"))

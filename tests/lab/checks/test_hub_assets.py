@@ -6,14 +6,14 @@ import pytest
 
 from rdtops.lab.site import Lab
 from tests.lab.commandline import CommandLine
-from tests.model_hub import download, model_hub
+from tests.model_hub import T5, download, model_hub
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
 
 
 def test_an_encoder_in_the_hub_s_cache_is_deployed_and_passes_every_check(lab: Lab, named_assets, tmp_path):
     made = Path(named_assets["t5-tiny"])
-    with model_hub({file.name: file.read_bytes() for file in made.iterdir()}) as endpoint:
+    with model_hub({T5: {file.name: file.read_bytes() for file in made.iterdir()}}) as endpoint:
         download(endpoint, cache_dir=tmp_path / "hub")
     (repository,) = (tmp_path / "hub").glob("models--*")
     (repository / "blobs" / "0123.incomplete").write_bytes(b"x" * 1000)
