@@ -25,6 +25,7 @@ DOORS = {
     "menu": "takes a key and shows a menu at a terminal, as JumpServer does; no command, no forwarding",
     "oldkeys": "has only an ssh-rsa host key and key exchange with SHA-1, as servers of 2010",
 }
+KEYS_OF_THE_JUMP = {"noforward": "relay = true\n"}  # that its table in hosts.toml needs
 CODES = 20  # that are unused when the lab comes up; each login takes one
 _TOLD_BY = {"password": "password", "code": "codes", "key-and-code": "codes"}
 

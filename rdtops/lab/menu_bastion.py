@@ -76,7 +76,9 @@ class _MenuPolicy(asyncssh.SSHServer):  # type: ignore[misc]  # mypy skips async
         asyncssh.Error."""
         if asset not in self._server.targets:
             raise OSError(f"No such asset: {asset}; assets: {', '.join(self._server.targets)}")
-        opening = self._assets.setdefault((account, asset), asyncio.ensure_future(self._log_in(account, asset)))
+        opening = self._assets.get((account, asset))
+        if opening is None or (opening.done() and (opening.exception() or opening.result().is_closed())):
+            opening = self._assets[account, asset] = asyncio.ensure_future(self._log_in(account, asset))
         connection = await asyncio.shield(opening)
         size, modes = channel.get_terminal_size(), channel.get_terminal_modes()
         opened, _ = await connection.create_session(

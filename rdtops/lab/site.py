@@ -188,7 +188,7 @@ class Lab(LabFolder):
 
     def _tables(self, files: str, settings: Callable[[str], str]) -> str:
         """Return the tables of hosts.toml for the route to each host; `files` are lines of every hop."""
-        text = f"\n[jumps.{JUMP}]\n{self._login(JUMP)}{files}"
+        text = f"\n[jumps.{JUMP}]\n{self._login(JUMP)}{files}{doors.KEYS_OF_THE_JUMP.get(self.door, '')}"
         for host in HOSTS:
             jumps = "" if self.door == "menu" else f'"{JUMP}"'
             text += f"\n[hosts.{host}]\n{self._login(host)}{files}jumps = [{jumps}]\n{settings(host)}"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from proofs.drills import laptop_drill as drill
+from proofs.staging.ground import lab_in
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -21,6 +22,14 @@ def test_laptops_killed_at_remote_calls_end_with_one_training_and_whole_results(
     found, _ = drilled
     assert found.problems == ()
     assert sum(row.laptops_killed + row.jumps_cut for row in found.rows) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("door", ["menu", "noforward"])
+def test_laptops_killed_behind_other_doors_end_the_same(named_assets, tmp_path, door):
+    with lab_in(tmp_path / "lab", door) as lab:
+        found = drill.drill_laptop(lab, tmp_path / "laptops", named_assets, 2, lambda _: None, seed=3)
+    assert found.problems == ()
 
 
 def test_every_remote_call_is_told_with_its_task(drilled):

@@ -30,9 +30,9 @@ def test_a_link_that_breaks_is_named_and_what_was_typed_comes_right(
 
 
 @pytest.mark.slow
-def test_a_menu_bastion_that_dies_is_named_as_the_only_hop_that_it_is(
-        named_assets: dict[str, str], tmp_path: Path) -> None:
-    with lab_in(tmp_path / "lab", "menu") as lab:
+@pytest.mark.parametrize("door", ["menu", "noforward"])  # the only hop that there is; a relay
+def test_a_bastion_that_dies_is_named_at_each_door(named_assets: dict[str, str], tmp_path: Path, door: str) -> None:
+    with lab_in(tmp_path / "lab", door) as lab:
         drilled = drill_network(lab, tmp_path, named_assets, [].append, only="deploy lab-jump killed within")
     assert drilled.problems == ()
     assert [cell.outcome for cell in drilled.rows] == ["ended"]
