@@ -235,8 +235,8 @@ def _asked(destination: Destination, file: Path | None) -> Settings:
 
 
 def _files(file: Path | None) -> list[str]:
-    """Return the option that names the ssh_config: none for the user's own, which ssh reads with the system's. ssh finds
-    that by the account, whatever HOME says."""
+    """Return the option that names the ssh_config: none for the user's own, which ssh reads with the system's, and
+    finds by the account, not by HOME."""
     if file == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh/config":
         return []
     if file is None or (file == USER_CONFIG.expanduser().absolute() and not file.exists()):
