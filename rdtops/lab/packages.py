@@ -29,6 +29,8 @@ class SystemProgram:
 PROGRAMS = (SystemProgram("sshd", "openssh-server"), SystemProgram("rsync", "rsync"), SystemProgram("tmux", "tmux"))
 SHELLS = (SystemProgram("zsh", "zsh"), SystemProgram("fish", "fish"), SystemProgram("tcsh", "tcsh"),
           SystemProgram("locale-gen", "locales"))  # of the tests with other people's login shells and languages
+KERBEROS = (SystemProgram("krb5kdc", "krb5-kdc"), SystemProgram("kadmin.local", "krb5-admin-server"),
+            SystemProgram("kinit", "krb5-user"))  # of the tests of logins with a ticket
 CLUSTER = (SystemProgram("munged", "munge"), SystemProgram("slurmctld", "slurmctld"), SystemProgram("slurmd", "slurmd"),
            SystemProgram("sbatch", "slurm-client"))  # of the tests with a cluster (proofs.slurm_cluster)
 

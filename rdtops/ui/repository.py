@@ -181,7 +181,7 @@ def test(say: Say, *, slow: bool, only: str, coverage: bool) -> Iterator[Any]:
     """Run pytest over tests/. The slow tests run only with --slow."""
     _system_programs(say)
     _programs_of_tests(say, packages.CLUSTER, "with a cluster")
-    _programs_of_tests(say, packages.SHELLS, "with other login shells and languages")
+    _programs_of_tests(say, (*packages.SHELLS, *packages.KERBEROS), "with other login shells, languages and Kerberos")
     words = [sys.executable, "-m", "pytest", *(["-k", only] if only else _workers()),
              *([] if slow else ["-m", "not slow"]), *(["--cov", "--cov-report=term:skip-covered"] if coverage else [])]
     _run(words, "tests failed")
