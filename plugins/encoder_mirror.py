@@ -401,8 +401,10 @@ def _line(host: Host, program: str, *words: str) -> str:
 
 
 def _variables(host: Host, mirror: Mirror) -> dict[str, str]:
-    """Return the variables of a download: those of hosts.toml, such as proxies and certificates, and the endpoint."""
-    return {**host.env, "HF_ENDPOINT": mirror.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    """Return the variables of a download: those of hosts.toml, such as proxies and certificates, and the endpoint. Xet
+    would ask other servers than the endpoint, which no mirror has and no check has asked."""
+    return {"HF_HUB_DISABLE_XET": "1", **host.env, "HF_ENDPOINT": mirror.endpoint, "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 def _run_pulsing(connection: Connection, line: str, stdin: bytes) -> str:

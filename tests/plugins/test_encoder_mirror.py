@@ -222,7 +222,8 @@ def test_a_token_goes_by_stdin_and_not_on_the_command_line(plugins, host, monkey
     plugins["encoder_mirror"]._download(h, mirror, None, "google/t5-v1_1-xxl", "/w/a folder")
     assert "hf_secret" not in seen["line"]
     assert json.loads(seen["stdin"]) == {"HF_TOKEN": "hf_secret", "HF_ENDPOINT": "https://m.example.org",
-                                         "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+                                         "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+                                         "HF_HUB_DISABLE_XET": "1"}
     assert seen["line"].startswith("python3 -c ")  # without an environment there may be no `python`
     assert seen["line"].endswith("google/t5-v1_1-xxl '/w/a folder'")
 
