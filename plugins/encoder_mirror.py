@@ -252,11 +252,23 @@ def _missing_parts(index: str, encoder: Encoder) -> list[str]:
     return sorted(part for part in encoder.shards - encoder.files if part.endswith(suffix))
 
 
-def missing_here(role: str, folder: Path) -> list[str]:
-    """Return what the copy on this laptop lacks, by the same probe and rule as on the host."""
+def flaw(role: str, encoder: Encoder, spec: RunSpec) -> str:
+    """Return what is wrong with an encoder; '' for a complete one that has the sizes of the model."""
+    if lacks := missing(role, encoder):
+        return f"{', '.join(lacks)} missing"
+    if encoder.config is None:
+        return "its config.json is not valid JSON"
+    wanted, found = _wanted(role, spec), sizes(role, encoder.config)
+    wrong = [f"{key} is {found[key]}, {spec.train.model} needs {wanted[key]}"
+             for key in wanted if key in found and found[key] != wanted[key]]
+    return f"{'; '.join(wrong)}: another encoder" if wrong else ""
+
+
+def encoder_here(role: str, folder: Path) -> Encoder:
+    """Return the copy on this laptop, by the same probe as on the host."""
     asked = probe(role, str(folder))
     done = subprocess.run(["sh", "-c", asked.shell], stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    return missing(role, parse(Output(done.returncode, done.stdout.decode("utf-8", "replace"), "")))
+    return parse(Output(done.returncode, done.stdout.decode("utf-8", "replace"), ""))
 
 
 def judged(host: Host, mirror: Mirror, role: str, encoder: Encoder, spec: RunSpec,
@@ -265,8 +277,8 @@ def judged(host: Host, mirror: Mirror, role: str, encoder: Encoder, spec: RunSpe
     folder, here = spec.assets[role], local_assets.get(role)
     deploy = f"inv deploy --host {spec.host} --only encoders"
     way = _way(host, mirror, role, spec, local_assets)
-    if lacks and way and here and (lacks_here := missing_here(role, here)):
-        why, remedy = _incomplete_copy(_asset(spec, role), here, lacks_here)
+    if lacks and way and here and (wrong := flaw(role, encoder_here(role, here), spec)):
+        why, remedy = _unfit_copy(_asset(spec, role), here, wrong)
         return CheckResult.fail(role, f"{', '.join(lacks)} missing on the host, and {why}", folder, remedy)
     if lacks and way:
         return CheckResult.warn(role, f"{', '.join(lacks)} missing on the host; before training: {way}", folder,
@@ -274,23 +286,20 @@ def judged(host: Host, mirror: Mirror, role: str, encoder: Encoder, spec: RunSpe
     if lacks:
         why, remedy = _no_way(host, _asset(spec, role))
         return CheckResult.fail(role, f"{', '.join(lacks)} missing on the host, and {why}", folder, remedy)
-    if encoder.config is None:
-        return CheckResult.fail(role, "its config.json is not valid JSON", folder, deploy)
-    return _sized(role, encoder.config, spec, deploy)
+    if wrong := flaw(role, encoder, spec):
+        return CheckResult.fail(role, wrong, folder, deploy)
+    return _sized(role, encoder, spec)
 
 
-def _sized(role: str, config: Mapping[str, object], spec: RunSpec, deploy: str) -> CheckResult:
-    """Check that the sizes of an encoder are those of the model."""
-    wanted, found = _wanted(role, spec), sizes(role, config)
-    wrong = [f"{key} is {found[key]}, {spec.train.model} needs {wanted[key]}"
-             for key in wanted if key in found and found[key] != wanted[key]]
-    if wrong:
-        return CheckResult.fail(role, f"{'; '.join(wrong)}: another encoder", spec.assets[role], deploy)
-    silent = [key for key in wanted if key not in found]
-    if silent:  # a config.json has only what differs from its library's defaults
-        return CheckResult.warn(role, f"complete, but its config.json has no {', '.join(silent)}",
-                                spec.assets[role])
-    return CheckResult.ok(role, "complete, " + ", ".join(f"{key} {found[key]}" for key in wanted), spec.assets[role])
+def _sized(role: str, encoder: Encoder, spec: RunSpec) -> CheckResult:
+    """Return the finding about an encoder without a flaw. A config.json has only what differs from its library's
+    defaults."""
+    found = sizes(role, encoder.config or {})
+    silent = [key for key in _wanted(role, spec) if key not in found]
+    if silent:
+        return CheckResult.warn(role, f"complete, but its config.json has no {', '.join(silent)}", spec.assets[role])
+    return CheckResult.ok(role, "complete, " + ", ".join(f"{key} {found[key]}" for key in _wanted(role, spec)),
+                          spec.assets[role])
 
 
 def sizes(role: str, config: Mapping[str, object]) -> dict[str, int]:
@@ -352,11 +361,11 @@ def _no_way(host: Host, name: str) -> tuple[str, str]:
             f"edit hosts.toml: a local copy of {name} under [assets], or endpoint under {table}")
 
 
-def _incomplete_copy(name: str, folder: Path, lacks: Sequence[str]) -> tuple[str, str]:
-    """Return that the copy on this laptop is incomplete, and the remedy."""
-    command = f"hf download {HUB_NAMES[name]}   # here" if name in HUB_NAMES else "complete it here"
-    return (f"{', '.join(lacks)} missing in the copy on this laptop, {folder}",
-            f"{command}; or name another copy of {name} under [assets] in hosts.toml")
+def _unfit_copy(name: str, folder: Path, wrong: str) -> tuple[str, str]:
+    """Return that the copy on this laptop is incomplete or another encoder, and the remedy."""
+    command = f"hf download {HUB_NAMES[name]}   # here; or" if name in HUB_NAMES else "complete it here, or"
+    return (f"the copy on this laptop is unfit: {wrong} ({folder})",
+            f"{command} name another copy of {name} under [assets] in hosts.toml")
 
 
 def _bring(host: Host, mirror: Mirror, connection: Connection, role: str, run: RunSpec,
@@ -366,8 +375,8 @@ def _bring(host: Host, mirror: Mirror, connection: Connection, role: str, run: R
         why, remedy = _no_way(host, name)
         raise PreflightVeto(f"the {role} is not in {folder}, and {why}", remedy=remedy)
     if role in local_assets:
-        if lacks := missing_here(role, local_assets[role]):
-            why, remedy = _incomplete_copy(name, local_assets[role], lacks)
+        if wrong := flaw(role, encoder_here(role, local_assets[role]), run):
+            why, remedy = _unfit_copy(name, local_assets[role], wrong)
             raise PreflightVeto(f"the {role} is not complete in {folder}, and {why}", remedy=remedy)
         upload(connection, plan_asset(connection, local_assets[role], folder))
     else:
@@ -392,8 +401,10 @@ def _line(host: Host, program: str, *words: str) -> str:
 
 
 def _variables(host: Host, mirror: Mirror) -> dict[str, str]:
-    """Return the variables of a download: those of hosts.toml, such as proxies and certificates, and the endpoint."""
-    return {**host.env, "HF_ENDPOINT": mirror.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    """Return the variables of a download: those of hosts.toml, such as proxies and certificates, and the endpoint. Xet
+    would ask other servers than the endpoint, which no mirror has and no check has asked."""
+    return {"HF_HUB_DISABLE_XET": "1", **host.env, "HF_ENDPOINT": mirror.endpoint, "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 def _run_pulsing(connection: Connection, line: str, stdin: bytes) -> str:

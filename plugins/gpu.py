@@ -91,13 +91,14 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec, traits: T
         return [_unreadable(host, seen, wanted)]
     if not wanted:
         return [CheckResult.ok("gpu", f"none is needed (device cpu); on the host: {_listed(seen.value.gpus)}")]
-    divided: Mapping[str, Sequence[str]] | None = answers["instances"].value
-    existing = None if divided is None else [uuid for uuids in divided.values() for uuid in uuids]
-    usable = nvidia_smi.visible(seen.value.gpus, host.env.get(nvidia_smi.VISIBLE), existing)
+    listed: Mapping[str, Sequence[str]] | None = answers["instances"].value
+    instances = None if listed is None else [uuid for uuids in listed.values() for uuid in uuids]
+    divided = {gpu: uuids for gpu, uuids in (listed or {}).items() if uuids}
+    usable = nvidia_smi.visible(seen.value.gpus, host.env.get(nvidia_smi.VISIBLE), instances)
     used, needed_mib = usable[:wanted], spec.train.min_gpu_memory_free_mib
-    return [*_odd(host, seen.value), _count(host, seen.value.gpus, usable, wanted, divided or {}), *_model(host, used),
-            *_memory(host, used, needed_mib), _ecc(host, used), _faults(host, answers["xids"]), _load(host, used),
-            _others(host, answers["processes"], used)]
+    return [*_odd(host, seen.value), _count(host, seen.value.gpus, usable, wanted, divided), *_model(host, used),
+            *_memory(host, used, needed_mib, divided), _ecc(host, used), _faults(host, answers["xids"]),
+            _load(host, used), _others(host, answers["processes"], used)]
 
 
 def _odd(host: Host, listing: nvidia_smi.Listing) -> list[CheckResult]:
@@ -134,27 +135,27 @@ def _count(host: Host, seen: Sequence[nvidia_smi.Gpu], usable: Sequence[nvidia_s
     if host.gpus is not None and len(seen) < host.gpus:
         return CheckResult.warn("gpu count", f"{len(seen)} GPUs, but hosts.toml says {host.gpus}: one may be lost",
                                 evidence, f"nvidia-smi -L; sudo dmesg | grep -i xid   # on {host.name}")
-    if parts := [gpu for gpu in usable[:wanted] if gpu.index is None or divided.get(gpu.uuid)]:
-        return _parts(host, parts, wanted, evidence)
+    parts = [gpu for gpu in usable[:wanted] if gpu.index is None or gpu.uuid in divided]
+    if parts and (wanted > 1 or len(divided.get(parts[0].uuid, ())) > 1):
+        return _shared(host, parts[0], evidence)
     return CheckResult.ok("gpu count", f"{_listed(usable)}; {wanted} requested")
 
 
-def _parts(host: Host, parts: Sequence[nvidia_smi.Gpu], wanted: int, evidence: str) -> CheckResult:
-    """Check GPUs that are divided into MIG instances, of which CUDA shows a process only the first."""
-    whole = [gpu for gpu in parts if gpu.index is not None]
-    if whole:
-        return CheckResult.warn("gpu count", f"{_label(whole[0])} is divided into MIG instances, of which CUDA shows "
-                                "only the first", evidence,
-                                f"edit env of [hosts.{host.name}] in hosts.toml: {nvidia_smi.VISIBLE} of one instance "
-                                "that `nvidia-smi -L` lists")
-    if wanted > 1:
-        return CheckResult.warn("gpu count", f"{len(parts)} MIG instances, of which CUDA shows a process only the "
-                                "first", evidence, f"inv train --host {host.name} --set num_processes=1")
-    return CheckResult.ok("gpu count", f"{_listed(parts)}; {wanted} requested", evidence)
+def _shared(host: Host, part: nvidia_smi.Gpu, evidence: str) -> CheckResult:
+    """Warn of MIG instances: CUDA shows a process only the first of those that it may use."""
+    if part.index is None:
+        return CheckResult.warn("gpu count", "of MIG instances CUDA shows a process only the first", evidence,
+                                f"inv train --host {host.name} --set num_processes=1")
+    return CheckResult.warn("gpu count", f"{_label(part)} is divided into MIG instances, of which CUDA shows only the "
+                            "first", evidence, f"edit env of [hosts.{host.name}] in hosts.toml: "
+                            f"{nvidia_smi.VISIBLE} of one instance that `nvidia-smi -L` lists")
 
 
-def _memory(host: Host, gpus: Sequence[nvidia_smi.Gpu], needed_mib: int) -> list[CheckResult]:
-    free_mib = {_label(gpu): int(free) for gpu in gpus for free in [gpu.number(FREE)] if free is not None}
+def _memory(host: Host, gpus: Sequence[nvidia_smi.Gpu], needed_mib: int,
+            divided: Mapping[str, Sequence[str]]) -> list[CheckResult]:
+    """Check the free memory of each; that of a GPU says nothing about one of its instances."""
+    free_mib = {_label(gpu): int(free) for gpu in gpus for free in [gpu.number(FREE)]
+                if free is not None and gpu.uuid not in divided}
     short = {label: free for label, free in free_mib.items() if free < needed_mib}
     if short:
         each = ", ".join(f"{label}: {free} MiB" for label, free in short.items())

@@ -20,6 +20,8 @@ _BATCH = """\
 #!/bin/sh
 {directives}
 # Job of {title}: written by rdtops. To submit it by hand: cd to its folder, then: sbatch {batch}
+out_of_time=
+trap 'out_of_time=1' USR1  # it may come before there is a job
 umask go-w
 cd {folder} || exit 1
 export RDTOPS_LAUNCHER="Slurm job $SLURM_JOB_ID"
@@ -29,8 +31,6 @@ tell() {{  # a line of the Journal: kind, and more fields
     printf '{{"kind": "%s", "time_s": %s, "launcher": "slurm", "job": "%s", "restarts": %s%s}}\\n' "$1" "$(date +%s)" \\
         "$SLURM_JOB_ID" "${{SLURM_RESTART_COUNT:-0}}" "$2" >> {journal}
 }}
-out_of_time=
-trap 'out_of_time=1' USR1  # it may come before there is a job
 tell scheduled ", \\"nodes\\": \\"$SLURM_JOB_NODELIST\\""
 rm -f ended
 

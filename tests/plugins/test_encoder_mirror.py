@@ -130,10 +130,11 @@ def test_the_index_of_weights_that_were_not_downloaded_is_of_no_account(plugins,
     folder = copy_in(tmp_path / "parts", PARTS)
     (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}')
     (folder / "model.safetensors.index.json").write_text(INDEX)
-    assert plugins["encoder_mirror"].missing_here("text_encoder", folder) == []
+    mirror = plugins["encoder_mirror"]
+    assert mirror.missing("text_encoder", mirror.encoder_here("text_encoder", folder)) == []
     (folder / "model-00002-of-00002.safetensors").unlink()
-    lacks = ["model-00002-of-00002.safetensors"]
-    assert plugins["encoder_mirror"].missing_here("text_encoder", folder) == lacks
+    assert mirror.missing("text_encoder", mirror.encoder_here("text_encoder", folder)) == [
+        "model-00002-of-00002.safetensors"]
 
 
 def test_a_half_copy_on_the_laptop_fails_in_check_and_is_not_sent(plugins, host, spec, tmp_path, monkeypatch):
@@ -148,10 +149,21 @@ def test_a_half_copy_on_the_laptop_fails_in_check_and_is_not_sent(plugins, host,
     given = (h, connection, spec(), {"text_encoder": here}, options("encoder_mirror", h))
     found = {r.name: r for r in plugins["encoder_mirror"].preflight_check(*given)}["text_encoder"]
     assert found.status is Status.FAIL
-    assert found.summary.endswith(f"and weights missing in the copy on this laptop, {here}")
+    assert found.summary.endswith(f"and the copy on this laptop is unfit: weights missing ({here})")
     assert found.remedy.startswith("hf download google/t5-v1_1-xxl   # here; or name another copy")
-    with pytest.raises(PreflightVeto, match="weights missing in the copy on this laptop"):
+    with pytest.raises(PreflightVeto, match="the copy on this laptop is unfit: weights missing"):
         plugins["encoder_mirror"].before_train(*given)
+
+
+def test_a_copy_of_another_encoder_on_the_laptop_fails_before_it_is_sent(plugins, host, spec, tmp_path):
+    here = copy_in(tmp_path / "t5-base", T5)
+    (here / "config.json").write_text('{"d_model": 768}')
+    h = host()
+    connection = ScriptedConnection(h, text_encoder=listing("", ""), vision_encoder=listing(SIGLIP, as_json(SO400M)))
+    given = (h, connection, spec(), {"text_encoder": here}, options("encoder_mirror", h))
+    found = {r.name: r for r in plugins["encoder_mirror"].preflight_check(*given)}["text_encoder"]
+    assert found.status is Status.FAIL
+    assert "the copy on this laptop is unfit: d_model is 768, rdt-1b needs 4096: another encoder" in found.summary
 
 
 def look(module, folder):
@@ -210,7 +222,8 @@ def test_a_token_goes_by_stdin_and_not_on_the_command_line(plugins, host, monkey
     plugins["encoder_mirror"]._download(h, mirror, None, "google/t5-v1_1-xxl", "/w/a folder")
     assert "hf_secret" not in seen["line"]
     assert json.loads(seen["stdin"]) == {"HF_TOKEN": "hf_secret", "HF_ENDPOINT": "https://m.example.org",
-                                         "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+                                         "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+                                         "HF_HUB_DISABLE_XET": "1"}
     assert seen["line"].startswith("python3 -c ")  # without an environment there may be no `python`
     assert seen["line"].endswith("google/t5-v1_1-xxl '/w/a folder'")
 

@@ -83,13 +83,23 @@ def test_a_mig_instance_that_is_not_there_is_none(check):
     assert "CUDA_VISIBLE_DEVICES=MIG-0000f937" in found.evidence
 
 
-@pytest.mark.parametrize(("visible", "words"), [
-    (f"{MIG},MIG-56c65cc2", "2 MIG instances, of which CUDA shows a process only the first"),
-    ("1,0", "GPU 0 is divided into MIG instances, of which CUDA shows only the first")])
-def test_processes_that_would_share_one_mig_instance_are_a_warning(check, visible, words):
-    found = check("num_processes=2", listed=DIVIDED, env={"CUDA_VISIBLE_DEVICES": visible})["gpu count"]
-    assert (found.status, found.summary) == (Status.WARN, words)
-    assert check("num_processes=1", listed=DIVIDED, env={"CUDA_VISIBLE_DEVICES": "1"})["gpu count"].status is Status.OK
+@pytest.mark.parametrize(("visible", "processes", "words"), [
+    (f"{MIG},MIG-56c65cc2", 2, "of MIG instances CUDA shows a process only the first"),
+    ("0", 1, "GPU 0 is divided into MIG instances, of which CUDA shows only the first"),
+    ("1,0", 2, "GPU 0 is divided into MIG instances, of which CUDA shows only the first")])
+def test_mig_instances_that_cuda_does_not_show_are_a_warning(check, visible, processes, words):
+    found = check(f"num_processes={processes}", listed=DIVIDED, env={"CUDA_VISIBLE_DEVICES": visible})
+    assert (found["gpu count"].status, found["gpu count"].summary) == (Status.WARN, words)
+    assert found["gpu memory"].status is Status.SKIP
+
+
+def test_a_gpu_with_one_instance_is_that_instance_and_another_is_whole(check):
+    """As a container has it that was given one instance."""
+    one = said("\n".join(line for line in DIVIDED.out.splitlines() if "Device  1" not in line))
+    for visible in ("0", "1"):
+        found = check("num_processes=1", listed=one, env={"CUDA_VISIBLE_DEVICES": visible})
+        assert found["gpu count"].status is Status.OK
+        assert found["gpu memory"].status is (Status.SKIP if visible == "0" else Status.OK)
 
 
 def test_a_full_a_busy_and_a_broken_gpu_are_each_named(check):

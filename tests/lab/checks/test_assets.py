@@ -63,7 +63,7 @@ def test_an_incomplete_copy_vetoes_the_launch(plugins, link, spec, tmp_path):
     local = {"text_encoder": write(tmp_path / "t5", {n: c for n, c in T5.items() if n != "spiece.model"}),
              "vision_encoder": write(tmp_path / "siglip", SIGLIP)}
     mirror = plugins["encoder_mirror"]
-    with pytest.raises(PreflightVeto, match="tokenizer missing in the copy on this laptop"):
+    with pytest.raises(PreflightVeto, match="the copy on this laptop is unfit: tokenizer missing"):
         mirror.before_train(link.host, link, spec(), local, options("encoder_mirror", link.host))
 
 
