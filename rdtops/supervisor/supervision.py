@@ -27,7 +27,7 @@ from rdtops.supervisor.supervised_program import Program
 
 log = logging.getLogger("rdtops.supervisor")
 LOOK_S = 1.0
-STACKS_S = 2.0  # time for the ranks to write their stacks
+STACK_S, STACKS_S = 0.5, 2.0  # time for one rank, and for all of them, to write their stacks
 EXIT, LOCK = "exit", "supervisor"
 MEMORY = ("out_of_gpu_memory", "out_of_host_memory")
 
@@ -123,9 +123,9 @@ class Supervision:
             return
         ranks = self._record_silence("silent", attempt)
         log.warning("nothing was written for %.0f s; the stacks of the ranks:", detector.silent_s)
-        asked = [process.send(signal.SIGUSR2) for process in ranks or family.members(self.spec.run_id)
-                 if process.catches(signal.SIGUSR2)]  # it would end one that is only being started
-        time.sleep(STACKS_S if asked else 0)
+        for process in ranks or family.members(self.spec.run_id):
+            if process.catches(signal.SIGUSR2) and process.send(signal.SIGUSR2):  # it would end one without a handler
+                time.sleep(STACK_S)  # one after the other, so that their lines do not mix
         detector.pass_over_log()
 
     def _record_silence(self, kind: str, attempt: int) -> list[Process]:

@@ -11,14 +11,14 @@ clusters add them (rdtops.launcher.Spread).
 from __future__ import annotations
 
 import argparse
-import faulthandler
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+
+from rdtops.trainer import stacks
 
 log = logging.getLogger("rdtops.trainer.process_group")
 HERE = "127.0.0.1"
@@ -88,5 +88,5 @@ def _free_port() -> int:
 
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    faulthandler.register(signal.SIGUSR2, all_threads=True)  # the supervisor asks for it when nothing is heard
+    stacks.write_on_request()
     main()

@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import faulthandler
 import logging
 import math
 import os
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,7 +29,7 @@ from rdtops.contract import lease, overrides
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import Retention, RunSpec
 from rdtops.errors import RdtopsError, RunError
-from rdtops.trainer import libraries
+from rdtops.trainer import libraries, stacks
 from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.samples import Batch, Samples, Share, batches
 from rdtops.trainer.distributed import sharding
@@ -366,6 +364,5 @@ def _is_due(step: int, every: int) -> bool:
 
 
 if __name__ == "__main__":
-    faulthandler.enable()  # a crash in a library leaves its stack in train.log
-    faulthandler.register(signal.SIGUSR2, all_threads=True)  # likewise when the supervisor signals a stall
+    stacks.write_on_request()
     failures.end(main())

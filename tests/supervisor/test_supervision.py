@@ -40,8 +40,9 @@ class Supervised:
 
     def supervise_rank(self, program: str) -> None:
         """Let its program be a rank of Python, and a silence of a second long."""
+        (self.root / "program.py").write_text(program)
         self.words = [sys.executable, "-c", SHORT_SILENCE, str(self.spec.paths.config), "--",
-                      sys.executable, "-c", program, "rdtops.trainer.train"]
+                      sys.executable, "-m", "program", "rdtops.trainer.train"]
 
     def start(self) -> subprocess.Popen[bytes]:
         with Path(self.spec.paths.log).open("ab") as log:
@@ -133,11 +134,12 @@ def test_out_of_gpu_memory_is_met_with_smaller_batches_then_with_checkpointing_t
 
 
 SILENT = """
-import faulthandler, pathlib, signal, sys, time
+import pathlib, sys, time
+from rdtops.trainer import stacks
 def waits_for_the_others():
     while not pathlib.Path("go").exists():
         time.sleep(0.05)
-faulthandler.register(signal.SIGUSR2, all_threads=True)
+stacks.write_on_request()
 waits_for_the_others()
 while not pathlib.Path("end").exists():
     print("a line", flush=True)

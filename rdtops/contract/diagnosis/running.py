@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from itertools import pairwise
 
@@ -14,6 +15,8 @@ LARGE_SHARE = 0.3  # of a step's time, for a part that should take almost none
 SILENT_TIMES, SILENT_FLOOR_S = 20.0, 60.0
 SILENT_START_S = 120.0  # before the first step
 SHOWN_STACKS = 4
+STACK_HEAD = re.compile("(?:Current thread|Thread) 0x")  # of faulthandler
+MAIN_THREAD = "in _run_module_as_main"  # its outermost call
 PARTS = ("data", "encode", "forward", "backward", "optimiser", "save", "evaluation")
 HELD = {"T": "stopped (SIGSTOP); `kill -CONT` continues it", "t": "held by a debugger",
         "D": "waiting for a disk or a device"}
@@ -74,9 +77,15 @@ def _silent_start(evidence: Evidence) -> Diagnosis | None:
 
 
 def _stacks(evidence: Evidence) -> tuple[Line, ...]:
-    """Return where each process was when its stack was last asked for: the innermost call of its first thread."""
-    heads = [number for number, line in enumerate(evidence.log) if line.text.startswith("Current thread")]
-    return tuple(evidence.log[number + 1] for number in heads[-SHOWN_STACKS:] if number + 1 < len(evidence.log))
+    """Return where the main thread of each process was when its stack was last asked for: its innermost call."""
+    found, innermost = [], None
+    for before, line in pairwise(evidence.log):
+        if STACK_HEAD.match(before.text):
+            innermost = line
+        if MAIN_THREAD in line.text and innermost:
+            found.append(innermost)
+            innermost = None
+    return tuple(found[-SHOWN_STACKS:])
 
 
 def _silent(evidence: Evidence) -> Diagnosis | None:
