@@ -74,17 +74,6 @@ def run_of(holders: Sequence[Mapping[str, Any]]) -> str:
     return next((str(h["run_id"]) for h in holders if names.is_run_id(h.get("run_id"))), "")
 
 
-def gpus_of(num_processes: int, visible: str | None) -> list[str]:
-    """Return the GPUs of processes 0, 1, 2 … as CUDA counts them: those of CUDA_VISIBLE_DEVICES, else 0, 1, 2 …
-
-    >>> gpus_of(2, "3,5,7"), gpus_of(2, None), gpus_of(2, "4,-1,5")
-    (['3', '5'], ['0', '1'], ['4'])
-    """
-    if visible is None:
-        return [str(number) for number in range(num_processes)]
-    return nvidia_smi.named(visible)[:num_processes]
-
-
 def claims(config: Mapping[str, Any], visible: str | None, uuids: Mapping[str, str], common: str) -> dict[str, str]:
     """Return the lock files of a run, each with what it locks. `config` is its config.json, `uuids` has those of the
     GPUs by index, `common` is the folder that all users share.
@@ -96,7 +85,7 @@ def claims(config: Mapping[str, Any], visible: str | None, uuids: Mapping[str, s
     found = {os.path.join(runs, config["run_id"], OWN): "the output folder"}
     if train["device"] != "cuda":
         return {os.path.join(runs, ".cpu-" + node): "the CPU of this workspace", **found}
-    for gpu in gpus_of(train["num_processes"], visible):
+    for gpu in nvidia_smi.requested(train["num_processes"], visible):
         called = {gpu}
         for index, uuid in uuids.items():
             if nvidia_smi.is_named(uuid, fields.decimal(index), gpu):

@@ -146,6 +146,15 @@ def named(variable: str) -> list[str]:
     return found
 
 
+def requested(count: int, variable: str | None) -> list[str]:
+    """Return the GPUs of processes 0, 1, 2 … as CUDA counts them: those of CUDA_VISIBLE_DEVICES, else 0, 1, 2 …
+
+    >>> requested(2, "3,5,7"), requested(2, None), requested(2, "4,-1,5")
+    (['3', '5'], ['0', '1'], ['4'])
+    """
+    return [str(number) for number in range(count)] if variable is None else named(variable)[:count]
+
+
 def visible(listed: Iterable[Gpu], variable: str | None,
             instances: Iterable[str] | None = None) -> tuple[Gpu, ...]:
     """Return the GPUs that CUDA_VISIBLE_DEVICES selects, in its order; an entry that names none ends it. Each MIG

@@ -14,8 +14,8 @@ GREETING = b"exit 97\n"  # a shell that takes our input for its commands ends at
 READY = b"rdtops:4331\n"  # what comes before it is of the login shell; computed, so that an echo of the line has it not
 NOT_OURS = "something read the input of the command before the command did"
 _UMASK = "umask go-w;"
-_PROLOGUE = (f'read -r REPLY;[ "$REPLY" = "{GREETING.decode().strip()}" ]||{{ echo "{NOT_OURS}" >&2;exit 97; }};'
-             "echo rdtops:$((61*71));echo rdtops:$((61*71)) >&2;"
+_GREETED = f'read -r REPLY;[ "$REPLY" = "{GREETING.decode().strip()}" ]||{{ echo "{NOT_OURS}" >&2;exit 97; }};'
+_PROLOGUE = ("echo rdtops:$((61*71));echo rdtops:$((61*71)) >&2;"
              f'export PATH="${{PATH:-/usr/local/bin:/usr/bin:/bin}}";{_UMASK}')
 _UNSAFE, _UNSAFE_OR_BACKSLASH = re.compile(r"[^ -~]+"), re.compile(r"[^ -\[\]-~]+")
 _OUTSIDE_QUOTES = {"'": "\"'\"", "\\": "\\\\", "!": "\\!"}
@@ -61,12 +61,12 @@ class Command:
                         " ".join(quoted(word) for word in self.argv)])
 
 
-def for_the_host(line: str) -> str:
-    """Return the line that sshd gives to the login shell, whichever that is. Our line of sh begins when the first line
-    of its stdin is GREETING, and then prints READY on stdout and stderr. Its umask removes at least the write
-    permission of group and others (files 0644, folders 0755); a stricter umask of the host stays in force. Raise
-    ValueError for a line that is too long."""
-    return _for_any_shell(_PROLOGUE + line)
+def for_the_host(line: str, *, has_input: bool = True) -> str:
+    """Return the line that sshd gives to the login shell, whichever that is. Our line of sh prints READY on stdout and
+    stderr before anything else; with input it waits for GREETING before that, as the first line of its stdin. Its umask
+    removes at least the write permission of group and others (files 0644, folders 0755); a stricter umask of the host
+    stays in force. Raise ValueError for a line that is too long."""
+    return _for_any_shell((_GREETED if has_input else "") + _PROLOGUE + line)
 
 
 def for_a_terminal(line: str) -> str:

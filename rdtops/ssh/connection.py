@@ -181,7 +181,7 @@ class Connection:
     def run_shell(self, line: str, *, timeout_s: float = 30.0, check: bool = True, stdin: bytes = b"") -> Result:
         """Run a line of sh, whatever the login shell is. Put words that vary into a Command or through quoted().
         Raise CommandFailed for more than OUTPUT_BYTES of output."""
-        with self.stream(line, silence_s=timeout_s) as stream:
+        with self.stream(line, silence_s=timeout_s, has_input=bool(stdin)) as stream:
             out, err = stream.finish(stdin, timeout_s)
             result = Result(line, stream.code(), out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
         return self._checked(result, check)
@@ -216,17 +216,19 @@ class Connection:
         stream.write(bundle.packed_request(program, request))
         return stream
 
-    def stream(self, line: str, *, silence_s: float = SILENCE_S, wait: bool = True) -> Stream:
+    def stream(self, line: str, *, silence_s: float = SILENCE_S, wait: bool = True, has_input: bool = True) -> Stream:
         """Start a line of sh and leave its pipes open. Where sshd allows no more sessions, wait for one; without `wait`
-        raise SessionRefused at once."""
+        raise SessionRefused at once. A line that is given no input need not wait for it, a round trip."""
         self.open()
         call_log.note(self.host.name, line)
-        return Stream(self, self.sessions.opened(lambda: self._session(line, silence_s), wait), line, silence_s)
+        sent = for_the_host(line, has_input=has_input)
+        channel = self.sessions.opened(lambda: self._session(sent, silence_s), wait)
+        return Stream(self, channel, line, silence_s, has_input=has_input)
 
     def _session(self, line: str, silence_s: float) -> paramiko.Channel | None:
-        """Start a line of sh in a session of its own; None where sshd refuses one."""
+        """Start a line in a session of its own; None where sshd refuses one."""
         with self._bounded(self.host.connect_timeout_s + 1, "start a command"):
-            return self._link.session(for_the_host(line), self.host.connect_timeout_s, silence_s)
+            return self._link.session(line, self.host.connect_timeout_s, silence_s)
 
     @contextlib.contextmanager
     def terminal(self, line: str) -> Iterator[list[str]]:

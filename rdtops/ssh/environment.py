@@ -57,9 +57,9 @@ def modules(host: Host) -> str:
 def _venv(path: str) -> str:
     """Activate a venv by its real folder: `inv deploy --env` may replace it while it is used."""
     place = _expanded(path)
-    missing = quoted(f"there is no venv {path}")
+    unusable = _unusable(place, f"there is no venv {path}")
     return (f"{{ VIRTUAL_ENV=$(cd -P -- {place} 2>/dev/null && pwd); "
-            f"[ -n \"$VIRTUAL_ENV\" ] && [ -x \"$VIRTUAL_ENV/bin/python\" ] || {{ echo {missing} >&2; false; }}; }} && "
+            f"[ -n \"$VIRTUAL_ENV\" ] && [ -x \"$VIRTUAL_ENV/bin/python\" ] || {unusable}; }} && "
             'export VIRTUAL_ENV PATH="$VIRTUAL_ENV/bin:$PATH" && ')
 
 
@@ -73,13 +73,20 @@ def conda_places(name_or_prefix: str) -> list[str]:
 
 def _conda(name_or_prefix: str) -> str:
     places = conda_places(name_or_prefix)
-    missing = quoted(f"there is no conda environment {name_or_prefix}; looked in {', '.join(places)}")
     search = " ".join(_expanded(p) for p in places)
+    unusable = _unusable(search, f"there is no conda environment {name_or_prefix}; looked in {', '.join(places)}")
     return (f"{{ CONDA_PREFIX=; for d in {search}; do "
             '[ -x "$d/bin/python" ] && CONDA_PREFIX=$(cd -P -- "$d" && pwd) && break; done; '
-            f"[ -n \"$CONDA_PREFIX\" ] || {{ echo {missing} >&2; false; }}; }} && "
+            f"[ -n \"$CONDA_PREFIX\" ] || {unusable}; }} && "
             f"export CONDA_PREFIX CONDA_DEFAULT_ENV={quoted(name_or_prefix)} PATH=\"$CONDA_PREFIX/bin:$PATH\" && "
             '{ for f in "$CONDA_PREFIX"/etc/conda/activate.d/*.sh; do [ -r "$f" ] && . "$f"; done; true; } && ')
+
+
+def _unusable(search: str, missing: str) -> str:
+    """Return what says why none of these folders can be used, and fails."""
+    return (f'{{ why={quoted(missing)}; for d in {search}; do [ -e "$d/bin/python" ] && '
+            'why="$d/bin/python may not be executed: is its file system mounted noexec?"; done; '
+            'echo "$why" >&2; false; }')
 
 
 def _expanded(path: str) -> str:

@@ -11,7 +11,7 @@ import paramiko
 
 from rdtops.errors import AuthenticationFailed, ConnectionLost, HostKeyError, RdtopsError, Unreachable
 from rdtops.ssh.hosts import Hop, Host
-from rdtops.ssh.login.identities import LoginRefused
+from rdtops.ssh.login.identities import NO_FILE, LoginRefused
 from rdtops.ssh.login.known_hosts import CHANGED, IS_REVOKED, names
 
 _MUTE = ("No existing session", "Error reading SSH protocol banner")  # paramiko's two messages for the same fault
@@ -93,12 +93,14 @@ def _login_refused(error: LoginRefused, hop: Hop, where: str) -> AuthenticationF
         return AuthenticationFailed(f"{where} asks {error.question}, and there is no terminal to answer at",
                                     remedy="run the command in a terminal, not in a script")
     offered = ", ".join(error.offered) or "none"
-    parts = [f"keys offered: {offered}", *(f"{one.file} {one.why}" for one in error.unusable)]
+    parts = [f"keys offered: {offered}", *(f"{one.file}: {one.why}" for one in error.unusable)]
     if error.dropped:
         parts.append(f"it hung up: {error.dropped}")
     if error.methods:
         parts.append(f"it accepts {', '.join(error.methods)}")
     remedy = next((one.remedy for one in error.unusable if one.remedy), "")
+    if not remedy and any(one.why == NO_FILE for one in error.unusable):
+        remedy = f"set identity_file of {hop.name} in hosts.toml, or IdentityFile in ~/.ssh/config"
     if not remedy and error.dropped and "Too many" in error.dropped:
         remedy = (f"set identity_file of {hop.name} in hosts.toml, or IdentitiesOnly yes and IdentityFile in "
                   "~/.ssh/config")

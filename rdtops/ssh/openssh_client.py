@@ -301,5 +301,5 @@ class SshProcess:
             why = f" ({errors[-300:]})" if errors else ""
             return ConnectionLost(f"lost {route}: the connection was closed or the command was killed{why}",
                                   remedy=f"inv hosts --ping --host {host.name}   # then run the same command again")
-        return explained(errors, host) or Unreachable(f"cannot reach {route}: {errors[-300:] or 'no answer'}",
-                                                      remedy=f"inv hosts --ping --host {host.name}")
+        return explained(errors, host, self.passed) or Unreachable(
+            f"cannot reach {route}: {errors[-300:] or 'no answer'}", remedy=f"inv hosts --ping --host {host.name}")

@@ -32,14 +32,17 @@ class Stream:
     """A running remote command. Every read and write fails after `silence_s` without a byte. What the login shell
     prints before the command runs is no output of it."""
 
-    def __init__(self, connection: Connection, channel: paramiko.Channel, line: str, silence_s: float) -> None:
+    def __init__(self, connection: Connection, channel: paramiko.Channel, line: str, silence_s: float, *,
+                 has_input: bool = True) -> None:
+        """`has_input`: as the line was made by for_the_host."""
         self._connection = connection
         self._channel = channel
         self.runs = line  # its name in errors
         self._silence_s = silence_s
         self._before_out, self._before_err = Preamble(), Preamble()
         self._ahead = b""  # output that came together with the end of the preamble
-        self._greeting = GREETING  # goes with the first bytes: a second small packet would wait for the first
+        # It goes with the first bytes: a second small packet would wait for the first
+        self._greeting = GREETING if has_input else b""
         self.wire = Wire(self._read_all, self.write, self.readable)
 
     def __enter__(self) -> Stream:

@@ -94,7 +94,7 @@ def _keys_by_openssh(host: Host, ask: Ask | None) -> Iterator[tuple[Hop, str, by
                  "-o", "PreferredAuthentications=none", "-o", "UpdateHostKeys=no", *there, "exit"])
             found, _ = known_hosts.read(keys)
             if not found:
-                raise openssh_master.failure(host, errors, "it showed no host key")
+                raise openssh_master.failure(host, errors, "it showed no host key", number)
             yield hop, found[0].kind, found[0].blob
 
 

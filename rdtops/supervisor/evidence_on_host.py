@@ -47,7 +47,7 @@ def facts(workspace: str, run_id: str, exit_code: int | None = None, *, ended: b
     pids = [] if ended else carrying(tag)
     life = liveness.read(folder, tag, lambda _: bool(pids))
     disk = disk_of(folder)
-    smi, problem = gpus(pids)
+    smi, problem = gpus(pids, used_gpus(folder))
     oom_kills = counted_oom_kills()
     before = whole(begun.get("oom_kills"))
     after = whole((journal["ended_by"] or {}).get("oom_kills", oom_kills))
@@ -198,17 +198,33 @@ def kernel(since_s: float) -> list[tuple[int, str]]:
     return []
 
 
-def gpus(ours: list[int]) -> tuple[list[dict[str, Any]], str]:
-    """Return nvidia-smi's values of each GPU, and why some cannot be used."""
+def used_gpus(folder: str) -> list[str] | None:
+    """Return the GPUs of a run as CUDA counts them, none for a training on CPUs; None where that is not known."""
+    try:
+        train = table(table(loads(text_of(os.path.join(folder, "config.json")))).get("train"))
+    except ValueError:
+        return None
+    if train.get("device") != "cuda":
+        return [] if train.get("device") == "cpu" else None
+    exported = re.search(rf"^export {nvidia_smi.VISIBLE}=(.*)$", text_of(os.path.join(folder, "launch.sh")),
+                         re.MULTILINE)
+    visible = exported[1].strip("'") if exported else os.environ.get(nvidia_smi.VISIBLE)
+    return nvidia_smi.requested(whole(train.get("num_processes")) or 0, visible)
+
+
+def gpus(ours: list[int], used: Sequence[str] | None = None) -> tuple[list[dict[str, Any]], str]:
+    """Return nvidia-smi's values of each GPU, and why some cannot be used; not of others than `used`."""
     found = nvidia_smi.gpus((*GPU_FIELDS, REASONS))
     if not found.gpus and any("not a valid field" in line for line in found.odd):
         found = nvidia_smi.gpus(GPU_FIELDS)
     processes = nvidia_smi.processes()
     mine = {process.gpu_uuid for process in processes if process.pid in ours}
+    are_there = used is not None and all(any(nvidia_smi.is_named(gpu.uuid, gpu.index, name) for gpu in found.gpus)
+                                         for name in used)
     return [{"index": str(gpu.index), "used_mib": gpu.number("memory.used"),
              "utilisation_percent": gpu.number("utilization.gpu"), "throttled": throttled(gpu.told.get(REASONS, "")),
              "others": [process.pid for process in processes if process.gpu_uuid == gpu.uuid and gpu.uuid in mine
-                        and process.pid not in ours]} for gpu in found.gpus], found.problem
+                        and process.pid not in ours]} for gpu in found.gpus], "" if are_there else found.problem
 
 
 def throttled(reasons: str) -> str:

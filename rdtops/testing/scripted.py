@@ -52,7 +52,7 @@ class ScriptedConnection(Connection):
         answer = self._answer(line.split()[0])
         return self._checked(Result(line, 124 if answer.code is None else answer.code, answer.out, answer.err), check)
 
-    def stream(self, line: str, *, silence_s: float = 0.0, wait: bool = True) -> Any:
+    def stream(self, line: str, *, silence_s: float = 0.0, wait: bool = True, has_input: bool = True) -> Any:
         raise AssertionError(f"a stream cannot be scripted: {line[:200]}")
 
     def _answer(self, name: str) -> Output:

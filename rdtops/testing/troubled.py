@@ -40,10 +40,10 @@ class Troubled(Connection):
             line = self._line(line)
         return super().run_shell(line, timeout_s=self._patience(timeout_s), check=check, stdin=stdin)
 
-    def stream(self, line: str, *, silence_s: float = 60.0, wait: bool = True) -> Stream:
+    def stream(self, line: str, *, silence_s: float = 60.0, wait: bool = True, has_input: bool = True) -> Stream:
         self.commands += 1
         hangs = self.trouble == HANGING and not self._asking
-        return super().stream(self._line(line) if hangs else line, wait=wait,
+        return super().stream(self._line(line) if hangs else line, wait=wait, has_input=has_input,
                               silence_s=self._patience(silence_s) if hangs else silence_s)
 
     def _line(self, line: str) -> str:
@@ -56,5 +56,6 @@ class Troubled(Connection):
 class Deranged(Troubled):
     """The same for host programs: with garbage they print it too."""
 
-    def stream(self, line: str, *, silence_s: float = 60.0, wait: bool = True) -> Stream:
-        return super().stream(GARBAGE if self.trouble == GARBLED else line, silence_s=silence_s, wait=wait)
+    def stream(self, line: str, *, silence_s: float = 60.0, wait: bool = True, has_input: bool = True) -> Stream:
+        return super().stream(GARBAGE if self.trouble == GARBLED else line, silence_s=silence_s, wait=wait,
+                              has_input=has_input)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rdtops.contract import lease
+from rdtops.hostlib import nvidia_smi
 
 PROGRAM = [sys.executable, "-I", lease.__file__]
 UUIDS = {"0": "GPU-aa11", "1": "GPU-bb22"}
@@ -20,7 +21,7 @@ UUIDS = {"0": "GPU-aa11", "1": "GPU-bb22"}
     (2, None, ["0", "1"]), (2, "3,5,7", ["3", "5"]), (4, "4, 5", ["4", "5"]), (2, "", []), (2, "4,-1,5", ["4"]),
     (3, "1,1,2", ["1"]), (1, "MIG-1f", ["MIG-1f"]), (8, "GPU-aa,GPU-bb", ["GPU-aa", "GPU-bb"])])
 def test_a_run_has_the_gpus_that_cuda_would_give_it(count, visible, expected):
-    assert lease.gpus_of(count, visible) == expected
+    assert nvidia_smi.requested(count, visible) == expected
 
 
 def config(workspace="/w", run_id="20261124-101530-x-0001", device="cuda", processes=2):

@@ -110,6 +110,21 @@ def test_whoever_asks_the_rows_that_parse_are_gpus_and_the_rest_is_quoted(smi, k
     assert [row["power_w"] for row in status["gpus"]] == [None, None]  # ERR!
 
 
+@pytest.mark.parametrize(("device", "exported", "is_ours"), [
+    ("cuda", "", False), ("cuda", "export CUDA_VISIBLE_DEVICES=1,0\n", False), ("cpu", "", False),
+    ("cuda", "export CUDA_VISIBLE_DEVICES=0,2\n", True), ("cuda", "export CUDA_VISIBLE_DEVICES=''\n", False)])
+def test_a_lost_gpu_is_no_reason_for_the_end_of_a_run_that_does_not_use_it(smi, tmp_path, device, exported, is_ours):
+    """Else its supervisor would not start it again."""
+    odd, _, fault = ODD["a lost GPU without a row"]
+    smi(odd, 15)
+    run = tmp_path / "runs" / "20261124-101530-x-0001"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(f'{{"train": {{"device": "{device}", "num_processes": 2}}}}')
+    (run / "launch.sh").write_text(f"#!/bin/sh\n{exported}exec true\n")
+    problem = evidence_on_host.facts(str(tmp_path), run.name, 137, ended=True)["gpu_problem"]
+    assert (fault in problem, bool(problem)) == (is_ours, is_ours)
+
+
 def test_without_nvidia_smi_there_is_no_gpu_and_no_complaint(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert nvidia_smi.gpus() == nvidia_smi.Listing()

@@ -232,7 +232,7 @@ NOBODY = "no terminal to answer at"
 OUTCOMES = [  # door, lines for the jump in hosts.toml, whether a person answers, what comes of it by each transport
     ("open", "", False, IN, IN),
     ("menu", "", False, IN, IN),  # its direct form
-    ("noforward", "", False, f"{JUMP} (", "forbids forwarding"),
+    ("noforward", "", False, f"{JUMP} (", f"{JUMP} ("),
     ("noforward", "relay = true\n", False, IN, IN),
     pytest.param("key-and-code", "", True, IN, IN, marks=AS_ROOT),
     pytest.param("key-and-code", "", False, NOBODY, "it accepts keyboard-interactive", marks=AS_ROOT),

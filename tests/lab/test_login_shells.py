@@ -69,12 +69,13 @@ def test_what_start_up_files_print_is_no_answer(account: Account, shell: str, sm
 
 
 EXECS_ZSH = "exec zsh -l"
+READ = "read the input of the command"
 NEVER = {  # shell, start-up file -> words of the error, and of its remedy
     "another shell": ("bash", EXECS_ZSH, "exit 97", "`exec` of another shell"),
     "it exits": ("bash", 'case $- in *i*) ;; *) echo "no terminal"; exit 1;; esac', "no terminal", "~/.bashrc"),
     "it exits with 0": ("bash", "exit 0", "exit 0", "`exit`"),
-    "it reads": ("bash", "read x", "read the input of the command", "`read`"),
-    "it reads a line in fish": ("fish", "read x", "read the input of the command", "config.fish"),
+    "it reads": ("bash", "read x", READ, "`read`"),
+    "it reads a line in fish": ("fish", "read x", READ, "config.fish"),
     "a menu": ("bash", 'echo "1) GPU 2) CPU"; while :; do read choice || exit; [ "$choice" = 1 ] && break; done',
                "1) GPU 2) CPU", "a menu"),
     "it prints megabytes": ("zsh", "yes 'no end' | head -c 5000000", "more than 1048576 bytes", ".zshenv"),
@@ -91,9 +92,10 @@ NEVER = {  # shell, start-up file -> words of the error, and of its remedy
 def test_a_shell_that_never_runs_our_command_is_named_with_its_words(account: Account, case: str) -> None:
     shell, start_up, words, remedy = NEVER[case]
     account.has(shell, start_up)
-    asks = (lambda c: c.home, lambda c: c.call(prober, {"probes": {}}), lambda c: c.run(Command("true"), check=False))
+    with_input = (lambda c: c.call(prober, {"probes": {}}), lambda c: c.run(Command("cat"), stdin=b"x", check=False))
+    without = (lambda c: c.home, lambda c: c.run(Command("true"), check=False))
     with Connection(account.host) as connection:
-        for ask in asks:
+        for ask in with_input + (() if words in ("exit 97", READ) else without):
             begun_s = time.monotonic()
             with pytest.raises(LoginShellError, match=re.escape(words)) as raised:
                 ask(connection)
@@ -106,6 +108,16 @@ def test_a_shell_that_never_runs_our_command_is_named_with_its_words(account: Ac
     if case in ("another shell", "it reads", "it prints megabytes", "nologin"):
         with SshClient(account.host) as client, pytest.raises(LoginShellError, match=re.escape(words)):
             client.absolute("~/x")
+
+
+def test_a_command_without_input_loses_none_and_is_not_taken_for_one_that_ran(account: Account) -> None:
+    account.has("bash", "read x")
+    with Connection(account.host) as connection:
+        assert connection.home == str(account.home)
+    account.has("bash", EXECS_ZSH)
+    with Connection(account.host) as connection, pytest.raises(LoginShellError, match="it printed nothing") as raised:
+        connection.run(Command("test", "-e", "/nowhere"), check=False)
+    assert "`exec`" in raised.value.remedy
 
 
 def test_the_words_of_a_shell_are_shown_escaped_and_the_exit_code_is_3(account: Account, tmp_path: Path) -> None:

@@ -63,6 +63,17 @@ def test_a_missing_environment_ends_the_line_and_says_where_it_was_looked_for(tm
     assert words in done.stderr
 
 
+@pytest.mark.parametrize(("place", "declared"), [
+    ("miniconda3/envs/rdt", {"conda": "rdt"}), ("venvs/rdt", {"venv": "~/venvs/rdt"})])
+def test_a_python_that_may_not_be_executed_is_named(tmp_path, place, declared):
+    """As on a home that is mounted noexec."""
+    make(tmp_path / place)
+    (tmp_path / place / "bin" / "python").chmod(0o644)
+    done = run(declared, tmp_path, "which python")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{tmp_path / place}/bin/python may not be executed: is its file system mounted noexec?\n"
+
+
 def test_a_venv_is_used_by_its_real_folder(tmp_path):
     """So that another one may take its place meanwhile."""
     make(tmp_path / "venvs/rdt.d/1")

@@ -18,6 +18,8 @@ _START_UP_FILES = {"zsh": "~/.zshenv", "fish": "~/.config/fish/config.fish", "cs
                    "bash": "~/.bashrc"}
 _CAUSES = {  # words of a shell that does not run our line -> what to do
     "restricted": "a restricted shell cannot run our commands; ask for another one: chsh -s /bin/bash",
+    "No PTY requested": "it is a bastion with a menu; its direct form is one hop, user = \"USER@ACCOUNT@ASSET\" "
+                        "(docs/logins.md)",
     "not available": "the account has no shell; ask the administrator for one: usermod -s /bin/bash",
 }
 _NO_PROCESS = ("annot fork", "fork: ", "Resource temporarily unavailable", "can't start new thread", "[Errno 11]")

@@ -27,6 +27,7 @@ AGENT_S = 60.0  # for the agent, which may ask a person
 TRIES = 3  # of a person at one question, as ssh's NumberOfPasswordPrompts
 PUBLICKEY, INTERACTIVE, PASSWORD = "publickey", "keyboard-interactive", "password"
 BEGIN, END = "-----BEGIN OPENSSH PRIVATE KEY-----", "-----END OPENSSH PRIVATE KEY-----"
+NO_FILE, LOCKED = "no such file", "has a passphrase and is not in the agent"
 MAGIC = b"openssh-key-v1\0"
 
 
@@ -86,13 +87,15 @@ def _add_file(found: Identities, file: Path) -> None:
     try:
         found.keys.append((str(file), paramiko.PKey.from_path(file)))
     except FileNotFoundError:
-        found.unusable.append(Unusable(str(file), "no such file"))
+        found.unusable.append(Unusable(str(file), NO_FILE))
     except paramiko.PasswordRequiredException:
-        found.unusable.append(Unusable(str(file), "has a passphrase and is not in the agent", f"ssh-add {file}"))
+        found.unusable.append(Unusable(str(file), LOCKED, f"ssh-add {file}"))
     except OSError as error:
         found.unusable.append(Unusable(str(file), error.strerror or str(error)))
     except Exception as error:  # paramiko and cryptography raise many types for a file that is no key
-        if _first_line(file).startswith(("ssh-", "ecdsa-", "sk-")):
+        if "password" in str(error):
+            why, remedy = LOCKED, f"ssh-add {file}"
+        elif _first_line(file).startswith(("ssh-", "ecdsa-", "sk-")):
             why, remedy = "is a public key, and the agent does not hold its private key", "ssh-add -l"
         else:
             why, remedy = f"is no private key that can be read ({str(error)[:100] or type(error).__name__})", ""

@@ -31,6 +31,7 @@ PERSON_S = 120.0
 LAST_WORDS_S = 2.0  # to read them
 PIECE = 1 << 18
 STDERR_LINES, STDERR_LINE_BYTES, STDERR_BYTES = 200, 1 << 12, 1 << 20
+AUTHENTICATED = "Authenticated to "
 HEARD = "debug1: Remote protocol version"  # a hop answered as an SSH server
 NOISE = re.compile(r"^(debug\d:|OpenSSH_|Transferred:|Bytes per second:|Warning: Permanently|Authenticated to )")
 OPENED, REFUSED = re.compile("master session id"), re.compile("refused by peer")  # a session of a master
@@ -50,6 +51,7 @@ class OpenSshMaster:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: list[str] = []
+        self._passed = 0  # hops that it is logged in to
         self._sessions: weakref.WeakSet[SshSession] = weakref.WeakSet()
 
     def open(self) -> None:
@@ -152,13 +154,14 @@ class OpenSshMaster:
         assert self._process
         end_group(self._process)  # the `ssh` of the jumps, too, which would keep the listener
         self._listener.join(LAST_WORDS_S)
-        return failure(self.host, "\n".join(self._errors), otherwise)
+        return failure(self.host, "\n".join(self._errors), otherwise, self._passed)
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stderr
         with process.stderr, contextlib.suppress(ValueError, OSError):
             while line := process.stderr.readline(STDERR_LINE_BYTES):
                 text = line.decode("utf-8", "replace").rstrip()
+                self._passed += text.startswith(AUTHENTICATED)
                 if text and not NOISE.match(text):
                     self._errors = [*self._errors[1 - STDERR_LINES:], text]
 
@@ -218,15 +221,15 @@ def _all_of(way: socket.socket) -> bytes:
     return b"".join(iter(lambda: way.recv(4096), b""))
 
 
-def failure(host: Host, errors: str, otherwise: str) -> RdtopsError:
-    """Return the error for an `ssh` that got nowhere."""
-    return explained(errors, host) or Unreachable(
+def failure(host: Host, errors: str, otherwise: str, passed: int) -> RdtopsError:
+    """Return the error for an `ssh` that got nowhere; `passed`: the hops that it was logged in to."""
+    return explained(errors, host, passed) or Unreachable(
         f"cannot reach {host.name} ({host.route_words}): {errors[-300:] or otherwise}",
         remedy=f"inv hosts --ping --host {host.name}")
 
 
 def run_asking(host: Host, ask: Ask | None, folder: Path, command: list[str]) -> str:
-    """Run an `ssh` that may ask a person; return its stderr without progress."""
+    """Run an `ssh` that may ask a person; return its stderr without its progress."""
     with Questions(host, ask).asked_in(folder) as environment:
         limit_s = LOGIN_S + sum(hop.connect_timeout_s for hop in host.route) + (PERSON_S if ask else 0)
         lines = stderr_of(command, limit_s, environment).splitlines()

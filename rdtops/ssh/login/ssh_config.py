@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import pwd
 import re
 import shutil
 import socket
@@ -234,11 +235,12 @@ def _asked(destination: Destination, file: Path | None) -> Settings:
 
 
 def _files(file: Path | None) -> list[str]:
-    """Return the option that names the ssh_config: none for the user's own, which ssh reads with the system's."""
-    if file is None:
-        return ["-F", str(SYSTEM_CONFIG) if SYSTEM_CONFIG.exists() else os.devnull]
-    if file == USER_CONFIG.expanduser().absolute():
+    """Return the option that names the ssh_config: none for the user's own, which ssh reads with the system's. ssh finds
+    that by the account, whatever HOME says."""
+    if file == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh/config":
         return []
+    if file is None or (file == USER_CONFIG.expanduser().absolute() and not file.exists()):
+        return ["-F", str(SYSTEM_CONFIG) if SYSTEM_CONFIG.exists() else os.devnull]
     return ["-F", str(file)]
 
 

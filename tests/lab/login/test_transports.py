@@ -15,6 +15,7 @@ import pytest
 
 from rdtops.errors import CommandFailed, CommandTimeout, ConnectionLost, HostError, HostKeyError
 from rdtops.lab.site import JUMP, Lab
+from rdtops.ssh import trust
 from rdtops.ssh.command import Command
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import FABRIC, OPENSSH, Host
@@ -161,3 +162,27 @@ def test_nothing_is_left_on_the_laptop(host: Host) -> None:
         assert not Path(folder.name).exists()
         left = subprocess.run(["pgrep", "-f", folder.name], capture_output=True, text=True, check=False)
         assert left.stdout == ""
+
+
+@pytest.mark.parametrize("transport", [FABRIC, OPENSSH])
+def test_trust_shows_the_key_of_each_hop_and_replaces_a_changed_one(transport: str, lab_host: Host, lab: Lab,
+                                                                   tmp_path: Path) -> None:
+    known = tmp_path / "known"
+    jump, own = (f"[127.0.0.1]:{lab.ports.of(name)}" for name in (JUMP, "lab2"))
+    right = next(line.partition(" ")[2] for line in lab.known_hosts.read_text().splitlines() if line.startswith(own))
+    known.write_text(f"# mine\nother {right}\n{own},two {right}\n{own} {right[:-8]}AAAAAAAA\n")
+    host = replace(lab_host, transport=transport, known_hosts=str(known),
+                   jumps=tuple(replace(hop, known_hosts=str(known)) for hop in lab_host.jumps))
+    known.write_text(known.read_text().replace(f"{own},two", "two"))
+    with pytest.raises(HostKeyError, match="not accepted"):
+        trust.trust(host, lambda _: False)
+    assert jump not in known.read_text()
+    seen = trust.trust(host, lambda _: True)
+    assert [(key.hop.name, key.state) for key in seen] == [(JUMP, "new"), ("lab2", "changed")]
+    assert all(key.fingerprint.startswith("SHA256:") for key in seen)
+    lines = known.read_text().splitlines()
+    assert lines[:3] == ["# mine", f"other {right}", f"two {right}"]
+    assert sorted(line.split()[0] for line in lines[3:]) == sorted([jump, own])
+    assert [key.state for key in trust.trust(host, lambda _: False)] == ["known", "known"]
+    with Connection(host) as connection:
+        assert connection.run(Command("echo", "in")).out == "in\n"
