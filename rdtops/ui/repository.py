@@ -20,7 +20,7 @@ from rdtops.errors import LabError, RdtopsError
 from rdtops.hostlib.fields import loads
 from rdtops.lab import doors, packages
 from rdtops.lab.packages import SystemProgram
-from rdtops.lab.site import Lab
+from rdtops.lab.site import JUMP, Lab
 from rdtops.views.host_output import LabServerOutput
 from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
@@ -117,7 +117,7 @@ def lab_up(say: Say, backend: str = "auto", door: str = "") -> Iterator[StepSumm
     yield StepSummary("the lab is up", {
         **_door_words(site),
         "try it": "inv deploy check train --host lab",
-        "by hand": f"ssh -F {_short(site.root / 'ssh_config')} lab",
+        "by hand": f"ssh -F {_short(site.ssh_config)} lab",
         "stop it": "inv lab.down"})
 
 
@@ -126,6 +126,8 @@ def _door_words(site: Lab) -> dict[str, str]:
     if site.door == doors.OPEN:
         return {}
     told = {}
+    if site.door in ("noforward", "menu"):  # a session on the jump host shows what it is
+        told["the jump host"] = f"ssh -F {_short(site.ssh_config)} {JUMP}"
     if site.words:
         once = " (each is good once)" if site.door != "password" else ""
         told[site.words.name] = f"head -1 {_short(site.words)}{once}"
