@@ -30,13 +30,13 @@ from rdtops.ssh.channels.login_shell import Preamble
 from rdtops.ssh.command import GREETING, READY, for_the_host
 from rdtops.ssh.hosts import Host
 from rdtops.ssh.login.openssh_errors import Refused, explained, unfit_python
-from rdtops.ssh.login.openssh_master import end_group, first_silent
+from rdtops.ssh.login.openssh_master import LOGIN_S, first_silent
+from rdtops.ssh.login.ssh_session import end_group
 from rdtops.ssh.openssh_config import destination, write_config
 
 PIPE_BYTES = 1 << 20  # with Linux's 64 KiB, ssh and we wake each other up too often
 PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # before a login is tried again at a hop that accepts no more now
 LOGINS = 4  # at a time at one hop; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
-LOGIN_S = 30.0  # to log in, beside the connect_timeout_s of every hop
 STDERR_BYTES = 1 << 24  # of ssh and of the program on the host; beyond it the process is killed
 STDERR_LINE_BYTES = 1 << 12
 

@@ -26,6 +26,7 @@ from rdtops.ssh.hosts import FABRIC, OPENSSH, Host
 from rdtops.ssh.openssh_client import SshClient
 from rdtops.transfer import transfer
 from rdtops.transfer.porter_session import OpenPorter
+from tests.lab.login.world import wait_for
 from tests.lab.moves import MIB, download, random_file, upload
 
 CODE = "424242"
@@ -59,17 +60,6 @@ def server(folder: Path, lines: str, program: Path = Path(SSHD)) -> Iterator[Hos
                        identity_file=str(folder / "id"), known_hosts=str(folder / "known_hosts"))
         finally:
             process.terminate()
-
-
-def wait_for(port: int) -> None:
-    end = time.monotonic() + 10
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            assert time.monotonic() < end
-            time.sleep(0.05)
 
 
 METHODS = ["publickey,keyboard-interactive", "keyboard-interactive", "password", "publickey,password",

@@ -24,13 +24,13 @@ from rdtops.ssh.channels import login_shell
 from rdtops.ssh.hosts import Hop, Host
 from rdtops.ssh.login.identities import Login
 from rdtops.ssh.login.known_hosts import CHANGED, IS_REVOKED, KNOWN, KnownHosts
+from rdtops.ssh.login.questions import PERSON_S
 from rdtops.ssh.login.relay import relay_command
 from rdtops.ssh.openssh_config import destination, write_config
 from rdtops.ssh.transport import Ask, bounded
 
 _REFUSED = "Unable to open channel."  # paramiko's word, where several were refused at once
 KEEPALIVE_S = 15
-PERSON_S = 120.0  # for a person to answer
 LOGINS = 8  # at a time at one jump; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
 
 

@@ -6,40 +6,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import select
-import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from rdtops.errors import RdtopsError, Unreachable
-from rdtops.ssh.display import printable
 from rdtops.ssh.hosts import Hop, Host
-from rdtops.ssh.login import askpass
 from rdtops.ssh.login.openssh_errors import explained
+from rdtops.ssh.login.questions import PERSON_S, Questions
+from rdtops.ssh.login.ssh_session import NOISE, SshSession, end_group
 from rdtops.ssh.openssh_config import destination, write_config
 from rdtops.ssh.transport import Ask
 
 LOGIN_S = 30.0  # beside the connect_timeout_s of every hop and the time of a person
-PERSON_S = 120.0
 LAST_WORDS_S = 2.0  # to read them
-PIECE = 1 << 18
 STDERR_LINES, STDERR_LINE_BYTES, STDERR_BYTES = 200, 1 << 12, 1 << 20
 AUTHENTICATED = "Authenticated to "
 HEARD = "debug1: Remote protocol version"  # a hop answered as an SSH server
-NOISE = re.compile(r"^(debug\d:|OpenSSH_|Transferred:|Bytes per second:|Warning: Permanently|Authenticated to )")
-OPENED, REFUSED = re.compile("master session id"), re.compile("refused by peer")  # a session of a master
-LOST = re.compile(r"read_packet|[Cc]onnection closed|Broken pipe")  # of ssh, not of the command
-ASKPASS = """\
-#!/bin/sh
-exec "{python}" -I "{program}" "{door}" "${{SSH_ASKPASS_PROMPT:-question}}" "$1"
-"""
 
 
 class OpenSshMaster:
@@ -167,60 +154,6 @@ class OpenSshMaster:
 
 
 
-class Questions:
-    """What `ssh` asks a person, by an askpass program that hands it to us. The answers go to `ssh` alone."""
-
-    def __init__(self, host: Host, ask: Ask | None) -> None:
-        self.ask = ask
-        self.asked = False
-        self.waited_s = 0.0  # for a person
-        self._host = host
-
-    @contextlib.contextmanager
-    def asked_in(self, folder: Path) -> Iterator[dict[str, str]]:
-        """Give the environment in which `ssh` asks. `folder`: of ours alone."""
-        if self.ask is None:
-            yield dict(os.environ)
-            return
-        way, program = folder / "ask", folder / "askpass"
-        program.write_text(ASKPASS.format(python=sys.executable, program=askpass.__file__, door=way), encoding="utf-8")
-        program.chmod(0o700)
-        way.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX) as door:
-            door.bind(str(way))
-            door.listen()
-            threading.Thread(target=self._answer, args=(door, self.ask), daemon=True).start()
-            yield {"DISPLAY": ":0", **os.environ, "SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force"}
-            door.shutdown(socket.SHUT_RDWR)
-
-    def _answer(self, door: socket.socket, ask: Ask) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                way, _ = door.accept()
-                with way, contextlib.suppress(OSError):
-                    kind, _, question = _all_of(way).decode("utf-8", "replace").partition("\n")
-                    way.sendall(self._reply(kind, question, ask))
-
-    def _reply(self, kind: str, question: str, ask: Ask) -> bytes:
-        if kind == "none":  # a hardware key wants to be touched
-            sys.stderr.write(f"{printable(question)}\n")
-            return askpass.GIVEN
-        if "yes/no" in question:  # a host key: only `inv trust` accepts one
-            return b"-"
-        self.asked = True
-        begun_s = time.monotonic()
-        try:
-            return askpass.GIVEN + ask(f"{self._host.name}: {question}", False).encode() + b"\n"
-        except Exception:  # no terminal any more, or Ctrl-D
-            return b"-"
-        finally:
-            self.waited_s += time.monotonic() - begun_s
-
-
-def _all_of(way: socket.socket) -> bytes:
-    return b"".join(iter(lambda: way.recv(4096), b""))
-
-
 def failure(host: Host, errors: str, otherwise: str, passed: int) -> RdtopsError:
     """Return the error for an `ssh` that got nowhere; `passed`: the hops that it was logged in to."""
     return explained(errors, host, passed) or Unreachable(
@@ -256,134 +189,3 @@ def stderr_of(command: list[str], timeout_s: float, environment: dict[str, str] 
         end_group(process)
         errors.seek(max(errors.seek(0, os.SEEK_END) - STDERR_BYTES, 0))
         return errors.read().decode("utf-8", "replace")
-
-
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and what it started, which may hold its stderr open."""
-    with contextlib.suppress(OSError):
-        os.killpg(process.pid, 9)
-    process.wait()
-
-
-class SshSession:
-    """A session of a master, with the methods of paramiko's Channel that Stream uses."""
-
-    def __init__(self, command: list[str], silence_s: float, is_connected: Callable[[], bool]) -> None:
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                         bufsize=0, start_new_session=True)
-        assert self._process.stdin
-        assert self._process.stdout
-        assert self._process.stderr
-        self._in = self._process.stdin
-        os.set_blocking(self._in.fileno(), False)
-        self._out, self._err = _Pipe(self._process.stdout.fileno()), _Pipe(self._process.stderr.fileno())
-        self._is_connected = is_connected
-        self._silence_s: float | None = silence_s
-        self.closed = False
-        self.exit_status = -1
-        self.status_event = threading.Event()
-        threading.Thread(target=self._wait, daemon=True).start()
-
-    def _wait(self) -> None:
-        code = self._process.wait()
-        lost = code == 255 and (not self._is_connected() or LOST.search(self._err.text()))
-        self.exit_status = -1 if lost or code < 0 else code
-        self.status_event.set()
-
-    def opens(self, timeout_s: float) -> bool:
-        """Wait until the master has opened the session; return False where sshd refuses one. Raise OSError."""
-        ends_s = time.monotonic() + timeout_s
-        while not OPENED.search(said := self._err.text()):
-            if REFUSED.search(said):
-                return False
-            if self.status_event.wait(0.002) and not OPENED.search(self._err.text()):
-                raise OSError(" ".join(line for line in self._err.text().splitlines() if not NOISE.match(line))[-300:]
-                              or "ssh ended")
-            if time.monotonic() > ends_s:
-                raise TimeoutError
-        return True
-
-    def settimeout(self, silence_s: float | None) -> None:
-        self._silence_s = silence_s
-
-    def sendall(self, content: bytes) -> None:
-        view = memoryview(content)
-        while view:
-            if not select.select([], [self._in], [], self._silence_s)[1]:
-                raise TimeoutError
-            view = view[self._in.write(view) or 0:]
-
-    def shutdown_write(self) -> None:
-        with contextlib.suppress(OSError):
-            self._in.close()
-
-    def recv(self, size: int) -> bytes:
-        return self._out.read(size, self._silence_s)
-
-    def recv_stderr(self, size: int) -> bytes:
-        return self._err.read(size, self._silence_s)
-
-    def recv_ready(self) -> bool:
-        return self._out.ready()
-
-    def recv_stderr_ready(self) -> bool:
-        return self._err.ready()
-
-    @property
-    def eof_received(self) -> bool:
-        return not self._out.ready() and self._out.ended
-
-    def exit_status_ready(self) -> bool:
-        return self.status_event.is_set()
-
-    def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            end_group(self._process)
-            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-                with contextlib.suppress(OSError):
-                    if pipe:
-                        pipe.close()
-
-
-class _Pipe:
-    """The reading end of a pipe, with what has been read ahead."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._ahead = b""
-        self._lock = threading.Lock()
-        self.ended = False
-
-    def ready(self) -> bool:
-        """Return whether a read would give bytes at once."""
-        with self._lock:
-            self._fill(0)
-            return bool(self._ahead)
-
-    def read(self, size: int, timeout_s: float | None) -> bytes:
-        """Return up to `size` bytes; b"" at the end. Raise TimeoutError."""
-        with self._lock:
-            if not self._ahead and not self.ended and not self._fill(timeout_s):
-                raise TimeoutError
-            piece, self._ahead = self._ahead[:size], self._ahead[size:]
-            return piece
-
-    def text(self) -> str:
-        """Return what has been read ahead and can be read at once."""
-        with self._lock:
-            while not self.ended and select.select([self._number], [], [], 0)[0] and len(self._ahead) < PIECE:
-                piece = os.read(self._number, PIECE)
-                self._ahead += piece
-                self.ended = not piece
-            return self._ahead.decode("utf-8", "replace")
-
-    def _fill(self, timeout_s: float | None) -> bool:
-        """Read a piece if there is none; return whether there is one, or the end."""
-        if self._ahead or self.ended:
-            return True
-        if not select.select([self._number], [], [], timeout_s)[0]:
-            return False
-        self._ahead = os.read(self._number, PIECE)
-        self.ended = not self._ahead
-        return True
