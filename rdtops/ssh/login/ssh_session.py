@@ -15,6 +15,7 @@ from collections.abc import Callable
 PIECE = 1 << 18
 NOISE = re.compile(r"^(debug\d:|OpenSSH_|Transferred:|Bytes per second:|Warning: Permanently|Authenticated to )")
 OPENED, REFUSED = re.compile("master session id"), re.compile("refused by peer")  # a session of a master
+MASTER_ENDS_S = 2.0  # after a session that lost its connection
 LOST = re.compile(r"read_packet|[Cc]onnection closed|Broken pipe")  # of ssh, not of the command
 
 
@@ -39,9 +40,16 @@ class SshSession:
 
     def _wait(self) -> None:
         code = self._process.wait()
-        lost = code == 255 and (not self._is_connected() or LOST.search(self._err.text()))
+        lost = code == 255 and (LOST.search(self._err.text()) or self._master_ends())
         self.exit_status = -1 if lost or code < 0 else code
         self.status_event.set()
+
+    def _master_ends(self) -> bool:
+        """Return whether the master ends, too: 255 is the code of a lost connection, and may be that of a command."""
+        ends_s = time.monotonic() + MASTER_ENDS_S
+        while self._is_connected() and time.monotonic() < ends_s:
+            time.sleep(0.02)
+        return not self._is_connected()
 
     def opens(self, timeout_s: float) -> bool:
         """Wait until the master has opened the session; return False where sshd refuses one. Raise OSError."""
