@@ -89,7 +89,7 @@ THEIRS = [kind for _, kind in inspect.getmembers(paramiko.ssh_exception, inspect
 
 
 @pytest.mark.parametrize("error", [
-    *OURS, *(MADE.get(kind.__name__, lambda kind=kind: kind("it went wrong"))() for kind in THEIRS)], ids=repr)
+    *OURS, *(MADE.get(kind.__name__, lambda kind=kind: kind("it went wrong"))() for kind in THEIRS)], ids=lambda error: type(error).__name__)
 def test_every_exception_of_a_login_is_an_error_with_its_hop_and_the_next_command(error: Exception) -> None:
     found = exceptions.refusal(error, HOST, HOST, JUMP)
     assert isinstance(found, RdtopsError)

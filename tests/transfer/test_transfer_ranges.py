@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from rdtops.errors import DigestMismatch, HostError
+from rdtops.errors import AuthenticationFailed, DigestMismatch, HostError, HostKeyError, Unreachable
 from rdtops.porter import porter
 from rdtops.porter.entries import Entry, Problem
 from rdtops.porter.file_digests import InOrder
@@ -25,7 +25,8 @@ from rdtops.porter.parts import RECORD, RangedPart, begun, gaps, joined, part_na
 from rdtops.porter.wire import Wire
 from rdtops.ssh import bundle, openssh_client
 from rdtops.ssh.hosts import Host
-from rdtops.ssh.openssh_client import Refused, SshClient
+from rdtops.ssh.login.openssh_errors import Refused
+from rdtops.ssh.openssh_client import SshClient
 from rdtops.transfer import streams, transfer
 from rdtops.transfer.ranges import Range, Ranges, RangeStream
 from rdtops.transfer.transfer import plan_download, plan_upload
@@ -248,11 +249,11 @@ def test_ranges_altered_on_the_way_are_a_digest_mismatch(connection: Any, big: P
 @pytest.mark.parametrize(("said", "kind"), [
     ("kex_exchange_identification: Connection closed by remote host", Refused),
     ("Connection closed by UNKNOWN port 65535", Refused),
-    ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @", openssh_client.HostKeyError),
+    ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @", HostKeyError),
     ("No ED25519 host key is known for [10.0.0.1]:22 and you have requested strict checking.",
-     openssh_client.HostKeyError),
-    ("root@h: Permission denied (publickey,keyboard-interactive).", openssh_client.AuthenticationFailed),
-    ("ssh: Could not resolve hostname h: Name or service not known", openssh_client.Unreachable)])
+     HostKeyError),
+    ("root@h: Permission denied (publickey,keyboard-interactive).", AuthenticationFailed),
+    ("ssh: Could not resolve hostname h: Name or service not known", Unreachable)])
 def test_what_ssh_says_becomes_our_error(fake_ssh: FakeSsh, said: str, kind: type[Exception]) -> None:
     with fake_ssh(f"echo {said!r} >&2; exit 255") as client, pytest.raises(kind):
         client.start(porter).wire.hear()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from rdtops.errors import HostKeyError
 from rdtops.lab.site import Lab
 from rdtops.porter.parts import begun
 from rdtops.ssh import openssh_client
@@ -100,7 +101,7 @@ def test_without_an_ssh_program_channels_of_one_connection_carry_it(lab_hosts: P
 
 def test_an_unknown_host_key_is_refused_by_the_ssh_program_too(lab: Lab, tmp_path: Path, lab_hosts: Path) -> None:
     host = replace(load(lab_hosts).host("lab"), known_hosts=str(tmp_path / "none"))
-    with SshClient(host) as client, pytest.raises(openssh_client.HostKeyError):
+    with SshClient(host) as client, pytest.raises(HostKeyError):
         client.absolute("~/x")
 
 
