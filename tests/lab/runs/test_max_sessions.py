@@ -77,6 +77,26 @@ def test_a_session_that_only_we_could_end_is_named_soon(lab: Lab, host: Host, mo
         assert connection.run(Command("echo", "again")).out == "again\n"
 
 
+def test_a_program_that_is_slow_to_end_is_waited_for(lab: Lab, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sshd counts its session until then, although we have closed it."""
+    monkeypatch.setattr(max_sessions, "OWN_WAIT_S", 0.5)
+    with allowing(lab, 1), Connection(host) as connection:
+        with connection.stream("trap '' HUP PIPE; echo on; read x; sleep 2", has_input=False) as slow:
+            assert slow.read(3) == b"on\n"
+        begun_s = time.monotonic()
+        assert connection.run(Command("echo", "next")).out == "next\n"
+        assert time.monotonic() - begun_s > max_sessions.OWN_WAIT_S
+
+
+def test_a_spare_session_ends_where_another_is_needed(lab: Lab, host: Host) -> None:
+    with allowing(lab, 1), Connection(host) as connection, \
+            connection.far(porter, {"do": "stream"}, wait=False) as spare:
+        assert spare.wire.hear() == {"ready": True}
+        with pytest.raises(SessionRefused):
+            connection.stream("true", wait=False)
+        assert connection.run(Command("echo", "needed")).out == "needed\n"
+
+
 def test_a_file_travels_where_there_is_one_session(lab: Lab, host: Host, home: None, tmp_path: Path,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     """Also over channels of the one login that a person made."""

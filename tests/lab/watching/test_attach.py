@@ -60,11 +60,16 @@ def test_attach_shows_the_window_and_detaches(lab: Lab, run: Alive, tmp_path: Pa
                            "--run", RUN], cwd=inv.root, env={**inv.env, "TERM": "xterm"}, stdin=terminal,
                           stdout=terminal, stderr=terminal) as process:
         os.close(terminal)
-        read_until(person, "step 7 of 9", f"[{RUN[:8]}")  # of the log, and of tmux
-        os.write(person, b"\x02d")
-        read_until(person, f"detached (from session {RUN})")
-        assert process.wait(20) == 0
-    os.close(person)
+        try:
+            read_until(person, "step 7 of 9", f"[{RUN[:8]}")  # of the log, and of tmux
+            for key in (b"\x02", b"d"):
+                os.write(person, key)
+                time.sleep(0.3)  # tmux takes what comes faster for pasted text
+            read_until(person, f"detached (from session {RUN})")
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            os.close(person)
 
 
 def read_until(person: int, *words: str) -> None:
