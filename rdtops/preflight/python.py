@@ -128,7 +128,8 @@ def packages(facts: PythonFacts, python: str, train: TrainConfig, driver: str = 
     """Compare the installed versions with what is known not to work, and with the oldest that are known to."""
     wanted, pip = requirements(train.tracker), f"{facts.path or python} -m pip install"
     missing = [n for n in wanted if not facts.packages.get(n)]
-    clashes = list(compatibility.clashes(facts.packages, (f"sharding={train.sharding}",)))
+    settings = (f"sharding={train.sharding}",) if train.num_processes > 1 else ()
+    clashes = list(compatibility.clashes(facts.packages, settings))
     old = [n for n in wanted if n not in missing
            and compatibility.numbers(str(facts.packages[n])) < compatibility.numbers(wanted[n])]
     if missing:
