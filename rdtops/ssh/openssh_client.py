@@ -107,14 +107,16 @@ class SshClient:
 
     def _logged_in(self, program: ModuleType) -> SshProcess:
         """Start a process and wait for its login; try again later where a hop is busy. Raise a HostError."""
-        for pause_s in (*PAUSES_S, None):
-            process = self.start(program)
-            if process.let_in():
-                break
-            error = process.end()
-            if pause_s is None or not isinstance(error, Refused):
-                raise error
+        for pause_s in PAUSES_S:
+            with contextlib.suppress(Refused):
+                return self._let_in(program)
             time.sleep(pause_s)
+        return self._let_in(program)
+
+    def _let_in(self, program: ModuleType) -> SshProcess:
+        process = self.start(program)  # raises what ended it while its input was written
+        if not process.let_in():
+            raise process.end()
         return process
 
     def start(self, program: ModuleType) -> SshProcess:
