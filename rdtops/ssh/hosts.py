@@ -118,3 +118,8 @@ class Host(Hop):
     def only_openssh(self) -> str:
         """Why only OpenSSH can log in; empty: Fabric can."""
         return next((f"{hop.ssh.only_openssh} of {hop.name}" for hop in self.route if hop.ssh.only_openssh), "")
+
+    @property
+    def why_openssh(self) -> str:
+        """What asks for OpenSSH as the transport; empty: Fabric is."""
+        return self.only_openssh or (f"transport = {OPENSSH}" if self.transport == OPENSSH else "")

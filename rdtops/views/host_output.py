@@ -32,22 +32,14 @@ class HostOutput(WorkflowOutput):
         mark = styled("[bold]*[/] ") if host.default else "  "
         ping = styled("  [green]{} ms[/]", f"{self.round_trip_s * 1000:.0f}") if self.round_trip_s is not None else ""
         problem = styled("\n    [bold red]{}[/]", self.problem) if self.problem else ""
-        by = styled("  [yellow]by OpenSSH: {}[/]", self._reason) if self._transport == OPENSSH else ""
+        by = styled("  [yellow]by OpenSSH: {}[/]", host.why_openssh) if host.why_openssh else ""
         return styled("{}[bold]{}[/]  {}  [dim]{}  {}[/]{}{}{}", mark, host.name, host.route_words, host.where,
                       host.workspace, by, ping, problem)
-
-    @property
-    def _transport(self) -> str:
-        return OPENSSH if self.host.transport == OPENSSH or self.host.only_openssh else FABRIC
-
-    @property
-    def _reason(self) -> str:
-        return self.host.only_openssh or "transport = openssh"
 
     def to_json(self) -> list[dict[str, Any]]:
         host = self.host
         return [{"name": host.name, "default": host.default, "route": [hop.where for hop in host.route],
-                 "workspace": host.workspace, "preset": host.preset, "transport": self._transport,
+                 "workspace": host.workspace, "preset": host.preset, "transport": OPENSSH if host.why_openssh else FABRIC,
                  "round_trip_s": self.round_trip_s,
                  "problem": self.problem or None}]
 

@@ -112,14 +112,14 @@ def host(alias: str, values: Mapping[str, Any], file: Path) -> Host:
 def transport(host: Host) -> str:
     """Return the transport of a host: FABRIC, or OPENSSH where its options ask for it. Raise ConfigError where OpenSSH
     is needed and is not installed."""
-    reason = host.only_openssh
-    if host.transport == FABRIC and reason:
+    reason = host.why_openssh
+    if not reason:
+        return FABRIC
+    if host.transport == FABRIC:
         raise ConfigError(f"transport = \"{FABRIC}\" of {host.name}: Fabric cannot honour {reason}",
                           remedy=f"remove `transport` of {host.name} in hosts.toml")
-    if host.transport != OPENSSH and not reason:
-        return FABRIC
     if not shutil.which("ssh"):
-        raise ConfigError(f"{host.name} needs OpenSSH ({reason or 'transport = openssh'}), and there is no `ssh` on "
+        raise ConfigError(f"{host.name} needs OpenSSH ({reason}), and there is no `ssh` on "
                           "PATH", remedy="install OpenSSH's client")
     return OPENSSH
 
