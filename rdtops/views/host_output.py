@@ -39,9 +39,9 @@ class HostOutput(WorkflowOutput):
     def to_json(self) -> list[dict[str, Any]]:
         host = self.host
         return [{"name": host.name, "default": host.default, "route": [hop.where for hop in host.route],
-                 "workspace": host.workspace, "preset": host.preset, "transport": OPENSSH if host.why_openssh else FABRIC,
-                 "round_trip_s": self.round_trip_s,
-                 "problem": self.problem or None}]
+                 "workspace": host.workspace, "preset": host.preset,
+                 "transport": OPENSSH if host.why_openssh else FABRIC,
+                 "round_trip_s": self.round_trip_s, "problem": self.problem or None}]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rdtops.workflows.session import HostSession, Session
 
 def hosts(session: HostSession, *, ping: bool) -> Iterator[HostOutput]:
     if not ping:
-        yield HostOutput(session.host)
+        yield HostOutput(session.host, problem=session.host.problem)
         return
     try:
         connection = session.connect()
