@@ -62,6 +62,10 @@ class Unreachable(HostError):
     pass
 
 
+class Incompatible(Unreachable):
+    """A hop and Fabric have no algorithm in common."""
+
+
 class HostKeyError(HostError):
     pass
 

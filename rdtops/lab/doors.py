@@ -6,13 +6,13 @@ host's folder, for its user alone.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 from importlib.util import find_spec
 from pathlib import Path
 
 from rdtops.errors import LabError
+from rdtops.hostlib import locks
 from rdtops.lab import sshd
 
 OPEN = "open"
@@ -59,7 +59,7 @@ def prepare(door: str, folder: Path) -> None:
     if not name:
         return
     with os.fdopen(os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as words:
-        fcntl.flock(words, fcntl.LOCK_EX)  # a login may use a code up at this moment
+        locks.flock(words.fileno(), locks.EXCLUSIVE)  # a login may use a code up at this moment
         known = words.read().splitlines()
         if name == "password":
             new = [] if known else [secrets.token_urlsafe(9)]

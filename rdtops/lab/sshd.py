@@ -98,10 +98,11 @@ def prepare_system() -> None:
 
 def prepare_pam(service: str, words: Path) -> None:
     """Let PAM admit to this service whoever knows an entry word of this file."""
-    program = Path(__file__).with_name("entry_words.py")
+    root = str(Path(__file__).resolve().parents[2])
+    program = f"import sys; sys.path.insert(0, {root!r}); from rdtops.lab import entry_words; entry_words.main()"
     place(_PAM / service, (
         "# Written by the rdtops lab, removed by inv lab.down.\n"
-        f"auth required pam_exec.so type=auth expose_authtok quiet [{sys.executable}] -I [{program}] [{words}]\n"
+        f"auth required pam_exec.so type=auth expose_authtok quiet [{sys.executable}] -I -c [{program}] [{words}]\n"
         "auth required pam_permit.so\naccount required pam_permit.so\nsession required pam_permit.so\n"))
 
 

@@ -18,7 +18,15 @@ from typing import Any
 
 import paramiko
 
-from rdtops.errors import AuthenticationFailed, CommandFailed, ConfigError, ConnectionLost, RdtopsError, RemoteError
+from rdtops.errors import (
+    AuthenticationFailed,
+    CommandFailed,
+    ConfigError,
+    ConnectionLost,
+    Incompatible,
+    RdtopsError,
+    RemoteError,
+)
 from rdtops.hostlib.fields import loads
 from rdtops.ssh import bundle, call_log, exceptions
 from rdtops.ssh.channels import login_shell
@@ -118,11 +126,12 @@ class Connection:
             return _opened(OpenSshMaster(self.host, self._ask))
         try:
             return _opened(FabricChain(self.host, self._ask))
-        except AuthenticationFailed as refused:
-            if self.host.transport == FABRIC or not ssh_config.may_let_in(self.host):
+        except (AuthenticationFailed, Incompatible) as refused:
+            has_other_way = isinstance(refused, Incompatible) or ssh_config.may_let_in(self.host)
+            if self.host.transport == FABRIC or not has_other_way or not ssh_config.is_installed():
                 raise
             try:
-                link = _opened(OpenSshMaster(replace(self.host, transport=OPENSSH), None))
+                link = _opened(OpenSshMaster(replace(self.host, transport=OPENSSH), self._ask))
             except RdtopsError:
                 raise refused from None
             self.host = link.host  # what else logs in does it the same way

@@ -9,7 +9,7 @@ import threading
 import fabric
 import paramiko
 
-from rdtops.errors import AuthenticationFailed, ConnectionLost, HostKeyError, RdtopsError, Unreachable
+from rdtops.errors import AuthenticationFailed, ConnectionLost, HostKeyError, Incompatible, RdtopsError, Unreachable
 from rdtops.ssh.hosts import Hop, Host
 from rdtops.ssh.login.identities import NO_FILE, LoginRefused
 from rdtops.ssh.login.known_hosts import CHANGED, IS_REVOKED, names
@@ -63,9 +63,9 @@ def refusal(error: Exception, hop: Hop, host: Host, before: Hop | None = None) -
     if isinstance(error, paramiko.AuthenticationException):
         return Unreachable(f"cannot reach {where}: it stopped answering during the login ({error})", remedy=ping)
     if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
-        return Unreachable(f"cannot log in to {where}: it is too old for Fabric ({error})",
-                           remedy=f"if `ssh` gets in with options of ~/.ssh/config (HostKeyAlgorithms +ssh-rsa), set "
-                                  f"ssh_alias of {host.name} in hosts.toml to that Host")
+        return Incompatible(f"cannot log in to {where}: it and Fabric have no algorithm in common ({error})",
+                            remedy=f"if `ssh` gets in with options of ~/.ssh/config (HostKeyAlgorithms +ssh-rsa), set "
+                                   f"ssh_alias of {host.name} in hosts.toml to that Host")
     if isinstance(error, socket.gaierror):
         return Unreachable(f"cannot resolve the address {hop.address!r} of {hop.name} (route {host.route_words})",
                            remedy=f"check address of {hop.name} in hosts.toml, or HostName in ~/.ssh/config")
@@ -73,7 +73,7 @@ def refusal(error: Exception, hop: Hop, host: Host, before: Hop | None = None) -
         error = next(iter(error.errors.values()))  # its own message is "[Errno None]"
     mute = isinstance(error, paramiko.SSHException) and str(error) in _MUTE
     why = "the port accepts the connection but does not answer as an SSH server" if mute else error
-    return Unreachable(f"cannot reach {where}: {why or type(error).__name__}", remedy=ping)
+    return Unreachable(f"cannot reach {where}: {str(why) or 'the connection was closed'}", remedy=ping)
 
 
 def _key_refused(error: KeyRefused, hop: Hop, where: str, trust: str) -> HostKeyError:

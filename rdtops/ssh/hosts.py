@@ -9,6 +9,7 @@ from typing import Any
 
 from rdtops.contract.recovery import Recovery
 
+NO_FILES = "none"  # as the only identity_file: no file is tried
 FABRIC, OPENSSH = "fabric", "openssh"  # transports
 
 

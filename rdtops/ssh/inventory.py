@@ -24,6 +24,8 @@ DEFAULT_FILE = "hosts.toml"
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Text = Annotated[str, StringConstraints(min_length=1)]
+Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f\"]+$")]  # it goes into an ssh_config
+Address = Annotated[str, StringConstraints(pattern=r"^[^\s\x00-\x1f\x7f\"@]+$")]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -34,11 +36,11 @@ class _Table(BaseModel):
 class _HopTable(_Table):
     """The keys of a jump in hosts.toml; absent values are those of Hop."""
 
-    address: Text
+    address: Address
     port: Port | None = None
-    user: Text | None = None
-    identity_file: Text | None = None
-    known_hosts: Text | None = None
+    user: Line | None = None
+    identity_file: Line | None = None
+    known_hosts: Line | None = None
     connect_timeout_s: Annotated[int, Field(ge=1, le=600)] | None = None
     relay: bool | None = None
 
@@ -83,9 +85,9 @@ class _RecoveryTable(_Table):
 class _HostTable(_HopTable):
     """The keys of a host: jumps are names, and an ssh_config alias may stand for address and route."""
 
-    address: Text | None = None  # type: ignore[assignment]
+    address: Address | None = None  # type: ignore[assignment]
     jumps: tuple[Name, ...] = Field(default=(), strict=False)
-    ssh_alias: Text | None = None
+    ssh_alias: Line | None = None
     transport: Literal["auto", "fabric", "openssh"] | None = None
     workspace: Text | None = None
     python: Text | None = None
@@ -274,6 +276,8 @@ def _own_options(hop: Hop) -> SshOptions:
 
 def _given(table: BaseModel) -> dict[str, Any]:
     given = {key: getattr(table, key) for key in table.model_fields_set}
+    if given.get("address"):
+        given["address"] = given["address"].strip("[]")  # of IPv6
     if isinstance(given.get("environment"), _EnvironmentTable):
         given["environment"] = Environment(**_given(given["environment"]))
     if isinstance(given.get("recovery"), _RecoveryTable):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import glob
+import re
+import tempfile
 from pathlib import Path
 
+from rdtops.errors import ConfigError
 from rdtops.hostlib.files import write_whole
 from rdtops.ssh.hosts import OPENSSH, Hop, Host
 from rdtops.ssh.login import relay, ssh_config
@@ -24,7 +28,14 @@ Host *
   StdinNull no
   ForkAfterAuthentication no
 """
+SHORT = re.compile(r"[\w./+-]{1,60}")  # a path that needs no quotes in an ssh_config
 QUICK = "Host *\n  Ciphers ^aes128-gcm@openssh.com\n"  # hardware does AES; the default's tag costs three times as much
+
+
+def private_folder() -> tempfile.TemporaryDirectory[str]:
+    """Make a folder for the files of an `ssh`: its path must fit into a socket's, and an ssh_config."""
+    usual = tempfile.gettempdir()
+    return tempfile.TemporaryDirectory(prefix="rdtops-ssh-", dir=usual if SHORT.fullmatch(usual) else "/tmp")  # noqa: S108
 
 
 def write_config(host: Host, folder: Path, *, batch: bool = True) -> Path:
@@ -43,8 +54,9 @@ def config_text(host: Host, file: Path) -> str:
     read = [Path(source.file)]
     if read == [ssh_config.USER_CONFIG.expanduser().absolute()]:
         read.append(ssh_config.SYSTEM_CONFIG)
-    return "\n".join([f"Host {source.alias}", *(f"  {line}" for line in source.overrides), "Match all",
-                      *(f'  Include "{one}"' for one in read)]) + "\n"
+    name = ssh_config.Destination.of(source.alias).name
+    return "\n".join([f"Host {name}", *(f"  {line}" for line in source.overrides), "Match all",
+                      *(f'  Include "{glob.escape(str(one))}"' for one in read)]) + "\n"
 
 
 def destination(host: Host, hop: int = -1) -> str:
@@ -57,9 +69,9 @@ def destination(host: Host, hop: int = -1) -> str:
 
 def _block(route: tuple[Hop, ...], number: int, file: Path) -> str:
     hop = route[number]
-    lines = [f"Host hop-{number}", f"HostName {hop.address}", f"Port {hop.port}", f"User {_quoted(hop.user)}",
-             f"UserKnownHostsFile {' '.join(map(_quoted, hop.known_hosts_files))}", "GlobalKnownHostsFile /dev/null",
-             f"ConnectTimeout {hop.connect_timeout_s}", *(f"IdentityFile {_quoted(one)}" for one in hop.identity_files)]
+    lines = [f"Host hop-{number}", f"HostName {_quoted(hop.address)}", f"Port {hop.port}", f"User {_quoted(hop.user)}",
+             f"UserKnownHostsFile {' '.join(map(_path, hop.known_hosts_files))}", "GlobalKnownHostsFile /dev/null",
+             f"ConnectTimeout {hop.connect_timeout_s}", *(f"IdentityFile {_path(one)}" for one in hop.identity_files)]
     if hop.ssh.identities_only:
         lines.append("IdentitiesOnly yes")
     if hop.ssh.identity_agent:
@@ -79,6 +91,11 @@ def _shell_word(word: str | Path) -> str:
 
 
 def _quoted(word: str) -> str:
-    if '"' in word or "\n" in word:
-        raise ValueError(f"ssh_config cannot contain {word!r}")
+    if any(letter in word for letter in '"\n\r\0'):
+        raise ConfigError(f"an ssh_config cannot contain {word!r}", remedy="edit hosts.toml")
     return f'"{word}"'
+
+
+def _path(word: str) -> str:
+    """Return a path for an option that has tokens: ours has none."""
+    return _quoted(word.replace("%", "%%"))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import paramiko
 from paramiko.auth_handler import AuthHandler
-from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA
+from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA, cMSG_SERVICE_REQUEST
 
 Ask = Callable[[str, bool], str]
 
@@ -18,6 +19,7 @@ REKEY_BYTES = 1 << 35
 PACKET_BYTES = 1 << 18  # OpenSSH's own limit
 BACKLOG_BYTES = 1 << 26  # unread, of a channel: twice the window that a host may fill
 RSA_KEY = "ssh-rsa"  # the key; rsa-sha2-* are its signatures
+SERVICE = "ssh-userauth"
 QUESTIONS, QUESTION_CHARS = 20, 1000  # of a hop, during a login
 
 
@@ -66,7 +68,17 @@ def _bounded_read(read: Callable[..., bytes], size: int, check_rekey: bool = Fal
 
 
 class _AuthHandler(AuthHandler):  # type: ignore[misc]  # paramiko has no types
-    """An AuthHandler that limits the number of questions: paramiko would allocate a list of four billion of them."""
+    """An AuthHandler for one attempt of a login: paramiko's own asks for the service anew each time, at which some
+    servers hang up. It limits the number of questions: paramiko would allocate a list of four billion of them."""
+
+    def _request_auth(self) -> None:
+        accepted = paramiko.Message()
+        accepted.add_string(SERVICE)
+        accepted.rewind()
+        super()._parse_service_accept(accepted)  # sends the attempt
+
+    def _parse_service_accept(self, message: paramiko.Message) -> None:  # noqa: ARG002
+        self.transport.service_accepted.set()
 
     def _parse_userauth_info_request(self, message: paramiko.Message) -> None:
         head = paramiko.Message(message.get_remainder())
@@ -82,6 +94,10 @@ class _Transport(paramiko.Transport):  # type: ignore[misc]  # paramiko has no t
     the error. `last_words`: what the server said when it hung up."""
 
     last_words = ""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.service_accepted = threading.Event()
     _channel_handler_table: ClassVar[dict[int, Any]] = {
         **paramiko.Transport._channel_handler_table,  # noqa: SLF001
         MSG_CHANNEL_DATA: _feed, MSG_CHANNEL_EXTENDED_DATA: _feed_extended}
@@ -98,11 +114,40 @@ class _Transport(paramiko.Transport):  # type: ignore[misc]  # paramiko has no t
             intro = " ".join(part for part in (title, instructions) if part)
             return [ask(f"{intro} {text}".strip()[:QUESTION_CHARS], echo) for text, echo in prompts]
 
+        return self._attempt(lambda handler, event: handler.auth_interactive(username, answers, event))
+
+    def auth_none(self, username: str) -> list[str]:
+        return self._attempt(lambda handler, event: handler.auth_none(username, event))
+
+    def auth_publickey(self, username: str, key: paramiko.PKey) -> list[str]:
+        return self._attempt(lambda handler, event: handler.auth_publickey(username, key, event))
+
+    def auth_password(self, username: str, password: str) -> list[str]:
+        return self._attempt(lambda handler, event: handler.auth_password(username, password, event))
+
+    def _attempt(self, begin: Callable[[_AuthHandler, threading.Event], None]) -> list[str]:
+        """Make an attempt; return the methods that the server still wants, none when it let us in."""
+        self._ask_for_service()
         event = threading.Event()
         self.auth_handler = _AuthHandler(self)
-        self.auth_handler.auth_interactive(username, answers, event)
-        answered: list[str] = self.auth_handler.wait_for_response(event)
-        return answered
+        begin(self.auth_handler, event)
+        left: list[str] = self.auth_handler.wait_for_response(event)
+        return left
+
+    def _ask_for_service(self) -> None:
+        if self.service_accepted.is_set():
+            return
+        self.auth_handler = _AuthHandler(self)
+        message = paramiko.Message()
+        message.add_byte(cMSG_SERVICE_REQUEST)
+        message.add_string(SERVICE)
+        self._send_message(message)
+        ends_s = time.monotonic() + self.auth_timeout
+        while not self.service_accepted.wait(0.05):
+            if not self.is_active():
+                raise self.saved_exception or paramiko.AuthenticationException("transport shut down or saw EOF")
+            if time.monotonic() > ends_s:
+                raise paramiko.AuthenticationException("Authentication timeout.")
 
     def _parse_disconnect(self, message: paramiko.Message) -> None:
         words = paramiko.Message(message.get_remainder())

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import tempfile
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rdtops.errors import HostKeyError
+from rdtops.errors import HostKeyError, Incompatible
 from rdtops.hostlib.files import write_whole
-from rdtops.ssh.hosts import OPENSSH, Hop, Host
+from rdtops.ssh.hosts import FABRIC, OPENSSH, Hop, Host
 from rdtops.ssh.login import known_hosts, openssh_master, ssh_config
 from rdtops.ssh.login.known_hosts import IS_REVOKED, KNOWN, KnownHosts
-from rdtops.ssh.openssh_config import destination, write_config
+from rdtops.ssh.openssh_config import destination, private_folder, write_config
 from rdtops.ssh.transport import Ask
 
 PROBE_ALIAS = "rdtops-probe"  # the name of a key in a known_hosts file of our own
@@ -40,9 +40,19 @@ def trust(host: Host, accept: Callable[[SeenKey], bool], ask: Ask | None = None)
 
     Raise HostKeyError at the first key that is not accepted: the hops behind it cannot be reached.
     """
-    keys = _keys_by_openssh(host, ask) if ssh_config.transport(host) == OPENSSH else _keys_by_fabric(host, ask)
-    seen = []
-    for hop, kind, blob in keys:
+    seen: list[SeenKey] = []
+    try:
+        _trust(host, accept, ask, seen)
+    except Incompatible:
+        if host.transport == FABRIC or not ssh_config.is_installed():
+            raise
+        _trust(replace(host, transport=OPENSSH), accept, ask, seen := [])
+    return seen
+
+
+def _trust(host: Host, accept: Callable[[SeenKey], bool], ask: Ask | None, seen: list[SeenKey]) -> None:
+    by_openssh = ssh_config.transport(host) == OPENSSH
+    for hop, kind, blob in _keys_by_openssh(host, ask) if by_openssh else _keys_by_fabric(host, ask):
         key = SeenKey(hop, kind, blob, KnownHosts(hop).verdict(kind, blob))
         seen.append(key)
         if key.state == IS_REVOKED:
@@ -55,7 +65,6 @@ def trust(host: Host, accept: Callable[[SeenKey], bool], ask: Ask | None = None)
                                    "be reached", remedy=f"inv trust --host {host.name}   # compare the fingerprint "
                                    "first")
             _record(key)
-    return seen
 
 
 # A hop can be reached only when the hops before it are trusted: its key is recorded before the next is asked for.
@@ -81,7 +90,7 @@ def _keys_by_fabric(host: Host, ask: Ask | None) -> Iterator[tuple[Hop, str, byt
 
 
 def _keys_by_openssh(host: Host, ask: Ask | None) -> Iterator[tuple[Hop, str, bytes]]:
-    with tempfile.TemporaryDirectory(prefix="rdtops-ssh-") as folder:
+    with private_folder() as folder:
         config, keys = write_config(host, Path(folder), batch=ask is None), Path(folder) / "keys"
         for number, hop in enumerate(host.route):
             keys.write_bytes(b"")
@@ -106,13 +115,34 @@ def _record(key: SeenKey) -> None:
         raise HostKeyError(f"cannot add the host key of {hop.name}: its known_hosts is {file}, which is not a file",
                            remedy=f"set known_hosts = \"~/.ssh/known_hosts\" for {hop.name} in hosts.toml, or "
                                   "UserKnownHostsFile in ~/.ssh/config; then run inv trust again")
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    name = known_hosts.names(hop)[0]
-    old = {known.line for known in known_hosts.read(file)[0]
-           if not known.marker and known.kind == key.kind and known.is_only_about(name)}
-    kept = [line for number, line in enumerate(lines) if number not in old]
-    if kept and not kept[-1].endswith(b"\n"):
-        kept[-1] += b"\n"
-    entry = f"{name} {key.kind} {base64.b64encode(key.blob).decode()}\n".encode()
-    write_whole(file.resolve(), b"".join(kept) + entry, file.stat().st_mode & 0o777 if file.exists() else 0o600)
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+        name = known_hosts.names(hop)[0]
+        kept = _without_the_old(lines, name, key)
+        entry = f"{name} {key.kind} {base64.b64encode(key.blob).decode()}\n".encode()
+        write_whole(file.resolve(), b"".join(kept) + entry, file.stat().st_mode & 0o777 if file.exists() else 0o600)
+    except OSError as error:
+        raise HostKeyError(f"cannot add the host key of {hop.name}: {file}: {error.strerror}",
+                           remedy=f"set known_hosts of {hop.name} in hosts.toml, or UserKnownHostsFile in "
+                                  "~/.ssh/config, to a file that you can write") from None
+
+
+def _without_the_old(lines: list[bytes], name: str, key: SeenKey) -> list[bytes]:
+    """Return the lines of the first known_hosts file, in which other keys of this kind no longer hold for the host.
+    Raise HostKeyError where one stands in another file or for a pattern of hosts: that is for a person to change."""
+    first, *others = key.hop.known_hosts_files
+    kept: dict[int, bytes] = dict(enumerate(lines))
+    for file in (first, *others):
+        for known in known_hosts.read(Path(file).expanduser())[0]:
+            if known.marker or known.kind != key.kind or known.blob == key.blob or not known.names(name):
+                continue
+            hosts = [host for host in known.hosts.split(",") if host.lower() != name]
+            if file != first or any(re.search(r"[*?!]", host) for host in hosts):
+                raise HostKeyError(f"the old host key of {key.hop.name} stands in {file}:{known.line + 1} for "
+                                   f"{known.hosts[:80]}, and would stay valid",
+                                   remedy=f"remove that line, then inv trust --host {key.hop.name}")
+            rest = hosts if known.names(name) and not known.is_only_about(name) else []
+            words = kept[known.line].split(None, 1)
+            kept[known.line] = b" ".join([",".join(rest).encode(), words[1]]) if rest else b""
+    return [line if line.endswith(b"\n") else line + b"\n" for line in kept.values() if line]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, NoReturn, ParamSpec
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Concatenate, NoReturn, ParamSpec
 from invoke import Exit
 
 from rdtops.errors import RdtopsError
-from rdtops.ui.screen import Screen, ask_person, say, show_traceback
+from rdtops.ui.screen import Screen, ask_person, leave_question, say, show_traceback
 
 if TYPE_CHECKING:
     from rdtops.delivery.plan import Request
@@ -148,6 +150,9 @@ def _on_screen(as_json: bool = False, *, live: bool = False) -> Iterator[Screen]
         screen.close_progress()
         screen.close_live()
         say("\nDetached. The run continues on the host." if live else "\nInterrupted. Runs on the host continue.")
+        if leave_question():  # a thread that waits for a person cannot be ended
+            screen.close()
+            os._exit(130)
         raise Exit(code=130) from None
 
 
@@ -166,7 +171,17 @@ def _shared_screen() -> Screen:
         _screen = Screen()
         sys.excepthook = show_traceback
         atexit.register(_screen.close)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _ended_by)
     return _screen
+
+
+def _ended_by(number: int, _: object) -> None:
+    """End as a command does, so that no `ssh` stays behind that is logged in."""
+    if _screen:
+        _screen.close()
+    raise SystemExit(128 + number)
 
 
 def _side_by_side(screen: Screen, hosts: list[HostSession], start: Callable[[HostSession], Iterable[WorkflowOutput]], *,
@@ -180,8 +195,15 @@ def _side_by_side(screen: Screen, hosts: list[HostSession], start: Callable[[Hos
         codes.append(screen.show_each(start(host)))
         return []
 
-    with ThreadPoolExecutor(len(hosts)) as pool:
+    pool = ThreadPoolExecutor(len(hosts))
+    try:
         futures = [pool.submit(outputs_of, host) for host in hosts]
+        wait(futures)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        screen.close()  # ends what the threads wait for
+        raise
+    pool.shutdown()
     failed = [f.exception() for f in futures if f.exception()]
     unexpected = [e for e in failed if e and not isinstance(e, RdtopsError)]
     if unexpected:

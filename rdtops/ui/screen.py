@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import os
 import sys
+import termios
 import threading
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -144,11 +146,35 @@ class Screen:
         self._bars.update(self._bar_ids[key], completed=done.bytes_done, total=done.bytes_total)
 
 
+_terminal: list[Any] | None = None  # its state before the question that is open
+_asking = threading.Lock()  # hosts are asked for side by side, and there is one terminal
+
+
 def ask_person(question: str, echo: bool) -> str:
     """Return the answer of the user at the terminal; without `echo` the typed text is hidden."""
     import getpass
 
-    return (input if echo else getpass.getpass)(f"{printable(question)} ")
+    with _asking, _unchanged_terminal():
+        return (input if echo else getpass.getpass)(f"{printable(question)} ")
+
+
+@contextlib.contextmanager
+def _unchanged_terminal() -> Iterator[None]:
+    """Keep the state of the terminal for leave_question."""
+    global _terminal  # noqa: PLW0603  # of the one question that is open
+    with contextlib.suppress(termios.error, OSError, ValueError):
+        _terminal = termios.tcgetattr(sys.stdin.fileno())
+    yield
+    _terminal = None
+
+
+def leave_question() -> bool:
+    """Return whether a question waits for its answer in another thread; the terminal is then as it was before it."""
+    if _terminal is None:
+        return False
+    with contextlib.suppress(termios.error, OSError, ValueError):
+        termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, _terminal)
+    return True
 
 
 def say(text: str) -> None:

@@ -139,13 +139,17 @@ class HostSession:
         try:
             return self._connection.open()
         except Unreachable as error:
-            if self.host.route[0].address.startswith("127."):
+            if self._is_of_a_lab:
                 error.remedy = "inv lab.up   # if this is the lab; inv lab.status shows its servers"
             raise
         except HostKeyError as error:
-            if Path(self.host.known_hosts).parent.name == ".lab":  # its lab wrote that file: this is another's server
+            if self._is_of_a_lab:  # its lab wrote that file: this is another's server
                 error.remedy = "inv lab.up   # another program has the port; this starts the lab on ports of its own"
             raise
+
+    @property
+    def _is_of_a_lab(self) -> bool:
+        return Path(self.host.known_hosts).parent.name == ".lab"
 
     def _say_notes(self) -> None:
         """Say once what is skipped in known_hosts, and what a relay does."""

@@ -16,6 +16,7 @@ from proofs import slurm_cluster
 from proofs.slurm_cluster import Cluster
 from rdtops.contract.journal import Journal
 from rdtops.hostlib import liveness, processes
+from rdtops.lab.fake_gpus import Gpus
 from rdtops.lab.site import HOSTS, Lab
 from rdtops.ssh import inventory
 from rdtops.ssh.connection import Connection
@@ -38,13 +39,16 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Leave hosts without trainings and with an empty workspace: which file of tests comes next, chance decides."""
+    """Leave hosts without trainings, with an empty workspace and the usual GPUs: which file of tests comes next, chance
+    decides."""
     yield
     runs = processes.carried(liveness.RUN)
     processes.end(lambda: [pid for home in _homes for pid in processes.carrying(f"HOME={home}")
                            if runs.intersection(processes.environment(pid))])
     for home in _homes:
         shutil.rmtree(home / "rdtops", ignore_errors=True)
+        if home.exists():
+            Gpus().write(home.parent / "gpus.json")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def plain(inv: CommandLine, lab: Lab) -> dict[str, str]:
 
 def answered(inv: CommandLine, line: str | bytes, **env: str) -> subprocess.CompletedProcess[bytes]:
     """What `inv LINE` printed, as bytes; no file of ours was opened with the encoding of the locale."""
-    done = subprocess.run(["python", "-m", "invoke", *line.split()], cwd=inv.root, stdin=subprocess.DEVNULL,
+    done = subprocess.run([sys.executable, "-m", "invoke", *line.split()], cwd=inv.root, stdin=subprocess.DEVNULL,
                           env={**inv.env, "PYTHONWARNDEFAULTENCODING": "1", **env}, capture_output=True, check=False)
     assert b"Traceback" not in done.stderr, done.stderr
     ours = [row for row in done.stderr.decode(errors="replace").splitlines()

@@ -1,6 +1,7 @@
 import base64
 import contextlib
 import json
+import os
 import select
 import socket
 import ssl
@@ -310,7 +311,9 @@ def serving(handler, certificate=None):
 def fetched(module, h, spec):
     """Run the probe of the endpoint; return what came of a small and of a large file."""
     (probe,) = module.endpoint_probes(h, module.mirror_of(h, options("encoder_mirror", h)), spec())
-    done = subprocess.run(["sh", "-c", probe.shell], capture_output=True, check=True, input=probe.stdin)
+    ours = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # its python3 has huggingface_hub
+    done = subprocess.run(["sh", "-c", probe.shell], capture_output=True, check=True, input=probe.stdin,
+                          env={**os.environ, "PATH": ours})
     return probe.parse(said(done.stdout.decode()))
 
 

@@ -62,7 +62,8 @@ class DrilledRow:
 
 
 LEAVES: dict[Any, Callable[[str], Any]] = {
-    str: str, Any: str, int: lambda _: 3, float: lambda _: 3.0, bool: lambda _: False, types.NoneType: lambda _: None,
+    str: str, Any: str, bytes: lambda w: w.encode("utf-8", "surrogatepass"), int: lambda _: 3, float: lambda _: 3.0,
+    bool: lambda _: False, types.NoneType: lambda _: None,
     Path: lambda _: Path(__file__), RdtopsError: lambda w: RunError(w, remedy=w),
     Event: lambda w: Event(w, 1.7e9, {w: w}), Option: lambda w: Option(str, w, w)}
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from typing import Any
 import fabric
 import paramiko
 
+from rdtops.errors import Unreachable
+from rdtops.hostlib.names import quoted
 from rdtops.ssh import exceptions
 from rdtops.ssh.channels import login_shell
 from rdtops.ssh.hosts import Hop, Host
@@ -26,11 +27,12 @@ from rdtops.ssh.login.identities import Login
 from rdtops.ssh.login.known_hosts import CHANGED, IS_REVOKED, KNOWN, KnownHosts
 from rdtops.ssh.login.questions import PERSON_S
 from rdtops.ssh.login.relay import relay_command
-from rdtops.ssh.openssh_config import destination, write_config
+from rdtops.ssh.openssh_config import destination, private_folder, write_config
 from rdtops.ssh.transport import Ask, bounded
 
 _REFUSED = "Unable to open channel."  # paramiko's word, where several were refused at once
 KEEPALIVE_S = 15
+RELAY_ENDS_S = 1.0  # after a login over it has failed
 LOGINS = 8  # at a time at one jump; OpenSSH drops some at random beyond 10 (MaxStartups), and others log in as well
 
 
@@ -52,12 +54,20 @@ class FabricChain:
 
     def log_in(self, hop: Hop, before: Hop | None) -> None:
         """Log in to the next hop. Raise a HostError that says why not."""
+        way = None
         try:
             with _turn(hop, self.host):
-                link = _link(hop, way_to(hop, before, self.last), self._ask)
+                way = way_to(hop, before, self.last)
+                link = _link(hop, way, self._ask)
                 link.open()
         except Exception as error:  # paramiko raises many types; refusal() maps each of them
+            said = _said_by_relay(way) if before and before.relay else ""
             self.close()
+            if before and said:
+                raise Unreachable(f"the relay on {before.name} ({before.where}) cannot reach {hop.name} ({hop.where}), "
+                                  f"on the route {self.host.route_words}: {said}",
+                                  remedy=f"check the address of {hop.name}; on {before.name} it needs python3, nc or "
+                                         "socat") from None
             raise exceptions.refusal(error, hop, self.host, before) from error
         link.client.get_transport().set_keepalive(KEEPALIVE_S)
         self.links.append(link)
@@ -96,7 +106,7 @@ class FabricChain:
     @contextlib.contextmanager
     def terminal(self, line: str) -> Iterator[list[str]]:
         """Give an `ssh` that logs in by itself the same way: paramiko has no terminal."""
-        with tempfile.TemporaryDirectory(prefix="rdtops-ssh-") as folder:
+        with private_folder() as folder:
             config = write_config(self.host, Path(folder), batch=False)
             yield ["ssh", "-F", str(config), "-o", "LogLevel=ERROR", "-t", destination(self.host), line]
 
@@ -131,6 +141,14 @@ def way_to(hop: Hop, before: Hop | None, through: fabric.Connection | None) -> A
     channel = transport.open_session(timeout=hop.connect_timeout_s)
     channel.exec_command(relay_command(hop))
     return channel
+
+
+def _said_by_relay(way: Any) -> str:
+    """Return the last line of a relay's stderr; '' where it runs, or was not started."""
+    if way is None or not way.status_event.wait(RELAY_ENDS_S):
+        return ""
+    lines = way.recv_stderr(1 << 16).decode("utf-8", "replace").strip().splitlines() if way.recv_stderr_ready() else []
+    return quoted(lines[-1], 200) if lines else ""
 
 
 def host_key(hop: Hop, way: Any, timeout_s: float = 20.0) -> paramiko.PKey:

@@ -15,18 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import paramiko
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from paramiko.agent import AgentSSH
 from paramiko.auth_strategy import AuthStrategy
 
 from rdtops.hostlib.names import quoted
-from rdtops.ssh.hosts import Hop
+from rdtops.ssh.hosts import NO_FILES, Hop
 from rdtops.ssh.transport import Ask, NobodyToAsk
 
 DEFAULT_FILES = (Path("~/.ssh/id_rsa"), Path("~/.ssh/id_ecdsa"), Path("~/.ssh/id_ed25519"))  # of ssh; paramiko's kinds
-AGENT_S = 60.0  # for the agent, which may ask a person
+AGENT_S, SIGNING_S = 10.0, 60.0  # for the agent, which may ask a person before it signs
 TRIES = 3  # of a person at one question, as ssh's NumberOfPasswordPrompts
 PUBLICKEY, INTERACTIVE, PASSWORD = "publickey", "keyboard-interactive", "password"
 BEGIN, END = "-----BEGIN OPENSSH PRIVATE KEY-----", "-----END OPENSSH PRIVATE KEY-----"
+OPEN_TO_OTHERS = "is open to other users, so ssh does not use it"
 NO_FILE, LOCKED = "no such file", "has a passphrase and is not in the agent"
 MAGIC = b"openssh-key-v1\0"
 
@@ -69,7 +72,7 @@ def identities(hop: Hop) -> Iterator[Identities]:
 
 def _ordered(hop: Hop, agent: Sequence[Any]) -> Identities:
     found = Identities()
-    files = [Path(file).expanduser() for file in hop.identity_files] or [
+    files = [Path(file).expanduser() for file in hop.identity_files if file != NO_FILES] if hop.identity_files else [
         file for file in map(Path.expanduser, DEFAULT_FILES) if file.exists()]
     held = {key.asbytes(): key for key in agent}
     blobs = {file: public_blob(file) for file in files}
@@ -85,7 +88,10 @@ def _ordered(hop: Hop, agent: Sequence[Any]) -> Identities:
 
 def _add_file(found: Identities, file: Path) -> None:
     try:
-        found.keys.append((str(file), paramiko.PKey.from_path(file)))
+        if file.stat().st_mode & 0o077 and file.stat().st_uid == os.getuid() and not _is_public(file):
+            found.unusable.append(Unusable(str(file), OPEN_TO_OTHERS, f"chmod 600 {file}"))
+            return
+        found.keys.append((str(file), _private_key(file)))
     except FileNotFoundError:
         found.unusable.append(Unusable(str(file), NO_FILE))
     except paramiko.PasswordRequiredException:
@@ -93,13 +99,30 @@ def _add_file(found: Identities, file: Path) -> None:
     except OSError as error:
         found.unusable.append(Unusable(str(file), error.strerror or str(error)))
     except Exception as error:  # paramiko and cryptography raise many types for a file that is no key
-        if "password" in str(error):
+        if "password" in str(error).lower():
             why, remedy = LOCKED, f"ssh-add {file}"
-        elif _first_line(file).startswith(("ssh-", "ecdsa-", "sk-")):
+        elif _is_public(file):
             why, remedy = "is a public key, and the agent does not hold its private key", "ssh-add -l"
         else:
             why, remedy = f"is no private key that can be read ({str(error)[:100] or type(error).__name__})", ""
         found.unusable.append(Unusable(str(file), why, remedy))
+
+
+def _private_key(file: Path) -> paramiko.PKey:
+    """Load a private key. paramiko does not know PKCS8 of RSA."""
+    try:
+        return paramiko.PKey.from_path(file)
+    except paramiko.PasswordRequiredException:
+        raise
+    except (paramiko.SSHException, ValueError):
+        key = load_pem_private_key(file.read_bytes(), None)
+        if not isinstance(key, RSAPrivateKey):
+            raise
+        return paramiko.RSAKey(key=key)
+
+
+def _is_public(file: Path) -> bool:
+    return _first_line(file).startswith(("ssh-", "ecdsa-", "sk-"))
 
 
 # --- the agent ---
@@ -126,6 +149,7 @@ def _agent(hop: Hop) -> Iterator[Sequence[Any]]:
             keys: Sequence[Any] = Agent(connection).get_keys()
         except (OSError, paramiko.SSHException, EOFError, ValueError):
             keys = ()
+        connection.settimeout(SIGNING_S)
         yield [key for key in keys if not key.get_name().startswith("sk-")]
 
 
@@ -192,18 +216,23 @@ class Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
             if method is None:
                 raise self._refused(methods)
             used.add(method)
-            methods = self._by_answers(transport, method, methods)
+            left = self._by_answers(transport, method, methods)
+            methods = self._by_keys(transport) if left is not methods and PUBLICKEY in left else left
         return []
 
     def _by_keys(self, transport: Any) -> list[str]:
         """Offer the keys; return the methods that are still wanted, none when the hop let us in."""
+        wanted: list[str] | None = None
         with identities(self._hop) as found:
             self._unusable = found.unusable
             for name, key in found.keys:
                 self._offered.append(name)
                 left = self._tried(transport, functools.partial(transport.auth_publickey, self._hop.user, key))
-                if left is not None:
+                if left is not None and PUBLICKEY not in left:
                     return left
+                wanted = wanted if left is None else left  # one key of two
+        if wanted is not None:
+            return wanted
         methods = self._tried(transport, lambda: transport.auth_none(self._hop.user))
         if methods is None:
             raise self._refused([])
@@ -217,11 +246,14 @@ class Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
             questions[0] += 1
             if self._ask is None:
                 raise NobodyToAsk(question)
-            return self._ask(question, echo)
+            try:
+                return self._ask(question, echo)
+            except EOFError:  # Ctrl-D
+                raise NobodyToAsk(question) from None
 
         def attempt() -> list[str]:
             if method == PASSWORD:
-                return list(transport.auth_password(self._hop.user, ask("password:", False), fallback=False))
+                return list(transport.auth_password(self._hop.user, ask("password:", False)))
             return list(transport.auth_questions(self._hop.user, ask))
 
         for number in range(1, TRIES + 1):
@@ -240,12 +272,18 @@ class Login(AuthStrategy):  # type: ignore[misc]  # paramiko has no types
         LoginRefused when it hung up with a word."""
         try:
             return attempt()
+        except NobodyToAsk:
+            raise
         except paramiko.BadAuthenticationType as error:
             return list(error.allowed_types) or None
         except paramiko.AuthenticationException:
             if not transport.is_active():
                 if transport.last_words:
                     raise self._refused([], dropped=transport.last_words) from None
+                raise
+            return None
+        except paramiko.SSHException:  # the agent does not sign with this key
+            if not transport.is_active():
                 raise
             return None
 

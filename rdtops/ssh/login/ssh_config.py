@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rdtops.errors import ConfigError
-from rdtops.ssh.hosts import FABRIC, OPENSSH, Hop, Host, SshOptions, SshSource
+from rdtops.ssh.hosts import FABRIC, NO_FILES, OPENSSH, Hop, Host, SshOptions, SshSource
 from rdtops.ssh.login.known_hosts import KnownHosts
 
 SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
@@ -83,6 +83,8 @@ def knows(name: str, file: Path) -> bool:
     if name.startswith("-") or not _WORD.fullmatch(name):
         return False
     asked, unknown = _asked(Destination("", name, ""), file), _asked(Destination("", _UNKNOWN_NAME, ""), file)
+    if name in aliases(file):
+        return True
     own = {key: value for key, value in asked.items() if (key, value) not in (("hostname", name), ("host", name))}
     return own != {key: value for key, value in unknown.items() if key not in ("hostname", "host")}
 
@@ -98,12 +100,15 @@ def aliases(file: Path) -> list[str]:
 
 def host(alias: str, values: Mapping[str, Any], file: Path) -> Host:
     """Return a host whose address and route come from an ssh_config; `values` go before it. Raise ConfigError."""
+    if not file.exists() and file != USER_CONFIG.expanduser().absolute():
+        raise ConfigError(f"ssh_alias {alias!r}: there is no {file}", remedy="check RDTOPS_SSH_CONFIG")
     route = _route(Destination.of(alias), file, (), goes_directly=False)
     own = route[-1]
     given = {key: value for key, value in values.items() if key != "jumps" or value}
     if "identity_file" in given:
         own = replace(own, identity_file=None, ssh=replace(own.ssh, identity_files=(), identities_only=True))
-    overrides = tuple(f'{option} "{given[key]}"' for key, option in OVERRIDES.items() if key in given)
+    overrides = (*(f'{option} "{given[key]}"' for key, option in OVERRIDES.items() if key in given),
+                 *(["IdentitiesOnly yes"] if "identity_file" in given else []))
     source = None if "jumps" in given else SshSource(str(file), alias, overrides)  # those are another route
     fields = {key: getattr(own, key) for key in Hop.__dataclass_fields__}
     return Host(**{**fields, "name": alias, "jumps": tuple(route[:-1]), "ssh_source": source, **given})
@@ -124,6 +129,10 @@ def transport(host: Host) -> str:
     return OPENSSH
 
 
+def is_installed() -> bool:
+    return shutil.which("ssh") is not None
+
+
 def may_let_in(host: Host) -> bool:
     """Return whether OpenSSH has a way in that Fabric has not, and that may be tried where Fabric is refused."""
     return bool(host.ssh_source and shutil.which("ssh") and any(hop.ssh.maybe_openssh for hop in host.route))
@@ -131,19 +140,22 @@ def may_let_in(host: Host) -> bool:
 
 # --- one hop ---
 
-def _route(destination: Destination, file: Path, seen: tuple[str, ...], *, goes_directly: bool) -> list[Hop]:
+def _route(destination: Destination, file: Path, seen: tuple[Destination, ...], *, goes_directly: bool) -> list[Hop]:
     """Return the hops to a destination, outermost first. `goes_directly`: its own jumps are overridden, as ssh does
     with each jump of a list but the first."""
-    if destination.name in seen or len(seen) > _ROUTE_LIMIT:
-        raise ConfigError(f"{file}: ProxyJump of {seen[0]!r} is a loop: {' -> '.join([*seen, destination.name])}",
+    if destination in seen or len(seen) > _ROUTE_LIMIT:
+        names = " -> ".join(one.name for one in (*seen, destination))
+        raise ConfigError(f"{file}: ProxyJump of {seen[0].name!r} is a loop: {names}",
                           remedy=f"edit ProxyJump in {file}")
     found = _asked(destination, file)
     hop = _hop(destination, found, _asked(destination, None), goes_directly)
     words = found.get("proxyjump", "none")
     if goes_directly or words.lower() == "none":
         return [hop]
+    tokens = _tokens(destination, found)
+    words = re.sub("%([hnpr%])", lambda match: tokens[match[1]], words)
     jumps = [Destination.of(word.strip()) for word in words.split(",")]
-    first = _route(jumps[0], file, (*seen, destination.name), goes_directly=False)
+    first = _route(jumps[0], file, (*seen, destination), goes_directly=False)
     return [*first, *(_route(jump, file, seen, goes_directly=True)[0] for jump in jumps[1:]), hop]
 
 
@@ -156,6 +168,7 @@ def _hop(destination: Destination, found: Settings, default: Settings, goes_dire
         known_hosts.insert(0, os.devnull)
     chosen = found.get("identityfile", []) != default.get("identityfile", [])
     files = [_path(word, tokens) for word in found.get("identityfile", []) if word.lower() != "none"] if chosen else []
+    files = files or [NO_FILES] * chosen
     timeout = found.get("connecttimeout", "none")
     hop = Hop(name=destination.name, address=tokens["h"], port=int(tokens["p"]), user=tokens["r"],
               identity_file=files[0] if files else None, known_hosts=known_hosts[0],
@@ -178,6 +191,9 @@ def _obstacle(hop: Hop, found: Settings, default: Settings, goes_directly: bool)
         if key not in ignored and value != default.get(key) and value not in ("none", "") and not (
                 key == "proxyusefdpass" and "proxycommand" not in found):
             return key
+    for path in (*hop.identity_files, *hop.known_hosts_files):
+        if re.search("%[A-Za-z]", path):
+            return f"a token in {path}"
     return obstacle(hop)
 
 
@@ -239,7 +255,7 @@ def _files(file: Path | None) -> list[str]:
     finds by the account, not by HOME."""
     if file == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh/config":
         return []
-    if file is None or (file == USER_CONFIG.expanduser().absolute() and not file.exists()):
+    if file is None or not file.exists():
         return ["-F", str(SYSTEM_CONFIG) if SYSTEM_CONFIG.exists() else os.devnull]
     return ["-F", str(file)]
 

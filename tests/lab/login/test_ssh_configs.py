@@ -89,6 +89,20 @@ def certificate(world: World) -> None:
         world.folder / "apart-cert.pub").exists() else None
 
 
+def open_to_others(world: World) -> None:
+    shutil.copy(world.key, world.folder / "open")
+    (world.folder / "open").chmod(0o644)
+
+
+def pkcs8(world: World) -> None:
+    key = world.folder / "pkcs8"
+    if not key.exists():
+        subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-m", "PKCS8", "-f", str(key)],
+                       check=True)
+        with Path(f"{world.key}.pub").open("a") as file:
+            file.write(Path(f"{key}.pub").read_text())
+
+
 def copies(*names: str) -> Prepare:
     def prepare(world: World) -> None:
         for name in names:
@@ -190,6 +204,14 @@ ROWS = {
                          prepare=public_only, agent=("id",)),
     "no agent": Row(BASE + NO_FILES + "  IdentityFile {dir}/only.pub\n  IdentityAgent none\n", False,
                     prepare=public_only, agent=("id",)),
+    "a key that is open to others": Row(DIRECT + OWN.replace("{id}", "{dir}/open"), False, prepare=open_to_others),
+    "no IdentityFile": Row(DIRECT + OWN.replace("{id}", "none"), False),
+    "an RSA key in PKCS8": Row(DIRECT + OWN.replace("{id}", "{dir}/pkcs8"), prepare=pkcs8),
+    "tokens of the jump": Row(BASE.replace("ProxyJump jmp", "ProxyJump %r@jmp") + OWN),
+    "the same alias as another user": Row(
+        DIRECT + "Match originalhost gpu user {user}\n  ProxyJump daemon@gpu\n" + OWN),
+    "all of it in Host *": Row("Host localhost\n" + OWN + "  Port {G}\n", host="localhost",
+                              known=lambda w: f"[localhost]:{w.ports['gpu']} {w.host_key('gpu')}\n"),
     "a certificate beside the key": Row(DIRECT + OWN.replace("{id}", "{dir}/certified"), transport=OPENSSH,
                                         prepare=certificate),
     "a certificate elsewhere": Row(DIRECT + OWN.replace("{id}", "{dir}/apart\n  CertificateFile {dir}/apart.cert"),
