@@ -208,8 +208,6 @@ ROWS = {
     "no IdentityFile": Row(DIRECT + OWN.replace("{id}", "none"), False),
     "an RSA key in PKCS8": Row(DIRECT + OWN.replace("{id}", "{dir}/pkcs8"), prepare=pkcs8),
     "tokens of the jump": Row(BASE.replace("ProxyJump jmp", "ProxyJump %r@jmp") + OWN),
-    "the same alias as another user": Row(
-        DIRECT + "Match originalhost gpu user {user}\n  ProxyJump daemon@gpu\n" + OWN),
     "all of it in Host *": Row("Host localhost\n" + OWN + "  Port {G}\n", host="localhost",
                               known=lambda w: f"[localhost]:{w.ports['gpu']} {w.host_key('gpu')}\n"),
     "a certificate beside the key": Row(DIRECT + OWN.replace("{id}", "{dir}/certified"), transport=OPENSSH,
