@@ -38,7 +38,8 @@ def test_without_a_host_every_host_is_asked_and_one_that_is_gone_is_a_row(inv, l
     one, other = two
     lab.set_gpus("lab", Gpus(memory_used_mib=(4, 71_680), utilization_percent=(0, 97),
                              processes=(FakeGpuProcess(1, one.process.pid, "python", 71_000),)))
-    done = inv.refused("status", 3, "gone no status", "cannot reach gone (nobody@127.0.0.1:1)", "-> inv lab.up")
+    done = inv.refused("status", 3, "gone no status", "cannot reach gone (nobody@127.0.0.1:1)",
+                       "-> inv hosts --ping --host gone")
     assert f"running   {one.run_id}  step 30 of 150  loss 0.2500  12.5 samples/s  10 min to go" in done.out
     assert re.search(r"step_000020, \d+ s ago   GPU 1: 97 %, 70 of 80 GiB   last event \d+ s ago", done.out)
     assert f"running   {other.run_id}" in done.out
