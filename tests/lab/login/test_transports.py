@@ -23,7 +23,7 @@ from rdtops.ssh.stream import Stream
 from tests.lab.moves import MIB, download, random_file, upload
 
 pytestmark = pytest.mark.lab
-BIG = 256 * MIB
+BIG = 96 * MIB
 
 
 @pytest.fixture(params=[FABRIC, OPENSSH])
