@@ -31,7 +31,7 @@ from rdtops.ssh.hosts import Host
 from rdtops.ssh.login.openssh_errors import Refused, explained, unfit_python
 from rdtops.ssh.login.openssh_master import LOGIN_S, first_silent
 from rdtops.ssh.login.ssh_session import end_group
-from rdtops.ssh.openssh_config import destination, private_folder, write_config
+from rdtops.ssh.openssh_config import configured, destination
 
 PIPE_BYTES = 1 << 20  # with Linux's 64 KiB, ssh and we wake each other up too often
 PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # before a login is tried again at a hop that accepts no more now
@@ -48,8 +48,8 @@ class SshClient:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self._folder = private_folder()
-        self._config = write_config(host, Path(self._folder.name))
+        self._folder = configured(host)
+        self._config = Path(self._folder.name) / "config"
         self._processes: list[SshProcess] = []
         self._idle: list[SshProcess] = []
         self._turn = threading.Condition()

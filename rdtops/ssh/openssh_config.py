@@ -38,6 +38,17 @@ def private_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="rdtops-ssh-", dir=usual if SHORT.fullmatch(usual) else "/tmp")  # noqa: S108
 
 
+def configured(host: Host, *, batch: bool = True) -> tempfile.TemporaryDirectory[str]:
+    """Make a private folder with the ssh_config of a route, `config`. Raise ConfigError, and leave no folder."""
+    folder = private_folder()
+    try:
+        write_config(host, Path(folder.name), batch=batch)
+    except BaseException:
+        folder.cleanup()
+        raise
+    return folder
+
+
 def write_config(host: Host, folder: Path, *, batch: bool = True) -> Path:
     """Write the ssh_config of a route into a folder. `batch`: no person is asked."""
     file = folder / "config"

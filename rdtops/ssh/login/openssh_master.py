@@ -19,7 +19,7 @@ from rdtops.ssh.hosts import Hop, Host
 from rdtops.ssh.login.openssh_errors import explained
 from rdtops.ssh.login.questions import PERSON_S, Questions
 from rdtops.ssh.login.ssh_session import NOISE, SshSession, end_group
-from rdtops.ssh.openssh_config import destination, private_folder, write_config
+from rdtops.ssh.openssh_config import configured, destination
 from rdtops.ssh.transport import Ask
 
 LOGIN_S = 30.0  # beside the connect_timeout_s of every hop and the time of a person
@@ -43,8 +43,8 @@ class OpenSshMaster:
 
     def open(self) -> None:
         """Log in. Raise a HostError that says which hop refused, or a ConfigError."""
-        self._folder = private_folder()
-        config = write_config(self.host, Path(self._folder.name), batch=self._questions.ask is None)
+        self._folder = configured(self.host, batch=self._questions.ask is None)
+        config = Path(self._folder.name) / "config"
         with self._questions.asked_in(Path(self._folder.name)) as environment:
             self._process = subprocess.Popen(
                 ["ssh", "-F", str(config), "-M", "-N", "-T", "-o", f"ControlPath={self._socket}",
