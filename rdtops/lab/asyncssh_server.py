@@ -33,11 +33,16 @@ _BLOCK_BYTES = 1 << 18
 _logger = logging.getLogger("server")
 
 
-def main(config: str) -> None:
+def begun(config: str) -> Server:
+    """Return the server of a configuration, with this process prepared to be it."""
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
     os.environ.pop("PYTHONPATH", None)
-    server = Server.load(config)
+    return Server.load(config)
+
+
+def main(config: str) -> None:
+    server = begun(config)
     if server.gives_sessions:
         os.chdir(server.home)  # relative SFTP paths begin here
     sessions = {"process_factory": partial(_run, server), "sftp_factory": _Sftp, "line_editor": False}

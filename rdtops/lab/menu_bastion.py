@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -19,7 +18,7 @@ from typing import Any
 import asyncssh
 from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED
 
-from rdtops.lab.asyncssh_server import listen
+from rdtops.lab.asyncssh_server import begun, listen
 from rdtops.lab.lab_files import LabFolder
 from rdtops.lab.server import ADDRESS, Server
 
@@ -30,10 +29,7 @@ _logger = logging.getLogger("bastion")
 
 
 def main(config: str) -> None:
-    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
-    logging.getLogger("asyncssh").setLevel(logging.WARNING)
-    os.environ.pop("PYTHONPATH", None)
-    server = Server.load(config)
+    server = begun(config)
     asyncio.run(listen(server, partial(_MenuPolicy, server), {}))
 
 

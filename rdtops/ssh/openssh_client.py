@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import select
-import shutil
 import subprocess
 import threading
 import time
@@ -28,6 +27,7 @@ from rdtops.ssh.channels import login_shell
 from rdtops.ssh.channels.login_shell import Preamble
 from rdtops.ssh.command import GREETING, READY, for_the_host
 from rdtops.ssh.hosts import Host
+from rdtops.ssh.login import ssh_config
 from rdtops.ssh.login.openssh_errors import Refused, explained, unfit_python
 from rdtops.ssh.login.openssh_master import LOGIN_S, first_silent
 from rdtops.ssh.login.ssh_session import end_group
@@ -40,7 +40,7 @@ STDERR_BYTES = 1 << 24  # of ssh and of the program on the host; beyond it the p
 STDERR_LINE_BYTES = 1 << 12
 
 def present() -> bool:
-    return shutil.which("ssh") is not None
+    return ssh_config.is_installed()
 
 
 class SshClient:

@@ -14,7 +14,7 @@ from rdtops.hostlib.files import write_whole
 from rdtops.ssh.hosts import FABRIC, OPENSSH, Hop, Host
 from rdtops.ssh.login import known_hosts, openssh_master, ssh_config
 from rdtops.ssh.login.known_hosts import IS_REVOKED, KNOWN, KnownHosts
-from rdtops.ssh.openssh_config import destination, private_folder, write_config
+from rdtops.ssh.openssh_config import configured, destination
 from rdtops.ssh.transport import Ask
 
 PROBE_ALIAS = "rdtops-probe"  # the name of a key in a known_hosts file of our own
@@ -90,8 +90,8 @@ def _keys_by_fabric(host: Host, ask: Ask | None) -> Iterator[tuple[Hop, str, byt
 
 
 def _keys_by_openssh(host: Host, ask: Ask | None) -> Iterator[tuple[Hop, str, bytes]]:
-    with private_folder() as folder:
-        config, keys = write_config(host, Path(folder), batch=ask is None), Path(folder) / "keys"
+    with configured(host, batch=ask is None) as folder:
+        config, keys = Path(folder) / "config", Path(folder) / "keys"
         for number, hop in enumerate(host.route):
             keys.write_bytes(b"")
             there = [destination(host, number)] if hop is host or host.ssh_source is None else [
@@ -142,7 +142,7 @@ def _without_the_old(lines: list[bytes], name: str, key: SeenKey) -> list[bytes]
                 raise HostKeyError(f"the old host key of {key.hop.name} stands in {file}:{known.line + 1} for "
                                    f"{known.hosts[:80]}, and would stay valid",
                                    remedy=f"remove that line, then inv trust --host {key.hop.name}")
-            rest = hosts if known.names(name) and not known.is_only_about(name) else []
+            rest = [] if known.is_only_about(name) else hosts
             words = kept[known.line].split(None, 1)
             kept[known.line] = b" ".join([",".join(rest).encode(), words[1]]) if rest else b""
     return [line if line.endswith(b"\n") else line + b"\n" for line in kept.values() if line]

@@ -27,7 +27,7 @@ from rdtops.ssh.login.identities import Login
 from rdtops.ssh.login.known_hosts import CHANGED, IS_REVOKED, KNOWN, KnownHosts
 from rdtops.ssh.login.questions import PERSON_S
 from rdtops.ssh.login.relay import relay_command
-from rdtops.ssh.openssh_config import destination, private_folder, write_config
+from rdtops.ssh.openssh_config import configured, destination
 from rdtops.ssh.transport import Ask, bounded
 
 _REFUSED = "Unable to open channel."  # paramiko's word, where several were refused at once
@@ -106,9 +106,9 @@ class FabricChain:
     @contextlib.contextmanager
     def terminal(self, line: str) -> Iterator[list[str]]:
         """Give an `ssh` that logs in by itself the same way: paramiko has no terminal."""
-        with private_folder() as folder:
-            config = write_config(self.host, Path(folder), batch=False)
-            yield ["ssh", "-F", str(config), "-o", "LogLevel=ERROR", "-t", destination(self.host), line]
+        with configured(self.host, batch=False) as folder:
+            yield ["ssh", "-F", str(Path(folder) / "config"), "-o", "LogLevel=ERROR", "-t", destination(self.host),
+                   line]
 
     def silences(self, patience_s: float) -> Iterator[tuple[Hop, str, float]]:
         """Ask each hop for a sign of life, outermost first; yield it with why it does not work, or '', and the seconds

@@ -44,10 +44,9 @@ class OpenSshMaster:
     def open(self) -> None:
         """Log in. Raise a HostError that says which hop refused, or a ConfigError."""
         self._folder = configured(self.host, batch=self._questions.ask is None)
-        config = Path(self._folder.name) / "config"
         with self._questions.asked_in(Path(self._folder.name)) as environment:
             self._process = subprocess.Popen(
-                ["ssh", "-F", str(config), "-M", "-N", "-T", "-o", f"ControlPath={self._socket}",
+                ["ssh", "-F", str(self._config), "-M", "-N", "-T", "-o", f"ControlPath={self._socket}",
                  "-o", "ControlPersist=no", destination(self.host)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment,
                 start_new_session=True)
@@ -69,6 +68,11 @@ class OpenSshMaster:
             if time.monotonic() > begun_s + limit_s + self._questions.waited_s:
                 raise self._failure(f"no login within {limit_s:g} s")
             time.sleep(0.01)
+
+    @property
+    def _config(self) -> Path:
+        assert self._folder
+        return Path(self._folder.name) / "config"
 
     @property
     def _socket(self) -> Path:
@@ -95,10 +99,8 @@ class OpenSshMaster:
 
     def _session_command(self, command: str) -> list[str]:
         """Return the `ssh` of a session. Without the master it must not log in by itself, hence the ProxyCommand."""
-        assert self._folder
-        return ["ssh", "-F", str(Path(self._folder.name) / "config"), "-T", "-o", f"ControlPath={self._socket}",
-                "-o", "ControlMaster=no", "-o", "ProxyCommand=exit 1", destination(self.host),
-                command]
+        return ["ssh", "-F", str(self._config), "-T", "-o", f"ControlPath={self._socket}", "-o", "ControlMaster=no",
+                "-o", "ProxyCommand=exit 1", destination(self.host), command]
 
     @contextlib.contextmanager
     def terminal(self, line: str) -> Iterator[list[str]]:
@@ -122,8 +124,7 @@ class OpenSshMaster:
         if answered:
             yield self.host, "", time.monotonic() - start_s
             return
-        assert self._folder
-        hop = first_silent(self.host, Path(self._folder.name) / "config", patience_s) or self.host
+        hop = first_silent(self.host, self._config, patience_s) or self.host
         yield hop, f"no answer from {hop.name} within {patience_s:g} s", time.monotonic() - start_s
 
     def close(self) -> None:
@@ -151,7 +152,6 @@ class OpenSshMaster:
                 self._passed += text.startswith(AUTHENTICATED)
                 if text and not NOISE.match(text):
                     self._errors = [*self._errors[1 - STDERR_LINES:], text]
-
 
 
 def failure(host: Host, errors: str, otherwise: str, passed: int) -> RdtopsError:

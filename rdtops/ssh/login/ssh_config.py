@@ -82,9 +82,9 @@ def knows(name: str, file: Path) -> bool:
     """Return whether an ssh_config says anything of a host: by its name, by a pattern or in an included file."""
     if name.startswith("-") or not _WORD.fullmatch(name):
         return False
-    asked, unknown = _asked(Destination("", name, ""), file), _asked(Destination("", _UNKNOWN_NAME, ""), file)
     if name in aliases(file):
         return True
+    asked, unknown = _asked(Destination("", name, ""), file), _asked(Destination("", _UNKNOWN_NAME, ""), file)
     own = {key: value for key, value in asked.items() if (key, value) not in (("hostname", name), ("host", name))}
     return own != {key: value for key, value in unknown.items() if key not in ("hostname", "host")}
 
@@ -123,19 +123,20 @@ def transport(host: Host) -> str:
     if host.transport == FABRIC:
         raise ConfigError(f"transport = \"{FABRIC}\" of {host.name}: Fabric cannot honour {reason}",
                           remedy=f"remove `transport` of {host.name} in hosts.toml")
-    if not shutil.which("ssh"):
+    if not is_installed():
         raise ConfigError(f"{host.name} needs OpenSSH ({reason}), and there is no `ssh` on "
                           "PATH", remedy="install OpenSSH's client")
     return OPENSSH
 
 
 def is_installed() -> bool:
+    """Return whether this laptop has OpenSSH's client."""
     return shutil.which("ssh") is not None
 
 
 def may_let_in(host: Host) -> bool:
     """Return whether OpenSSH has a way in that Fabric has not, and that may be tried where Fabric is refused."""
-    return bool(host.ssh_source and shutil.which("ssh") and any(hop.ssh.maybe_openssh for hop in host.route))
+    return bool(host.ssh_source and is_installed() and any(hop.ssh.maybe_openssh for hop in host.route))
 
 
 # --- one hop ---
@@ -224,7 +225,7 @@ _WORD = re.compile(r"[^\s\"'\\$`;|&<>()\x00-\x1f]+")  # a host name that ssh acc
 def _asked(destination: Destination, file: Path | None) -> Settings:
     """Return the settings of a destination by option, in lower case; of the system's ssh_config alone without `file`.
     Where OpenSSH is not installed, paramiko reads the file."""
-    if not shutil.which("ssh"):
+    if not is_installed():
         return _read_by_paramiko(destination, file)
     if destination.name.startswith("-") or not _WORD.fullmatch(destination.name):
         raise ConfigError(f"{file}: {destination.name!r} is not a name of a host",
