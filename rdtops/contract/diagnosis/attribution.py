@@ -9,6 +9,7 @@ somebody printed, unless nothing had been trained and it is among the last words
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -23,6 +24,7 @@ BY_EXIT_CODE = {2: ("config",), 126: ("environment", "no_permission"), 127: ("en
 SIGNALS = {**CRASHES, 1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 9: "SIGKILL", 10: "SIGUSR1", 15: "SIGTERM"}
 MIN_FREE_BYTES = 16 << 20
 OF_THE_DEVICE = ("RuntimeError", "AcceleratorError", "OSError", "SystemError", "")  # errors that a GPU or disk may raise
+ASKS_FOR_WARNINGS = re.compile("nccl(?:System|UnhandledCuda|Internal)Error|unhandled (?:system|cuda) error")
 APPLICATION_XIDS = ("13", "31", "43", "45")  # of a kernel's own error: the GPU is well
 
 
@@ -30,7 +32,7 @@ def attribute(evidence: Evidence) -> Diagnosis | None:
     """Return the cause that the log and the exit code show; None where they show none."""
     for message in _surest_first(evidence):
         if found := named(message, evidence):
-            return explained(found, evidence, message.type)
+            return explained(found, evidence, message)
     return None
 
 
@@ -48,19 +50,29 @@ def named(message: Message, evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def explained(found: Diagnosis, evidence: Evidence, exception: str = "") -> Diagnosis:
+def explained(found: Diagnosis, evidence: Evidence, message: Message) -> Diagnosis:
     """Return the reason of a cause that says only how the run ended, where something shows one; else the same cause.
-    `exception`: the type of the error that showed it."""
+    `message`: what showed it."""
     found = _by_exit(found, evidence)
-    for message in _said(evidence):
-        symptom = symptom_of(message.text, message.type)
-        if symptom and message.kind is not Kind.INFO and symptom.cause in EXPLAINED_BY.get(found.cause, ()):
-            return symptom.diagnosis(evidence, (message.lines[0], *found.lines))
+    reasons = EXPLAINED_BY.get(found.cause, ())
+    for other in _said(evidence):
+        symptom = symptom_of(other.text, other.type)
+        if symptom and symptom.cause in reasons and _may_explain(other, message):
+            return symptom.diagnosis(evidence, (other.lines[0], *found.lines))
     if found.cause == "killed" and (reason := of_oom_killer(evidence)):
         return replace(reason, lines=(*found.lines, *reason.lines))
-    if found.cause in ("crashed", "collective_timeout", "gpu_lost") or (found.cause == "bug" and exception in OF_THE_DEVICE):
-        return of_gpu(evidence) or (of_disk(evidence) if found.cause == "bug" else None) or found
+    if found.cause in ("crashed", "collective_timeout", "gpu_lost"):
+        return of_gpu(evidence) or found
+    if found.cause == "bug" and message.type in OF_THE_DEVICE:
+        return of_gpu(evidence) or of_disk(evidence) or found
     return found
+
+
+def _may_explain(other: Message, message: Message) -> bool:
+    """Tell whether another message may be the reason of one. NCCL writes its reasons as warnings, and says so."""
+    if ASKS_FOR_WARNINGS.search(message.text):
+        return other.kind is not Kind.INFO
+    return other.kind in (Kind.EXIT, Kind.ERROR, Kind.PLAIN)
 
 
 # what the host knows ------------------------------------------------------------------------------------------------
@@ -111,8 +123,7 @@ def _surest_first(evidence: Evidence) -> Iterator[Message]:
         yield from (message for message in said if message.kind in (Kind.ERROR, Kind.EXIT) and symptom_of(message.text))
     yield from exits
     yield from exceptions
-    for kind in (Kind.ERROR, Kind.PLAIN):
-        yield from (message for message in said if message.kind is kind)
+    yield from (message for message in said if message.kind in (Kind.ERROR, Kind.PLAIN))
 
 
 def _said(evidence: Evidence) -> Iterator[Message]:

@@ -86,7 +86,7 @@ def _reported(evidence: Evidence) -> Diagnosis | None:
     remedy = str(event.data.get("remedy", ""))
     if remedy.startswith("inv train --resume RUN --set"):
         found = replace(found, next=remedy.replace("inv train --resume RUN", filled(RESUME, evidence)))
-    return explained(replace(found, lines=(line,)), evidence, exception)
+    return explained(replace(found, lines=(line,)), evidence, message)
 
 
 def _firsthand(evidence: Evidence) -> list[tuple[Line, Event]]:

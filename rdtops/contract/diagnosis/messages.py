@@ -126,7 +126,8 @@ class _Parser:
         self.place = 0
         self.frames: dict[int | None, int] = {}  # rank -> where its last frame is
         self.open: dict[int | None, bool] = {}  # rank -> whether its traceback waits for the exception; True: contained
-        self.is_first_frame: dict[int | None, bool] = {}  # rank -> whether the next frame is the outermost
+        self.header: dict[int | None, tuple[bool, bool]] = {}  # rank -> of the traceback that begins: contained, quoted
+        self.has_spoken = False
         self.chain: dict[int | None, Message] = {}  # rank -> an exception to which the next one is chained
         self.rooted, self.table_rank = False, None  # of torchrun's table
 
@@ -140,6 +141,7 @@ class _Parser:
             if message and message.type:
                 last[entry.rank] = message
             if message:
+                self.has_spoken = True
                 yield message
             self.place += 1
 
@@ -148,18 +150,23 @@ class _Parser:
         text, rank = entry.text, entry.rank
         if HEADER.match(text):
             before = self.entries[self.place - 1].text if self.place else ""
-            self.open[rank] = bool(CONTAINED.match(before))
-            self.is_first_frame[rank] = not text.startswith("Original")  # a loader's worker: its outermost is not ours
-        if FRAME.match(text) and not STACK_FRAME.match(text):
-            if self.is_first_frame.pop(rank, False):
-                self.open[rank] = self.open[rank] or not OUTERMOST.search(text)
-            self.open.setdefault(rank, False)
+            # a loader's worker quotes its traceback in one of ours
+            self.header[rank] = bool(CONTAINED.match(before)), text.startswith("Original")
         if FRAME.match(text):
+            self._open(entry)
             self.frames[rank] = self.place
         if self._is_source(entry):
             return None
         found = self._exit(entry) or self._exception(entry)
         return found or (None if TABLE.match(text) else self._other(entry))
+
+    def _open(self, entry: _Entry) -> None:
+        """Note that a traceback waits for its exception, and whether something caught that."""
+        if STACK_FRAME.match(entry.text):
+            return
+        is_contained, is_quoted = self.header.pop(entry.rank, (self.has_spoken, True))  # its beginning may be cut off
+        if entry.rank not in self.open or not is_quoted:
+            self.open[entry.rank] = is_contained or not (is_quoted or OUTERMOST.search(entry.text))
 
     def _is_source(self, entry: _Entry) -> bool:
         text = entry.text
@@ -169,10 +176,10 @@ class _Parser:
 
     def _exception(self, entry: _Entry) -> Message | None:
         found = EXCEPTION.match(entry.text)
-        is_open = entry.rank in self.open
+        is_open = entry.rank in self.open and self.place - self.frames[entry.rank] <= FRAME_LINES
         if not found or not (is_open or ERROR_NAME.search(found[1])) or _level(entry.text):
             return None
-        contained = self.open.pop(entry.rank, True)  # without a traceback it is what somebody printed
+        contained = self.open.pop(entry.rank, True) or not is_open  # without a traceback it is what somebody printed
         cause = self.chain.pop(entry.rank, None)
         kind = Kind.INFO if LAUNCHER.search(entry.text) else Kind.ERROR if contained else Kind.EXCEPTION
         return self._made(kind, self._block(entry),
