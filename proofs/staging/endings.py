@@ -18,10 +18,11 @@ from typing import Any
 from rdtops.contract.config import preset
 from rdtops.contract.diagnosis import Diagnosis, Evidence, diagnose
 from rdtops.contract.run import RunSpec
+from rdtops.hostlib.names import RunId
 from rdtops.ui.repository import ROOT
 
 FOLDER = ROOT / "tests" / "contract" / "data" / "endings"
-SPEC = RunSpec("20261128-140246-rdt-4b4b", "gpu07", "", "/data/rdt", "/data/rdt/releases/3f2a", "3f2a", {},
+SPEC = RunSpec(RunId("20261128-140246-rdt-4b4b"), "gpu07", "", "/data/rdt", "/data/rdt/releases/3f2a", "3f2a", {},
                preset("rdt_1b"))
 WELL = {  # a host that reports nothing else
     "run_id": SPEC.run_id, "config": SPEC.to_json(), "alive": False, "launched": True, "stop_requested": False,

@@ -41,7 +41,7 @@ SYMPTOMS = (  # specific ones first: when a message shows two, the first is take
                             "gradients .* is non-finite", "[Ll]oss is nan"],
              "the loss or the gradient is not finite; a restart would fail in the same way",
              RESUME + " --set learning_rate=...   # a lower one; inv replay shows the samples of the step"),
-    _symptom("out_of_shared_memory", ["out of shared memory", "insufficient shared memory", "/dev/shm/nccl-",
+    _symptom("out_of_shared_memory", ["out of shared memory", "insufficient shared memory", "/shm/nccl-",
                                       "Unexpected bus error encountered in worker", "killed by signal: Bus error",
                                       r"shared memory ?\(shm\)", r"file </torch_\w+>.*No space left"],
              "/dev/shm is too small for the loader's workers or for NCCL",  # noqa: S108  # its name, nothing is written
@@ -162,12 +162,13 @@ SYMPTOMS = (  # specific ones first: when a message shows two, the first is take
     _symptom("preempted", ["DUE TO PREEMPTION"], "its job was preempted", RESUME),
     _symptom("node_failed", ["DUE TO NODE FAILURE"], "a node of the cluster failed", RESUME, restart=True),
     _symptom("cancelled", [r"CANCELLED AT"], "its job was cancelled", RESUME),
-    _symptom("collective_timeout", ["Watchdog caught collective operation timeout", "NCCL (?:error|timeout|operations)",
-                                    "NCCL communicator was aborted", "nccl(?:System|Remote|Internal|UnhandledCuda)Error",
-                                    r"Timed out (?:waiting|after) \d+", "Wait timeout", "Dist(?:Backend|Store|Network)Error",
+    _symptom("collective_timeout", ["Watchdog caught collective operation timeout", "NCCL communicator was aborted",
+                                    "NCCL (?:error|timeout|operations)", "[Hh]eartbeat monitor", "gloo/transport",
+                                    "nccl(?:System|Remote|Internal|UnhandledCuda)Error", "Wait timeout",
+                                    r"Timed out (?:waiting|after) \d+", "Dist(?:Backend|Store|Network)Error",
                                     "Rendezvous(?:Timeout|Connection)Error", "client socket has timed out",
-                                    "Socket Timeout", "Connection closed by peer", "heartbeat monitor", "gloo/transport",
-                                    r"sendBytes failed", "lost contact with the other processes"],
+                                    "Socket Timeout", "Connection closed by peer", "sendBytes failed",
+                                    "lost contact with the other processes"],
              "a collective timed out: the network between the GPUs, or a process that made no progress",
              LOGS + "   # for more: NCCL_DEBUG=INFO under [hosts.{host}.env]", restart=True),
     _symptom("killed", ["ConnectionResetError", "BrokenPipeError", "killed by signal: (?:Terminated|Hangup|Interrupt)"],
@@ -186,7 +187,6 @@ EXPLAINED_BY = {  # a cause that says only how it ended -> those that may be the
     "crashed": ("out_of_shared_memory", "out_of_host_memory", "too_many_processes", "too_many_files"),
     "killed": ("oom_killer", "out_of_host_memory", "timed_out", "preempted", "cancelled", "node_failed"),
 }
-CRASHES = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 11: "SIGSEGV"}  # signals by which a library crashes
 
 
 def symptom_of(text: str, exception: str = "") -> Symptom | None:
