@@ -134,7 +134,8 @@ def test_all_probes_travel_in_one_round_trip(spec):  # noqa: F811
                            json.dumps({**CONFIG_1B, "lang_token_dim": 512}))}, "pretrained",
      "lang_token_dim 512 instead of 4096"),
     ({"cuda": said(cuda(available=False, count=0))}, "cuda", "torch sees 0 GPUs, 8 are requested"),
-    ({"imports": said('{"transformers": "ImportError"}')}, "imports", "cannot be imported: transformers"),
+    ({"imports": said('{"transformers:T5": {"why": "ImportError"}}')}, "imports", "cannot be imported: transformers"),
+    ({"imports": said('{"transformers:T5": {"why": "x", "package": "$(reboot)"}}')}, "imports", "cannot be imported"),
     ({"imports": said("", None)}, "imports", "the trainer cannot be imported"),
     ({"memory": said("MemTotal: 16000000 kB\nMemAvailable: 12000000 kB\n")}, "memory",
      "11.4 GiB of 15.3 GiB available, about"),
@@ -341,7 +342,7 @@ def test_a_workspace_is_judged_by_its_nearest_parent(tmp_path):
 def test_torch_is_asked_with_the_gpus_that_hosts_toml_leaves_it(spec):  # noqa: F811
     host = Host(name="h", address="192.0.2.1", env={"CUDA_VISIBLE_DEVICES": "0,1", "HF_TOKEN": "secret"})
     lines = {p.name: p.shell for check in preflight.CHECKS for p in check.probes(Subject(host, spec("tracker=wandb")))}
-    assert lines["cuda"].startswith("CUDA_VISIBLE_DEVICES=0,1 python3 -c ")
+    assert "CUDA_VISIBLE_DEVICES=0,1 && python3 -c " in lines["cuda"]
     assert "secret" not in "".join(lines.values())
 
 
