@@ -32,6 +32,11 @@ def is_signal(code: int | None) -> bool:
     return code is not None and signal_of(code) is not None
 
 
+def is_crash(code: int | None) -> bool:
+    """Tell whether a native library ended the process: SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT."""
+    return code is not None and signal_of(code) in CRASHES
+
+
 _MEANINGS = {
     signal.SIGILL: "a native library has instructions that this processor lacks",
     signal.SIGBUS: "a native library crashed: a full /dev/shm, or a file that was cut while it was mapped",

@@ -133,7 +133,6 @@ def evaluate(asked: Examination, journal: Journal) -> dict[str, Any]:
         log.info("%-7s  trial %2d  %3d steps  %5.1f s  %s  %s", trial.outcome, trial.trial, trial.steps, trial.seconds,
                  trial.task, trial.error or trial.video_error)
         if outcomes == [ERROR] * HOPELESS:
-            _write_report(asked, trials)
             raise SimulatorError(f"the first {HOPELESS} trials ended with an error, so the others were not tried: "
                                  f"{trial.error}", remedy="inv logs --eval   # see the tracebacks")
     return _finished(asked, trials, journal)
@@ -214,11 +213,17 @@ def _finished(asked: Examination, trials: TrialLog, journal: Journal) -> dict[st
     return found
 
 
-def _write_report(asked: Examination, trials: TrialLog) -> dict[str, Any]:
+def _write_report(asked: Examination, trials: TrialLog, failure: str = "") -> dict[str, Any]:
+    """Write report.json. `failure`: why the evaluation ended before its time."""
     path = Path(asked.spec.paths.report)
     versions = {name: _version(name) for name in VERSIONED}
     about = {**asked.about(), "versions": {n: v for n, v in versions.items() if v}, "planned_trials": len(asked.jobs)}
     found = report(about, asked.tasks, trials.read().values())
+    reasons = [trial["error"] for trial in found["trials"] if trial["outcome"] == ERROR]
+    if reasons and not found["total"]["trials"] and not failure:
+        failure = f"no trial has an outcome, all ended with an error: {reasons[-1]}"
+    if failure:
+        found["notes"] = [*found["notes"], failure]
     files.write_whole(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
 
@@ -285,8 +290,8 @@ def _recorded(asked: Examination) -> int:
     except Exception as error:
         if isinstance(error, OSError) and disk_space.is_full(error):
             return _failed(asked, journal, disk_space.full(error, Path(error.filename or asked.spec.paths.root)))
-        journal.append("eval_failed", name=asked.spec.name, error=f"{type(error).__name__}: {error}",
-                       remedy="inv logs --eval   # see the traceback")
+        _failed(asked, journal, RunError(f"{type(error).__name__}: {error}",
+                                         remedy="inv logs --eval   # see the traceback"))
         raise
     sys.stdout.write("\n".join([*table(found), *found["notes"], asked.spec.paths.report.as_posix()]) + "\n")
     if found["total"]["errors"]:
@@ -297,6 +302,7 @@ def _recorded(asked: Examination) -> int:
 def _failed(asked: Examination, journal: Journal, error: RdtopsError) -> int:
     with contextlib.suppress(OSError):  # on a full disk only the exit code can report it
         journal.append("eval_failed", name=asked.spec.name, error=error.message, remedy=error.remedy)
+        _write_report(asked, TrialLog(Path(asked.spec.paths.trials)), f"failed: {error.message}")
     return failures.complain(error)
 
 

@@ -12,6 +12,7 @@ Prints a JSON object: what cannot be imported -> {why, package, versions}; empty
 from __future__ import annotations
 
 import ast
+import contextlib
 import faulthandler
 import importlib
 import importlib.metadata
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from rdtops.contract import exit_codes
+from rdtops.hostlib.fields import loads
 
 LIMIT_S = 120.0  # for all of them; with a warm disk they take 5 s
 HERE = Path(__file__).parent
@@ -78,7 +80,7 @@ def tried(names: Sequence[str], limit_s: float = LIMIT_S) -> dict[str, dict[str,
         done = subprocess.run([sys.executable, "-m", __spec__.name, "--here", str(limit_s), *rest],
                               stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace",
                               check=False)
-        answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"import"')]
+        answers = [loads(line) for line in done.stdout.splitlines() if line.startswith('{"import"')]
         failed.update({answer["import"]: answer["failed"] for answer in answers if answer["failed"]})
         rest = rest[len(answers):]
         if rest:
@@ -116,7 +118,8 @@ def _failure(error: BaseException) -> dict[str, Any]:
     root = error
     while cause is not None:
         frames = [str(frame.filename) for frame in traceback.extract_tb(cause.__traceback__)]
-        files = [*frames, *([cause.path] if isinstance(cause, ImportError) and cause.path else [])]
+        file = cause.path if isinstance(cause, ImportError) else getattr(cause, "filename", None)  # of a SyntaxError
+        files = [*frames, *([str(file)] if file else [])]
         passed = [found for file in reversed(files) for found in _PACKAGE.findall(file)] + passed
         root, cause = cause, cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return _described(f"{type(root).__name__}: {root}", passed)
@@ -129,12 +132,9 @@ def _described(why: str, passed: Sequence[str]) -> dict[str, Any]:
 
 
 def _version(package: str) -> str:
-    names = importlib.metadata.packages_distributions().get(package, [package]) if package else []
-    for name in names:
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    """Return the version of a package; '' where nobody tells it, as where its distribution has another name."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):
+        return importlib.metadata.version(package)
     return ""
 
 

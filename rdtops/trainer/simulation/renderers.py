@@ -27,6 +27,7 @@ from typing import Any
 import rdtops
 from rdtops.contract import exit_codes
 from rdtops.errors import SimulatorError
+from rdtops.hostlib.fields import loads
 
 GL, EGL_DEVICE = "MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID"
 KINDS = ("egl", "osmesa")  # in the order in which they are tried
@@ -51,7 +52,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Renderer:
+class MujocoRenderer:
     """A renderer that drew. `device`: the number of EGL's device; None with osmesa."""
 
     kind: str
@@ -71,7 +72,7 @@ class Renderer:
             environment[EGL_DEVICE] = str(self.device)
 
 
-def choose(gpu: int = 0, environment: Mapping[str, str] = os.environ) -> Renderer:
+def choose(gpu: int = 0, environment: Mapping[str, str] = os.environ) -> MujocoRenderer:
     """Return the first renderer that draws. MUJOCO_GL and MUJOCO_EGL_DEVICE_ID are obeyed. `gpu`: the number of the GPU
     in CUDA's count, on which the policy computes. Raise SimulatorError with what each of them said."""
     given = environment.get(GL, "").strip().lower()
@@ -97,7 +98,7 @@ def in_order(devices: Sequence[Device], bus: str) -> list[Device]:
     return sorted(devices, key=lambda device: (device.bus != bus, bool(device.bus), device.is_software, device.number))
 
 
-def _egl(gpu: int, environment: Mapping[str, str], failed: Mapping[str, str]) -> Renderer:
+def _egl(gpu: int, environment: Mapping[str, str], failed: Mapping[str, str]) -> MujocoRenderer:
     given = environment.get(EGL_DEVICE, "").strip()
     if given and not given.isdigit():
         raise SimulatorError(f"{EGL_DEVICE}={given} is not a number of EGL's devices")
@@ -113,13 +114,13 @@ def _egl(gpu: int, environment: Mapping[str, str], failed: Mapping[str, str]) ->
     raise SimulatorError("; ".join(dict.fromkeys(problems)))
 
 
-def _drawn(kind: str, device: int | None, environment: Mapping[str, str], failed: Mapping[str, str]) -> Renderer:
+def _drawn(kind: str, device: int | None, environment: Mapping[str, str], failed: Mapping[str, str]) -> MujocoRenderer:
     """Return the renderer once it has drawn the small scene. Raise SimulatorError."""
-    found = Renderer(kind, device, "", dict(failed))
+    found = MujocoRenderer(kind, device, "", dict(failed))
     chosen = dict(environment)
     found.select(chosen)
     name = _asked(["draw"], chosen)
-    return Renderer(kind, device, str(name), dict(failed))
+    return MujocoRenderer(kind, device, str(name), dict(failed))
 
 
 def _devices(environment: Mapping[str, str]) -> list[Device]:
@@ -145,7 +146,7 @@ def _asked(words: Sequence[str], environment: Mapping[str, str]) -> Any:
     except subprocess.TimeoutExpired:
         raise SimulatorError(f"it did not draw within {LIMIT_S:g} s") from None
     try:
-        return json.loads(done.stdout.strip().rpartition("\n")[2]) if not done.returncode else _refuse(done)
+        return loads(done.stdout.strip().rpartition("\n")[2]) if not done.returncode else _refuse(done)
     except ValueError:
         return _refuse(done)
 

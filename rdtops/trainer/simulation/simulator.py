@@ -47,7 +47,7 @@ LIBERO_CONFIG = "LIBERO_CONFIG_PATH"
 # libraries that opencv-python and MuJoCo need, and what brings them
 SYSTEM_PACKAGES = {"libGL.so.1": "apt-get install libgl1", "libgthread-2.0.so.0": "apt-get install libglib2.0-0",
                    "libEGL.so.1": renderers.INSTALL, "libOSMesa.so.8": renderers.INSTALL}
-_chosen: list[renderers.Renderer | None] = []  # of this process, which can load one only
+_chosen: list[renderers.MujocoRenderer | None] = []  # of this process, which can load one only
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def load(*, images: bool, gpu: int = 0) -> None:
         import libero.libero.envs  # noqa: F401
 
 
-def renderer() -> renderers.Renderer:
+def renderer() -> renderers.MujocoRenderer:
     """Return the renderer that this process has loaded, with images."""
     assert _chosen
     assert _chosen[0]
@@ -322,7 +322,7 @@ def _import_before_gl() -> None:
                 importlib.import_module(name)
 
 
-def _import_robosuite(renderer: renderers.Renderer | None) -> None:
+def _import_robosuite(renderer: renderers.MujocoRenderer | None) -> None:
     """Import MuJoCo and robosuite with this renderer, None for no pictures."""
     if renderer:
         renderer.select(os.environ)
