@@ -12,7 +12,7 @@ from rdtops.contract.run import RunSpec
 from rdtops.hostlib.fields import loads
 from rdtops.on_host import weight_shapes
 from rdtops.preflight.check import Answers, Check, Subject, last_line
-from rdtops.preflight.python import in_release
+from rdtops.preflight.python import in_release, with_variables
 from rdtops.ssh.command import quoted
 from rdtops.ssh.probe import Answer, Output, Probe, program_probe
 
@@ -264,7 +264,7 @@ def _dataset_probes(subject: Subject) -> list[Probe[Any]]:
 
 
 def _episodes_probes(subject: Subject) -> list[Probe[Any]]:
-    return [Probe("episodes", _survey_line(subject), parse_survey, timeout_s=SURVEY_S + 50)]
+    return [Probe("episodes", with_variables(subject) + _survey_line(subject), parse_survey, timeout_s=SURVEY_S + 50)]
 
 
 def _pretrained_probes(subject: Subject) -> list[Probe[Any]]:

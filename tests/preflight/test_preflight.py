@@ -21,7 +21,7 @@ from rdtops.preflight import assets, compatibility, convention_check, launch_che
 from rdtops.preflight.assets import FolderFacts
 from rdtops.preflight.check import Subject
 from rdtops.runs import launchers
-from rdtops.ssh.hosts import Host
+from rdtops.ssh.hosts import Environment, Host
 from tests.plugins.conftest import BROKEN, ScriptedConnection, said, spec  # noqa: F401  # spec is a fixture
 
 GOOD_PACKAGES = dict(python.requirements())
@@ -134,7 +134,8 @@ def test_all_probes_travel_in_one_round_trip(spec):  # noqa: F811
                            json.dumps({**CONFIG_1B, "lang_token_dim": 512}))}, "pretrained",
      "lang_token_dim 512 instead of 4096"),
     ({"cuda": said(cuda(available=False, count=0))}, "cuda", "torch sees 0 GPUs, 8 are requested"),
-    ({"imports": said('{"transformers": "ImportError"}')}, "imports", "cannot be imported: transformers"),
+    ({"imports": said('{"transformers:T5": {"why": "ImportError"}}')}, "imports", "cannot be imported: transformers"),
+    ({"imports": said('{"transformers:T5": {"why": "x", "package": "$(reboot)"}}')}, "imports", "cannot be imported"),
     ({"imports": said("", None)}, "imports", "the trainer cannot be imported"),
     ({"memory": said("MemTotal: 16000000 kB\nMemAvailable: 12000000 kB\n")}, "memory",
      "11.4 GiB of 15.3 GiB available, about"),
@@ -338,10 +339,24 @@ def test_a_workspace_is_judged_by_its_nearest_parent(tmp_path):
         assert done.stdout.split()[0] == verdict, place
 
 
+@pytest.mark.parametrize(("package", "versions", "host", "remedy"), [
+    ("torchvision", {"torch": "2.13.0+cpu", "torchvision": "0.27.1"}, {},
+     "PIP install 'torchvision==0.28.*'   # of torch's own build; or PIP uninstall torchvision: the trainer "),
+    ("flash_attn", {"torch": "2.8.0", "flash_attn": "2.4"}, {"environment": Environment(conda="rdt")},
+     "PYTHONNOUSERSITE=1 PIP uninstall flash_attn   # the trainer ")])
+def test_a_package_that_breaks_the_imports_is_named_with_what_fits(check, package, versions, host, remedy):
+    facts = {"why": "RuntimeError: operator does not exist", "package": package, "versions": versions}
+    answer = said(json.dumps({"transformers.models.siglip:Siglip": facts, "rdtops.trainer.train": {"why": "x"}}))
+    found = check(imports=answer, host=host)["imports"]
+    assert found.summary == f"{package} breaks the import of transformers.models.siglip, rdtops.trainer.train"
+    assert f"operator does not exist (torch {versions['torch']}, {package} {versions[package]})" in found.evidence
+    assert found.remedy == remedy.replace("PIP", "/envs/rdt/bin/python -m pip") + "does not need it, on h"
+
+
 def test_torch_is_asked_with_the_gpus_that_hosts_toml_leaves_it(spec):  # noqa: F811
     host = Host(name="h", address="192.0.2.1", env={"CUDA_VISIBLE_DEVICES": "0,1", "HF_TOKEN": "secret"})
     lines = {p.name: p.shell for check in preflight.CHECKS for p in check.probes(Subject(host, spec("tracker=wandb")))}
-    assert lines["cuda"].startswith("CUDA_VISIBLE_DEVICES=0,1 python3 -c ")
+    assert "CUDA_VISIBLE_DEVICES=0,1 && python3 -c " in lines["cuda"]
     assert "secret" not in "".join(lines.values())
 
 
