@@ -32,7 +32,7 @@ _COMING = (*hub_cache.BEGUN, ".part", ".crdownload", ".tmp", ".download")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.(?:safetensors|bin)$")
 # what a file may be by its first bytes; the reader says more of one that is not known
-_KINDS = {".safetensors": ("a safetensors file",), ".json": ("a JSON text",)}
+_KINDS = {".safetensors": ("a safetensors file",), ".json": ("a JSON text",), ".model": ()}
 _OF_TORCH = ("a zip archive", "a pickle")
 
 
