@@ -83,8 +83,8 @@ def _check_activation(config: Any, folder: Path) -> None:
     gate, _, name = str(config.feed_forward_proj).rpartition("-")
     wanted = "gelu_new" if (gate, name) == ("gated", "gelu") else name, gate == "gated"
     if (config.dense_act_fn, config.is_gated_act) != wanted:
-        others = f"dense_act_fn {config.dense_act_fn!r} and is_gated_act {config.is_gated_act}"
-        raise WeightsError(f"{folder / weights.CONFIG}: feed_forward_proj is {config.feed_forward_proj!r}, but {others}",
+        rest = f"dense_act_fn {config.dense_act_fn!r} and is_gated_act {config.is_gated_act}"
+        raise WeightsError(f"{folder / weights.CONFIG}: feed_forward_proj is {config.feed_forward_proj!r}, but {rest}",
                            remedy=DEPLOY)
 
 
