@@ -75,7 +75,10 @@ class Vision:
         self._tower = tower.to(device, dtype).eval().requires_grad_(False)
         self.edge, self.tokens, self.width = tower.edge, tower.tokens, tower.width
         # replaces a missing camera, as in the published training: the mean colour, 127 of 255
-        self.background_PW = self.encode(torch.full((1, self.edge, self.edge, 3), 127, dtype=torch.uint8))[0]
+        grey = torch.full((1, self.edge, self.edge, 3), 127, dtype=torch.uint8)
+        with encoder_folders.refused(f"the SigLIP of {folder} cannot encode an image"):
+            self.background_PW = self.encode(grey)[0]
+        weights.check_finite({"a grey image": self.background_PW}, f"what the SigLIP of {folder} makes of an image")
 
     @torch.no_grad()
     def encode(self, frames_uint8: torch.Tensor, jitter: torch.Tensor | None = None) -> torch.Tensor:
@@ -201,7 +204,9 @@ def _encode(folder: Path, texts: list[str], device: torch.device) -> dict[str, t
     with torch.no_grad():
         for text in texts:
             ids = torch.tensor([encoder_folders.ids(tokenizer, text, folder)], device=device)
-            encoded[text] = encoder(input_ids=ids).last_hidden_state[0].float().cpu()
+            with encoder_folders.refused(f"the T5 of {folder} cannot encode {text!r}"):
+                encoded[text] = encoder(input_ids=ids).last_hidden_state[0].float().cpu()
+            weights.check_finite({text: encoded[text]}, f"what the T5 of {folder} makes of an instruction")
     del encoder
     gc.collect()
     if device.type == "cuda":

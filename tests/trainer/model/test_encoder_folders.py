@@ -279,7 +279,7 @@ def test_an_old_torch_with_a_new_transformers_is_told(t5, monkeypatch) -> None:
     def refuse() -> None:
         raise ValueError("upgrade torch to at least v2.6")
 
-    monkeypatch.setattr(import_utils, "check_torch_load_is_safe", refuse)
+    monkeypatch.setattr(import_utils, "check_torch_load_is_safe", refuse, raising=False)
     error = refused(t5)
     assert "reads .bin files with torch 2.6 or newer only" in error.message
     assert "safetensors" in error.remedy
