@@ -334,4 +334,4 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     faulthandler.enable()
-    sys.exit(main())
+    failures.leave(main)
