@@ -373,4 +373,4 @@ def _parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     faulthandler.enable()
     variables.use(os.environ)  # for this process, where it is not too late, and for its workers
-    sys.exit(main())
+    failures.leave(main)

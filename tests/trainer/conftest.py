@@ -21,9 +21,9 @@ import torch
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import RunSpec
+from rdtops.trainer import child_processes
 from rdtops.trainer.distributed.ranks import Ranks
 from rdtops.trainer.distributed.sharding import Shards
-from rdtops.trainer.loop import stop
 from rdtops.trainer.simulation import simulator
 from tests.trainer import worlds
 
@@ -73,7 +73,7 @@ def train_here() -> Any:
 
 @contextmanager
 def signals_as_they_were():
-    before = {number: signal.getsignal(number) for number in stop.SIGNALS}
+    before = {number: signal.getsignal(number) for number in child_processes.STOPS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
