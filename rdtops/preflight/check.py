@@ -18,6 +18,7 @@ class Subject:
 
     host: Host
     spec: RunSpec
+    resumes: bool = False  # from the newest checkpoint of its run folder
 
     @property
     def deploy(self) -> str:
