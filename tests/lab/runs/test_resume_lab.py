@@ -43,10 +43,9 @@ def inv(laptop: Path) -> CommandLine:
 @pytest.fixture(scope="module")
 def run(inv: CommandLine, lab: Lab) -> Path:
     """The folder of a run of eight steps on its own data, on a host that has those of the preset, too."""
-    inv.good("deploy --host lab", timeout_s=300)
-    inv.good(f"deploy --host lab {OWN}", timeout_s=300)
-    inv.good(f"train --host lab {OWN} --set num_processes=1 --set max_steps=8 --set checkpoint_every_steps=4 "
-             "--set sample_every_steps=0 --follow", timeout_s=300)
+    inv.good("deploy --host lab --only data,weights", timeout_s=300)
+    inv.good(f"deploy train --host lab {OWN} --set num_processes=1 --set max_steps=8 --set checkpoint_every_steps=4 "
+             "--set sample_every_steps=0 --follow", timeout_s=400)
     (row,) = inv.good("status --host lab --json").rows()
     return lab.home("lab") / "rdtops" / "runs" / row["run_id"]
 
@@ -130,3 +129,19 @@ def test_the_results_say_which_data_encoders_and_weights_it_was_trained_with(run
     for part, name in (("text_encoder", "t5-tiny"), ("tokenizer", "t5-tiny"), ("vision_encoder", "siglip-tiny"),
                        ("pretrained", "my-rdt")):
         assert f"- `{part}: {name}` digest `{read.identity(part)}`" in readme
+
+
+def test_a_workspace_that_has_moved_is_found_by_the_names_of_the_run(run, laptop, lab):
+    moved = lab.home("lab") / "elsewhere"
+    run.parents[1].rename(moved)
+    try:
+        hosts = laptop / "moved.toml"
+        hosts.write_text((laptop / "hosts.toml").read_text().replace('"~/rdtops"', '"~/elsewhere"'))
+        inv = CommandLine(laptop, hosts)
+        (shown,) = inv.good(f"train --host lab --resume {run.name} --set max_steps=9 --dry-run --json").rows()
+        assert [r["status"] for r in shown["compared"]] == ["OK"]
+        config = json.loads(shown["files"]["config.json"])
+        assert config["assets"] == {role: str(moved / "assets" / config["train"][role]) for role in config["assets"]}
+        assert config["workspace"] == str(moved)
+    finally:
+        moved.rename(run.parents[1])
