@@ -9,6 +9,7 @@ library, Python 3.8: sent with host programs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rdtops.hostlib import digests, fields, files, hub_cache, names
+from rdtops.hostlib import digests, fields, files, hub_cache, names, weight_files
 from rdtops.hostlib.manifest import FileDigest, Manifest
 from rdtops.hostlib.names import RelativePath
 
@@ -30,7 +31,7 @@ ROLES = {DATASET: "dataset", TEXT_ENCODER: "text_encoder", TOKENIZER: "text_enco
 SHOWN = 3  # files named of each kind of difference
 # beside an encoder, and never read by it: notes, other frameworks' weights
 _UNREAD = (".md", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".log")
-_DEEPSPEED = RelativePath("pytorch_model/mp_rank_00_model_states.pt")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _TOKENIZERS = ("tokenizer", "spiece.model", "special_tokens_map.json", "added_tokens.json", "vocab.", "merges.txt")
 
 
@@ -53,7 +54,7 @@ class Provenance:
     def of(cls, folders: Mapping[str, str], limit_bytes: int | None = None) -> Provenance:
         """Read the MD5 of every file of the parts in `folders` (part -> folder). With `limit_bytes`, read no more than
         that; smaller files first. Raise OSError."""
-        places = {part: {path: Path(folder) / path for path in files_of(part, folder)}
+        places = {part: {path: Path(home(part, folder)) / path for path in files_of(part, folder)}
                   for part, folder in folders.items()}
         md5 = digests.remembered((place for at in places.values() for place in at.values()), limit_bytes=limit_bytes)
         return cls({part: {path: md5[place] for path, place in at.items()} for part, at in places.items()})
@@ -84,21 +85,34 @@ def folders(assets: Mapping[str, str], parts: Iterable[str]) -> dict[str, str]:
     return {part: assets[ROLES[part]] for part in parts if ROLES[part] in assets}
 
 
+def home(part: str, folder: str) -> str:
+    """Return the folder that a part is read from: `folder`, or the one that it leads to, as a hub's cache."""
+    with contextlib.suppress(weight_files.UnreadableWeights):
+        return folder if part == DATASET else weight_files.home(folder)
+    return folder
+
+
 def files_of(part: str, folder: str) -> list[RelativePath]:
-    """Return the files of a part, sorted; none where the folder does not exist. Raise OSError."""
-    if not os.path.isdir(folder):
+    """Return the files of a part below its home, sorted; none where the folder does not exist. Raise OSError."""
+    at = home(part, folder)
+    if not os.path.isdir(at):
         return []
     if part == DATASET:
-        return [RelativePath(path) for path in files.below(folder, ".hdf5")]
-    found = [RelativePath(name) for name in sorted(os.listdir(folder)) if _counts(folder, name)]
-    if part == TOKENIZER:
-        return [name for name in found if name.startswith(_TOKENIZERS)]
-    rest = [name for name in found if not name.startswith(_TOKENIZERS)]
-    if any(name.endswith(".safetensors") for name in rest):
-        rest = [name for name in rest if not name.endswith((".bin", ".bin.index.json", ".pt", ".pth"))]
-    elif part == PRETRAINED and os.path.isfile(os.path.join(folder, _DEEPSPEED)):
-        rest.append(_DEEPSPEED)
-    return rest
+        return [RelativePath(path) for path in files.below(at, ".hdf5")]
+    found = [RelativePath(name) for name in sorted(os.listdir(at)) if _counts(at, name)]
+    tokenizer = [name for name in found if name.startswith(_TOKENIZERS)]
+    return tokenizer if part == TOKENIZER else _with_weights(part, at, [n for n in found if n not in tokenizer])
+
+
+def _with_weights(part: str, at: str, found: list[RelativePath]) -> list[RelativePath]:
+    """Leave out the weight files that no loader reads because it reads others of the folder. Where it reads none of
+    those that are known, every file counts."""
+    try:
+        used = weight_files.found(at, weight_files.NAMES if part == PRETRAINED else weight_files.OF_TRANSFORMERS)
+    except weight_files.UnreadableWeights:
+        return found
+    rest = [name for name in found if not name.endswith((*_WEIGHTS, weight_files.INDEX))]
+    return sorted({*rest, *(RelativePath(name) for name in (used.name, *used.parts))})
 
 
 def difference(then: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from rdtops.checks import CheckResult
+from rdtops.contract import tensor_names
 from rdtops.contract.models import MODELS
 from rdtops.contract.run import RunSpec
+from rdtops.hostlib import tensor_headers, weight_files
 from rdtops.hostlib.fields import loads
 from rdtops.on_host import weight_shapes
 from rdtops.preflight.check import Answers, Check, Subject, last_line
-from rdtops.preflight.python import in_release
+from rdtops.preflight.python import in_release, with_variables
 from rdtops.ssh.command import quoted
 from rdtops.ssh.probe import Answer, Output, Probe, program_probe
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt",
-           "pytorch_model/mp_rank_00_model_states.pt")  # the order in which the trainer tries them
 SURVEY_S = 10.0  # of a large dataset only the first files are examined
 
 
@@ -54,11 +54,16 @@ class DatasetSummary:
 
 @dataclass(frozen=True)
 class WeightsFacts:
-    """The tensors of a weight file as name -> shape, or why they cannot be read."""
+    """The weights of a folder: config.json, the weight file, and its tensors as name -> shape, or why they cannot be
+    read and what helps."""
 
     file: str
+    config: str
+    size_bytes: int
+    types: Sequence[str]
     shapes: Mapping[str, tuple[int, ...]]
     problem: str
+    remedy: str
 
 
 # --- configuration ---
@@ -179,40 +184,41 @@ def judge_pretrained(subject: Subject, answers: Answers) -> Iterator[CheckResult
     spec = subject.spec
     if "pretrained" not in spec.assets:
         yield CheckResult.ok("pretrained", f"none: random weights of {spec.train.model} (--from-scratch)")
-    elif answers["pretrained"].value is None:
-        yield CheckResult.fail("pretrained", "cannot be listed", answers["pretrained"].problem,
+    elif answers["weights"].value is None:
+        yield CheckResult.fail("pretrained", "cannot be listed", answers["weights"].problem,
                                subject.there(f"ls -lR {quoted(spec.assets['pretrained'])}"))
     else:
-        yield pretrained(answers["pretrained"].value, spec, subject.deploy)
+        yield pretrained(answers["weights"].value, subject)
 
 
-def pretrained(facts: FolderFacts, spec: RunSpec, deploy: str) -> CheckResult:
-    """Check that config.json fits the model, and that a weight file exists with the size of the parameters."""
-    folder = spec.assets["pretrained"]
-    name = next((w for w in WEIGHTS if w in facts.sizes), "")
-    if "config.json" not in facts.sizes or not name:
-        lacks = [x for x, there in (("config.json", "config.json" in facts.sizes), (" or ".join(WEIGHTS[:2]), name))
-                 if not there]
-        return CheckResult.fail("pretrained", f"{' and '.join(lacks)} missing in {folder}", "", deploy)
+def pretrained(facts: WeightsFacts, subject: Subject) -> CheckResult:
+    """Check that config.json and a weight file are there, and that config.json fits the model."""
+    spec, folder = subject.spec, subject.spec.assets["pretrained"]
+    if not facts.file:
+        return CheckResult.fail("pretrained", facts.problem or f"no weights in {folder}", folder,
+                                _remedy(facts, subject))
+    if not facts.config:
+        return CheckResult.fail("pretrained", f"{weight_files.CONFIG} missing in {folder}", "",
+                                f"{subject.deploy}   # with that of the weights it was trained from")
     differs = architecture_differences(facts.config, spec)
     if differs:
         return CheckResult.fail("pretrained", f"config.json does not fit {spec.train.model}: {differs}", folder,
-                                deploy)
-    per_parameter = facts.sizes[name] / MODELS[spec.train.model].parameters
-    size = f"{name}, {facts.sizes[name] / 1e6:.1f} MB"
-    kinds = {2: "16-bit", 4: "fp32"}
-    fits = next((k for b, k in kinds.items() if b * 0.98 <= per_parameter <= b * 1.05), "")
-    if not fits and spec.train.model == "tiny" and per_parameter > 4:
-        fits = "fp32"  # names and headers are larger than so few parameters
-    if not fits:
-        expected_mb = 2 * MODELS[spec.train.model].parameters / 1e6
-        return CheckResult.fail("pretrained", f"{size}: not the size of {spec.train.model} ({expected_mb:.0f} MB in "
-                                "16 bit, twice that in fp32)", "an incomplete upload, or other weights", deploy)
-    return CheckResult.ok("pretrained", f"{size}, {fits}, and config.json fits {spec.train.model}", folder)
+                                subject.deploy)
+    stored = f", {' and '.join(facts.types)}" if facts.types else ""
+    return CheckResult.ok("pretrained", f"{facts.file}, {facts.size_bytes / 1e6:.1f} MB{stored}, and config.json fits "
+                          f"{spec.train.model}", folder)
+
+
+def _remedy(facts: WeightsFacts, subject: Subject) -> str:
+    """Return the remedy of the host's program, for this host."""
+    own = facts.remedy.replace("inv check", f"inv check --host {subject.spec.host}")
+    return own.replace("inv deploy", subject.deploy) or subject.deploy
 
 
 def architecture_differences(config_text: str, spec: RunSpec) -> str:
     facts = MODELS[spec.train.model]
+    if config_text and not config_text.lstrip().startswith("{"):
+        return config_text[:300]  # says what lies there instead
     try:
         config = loads(config_text)
         there = {"hidden_size": config["rdt"]["hidden_size"], "depth": config["rdt"]["depth"],
@@ -228,11 +234,12 @@ def architecture_differences(config_text: str, spec: RunSpec) -> str:
 def parse_weights(output: Output) -> WeightsFacts:
     facts = loads(last_line(output))
     shapes = {str(name): tuple(int(n) for n in shape) for name, shape in facts["shapes"].items()}
-    return WeightsFacts(str(facts["file"]), shapes, str(facts["problem"]))
+    return WeightsFacts(str(facts["file"]), str(facts["config"]), int(facts["size_bytes"]),
+                        [str(kind) for kind in facts["types"]], shapes, str(facts["problem"]), str(facts["remedy"]))
 
 
 def judge_tensors(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    """Check the tensors of the file by name and shape, read from its index: nothing is loaded, no code is run."""
+    """Check the tensors of the file by name, shape and type, read from its index: nothing is loaded, no code is run."""
     spec = subject.spec
     if "pretrained" not in spec.assets:
         yield CheckResult.skip("weights", "not needed: from scratch")
@@ -243,20 +250,23 @@ def judge_tensors(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
                                subject.there(f"ls -l {quoted(spec.assets['pretrained'])}"))
     elif not facts.file:
         yield CheckResult.skip("weights", "not checked: there is no weight file")
+    elif differs := facts.problem or tensor_differences(facts, MODELS[spec.train.model].tensor_shapes):
+        yield CheckResult.fail("weights", f"{facts.file}: {differs}", spec.assets["pretrained"],
+                               _remedy(facts, subject) if facts.problem else subject.deploy)
     else:
-        differs = facts.problem or tensor_differences(facts.shapes, MODELS[spec.train.model].tensor_shapes)
-        if differs:
-            yield CheckResult.fail("weights", f"{facts.file}: {differs}", spec.assets["pretrained"], subject.deploy)
-        else:
-            yield CheckResult.ok("weights", f"{len(facts.shapes)} tensors, the names and shapes of {spec.train.model}")
+        yield CheckResult.ok("weights", f"{len(facts.shapes)} tensors, the names and shapes of {spec.train.model}")
 
 
-def tensor_differences(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str:
-    kinds = {"missing": [n for n in wanted if n not in found], "unexpected": [n for n in found if n not in wanted],
-             "of another shape": [f"{n} {found[n]} instead of {wanted[n]}" for n in wanted
-                                  if n in found and found[n] != wanted[n]]}
-    return "; ".join(f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-                     for kind, names in kinds.items() if names)
+def tensor_differences(facts: WeightsFacts, wanted: Mapping[str, tuple[int, ...]]) -> str:
+    """Return why a training cannot take these tensors; '' when it can."""
+    odd = [kind for kind in facts.types if kind not in tensor_headers.FLOATS]
+    if odd:
+        return f"tensors of {', '.join(odd)}; weights are read from {', '.join(tensor_headers.FLOATS)}"
+    try:
+        names = tensor_names.plain(facts.shapes, wanted)
+    except tensor_names.TwoModels as error:
+        return str(error)
+    return tensor_names.differences({names[name]: shape for name, shape in facts.shapes.items()}, wanted)
 
 
 def _dataset_probes(subject: Subject) -> list[Probe[Any]]:
@@ -264,18 +274,14 @@ def _dataset_probes(subject: Subject) -> list[Probe[Any]]:
 
 
 def _episodes_probes(subject: Subject) -> list[Probe[Any]]:
-    return [Probe("episodes", _survey_line(subject), parse_survey, timeout_s=SURVEY_S + 50)]
-
-
-def _pretrained_probes(subject: Subject) -> list[Probe[Any]]:
-    folder = subject.spec.assets.get("pretrained")
-    return [Probe("pretrained", listing(folder), parse_folder)] if folder else []
+    return [Probe("episodes", with_variables(subject) + _survey_line(subject), parse_survey, timeout_s=SURVEY_S + 50)]
 
 
 def _weights_probes(subject: Subject) -> list[Probe[Any]]:
     folder = subject.spec.assets.get("pretrained")
-    request = {"folder": folder, "names": WEIGHTS}
-    return [program_probe("weights", subject.host, weight_shapes, request, parse_weights, 30)] if folder else []
+    if not folder:
+        return []
+    return [program_probe("weights", subject.host, weight_shapes, {"folder": folder}, parse_weights, timeout_s=30)]
 
 
 CHECKS = (
@@ -283,6 +289,6 @@ CHECKS = (
     Check("assets", judge_dataset, _dataset_probes),
     Check("assets", judge_episodes, _episodes_probes),
     Check("assets", judge_statistics),
-    Check("assets", judge_pretrained, _pretrained_probes),
-    Check("assets", judge_tensors, _weights_probes),
+    Check("assets", judge_pretrained, _weights_probes),
+    Check("assets", judge_tensors),
 )

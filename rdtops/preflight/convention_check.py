@@ -9,14 +9,14 @@ from rdtops.checks import CheckResult
 from rdtops.contract.run import RunSpec
 from rdtops.hostlib.fields import loads
 from rdtops.preflight.check import Answers, Check, Subject
-from rdtops.preflight.python import in_release
+from rdtops.preflight.python import in_release, with_variables
 from rdtops.ssh.probe import Answer, Output, Probe
 
 TIMEOUT_S = 90.0  # a hundred episodes from a slow network disk
 
 
 def probes(subject: Subject) -> Iterable[Probe[Any]]:
-    return [Probe("conventions", _line(subject), parse, TIMEOUT_S)]
+    return [Probe("conventions", with_variables(subject) + _line(subject), parse, TIMEOUT_S)]
 
 
 def parse(output: Output) -> dict[str, Any]:

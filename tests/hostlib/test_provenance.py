@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from rdtops.hostlib import provenance
 from rdtops.hostlib.provenance import Provenance
 
+TENSORS, ZIP = "\2" + "\0" * 7 + "{}", "PK\3\4"  # a safetensors file without tensors; what torch.save writes
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
 CONTENTS = st.dictionaries(st.sampled_from(["a.hdf5", "b.hdf5", "sub/c.hdf5"]), st.sampled_from([A, B]))
 
@@ -46,7 +48,7 @@ def test_a_difference_names_files_and_digests():
 
 
 def test_what_no_loader_reads_is_no_part_of_an_encoder(tmp_path):
-    found = folder(tmp_path, config_DOT_json="{}", model_DOT_safetensors="w", pytorch_model_DOT_bin="w",
+    found = folder(tmp_path, config_DOT_json="{}", model_DOT_safetensors=TENSORS, pytorch_model_DOT_bin=ZIP,
                    tf_model_DOT_h5="w", README_DOT_md="text", _DOT_gitattributes="", tokenizer_DOT_json="{}",
                    spiece_DOT_model="s", other__config_DOT_json="{}")
     assert provenance.files_of("text_encoder", found) == ["config.json", "model.safetensors"]
@@ -56,9 +58,22 @@ def test_what_no_loader_reads_is_no_part_of_an_encoder(tmp_path):
     assert provenance.files_of("vision_encoder", f"{found}/nothing") == []
 
 
-def test_weights_that_deepspeed_wrote_belong_to_what_a_training_begins_from(tmp_path):
-    found = folder(tmp_path, config_DOT_json="{}", pytorch_model__mp_rank_00_model_states_DOT_pt="w")
+def test_weights_in_parts_and_of_deepspeed_belong_to_what_a_training_begins_from(tmp_path):
+    found = folder(tmp_path, config_DOT_json="{}", pytorch_model__mp_rank_00_model_states_DOT_pt=ZIP,
+                   optimizer_DOT_bin=ZIP)
     assert provenance.files_of("pretrained", found) == ["config.json", "pytorch_model/mp_rank_00_model_states.pt"]
+    index = json.dumps({"weight_map": {"a": "m-00001-of-00001.safetensors"}})
+    found = folder(tmp_path, **{"model_DOT_safetensors.index.json": index, "m-00001-of-00001_DOT_safetensors": TENSORS})
+    assert provenance.files_of("pretrained", found) == [
+        "config.json", "m-00001-of-00001.safetensors", "model.safetensors.index.json"]
+
+
+def test_a_repository_of_the_hub_s_cache_is_its_snapshot(tmp_path):
+    plain = folder(tmp_path, config_DOT_json="{}", spiece_DOT_model="s")
+    cached = tmp_path / "models--google--t5" / "snapshots" / "1234"
+    shutil.copytree(plain, cached)
+    parts = ("text_encoder", "tokenizer")
+    assert Provenance.of(dict.fromkeys(parts, plain)) == Provenance.of(dict.fromkeys(parts, str(cached.parents[1])))
 
 
 def test_one_bit_in_the_middle_of_a_large_file_is_another_encoder(tmp_path):
