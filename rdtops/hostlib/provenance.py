@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rdtops.hostlib import digests, fields, files, hub_cache, names, weight_files
+from rdtops.hostlib import dataset_files, digests, fields, files, hub_cache, names, weight_files
 from rdtops.hostlib.manifest import FileDigest, Manifest
 from rdtops.hostlib.names import RelativePath
 
@@ -98,7 +98,7 @@ def files_of(part: str, folder: str) -> list[RelativePath]:
     if not os.path.isdir(at):
         return []
     if part == DATASET:
-        return [RelativePath(path) for path in files.below(at, ".hdf5")]
+        return [RelativePath(path) for path in dataset_files.demonstration_files(at)]
     found = [RelativePath(name) for name in sorted(os.listdir(at)) if _counts(at, name)]
     tokenizer = [name for name in found if name.startswith(_TOKENIZERS)]
     return tokenizer if part == TOKENIZER else _with_weights(part, at, [n for n in found if n not in tokenizer])

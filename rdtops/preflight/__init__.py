@@ -6,8 +6,9 @@ Parsers and judges are pure; an unreadable answer is a finding that quotes it. N
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rdtops.checks import CheckResult, Status
 from rdtops.contract.run import RunSpec
@@ -21,9 +22,10 @@ CHECKS: Sequence[Check] = (*machine.CHECKS, *python.CHECKS, *assets.CHECKS, *res
                            *convention_check.CHECKS, *network.CHECKS, *launch_checks.CHECKS)
 
 
-def core_checks(connection: Connection, spec: RunSpec, *, resumes: bool = False) -> list[CheckResult]:
-    """Return every finding about what `spec` needs on the host."""
-    return _findings(connection, Subject(connection.host, spec, resumes), CHECKS)
+def core_checks(connection: Connection, spec: RunSpec, local: Mapping[str, Path] | None = None, *,
+                resumes: bool = False) -> list[CheckResult]:
+    """Return every finding about what `spec` needs on the host. `local`: role -> folder of the same assets here."""
+    return _findings(connection, Subject(connection.host, spec, local or {}, resumes), CHECKS)
 
 
 def resume_checks(connection: Connection, spec: RunSpec) -> list[CheckResult]:

@@ -54,7 +54,7 @@ def parse(output: Output) -> ComparedAssets:
         {part: text(says) for part, says in table(answer.get("differences")).items() if part in known},
         {part: whole(size) or 0 for part, size in table(answer.get("unread")).items() if part in known},
         [part for part in words(answer.get("absent")) if part in known], words(answer.get("compared")),
-        [f"{key} {before} -> {now}" for key, before, now in _triples(answer.get("settings"))],
+        [f"{key} {_shown(before)} -> {_shown(now)}" for key, before, now in _triples(answer.get("settings"))],
         text(answer.get("problem")))
 
 
@@ -105,6 +105,10 @@ def _notes(found: ComparedAssets, train: TrainConfig) -> str:
     if weights := found.differences.get(provenance.PRETRAINED):
         notes.append(f"pretrained {train.pretrained}, which only a new training reads: {weights}")
     return "; ".join(notes)
+
+
+def _shown(value: object) -> str:
+    return "none" if value in ("", None) else str(value)
 
 
 def _triples(value: object) -> Iterator[tuple[object, object, object]]:

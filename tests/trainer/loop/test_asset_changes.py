@@ -26,7 +26,7 @@ from rdtops.preflight.check import Answers, Subject
 from rdtops.ssh.hosts import Host
 from rdtops.ssh.probe import Answer, Output
 from rdtops.trainer.data import libero
-from rdtops.trainer.loop import asset_changes, checkpoint
+from rdtops.trainer.loop import asset_changes, checkpoint, inputs
 from tests.contract.test_diagnosis import evidence, failed
 from tests.trainer.conftest import SHORT, events, flip, signals_as_they_were, write_run
 
@@ -97,9 +97,9 @@ def read(spec: RunSpec, resumed: Path) -> provenance.Provenance:
 
 def dataset_of(spec: RunSpec) -> libero.Dataset:
     """Read a dataset once for each content."""
-    key = provenance.Provenance.of({"dataset": spec.assets["dataset"]}).identity("dataset")
+    key = provenance.Provenance.of({"dataset": spec.assets["dataset"]}).identity("dataset") + spec.train.without
     if key not in _DATASETS:
-        _DATASETS[key] = libero.index(spec.assets["dataset"])
+        _DATASETS[key] = libero.index(spec.assets["dataset"], declared=inputs.declared(spec))
     return _DATASETS[key]
 
 
@@ -177,6 +177,15 @@ def test_what_is_meant_is_accepted_and_told(spec, change, monkeypatch):
     other = "vision_encoder" if role != "vision_encoder" else "dataset"
     with pytest.raises(ConfigError):
         found(replace(spec, train=override(spec.train, [f"accept_changed={other}"])))
+
+
+def test_a_file_that_is_left_out_is_not_compared(spec, monkeypatch):
+    one_more(Path(spec.assets["dataset"]))
+    without = replace(spec, train=override(spec.train, ["without=more_demo.hdf5"]))
+    told = checked(without, monkeypatch)
+    assert (told.status, told.summary.partition("; changed: ")[::2]) == (
+        "OK", ("the same data, encoders and weights as at step 4", "max_steps 4 -> 8, without none -> more_demo.hdf5"))
+    assert found(without) == []
 
 
 def test_a_restart_of_the_same_launch_does_not_accept_yet_other_files(spec):
