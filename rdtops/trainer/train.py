@@ -29,6 +29,7 @@ from rdtops.contract import lease, overrides
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import Retention, RunSpec
 from rdtops.errors import RdtopsError, RunError
+from rdtops.hostlib import provenance
 from rdtops.trainer import libraries, stacks
 from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.samples import Batch, Samples, Share, feeding
@@ -122,7 +123,8 @@ class Training:
         self.inputs = ranks.once(self._find_inputs)
         self.shards = ranks.together(lambda: sharding.of(self.config, ranks))
         ranks.together(self._build)
-        self.conditions.features = features.prepare(spec, self.inputs.dataset, self.conditions.vision, ranks)
+        self.conditions.features = features.prepare(spec, self.inputs.dataset, self.inputs.provenance,
+                                                   self.conditions.vision, ranks)
         self.phases = Phases(ranks.device)
         self.saver = Saver(Path(spec.paths.checkpoints), self._retention(), self.reporter.journal)
         if ranks.is_first:
@@ -286,7 +288,7 @@ class Training:
         return Contents(state.tensors(), {
             checkpoint.CONFIG: self.policy.config, checkpoint.EMA_CONFIG: self.policy.config,
             checkpoint.TRAINER: trainer, checkpoint.STATISTICS: self.inputs.statistics,
-            checkpoint.CODEC: self.codec.to_json()})
+            checkpoint.CODEC: self.codec.to_json(), provenance.NAME: self.inputs.provenance.to_json()})
 
     def _check_saved(self) -> None:
         """Raise an error if the last save failed: otherwise the steps since the checkpoint before would be lost
@@ -345,7 +347,8 @@ class Training:
         saved = checkpoint.read_trainer(folder)
         if saved["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(saved["scaler"])
-        changed = sorted(key for key, value in saved["config"].items() if getattr(self.config, key, None) != value)
+        changed = sorted(key for key, value in saved["config"].items()
+                         if key != "accept_changed" and getattr(self.config, key, None) != value)
         if changed:
             self.reporter.warning(f"resumed from {folder.name} with settings that differ from its training: "
                                   f"{', '.join(changed)}")

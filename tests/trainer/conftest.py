@@ -103,6 +103,15 @@ def losses(spec: RunSpec) -> list[float]:
     return [e.data["loss"] for e in events(spec, "step")]
 
 
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file, and nothing else."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+
+
 class Demonstrations:
     """Writes small LIBERO files whose observations follow the action; `change` edits one before it is closed."""
 
