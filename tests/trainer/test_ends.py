@@ -79,7 +79,7 @@ def words_of(pid: int) -> list[str]:
 
 @pytest.fixture
 def begin(prepare) -> Iterator[Callable[..., Started]]:
-    """`begin(2, "by hand", ranks=1)`: start a training with two loader workers each rank, and end what is left of it."""
+    """`begin(2, "by hand", ranks=1)`: start a training with two loader workers a rank, and end what is left of it."""
     begun: list[Started] = []
 
     def start(workers: int, how: str, *, ranks: int = 1, module: str = TRAIN, before: Sequence[str] = ()) -> Started:
@@ -93,8 +93,8 @@ def begin(prepare) -> Iterator[Callable[..., Started]]:
             words = [sys.executable, "-m", "rdtops.supervisor", config, "restarts=0", "--", *words]
         with Path(spec.paths.log).open("ab") as log:  # a pipe would be held open by what is left
             process = subprocess.Popen(
-                [*before, *words], cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "RDTOPS_RUN": spec.run_id})
+                [*before, *words], cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1", "RDTOPS_RUN": spec.run_id})
         begun.append(Started(spec, process))
         return begun[-1]
 
