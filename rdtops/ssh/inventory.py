@@ -9,129 +9,18 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ValidationError
 
 from rdtops.contract.config import nearest
 from rdtops.contract.recovery import Recovery
 from rdtops.errors import ConfigError, UsageError
 from rdtops.ssh.hosts import Environment, Hop, Host, SshOptions
+from rdtops.ssh.hosts_schema import EnvironmentTable, HopTable, HostsFile, HostTable, RecoveryTable
 from rdtops.ssh.login import ssh_config
 
 DEFAULT_FILE = "hosts.toml"
-
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Text = Annotated[str, StringConstraints(min_length=1)]
-Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f\"]+$")]  # it goes into an ssh_config
-Address = Annotated[str, StringConstraints(pattern=r"^[^\s\x00-\x1f\x7f\"@]+$")]
-Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class _HopTable(_Table):
-    """The keys of a jump in hosts.toml; absent values are those of Hop."""
-
-    address: Address
-    port: Port | None = None
-    user: Line | None = None
-    identity_file: Line | None = None
-    known_hosts: Line | None = None
-    connect_timeout_s: Annotated[int, Field(ge=1, le=600)] | None = None
-    relay: bool | None = None
-
-
-class _EnvironmentTable(_Table):
-    conda: Text | None = None
-    venv: Text | None = None
-    container: Text | None = None
-    binds: tuple[Annotated[str, StringConstraints(pattern=r"^[/~][^,]*$")], ...] = Field(default=(), strict=False)
-    modules: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+/-]*$")], ...] = Field(
-        default=(), strict=False)
-    requirements: tuple[Text, ...] = Field(default=(), strict=False)
-    index_url: Text | None = None
-    extra_index_urls: tuple[Text, ...] = Field(default=(), strict=False)
-    offline: bool | None = None
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> _EnvironmentTable:
-        given = [name for name in ("conda", "venv", "container") if getattr(self, name)]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} cannot be used together")
-        if self.binds and not self.container:
-            raise ValueError("binds require a container")
-        return self
-
-
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class _RecoveryTable(_Table):
-    """The keys of Recovery."""
-
-    restarts: Annotated[int, Field(ge=0)] | None = None
-    backoff_s: Seconds | None = None
-    backoff_max_s: Seconds | None = None
-    stuck_times: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
-    stuck_floor_s: Seconds | None = None
-    setup_limit_s: Seconds | None = None
-    grace_s: Seconds | None = None
-
-
-class _HostTable(_HopTable):
-    """The keys of a host: jumps are names, and an ssh_config alias may stand for address and route."""
-
-    address: Address | None = None  # type: ignore[assignment]
-    jumps: tuple[Name, ...] = Field(default=(), strict=False)
-    ssh_alias: Line | None = None
-    transport: Literal["auto", "fabric", "openssh"] | None = None
-    workspace: Text | None = None
-    python: Text | None = None
-    environment: _EnvironmentTable | None = None
-    launcher: Name | None = None  # checked when the plugins are loaded: one of them may provide it
-    recovery: _RecoveryTable | None = None
-    gpus: Annotated[int, Field(ge=0)] | None = None
-    preset: Text | None = None
-    env: Mapping[str, str] | None = None
-    secrets: tuple[Variable, ...] = Field(default=(), strict=False)
-    keep_releases: Annotated[int, Field(ge=1)] | None = None
-    assets: Mapping[str, str] | None = None
-    plugins: Mapping[str, dict[str, Any]] | None = None
-    default: bool | None = None
-
-    @field_validator("env")
-    @classmethod
-    def _variables(cls, env: Mapping[str, str]) -> Mapping[str, str]:
-        wrong = [name for name in env if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)]
-        if wrong:
-            raise ValueError(f"not a valid environment variable name: {', '.join(wrong)}")
-        return env
-
-    @model_validator(mode="after")
-    def _no_secret_in_the_open(self) -> _HostTable:
-        both = sorted({*(self.env or {})} & {*self.secrets})
-        if both:
-            raise ValueError(f"secrets and env both contain {', '.join(both)}; env is not secret: keep it in secrets "
-                             "only")
-        return self
-
-    @model_validator(mode="after")
-    def _reachable(self) -> _HostTable:
-        if self.address is None and self.ssh_alias is None:
-            raise ValueError("address is missing; set address, or ssh_alias = a Host of ~/.ssh/config")
-        return self
-
-
-class _File(_Table):
-    include: Text | None = None  # another such file: its keys come before the same keys here. It need not exist
-    assets: Mapping[str, str] = Field(default_factory=dict)
-    required_plugins: tuple[str, ...] = Field(default=(), strict=False)
-    jumps: Mapping[Name, _HopTable] = Field(default_factory=dict)
-    hosts: Mapping[Name, _HostTable] = Field(default_factory=dict)
 
 
 class LazyHosts(Mapping[str, Host]):
@@ -199,7 +88,7 @@ def load(path: str | Path | None = None) -> Inventory:
     for other in files[1:]:
         content = _overlaid(content, _read(other)[1])
     try:
-        tables = _File.model_validate(content)
+        tables = HostsFile.model_validate(content)
     except ValidationError as error:
         remedy = f"edit {' or '.join(map(str, files))}"
         raise ConfigError(_explained(file, text, error), remedy=remedy) from None
@@ -231,7 +120,7 @@ def _overlaid(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     return {**ours, **theirs, **both}
 
 
-def _resolved(file: Path, text: str, tables: _File) -> Inventory:
+def _resolved(file: Path, text: str, tables: HostsFile) -> Inventory:
     base = file.parent
     jumps = {name: functools.cache(functools.partial(_hop, name, table, base)) for name, table in tables.jumps.items()}
     for name, table in tables.hosts.items():
@@ -250,12 +139,12 @@ def _resolved(file: Path, text: str, tables: _File) -> Inventory:
                      ssh_config=config, default="".join(defaults))
 
 
-def _hop(name: str, table: _HopTable, base: Path) -> Hop:
+def _hop(name: str, table: HopTable, base: Path) -> Hop:
     hop = Hop(**_local_paths({**_given(table), "name": name}, base))
     return replace(hop, ssh=_own_options(hop))
 
 
-def _host(name: str, table: _HostTable, jumps: Mapping[str, Callable[[], Hop]], base: Path,
+def _host(name: str, table: HostTable, jumps: Mapping[str, Callable[[], Hop]], base: Path,
           config: Path) -> Host:
     values = _local_paths({**_given(table), "name": name}, base)
     values["jumps"] = tuple(jumps[j]() for j in table.jumps)
@@ -278,9 +167,9 @@ def _given(table: BaseModel) -> dict[str, Any]:
     given = {key: getattr(table, key) for key in table.model_fields_set}
     if given.get("address"):
         given["address"] = given["address"].strip("[]")  # of IPv6
-    if isinstance(given.get("environment"), _EnvironmentTable):
+    if isinstance(given.get("environment"), EnvironmentTable):
         given["environment"] = Environment(**_given(given["environment"]))
-    if isinstance(given.get("recovery"), _RecoveryTable):
+    if isinstance(given.get("recovery"), RecoveryTable):
         given["recovery"] = Recovery(**_given(given["recovery"]))
     return given
 
@@ -315,8 +204,8 @@ def _what_is_wrong(keys: tuple[str, ...], kind: str, message: str) -> str:
 
 def _allowed_beside(keys: tuple[str, ...]) -> list[str]:
     """Return the keys that are allowed in the table that `keys` points into."""
-    tables: dict[str, type[BaseModel]] = {"jumps": _HopTable, "hosts": _HostTable}
-    table: type[BaseModel] = _File
+    tables: dict[str, type[BaseModel]] = {"jumps": HopTable, "hosts": HostTable}
+    table: type[BaseModel] = HostsFile
     if len(keys) >= 3 and keys[0] in tables:
         table = tables[keys[0]]
         if len(keys) >= 4 and keys[2] in table.model_fields:
