@@ -11,7 +11,7 @@ from rdtops.ui import cli
 RUNS_HOST = "as for deploy; default: the default host, else that of this laptop's last launch"
 HOST = "a host of hosts.toml or of ~/.ssh/config; a,b for several; shared by every task of a chain"
 RUN = "a run id, or a unique beginning or end of one; default: the newest"
-PRESET = "tiny, libero_single_task, rdt_170m or rdt_1b; default: the host's own"
+PRESET = "tiny, libero_single_task, rdt_170m, rdt_1b or one of hosts.toml; default: the host's own"
 EVAL = "of its newest evaluation, not of the training"
 JSON = "print JSON rows instead of a table"
 SET = "key=value, repeatable; inv train --dry-run prints every key"
@@ -22,7 +22,7 @@ def hosts(context: Context, host: str = "", ping: bool = False, json_: bool = Fa
     """List the hosts and the routes to them."""
     from rdtops import workflows
 
-    cli.OnHosts(host, json_, all_hosts=True).run(workflows.hosts, ping=ping)
+    cli.OnHosts(host, json_, all_hosts=True, examples=not ping).run(workflows.hosts, ping=ping)
 
 
 @task(auto_shortflags=False, help={"host": HOST, "yes": "record the keys without asking; compare them first"})

@@ -26,6 +26,7 @@ from rdtops.errors import PluginError
 from rdtops.hookspecs import API_VERSION, HOOKS, TIME_LIMIT_S
 from rdtops.options import COMMON, Option
 from rdtops.plugging.bounded import bounded
+from rdtops.user_folders import config_folder
 
 GROUP = "rdtops.plugins"
 DISABLED = "RDTOPS_DISABLED_PLUGINS"
@@ -118,7 +119,7 @@ def bundled_folder() -> Path:
 
 
 def user_folder() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "rdtops" / "plugins"
+    return config_folder() / "plugins"
 
 
 def _disabled() -> set[str]:

@@ -37,13 +37,14 @@ _screen: Screen | None = None
 class OnHosts:
     """The hosts of `--host a,b`: `OnHosts("a800").run(workflows.rollback, to="")`.
 
-    Without a name: `all_hosts` means every host of hosts.toml, `of_runs` allows the host of the last launch. `live`:
-    lines of several hosts are shown as they come, not one host after another.
+    Without a name: `all_hosts` means every host of hosts.toml, with `examples` those too; `of_runs` allows the host of
+    the last launch. `live`: lines of several hosts are shown as they come, not one host after another.
     """
 
     names: str
     as_json: bool = False
     all_hosts: bool = False
+    examples: bool = False
     of_runs: bool = False
     live: bool = False
 
@@ -80,7 +81,7 @@ class OnHosts:
 
     def _chosen(self, screen: Screen) -> list[HostSession]:
         if self.all_hosts and not self.names:
-            return screen.session.all_hosts()
+            return screen.session.all_hosts(examples=self.examples)
         return screen.session.hosts(self.names, of_runs=self.of_runs)
 
 

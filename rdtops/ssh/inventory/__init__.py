@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +10,15 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from rdtops.contract.config import nearest
+from rdtops.contract.config import TrainConfig, nearest
 from rdtops.contract.recovery import Recovery
 from rdtops.errors import ConfigError, UsageError
 from rdtops.ssh.hosts import Environment, Hop, Host, SshOptions
-from rdtops.ssh.hosts_schema import EnvironmentTable, HopTable, HostsFile, HostTable, RecoveryTable
+from rdtops.ssh.inventory import layers, own_presets
+from rdtops.ssh.inventory.hosts_schema import EnvironmentTable, HopTable, HostsFile, HostTable, RecoveryTable
+from rdtops.ssh.inventory.layers import Places
 from rdtops.ssh.login import ssh_config
-
-DEFAULT_FILE = "hosts.toml"
+from rdtops.user_folders import config_folder
 
 
 class LazyHosts(Mapping[str, Host]):
@@ -45,14 +43,16 @@ class LazyHosts(Mapping[str, Host]):
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
-    """hosts.toml, with routes resolved and paths absolute."""
+    """The hosts of the project and the user's own, with routes resolved and paths absolute."""
 
-    path: Path
+    path: Path  # the file to edit
     hosts: Mapping[str, Host]
     assets: Mapping[str, Path]
+    presets: Mapping[str, TrainConfig]  # bundled ones and [presets.NAME]
     required_plugins: tuple[str, ...] = ()
     ssh_config: Path
     default: str = ""  # the host with `default = true`
+    examples: frozenset[str] = frozenset()  # hosts that are asked only when they are named
 
     def host(self, name: str) -> Host:
         """Return the host of that name: from hosts.toml, else an alias of ssh_config. Raise UsageError that names the
@@ -66,89 +66,90 @@ class Inventory:
                          remedy="inv hosts   # hosts: " + ", ".join(self.hosts))
 
     @property
+    def own_hosts(self) -> list[str]:
+        """Names of the hosts that are no examples."""
+        return [name for name in self.hosts if name not in self.examples]
+
+    @property
     def default_host(self) -> Host:
         if self.default:
             return self.hosts[self.default]
-        names = ", ".join(self.hosts) or "none yet"
-        raise UsageError(f"no --host, and no host of {self.path.name} has `default = true`; hosts: {names}",
-                         remedy=f"add --host {next(iter(self.hosts), 'NAME')}")
+        if not self.own_hosts:
+            raise UsageError(f"there is no host yet in {self.path.name}, but for examples",
+                             remedy=f"inv lab.up   # a lab on this machine; your own belong into "
+                                    f"{config_folder() / layers.FILE_NAME}: docs/hosts.md")
+        raise UsageError(f"no --host, and no host of {self.path.name} has `default = true`; hosts: "
+                         f"{', '.join(self.own_hosts)}", remedy=f"add --host {self.own_hosts[0]}")
 
     def asset(self, name: str) -> Path | None:
         """Return the folder of an asset on this laptop; None when hosts.toml does not name one."""
         return self.assets.get(name)
 
+    def preset(self, name: str) -> TrainConfig:
+        """Return a preset. Raise ConfigError that names the nearest."""
+        if name in self.presets:
+            return self.presets[name]
+        raise ConfigError(f"there is no preset {name!r}{nearest(name, self.presets)}; presets: "
+                          f"{', '.join(self.presets)}")
+
 
 def load(path: str | Path | None = None) -> Inventory:
-    """Read hosts.toml (RDTOPS_HOSTS names another). Raise ConfigError that lists every mistake with its line."""
-    file = Path(path or os.environ.get("RDTOPS_HOSTS", "") or DEFAULT_FILE).expanduser().absolute()
-    text, content = _read(file)
-    files = [file]
-    if isinstance(included := content.get("include"), str):
-        files += filter(Path.exists, [file.parent / Path(included).expanduser()])
-    for other in files[1:]:
-        content = _overlaid(content, _read(other)[1])
-    try:
-        tables = HostsFile.model_validate(content)
-    except ValidationError as error:
-        remedy = f"edit {' or '.join(map(str, files))}"
-        raise ConfigError(_explained(file, text, error), remedy=remedy) from None
-    return _resolved(file, text, tables)
+    """Read that file alone; by default the project's hosts.toml with the user's own over it.
 
-
-def _read(file: Path) -> tuple[str, dict[str, Any]]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}",
-                          remedy="cd to the project, or set RDTOPS_HOSTS=/path/to/hosts.toml") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} is not UTF-8: {error}") from error
-    try:
-        return text, tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}") from error
-
-
-def _overlaid(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """Return our tables with those of an included file over them, key by key.
-
-    >>> _overlaid({"hosts": {"lab": {"port": 22023, "gpus": 8}}}, {"hosts": {"lab": {"port": 25000}}})
-    {'hosts': {'lab': {'port': 25000, 'gpus': 8}}}
+    Raise ConfigError that lists every mistake with its file and line.
     """
-    both = {key: _overlaid(ours[key], theirs[key]) for key in ours.keys() & theirs.keys()
-            if isinstance(ours[key], dict) and isinstance(theirs[key], dict)}
-    return {**ours, **theirs, **both}
+    files = layers.of(Path(path).expanduser().absolute()) if path else layers.found()
+    places = Places(files)
+    try:
+        tables = HostsFile.model_validate(layers.merged(files))
+    except ValidationError as error:
+        raise ConfigError(_explained(places, error), remedy=f"edit {' or '.join(places.files)}") from None
+    return _resolved(places, tables)
 
 
-def _resolved(file: Path, text: str, tables: HostsFile) -> Inventory:
-    base = file.parent
-    jumps = {name: functools.cache(functools.partial(_hop, name, table, base)) for name, table in tables.jumps.items()}
+def _resolved(places: Places, tables: HostsFile) -> Inventory:
+    jumps = {name: functools.cache(functools.partial(_hop, name, table)) for name, table in tables.jumps.items()}
     for name, table in tables.hosts.items():
         unknown = [j for j in table.jumps if j not in jumps]
         if unknown:
-            raise ConfigError(f"{file}:{_line_of(text, ('hosts', name, 'jumps'))}: hosts.{name}.jumps: there is no "
+            raise ConfigError(f"{places.of('hosts', name, 'jumps')}: hosts.{name}.jumps: there is no "
                               f"[jumps.{unknown[0]}]{nearest(unknown[0], jumps)}; jumps: {', '.join(jumps) or 'none'}")
-    defaults = [name for name, table in tables.hosts.items() if table.default]
-    if len(defaults) > 1:
-        raise ConfigError(f"{file}: only one host can have `default = true`; it is set for {', '.join(defaults)}")
     config = ssh_config.default_file()
-    hosts = LazyHosts({name: functools.partial(_host, name, table, jumps, base, config)
+    hosts = LazyHosts({name: functools.partial(_host, name, table, jumps, config, places)
                        for name, table in tables.hosts.items()})
-    assets = {name: base / Path(folder).expanduser() for name, folder in tables.assets.items()}
-    return Inventory(path=file, hosts=hosts, assets=assets, required_plugins=tables.required_plugins,
-                     ssh_config=config, default="".join(defaults))
+    return Inventory(
+        path=places.to_edit, hosts=hosts, assets={name: Path(folder) for name, folder in tables.assets.items()},
+        presets=own_presets.resolved(places, tables), required_plugins=tables.required_plugins, ssh_config=config,
+        default=_default(places, tables),
+        examples=frozenset(name for name, table in tables.hosts.items() if table.example))
 
 
-def _hop(name: str, table: HopTable, base: Path) -> Hop:
-    hop = Hop(**_local_paths({**_given(table), "name": name}, base))
+def _default(places: Places, tables: HostsFile) -> str:
+    """Return the name of the default host: one of the user's own file goes before that of the project."""
+    by_file: dict[str, list[str]] = {}
+    for name, table in tables.hosts.items():
+        if table.default:
+            by_file.setdefault(places.defining("hosts", name)[0], []).append(name)
+    file, names = next(((f, by_file[f]) for f in reversed(places.files) if f in by_file), ("", []))
+    if len(names) > 1:
+        raise ConfigError(f"{file}: only one host can have `default = true`; it is set for {', '.join(names)}")
+    return "".join(names)
+
+
+def _hop(name: str, table: HopTable) -> Hop:
+    hop = Hop(**{**_given(table), "name": name})
     return replace(hop, ssh=_own_options(hop))
 
 
-def _host(name: str, table: HostTable, jumps: Mapping[str, Callable[[], Hop]], base: Path,
-          config: Path) -> Host:
-    values = _local_paths({**_given(table), "name": name}, base)
+def _host(name: str, table: HostTable, jumps: Mapping[str, Callable[[], Hop]], config: Path, places: Places) -> Host:
+    values = {**_given(table), "name": name, "files": places.defining("hosts", name)}
     values["jumps"] = tuple(jumps[j]() for j in table.jumps)
     alias = values.pop("ssh_alias", None)
+    if table.address is None and alias is None:
+        if not ssh_config.knows(name, config):
+            problem = f"{places.of('hosts', name)}: hosts.{name}: address is missing, and {config} has no Host {name}"
+            return Host(**{**values, "address": name, "problem": problem})
+        alias = name
     if not alias:
         host = Host(**values)
         return replace(host, ssh=_own_options(host))
@@ -171,25 +172,19 @@ def _given(table: BaseModel) -> dict[str, Any]:
         given["environment"] = Environment(**_given(given["environment"]))
     if isinstance(given.get("recovery"), RecoveryTable):
         given["recovery"] = Recovery(**_given(given["recovery"]))
+    if "set" in given:
+        given["settings"] = given.pop("set")
     return given
-
-
-def _local_paths(values: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Resolve paths of this laptop against the folder of hosts.toml; leave paths on the host as they are."""
-    for key in ("identity_file", "known_hosts"):
-        if values.get(key):
-            values[key] = str(base / Path(values[key]).expanduser())
-    return values
 
 
 # --- messages for mistakes ---
 
-def _explained(file: Path, text: str, error: ValidationError) -> str:
+def _explained(places: Places, error: ValidationError) -> str:
     lines = []
     for mistake in error.errors():
         keys = tuple(str(part) for part in mistake["loc"])
         what = _what_is_wrong(keys, mistake["type"], mistake["msg"])
-        lines.append(f"{file}:{_line_of(text, keys)}: {'.'.join(keys) or 'the file'}: {what}")
+        lines.append(f"{places.of(*keys)}: {'.'.join(keys) or 'the file'}: {what}")
     return "\n".join(lines)
 
 
@@ -213,25 +208,3 @@ def _allowed_beside(keys: tuple[str, ...]) -> list[str]:
             table = next((t for t in (annotation, *get_args(annotation))
                           if isinstance(t, type) and issubclass(t, BaseModel)), table)
     return [name for name in table.model_fields if name != "name"]
-
-
-def _line_of(text: str, keys: tuple[str, ...]) -> int:
-    """Return the line of a key of a TOML file, or of the table it is missing from, as well as a search can find it."""
-    best, depth = 1, 0
-    table: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[([^\[\]]+)\]", line):
-            path = table = _parts(header[1])
-        elif pair := re.match(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", line):
-            path = (*table, *_parts(pair[1]))
-        else:
-            continue
-        differs = (i for i, (a, b) in enumerate(zip(path, keys, strict=False)) if a != b)
-        common = next(differs, min(len(path), len(keys)))
-        if common > depth:
-            best, depth = number, common
-    return best
-
-
-def _parts(dotted: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in dotted.split("."))
