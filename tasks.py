@@ -6,11 +6,11 @@ Each function imports what it calls, so that `inv --list` and completion stay fa
 
 from invoke import Collection, Context, task
 
-from rdtops.ui import cli
+from rdtops.ui import cli, command_line
 
 RUNS_HOST = "as for deploy; default: the default host, else that of this laptop's last launch"
 HOST = "a host of hosts.toml or of ~/.ssh/config; a,b for several; shared by every task of a chain"
-RUN = "a run id, or a unique beginning or end of one; default: the newest"
+RUN = "a run id or a unique part of one, also as a plain word: inv why 34c8; default: the newest"
 PRESET = "tiny, libero_single_task, rdt_170m, rdt_1b or one of hosts.toml; default: the host's own"
 EVAL = "of its newest evaluation, not of the training"
 JSON = "print JSON rows instead of a table"
@@ -343,9 +343,18 @@ def drill(context: Context, name: str, kills: int = 0, only: str = "", door: str
                   as_json=json_)
 
 
-namespace = Collection(hosts, trust, deploy, rollback, check, train, status, logs, why, gpu, checkpoints, attach, stop,
-                       watch, fetch_results, report, evaluate, replay, normfit, stats, demo, test, lint, bench, drill)
+# what `inv --list` shows, in the order of use; a collection is listed by its tasks
+EVERY_DAY = (deploy, check, train, status, watch, logs, why, gpu, stop, attach, checkpoints, fetch_results, report,
+             evaluate)
+SETTING_UP = (hosts, trust, rollback, stats, normfit, replay)
+OF_THE_REPOSITORY = (demo, test, lint, bench, drill)
+
+namespace = Collection(*EVERY_DAY, *SETTING_UP, *OF_THE_REPOSITORY)
 namespace.add_collection(Collection("lab", lab_up, lab_down, lab_status))
 _plugins = Collection("plugins", plugins_new)
 _plugins.add_task(plugins_list, default=True)
 namespace.add_collection(_plugins)
+
+command_line.adopt(namespace, {
+    "Every day": EVERY_DAY, "Setting up": SETTING_UP, "Plugins": ("plugins",),
+    "This repository": ("lab", *OF_THE_REPOSITORY)}, brief=("This repository",))
