@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rdtops.errors import PluginTimeout
+from rdtops.plugging import plugin_output
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,9 @@ class BoundedOutcome:
     error: BaseException | None = None
 
 
-def bounded(work: Callable[[], Any], limit_s: float) -> BoundedOutcome:
-    """Run `work`. Whatever it raises, SystemExit too, is the outcome's error; PluginTimeout when it is not done in
-    time. It then continues in a daemon thread, since Python cannot stop it. Only os._exit and a crash of the
+def bounded(plugin: str, work: Callable[[], Any], limit_s: float) -> BoundedOutcome:
+    """Run `work` of a plugin. Whatever it raises, SystemExit too, is the outcome's error; PluginTimeout when it is not
+    done in time. It then continues in a daemon thread, since Python cannot stop it. Only os._exit and a crash of the
     interpreter are not caught."""
     outcomes: list[BoundedOutcome] = []
     start = time.monotonic()
@@ -31,7 +32,8 @@ def bounded(work: Callable[[], Any], limit_s: float) -> BoundedOutcome:
     def run() -> None:
         value, error = None, None
         try:
-            value = work()
+            with plugin_output.named(plugin):
+                value = work()
         except BaseException as raised:  # any exception is the outcome of the call
             error = raised
         outcomes.append(BoundedOutcome(value, time.monotonic() - start, error))

@@ -103,10 +103,10 @@ def of_file(file: Path, version: str = "") -> Source:
 
 def loaded(source: Source, manager: pluggy.PluginManager | None = None) -> Plugin:
     """Return the plugin of a source, registered with `manager`; an unusable one has a problem and is not registered."""
-    outcome = bounded(source.get, LOAD_TIME_LIMIT_S)
+    outcome = bounded(source.name, source.get, LOAD_TIME_LIMIT_S)
     if outcome.error is None:  # in a second call: a plugin that was late must not register any more
         module, into = outcome.value, manager or _manager()
-        outcome = bounded(lambda: _examined(source, module, into), LOAD_TIME_LIMIT_S)
+        outcome = bounded(source.name, lambda: _examined(source, module, into), LOAD_TIME_LIMIT_S)
     if outcome.error is not None:
         kind = "" if isinstance(outcome.error, PluginError) else f"{type(outcome.error).__name__}: "
         return Plugin(source.name, source.where, version=source.version, problem=f"{kind}{outcome.error}")

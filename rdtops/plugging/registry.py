@@ -135,7 +135,7 @@ def _called(plugin: Plugin, hook: str, host: Host, arguments: Mapping[str, Any])
     except ConfigError as error:
         return Call(plugin.name, None, 0.0, error)
     impl, given = plugin.hookimpls[hook], {"host": host, "options": options, **arguments}
-    outcome = bounded(lambda: impl.function(**{name: given[name] for name in impl.argnames}),
+    outcome = bounded(plugin.name, lambda: impl.function(**{name: given[name] for name in impl.argnames}),
                       options[TIME_LIMIT] or plugin.limit_s(hook))
     problem = outcome.error
     if isinstance(problem, PluginTimeout):

@@ -137,7 +137,8 @@ def _on_screen(as_json: bool = False, *, live: bool = False) -> Iterator[Screen]
     """Yield the screen of this command line. An RdtopsError becomes a message, a remedy and an exit code; any other
     error stays a traceback."""
     screen = _shared_screen()
-    screen.as_json = as_json
+    if as_json:
+        screen.show_json()
     try:
         yield screen
     except _Failures as failures:
@@ -145,12 +146,13 @@ def _on_screen(as_json: bool = False, *, live: bool = False) -> Iterator[Screen]
     except RdtopsError as error:
         _fail(screen, [error])
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        screen.close_results()
         raise Exit(code=0) from None
     except KeyboardInterrupt:
         screen.close_progress()
         screen.close_live()
-        say("\nDetached. The run continues on the host." if live else "\nInterrupted. Runs on the host continue.")
+        said = ["Detached. The run continues on the host."] if live else ["Interrupted.", *screen.session.interrupted]
+        say("\n" + "\n".join(said))
         if leave_question():  # a thread that waits for a person cannot be ended
             screen.close()
             os._exit(130)

@@ -108,6 +108,11 @@ class Session:
         with self._lock:
             return self._hosts.setdefault(host.name, HostSession(self, host))
 
+    @property
+    def interrupted(self) -> list[str]:
+        """What an interrupt now leaves behind, for each host."""
+        return [f"{host.host.name}: {host.interrupted}" for host in self._hosts.values()]
+
     def close(self) -> None:
         for host_session in self._hosts.values():
             host_session.close()
@@ -121,6 +126,7 @@ class HostSession:
         self.ask = session.ask
         self._session = session
         self._connection = Connection(host, session.ask)
+        self.interrupted = "nothing was changed on the host"  # what an interrupt here leaves behind, for the user
         self._rolled_back: RolledBack | None = None
         self._knows_rollback = False
         self._reports: dict[tuple[str, str], Report] = {}  # by digest of the configuration, and snapshot
