@@ -55,11 +55,11 @@ def rollback(session: HostSession, *, to: str) -> Iterator[RollbackOutput]:
     yield RollbackOutput(releases.roll_back(session.connect(), to))
 
 
-def check(session: HostSession, *, request: Request) -> Iterator[CheckOutput]:
+def check(session: HostSession, *, request: Request, everything: bool) -> Iterator[CheckOutput]:
     prepared = session.prepare(request)
     report = session.report(prepared, again=True)
     duplicate = None if report.passed else admission.find_duplicate(session.connect(), prepared.spec)
-    yield CheckOutput(training.excused(report, duplicate))
+    yield CheckOutput(training.excused(report, duplicate), everything)
 
 
 def train(session: HostSession, *, request: Request, resume: str, again: bool, follow: bool,
