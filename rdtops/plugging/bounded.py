@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rdtops.errors import PluginTimeout
-from rdtops.plugging import plugin_output
+from rdtops.plugging import prints
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def bounded(plugin: str, work: Callable[[], Any], limit_s: float) -> BoundedOutc
     def run() -> None:
         value, error = None, None
         try:
-            with plugin_output.named(plugin):
+            with prints.named(plugin):
                 value = work()
         except BaseException as raised:  # any exception is the outcome of the call
             error = raised

@@ -1,4 +1,4 @@
-"""Plugin output: what a plugin prints goes to stderr, each line with the plugin's name. stdout has only results."""
+"""Prints of plugins: what a plugin prints goes to stderr, each line with the plugin's name. stdout has only results."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def named(plugin: str) -> Iterator[None]:
     """Send what this thread prints to stderr, with the name of the plugin that it runs."""
     thread = threading.get_ident()
     with _lock:
-        if not isinstance(sys.stdout, PluginOutput):
-            sys.stdout = PluginOutput(sys.stdout)
-        output: PluginOutput = sys.stdout
+        if not isinstance(sys.stdout, NamedPrints):
+            sys.stdout = NamedPrints(sys.stdout)
+        output: NamedPrints = sys.stdout
         _names[thread] = plugin
     try:
         yield
@@ -31,7 +31,7 @@ def named(plugin: str) -> Iterator[None]:
                 sys.stdout = output.results
 
 
-class PluginOutput:
+class NamedPrints:
     """A stdout that knows which threads run plugins."""
 
     def __init__(self, results: Any) -> None:
