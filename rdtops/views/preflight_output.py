@@ -33,8 +33,8 @@ class CheckOutput(WorkflowOutput):
         asked = max(report.probe_seconds.items(), key=lambda item: item[1], default=None)
         slowest = f"; slowest probe: {asked[0]}, {asked[1]:.1f} s" if asked else ""
         rows = self._each() if self.everything else self._by_group()
-        last = (f"plugins that ran: {', '.join(report.plugins) or 'none'}{slowest}" if self.everything
-                else f"each finding: inv check --host {report.host} --all")
+        every = "" if self.everything else f"; each finding: inv check --host {report.host} --all"
+        last = f"plugins that ran: {', '.join(report.plugins) or 'none'}{slowest}{every}"
         return Group(rows, *_problems(report), _verdict(report), styled("[dim]{}[/]", last))
 
     def _by_group(self) -> RenderableType:

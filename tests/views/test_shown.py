@@ -38,7 +38,8 @@ BAD = (CheckResult.fail("dataset", "two files differ", "a.hdf5", REMEDY),
 def test_a_check_that_is_well_takes_a_line_a_group() -> None:
     lines = shown(CheckOutput(Report("a800", GOOD, ("disk",))))
     assert len(lines) <= 3 * 3 + 4
-    assert lines[-2:] == ["ready to train: 36 OK", "each finding: inv check --host a800 --all"]
+    assert "ready to train: 36 OK" in lines
+    assert "each finding: inv check --host a800 --all" in " ".join(lines)
     every = shown(CheckOutput(Report("a800", GOOD, ("disk",)), everything=True))
     assert len(every) >= 36
     assert sum("all is well with it" in line for line in every) == 36
