@@ -147,6 +147,8 @@ def _rdt_170m() -> TrainConfig:
 
 PRESETS = {"tiny": _tiny, "libero_single_task": _libero_single_task, "rdt_170m": _rdt_170m, "rdt_1b": _rdt_1b}
 
+NULLS = ("none", "off")  # how a setting that may be None is written
+
 CHOICES = {
     "device": ("cuda", "cpu"),
     "mixed_precision": ("bf16", "fp16", "no"),
@@ -237,6 +239,34 @@ def override(config: TrainConfig, settings: Iterable[str]) -> TrainConfig:
     return checked(config)
 
 
+def with_settings(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """Return the configuration with typed values, as a TOML table has them. Raise ConfigError."""
+    problems = [f"{key}: {problem}" for key, value in values.items() if (problem := setting_problem(key, value))]
+    if problems:
+        raise ConfigError("training configuration: " + "; ".join(problems))
+    return checked(replace(config, **{key: _typed(key, value) for key, value in values.items()}))
+
+
+def setting_problem(key: str, value: object) -> str:
+    """Return what is wrong with a typed value of one setting, or ''."""
+    hints = _hints(TrainConfig)
+    allowed = [name for name in hints if name != "preset"]
+    if key not in allowed:
+        return f"no such setting{nearest(key, allowed)}"
+    if not _is_a(_typed(key, value), hints[key]):
+        return f"{quoted(value)} is not {_type_name(hints[key])}"
+    choices = CHOICES.get(key, ())
+    return f"{quoted(value)} must be one of {', '.join(choices)}" if choices and value not in choices else ""
+
+
+def _typed(key: str, value: Any) -> Any:
+    """Return a value of a TOML table as its setting has it: TOML has no null, and 1 may be meant as 1.0."""
+    allowed = _alternatives(_hints(TrainConfig)[key])
+    if type(None) in allowed and value in NULLS:
+        return None
+    return float(value) if type(value) is int and float in allowed and int not in allowed else value
+
+
 def checked(config: TrainConfig) -> TrainConfig:
     """Return the configuration itself. Raises ConfigError naming every value that is invalid."""
     problems = wrong_kinds(config)
@@ -285,7 +315,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _value(key: str, text: str, hint: Any) -> Any:
     allowed = _alternatives(hint)
-    if type(None) in allowed and text.lower() in ("none", "off"):
+    if type(None) in allowed and text.lower() in NULLS:
         return None
     kind = next(k for k in allowed if k is not type(None))
     try:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rdtops.contract import config as train_config
 from rdtops.contract.config import TrainConfig
@@ -27,8 +28,9 @@ class Request:
     settings: tuple[str, ...] = ()  # --set key=value
     from_scratch: bool = False
 
-    def config_for(self, host: Host) -> TrainConfig:
-        return self._config(host.preset)
+    def config_for(self, host: Host, inventory: Inventory) -> TrainConfig:
+        """Return the configuration on a host: its preset, its `set`, and --set, each over those before."""
+        return self._config(inventory.preset(self.preset or host.preset), host.settings)
 
     def config_resumed(self, config: TrainConfig) -> TrainConfig:
         """Return the configuration of a resumed run: its own, with the settings of the command line on top."""
@@ -37,15 +39,15 @@ class Request:
     def config_here(self, inventory: Inventory) -> TrainConfig:
         """Return the configuration without a host: with the preset of the default host, else the one that all hosts
         share. Raises UsageError when they differ."""
-        presets = {h.preset for h in inventory.hosts.values() if h.default} or {
-            h.preset for h in inventory.hosts.values()}
+        hosts = [inventory.hosts[name] for name in inventory.own_hosts]
+        presets = {h.preset for h in hosts if h.default} or {h.preset for h in hosts}
         if not self.preset and len(presets) != 1:
             raise UsageError(f"the hosts have different presets ({', '.join(sorted(presets))}), so the dataset is "
                              "ambiguous", remedy="add --preset or --host")
-        return self._config(next(iter(presets), ""))
+        return self._config(inventory.preset(self.preset or next(iter(presets))), {})
 
-    def _config(self, preset: str) -> TrainConfig:
-        return train_config.override(train_config.preset(self.preset or preset), self._settings)
+    def _config(self, preset: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
+        return train_config.override(train_config.with_settings(preset, settings), self._settings)
 
     @property
     def _settings(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rdtops.checks import CheckResult
 from rdtops.runs.jobs import Launched
 from rdtops.views.output import WorkflowOutput
-from rdtops.views.preflight_output import finding
+from rdtops.views.preflight_output import together
 from rdtops.views.terminal import styled
 from rdtops.views.words import stacked, verbatim
 
@@ -34,8 +34,7 @@ class DryRunOutput(WorkflowOutput):
                          ", ".join(self.secrets))] if self.secrets else []
         return Group(styled("[bold]would be started with[/] {}", self.start),
                      styled("[bold]would be written to {}:{}[/]", self.host, self.root), *secret,
-                     *(styled("[bold]{}[/] {}: {}", result.status.value, result.name, finding(result).plain)
-                       for result in self.compared),
+                     *(line for result in self.compared for line in together([result])),
                      *(part for name, text in self.files.items()
                        for part in (styled("[dim]--- {}[/]", name), verbatim(text))))
 

@@ -72,6 +72,12 @@ def verbatim(text: str) -> Group:
     return Group(Styled(log_text(text), no_wrap=True, overflow="ignore"))
 
 
+def unbroken(line: Styled) -> Group:
+    """Return a line that only the terminal wraps, so that a command in it can be pasted."""
+    line.no_wrap, line.overflow = True, "ignore"
+    return Group(line)
+
+
 def stacked(*lines: Styled) -> Styled:
     return Styled("\n").join(lines)
 

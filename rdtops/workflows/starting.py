@@ -36,6 +36,8 @@ def deploy(session: HostSession, *, request: Request, only: str, environment: bo
     delivery.parts(only)  # an invalid --only needs no connection
     prepared = session.prepare(request, of_this_tree=True)
     host, connection = session.host, session.connect()
+    if not dry_run:
+        session.interrupted = "what has arrived stays there; the same command continues from it"
     if environment:
         made = provision.provision(connection, provision.recipe(host.environment, prepared.spec.train.tracker),
                                    dry_run=dry_run, say=session.say,
@@ -54,11 +56,11 @@ def rollback(session: HostSession, *, to: str) -> Iterator[RollbackOutput]:
     yield RollbackOutput(releases.roll_back(session.connect(), to))
 
 
-def check(session: HostSession, *, request: Request) -> Iterator[CheckOutput]:
+def check(session: HostSession, *, request: Request, everything: bool) -> Iterator[CheckOutput]:
     prepared = session.prepare(request)
     report = session.report(prepared, again=True)
     duplicate = None if report.passed else admission.find_duplicate(session.connect(), prepared.spec)
-    yield CheckOutput(training.excused(report, duplicate))
+    yield CheckOutput(training.excused(report, duplicate), everything)
 
 
 def train(session: HostSession, *, request: Request, resume: str, again: bool, follow: bool,
@@ -69,7 +71,9 @@ def train(session: HostSession, *, request: Request, resume: str, again: bool, f
     if dry_run:
         yield _dry_run(host, spec, launch.files(host, spec), resume_checks(session.connect(), spec) if run else [])
         return
+    session.interrupted = "nothing was launched"
     launched = _launched(session, prepared, run, again=again)
+    session.interrupted = f"{launched.run_id} continues there"
     if problem := records.remember_launch(host.name):
         session.say(problem)
     yield LaunchOutput(launched)
@@ -93,6 +97,7 @@ def _launched(session: HostSession, prepared: Prepared, run: RunView | None, *, 
         prepared = replace(prepared, spec=replace(prepared.spec, run_id=duplicate.run_id))
     findings = session.report(prepared, again=False)
     given = (prepared.spec, prepared.local_assets, findings)
+    session.interrupted = f"it may have been launched: inv status --host {session.host.name}"
     launched = (training.resume(connection, session.registry, run, *given) if run
                 else training.train(connection, session.registry, *given, again=again))
     _keep_checks(session, connection, RunPaths(prepared.spec.workspace, launched.run_id), findings)
@@ -124,7 +129,9 @@ def evaluate(session: HostSession, *, run_id: str, which: str, request: Request,
     elif found and found.state is RunState.RUNNING:
         session.say(f"{spec.name} is running")
     else:
+        session.interrupted = f"it may have been launched: inv status --host {host.name}"
         yield LaunchOutput(evaluations.begin(connection, run, spec))
+    session.interrupted = f"{spec.name} continues there"
     if follow and not (found and found.state is RunState.FINISHED):
         yield from _follow_evaluation(session, spec.run_id, spec.name)
     elif found:

@@ -13,6 +13,7 @@ from rdtops.delivery import secrets
 from rdtops.delivery.plan import Request
 from rdtops.errors import PluginError, PreflightFailed, PreflightVeto, RunError
 from rdtops.launcher import Submitted
+from rdtops.plugging.bounded import raised
 from rdtops.plugging.registry import Registry, Works
 from rdtops.preflight import core_checks
 from rdtops.runs import admission, jobs, launchers, overview
@@ -118,7 +119,7 @@ def _before_train(connection: Connection, registry: Registry, spec: RunSpec, loc
                                 remedy=call.error.remedy) from call.error
         if call.error is not None:
             raise PluginError(
-                f"{spec.host}: the plugin {call.plugin} raised {type(call.error).__name__} in before_train: "
-                + redacted(str(call.error), secrets.all_of(connection.host)),
+                f"{spec.host}: the plugin {call.plugin} raised in before_train: "
+                + redacted(raised(call.error), secrets.all_of(connection.host)),
                 remedy=f"RDTOPS_DISABLED_PLUGINS={call.plugin} inv train --host {spec.host}   # without it",
             ) from call.error
