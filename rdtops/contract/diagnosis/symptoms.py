@@ -122,7 +122,7 @@ SYMPTOMS = (  # specific ones first: when a message shows two, the first is take
              "ssh {host} lslocks   # shows who locks it; when that has ended: " + RESUME, restart=True),
     _symptom("file_locked", [r"unable to lock file, errno = ", "No locks available", r"\[Errno 37\]"],
              "the file system has no locks: {line}",
-             "HDF5_USE_FILE_LOCKING = \"FALSE\" under [hosts.{host}.env]   # then " + RESUME, restart=True),
+             RESUME + "   # with HDF5_USE_FILE_LOCKING = \"FALSE\" under [hosts.{host}.env]", restart=True),
     _symptom("file_system", ["Stale file handle", "Input/output error", "Transport endpoint is not connected",
                              "Remote I/O error", r"\[Errno (?:5|107|108|112|116|121)\]"],
              "the file system failed: {line}", "inv check --host {host}   # then " + RESUME, restart=True),
