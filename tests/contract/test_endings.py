@@ -29,8 +29,8 @@ WORDS = sorted({line for ending in CORPUS for line in ending.end
 AFTER = (  # what is written when everything is over
     "wandb: \U0001f680 View run crisp-drawer-12 at: https://wandb.ai/lab/rdtops/runs/5k2x9q1c",
     "wandb: WARNING The new W&B backend becomes opt-out in version 0.18.0; No such file or directory",
-    "/data/python/lib/multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: There appear to be 12 leaked",
-    "[rank0]:[W1128 14:48:21.058147529 ProcessGroupNCCL.cpp:1168] Warning: WARNING: process group has NOT been destroyed",
+    "/data/python/lib/multiprocessing/resource_tracker.py:254: UserWarning: There appear to be 12 leaked semaphores",
+    "[rank0]:[W1128 14:48:21.058147529 ProcessGroupNCCL.cpp:1168] Warning: process group has NOT been destroyed",
     "gpu07:4242:4330 [0] NCCL INFO [Service thread] Connection closed by localRank 1",
     "gpu07:4242:4325 [0] NCCL INFO comm 0x5581d0a1c6f0 rank 0 nranks 2 cudaDev 0 busId 3b000 - Abort COMPLETE",
     "2026-11-28 14:48:22  supervisor: attempt 1 ended with 1: disk_full: No space left on device; no restart",
