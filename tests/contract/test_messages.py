@@ -91,6 +91,8 @@ def test_a_line_has_the_level_that_it_says(line, kind):
     ("  exitcode  : 1 (pid: 17330) ", 1), ("  exitcode  : -9 (pid: 17299)  (SIGKILL)", -9),
     ("  traceback : Signal 15 (SIGTERM) received by PID 17329", -15), ("Fatal Python error: Aborted", -6),
     ("[gpu07:3039 :0:3095] Caught signal 7 (Bus error: nonexistent physical address)", -7),
+    ("CalledProcessError: Command '['/venv/bin/python3.11', 'train.py']' died with <Signals.SIGKILL: 9>.", -9),
+    ("subprocess.CalledProcessError: Command '['torchrun', 'train.py']' returned non-zero exit status 1.", 1),
     ("terminate called after throwing an instance of 'c10::Error'", -6), ("free(): invalid pointer", -6)])
 def test_how_a_process_ended_is_its_exit_code(line, code):
     (found,) = parse([Line("", 1, line)])

@@ -72,7 +72,8 @@ ERROR_NAME = re.compile(r"(?:Error|Exception|Failed|Failure|Exit|Interrupt|Timeo
 # before a traceback that ended no process of the training: of a callback, a thread, a child, the handler of a log
 CONTAINED = re.compile(r"^(?:Exception ignored in|Exception in thread|--- Logging error ---|Process \S+:$|"
                        r"Task exception was never|Error in atexit|Exception in callback)")
-LAUNCHER = re.compile(r"ChildFailedError|SignalException|CalledProcessError: Command '\[.*'-m', ")
+_STARTED = r"CalledProcessError: Command '\['[^']*(?:python[\d.]*|torchrun|accelerate)', "
+LAUNCHER = re.compile(rf"ChildFailedError|SignalException|{_STARTED}")
 
 # lines with a level, or that are of one
 TRAINER = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  (?!supervisor: )")
@@ -97,7 +98,7 @@ EXITS = tuple(map(re.compile, (
     r"^\s+exitcode\s*: (?P<code>-?\d+)\b",
     r"\bfailed \(exitcode: (?P<code>-?\d+)\)",
     r"^\s*traceback\s*: Signal (?P<signal>\d+) ",
-    r"CalledProcessError: Command '\[.*'-m', .*(?:<Signals\.\w+: (?P<signal>\d+)>|exit status (?P<code>-?\d+))",
+    rf"{_STARTED}.*(?:<Signals\.\w+: (?P<signal>\d+)>|exit status (?P<code>-?\d+))",
     r"SignalException: Process \d+ got signal: (?P<signal>\d+)",
     r"\bCaught signal (?P<signal>\d+) \(",
     rf"^Fatal Python error: {_WORD}",
