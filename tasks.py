@@ -6,12 +6,12 @@ Each function imports what it calls, so that `inv --list` and completion stay fa
 
 from invoke import Collection, Context, task
 
-from rdtops.ui import cli
+from rdtops.ui import cli, command_line
 
 RUNS_HOST = "as for deploy; default: the default host, else that of this laptop's last launch"
 HOST = "a host of hosts.toml or of ~/.ssh/config; a,b for several; shared by every task of a chain"
-RUN = "a run id, or a unique beginning or end of one; default: the newest"
-PRESET = "tiny, libero_single_task, rdt_170m or rdt_1b; default: the host's own"
+RUN = "a run id or a unique part of one, also as a plain word: inv why 34c8; default: the newest"
+PRESET = "tiny, libero_single_task, rdt_170m, rdt_1b or one of hosts.toml; default: the host's own"
 EVAL = "of its newest evaluation, not of the training"
 JSON = "print JSON rows instead of a table"
 SET = "key=value, repeatable; inv train --dry-run prints every key"
@@ -22,7 +22,7 @@ def hosts(context: Context, host: str = "", ping: bool = False, json_: bool = Fa
     """List the hosts and the routes to them."""
     from rdtops import workflows
 
-    cli.OnHosts(host, json_, all_hosts=True).run(workflows.hosts, ping=ping)
+    cli.OnHosts(host, json_, all_hosts=True, examples=not ping).run(workflows.hosts, ping=ping)
 
 
 @task(auto_shortflags=False, help={"host": HOST, "yes": "record the keys without asking; compare them first"})
@@ -57,13 +57,14 @@ def rollback(context: Context, host: str = "", to: str = "", json_: bool = False
 
 
 @task(auto_shortflags=False, iterable=["set_"], help={
-    "host": HOST, "preset": PRESET, "set_": SET, "from_scratch": "no pretrained weights are needed", "json_": JSON})
+    "host": HOST, "preset": PRESET, "set_": SET, "from_scratch": "no pretrained weights are needed",
+    "all_": "a row for each check, not for each group", "json_": JSON})
 def check(context: Context, host: str = "", preset: str = "", set_: list[str] | None = None,
-          from_scratch: bool = False, json_: bool = False) -> None:
+          from_scratch: bool = False, all_: bool = False, json_: bool = False) -> None:
     """Run every preflight check; exit 1 when one fails. Changes nothing on the host."""
     from rdtops import workflows
 
-    cli.OnHosts(host, json_).run(workflows.check, request=cli.request(preset, set_, from_scratch))
+    cli.OnHosts(host, json_).run(workflows.check, request=cli.request(preset, set_, from_scratch), everything=all_)
 
 
 @task(auto_shortflags=False, iterable=["set_"], help={
@@ -343,9 +344,18 @@ def drill(context: Context, name: str, kills: int = 0, only: str = "", door: str
                   as_json=json_)
 
 
-namespace = Collection(hosts, trust, deploy, rollback, check, train, status, logs, why, gpu, checkpoints, attach, stop,
-                       watch, fetch_results, report, evaluate, replay, normfit, stats, demo, test, lint, bench, drill)
+# what `inv --list` shows, in the order of use; a collection is listed by its tasks
+EVERY_DAY = (deploy, check, train, status, watch, logs, why, gpu, stop, attach, checkpoints, fetch_results, report,
+             evaluate)
+SETTING_UP = (hosts, trust, rollback, stats, normfit, replay)
+OF_THE_REPOSITORY = (demo, test, lint, bench, drill)
+
+namespace = Collection(*EVERY_DAY, *SETTING_UP, *OF_THE_REPOSITORY)
 namespace.add_collection(Collection("lab", lab_up, lab_down, lab_status))
 _plugins = Collection("plugins", plugins_new)
 _plugins.add_task(plugins_list, default=True)
 namespace.add_collection(_plugins)
+
+command_line.adopt(namespace, {
+    "Every day": EVERY_DAY, "Setting up": SETTING_UP, "Plugins": ("plugins",),
+    "This repository": ("lab", *OF_THE_REPOSITORY)}, brief=("This repository",))

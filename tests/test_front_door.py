@@ -45,7 +45,7 @@ def test_no_name_of_a_function_is_looked_up() -> None:
         assert not {"getattr", "importlib.import_module", "__import__"} & set(called), file
 
 
-@pytest.mark.parametrize("task", ["hosts", "status"])
-def test_an_inventory_without_a_host_is_a_usage_error(task: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["hosts --ping", "status", "check"])
+def test_an_inventory_with_examples_alone_says_where_hosts_belong(task: str, tmp_path: Path) -> None:
     (tmp_path / "hosts.toml").touch()
-    CommandLine(tmp_path, tmp_path / "hosts.toml").refused(task, 2, "hosts: none yet")
+    CommandLine(tmp_path, tmp_path / "hosts.toml").refused(task, 2, "there is no host yet", "docs/hosts.md")

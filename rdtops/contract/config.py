@@ -70,8 +70,11 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     # data
     observed: str = "auto"  # when obs[t] was taken: after or before action t; auto detects it in each file
-    images: str = "auto"  # how they are stored: upside_down (as LIBERO does) or upright; auto detects it
+    images: str = "auto"  # how they are stored: upside_down (LIBERO's), upright, mirrored, turned; auto detects it
+    instruction: str = ""  # of every file of demonstrations that has none
+    without: str = ""  # demonstrations to leave out, separated by commas: NAME.hdf5 or NAME.hdf5:demo_3
     trusted_conventions: str = ""  # names of CONVENTIONS, separated by commas, that `inv check` does not question
+    accept_changed: str = ""  # roles of ACCEPTABLE, separated by commas, whose files a resume may find changed
     loader_workers: int = 8
     image_augmentation: bool = True
     vision_cache_gib: int = 0  # keep SigLIP's output of every frame on disk, at most this; 0: encode in every step
@@ -89,8 +92,9 @@ class TrainConfig:
 
     @property
     def digest(self) -> str:
-        """MD5 over every value."""
-        return hashlib.md5(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """MD5 over every value but `accept_changed`, which changes nothing of what is trained."""
+        values = {name: value for name, value in asdict(self).items() if name != "accept_changed"}
+        return hashlib.md5(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -143,6 +147,8 @@ def _rdt_170m() -> TrainConfig:
 
 PRESETS = {"tiny": _tiny, "libero_single_task": _libero_single_task, "rdt_170m": _rdt_170m, "rdt_1b": _rdt_1b}
 
+NULLS = ("none", "off")  # how a setting that may be None is written
+
 CHOICES = {
     "device": ("cuda", "cpu"),
     "mixed_precision": ("bf16", "fp16", "no"),
@@ -154,8 +160,10 @@ CHOICES = {
     "wandb_mode": ("online", "offline"),
     "codec": ("delta_velocity", "absolute_pose", "seed_compat", "seed_compat_m"),
     "observed": ("auto", "after", "before"),
-    "images": ("auto", "upside_down", "upright"),
+    "images": ("auto", "upside_down", "upright", "mirrored", "turned"),
 }
+
+OF_THE_DATA = ("observed", "images", "instruction", "without")  # settings that say how demonstrations are read
 
 CONVENTIONS = (  # what the convention check tests by correlation; rdtops.trainer.conventions explains each
     "pose_position", "pose_rotation", "pose_timing", "position_axes", "rotation_axes", "position_scale",
@@ -163,13 +171,49 @@ CONVENTIONS = (  # what the convention check tests by correlation; rdtops.traine
     "agentview_upright", "wrist_upright", "agentview_mirrored", "cameras", "colours", "images_fresh", "instruction")
 
 
+ACCEPTABLE = ("dataset", "text_encoder", "vision_encoder")  # a resume takes its weights from the checkpoint
+_ACCEPTED_BY = {**{role: role for role in ACCEPTABLE}, "without": "dataset"}  # setting -> role that it names
+
+
+def data_options(values: object) -> list[str]:
+    """Return the OF_THE_DATA settings of a configuration as options of the trainer's programs."""
+    return [f"--{name}={getattr(values, name)}" for name in OF_THE_DATA if getattr(values, name)]
+
+
 def trusted(names: str) -> tuple[str, ...]:
     """Return the names of a text such as `gripper_sign,colours`. Raises ConfigError for an unknown convention."""
+    return _members(names, CONVENTIONS, "trusted_conventions: there is no convention", "conventions")
+
+
+def accepted_roles(names: str) -> tuple[str, ...]:
+    """Return the roles of a text such as `dataset,text_encoder`. Raises ConfigError for another role."""
+    return _members(names, ACCEPTABLE, "accept_changed: there is no role", "roles")
+
+
+def roles_named(settings: Iterable[str]) -> str:
+    """Return the roles whose content the `key=value` settings of a resume name, as a value of `accept_changed`.
+
+    >>> roles_named(["max_steps=3", "dataset=drawer"])
+    'dataset'
+    """
+    keys = [setting.partition("=")[0].strip() for setting in settings]
+    return ",".join(dict.fromkeys(_ACCEPTED_BY[key] for key in keys if key in _ACCEPTED_BY))
+
+
+def resumed(config: TrainConfig, settings: Iterable[str]) -> TrainConfig:
+    """Return the values of a resume: those of the run, with `--set` on top. What this resume does not name again must
+    have the content that it was trained on."""
+    settings = tuple(settings)
+    changed = override(replace(config, accept_changed=""), settings)
+    named = [*accepted_roles(changed.accept_changed), *accepted_roles(roles_named(settings))]
+    return replace(changed, accept_changed=",".join(dict.fromkeys(named)))
+
+
+def _members(names: str, allowed: tuple[str, ...], problem: str, plural: str) -> tuple[str, ...]:
     found = tuple(name.strip() for name in names.split(",") if name.strip())
     for name in found:
-        if name not in CONVENTIONS:
-            raise ConfigError(f"trusted_conventions: there is no convention {name!r}{nearest(name, CONVENTIONS)}; "
-                              f"conventions: {', '.join(CONVENTIONS)}")
+        if name not in allowed:
+            raise ConfigError(f"{problem} {name!r}{nearest(name, allowed)}; {plural}: {', '.join(allowed)}")
     return found
 
 
@@ -193,6 +237,34 @@ def override(config: TrainConfig, settings: Iterable[str]) -> TrainConfig:
                               remedy="inv train --dry-run   # prints every setting")
         config = replace(config, **{key: _value(key, text.strip(), types_by_name[key])})
     return checked(config)
+
+
+def with_settings(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """Return the configuration with typed values, as a TOML table has them. Raise ConfigError."""
+    problems = [f"{key}: {problem}" for key, value in values.items() if (problem := setting_problem(key, value))]
+    if problems:
+        raise ConfigError("training configuration: " + "; ".join(problems))
+    return checked(replace(config, **{key: _typed(key, value) for key, value in values.items()}))
+
+
+def setting_problem(key: str, value: object) -> str:
+    """Return what is wrong with a typed value of one setting, or ''."""
+    hints = _hints(TrainConfig)
+    allowed = [name for name in hints if name != "preset"]
+    if key not in allowed:
+        return f"no such setting{nearest(key, allowed)}"
+    if not _is_a(_typed(key, value), hints[key]):
+        return f"{quoted(value)} is not {_type_name(hints[key])}"
+    choices = CHOICES.get(key, ())
+    return f"{quoted(value)} must be one of {', '.join(choices)}" if choices and value not in choices else ""
+
+
+def _typed(key: str, value: Any) -> Any:
+    """Return a value of a TOML table as its setting has it: TOML has no null, and 1 may be meant as 1.0."""
+    allowed = _alternatives(_hints(TrainConfig)[key])
+    if type(None) in allowed and value in NULLS:
+        return None
+    return float(value) if type(value) is int and float in allowed and int not in allowed else value
 
 
 def checked(config: TrainConfig) -> TrainConfig:
@@ -222,6 +294,7 @@ def checked(config: TrainConfig) -> TrainConfig:
             problems.append(f"vision_cache_gib = {config.vision_cache_gib}: needs image_augmentation=false, "
                             "because augmented images are encoded anew in every step")
         trusted(config.trusted_conventions)
+        accepted_roles(config.accept_changed)
     if problems:
         raise ConfigError("training configuration: " + "; ".join(problems))
     return config
@@ -242,7 +315,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _value(key: str, text: str, hint: Any) -> Any:
     allowed = _alternatives(hint)
-    if type(None) in allowed and text.lower() in ("none", "off"):
+    if type(None) in allowed and text.lower() in NULLS:
         return None
     kind = next(k for k in allowed if k is not type(None))
     try:

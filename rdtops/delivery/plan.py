@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rdtops.contract import config as train_config
 from rdtops.contract.config import TrainConfig
@@ -27,23 +28,30 @@ class Request:
     settings: tuple[str, ...] = ()  # --set key=value
     from_scratch: bool = False
 
-    def config_for(self, host: Host) -> TrainConfig:
-        return self._config(host.preset)
+    def config_for(self, host: Host, inventory: Inventory) -> TrainConfig:
+        """Return the configuration on a host: its preset, its `set`, and --set, each over those before."""
+        return self._config(inventory.preset(self.preset or host.preset), host.settings)
+
+    def config_resumed(self, config: TrainConfig) -> TrainConfig:
+        """Return the configuration of a resumed run: its own, with the settings of the command line on top."""
+        return train_config.resumed(config, self._settings)
 
     def config_here(self, inventory: Inventory) -> TrainConfig:
         """Return the configuration without a host: with the preset of the default host, else the one that all hosts
         share. Raises UsageError when they differ."""
-        presets = {h.preset for h in inventory.hosts.values() if h.default} or {
-            h.preset for h in inventory.hosts.values()}
+        hosts = [inventory.hosts[name] for name in inventory.own_hosts]
+        presets = {h.preset for h in hosts if h.default} or {h.preset for h in hosts}
         if not self.preset and len(presets) != 1:
             raise UsageError(f"the hosts have different presets ({', '.join(sorted(presets))}), so the dataset is "
                              "ambiguous", remedy="add --preset or --host")
-        return self._config(next(iter(presets), ""))
+        return self._config(inventory.preset(self.preset or next(iter(presets))), {})
 
-    def _config(self, preset: str) -> TrainConfig:
-        config = train_config.preset(self.preset or preset)
-        extra = ("from_scratch=true",) if self.from_scratch else ()
-        return train_config.override(config, [*self.settings, *extra])
+    def _config(self, preset: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
+        return train_config.override(train_config.with_settings(preset, settings), self._settings)
+
+    @property
+    def _settings(self) -> tuple[str, ...]:
+        return (*self.settings, *(("from_scratch=true",) if self.from_scratch else ()))
 
 
 @dataclass(frozen=True)
@@ -103,8 +111,12 @@ def release_folder(workspace: str, name: str) -> str:
     return f"{workspace}/releases/{name}"
 
 
-def _asset(role: str, name: str, inventory: Inventory, connection: Connection) -> Asset:
+def folder_there(connection: Connection, name: str) -> str:
+    """Return the folder of an asset on the host: the one that hosts.toml names, else that of a deploy."""
     pinned = connection.host.assets.get(name)
-    remote = connection.absolute(pinned) if pinned else f"{connection.workspace}/assets/{name}"
+    return connection.absolute(pinned) if pinned else f"{connection.workspace}/assets/{name}"
+
+
+def _asset(role: str, name: str, inventory: Inventory, connection: Connection) -> Asset:
     local, remark = local_copy(inventory, name)
-    return Asset(role, name, local, remote, bool(pinned), remark)
+    return Asset(role, name, local, folder_there(connection, name), name in connection.host.assets, remark)

@@ -14,11 +14,12 @@ from rdtops.errors import ConfigError
 from rdtops.ssh import redaction
 from rdtops.ssh.command import Secret, quoted, variable
 from rdtops.ssh.hosts import Host
+from rdtops.user_folders import config_folder
 
 
 def laptop_file() -> Path:
     """Return the file of NAME=value lines, an alternative to environment variables."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "rdtops" / "secrets"
+    return config_folder() / "secrets"
 
 
 def host_file(workspace: str, host: Host) -> str:

@@ -21,7 +21,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
@@ -177,21 +177,27 @@ class Lab(LabFolder):
         """Write a hosts.toml for this lab; `assets` are local folders by name."""
         text = "# Written by the rdtops lab.\n[assets]\n"
         text += "".join(f"{json.dumps(name)} = {_toml(folder)}\n" for name, folder in assets.items())
-        files = f"identity_file = {_toml(self.identity_file)}\nknown_hosts = {_toml(self.known_hosts)}\n"
-        place(Path(path), text + self._tables(files, lambda host: (
-            f'workspace = "~/rdtops"\ngpus = {Gpus.read(self.folder(host) / "gpus.json").count}\npreset = "tiny"\n')))
+        place(Path(path), text + self._tables())
 
     def write_routes(self) -> None:
-        """Write `hosts.toml` in its folder, which only says where its servers are: that of the checkout includes it."""
-        place(self.root / "hosts.toml", "# Written by the rdtops lab: where its servers are now.\n"
-              + self._tables("", lambda _: ""))
+        """Write its hosts into `hosts.toml` in its folder, which that of the checkout includes."""
+        place(self._routes, "# Written by the rdtops lab: its hosts, while it is up.\n" + self._tables())
 
-    def _tables(self, files: str, settings: Callable[[str], str]) -> str:
-        """Return the tables of hosts.toml for the route to each host; `files` are lines of every hop."""
-        text = f"\n[jumps.{JUMP}]\n{self._login(JUMP)}{files}{doors.KEYS_OF_THE_JUMP.get(self.door, '')}"
+    def forget_routes(self) -> None:
+        self._routes.unlink(missing_ok=True)
+
+    @property
+    def _routes(self) -> Path:
+        return self.root / "hosts.toml"
+
+    def _tables(self) -> str:
+        """Return the tables of hosts.toml for its hosts and their jump."""
+        keys = f"identity_file = {_toml(self.identity_file)}\nknown_hosts = {_toml(self.known_hosts)}\n"
+        text = f"\n[jumps.{JUMP}]\n{self._login(JUMP)}{keys}{doors.KEYS_OF_THE_JUMP.get(self.door, '')}"
         for host in HOSTS:
             jumps = "" if self.door == "menu" else f'"{JUMP}"'
-            text += f"\n[hosts.{host}]\n{self._login(host)}{files}jumps = [{jumps}]\n{settings(host)}"
+            text += (f'\n[hosts.{host}]\n{self._login(host)}{keys}jumps = [{jumps}]\nworkspace = "~/rdtops"\n'
+                     f'gpus = {Gpus.read(self.folder(host) / "gpus.json").count}\npreset = "tiny"\n')
         return text
 
     def set_gpus(self, host: str, gpus: Gpus) -> None:

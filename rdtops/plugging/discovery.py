@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -25,7 +26,8 @@ from rdtops.contract.config import nearest
 from rdtops.errors import PluginError
 from rdtops.hookspecs import API_VERSION, HOOKS, TIME_LIMIT_S
 from rdtops.options import COMMON, Option
-from rdtops.plugging.bounded import bounded
+from rdtops.plugging.bounded import bounded, raised
+from rdtops.user_folders import config_folder
 
 GROUP = "rdtops.plugins"
 DISABLED = "RDTOPS_DISABLED_PLUGINS"
@@ -102,13 +104,13 @@ def of_file(file: Path, version: str = "") -> Source:
 
 def loaded(source: Source, manager: pluggy.PluginManager | None = None) -> Plugin:
     """Return the plugin of a source, registered with `manager`; an unusable one has a problem and is not registered."""
-    outcome = bounded(source.get, LOAD_TIME_LIMIT_S)
+    outcome = bounded(source.name, source.get, LOAD_TIME_LIMIT_S)
     if outcome.error is None:  # in a second call: a plugin that was late must not register any more
         module, into = outcome.value, manager or _manager()
-        outcome = bounded(lambda: _examined(source, module, into), LOAD_TIME_LIMIT_S)
+        outcome = bounded(source.name, lambda: _examined(source, module, into), LOAD_TIME_LIMIT_S)
     if outcome.error is not None:
-        kind = "" if isinstance(outcome.error, PluginError) else f"{type(outcome.error).__name__}: "
-        return Plugin(source.name, source.where, version=source.version, problem=f"{kind}{outcome.error}")
+        problem = str(outcome.error) if isinstance(outcome.error, PluginError) else raised(outcome.error)
+        return Plugin(source.name, source.where, version=source.version, problem=problem)
     plugin: Plugin = outcome.value
     return plugin
 
@@ -118,7 +120,7 @@ def bundled_folder() -> Path:
 
 
 def user_folder() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "rdtops" / "plugins"
+    return config_folder() / "plugins"
 
 
 def _disabled() -> set[str]:
@@ -167,8 +169,8 @@ def _require_api(version: Any) -> None:
 
 
 def _registered(name: str, module: Any, manager: pluggy.PluginManager) -> dict[str, HookImpl]:
-    """Register a module and return the hooks that it implements. pluggy checks names and arguments: a misspelt hook is
-    an error."""
+    """Register a module and return the hooks that it implements."""
+    _require_known_hooks(module)
     try:
         manager.register(module, name)
         manager.check_pending()
@@ -183,6 +185,22 @@ def _registered(name: str, module: Any, manager: pluggy.PluginManager) -> dict[s
             manager.unregister(name=name)  # else the next plugin would get this one's error
         raise
     return found
+
+
+def _require_known_hooks(module: Any) -> None:
+    """Raise PluginError that names the nearest, where a hook or an argument is misspelt."""
+    for name, function in vars(module).items():
+        marked = getattr(function, f"{hookspecs.PROJECT}_impl", None)
+        if not isinstance(marked, Mapping):
+            continue
+        hook = str(marked.get("specname") or name)
+        if hook not in HOOKS:
+            raise PluginError(f"there is no hook {hook!r}{nearest(hook, HOOKS)}; hooks: {', '.join(HOOKS)}")
+        known = list(inspect.signature(getattr(hookspecs, hook)).parameters)
+        for argument in inspect.signature(function).parameters:
+            if argument not in known:
+                raise PluginError(f"{hook} has no argument {argument!r}{nearest(argument, known)}; arguments: "
+                                  f"{', '.join(known)}")
 
 
 def _options(module: Any) -> Mapping[str, Option]:

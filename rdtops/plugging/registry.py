@@ -17,7 +17,7 @@ from rdtops.contract.config import nearest
 from rdtops.errors import ConfigError, PluginError, PluginTimeout, RdtopsError
 from rdtops.options import TIME_LIMIT, filled
 from rdtops.plugging import discovery
-from rdtops.plugging.bounded import bounded
+from rdtops.plugging.bounded import bounded, raised
 from rdtops.plugging.discovery import DISABLED, Plugin
 from rdtops.ssh.hosts import Host
 
@@ -135,7 +135,7 @@ def _called(plugin: Plugin, hook: str, host: Host, arguments: Mapping[str, Any])
     except ConfigError as error:
         return Call(plugin.name, None, 0.0, error)
     impl, given = plugin.hookimpls[hook], {"host": host, "options": options, **arguments}
-    outcome = bounded(lambda: impl.function(**{name: given[name] for name in impl.argnames}),
+    outcome = bounded(plugin.name, lambda: impl.function(**{name: given[name] for name in impl.argnames}),
                       options[TIME_LIMIT] or plugin.limit_s(hook))
     problem = outcome.error
     if isinstance(problem, PluginTimeout):
@@ -150,7 +150,7 @@ def _findings(call: Call) -> list[CheckResult]:
         return [_finding(call.plugin, call.error.message, call.error.remedy)]
     if call.error is not None:
         remedy = call.error.remedy if isinstance(call.error, RdtopsError) else ""
-        return [_finding(call.plugin, f"the plugin raised {type(call.error).__name__}: {call.error}", remedy)]
+        return [_finding(call.plugin, f"the plugin raised {raised(call.error)}", remedy)]
     values = [call.value] if isinstance(call.value, CheckResult) else call.value or []
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, CheckResult) for v in values):
         return [_finding(call.plugin, f"preflight_check returned {call.value!r:.100}, not CheckResults")]

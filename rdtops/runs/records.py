@@ -20,6 +20,7 @@ from rdtops.contract.config import wrong_kinds
 from rdtops.hostlib import fields, files, locks
 from rdtops.hostlib.names import RunId
 from rdtops.runs.poller import Cursor
+from rdtops.user_folders import state_folder
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,6 @@ class RunRecords:
 
     def _warn(self, name: str, what: str) -> None:
         self.problem = self.problem or f"{self.folder}/{name} {what}"
-
-
-def state_folder() -> Path:
-    given = os.environ.get("RDTOPS_STATE")
-    return Path(given) if given else Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "rdtops"
 
 
 def remember_launch(host: str) -> str:

@@ -19,6 +19,7 @@ from rdtops.contract.journal import Event, parse
 from rdtops.contract.run import Checkpoint, RunState
 from rdtops.errors import ConnectionLost, RunError, Unreachable
 from rdtops.hostlib.names import BadName
+from rdtops.plugging.bounded import raised
 from rdtops.plugging.registry import Call, Registry
 from rdtops.runs import overview
 from rdtops.runs.overview import RunView
@@ -210,7 +211,7 @@ def _fire(connection: Connection, registry: Registry, hook: str, records: RunRec
 def _outcome(call: Call) -> dict[str, Any]:
     """Return what a call adds to its record."""
     if call.error is not None:
-        return {"error": f"{type(call.error).__name__}: {call.error}"}
+        return {"error": raised(call.error)}
     if call.value is not None and not isinstance(call.value, Mapping):
         return {"error": f"returned {call.value!r:.100}, not a mapping"}
     return {"value": dict(call.value or {})}

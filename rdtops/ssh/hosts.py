@@ -99,12 +99,15 @@ class Host(Hop):
     recovery: Recovery = field(default_factory=Recovery)
     gpus: int | None = None
     preset: str = "libero_single_task"  # default of --preset for deploy, check and train
+    settings: Mapping[str, Any] = field(default_factory=dict)  # `set` of hosts.toml: over the preset, below --set
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()  # names of variables whose values only this laptop knows: rdtops.delivery.secrets
     keep_releases: int = 5
     assets: Mapping[str, str] = field(default_factory=dict)  # asset name -> existing folder on the host
     plugins: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     default: bool = False
+    example: bool = False  # asked only when it is named
+    files: tuple[str, ...] = ()  # that define it; the first one counts
 
     @property
     def route(self) -> tuple[Hop, ...]:

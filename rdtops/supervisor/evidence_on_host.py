@@ -74,10 +74,12 @@ def answer(workspace: str, wanted: str) -> dict[str, Any]:
 
 
 def matching(names: Sequence[Name], wanted: str) -> list[Name]:
-    """Return the names that match what a user typed; `names` are sorted by time."""
+    """Return the names that match what a user typed, the whole name, an end of it or any part; `names` are sorted by
+    time."""
     if not wanted:
         return list(names[-1:])
-    return [n for n in names if n == wanted] or [n for n in names if n.startswith(wanted) or n.endswith(wanted)]
+    return ([n for n in names if n == wanted] or [n for n in names if n.startswith(wanted) or n.endswith(wanted)]
+            or [n for n in names if wanted in n])
 
 
 def attempts(path: str) -> list[dict[str, Any]]:

@@ -13,13 +13,14 @@ import argparse
 import ast
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -60,6 +61,10 @@ REPORT: dict[str, Any] = {  # the smallest with every field
     "protocol": {"benchmark": "libero_90", "max_steps": 200, "exec_horizon": 16, "pred_horizon": 64, "seed": 0},
     "tasks": [{"number": 0, "name": "a_task", "language": "a task", **_TALLY}],
     "trials": [{"task": "a_task", "trial": 0, "outcome": "success", "steps": 43, "video": "videos/00_a_task.mp4"}]}
+
+
+HOMES = {"HOME": "", "XDG_CONFIG_HOME": ".config", "XDG_CACHE_HOME": ".cache", "XDG_STATE_HOME": ".local/state",
+         "RDTOPS_STATE": ".local/state/rdtops"}  # variables that name a place of the user on the laptop
 
 
 @dataclass(frozen=True)
@@ -195,6 +200,23 @@ def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:300]
 
 
+@contextmanager
+def _scratch_home(folder: Path) -> Iterator[None]:
+    """Let this process live in an empty home: what a hook writes on the laptop goes there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = {name: os.environ.get(name) for name in HOMES}
+    os.environ.update({name: str(folder / part) for name, part in HOMES.items()})
+    try:
+        with chdir(folder):
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 # --- situations ---
 
 class _Bench:
@@ -224,8 +246,9 @@ class _Bench:
             if self.trouble == GONE:
                 self.lab.stop_server(HOST)
             before = _tree(self.home)
-            (call,) = Registry([self.plugin]).call(hook, host=connection.host, connection=connection,
-                                                   **self.arguments()[hook])
+            with _scratch_home(self.local / "home"):
+                (call,) = Registry([self.plugin]).call(hook, host=connection.host, connection=connection,
+                                                       **self.arguments()[hook])
         after = _tree(self.home)
         changed = tuple(sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path)))
         return ConformanceTrial(call, connection.commands, changed)

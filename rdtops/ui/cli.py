@@ -37,13 +37,14 @@ _screen: Screen | None = None
 class OnHosts:
     """The hosts of `--host a,b`: `OnHosts("a800").run(workflows.rollback, to="")`.
 
-    Without a name: `all_hosts` means every host of hosts.toml, `of_runs` allows the host of the last launch. `live`:
-    lines of several hosts are shown as they come, not one host after another.
+    Without a name: `all_hosts` means every host of hosts.toml, with `examples` those too; `of_runs` allows the host of
+    the last launch. `live`: lines of several hosts are shown as they come, not one host after another.
     """
 
     names: str
     as_json: bool = False
     all_hosts: bool = False
+    examples: bool = False
     of_runs: bool = False
     live: bool = False
 
@@ -80,7 +81,7 @@ class OnHosts:
 
     def _chosen(self, screen: Screen) -> list[HostSession]:
         if self.all_hosts and not self.names:
-            return screen.session.all_hosts()
+            return screen.session.all_hosts(examples=self.examples)
         return screen.session.hosts(self.names, of_runs=self.of_runs)
 
 
@@ -136,7 +137,8 @@ def _on_screen(as_json: bool = False, *, live: bool = False) -> Iterator[Screen]
     """Yield the screen of this command line. An RdtopsError becomes a message, a remedy and an exit code; any other
     error stays a traceback."""
     screen = _shared_screen()
-    screen.as_json = as_json
+    if as_json:
+        screen.show_json()
     try:
         yield screen
     except _Failures as failures:
@@ -144,12 +146,13 @@ def _on_screen(as_json: bool = False, *, live: bool = False) -> Iterator[Screen]
     except RdtopsError as error:
         _fail(screen, [error])
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        screen.close_results()
         raise Exit(code=0) from None
     except KeyboardInterrupt:
         screen.close_progress()
         screen.close_live()
-        say("\nDetached. The run continues on the host." if live else "\nInterrupted. Runs on the host continue.")
+        said = ["Detached. The run continues on the host."] if live else ["Interrupted.", *screen.session.interrupted]
+        say("\n" + "\n".join(said))
         if leave_question():  # a thread that waits for a person cannot be ended
             screen.close()
             os._exit(130)

@@ -105,7 +105,7 @@ class Drilled(WorkflowOutput):
 
 
 def lab() -> Lab:
-    """Return the lab of this checkout. Its hosts.toml, which that of the checkout includes, has the ports it got."""
+    """Return the lab of this checkout. Its hosts.toml, which that of the checkout includes, has its hosts."""
     return Lab(ROOT / ".lab")
 
 
@@ -136,7 +136,9 @@ def _door_words(site: Lab) -> dict[str, str]:
 
 
 def lab_down(say: Say) -> Iterator[WorkflowOutput]:
-    ended = lab().down()
+    site = lab()
+    ended = site.down()
+    site.forget_routes()
     say(f"the lab is down, {ended} processes stopped" if ended else "the lab is already down")
     yield from ()
 
@@ -176,7 +178,7 @@ def demo(say: Say) -> Iterator[WorkflowOutput]:
         "checkpoint": _short(Path(fetched["folder"]) / "checkpoints" / fetched["checkpoint"]["name"]),
         "logs": f"{_short(Path(fetched['folder']) / 'train.log')}, journal.jsonl beside it",
         "next": "inv checkpoints --host lab · inv train --resume RUN --set max_steps=300 · inv lab.down",
-        "your own host": "put it into hosts.toml, then: inv trust --host NAME; inv deploy check train --host NAME"})
+        "your own host": "an alias of ~/.ssh/config, or a table in ~/.config/rdtops/hosts.toml: docs/hosts.md"})
 
 
 def test(say: Say, *, slow: bool, only: str, coverage: bool) -> Iterator[Any]:

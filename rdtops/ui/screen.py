@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from invoke import Exit
 
@@ -37,7 +37,7 @@ class Screen:
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a file has no width
         self.out = Terminal(width=width, soft_wrap=False)
         self.err = Terminal(stderr=True, soft_wrap=True)
-        self.as_json = False
+        self._results: TextIO | None = None  # where JSON goes
         self.session = Session(self._say, self._moved, ask_person if sys.stdin.isatty() else None)
         self._rows: list[dict[str, Any]] = []
         self._live: Any = None
@@ -88,12 +88,27 @@ class Screen:
             self.finish(0)
 
     def finish(self, code: int) -> None:
-        if self.as_json:
+        if self._results is not None:
             is_utf_8 = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"  # JSON is; ASCII is both
-            print(json_text(self._rows, only_ascii=not is_utf_8), flush=True)
+            print(json_text(self._rows, only_ascii=not is_utf_8), file=self._results, flush=True)
             self._rows = []
         if code:
             raise Exit(code=code)
+
+    @property
+    def as_json(self) -> bool:
+        return self._results is not None
+
+    def close_results(self) -> None:
+        """Forget what could not be written, so that nothing is written to the closed pipe at exit."""
+        for stream in (sys.stdout, *([self._results] if self._results else [])):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+    def show_json(self) -> None:
+        """Print JSON rows from now on, and nothing else: what plugins and their programs write on stdout goes to
+        stderr."""
+        if self._results is None:
+            self._results = _claimed_stdout()
 
     def complain(self, error: RdtopsError) -> None:
         from rdtops.views.terminal import styled
@@ -144,6 +159,18 @@ class Screen:
         if key not in self._bar_ids:
             self._bar_ids[key] = self._bars.add_task(printable(f"{host}: {what}"), total=done.bytes_total)
         self._bars.update(self._bar_ids[key], completed=done.bytes_done, total=done.bytes_total)
+
+
+def _claimed_stdout() -> TextIO:
+    """Return the stdout of this process; what else is written to it goes to stderr from now on."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except OSError:  # no file: nothing but this process writes to it
+        return sys.stdout
+    sys.stdout.flush()
+    claimed = os.fdopen(os.dup(descriptor), "w", encoding=sys.stdout.encoding, errors="backslashreplace")
+    os.dup2(sys.stderr.fileno(), descriptor)
+    return claimed
 
 
 _terminal: list[Any] | None = None  # its state before the question that is open

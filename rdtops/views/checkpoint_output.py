@@ -14,8 +14,9 @@ from rdtops.runs.records import HookRecord
 from rdtops.views.journal_output import recorded
 from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
-from rdtops.views.words import heldout_words, size, stacked, table_of
+from rdtops.views.words import heldout_words, size, table_of
 
+SHORT = 12  # characters of a digest, as git shows one; --json has it whole
 STATES = {"verified": styled("[green]verified[/]"), "unverified": styled("[dim]sizes only[/]"),
           "damaged": styled("[bold red]damaged[/]")}
 
@@ -43,14 +44,14 @@ class CheckpointsOutput(WorkflowOutput):
         return int(any(row.state == "damaged" for row in self.rows))
 
     def __rich__(self) -> RenderableType:
-        table = table_of(f"checkpoints of {self.run.run_id} on {self.run.host}", "", "step", "name", "size",
-                         "validation loss", "files", "digest", "plugins")
+        table = table_of(f"checkpoints of {self.run.run_id} on {self.run.host}", "name", "size", "validation loss",
+                         "files", "digest", "plugins", "")
         for row in self.rows:
-            results = stacked(*(recorded(r) for r in row.records if r.value or r.error))
             marks = ", ".join(word for word, holds in (("best", row.best), ("latest", row.latest)) if holds)
-            table.add_row(Text(marks, "bold"), str(row.checkpoint.step), row.checkpoint.name,
-                          size(row.checkpoint.size_bytes), heldout_words(row.checkpoint.heldout_loss),
-                          STATES[row.state], row.checkpoint.digest, results)
+            table.add_row(row.checkpoint.name, size(row.checkpoint.size_bytes),
+                          heldout_words(row.checkpoint.heldout_loss), STATES[row.state],
+                          row.checkpoint.digest[:SHORT], ", ".join(r.plugin for r in row.records if not r.error),
+                          Text(marks, "bold"))
         return Group(table, *_notes(self))
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -64,6 +65,8 @@ def _notes(output: CheckpointsOutput) -> list[Text]:
     run = f"--host {output.run.host} --run {output.run.run_id}"
     lines = [styled("[bold red]{}: {}[/]", row.checkpoint.name, "; ".join(row.wrong)) for row in output.rows
              if row.wrong]
+    lines += [styled("{}: {}", row.checkpoint.name, recorded(record)) for row in output.rows for record in row.records
+              if record.error]
     lines += [styled("[yellow]not counted:[/] {}: {}", name, why) for name, why in output.others]
     if any(row.wrong for row in output.rows):
         good = [row for row in output.rows if not row.wrong]

@@ -12,9 +12,12 @@ from rich.text import Text
 from rdtops.delivery.deploy import Delivery
 from rdtops.delivery.provision import Provisioned
 from rdtops.delivery.releases import RolledBack
+from rdtops.transfer.transfer_plan import Item
 from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
 from rdtops.views.words import size, stacked, table_of
+
+MOST_LINES = 20  # of a delivery's reasons
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,23 @@ def _cells(delivery: Delivery, dry_run: bool) -> tuple[str, str, str, Text]:
 
 
 def _reasons(delivery: Delivery) -> Iterable[Text]:
-    items = delivery.plan.items if delivery.plan else ()
-    moving = [i for i in items if i.action != "skip"]
-    for item in moving[:40]:
-        yield styled("  {}: {} {}  {}  {}", delivery.what, f"{item.action:6}", item.path, size(item.size_bytes),
-                     item.reason)
-    if len(moving) > 40:
-        yield styled("  {}: and {} more", delivery.what, len(moving) - 40)
+    """Return a line for each folder, action and reason: how many files, and their size."""
+    found: dict[tuple[str, str, str], list[Item]] = {}
+    for item in delivery.plan.items if delivery.plan else ():
+        if item.action != "skip":
+            found.setdefault((item.action, _folder(item.path), item.reason), []).append(item)
+    for (action, folder, reason), items in list(found.items())[:MOST_LINES]:
+        files = "" if len(items) == 1 else f"  {len(items)} files"
+        yield styled("  {}: {} {}{}  {}  {}", delivery.what, f"{action:6}",
+                     items[0].path if len(items) == 1 else f"{folder}/", files,
+                     size(sum(item.size_bytes for item in items)), reason)
+    if len(found) > MOST_LINES:
+        yield styled("  {}: and {} more folders", delivery.what, len(found) - MOST_LINES)
+
+
+def _folder(path: str) -> str:
+    """Return the folder of a file, two levels deep: rdtops/trainer of rdtops/trainer/data/libero.py."""
+    return "/".join(path.split("/")[:-1][:2]) or "."
 
 
 @dataclass(frozen=True)

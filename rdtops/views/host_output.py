@@ -33,13 +33,16 @@ class HostOutput(WorkflowOutput):
         ping = styled("  [green]{} ms[/]", f"{self.round_trip_s * 1000:.0f}") if self.round_trip_s is not None else ""
         problem = styled("\n    [bold red]{}[/]", self.problem) if self.problem else ""
         by = styled("  [yellow]by OpenSSH: {}[/]", host.why_openssh) if host.why_openssh else ""
-        return styled("{}[bold]{}[/]  {}  [dim]{}  {}[/]{}{}{}", mark, host.name, host.route_words, host.where,
-                      host.workspace, by, ping, problem)
+        example = styled("  [yellow]example[/]") if host.example else ""
+        which = styled("\n    [dim]of {}, not of {}[/]", host.files[0], host.files[-1]) if len(host.files) > 1 else ""
+        return styled("{}[bold]{}[/]  {}  [dim]{}  {}[/]{}{}{}{}{}", mark, host.name, host.route_words, host.where,
+                      host.workspace, example, by, ping, which, problem)
 
     def to_json(self) -> list[dict[str, Any]]:
         host = self.host
         return [{"name": host.name, "default": host.default, "route": [hop.where for hop in host.route],
-                 "workspace": host.workspace, "preset": host.preset,
+                 "workspace": host.workspace, "preset": host.preset, "example": host.example,
+                 "files": list(host.files),
                  "transport": OPENSSH if host.why_openssh else FABRIC,
                  "round_trip_s": self.round_trip_s, "problem": self.problem or None}]
 

@@ -129,6 +129,13 @@ WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
                         f"{d.get('error', '')}"),
     "eval_started": _eval_started,
     "eval_finished": _eval_finished,
+    "checkpoint_failed": lambda d: f"the checkpoint of step {d['step']} was not saved: {d['error']}",
+    "stop_requested": lambda d: f"asked to save and stop, by {d['by']}",
+    "stopped": lambda d: f"stopped at step {d['step']} on {d['signal']}, saved",
+    "failed": lambda d: (f"failed at step {d['step']}" if d.get("step") else "failed") + f": {d['error']}",
+    "warning": lambda d: f"warning: {d['message']}",
+    "eval_failed": lambda d: f"the evaluation failed: {d['error']}",
+    "ended": lambda d: f"the run has ended: {d['state']}",  # of watching, not of a Journal
     "finished": lambda d: f"finished at step {d.get('step')}, loss {d.get('loss') or 0:.4f}",
 }
 

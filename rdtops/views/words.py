@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text as Styled
 
 from rdtops.checks import Status
-from rdtops.contract.diagnosis.causes import by_signal
+from rdtops.contract import exit_codes
 from rdtops.contract.run import RunState
 from rdtops.hostlib.fields import number
 from rdtops.ssh.display import log_text, printable, size_words
@@ -55,7 +55,7 @@ def heldout_words(loss: float | None) -> str:
 def exit_words(code: int | None) -> str:
     if code is None:
         return "no exit code: killed, or the host rebooted"
-    return f"exit {code}: {by_signal(code - 128)}" if 128 < code < 128 + 65 else f"exit {code}"
+    return exit_codes.words(code) if exit_codes.is_signal(code) else f"exit {code}"
 
 
 def state_word(state: RunState, width: int = 0) -> Styled:
@@ -70,6 +70,12 @@ def last_lines(log_tail: str, indent: str) -> str:
 def verbatim(text: str) -> Group:
     """Return lines unwrapped, so that they can be copied. A group, since rich wraps a single text."""
     return Group(Styled(log_text(text), no_wrap=True, overflow="ignore"))
+
+
+def unbroken(line: Styled) -> Group:
+    """Return a line that only the terminal wraps, so that a command in it can be pasted."""
+    line.no_wrap, line.overflow = True, "ignore"
+    return Group(line)
 
 
 def stacked(*lines: Styled) -> Styled:

@@ -66,7 +66,8 @@ def stats_here(session: Session, *, request: Request, recompute: bool) -> Iterat
 def plugins(session: Session) -> Iterator[PluginOutput]:
     """List the plugins, even when hosts.toml cannot be read or requires a missing plugin: then the list is needed."""
     try:
-        hosts, required = tuple(session.inventory.hosts.values()), session.inventory.required_plugins
+        known = session.inventory
+        hosts, required = tuple(known.hosts[name] for name in known.own_hosts), known.required_plugins
     except ConfigError as error:
         session.say(error.message)
         hosts, required = (), ()

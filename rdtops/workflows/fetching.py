@@ -21,6 +21,7 @@ def fetch_results(session: HostSession, *, run_id: str, which: str, into: str) -
     """Fetch one run, or, with `run_id` all, every run of the host, oldest first; after a failure the next one is
     fetched."""
     connection, folder = session.connect(), Path(into).expanduser()
+    session.interrupted = f"nothing was changed there; what has arrived in {into} stays, and the same command continues"
     if run_id != "all":
         yield FetchOutput(_fetched(session, connection, overview.find(connection, run_id), which, folder))
         return

@@ -9,15 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rdtops.checks import Report
+from rdtops.contract.config import TrainConfig
 from rdtops.contract.run import RunSpec
 from rdtops.delivery import plan, releases, snapshot
 from rdtops.delivery.plan import Asset, Request
 from rdtops.delivery.releases import RolledBack
 from rdtops.delivery.snapshot import Snapshot
-from rdtops.errors import HostKeyError, Unreachable
+from rdtops.errors import HostKeyError, Unreachable, UsageError
+from rdtops.lab.site import HOSTS as LAB_HOSTS
 from rdtops.plugging import registry
 from rdtops.plugging.registry import Registry
 from rdtops.runs import records
+from rdtops.runs.overview import RunView
 from rdtops.ssh import inventory
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import Host
@@ -34,6 +37,7 @@ class Prepared:
 
     spec: RunSpec
     assets: tuple[Asset, ...]
+    resumes: bool = False
 
     @property
     def local_assets(self) -> Mapping[str, Path]:
@@ -76,27 +80,41 @@ class Session:
             self._snapshot = self._snapshot or snapshot.take()
             return self._snapshot
 
-    def all_hosts(self) -> list[HostSession]:
-        """Return every host of hosts.toml. Raises UsageError when it has none."""
-        hosts = tuple(self.inventory.hosts.values()) or (self.inventory.default_host,)
-        return [self.on(host) for host in hosts]
+    def all_hosts(self, *, examples: bool = False) -> list[HostSession]:
+        """Return every host, examples only where they are wanted. Raises UsageError when there is none."""
+        names = list(self.inventory.hosts) if examples else self.inventory.own_hosts
+        return [self.on(self.inventory.hosts[name]) for name in names] or [self.on(self.inventory.default_host)]
 
     def hosts(self, names: str, *, of_runs: bool = False) -> list[HostSession]:
         """Return the hosts of `--host a,b`. When empty: the default host, else, for tasks about runs, the host of this
         laptop's last launch: `inv fetch-results` after `inv train --host a800` means a800."""
         wanted = [n.strip() for n in names.split(",") if n.strip()]
         if wanted:
-            return [self.on(self.inventory.host(n)) for n in dict.fromkeys(wanted)]
+            return [self.on(self._host(n)) for n in dict.fromkeys(wanted)]
         last = records.last_launch() if of_runs else ""
         if last in self.inventory.hosts and not self.inventory.default:
             self.say(f"no --host given: using {last}, the host of the last launch")
             return [self.on(self.inventory.host(last))]
         return [self.on(self.inventory.default_host)]
 
+    def _host(self, name: str) -> Host:
+        """Return a host by its name. Raise UsageError; the hosts of the lab are there while it is up."""
+        try:
+            return self.inventory.host(name)
+        except UsageError as error:
+            if name in LAB_HOSTS:
+                error.remedy = "inv lab.up   # starts the lab, with its hosts"
+            raise
+
     def on(self, host: Host) -> HostSession:
         """Return this session on `host`, the same for every task."""
         with self._lock:
             return self._hosts.setdefault(host.name, HostSession(self, host))
+
+    @property
+    def interrupted(self) -> list[str]:
+        """What an interrupt now leaves behind, for each host."""
+        return [f"{host.host.name}: {host.interrupted}" for host in self._hosts.values()]
 
     def close(self) -> None:
         for host_session in self._hosts.values():
@@ -111,9 +129,10 @@ class HostSession:
         self.ask = session.ask
         self._session = session
         self._connection = Connection(host, session.ask)
+        self.interrupted = "nothing was changed on the host"  # what an interrupt here leaves behind, for the user
         self._rolled_back: RolledBack | None = None
         self._knows_rollback = False
-        self._reports: dict[tuple[str, str], Report] = {}  # by digest of the configuration, and snapshot
+        self._reports: dict[tuple[str, ...], Report] = {}  # by configuration, snapshot and the run that is resumed
 
     @property
     def registry(self) -> Registry:
@@ -155,6 +174,8 @@ class HostSession:
         """Say once what is skipped in known_hosts, and what a relay does."""
         if self._connection.was_open:
             return
+        if len(self.host.files) > 1:
+            self.say(f"note: {self.host.name} is that of {self.host.files[0]}, not that of {self.host.files[-1]}")
         for note in known_hosts.notes_of(self.host.route):
             self.say(f"note: {note}")
         for hop in self.host.route:
@@ -164,7 +185,19 @@ class HostSession:
     def prepare(self, request: Request, *, of_this_tree: bool = False) -> Prepared:
         """Resolve the request: with the code of this tree, or, unless `of_this_tree`, the release that the host was
         rolled back to."""
-        config = request.config_for(self.host)  # first: an invalid --set needs no connection
+        config = request.config_for(self.host, self._session.inventory)  # first: an invalid --set needs no connection
+        return self._prepared(config, of_this_tree=of_this_tree)
+
+    def prepare_resume(self, run: RunView, request: Request) -> Prepared:
+        """Resolve the resume of a run: its own names and values with `--set` on top, its folders found as for a new
+        training, today's code. Raise RunError when it cannot be resumed, or is running with other settings."""
+        if request.preset and run.spec and request.preset != run.spec.train.preset:
+            self.say(f"--preset {request.preset} is ignored: {run.run_id} goes on with its own settings, of the preset "
+                     f"{run.spec.train.preset}")
+        prepared = self._prepared(training.resumed_config(run, request))
+        return replace(prepared, spec=training.resumed_spec(run, prepared.spec), resumes=True)
+
+    def _prepared(self, config: TrainConfig, *, of_this_tree: bool = False) -> Prepared:
         connection = self.connect()
         assets = plan.assets_of(self._session.inventory, connection, config)
         spec = plan.spec_of(connection, config, assets, self.snapshot)
@@ -186,9 +219,11 @@ class HostSession:
 
     def report(self, prepared: Prepared, *, again: bool) -> Report:
         """Check the host, or return the findings of this command line unless `again`."""
-        key = (prepared.spec.train.digest, prepared.spec.snapshot)
+        spec = prepared.spec
+        key = (spec.train.digest, spec.train.accept_changed, spec.snapshot, spec.run_id if prepared.resumes else "")
         if again or key not in self._reports:
-            self._reports[key] = training.check(self.connect(), self.registry, prepared.spec, prepared.local_assets)
+            self._reports[key] = training.check(self.connect(), self.registry, spec, prepared.local_assets,
+                                                resumes=prepared.resumes)
         return self._reports[key]
 
     def close(self) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from rdtops.checks import Report
+from rdtops.checks import CheckResult, Report
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked
 from rdtops.contract.run import RunPaths, RunSpec, RunState
 from rdtops.delivery import deploy as delivery
 from rdtops.delivery import provision, releases, secrets
 from rdtops.delivery.plan import Request
 from rdtops.errors import HostError, RemoteError
+from rdtops.preflight import resume_checks
 from rdtops.runs import admission, evaluations, launch, overview, records, watch
 from rdtops.runs.jobs import Launched
 from rdtops.runs.overview import RunView
@@ -35,6 +36,8 @@ def deploy(session: HostSession, *, request: Request, only: str, environment: bo
     delivery.parts(only)  # an invalid --only needs no connection
     prepared = session.prepare(request, of_this_tree=True)
     host, connection = session.host, session.connect()
+    if not dry_run:
+        session.interrupted = "what has arrived stays there; the same command continues from it"
     if environment:
         made = provision.provision(connection, provision.recipe(host.environment, prepared.spec.train.tracker),
                                    dry_run=dry_run, say=session.say,
@@ -53,26 +56,24 @@ def rollback(session: HostSession, *, to: str) -> Iterator[RollbackOutput]:
     yield RollbackOutput(releases.roll_back(session.connect(), to))
 
 
-def check(session: HostSession, *, request: Request) -> Iterator[CheckOutput]:
+def check(session: HostSession, *, request: Request, everything: bool) -> Iterator[CheckOutput]:
     prepared = session.prepare(request)
     report = session.report(prepared, again=True)
     duplicate = None if report.passed else admission.find_duplicate(session.connect(), prepared.spec)
-    yield CheckOutput(training.excused(report, duplicate))
+    yield CheckOutput(training.excused(report, duplicate), everything)
 
 
 def train(session: HostSession, *, request: Request, resume: str, again: bool, follow: bool,
           dry_run: bool) -> Iterator[WorkflowOutput]:
-    prepared = session.prepare(request)
-    host, connection = session.host, session.connect()
-    run = overview.find(connection, resume) if resume else None
-    if run:
-        spec = training.resumed_spec(run, prepared.spec, request.settings)
-        prepared = replace(prepared, spec=spec)
-    spec = prepared.spec
+    run = overview.find(session.connect(), resume) if resume else None
+    prepared = session.prepare_resume(run, request) if run else session.prepare(request)
+    host, spec = session.host, prepared.spec
     if dry_run:
-        yield _dry_run(host, spec, launch.files(host, spec))
+        yield _dry_run(host, spec, launch.files(host, spec), resume_checks(session.connect(), spec) if run else [])
         return
+    session.interrupted = "nothing was launched"
     launched = _launched(session, prepared, run, again=again)
+    session.interrupted = f"{launched.run_id} continues there"
     if problem := records.remember_launch(host.name):
         session.say(problem)
     yield LaunchOutput(launched)
@@ -80,9 +81,10 @@ def train(session: HostSession, *, request: Request, resume: str, again: bool, f
         yield from follow_run(session, run_id=launched.run_id)
 
 
-def _dry_run(host: Host, spec: RunSpec | EvalSpec, files: dict[str, str]) -> DryRunOutput:
+def _dry_run(host: Host, spec: RunSpec | EvalSpec, files: dict[str, str],
+             compared: Sequence[CheckResult] = ()) -> DryRunOutput:
     return DryRunOutput(host.name, str(spec.paths.root), files, launch.start_line(host, spec), host.secrets,
-                        secrets.host_file(spec.workspace, host))
+                        secrets.host_file(spec.workspace, host), tuple(compared))
 
 
 def _launched(session: HostSession, prepared: Prepared, run: RunView | None, *, again: bool) -> Launched:
@@ -95,6 +97,7 @@ def _launched(session: HostSession, prepared: Prepared, run: RunView | None, *, 
         prepared = replace(prepared, spec=replace(prepared.spec, run_id=duplicate.run_id))
     findings = session.report(prepared, again=False)
     given = (prepared.spec, prepared.local_assets, findings)
+    session.interrupted = f"it may have been launched: inv status --host {session.host.name}"
     launched = (training.resume(connection, session.registry, run, *given) if run
                 else training.train(connection, session.registry, *given, again=again))
     _keep_checks(session, connection, RunPaths(prepared.spec.workspace, launched.run_id), findings)
@@ -116,7 +119,7 @@ def evaluate(session: HostSession, *, run_id: str, which: str, request: Request,
     prepared = session.prepare(request).spec
     run = (evaluations.stand_in(which, prepared) if evaluations.is_path(which) and not run_id
            else _evaluated(session, overview.find(connection, run_id)))
-    spec = evaluations.spec_of(connection, run, prepared, which, protocol, processes, device)
+    spec = evaluations.spec_of(connection, run, prepared, which, protocol, processes, device, request.settings)
     if dry_run:
         yield _dry_run(host, spec, launch.evaluation_files(host, spec))
         return
@@ -126,7 +129,9 @@ def evaluate(session: HostSession, *, run_id: str, which: str, request: Request,
     elif found and found.state is RunState.RUNNING:
         session.say(f"{spec.name} is running")
     else:
+        session.interrupted = f"it may have been launched: inv status --host {host.name}"
         yield LaunchOutput(evaluations.begin(connection, run, spec))
+    session.interrupted = f"{spec.name} continues there"
     if follow and not (found and found.state is RunState.FINISHED):
         yield from _follow_evaluation(session, spec.run_id, spec.name)
     elif found:

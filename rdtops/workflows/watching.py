@@ -99,11 +99,14 @@ def stop(session: HostSession, *, run_id: str, grace_s: float,
     run = overview.find(connection, run_id)
     if evaluated:
         view = evaluations.find(connection, run)
+        session.interrupted = f"{view.name} may have been asked to stop: inv status"
         evaluations.stop(connection, view)
         yield EvaluationOutput(evaluations.find(connection, run, view.name))
         return
     if run.state is RunState.RUNNING:
         session.say(f"asking {run.run_id} to save and stop (up to {grace_s:.0f} s)")
+        session.interrupted = (f"{run.run_id} may have been asked to save and stop, which it does without this "
+                               "command: inv status")
     overview.stop(connection, run, grace_s)
     yield RunOutput(overview.find(connection, run.run_id))
 

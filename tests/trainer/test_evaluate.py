@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from proofs.staging.small_disk import fill, make_room, small_disk
 from rdtops.contract.journal import Journal
+from rdtops.contract.run import RunSpec
+from rdtops.errors import SimulatorError
 from rdtops.lab import lab_processes
 from rdtops.trainer import evaluate, train
-from rdtops.trainer.simulation import simulator, trained
+from rdtops.trainer.simulation import first_frame, simulator, trained
 from rdtops.trainer.simulation.trials import Trial, TrialLog
-from tests.trainer.conftest import REPOSITORY, SHORT, signals_as_they_were, write_run
+from tests.trainer.conftest import REPOSITORY, SHORT, flip, signals_as_they_were, write_run
 from tests.trainer.worlds import DRAWER, needs_simulator
 
 WISH = ["--checkpoint", "latest", "--tasks", f"{DRAWER},", "--max-steps", "4", "--exec-horizon", "3"]
@@ -92,7 +96,10 @@ def test_the_check_says_what_would_be_done_and_writes_nothing(run, capsys):
     before = sorted(run.rglob("*"))
     code, spoken = said(capsys, run, "--check", "--trials", "3")
     assert code == 0
-    assert [t["name"] for t in json.loads(spoken.out)["tasks"]] == [DRAWER]
+    plan = json.loads(spoken.out)
+    assert [t["name"] for t in plan["tasks"]] == [DRAWER]
+    assert plan["first_frame"]["renderer"].startswith(("egl, device ", "osmesa ("))
+    assert plan["notes"][-1].startswith("one world was built and drawn in ")
     assert sorted(run.rglob("*")) == before
 
 
@@ -107,6 +114,24 @@ def test_what_cannot_be_evaluated_is_refused_with_the_difference(words, code, sp
         pytest.skip("there is a GPU here")
     found, texts = said(capsys, run, "--check", *words)
     assert (found, spoken in texts.err) == (code, True), texts.err
+
+
+@needs_simulator
+def test_another_encoder_is_found_by_the_check_and_evaluated_when_it_is_meant(run, capsys, tmp_path):
+    spec = RunSpec.load(run / "config.json")
+    copied = Path(shutil.copytree(run, tmp_path / "workspace" / "runs" / run.name))
+    other = Path(shutil.copytree(spec.assets["vision_encoder"], tmp_path / "other"))
+    flip(other / "model.safetensors")
+    (copied / "config.json").write_text(replace(spec, assets={**spec.assets, "vision_encoder": str(other)}).to_json())
+    code, texts = said(capsys, copied, "--check")
+    assert code == 2
+    assert "was trained on other files than those here: vision_encoder other: 1 of 2 files differs" in texts.err
+    assert "next: inv eval --set vision_encoder=other   # if that is meant" in texts.err
+    code, texts = said(capsys, copied, "--check", "--accept-changed", "vision_encoder")
+    assert code == 0
+    told = json.loads(texts.out)
+    assert told["notes"][0].startswith("evaluated with other encoders than in training, as requested: vision_encoder")
+    assert sorted(told["encoders"]) == ["text_encoder", "tokenizer", "vision_encoder"]
 
 
 @pytest.mark.parametrize(("words", "code", "spoken"), [
@@ -131,6 +156,60 @@ def test_two_evaluations_in_one_folder_are_refused(tmp_path):
     with (evaluate._alone(tmp_path), pytest.raises(evaluate.RunError, match="is already running"),
           evaluate._alone(tmp_path)):
         pass
+
+
+class NeverDraws:
+    """A worker, in a process of its own, whose every trial raises."""
+
+    def __init__(self, asked, number, beat):
+        pass
+
+    def __call__(self, job):
+        raise RuntimeError("eglMakeCurrent failed")
+
+
+class Crashes:
+    def __init__(self, asked, number, beat):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@pytest.mark.parametrize(("worker", "tried", "reason"), [
+    (NeverDraws, 3, "the first 3 trials ended with an error, so the others were not tried: RuntimeError: eglMake"),
+    (Crashes, 0, "3 processes in a row ended before they were ready: the process ended with SIGSEGV (exit 139): a ")])
+def test_an_evaluation_without_hope_ends_early_and_says_why(worker, tried, reason, run, capsys, monkeypatch):
+    words = ["--run", str(run), *WISH, "--trials", "40", "--seed", str(40 + tried)]
+    spec = evaluate._requested(evaluate._parser().parse_args(words))
+    task = simulator.Task("libero_90", 0, DRAWER, "close the drawer", "none.bddl")
+    asked = evaluate.Examination(spec, trained.find(spec.checkpoint, spec.protocol.codec), (task,))
+    Path(spec.paths.root).mkdir(parents=True)
+    monkeypatch.setattr(evaluate, "Examiner", worker)
+    assert evaluate._recorded(asked) == 1
+    assert reason in capsys.readouterr().err
+    report = json.loads(Path(spec.paths.report).read_text())
+    assert report["notes"][-1].startswith(f"failed: {reason}")
+    assert (report["total"]["trials"], report["total"]["errors"]) == (0, tried)
+    (failed,) = [e.data for e in Journal(run / "journal.jsonl").read() if e.data.get("name") == spec.name
+                 and e.kind == "eval_failed"]
+    assert failed["error"].startswith(reason)
+
+
+@pytest.mark.parametrize(("program", "limit_s", "words"), [
+    ("import os; os.kill(os.getpid(), 11)", 60, "ended with SIGSEGV (exit 139): a native library crashed"),
+    ("import time; time.sleep(60)", 1, "the simulator drew nothing within 1 s"),
+    ("raise ValueError('no such scene')", 60, "the first frame cannot be drawn: ValueError: no such scene"),
+    ("import sys; sys.exit('LIBERO is gone\\nnext: install it')", 60, "LIBERO is gone")])
+def test_a_first_frame_that_is_not_drawn_is_told_in_a_sentence(program, limit_s, words, tmp_path, monkeypatch):
+    package = tmp_path / "rdtops" / "trainer" / "simulation"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent, package.parent.parent):
+        (folder / "__init__.py").touch()
+    (package / "first_frame.py").write_text(program)
+    monkeypatch.setattr(first_frame, "RELEASE", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SimulatorError) as caught:
+        first_frame.draw(simulator.Task("libero_90", 0, DRAWER, "", ""), 128, limit_s=limit_s)
+    assert words in caught.value.message
+    assert caught.value.remedy
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")

@@ -177,7 +177,7 @@ def test_json_of_every_output_is_text_and_the_same_json(kind, word, monkeypatch)
     thing = filled(kind, word)
     with on_terminal(monkeypatch) as (out, _):
         shown = Screen()
-        shown.as_json = True
+        shown.show_json()
         shown.show(thing)
         shown.finish(0)
     assert printable(out.getvalue()) == out.getvalue()

@@ -13,10 +13,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from rdtops.contract.diagnosis.causes import CRASHES, LOGS, RESUME, Diagnosis, by_signal, filled
+from rdtops.contract.diagnosis.causes import LOGS, RESUME, Diagnosis, filled
 from rdtops.contract.diagnosis.evidence import Evidence
 from rdtops.contract.diagnosis.messages import Kind, Line, Message
 from rdtops.contract.diagnosis.symptoms import EXPLAINED_BY, symptom_of
+from rdtops.contract.exit_codes import CRASHES, by_signal
 
 LAST_WORDS = 5  # messages at the end of the log
 ABORTED, TERMINATED = -6, -15  # what a process does after an exception in another thread, and what its launcher does

@@ -9,8 +9,6 @@ from rdtops.contract.diagnosis.messages import Line
 
 RESUME = "inv train --host {host} --resume {run}"
 LOGS = "inv logs --host {host} --run {run} --lines 200"
-CRASHES = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 11: "SIGSEGV"}  # numbers of Linux, as on the host
-OTHER_SIGNALS = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 9: "SIGKILL", 10: "SIGUSR1", 15: "SIGTERM"}
 
 
 @dataclass(frozen=True)
@@ -82,13 +80,6 @@ CAUSES = {  # name -> what it means
     "shared_gpu": "another process uses a GPU of the run",
     "throttled_gpu": "a GPU runs below its clock: heat or power",
 }
-
-
-def by_signal(number: int) -> str:
-    """Return how a signal ended a process, for people."""
-    if number in CRASHES:
-        return f"a library crashed ({CRASHES[number]})"
-    return f"killed from outside ({OTHER_SIGNALS.get(number, f'signal {number}')})"
 
 
 def filled(text: str, evidence: Evidence, line: Line | None = None) -> str:

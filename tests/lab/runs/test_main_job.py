@@ -148,7 +148,7 @@ def test_the_md5_plugin_s_record_of_each_checkpoint_can_be_read(job, inv):
         assert (record["error"], record["digest"]) == ("", row["digest"])
         assert record["value"]["verified"] is True
     shown = inv.good("checkpoints --host lab").out
-    assert all(r["digest"] in shown for r in rows)
+    assert all(r["digest"][:12] in shown for r in rows)
 
 
 def test_the_best_checkpoint_is_marked_and_comes_home(job, inv, workspace):
