@@ -27,7 +27,7 @@ Name = TypeVar("Name", bound=str)
 TAIL_BYTES = 1 << 18
 COUNTED_BYTES = 1 << 28  # lines are numbered up to this size of a file; beyond it they have no number
 LINE_LETTERS = 2000
-LOG_LINES, JOURNAL_LINES, KERNEL_LINES = 400, 200, 20
+LOG_LINES, JOURNAL_LINES, KERNEL_LINES = 2000, 200, 20  # eight ranks may each write a traceback of 200 lines
 EVALUATION = ('{"kind": "eval_', '{"kind": "trial"')
 SAMPLED_S = 0.5  # interval in which a rank's share of a core is measured
 TELLING = ("failed", "stopped", "finished", "silent", "heard", "stuck", "started", "attempt", "checkpoint_failed",

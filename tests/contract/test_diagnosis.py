@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ import pytest
 from rdtops.contract.config import preset
 from rdtops.contract.diagnosis import Evidence, Line, diagnose
 from rdtops.contract.diagnosis.causes import CAUSES
-from rdtops.contract.diagnosis.symptoms import SYMPTOMS
+from rdtops.contract.diagnosis.symptoms import EXPLAINED_BY, SYMPTOMS
 from rdtops.contract.run import RunSpec
+from rdtops.views.words import exit_words
 
 SPEC = RunSpec("20261124-101530-tiny-3fa9", "a800", "now", "/w", "/w/r", "s", {}, preset("rdt_1b"))
 
@@ -242,6 +244,48 @@ def test_every_symptom_is_of_a_named_cause_and_says_what_to_type() -> None:
     assert {symptom.cause for symptom in SYMPTOMS} <= set(CAUSES)
     for symptom in SYMPTOMS:
         assert "{host}" in symptom.next
+
+
+def test_the_page_of_runs_names_every_cause_that_a_message_shows() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "runs.md").read_text(encoding="utf-8")
+    shown = {*(symptom.cause for symptom in SYMPTOMS), *EXPLAINED_BY}
+    assert [cause for cause in shown if f"`{cause}`" not in page] == []
+
+
+@pytest.mark.parametrize("line", [
+    "gpu07:1:1 [0] NCCL INFO NET/Plugin : dlerror=libnccl-net.so: cannot open shared object file: No such file",
+    "WARNING:root:No module named 'triton'",
+    "Matplotlib: /home/robot/.config is not writable: Permission denied"])
+@pytest.mark.parametrize("told", [(), ({"kind": "step", "step": 3},)])
+def test_an_ordinary_line_at_the_start_is_not_why_a_rank_was_killed(line, told) -> None:
+    found = diagnose(evidence(line, "more", "  exitcode  : -9 (pid: 4242)", told=(*told, LOST)))
+    assert (found.cause, found.restart) == ("killed", True)
+    silent = diagnose(evidence(line, "more", "more", "more", "more", "more", told=(*told, LOST)))
+    assert (silent.cause, silent.restart) == ("killed", True)
+
+
+@pytest.mark.parametrize(("code", "words"), [
+    (139, "a library crashed (SIGSEGV)"), (135, "a library crashed (SIGBUS)"), (137, "killed from outside (SIGKILL)")])
+def test_an_exit_code_above_128_is_told_in_words(code: int, words: str) -> None:
+    assert words in diagnose(evidence("step 3/10  loss 0.1", exit_code=code)).summary
+    assert exit_words(code) == f"exit {code}: {words}"
+    assert exit_words(1) == "exit 1"
+
+
+@pytest.mark.parametrize(("facts", "cause", "restart"), [
+    ({"kernel": [(0, "NVRM: Xid (PCI:0000:3b:00): 31, pid=4242, name=python, MMU Fault")]}, "crashed", True),
+    ({"kernel": [(0, "NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus.")]}, "gpu_lost", True),
+    ({"gpu_problem": "Failed to initialize NVML: Driver/library version mismatch"}, "driver_replaced", False)])
+def test_what_the_kernel_and_nvidia_smi_say_explains_a_crash(facts, cause: str, restart: bool) -> None:
+    found = diagnose(evidence("step 3/10  loss 0.1", exit_code=139, **facts))
+    assert (found.cause, found.restart) == (cause, restart)
+
+
+def test_a_bug_of_the_code_is_not_explained_by_a_full_disk() -> None:
+    log = ("Traceback (most recent call last):", '  File "/x.py", line 1, in <module>', "{error}: x")
+    for error, cause in (("KeyError", "bug"), ("RuntimeError", "disk_full")):
+        lines = tuple(line.replace("{error}", error) for line in log)
+        assert diagnose(evidence(*lines, disk_free_bytes=4096)).cause == cause
 
 
 def test_a_config_that_cannot_be_read_hides_nothing() -> None:

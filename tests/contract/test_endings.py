@@ -26,6 +26,16 @@ LEVELS = ("INFO:root:", "WARNING:root:", "wandb: WARNING ", "gpu07:4242:4318 [0]
 WORDS = sorted({line for ending in CORPUS for line in ending.end
                 if any(symptom.pattern.search(line) for symptom in SYMPTOMS)})
 
+AFTER = (  # what is written when everything is over
+    "wandb: \U0001f680 View run crisp-drawer-12 at: https://wandb.ai/lab/rdtops/runs/5k2x9q1c",
+    "wandb: WARNING The new W&B backend becomes opt-out in version 0.18.0; No such file or directory",
+    "/data/python/lib/multiprocessing/resource_tracker.py:254: UserWarning: There appear to be 12 leaked semaphores",
+    "[rank0]:[W1128 14:48:21.058147529 ProcessGroupNCCL.cpp:1168] Warning: process group has NOT been destroyed",
+    "gpu07:4242:4330 [0] NCCL INFO [Service thread] Connection closed by localRank 1",
+    "gpu07:4242:4325 [0] NCCL INFO comm 0x5581d0a1c6f0 rank 0 nranks 2 cudaDev 0 busId 3b000 - Abort COMPLETE",
+    "2026-11-28 14:48:22  supervisor: attempt 1 ended with 1: disk_full: No space left on device; no restart",
+    "2026-11-28 14:48:22  supervisor: out of memory: continuing with batch_size_per_process=16; ImportError")
+
 
 def verdict(ending, log=()):
     found = ending.diagnosis(log)
@@ -63,6 +73,11 @@ def test_noise_before_the_end_changes_no_diagnosis(data, ending):
     for line in data.draw(st.lists(st.sampled_from(NOISE), min_size=1, max_size=12)):
         before.insert(data.draw(st.integers(0, len(before))), line)
     assert verdict(ending, (*before, *ending.end)) == (ending.cause, ending.restart)
+
+
+@given(st.sampled_from(CORPUS), st.lists(st.sampled_from(AFTER)))
+def test_what_is_written_after_the_end_changes_no_diagnosis(ending, after):
+    assert verdict(ending, (*ending.noise, *ending.end, *after)) == (ending.cause, ending.restart)
 
 
 @given(st.sampled_from(CORPUS), st.sampled_from(CORPUS))

@@ -74,7 +74,7 @@ def _reported(evidence: Evidence) -> Diagnosis | None:
         return None
     line, event = firsthand[0]
     error, exception = str(event.data.get("error", "")), str(event.data.get("type", ""))
-    message = Message(Kind.EXCEPTION, (Line("", 0, error),), exception)
+    message = Message(Kind.EXCEPTION, tuple(Line("", 0, text) for text in error.split("\n")), exception)
     found = named(message, evidence)
     assert found  # an exception is a bug at least
     if found.cause in ("out_of_gpu_memory", "out_of_host_memory") and event.data.get("training") is False:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST_LINES = 16  # of one message
+MOST_LETTERS = 1000  # of one line that are looked at
 SURVIVED = 2  # lines that the trainer logged afterwards; a rank that has failed holds the others back within one step
 FRAME_LINES = 8  # between the place of a call and its source line, where several ranks write
 
@@ -53,17 +54,17 @@ class Message:
 
     @property
     def text(self) -> str:
-        return "\n".join(line.text for line in self.lines)
+        return "\n".join(line.text[:MOST_LETTERS] for line in self.lines)
 
 
 # lines of tracebacks and of native stacks
-RANK = re.compile(r"^\[(?:default|rank)(\d+)\]: ?")
-HEADER = re.compile(r"^ ?(?:Original )?Traceback \(most recent call last\):")
+RANK = re.compile(r"^\[(?:default|rank)(\d+)\]: ?|\[rank(\d+)\]: (?=Traceback \(most)")  # after a progress bar, too
+HEADER = re.compile(r"Traceback \(most recent call last\):$|^╭.*Traceback \(most recent call last\)")  # rich's box
 QUOTED = "Original Traceback"  # of a loader's worker, in one of ours
 CHAINED = ("During handling of the above exception", "The above exception was the direct cause", QUOTED)
-FRAME = re.compile(r'^  File ".*", line \d+, in |^  File ".*", line \d+$')  # the second one of a SyntaxError
-OUTERMOST = re.compile(r", in (?:<module>|_run_module_as_main)$")  # where nothing caught the exception
-NO_MESSAGE = re.compile(r'^\s*$|^  File "|^ ?(?:Original )?Traceback \(most|^During handling of the above|'
+FRAME = re.compile(r'^  File ".*", line \d+, in |^  File ".*", line \d+$|^╰')  # the second one of a SyntaxError
+OUTERMOST = re.compile(r", in (?:<module>|_run_module_as_main)$|^╰")  # where nothing caught the exception
+NO_MESSAGE = re.compile(r'^\s*$|^  File "|Traceback \(most recent call last\):$|^[╭│╰]|^During handling of the above|'
                         r"^The above exception was the|^frame #\d+: |^Exception raised from |^<omitting python frames>|"
                         r"^(?:Current thread|Thread) 0x|^  <no Python frame>|^Extension modules: ")
 EXCEPTION = re.compile(r"^((?:\w+\.)*[A-Za-z_]\w*)(?:: |:?$)")
@@ -71,12 +72,13 @@ ERROR_NAME = re.compile(r"(?:Error|Exception|Failed|Failure|Exit|Interrupt|Timeo
 # before a traceback that ended no process of the training: of a callback, a thread, a child, the handler of a log
 CONTAINED = re.compile(r"^(?:Exception ignored in|Exception in thread|--- Logging error ---|Process \S+:$|"
                        r"Task exception was never|Error in atexit|Exception in callback)")
-LAUNCHER = re.compile(r"ChildFailedError|SignalException|CalledProcessError: Command '\[.*'-m', ")
+_STARTED = r"CalledProcessError: Command '\['[^']*(?:python[\d.]*|torchrun|accelerate)', "
+LAUNCHER = re.compile(rf"ChildFailedError|SignalException|{_STARTED}")
 
 # lines with a level, or that are of one
 TRAINER = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  (?!supervisor: )")
 SUPERVISOR = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  supervisor: ")
-PROGRESS_BAR = re.compile(r"\d+%\|.*\| *\d+\S*/\S+ \[|^\d+(?:it|B|MB)? \[\d\d:\d\d")
+PROGRESS_BAR = re.compile(r"^[^|]{0,80}\d%\|[^|]{0,200}\| *\d[^ /]*/\S+ \[|^\d+(?:it|B|MB)? \[\d\d:\d\d")
 LEVELS = {"INFO": Kind.INFO, "TRACE": Kind.INFO, "DEBUG": Kind.INFO, "I": Kind.INFO, "wandb": Kind.INFO,
           "ERROR": Kind.ERROR, "E": Kind.ERROR, "F": Kind.ERROR, "CRITICAL": Kind.ERROR, "FATAL": Kind.ERROR}
 LEVEL_WORDS = (  # each with the level as its group: one of LEVELS, or a warning
@@ -84,7 +86,7 @@ LEVEL_WORDS = (  # each with the level as its group: one of LEVELS, or a warning
     re.compile(r"^\[?([IWEF])\d{4} "),
     re.compile(r"^\[([IWEF]) "),
     re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) "),
-    re.compile(r"^\S+:\d+: \w*(Warning): "),
+    re.compile(r"^[^\s:]+:\d+: \w*(Warning): "),
     re.compile(r"^([Ww]arning|wandb(?=: (?!WARNING|ERROR)))\b"),
     re.compile(r"^[^\"']{0,90}?\b(DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL)\b"))
 
@@ -96,13 +98,14 @@ EXITS = tuple(map(re.compile, (
     r"^\s+exitcode\s*: (?P<code>-?\d+)\b",
     r"\bfailed \(exitcode: (?P<code>-?\d+)\)",
     r"^\s*traceback\s*: Signal (?P<signal>\d+) ",
-    r"CalledProcessError: Command '\[.*'-m', .*(?:<Signals\.\w+: (?P<signal>\d+)>|exit status (?P<code>-?\d+))",
+    rf"{_STARTED}.*(?:<Signals\.\w+: (?P<signal>\d+)>|exit status (?P<code>-?\d+))",
     r"SignalException: Process \d+ got signal: (?P<signal>\d+)",
+    r"\bCaught signal (?P<signal>\d+) \(",
     rf"^Fatal Python error: {_WORD}",
     (rf"^(?:\S*: line \d+: *\d+ +|\S+: \d+: +|srun: error: \S+: tasks? [\d,-]+: )?{_WORD}"
     r"(?: \(core dumped\))?(?:  .*)?$"))))
-ABORT = re.compile(r"^(?:terminate called |double free or corruption|free\(\): |malloc\(\): |munmap_chunk\(\)|"
-                   r"corrupted |malloc_consolidate|\*\*\* stack smashing|Fatal glibc error|"
+ABORT = re.compile(r"^(?:terminate called |  what\(\):  |double free or corruption|free\(\): |malloc\(\): |"
+                   r"munmap_chunk\(\)|corrupted |malloc_consolidate|\*\*\* stack smashing|Fatal glibc error|"
                    r"python\S*: .*Assertion .* failed)")
 SCHEDULER = re.compile(r"^(?:slurmstepd: error: |srun: (?:error|Job step)|=>> PBS: job killed)")
 ROOT = re.compile(r"^Root Cause \(first observed failure\)")
@@ -164,29 +167,29 @@ class _Parser:
         text, traceback = entry.text, self.tracebacks.setdefault(entry.rank, _Traceback())
         if text.startswith(CHAINED):
             traceback.cause = traceback.last
-        if HEADER.match(text):
+        if HEADER.search(text):
             before = self.entries[self.place - 1].text if self.place else ""
             traceback.header, traceback.header_contained = text, bool(CONTAINED.match(before))
         if FRAME.match(text):
-            self._open(traceback, text)
+            self._open(traceback, text, has_prefix=entry.rank is not None)  # of torch, for what nothing caught
         self.in_root = self.in_root or bool(ROOT.match(text))
         if found := TABLE_RANK.match(text):
             self.table_rank = int(found[1])
 
-    def _open(self, traceback: _Traceback, frame: str) -> None:
+    def _open(self, traceback: _Traceback, frame: str, *, has_prefix: bool) -> None:
         """Note a frame; of the first one whether something caught the exception."""
         traceback.frame = self.place
         if traceback.header and not traceback.header.startswith(QUOTED):
             traceback.is_contained = traceback.header_contained or not OUTERMOST.search(frame)
         elif not traceback.is_open:  # quoted by the one before, or its beginning was cut off with that of the log
-            traceback.is_contained = self.has_spoken and not traceback.header
+            traceback.is_contained = self.has_spoken and not traceback.header and not has_prefix
         traceback.is_open, traceback.header = True, ""
 
     def _message(self, entry: _Entry) -> Message | None:
         """Return the message that begins here; None for a line that is none. Leave `place` at its last line."""
         text = entry.text
         is_source = text.startswith("    ") and self._is_near_frame(entry)
-        if is_source or NO_MESSAGE.match(text):
+        if is_source or NO_MESSAGE.search(text):
             return None
         found = self._exit(entry) or self._exception(entry)
         return found or (None if TABLE.match(text) else self._line(entry))
@@ -230,7 +233,7 @@ class _Parser:
         lines = [entry.line]
         for following in self.entries[self.place + 1:self.place + MOST_LINES]:
             text = following.text
-            if following.rank != entry.rank or NO_MESSAGE.match(text) or _level(text) or any(
+            if following.rank != entry.rank or NO_MESSAGE.search(text) or _level(text) or any(
                     pattern.search(text) for pattern in (TABLE, ABORT, SCHEDULER, *EXITS)):
                 break
             self.place += 1
@@ -242,8 +245,9 @@ class _Parser:
 
 
 def _entry(line: Line) -> _Entry:
-    found = RANK.match(line.text)
-    return _Entry(line, line.text[found.end():] if found else line.text, int(found[1]) if found else None)
+    text = line.text[:MOST_LETTERS]
+    found = RANK.search(text)
+    return _Entry(line, text[found.end():], int(found[1] or found[2])) if found else _Entry(line, text, None)
 
 
 def _level(text: str) -> Kind | None:
