@@ -30,6 +30,14 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("simulator"):
+        from tests.trainer import worlds  # imported here: it takes what the trainer's packages take
+
+        if worlds.missing():
+            pytest.skip(worlds.missing())
+
+
 def pytest_collection_modifyitems(config, items):
     """Side by side what takes longest begins first; a long file that began last would be waited for."""
     if hasattr(config, "workerinput"):

@@ -8,13 +8,16 @@ from typing import Any
 
 from rdtops.checks import CheckResult
 from rdtops.contract import tensor_names
+from rdtops.contract.config import data_options
 from rdtops.contract.models import MODELS
 from rdtops.contract.run import RunSpec
-from rdtops.hostlib import tensor_headers, weight_files
-from rdtops.hostlib.fields import loads
-from rdtops.on_host import weight_shapes
+from rdtops.hostlib import digests, names, tensor_headers, weight_files
+from rdtops.hostlib.fields import loads, words
+from rdtops.hostlib.file_kinds import size_text
+from rdtops.hostlib.names import RelativePath
+from rdtops.on_host import dataset_lister, weight_shapes
 from rdtops.preflight.check import Answers, Check, Subject, last_line
-from rdtops.preflight.python import in_release
+from rdtops.preflight.python import in_release, with_variables
 from rdtops.ssh.command import quoted
 from rdtops.ssh.probe import Answer, Output, Probe, program_probe
 
@@ -27,6 +30,15 @@ class FolderFacts:
 
     sizes: Mapping[str, int]
     config: str
+
+
+@dataclass(frozen=True)
+class DemonstrationsFound:
+    """The sizes of the demonstrations of a folder, and what it is where it has none."""
+
+    sizes: Mapping[str, int]
+    kind: str
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,9 @@ class DatasetSummary:
     steps: int
     problem: str
     remedy: str
+    without: Sequence[str]  # names that `--set without=` can leave out, so that the rest can be trained on
+    wrong_files: Mapping[RelativePath, tuple[int, str]]  # bytes and MD5, of files that cannot be read
+    read_as: Sequence[str]
     statistics: StatisticsCheck
 
 
@@ -90,11 +105,11 @@ def judge_configuration(subject: Subject, _: Answers) -> Iterator[CheckResult]:
 
 # --- folders ---
 
-def listing(folder: str, names: str = "*") -> str:
+def listing(folder: str) -> str:
     """Return the command that lists sizes and names at all levels below a folder; find is POSIX, stat differs between
     systems. -L: a folder of the Hugging Face cache holds links to its files."""
     place = quoted(folder)
-    return (f"cd {place} 2>/dev/null && find -L . -type f -name {quoted(names)} ! -name '.rdtops-*' -exec sh -c "
+    return (f"cd {place} 2>/dev/null && find -L . -type f ! -name '.rdtops-*' -exec sh -c "
             "'for f; do printf \"%s %s\\n\" \"$(wc -c < \"$f\")\" \"${f#./}\"; done' sh {} +; "
             f"echo ---; cat {place}/config.json 2>/dev/null || :")
 
@@ -110,14 +125,24 @@ def parse_folder(output: Output) -> FolderFacts:
 
 # --- dataset ---
 
+def parse_dataset(output: Output) -> DemonstrationsFound:
+    facts = loads(last_line(output))
+    return DemonstrationsFound({str(name): int(size) for name, size in facts["sizes"].items()}, str(facts["kind"]),
+                               str(facts["problem"]))
+
+
 def judge_dataset(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     folder, facts = subject.spec.assets["dataset"], answers["dataset"].value
-    if facts is None:
-        yield CheckResult.fail("dataset", "cannot be listed", answers["dataset"].problem,
+    if facts is None or facts.problem:
+        yield CheckResult.fail("dataset", "cannot be listed", facts.problem if facts else answers["dataset"].problem,
                                subject.there(f"ls -lR {quoted(folder)}"))
         return
-    empty = [n for n, size in facts.sizes.items() if not size]
-    if not facts.sizes:
+    left_out = {name.strip() for name in subject.spec.train.without.split(",")}
+    empty = [n for n, size in facts.sizes.items() if not size and n not in left_out]
+    if facts.kind:
+        yield CheckResult.fail("dataset", f"no *.hdf5 in {folder}: it is {facts.kind}", "",
+                               "convert it, see docs/training.md, Demonstrations")
+    elif not facts.sizes:
         yield CheckResult.fail("dataset", f"no *.hdf5 in {folder}", "", subject.deploy)
     elif empty:
         yield CheckResult.fail("dataset", f"empty: {', '.join(empty[:5])}", folder, subject.deploy)
@@ -128,8 +153,10 @@ def judge_dataset(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 def parse_survey(output: Output) -> DatasetSummary:
     facts = loads(last_line(output))
     found = facts["statistics"]
+    wrong = {names.relative_path(name): (int(size), str(md5)) for name, (size, md5) in facts["wrong_files"].items()}
     return DatasetSummary(int(facts["files"]), int(facts["looked_into"]), int(facts["episodes"]), int(facts["steps"]),
-                          str(facts["problem"]), str(facts["remedy"]),
+                          str(facts["problem"]), str(facts["remedy"]), words(facts["without"]), wrong,
+                          words(facts["read_as"]),
                           StatisticsCheck(str(found["why_not"]), str(found["wrong"]),
                                           [str(one) for one in found["odd"]],
                                           int(found["unread"])))
@@ -157,7 +184,8 @@ def judge_statistics(subject: Subject, answers: Answers) -> Iterator[CheckResult
 def judge_episodes(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     """Check the files with the trainer's own reader: an existing file may be cut off, or lack LIBERO's groups."""
     answer: Answer[DatasetSummary] = answers["episodes"]
-    if answers["release"].value != ["there"] or not (answers["dataset"].value or FolderFacts({}, "")).sizes:
+    there: DemonstrationsFound | None = answers["dataset"].value
+    if answers["release"].value != ["there"] or there is None or not there.sizes:
         yield CheckResult.skip("episodes", "not checked: it needs the deployed code and demonstrations")
         return
     if answer.value is None:
@@ -168,14 +196,47 @@ def judge_episodes(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     counts = f"{seen.episodes} episodes, {seen.steps} steps"
     part = "" if seen.looked_into == seen.files else f" in the first {seen.looked_into} of {seen.files} files"
     if seen.problem:
-        yield CheckResult.fail("episodes", seen.problem, f"{counts} before it", seen.remedy or subject.deploy)
+        says, remedy = _compared(subject, seen)
+        yield CheckResult.fail("episodes", seen.problem, f"{counts} are good; {says}".removesuffix("; "),
+                               _or_without(subject, seen, remedy))
+    elif not seen.episodes:
+        yield CheckResult.fail("episodes", f"none{part}", "", subject.deploy)
     else:
-        yield CheckResult.ok("episodes", f"{counts}{part}, with every field that a training reads")
+        yield CheckResult.ok("episodes", f"{counts}{part}, with every field that a training reads",
+                             "; ".join(seen.read_as[:3]))
+
+
+def _compared(subject: Subject, seen: DatasetSummary) -> tuple[str, str]:
+    """Return how the files that cannot be read differ from this laptop's, and the remedy: only another copy mends a
+    file, the same bytes do not."""
+    folder = subject.local.get("dataset")
+    if not seen.wrong_files or folder is None:
+        return "", seen.remedy or subject.deploy
+    other, alike = [], []
+    for name, (size, md5) in seen.wrong_files.items():
+        own = folder / name
+        own_size = own.stat().st_size if own.is_file() else -1
+        if own_size == size and md5 and digests.remembered([own])[own] == md5:
+            alike.append(f"your own copy of {name} is the same: {size_text(size)}, MD5 {md5}")
+        elif own_size == size:
+            alike.append(f"your own copy of {name} has the same size, {size_text(size)}")
+        elif own_size >= 0:
+            other.append(f"your own copy of {name} holds {size_text(own_size)}, the host's {size_text(size)}")
+    if alike and not other:
+        return "; ".join(alike), f"get the file anew from where it came, into {folder}, then {subject.deploy}"
+    return "; ".join([*alike, *other]), subject.deploy if other else seen.remedy or subject.deploy
+
+
+def _or_without(subject: Subject, seen: DatasetSummary, remedy: str) -> str:
+    if not seen.without:
+        return remedy
+    setting = subject.setting(quoted(f"without={','.join(seen.without)}"))
+    return f"{remedy}; or leave out what is named: {setting}"
 
 
 def _survey_line(subject: Subject) -> str:
     return in_release(subject, "-m", "rdtops.trainer.survey", subject.spec.assets["dataset"], str(SURVEY_S),
-                      subject.spec.train.observed, subject.spec.train.codec)
+                      subject.spec.train.codec, *data_options(subject.spec.train))
 
 
 # --- pretrained weights ---
@@ -270,11 +331,12 @@ def tensor_differences(facts: WeightsFacts, wanted: Mapping[str, tuple[int, ...]
 
 
 def _dataset_probes(subject: Subject) -> list[Probe[Any]]:
-    return [Probe("dataset", listing(subject.spec.assets["dataset"], "*.hdf5"), parse_folder)]
+    request = {"folder": subject.spec.assets["dataset"]}
+    return [program_probe("dataset", subject.host, dataset_lister, request, parse_dataset)]
 
 
 def _episodes_probes(subject: Subject) -> list[Probe[Any]]:
-    return [Probe("episodes", _survey_line(subject), parse_survey, timeout_s=SURVEY_S + 50)]
+    return [Probe("episodes", with_variables(subject) + _survey_line(subject), parse_survey, timeout_s=SURVEY_S + 50)]
 
 
 def _weights_probes(subject: Subject) -> list[Probe[Any]]:

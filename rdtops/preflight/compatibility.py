@@ -75,6 +75,15 @@ def install_line(pip: str, requirements: list[str], driver: str = "") -> str:
     return " && ".join([*lines, *([f"{pip} {_quoted(others)}"] if others else [])])
 
 
+def beside_torch(package: str, torch: str) -> str:
+    """Return the requirement for a package that is built for one torch each; '' for others. torchvision 0.x comes with
+    torch 2.(x - 15), and torchaudio has torch's own number."""
+    found = (*numbers(torch), 0)
+    if found[0] != 2 or package not in ("torchvision", "torchaudio"):
+        return ""
+    return f"torchvision==0.{found[1] + 15}.*" if package == "torchvision" else f"torchaudio==2.{found[1]}.*"
+
+
 def torch_build(driver: str) -> str:
     """Return PyTorch's newest build for a driver; '' for one that is not known, or too old for any."""
     fits = [cuda for cuda in WHEELS if driver and OLDEST_DRIVER[cuda] <= numbers(driver)[0]]

@@ -6,17 +6,18 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rdtops.checks import CheckResult
+from rdtops.contract.config import data_options
 from rdtops.contract.run import RunSpec
 from rdtops.hostlib.fields import loads
 from rdtops.preflight.check import Answers, Check, Subject
-from rdtops.preflight.python import in_release
+from rdtops.preflight.python import in_release, with_variables
 from rdtops.ssh.probe import Answer, Output, Probe
 
 TIMEOUT_S = 90.0  # a hundred episodes from a slow network disk
 
 
 def probes(subject: Subject) -> Iterable[Probe[Any]]:
-    return [Probe("conventions", _line(subject), parse, TIMEOUT_S)]
+    return [Probe("conventions", with_variables(subject) + _line(subject), parse, TIMEOUT_S)]
 
 
 def parse(output: Output) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def _line(subject: Subject) -> str:
     train, folder = subject.spec.train, subject.spec.assets["dataset"]
     trusted = ["--trusted", train.trusted_conventions] if train.trusted_conventions else []
     return in_release(subject, "-m", "rdtops.trainer.conventions", folder, "--codec", train.codec,
-                      "--observed", train.observed, "--images", train.images, *trusted, "--json")
+                      *data_options(train), *trusted, "--json")
 
 
 def _broken(found: dict[str, Any], spec: RunSpec) -> CheckResult:

@@ -5,28 +5,27 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import rdtops
 from rdtops.checks import CheckResult
+from rdtops.contract import variables
 from rdtops.contract.config import TrainConfig
-from rdtops.hostlib import nvidia_smi
+from rdtops.hostlib import fields, nvidia_smi
 from rdtops.hostlib.fields import loads
 from rdtops.preflight import compatibility
 from rdtops.preflight.check import Answers, Check, Subject, last_line, words
 from rdtops.ssh import environment
-from rdtops.ssh.command import Command, quoted
+from rdtops.ssh.command import Command, quoted, variable
 from rdtops.ssh.environment import CONDA_ROOTS
 from rdtops.ssh.probe import Answer, Output, Probe
 
 OLDEST_PYTHON = (3, 10)
+IMPORTS_S = 150.0  # longer than rdtops.trainer.imports waits for a package that hangs
 STARTER = "rdtops/trainer/process_group.py"  # which launch.sh runs; releases before 2026-11-28 lack it
-# what a training imports, nothing more: all of diffusers, or a model of transformers, takes seconds
-MODULES = ("rdtops.trainer.train", "torch.distributed.run", "diffusers.schedulers.scheduling_ddpm", "transformers",
-           "accelerate", "h5py", "PIL", "safetensors.torch", "sentencepiece")
-# variables of hosts.toml that affect torch; the others may be secrets, so no command line has them
+# variables of hosts.toml that affect torch; beside the listed ones the others may be secrets, kept off command lines
 SEEN_BY_TORCH = ("CUDA_", "NVIDIA_", "NCCL_", "LD_LIBRARY_PATH", "LD_PRELOAD")
 _VERSIONS = (
     "import importlib.metadata as m, json, sys\n"
@@ -35,13 +34,6 @@ _VERSIONS = (
     "    except m.PackageNotFoundError: return None\n"
     "print(json.dumps({'python': list(sys.version_info[:3]), 'path': sys.executable,"
     " 'packages': {n: version(n) for n in sys.argv[1:]}}))\n")
-_IMPORTS = (
-    "import importlib, json, sys\n"
-    "failed = {}\n"
-    "for name in sys.argv[1:]:\n"
-    "    try: importlib.import_module(name)\n"
-    "    except BaseException as error: failed[name] = type(error).__name__ + ': ' + str(error)[:300]\n"
-    "print(json.dumps(failed))\n")
 _CUDA = (
     "import json, torch\n"
     "c = torch.cuda\n"
@@ -69,6 +61,19 @@ class CudaFacts:
     count: int
     cuda: str
     bf16: bool
+
+
+@dataclass(frozen=True)
+class BrokenImport:
+    """Something that a training imports and cannot. `package`: whose fault it is; '' where that is not known."""
+
+    why: str
+    package: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)  # of torch and of the package
+
+    def words(self, name: str) -> str:
+        known = ", ".join(f"{package} {version}" for package, version in self.versions.items())
+        return f"{name.partition(':')[0]}: {self.why}" + (f" ({known})" if known else "")
 
 
 # --- code ---
@@ -160,37 +165,75 @@ def requirements(tracker: str = "off") -> dict[str, str]:
 # --- imports ---
 
 def in_release(subject: Subject, *arguments: str) -> str:
-    """Return a command that runs the environment's Python as a training would: in the deployed release."""
-    release = subject.spec.release
-    variables = {"PYTHONPATH": release, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
-                 **{n: v for n, v in subject.host.env.items() if n.startswith(SEEN_BY_TORCH)}}
-    run = Command(environment.python(subject.host), *arguments, env=variables).shell()
-    return f"cd {quoted(release)} && {environment.activation(subject.host)}{run}"
+    """Return a command that runs the environment's Python in the deployed release, for a probe or for a person."""
+    host, release = subject.host, subject.spec.release
+    own = {"PYTHONPATH": release, **({"PYTHONNOUSERSITE": "1"} if environment.is_declared(host) else {})}
+    return (f"cd {quoted(release)} && {environment.activation(host)}"
+            f"{Command(environment.python(host), *arguments, env=own).shell()}")
 
 
-def parse_imports(output: Output) -> dict[str, str]:
-    """Return why modules cannot be imported, by name; empty when all can."""
-    failed = loads(last_line(output))
-    if not isinstance(failed, dict):
-        raise ValueError("unexpected answer")
-    return {str(name): str(why) for name, why in failed.items()}
+def with_variables(subject: Subject) -> str:
+    """Return a prefix that drops and sets the variables of the account as launch.sh does, so that a probe meets what a
+    training will meet."""
+    host = subject.host
+    seen = {name: value for name, value in host.env.items()
+            if name.startswith(SEEN_BY_TORCH) or variables.is_listed(name)}
+    given = variables.of_a_launch(subject.spec.release, seen, has_environment=environment.is_declared(host))
+    exported = " ".join(f"{variable(name)}={quoted(value)}" for name, value in given.items())
+    return f"unset {' '.join(variables.to_unset())} && export {exported} && "
+
+
+def _in_environment(subject: Subject, *arguments: str) -> str:
+    """Return a probe's command that needs no release."""
+    host = subject.host
+    run = Command(environment.python(host), *arguments)
+    return with_variables(subject) + environment.activation(host) + run.shell()
+
+
+def parse_imports(output: Output) -> dict[str, BrokenImport]:
+    """Return what cannot be imported, by name; empty when all can."""
+    failed = fields.table(loads(last_line(output)))
+    return {str(name): _broken(fields.table(facts)) for name, facts in failed.items()}
+
+
+def _broken(facts: Mapping[str, Any]) -> BrokenImport:
+    versions = {str(name): str(version) for name, version in fields.table(facts.get("versions")).items()}
+    package = str(facts.get("package") or "")
+    return BrokenImport(str(facts.get("why") or "it cannot be imported"),
+                        package if re.fullmatch(r"\w[\w.-]*", package, re.ASCII) else "", versions)
 
 
 def judge_imports(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     """Check imports: an installed package may still need another version of a package, or a system library."""
-    answer: Answer[dict[str, str]] = answers["imports"]
+    answer: Answer[dict[str, BrokenImport]] = answers["imports"]
     if answers["release"].value != ["there"] or answers["python"].value is None:
         yield CheckResult.skip("imports", "not checked: it needs the deployed code and a working Python")
     elif answer.value is None:
         yield CheckResult.fail("imports", "the trainer cannot be imported", answer.problem,
-                               subject.there(in_release(subject, "-c", "import rdtops.trainer.train")))
+                               subject.there(in_release(subject, "-m", "rdtops.trainer.imports")))
     elif answer.value:
-        evidence = "; ".join(f"{name}: {' '.join(why.split())}" for name, why in list(answer.value.items())[:3])
-        first = next(iter(answer.value))
-        yield CheckResult.fail("imports", f"cannot be imported: {', '.join(answer.value)}", evidence,
-                               subject.there(in_release(subject, "-c", f"import {first}")))
+        yield _judge_broken(subject, answer.value, answers["python"].value)
     else:
         yield CheckResult.ok("imports", "the trainer and its packages, from the deployed code")
+
+
+def _judge_broken(subject: Subject, broken: Mapping[str, BrokenImport], python: PythonFacts) -> CheckResult:
+    """Name the package that breaks the imports, and what to install in its place."""
+    (name, first), *_ = sorted(broken.items(), key=lambda item: not item[1].package)
+    modules = ", ".join(dict.fromkeys(one.partition(":")[0] for one in broken))
+    evidence = "; ".join(dict.fromkeys(facts.words(one) for one, facts in list(broken.items())[:3]))
+    if not first.package:
+        statement = f"import {name.partition(':')[0]}"
+        return CheckResult.fail("imports", f"cannot be imported: {modules}", evidence,
+                                subject.there(in_release(subject, "-c", statement)))
+    isolated = "PYTHONNOUSERSITE=1 " if environment.is_declared(subject.host) else ""
+    pip = f"{isolated}{quoted(python.path)} -m pip"
+    remove = f"{pip} uninstall {quoted(first.package)}"
+    fitting = compatibility.beside_torch(first.package, first.versions.get("torch", ""))
+    remedy = (f"{pip} install {quoted(fitting)}   # of torch's own build; or {remove}: the trainer does not need it"
+              if fitting else f"{remove}   # the trainer does not need it")
+    return CheckResult.fail("imports", f"{first.package} breaks the import of {modules}", evidence,
+                            f"{remedy}, on {subject.spec.host}")
 
 
 # --- CUDA ---
@@ -249,25 +292,24 @@ def _why_no_cuda(subject: Subject, facts: CudaFacts, driver: str) -> tuple[str, 
 
 
 def _python_probes(subject: Subject) -> list[Probe[Any]]:
-    host = subject.host
     asked = dict.fromkeys((*requirements(subject.spec.train.tracker), *compatibility.PACKAGES))
-    versions = Command(environment.python(host), "-c", _VERSIONS, *asked)
-    return [Probe("python", environment.activation(host) + versions.shell(), parse_python, timeout_s=30),
+    line = _in_environment(subject, "-c", _VERSIONS, *asked)
+    return [Probe("python", line, parse_python, timeout_s=30),
             Probe("environments", _ENVIRONMENTS, parse_environments)]
 
 
 def _imports_probes(subject: Subject) -> list[Probe[Any]]:
-    tracker = subject.spec.train.tracker
-    line = in_release(subject, "-c", _IMPORTS, *MODULES, *([] if tracker == "off" else [tracker]))
-    return [Probe("imports", line, parse_imports, timeout_s=90)]
+    train = subject.spec.train
+    settings = [*([] if train.tracker == "off" else [train.tracker]),
+                *([train.sharding] if train.num_processes > 1 else [])]
+    line = with_variables(subject) + in_release(subject, "-m", "rdtops.trainer.imports", *settings)
+    return [Probe("imports", line, parse_imports, timeout_s=IMPORTS_S)]
 
 
 def _cuda_probes(subject: Subject) -> list[Probe[Any]]:
-    host = subject.host
     if subject.spec.train.device != "cuda":
         return []
-    variables = {n: v for n, v in host.env.items() if n.startswith(SEEN_BY_TORCH)}
-    line = environment.activation(host) + Command(environment.python(host), "-c", _CUDA, env=variables).shell()
+    line = _in_environment(subject, "-c", _CUDA)
     return [Probe("cuda", line, parse_cuda, timeout_s=60),
             Probe("driver", Command(*nvidia_smi.query(["driver_version"])).shell(), parse_driver, timeout_s=15)]
 

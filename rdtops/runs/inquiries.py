@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import rdtops
-from rdtops.contract.config import TrainConfig
+from rdtops.contract import exit_codes, variables
+from rdtops.contract.config import TrainConfig, data_options
 from rdtops.contract.run import RunSpec
 from rdtops.delivery import secrets
 from rdtops.errors import RunError, UsageError
 from rdtops.hostlib.fields import loads
-from rdtops.runs import overview
+from rdtops.runs import launch, overview
 from rdtops.runs.overview import RunView
 from rdtops.ssh import environment
 from rdtops.ssh.command import Command, quoted
@@ -97,19 +98,18 @@ def ask(connection: Connection, release: str, program: str, arguments: Sequence[
     """Run a program of the trainer on the host and return its JSON. Raises RunError with its message when it fails,
     UsageError where its arguments are wrong."""
     host = connection.host
-    variables = {"PYTHONPATH": release, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-                 **host.env}
     command = Command(environment.python(host), "-m", f"rdtops.trainer.{program}", *arguments)
     # over stdin, since every user of the host sees command lines: a URL in env may hold a password
-    line = f'cd {quoted(release)} && {environment.activation(host)}eval "$(cat)" && {command.shell()}'
-    result = connection.run_shell(line, timeout_s=TIMEOUT_S, check=False, stdin=secrets.exports(variables).encode())
+    line = (f'cd {quoted(release)} && unset {" ".join(variables.to_unset())} && {environment.activation(host)}'
+            f'eval "$(cat)" && {command.shell()}')
+    given = secrets.exports(launch.exported(host, release)).encode()
+    result = connection.run_shell(line, timeout_s=TIMEOUT_S, check=False, stdin=given)
     return _answer(host.name, program, result.code, result.out, result.err,
                    f"inv deploy --only code --host {host.name}   # it sends {release}")
 
 
 def _stats_arguments(folder: str, train: TrainConfig, recompute: bool) -> list[str]:
-    return [folder, "--codec", train.codec, "--observed", train.observed, "--images", train.images,
-            *(["--recompute"] if recompute else []), "--json"]
+    return [folder, "--codec", train.codec, *data_options(train), *(["--recompute"] if recompute else []), "--json"]
 
 
 def _answer(where: str, name: str, code: int, out: str, err: str, else_do: str) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _answer(where: str, name: str, code: int, out: str, err: str, else_do: str) 
         message, _, remedy = err.strip().rpartition("\nnext: ")
         if code == UsageError.exit_code:  # it lists the valid values, which may be long
             raise UsageError(f"{where}: {message or remedy}", remedy=remedy if message else "")
-        raise RunError(f"{where}: {name} failed with exit code {code}: {(message or remedy)[-1500:]}",
+        raise RunError(f"{where}: {name} failed with {exit_codes.words(code)}: {(message or remedy)[-1500:]}",
                        remedy=remedy if message else else_do)
     try:
         answer: dict[str, Any] = loads(out.strip().rpartition("\n")[2])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rdtops.contract import variables
 from rdtops.contract.evaluation import EvalSpec
 from rdtops.contract.run import RunSpec
 from rdtops.delivery import secrets
@@ -40,6 +41,14 @@ do starts=$((starts + 1)); sleep 1; done
 [ -n "${{viewer:-}}" ] && kill "$viewer"
 [ -e exit ] || {{ echo "$code" > exit.tmp && mv exit.tmp exit; }}
 exit "$code"
+"""
+# what was dropped is told by the program, in the log; a script that takes the lease comes here twice
+_DROP = f"""\
+for name in {{names}}; do
+    eval "[ -z \\"\\${{{{$name+set}}}}\\" ]" || {variables.DROPPED}="${{{{{variables.DROPPED}:-}}}} $name"
+    unset "$name"
+done
+export {variables.DROPPED}
 """
 _LEASE = """\
 [ "${{RDTOPS_LEASE:-}}" = {run_id} ] || exec {lease}  # lock its GPUs and this folder, or do not start
@@ -102,10 +111,11 @@ def start_line(host: Host, spec: RunSpec | EvalSpec) -> str:
 
 
 def _environment(host: Host, workspace: str, release: str, tag: Mapping[str, str]) -> str:
-    """Return the export lines: env of hosts.toml, our variables, and the secrets from their private file."""
+    """Return the lines that drop what must not come from the account, and export our variables, env of hosts.toml, and
+    the secrets from their private file."""
     hidden = secrets.in_env(host)
-    shown = {name: value for name, value in {**tag, **_variables(host, release)}.items() if name not in hidden}
-    lines = secrets.exports(shown)
+    shown = {name: value for name, value in {**tag, **exported(host, release)}.items() if name not in hidden}
+    lines = _DROP.format(names=" ".join(variables.to_unset())) + secrets.exports(shown)
     file = secrets.host_file(workspace, host)
     if not file:
         return lines.rstrip("\n")
@@ -113,10 +123,9 @@ def _environment(host: Host, workspace: str, release: str, tag: Mapping[str, str
     return f"{lines}[ -r {quoted(file)} ] || {{ echo {missing} >&2; exit 1; }}\n. {quoted(file)}"
 
 
-def _variables(host: Host, release: str) -> dict[str, str]:
-    return {"PYTHONPATH": release, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1",  # a release is immutable
-            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi counts
-            **host.env}
+def exported(host: Host, release: str) -> dict[str, str]:
+    """Return the variables with which a run's programs are started on the host."""
+    return variables.of_a_launch(release, host.env, has_environment=environment.is_declared(host))
 
 
 def lease_command(host: Host, spec: RunSpec) -> Command:

@@ -25,8 +25,12 @@ def activation(host: Host) -> str:
 
 def python(host: Host) -> str:
     """Return the name of the interpreter in the activated environment."""
-    declared = host.environment
-    return "python" if declared.venv or declared.conda or declared.container else host.python
+    return "python" if is_declared(host) else host.python
+
+
+def is_declared(host: Host) -> bool:
+    """Tell whether the host has an environment of its own for the trainer: a venv, a conda environment, a container."""
+    return bool(host.environment.venv or host.environment.conda or host.environment.container)
 
 
 def _python(host: Host) -> str:

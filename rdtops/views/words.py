@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text as Styled
 
 from rdtops.checks import Status
+from rdtops.contract import exit_codes
 from rdtops.contract.run import RunState
 from rdtops.hostlib.fields import number
 from rdtops.ssh.display import log_text, printable, size_words
@@ -52,7 +53,9 @@ def heldout_words(loss: float | None) -> str:
 
 
 def exit_words(code: int | None) -> str:
-    return f"exit {code}" if code is not None else "no exit code: killed, or the host rebooted"
+    if code is None:
+        return "no exit code: killed, or the host rebooted"
+    return exit_codes.words(code) if exit_codes.is_signal(code) else f"exit {code}"
 
 
 def state_word(state: RunState, width: int = 0) -> Styled:

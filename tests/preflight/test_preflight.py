@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from rdtops import preflight
 from rdtops.checks import Status
 from rdtops.contract.models import MODELS
-from rdtops.hostlib import files
+from rdtops.hostlib import dataset_files
 from rdtops.launcher import Traits
-from rdtops.on_host import weight_shapes
+from rdtops.on_host import dataset_lister, weight_shapes
 from rdtops.preflight import assets, compatibility, convention_check, launch_checks, machine, network, python
 from rdtops.preflight.check import Subject
 from rdtops.runs import launchers
-from rdtops.ssh.hosts import Host
+from rdtops.ssh.hosts import Environment, Host
+from rdtops.ssh.probe import Answer, Output
+from rdtops.trainer.data import libero
 from tests.plugins.conftest import BROKEN, ScriptedConnection, said, spec  # noqa: F401  # spec is a fixture
 
 GOOD_PACKAGES = dict(python.requirements())
@@ -40,6 +42,10 @@ def folder(sizes, config=""):
     return said("".join(f"{s} {n}\n" for n, s in sizes.items()) + "---\n" + config)
 
 
+def demonstrations(sizes, kind="", problem=""):
+    return said(json.dumps({"sizes": sizes, "kind": kind, "problem": problem}) + "\n")
+
+
 def cuda(**facts):
     return json.dumps({"available": True, "count": 8, "cuda": "12.4", "bf16": True, **facts}) + "\n"
 
@@ -47,7 +53,7 @@ def cuda(**facts):
 def survey(statistics=None, **facts):
     standing = {"why_not": "", "wrong": "", "odd": [], "unread": 0, **(statistics or {})}
     return json.dumps({"files": 1, "looked_into": 1, "episodes": 50, "steps": 7000, "problem": "", "remedy": "",
-                       "statistics": standing, **facts}) + "\n"
+                       "without": [], "wrong_files": {}, "read_as": [], "statistics": standing, **facts}) + "\n"
 
 
 def conventions(verdict="holds", **other):
@@ -75,7 +81,7 @@ OURS_ALONE = said("uid 1001\n755 1001 ann /w\n755 0 root /w/releases\n2755 1001 
 def good():
     return {"release": said("there\n"), "workspace": said("writable /w\n"), "permissions": OURS_ALONE,
             "python": interpreter(), "launcher": said("/usr/bin/tmux\n/usr/bin/setsid\n"),
-            "dataset": folder({"a b.hdf5": 1_000_000_000}), "clock": said(f"{time.time():.0f}\n"),
+            "dataset": demonstrations({"a b.hdf5": 1_000_000_000}), "clock": said(f"{time.time():.0f}\n"),
             "shm": said(SHM.format(99999)),
             "cuda": said(cuda()), "driver": said("550.54.15\n"), "imports": said("{}\n"),
             "environments": said("/root/miniconda3/envs/rdt/bin/python\n"),
@@ -124,8 +130,12 @@ def test_all_probes_travel_in_one_round_trip(spec):  # noqa: F811
     ({"python": interpreter((3, 8, 10))}, "python", "Python 3.8.10; the trainer needs 3.10"),
     ({"python": interpreter(transformers=None)}, "packages", "missing: transformers"),
     ({"launcher": said("")}, "launcher", "neither tmux nor setsid"),
-    ({"dataset": folder({})}, "dataset", "no *.hdf5 in /w/assets/libero_single_task"),
-    ({"dataset": folder({"a.hdf5": 0})}, "dataset", "empty: a.hdf5"),
+    ({"dataset": demonstrations({})}, "dataset", "no *.hdf5 in /w/assets/libero_single_task"),
+    ({"dataset": demonstrations({"a.hdf5": 0})}, "dataset", "empty: a.hdf5"),
+    ({"dataset": demonstrations({}, "a LeRobot dataset (meta/info.json)")}, "dataset",
+     "no *.hdf5 in /w/assets/libero_single_task: it is a LeRobot dataset (meta/info.json)"),
+    ({"dataset": demonstrations({}, problem="Permission denied")}, "dataset", "cannot be listed"),
+    ({"episodes": said(survey(episodes=0, steps=0))}, "episodes", "none"),
     ({"weights": weights({}, file="", problem="/w has no weights")}, "pretrained", "/w has no weights"),
     ({"weights": weights(config="")}, "pretrained", "config.json missing"),
     ({"weights": weights(config="{")}, "pretrained", "cannot be read"),
@@ -133,7 +143,8 @@ def test_all_probes_travel_in_one_round_trip(spec):  # noqa: F811
     ({"weights": weights(config=json.dumps({**CONFIG_1B, "lang_token_dim": 512}))}, "pretrained",
      "lang_token_dim 512 instead of 4096"),
     ({"cuda": said(cuda(available=False, count=0))}, "cuda", "torch sees 0 GPUs, 8 are requested"),
-    ({"imports": said('{"transformers": "ImportError"}')}, "imports", "cannot be imported: transformers"),
+    ({"imports": said('{"transformers:T5": {"why": "ImportError"}}')}, "imports", "cannot be imported: transformers"),
+    ({"imports": said('{"transformers:T5": {"why": "x", "package": "$(reboot)"}}')}, "imports", "cannot be imported"),
     ({"imports": said("", None)}, "imports", "the trainer cannot be imported"),
     ({"memory": said("MemTotal: 16000000 kB\nMemAvailable: 12000000 kB\n")}, "memory",
      "11.4 GiB of 15.3 GiB available, about"),
@@ -319,7 +330,6 @@ def test_only_what_the_trainer_reads_counts_as_dataset_and_links_are_followed(tm
     for name in ("demo.hdf5", "sub folder", "other.h5", ".rdtops-part-1.hdf5", "config.json"):
         (there / name).symlink_to("../blobs/x") if "." in name else (there / name).mkdir()
     (there / "sub folder/b.hdf5").write_bytes(b"123")
-    assert listed(there, "*.hdf5").sizes == {"demo.hdf5": 2, "sub folder/b.hdf5": 3}
     assert set(listed(there).sizes) == {"demo.hdf5", "other.h5", "config.json", "sub folder/b.hdf5"}
     assert listed(there).config == "{}"
     assert listed(tmp_path / "nowhere").sizes == {}
@@ -332,13 +342,41 @@ def test_the_check_counts_the_files_that_the_trainer_reads(tmp_path):
         path.write_text("x")
     (data / "linked").symlink_to(elsewhere)
     (data / "loop").symlink_to(".")
-    assert sorted(listed(data, "*.hdf5").sizes) == files.below(str(data), ".hdf5") == [
-        "a.hdf5", "b/c.hdf5", "linked/e.hdf5"]
+    for litter in ("._a.hdf5", ".git/x.hdf5", ".ipynb_checkpoints/a.hdf5", "__MACOSX/b.hdf5", "f.hdf5.part", "f.hdf5~",
+                   "g.h5.incomplete"):
+        (data / litter).parent.mkdir(exist_ok=True)
+        (data / litter).write_text("x")
+    (data / "b" / "D.HDF5").write_text("x")
+    (data / "e.h5").write_text("x")
+    there = assets.parse_dataset(said(json.dumps(dataset_lister.look(str(data)))))
+    assert list(there.sizes) == dataset_files.demonstration_files(str(data)) == [
+        p.relative_to(data).as_posix() for p in libero.hdf5_files(data)] == [
+        "a.hdf5", "b/D.HDF5", "b/c.hdf5", "e.h5", "linked/e.hdf5"]
+    assert not dataset_lister.look(str(data / "nowhere"))["sizes"]
 
 
-def listed(place, *names):
-    done = subprocess.run(["sh", "-c", assets.listing(str(place), *names)], capture_output=True, text=True,
-                          check=True)
+@pytest.mark.parametrize(("theirs", "md5", "says", "remedy"), [
+    (b"short", "", "holds 10 bytes, the host's 5 bytes", "inv deploy --host "),
+    (b"0123456789", "781e5e245d69b566979b86e28d23f2c7", "is the same: 10 bytes, MD5 781e5e24", "get the file anew"),
+    (b"0123456780", "0" * 32, "has the same size, 10 bytes", "get the file anew"),
+    (b"", "", "holds 10 bytes, the host's 0 bytes", "inv deploy --host ")])
+def test_a_file_that_is_broken_here_too_is_not_mended_by_a_deploy(spec, tmp_path, theirs, md5, says,  # noqa: F811
+                                                                  remedy):
+    (tmp_path / "a.hdf5").write_bytes(b"0123456789")
+    seen = survey(problem="a.hdf5 is truncated", remedy="x", without=["a.hdf5", "b.hdf5:demo_1"],
+                  wrong_files={"a.hdf5": [len(theirs), md5]})
+    subject = Subject(Host(name="h", address="x"), spec(), {"dataset": tmp_path})
+    answers = {name: Answer(value, Output(0, "", "")) for name, value in (
+        ("release", ["there"]), ("dataset", assets.DemonstrationsFound({"a.hdf5": 5}, "", "")),
+        ("episodes", assets.parse_survey(said(seen))))}
+    (found,) = assets.judge_episodes(subject, answers)
+    assert says in found.evidence
+    assert found.remedy.startswith(remedy)
+    assert "--set without=a.hdf5,b.hdf5:demo_1" in found.remedy
+
+
+def listed(place):
+    done = subprocess.run(["sh", "-c", assets.listing(str(place))], capture_output=True, text=True, check=True)
     return assets.parse_folder(said(done.stdout))
 
 
@@ -350,10 +388,24 @@ def test_a_workspace_is_judged_by_its_nearest_parent(tmp_path):
         assert done.stdout.split()[0] == verdict, place
 
 
+@pytest.mark.parametrize(("package", "versions", "host", "remedy"), [
+    ("torchvision", {"torch": "2.13.0+cpu", "torchvision": "0.27.1"}, {},
+     "PIP install 'torchvision==0.28.*'   # of torch's own build; or PIP uninstall torchvision: the trainer "),
+    ("flash_attn", {"torch": "2.8.0", "flash_attn": "2.4"}, {"environment": Environment(conda="rdt")},
+     "PYTHONNOUSERSITE=1 PIP uninstall flash_attn   # the trainer ")])
+def test_a_package_that_breaks_the_imports_is_named_with_what_fits(check, package, versions, host, remedy):
+    facts = {"why": "RuntimeError: operator does not exist", "package": package, "versions": versions}
+    answer = said(json.dumps({"transformers.models.siglip:Siglip": facts, "rdtops.trainer.train": {"why": "x"}}))
+    found = check(imports=answer, host=host)["imports"]
+    assert found.summary == f"{package} breaks the import of transformers.models.siglip, rdtops.trainer.train"
+    assert f"operator does not exist (torch {versions['torch']}, {package} {versions[package]})" in found.evidence
+    assert found.remedy == remedy.replace("PIP", "/envs/rdt/bin/python -m pip") + "does not need it, on h"
+
+
 def test_torch_is_asked_with_the_gpus_that_hosts_toml_leaves_it(spec):  # noqa: F811
     host = Host(name="h", address="192.0.2.1", env={"CUDA_VISIBLE_DEVICES": "0,1", "HF_TOKEN": "secret"})
     lines = {p.name: p.shell for check in preflight.CHECKS for p in check.probes(Subject(host, spec("tracker=wandb")))}
-    assert lines["cuda"].startswith("CUDA_VISIBLE_DEVICES=0,1 python3 -c ")
+    assert "CUDA_VISIBLE_DEVICES=0,1 && python3 -c " in lines["cuda"]
     assert "secret" not in "".join(lines.values())
 
 
@@ -511,7 +563,7 @@ def test_the_convention_check_is_asked_with_the_settings_of_the_training(spec): 
     settings = spec("codec=absolute_pose", "observed=before", "images=upright", "trusted_conventions=colours,cameras")
     (line,) = [p.shell for p in convention_check.probes(Subject(host, settings))]
     assert f"rdtops.trainer.conventions {settings.assets['dataset']}" in line
-    assert "--codec absolute_pose --observed before --images upright --trusted colours,cameras --json" in line
+    assert "--codec absolute_pose --observed=before --images=upright --trusted colours,cameras --json" in line
 
 
 # --- weights, read from their table of contents ---

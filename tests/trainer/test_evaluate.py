@@ -15,9 +15,10 @@ import pytest
 
 from proofs.staging.small_disk import fill, make_room, small_disk
 from rdtops.contract.journal import Journal
+from rdtops.errors import SimulatorError
 from rdtops.lab import lab_processes
 from rdtops.trainer import evaluate, train
-from rdtops.trainer.simulation import simulator, trained
+from rdtops.trainer.simulation import first_frame, simulator, trained
 from rdtops.trainer.simulation.trials import Trial, TrialLog
 from tests.trainer.conftest import REPOSITORY, SHORT, signals_as_they_were, write_run
 from tests.trainer.worlds import DRAWER, needs_simulator
@@ -92,7 +93,10 @@ def test_the_check_says_what_would_be_done_and_writes_nothing(run, capsys):
     before = sorted(run.rglob("*"))
     code, spoken = said(capsys, run, "--check", "--trials", "3")
     assert code == 0
-    assert [t["name"] for t in json.loads(spoken.out)["tasks"]] == [DRAWER]
+    plan = json.loads(spoken.out)
+    assert [t["name"] for t in plan["tasks"]] == [DRAWER]
+    assert plan["first_frame"]["renderer"].startswith(("egl, device ", "osmesa ("))
+    assert plan["notes"][-1].startswith("one world was built and drawn in ")
     assert sorted(run.rglob("*")) == before
 
 
@@ -131,6 +135,60 @@ def test_two_evaluations_in_one_folder_are_refused(tmp_path):
     with (evaluate._alone(tmp_path), pytest.raises(evaluate.RunError, match="is already running"),
           evaluate._alone(tmp_path)):
         pass
+
+
+class NeverDraws:
+    """A worker, in a process of its own, whose every trial raises."""
+
+    def __init__(self, asked, number, beat):
+        pass
+
+    def __call__(self, job):
+        raise RuntimeError("eglMakeCurrent failed")
+
+
+class Crashes:
+    def __init__(self, asked, number, beat):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@pytest.mark.parametrize(("worker", "tried", "reason"), [
+    (NeverDraws, 3, "the first 3 trials ended with an error, so the others were not tried: RuntimeError: eglMake"),
+    (Crashes, 0, "3 processes in a row ended before they were ready: the process ended with SIGSEGV (exit 139): a ")])
+def test_an_evaluation_without_hope_ends_early_and_says_why(worker, tried, reason, run, capsys, monkeypatch):
+    words = ["--run", str(run), *WISH, "--trials", "40", "--seed", str(40 + tried)]
+    spec = evaluate._requested(evaluate._parser().parse_args(words))
+    task = simulator.Task("libero_90", 0, DRAWER, "close the drawer", "none.bddl")
+    asked = evaluate.Examination(spec, trained.find(spec.checkpoint, spec.protocol.codec), (task,))
+    Path(spec.paths.root).mkdir(parents=True)
+    monkeypatch.setattr(evaluate, "Examiner", worker)
+    assert evaluate._recorded(asked) == 1
+    assert reason in capsys.readouterr().err
+    report = json.loads(Path(spec.paths.report).read_text())
+    assert report["notes"][-1].startswith(f"failed: {reason}")
+    assert (report["total"]["trials"], report["total"]["errors"]) == (0, tried)
+    (failed,) = [e.data for e in Journal(run / "journal.jsonl").read() if e.data.get("name") == spec.name
+                 and e.kind == "eval_failed"]
+    assert failed["error"].startswith(reason)
+
+
+@pytest.mark.parametrize(("program", "limit_s", "words"), [
+    ("import os; os.kill(os.getpid(), 11)", 60, "ended with SIGSEGV (exit 139): a native library crashed"),
+    ("import time; time.sleep(60)", 1, "the simulator drew nothing within 1 s"),
+    ("raise ValueError('no such scene')", 60, "the first frame cannot be drawn: ValueError: no such scene"),
+    ("import sys; sys.exit('LIBERO is gone\\nnext: install it')", 60, "LIBERO is gone")])
+def test_a_first_frame_that_is_not_drawn_is_told_in_a_sentence(program, limit_s, words, tmp_path, monkeypatch):
+    package = tmp_path / "rdtops" / "trainer" / "simulation"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent, package.parent.parent):
+        (folder / "__init__.py").touch()
+    (package / "first_frame.py").write_text(program)
+    monkeypatch.setattr(first_frame, "RELEASE", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SimulatorError) as caught:
+        first_frame.draw(simulator.Task("libero_90", 0, DRAWER, "", ""), 128, limit_s=limit_s)
+    assert words in caught.value.message
+    assert caught.value.remedy
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")

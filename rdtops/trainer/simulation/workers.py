@@ -6,6 +6,7 @@ library breaks as a whole. Here a new worker tries the job once more, and after 
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import multiprocessing
 import signal
@@ -18,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from rdtops.contract import exit_codes
 from rdtops.errors import RdtopsError, SimulatorError
 
 log = logging.getLogger(__name__)
@@ -141,7 +143,8 @@ class _Crew:
             self.deaths += 1
             if self.deaths >= DEATHS:
                 raise SimulatorError(f"{DEATHS} processes in a row ended before they were ready: {reason}",
-                                     remedy="see the end of the log; MUJOCO_GL=osmesa renders without a GPU")
+                                     remedy="inv logs --eval   # see its end; MUJOCO_GL = \"osmesa\" in env of "
+                                            "[hosts.X] of hosts.toml draws without a GPU")
         if not worker.attempt:
             return
         log.warning("attempt %d of %s: %s", worker.attempt, worker.job, reason)
@@ -152,9 +155,9 @@ class _Crew:
 
 
 def _death(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"the process was killed by {signal.Signals(-code).name}"
-    return f"the process ended with exit code {code}"
+    if code == -signal.SIGKILL:
+        return "the process was killed by SIGKILL"
+    return f"the process ended with {exit_codes.words(code)}"
 
 
 def _serve(make: Make, number: int, pipe: Connection) -> None:
@@ -167,10 +170,15 @@ def _serve(make: Make, number: int, pipe: Connection) -> None:
             last_s = time.monotonic()
             pipe.send(("beat", None))
 
+    faulthandler.enable()  # a crash of a native library leaves its Python stack in the log
     try:
         do = make(number, beat)
     except RdtopsError as error:
         pipe.send(("refused", error))
+        return
+    except Exception as error:
+        traceback.print_exc()
+        pipe.send(("failed", f"{type(error).__name__}: {error}"))
         return
     try:
         pipe.send(("ready", None))
