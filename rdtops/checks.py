@@ -46,6 +46,9 @@ class CheckResult:
     def skip(cls, name: str, summary: str, evidence: str = "") -> CheckResult:
         return cls(name, Status.SKIP, summary, evidence)
 
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "status": self.status.value}
+
 
 @dataclass(frozen=True)
 class Report:
@@ -70,4 +73,4 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         return {"host": self.host, "passed": self.passed, "plugins": list(self.plugins),
                 "probe_seconds": dict(self.probe_seconds),
-                "results": [{**asdict(r), "status": r.status.value} for r in self.results]}
+                "results": [result.to_json() for result in self.results]}

@@ -34,7 +34,7 @@ def _of_old(*lines: str) -> tuple[str, ...]:
 RUN_FILES = {
     "config.json": _of_old(WHY, CHECKPOINTS, WATCH, FETCH, EVAL, STOP), "journal.jsonl": _of_old(WHY, WATCH, FETCH),
     **dict.fromkeys(("exit", "process", "supervisor", "stop", "refused"), _of_old(WHY, STOP)),
-    **dict.fromkeys(("checks.json", "launch.sh", "overrides.json", "metrics.jsonl", "statistics.json"),
+    **dict.fromkeys(("checks.json", "launch.sh", "overrides.json", "metrics.jsonl", "statistics.json", "assets.json"),
                     _of_old(FETCH)),
     "train.log": _of_old(LOGS, WHY, FETCH),
     **dict.fromkeys(("checkpoints/step_000002/manifest.json", "checkpoints/step_000002/trainer.json"),

@@ -34,6 +34,7 @@ def record(workspace: Path, run_id: str, host: str = "lab") -> Path:
     for name, text in (("exit", "0\n"), ("process", "1 1 not-this-boot\n"), ("supervisor", "1 1 not-this-boot\n"),
                        ("launch.sh", "#!/bin/sh\n"), ("overrides.json", "{}"),
                        ("statistics.json", '{"dataset": {"files": 1}}'),
+                       ("assets.json", json.dumps({"tokenizer": {"spiece.model": "0" * 32}})),
                        ("train.log", "step 1 loss 0.5\nstep 2 loss 0.25\n"),
                        ("metrics.jsonl", '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'),
                        ("checks.json", json.dumps(_checks()))):

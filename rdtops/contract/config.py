@@ -74,6 +74,7 @@ class TrainConfig:
     instruction: str = ""  # of every file of demonstrations that has none
     without: str = ""  # demonstrations to leave out, separated by commas: NAME.hdf5 or NAME.hdf5:demo_3
     trusted_conventions: str = ""  # names of CONVENTIONS, separated by commas, that `inv check` does not question
+    accept_changed: str = ""  # roles of ACCEPTABLE, separated by commas, whose files a resume may find changed
     loader_workers: int = 8
     image_augmentation: bool = True
     vision_cache_gib: int = 0  # keep SigLIP's output of every frame on disk, at most this; 0: encode in every step
@@ -91,8 +92,9 @@ class TrainConfig:
 
     @property
     def digest(self) -> str:
-        """MD5 over every value."""
-        return hashlib.md5(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """MD5 over every value but `accept_changed`, which changes nothing of what is trained."""
+        values = {name: value for name, value in asdict(self).items() if name != "accept_changed"}
+        return hashlib.md5(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -167,6 +169,10 @@ CONVENTIONS = (  # what the convention check tests by correlation; rdtops.traine
     "agentview_upright", "wrist_upright", "agentview_mirrored", "cameras", "colours", "images_fresh", "instruction")
 
 
+ACCEPTABLE = ("dataset", "text_encoder", "vision_encoder")  # a resume takes its weights from the checkpoint
+_ACCEPTED_BY = {**{role: role for role in ACCEPTABLE}, "without": "dataset"}  # setting -> role that it names
+
+
 def data_options(values: object) -> list[str]:
     """Return the OF_THE_DATA settings of a configuration as options of the trainer's programs."""
     return [f"--{name}={getattr(values, name)}" for name in OF_THE_DATA if getattr(values, name)]
@@ -174,11 +180,38 @@ def data_options(values: object) -> list[str]:
 
 def trusted(names: str) -> tuple[str, ...]:
     """Return the names of a text such as `gripper_sign,colours`. Raises ConfigError for an unknown convention."""
+    return _members(names, CONVENTIONS, "trusted_conventions: there is no convention", "conventions")
+
+
+def accepted_roles(names: str) -> tuple[str, ...]:
+    """Return the roles of a text such as `dataset,text_encoder`. Raises ConfigError for another role."""
+    return _members(names, ACCEPTABLE, "accept_changed: there is no role", "roles")
+
+
+def roles_named(settings: Iterable[str]) -> str:
+    """Return the roles whose content the `key=value` settings of a resume name, as a value of `accept_changed`.
+
+    >>> roles_named(["max_steps=3", "dataset=drawer"])
+    'dataset'
+    """
+    keys = [setting.partition("=")[0].strip() for setting in settings]
+    return ",".join(dict.fromkeys(_ACCEPTED_BY[key] for key in keys if key in _ACCEPTED_BY))
+
+
+def resumed(config: TrainConfig, settings: Iterable[str]) -> TrainConfig:
+    """Return the values of a resume: those of the run, with `--set` on top. What this resume does not name again must
+    have the content that it was trained on."""
+    settings = tuple(settings)
+    changed = override(replace(config, accept_changed=""), settings)
+    named = [*accepted_roles(changed.accept_changed), *accepted_roles(roles_named(settings))]
+    return replace(changed, accept_changed=",".join(dict.fromkeys(named)))
+
+
+def _members(names: str, allowed: tuple[str, ...], problem: str, plural: str) -> tuple[str, ...]:
     found = tuple(name.strip() for name in names.split(",") if name.strip())
     for name in found:
-        if name not in CONVENTIONS:
-            raise ConfigError(f"trusted_conventions: there is no convention {name!r}{nearest(name, CONVENTIONS)}; "
-                              f"conventions: {', '.join(CONVENTIONS)}")
+        if name not in allowed:
+            raise ConfigError(f"{problem} {name!r}{nearest(name, allowed)}; {plural}: {', '.join(allowed)}")
     return found
 
 
@@ -231,6 +264,7 @@ def checked(config: TrainConfig) -> TrainConfig:
             problems.append(f"vision_cache_gib = {config.vision_cache_gib}: needs image_augmentation=false, "
                             "because augmented images are encoded anew in every step")
         trusted(config.trusted_conventions)
+        accepted_roles(config.accept_changed)
     if problems:
         raise ConfigError("training configuration: " + "; ".join(problems))
     return config

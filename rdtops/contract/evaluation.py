@@ -53,11 +53,13 @@ class EvalSpec:
     mixed_precision: str  # as trained: bf16, fp16 or no
     protocol: Protocol = field(default_factory=Protocol)
     processes: int = 1  # in parallel; their number does not change the result
+    accept_changed: str = ""  # encoders that may differ from those of the training, as in TrainConfig
 
     @property
     def name(self) -> EvaluationName:
         """`step_002000-libero_90-1f3a9c20`. The same request has the same folder, so a repeated one continues."""
-        request = json.dumps([asdict(self.protocol), self.checkpoint, self.digest], sort_keys=True)
+        others = [self.accept_changed, dict(self.assets)] if self.accept_changed else []
+        request = json.dumps([asdict(self.protocol), self.checkpoint, self.digest, *others], sort_keys=True)
         return EvaluationName(f"{PurePosixPath(self.checkpoint).name}-{self.protocol.benchmark}-"
                               f"{hashlib.md5(request.encode()).hexdigest()[:8]}")
 
@@ -66,8 +68,10 @@ class EvalSpec:
         return EvalPaths(RunPaths(self.workspace, self.run_id), self.name)
 
     def to_json(self) -> str:
-        return json.dumps({"name": self.name, **asdict(self), "assets": dict(self.assets)}, indent=1,
-                          ensure_ascii=False)
+        values = {"name": self.name, **asdict(self), "assets": dict(self.assets)}
+        if not self.accept_changed:  # so that a release before 2026-11-28 reads it, after a rollback
+            del values["accept_changed"]
+        return json.dumps(values, indent=1, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> EvalSpec:

@@ -46,7 +46,8 @@ KINDS = {
     "stopped": "step, signal: saved and ended, on that signal",
     "finished": "step, loss",
     "failed": "step, error, remedy, type (of the error), rank, training (false: before the first step)",
-    "warning": "message",
+    "warning": "message: with `accepted` (part of assets.json -> its new digest) where a resume found other files, and "
+               "was told to accept them",
     "eval_started": "name, checkpoint, benchmark, tasks, trials, done_before: an evaluation of this run",
     "trial": "name, task, trial, outcome (success, failure, error), steps, error",
     "eval_finished": "name, report (relative to the run folder), digest (its MD5), checkpoint, benchmark, successes, "

@@ -30,6 +30,10 @@ class Request:
     def config_for(self, host: Host) -> TrainConfig:
         return self._config(host.preset)
 
+    def config_resumed(self, config: TrainConfig) -> TrainConfig:
+        """Return the configuration of a resumed run: its own, with the settings of the command line on top."""
+        return train_config.resumed(config, self._settings)
+
     def config_here(self, inventory: Inventory) -> TrainConfig:
         """Return the configuration without a host: with the preset of the default host, else the one that all hosts
         share. Raises UsageError when they differ."""
@@ -41,9 +45,11 @@ class Request:
         return self._config(next(iter(presets), ""))
 
     def _config(self, preset: str) -> TrainConfig:
-        config = train_config.preset(self.preset or preset)
-        extra = ("from_scratch=true",) if self.from_scratch else ()
-        return train_config.override(config, [*self.settings, *extra])
+        return train_config.override(train_config.preset(self.preset or preset), self._settings)
+
+    @property
+    def _settings(self) -> tuple[str, ...]:
+        return (*self.settings, *(("from_scratch=true",) if self.from_scratch else ()))
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,12 @@ def release_folder(workspace: str, name: str) -> str:
     return f"{workspace}/releases/{name}"
 
 
-def _asset(role: str, name: str, inventory: Inventory, connection: Connection) -> Asset:
+def folder_there(connection: Connection, name: str) -> str:
+    """Return the folder of an asset on the host: the one that hosts.toml names, else that of a deploy."""
     pinned = connection.host.assets.get(name)
-    remote = connection.absolute(pinned) if pinned else f"{connection.workspace}/assets/{name}"
+    return connection.absolute(pinned) if pinned else f"{connection.workspace}/assets/{name}"
+
+
+def _asset(role: str, name: str, inventory: Inventory, connection: Connection) -> Asset:
     local, remark = local_copy(inventory, name)
-    return Asset(role, name, local, remote, bool(pinned), remark)
+    return Asset(role, name, local, folder_there(connection, name), name in connection.host.assets, remark)

@@ -66,12 +66,18 @@ class Cache:
         self._new = []
 
 
-def remembered(paths: Iterable[Path], file: str = CACHE) -> dict[Path, str]:
-    """Return the MD5 of each file; read only files whose present state is not in the cache. Raise OSError."""
-    cache, found = Cache(file), {}
-    for path in paths:
+def remembered(paths: Iterable[Path], file: str = CACHE, limit_bytes: int | None = None) -> dict[Path, str]:
+    """Return the MD5 of each file; read only files whose present state is not in the cache. With `limit_bytes` read no
+    more than that, smaller files first: the MD5 of the rest is ''. Raise OSError."""
+    cache, left = Cache(file), limit_bytes
+    found = {path: cache.known(path, path.stat().st_size) for path in paths}
+    for path in sorted((path for path, md5 in found.items() if not md5), key=lambda path: path.stat().st_size):
         before = path.stat()
-        found[path] = cache.known(path, before.st_size) or md5_of(path)
+        if left is not None:
+            left -= before.st_size
+            if left < 0:
+                break
+        found[path] = md5_of(path)
         after = path.stat()
         if identity(after) == identity(before):
             cache.learn_read(path, after, before.st_size, found[path])

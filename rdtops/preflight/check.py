@@ -20,6 +20,7 @@ class Subject:
     host: Host
     spec: RunSpec
     local: Mapping[str, Path] = field(default_factory=dict)  # role -> folder: the assets that are on this laptop too
+    resumes: bool = False  # from the newest checkpoint of its run folder
 
     @property
     def deploy(self) -> str:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from rdtops import pages
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunState
 from rdtops.errors import UsageError
-from rdtops.hostlib import fields, files
+from rdtops.hostlib import fields, files, provenance
 from rdtops.hostlib.names import RelativePath
+from rdtops.hostlib.provenance import Provenance
 from rdtops.runs.story import POINTS, Story
 
 CHECKS: Final = "checks.json"  # the result of `inv check` at the launch
@@ -36,6 +38,7 @@ class RunFolder:
     status: Mapping[str, Any]
     checks: Mapping[str, Any] | None  # None: not saved by a launch
     statistics: Mapping[str, Any]
+    origin: Provenance  # what it was trained on; without parts for a run before 2026-11-28
     evaluations: tuple[Evaluated, ...]
     exit_code: int | None
     log_tail: str
@@ -49,7 +52,7 @@ class RunFolder:
                              remedy="inv fetch-results   # creates results/<host>/<run>")
         story = Story.from_events(Journal(root / "journal.jsonl").events(steps=POINTS))
         return cls(root, config, story, _table(root / RUN) or {}, _table(root / CHECKS),
-                   _table(root / "statistics.json") or {}, tuple(_evaluations(root)),
+                   _table(root / "statistics.json") or {}, _origin(root), tuple(_evaluations(root)),
                    fields.decimal(files.text_of(root / "exit")),
                    "\n".join(files.tail_of(root / "train.log", LOG_BYTES).splitlines()[-LOG_LINES:]))
 
@@ -74,6 +77,12 @@ class RunFolder:
         return {None: RunState.RUNNING, 0: RunState.FINISHED}.get(self.exit_code, RunState.FAILED)
 
     @property
+    def identities(self) -> list[tuple[str, str]]:
+        """Return the name and the digest of each encoder, the tokenizer and the pretrained weights."""
+        return [(f"{part}: {pages.text(self.train.get(provenance.ROLES[part], '?'))}", self.origin.identity(part))
+                for part in (*provenance.ENCODERS, provenance.PRETRAINED) if self.origin.parts.get(part)]
+
+    @property
     def max_steps(self) -> int:
         return fields.whole(self.train.get("max_steps")) or 0
 
@@ -85,6 +94,13 @@ class RunFolder:
     def trained_s(self) -> float:
         """Seconds from the first to the last event of the training."""
         return max(0.0, self.story.last_s - self.story.first_s)
+
+
+def _origin(root: Path) -> Provenance:
+    try:
+        return provenance.read(root) or Provenance({})
+    except ValueError:
+        return Provenance({})
 
 
 def _evaluations(root: Path) -> list[Evaluated]:

@@ -165,4 +165,5 @@ def _digests(run: RunFolder) -> Iterator[tuple[str, Any]]:
     yield "code", run.config.get("snapshot", "?")
     yield "configuration", run.config.get("train_digest", "?")
     yield from ((f"data: {name}", md5) for name, md5 in fields.table(run.statistics.get("files")).items())
+    yield from run.identities
     yield from ((f"checkpoint: {c.name}", c.digest) for c in run.story.checkpoints.values())

@@ -18,6 +18,7 @@ FILES = {
     "config.json": "what was requested: every setting, paths on the host",
     "journal.jsonl": "what happened, one event a line", "metrics.jsonl": "the numbers of each logged step",
     "train.log": "the output of the trainer", "statistics.json": "of the dataset, with the MD5 of each file",
+    "assets.json": "what was read: the MD5 of each file of data, encoders, tokenizer and first weights",
     "checks.json": "the results of inv check at the launch", "launch.sh": "the script that was started",
     "loss.svg": "the loss curve", "loss.png": "the same for programs that show no SVG (with the extra `plots`)",
     "eval": "evaluations: reports, trials, videos",

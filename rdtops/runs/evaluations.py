@@ -10,9 +10,10 @@ from typing import Any
 
 from rdtops import answers
 from rdtops.answers import EvaluationFacts
+from rdtops.contract.config import accepted_roles, override, roles_named
 from rdtops.contract.evaluation import EvalPaths, EvalSpec, Protocol, checkpoint_folder
 from rdtops.contract.run import RunPaths, RunSpec, RunState, state_of
-from rdtops.delivery import secrets
+from rdtops.delivery import plan, secrets
 from rdtops.errors import RunError, UsageError
 from rdtops.hostlib import fields
 from rdtops.hostlib.names import EvaluationName, RunId
@@ -25,6 +26,7 @@ from rdtops.ssh.command import Command, quoted
 from rdtops.ssh.connection import Connection
 
 GRACE_S = 30.0
+ENCODERS = ("text_encoder", "vision_encoder")
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,10 @@ def find(connection: Connection, run: RunView, name: str = "") -> EvalView:
 
 
 def spec_of(connection: Connection, run: RunSpec, code: RunSpec, which: str, protocol: Protocol, processes: int,
-            device: str) -> EvalSpec:
+            device: str, settings: Sequence[str] = ()) -> EvalSpec:
     """Return the spec of an evaluation of `run` by the release of `code`. `which`: latest, best, a step, or a path on
-    the host. Raises RunError when the run has no such checkpoint."""
+    the host. The encoders are those of the run, or those that `settings` name, which may then differ from those of the
+    training. Raises RunError when the run has no such checkpoint."""
     if is_path(which):
         folder, digest = connection.absolute(checkpoint_folder(which)), ""
     else:
@@ -97,10 +100,12 @@ def spec_of(connection: Connection, run: RunSpec, code: RunSpec, which: str, pro
             raise RunError(f"{run.host}: {run.run_id} has no complete checkpoint yet",
                            remedy=f"inv checkpoints --host {run.host} --run {run.run_id}")
         folder, digest = chosen.path, chosen.digest
+    named = override(run.train, [s for s in settings if s.partition("=")[0].strip() in ENCODERS])
     return EvalSpec(
-        run.run_id, run.host, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), run.workspace, code.release,
-        code.snapshot, folder, digest, {role: run.assets[role] for role in ("text_encoder", "vision_encoder")},
-        device or run.train.device, run.train.mixed_precision, protocol, processes or run.train.num_processes)
+        run.run_id, run.host, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), connection.workspace, code.release,
+        code.snapshot, folder, digest, {role: plan.folder_there(connection, getattr(named, role)) for role in ENCODERS},
+        device or run.train.device, run.train.mixed_precision, protocol, processes or run.train.num_processes,
+        ",".join(role for role in accepted_roles(roles_named(settings)) if role in ENCODERS))
 
 
 def is_path(which: str) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from rdtops.hostlib import liveness, processes
+from rdtops.hostlib.files import text_of
 from rdtops.hostlib.processes import Ended, Process
+
+WORKER = "multiprocessing.spawn"  # in the command line of a loader worker
 
 
 def members(run_id: str) -> list[Process]:
@@ -13,6 +16,13 @@ def members(run_id: str) -> list[Process]:
 
 def ranks(run_id: str) -> list[Process]:
     return processes.ranks_of(members(run_id))
+
+
+def workers(run_id: str) -> list[Process]:
+    """Return the loader workers, first those that neither run nor wait for an event: stopped, or waiting for a disk."""
+    found = [process for process in members(run_id)
+             if process.rank is None and WORKER in text_of(f"/proc/{process.pid}/cmdline")]
+    return sorted(found, key=lambda process: process.state in ("R", "S"))
 
 
 def end(run_id: str, *, grace_s: float = 0.0) -> Ended:

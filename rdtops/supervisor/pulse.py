@@ -17,6 +17,9 @@ from rdtops.hostlib import files
 OURS = ("launched", "attempt", "attempt_ended", "silent", "heard", "stuck", "stop_requested")
 REMEMBERED = 50  # step events whose mean distance is the usual one
 PIECE_BYTES = 4 * LINE_BYTES  # of the Journal, read at once
+LAST_WORDS = ("failed", "finished", "stopped")  # no sign of life: the processes are to leave
+FAILED_S = 7.0  # to leave, after an error: the trainer's own limits are shorter
+LEFT_S = 60.0  # to leave, after the end: torch takes the process group down, other machines are waited for
 SILENCE_S = 120.0  # before the first step, after which it is told
 PAUSE_FLOOR = 4  # silence may last so many floors where the state is saved or the EMA evaluated
 
@@ -35,6 +38,7 @@ class StallDetector:
         self.last_step = self.saved_step = 0
         self.attempts = 0  # since the launch
         self.is_open = False  # the last attempt has no end in the Journal
+        self.last_word: Event | None = None  # the first of LAST_WORDS in this attempt
         self.in_a_row = 0  # attempts without a new checkpoint, including the one that wrote the last
         self._read()
         self.begin()
@@ -46,6 +50,7 @@ class StallDetector:
         self._step_s: float | None = None  # time of the last step event, by the trainer's clock
         self._heard_s = self._clock()
         self.is_told = False  # this silence, by the supervisor
+        self.last_word, self._last_word_s = None, 0.0
 
     def look(self) -> None:
         """Read what is new."""
@@ -86,7 +91,21 @@ class StallDetector:
 
     @property
     def is_stuck(self) -> bool:
-        return self.silent_s > self.limit_s
+        return not self.last_word and self.silent_s > self.limit_s
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the training has said its last word, and has not left in the time for that."""
+        return self.last_word is not None and self.leaving_s > self.leaving_limit_s
+
+    @property
+    def leaving_s(self) -> float:
+        """Return the seconds since the last word."""
+        return self._clock() - self._last_word_s
+
+    @property
+    def leaving_limit_s(self) -> float:
+        return FAILED_S if self.last_word and self.last_word.kind == "failed" else LEFT_S
 
     def _pauses_after(self, step: int) -> bool:
         """Tell whether the EMA is evaluated or the state saved, in silence, after this step."""
@@ -129,13 +148,18 @@ class StallDetector:
         elif event.kind == "checkpoint" and step > self.saved_step:
             self.saved_step, self.in_a_row = step, 1
         elif event.kind == "step":
-            if self._step_s is not None:
-                kept = self._pauses if self._pauses_after(self.last_step) else self._intervals
-                kept.append(event.time_s - self._step_s)
-            self.last_step, self._step_s = step, event.time_s
+            self._take_step(step, event.time_s)
         if event.kind != "step":
             self.events.append(event)
-        return event.kind not in OURS
+        if event.kind in LAST_WORDS and not self.last_word:
+            self.last_word, self._last_word_s = event, self._clock()
+        return event.kind not in (*OURS, *LAST_WORDS)
+
+    def _take_step(self, step: int, time_s: float) -> None:
+        if self._step_s is not None:
+            kept = self._pauses if self._pauses_after(self.last_step) else self._intervals
+            kept.append(time_s - self._step_s)
+        self.last_step, self._step_s = step, time_s
 
 
 def _size(path: Path) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 from rdtops.contract import diagnosis, overrides
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.diagnosis import Diagnosis, Evidence
+from rdtops.contract.diagnosis.ended import STATES
 from rdtops.contract.journal import Journal
 from rdtops.contract.recovery import Recovery
 from rdtops.contract.run import RunSpec
@@ -27,7 +28,8 @@ from rdtops.supervisor.supervised_program import Program
 
 log = logging.getLogger("rdtops.supervisor")
 LOOK_S = 1.0
-STACK_S, STACKS_S = 0.5, 2.0  # time for one rank, and for all of them, to write their stacks
+STACK_S = 0.5  # for one process to write its stack
+WORKERS_SHOWN = 4  # loader workers whose stacks are written: most often all of them wait for the same
 EXIT, LOCK = "exit", "supervisor"
 MEMORY = ("out_of_gpu_memory", "out_of_host_memory")
 
@@ -93,14 +95,18 @@ class Supervision:
         self.detector.look()
         self.detector.begin()
         running = Program(self.words)
+        was_overdue = False
         while running.exit_code is None:
             self._hear(supervised_program.wait(LOOK_S), running)
             self.detector.look()
             self._watch_start(attempt)
             if self.detector.is_stuck:
                 self._end_stuck(attempt)
+            elif self.detector.is_overdue:
+                was_overdue = True
+                self._end_overdue()
         self.detector.look()
-        return running.exit_code
+        return self._as_told(running.exit_code, was_overdue)
 
     def _hear(self, asked: signal.Signals | None, running: Program | None = None) -> None:
         """Handle a stop request: signal the ranks to save and exit; before there are any, end their launcher."""
@@ -123,9 +129,7 @@ class Supervision:
             return
         ranks = self._record_silence("silent", attempt)
         log.warning("nothing was written for %.0f s; the stacks of the ranks:", detector.silent_s)
-        for process in ranks or family.members(self.spec.run_id):
-            if process.catches(signal.SIGUSR2) and process.send(signal.SIGUSR2):  # it would end one without a handler
-                time.sleep(STACK_S)  # one after the other, so that their lines do not mix
+        self._write_stacks(ranks or family.members(self.spec.run_id))
         detector.pass_over_log()
 
     def _record_silence(self, kind: str, attempt: int) -> list[Process]:
@@ -140,11 +144,42 @@ class Supervision:
         """Write the stacks of all ranks to the log, then kill them."""
         ranks = self._record_silence("stuck", attempt)
         log.error("no event for %.0f s: the stacks of all ranks, then the end", self.detector.silent_s)
-        for rank in ranks:
-            rank.send(signal.SIGUSR2)
-            rank.send(signal.SIGCONT)  # a stopped process writes its stack when it continues
-        time.sleep(STACKS_S if ranks else 0)
+        self._write_stacks(ranks, wake=True)
         family.end(self.spec.run_id)
+
+    def _end_overdue(self) -> None:
+        """Write the stacks of the processes of a training that has said its last word, then kill them."""
+        word = self.detector.last_word
+        assert word
+        message = f"{word.kind}, but its processes had not ended {self.detector.leaving_s:.0f} s later, and were ended"
+        self._tell("warning", message=message)
+        log.error("%s; the stacks of the ranks:", message)
+        self._write_stacks(family.ranks(self.spec.run_id), wake=True)
+        family.end(self.spec.run_id)
+
+    def _write_stacks(self, ranks: Sequence[Process], *, wake: bool = False) -> None:
+        """Let processes write their stacks to the log, the ranks last. `wake`: also those that were stopped."""
+        for process in [*family.workers(self.spec.run_id)[:WORKERS_SHOWN], *ranks]:
+            if process.state in STATES:
+                log.warning("pid %d is %s", process.pid, STATES[process.state])
+            if not process.catches(signal.SIGUSR2):  # it would end one without a handler
+                continue
+            process.send(signal.SIGUSR2)
+            if wake:
+                process.send(signal.SIGCONT)
+            time.sleep(STACK_S)  # one after the other, so that their lines do not mix
+
+    def _as_told(self, code: int, was_overdue: bool) -> int:
+        """Return the exit code of an attempt. A training that has finished is not undone by how a process of it ends;
+        where we have ended its processes, its last word tells."""
+        word = self.detector.last_word
+        if word and word.kind == "finished":
+            return 0
+        if not (word and was_overdue):
+            return code
+        if word.kind == "stopped":
+            return 128 + signal.Signals[str(word.data.get("signal"))]
+        return 1
 
     # between attempts -----------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec, chosen
 from rdtops.errors import ConfigError, RdtopsError, RunError, SimulatorError
 from rdtops.hostlib import files, locks, manifest, nvidia_smi
+from rdtops.hostlib.provenance import Provenance
 from rdtops.trainer.data.observation import HISTORY
 from rdtops.trainer.loop import checkpoint, disk_space, failures
 from rdtops.trainer.loop.reporter import configure_logging
@@ -61,6 +62,8 @@ class Examination:
     spec: EvalSpec
     policy: TrainedPolicy
     tasks: tuple[Task, ...]
+    encoders: Provenance = field(default_factory=lambda: Provenance({}))  # content of their folders
+    notes: tuple[str, ...] = ()
 
     @property
     def jobs(self) -> list[tuple[Task, int]]:
@@ -80,7 +83,8 @@ class Examination:
                          "control_hz": policy.codec.control_hz, "pred_horizon": policy.horizon,
                          "initial_state": "trial i of a task starts from initial state i",
                          "world_seed": "the trial's number", "noise_seed": "(seed, trial, decision)"},
-            "notes": policy.notes}
+            "encoders": {part: self.encoders.identity(part) for part in self.encoders.parts},
+            "notes": [*policy.notes, *self.notes]}
 
 
 def examine(spec: EvalSpec) -> Examination:
@@ -92,9 +96,10 @@ def examine(spec: EvalSpec) -> Examination:
         film.require()
     policy = trained.find(spec.checkpoint, protocol.codec)
     policy.check_horizon(protocol.exec_horizon)
+    encoders_here, notes = trained.compare_encoders(policy, spec.assets, spec.accept_changed)
     tasks = simulator.tasks(protocol.benchmark, protocol.tasks)
     _check_device(spec.device)
-    return Examination(spec, policy, tuple(dict.fromkeys(tasks)))
+    return Examination(spec, policy, tuple(dict.fromkeys(tasks)), encoders_here, notes)
 
 
 def _check_device(name: str) -> None:
@@ -238,7 +243,7 @@ def _device(name: str, number: int) -> torch.device:
 def _instructions(asked: Examination, device: torch.device) -> dict[str, torch.Tensor]:
     spec = asked.spec
     return encoders.encode_instructions(spec.assets["text_encoder"], [task.language for task in asked.tasks],
-                                        Path(spec.workspace) / "cache" / "instructions", device)
+                                        Path(spec.workspace) / "cache" / "instructions", device, asked.encoders)
 
 
 def _version(package: str) -> str:
@@ -332,7 +337,7 @@ def _requested(options: argparse.Namespace) -> EvalSpec:
         run.run_id, run.host, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), str(options.run.resolve().parents[1]),
         run.release, run.snapshot, str(folder), sealed.digest if sealed else "",
         {role: run.assets[role] for role in ("text_encoder", "vision_encoder")}, options.device or run.train.device,
-        run.train.mixed_precision, protocol, options.processes)
+        run.train.mixed_precision, protocol, options.processes, options.accept_changed)
 
 
 def _chosen(checkpoints: Path, which: str) -> Path:
@@ -366,6 +371,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--codec", default=usual.codec, help="for a checkpoint that does not name its own")
     parser.add_argument("--record-video", action="store_true")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--accept-changed", default="", metavar="ROLES",
+                        help="text_encoder, vision_encoder, separated by commas: may differ from those of the training")
     parser.add_argument("--device", default="", help="cuda, cuda:1 or cpu; default: the run's")
     return parser
 
@@ -373,4 +380,4 @@ def _parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     faulthandler.enable()
     variables.use(os.environ)  # for this process, where it is not too late, and for its workers
-    sys.exit(main())
+    failures.leave(main)

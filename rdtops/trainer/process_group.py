@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -33,8 +33,10 @@ def main(arguments: list[str] | None = None) -> None:
     _tell_dropped(os.environ[variables.DROPPED].split())
     program = ["-m", options.module, *options.arguments]
     if options.num_processes == 1:
-        subprocess.run([sys.executable, *program], check=True)
-        return
+        # the rank takes our place: it gets each signal, and its exit code is told
+        os.execv(sys.executable, [sys.executable, *program])  # noqa: S606  # no shell is wanted
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup, say: torchrun handles what is ignored
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     from torch.distributed.run import main as torchrun  # imported here: a single process needs no torchrun
 
     torchrun([*_rendezvous(options), *program])

@@ -23,10 +23,12 @@ from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import Checkpoint, RunSpec
 from rdtops.errors import DataError, RdtopsError, RunError
+from rdtops.hostlib import provenance
+from rdtops.hostlib.provenance import Provenance
 from rdtops.trainer.data import isolation, slot_statistics
 from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.samples import Batch, Sample, Samples, Share, collate
-from rdtops.trainer.loop import checkpoint, failures, inputs
+from rdtops.trainer.loop import asset_changes, checkpoint, failures, inputs
 from rdtops.trainer.model.conditions import Conditions
 from rdtops.trainer.model.precision import DTYPES, autocast, make_reproducible
 from rdtops.trainer.model.rdt import RDTPolicy
@@ -92,7 +94,7 @@ def replay(run: Path, step: int, *, which: str = "", device: str = "") -> Replay
     make_reproducible(place)
     origin = _origin(run, spec, step, which)
     policy = inputs.policy(spec, origin.checkpoint).to(place)
-    samples, conditions = _samples(run, spec, policy, place)
+    samples, conditions = _samples(run, spec, policy, place, origin)
     losses_RM, replayed = _losses(policy, samples, conditions, step)
     return Replay(spec.run_id, step, origin.name, origin.step, float(losses_RM.double().mean()),
                   recorded(Journal(run / "journal.jsonl").read(), step), tuple(replayed),
@@ -143,20 +145,33 @@ def _origin(run: Path, spec: RunSpec, step: int, which: str) -> Origin:
     return Origin("from scratch" if spec.train.from_scratch else "pretrained", 0)
 
 
-def _samples(run: Path, spec: RunSpec, policy: RDTPolicy, device: torch.device) -> tuple[Samples, Conditions]:
-    """Return the samples as in the training: with its statistics, and data that have not changed."""
+def _samples(run: Path, spec: RunSpec, policy: RDTPolicy, device: torch.device,
+             origin: Origin) -> tuple[Samples, Conditions]:
+    """Return the samples as in the training: with its statistics, and data and encoders that have not changed."""
     using = codec(spec.train.codec)
     dataset = isolation.index(inputs.asset(spec, "dataset"), declared=inputs.declared(spec))
     found = slot_statistics.load_fitting(run / slot_statistics.NAME, dataset, using)
     if found is None:
         raise DataError(f"{spec.run_id} was not trained on the current files of {dataset.folder}: their MD5 or "
                         f"the codec differ from {run / slot_statistics.NAME}", remedy="inv deploy --only data")
-    conditions = Conditions(inputs.instructions(spec, dataset, device), inputs.asset(spec, "vision_encoder"),
+    read = asset_changes.of_encoders(spec.assets)
+    _check_encoders(run, origin, read, spec)
+    conditions = Conditions(inputs.instructions(spec, dataset, device, read), inputs.asset(spec, "vision_encoder"),
                             using.control_hz, device, DTYPES[spec.train.mixed_precision])
     samples = Samples(dataset, using, found, conditions.texts, policy.config["pred_horizon"],
                       policy.config["noise_scheduler"]["num_train_timesteps"],
                       replace(spec.train, vision_cache_gib=0))  # encoded again: the bits are the same
     return samples, conditions
+
+
+def _check_encoders(run: Path, origin: Origin, now: Provenance, spec: RunSpec) -> None:
+    """Raise DataError for other encoders than those of the checkpoint; without a checkpoint, than those of the run."""
+    folder = Path(origin.checkpoint.path) if origin.checkpoint else run
+    then = asset_changes.recorded(folder)
+    if then and (found := provenance.differences(then, now)):
+        raise DataError(f"{origin.name if origin.checkpoint else spec.run_id} was trained with other encoders than "
+                        f"those here: {provenance.words(found, spec.train)}",
+                        remedy="put the files of the training back; a replay with others shows nothing")
 
 
 def _losses(policy: RDTPolicy, samples: Samples, conditions: Conditions,

@@ -3,11 +3,11 @@
 One process per GPU (or CPU process). It resumes from the newest intact checkpoint of its run folder. Events go to the
 run's Journal, a readable line per logged step to standard output, the curves to metrics.jsonl and a tracker.
 
-On SIGTERM or SIGUSR1 (Slurm's `--signal=USR1@300`), sent to any of these processes, the training finishes the step,
-saves and exits. torchrun's launcher forwards SIGTERM, kills after 30 s, and does not forward SIGUSR1: send that to
+On SIGTERM, SIGUSR1 (Slurm's `--signal=USR1@300`), SIGINT or SIGHUP, sent to any of these processes, the training
+finishes the step, saves and exits. torchrun's launcher forwards all but SIGUSR1, and kills after 30 s: send SIGUSR1 to
 the processes themselves.
 
-Exit codes: 0 finished, 1 failed, 2 wrong configuration, 143 or 138 stopped by SIGTERM or SIGUSR1.
+Exit codes: 0 finished, 1 failed, 2 wrong configuration, 128 + the number of the signal that stopped it.
 
 Shapes: R ranks, M micro-batches of a step.
 """
@@ -29,9 +29,10 @@ from rdtops.contract import lease, overrides
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import Retention, RunSpec
 from rdtops.errors import RdtopsError, RunError
+from rdtops.hostlib import provenance
 from rdtops.trainer import libraries, stacks
 from rdtops.trainer.data.actions import codec
-from rdtops.trainer.data.samples import Batch, Samples, Share, batches
+from rdtops.trainer.data.samples import Batch, Samples, Share, feeding
 from rdtops.trainer.distributed import sharding
 from rdtops.trainer.distributed.ranks import AlreadyReported, PeerFailed, Ranks
 from rdtops.trainer.loop import checkpoint, disk_space, failures, inputs, trackers
@@ -50,6 +51,7 @@ from rdtops.trainer.model.conditions import Conditions
 from rdtops.trainer.model.precision import DTYPES, autocast, make_reproducible
 from rdtops.trainer.model.rdt import RDTPolicy
 
+LEAVE_S = 30.0  # for torch to take the process group down; the training has ended by then
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m rdtops.trainer.train", description="One process of a training.")
@@ -65,25 +67,32 @@ def main(arguments: list[str] | None = None) -> int:
     events_before = len(journal.read())
     try:
         return run(spec, journal, stop)
-    except AlreadyReported as error:
+    except Exception as error:
+        with failures.within(failures.LAST_WORDS_S, 1):
+            return _told(error, spec, journal, events_before)
+
+
+def _told(error: Exception, spec: RunSpec, journal: Journal, events_before: int) -> int:
+    """Report an error in the Journal and on standard error, unless that was done. Return the exit code, or raise an
+    error that has no name here."""
+    if isinstance(error, AlreadyReported):
         return error.exit_code
-    except PeerFailed as error:
+    if isinstance(error, PeerFailed):
         told = {event.kind for event in journal.read()[events_before:]}
         if "stop_requested" in told:  # the others ended before the first step
             return STOPPED
         return failures.complain(error) if "failed" in told else failures.tell(journal, error)
-    except RdtopsError as error:
+    if isinstance(error, RdtopsError):
         return failures.tell(journal, error)
-    except libraries.OutOfMemoryError as error:
+    if isinstance(error, libraries.OutOfMemoryError):
         return failures.tell(journal, failures.out_of_memory(spec.train, error), "OutOfMemoryError")
-    except Exception as error:
-        if failures.is_host_memory(error):
-            return failures.tell(journal, failures.out_of_memory(spec.train, error), "MemoryError")
-        if isinstance(error, OSError) and disk_space.is_full(error):
-            return failures.tell(journal, disk_space.full(error, Path(error.filename or spec.paths.root)))
-        failures.record(journal, f"{type(error).__name__}: {error}", "inv logs   # see the traceback in train.log",
-                        type(error).__name__)
-        raise
+    if failures.is_host_memory(error):
+        return failures.tell(journal, failures.out_of_memory(spec.train, error), "MemoryError")
+    if isinstance(error, OSError) and disk_space.is_full(error):
+        return failures.tell(journal, disk_space.full(error, Path(error.filename or spec.paths.root)))
+    failures.record(journal, f"{type(error).__name__}: {error}", "inv logs   # see the traceback in train.log",
+                    type(error).__name__)
+    raise error
 
 
 def run(spec: RunSpec, journal: Journal, stop: Stop) -> int:
@@ -95,7 +104,8 @@ def run(spec: RunSpec, journal: Journal, stop: Stop) -> int:
     ranks = Ranks.join(spec.train)
     configure_logging(logging.INFO if ranks.is_first else logging.ERROR)
     code = Training(spec, journal, ranks, stop).run()
-    ranks.leave()  # not after a failure: leaving waits for the others, which may be waiting for this process
+    with failures.within(LEAVE_S, code):
+        ranks.leave()  # not after a failure: leaving waits for the others, which may be waiting for this process
     return code
 
 
@@ -113,7 +123,8 @@ class Training:
         self.inputs = ranks.once(self._find_inputs)
         self.shards = ranks.together(lambda: sharding.of(self.config, ranks))
         ranks.together(self._build)
-        self.conditions.features = features.prepare(spec, self.inputs.dataset, self.conditions.vision, ranks)
+        self.conditions.features = features.prepare(spec, self.inputs.dataset, self.inputs.provenance,
+                                                   self.conditions.vision, ranks)
         self.phases = Phases(ranks.device)
         self.saver = Saver(Path(spec.paths.checkpoints), self._retention(), self.reporter.journal)
         if ranks.is_first:
@@ -128,7 +139,8 @@ class Training:
             self._report_start()
             self.stop.can_save = True
             loss, signalled = self._learn()
-            self._check_saved()
+            # all leave together: torchrun ends the ranks that are left when one has left with the code of a signal
+            self.ranks.together(self._check_saved)
             if self.steps_done < self.config.max_steps:
                 self.reporter.stopped(self.steps_done, signalled)
                 return 128 + signalled
@@ -139,8 +151,7 @@ class Training:
         """Return the loss of the last step, and the signal that asked to stop, or 0."""
         config, first = self.config, self.steps_done + 1
         loss, signalled = self.loss_before, 0
-        with (self.reporter.trackers, self.saver,
-              contextlib.closing(batches(self.samples, self.ranks.rank, first)) as data):
+        with (self.reporter.trackers, self.saver, feeding(self.samples, self.ranks.rank, first) as data):
             for step in range(first, config.max_steps + 1):
                 loss, signalled = self._step(step, data)
                 self.steps_done = step
@@ -277,7 +288,7 @@ class Training:
         return Contents(state.tensors(), {
             checkpoint.CONFIG: self.policy.config, checkpoint.EMA_CONFIG: self.policy.config,
             checkpoint.TRAINER: trainer, checkpoint.STATISTICS: self.inputs.statistics,
-            checkpoint.CODEC: self.codec.to_json()})
+            checkpoint.CODEC: self.codec.to_json(), provenance.NAME: self.inputs.provenance.to_json()})
 
     def _check_saved(self) -> None:
         """Raise an error if the last save failed: otherwise the steps since the checkpoint before would be lost
@@ -336,7 +347,8 @@ class Training:
         saved = checkpoint.read_trainer(folder)
         if saved["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(saved["scaler"])
-        changed = sorted(key for key, value in saved["config"].items() if getattr(self.config, key, None) != value)
+        changed = sorted(key for key, value in saved["config"].items()
+                         if key != "accept_changed" and getattr(self.config, key, None) != value)
         if changed:
             self.reporter.warning(f"resumed from {folder.name} with settings that differ from its training: "
                                   f"{', '.join(changed)}")
@@ -365,4 +377,4 @@ def _is_due(step: int, every: int) -> bool:
 
 if __name__ == "__main__":
     stacks.write_on_request()
-    failures.end(main())
+    failures.leave(main)

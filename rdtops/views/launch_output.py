@@ -8,8 +8,10 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
+from rdtops.checks import CheckResult
 from rdtops.runs.jobs import Launched
 from rdtops.views.output import WorkflowOutput
+from rdtops.views.preflight_output import finding
 from rdtops.views.terminal import styled
 from rdtops.views.words import stacked, verbatim
 
@@ -17,7 +19,7 @@ from rdtops.views.words import stacked, verbatim
 @dataclass(frozen=True)
 class DryRunOutput(WorkflowOutput):
     """The output of `inv train --dry-run` and `inv eval --dry-run`: each file by name, the command that would start it,
-    and the names of the secrets, which go into a separate file."""
+    the names of the secrets, which go into a separate file, and what a resume would find changed."""
 
     host: str
     root: str
@@ -25,18 +27,22 @@ class DryRunOutput(WorkflowOutput):
     start: str
     secrets: tuple[str, ...]
     secrets_file: str  # '' when there are none
+    compared: tuple[CheckResult, ...] = ()
 
     def __rich__(self) -> RenderableType:
         secret = [styled("[bold]and, over stdin, to {} (mode 0600)[/]: {}", self.secrets_file,
                          ", ".join(self.secrets))] if self.secrets else []
         return Group(styled("[bold]would be started with[/] {}", self.start),
                      styled("[bold]would be written to {}:{}[/]", self.host, self.root), *secret,
+                     *(styled("[bold]{}[/] {}: {}", result.status.value, result.name, finding(result).plain)
+                       for result in self.compared),
                      *(part for name, text in self.files.items()
                        for part in (styled("[dim]--- {}[/]", name), verbatim(text))))
 
     def to_json(self) -> list[dict[str, Any]]:
         return [{"host": self.host, "root": self.root, "start": self.start, "files": dict(self.files),
-                 "secrets": list(self.secrets), "secrets_file": self.secrets_file or None}]
+                 "secrets": list(self.secrets), "secrets_file": self.secrets_file or None,
+                 "compared": [result.to_json() for result in self.compared]}]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class CheckOutput(WorkflowOutput):
         for group, results in _by_group(report.results):
             for number, result in enumerate(results):
                 table.add_row("" if number else Text(group, "bold"), SIGNS[result.status], result.name,
-                              _finding(result))
+                              finding(result))
         asked = max(report.probe_seconds.items(), key=lambda item: item[1], default=None)
         slowest = f"; slowest probe: {asked[0]}, {asked[1]:.1f} s" if asked else ""
         return Group(table, _verdict(report),
@@ -47,7 +47,7 @@ def _by_group(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResul
     return list(found.items())
 
 
-def _finding(result: CheckResult) -> Text:
+def finding(result: CheckResult) -> Text:
     """Return the finding; a problem has its evidence and the next command below it."""
     if result.status not in (Status.WARN, Status.FAIL):
         return styled("[dim]{}[/]", result.summary)

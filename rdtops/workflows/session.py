@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rdtops.checks import Report
+from rdtops.contract.config import TrainConfig
 from rdtops.contract.run import RunSpec
 from rdtops.delivery import plan, releases, snapshot
 from rdtops.delivery.plan import Asset, Request
@@ -18,6 +19,7 @@ from rdtops.errors import HostKeyError, Unreachable
 from rdtops.plugging import registry
 from rdtops.plugging.registry import Registry
 from rdtops.runs import records
+from rdtops.runs.overview import RunView
 from rdtops.ssh import inventory
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import Host
@@ -34,6 +36,7 @@ class Prepared:
 
     spec: RunSpec
     assets: tuple[Asset, ...]
+    resumes: bool = False
 
     @property
     def local_assets(self) -> Mapping[str, Path]:
@@ -113,7 +116,7 @@ class HostSession:
         self._connection = Connection(host, session.ask)
         self._rolled_back: RolledBack | None = None
         self._knows_rollback = False
-        self._reports: dict[tuple[str, str], Report] = {}  # by digest of the configuration, and snapshot
+        self._reports: dict[tuple[str, ...], Report] = {}  # by configuration, snapshot and the run that is resumed
 
     @property
     def registry(self) -> Registry:
@@ -165,6 +168,18 @@ class HostSession:
         """Resolve the request: with the code of this tree, or, unless `of_this_tree`, the release that the host was
         rolled back to."""
         config = request.config_for(self.host)  # first: an invalid --set needs no connection
+        return self._prepared(config, of_this_tree=of_this_tree)
+
+    def prepare_resume(self, run: RunView, request: Request) -> Prepared:
+        """Resolve the resume of a run: its own names and values with `--set` on top, its folders found as for a new
+        training, today's code. Raise RunError when it cannot be resumed, or is running with other settings."""
+        if request.preset and run.spec and request.preset != run.spec.train.preset:
+            self.say(f"--preset {request.preset} is ignored: {run.run_id} goes on with its own settings, of the preset "
+                     f"{run.spec.train.preset}")
+        prepared = self._prepared(training.resumed_config(run, request))
+        return replace(prepared, spec=training.resumed_spec(run, prepared.spec), resumes=True)
+
+    def _prepared(self, config: TrainConfig, *, of_this_tree: bool = False) -> Prepared:
         connection = self.connect()
         assets = plan.assets_of(self._session.inventory, connection, config)
         spec = plan.spec_of(connection, config, assets, self.snapshot)
@@ -186,9 +201,11 @@ class HostSession:
 
     def report(self, prepared: Prepared, *, again: bool) -> Report:
         """Check the host, or return the findings of this command line unless `again`."""
-        key = (prepared.spec.train.digest, prepared.spec.snapshot)
+        spec = prepared.spec
+        key = (spec.train.digest, spec.train.accept_changed, spec.snapshot, spec.run_id if prepared.resumes else "")
         if again or key not in self._reports:
-            self._reports[key] = training.check(self.connect(), self.registry, prepared.spec, prepared.local_assets)
+            self._reports[key] = training.check(self.connect(), self.registry, spec, prepared.local_assets,
+                                                resumes=prepared.resumes)
         return self._reports[key]
 
     def close(self) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from rdtops.checks import Report
+from rdtops.checks import CheckResult, Report
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked
 from rdtops.contract.run import RunPaths, RunSpec, RunState
 from rdtops.delivery import deploy as delivery
 from rdtops.delivery import provision, releases, secrets
 from rdtops.delivery.plan import Request
 from rdtops.errors import HostError, RemoteError
+from rdtops.preflight import resume_checks
 from rdtops.runs import admission, evaluations, launch, overview, records, watch
 from rdtops.runs.jobs import Launched
 from rdtops.runs.overview import RunView
@@ -62,15 +63,11 @@ def check(session: HostSession, *, request: Request) -> Iterator[CheckOutput]:
 
 def train(session: HostSession, *, request: Request, resume: str, again: bool, follow: bool,
           dry_run: bool) -> Iterator[WorkflowOutput]:
-    prepared = session.prepare(request)
-    host, connection = session.host, session.connect()
-    run = overview.find(connection, resume) if resume else None
-    if run:
-        spec = training.resumed_spec(run, prepared.spec, request.settings)
-        prepared = replace(prepared, spec=spec)
-    spec = prepared.spec
+    run = overview.find(session.connect(), resume) if resume else None
+    prepared = session.prepare_resume(run, request) if run else session.prepare(request)
+    host, spec = session.host, prepared.spec
     if dry_run:
-        yield _dry_run(host, spec, launch.files(host, spec))
+        yield _dry_run(host, spec, launch.files(host, spec), resume_checks(session.connect(), spec) if run else [])
         return
     launched = _launched(session, prepared, run, again=again)
     if problem := records.remember_launch(host.name):
@@ -80,9 +77,10 @@ def train(session: HostSession, *, request: Request, resume: str, again: bool, f
         yield from follow_run(session, run_id=launched.run_id)
 
 
-def _dry_run(host: Host, spec: RunSpec | EvalSpec, files: dict[str, str]) -> DryRunOutput:
+def _dry_run(host: Host, spec: RunSpec | EvalSpec, files: dict[str, str],
+             compared: Sequence[CheckResult] = ()) -> DryRunOutput:
     return DryRunOutput(host.name, str(spec.paths.root), files, launch.start_line(host, spec), host.secrets,
-                        secrets.host_file(spec.workspace, host))
+                        secrets.host_file(spec.workspace, host), tuple(compared))
 
 
 def _launched(session: HostSession, prepared: Prepared, run: RunView | None, *, again: bool) -> Launched:
@@ -116,7 +114,7 @@ def evaluate(session: HostSession, *, run_id: str, which: str, request: Request,
     prepared = session.prepare(request).spec
     run = (evaluations.stand_in(which, prepared) if evaluations.is_path(which) and not run_id
            else _evaluated(session, overview.find(connection, run_id)))
-    spec = evaluations.spec_of(connection, run, prepared, which, protocol, processes, device)
+    spec = evaluations.spec_of(connection, run, prepared, which, protocol, processes, device, request.settings)
     if dry_run:
         yield _dry_run(host, spec, launch.evaluation_files(host, spec))
         return

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from rdtops.checks import CheckResult, Report, Status
-from rdtops.contract.config import override
+from rdtops.contract.config import TrainConfig
 from rdtops.contract.run import RunSpec, RunState
 from rdtops.delivery import secrets
+from rdtops.delivery.plan import Request
 from rdtops.errors import PluginError, PreflightFailed, PreflightVeto, RunError
 from rdtops.launcher import Submitted
 from rdtops.plugging.registry import Registry, Works
@@ -22,11 +23,12 @@ from rdtops.ssh.probe import together
 from rdtops.ssh.redaction import redacted
 
 
-def check(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path]) -> Report:
+def check(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path], *,
+          resumes: bool = False) -> Report:
     """Run every check of the host, first ours, then the plugins'. Their questions travel together."""
     plugins = registry.preflight_works(host=connection.host, connection=connection, spec=spec, local_assets=local,
                                        traits=launchers.traits(connection.host))
-    ours: Works = [lambda: core_checks(connection, spec, local)]
+    ours: Works = [lambda: core_checks(connection, spec, local, resumes=resumes)]
     seconds: dict[str, float] = {}
     hidden = secrets.all_of(connection.host)
     results = [_redacted(result, hidden) for findings in together(connection, [*ours, *plugins], seconds)
@@ -69,12 +71,17 @@ def excused(report: Report, duplicate: RunView | None) -> Report:
     return replace(report, results=tuple(results))
 
 
-def resumed_spec(run: RunView, fresh: RunSpec, settings: tuple[str, ...]) -> RunSpec:
-    """Return the spec of a resumed run: its own values, today's code and assets, and `--set` on top."""
+def resumed_config(run: RunView, request: Request) -> TrainConfig:
+    """Return the values of a resumed run: its own, and `--set` on top."""
     if run.spec is None:
         raise RunError(f"{run.host}: the config.json of {run.run_id} cannot be read, so it cannot be resumed")
-    spec = replace(run.spec, release=fresh.release, snapshot=fresh.snapshot, assets=fresh.assets,
-                   train=override(run.spec.train, settings))
+    return request.config_resumed(run.spec.train)
+
+
+def resumed_spec(run: RunView, fresh: RunSpec) -> RunSpec:
+    """Return `fresh`, the spec of a new training with the values of the resumed run, as the spec of that run."""
+    assert run.spec
+    spec = replace(fresh, run_id=run.run_id, created_at=run.spec.created_at)
     if run.state is RunState.RUNNING and admission.request_key(spec) != admission.request_key(run.spec):
         raise RunError(f"{run.host}: {run.run_id} is running with other settings, code or data",
                        remedy=f"inv stop --host {run.host} --run {run.run_id}   # then resume it")

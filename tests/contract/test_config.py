@@ -41,6 +41,24 @@ def test_every_preset_survives_json():
         assert config.TrainConfig.from_json(train.to_json()) == train
 
 
+def test_a_resume_takes_the_values_of_the_run_and_accepts_only_what_it_names_itself():
+    run = config.override(config.preset("tiny"), ["dataset=drawer", "max_steps=7", "accept_changed=vision_encoder"])
+    assert config.resumed(run, []) == config.override(run, ["accept_changed="])
+    told = config.resumed(run, ["dataset=drawer", "text_encoder = t5", "learning_rate=1"])
+    assert (told.dataset, told.max_steps, told.accept_changed) == ("drawer", 7, "dataset,text_encoder")
+    told = config.resumed(run, ["accept_changed=vision_encoder", "without=x.hdf5"])
+    assert told.accept_changed == "vision_encoder,dataset"
+    assert config.resumed(run, ["pretrained=other"]).accept_changed == ""  # a resume does not read them
+
+
+def test_what_a_resume_accepts_is_no_part_of_what_is_trained():
+    train = config.preset("tiny")
+    assert config.override(train, ["accept_changed=dataset"]).digest == train.digest
+    assert config.override(train, ["dataset=drawer"]).digest != train.digest
+    with pytest.raises(ConfigError, match="accept_changed: there is no role 'datasets'; did you mean 'dataset'"):
+        config.override(train, ["accept_changed=datasets"])
+
+
 def test_settings_are_read_as_the_type_of_their_field():
     train = config.override(config.preset("tiny"), [
         "max_steps=1_000", "learning_rate=3e-4", "image_augmentation=false", "state_noise_snr_db=none", "model=tiny"])

@@ -11,6 +11,7 @@ from rdtops.contract.config import preset
 from rdtops.contract.journal import Journal
 from rdtops.contract.run import RunSpec
 from rdtops.errors import UsageError
+from rdtops.hostlib.provenance import Provenance
 from rdtops.report import page
 from rdtops.report.chart import ChartLine, curves
 
@@ -39,6 +40,7 @@ def folder(tmp_path):
     (root / "exit").write_text("0\n")
     (root / "train.log").write_text("<b>a line of the log</b>\n" * 3)
     (root / "statistics.json").write_text(json.dumps({"files": {"a_demo.hdf5": "fcd998"}}))
+    (root / "assets.json").write_text(json.dumps({"tokenizer": {"spiece.model": "0" * 32}}))
     (root / "checks.json").write_text(json.dumps({"results": [
         {"name": "disk", "status": "WARN", "summary": "12 GB free", "evidence": "df says", "remedy": "rm something"},
         {"name": "gpu", "status": "OK", "summary": "8 x A800"}]}))
@@ -62,7 +64,8 @@ def test_the_page_has_every_section_and_what_belongs_into_it(folder):
         "Events", "Configuration", "Digests", "Log"]
     for words in (RUN, "finished", "40 of 150", "0.062500", "d1g3st", "backward 0.400 s, 40 %", "17 of 20", "85.0 %",
                   "64.0 to 94.8 %", "note: another codec", "12 GB free", "rm something", "1 WARN, 1 OK",
-                  "learning_rate", "preset: 0.002", "abc123", "a_demo.hdf5", "fcd998", "training on 1 x cpu"):
+                  "learning_rate", "preset: 0.002", "abc123", "a_demo.hdf5", "fcd998", "tokenizer: t5-tiny",
+                  Provenance({"tokenizer": {"spiece.model": "0" * 32}}).identity("tokenizer"), "training on 1 x cpu"):
         assert words in text, words
 
 

@@ -64,6 +64,7 @@ def make_run(spec: RunSpec) -> None:
                 {"name": "gpu", "status": "OK", "summary": "8", "evidence": "", "remedy": ""}]}),
             "metrics.jsonl": "".join(json.dumps({"step": s, "time_s": 1.0, "loss": 0.5}) + "\n" for s in (1, 2)),
             "statistics.json": json.dumps({"files": {"a.hdf5": "0" * 32}, "codec": "delta_velocity", "episodes": 3}),
+            "assets.json": json.dumps({"dataset": {"a.hdf5": "0" * 32}, "tokenizer": {"spiece.model": "1" * 32}}),
             "slurm.json": json.dumps({"id": "7", "name": spec.run_id}), "ended": "",
             "slurm-end.json": json.dumps({"id": "7", "state": "COMPLETED", "exit": "0:0"})}.items():
         (root / name).write_text(text)

@@ -43,7 +43,8 @@ pytestmark = pytest.mark.timeout(60)  # somebody waits for a FIFO otherwise
 
 # of a run on its host, below its folder; those fetched lie below results/<host>/<run> likewise
 RUN = ("config.json", "journal.jsonl", "train.log", "exit", "process", "supervisor", "stop", "refused", "checks.json",
-       "launch.sh", "overrides.json", "metrics.jsonl", "statistics.json", "slurm.json", "slurm-end.json", "ended",
+       "launch.sh", "overrides.json", "metrics.jsonl", "statistics.json", "assets.json", "slurm.json",
+       "slurm-end.json", "ended",
        "checkpoints/step_000002/manifest.json", "checkpoints/step_000002/trainer.json",
        "checkpoints/step_000002/statistics.json", "checkpoints/step_000002/codec.json",
        "checkpoints/step_000002/config.json",

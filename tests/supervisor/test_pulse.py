@@ -128,3 +128,24 @@ def test_a_supervisor_that_is_started_again_knows_what_was_before(told: Told) ->
     told.steps(range(1, 20), 10.0)
     again = StallDetector(told.journal, told.log, CONFIG, RECOVERY, lambda: told.now_s)
     assert (again.attempts, again.is_open, again.last_step) == (1, True, 19)
+
+
+@pytest.mark.parametrize(("kind", "limit_s"), [("failed", pulse.FAILED_S), ("finished", pulse.LEFT_S),
+                                               ("stopped", pulse.LEFT_S)])
+def test_a_last_word_is_no_sign_of_life_and_has_a_limit_of_its_own(told: Told, kind, limit_s) -> None:
+    told.steps(range(1, 20), 1.0)
+    told.say(kind, step=19)
+    assert not told.wait(0)
+    assert not told.detector.is_overdue
+    told.now_s += limit_s / 2
+    told.say("failed", step=19, type="PeerFailed")  # of another rank: the limit is the first word's
+    told.detector.look()
+    told.now_s += limit_s / 2 - 1
+    assert not told.detector.is_overdue
+    told.now_s += 2
+    assert told.detector.is_overdue
+    assert not told.wait(1000)  # it is not stuck
+    told.say("attempt", attempt=2)
+    told.detector.look()
+    told.detector.begin()
+    assert not told.detector.is_overdue

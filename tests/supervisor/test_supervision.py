@@ -18,6 +18,7 @@ from rdtops.contract.config import override, preset
 from rdtops.contract.diagnosis import Evidence, diagnose
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import RunSpec
+from rdtops.hostlib import processes
 from rdtops.supervisor import evidence_on_host
 
 ROOT = Path(__file__).parents[2]
@@ -39,9 +40,9 @@ class Supervised:
                       *(recovery or ("backoff_s=0",)), "--", "sh", "-c", line]
 
     def supervise_rank(self, program: str) -> None:
-        """Let its program be a rank of Python, and a silence of a second long."""
+        """Let its program be a rank of Python, and a second of silence or of leaving long."""
         (self.root / "program.py").write_text(program)
-        self.words = [sys.executable, "-c", SHORT_SILENCE, str(self.spec.paths.config), "--",
+        self.words = [sys.executable, "-c", SHORT_LIMITS, str(self.spec.paths.config), "--",
                       sys.executable, "-m", "program", "rdtops.trainer.train"]
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -133,20 +134,42 @@ def test_out_of_gpu_memory_is_met_with_smaller_batches_then_with_checkpointing_t
         "stays 4")
 
 
+# ranks with a loader worker, as the trainer starts it; what a silent rank waits for is told by a file
 SILENT = """
-import pathlib, sys, time
-from rdtops.trainer import stacks
+import multiprocessing, pathlib, time
+from rdtops.trainer import child_processes, stacks
+def reads_a_slow_disk():
+    child_processes.end_with_parent()
+    stacks.write_on_request()
+    time.sleep(600)
 def waits_for_the_others():
     while not pathlib.Path("go").exists():
         time.sleep(0.05)
-stacks.write_on_request()
-waits_for_the_others()
-while not pathlib.Path("end").exists():
-    print("a line", flush=True)
-    time.sleep(0.2)
+if __name__ == "__main__":
+    stacks.write_on_request()
+    with child_processes.shielded():
+        multiprocessing.get_context("spawn").Process(target=reads_a_slow_disk, daemon=True).start()
+    waits_for_the_others()
+    while not pathlib.Path("end").exists():
+        print("a line", flush=True)
+        time.sleep(0.2)
+    child_processes.kill_all()
 """
-SHORT_SILENCE = ("import sys; from rdtops.supervisor import pulse; from rdtops.supervisor.__main__ import main; "
-                 "pulse.SILENCE_S = 1.0; sys.exit(main(sys.argv[1:]))")
+# it says its last word and stays, with a child that has a session of its own
+STAYS = """
+import json, os, pathlib, signal, subprocess, sys, time
+from rdtops.trainer import stacks
+stacks.write_on_request()
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.Popen(["sleep", "600"], start_new_session=True)
+def hangs():
+    time.sleep(600)
+with open("journal.jsonl", "a") as journal:
+    journal.write(json.dumps({"time_s": time.time(), **json.loads(pathlib.Path("word").read_text())}) + "\\n")
+hangs()
+"""
+SHORT_LIMITS = ("import sys; from rdtops.supervisor import pulse; from rdtops.supervisor.__main__ import main; "
+                "pulse.SILENCE_S = pulse.FAILED_S = pulse.LEFT_S = 1.0; sys.exit(main(sys.argv[1:]))")
 
 
 def test_a_silence_before_the_first_step_is_told_with_the_stacks_of_the_ranks(supervise, begun) -> None:
@@ -164,11 +187,48 @@ def test_a_silence_before_the_first_step_is_told_with_the_stacks_of_the_ranks(su
     found = diagnose(evidence)
     assert (found.cause, found.passed) == ("silent", False)
     assert any("in waits_for_the_others" in line.text for line in found.lines)
+    assert any("in reads_a_slow_disk" in line.text for line in evidence.log)
     (run.root / "go").touch()
     run.wait_for("heard")
     assert len(run.told("silent")) == 1  # its own stacks were not taken for a line of the training
     (run.root / "end").touch()
     assert begun[0].wait(20) == 0
+
+
+@pytest.mark.parametrize(("word", "code", "cause"), [
+    ({"kind": "failed", "step": 3, "error": "a.hdf5: demo_1, step 4, obs/x cannot be read", "type": "DataError"}, 1,
+     "bad_sample"),
+    ({"kind": "finished", "step": 9, "loss": 0.1}, 0, "finished"),
+    ({"kind": "stopped", "step": 9, "signal": "SIGTERM"}, 143, "stopped")], ids=["failed", "finished", "stopped"])
+def test_who_has_said_the_last_word_and_stays_is_ended_and_the_word_counts(supervise, word, code, cause) -> None:
+    run = supervise("")
+    run.supervise_rank(STAYS)
+    (run.root / "word").write_text(json.dumps(word))
+    assert (run.run(), run.exit) == (code, f"{code}\n")
+    (ended,) = run.told("attempt_ended")
+    assert (ended.data["cause"], ended.data["restart_in_s"]) == (cause, None)
+    assert not run.told("stuck")
+    assert run.told("warning")[0].data["message"].startswith(f"{word['kind']}, but its processes had not ended")
+    assert "in hangs" in Path(run.spec.paths.log).read_text()
+    assert processes.carrying(f"RDTOPS_RUN={run.spec.run_id}") == []
+
+
+def test_a_training_that_has_finished_is_not_undone_by_how_its_launcher_ends(supervise) -> None:
+    run = supervise("""echo '{"kind": "finished", "time_s": 1, "step": 9, "loss": 0.1}' >> journal.jsonl; exit 1""")
+    assert (run.run(), run.exit) == (0, "0\n")
+    assert run.told("attempt_ended")[0].data["cause"] == "finished"
+
+
+def test_the_stacks_of_loader_workers_are_written_before_a_stuck_training_is_ended(supervise) -> None:
+    run = supervise("")
+    run.supervise_rank(SILENT)
+    run.words.insert(run.words.index("--"), "setup_limit_s=4")
+    run.words.insert(run.words.index("--"), "restarts=0")
+    assert run.run() == 137
+    log = Path(run.spec.paths.log).read_text()
+    stacks = log[log.index("no event for"):]
+    assert stacks.index("in reads_a_slow_disk") < stacks.index("in waits_for_the_others")  # the rank's are the last
+    assert run.told("attempt_ended")[0].data["cause"] == "stuck"
 
 
 def test_a_process_that_could_not_write_its_stack_is_not_asked_for_it(supervise, begun) -> None:

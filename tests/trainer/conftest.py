@@ -21,9 +21,9 @@ import torch
 from rdtops.contract.config import override, preset
 from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import RunSpec
+from rdtops.trainer import child_processes
 from rdtops.trainer.distributed.ranks import Ranks
 from rdtops.trainer.distributed.sharding import Shards
-from rdtops.trainer.loop import stop
 from rdtops.trainer.simulation import simulator
 from tests.trainer import worlds
 
@@ -73,7 +73,7 @@ def train_here() -> Any:
 
 @contextmanager
 def signals_as_they_were():
-    before = {number: signal.getsignal(number) for number in stop.SIGNALS}
+    before = {number: signal.getsignal(number) for number in child_processes.STOPS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -101,6 +101,15 @@ def events(spec: RunSpec, kind: str | None = None) -> list[Event]:
 
 def losses(spec: RunSpec) -> list[float]:
     return [e.data["loss"] for e in events(spec, "step")]
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file, and nothing else."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
 
 
 class Demonstrations:

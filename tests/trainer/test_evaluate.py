@@ -5,22 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from proofs.staging.small_disk import fill, make_room, small_disk
 from rdtops.contract.journal import Journal
+from rdtops.contract.run import RunSpec
 from rdtops.errors import SimulatorError
 from rdtops.lab import lab_processes
 from rdtops.trainer import evaluate, train
 from rdtops.trainer.simulation import first_frame, simulator, trained
 from rdtops.trainer.simulation.trials import Trial, TrialLog
-from tests.trainer.conftest import REPOSITORY, SHORT, signals_as_they_were, write_run
+from tests.trainer.conftest import REPOSITORY, SHORT, flip, signals_as_they_were, write_run
 from tests.trainer.worlds import DRAWER, needs_simulator
 
 WISH = ["--checkpoint", "latest", "--tasks", f"{DRAWER},", "--max-steps", "4", "--exec-horizon", "3"]
@@ -111,6 +114,24 @@ def test_what_cannot_be_evaluated_is_refused_with_the_difference(words, code, sp
         pytest.skip("there is a GPU here")
     found, texts = said(capsys, run, "--check", *words)
     assert (found, spoken in texts.err) == (code, True), texts.err
+
+
+@needs_simulator
+def test_another_encoder_is_found_by_the_check_and_evaluated_when_it_is_meant(run, capsys, tmp_path):
+    spec = RunSpec.load(run / "config.json")
+    copied = Path(shutil.copytree(run, tmp_path / "workspace" / "runs" / run.name))
+    other = Path(shutil.copytree(spec.assets["vision_encoder"], tmp_path / "other"))
+    flip(other / "model.safetensors")
+    (copied / "config.json").write_text(replace(spec, assets={**spec.assets, "vision_encoder": str(other)}).to_json())
+    code, texts = said(capsys, copied, "--check")
+    assert code == 2
+    assert "was trained on other files than those here: vision_encoder other: 1 of 2 files differs" in texts.err
+    assert "next: inv eval --set vision_encoder=other   # if that is meant" in texts.err
+    code, texts = said(capsys, copied, "--check", "--accept-changed", "vision_encoder")
+    assert code == 0
+    told = json.loads(texts.out)
+    assert told["notes"][0].startswith("evaluated with other encoders than in training, as requested: vision_encoder")
+    assert sorted(told["encoders"]) == ["text_encoder", "tokenizer", "vision_encoder"]
 
 
 @pytest.mark.parametrize(("words", "code", "spoken"), [

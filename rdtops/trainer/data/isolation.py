@@ -14,11 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import rdtops
 from rdtops.contract.config import data_options
 from rdtops.errors import DataError
+from rdtops.trainer import child_processes
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.declaration import add_options, from_options
 from rdtops.trainer.data.hdf5 import DEPLOY
@@ -26,29 +29,44 @@ from rdtops.trainer.data.hdf5 import DEPLOY
 SILENCE_S = 120.0  # limit without a sign of life, plus one second for each SLOWEST bytes of the file
 TOLD_S = 1.0  # between two signs of life within an episode
 SLOWEST = 5_000_000
+KILLED_S = 5.0  # until a killed reader is gone; one that waits for a disk is left behind
 
 
 def index(folder: str | Path, silence_s: float = SILENCE_S,
           declared: libero.Declared = libero.FOUND_OUT) -> libero.Dataset:
     """Index a dataset as libero.index does, and read every image. Raise DataError naming file, episode, step and field,
     also when reading a file hangs or crashes."""
-    with tempfile.TemporaryDirectory(prefix="rdtops-") as place:
-        result = Path(place) / "result"
-        with subprocess.Popen(
-                [sys.executable, "-m", "rdtops.trainer.data.isolation", str(folder), str(result),
-                 *data_options(declared)],
-                env={**os.environ, "PYTHONPATH": str(Path(rdtops.__file__).parents[1])}, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE) as reader:
-            name = _follow(reader, Path(folder), silence_s)
-            code = reader.wait()
+    with tempfile.TemporaryFile() as result, _reading(Path(folder), declared, result.fileno()) as reader:
+        name = _follow(reader, Path(folder), silence_s)
+        code = reader.wait()
         if code:
             died = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise DataError(f"{name or folder} cannot be read: the process that read it ended with {died}, so the file "
                             "is damaged", remedy=_remedy(name))
-        found = pickle.loads(result.read_bytes())  # noqa: S301  # written by our own child process
+        result.seek(0)
+        found = pickle.load(result)  # noqa: S301  # written by our own child process
     if isinstance(found, DataError):
         raise found
     return found
+
+
+@contextmanager
+def _reading(folder: Path, declared: libero.Declared, result: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the process that reads a folder and writes the index to the file `result`. Nothing is left of it: neither
+    a process nor, since that file has no name, what it has written."""
+    with child_processes.shielded():
+        reader = subprocess.Popen(
+            [sys.executable, "-m", "rdtops.trainer.data.isolation", str(folder), str(result), *data_options(declared)],
+            env={**os.environ, "PYTHONPATH": str(Path(rdtops.__file__).parents[1])}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, pass_fds=(result,))
+    try:
+        yield reader
+    finally:
+        reader.kill()
+        assert reader.stdout
+        reader.stdout.close()
+        with suppress(subprocess.TimeoutExpired):
+            reader.wait(KILLED_S)
 
 
 def _follow(reader: subprocess.Popen[bytes], folder: Path, silence_s: float) -> str:
@@ -59,7 +77,6 @@ def _follow(reader: subprocess.Popen[bytes], folder: Path, silence_s: float) -> 
         path = folder / name
         limit_s = silence_s + (path.stat().st_size / SLOWEST if name else 0)
         if not select.select([reader.stdout], [], [], limit_s)[0]:
-            reader.kill()
             raise DataError(f"{name or folder} cannot be read: reading takes more than {limit_s:.0f} s, so the file is "
                             "damaged or the disk hangs", remedy=_remedy(name))
         piece = os.read(reader.stdout.fileno(), 1 << 16)
@@ -105,15 +122,17 @@ def _damaged_images(dataset: libero.Dataset) -> list[libero.Problem]:
     return problems
 
 
-def main() -> int:
+def main() -> None:
+    child_processes.end_with_parent()
     parser = argparse.ArgumentParser(prog="python -m rdtops.trainer.data.isolation")
     parser.add_argument("folder")
-    parser.add_argument("result", help="file for the pickled dataset, or error")
+    parser.add_argument("result", type=int, help="descriptor of the file for the pickled dataset, or error")
     add_options(parser)
     options = parser.parse_args()
-    Path(options.result).write_bytes(pickle.dumps(_read_everything(options.folder, from_options(options))))
-    return 0
+    with open(options.result, "wb") as file:  # noqa: PTH123  # a descriptor
+        pickle.dump(_read_everything(options.folder, from_options(options)), file)
+    os._exit(0)  # libhdf5 has a tear-down of its own
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

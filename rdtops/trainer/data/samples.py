@@ -9,8 +9,8 @@ cameras (2), K kept frames, S pixels.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 
 from rdtops.contract.config import TrainConfig
 from rdtops.errors import DataError
+from rdtops.trainer import child_processes, stacks
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import SLOTS, Codec
 from rdtops.trainer.data.observation import HISTORY, NO_INSTRUCTION, Observation, ObservationBatch, Tensors, stacked
@@ -236,11 +237,22 @@ def _collate_or_error(samples: list[Sample | DataError]) -> Batch | DataError:
     return errors[0] if errors else collate(samples)  # type: ignore[arg-type]
 
 
-def _outlive_stop(_worker: int) -> None:
-    """Ignore SIGTERM and SIGUSR1, which may reach every process of a run: workers feed the step before the last
-    checkpoint, and end with their parent."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+def _begin_worker(_number: int) -> None:
+    child_processes.end_with_parent()
+    stacks.write_on_request()
+
+
+@contextmanager
+def feeding(samples: Samples, rank: int, first_step: int) -> Iterator[Iterator[Batch]]:
+    """Yield the batches up to max_steps, and end their workers in the end. After an error they are killed, because one
+    may be what hangs."""
+    data = batches(samples, rank, first_step)
+    try:
+        yield data
+    except BaseException:
+        child_processes.kill_workers()
+        raise
+    data.close()
 
 
 def batches(samples: Samples, rank: int, first_step: int) -> Generator[Batch, None, None]:
@@ -250,10 +262,12 @@ def batches(samples: Samples, rank: int, first_step: int) -> Generator[Batch, No
     loader = torch.utils.data.DataLoader(
         samples, batch_sampler=Share(config, rank, first_step), collate_fn=_collate_or_error,
         num_workers=config.loader_workers, pin_memory=config.device == "cuda",
-        # a fork would copy the locks of HDF5 and NCCL in any state
-        multiprocessing_context="forkserver" if config.loader_workers else None, worker_init_fn=_outlive_stop,
+        # a fork would copy the locks of HDF5 and NCCL in any state; a fork server would outlive us with its workers
+        multiprocessing_context="spawn" if config.loader_workers else None, worker_init_fn=_begin_worker,
         generator=torch.Generator())  # our own, because the DataLoader draws a seed from it
-    for batch in loader:
+    with child_processes.shielded():
+        read = iter(loader)
+    for batch in read:
         if isinstance(batch, DataError):
             raise batch
         yield batch

@@ -127,6 +127,8 @@ class Ranks:
         try:
             exchange()
         except RuntimeError as error:
+            if _is_of_loader(error):  # raised by a signal handler, whatever this process does
+                raise
             raise self._peer_failed(error) from error
 
     def _peer_failed(self, error: RuntimeError) -> PeerFailed:
@@ -137,6 +139,11 @@ class Ranks:
 def _is_of_communication(error: RuntimeError) -> bool:
     """Tell whether it is a communication error. NCCL has its own types; gloo's are known by their source file."""
     return isinstance(error, libraries.CommunicationError) or "gloo" in str(error)
+
+
+def _is_of_loader(error: RuntimeError) -> bool:
+    """Tell whether torch reports a loader worker that was killed. It has no type of its own for that."""
+    return str(error).startswith("DataLoader worker")
 
 
 def _short(error: Exception) -> str:

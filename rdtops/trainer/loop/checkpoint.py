@@ -6,6 +6,7 @@
         optimizer.safetensors               both Adam moments and the step of every parameter
         trainer.json                        step, EMA updates, validation loss, gradient scaler, configuration, cameras
         statistics.json, codec.json         the meaning of the numbers
+        assets.json                         MD5 of every file that was read: data, encoders, tokenizer, first weights
         manifest.json                       size and MD5 of every file
 """
 

@@ -1,18 +1,29 @@
-"""Failures: how a training's process reports its error, in the Journal and on standard error, and ends."""
+"""Failures: how a training's process reports its error, in the Journal and on standard error, and ends.
+
+A process that has failed is gone soon, whatever its children and the threads of its libraries do: nothing of the
+interpreter's tear-down is run, and what takes too long is cut short.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import sys
+import threading
 import time
+import traceback
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Event, Journal
 from rdtops.errors import RdtopsError, RunError
+from rdtops.trainer import child_processes
 from rdtops.trainer.loop import disk_space
 
+LAST_WORDS_S = 5.0  # for the Journal and the log of a process that has failed
+END_S = 2.0  # to kill its children and to write what its streams hold
 HOST_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory")  # torch has no error type of its own for it
 
 
@@ -72,10 +83,47 @@ def _short(error: Exception) -> str:
     return str(error).partition("DefaultCPUAllocator: ")[2] or str(error).partition(". ")[0] or type(error).__name__
 
 
+def leave(main: Callable[[], int]) -> NoReturn:
+    """Run a program's main function and end the process with its exit code: 1 and a traceback for an error."""
+    try:
+        code = main()
+    except SystemExit as asked:
+        code = asked.code if isinstance(asked.code, int) else int(asked.code is not None)
+    except BaseException:
+        with within(LAST_WORDS_S, 1):
+            traceback.print_exc()
+        code = 1
+    end(code)
+
+
 def end(code: int) -> NoReturn:
-    """Exit at once, without the interpreter's tear-down. Everything is on disk by now, and a library's thread that
-    still runs (gloo's, autograd's) could abort the process: a finished training would count as failed."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # a full disk must not change the exit code
-            stream.flush()
+    """Exit at once, without the interpreter's tear-down. Everything is on disk by now, and it would wait for children
+    and for threads; or a library's thread that still runs (gloo's, autograd's) could abort the process, and a finished
+    training would count as failed."""
+    with within(END_S, code):
+        child_processes.kill_all()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # a full disk must not change the exit code
+                stream.flush()
+        os._exit(code)
+
+
+@contextlib.contextmanager
+def within(limit_s: float, code: int) -> Iterator[None]:
+    """Write the stacks of all threads and exit with `code`, should what is done within not have ended by then."""
+    timer = threading.Timer(limit_s, _cut_short, (limit_s, code))
+    timer.daemon = True
+    with contextlib.suppress(RuntimeError):  # no thread can be started: then without a limit
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _cut_short(limit_s: float, code: int) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"the process has not ended within {limit_s:g} s, and exits now; its stacks:\n".encode())
+        faulthandler.dump_traceback(2, all_threads=True)
+    child_processes.kill_all()
     os._exit(code)

@@ -11,9 +11,11 @@ import torch
 
 from rdtops.contract.run import Checkpoint, RunSpec
 from rdtops.errors import ConfigError, WeightsError
+from rdtops.hostlib import provenance
+from rdtops.hostlib.provenance import Provenance
 from rdtops.trainer.data import isolation, libero, slot_statistics
 from rdtops.trainer.data.actions import codec
-from rdtops.trainer.loop import checkpoint
+from rdtops.trainer.loop import asset_changes, checkpoint
 from rdtops.trainer.model import encoders
 from rdtops.trainer.model.rdt import ARCHITECTURES, RDTPolicy
 
@@ -26,21 +28,29 @@ class Inputs:
     statistics: dict[str, Any]
     instructions: dict[str, torch.Tensor]
     resume: Checkpoint | None
+    provenance: Provenance
 
 
-def find(spec: RunSpec, device: torch.device, warn: Callable[[str], None]) -> Inputs:
-    """Read, check and encode the inputs; write statistics.json into the run folder. Raise an RdtopsError."""
+def find(spec: RunSpec, device: torch.device, warn: Callable[..., None]) -> Inputs:
+    """Read, check and encode the inputs; write statistics.json and assets.json into the run folder. Raise an
+    RdtopsError, also for other data or encoders than those of the checkpoint."""
     dataset = isolation.index(asset(spec, "dataset"), declared=declared(spec))
-    texts = instructions(spec, dataset, device)
     checkpoints = Path(spec.paths.checkpoints)
     checkpoint.sweep(checkpoints)
-    return Inputs(dataset, _statistics(spec, dataset, warn), texts, checkpoint.newest_intact(checkpoints, warn))
+    resume = checkpoint.newest_intact(checkpoints, warn)
+    origin = asset_changes.of_training(spec, dataset, Path(resume.path) if resume else None)
+    if resume:
+        asset_changes.check_resume(spec, Path(resume.path), origin, warn)
+    texts = instructions(spec, dataset, device, origin)
+    provenance.write(Path(spec.paths.root), origin)
+    return Inputs(dataset, _statistics(spec, dataset, warn), texts, resume, origin)
 
 
-def instructions(spec: RunSpec, dataset: libero.Dataset, device: torch.device) -> dict[str, torch.Tensor]:
+def instructions(spec: RunSpec, dataset: libero.Dataset, device: torch.device,
+                 origin: Provenance) -> dict[str, torch.Tensor]:
     """Return the encoded instructions, from the workspace's cache where it has them."""
     cache = Path(spec.workspace) / "cache" / "instructions"
-    return encoders.encode_instructions(asset(spec, "text_encoder"), dataset.instructions, cache, device)
+    return encoders.encode_instructions(asset(spec, "text_encoder"), dataset.instructions, cache, device, origin)
 
 
 def declared(spec: RunSpec) -> libero.Declared:

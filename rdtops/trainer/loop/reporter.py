@@ -57,8 +57,8 @@ class Reporter:
         self._append("finished", step=step, loss=loss)
         self.line("finished after step %d", step)
 
-    def warning(self, message: str) -> None:
-        self._append("warning", message=message)
+    def warning(self, message: str, **facts: Any) -> None:
+        self._append("warning", message=message, **facts)
         if self.is_first:
             log.warning("%s", message)
 

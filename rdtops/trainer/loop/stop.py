@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # from a launcher or `inv stop`; from Slurm before a time limit
+from rdtops.trainer.child_processes import STOPS
+
+OF_TERMINALS = (signal.SIGINT, signal.SIGHUP)  # nohup, launch.sh and a shell's `&` have them ignored
 STOPPED = 128 + signal.SIGTERM  # an exit code, as in a shell
 
 
@@ -15,8 +17,9 @@ class Stop:
     def __init__(self) -> None:
         self.signal = 0
         self.can_save = False
-        for number in SIGNALS:
-            signal.signal(number, self._ask)
+        for number in STOPS:
+            if number not in OF_TERMINALS or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._ask)
 
     def _ask(self, number: int, _frame: object) -> None:
         self.signal = number

@@ -21,10 +21,11 @@ from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
 from rdtops.hostlib.fields import loads, table, whole
 from rdtops.hostlib.files import append_line, lines_of, write_whole
-from rdtops.trainer import libraries
+from rdtops.trainer import child_processes, libraries
 from rdtops.trainer.loop.disk_space import Backlog
 
 FINISH_S = 60.0  # time limit at the end for a tracker whose server does not answer
+FAILED_S = 5.0  # the same after an error: others wait for this process to end
 WANDB_PROJECT = "rdtops"
 
 
@@ -66,13 +67,23 @@ class Trackers:
     def __enter__(self) -> Trackers:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for name, tracker in list(self._trackers.items()):
-            ending = threading.Thread(target=self._try, args=(name, lambda t=tracker: t.finish() and None), daemon=True)
-            ending.start()
-            ending.join(FINISH_S)
-            if ending.is_alive():
-                self._warn(f"{name} has not finished within {FINISH_S:.0f} s and was abandoned")
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        limit_s = FAILED_S if kind else FINISH_S
+        until_s = time.monotonic() + limit_s
+        ending = {name: threading.Thread(target=self._finish, args=(name, tracker), daemon=True)
+                  for name, tracker in self._trackers.items()}
+        for thread in ending.values():
+            thread.start()
+        for name, thread in ending.items():
+            thread.join(max(0.0, until_s - time.monotonic()))
+            if thread.is_alive():
+                self._warn(f"{name} has not finished within {limit_s:.0f} s and was abandoned")
+
+    def _finish(self, name: str, tracker: Tracker) -> None:
+        def finish() -> None:
+            tracker.finish()
+
+        self._try(name, finish)
 
     def _try(self, name: str, act: Callable[[], Tracker | None]) -> None:
         try:
@@ -162,10 +173,12 @@ class _WandB:
 
 @contextmanager
 def _untagged() -> Iterator[None]:
-    """Hide the environment variables by which `inv stop` finds a run's processes from a process started within. W&B's
-    process ends with ours by itself; at a SIGTERM it would drop unwritten data."""
+    """Hide the environment variables by which `inv stop` finds a run's processes from a process started within, and
+    spare it when ours ends. W&B's process ends with ours by itself; at a SIGTERM it would drop unwritten data."""
     taken = {name: os.environ.pop(name) for name in ("RDTOPS_RUN", "LOCAL_RANK") if name in os.environ}
+    os.environ[child_processes.OUTLIVES] = "1"
     try:
         yield
     finally:
+        del os.environ[child_processes.OUTLIVES]
         os.environ.update(taken)

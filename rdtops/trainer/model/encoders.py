@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -23,26 +22,27 @@ from safetensors.torch import save as serialized
 from torch.nn import functional
 
 from rdtops.errors import WeightsError
-from rdtops.hostlib import files, hub_cache
+from rdtops.hostlib import files
+from rdtops.hostlib.provenance import TEXT_ENCODER, TOKENIZER, Provenance
 from rdtops.trainer import libraries
 from rdtops.trainer.data.observation import NO_INSTRUCTION
 from rdtops.trainer.model import encoder_folders, weights
 
 log = logging.getLogger(__name__)
 PIXEL_MEAN = PIXEL_STD = 0.5  # SigLIP's preprocessing: [0, 1] to [-1, 1]
-_HEAD_BYTES = 1 << 20
 GROUP = 4  # frames that SigLIP encodes at a time: those of one sample
 
 
-def encode_instructions(folder: str | Path, instructions: Iterable[str], cache: str | Path,
-                        device: torch.device) -> dict[str, torch.Tensor]:
+def encode_instructions(folder: str | Path, instructions: Iterable[str], cache: str | Path, device: torch.device,
+                        origin: Provenance | None = None) -> dict[str, torch.Tensor]:
     """Encode each instruction and NO_INSTRUCTION: text -> tokens (L, D) in float32 on the CPU.
 
-    `cache` holds one file per encoder and text, named by the content of both. Raise WeightsError when the encoder
-    cannot be loaded.
+    `cache` holds one file per encoder and text, named by the content of both; `origin`: the content of the folder,
+    where the caller has read it. Raise WeightsError when the encoder cannot be loaded.
     """
     folder = encoder_folders.home(Path(folder), "T5")
-    encoder = identity(folder)
+    origin = origin or Provenance.of({part: str(folder) for part in (TEXT_ENCODER, TOKENIZER)})
+    encoder = origin.identity(TEXT_ENCODER, TOKENIZER)
     paths = {text: _cached(Path(cache), encoder, text) for text in sorted({*instructions, NO_INSTRUCTION})}
     known = {text: tokens for text, path in paths.items() if (tokens := _recall(path)) is not None}
     absent = [text for text in paths if text not in known]
@@ -229,18 +229,6 @@ def _loaded(kind: Any, folder: str | Path, **options: Any) -> Any:
     return model
 
 
-def identity(folder: Path) -> str:
-    """Return a digest of an encoder without reading 45 GB: of the name, size, beginning and end of every file
-    that counts."""
-    digest = hashlib.md5()
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and hub_cache.counts(str(folder), p.name)):
-        digest.update(f"{path.name} {path.stat().st_size} ".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_HEAD_BYTES))
-            if path.stat().st_size > 2 * _HEAD_BYTES:
-                file.seek(-_HEAD_BYTES, os.SEEK_END)
-                digest.update(file.read())
-    return digest.hexdigest()
 
 
 def _cached(cache: Path, encoder: str, text: str) -> Path:

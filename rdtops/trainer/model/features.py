@@ -24,8 +24,9 @@ import torch
 from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
 from rdtops.hostlib import files
+from rdtops.hostlib.provenance import DATASET, VISION_ENCODER, Provenance
 from rdtops.trainer.data import libero
-from rdtops.trainer.model.encoders import Vision, identity
+from rdtops.trainer.model.encoders import Vision
 
 if TYPE_CHECKING:
     from rdtops.trainer.distributed.ranks import Ranks
@@ -63,7 +64,8 @@ class Features:
         frames.close()
 
 
-def prepare(spec: RunSpec, dataset: libero.Dataset, vision: Vision, ranks: Ranks) -> Features | None:
+def prepare(spec: RunSpec, dataset: libero.Dataset, origin: Provenance, vision: Vision,
+            ranks: Ranks) -> Features | None:
     """Return the features of the dataset, computed if necessary; None when the run does not use them. Raise
     ConfigError when they would take more space than the run allows or the disk has."""
     if not spec.train.vision_cache_gib:
@@ -71,7 +73,7 @@ def prepare(spec: RunSpec, dataset: libero.Dataset, vision: Vision, ranks: Ranks
     shape = (len(dataset), len(libero.CAMERAS), vision.tokens, vision.width)
     size_bytes = math.prod(shape) * vision.dtype.itemsize
     folder = Path(spec.workspace) / "cache" / "features"
-    path = folder / _key(dataset, Path(spec.assets["vision_encoder"]), vision)
+    path = folder / _key(dataset, origin, vision)
     partial = path.with_name(path.name + PARTIAL)
     if ranks.once(lambda: _begin(path, partial, size_bytes, spec.train.vision_cache_gib << 30)):
         ranks.together(lambda: Features(partial, shape, vision.dtype, vision.device, write=True).fill(
@@ -80,10 +82,10 @@ def prepare(spec: RunSpec, dataset: libero.Dataset, vision: Vision, ranks: Ranks
     return Features(path, shape, vision.dtype, vision.device)
 
 
-def _key(dataset: libero.Dataset, encoder: Path, vision: Vision) -> str:
+def _key(dataset: libero.Dataset, origin: Provenance, vision: Vision) -> str:
     """Return a digest of everything that the numbers depend on: a GPU's differ from a CPU's in the last bits."""
     samples = [(e.file, e.name, e.starts, _stored(dataset, e.file)) for e in dataset.episodes]
-    facts = [VERSION, sorted(dataset.md5.items()), samples, identity(encoder), str(vision.dtype), vision.device.type]
+    facts = [VERSION, origin.identity(DATASET, VISION_ENCODER), samples, str(vision.dtype), vision.device.type]
     return hashlib.md5(json.dumps(facts).encode()).hexdigest()
 
 

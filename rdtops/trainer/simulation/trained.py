@@ -9,16 +9,19 @@ or in the layout of the code before rdtops, which does not name its codec, so th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from rdtops.contract.evaluation import checkpoint_folder
 from rdtops.errors import WeightsError
-from rdtops.hostlib import manifest
+from rdtops.hostlib import manifest, provenance
+from rdtops.hostlib.provenance import Provenance
 from rdtops.trainer.data import libero, slot_statistics
 from rdtops.trainer.data.actions import CODECS, Codec, codec
-from rdtops.trainer.loop import checkpoint
+from rdtops.trainer.loop import asset_changes, checkpoint
 from rdtops.trainer.model import weights
 from rdtops.trainer.model.rdt import RDTPolicy
 
@@ -77,6 +80,22 @@ def find(path: str | Path, codec_name: str = "") -> TrainedPolicy:
                            remedy=f"--codec seed_compat   # as the code before rdtops trained; one of "
                                   f"{', '.join(CODECS)}")
     return TrainedPolicy(folder, config_folder, config, codec(codec_name), COMMAND_LINE, libero.IMAGE_SIZES[0], None)
+
+
+def compare_encoders(policy: TrainedPolicy, assets: Mapping[str, str],
+                     accept_changed: str = "") -> tuple[Provenance, tuple[str, ...]]:
+    """Return the content of the encoders in `assets` (role -> folder), and notes for the reader of the results. Raise
+    ConfigError when they are not those of the training, unless `accept_changed` names them."""
+    now, then = asset_changes.of_encoders(assets), asset_changes.recorded(policy.folder)
+    if then is None:
+        return now, (f"the encoders could not be compared with those of the training: {asset_changes.UNKNOWN}",)
+    found, meant = provenance.differences(then, now), asset_changes.accepted_parts(accept_changed)
+    names = SimpleNamespace(**{role: Path(folder).name for role, folder in assets.items()})
+    asset_changes.refuse(names, policy.folder, {part: says for part, says in found.items() if part not in meant},
+                         "inv eval")
+    if not found:
+        return now, ()
+    return now, (f"evaluated with other encoders than in training, as requested: {provenance.words(found, names)}",)
 
 
 def _ours(folder: Path, config_folder: Path, config: dict[str, Any], codec_name: str) -> TrainedPolicy:

@@ -21,12 +21,14 @@ from typing import Any
 
 from rdtops.contract import exit_codes
 from rdtops.errors import RdtopsError, SimulatorError
+from rdtops.trainer import child_processes
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 2  # of a job
 SILENCE_S = 900.0  # a worker that is silent for so long hangs; loading rdt-1b from a slow disk takes minutes
 DEATHS = 3  # of workers in a row before they were ready: then the next one would die too
 BEAT_S = 1.0
+KILLED_S = 5.0  # until killed processes are gone; one that waits for a disk or a driver is left behind
 
 Beat = Callable[[], None]
 Do = Callable[[Any], Any]
@@ -92,9 +94,8 @@ class _Crew:
                     self._give(pipe, worker)
 
     def dismiss(self) -> None:
-        for pipe, worker in self.workers.items():
-            worker.process.kill()  # a renderer prints errors in its own tear-down
-            worker.process.join()
+        _kill(*(worker.process for worker in self.workers.values()))  # a renderer prints errors in its own tear-down
+        for pipe in self.workers:
             pipe.close()
         self.workers.clear()
 
@@ -103,7 +104,8 @@ class _Crew:
         number = min(set(range(self.processes)) - {w.number for w in self.workers.values()})
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(self.make, number, theirs), daemon=True)
-        process.start()
+        with child_processes.shielded():
+            process.start()
         theirs.close()  # so that its death closes the pipe
         self.workers[ours] = _Worker(number, process)
 
@@ -136,8 +138,7 @@ class _Crew:
 
     def _gone(self, pipe: Connection, reason: str) -> Iterator[Lost]:
         worker = self.workers.pop(pipe)
-        worker.process.kill()
-        worker.process.join()
+        _kill(worker.process)
         pipe.close()
         if not worker.ready:
             self.deaths += 1
@@ -154,6 +155,15 @@ class _Crew:
             yield Lost(worker.job, reason)
 
 
+def _kill(*killed: BaseProcess) -> None:
+    """Kill processes, and wait for their end for a while."""
+    for process in killed:
+        process.kill()
+    until_s = time.monotonic() + KILLED_S
+    for process in killed:
+        process.join(max(0.0, until_s - time.monotonic()))
+
+
 def _death(code: int | None) -> str:
     if code == -signal.SIGKILL:
         return "the process was killed by SIGKILL"
@@ -161,7 +171,8 @@ def _death(code: int | None) -> str:
 
 
 def _serve(make: Make, number: int, pipe: Connection) -> None:
-    """Run a worker's loop. It ends with its parent, because the parent's end of the pipe closes then."""
+    """Run a worker's loop. It ends with its parent, at the latest when its pipe is closed."""
+    child_processes.end_with_parent()
     last_s = 0.0
 
     def beat() -> None:

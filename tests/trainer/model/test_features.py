@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import make_dataclass, replace
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import torch
 
 from rdtops.contract.config import override, preset
 from rdtops.errors import ConfigError
+from rdtops.hostlib.provenance import DATASET, VISION_ENCODER, Provenance
 from rdtops.trainer.data import libero
 from rdtops.trainer.distributed.ranks import Ranks
 from rdtops.trainer.model import features
 from rdtops.trainer.model.encoders import Vision
-from tests.trainer.conftest import RECORDING, SHORT, events, losses
+from tests.trainer.conftest import RECORDING, SHORT, events, flip, losses
 from tests.trainer.test_train import digests
 
 CPU = torch.device("cpu")
@@ -67,7 +69,13 @@ def test_augmentation_and_kept_features_exclude_each_other() -> None:
 
 def ready(spec, vision: Vision, **changes):
     ranks = Ranks(0, 1, CPU)
-    return features.prepare(replace(spec, **changes), libero.index(RECORDING), vision, ranks)
+    dataset = libero.index(RECORDING)
+    origin = read(dataset, spec.assets["vision_encoder"])
+    return features.prepare(replace(spec, **changes), dataset, origin, vision, ranks)
+
+
+def read(dataset: libero.Dataset, encoder: str) -> Provenance:
+    return Provenance({DATASET: dataset.md5, **Provenance.of({VISION_ENCODER: encoder}).parts})
 
 
 @pytest.fixture
@@ -131,15 +139,17 @@ def test_the_room_is_bounded_and_the_least_recently_used_go_first(tmp_path) -> N
 @pytest.mark.parametrize("change", ["data", "dtype", "encoder"])
 def test_other_data_or_another_encoder_does_not_share(vision, assets, change, tmp_path) -> None:
     dataset, folder = libero.index(RECORDING), Path(assets["vision_encoder"])
-    key = features._key(dataset, folder, vision)
+    origin = read(dataset, str(folder))
+    key = features._key(dataset, origin, vision)
     if change == "data":
-        dataset = replace(dataset, md5=dict.fromkeys(dataset.md5, "0"))
+        origin = read(replace(dataset, md5=dict.fromkeys(dataset.md5, "0")), str(folder))
     elif change == "dtype":
         vision = Vision(folder, CPU, torch.bfloat16)
     else:
-        (tmp_path / "model.safetensors").write_bytes(b"other")
-        folder = tmp_path
-    assert features._key(dataset, folder, vision) != key
+        other = Path(shutil.copytree(folder, tmp_path / "other"))
+        flip(other / "model.safetensors")
+        origin = read(dataset, str(other))
+    assert features._key(dataset, origin, vision) != key
 
 
 def test_bfloat16_is_kept_as_it_is(spec, assets) -> None:

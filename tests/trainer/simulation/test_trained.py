@@ -11,10 +11,10 @@ import pytest
 
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked, checkpoint_folder
 from rdtops.errors import ConfigError, WeightsError
-from rdtops.hostlib import manifest
+from rdtops.hostlib import manifest, provenance
 from rdtops.trainer.data.actions import CODECS
 from rdtops.trainer.simulation import trained
-from tests.trainer.conftest import SHORT, signals_as_they_were, write_run
+from tests.trainer.conftest import SHORT, flip, signals_as_they_were, write_run
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +151,36 @@ def test_the_same_wish_has_the_same_folder_whatever_the_number_of_processes():
 def test_a_checkpoint_s_folder_is_told_from_any_of_its_files():
     for path in ("/c/checkpoint-30000", "/c/checkpoint-30000/ema", "/c/checkpoint-30000/ema/model.safetensors"):
         assert checkpoint_folder(path) == "/c/checkpoint-30000"
+
+
+# the encoders that it was trained with ------------------------------------------------------------------------------
+
+def test_the_encoders_of_the_training_are_recognised(made, assets):
+    here, notes = trained.compare_encoders(trained.find(made), assets)
+    assert (sorted(here.parts), notes) == (["text_encoder", "tokenizer", "vision_encoder"], ())
+
+
+@pytest.mark.parametrize(("role", "file", "part"), [
+    ("vision_encoder", "model.safetensors", "vision_encoder"), ("text_encoder", "model.safetensors", "text_encoder"),
+    ("text_encoder", "tokenizer.json", "tokenizer")])
+def test_another_encoder_is_refused_with_the_difference_and_accepted_when_it_is_named(
+        made, assets, tmp_path, role, file, part):
+    other = Path(shutil.copytree(assets[role], tmp_path / "other"))
+    flip(other / file)
+    policy, there = trained.find(made), {**assets, role: str(other)}
+    words = rf"{part} other: 1 of \d files? differs: {file} \(MD5 \w+ in training, "
+    with pytest.raises(ConfigError, match=words) as told:
+        trained.compare_encoders(policy, there)
+    assert told.value.remedy.startswith(f"inv eval --set {role}=other   #")
+    with pytest.raises(ConfigError):
+        trained.compare_encoders(policy, there, "vision_encoder" if role == "text_encoder" else "text_encoder")
+    _, (note,) = trained.compare_encoders(policy, there, role)
+    assert note.startswith(f"evaluated with other encoders than in training, as requested: {part} other: ")
+
+
+def test_a_checkpoint_from_before_is_evaluated_with_a_note(folder, old_layout, assets):
+    (folder / provenance.NAME).unlink()
+    manifest.seal(folder)
+    for path, name in ((folder, ""), (old_layout, "seed_compat")):
+        _, (note,) = trained.compare_encoders(trained.find(path, name), assets)
+        assert "could not be compared" in note
