@@ -28,12 +28,14 @@ from rdtops.api import (
     activation,
     ask,
     fields,
+    file_kinds,
     hookimpl,
     hub_cache,
     plan_asset,
     redacted,
     secrets_of,
     upload,
+    weight_files,
 )
 
 ROLES = ("text_encoder", "vision_encoder")
@@ -43,10 +45,8 @@ OPTIONS = {"endpoint": Option(str, "the URL of a hub or mirror, as https://...; 
                               pattern="https?://.+"),
            "download": Option(bool, "download on the host; default: when an endpoint is set")}
 TIME_LIMIT_S = {"before_train": 24 * 3600}  # 45 GB over a slow connection
-INDEX = ".index.json"  # of weights in parts
-# in the order in which transformers tries them
-WEIGHTS = ("model.safetensors", "model.safetensors" + INDEX, "pytorch_model.bin", "pytorch_model.bin" + INDEX)
-TOKENIZERS = ("tokenizer.json", "spiece.model")
+INDEX, WEIGHTS, TOKENIZERS = weight_files.INDEX, weight_files.OF_TRANSFORMERS, weight_files.TOKENIZERS
+MODEL_TYPES = {"text_encoder": ("t5",), "vision_encoder": ("siglip", "siglip_vision_model")}  # of config.json
 DOWNLOAD_TIMEOUT_S = 6 * 3600.0
 SILENCE_S = 60.0
 # Runs on the host. Its input is the environment, so that no command line has a token; it prints a dot every 5 s, so
@@ -110,6 +110,7 @@ class Encoder:
     files: frozenset[str]  # the non-empty ones
     shards: frozenset[str]  # named by the index of the weights
     config: Mapping[str, object] | None
+    instead: tuple[str, ...] = ()  # what lies in place of a file: "spiece.model is a web page"
 
 
 @dataclass(frozen=True)
@@ -129,17 +130,27 @@ def mirror_of(host: Host, options: Mapping[str, Any]) -> Mirror:
 
 
 def parse(output: Output) -> Encoder:
-    """Parse file names, a line `---`, names of weight files in quotes, a line `---`, and config.json."""
+    """Parse file names, a line `---`, names of weight files in quotes, a line `---`, and config.json. A name before
+    which `/pointer` or `/page` stands is of a file that holds something else; no name has a slash."""
     parts = output.out.split("---\n", 2)
     if output.code != 0 or len(parts) != 3:
         raise ValueError("unexpected answer")
     listing, shards, config = parts
+    broken = [line.split(" ", 2) for line in listing.splitlines() if line.startswith("/")]
+    instead = tuple(f"{name} is {_kind(kind, size)}" for kind, size, name in broken)
     try:
         values = fields.loads(config)
     except ValueError:
         values = None
-    return Encoder(frozenset(listing.splitlines()), frozenset(line.strip('"') for line in shards.splitlines()),
-                   values if isinstance(values, dict) else None)
+    names = frozenset(line for line in listing.splitlines() if not line.startswith("/"))
+    return Encoder(names, frozenset(line.strip('"') for line in shards.splitlines()),
+                   values if isinstance(values, dict) else None, instead)
+
+
+def _kind(kind: str, size: str) -> str:
+    if kind == "/page":
+        return "a web page"
+    return f"a Git LFS pointer of a {file_kinds.size_text(int(size))} file" if size.isdecimal() else "a Git LFS pointer"
 
 
 def probe(role: str, folder: str) -> Probe[Encoder]:
@@ -147,7 +158,11 @@ def probe(role: str, folder: str) -> Probe[Encoder]:
     git-lfs has small texts in place of them, which do not count; neither does a file that is still coming."""
     here = '[ -f "$f" ] && [ -s "$f" ]' + "".join(f' && [ ! -e "$f{suffix}" ]' for suffix in hub_cache.BEGUN)
     line = (f"cd {Command(folder).shell()} 2>/dev/null || {{ echo ---; echo ---; exit 0; }}; "
-            f'for f in *; do {here} && ! head -c 40 "$f" | grep -q "^version https://git-lfs" && echo "$f"; done; '
+            f'for f in *; do {here} || continue; '
+            'if head -c 40 "$f" | grep -q "^version https://git-lfs"; then '
+            'echo "/pointer $(sed -n "s/^size \\([0-9]\\{1,18\\}\\).*/\\1/p" "$f" | head -n 1) $f"; '
+            'elif head -c 300 "$f" | grep -qi "<html\\|<!doctype html"; then echo "/page - $f"; '
+            'else echo "$f"; fi; done; '
             "echo ---; "
             "grep -ohE '\"[^\"/]*[.](safetensors|bin)\"' *.index.json 2>/dev/null | sort -u; echo ---; "
             "cat config.json 2>/dev/null || :")
@@ -246,6 +261,11 @@ def missing(role: str, encoder: Encoder) -> list[str]:
     return lacks + (_missing_parts(used, encoder) if used.endswith(INDEX) else [])
 
 
+def _lacking(lacks: list[str], encoder: Encoder, where: str = "") -> str:
+    """Return what is missing, and what lies in its place."""
+    return f"{', '.join(lacks)} missing{where}" + (f" ({'; '.join(encoder.instead)})" if encoder.instead else "")
+
+
 def _missing_parts(index: str, encoder: Encoder) -> list[str]:
     """Return the parts that are missing; the index of weights in another format does not count."""
     suffix = PurePosixPath(index.removesuffix(INDEX)).suffix
@@ -255,9 +275,12 @@ def _missing_parts(index: str, encoder: Encoder) -> list[str]:
 def flaw(role: str, encoder: Encoder, spec: RunSpec) -> str:
     """Return what is wrong with an encoder; '' for a complete one that has the sizes of the model."""
     if lacks := missing(role, encoder):
-        return f"{', '.join(lacks)} missing"
+        return _lacking(lacks, encoder)
     if encoder.config is None:
         return "its config.json is not valid JSON"
+    kind, known = encoder.config.get("model_type"), MODEL_TYPES[role]
+    if kind is not None and kind not in known:
+        return f"its config.json is of {str(kind)[:40]!r}, not of {' or '.join(known)}: another encoder"
     wanted, found = _wanted(role, spec), sizes(role, encoder.config)
     wrong = [f"{key} is {found[key]}, {spec.train.model} needs {wanted[key]}"
              for key in wanted if key in found and found[key] != wanted[key]]
@@ -277,15 +300,16 @@ def judged(host: Host, mirror: Mirror, role: str, encoder: Encoder, spec: RunSpe
     folder, here = spec.assets[role], local_assets.get(role)
     deploy = f"inv deploy --host {spec.host} --only encoders"
     way = _way(host, mirror, role, spec, local_assets)
+    lacking = _lacking(lacks, encoder, " on the host")
     if lacks and way and here and (wrong := flaw(role, encoder_here(role, here), spec)):
         why, remedy = _unfit_copy(_asset(spec, role), here, wrong)
-        return CheckResult.fail(role, f"{', '.join(lacks)} missing on the host, and {why}", folder, remedy)
+        return CheckResult.fail(role, f"{lacking}, and {why}", folder, remedy)
     if lacks and way:
-        return CheckResult.warn(role, f"{', '.join(lacks)} missing on the host; before training: {way}", folder,
+        return CheckResult.warn(role, f"{lacking}; before training: {way}", folder,
                                 deploy if here else f"inv train --host {spec.host}   # downloads it")
     if lacks:
         why, remedy = _no_way(host, _asset(spec, role))
-        return CheckResult.fail(role, f"{', '.join(lacks)} missing on the host, and {why}", folder, remedy)
+        return CheckResult.fail(role, f"{lacking}, and {why}", folder, remedy)
     if wrong := flaw(role, encoder, spec):
         return CheckResult.fail(role, wrong, folder, deploy)
     return _sized(role, encoder, spec)
@@ -364,6 +388,8 @@ def _no_way(host: Host, name: str) -> tuple[str, str]:
 def _unfit_copy(name: str, folder: Path, wrong: str) -> tuple[str, str]:
     """Return that the copy on this laptop is incomplete or another encoder, and the remedy."""
     command = f"hf download {HUB_NAMES[name]}   # here; or" if name in HUB_NAMES else "complete it here, or"
+    if "Git LFS pointer" in wrong:
+        command = f"cd {folder} && git lfs pull   # here; or"
     return (f"the copy on this laptop is unfit: {wrong} ({folder})",
             f"{command} name another copy of {name} under [assets] in hosts.toml")
 

@@ -9,7 +9,18 @@ from rdtops.contract.run import Checkpoint, Retention, RunEnd, RunPaths, RunSpec
 from rdtops.contract.tally import tallies
 from rdtops.errors import PreflightVeto, RdtopsError, RunError
 from rdtops.hookspecs import API_VERSION, hookimpl
-from rdtops.hostlib import checkpoints, fields, files, hub_cache, locks, manifest, names, nvidia_smi
+from rdtops.hostlib import (
+    checkpoints,
+    fields,
+    file_kinds,
+    files,
+    hub_cache,
+    locks,
+    manifest,
+    names,
+    nvidia_smi,
+    weight_files,
+)
 from rdtops.launcher import Cause, Job, JobState, Launcher, Phase, Spread, Submitted, Traits
 from rdtops.options import Option
 from rdtops.ssh.command import Command, Secret
@@ -62,6 +73,7 @@ __all__ = [
     "checkpoints",
     "download",
     "fields",
+    "file_kinds",
     "files",
     "hookimpl",
     "hub_cache",
@@ -78,4 +90,5 @@ __all__ = [
     "secrets_of",
     "tallies",
     "upload",
+    "weight_files",
 ]

@@ -79,6 +79,7 @@ def found(folder: str, names: tuple[str, ...] = NAMES) -> WeightFiles:
     if not name:
         raise UnreadableWeights(*_instead(folder, names))
     _check_ranks(folder, name)
+    _check_whole(folder, name)
     if not name.endswith(INDEX):
         check_kind(os.path.join(folder, name))
         return WeightFiles(folder, name, (name,), {}, None)
@@ -91,8 +92,17 @@ def found(folder: str, names: tuple[str, ...] = NAMES) -> WeightFiles:
         raise UnreadableWeights(f"{folder}: {len(missing)} of {len(parts)} parts that {name} names are missing: "
                                 f"{', '.join(missing[:3])}" + (f"; {coming[0]} is still coming" if coming else ""))
     for part in parts:
+        _check_whole(folder, part)
         check_kind(os.path.join(folder, part))
     return WeightFiles(folder, name, parts, places, tensor_bytes)
+
+
+def _check_whole(folder: str, name: str) -> None:
+    """Refuse a file that is still coming: aria2 gives it its whole size at once."""
+    begun = [name + suffix for suffix in hub_cache.BEGUN if os.path.lexists(os.path.join(folder, name + suffix))]
+    if begun:
+        raise UnreadableWeights(f"{folder}: {name} is still coming, or its download was interrupted: {begun[0]} is "
+                                "beside it", "hf download REPOSITORY   # resumes it")
 
 
 def check_kind(path: str) -> None:

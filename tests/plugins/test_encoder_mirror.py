@@ -115,10 +115,33 @@ def test_the_probe_sees_files_links_and_parts_and_no_empty_weights(plugins, tmp_
     (folder / "spiece.model.aria2").write_text("x")  # it is still coming
     seen = look(plugins["encoder_mirror"], folder)
     assert seen.files == {"config.json", "model.safetensors.index.json", "spiece.model.aria2"}
+    assert seen.instead == ("model.safetensors is a Git LFS pointer of a 9 bytes file",)
     assert seen.shards == {"model-1.safetensors", "model-2.safetensors"}
     assert seen.config == {}
     nothing = look(plugins["encoder_mirror"], tmp_path / "nowhere")
     assert (nothing.files, nothing.shards, nothing.config) == (frozenset(), frozenset(), None)
+
+
+def test_what_lies_in_place_of_a_file_is_named_in_check_and_for_the_copy_here(check, plugins, tmp_path):
+    there = "config.json\nspiece.model\n/pointer 9999999999 model.safetensors\n"
+    found = check(text=listing(there, as_json({"d_model": 4096})))["text_encoder"]
+    assert found.summary.startswith(
+        "weights missing on the host (model.safetensors is a Git LFS pointer of a 10.0 GB file)")
+    here = copy_in(tmp_path / "clone", "config.json spiece.model model.safetensors")
+    (here / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 44541601\n")
+    (here / "spiece.model").write_text("<!DOCTYPE html>\n<html>")
+    seen = plugins["encoder_mirror"].encoder_here("text_encoder", here)
+    assert seen.instead == ("model.safetensors is a Git LFS pointer of a 44.5 MB file", "spiece.model is a web page")
+
+
+@pytest.mark.parametrize(("role", "kind"), [
+    ("text", "umt5"), ("text", "clip"), ("vision", "siglip2"), ("vision", "t5")])
+def test_the_config_of_another_model_is_told(check, role, kind):
+    config = {"text": {"d_model": 4096}, "vision": SO400M}[role]
+    files = {"text": T5, "vision": SIGLIP}[role]
+    found = check(**{role: listing(files, as_json({**config, "model_type": kind}))})[f"{role}_encoder"]
+    assert (found.status, f"its config.json is of '{kind}', not of" in found.summary) == (Status.FAIL, True)
 
 
 PARTS = ("config.json spiece.model model-00001-of-00002.safetensors model-00002-of-00002.safetensors "

@@ -194,6 +194,20 @@ def test_any_value_in_config_json_is_accepted_or_refused(data, tmp_path) -> None
     load_or_refuse(tmp_path)
 
 
+@fuzzed
+@given(data=st.data())
+def test_no_key_of_a_config_is_left_unread(data, tmp_path) -> None:
+    """A key that is not known may be of a fork that computes something else."""
+    config = json.loads((PARITY / "hub_bin" / "config.json").read_text())
+    table = data.draw(st.sampled_from([config, config["rdt"], config["noise_scheduler"]]))
+    key = data.draw(st.text(min_size=1, max_size=12).filter(lambda k: not k.startswith("_") and k not in table))
+    table[key] = data.draw(JSON)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shutil.copy(PARITY / "hub_bin" / "pytorch_model.bin", tmp_path)
+    with pytest.raises(WeightsError, match=r"has keys that this RDT does not know"):
+        RDTPolicy.from_pretrained(tmp_path)
+
+
 def test_whole_numbers_and_complex_ones_are_no_weights(tensors, tmp_path) -> None:
     shutil.copy(PARITY / "hub_bin" / "config.json", tmp_path)
     for dtype in (torch.int64, torch.complex64):
@@ -266,6 +280,17 @@ def test_any_manifest_is_accepted_or_a_value_error(value, rows) -> None:
             manifest.Manifest.from_json(json.dumps(table))
         except ValueError:
             continue
+
+
+def test_a_moment_that_is_no_number_is_named(saved, policy, tmp_path) -> None:
+    from safetensors.torch import load_file
+
+    moments = load_file(saved / checkpoint.OPTIMIZER)
+    moments["exp_avg_sq.img_adaptor.0.bias"][3] = float("nan")
+    folder = Path(shutil.copytree(saved, tmp_path / "step_000001"))
+    save_file(moments, folder / checkpoint.OPTIMIZER)
+    with pytest.raises(WeightsError, match=r"NaN or infinite numbers \(exp_avg_sq\.img_adaptor\.0\.bias: 1 of 64\)"):
+        checkpoint.restore_optimizer(folder, policy, torch.optim.AdamW(policy.parameters()), ALONE)
 
 
 @pytest.mark.parametrize(("part", "shape"), [("exp_avg", (3,)), ("step", (2,))])

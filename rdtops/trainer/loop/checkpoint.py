@@ -176,6 +176,7 @@ def restore_optimizer(folder: Path, policy: RDTPolicy, optimizer: torch.optim.Op
     """Restore the optimiser, strictly: raise WeightsError unless all moments are complete."""
     path = folder / OPTIMIZER
     tensors = weights.mapped_tensors(path)
+    weights.check_finite(tensors, path)
     if not tensors and read_trainer(folder)["ema_updates"] == 0:  # fp16 may skip its first steps
         return
     for name, parameter in policy.named_parameters():

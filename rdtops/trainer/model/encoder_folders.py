@@ -15,6 +15,7 @@ from rdtops.trainer import libraries
 from rdtops.trainer.model import weights
 
 DEPLOY = "inv deploy --only encoders"
+ANEW = f"hf download REPOSITORY   # here, anew; then {DEPLOY}"  # what was sent is wrong: sending it again is no help
 TEXT_ENCODERS = ("t5",)  # model_type of config.json
 # Values of the two encoders that RDT was trained with which no shape shows, by the width that config.json names; of an
 # encoder of another width nothing is known. The names are those of transformers' configurations.
@@ -75,7 +76,7 @@ def check_config(config: Any, folder: Path, what: str) -> None:
              if getattr(config, name, None) != value]
     if wrong:
         raise WeightsError(f"{folder / weights.CONFIG}: {'; '.join(wrong)}",
-                           remedy=f"hf download REPOSITORY {weights.CONFIG}   # the published one; then {DEPLOY}")
+                           remedy=ANEW)
 
 
 def _check_activation(config: Any, folder: Path) -> None:
@@ -85,7 +86,7 @@ def _check_activation(config: Any, folder: Path) -> None:
     if (config.dense_act_fn, config.is_gated_act) != wanted:
         rest = f"dense_act_fn {config.dense_act_fn!r} and is_gated_act {config.is_gated_act}"
         raise WeightsError(f"{folder / weights.CONFIG}: feed_forward_proj is {config.feed_forward_proj!r}, but {rest}",
-                           remedy=DEPLOY)
+                           remedy=ANEW)
 
 
 def check_pixels(folder: Path) -> None:
@@ -96,11 +97,11 @@ def check_pixels(folder: Path) -> None:
     try:
         told = fields.table(fields.loads(files.head_of(path)))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} is not JSON: {error}", remedy=DEPLOY) from error
+        raise WeightsError(f"{path} is not JSON: {error}", remedy=ANEW) from error
     wrong = [f"{name} is {told[name]}, of SigLIP {value}" for name, value in _PIXELS.items()
              if name in told and not _near(told[name], value)]
     if wrong:
-        raise WeightsError(f"{path} is of another encoder: {'; '.join(wrong)}", remedy=DEPLOY)
+        raise WeightsError(f"{path} is of another encoder: {'; '.join(wrong)}", remedy=ANEW)
 
 
 def check_report(report: Mapping[str, Any], folder: Path, name: str) -> None:
@@ -109,12 +110,12 @@ def check_report(report: Mapping[str, Any], folder: Path, name: str) -> None:
     lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if lacking:
         raise WeightsError(f"{name}: the weights in {folder} lack {len(lacking)} tensors, {lacking[0]} first",
-                           remedy=DEPLOY)
+                           remedy=ANEW)
     more = sorted(key for key in report["unexpected_keys"] if any(part in f".{key}" for part in _LAYERS)
                   and not key.startswith(("decoder.", "text_model.")))
     if more:
         raise WeightsError(f"{name}: the weights in {folder} have {len(more)} tensors more than {weights.CONFIG} "
-                           f"counts, {more[0]} first: files of two models", remedy=DEPLOY)
+                           f"counts, {more[0]} first: files of two models", remedy=ANEW)
 
 
 def check_tokenizer(tokenizer: Any, config: Any, folder: Path) -> None:
@@ -157,7 +158,7 @@ def refused(what: str) -> Iterator[None]:
             raise
         plain = isinstance(error, (OSError, ValueError, RuntimeError)) and str(error)
         raise WeightsError(f"{what}: {error if plain else f'{type(error).__name__}: {error}'}",
-                           remedy=DEPLOY) from error
+                           remedy=ANEW) from error
 
 
 def check_finite(model: Any, folder: Path) -> None:
@@ -165,7 +166,7 @@ def check_finite(model: Any, folder: Path) -> None:
     broken = [name for name, tensor in model.named_parameters() if not weights.is_finite(tensor)]
     if broken:
         raise WeightsError(f"{folder}: {len(broken)} tensors of the encoder hold NaN or infinite numbers, {broken[0]} "
-                           "first", remedy=f"hf download REPOSITORY   # anew; then {DEPLOY}")
+                           "first", remedy=ANEW)
 
 
 def _check_tokenizer_files(folder: Path) -> None:

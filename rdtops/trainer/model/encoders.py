@@ -62,7 +62,7 @@ def _check_different(known: dict[str, torch.Tensor], folder: Path) -> None:
         same = texts.setdefault(tokens_LD.numpy().tobytes(), text)
         if same != text:
             raise WeightsError(f"{folder} encodes {same!r} and {text!r} alike: its tokenizer is not that of its T5",
-                               remedy=f"{encoder_folders.DEPLOY}   # and delete cache/instructions in the workspace")
+                               remedy="rm -r cache/instructions   # in the workspace; then the tokenizer of its T5")
 
 
 class Vision:
@@ -140,7 +140,7 @@ def _check_kind(folder: Path, known: Iterable[str], what: str) -> str:
     kind = weights.read_config(folder).get("model_type")
     if kind not in list(known):
         raise WeightsError(f"{folder / weights.CONFIG} describes no known {what} encoder: its model_type is {kind!r}, "
-                           f"known are {', '.join(sorted(known))}", remedy=encoder_folders.DEPLOY)
+                           f"known are {', '.join(sorted(known))}", remedy=encoder_folders.ANEW)
     return str(kind)
 
 

@@ -34,6 +34,13 @@ CONFIG_KEYS = ("action_dim", "pred_horizon", "state_token_dim", "lang_token_dim"
 SIZES = ("action_dim", "pred_horizon", "state_token_dim", "lang_token_dim", "img_token_dim", "max_lang_cond_len",
          "img_cond_len")
 LARGEST, DEEPEST = 100_000, 1_000  # sizes in a config.json; a damaged one must not build a model for hours
+# every other key of a config.json, and every key of its tables: one that is not here may change what a model computes
+KNOWN_KEYS = {"": {*CONFIG_KEYS, "lang_pos_embed_config", "img_pos_embed_config", "ema", "norm"},
+              "rdt": {"hidden_size", "depth", "num_heads", "cond_pos_embed_type"},
+              "noise_scheduler": {"type", "num_train_timesteps", "num_inference_timesteps", "beta_schedule",
+                                  "prediction_type", "clip_sample"}}
+NOTES = ("architectures", "model_type", "dtype", "torch_dtype", "transformers_version")  # and what begins with _
+PREDICTIONS = ("sample", "epsilon")
 NORMS = ("timm_1_0_3", "rms")
 NORM_EPS = 1e-6
 TIME_FEATURES = 256
@@ -489,7 +496,23 @@ def _checked(config: dict[str, Any]) -> dict[str, Any]:
            or not isinstance(size, int) or not 1 <= size <= (DEEPEST if key == "rdt.depth" else LARGEST)]
     if odd:
         raise WeightsError(f"config.json does not describe an RDT: {', '.join(odd)}")
+    _check_meaning(config)
     config = {"norm": NORMS[0], **copy.deepcopy(config)}
     if config["norm"] not in NORMS:
         raise WeightsError(f"config.json: norm = {config['norm']!r}, must be one of {', '.join(NORMS)}")
     return config
+
+
+def _check_meaning(config: dict[str, Any]) -> None:
+    """Refuse what this model would leave unread, or read as something else: of a fork, of another diffusion."""
+    tables = {"": config, **{name: config[name] for name in ("rdt", "noise_scheduler")}}
+    odd = [f"{name}{'.' if name else ''}{key}" for name, table in tables.items() if isinstance(table, dict)
+           for key in sorted(table.keys() - KNOWN_KEYS[name] - set(NOTES)) if not key.startswith("_")]
+    if odd:
+        raise WeightsError(f"config.json has keys that this RDT does not know: {', '.join(odd[:8])}",
+                           remedy="the weights of a fork need its code; if the keys mean nothing, delete them")
+    noise = config["noise_scheduler"] if isinstance(config["noise_scheduler"], dict) else {}
+    for key, known in (("type", ("ddpm",)), ("prediction_type", PREDICTIONS)):
+        if key in noise and noise[key] not in known:
+            raise WeightsError(f"config.json: noise_scheduler.{key} = {str(noise[key])[:40]!r}, must be "
+                               f"{' or '.join(known)}")

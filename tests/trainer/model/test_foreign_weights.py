@@ -173,6 +173,12 @@ def test_a_snapshot_of_the_hub_s_cache_and_the_one_folder_in_a_folder_are_found(
 
 # --- refused by name, with the way out ---
 
+def test_a_file_that_is_still_coming_is_no_weights(folder, tensors) -> None:
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "model.safetensors.aria2").touch()
+    assert "model.safetensors is still coming, or its download was interrupted" in refused(folder).message
+
+
 @pytest.mark.parametrize("content", [POINTER, PAGE, '{"error": "Repository not found"}', "", "\0" * 5000])
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt"])
 def test_something_else_in_place_of_weights_is_named(folder, name, content) -> None:

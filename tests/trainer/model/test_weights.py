@@ -106,6 +106,11 @@ def test_a_folder_without_weights_or_config_says_so(folder) -> None:
 @pytest.mark.parametrize(("key", "value", "says"), [
     ("img_adaptor", "mlp2x_relu", "unknown adaptor 'mlp2x_relu'"),
     ("norm", "layer", "norm = 'layer'"),
+    ("use_flow_matching", True, "keys that this RDT does not know: use_flow_matching"),
+    ("rdt", {"hidden_size": 64, "depth": 4, "num_heads": 4, "qk_norm": False}, "does not know: rdt.qk_norm"),
+    ("noise_scheduler", {"type": "flow"}, "noise_scheduler.type = 'flow', must be ddpm"),
+    ("noise_scheduler", {"type": "ddpm", "prediction_type": "v_prediction"}, "must be sample or epsilon"),
+    ("noise_scheduler", {"type": "ddpm", "rescale_betas_zero_snr": True}, "noise_scheduler.rescale_betas_zero_snr"),
 ])
 def test_an_unknown_part_of_the_config_is_refused(folder, key, value, says) -> None:
     config = json.loads((folder / "config.json").read_text())
@@ -121,3 +126,10 @@ def test_the_config_of_another_model_is_refused(folder) -> None:
 def test_a_file_that_is_no_table_of_tensors_is_refused(folder) -> None:
     torch.save([torch.zeros(3)], folder / "pytorch_model.bin")
     assert "must hold a table of tensors" in refused(folder)
+
+
+@pytest.mark.parametrize("key", ["_name_or_path", "torch_dtype", "architectures", "transformers_version"])
+def test_notes_in_a_config_change_nothing(folder, key) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, key: "x"}))
+    RDTPolicy.from_pretrained(folder)
