@@ -42,7 +42,7 @@ from rdtops.trainer.loop.stop import Stop
 from rdtops.trainer.model import encoders
 from rdtops.trainer.model.conditions import Conditions
 from rdtops.trainer.model.precision import DTYPES, autocast, make_reproducible
-from rdtops.trainer.simulation import film, first_frame, rollout, simulator, trained, workers
+from rdtops.trainer.simulation import film, first_frame, renderers, rollout, simulator, trained, workers
 from rdtops.trainer.simulation.rollout import Driver
 from rdtops.trainer.simulation.simulator import SETTLING_STEPS, Simulator, Task
 from rdtops.trainer.simulation.trained import TrainedPolicy
@@ -61,6 +61,7 @@ class Examination:
     spec: EvalSpec
     policy: TrainedPolicy
     tasks: tuple[Task, ...]
+    renderer: str = ""  # what draws in the first worker, in words
 
     @property
     def jobs(self) -> list[tuple[Task, int]]:
@@ -80,7 +81,7 @@ class Examination:
                          "control_hz": policy.codec.control_hz, "pred_horizon": policy.horizon,
                          "initial_state": "trial i of a task starts from initial state i",
                          "world_seed": "the trial's number", "noise_seed": "(seed, trial, decision)"},
-            "notes": policy.notes}
+            "renderer": self.renderer, "notes": policy.notes}
 
 
 def examine(spec: EvalSpec) -> Examination:
@@ -94,7 +95,9 @@ def examine(spec: EvalSpec) -> Examination:
     policy.check_horizon(protocol.exec_horizon)
     tasks = simulator.tasks(protocol.benchmark, protocol.tasks)
     _check_device(spec.device)
-    return Examination(spec, policy, tuple(dict.fromkeys(tasks)))
+    renderer = renderers.choose(_device(spec.device, 0).index or 0)
+    os.environ[renderers.GL] = renderer.kind  # one kind in all workers: pictures may differ a little
+    return Examination(spec, policy, tuple(dict.fromkeys(tasks)), renderer.words())
 
 
 def _check_device(name: str) -> None:
