@@ -1,4 +1,4 @@
-"""`inv drill why`: causes injected into real trainings on the lab's host, and the diagnosis of each by `inv why`."""
+"""`inv drill why`: what recorded endings are taken for, then causes injected into real trainings on the lab's host."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from proofs.staging import endings
 from proofs.staging.ground import own_lab, release_in, tiny_assets
 from proofs.staging.plants import Plant, cleared, plants
 from rdtops.contract.config import override, preset
@@ -56,10 +57,21 @@ class Named:
 
 
 def drill(say: Say, *, kills: int = 0, only: str = "") -> Iterator[Drilled]:
-    """Run the drill. `kills`: number of causes; `only`: those with the word in their name."""
+    """Run the drill. `kills`: number of injected causes; `only`: causes with the word in their name."""
+    yield confusion(only)
     chosen = [plant for plant in plants() if only in plant.cause][:kills or None]
     with own_lab("why", say) as (site, connection):
         yield drill_why(site, connection, tiny_assets(), chosen, say)
+
+
+def confusion(only: str = "") -> Drilled:
+    """Diagnose the corpus of endings: a row for each right cause and what it was taken for."""
+    chosen = [ending for ending in endings.read() if only in ending.cause]
+    rows = endings.confusion(chosen)
+    right = sum(row.endings for row in rows if row.right == row.diagnosed)
+    forbidden = sum(row.forbids_wrongly for row in rows)
+    return Drilled(f"{right} of {len(chosen)} endings were named right, {forbidden} forbid a restart wrongly",
+                   tuple(rows))
 
 
 def drill_why(site: Lab, connection: Connection, assets: Mapping[str, str], chosen: Sequence[Plant],

@@ -70,7 +70,9 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     # data
     observed: str = "auto"  # when obs[t] was taken: after or before action t; auto detects it in each file
-    images: str = "auto"  # how they are stored: upside_down (as LIBERO does) or upright; auto detects it
+    images: str = "auto"  # how they are stored: upside_down (LIBERO's), upright, mirrored, turned; auto detects it
+    instruction: str = ""  # of every file of demonstrations that has none
+    without: str = ""  # demonstrations to leave out, separated by commas: NAME.hdf5 or NAME.hdf5:demo_3
     trusted_conventions: str = ""  # names of CONVENTIONS, separated by commas, that `inv check` does not question
     loader_workers: int = 8
     image_augmentation: bool = True
@@ -154,13 +156,20 @@ CHOICES = {
     "wandb_mode": ("online", "offline"),
     "codec": ("delta_velocity", "absolute_pose", "seed_compat", "seed_compat_m"),
     "observed": ("auto", "after", "before"),
-    "images": ("auto", "upside_down", "upright"),
+    "images": ("auto", "upside_down", "upright", "mirrored", "turned"),
 }
+
+OF_THE_DATA = ("observed", "images", "instruction", "without")  # settings that say how demonstrations are read
 
 CONVENTIONS = (  # what the convention check tests by correlation; rdtops.trainer.conventions explains each
     "pose_position", "pose_rotation", "pose_timing", "position_axes", "rotation_axes", "position_scale",
     "rotation_scale", "rotation_frame", "action_timing", "gripper_sign", "gripper_range", "gripper_fingers",
     "agentview_upright", "wrist_upright", "agentview_mirrored", "cameras", "colours", "images_fresh", "instruction")
+
+
+def data_options(values: object) -> list[str]:
+    """Return the OF_THE_DATA settings of a configuration as options of the trainer's programs."""
+    return [f"--{name}={getattr(values, name)}" for name in OF_THE_DATA if getattr(values, name)]
 
 
 def trusted(names: str) -> tuple[str, ...]:

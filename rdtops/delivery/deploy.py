@@ -88,7 +88,7 @@ def _asset(connection: Connection, asset: Asset, dry_run: bool,
         return _without_copy(connection, asset)
     plan = plan_asset(connection, asset.local, asset.remote)
     outcome = None if dry_run else upload(connection, plan, _named(asset.name, progress))
-    left_out = f"left out, of a download: {', '.join(plan.left_out[:5])}" if plan.left_out else ""
+    left_out = f"left out, of downloads and editors: {', '.join(plan.left_out[:5])}" if plan.left_out else ""
     left_out += f" and {len(plan.left_out) - 5} more" if len(plan.left_out) > 5 else ""
     return Delivery(asset.name, connection.short(asset.remote), plan, outcome,
                     remarks=tuple(filter(None, (asset.remark, left_out))))

@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Union
 
 OURS = ".rdtops-"  # prefix of the files that a transfer keeps beside its own; never sent
@@ -160,9 +160,9 @@ def flush_below(folder: Path) -> None:
         flush(root)
 
 
-def below(folder: str, suffix: str) -> list[str]:
-    """Return the regular files of a tree whose names end with `suffix`, as sorted paths below it; follow links to
-    folders, each folder once. Skip the parts of transfers. Raise OSError for a folder that cannot be listed."""
+def below(folder: str, is_wanted: Callable[[str], bool], is_entered: Callable[[str], bool]) -> list[str]:
+    """Return the regular files of a tree whose paths below it are wanted, sorted. Follow links to folders, each folder
+    once, and enter only those whose paths `is_entered` accepts. Raise OSError for a folder that cannot be listed."""
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
     waiting = [""]
@@ -177,8 +177,9 @@ def below(folder: str, suffix: str) -> list[str]:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 path = os.path.join(at, entry.name)
                 if entry.is_dir():
-                    (linked if entry.is_symlink() else waiting).append(path)
-                elif entry.is_file() and entry.name.endswith(suffix) and not entry.name.startswith(OURS):
+                    if is_entered(path):
+                        (linked if entry.is_symlink() else waiting).append(path)
+                elif entry.is_file() and is_wanted(path):
                     found.append(path)
     return sorted(found, key=lambda path: path.split("/"))
 

@@ -17,8 +17,9 @@ from rdtops.hostlib import files
 
 REPOSITORIES = ("models--", "datasets--")
 BEGUN = (".incomplete", ".aria2")  # suffixes of what lies beside a file while it comes
-_LITTER_FOLDERS = (".cache/huggingface", ".git", ".hfd")
-_LITTER = (*BEGUN, ".lock")  # suffixes of files
+_LITTER_FOLDERS = (".cache/huggingface", ".git", ".hfd", ".ipynb_checkpoints", "__MACOSX")
+_LITTER = (*BEGUN, ".lock", ".part", ".crdownload", "~")  # suffixes of files
+_OF_MACOS = ("._", ".DS_Store")  # beginnings of what Finder and its archives leave beside every file
 
 
 class HubSnapshot(NamedTuple):
@@ -35,12 +36,14 @@ def counts(folder: str, path: str) -> bool:
 
 
 def is_litter(path: str) -> bool:
-    """Return whether a file or folder below an asset was left by a download, or holds a download's own notes.
+    """Return whether a file or folder below an asset was left by a download, an editor or macOS, or holds a download's
+    own notes.
 
-    >>> [is_litter(p) for p in ("config.json", "model.safetensors.incomplete", ".cache/huggingface", "a/.git")]
-    [False, True, True, True]
+    >>> [is_litter(p) for p in ("config.json", "model.safetensors.incomplete", ".cache/huggingface", "a/.git", "._a")]
+    [False, True, True, True, True]
     """
-    return path.endswith(_LITTER) or any(f"/{path}/".endswith(f"/{folder}/") for folder in _LITTER_FOLDERS)
+    return (path.endswith(_LITTER) or os.path.basename(path).startswith(_OF_MACOS)
+            or any(f"/{path}/".endswith(f"/{folder}/") for folder in _LITTER_FOLDERS))
 
 
 def snapshot(folder: str) -> HubSnapshot | None:

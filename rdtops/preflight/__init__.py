@@ -6,8 +6,9 @@ Parsers and judges are pure; an unreadable answer is a finding that quotes it. N
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rdtops.checks import CheckResult, Status
 from rdtops.contract.run import RunSpec
@@ -21,9 +22,9 @@ CHECKS: Sequence[Check] = (*machine.CHECKS, *python.CHECKS, *assets.CHECKS, *con
                            *launch_checks.CHECKS)
 
 
-def core_checks(connection: Connection, spec: RunSpec) -> list[CheckResult]:
-    """Return every finding about what `spec` needs on the host."""
-    subject = Subject(connection.host, spec)
+def core_checks(connection: Connection, spec: RunSpec, local: Mapping[str, Path] | None = None) -> list[CheckResult]:
+    """Return every finding about what `spec` needs on the host. `local`: role -> folder of the same assets here."""
+    subject = Subject(connection.host, spec, local or {})
     begun_s = time.time()
     found = ask(connection, [probe for check in CHECKS for probe in check.probes(subject)])
     answers = Answers(found, begun_s, time.time())

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from rdtops.checks import CheckResult
+from rdtops.contract import tensor_names
+from rdtops.contract.config import data_options
 from rdtops.contract.models import MODELS
 from rdtops.contract.run import RunSpec
-from rdtops.hostlib.fields import loads
-from rdtops.on_host import weight_shapes
+from rdtops.hostlib import digests, names, tensor_headers, weight_files
+from rdtops.hostlib.fields import loads, words
+from rdtops.hostlib.file_kinds import size_text
+from rdtops.hostlib.names import RelativePath
+from rdtops.on_host import dataset_lister, weight_shapes
 from rdtops.preflight.check import Answers, Check, Subject, last_line
 from rdtops.preflight.python import in_release, with_variables
 from rdtops.ssh.command import quoted
 from rdtops.ssh.probe import Answer, Output, Probe, program_probe
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt",
-           "pytorch_model/mp_rank_00_model_states.pt")  # the order in which the trainer tries them
 SURVEY_S = 10.0  # of a large dataset only the first files are examined
 
 
@@ -27,6 +30,15 @@ class FolderFacts:
 
     sizes: Mapping[str, int]
     config: str
+
+
+@dataclass(frozen=True)
+class DemonstrationsFound:
+    """The sizes of the demonstrations of a folder, and what it is where it has none."""
+
+    sizes: Mapping[str, int]
+    kind: str
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -49,16 +61,24 @@ class DatasetSummary:
     steps: int
     problem: str
     remedy: str
+    without: Sequence[str]  # names that `--set without=` can leave out, so that the rest can be trained on
+    wrong_files: Mapping[RelativePath, tuple[int, str]]  # bytes and MD5, of files that cannot be read
+    read_as: Sequence[str]
     statistics: StatisticsCheck
 
 
 @dataclass(frozen=True)
 class WeightsFacts:
-    """The tensors of a weight file as name -> shape, or why they cannot be read."""
+    """The weights of a folder: config.json, the weight file, and its tensors as name -> shape, or why they cannot be
+    read and what helps."""
 
     file: str
+    config: str
+    size_bytes: int
+    types: Sequence[str]
     shapes: Mapping[str, tuple[int, ...]]
     problem: str
+    remedy: str
 
 
 # --- configuration ---
@@ -85,11 +105,11 @@ def judge_configuration(subject: Subject, _: Answers) -> Iterator[CheckResult]:
 
 # --- folders ---
 
-def listing(folder: str, names: str = "*") -> str:
+def listing(folder: str) -> str:
     """Return the command that lists sizes and names at all levels below a folder; find is POSIX, stat differs between
     systems. -L: a folder of the Hugging Face cache holds links to its files."""
     place = quoted(folder)
-    return (f"cd {place} 2>/dev/null && find -L . -type f -name {quoted(names)} ! -name '.rdtops-*' -exec sh -c "
+    return (f"cd {place} 2>/dev/null && find -L . -type f ! -name '.rdtops-*' -exec sh -c "
             "'for f; do printf \"%s %s\\n\" \"$(wc -c < \"$f\")\" \"${f#./}\"; done' sh {} +; "
             f"echo ---; cat {place}/config.json 2>/dev/null || :")
 
@@ -105,14 +125,24 @@ def parse_folder(output: Output) -> FolderFacts:
 
 # --- dataset ---
 
+def parse_dataset(output: Output) -> DemonstrationsFound:
+    facts = loads(last_line(output))
+    return DemonstrationsFound({str(name): int(size) for name, size in facts["sizes"].items()}, str(facts["kind"]),
+                               str(facts["problem"]))
+
+
 def judge_dataset(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     folder, facts = subject.spec.assets["dataset"], answers["dataset"].value
-    if facts is None:
-        yield CheckResult.fail("dataset", "cannot be listed", answers["dataset"].problem,
+    if facts is None or facts.problem:
+        yield CheckResult.fail("dataset", "cannot be listed", facts.problem if facts else answers["dataset"].problem,
                                subject.there(f"ls -lR {quoted(folder)}"))
         return
-    empty = [n for n, size in facts.sizes.items() if not size]
-    if not facts.sizes:
+    left_out = {name.strip() for name in subject.spec.train.without.split(",")}
+    empty = [n for n, size in facts.sizes.items() if not size and n not in left_out]
+    if facts.kind:
+        yield CheckResult.fail("dataset", f"no *.hdf5 in {folder}: it is {facts.kind}", "",
+                               "convert it, see docs/training.md, Demonstrations")
+    elif not facts.sizes:
         yield CheckResult.fail("dataset", f"no *.hdf5 in {folder}", "", subject.deploy)
     elif empty:
         yield CheckResult.fail("dataset", f"empty: {', '.join(empty[:5])}", folder, subject.deploy)
@@ -123,8 +153,10 @@ def judge_dataset(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 def parse_survey(output: Output) -> DatasetSummary:
     facts = loads(last_line(output))
     found = facts["statistics"]
+    wrong = {names.relative_path(name): (int(size), str(md5)) for name, (size, md5) in facts["wrong_files"].items()}
     return DatasetSummary(int(facts["files"]), int(facts["looked_into"]), int(facts["episodes"]), int(facts["steps"]),
-                          str(facts["problem"]), str(facts["remedy"]),
+                          str(facts["problem"]), str(facts["remedy"]), words(facts["without"]), wrong,
+                          words(facts["read_as"]),
                           StatisticsCheck(str(found["why_not"]), str(found["wrong"]),
                                           [str(one) for one in found["odd"]],
                                           int(found["unread"])))
@@ -152,7 +184,8 @@ def judge_statistics(subject: Subject, answers: Answers) -> Iterator[CheckResult
 def judge_episodes(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     """Check the files with the trainer's own reader: an existing file may be cut off, or lack LIBERO's groups."""
     answer: Answer[DatasetSummary] = answers["episodes"]
-    if answers["release"].value != ["there"] or not (answers["dataset"].value or FolderFacts({}, "")).sizes:
+    there: DemonstrationsFound | None = answers["dataset"].value
+    if answers["release"].value != ["there"] or there is None or not there.sizes:
         yield CheckResult.skip("episodes", "not checked: it needs the deployed code and demonstrations")
         return
     if answer.value is None:
@@ -163,14 +196,47 @@ def judge_episodes(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     counts = f"{seen.episodes} episodes, {seen.steps} steps"
     part = "" if seen.looked_into == seen.files else f" in the first {seen.looked_into} of {seen.files} files"
     if seen.problem:
-        yield CheckResult.fail("episodes", seen.problem, f"{counts} before it", seen.remedy or subject.deploy)
+        says, remedy = _compared(subject, seen)
+        yield CheckResult.fail("episodes", seen.problem, f"{counts} are good; {says}".removesuffix("; "),
+                               _or_without(subject, seen, remedy))
+    elif not seen.episodes:
+        yield CheckResult.fail("episodes", f"none{part}", "", subject.deploy)
     else:
-        yield CheckResult.ok("episodes", f"{counts}{part}, with every field that a training reads")
+        yield CheckResult.ok("episodes", f"{counts}{part}, with every field that a training reads",
+                             "; ".join(seen.read_as[:3]))
+
+
+def _compared(subject: Subject, seen: DatasetSummary) -> tuple[str, str]:
+    """Return how the files that cannot be read differ from this laptop's, and the remedy: only another copy mends a
+    file, the same bytes do not."""
+    folder = subject.local.get("dataset")
+    if not seen.wrong_files or folder is None:
+        return "", seen.remedy or subject.deploy
+    other, alike = [], []
+    for name, (size, md5) in seen.wrong_files.items():
+        own = folder / name
+        own_size = own.stat().st_size if own.is_file() else -1
+        if own_size == size and md5 and digests.remembered([own])[own] == md5:
+            alike.append(f"your own copy of {name} is the same: {size_text(size)}, MD5 {md5}")
+        elif own_size == size:
+            alike.append(f"your own copy of {name} has the same size, {size_text(size)}")
+        elif own_size >= 0:
+            other.append(f"your own copy of {name} holds {size_text(own_size)}, the host's {size_text(size)}")
+    if alike and not other:
+        return "; ".join(alike), f"get the file anew from where it came, into {folder}, then {subject.deploy}"
+    return "; ".join([*alike, *other]), subject.deploy if other else seen.remedy or subject.deploy
+
+
+def _or_without(subject: Subject, seen: DatasetSummary, remedy: str) -> str:
+    if not seen.without:
+        return remedy
+    setting = subject.setting(quoted(f"without={','.join(seen.without)}"))
+    return f"{remedy}; or leave out what is named: {setting}"
 
 
 def _survey_line(subject: Subject) -> str:
     return in_release(subject, "-m", "rdtops.trainer.survey", subject.spec.assets["dataset"], str(SURVEY_S),
-                      subject.spec.train.observed, subject.spec.train.codec)
+                      subject.spec.train.codec, *data_options(subject.spec.train))
 
 
 # --- pretrained weights ---
@@ -179,40 +245,41 @@ def judge_pretrained(subject: Subject, answers: Answers) -> Iterator[CheckResult
     spec = subject.spec
     if "pretrained" not in spec.assets:
         yield CheckResult.ok("pretrained", f"none: random weights of {spec.train.model} (--from-scratch)")
-    elif answers["pretrained"].value is None:
-        yield CheckResult.fail("pretrained", "cannot be listed", answers["pretrained"].problem,
+    elif answers["weights"].value is None:
+        yield CheckResult.fail("pretrained", "cannot be listed", answers["weights"].problem,
                                subject.there(f"ls -lR {quoted(spec.assets['pretrained'])}"))
     else:
-        yield pretrained(answers["pretrained"].value, spec, subject.deploy)
+        yield pretrained(answers["weights"].value, subject)
 
 
-def pretrained(facts: FolderFacts, spec: RunSpec, deploy: str) -> CheckResult:
-    """Check that config.json fits the model, and that a weight file exists with the size of the parameters."""
-    folder = spec.assets["pretrained"]
-    name = next((w for w in WEIGHTS if w in facts.sizes), "")
-    if "config.json" not in facts.sizes or not name:
-        lacks = [x for x, there in (("config.json", "config.json" in facts.sizes), (" or ".join(WEIGHTS[:2]), name))
-                 if not there]
-        return CheckResult.fail("pretrained", f"{' and '.join(lacks)} missing in {folder}", "", deploy)
+def pretrained(facts: WeightsFacts, subject: Subject) -> CheckResult:
+    """Check that config.json and a weight file are there, and that config.json fits the model."""
+    spec, folder = subject.spec, subject.spec.assets["pretrained"]
+    if not facts.file:
+        return CheckResult.fail("pretrained", facts.problem or f"no weights in {folder}", folder,
+                                _remedy(facts, subject))
+    if not facts.config:
+        return CheckResult.fail("pretrained", f"{weight_files.CONFIG} missing in {folder}", "",
+                                f"{subject.deploy}   # with that of the weights it was trained from")
     differs = architecture_differences(facts.config, spec)
     if differs:
         return CheckResult.fail("pretrained", f"config.json does not fit {spec.train.model}: {differs}", folder,
-                                deploy)
-    per_parameter = facts.sizes[name] / MODELS[spec.train.model].parameters
-    size = f"{name}, {facts.sizes[name] / 1e6:.1f} MB"
-    kinds = {2: "16-bit", 4: "fp32"}
-    fits = next((k for b, k in kinds.items() if b * 0.98 <= per_parameter <= b * 1.05), "")
-    if not fits and spec.train.model == "tiny" and per_parameter > 4:
-        fits = "fp32"  # names and headers are larger than so few parameters
-    if not fits:
-        expected_mb = 2 * MODELS[spec.train.model].parameters / 1e6
-        return CheckResult.fail("pretrained", f"{size}: not the size of {spec.train.model} ({expected_mb:.0f} MB in "
-                                "16 bit, twice that in fp32)", "an incomplete upload, or other weights", deploy)
-    return CheckResult.ok("pretrained", f"{size}, {fits}, and config.json fits {spec.train.model}", folder)
+                                subject.deploy)
+    stored = f", {' and '.join(facts.types)}" if facts.types else ""
+    return CheckResult.ok("pretrained", f"{facts.file}, {facts.size_bytes / 1e6:.1f} MB{stored}, and config.json fits "
+                          f"{spec.train.model}", folder)
+
+
+def _remedy(facts: WeightsFacts, subject: Subject) -> str:
+    """Return the remedy of the host's program, for this host."""
+    own = facts.remedy.replace("inv check", f"inv check --host {subject.spec.host}")
+    return own.replace("inv deploy", subject.deploy) or subject.deploy
 
 
 def architecture_differences(config_text: str, spec: RunSpec) -> str:
     facts = MODELS[spec.train.model]
+    if config_text and not config_text.lstrip().startswith("{"):
+        return config_text[:300]  # says what lies there instead
     try:
         config = loads(config_text)
         there = {"hidden_size": config["rdt"]["hidden_size"], "depth": config["rdt"]["depth"],
@@ -228,11 +295,12 @@ def architecture_differences(config_text: str, spec: RunSpec) -> str:
 def parse_weights(output: Output) -> WeightsFacts:
     facts = loads(last_line(output))
     shapes = {str(name): tuple(int(n) for n in shape) for name, shape in facts["shapes"].items()}
-    return WeightsFacts(str(facts["file"]), shapes, str(facts["problem"]))
+    return WeightsFacts(str(facts["file"]), str(facts["config"]), int(facts["size_bytes"]),
+                        [str(kind) for kind in facts["types"]], shapes, str(facts["problem"]), str(facts["remedy"]))
 
 
 def judge_tensors(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
-    """Check the tensors of the file by name and shape, read from its index: nothing is loaded, no code is run."""
+    """Check the tensors of the file by name, shape and type, read from its index: nothing is loaded, no code is run."""
     spec = subject.spec
     if "pretrained" not in spec.assets:
         yield CheckResult.skip("weights", "not needed: from scratch")
@@ -243,39 +311,39 @@ def judge_tensors(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
                                subject.there(f"ls -l {quoted(spec.assets['pretrained'])}"))
     elif not facts.file:
         yield CheckResult.skip("weights", "not checked: there is no weight file")
+    elif differs := facts.problem or tensor_differences(facts, MODELS[spec.train.model].tensor_shapes):
+        yield CheckResult.fail("weights", f"{facts.file}: {differs}", spec.assets["pretrained"],
+                               _remedy(facts, subject) if facts.problem else subject.deploy)
     else:
-        differs = facts.problem or tensor_differences(facts.shapes, MODELS[spec.train.model].tensor_shapes)
-        if differs:
-            yield CheckResult.fail("weights", f"{facts.file}: {differs}", spec.assets["pretrained"], subject.deploy)
-        else:
-            yield CheckResult.ok("weights", f"{len(facts.shapes)} tensors, the names and shapes of {spec.train.model}")
+        yield CheckResult.ok("weights", f"{len(facts.shapes)} tensors, the names and shapes of {spec.train.model}")
 
 
-def tensor_differences(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str:
-    kinds = {"missing": [n for n in wanted if n not in found], "unexpected": [n for n in found if n not in wanted],
-             "of another shape": [f"{n} {found[n]} instead of {wanted[n]}" for n in wanted
-                                  if n in found and found[n] != wanted[n]]}
-    return "; ".join(f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-                     for kind, names in kinds.items() if names)
+def tensor_differences(facts: WeightsFacts, wanted: Mapping[str, tuple[int, ...]]) -> str:
+    """Return why a training cannot take these tensors; '' when it can."""
+    odd = [kind for kind in facts.types if kind not in tensor_headers.FLOATS]
+    if odd:
+        return f"tensors of {', '.join(odd)}; weights are read from {', '.join(tensor_headers.FLOATS)}"
+    try:
+        names = tensor_names.plain(facts.shapes, wanted)
+    except tensor_names.TwoModels as error:
+        return str(error)
+    return tensor_names.differences({names[name]: shape for name, shape in facts.shapes.items()}, wanted)
 
 
 def _dataset_probes(subject: Subject) -> list[Probe[Any]]:
-    return [Probe("dataset", listing(subject.spec.assets["dataset"], "*.hdf5"), parse_folder)]
+    request = {"folder": subject.spec.assets["dataset"]}
+    return [program_probe("dataset", subject.host, dataset_lister, request, parse_dataset)]
 
 
 def _episodes_probes(subject: Subject) -> list[Probe[Any]]:
     return [Probe("episodes", with_variables(subject) + _survey_line(subject), parse_survey, timeout_s=SURVEY_S + 50)]
 
 
-def _pretrained_probes(subject: Subject) -> list[Probe[Any]]:
-    folder = subject.spec.assets.get("pretrained")
-    return [Probe("pretrained", listing(folder), parse_folder)] if folder else []
-
-
 def _weights_probes(subject: Subject) -> list[Probe[Any]]:
     folder = subject.spec.assets.get("pretrained")
-    request = {"folder": folder, "names": WEIGHTS}
-    return [program_probe("weights", subject.host, weight_shapes, request, parse_weights, 30)] if folder else []
+    if not folder:
+        return []
+    return [program_probe("weights", subject.host, weight_shapes, {"folder": folder}, parse_weights, timeout_s=30)]
 
 
 CHECKS = (
@@ -283,6 +351,6 @@ CHECKS = (
     Check("assets", judge_dataset, _dataset_probes),
     Check("assets", judge_episodes, _episodes_probes),
     Check("assets", judge_statistics),
-    Check("assets", judge_pretrained, _pretrained_probes),
-    Check("assets", judge_tensors, _weights_probes),
+    Check("assets", judge_pretrained, _weights_probes),
+    Check("assets", judge_tensors),
 )

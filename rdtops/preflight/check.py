@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rdtops.checks import CheckResult
@@ -18,6 +19,7 @@ class Subject:
 
     host: Host
     spec: RunSpec
+    local: Mapping[str, Path] = field(default_factory=dict)  # role -> folder: the assets that are on this laptop too
 
     @property
     def deploy(self) -> str:

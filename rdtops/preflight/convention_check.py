@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rdtops.checks import CheckResult
+from rdtops.contract.config import data_options
 from rdtops.contract.run import RunSpec
 from rdtops.hostlib.fields import loads
 from rdtops.preflight.check import Answers, Check, Subject
@@ -48,7 +49,7 @@ def _line(subject: Subject) -> str:
     train, folder = subject.spec.train, subject.spec.assets["dataset"]
     trusted = ["--trusted", train.trusted_conventions] if train.trusted_conventions else []
     return in_release(subject, "-m", "rdtops.trainer.conventions", folder, "--codec", train.codec,
-                      "--observed", train.observed, "--images", train.images, *trusted, "--json")
+                      *data_options(train), *trusted, "--json")
 
 
 def _broken(found: dict[str, Any], spec: RunSpec) -> CheckResult:

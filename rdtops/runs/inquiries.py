@@ -12,7 +12,7 @@ from typing import Any
 
 import rdtops
 from rdtops.contract import exit_codes, variables
-from rdtops.contract.config import TrainConfig
+from rdtops.contract.config import TrainConfig, data_options
 from rdtops.contract.run import RunSpec
 from rdtops.delivery import secrets
 from rdtops.errors import RunError, UsageError
@@ -109,8 +109,7 @@ def ask(connection: Connection, release: str, program: str, arguments: Sequence[
 
 
 def _stats_arguments(folder: str, train: TrainConfig, recompute: bool) -> list[str]:
-    return [folder, "--codec", train.codec, "--observed", train.observed, "--images", train.images,
-            *(["--recompute"] if recompute else []), "--json"]
+    return [folder, "--codec", train.codec, *data_options(train), *(["--recompute"] if recompute else []), "--json"]
 
 
 def _answer(where: str, name: str, code: int, out: str, err: str, else_do: str) -> dict[str, Any]:

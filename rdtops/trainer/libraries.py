@@ -86,6 +86,18 @@ def tokenizer_class(folder: Path) -> Any:
     return transformers.AutoTokenizer
 
 
+def reads_pickled() -> bool:
+    """Return whether transformers reads a .bin file with this torch: newer ones want torch 2.6 for that, because of
+    CVE-2025-32434."""
+    from transformers.utils import import_utils
+
+    try:
+        getattr(import_utils, "check_torch_load_is_safe", lambda: None)()
+    except ValueError:
+        return False
+    return True
+
+
 def begin(tracker: Any) -> None:
     """Open one of accelerate's trackers. In 0.30 and 1.2 its constructor has opened it."""
     start = getattr(tracker, "start", None)

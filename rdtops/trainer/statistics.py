@@ -11,10 +11,9 @@ import json
 import sys
 from pathlib import Path
 
-from rdtops.contract.config import CHOICES
 from rdtops.errors import RdtopsError
-from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import CODECS, codec
+from rdtops.trainer.data.declaration import add_options, from_options
 from rdtops.trainer.data.slot_statistics import NAME, Verified, verify
 from rdtops.trainer.loop import failures
 
@@ -24,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         found = verify(options.dataset, options.out or Path(options.dataset) / NAME, codec(options.codec),
-                       libero.Declared(options.observed, options.images), anew=options.recompute)
+                       from_options(options), anew=options.recompute)
     except (RdtopsError, OSError) as error:
         return failures.complain(error)
     sys.stdout.write(json.dumps(found.to_json()) + "\n" if options.json else _words(found))
@@ -36,8 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("dataset", help="folder with *.hdf5 files, any depth")
     parser.add_argument("--out", default="", help=f"the file; default: {NAME} beside the data, which training reads")
     parser.add_argument("--codec", default="delta_velocity", choices=sorted(CODECS))
-    parser.add_argument("--observed", default=libero.AUTO, choices=CHOICES["observed"])
-    parser.add_argument("--images", default=libero.AUTO, choices=CHOICES["images"])
+    add_options(parser)
     parser.add_argument("--recompute", action="store_true", help="recompute even if the data have not changed")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser

@@ -55,7 +55,7 @@ def heldout_words(loss: float | None) -> str:
 def exit_words(code: int | None) -> str:
     if code is None:
         return "no exit code: killed, or the host rebooted"
-    return exit_codes.words(code) if exit_codes.is_crash(code) else f"exit {code}"
+    return exit_codes.words(code) if exit_codes.is_signal(code) else f"exit {code}"
 
 
 def state_word(state: RunState, width: int = 0) -> Styled:

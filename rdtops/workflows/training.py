@@ -26,7 +26,7 @@ def check(connection: Connection, registry: Registry, spec: RunSpec, local: Mapp
     """Run every check of the host, first ours, then the plugins'. Their questions travel together."""
     plugins = registry.preflight_works(host=connection.host, connection=connection, spec=spec, local_assets=local,
                                        traits=launchers.traits(connection.host))
-    ours: Works = [lambda: core_checks(connection, spec)]
+    ours: Works = [lambda: core_checks(connection, spec, local)]
     seconds: dict[str, float] = {}
     hidden = secrets.all_of(connection.host)
     results = [_redacted(result, hidden) for findings in together(connection, [*ours, *plugins], seconds)

@@ -10,7 +10,8 @@ import pytest
 
 from rdtops.contract.config import preset
 from rdtops.contract.diagnosis import Evidence, Line, diagnose
-from rdtops.contract.diagnosis.causes import CAUSES, SYMPTOMS
+from rdtops.contract.diagnosis.causes import CAUSES
+from rdtops.contract.diagnosis.symptoms import SYMPTOMS
 from rdtops.contract.run import RunSpec
 
 SPEC = RunSpec("20261124-101530-tiny-3fa9", "a800", "now", "/w", "/w/r", "s", {}, preset("rdt_1b"))

@@ -37,7 +37,7 @@ def test_what_is_no_signal_is_its_number(code, said):
 
 
 def test_a_crash_is_told_in_a_sentence_where_a_user_sees_it():
-    with pytest.raises(RunError, match=r"h: evaluate failed with SIGSEGV \(exit 139\): a native library crashed: x"):
-        inquiries._answer("h", "evaluate", 139, "", "x", "inv deploy")
+    with pytest.raises(RunError, match=r"evaluate failed with SIGSEGV \(exit 139\): a native library crashed: words"):
+        inquiries._answer("h", "evaluate", 139, "", "words", "inv deploy")
     assert words.exit_words(139) == "SIGSEGV (exit 139): a native library crashed"
-    assert (words.exit_words(1), words.exit_words(143)) == ("exit 1", "exit 143")
+    assert (words.exit_words(1), words.exit_words(143)) == ("exit 1", "SIGTERM (exit 143)")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdtops.hostlib import files
+from rdtops.hostlib import dataset_files, files
 
 
 def test_a_fifo_is_not_waited_for(tmp_path):
@@ -161,4 +161,5 @@ def test_the_files_of_a_tree_are_those_that_links_lead_to_as_well_each_once(tmp_
     (data / "l.hdf5").symlink_to(elsewhere / "c.hdf5")  # as the Hugging Face cache has them
     (data / "gone.hdf5").symlink_to("nowhere")
     os.mkfifo(data / "fifo.hdf5")
-    assert files.below(str(data), ".hdf5") == ["a/c.hdf5", "b/x.hdf5", "b-2/y.hdf5", "l.hdf5"]  # in the order of Path
+    assert dataset_files.demonstration_files(str(data)) == [  # in the order of Path
+        "a/c.hdf5", "b/x.hdf5", "b-2/y.hdf5", "l.hdf5"]

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from rdtops.contract.config import preset
 from rdtops.errors import WeightsError
-from rdtops.trainer.data import libero
+from rdtops.trainer.data import frames, libero
 from rdtops.trainer.data.actions import (
     ANGULAR_VELOCITY,
     GRIPPER_OPEN,
@@ -278,8 +278,8 @@ def test_8_a_language_mask_hides_in_bf16_too(policy) -> None:
 
 def test_9_a_file_is_opened_once_and_not_for_every_sample(recording, monkeypatch) -> None:
     opened = collections.Counter()
-    real = libero._open
-    monkeypatch.setattr(libero, "_open", lambda path, name: opened.update([name]) or real(path, name))
+    real = frames.opened
+    monkeypatch.setattr(frames, "opened", lambda path, name: opened.update([name]) or real(path, name))
     samples = samples_of(recording)
     for number in range(16):
         samples.clean(number, 0)

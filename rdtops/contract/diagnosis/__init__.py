@@ -6,7 +6,8 @@ The supervisor uses it to decide whether a restart can help, `inv why` shows it.
 from __future__ import annotations
 
 from rdtops.contract.diagnosis import ended, running
-from rdtops.contract.diagnosis.evidence import Evidence, Line
+from rdtops.contract.diagnosis.evidence import Evidence
+from rdtops.contract.diagnosis.messages import Line
 
 __all__ = ["Diagnosis", "Evidence", "Line", "diagnose"]
 

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from rdtops.contract.config import TrainConfig
+from rdtops.contract.diagnosis.messages import Line, Message, parse
 from rdtops.contract.journal import Event
 from rdtops.contract.run import RunSpec
 from rdtops.errors import ConfigError
 from rdtops.hostlib import fields
 
-RANK_PREFIX = re.compile(r"^\[rank\d+\]: ?")  # of torch, before each line of a traceback
-FRAME_LINES = 8  # between the place of a call and its source line, where several ranks write
 FILES = (("journal", "journal.jsonl"), ("log", "train.log"), ("kernel", "kernel log"))
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a file, or of a program's output."""
-
-    file: str
-    number: int  # 0 where lines have none
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.number}: {self.text}" if self.number else f"{self.file}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -67,17 +53,9 @@ class Evidence:
         return tuple(found)
 
     @cached_property
-    def messages(self) -> tuple[Line, ...]:
-        """The lines of the log without those of a traceback that quote a program: a source line names errors that did
-        not happen. Of a traceback, the line with the exception remains. Ranks may write theirs at the same time."""
-        found, frame = [], -FRAME_LINES
-        for place, line in enumerate(self.log):
-            text = RANK_PREFIX.sub("", line.text)
-            if text.startswith('  File "'):
-                frame = place
-            elif not text.startswith("    ") or place - frame > FRAME_LINES:
-                found.append(line)
-        return tuple(found)
+    def messages(self) -> tuple[Message, ...]:
+        """What the log says, in its order."""
+        return parse(self.log)
 
     def of_kind(self, *kinds: str) -> list[tuple[Line, Event]]:
         return [(line, event) for line, event in self.events if event.kind in kinds]

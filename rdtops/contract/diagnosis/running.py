@@ -7,7 +7,8 @@ import statistics
 from itertools import pairwise
 
 from rdtops.contract.diagnosis.causes import LOGS, RESUME, Diagnosis, filled
-from rdtops.contract.diagnosis.evidence import Evidence, Line
+from rdtops.contract.diagnosis.evidence import Evidence
+from rdtops.contract.diagnosis.messages import Line
 from rdtops.contract.journal import Event
 
 RECENT = 20  # step events that are looked at

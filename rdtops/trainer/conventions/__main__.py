@@ -9,12 +9,13 @@ import argparse
 import json
 import sys
 
-from rdtops.contract.config import CHOICES, trusted
+from rdtops.contract.config import trusted
 from rdtops.errors import DataError, RdtopsError
 from rdtops.trainer.conventions import EPISODES, Finding, Verdict, check, playback
 from rdtops.trainer.conventions.finding import broken
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import CODECS, Codec, codec
+from rdtops.trainer.data.declaration import add_options, from_options
 from rdtops.trainer.loop import failures
 from rdtops.trainer.simulation import simulator
 
@@ -40,8 +41,7 @@ def _parser() -> argparse.ArgumentParser:
                                      description="Check that dataset and codec follow the training's conventions.")
     parser.add_argument("dataset", help="folder with *.hdf5 files, any depth")
     parser.add_argument("--codec", default="delta_velocity", choices=sorted(CODECS))
-    parser.add_argument("--observed", default="auto", choices=CHOICES["observed"])
-    parser.add_argument("--images", default="auto", choices=CHOICES["images"])
+    add_options(parser)
     parser.add_argument("--trusted", default="", metavar="NAMES",
                         help="conventions that you know to hold, separated by commas")
     parser.add_argument("--episodes", type=int, default=EPISODES, help=f"episodes to check; default: {EPISODES}")
@@ -56,16 +56,15 @@ def _findings(options: argparse.Namespace, using: Codec) -> tuple[str, list[Find
     names = trusted(options.trusted)
     if options.simulator:
         simulator.require()  # fail at once, not after the other checks
-    declared = libero.Declared(options.observed, options.images)
     try:
-        dataset = libero.sample(options.dataset, max(options.episodes, 1), declared)
+        dataset = libero.sample(options.dataset, max(options.episodes, 1), from_options(options))
         found = check(dataset, using, trusted=names)
     except DataError as error:
         return "the readable part", [broken(READABLE, error.message, "", error.remedy)]
     if options.simulator:
         played = libero.spread(dataset.episodes, playback.EPISODES)
         found += playback.findings(options.dataset, played, using)
-    return f"{len(dataset.episodes)} episodes in {len(dataset.upside_down)} files", found
+    return f"{len(dataset.episodes)} episodes in {len(dataset.images)} files", found
 
 
 def _lines(found: Finding) -> str:

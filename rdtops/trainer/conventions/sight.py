@@ -8,12 +8,14 @@ the hand: nearly everything changes with each step, except the fingers at the im
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from rdtops.trainer.conventions import panda
-from rdtops.trainer.conventions.finding import Finding, doubtful, holds, unknown
+from rdtops.trainer.conventions.finding import Finding, Verdict, doubtful, holds, unknown
+from rdtops.trainer.data.declaration import FLIPS
 from rdtops.trainer.data.libero import Episode, Frames
 
 UPRIGHT, WRIST_UPRIGHT, MIRRORED = "agentview is upright", "the wrist's image is upright", "agentview is not mirrored"
@@ -23,6 +25,8 @@ _CHANGED = 30  # of 765: the sum over the three colours
 _FEW_PIXELS = 0.002  # of an image; less is noise
 _MOVED_M = 0.002  # between two frames
 _TINT = 6.0  # mean red minus mean blue; every scene of LIBERO has 12 to 50
+_OTHERWISE = "--set images="  # the value follows from all findings of an image
+_ONE_CAMERA = "rewrite the images of this camera as those of the other: --set images= turns both"
 _TRAVEL_M = 0.03  # of the gripper, so that an image shows its direction
 
 
@@ -38,13 +42,13 @@ class _Seen(NamedTuple):
 
 def findings(episodes: Sequence[Episode], frames: Frames, pairs: int) -> list[Finding]:
     """Check `pairs` pairs of frames, spread over each episode."""
-    seen = _look(episodes, frames, pairs)
+    seen, stored = _look(episodes, frames, pairs), frames.dataset.images[episodes[0].file]
     fresh = _fresh(seen)
     if fresh.remedy:
         return [fresh]
     cameras = _cameras(seen)
     wrong = bool(cameras.remedy)  # then neither image is of the camera that the other checks assume
-    return [fresh, cameras, _colours(seen), *([] if wrong else [_upright(seen), _mirrored(seen), _wrist(seen)])]
+    return [fresh, cameras, _colours(seen), *([] if wrong else _oriented(seen, stored))]
 
 
 def _look(episodes: Sequence[Episode], frames: Frames, pairs: int) -> _Seen:
@@ -102,6 +106,18 @@ def _colours(seen: _Seen) -> Finding:
     return unknown(COLOURS, "the scene is neither warm nor cold", words)
 
 
+def _oriented(seen: _Seen, stored: str) -> list[Finding]:
+    """Check whether images are upright and not mirrored. The remedy undoes both, from how they were read."""
+    found = [_upright(seen), _mirrored(seen), _wrist(seen)]
+    wrong = {f.convention for f in found if f.verdict is Verdict.BROKEN}
+    if {found[0].verdict, found[2].verdict} == {Verdict.BROKEN, Verdict.HOLDS}:
+        return [replace(f, remedy=_ONE_CAMERA) if f.convention in wrong else f for f in found]
+    rows, columns = FLIPS[stored]
+    flips = (rows != bool(wrong & {UPRIGHT, WRIST_UPRIGHT}), columns != (MIRRORED in wrong))
+    remedy = f"--set images={next(name for name, other in FLIPS.items() if other == flips)}"
+    return [replace(f, remedy=remedy) if f.convention in wrong else f for f in found]
+
+
 def _upright(seen: _Seen) -> Finding:
     """Check two signs: the arm enters from above, and moves down when it comes nearer. Both must agree."""
     row, _, place = _centres(seen)
@@ -113,8 +129,7 @@ def _upright(seen: _Seen) -> Finding:
     if nearer > 0.3 and row.mean() < 0.5:
         return holds(UPRIGHT, "the arm comes from above", words)
     if nearer < -0.3 and row.mean() > 0.5:
-        return doubtful(UPRIGHT, "agentview is upside down", words,
-                        "--set images=upside_down, or upright, the other of the two")
+        return doubtful(UPRIGHT, "agentview is upside down", words, _OTHERWISE)
     return unknown(UPRIGHT, "the motion in the image does not show it", words)
 
 
@@ -127,8 +142,7 @@ def _mirrored(seen: _Seen) -> Finding:
     if sideways > 0.6:
         return holds(MIRRORED, "the robot's left is the image's right", words)
     if sideways < -0.6:
-        return doubtful(MIRRORED, "agentview is mirrored, left for right", words,
-                      "flip the images, images[:, :, ::-1], where they were mirrored or rotated by half a turn")
+        return doubtful(MIRRORED, "agentview is mirrored, left for right", words, _OTHERWISE)
     return unknown(MIRRORED, "the motion in the image does not show it", words)
 
 
@@ -140,8 +154,7 @@ def _wrist(seen: _Seen) -> Finding:
     if (seen.moved_N > _MOVED_M).sum() < 5 or abs(upper - lower) < 0.01:
         return unknown(WRIST_UPRIGHT, "both edges change alike", words)
     if upper > lower:
-        return doubtful(WRIST_UPRIGHT, "the wrist's image is upside down", words,
-                      "--set images=upside_down, or upright, the other of the two")
+        return doubtful(WRIST_UPRIGHT, "the wrist's image is upside down", words, _OTHERWISE)
     return holds(WRIST_UPRIGHT, "the fingers are at the lower edge", words)
 
 

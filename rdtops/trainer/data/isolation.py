@@ -5,6 +5,7 @@ the first step.
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import select
@@ -12,13 +13,18 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import rdtops
+from rdtops.contract.config import data_options
 from rdtops.errors import DataError
 from rdtops.trainer.data import libero
+from rdtops.trainer.data.declaration import add_options, from_options
+from rdtops.trainer.data.hdf5 import DEPLOY
 
-SILENCE_S = 120.0  # limit for one file, plus one second for each SLOWEST bytes of it
+SILENCE_S = 120.0  # limit without a sign of life, plus one second for each SLOWEST bytes of the file
+TOLD_S = 1.0  # between two signs of life within an episode
 SLOWEST = 5_000_000
 
 
@@ -30,7 +36,7 @@ def index(folder: str | Path, silence_s: float = SILENCE_S,
         result = Path(place) / "result"
         with subprocess.Popen(
                 [sys.executable, "-m", "rdtops.trainer.data.isolation", str(folder), str(result),
-                 declared.observed, declared.images],
+                 *data_options(declared)],
                 env={**os.environ, "PYTHONPATH": str(Path(rdtops.__file__).parents[1])}, stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE) as reader:
             name = _follow(reader, Path(folder), silence_s)
@@ -38,7 +44,7 @@ def index(folder: str | Path, silence_s: float = SILENCE_S,
         if code:
             died = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise DataError(f"{name or folder} cannot be read: the process that read it ended with {died}, so the file "
-                            "is damaged", remedy="inv deploy --only data")
+                            "is damaged", remedy=_remedy(name))
         found = pickle.loads(result.read_bytes())  # noqa: S301  # written by our own child process
     if isinstance(found, DataError):
         raise found
@@ -55,13 +61,17 @@ def _follow(reader: subprocess.Popen[bytes], folder: Path, silence_s: float) -> 
         if not select.select([reader.stdout], [], [], limit_s)[0]:
             reader.kill()
             raise DataError(f"{name or folder} cannot be read: reading takes more than {limit_s:.0f} s, so the file is "
-                            "damaged or the disk hangs", remedy="inv deploy --only data")
+                            "damaged or the disk hangs", remedy=_remedy(name))
         piece = os.read(reader.stdout.fileno(), 1 << 16)
         if not piece:
             return name
         told += piece
         complete = told.split(b"\n")[:-1]
         name = os.fsdecode(complete[-1]) if complete else name
+
+
+def _remedy(name: str) -> str:
+    return DEPLOY + (f"; or leave it out: --set without={name}" if name else "")
 
 
 def _announce(name: str) -> None:
@@ -72,21 +82,36 @@ def _announce(name: str) -> None:
 def _read_everything(folder: str, declared: libero.Declared = libero.FOUND_OUT) -> libero.Dataset | DataError:
     try:
         dataset = libero.index(folder, _announce, declared)
-        frames, file = libero.Frames(dataset), ""
-        for episode in dataset.episodes:
-            if episode.file != file:
-                file = episode.file
-                _announce(file)
-            for step in range(len(episode.actions_T7)):
-                frames.read(episode, step)
     except DataError as error:
         return error
-    return dataset
+    problems = _damaged_images(dataset)
+    is_rest = len(problems) < len(dataset.episodes)
+    return libero.refusal(problems, declared, is_rest=is_rest) if problems else dataset
+
+
+def _damaged_images(dataset: libero.Dataset) -> list[libero.Problem]:
+    """Read every image. Each that is read is a sign of life, as a slow disk or a slow chunk may take long."""
+    frames, problems, told_s = libero.Frames(dataset), [], 0.0
+    for episode in dataset.episodes:
+        _announce(episode.file)
+        try:
+            for step in range(len(episode.actions_T7)):
+                frames.read(episode, step)
+                if time.monotonic() > told_s + TOLD_S:
+                    told_s = time.monotonic()
+                    _announce(episode.file)
+        except DataError as error:
+            problems.append(libero.Problem(f"{episode.file}:{episode.name}", error))
+    return problems
 
 
 def main() -> int:
-    folder, result, observed, images = sys.argv[1:]
-    Path(result).write_bytes(pickle.dumps(_read_everything(folder, libero.Declared(observed, images))))
+    parser = argparse.ArgumentParser(prog="python -m rdtops.trainer.data.isolation")
+    parser.add_argument("folder")
+    parser.add_argument("result", help="file for the pickled dataset, or error")
+    add_options(parser)
+    options = parser.parse_args()
+    Path(options.result).write_bytes(pickle.dumps(_read_everything(options.folder, from_options(options))))
     return 0
 
 

@@ -27,6 +27,15 @@ def axis_angle(matrix_T33) -> np.ndarray:
     return np.where((cos > _FAR_FROM_HALF_A_TURN)[:, None], near, _axis_far_from_0(rotation, skew, cos) * angle)
 
 
+def from_quaternion(quaternion_xyzw_T4) -> np.ndarray:
+    """Return the axis-angles (T, 3) as robosuite's quat2axisangle gives them, which LIBERO's files and the evaluation
+    hold: an angle from 0 to 2 pi, by the sign of w."""
+    quaternions = np.asarray(quaternion_xyzw_T4, np.float64)
+    w_T1 = np.clip(quaternions[:, 3:], -1, 1)
+    sine_T1 = np.sqrt(1 - w_T1 ** 2)
+    return np.where(sine_T1 > 1e-9, quaternions[:, :3] / np.maximum(sine_T1, 1e-9) * 2 * np.arccos(w_T1), 0)
+
+
 def columns(matrix_T33) -> np.ndarray:
     """Return the first two columns, one after the other: (T, 6)."""
     rotation = np.asarray(matrix_T33, np.float64)

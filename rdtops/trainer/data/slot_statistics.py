@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from rdtops.errors import DataError
 from rdtops.hostlib import digests, files
-from rdtops.hostlib.fields import loads, number, table, text
+from rdtops.hostlib.fields import loads, number, table, text, words
 from rdtops.trainer.data import isolation, libero
 from rdtops.trainer.data.actions import Codec
 from rdtops.trainer.data.plausibility import Implausible, implausible
@@ -33,6 +34,7 @@ def compute(dataset: libero.Dataset, using: Codec) -> dict[str, Any]:
         "episodes": len(dataset.episodes),
         "steps": sum(len(e.actions_T7) for e in dataset.episodes),
         "observed": sorted({e.observed for e in dataset.episodes}),
+        "without": list(dataset.without),
         "state": _describe(np.concatenate(states)),
         "action": _describe(np.concatenate(actions)),
     }
@@ -52,7 +54,9 @@ def load_fitting(path: str | Path, dataset: libero.Dataset, using: Codec) -> dic
     """Return the statistics of a file, if it exists and belongs to exactly these data and this codec."""
     try:
         stored = _stored(path)
-        fits = stored["files"] == dataset.md5 and stored["codec_hash"] == using.hash
+        fits = (stored["files"] == dataset.md5 and stored["codec_hash"] == using.hash
+                and words(stored.get("without")) == list(dataset.without)
+                and stored["observed"] == sorted({e.observed for e in dataset.episodes}))
     except (OSError, ValueError, KeyError):
         return None
     sound = fits and _is_complete(stored) and all(
@@ -104,9 +108,9 @@ def verify(folder: str | Path, path: str | Path, using: Codec, declared: libero.
            anew: bool = False) -> Verified:
     """Keep statistics that belong to these files and this codec, which needs only their MD5 (cached while a file is
     unchanged); compute and write them otherwise. Raise DataError."""
-    hdf5 = [] if anew else libero.hdf5_files(folder)
+    hdf5 = [] if anew else libero.hdf5_files(folder, declared)
     md5 = {p.relative_to(folder).as_posix(): md5 for p, md5 in digests.remembered(hdf5).items()}
-    why = "asked for" if anew else _unfit(path, md5, using)
+    why = "asked for" if anew else _unfit(path, md5, using, declared)
     if not why:
         stored = _stored(path)
         return Verified(str(path), "", False, stored, tuple(implausible(stored, using)))
@@ -124,11 +128,15 @@ class Standing:
     unread: int = 0  # files whose MD5 is not cached, so they may differ
 
 
-def standing(folder: str | Path, using: Codec) -> Standing:
+def standing(folder: str | Path, using: Codec, declared: libero.Declared = libero.FOUND_OUT) -> Standing:
     """Check the statistics by the file and cached MD5 sums only."""
-    path, hdf5 = Path(folder) / NAME, libero.hdf5_files(folder)
+    path = Path(folder) / NAME
+    try:
+        hdf5 = libero.hdf5_files(folder, declared)
+    except DataError as error:
+        return Standing(error.message)
     known = digests.known(hdf5)
-    why = _unfit(path, {p.relative_to(folder).as_posix(): known.get(p) for p in hdf5}, using)
+    why = _unfit(path, {p.relative_to(folder).as_posix(): known.get(p) for p in hdf5}, using, declared)
     try:
         found = [] if why else implausible(_stored(path), using)
     except (OSError, ValueError):
@@ -137,7 +145,7 @@ def standing(folder: str | Path, using: Codec) -> Standing:
     return Standing(why, wrong, tuple(f"{u.slot}: {u.says}" for u in found), len(hdf5) - len(known))
 
 
-def _unfit(path: str | Path, md5: Mapping[str, str | None], using: Codec) -> str:
+def _unfit(path: str | Path, md5: Mapping[str, str | None], using: Codec, declared: libero.Declared) -> str:
     """Return why the statistics of a file cannot be used; '' when they can. A file whose MD5 is None is not checked."""
     try:
         stored = _stored(path)
@@ -153,6 +161,11 @@ def _unfit(path: str | Path, md5: Mapping[str, str | None], using: Codec) -> str
         return f"they were of codec {stored['codec']} ({its_hash[:8]}), requested is {using.name} ({using.hash[:8]})"
     if wrong := [u for u in implausible(stored, using) if u.is_wrong]:
         return f"they were implausible: {wrong[0].kind}, {wrong[0].slot}: {wrong[0].says}"
+    left_out = [name for name in declared.left_out if ":" in name]
+    if words(stored.get("without")) != left_out:
+        return f"they were computed without {', '.join(words(stored.get('without'))) or 'leaving out an episode'}"
+    if declared.observed != libero.AUTO and stored["observed"] != [declared.observed]:
+        return f"they were computed with observations {' and '.join(words(stored['observed']))} the action"
     others = {name for name in known.keys() & md5.keys() if md5[name] not in (None, known[name])}
     changed = sorted(known.keys() ^ md5.keys() | others)
     return f"the MD5 of {changed[0]}{' and others' if changed[1:] else ''} has changed" if changed else ""

@@ -44,7 +44,7 @@ def instructions(spec: RunSpec, dataset: libero.Dataset, device: torch.device) -
 
 
 def declared(spec: RunSpec) -> libero.Declared:
-    return libero.Declared(spec.train.observed, spec.train.images)
+    return libero.Declared.of(spec.train)
 
 
 def asset(spec: RunSpec, role: str) -> str:

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save as serialized
 from torch.nn import functional
 
@@ -27,7 +26,7 @@ from rdtops.errors import WeightsError
 from rdtops.hostlib import files, hub_cache
 from rdtops.trainer import libraries
 from rdtops.trainer.data.observation import NO_INSTRUCTION
-from rdtops.trainer.model import weights
+from rdtops.trainer.model import encoder_folders, weights
 
 log = logging.getLogger(__name__)
 PIXEL_MEAN = PIXEL_STD = 0.5  # SigLIP's preprocessing: [0, 1] to [-1, 1]
@@ -42,30 +41,44 @@ def encode_instructions(folder: str | Path, instructions: Iterable[str], cache: 
     `cache` holds one file per encoder and text, named by the content of both. Raise WeightsError when the encoder
     cannot be loaded.
     """
-    _check_folder(Path(folder), "T5")
-    encoder = identity(Path(folder))
+    folder = encoder_folders.home(Path(folder), "T5")
+    encoder = identity(folder)
     paths = {text: _cached(Path(cache), encoder, text) for text in sorted({*instructions, NO_INSTRUCTION})}
     known = {text: tokens for text, path in paths.items() if (tokens := _recall(path)) is not None}
     absent = [text for text in paths if text not in known]
     if absent:
         log.info("encoding %d instructions with %s", len(absent), folder)
-        for text, tokens_LD in _encode(Path(folder), absent, device).items():
+        for text, tokens_LD in _encode(folder, absent, device).items():
             _keep(paths[text], tokens_LD)
             known[text] = tokens_LD
+    _check_different(known, folder)
     return known
+
+
+def _check_different(known: dict[str, torch.Tensor], folder: Path) -> None:
+    """Check that no two instructions have the same tokens, also of a cache that an earlier version has filled."""
+    texts: dict[bytes, str] = {}
+    for text, tokens_LD in known.items():
+        same = texts.setdefault(tokens_LD.numpy().tobytes(), text)
+        if same != text:
+            raise WeightsError(f"{folder} encodes {same!r} and {text!r} alike: its tokenizer is not that of its T5",
+                               remedy=f"{encoder_folders.DEPLOY}   # and delete cache/instructions in the workspace")
 
 
 class Vision:
     """The frozen vision encoder: the one of VISION_ENCODERS that config.json names."""
 
     def __init__(self, folder: str | Path, device: torch.device, dtype: torch.dtype) -> None:
-        _check_folder(Path(folder), "SigLIP")
+        folder = encoder_folders.home(Path(folder), "SigLIP")
         self.device, self.dtype = device, dtype
-        tower = _loader(Path(folder))(Path(folder), dtype)
+        tower = _loader(folder)(folder, dtype)
         self._tower = tower.to(device, dtype).eval().requires_grad_(False)
         self.edge, self.tokens, self.width = tower.edge, tower.tokens, tower.width
         # replaces a missing camera, as in the published training: the mean colour, 127 of 255
-        self.background_PW = self.encode(torch.full((1, self.edge, self.edge, 3), 127, dtype=torch.uint8))[0]
+        grey = torch.full((1, self.edge, self.edge, 3), 127, dtype=torch.uint8)
+        with encoder_folders.refused(f"the SigLIP of {folder} cannot encode an image"):
+            self.background_PW = self.encode(grey)[0]
+        weights.check_finite({"a grey image": self.background_PW}, f"what the SigLIP of {folder} makes of an image")
 
     @torch.no_grad()
     def encode(self, frames_uint8: torch.Tensor, jitter: torch.Tensor | None = None) -> torch.Tensor:
@@ -98,12 +111,16 @@ class _SigLIP(torch.nn.Module):
         from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
         super().__init__()
+        encoder_folders.check_files(folder)
+        encoder_folders.check_pixels(folder)
         config = _loaded(SiglipVisionConfig, folder)
+        encoder_folders.check_config(config, folder, "SigLIP")
+        self._model = _loaded(SiglipVisionModel, folder, config=config, output_loading_info=True,
+                              **libraries.weights_in(dtype), **libraries.siglip_weights(folder))
+        encoder_folders.check_finite(self._model, folder)
         self.edge = config.image_size
         self.tokens = (config.image_size // config.patch_size) ** 2
         self.width = config.hidden_size
-        self._model = _loaded(SiglipVisionModel, folder, config=config, output_loading_info=True,
-                              **libraries.weights_in(dtype), **libraries.siglip_weights(folder))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self._model(pixel_values=pixels).last_hidden_state
@@ -115,11 +132,16 @@ VISION_ENCODERS: dict[str, Callable[[Path, torch.dtype], Any]] = {"siglip": _Sig
 
 
 def _loader(folder: Path) -> Callable[[Path, torch.dtype], Any]:
+    return VISION_ENCODERS[_check_kind(folder, VISION_ENCODERS, "vision")]
+
+
+def _check_kind(folder: Path, known: Iterable[str], what: str) -> str:
+    """Return the model_type of a folder. Raise WeightsError for one that is not known."""
     kind = weights.read_config(folder).get("model_type")
-    if kind not in VISION_ENCODERS:
-        raise WeightsError(f"{folder / weights.CONFIG} describes no known vision encoder: its model_type is {kind!r}, "
-                           f"known are {', '.join(sorted(VISION_ENCODERS))}", remedy="inv deploy --only encoders")
-    return VISION_ENCODERS[kind]
+    if kind not in list(known):
+        raise WeightsError(f"{folder / weights.CONFIG} describes no known {what} encoder: its model_type is {kind!r}, "
+                           f"known are {', '.join(sorted(known))}", remedy=encoder_folders.DEPLOY)
+    return str(kind)
 
 
 def relit(frames_uint8: torch.Tensor, factors_B3: torch.Tensor) -> torch.Tensor:
@@ -165,17 +187,26 @@ def jittered(images: torch.Tensor, factors_B3: torch.Tensor) -> torch.Tensor:
 
 def _encode(folder: Path, texts: list[str], device: torch.device) -> dict[str, torch.Tensor]:
     """Load T5, use it and free it: t5-v1_1-xxl takes 9.5 GB in bf16."""
+    from transformers.models.t5.configuration_t5 import T5Config
     from transformers.models.t5.modeling_t5 import T5EncoderModel
 
-    _check_folder(folder, "T5")
+    _check_kind(folder, encoder_folders.TEXT_ENCODERS, "text")
+    encoder_folders.check_files(folder)
+    config = _loaded(T5Config, folder)
+    encoder_folders.check_config(config, folder, "T5")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32  # T5 overflows in fp16
     tokenizer = _loaded(libraries.tokenizer_class(folder), folder)
-    encoder = _loaded(T5EncoderModel, folder, output_loading_info=True, **libraries.weights_in(dtype)).to(device).eval()
+    encoder_folders.check_tokenizer(tokenizer, config, folder)
+    encoder = _loaded(T5EncoderModel, folder, config=config, output_loading_info=True, **libraries.weights_in(dtype))
+    encoder = encoder.to(device).eval()
+    encoder_folders.check_finite(encoder, folder)
     encoded = {}
     with torch.no_grad():
         for text in texts:
-            ids = tokenizer(text, return_tensors="pt").input_ids.to(device)
-            encoded[text] = encoder(input_ids=ids).last_hidden_state[0].float().cpu()
+            ids = torch.tensor([encoder_folders.ids(tokenizer, text, folder)], device=device)
+            with encoder_folders.refused(f"the T5 of {folder} cannot encode {text!r}"):
+                encoded[text] = encoder(input_ids=ids).last_hidden_state[0].float().cpu()
+            weights.check_finite({text: encoded[text]}, f"what the T5 of {folder} makes of an instruction")
     del encoder
     gc.collect()
     if device.type == "cuda":
@@ -189,18 +220,12 @@ def _loaded(kind: Any, folder: str | Path, **options: Any) -> Any:
 
     disable_progress_bar()
     set_verbosity_error()  # every process would list SigLIP's text model, which we do not need
-    try:
+    with encoder_folders.refused(f"{kind.__name__} cannot be loaded from {folder}"):
         loaded = kind.from_pretrained(**{"pretrained_model_name_or_path": folder, "local_files_only": True, **options})
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise WeightsError(f"{kind.__name__} cannot be loaded from {folder}: {error}",
-                           remedy="inv deploy --only encoders") from error
     if not options.get("output_loading_info"):
         return loaded
     model, report = loaded
-    lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
-    if lacking:
-        raise WeightsError(f"{kind.__name__}: the weights in {folder} lack {len(lacking)} tensors, {lacking[0]} first",
-                           remedy="inv deploy --only encoders")
+    encoder_folders.check_report(report, Path(folder), kind.__name__)
     return model
 
 
@@ -218,12 +243,6 @@ def identity(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_folder(folder: Path, what: str) -> None:
-    if not (folder / weights.CONFIG).is_file():
-        raise WeightsError(f"{folder} holds no {what} encoder: {weights.CONFIG} is missing",
-                           remedy="inv deploy --only encoders")
-
-
 def _cached(cache: Path, encoder: str, text: str) -> Path:
     return cache / f"{hashlib.md5(f'{encoder} {text}'.encode()).hexdigest()}.safetensors"
 
@@ -233,7 +252,8 @@ def _recall(path: Path) -> torch.Tensor | None:
         tokens_LD = weights.read_tensors(path)["tokens"]
     except (WeightsError, KeyError):  # missing or damaged: encode it again
         return None
-    return tokens_LD if tokens_LD.dim() == 2 and tokens_LD.dtype == torch.float32 else None
+    is_sound = tokens_LD.dim() == 2 and tokens_LD.dtype == torch.float32 and weights.is_finite(tokens_LD)
+    return tokens_LD if is_sound else None
 
 
 def _keep(path: Path, tokens_LD: torch.Tensor) -> None:

@@ -82,9 +82,15 @@ def prepare(spec: RunSpec, dataset: libero.Dataset, vision: Vision, ranks: Ranks
 
 def _key(dataset: libero.Dataset, encoder: Path, vision: Vision) -> str:
     """Return a digest of everything that the numbers depend on: a GPU's differ from a CPU's in the last bits."""
-    samples = [(e.file, e.name, e.starts, dataset.upside_down[e.file]) for e in dataset.episodes]
+    samples = [(e.file, e.name, e.starts, _stored(dataset, e.file)) for e in dataset.episodes]
     facts = [VERSION, sorted(dataset.md5.items()), samples, identity(encoder), str(vision.dtype), vision.device.type]
     return hashlib.md5(json.dumps(facts).encode()).hexdigest()
+
+
+def _stored(dataset: libero.Dataset, file: str) -> bool | str:
+    """Return how a file's images are stored: whether upside down, as caches have it since there were these two."""
+    images = dataset.images[file]
+    return images == libero.UPSIDE_DOWN if images in (libero.UPSIDE_DOWN, libero.UPRIGHT) else images
 
 
 def _begin(path: Path, partial: Path, size_bytes: int, limit_bytes: int) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,60 +19,98 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from rdtops.contract import tensor_names
 from rdtops.errors import WeightsError
-from rdtops.hostlib import files
+from rdtops.hostlib import file_kinds, files, tensor_headers, weight_files
 from rdtops.hostlib.fields import loads
 
-CONFIG = "config.json"
-SAFETENSORS = "model.safetensors"
-DEEPSPEED = "mp_rank_00_model_states.pt"
-# In this order; the last two are written by a DeepSpeed training.
-CANDIDATES = (SAFETENSORS, "pytorch_model.bin", DEEPSPEED, f"pytorch_model/{DEEPSPEED}")
+log = logging.getLogger(__name__)
+
+CONFIG = weight_files.CONFIG
+SAFETENSORS = weight_files.SAFETENSORS
 _LISTED = 12  # listed keys per kind of mismatch; the rest is counted
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
-    path = Path(directory) / CONFIG
+    path = Path(home(directory)) / CONFIG
     try:
         config = loads(files.head_of(path))
     except FileNotFoundError as error:
-        raise WeightsError(f"{directory} has no {CONFIG}", remedy="inv deploy --only weights") from error
+        with _told():
+            weight_files.check_kind(str(path))  # a link to nothing
+        raise WeightsError(f"{directory} has no {CONFIG}", remedy=f"cp PRETRAINED/{CONFIG} {directory}/   # that of "
+                           "the weights it was trained from; or inv deploy --only weights") from error
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} is not JSON: {error}", remedy="inv deploy --only weights") from error
+        kind = file_kinds.kind_of(path)
+        raise WeightsError(f"{path} is not JSON: {f'it is {kind}' if kind else error}",
+                           remedy=weight_files.remedy(str(path), kind)) from error
     if not isinstance(config, dict):
-        raise WeightsError(f"{path} must hold a JSON object")
+        raise WeightsError(f"{path} must hold a JSON object", remedy=weight_files.ANEW)
     return config
 
 
+def home(directory: str | Path) -> str:
+    """Return the folder that holds config.json and weights: `directory`, or the one that it leads to. Raise
+    WeightsError."""
+    with _told():
+        return weight_files.home(str(directory))
+
+
 def read(directory: str | Path) -> tuple[Path, dict[str, torch.Tensor]]:
-    """Return the first of CANDIDATES in `directory`, and its tensors in float32 on the CPU."""
-    path = next((p for name in CANDIDATES if (p := Path(directory) / name).is_file()), None)
-    if path is None:
-        raise WeightsError(f"{directory} has no weights: none of {', '.join(CANDIDATES)}",
-                           remedy="inv deploy --only weights")
-    if path.stat().st_size == 0:
-        raise WeightsError(f"{path} is empty", remedy="inv deploy --only weights")
-    tensors = mapped_tensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    odd = sorted(name for name, t in tensors.items() if not t.is_floating_point() or t.layout != torch.strided)
+    """Return the weight file of a directory, or the index of its parts, and its tensors in float32 on the CPU, every
+    number of them finite. Raise WeightsError."""
+    with _told():
+        found = weight_files.found(weight_files.home(str(directory)))
+        headers = tensor_headers.of(found)
+    path = Path(found.path(found.name))
+    odd = sorted(f"{name}: {header.type}" for name, header in headers.items()
+                 if header.type not in tensor_headers.FLOATS)
     if odd:
-        raise WeightsError(f"{path}: {len(odd)} tensors are not plain floating-point numbers ({_some(odd)})")
-    return path, {name: t.to(torch.float32, copy=True) for name, t in tensors.items()}
+        raise WeightsError(f"{path}: {len(odd)} tensors are not plain floating-point numbers ({_some(odd)}); weights "
+                           f"are read from {', '.join(tensor_headers.FLOATS)}",
+                           remedy="inv deploy --only weights   # in one of these types")
+    tensors: dict[str, torch.Tensor] = {}
+    for part in found.parts:
+        source = Path(found.path(part))
+        loaded = mapped_tensors(source) if source.suffix == ".safetensors" else _read_torch(source)
+        check_finite(loaded, source)
+        tensors.update({name: t.to(torch.float32, copy=True) for name, t in loaded.items()})
+    return path, tensors
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], source: Path | str) -> None:
+    """Raise WeightsError where a number is NaN or infinite, with the tensors."""
+    broken = [name for name, tensor in tensors.items() if not is_finite(tensor)]
+    if broken:
+        counts = {name: int((~torch.isfinite(tensors[name])).sum()) for name in broken[:_LISTED]}
+        told = ", ".join(f"{name}: {count} of {tensors[name].numel()}" for name, count in counts.items())
+        raise WeightsError(f"{source}: {len(broken)} of {len(tensors)} tensors hold NaN or infinite numbers ({told}"
+                           f"{', ...' if len(broken) > _LISTED else ''})",
+                           remedy="inv checkpoints   # an earlier one, if this is a run's; else other weights")
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Return whether every number of a tensor is finite. Its least and largest tell, as NaN counts for both: fifty times
+    faster than torch.isfinite of each on a CPU."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return True
+    numbers = tensor.detach().float() if tensor.dtype == torch.float16 else tensor.detach()  # torch 2.1 on a CPU
+    return all(bool(torch.isfinite(end)) for end in torch.aminmax(numbers))
 
 
 def fit(module: nn.Module, tensors: dict[str, torch.Tensor], source: Path) -> None:
-    """Make `tensors` the parameters of `module`. Raise WeightsError with every missing, unexpected and misshapen
-    key."""
+    """Make `tensors` the parameters of `module`; what a training puts before all names, as DDP and torch.compile do, is
+    left out. Raise WeightsError with every missing, unexpected and misshapen key."""
     wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
-    misshapen = [f"{name} is {tuple(tensors[name].shape)}, the model needs {shape}"
-                 for name, shape in wanted.items() if name in tensors and tuple(tensors[name].shape) != shape]
-    found = {
-        "missing": sorted(wanted.keys() - tensors.keys()),
-        "unexpected": sorted(tensors.keys() - wanted.keys()),
-        "misshapen": misshapen,
-    }
-    if any(found.values()):
-        raise WeightsError(f"{source} does not fit the model of its {CONFIG}: " + "; ".join(
-            f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in found.items() if keys))
+    try:
+        names = tensor_names.plain(tensors, wanted)
+    except tensor_names.TwoModels as error:
+        raise WeightsError(f"{source}: {error}", remedy=f"save the one that is meant alone, as {SAFETENSORS}") from None
+    tensors = {names[name]: tensor for name, tensor in tensors.items()}
+    differs = tensor_names.differences({name: tuple(t.shape) for name, t in tensors.items()}, wanted, _LISTED)
+    if differs:
+        raise WeightsError(f"{source} does not fit the model of its {CONFIG}: {differs}",
+                           remedy="inv train --set model=...   # or the weights of this model")
     module.load_state_dict(tensors, strict=True, assign=True)
     for parameter in module.parameters():
         parameter.requires_grad_(True)
@@ -106,26 +147,55 @@ def mapped_tensors(path: Path) -> dict[str, torch.Tensor]:
         os.close(files.opened(path))  # a FIFO would block
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is damaged or incomplete: {error}", remedy="inv deploy --only weights") from error
+        with _told():
+            tensor_headers.table(str(path))  # says what is wrong in words
+        raise WeightsError(f"{path} is damaged or incomplete: {error}", remedy=weight_files.ANEW) from error
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    """Unpickler that rebuilds tensors, and takes a stand-in for what a training keeps beside them. No name of the file
+    is looked up but those of tensor_headers.REBUILDERS and torch's types."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        of_torch = module in ("torch", "torch.storage") and (name.endswith("Storage") or isinstance(
+            getattr(torch, name, None), torch.dtype))
+        if of_torch or (module, name) in tensor_headers.REBUILDERS:
+            return super().find_class(module, name)
+        return tensor_headers.stand_in(module, name)
+
+
+# what torch.load takes for `pickle_module`
+_RESTRICTED = SimpleNamespace(__name__="restricted", Unpickler=_RestrictedUnpickler,
+                              load=lambda file, **options: _RestrictedUnpickler(file, **options).load())
 
 
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:
-    """Unpickle tensors only: refuse a file with anything else, above all code."""
+    """Unpickle tensors only. Beside them harmless objects may stand, which are not made; a file with anything else is
+    refused, above all one with code."""
+    with _told():
+        strangers = tensor_headers.table(str(path)).strangers
+    how = {"weights_only": False, "pickle_module": _RESTRICTED} if strangers else {"weights_only": True}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of unusual opcodes; the file then loads or raises
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path} holds more than tensors, or is damaged; it was not loaded, because unpickling it "
-                           f"could run code: {_first_line(error)}", remedy="inv deploy --only weights") from error
+            content = torch.load(path, map_location="cpu", **how)
+        key, tensors = tensor_headers.tensors_of(content, torch.Tensor)
     except Exception as error:  # damaged opcodes may call allowed functions with any arguments
         raise WeightsError(f"{path} is damaged or incomplete: {_first_line(error)}",
-                           remedy="inv deploy --only weights") from error
-    if isinstance(content, dict) and isinstance(content.get("module"), dict):  # DeepSpeed's wrapper
-        content = content["module"]
-    if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
-        raise WeightsError(f"{path} must hold a table of tensors")
-    return {str(name): tensor for name, tensor in content.items()}
+                           remedy=weight_files.ANEW) from error
+    if key or strangers:
+        log.info("%s: %d tensors%s%s", path, len(tensors), f" below {key!r}" if key else "",
+                 f"; not made: {', '.join(strangers)}" if strangers else "")
+    return tensors
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Raise UnreadableWeights as WeightsError."""
+    try:
+        yield
+    except weight_files.UnreadableWeights as error:
+        raise WeightsError(str(error), remedy=error.remedy) from None
 
 
 def _first_line(error: Exception) -> str:
@@ -133,5 +203,4 @@ def _first_line(error: Exception) -> str:
 
 
 def _some(keys: list[str]) -> str:
-    rest = len(keys) - _LISTED
-    return ", ".join(keys[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+    return tensor_names.some(keys, _LISTED)

@@ -338,9 +338,15 @@ def test_a_fault_in_the_images_is_named_and_nothing_else_is(change, when, says) 
     assert all(says[convention] in found[convention] for convention in says)
 
 
-def test_images_declared_wrongly_are_found_out() -> None:
-    found = broken(check(libero.index(RECORDING, declared=libero.Declared(images="upright")), CODEC))
-    assert set(found) == {"agentview is upright", "the wrist's image is upright"}
+@pytest.mark.parametrize(("declared", "wrong"), [
+    ("upright", {"agentview is upright", "the wrist's image is upright"}),
+    ("turned", {"agentview is not mirrored"}),
+    ("mirrored", {"agentview is upright", "the wrist's image is upright", "agentview is not mirrored"})])
+def test_images_declared_wrongly_are_found_out_and_the_right_value_is_named(declared, wrong) -> None:
+    read = libero.index(RECORDING, declared=libero.Declared(images=declared))
+    found = [f for f in check(read, CODEC) if f.verdict is Verdict.BROKEN]
+    assert {f.convention for f in found} == wrong
+    assert {f.remedy for f in found} == {"--set images=upside_down"}
 
 
 @pytest.mark.parametrize("text", ["KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet", "close_the_drawer",

@@ -98,7 +98,7 @@ def test_an_encoder_without_its_weights_says_so(assets, tmp_path, role, load) ->
     for path in Path(assets[role]).iterdir():
         if path.suffix != ".safetensors":
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(WeightsError, match="cannot be loaded from"):
+    with pytest.raises(WeightsError, match=r"has no weights: none of model\.safetensors"):
         load(tmp_path)
 
 
@@ -115,7 +115,7 @@ def test_an_encoder_that_lacks_a_tensor_is_not_filled_with_random_numbers(assets
 def test_a_truncated_encoder_says_so(assets, tmp_path) -> None:
     folder = Path(shutil.copytree(assets["vision_encoder"], tmp_path / "siglip"))
     os.truncate(folder / "model.safetensors", 5000)
-    with pytest.raises(WeightsError, match="SiglipVisionModel cannot be loaded"):
+    with pytest.raises(WeightsError, match=r"it holds 5\.00 kB of 208 kB"):
         Vision(folder, CPU, torch.float32)
 
 
