@@ -43,7 +43,7 @@ from rdtops.trainer.loop.stop import Stop
 from rdtops.trainer.model import encoders
 from rdtops.trainer.model.conditions import Conditions
 from rdtops.trainer.model.precision import DTYPES, autocast, make_reproducible
-from rdtops.trainer.simulation import film, first_frame, rollout, simulator, trained, workers
+from rdtops.trainer.simulation import film, first_frame, renderers, rollout, simulator, trained, workers
 from rdtops.trainer.simulation.rollout import Driver
 from rdtops.trainer.simulation.simulator import SETTLING_STEPS, Simulator, Task
 from rdtops.trainer.simulation.trained import TrainedPolicy
@@ -64,6 +64,7 @@ class Examination:
     tasks: tuple[Task, ...]
     encoders: Provenance = field(default_factory=lambda: Provenance({}))  # content of their folders
     notes: tuple[str, ...] = ()
+    renderer: str = ""  # what draws in the first worker, in words
 
     @property
     def jobs(self) -> list[tuple[Task, int]]:
@@ -84,7 +85,7 @@ class Examination:
                          "initial_state": "trial i of a task starts from initial state i",
                          "world_seed": "the trial's number", "noise_seed": "(seed, trial, decision)"},
             "encoders": {part: self.encoders.identity(part) for part in self.encoders.parts},
-            "notes": [*policy.notes, *self.notes]}
+            "renderer": self.renderer, "notes": [*policy.notes, *self.notes]}
 
 
 def examine(spec: EvalSpec) -> Examination:
@@ -99,7 +100,9 @@ def examine(spec: EvalSpec) -> Examination:
     encoders_here, notes = trained.compare_encoders(policy, spec.assets, spec.accept_changed)
     tasks = simulator.tasks(protocol.benchmark, protocol.tasks)
     _check_device(spec.device)
-    return Examination(spec, policy, tuple(dict.fromkeys(tasks)), encoders_here, notes)
+    renderer = renderers.choose(_device(spec.device, 0).index or 0)
+    os.environ[renderers.GL] = renderer.kind  # one kind in all workers: pictures may differ a little
+    return Examination(spec, policy, tuple(dict.fromkeys(tasks)), encoders_here, notes, renderer.words())
 
 
 def _check_device(name: str) -> None:

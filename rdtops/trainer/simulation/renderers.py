@@ -31,7 +31,7 @@ from rdtops.hostlib.fields import loads
 
 GL, EGL_DEVICE = "MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID"
 KINDS = ("egl", "osmesa")  # in the order in which they are tried
-LIMIT_S = 60.0  # for one of them to draw a small scene; a driver that takes longer hangs
+LIMIT_S = 180.0  # for one of them to draw a small scene, which takes a second; a driver that takes longer hangs
 INSTALL = ("apt-get install libegl1 libgl1-mesa-dri libosmesa6   # without root: conda install -c conda-forge "
            "'mesalib<25.1' in the environment, which brings osmesa")
 SCENE = ('<mujoco><visual><headlight ambient="1 1 1"/></visual><worldbody>'

@@ -89,7 +89,7 @@ def test_a_checkpoint_in_the_layout_before_rdtops_is_evaluated_and_stopped(inv, 
     inv.refused(wish, 1, "does not name its codec", "--codec seed_compat")
     started = inv.good(f"{wish} --codec seed_compat", timeout_s=120)
     assert "40 trials of 2 tasks" in started.out
-    assert "the codec seed_compat was named on the command line" in started.out
+    assert "the codec seed_compat is from the command line" in started.out
     inv.good(f"stop --host lab --run {stand_in(inv)} --eval", timeout_s=120)
     (status,) = inv.good(f"status --host lab --run {stand_in(inv)} --json").rows()
     (stopped,) = status["evaluations"]
