@@ -19,13 +19,14 @@ from rdtops.contract.run import RunSpec
 from rdtops.hostlib import processes
 from rdtops.hostlib.files import text_of
 from rdtops.supervisor import family
+from rdtops.trainer import child_processes
 from tests.trainer.conftest import REPOSITORY, events, losses
+from tests.trainer.freezing import can_freeze, frozen
 
 GONE_S = 10.0  # the promise
 BUSY_S = 120.0  # for what is promised of no time, on a busy machine
 LONG = ("max_steps=5000", "checkpoint_every_steps=5000", "sample_every_steps=0", "heldout_share=0")
 TRAIN = "rdtops.trainer.train"
-FREEZER = Path("/sys/fs/cgroup/freezer")  # a process in it waits as one for a disk does (D): not even SIGKILL ends it
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def words_of(pid: int) -> list[str]:
 
 @pytest.fixture
 def begin(prepare) -> Iterator[Callable[..., Started]]:
-    """`begin(2, "by hand", ranks=1)`: start a training with two loader workers each rank, and end what is left of it."""
+    """`begin(2, "by hand", ranks=1)`: start a training with two loader workers a rank, and end what is left of it."""
     begun: list[Started] = []
 
     def start(workers: int, how: str, *, ranks: int = 1, module: str = TRAIN, before: Sequence[str] = ()) -> Started:
@@ -93,8 +94,8 @@ def begin(prepare) -> Iterator[Callable[..., Started]]:
             words = [sys.executable, "-m", "rdtops.supervisor", config, "restarts=0", "--", *words]
         with Path(spec.paths.log).open("ab") as log:  # a pipe would be held open by what is left
             process = subprocess.Popen(
-                [*before, *words], cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "RDTOPS_RUN": spec.run_id})
+                [*before, *words], cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1", "RDTOPS_RUN": spec.run_id})
         begun.append(Started(spec, process))
         return begun[-1]
 
@@ -107,30 +108,9 @@ def begin(prepare) -> Iterator[Callable[..., Started]]:
 # errors and kills ---------------------------------------------------------------------------------------------------
 
 @contextmanager
-def frozen(pid: int) -> Iterator[None]:
-    """Let a process wait as for a disk that does not answer."""
-    folder = FREEZER / f"rdtops-{pid}"
-    folder.mkdir()
-    (folder / "cgroup.procs").write_text(str(pid))
-    (folder / "freezer.state").write_text("FROZEN")
-    try:
-        yield
-    finally:
-        (folder / "freezer.state").write_text("THAWED")
-        latest_s = time.monotonic() + BUSY_S
-        while (folder / "cgroup.procs").read_text() and time.monotonic() < latest_s:
-            time.sleep(0.05)
-        folder.rmdir()
-
-
-@contextmanager
 def stopped(pid: int) -> Iterator[None]:
     os.kill(pid, signal.SIGSTOP)
     yield
-
-
-can_freeze = pytest.mark.skipif(os.geteuid() != 0 or not (FREEZER / "cgroup.procs").exists(),
-                                reason="needs root and a cgroup v1 freezer")
 
 
 @pytest.mark.parametrize(("how", "ranks", "hold"), [
@@ -146,7 +126,10 @@ def test_a_training_that_fails_is_gone_whatever_its_children_do(begin, how, rank
     with hold(held):
         os.kill(killed, signal.SIGKILL)
         training.wait(lambda: bool(events(training.spec, "failed")), BUSY_S)
-        training.wait_for_end(GONE_S, left=[held] if hold is frozen else [])
+        # what cannot be killed now holds the pipe whose end the tracker of semaphores waits for
+        kept = [pid for pid in training.members if pid == held or child_processes.RESOURCE_TRACKER in text_of(
+            f"/proc/{pid}/cmdline")] if hold is frozen else []
+        training.wait_for_end(GONE_S, left=kept)
         assert training.process.returncode == 1
         assert "DataLoader worker" in events(training.spec, "failed")[0].data["error"]
     training.wait_for_end(BUSY_S)  # nothing but what waited for its disk was left, and now that is gone
