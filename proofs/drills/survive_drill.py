@@ -1,6 +1,6 @@
-"""`inv drill survive`: trainings on the lab's host, launched as by `inv train`, whose ranks, launcher, supervisor and
-tmux server are killed at random moments. Only their supervisor restarts them; only where everything is killed at once
-they are resumed. Each must end with the same bytes as an undisturbed one.
+"""`inv drill survive`: trainings on the lab's host, launched as by `inv train`, whose ranks, loader workers, launcher,
+supervisor and tmux server are killed at random moments. Only their supervisor restarts them; only where everything is
+killed at once they are resumed. Each must end with the same bytes as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from rdtops.ssh.connection import Connection
 from rdtops.supervisor import family
 from rdtops.ui.repository import Drilled, Say, StepFailed
 
-RANK, ALL_RANKS, LAUNCHER, SUPERVISOR, TMUX, EVERYTHING = (
-    "a rank", "all ranks", "the launcher of the ranks", "the supervisor", "the tmux server", "everything, then resumed")
-VICTIMS = (RANK, SUPERVISOR, TMUX, RANK, SUPERVISOR, LAUNCHER, TMUX, ALL_RANKS, SUPERVISOR, EVERYTHING)
+RANK, ALL_RANKS, WORKER, LAUNCHER, SUPERVISOR, TMUX, EVERYTHING = (
+    "a rank", "all ranks", "a loader worker", "the launcher of the ranks", "the supervisor", "the tmux server",
+    "everything, then resumed")
+VICTIMS = (RANK, SUPERVISOR, TMUX, WORKER, SUPERVISOR, LAUNCHER, TMUX, ALL_RANKS, WORKER, EVERYTHING)
 RECOVERY = Recovery(restarts=1000, backoff_s=0.1, backoff_max_s=0.1)
 CHECKPOINT_EVERY_STEPS = 10
 LIMIT_S = 300.0  # until a training has continued, or has ended
@@ -97,7 +98,7 @@ class DrillTraining:
         self.connection = connection
         connection.host = replace(connection.host, recovery=RECOVERY)
         settings = [f"max_steps={steps}", f"checkpoint_every_steps={CHECKPOINT_EVERY_STEPS}",
-                    "checkpoints_total_limit=2", "sample_every_steps=0"]
+                    "checkpoints_total_limit=2", "sample_every_steps=0", "loader_workers=1"]
         self.spec = RunSpec(new_run_id("survive"), connection.host.name, "", connection.workspace,
                             release_in(connection.workspace), "drill", assets, override(preset("tiny"), settings))
         self.subject = DrillSubject(self.spec)
@@ -158,11 +159,12 @@ class DrillTraining:
         while True:
             there = family.members(self.spec.run_id)
             found = {RANK: ranks_of(there), ALL_RANKS: ranks_of(there), EVERYTHING: there,
+                     WORKER: family.workers(self.spec.run_id),
                      LAUNCHER: [m for m in there if "rdtops.trainer.process_group" in _words(m)
                                 and "rdtops.supervisor" not in _words(m)],
                      SUPERVISOR: [m for m in there if "rdtops.supervisor" in _words(m)]}[victim]
             if found:
-                return [chance.choice(found)] if victim == RANK else found
+                return [chance.choice(found)] if victim in (RANK, WORKER) else found
             time.sleep(POLL_S)
 
     def _kill_tmux(self) -> None:

@@ -244,7 +244,7 @@ def differences(left_alone: DrillSubject, killed: DrillSubject, kills: int = 0) 
 def prepared(folder: Path, name: str, assets: Mapping[str, str], steps: int, processes: int) -> RunSpec:
     """Prepare a run as `inv train` does, in a new folder."""
     settings = [f"max_steps={steps}", f"num_processes={processes}", f"checkpoint_every_steps={CHECKPOINT_EVERY_STEPS}",
-                "checkpoints_total_limit=2", "sample_every_steps=0"]
+                "checkpoints_total_limit=2", "sample_every_steps=0", "loader_workers=1"]
     spec = RunSpec(RunId(name), "here", "", str(folder), str(ROOT), "drill", assets, override(preset("tiny"), settings))
     shutil.rmtree(spec.paths.root, ignore_errors=True)
     Path(spec.paths.checkpoints).mkdir(parents=True)

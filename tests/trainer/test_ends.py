@@ -19,13 +19,14 @@ from rdtops.contract.run import RunSpec
 from rdtops.hostlib import processes
 from rdtops.hostlib.files import text_of
 from rdtops.supervisor import family
+from rdtops.trainer import child_processes
 from tests.trainer.conftest import REPOSITORY, events, losses
+from tests.trainer.freezing import can_freeze, frozen
 
 GONE_S = 10.0  # the promise
 BUSY_S = 120.0  # for what is promised of no time, on a busy machine
 LONG = ("max_steps=5000", "checkpoint_every_steps=5000", "sample_every_steps=0", "heldout_share=0")
 TRAIN = "rdtops.trainer.train"
-FREEZER = Path("/sys/fs/cgroup/freezer")  # a process in it waits as one for a disk does (D): not even SIGKILL ends it
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,12 @@ def begin(prepare) -> Iterator[Callable[..., Started]]:
     """`begin(2, "by hand", ranks=1)`: start a training with two loader workers a rank, and end what is left of it."""
     begun: list[Started] = []
 
-    def start(workers: int, how: str, *, ranks: int = 1, module: str = TRAIN, before: Sequence[str] = ()) -> Started:
+    def start(workers: int, how: str, *, ranks: int = 1, module: str = TRAIN, before: Sequence[str] = (),
+              more: Sequence[str] = ()) -> Started:
         spec = prepare(f"ends-{os.getpid()}-{time.monotonic_ns()}", *LONG, f"loader_workers={workers}",
                        f"num_processes={ranks}")
         config = str(spec.paths.config)
-        words = [sys.executable, "-m", *([module] if module == TRAIN else [module, TRAIN]), config]
+        words = [sys.executable, "-m", *([module] if module == TRAIN else [module, TRAIN]), config, *more]
         if how != "by hand":
             words = [sys.executable, "-m", "rdtops.trainer.process_group", "--num_processes", str(ranks), *words[1:]]
         if how == "supervised":
@@ -107,30 +109,9 @@ def begin(prepare) -> Iterator[Callable[..., Started]]:
 # errors and kills ---------------------------------------------------------------------------------------------------
 
 @contextmanager
-def frozen(pid: int) -> Iterator[None]:
-    """Let a process wait as for a disk that does not answer."""
-    folder = FREEZER / f"rdtops-{pid}"
-    folder.mkdir()
-    (folder / "cgroup.procs").write_text(str(pid))
-    (folder / "freezer.state").write_text("FROZEN")
-    try:
-        yield
-    finally:
-        (folder / "freezer.state").write_text("THAWED")
-        latest_s = time.monotonic() + BUSY_S
-        while (folder / "cgroup.procs").read_text() and time.monotonic() < latest_s:
-            time.sleep(0.05)
-        folder.rmdir()
-
-
-@contextmanager
 def stopped(pid: int) -> Iterator[None]:
     os.kill(pid, signal.SIGSTOP)
     yield
-
-
-can_freeze = pytest.mark.skipif(os.geteuid() != 0 or not (FREEZER / "cgroup.procs").exists(),
-                                reason="needs root and a cgroup v1 freezer")
 
 
 @pytest.mark.parametrize(("how", "ranks", "hold"), [
@@ -146,7 +127,10 @@ def test_a_training_that_fails_is_gone_whatever_its_children_do(begin, how, rank
     with hold(held):
         os.kill(killed, signal.SIGKILL)
         training.wait(lambda: bool(events(training.spec, "failed")), BUSY_S)
-        training.wait_for_end(GONE_S, left=[held] if hold is frozen else [])
+        # what cannot be killed now holds the pipe whose end the tracker of semaphores waits for
+        kept = [pid for pid in training.members if pid == held or child_processes.RESOURCE_TRACKER in text_of(
+            f"/proc/{pid}/cmdline")] if hold is frozen else []
+        training.wait_for_end(GONE_S, left=kept)
         assert training.process.returncode == 1
         assert "DataLoader worker" in events(training.spec, "failed")[0].data["error"]
     training.wait_for_end(BUSY_S)  # nothing but what waited for its disk was left, and now that is gone
@@ -192,7 +176,7 @@ OF_ALL = "every process"  # as Ctrl-C and a terminal that closes do
           if (target, sent) != ("launcher", signal.SIGUSR1)),  # torchrun does not know it, and its ranks go on
         *(("supervised", ranks, 2, target, sent, None)
           for ranks in (1, 2) for target in ("supervisor", "rank", OF_ALL) for sent in STOPS
-          if (target, sent) != ("supervisor", signal.SIGHUP))])])  # of a terminal: it takes nothing along
+          if sent != signal.SIGHUP)])])  # a terminal takes nothing along there
 def test_a_signal_saves_and_leaves_nobody(begin, how, ranks, workers, target, sent, code) -> None:
     training = begin(workers, how, ranks=ranks)
     training.wait_for_steps(2)
@@ -219,9 +203,21 @@ def deaf_to(training: Started, pids: Sequence[int]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "ranks"), [("by hand", 1), ("launched", 2)])
-def test_nohup_keeps_a_training_from_ending_with_its_terminal(begin, how, ranks) -> None:
-    training = begin(2, how, ranks=ranks, before=["nohup"])
+def test_a_save_that_takes_longer_than_torchrun_waits_is_not_cut_short(begin) -> None:
+    """torchrun kills the ranks that are left 30 s after one has left with the code of a signal."""
+    training = begin(0, "launched", ranks=2, module="tests.trainer.slow_disk", more=["45"])
+    training.wait_for_steps(2)
+    for rank in training.ranks:  # as `inv stop` and the supervisor do
+        os.kill(rank, signal.SIGTERM)
+    training.wait_for_end(BUSY_S)
+    assert [e.data["step"] for e in events(training.spec, "checkpoint")] == [len(losses(training.spec))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "ranks", "before"), [
+    ("by hand", 1, ["nohup"]), ("launched", 2, ["nohup"]), ("supervised", 2, [])])
+def test_a_training_that_is_detached_does_not_end_with_its_terminal(begin, how, ranks, before) -> None:
+    training = begin(2, how, ranks=ranks, before=before)
     training.wait_for_steps(2)
     for pid in training.members:
         os.kill(pid, signal.SIGHUP)

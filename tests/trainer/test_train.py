@@ -157,6 +157,11 @@ def test_a_checkpoint_holds_what_evaluation_needs(launched) -> None:
     assert trainer["heldout_loss"] == told["heldout_loss"] == heldout_losses(launched)[-1]
 
 
+# every preset but tiny has loader workers; without any is the long form
+WITH_WORKERS = pytest.mark.parametrize("workers", ["loader_workers=1",
+                                                   pytest.param("loader_workers=0", marks=pytest.mark.slow)])
+
+
 # interrupted --------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
@@ -187,8 +192,9 @@ def wait_for_step(spec: RunSpec, training: subprocess.Popen[str], step: int) -> 
         time.sleep(0.002)
 
 
-def test_a_killed_run_resumes_bit_equal(uninterrupted, prepare) -> None:
-    spec = prepare("killed", *SHORT)
+@WITH_WORKERS
+def test_a_killed_run_resumes_bit_equal(uninterrupted, prepare, workers) -> None:
+    spec = prepare("killed", *SHORT, workers)
     assert interrupt(spec, signal.SIGKILL, after_step=6) == -signal.SIGKILL
     reached = len(losses(spec))
     finish(spec)
@@ -200,8 +206,9 @@ def test_a_killed_run_resumes_bit_equal(uninterrupted, prepare) -> None:
     assert losses(spec) == whole[:reached] + whole[resumed:]
 
 
-def test_a_kill_while_a_checkpoint_is_written_costs_that_checkpoint_only(uninterrupted, prepare) -> None:
-    spec = prepare("torn", *SHORT)
+@WITH_WORKERS
+def test_a_kill_while_a_checkpoint_is_written_costs_that_checkpoint_only(uninterrupted, prepare, workers) -> None:
+    spec = prepare("torn", *SHORT, workers)
     torn = Path(spec.paths.checkpoints) / "step_000008.tmp"
     with start(spec) as training:
         deadline = time.monotonic() + 120
@@ -216,8 +223,9 @@ def test_a_kill_while_a_checkpoint_is_written_costs_that_checkpoint_only(uninter
     assert digests(spec, 12) == digests(uninterrupted, 12)
 
 
-def test_sigterm_saves_and_the_rest_is_bit_equal(uninterrupted, prepare) -> None:
-    spec = prepare("stopped", *SHORT, "checkpoint_every_steps=100")
+@WITH_WORKERS
+def test_sigterm_saves_and_the_rest_is_bit_equal(uninterrupted, prepare, workers) -> None:
+    spec = prepare("stopped", *SHORT, "checkpoint_every_steps=100", workers)
     assert interrupt(spec, signal.SIGTERM, after_step=3) == 143
     reached = len(losses(spec))
     assert [e.data["step"] for e in events(spec, "checkpoint")] == [reached]
@@ -255,8 +263,9 @@ def test_sigterm_while_setting_up_ends_at_once(prepare) -> None:
     assert not events(spec, "step")
 
 
-def test_sigusr1_to_one_of_two_ranks_lets_both_save_and_leave(prepare) -> None:
-    spec = prepare("rank", "max_steps=2000", "checkpoint_every_steps=1000", "sample_every_steps=0")
+@WITH_WORKERS
+def test_sigusr1_to_one_of_two_ranks_lets_both_save_and_leave(prepare, workers) -> None:
+    spec = prepare("rank", "max_steps=2000", "checkpoint_every_steps=1000", "sample_every_steps=0", workers)
     with launch(spec) as launcher:
         wait_for_step(spec, launcher, 3)
         os.kill(child_of_rank(launcher.pid, 1), signal.SIGUSR1)
@@ -269,8 +278,9 @@ def test_sigusr1_to_one_of_two_ranks_lets_both_save_and_leave(prepare) -> None:
     assert not events(spec, "failed")
 
 
-def test_sigterm_to_the_launcher_saves(prepare) -> None:
-    spec = prepare("launched", "max_steps=2000", "checkpoint_every_steps=1000", "sample_every_steps=0")
+@WITH_WORKERS
+def test_sigterm_to_the_launcher_saves(prepare, workers) -> None:
+    spec = prepare("launched", "max_steps=2000", "checkpoint_every_steps=1000", "sample_every_steps=0", workers)
     with launch(spec) as launcher:
         wait_for_step(spec, launcher, 3)
         launcher.terminate()
@@ -279,9 +289,10 @@ def test_sigterm_to_the_launcher_saves(prepare) -> None:
     assert not events(spec, "failed")
 
 
-def test_a_process_that_is_killed_ends_the_others_with_a_reason(prepare) -> None:
+@WITH_WORKERS
+def test_a_process_that_is_killed_ends_the_others_with_a_reason(prepare, workers) -> None:
     """As the kernel does when memory runs out: no log of its own, and the rest must not wait for ever."""
-    spec = prepare("bereaved", "max_steps=2000", "checkpoint_every_steps=1000", "sample_every_steps=0")
+    spec = prepare("bereaved", "max_steps=2000", "checkpoint_every_steps=1000", "sample_every_steps=0", workers)
     with launch(spec) as launcher:
         wait_for_step(spec, launcher, 3)
         os.kill(child_of_rank(launcher.pid, 1), signal.SIGKILL)

@@ -58,7 +58,7 @@ def is_host_memory(error: Exception) -> bool:
         isinstance(error, RuntimeError) and any(words in str(error) for words in HOST_MEMORY))
 
 
-def complain(error: Exception) -> int:
+def complain(error: BaseException) -> int:
     """Write to standard error. Return the exit code."""
     remedy = getattr(error, "remedy", "")
     with contextlib.suppress(OSError):  # train.log is on the full disk
@@ -88,7 +88,7 @@ def leave(main: Callable[[], int]) -> NoReturn:
     try:
         code = main()
     except SystemExit as asked:
-        code = asked.code if isinstance(asked.code, int) else int(asked.code is not None)
+        code = asked.code if isinstance(asked.code, int) else complain(asked) if asked.code else 0
     except BaseException:
         with within(LAST_WORDS_S, 1):
             traceback.print_exc()

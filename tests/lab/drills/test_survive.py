@@ -35,12 +35,12 @@ def assets(tiny_hosts: Path) -> dict[str, str]:
             "text_encoder": str(made / "t5-tiny"), "vision_encoder": str(made / "siglip-tiny")}
 
 
-def test_a_training_outlives_its_rank_its_supervisor_and_its_tmux_server(connection, assets, tmp_path) -> None:
+def test_a_training_outlives_its_loader_worker_its_supervisor_and_its_tmux_server(connection, assets, tmp_path) -> None:
     drilled = survive_drill.drill_survive(connection, assets, 3, lambda _: None, trainings=1, steps=60,
-                                    victims=(survive_drill.RANK, survive_drill.SUPERVISOR, survive_drill.TMUX))
+                                    victims=(survive_drill.WORKER, survive_drill.SUPERVISOR, survive_drill.TMUX))
     assert drilled.problems == ()
     assert [(row.killed, row.times) for row in drilled.rows] == [
-        (survive_drill.RANK, 1), (survive_drill.SUPERVISOR, 1), (survive_drill.TMUX, 1)]
+        (survive_drill.WORKER, 1), (survive_drill.SUPERVISOR, 1), (survive_drill.TMUX, 1)]
 
 
 @pytest.mark.slow

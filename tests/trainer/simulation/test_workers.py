@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from rdtops.errors import SimulatorError, WeightsError
+from rdtops.hostlib import processes
 from rdtops.lab import lab_processes
 from rdtops.trainer.simulation import workers
 from rdtops.trainer.simulation.workers import Done, Lost
+from tests.trainer.conftest import REPOSITORY
+from tests.trainer.freezing import can_freeze, frozen
 
 
 def doubling(folder: Path, number: int, beat):
@@ -88,3 +96,80 @@ def test_whoever_stops_listening_leaves_no_process_behind(tmp_path):
     next(results)
     results.close()
     assert children() == []
+
+
+def lingering(folder: Path, number: int, beat):
+    """A worker with what keeps a Python process from ending. A job that is a word raises it; -1 stops the process."""
+    def do(job):
+        (folder / f"pid-{os.getpid()}-{number}").touch()
+        threading.Thread(target=threading.Event().wait).start()
+        if isinstance(job, str):
+            raise ValueError(job)
+        if job < 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return job
+    return do
+
+
+def test_a_worker_that_does_not_end_keeps_nobody(tmp_path):
+    begun_s = time.monotonic()
+    results = workers.results(partial(lingering, tmp_path), [1, "raised", -1, 2], 2)
+    first = next(results)
+    assert first == Done(1, 1, 1)
+    assert Lost("raised", "ValueError: raised") in list(itertools.islice(results, 2))
+    results.close()  # one of them is stopped
+    assert children() == []
+    assert time.monotonic() - begun_s < 60
+
+
+@can_freeze
+def test_a_worker_that_waits_for_a_disk_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "KILLED_S", 0.5)
+    results = workers.results(partial(doubling, tmp_path), [1, ("silent", True)], 1)
+    assert next(results) == Done(1, 2, 1)
+    (worker,) = children()
+    with frozen(worker):
+        results.close()
+        assert children() == [worker]
+    latest_s = time.monotonic() + 30
+    while children() and time.monotonic() < latest_s:
+        time.sleep(0.05)
+    assert children() == []
+
+
+EVALUATES = """
+import sys
+from functools import partial
+from pathlib import Path
+from tests.trainer.simulation import test_workers
+from rdtops.trainer.simulation import workers
+if __name__ == "__main__":
+    for one in workers.results(partial(test_workers.lingering, Path(sys.argv[1])), [-1, 1], 2):
+        pass
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_workers_go_with_their_parent_whatever_they_do(tmp_path, sent):
+    program = tmp_path / "evaluates.py"
+    program.write_text(EVALUATES)
+    with subprocess.Popen([sys.executable, str(program), str(tmp_path)], cwd=REPOSITORY,
+                          env={**os.environ, "PYTHONPATH": str(REPOSITORY)}) as parent:
+        try:
+            until(lambda: len(list(tmp_path.glob("pid-*"))) == 2)  # one is stopped, the other has done its job
+            pids = [int(path.name.split("-")[1]) for path in tmp_path.glob("pid-*")]
+            for pid in pids:  # a terminal and `inv stop` signal all of them: this is the parent's affair
+                os.kill(pid, signal.SIGTERM)
+            time.sleep(0.5)
+            assert all(processes.start_time(pid) for pid in pids)
+            parent.send_signal(sent)
+            until(lambda: not any(processes.start_time(pid) for pid in pids))
+        finally:
+            parent.kill()
+
+
+def until(there: Callable[[], bool]) -> None:
+    latest_s = time.monotonic() + 60
+    while not there():
+        assert time.monotonic() < latest_s
+        time.sleep(0.05)
