@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from rich.color import ColorType
 from rich.cells import cell_len
 from textual.widgets import DataTable, RichLog
 
@@ -17,8 +20,9 @@ from rdtops.plugging.registry import Registry
 from rdtops.runs.overview import RunView
 from rdtops.runs.records import HookRecord
 from rdtops.ssh.display import printable
-from rdtops.ui.dashboard.app import Choice, Dashboard
+from rdtops.ui.dashboard.app import Choice, Dashboard, bindings
 from rdtops.ui.dashboard.feed import Refresh
+from tests.ui import screens
 
 OSC_52 = "\x1b]52;c;cm0gLXJmIH4=\x07"
 HOSTILE = f"[red]x[/red][/] {OSC_52}\x9b2J\u202e失败\udc80"
@@ -35,6 +39,7 @@ async def tell(app):
     log = (HOSTILE, "\x1b[31mred\x1b[0m", "10 %\r20 %")
     app.post_message(app.Updated(Refresh("lab", RUN_ID, events=events, log=log)))
     app.post_message(app.Updated(Refresh("lab", RUN_ID, problem=HOSTILE, again_in_s=3.0)))
+    app.query_one("#aside").styles.border = ("round", "ansi_default")
     app.query_one("#aside").border_title = f"title {OSC_52}"
     app.notify(f"notified {OSC_52}", markup=False, timeout=600)
 
@@ -80,3 +85,61 @@ def test_what_a_host_says_is_shown_escaped_and_is_no_markup(drawn, where):
 
 def test_a_coloured_log_and_a_progress_bar_are_legible(drawn):
     assert "\nred\n10 %\n20 %" in drawn[1]["log-lines"]
+
+
+# --- what it looks like: `python -m tests.ui.screens` writes the files anew
+
+@pytest.fixture
+def utc(monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(("name", "scene", "size"), [pytest.param(*each, id=each[0]) for each in screens.every()])
+def test_each_screen_is_as_it_was_looked_at(utc, name, scene, size):
+    assert screens.drawn(scene, size) == (screens.HERE / f"{name}.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("size", screens.SIZES)
+def test_no_screen_has_a_pane_that_is_half_empty(size):
+    """Of the lines between head and footer at most a fifth are blank on the left, and on the right."""
+    lines = (screens.HERE / f"{size[0]}x{size[1]}.txt").read_text(encoding="utf-8").splitlines()[4:-1]
+    assert len(lines) == size[1] - 5
+    for half in (slice(0, size[0] // 2), slice(size[0] // 2, None)):
+        assert sum(not line[half].strip(" │") for line in lines) <= len(lines) / 5
+
+
+def colours(scene, size=(100, 30)):
+    """The colours that a terminal is told to draw."""
+    async def run():
+        app = screens.dashboard(scene)
+        async with app.run_test(size=size) as pilot:
+            await screens.opened(scene, pilot)
+            update = app.screen._compositor.render_strips()
+            return {colour for strip in update for segment in strip if segment.style
+                    for colour in (segment.style.color, segment.style.bgcolor) if colour}
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("scene", [screens.running(), screens.scenes()[0], screens.running("help", 400, "question_mark")])
+def test_it_uses_the_terminals_own_16_colours_on_its_own_background(scene):
+    used = colours(scene)
+    assert {colour.type for colour in used} <= {ColorType.DEFAULT, ColorType.STANDARD}
+    assert ColorType.STANDARD in {colour.type for colour in used}
+
+
+def test_with_no_color_it_has_none_and_the_same_letters(utc, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert {colour.type for colour in colours(screens.running())} == {ColorType.DEFAULT}
+    assert screens.drawn(screens.running(), (100, 30)) == (screens.HERE / "100x30.txt").read_text(encoding="utf-8")
+
+
+def test_the_document_names_every_key():
+    page = (Path(__file__).parents[2] / "docs" / "watching.md").read_text(encoding="utf-8")
+    table = page.partition("| key | |")[2].partition("\n\n")[0]
+    named = {key for row in table.splitlines()[2:] for key in row.split("|")[1].split()}
+    assert {key.key_display or key.key for key in bindings()} <= named

@@ -100,17 +100,17 @@ def test_a_run_is_seen_with_its_curve_its_split_and_its_checkpoints_while_plugin
         await until(lambda: "● live" in text(app, "Head"))
         assert "20 of 150" in text(app, "Head")
         assert "90 s to go" in text(app, "Head")
-        curve = text(app, "LossPanel")
+        curve = text(app, "CurvePanel")
         assert any("\u2801" <= letter <= "\u28ff" for letter in curve)
-        assert "validation 0.0625" in app.query_one("LossPanel").border_subtitle
+        assert str(app.query_one("CurvePanel").border_title) == "loss 0.0500, validation 0.0625"
         assert "backward" in text(app, "SplitPanel")
         assert "0.400 s 40 %" in text(app, "SplitPanel")
         assert "checkpoint step_000020" in text(app, "#event-lines")
         await pilot.press("2")
         await until(lambda: "line 19" in text(app, "#log-lines"))
         await pilot.press("3")
-        assert "best" not in text(app, "#checkpoints")
-        assert "noted 20" in text(app, "#checkpoints")
+        assert "best" not in text(app, "#checkpoint-rows")
+        assert "noted 20" in text(app, "#checkpoint-rows")
         await pilot.press("4")
         await until(lambda: "97 %" in text(app, "#large-gpus"))
         assert app.query_one("#large-gpus").border_title == "GPUs of the run"
