@@ -22,6 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME, MONOKAI, TerminalTheme
 from textual.pilot import Pilot
+from textual.strip import Strip
 
 from rdtops.answers import GpuUsage, HostUsage
 from rdtops.contract.config import preset
@@ -188,16 +189,20 @@ def dashboard(scene: Scene) -> Dashboard:
     return Still([choice], [scene.run], Registry([]))
 
 
-def drawn(scene: Scene, size: tuple[int, int]) -> str:
-    """The letters of the screen, each line without the blanks at its end."""
-    async def run() -> str:
+def strips(scene: Scene, size: tuple[int, int]) -> list[Strip]:
+    """The lines of the screen, with their colours."""
+    async def run() -> list[Strip]:
         app = dashboard(scene)
         async with app.run_test(size=size) as pilot:
             await opened(scene, pilot)
-            lines = app.screen._compositor.render_strips()
-            return "".join(strip.text.rstrip() + "\n" for strip in lines)
+            return app.screen._compositor.render_strips()
 
     return asyncio.run(run())
+
+
+def letters(lines: list[Strip]) -> str:
+    """The letters of the screen, each line without the blanks at its end."""
+    return "".join(strip.text.rstrip() + "\n" for strip in lines)
 
 
 def picture(scene: Scene, size: tuple[int, int], theme: TerminalTheme) -> str:
@@ -233,7 +238,7 @@ def main() -> None:
             for word, theme in (("dark", MONOKAI), ("light", DEFAULT_TERMINAL_THEME)):
                 Path(sys.argv[1], f"{name}-{word}.svg").write_text(picture(scene, size, theme), encoding="utf-8")
         else:
-            (HERE / f"{name}.txt").write_text(drawn(scene, size), encoding="utf-8")
+            (HERE / f"{name}.txt").write_text(letters(strips(scene, size)), encoding="utf-8")
 
 
 if __name__ == "__main__":

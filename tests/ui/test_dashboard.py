@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.color import ColorType
 from rich.cells import cell_len
+from rich.color import ColorType
 from textual.widgets import DataTable, RichLog
 
 from rdtops.answers import GpuUsage
@@ -89,53 +90,49 @@ def test_a_coloured_log_and_a_progress_bar_are_legible(drawn):
 
 # --- what it looks like: `python -m tests.ui.screens` writes the files anew
 
-@pytest.fixture
-def utc(monkeypatch):
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
+EVERY = {name: (scene, size) for name, scene, size in screens.every()}
+
+
+@pytest.fixture(scope="module")
+def shown():
+    """Return the lines of a screen by its name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield functools.cache(lambda name: screens.strips(*EVERY[name]))
     time.tzset()
 
 
-@pytest.mark.parametrize(("name", "scene", "size"), [pytest.param(*each, id=each[0]) for each in screens.every()])
-def test_each_screen_is_as_it_was_looked_at(utc, name, scene, size):
-    assert screens.drawn(scene, size) == (screens.HERE / f"{name}.txt").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", EVERY)
+def test_each_screen_is_as_it_was_looked_at(shown, name):
+    assert screens.letters(shown(name)) == (screens.HERE / f"{name}.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("size", screens.SIZES)
-def test_no_screen_has_a_pane_that_is_half_empty(size):
+def test_no_screen_has_a_pane_that_is_half_empty(shown, size):
     """Of the lines between head and footer at most a fifth are blank on the left, and on the right."""
-    lines = (screens.HERE / f"{size[0]}x{size[1]}.txt").read_text(encoding="utf-8").splitlines()[4:-1]
+    lines = screens.letters(shown(f"{size[0]}x{size[1]}")).splitlines()[4:-1]
     assert len(lines) == size[1] - 5
     for half in (slice(0, size[0] // 2), slice(size[0] // 2, None)):
         assert sum(not line[half].strip(" │") for line in lines) <= len(lines) / 5
 
 
-def colours(scene, size=(100, 30)):
-    """The colours that a terminal is told to draw."""
-    async def run():
-        app = screens.dashboard(scene)
-        async with app.run_test(size=size) as pilot:
-            await screens.opened(scene, pilot)
-            update = app.screen._compositor.render_strips()
-            return {colour for strip in update for segment in strip if segment.style
-                    for colour in (segment.style.color, segment.style.bgcolor) if colour}
-
-    return asyncio.run(run())
+def colours(lines):
+    """Return the kinds of colours of a screen."""
+    styles = [segment.style for strip in lines for segment in strip if segment.style]
+    return {colour.type for style in styles for colour in (style.color, style.bgcolor) if colour}
 
 
-@pytest.mark.parametrize("scene", [screens.running(), screens.scenes()[0], screens.running("help", 400, "question_mark")])
-def test_it_uses_the_terminals_own_16_colours_on_its_own_background(scene):
-    used = colours(scene)
-    assert {colour.type for colour in used} <= {ColorType.DEFAULT, ColorType.STANDARD}
-    assert ColorType.STANDARD in {colour.type for colour in used}
+@pytest.mark.parametrize("name", ["100x30", "compared", "choice", "help", "ended", "disconnected"])
+def test_it_uses_the_terminals_own_16_colours_on_its_own_background(shown, name):
+    assert ColorType.STANDARD in colours(shown(name)) <= {ColorType.DEFAULT, ColorType.STANDARD}
 
 
-def test_with_no_color_it_has_none_and_the_same_letters(utc, monkeypatch):
+def test_with_no_color_it_has_none_and_the_same_letters(shown, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
-    assert {colour.type for colour in colours(screens.running())} == {ColorType.DEFAULT}
-    assert screens.drawn(screens.running(), (100, 30)) == (screens.HERE / "100x30.txt").read_text(encoding="utf-8")
+    lines = screens.strips(*EVERY["100x30"])
+    assert colours(lines) == {ColorType.DEFAULT}
+    assert screens.letters(lines) == screens.letters(shown("100x30"))
 
 
 def test_the_document_names_every_key():

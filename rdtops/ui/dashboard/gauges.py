@@ -24,7 +24,8 @@ def gpu_line(gpus: Sequence[GpuUsage], columns: int, *, is_own: bool, warning: s
     """Draw GPUs in one line: a bar for each, the mean load, memory, the hottest one, the power of all. `is_own`: they
     are those of the run."""
     name = f"GPU {ranges([gpu.index for gpu in gpus])}"
-    head = (Text(name, "bold") if is_own else styled("[bold]{}[/] of the host", name), Text(name, "bold"))
+    own = Text(name, "bold")
+    head = (own, own) if is_own else (styled("[bold]{}[/] of the host", name), styled("[bold]{}[/] (host)", name))
     notes = [_same(styled("[yellow]{}[/]", warning))] if warning else []
     return fitted([head, _load(gpus), _memory(gpus), _hottest(gpus), _power(gpus), *notes], columns)
 
