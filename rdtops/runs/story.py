@@ -30,10 +30,11 @@ class Story:
     speed: Points = field(default_factory=list)  # samples/s
     learning_rate: Points = field(default_factory=list)
     grad_norm: Points = field(default_factory=list)
-    times: Points = field(default_factory=list)  # Unix time of the host
+    memory: Points = field(default_factory=list)  # MiB, the peak of rank 0: of its GPU, else resident
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)  # that still exist
     others: list[Event] = field(default_factory=list)  # every event but steps and trials; the newest ones
     steps: list[Event] = field(default_factory=list)  # the last ones
+    times: Points = field(default_factory=list)  # Unix time of the host at each step
     started: Event | None = None
     first_s: float = 0.0  # Unix time of the training's first event, and of the last one
     last_s: float = 0.0
@@ -52,11 +53,12 @@ class Story:
         data, step = event.data, event.data.get("step")
         if event.time_s:
             self.first_s, self.last_s = self.first_s or event.time_s, max(self.last_s, event.time_s)
+            _add(self.times, step if event.kind == "step" else None, event.time_s)
         if event.kind == "step":
             for curve, name in ((self.loss, "loss"), (self.speed, "samples_per_s"),
-                                (self.learning_rate, "learning_rate"), (self.grad_norm, "grad_norm")):
+                                (self.learning_rate, "learning_rate"), (self.grad_norm, "grad_norm"),
+                                (self.memory, "memory_mib")):
                 _add(curve, step, data.get(name))
-            _add(self.times, step, event.time_s or None)
             self.steps = [*self.steps[-SPLIT_OVER + 1:], event]
             return
         self.others.append(event)
@@ -102,8 +104,9 @@ class Story:
         return max(self.checkpoints.values(), key=lambda c: c.step, default=None)
 
     def _forget_after(self, step: int) -> None:
-        for curve in (self.loss, self.heldout, self.speed, self.learning_rate, self.grad_norm, self.times):
+        for curve in (self.loss, self.heldout, self.speed, self.learning_rate, self.grad_norm, self.memory):
             curve[:] = [point for point in curve if point[0] <= step]
+        self.times[:] = [point for point in self.times if point[0] <= step]
 
 
 def _add(points: Points, step: object, value: object) -> None:
