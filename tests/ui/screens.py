@@ -149,10 +149,11 @@ async def opened(scene: Scene, pilot: Pilot[None]) -> None:
     record = HookRecord("after_checkpoint", "md5", "step_002000", digest(2000), 1.0, LAUNCHED_S, {"verified": "4.9 GB"})
     told = tuple((event, [record] if event.data.get("name") == record.checkpoint else []) for event in scene.events)
     log = tuple(LOG.format(step=step, loss=loss_of(step, 0.004)) for step in range(20, scene.run.step + 1, 20)[-60:])
+    now_s = scene.run.last_event_s + (7200 if scene.run.state.ended else 2)
     update = Update(scene.run, {}, scene.gpus, "", USAGE)
-    app.post_message(app.Updated(Refresh(scene.run.host, RUN, update, told, log, time_s=LAUNCHED_S)))
+    app.post_message(app.Updated(Refresh(scene.run.host, RUN, update, told, log, time_s=now_s)))
     update = replace(update, usage=LATER)
-    app.post_message(app.Updated(Refresh(scene.run.host, RUN, update, time_s=LAUNCHED_S + 2)))
+    app.post_message(app.Updated(Refresh(scene.run.host, RUN, update, time_s=now_s)))
     if scene.problem:
         app.post_message(app.Updated(Refresh(scene.run.host, RUN, problem=scene.problem, again_in_s=4.0)))
     await pilot.pause()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.cells import cell_len
@@ -17,12 +19,18 @@ from rdtops.answers import GpuUsage
 from rdtops.contract.journal import Event
 from rdtops.contract.run import RunState
 from rdtops.errors import Unreachable
+from rdtops.on_host import run_reporter
 from rdtops.plugging.registry import Registry
 from rdtops.runs.overview import RunView
+from rdtops.runs.poller import Update
 from rdtops.runs.records import HookRecord
 from rdtops.ssh.display import printable
+from rdtops.testing import ScriptedConnection, make_host, make_spec, said
+from rdtops.ui import dashboard
 from rdtops.ui.dashboard.app import Choice, Dashboard, bindings
 from rdtops.ui.dashboard.feed import Refresh
+from rdtops.ui.dashboard.metrics import LOSS
+from rdtops.ui.dashboard.panels import why_empty
 from tests.ui import screens
 
 OSC_52 = "\x1b]52;c;cm0gLXJmIH4=\x07"
@@ -86,6 +94,25 @@ def test_what_a_host_says_is_shown_escaped_and_is_no_markup(drawn, where):
 
 def test_a_coloured_log_and_a_progress_bar_are_legible(drawn):
     assert "\nred\n10 %\n20 %" in drawn[1]["log-lines"]
+
+
+def test_the_gpus_of_a_login_node_are_not_taken_for_those_of_the_job(tmp_path):
+    folder = tmp_path / "runs" / RUN_ID
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(replace(make_spec(workspace=str(tmp_path)), run_id=RUN_ID).to_json())
+    for launcher, sees_gpus in (("slurm", False), ("auto", True)):
+        connection = ScriptedConnection(make_host(workspace=str(tmp_path), launcher=launcher),
+                                        run_reporter=said(json.dumps(run_reporter.list_runs(str(tmp_path)))),
+                                        slurm_on_host=said(json.dumps({"states": {
+                                            f"rdtops-{RUN_ID}": {"id": "4711", "state": "PENDING"}}})))
+        session = SimpleNamespace(host=connection.host, connect=lambda found=connection: found, registry=Registry([]))
+        app = dashboard.of_hosts([session], "")
+        assert [known.sees_gpus for known in app.known.values()] == [sees_gpus]
+        words = why_empty(app.known[app.current], LOSS).plain
+        assert words.startswith("no step yet; job 4711" if launcher == "slurm" else "no step yet")
+        card = GpuUsage(0, "GPU-0", "A800", 1, 2, 50, 40, 100.0)
+        app.known[app.current].apply(Refresh("h", RUN_ID, Update(app.known[app.current].run, {}, (card,))))
+        assert app.known[app.current].gpus == ((card,) if sees_gpus else ())
 
 
 # --- what it looks like: `python -m tests.ui.screens` writes the files anew

@@ -1,9 +1,11 @@
 """Curves in a terminal, and the story a Journal tells."""
 
+import pytest
+
 from rdtops.contract.journal import Event
 from rdtops.runs.story import POINTS, Story
 from rdtops.ui.dashboard.metrics import over_time, resumes
-from rdtops.ui.dashboard.plot import Curve, plot, sparkline
+from rdtops.ui.dashboard.plot import Curve, plot, sparkline, value_words
 
 
 def drawn(*points, columns=30, rows=7, **options):
@@ -41,6 +43,13 @@ def test_a_second_curve_is_told_from_the_first_without_colours():
     points = [(step, 1.0 if step < 50 else 0.5) for step in range(100)]
     joined, dashed = (plot([Curve("loss", points, "cyan", dashed=dashed)], 60, 12).plain for dashed in (False, True))
     assert 0.4 < weight(dashed) / weight(joined) < 0.6
+
+
+@pytest.mark.parametrize(("value", "words"), [
+    (0.0, "0"), (0.0041, "0.0041"), (148.2, "148.2"), (-12.0, "-12.0"), (1e-4, "1.0e-04"), (4e9, "4.0e+09")])
+def test_a_value_fits_beside_the_axis(value, words):
+    assert value_words(value) == words
+    assert len(words) <= 8
 
 
 def weight(text):

@@ -113,7 +113,9 @@ def _link(known: Known) -> Text:
     if known.problem:
         return styled("[red]✗ stopped: see events[/]")
     if known.run.state.ended:
-        return styled("[dim]■ ended {}[/]", clock(known.run.last_event_s) if known.run.last_event_s else "")
+        since_s = known.updated_s - known.run.last_event_s
+        ago = f" {duration(max(0.0, since_s))} ago" if known.latest and known.run.last_event_s else ""
+        return styled("[dim]■ ended{}[/]", ago)
     return styled("[green]● live[/]" if known.latest else "[dim]◌ connecting[/]")
 
 
@@ -194,7 +196,9 @@ def why_empty(known: Known, metric: Metric) -> Text:
         return styled("[yellow]no step yet, and nothing was written since {}[/]\n-> inv why --host {} --run {}",
                       clock(run.silent_since_s), run.host, run.run_id)
     last = story.others[-1] if story.others else None
-    return styled("[dim]no step yet{}[/]", f"; {clock(last.time_s)} {words_of(last, run.max_steps)}" if last else "")
+    said = f"{clock(last.time_s)} {words_of(last, run.max_steps)}" if last else ""
+    said = run.job.words if run.job and run.job.words and run.state is not RunState.RUNNING else said
+    return styled("[dim]no step yet{}[/]", f"; {said}" if said else "")
 
 
 class MetricPanel(Static):

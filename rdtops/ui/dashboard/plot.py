@@ -73,7 +73,10 @@ def sparkline(points: Sequence[tuple[float, float]], cells: int, *, dips: bool =
 
 def value_words(value: float) -> str:
     """Return a value in at most LABEL_CELLS letters."""
-    return f"{value:.4f}" if 0.001 <= abs(value) < 10 else f"{value:.1e}" if value else "0"
+    if not value:
+        return "0"
+    size = abs(value)
+    return f"{value:.4f}" if 0.001 <= size < 10 else f"{value:.1f}" if 10 <= size < 100_000 else f"{value:.1e}"
 
 
 def _draw(cells: Cells, curve: Curve, scale: Scale) -> None:
