@@ -2,7 +2,7 @@
 
     python -m tests.ui.screens            # write tests/ui/screens/*.txt anew: look at `git diff` before you commit them
     python -m tests.ui.screens FOLDER     # write an SVG of each into FOLDER, on a dark and on a light terminal
-    python -m tests.ui.screens --film     # write docs/films/dashboard.svg
+    python -m tests.ui.screens --film     # write docs/films/dashboard.svg: of the newest run of the lab, a real one
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from rdtops.plugging.registry import Registry
 from rdtops.runs.overview import RunView
 from rdtops.runs.poller import Update
 from rdtops.runs.records import HookRecord
+from rdtops.ui.dashboard import of_hosts
 from rdtops.ui.dashboard.app import Choice, Dashboard
 from rdtops.ui.dashboard.feed import Refresh
+from rdtops.workflows.session import Session
 
 HERE = Path(__file__).parent / "screens"
 FILM = Path(__file__).parents[2] / "docs" / "films" / "dashboard.svg"
@@ -212,10 +214,30 @@ def picture(scene: Scene, size: tuple[int, int], theme: TerminalTheme) -> str:
         app = dashboard(scene)
         async with app.run_test(size=size) as pilot:
             await opened(scene, pilot)
-            console = Console(width=size[0], height=size[1], file=io.StringIO(), force_terminal=True, record=True,
-                              color_system="truecolor", legacy_windows=False, safe_box=False)
-            console.print(app.screen._compositor.render_update(full=True, screen_stack=app._background_screens))
-            return console.export_svg(title="inv watch", theme=theme)
+            return svg(app, theme)
+
+    return asyncio.run(run())
+
+
+def svg(app: Dashboard, theme: TerminalTheme) -> str:
+    console = Console(width=app.size.width, height=app.size.height, file=io.StringIO(), force_terminal=True,
+                      record=True, color_system="truecolor", legacy_windows=False, safe_box=False)
+    console.print(app.screen._compositor.render_update(full=True, screen_stack=app._background_screens))
+    return console.export_svg(title="inv watch", theme=theme)
+
+
+def film(host: str, size: tuple[int, int] = (120, 36)) -> str:
+    """An SVG of the newest run of a host, once it has told its CPU twice."""
+    async def run() -> str:
+        session = Session(lambda _: None, lambda *_: None)
+        app = of_hosts(session.hosts(host), "")
+        async with app.run_test(size=size) as pilot:
+            while app.known[app.current].cpu_percent is None:
+                await pilot.pause(0.2)
+            await pilot.pause(1.0)
+            found = svg(app, MONOKAI)
+        session.close()
+        return found
 
     return asyncio.run(run())
 
@@ -232,7 +254,7 @@ def main() -> None:
     os.environ["TZ"] = "UTC"
     time.tzset()
     if sys.argv[1:] == ["--film"]:
-        FILM.write_text(picture(running("film"), (140, 40), MONOKAI), encoding="utf-8")
+        FILM.write_text(film("lab"), encoding="utf-8")
         return
     for name, scene, size in every():
         if sys.argv[1:]:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import time
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ from rdtops.ui.dashboard.metrics import LOSS
 from rdtops.ui.dashboard.panels import why_empty
 from tests.ui import screens
 
+ROOT = Path(__file__).parents[2]
 OSC_52 = "\x1b]52;c;cm0gLXJmIH4=\x07"
 HOSTILE = f"[red]x[/red][/] {OSC_52}\x9b2J\u202e失败\udc80"
 RUN_ID = "20991231-000000-one-0001"
@@ -162,8 +164,14 @@ def test_with_no_color_it_has_none_and_the_same_letters(shown, monkeypatch):
     assert screens.letters(lines) == screens.letters(shown("100x30"))
 
 
+def test_the_documented_install_brings_it():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert any(need.startswith("textual") for need in extras["dashboard"])
+    assert extras["demo"] == ["rdtops[trainer,lab,dashboard]"]
+
+
 def test_the_document_names_every_key():
-    page = (Path(__file__).parents[2] / "docs" / "watching.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "watching.md").read_text(encoding="utf-8")
     table = page.partition("| key | |")[2].partition("\n\n")[0]
     named = {key for row in table.splitlines()[2:] for key in row.split("|")[1].split()}
     assert {key.key_display or key.key for key in bindings()} <= named
