@@ -35,6 +35,31 @@ class GpuUsage:
 
 
 @dataclass(frozen=True)
+class HostUsage:
+    """The CPU, memory and disk of a host at one moment. A number is None where the host does not know it."""
+
+    cpus: int | None = None
+    load: float | None = None  # of the last minute
+    cpu_busy_ticks: int | None = None  # of all cores, since the boot
+    cpu_ticks: int | None = None  # of all cores, busy or not
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None  # in a container, its limit
+    disk_free_bytes: int | None = None  # of the workspace, for its user
+    disk_total_bytes: int | None = None
+
+    def cpu_percent(self, before: HostUsage) -> float | None:
+        """Return how busy the cores were since an earlier moment, of all of them together; None where that is not known
+        or the host was booted in between."""
+        passed = _difference(self.cpu_ticks, before.cpu_ticks)
+        busy = _difference(self.cpu_busy_ticks, before.cpu_busy_ticks)
+        return 100 * busy / passed if passed and busy is not None and 0 <= busy <= passed else None
+
+
+def _difference(now: int | None, before: int | None) -> int | None:
+    return None if now is None or before is None else now - before
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """The facts of one run from its files and processes. `problem`: why they cannot be read, '' where they can."""
 
@@ -86,6 +111,13 @@ def run(host: str, row: object) -> RunFacts:
 def gpus(answer: Mapping[str, Any]) -> tuple[GpuUsage, ...]:
     """Parse the GPUs; skip a row without an index."""
     return tuple(_gpus(answer))
+
+
+def host_usage(answer: Mapping[str, Any]) -> HostUsage:
+    """Parse the CPU, memory and disk of the host."""
+    told = fields.table(answer.get("machine"))
+    whole = {name: fields.whole(told.get(name)) for name in HostUsage.__dataclass_fields__ if name != "load"}
+    return HostUsage(**whole, load=fields.number(told.get("load")))
 
 
 def gpu_warning(answer: Mapping[str, Any]) -> str:

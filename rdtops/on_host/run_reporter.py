@@ -4,7 +4,7 @@ Requests (one JSON line each, until the input ends), answers (one JSON line each
     {"op": "list", "workspace": str, "gpus": bool} -> {"runs": [facts of each run, oldest first], ... as gpus}
     {"op": "gpus"}                                -> {"gpus": [rows], "gpu_warning": str}
     {"op": "news", "workspace", "run_id", "files": {path: question}, "gpus": bool}
-        -> {"run": facts, "files": {path: piece}, ... as gpus}
+        -> {"run": facts, "files": {path: piece}, ... as gpus, with gpus "machine": its utilization}
     {"op": "checkpoints", "workspace", "run_id"}  -> {"checkpoints": [...], "unfinished": [names]}
     {"op": "evaluations", "workspace", "run_ids"} -> {"evaluations": [facts of each evaluation, oldest first]}
 It reports facts only; rdtops.contract.run.state_of on the laptop interprets them.
@@ -21,7 +21,7 @@ import os
 import sys
 from typing import Any, Callable
 
-from rdtops.hostlib import liveness, nvidia_smi, processes
+from rdtops.hostlib import liveness, nvidia_smi, processes, utilization
 from rdtops.hostlib.checkpoints import listed, ls
 from rdtops.hostlib.fields import loads, table, whole
 from rdtops.hostlib.files import TEXT_BYTES, head_of, lines_of, tail_of, text_of
@@ -129,7 +129,8 @@ def news(workspace: str, run_id: str, files: dict[str, dict[str, Any]], gpus: bo
     if hashlib.md5(str(run["config"]).encode()).hexdigest() == known:
         run["config"] = None
     pieces = {path: piece(os.path.join(root, run_id, path), **question) for path, question in files.items()}
-    return {"run": run, "files": pieces, **told(listing)}
+    machine = {"machine": utilization.of_machine(workspace)} if gpus else {}
+    return {"run": run, "files": pieces, **told(listing), **machine}
 
 
 def piece(path: str, cursor: list[Any], limit: int = TEXT_BYTES, last_lines: int = -1, steps: int = 0,

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import zlib
 from typing import Any, BinaryIO, Iterator, List, Tuple
 
@@ -28,6 +29,10 @@ KEPT = b'{"kind": "checkpoint"'  # also from before the last start
 LONGEST_SEARCH = 1 << 26  # bytes from the end of a Journal that are searched for its last events
 TOLD_BYTES = 1 << 18  # of those events together
 GROWN_BYTES = 48 << 20  # a log of 16 MiB, whose characters JSON may write as six
+SPIKES = 16  # steps of a thinned curve, among whose neighbours the extremes are kept as well
+NUMBER = rb'": (-?[0-9]{1,30}(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?)[,}]'
+EXTREMES = ((re.compile(b'"loss' + NUMBER), max), (re.compile(b'"grad_norm' + NUMBER), max),
+            (re.compile(b'"samples_per_s' + NUMBER), min))
 PART = 5 << 16  # of base 85, a multiple of five
 
 Lines = List[Tuple[int, bytes]]  # the offset behind a line, and the line with its newline
@@ -132,19 +137,26 @@ def start_of_last(file: BinaryIO, size: int, count: int) -> int:
 
 
 def thinned(lines: Lines, most: int, ignored: tuple[bytes, ...] = ()) -> Lines:
-    """Return all events except `ignored` ones, and about `most` of the steps, evenly spread, with the last one."""
+    """Return all events except `ignored` ones, and about `most` of the steps: evenly spread, with the last one, and the
+    EXTREMES of each SPIKES that lie between, so that a curve of them has the peaks of the curve of all."""
     lines = [row for row in lines if not row[1].startswith(ignored)] if ignored else lines
-    steps = sum(line.startswith(STEP) for _, line in lines)
-    if steps <= most:
+    steps = [row for row in lines if row[1].startswith(STEP)]
+    if len(steps) <= most:
         return lines
-    every, number, kept = -(-steps // most), 0, []
-    for row in lines:
-        if row[1].startswith(STEP):
-            number += 1
-            if (steps - number) % every:
-                continue
-        kept.append(row)
-    return kept
+    every = -(-len(steps) // most)
+    kept = {offset for offset, _ in steps[::-1][::every]}
+    for start in range(0, len(steps), SPIKES * every):
+        kept.update(extremes(steps[start:start + SPIKES * every]))
+    return [row for row in lines if not row[1].startswith(STEP) or row[0] in kept]
+
+
+def extremes(steps: Lines) -> Iterator[int]:
+    """Yield the offsets of the step events with the highest loss and gradient norm, and the lowest speed."""
+    for field, choose in EXTREMES:
+        told = ((field.search(line), offset) for offset, line in steps)
+        values = [(float(match[1]), offset) for match, offset in told if match]
+        if values:
+            yield choose(values)[1]
 
 
 def rows_of(lines: Lines) -> list[list[Any]]:

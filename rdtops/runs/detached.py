@@ -66,7 +66,9 @@ class Detached:
     def attach_line(self, job: Job) -> str:
         session = session_of(job)
         in_tmux = Command("tmux", "-L", detacher.socket_of(session), "attach-session", "-t", "=" + session).shell()
-        return f"{in_tmux} 2>/dev/null || exec tail -n 50 -F {quoted(str(job.log))}"
+        log, process = quoted(str(job.log)), quoted(job.file("process"))
+        ends = f'pid=$(cut -d " " -f 1 {process}) && tail -n 50 -F --pid="$pid" {log}'  # with the job; GNU only
+        return f"{in_tmux} 2>/dev/null || {{ {ends}; }} 2>/dev/null || exec tail -n 50 -F {log}"
 
 
 def start(job: Job, detaches_with: str) -> dict[str, Any]:

@@ -8,12 +8,12 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
 from rdtops import answers
-from rdtops.answers import GpuUsage
+from rdtops.answers import GpuUsage, HostUsage
 from rdtops.contract.run import RunPaths
 from rdtops.errors import CommandFailed, CommandTimeout, ConnectionLost, RemoteError, Unreachable
 from rdtops.hostlib import fields, names
@@ -99,6 +99,8 @@ class Update:
     run: RunView
     files: Mapping[str, Chunk]  # path below the run folder -> what is new in it
     gpus: tuple[GpuUsage, ...]
+    gpu_warning: str = ""  # what nvidia-smi says beside them
+    usage: HostUsage = field(default_factory=HostUsage)  # of the host, where its GPUs were asked for
 
 
 class RunPoller:
@@ -131,7 +133,8 @@ class RunPoller:
         facts = replace(facts, config=config) if facts.config is None else facts
         self._configs[run_id] = facts.config or ""
         cards = answers.gpus(answer)
-        return Update(overview.view(host, facts, cards, self._job(run_id)), self._chunks(answer["files"], files), cards)
+        return Update(overview.view(host, facts, cards, self._job(run_id)), self._chunks(answer["files"], files), cards,
+                      answers.gpu_warning(answer), answers.host_usage(answer))
 
     def gpus(self) -> tuple[tuple[GpuUsage, ...], str]:
         """Return the GPUs of the host, and the warning of nvidia-smi. Raises one of LOST."""

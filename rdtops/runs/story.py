@@ -17,7 +17,7 @@ Points = list[tuple[int, float]]  # step, value; steps ascend
 PHASES = {"data": "data", "encode": "encode", "forward": "forward", "backward": "backward", "optimiser": "optimiser",
           "save": "checkpoint", "evaluation": "validation"}  # in the Journal -> for people
 SPLIT_OVER = 20  # step events
-POINTS = 20_000  # of a curve; at twice as many every second one is dropped
+POINTS = 20_000  # of a curve; of twice as many the lowest and highest of each four are kept
 EVENTS = 5_000  # and checkpoints; at twice as many the older ones are dropped
 
 
@@ -29,9 +29,12 @@ class Story:
     heldout: Points = field(default_factory=list)
     speed: Points = field(default_factory=list)  # samples/s
     learning_rate: Points = field(default_factory=list)
+    grad_norm: Points = field(default_factory=list)
+    memory: Points = field(default_factory=list)  # MiB, the peak of rank 0: of its GPU, else resident
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)  # that still exist
     others: list[Event] = field(default_factory=list)  # every event but steps and trials; the newest ones
     steps: list[Event] = field(default_factory=list)  # the last ones
+    times: Points = field(default_factory=list)  # Unix time of the host at each step
     started: Event | None = None
     first_s: float = 0.0  # Unix time of the training's first event, and of the last one
     last_s: float = 0.0
@@ -50,9 +53,11 @@ class Story:
         data, step = event.data, event.data.get("step")
         if event.time_s:
             self.first_s, self.last_s = self.first_s or event.time_s, max(self.last_s, event.time_s)
+            _add(self.times, step if event.kind == "step" else None, event.time_s)
         if event.kind == "step":
             for curve, name in ((self.loss, "loss"), (self.speed, "samples_per_s"),
-                                (self.learning_rate, "learning_rate")):
+                                (self.learning_rate, "learning_rate"), (self.grad_norm, "grad_norm"),
+                                (self.memory, "memory_mib")):
                 _add(curve, step, data.get(name))
             self.steps = [*self.steps[-SPLIT_OVER + 1:], event]
             return
@@ -99,15 +104,25 @@ class Story:
         return max(self.checkpoints.values(), key=lambda c: c.step, default=None)
 
     def _forget_after(self, step: int) -> None:
-        for curve in (self.loss, self.heldout, self.speed, self.learning_rate):
+        for curve in (self.loss, self.heldout, self.speed, self.learning_rate, self.grad_norm, self.memory):
             curve[:] = [point for point in curve if point[0] <= step]
+        self.times[:] = [point for point in self.times if point[0] <= step]
 
 
 def _add(points: Points, step: object, value: object) -> None:
     if isinstance(step, int) and isinstance(value, (int, float)):
         points.append((step, float(value)))
         if len(points) > 2 * POINTS:
-            del points[1:-1:2]
+            points[:] = _halved(points)
+
+
+def _halved(points: Points) -> Points:
+    """Return half of the points, with every peak: the lowest and the highest of each four, and the last one."""
+    kept = []
+    for start in range(0, len(points) - 1, 4):
+        four = sorted(points[start:min(start + 4, len(points) - 1)], key=lambda point: point[1])
+        kept += sorted({four[0], four[-1]})
+    return [*kept, points[-1]]
 
 
 def smoothed(points: Points) -> Points:

@@ -98,7 +98,7 @@ def has_dashboard() -> bool:
     if not (sys.stdout.isatty() and sys.stdin.isatty()):
         return False
     if not dashboard.is_installed():
-        say("No dashboard: textual is not installed; python -m pip install 'rdtops[dashboard]'")
+        say("No dashboard: textual is not installed; in the folder of rdtops: python -m pip install '.[dashboard]'")
         return False
     return True
 

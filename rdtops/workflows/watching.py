@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 
 from rdtops.contract.run import RunSpec, RunState, best_of
-from rdtops.errors import ConfigError, HostError, RemoteError, UsageError
+from rdtops.errors import ConfigError, HostError, RemoteError, RunError, UsageError
 from rdtops.runs import evaluations, jobs, launchers, overview, watch
 from rdtops.runs import why as diagnosing
 from rdtops.runs.overview import RunView
@@ -82,10 +82,15 @@ def checkpoints(session: HostSession, *, run_id: str, verify: bool) -> Iterator[
 
 
 def attach(session: HostSession, *, run_id: str) -> Iterator[LogOutput]:
-    """Open the terminal of a run with OpenSSH."""
+    """Open the terminal of a run with OpenSSH, until the user leaves it or the run ends. Raise RunError for a run that
+    has ended or was never launched."""
     host, connection = session.host, session.connect()
     run = overview.find(connection, run_id)
     spec = _spec(run, host)
+    if run.state.ended or run.state is RunState.PREPARED:
+        was = "was never launched" if run.state is RunState.PREPARED else f"has ended ({run.state.value})"
+        raise RunError(f"{host.name}: {run.run_id} {was}: there is no terminal to attach to",
+                       remedy=f"inv logs --host {host.name} --run {run.run_id}")
     yield LogOutput(f"attached to {run.run_id}; detach with {launchers.traits(host).detach_keys}: the training "
                     "continues\n")
     line = launchers.launcher(host).attach_line(jobs.job_of(spec))

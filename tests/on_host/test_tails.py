@@ -71,6 +71,20 @@ def test_thinning_keeps_every_event_that_is_not_a_step_and_the_last_step(tmp_pat
     assert [r for r in kept if r not in steps] == [r for r in rows if not r[1].startswith(tails.STEP)]
 
 
+def test_thinning_keeps_the_peaks_of_loss_and_gradient_norm_and_the_slowest_step(tmp_path):
+    def line(step):
+        told = {"loss": 9.5 if step == 777 else 1e-05, "grad_norm": 40 if step == 5001 else 0.3,
+                "samples_per_s": 2.5 if step == 9001 else 148.2}
+        return json.dumps({"kind": "step", "time_s": 1.7e9, "step": step, **told}).encode()
+
+    rows = [(step, line(step)) for step in range(1, 20_000)]
+    kept = tails.thinned(rows, 200)
+    assert len(kept) <= 1.25 * 200
+    assert {777, 5001, 9001, 19_999} <= {step for step, _ in kept}
+    odd = [(step, b'{"kind": "step", "loss": 1-2-3, "grad_norm": NaN, "samples_per_s": null}') for step in range(99)]
+    assert len(tails.thinned(odd, 10)) == 10
+
+
 def test_an_unreadable_file_is_empty_and_keeps_the_cursor(tmp_path):
     piece = tails.read_on(str(tmp_path / "none"), [7, 12, "3:abc"])
     assert (piece["lines"], piece["cursor"], piece["more"]) == ([], [7, 12, "3:abc"], False)

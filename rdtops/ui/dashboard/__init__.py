@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from rdtops.errors import RdtopsError
-from rdtops.runs import overview
+from rdtops.runs import launchers, overview
 from rdtops.workflows.session import HostSession
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def of_hosts(hosts: Sequence[HostSession], run_id: str) -> Dashboard:
             session.say(f"skipped: {error.message}")
             problems.append(error)
             continue
-        choices.append(Choice(session.host.name, tuple(reversed(found)), session.connect))
+        choices.append(Choice(session.host.name, tuple(reversed(found)), session.connect,
+                              launchers.traits(session.host).is_local))
     if not chosen:
         raise problems[0]
     return Dashboard(choices, chosen, hosts[0].registry)

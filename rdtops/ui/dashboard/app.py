@@ -2,85 +2,72 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rich.cells import cell_len
-from rich.segment import Segment
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.color import Color
-from textual.containers import Horizontal, Vertical
-from textual.events import Resize
+from textual.containers import Container, Vertical
 from textual.filter import LineFilter
 from textual.message import Message
-from textual.widgets import DataTable, Footer, RichLog, TabbedContent, TabPane
+from textual.widgets import DataTable, Footer, TabbedContent, TabPane
 
+from rdtops.contract.journal import Event
 from rdtops.plugging.registry import Registry
 from rdtops.runs.overview import RunView
 from rdtops.runs.watch import Seen
 from rdtops.ssh.connection import Connection
-from rdtops.ssh.display import log_text, printable
+from rdtops.ui.dashboard.dialogs import NO_RUN, HelpDialog, RunDialog
 from rdtops.ui.dashboard.feed import REFRESH_S, Feed, Refresh
-from rdtops.ui.dashboard.panels import GpuPanel, Head, Known, LossPanel, SplitPanel
+from rdtops.ui.dashboard.metrics import METRICS
+from rdtops.ui.dashboard.panels import (
+    CurvePanel,
+    GpuPanel,
+    Head,
+    Known,
+    MachinePanel,
+    MetricPanel,
+    Shown,
+    SplitPanel,
+)
+from rdtops.ui.dashboard.panes import Cells, Escaped, Lines
 from rdtops.views.journal_output import words_of
 from rdtops.views.words import clock, duration, heldout_words, size
 
 RunKey = tuple[str, str]  # host, run id
-MOST_LINES = 1000  # of scrollback
+DIGEST_LETTERS = 8  # of a checkpoint's, in the events
+SCROLL_KEYS = (("arrows, PgUp, PgDn", "scroll"), ("Tab", "the next list or log"))
+TABS = (("events", "what happened in the run"), ("log", "the end of train.log"),
+        ("checkpoints", "the checkpoints, and what plugins say of them"), ("GPUs", "a line for each GPU"),
+        ("runs", "the runs of every host; Enter follows that one as well, and shows it"))
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The runs of one host that can be watched."""
+    """The runs of one host that can be watched. `sees_gpus`: they run on the machine that we log in to."""
 
     host: str
     runs: Sequence[RunView]
     connect: Callable[[], Connection]
+    sees_gpus: bool = True
 
 
-class Lines(RichLog):
-    """A log that stays at its end unless the user scrolls up. Its lines are wrapped again for each width; a hidden tab
-    has no width."""
-
-    def __init__(self, name: str, *, wrap: bool) -> None:
-        super().__init__(id=name, max_lines=MOST_LINES, wrap=wrap, min_width=1)
-        self._kept: deque[Text] = deque(maxlen=MOST_LINES)
-
-    def add(self, text: str, style: str = "") -> None:
-        words = Text(log_text(text), style)
-        self._kept.append(words)
-        if self.size.width:
-            self.write(words, scroll_end=not self.has_focus or self.is_vertical_scroll_end)
-
-    def forget(self) -> None:
-        self._kept.clear()
-        self.clear()
-
-    def on_resize(self, _: Resize) -> None:
-        self.clear()
-        if self.size.width:
-            for words in self._kept:
-                self.write(words, scroll_end=True)
-
-
-class Cells(DataTable[Text]):
-    """A table whose cells are text, not markup."""
-
-    def add(self, *cells: str | Text, key: str | None = None) -> None:
-        self.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in cells), key=key)
-
-
-class Escaped(LineFilter):
-    """A filter that escapes all that widgets draw, titles and notifications too. Lines are wrapped already, so a
-    replacement keeps the width; expected control codes were escaped before."""
-
-    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002
-        return [segment if segment.control or segment.text == printable(segment.text) else segment._replace(
-            text="".join(c if c == printable(c) else "?" * cell_len(c) for c in segment.text)) for segment in segments]
+def bindings() -> Iterator[Binding]:
+    """Yield every key: a word for the footer, and what the help says. Keys of curves and panes stand beside them."""
+    yield Binding("question_mark", "help", "help", tooltip="this help", key_display="?")
+    yield Binding("q", "quit", "quit", tooltip="quit; the run continues on the host")
+    for number, metric in enumerate(METRICS):
+        also = ", with the validation loss" if number == 0 else ""
+        yield Binding(metric.key, f"metric({number})", metric.name, tooltip=f"curve: {metric.name}{also}", show=False)
+    yield Binding("x", "axis", "step/time", tooltip="over steps, or over the time since the launch")
+    yield Binding("y", "scale", "scale", tooltip="logarithmic or linear; at first whichever shows more")
+    yield Binding("c", "compare", "compare", tooltip="lay a second run over this one, or none")
+    for number, (name, words) in enumerate(TABS, 1):
+        yield Binding(str(number), f"tab('{name.lower()}')", name, tooltip=words, show=False)
+    yield Binding("n", "next", "next", tooltip="the next of the runs that are followed")
+    yield Binding("f", "full", "full", tooltip="the lower half on the whole screen, and back")
 
 
 class Dashboard(App[None]):
@@ -88,86 +75,107 @@ class Dashboard(App[None]):
 
     CSS = """
     Screen { layout: vertical; }
-    Head { height: 2; padding: 0 1; background: $panel; }
-    #above { height: 45%; min-height: 9; }
-    #above > * { border: round $primary; padding: 0 1; }
-    LossPanel { width: 1fr; height: 100%; }
-    #beside { width: 42; height: 100%; border: none; padding: 0; }
-    #beside > * { border: round $primary; padding: 0 1; }
-    SplitPanel { height: 1fr; min-height: 5; }
-    #small-gpus { height: auto; max-height: 50%; display: none; }
-    #large-gpus { height: 1fr; }
-    .-wide #beside { width: 56; }
-    .-tall #small-gpus { display: block; }
-    #below { height: 1fr; }
+    Head, MachinePanel { height: 2; padding: 0 1; }
+    #above > *, #beside > *, #aside { border: round $foreground 50%; padding: 0 1; }
+    #above { height: 17; layout: horizontal; }
+    CurvePanel { width: 1fr; height: 1fr; }
+    #above > #beside { width: 42; height: 100%; border: none; padding: 0; }
+    #beside > MetricPanel { height: 7; }
+    SplitPanel { height: 1fr; }
+    #small-gpus { height: auto; max-height: 10; display: none; }
+    #below { height: 1fr; layout: horizontal; }
     TabbedContent { width: 1fr; }
     TabPane { padding: 0 1; }
-    #aside { display: none; width: 1fr; border: round $primary; padding: 0 1; }
-    .-wide #aside { display: block; }
-    .-full #above { display: none; }
-    RichLog, DataTable { scrollbar-size-vertical: 1; background: $surface; }
+    Tabs { height: 1; }
+    Tabs Underline { display: none; }
+    #below > #aside { display: none; width: 1fr; border: none; border-left: solid $foreground 50%; }
+    RichLog, DataTable { scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0; }
+    DataTable > .datatable--header { background: $background; color: $foreground; }
+    RichLog, DataTable, OptionList, VerticalScroll {
+        scrollbar-background: ansi_default; scrollbar-background-hover: ansi_default;
+        scrollbar-background-active: ansi_default; scrollbar-color: ansi_bright_black;
+        scrollbar-color-hover: ansi_bright_black; scrollbar-color-active: ansi_bright_black; }
+
+    .-side #above { height: 13; }
+    .-side #above > #beside { width: 36; }
+    .-wide #below > #aside, .-broad #below > #aside { display: block; }
+    .-broad #above > #beside { width: 56; }
+    .-tall #above { height: 27; }
+    .-tall #small-gpus { display: block; }
+
+    .-stacked #above { layout: vertical; height: 15; }
+    .-stacked #above > #beside { width: 100%; height: 5; }
+    .-stacked #beside > MetricPanel { border: none; height: 5; }
+    .-stacked #beside > SplitPanel { display: none; }
+    .-stacked.-tall #above { height: 28; }
+    .-stacked.-tall #above > #beside { height: 15; }
+    .-stacked.-tall #beside > SplitPanel { display: block; }
+    .-stacked #beside > #small-gpus { display: none; }
+    .-full #above, .-full #below > #aside { display: none; }
     """
     TITLE = "rdtops watch"
     ENABLE_COMMAND_PALETTE = False
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (130, "-wide")]  # noqa: RUF012  # Textual declares them so
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-tall")]  # noqa: RUF012
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("1", "tab('events')", "events"), Binding("2", "tab('log')", "log"),
-        Binding("3", "tab('saved')", "saved"), Binding("4", "tab('gpus')", "GPUs"),
-        Binding("5", "tab('runs')", "runs"), Binding("n", "next", "next"),
-        Binding("y", "scale", "scale"), Binding("f", "full", "full"), Binding("q", "quit", "quit")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-stacked"), (80, "-side"), (100, "-wide"), (130, "-broad")]  # noqa: RUF012  # so
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (40, "-tall")]  # noqa: RUF012  # Textual declares them so
+    BINDINGS: ClassVar[list[BindingType]] = list(bindings())
 
     class Updated(Message):
-        """An update of a run."""
+        """An update of a run, from a feed that may have been cancelled since."""
 
-        def __init__(self, update: Refresh) -> None:
+        def __init__(self, update: Refresh, feed: Feed | None = None) -> None:
             super().__init__()
-            self.update = update
+            self.update, self.feed = update, feed
 
     def __init__(self, choices: Sequence[Choice], chosen: Sequence[RunView], registry: Registry, *,
                  refresh_s: float = REFRESH_S) -> None:
-        super().__init__()
+        super().__init__(ansi_color=True)
+        self.theme = "ansi-dark"  # the terminal's own 16 colours, on its own background, be it dark or light
         self.choices = {choice.host: choice for choice in choices}
         self.registry, self.refresh_s = registry, refresh_s
-        self.known: dict[RunKey, Known] = {(r.host, r.run_id): Known(r) for c in choices for r in c.runs}
-        self.feeds: dict[RunKey, Feed] = {}
+        self.known: dict[RunKey, Known] = {(r.host, r.run_id): Known(r, c.sees_gpus) for c in choices for r in c.runs}
+        self.feeds: dict[RunKey, Feed] = {}  # of the runs that are followed
+        self.readers: dict[RunKey, Feed] = {}  # of those that are only read
         self.chosen = [(run.host, run.run_id) for run in chosen]
         self.current: RunKey = self.chosen[0]
+        self.second: RunKey | None = None  # laid over the current one
+        self.shown = Shown()
 
     # --- the screen
 
     def compose(self) -> ComposeResult:
         yield Head()
-        with Horizontal(id="above"):
-            yield LossPanel()
+        yield MachinePanel()
+        with Container(id="above"):
+            yield CurvePanel()
             with Vertical(id="beside"):
+                yield MetricPanel()
                 yield SplitPanel()
                 yield GpuPanel(id="small-gpus")
-        with Horizontal(id="below"):
+        with Container(id="below"):
             with TabbedContent(id="tabs"):
-                with TabPane("events", id="events"):
+                with TabPane("1 events", id="events"):
                     yield Lines("event-lines", wrap=True)
-                with TabPane("log", id="log"):
+                with TabPane("2 log", id="log"):
                     yield Lines("log-lines", wrap=False)
-                with TabPane("checkpoints", id="saved"):
-                    yield Cells(id="checkpoints", cursor_type="none")
-                with TabPane("GPUs", id="gpus"):
+                with TabPane("3 checkpoints", id="checkpoints"):
+                    yield Cells(id="checkpoint-rows", cursor_type="none")
+                with TabPane("4 GPUs", id="gpus"):
                     yield GpuPanel(id="large-gpus")
-                with TabPane("runs", id="runs"):
+                with TabPane("5 runs", id="runs"):
                     yield Cells(id="run-rows", cursor_type="row")
             yield Lines("aside", wrap=False)
-        yield Footer(show_command_palette=False)
+        yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
-        self.query_one("#aside").border_title = "log"
-        self.query_one("#checkpoints", Cells).add_columns("", "step", "size", "validation loss", "digest", "plugins")
+        self.query_one("#checkpoint-rows", Cells).add_columns("", "step", "size", "validation loss", "digest",
+                                                              "plugins")
         self.query_one("#run-rows", Cells).add_columns("", "host", "run", "state", "step", "loss", "to go")
         for key in self.chosen:
             self._follow(key)
         self._select(self.current)
 
     def on_unmount(self) -> None:
-        for feed in self.feeds.values():
+        for feed in (*self.feeds.values(), *self.readers.values()):
             feed.stop()
 
     def on_resize(self) -> None:
@@ -181,41 +189,68 @@ class Dashboard(App[None]):
     def on_dashboard_updated(self, message: Updated) -> None:
         if not self.is_running:  # it is closing: its panels are removed one by one
             return
+        if message.feed and message.feed.is_cancelled:
+            return
         update = message.update
         key = (update.host, update.run_id)
         is_news = bool(update.problem) != bool(self.known[key].problem)
         self.known[key].apply(update)
-        if key == self.current and is_news:
-            self.query_one("#event-lines", Lines).add(update.problem or "Reconnected.",
-                                                      "yellow" if update.problem else "green")
         if key == self.current:
+            if is_news:
+                self.query_one("#event-lines", Lines).add(update.problem or "Reconnected.",
+                                                          "yellow" if update.problem else "green")
             self._show_lines(update)
+        if key in (self.current, self.second):
             self._show_panels()
         self._show_runs()
 
     def _follow(self, key: RunKey) -> None:
-        if key in self.feeds:
-            return
-        feed = Feed(self.choices[key[0]].connect, self.registry, self.known[key].run,
-                    lambda update: self.post_message(self.Updated(update)), self.refresh_s)
-        self.feeds[key] = feed
+        if key not in self.feeds:
+            if key in self.readers:  # following begins anew, with the plugins
+                self._stop_reading(key)
+            self.feeds[key] = self._begin(key, self.registry)
+
+    def _read(self, key: RunKey) -> None:
+        if key not in self.feeds and key not in self.readers:
+            self.readers[key] = self._begin(key, None)
+
+    def _stop_reading(self, key: RunKey) -> None:
+        self.readers.pop(key).cancel()
+        self.known[key] = Known(self.known[key].run, self.known[key].sees_gpus)
+
+    def _begin(self, key: RunKey, registry: Registry | None) -> Feed:
+        feed = Feed(self.choices[key[0]].connect, registry, self.known[key].run,
+                    lambda update: self.post_message(self.Updated(update, feed)), self.refresh_s)
         feed.start()
+        return feed
 
     # --- actions of the user
 
-    def action_tab(self, name: str) -> None:
-        self.query_one("#tabs", TabbedContent).active = name
+    def action_help(self) -> None:
+        keys = [(self.get_key_display(key), key.tooltip) for key in bindings()]
+        self.push_screen(HelpDialog([*keys, *SCROLL_KEYS]))
+
+    def action_metric(self, number: int) -> None:
+        self._change(metric=METRICS[number])
+
+    def action_axis(self) -> None:
+        self._change(by_time=not self.shown.by_time)
 
     def action_scale(self) -> None:
-        panel = self.query_one(LossPanel)
-        panel.logarithmic = not panel.logarithmic
-        self._show_panels()
+        self._change(logarithmic=not self.shown.logarithmic)
+
+    def action_compare(self) -> None:
+        runs = [known.run for key, known in self.known.items() if key != self.current]
+        self.push_screen(RunDialog(runs), self._compare)
+
+    def action_tab(self, name: str) -> None:
+        self.query_one("#tabs", TabbedContent).active = name
 
     def action_full(self) -> None:
         self.screen.toggle_class("-full")
 
     def action_next(self) -> None:
-        """Show the next of the polled runs."""
+        """Show the next of the followed runs."""
         keys = list(self.feeds)
         self._select(keys[(keys.index(self.current) + 1) % len(keys)])
 
@@ -223,6 +258,22 @@ class Dashboard(App[None]):
         host, _, run_id = str(event.row_key.value).partition("/")
         self._follow((host, run_id))
         self._select((host, run_id))
+
+    def _compare(self, chosen: str | None) -> None:
+        if chosen is None:
+            return
+        host, _, run_id = chosen.partition("/")
+        second = None if chosen == NO_RUN else (host, run_id)
+        if self.second in self.readers and self.second != second:
+            self._stop_reading(self.second)
+        self.second = second
+        if second:
+            self._read(second)
+        self._show_panels()
+
+    def _change(self, **changes: object) -> None:
+        self.shown = replace(self.shown, **changes)  # type: ignore[arg-type]
+        self._show_panels()
 
     def _select(self, key: RunKey) -> None:
         self.current = key
@@ -238,8 +289,11 @@ class Dashboard(App[None]):
 
     def _show_panels(self) -> None:
         known = self.known[self.current]
+        second = self.known[self.second] if self.second and self.second != self.current else None
         self.query_one(Head).show(known)
-        self.query_one(LossPanel).show(known)
+        self.query_one(MachinePanel).show(known)
+        self.query_one(CurvePanel).show(known, second, self.shown)
+        self.query_one(MetricPanel).show(known, self.shown)
         self.query_one(SplitPanel).show(known)
         for panel in self.query(GpuPanel):
             panel.show(known)
@@ -251,16 +305,16 @@ class Dashboard(App[None]):
         for event, records in update.events:
             if event.kind == "step":
                 continue
-            events.add(f"{clock(event.time_s)}  {words_of(event, max_steps)}")
+            events.add(words_of(_short(event), max_steps), at=clock(event.time_s))
             for record in records:
                 if record.error:
-                    events.add(f"          {record.plugin}: {record.error}", "red")
+                    events.add(f"{record.plugin}: {record.error}", "red", at=" ")
         for line in update.log:
             self.query_one("#log-lines", Lines).add(line)
             self.query_one("#aside", Lines).add(line)
 
     def _show_checkpoints(self, known: Known) -> None:
-        table = self.query_one("#checkpoints", Cells)
+        table = self.query_one("#checkpoint-rows", Cells)
         table.clear()
         best, latest = known.story.best, known.story.latest
         for saved in sorted(known.story.checkpoints.values(), key=lambda c: -c.step):
@@ -279,3 +333,11 @@ class Dashboard(App[None]):
                       "" if run.loss is None else f"{run.loss:.4f}",
                       duration(run.eta_s) if run.eta_s and not run.state.ended else "", key=f"{host}/{run_id}")
         table.move_cursor(row=min(row, table.row_count - 1))
+
+
+def _short(event: Event) -> Event:
+    """Return the event of a checkpoint with the beginning of its digest, which is whole in the list of checkpoints."""
+    digest = event.data.get("digest")
+    if event.kind != "checkpoint" or not isinstance(digest, str):
+        return event
+    return replace(event, data={**event.data, "digest": digest[:DIGEST_LETTERS]})

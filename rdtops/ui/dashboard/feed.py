@@ -1,18 +1,19 @@
-"""Feed: polls one run in its own thread. Each refresh is one call to the host, and plugins are called as in the plain
-`inv watch`."""
+"""Feed: polls one run in its own thread. Each refresh is one call to the host. Plugins are called as in the plain
+`inv watch`, but not for a run that is only read, to be laid over another."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rdtops.contract.journal import Event
+from rdtops.contract.journal import Event, parse
 from rdtops.errors import RdtopsError
 from rdtops.plugging.registry import Registry
 from rdtops.runs import watch
 from rdtops.runs.overview import RunView
-from rdtops.runs.poller import LOST, Backoff, Question, RunPoller, Update
+from rdtops.runs.poller import LOST, Backoff, Cursor, Question, RunPoller, Update
 from rdtops.runs.records import HookRecord
 from rdtops.runs.watch import Watcher
 from rdtops.ssh.connection import Connection
@@ -34,14 +35,16 @@ class Refresh:
     log: tuple[str, ...] = ()
     problem: str = ""
     again_in_s: float = 0.0  # 0.0 after a problem: no retry
+    time_s: float = field(default_factory=time.time)
 
 
 @dataclass
 class Feed:
-    """The feed of one run; `on_update` is called from its thread."""
+    """The feed of one run; `on_update` is called from its thread. Without a registry the run is only read, and what
+    plugins are to be told of it later stays as it was."""
 
     connect: Callable[[], Connection]
-    registry: Registry
+    registry: Registry | None
     run: RunView
     on_update: Callable[[Refresh], object]
     refresh_s: float = REFRESH_S
@@ -52,6 +55,14 @@ class Feed:
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"feed of {self.run.run_id}")
         self._thread.start()
 
+    @property
+    def is_cancelled(self) -> bool:
+        return self._stop.is_set()
+
+    def cancel(self) -> None:
+        """Let a running call be the last one; its answer does not count."""
+        self._stop.set()
+
     def stop(self) -> None:
         """Stop, and wait at most a second for a running call: the program may end then."""
         self._stop.set()
@@ -61,10 +72,10 @@ class Feed:
     def _run(self) -> None:
         messages: list[str] = []
         backoff = Backoff(messages.append, self.refresh_s)
-        following: _Following | None = None
+        following: _Following | _Reading | None = None
         while not self._stop.is_set():
             try:
-                following = following or _Following(RunPoller(self.connect()), self.registry, self.run)
+                following = following or self._begun(RunPoller(self.connect()))
                 update, pause_s = following.look(self.refresh_s)
             except LOST as error:
                 pause_s = backoff.lost(error)
@@ -78,6 +89,9 @@ class Feed:
             self._stop.wait(pause_s)
         if following:
             following.poller.close()
+
+    def _begun(self, poller: RunPoller) -> _Following | _Reading:
+        return _Reading(poller, self.run) if self.registry is None else _Following(poller, self.registry, self.run)
 
 
 class _Following:
@@ -100,7 +114,7 @@ class _Following:
         chunk = look.update.files[LOG]
         self._log = Question(chunk.behind)
         lines = tuple(line.content.decode("utf-8", "replace").rstrip("\n") for line in chunk.lines)
-        pause_s = 0.0 if look.more or chunk.more else ENDED_REFRESH_S if look.run.state.ended else refresh_s
+        pause_s = _pause_s(look.run, refresh_s, more=look.more or chunk.more)
         return Refresh(look.run.host, look.run.run_id, look.update, events, lines, chunk.rest), pause_s
 
     def _end(self, look: watch.Look) -> tuple[watch.Seen, ...]:
@@ -112,3 +126,24 @@ class _Following:
         self._has_ended = True
         records: list[HookRecord] = self.watcher.act_on_end()
         return ((Event("ended", look.run.last_event_s, {"state": look.run.state.value}), records),)
+
+
+class _Reading:
+    """The position of a feed in the Journal of a run that is only read."""
+
+    def __init__(self, poller: RunPoller, run: RunView) -> None:
+        self.poller, self.run = poller, run
+        self._behind = Cursor()
+
+    def look(self, refresh_s: float) -> tuple[Refresh, float]:
+        """Return what is new, and the seconds to wait before the next look."""
+        question = Question(self._behind, steps=watch.STEPS, limit=watch.CHUNK_BYTES)
+        update = self.poller.poll(self.run.run_id, {watch.JOURNAL: question})
+        chunk = update.files[watch.JOURNAL]
+        more, self._behind = chunk.more and chunk.behind != self._behind, chunk.behind
+        events: tuple[watch.Seen, ...] = tuple((event, []) for line in chunk.lines for event in parse(line.content)[0])
+        return Refresh(self.run.host, self.run.run_id, update, events), _pause_s(update.run, refresh_s, more=more)
+
+
+def _pause_s(run: RunView, refresh_s: float, *, more: bool) -> float:
+    return 0.0 if more else ENDED_REFRESH_S if run.state.ended else refresh_s

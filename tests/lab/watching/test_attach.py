@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pty
 import select
@@ -70,6 +71,39 @@ def test_attach_shows_the_window_and_detaches(lab: Lab, run: Alive, tmp_path: Pa
         finally:
             process.kill()
             os.close(person)
+
+
+@pytest.mark.parametrize(("launched", "ends", "words"), [
+    (True, 0, "has ended (finished)"), (True, 1, "has ended (failed)"), (False, None, "was never launched")])
+def test_a_run_without_a_terminal_is_told_at_once(lab: Lab, tmp_path: Path, launched: bool, ends: int | None,
+                                                  words: str) -> None:
+    lab.up()
+    lab.write_inventory(tmp_path / "hosts.toml", {})
+    inv = CommandLine(tmp_path, tmp_path / "hosts.toml")
+    with Alive(lab, "lab", RUN) as alive:
+        alive.ends(ends or 0)
+        if not launched:
+            for name in ("exit", "process"):
+                (alive.folder / name).unlink()
+        inv.refused(f"attach --host lab --run {RUN}", 1, f"lab: {RUN} {words}: there is no terminal to attach to",
+                    f"inv logs --host lab --run {RUN}")
+
+
+def test_without_tmux_attach_ends_with_the_run(lab: Lab, tmp_path: Path) -> None:
+    lab.up()
+    lab.write_inventory(tmp_path / "hosts.toml", {})
+    inv = CommandLine(tmp_path, tmp_path / "hosts.toml")
+    with Alive(lab, "lab", RUN) as alive:
+        (alive.folder / "train.log").write_text("step 7 of 9\n", encoding="utf-8")
+        with inv.started(f"attach --host lab --run {RUN}") as process:
+            try:
+                assert process.stdout
+                lines = itertools.takewhile(lambda line: "step 7 of 9" not in line, process.stdout)
+                assert any("attached to" in line for line in lines)
+                alive.ends()
+                assert process.wait(30) == 0
+            finally:
+                process.kill()
 
 
 def read_until(person: int, *words: str) -> None:

@@ -1,6 +1,7 @@
 """The dashboard over the real lab, driven as a person would, and once in a real terminal."""
 
 import asyncio
+import re
 import shlex
 import shutil
 import subprocess
@@ -100,19 +101,21 @@ def test_a_run_is_seen_with_its_curve_its_split_and_its_checkpoints_while_plugin
         await until(lambda: "● live" in text(app, "Head"))
         assert "20 of 150" in text(app, "Head")
         assert "90 s to go" in text(app, "Head")
-        curve = text(app, "LossPanel")
+        curve = text(app, "CurvePanel")
         assert any("\u2801" <= letter <= "\u28ff" for letter in curve)
-        assert "validation 0.0625" in app.query_one("LossPanel").border_subtitle
+        assert str(app.query_one("CurvePanel").border_title) == "loss 0.0500, validation 0.0625"
         assert "backward" in text(app, "SplitPanel")
         assert "0.400 s 40 %" in text(app, "SplitPanel")
         assert "checkpoint step_000020" in text(app, "#event-lines")
         await pilot.press("2")
         await until(lambda: "line 19" in text(app, "#log-lines"))
         await pilot.press("3")
-        assert "best" not in text(app, "#checkpoints")
-        assert "noted 20" in text(app, "#checkpoints")
+        assert "best" not in text(app, "#checkpoint-rows")
+        assert "noted 20" in text(app, "#checkpoint-rows")
         await pilot.press("4")
         await until(lambda: "97 %" in text(app, "#large-gpus"))
+        await until(lambda: re.search(r"CPU . \d+ %.*RAM [\d.]+/\d+ GiB.*disk .* free", text(app, "MachinePanel")))
+        assert re.search(r"GPU 1 +█ 97 % +70 of 80 GiB +63 °C +372 W", text(app, "MachinePanel"))
         assert app.query_one("#large-gpus").border_title == "GPUs of the run"
         one.journal.append("step", step=21, loss=0.01, **PHASES)
         checkpoint(one.journal, 30)
@@ -155,6 +158,38 @@ def test_runs_of_several_hosts_are_chosen_by_keys_and_in_the_list(laptop, lab, t
     driven(["lab", "lab2"], drive, size=(150, 44))
 
 
+def test_a_second_run_is_laid_over_without_its_plugins_until_it_is_followed(laptop, lab, two, tmp_path):
+    one, _ = two
+    older = "20200101-000000-older-0009"
+    with Alive(lab, "lab", older) as second:
+        second.journal.append("step", step=1, loss=2.5, **PHASES)
+        second.journal.append("step", step=40, loss=0.5, **PHASES)
+        checkpoint(second.journal, 40)
+        second.ends()
+
+        async def drive(app, pilot, until):
+            await until(lambda: one.run_id in text(app, "Head") and "● live" in text(app, "Head"))
+            await pilot.press("c")
+            await until(lambda: app.screen.query("OptionList"))
+            options = app.screen.query_one("OptionList")
+            rows = [str(options.get_option_at_index(n).id) for n in range(options.option_count)]
+            assert rows[:2] == ["none", f"lab/{older}"]
+            await pilot.press("enter")
+            await until(lambda: len(app.known["lab", older].story.loss) == 2)
+            await until(lambda: "step 40" in text(app, "CurvePanel"))
+            assert f"{older} of lab" in str(app.query_one("CurvePanel").border_subtitle)
+            assert (tmp_path / "notes").read_text().split() == ["20"]
+            await pilot.press("5")
+            app.query_one("#run-rows").focus()
+            await pilot.press("ctrl+end", "enter")
+            await until(lambda: older in text(app, "Head") and "■ ended" in text(app, "Head"))
+            await until(lambda: "step_000040" in text(app, "#checkpoint-rows"))
+            assert app.known["lab", older].story.loss == [(1, 2.5), (40, 0.5)]
+
+        driven(["lab"], drive, size=(150, 44))
+    assert (tmp_path / "notes").read_text().split() == ["20", "40"]
+
+
 def test_a_cut_link_is_shown_and_taken_up_again_and_the_end_too(laptop, lab, two, tmp_path):
     one, _ = two
 
@@ -162,6 +197,7 @@ def test_a_cut_link_is_shown_and_taken_up_again_and_the_end_too(laptop, lab, two
         await until(lambda: "● live" in text(app, "Head"))
         lab.stop_server("lab-jump")
         await until(lambda: "trying again in" in text(app, "Head"))
+        assert re.match(r"\d\d:\d\d:\d\d +GPU", text(app, "MachinePanel"))
         checkpoint(one.journal, 40)
         lab.start_server("lab-jump")
         await until(lambda: "● live" in text(app, "Head"))
