@@ -14,7 +14,6 @@ from rdtops.contract.diagnosis import Evidence, Line, diagnose
 from rdtops.contract.diagnosis.causes import CAUSES
 from rdtops.contract.diagnosis.symptoms import EXPLAINED_BY, SYMPTOMS
 from rdtops.contract.run import RunSpec
-from rdtops.views.words import exit_words
 
 SPEC = RunSpec("20261124-101530-tiny-3fa9", "a800", "now", "/w", "/w/r", "s", {}, preset("rdt_1b"))
 
@@ -128,6 +127,20 @@ def test_a_remedy_of_the_trainer_is_the_next_command() -> None:
     assert diagnose(evidence(told=(told,))).next == (
         f"inv train --host a800 --resume {SPEC.run_id} --set batch_size_per_process=2 "
         "--set gradient_accumulation_steps=2")
+
+
+@pytest.mark.parametrize(("error", "kind", "remedy", "following"), [
+    ("a.hdf5: no group 'data'", "DataError", "--set without=a.hdf5   # or more", "{resume} --set without=a.hdf5   # or more"),
+    ("a.hdf5 cannot be read: it is too short", "DataError", "inv deploy --only data   # if your own copy is whole",
+     "inv deploy --only data --host a800   # if your own copy is whole; then {resume}"),
+    ("rdt has no config.json", "WeightsError", "hf download R x.json", "hf download R x.json   # then {resume}"),
+    ("rdt-1b does not fit", "WeightsError", "inv train --set model=tiny", "{resume} --set model=tiny"),
+    ("a.hdf5 is locked by a program that has it open for writing (errno 11)", "DataError", "", "ssh a800 lslocks"),
+    ("KeyError: x", "KeyError", "inv logs   # see the traceback in train.log", "inv logs --host a800 --run")])
+def test_what_the_trainer_advises_is_the_next_command_for_this_run(error, kind, remedy, following) -> None:
+    found = diagnose(evidence(told=({**failed(error, kind), "remedy": remedy},)))
+    resume = f"inv train --host a800 --resume {SPEC.run_id}"
+    assert found.next.startswith(following.replace("{resume}", resume)), found
 
 
 def test_the_kernel_s_killer_is_told_from_a_person_s_kill() -> None:
@@ -268,8 +281,6 @@ def test_an_ordinary_line_at_the_start_is_not_why_a_rank_was_killed(line, told) 
     (139, "a library crashed (SIGSEGV)"), (135, "a library crashed (SIGBUS)"), (137, "killed from outside (SIGKILL)")])
 def test_an_exit_code_above_128_is_told_in_words(code: int, words: str) -> None:
     assert words in diagnose(evidence("step 3/10  loss 0.1", exit_code=code)).summary
-    assert exit_words(code) == f"exit {code}: {words}"
-    assert exit_words(1) == "exit 1"
 
 
 @pytest.mark.parametrize(("facts", "cause", "restart"), [

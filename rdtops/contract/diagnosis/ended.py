@@ -12,7 +12,9 @@ from rdtops.contract.journal import Event
 
 # Errors about another rank's error. The last two are the names in older Journals
 SECONDHAND = ("PeerFailed", "AlreadyReported", "PeerLost", "ToldByAnother")
-GENERAL = ("missing_asset", "bad_sample", "environment", "no_permission", "config", "wrong_weights")
+# causes of which the trainer's own words say more: its error is the summary, its remedy the next command
+TOLD = ("missing_asset", "bad_sample", "environment", "no_permission", "config", "wrong_weights", "not_finite",
+        "file_locked")
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
@@ -81,12 +83,25 @@ def _reported(evidence: Evidence) -> Diagnosis | None:
         found = replace(found, cause="model_too_big", restart=False,
                         summary="the weights, their EMA and Adam's moments alone do not fit into memory",
                         next=filled(RESUME + " --set sharding=fsdp2   # or more memory", evidence))
-    if found.cause in (*GENERAL, "not_finite") and error:
+    if found.cause in TOLD and error:
         found = replace(found, summary=error)
-    remedy = str(event.data.get("remedy", ""))
-    if remedy.startswith("inv train --resume RUN --set"):
-        found = replace(found, next=remedy.replace("inv train --resume RUN", filled(RESUME, evidence)))
+    if following := _remedy(str(event.data.get("remedy", "")), found.cause, evidence):
+        found = replace(found, next=following)
     return explained(replace(found, lines=(line,)), evidence, message)
+
+
+def _remedy(told: str, cause: str, evidence: Evidence) -> str:
+    """Return the trainer's remedy as what to type for this run and host; '' where the cause's own says more."""
+    resume = filled(RESUME, evidence)
+    for beginning in ("inv train --resume RUN", "inv train", ""):
+        settings = told.removeprefix(beginning).lstrip()
+        if told.startswith(beginning) and settings.startswith("--set "):
+            return f"{resume} {settings}"
+    if cause not in TOLD or not told or told.startswith(("inv logs", "inv status")) or "inv train" in told:
+        return ""
+    command, _, comment = told.partition("   # ")
+    host = f" --host {evidence.host}" if command.startswith("inv ") and ";" not in command else ""
+    return f"{command}{host}   # {comment}{'; ' if comment else ''}then {resume}"
 
 
 def _firsthand(evidence: Evidence) -> list[tuple[Line, Event]]:
