@@ -130,7 +130,8 @@ def test_a_remedy_of_the_trainer_is_the_next_command() -> None:
 
 
 @pytest.mark.parametrize(("error", "kind", "remedy", "following"), [
-    ("a.hdf5: no group 'data'", "DataError", "--set without=a.hdf5   # or more", "{resume} --set without=a.hdf5   # or more"),
+    ("a.hdf5: no group 'data'", "DataError", "--set without=a.hdf5   # or more",
+     "{resume} --set without=a.hdf5   # or more"),
     ("a.hdf5 cannot be read: it is too short", "DataError", "inv deploy --only data   # if your own copy is whole",
      "inv deploy --only data --host a800   # if your own copy is whole; then {resume}"),
     ("rdt has no config.json", "WeightsError", "hf download R x.json", "hf download R x.json   # then {resume}"),
