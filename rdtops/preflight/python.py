@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,9 +16,10 @@ from rdtops.contract import variables
 from rdtops.contract.config import TrainConfig
 from rdtops.hostlib import fields, nvidia_smi
 from rdtops.hostlib.fields import loads
+from rdtops.on_host import cuda_prober
 from rdtops.preflight import compatibility
 from rdtops.preflight.check import Answers, Check, Subject, last_line, words
-from rdtops.ssh import environment
+from rdtops.ssh import bundle, environment
 from rdtops.ssh.command import Command, quoted, variable
 from rdtops.ssh.environment import CONDA_ROOTS
 from rdtops.ssh.probe import Answer, Output, Probe
@@ -34,12 +36,6 @@ _VERSIONS = (
     "    except m.PackageNotFoundError: return None\n"
     "print(json.dumps({'python': list(sys.version_info[:3]), 'path': sys.executable,"
     " 'packages': {n: version(n) for n in sys.argv[1:]}}))\n")
-_CUDA = (
-    "import json, torch\n"
-    "c = torch.cuda\n"
-    "there = c.is_available()\n"
-    "print(json.dumps({'available': there, 'count': c.device_count(), 'cuda': torch.version.cuda,"
-    " 'bf16': there and c.is_bf16_supported()}))\n")
 _ENVIRONMENTS = ("for d in " + " ".join(f'"$HOME"{r[1:]}' if r.startswith("~") else r for r in CONDA_ROOTS)
                  + ' "$HOME"/.conda; do ls -d "$d"/envs/*/bin/python 2>/dev/null; done; :')
 
@@ -74,6 +70,21 @@ class BrokenImport:
     def words(self, name: str) -> str:
         known = ", ".join(f"{package} {version}" for package, version in self.versions.items())
         return f"{name.partition(':')[0]}: {self.why}" + (f" ({known})" if known else "")
+
+
+@dataclass(frozen=True)
+class ImportsFacts:
+    """What cannot be imported, by name. `kept_at_s`: when all could be, in an environment that is the same today; None
+    where it was tried now."""
+
+    failed: Mapping[str, BrokenImport]
+    kept_at_s: float | None = None
+
+    @property
+    def words(self) -> str:
+        known = "" if self.kept_at_s is None else (
+            f"; tried {time.strftime('%Y-%m-%d %H:%M', time.localtime(self.kept_at_s))}, the environment is the same")
+        return f"the trainer and its packages, from the deployed code{known}"
 
 
 # --- code ---
@@ -190,10 +201,11 @@ def _in_environment(subject: Subject, *arguments: str) -> str:
     return with_variables(subject) + environment.activation(host) + run.shell()
 
 
-def parse_imports(output: Output) -> dict[str, BrokenImport]:
-    """Return what cannot be imported, by name; empty when all can."""
-    failed = fields.table(loads(last_line(output)))
-    return {str(name): _broken(fields.table(facts)) for name, facts in failed.items()}
+def parse_imports(output: Output) -> ImportsFacts:
+    facts = fields.table(loads(last_line(output)))
+    failed = fields.table(facts.get("failed", facts))  # releases before 2026-11-29 print only these
+    return ImportsFacts({str(name): _broken(fields.table(broken)) for name, broken in failed.items()},
+                        fields.number(facts.get("kept_at_s")))
 
 
 def _broken(facts: Mapping[str, Any]) -> BrokenImport:
@@ -205,16 +217,16 @@ def _broken(facts: Mapping[str, Any]) -> BrokenImport:
 
 def judge_imports(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     """Check imports: an installed package may still need another version of a package, or a system library."""
-    answer: Answer[dict[str, BrokenImport]] = answers["imports"]
+    answer: Answer[ImportsFacts] = answers["imports"]
     if answers["release"].value != ["there"] or answers["python"].value is None:
         yield CheckResult.skip("imports", "not checked: it needs the deployed code and a working Python")
     elif answer.value is None:
         yield CheckResult.fail("imports", "the trainer cannot be imported", answer.problem,
                                subject.there(in_release(subject, "-m", "rdtops.trainer.imports")))
-    elif answer.value:
-        yield _judge_broken(subject, answer.value, answers["python"].value)
+    elif answer.value.failed:
+        yield _judge_broken(subject, answer.value.failed, answers["python"].value)
     else:
-        yield CheckResult.ok("imports", "the trainer and its packages, from the deployed code")
+        yield CheckResult.ok("imports", answer.value.words)
 
 
 def _judge_broken(subject: Subject, broken: Mapping[str, BrokenImport], python: PythonFacts) -> CheckResult:
@@ -300,7 +312,7 @@ def _python_probes(subject: Subject) -> list[Probe[Any]]:
 
 def _imports_probes(subject: Subject) -> list[Probe[Any]]:
     train = subject.spec.train
-    settings = [*([] if train.tracker == "off" else [train.tracker]),
+    settings = [*(["--fresh"] if subject.fresh else []), *([] if train.tracker == "off" else [train.tracker]),
                 *([train.sharding] if train.num_processes > 1 else [])]
     line = with_variables(subject) + in_release(subject, "-m", "rdtops.trainer.imports", *settings)
     return [Probe("imports", line, parse_imports, timeout_s=IMPORTS_S)]
@@ -309,7 +321,7 @@ def _imports_probes(subject: Subject) -> list[Probe[Any]]:
 def _cuda_probes(subject: Subject) -> list[Probe[Any]]:
     if subject.spec.train.device != "cuda":
         return []
-    line = _in_environment(subject, "-c", _CUDA)
+    line = _in_environment(subject, "-c", bundle.source(cuda_prober))
     return [Probe("cuda", line, parse_cuda, timeout_s=60),
             Probe("driver", Command(*nvidia_smi.query(["driver_version"])).shell(), parse_driver, timeout_s=15)]
 

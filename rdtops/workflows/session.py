@@ -217,13 +217,14 @@ class HostSession:
         """Record that a deploy ended the rollback."""
         self._rolled_back, self._knows_rollback = None, True
 
-    def report(self, prepared: Prepared, *, again: bool) -> Report:
-        """Check the host, or return the findings of this command line unless `again`."""
+    def report(self, prepared: Prepared, *, again: bool, fresh: bool = False) -> Report:
+        """Check the host, or return the findings of this command line unless `again`. `fresh` is that of
+        training.check."""
         spec = prepared.spec
         key = (spec.train.digest, spec.train.accept_changed, spec.snapshot, spec.run_id if prepared.resumes else "")
         if again or key not in self._reports:
             self._reports[key] = training.check(self.connect(), self.registry, spec, prepared.local_assets,
-                                                resumes=prepared.resumes)
+                                                resumes=prepared.resumes, fresh=fresh)
         return self._reports[key]
 
     def close(self) -> None:

@@ -56,9 +56,9 @@ def rollback(session: HostSession, *, to: str) -> Iterator[RollbackOutput]:
     yield RollbackOutput(releases.roll_back(session.connect(), to))
 
 
-def check(session: HostSession, *, request: Request, everything: bool) -> Iterator[CheckOutput]:
+def check(session: HostSession, *, request: Request, everything: bool, fresh: bool) -> Iterator[CheckOutput]:
     prepared = session.prepare(request)
-    report = session.report(prepared, again=True)
+    report = session.report(prepared, again=True, fresh=fresh)
     duplicate = None if report.passed else admission.find_duplicate(session.connect(), prepared.spec)
     yield CheckOutput(training.excused(report, duplicate), everything)
 

@@ -83,7 +83,7 @@ def good():
             "python": interpreter(), "launcher": said("/usr/bin/tmux\n/usr/bin/setsid\n"),
             "dataset": demonstrations({"a b.hdf5": 1_000_000_000}), "clock": said(f"{time.time():.0f}\n"),
             "shm": said(SHM.format(99999)),
-            "cuda": said(cuda()), "driver": said("550.54.15\n"), "imports": said("{}\n"),
+            "cuda": said(cuda()), "driver": said("550.54.15\n"), "imports": said('{"failed": {}}\n'),
             "environments": said("/root/miniconda3/envs/rdt/bin/python\n"),
             "memory": said(MEMORY), "cpus": said("64\n"), "open files": said("65536 1048576\n"),
             "episodes": said(survey()), "conventions": conventions(),
@@ -400,6 +400,22 @@ def test_a_package_that_breaks_the_imports_is_named_with_what_fits(check, packag
     assert found.summary == f"{package} breaks the import of transformers.models.siglip, rdtops.trainer.train"
     assert f"operator does not exist (torch {versions['torch']}, {package} {versions[package]})" in found.evidence
     assert found.remedy == remedy.replace("PIP", "/envs/rdt/bin/python -m pip") + "does not need it, on h"
+
+
+def test_imports_that_are_known_to_go_well_say_since_when(check):
+    kept = said(json.dumps({"failed": {}, "kept_at_s": 1795900000.0}))
+    at = time.strftime("%Y-%m-%d %H:%M", time.localtime(1795900000))
+    assert check(imports=kept)["imports"].summary.endswith(f"; tried {at}, the environment is the same")
+    broken = said(json.dumps({"failed": {"rdtops.trainer.train": {"why": "x"}}, "kept_at_s": None}))
+    assert check(imports=broken)["imports"].status is Status.FAIL
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_fresh_check_has_the_packages_imported_anew(spec, fresh):  # noqa: F811
+    host = Host(name="h", address="192.0.2.1")
+    subject = Subject(host, spec("tracker=wandb"), fresh=fresh)
+    (line,) = [p.shell for check in preflight.CHECKS for p in check.probes(subject) if p.name == "imports"]
+    assert ("rdtops.trainer.imports --fresh wandb" if fresh else "rdtops.trainer.imports wandb") in line
 
 
 def test_torch_is_asked_with_the_gpus_that_hosts_toml_leaves_it(spec):  # noqa: F811
