@@ -93,7 +93,7 @@ class TrainConfig:
 
     @property
     def digest(self) -> str:
-        """MD5 over every value but those of LATER at their defaults, and `accept_changed`, which changes nothing of what
+        """MD5 over every value but those of LATER at their defaults, and `accept_changed`, which changes nothing that
         is trained."""
         values = {name: value for name, value in asdict(self).items()
                   if name != "accept_changed" and (name not in LATER or value)}
