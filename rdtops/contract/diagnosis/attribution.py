@@ -25,7 +25,10 @@ BY_EXIT_CODE = {2: ("config",), 126: ("environment", "no_permission"), 127: ("en
 MIN_FREE_BYTES = 16 << 20
 OF_A_DEVICE = ("RuntimeError", "AcceleratorError", "OSError", "SystemError", "")  # errors for which GPU or disk may be
 ASKS_FOR_WARNINGS = re.compile("nccl(?:System|UnhandledCuda|Internal)Error|unhandled (?:system|cuda) error")
+ENDED_BY_LAUNCHER = re.compile(r"Sending process (\d+) closing signal")
+PID = re.compile(r"\b[Pp][Ii][Dd]:? (\d+)")
 KILLED_WORKER = re.compile("DataLoader worker .*killed by signal: Killed")
+NCCL_WARNING = re.compile(r"\bNCCL WARN\b")
 APPLICATION_XIDS = ("13", "31", "43", "45")  # of a kernel's own error: the GPU is well
 
 
@@ -153,14 +156,18 @@ def _by_exit(found: Diagnosis, evidence: Evidence) -> Diagnosis:
     """Return how another process ended, where it is why the others lost it."""
     if found.cause != "collective_timeout":
         return found
-    return next(filter(None, (_general(message, evidence) for message in _exits(evidence)
+    # a launcher may see several ends at once and call any of them the first; those that it made itself do not count
+    ended = {pid for message in _said(evidence) for pid in ENDED_BY_LAUNCHER.findall(message.text)}
+    rows = [message for message in _said(evidence) if message.kind is Kind.EXIT and message.rank is not None
+            and not ended.intersection(PID.findall(message.text))]
+    return next(filter(None, (_general(message, evidence) for message in (*_exits(evidence), *rows)
                               if message.exit_code not in (ABORTED, TERMINATED))), found)
 
 
 def _may_explain(other: Message, message: Message) -> bool:
     """Tell whether another message may be the reason of one. NCCL writes its reasons as warnings, and says so."""
-    if ASKS_FOR_WARNINGS.search(message.text):
-        return other.kind is not Kind.INFO
+    if other.kind is Kind.WARNING:
+        return bool(ASKS_FOR_WARNINGS.search(message.text) and NCCL_WARNING.search(other.text))
     return other.kind in (Kind.EXIT, Kind.ERROR, Kind.PLAIN)
 
 
