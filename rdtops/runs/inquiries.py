@@ -100,7 +100,8 @@ def ask(connection: Connection, release: str, program: str, arguments: Sequence[
     host = connection.host
     command = Command(environment.python(host), "-m", f"rdtops.trainer.{program}", *arguments)
     # over stdin, since every user of the host sees command lines: a URL in env may hold a password
-    line = (f'cd {quoted(release)} && unset {" ".join(variables.to_unset())} && {environment.activation(host)}'
+    line = (f'cd {quoted(release)} 2>/dev/null || {{ echo "its code is not deployed" >&2; exit 1; }}; '
+            f'unset {" ".join(variables.to_unset())} && {environment.activation(host)}'
             f'eval "$(cat)" && {command.shell()}')
     given = secrets.exports(launch.exported(host, release)).encode()
     result = connection.run_shell(line, timeout_s=TIMEOUT_S, check=False, stdin=given)
