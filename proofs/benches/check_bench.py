@@ -126,7 +126,7 @@ def _run(route: Route, words: Sequence[str], env: Mapping[str, str]) -> str:
     done = subprocess.run(words, cwd=ROOT, env={**os.environ, **route.env, **env}, capture_output=True, text=True,
                           stdin=subprocess.DEVNULL, timeout=300, check=False)
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip())[-800:]
+        said = f"{done.stdout[-1500:]}{done.stderr[-800:]}"
         raise StepFailed(f"{' '.join(words[-6:])} ended with exit {done.returncode}: {said}")
     return done.stdout
 
