@@ -3,7 +3,8 @@ complete.
 
 Standard library, Python 3.8, one file. Requests (one JSON line each), answers (one JSON line each):
     {"op": "look", "place": str, "prefix": str, "conda": str, "elsewhere": [places of the same name]}
-        -> {"is_ours": bool, "is_there": bool, "digest": str, "python": "3.11", "machine": "x86_64", "glibc": "2.36"}
+        -> {"is_ours": bool, "is_there": bool, "digest": str, "python": "3.11", "machine": "x86_64", "glibc": "2.36",
+            "driver": what nvidia-smi says of it, '' without one}
     {"op": "make", "place", "prefix", "digest", "conda", "requirements": str, "constraints": str, "variables": {...},
      "wheels": str} -> {"folder": str, "packages": int, "removed": [folders]} | {"problem": str, "said": str}
 The environment lies in PLACE.d/DIGEST, and PLACE is a link to it: running trainings keep theirs. `prefix` is shell code
@@ -23,6 +24,7 @@ import sys
 import time
 from typing import Any, Callable
 
+from rdtops.hostlib import nvidia_smi
 from rdtops.hostlib.fields import loads, number, table, whole
 from rdtops.hostlib.files import put_in_place, text_of, write_whole
 from rdtops.hostlib.locks import alone
@@ -48,7 +50,8 @@ def look(place: str, prefix: str, conda: str, elsewhere: list[str]) -> dict[str,
     marked = {} if others else marker_of(os.path.realpath(place))
     return {"is_there": bool(others) or os.path.lexists(place), "is_ours": os.path.islink(place) and bool(marked),
             "digest": str(marked.get("digest", "")) if starts(place) else "",
-            "python": version[-1] if version else "", "machine": platform.machine(), "glibc": platform.libc_ver()[1]}
+            "python": version[-1] if version else "", "machine": platform.machine(), "glibc": platform.libc_ver()[1],
+            "driver": nvidia_smi.output(nvidia_smi.query(nvidia_smi.DRIVER))[:1000]}
 
 
 def make(place: str, digest: str, **how: Any) -> dict[str, Any]:
