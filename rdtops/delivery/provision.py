@@ -20,18 +20,21 @@ from typing import Any
 
 from rdtops import answers
 from rdtops.delivery import proven_environments, requirements
+from rdtops.delivery.build_steps import BuildStep, step_of
 from rdtops.delivery.proven_environments import Chosen
-from rdtops.errors import RunError, UsageError
+from rdtops.errors import CommandFailed, CommandTimeout, RunError, UsageError
 from rdtops.hostlib import fields, names, nvidia_smi
 from rdtops.on_host import environment_builder
+from rdtops.porter.entries import Problem
 from rdtops.ssh import environment
 from rdtops.ssh.command import Command
-from rdtops.ssh.connection import Connection
+from rdtops.ssh.connection import CallAnswer, Connection
 from rdtops.ssh.hosts import Environment, Host
 from rdtops.ssh.redaction import redacted, secrets_of
 from rdtops.transfer.transfer import TransferProgress, plan_upload, upload
 
 CONDA_PYTHON = "3.11"  # what constraints.txt was tested with
+IMPORTED = ("torch", "transformers", "accelerate", "diffusers", "h5py")  # a wheel may lack a library of the system
 INSTALL_S = 3600.0  # torch with CUDA has gigabytes
 _NO_NETWORK = ("Temporary failure in name resolution", "Network is unreachable", "Max retries exceeded",
                "Failed to establish a new connection", "Name or service not known", "timed out")
@@ -45,6 +48,7 @@ class Recipe:
     constraints: tuple[str, ...]
     variables: Mapping[str, str]  # PIP_INDEX_URL and the like; they may hold a password
     offline: bool = False
+    imports: tuple[str, ...] = ()  # modules that must be importable before the environment is used
     torch: str = ""  # the requirement that pip has in the end
     why: str = ""  # it is not the newest torch
 
@@ -92,10 +96,11 @@ class Provisioned:
     requirements: tuple[str, ...] = ()  # in a dry run
 
 
-def look(connection: Connection) -> EnvironmentFacts:
+def look(connection: Connection, on_step: Callable[[BuildStep], None] = lambda _: None) -> EnvironmentFacts:
     """Return what there is on the host, before anything is downloaded. Raise UsageError where hosts.toml declares no
     environment."""
     host, place = connection.host, _place(connection)
+    on_step(step_of("look", "", None, 0.0))
     found = connection.call(environment_builder, {
         "op": "look", "place": place, "prefix": environment.modules(host), "conda": _conda(host),
         "elsewhere": environment.conda_places(host.environment.conda) if host.environment.conda else []})
@@ -110,12 +115,12 @@ def recipe(declared: Environment, chosen: Chosen, tracker: str = "off") -> Recip
     return Recipe((*declared.requirements, *(line for line in ours if requirements.package_of(line) not in theirs)),
                   tuple(line for line in chosen.environment.constraints
                         if requirements.package_of(line) not in theirs),
-                  {name: value for name, value in variables.items() if value}, declared.offline,
+                  {name: value for name, value in variables.items() if value}, declared.offline, IMPORTED,
                   proven_environments.declared_torch(declared) or f"torch=={chosen.environment.torch}", chosen.why)
 
 
 def provision(connection: Connection, facts: EnvironmentFacts, wanted: Recipe, *, dry_run: bool = False,
-              say: Callable[[str], None] = lambda _: None,
+              say: Callable[[str], None] = lambda _: None, on_step: Callable[[BuildStep], None] = lambda _: None,
               progress: Callable[[TransferProgress], None] | None = None) -> Provisioned:
     """Make the environment that the host declares, unless it is up to date. On failure the previous one is unchanged.
     Raises RunError with the output of pip."""
@@ -131,18 +136,36 @@ def provision(connection: Connection, facts: EnvironmentFacts, wanted: Recipe, *
     if wanted.why:
         say(f"{host.name}: it takes {wanted.torch}: {wanted.why}")
     wheels = _sent_wheels(connection, wanted, found, digest, say, progress) if wanted.offline else ""
-    say(f"{host.name}: installing {len(wanted.requirements)} requirements into {short}; minutes if torch is new")
-    answer = connection.call(environment_builder, {
+    say(f"{host.name}: making {short} of {len(wanted.requirements)} requirements; minutes if torch is new")
+    answer = _built(connection, on_step, {
         "op": "make", "place": place, "prefix": environment.modules(host), "digest": digest, "wheels": wheels,
-        "conda": _conda(host),
+        "conda": _conda(host), "imports": list(wanted.imports),
         "requirements": _text(wanted.requirements), "constraints": _text(wanted.constraints),
-        "variables": {} if wheels else dict(wanted.variables)}, timeout_s=INSTALL_S)
+        "variables": {} if wheels else dict(wanted.variables)})
     if "problem" in answer:
         raise _failed(host, short, answer)
     if wheels:
         connection.run(Command("rm", "-rf", f"{connection.workspace}/wheelhouse"))  # gigabytes that are installed now
     return replace(done, packages=answer["packages"], seconds=time.monotonic() - begun_s,
                    removed=tuple(connection.short(folder) for folder in answer["removed"]))
+
+
+def _built(connection: Connection, on_step: Callable[[BuildStep], None], request: dict[str, Any]) -> CallAnswer:
+    """Let the host make the environment, and hand on what it does. Raise CommandTimeout after INSTALL_S."""
+    host, begun_s = connection.host, time.monotonic()
+    secrets, step = secrets_of(host), None
+    with connection.far(environment_builder, request) as stream:
+        try:
+            while "doing" in (message := stream.wire.hear()):
+                seconds = time.monotonic() - begun_s
+                if seconds > INSTALL_S:
+                    raise CommandTimeout(f"{host.name}: the environment was not made within {INSTALL_S:g} s")
+                line = redacted(fields.text(message.get("said")), secrets)
+                step = step_of(fields.text(message["doing"]), line, step, seconds)
+                on_step(step)
+        except Problem as problem:
+            raise CommandFailed(f"{host.name}: the environment_builder program: {problem.reason}") from None
+    return CallAnswer.of(f"{host.name}: the answer of the environment_builder program", dict(message))
 
 
 def remedy(host: Host) -> str:
@@ -238,6 +261,9 @@ def _failed(host: Host, place: str, answer: Mapping[str, Any]) -> RunError:
     if problem == "venv":
         return RunError(f"{host.name}: no virtual environment can be made on the host; {kept}: {output[-600:]}",
                         remedy=f"sudo apt-get install -y python3-venv   # on {host.name}")
+    if problem == "import":
+        return RunError(f"{host.name}: the packages are installed and cannot be imported; {kept}: {output[-1200:]}",
+                        remedy=f"requirements or python under [hosts.{host.name}] in hosts.toml, or what it names")
     if any(words in output for words in _NO_NETWORK):
         return RunError(f"{host.name}: pip cannot reach its index from the host; {kept}: {output[-600:]}",
                         remedy=f"offline = true under [hosts.{host.name}.environment]: the laptop sends the wheels")

@@ -37,10 +37,10 @@ def deploy(session: HostSession, *, request: Request, only: str, environment: bo
     delivery.parts(only)  # an invalid --only needs no connection
     prepared = session.prepare(request, of_this_tree=True)
     host, connection = session.host, session.connect()
-    if not dry_run:
-        session.interrupted = "what has arrived stays there; the same command continues from it"
     if environment:
         yield EnvironmentOutput(_provisioned(session, prepared, dry_run=dry_run))
+    if not dry_run:
+        session.interrupted = "what has arrived stays there; the same command continues from it"
     done = delivery.deploy(connection, session.snapshot, prepared.assets, only=only, dry_run=dry_run,
                            progress=session.progress)
     removed: tuple[str, ...] = ()
@@ -53,12 +53,14 @@ def deploy(session: HostSession, *, request: Request, only: str, environment: bo
 def _provisioned(session: HostSession, prepared: Prepared, *, dry_run: bool) -> Provisioned:
     """Make the environment that the host declares, of the newest versions that its driver and its Python run."""
     host, connection = session.host, session.connect()
-    facts = provision.look(connection)
+    if not dry_run:
+        session.interrupted = "an environment that is being made is finished there; the same command finds it"
+    facts = provision.look(connection, session.step)
     if facts.problem:
         session.say(f"{host.name}: nvidia-smi names no driver, so the newest torch is taken: {facts.problem}")
     chosen = proven_environments.choose(host, facts.driver, facts.python)
     wanted = provision.recipe(host.environment, chosen, prepared.spec.train.tracker)
-    return provision.provision(connection, facts, wanted, dry_run=dry_run, say=session.say,
+    return provision.provision(connection, facts, wanted, dry_run=dry_run, say=session.say, on_step=session.step,
                                progress=lambda done: session.progress("wheels", done))
 
 

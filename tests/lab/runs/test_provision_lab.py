@@ -1,8 +1,13 @@
 """`inv deploy --env` with real pip, real venvs and wheels of our own, on a host that reaches no index."""
 
+import functools
+import http.server
+import re
 import shutil
 import subprocess
-from dataclasses import replace
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ from rdtops.lab.fake_gpus import Gpus
 from rdtops.ssh import environment
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import Environment
+from tests import package_index
 from tests.lab.commandline import CommandLine
 from tests.package_index import wheel
 
@@ -29,6 +35,28 @@ def index(tmp_path_factory) -> Path:
     for version in ("1.0", "1.5"):
         wheel(folder, "rdtdep", version)
     return folder
+
+
+@dataclass(frozen=True)
+class Served:
+    """A folder that a server on loopback shows."""
+
+    folder: Path
+    port: int
+
+    def url(self, login: str = "") -> str:
+        return f"http://{login}127.0.0.1:{self.port}"
+
+
+@pytest.fixture
+def http_index(tmp_path) -> Iterator[Served]:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Served(folder, server.server_port)
+        server.shutdown()
 
 
 @pytest.fixture
@@ -156,3 +184,29 @@ def test_deploy_env_says_which_torch_the_driver_of_the_host_runs(lab, lab_hosts,
     flat = " ".join((said.out + said.err).split())
     assert [one for one in words if one not in flat] == [], said.said
     assert not (lab.home("lab2") / "venvs").exists()
+
+
+def test_deploy_env_shows_its_steps_and_makes_what_check_asks_for(lab, tiny_hosts, tmp_path, http_index):
+    """Short of the wheels, which are stand-ins: real pip and venv, the index of a folder, a driver of 2023."""
+    hosts = tmp_path / "hosts.toml"
+    package_index.of_proven_environments(http_index.folder)
+    wheel(http_index.folder, "rdttoy", "1.0")
+    own = f"rdttoy @ {http_index.url('bob:s3cret@')}/rdttoy/rdttoy-1.0-py3-none-any.whl"
+    declared = f'{{ venv = "~/venvs/rdt", index_url = "{http_index.url()}", requirements = ["{own}"] }}'
+    hosts.write_text(tiny_hosts.read_text().replace("[hosts.lab2]\n", f"[hosts.lab2]\nenvironment = {declared}\n"))
+    lab.set_gpus("lab2", Gpus(driver="535.129.03"))
+    inv = CommandLine(tmp_path, hosts)
+    line = "deploy --env --only code --host lab2"
+    try:
+        done = inv.good(f"{line} --json")
+        assert [row["torch"] for row in done.rows() if "torch" in row] == ["torch==2.6.0"]
+        shown = re.findall(r"^lab2: environment: (.*), \d+ s$", done.err, re.MULTILINE)
+        assert shown == ["looking at the driver and the Python", "making the venv", "asking the index",
+                         "installing 10 packages", "checking that the packages fit each other", "importing"]
+        assert "it takes torch==2.6.0: torch 2.13.0 was built for CUDA 13" in done.err
+        assert "s3cret" not in done.said
+        assert "was up to date" in inv.good(line).out
+        (packages,) = [row for row in inv("check --host lab2 --json").rows()[0]["results"] if row["name"] == "packages"]
+        assert (packages["status"], "torch 2.6.0, " in packages["summary"]) == ("OK", True)
+    finally:
+        shutil.rmtree(lab.home("lab2") / "venvs")
