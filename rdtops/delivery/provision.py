@@ -109,7 +109,7 @@ def look(connection: Connection, on_step: Callable[[BuildStep], None] = lambda _
 
 def recipe(declared: Environment, chosen: Chosen, tracker: str = "off") -> Recipe:
     """Return the trainer's requirements, pinned by a proven environment; the host's replace those of the same name."""
-    ours = requirements.of_trainer(tracker)
+    ours = requirements.of_trainer(tracker, declared.extras)
     theirs = set(map(requirements.package_of, declared.requirements))
     variables = {"PIP_INDEX_URL": declared.index_url or "", "PIP_EXTRA_INDEX_URL": " ".join(declared.extra_index_urls)}
     return Recipe((*declared.requirements, *(line for line in ours if requirements.package_of(line) not in theirs)),
@@ -168,12 +168,13 @@ def _built(connection: Connection, on_step: Callable[[BuildStep], None], request
     return CallAnswer.of(f"{host.name}: the answer of the environment_builder program", dict(message))
 
 
-def remedy(host: Host) -> str:
-    """Return how a host gets the trainer's environment: what hosts.toml is to declare, where it declares none, and what
-    to type."""
+def remedy(host: Host, tracker: str = "off") -> str:
+    """Return how a host gets the trainer's environment, with a tracker: what to declare in hosts.toml where it declares
+    none, and what to type."""
     declare = "" if environment.is_declared(host) else (
         f'environment = {{ venv = "~/venvs/rdt" }} under [hosts.{host.name}] in hosts.toml, then ')
-    return f"{declare}inv deploy --env --host {host.name}"
+    given = "" if tracker == "off" or "trackers" in host.environment.extras else f" --set tracker={tracker}"
+    return f"{declare}inv deploy --env --host {host.name}{given}"
 
 
 # --- wheels, for a host without internet ---

@@ -155,6 +155,21 @@ def _judge_versions(subject: Subject, facts: PythonFacts, driver: str) -> CheckR
     return CheckResult.ok("packages", ", ".join(f"{n} {facts.packages[n]}" for n in wanted))
 
 
+def judge_extras(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    """Check the extras that hosts.toml declares. A training starts without them."""
+    facts, declared = answers["python"].value, subject.host.environment.extras
+    if facts is None or not declared:
+        return
+    wanted = {name: requirements.lowest(requirements.of_extra(name)) for name in declared}
+    needed = {package: version for each in wanted.values() for package, version in each.items()}
+    missing = [package for package in needed if not facts.packages.get(package)]
+    if missing:
+        yield CheckResult.warn("extras", f"of {', '.join(declared)} there is no {', '.join(missing)}", facts.path,
+                               _installed(subject, facts, [f"{p}>={needed[p]}" for p in missing], _driver(answers)))
+    else:
+        yield CheckResult.ok("extras", ", ".join(f"{name} is installed" for name in declared))
+
+
 def _installed(subject: Subject, facts: PythonFacts, needed: list[str], driver: str) -> str:
     """Return how packages come into the trainer's Python: with `inv deploy --env`, but by pip where somebody else made
     the environment that hosts.toml declares."""
@@ -172,7 +187,7 @@ def _made_anew(subject: Subject, driver: str, facts: PythonFacts | None = None) 
     except RunError as error:
         return error.remedy
     takes = f"   # torch {chosen.environment.torch}: {chosen.why}" if chosen.why else ""
-    return provision.remedy(subject.host) + takes
+    return provision.remedy(subject.host, subject.spec.train.tracker) + takes
 
 
 def _driver(answers: Answers) -> str:
@@ -319,7 +334,8 @@ def _why_no_cuda(subject: Subject, python: PythonFacts | None, facts: CudaFacts,
 
 
 def _python_probes(subject: Subject) -> list[Probe[Any]]:
-    asked = dict.fromkeys((*floors(subject.spec.train), *compatibility.PACKAGES))
+    extras = (line for name in subject.host.environment.extras for line in requirements.of_extra(name))
+    asked = dict.fromkeys((*floors(subject.spec.train), *compatibility.PACKAGES, *requirements.lowest(extras)))
     line = _in_environment(subject, "-c", _VERSIONS, *asked)
     return [Probe("python", line, parse_python, timeout_s=30),
             Probe("environments", _ENVIRONMENTS, parse_environments)]
@@ -356,6 +372,7 @@ CHECKS = (
     Check("python", judge_code, _release_probe),
     Check("python", judge_python, _python_probes),
     Check("python", judge_packages),
+    Check("python", judge_extras),
     Check("python", judge_imports, _imports_probes),
     Check("python", judge_cuda, _cuda_probes, of_the_trainer=True),
 )

