@@ -1,13 +1,10 @@
 """`inv deploy --env` with real pip, real venvs and wheels of our own, on a host that reaches no index."""
 
-import functools
-import http.server
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,28 +32,6 @@ def index(tmp_path_factory) -> Path:
     for version in ("1.0", "1.5"):
         wheel(folder, "rdtdep", version)
     return folder
-
-
-@dataclass(frozen=True)
-class Served:
-    """A folder that a server on loopback shows."""
-
-    folder: Path
-    port: int
-
-    def url(self, login: str = "") -> str:
-        return f"http://{login}127.0.0.1:{self.port}"
-
-
-@pytest.fixture
-def http_index(tmp_path) -> Iterator[Served]:
-    folder = tmp_path / "served"
-    folder.mkdir()
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield Served(folder, server.server_port)
-        server.shutdown()
 
 
 @pytest.fixture
@@ -186,13 +161,22 @@ def test_deploy_env_says_which_torch_the_driver_of_the_host_runs(lab, lab_hosts,
     assert not (lab.home("lab2") / "venvs").exists()
 
 
-def test_deploy_env_shows_its_steps_and_makes_what_check_asks_for(lab, tiny_hosts, tmp_path, http_index):
-    """Short of the wheels, which are stand-ins: real pip and venv, the index of a folder, a driver of 2023."""
+@pytest.fixture
+def served_index(tmp_path) -> Iterator[package_index.Served]:
+    with package_index.served(package_index.of_proven_environments(tmp_path / "served")) as index:
+        yield index
+
+
+STEPS = ["looking at the driver and the Python", "making the venv", "asking the index", "installing 10 packages",
+         "checking that the packages fit each other", "importing"]
+
+
+def test_deploy_env_shows_its_steps_and_makes_what_check_asks_for(lab, tiny_hosts, tmp_path, served_index):
+    """Short of the wheels, which are stand-ins: real pip and venv, an index, a driver of 2023."""
     hosts = tmp_path / "hosts.toml"
-    package_index.of_proven_environments(http_index.folder)
-    wheel(http_index.folder, "rdttoy", "1.0")
-    own = f"rdttoy @ {http_index.url('bob:s3cret@')}/rdttoy/rdttoy-1.0-py3-none-any.whl"
-    declared = f'{{ venv = "~/venvs/rdt", index_url = "{http_index.url()}", requirements = ["{own}"] }}'
+    wheel(served_index.folder, "rdttoy", "1.0")
+    own = f"rdttoy @ {served_index.url('bob:s3cret@')}/rdttoy/rdttoy-1.0-py3-none-any.whl"
+    declared = f'{{ venv = "~/venvs/rdt", index_url = "{served_index.url()}", requirements = ["{own}"] }}'
     hosts.write_text(tiny_hosts.read_text().replace("[hosts.lab2]\n", f"[hosts.lab2]\nenvironment = {declared}\n"))
     lab.set_gpus("lab2", Gpus(driver="535.129.03"))
     inv = CommandLine(tmp_path, hosts)
@@ -201,12 +185,12 @@ def test_deploy_env_shows_its_steps_and_makes_what_check_asks_for(lab, tiny_host
         done = inv.good(f"{line} --json")
         assert [row["torch"] for row in done.rows() if "torch" in row] == ["torch==2.6.0"]
         shown = re.findall(r"^lab2: environment: (.*), \d+ s$", done.err, re.MULTILINE)
-        assert shown == ["looking at the driver and the Python", "making the venv", "asking the index",
-                         "installing 10 packages", "checking that the packages fit each other", "importing"]
+        assert [step for step in shown if step in STEPS] == STEPS, done.said
         assert "it takes torch==2.6.0: torch 2.13.0 was built for CUDA 13" in done.err
         assert "s3cret" not in done.said
         assert "was up to date" in inv.good(line).out
-        (packages,) = [row for row in inv("check --host lab2 --json").rows()[0]["results"] if row["name"] == "packages"]
+        results = inv("check --host lab2 --json").rows()[0]["results"]
+        (packages,) = [row for row in results if row["name"] == "packages"]
         assert (packages["status"], "torch 2.6.0, " in packages["summary"]) == ("OK", True)
     finally:
         shutil.rmtree(lab.home("lab2") / "venvs")
