@@ -20,6 +20,7 @@ MIDDLE = {"torch": "2.6.0", "transformers": "4.51.3", "accelerate": "1.2.1", "di
           "h5py": "3.12.1", "pillow": "11.0.0", "safetensors": "0.8.0", "sentencepiece": "0.2.0"}
 # what torch and diffusers of that time need beside them: RDT's authors had them, pip would take newer ones
 BESIDE_OLDEST = {"huggingface_hub": "0.23.5"}
+LAST_PYTHON = {"eval": (3, 11)}  # of an extra: mujoco 2.3.7 has no newer wheels
 _BUILD = re.compile(r"[+/](cpu|cu\d+)\b")  # of torch==2.8.0+cu126, and of an index of PyTorch's
 
 
@@ -63,6 +64,7 @@ class Chosen:
 def choose(host: Host, driver: str, python: str = "") -> Chosen:
     """Return the newest proven environment that a host can run; what hosts.toml says of torch comes first. `driver` and
     `python` are versions, '' for none or one that is not known. Raise RunError where no environment fits."""
+    _require_extras(host, python)
     environments, cuda = proven(), declared_cuda(host.environment)
     newest = environments[0]
     if declared := declared_torch(host.environment):
@@ -113,6 +115,20 @@ def _reason(newest: ProvenEnvironment, cuda: int, driver: str) -> str:
             f"the host has {driver}")
 
 
+def _require_extras(host: Host, python: str) -> None:
+    """Raise RunError for an extra that has no packages for the host's Python."""
+    for extra in host.environment.extras:
+        last = LAST_PYTHON.get(extra)
+        if python and last and numbers(python)[:2] > last:
+            raise RunError(f"{host.name}: the extra {extra} has packages for Python up to {_dotted(last)}, and the "
+                           f"host has {python}; nothing was downloaded",
+                           remedy=f'python = "python{_dotted(last)}" {_another_python(host)}; or no extra {extra}')
+
+
+def _another_python(host: Host) -> str:
+    return f"under [hosts.{host.name}] in hosts.toml: a Python that is on the host"
+
+
 def _no_torch_for(host: Host, driver: str, oldest: ProvenEnvironment, cuda: int) -> RunError:
     newer = f"ask the administrator of {host.name} for driver {OLDEST_DRIVER[cuda]} or newer"
     if build := torch_build(driver):  # torch of its time, since PyTorch has no newer one for CUDA 11
@@ -124,7 +140,7 @@ def _no_torch_for(host: Host, driver: str, oldest: ProvenEnvironment, cuda: int)
 
 
 def _no_wheels_for(host: Host, python: str, fitting: ProvenEnvironment, driver: str) -> RunError:
-    edit = f"under [hosts.{host.name}] in hosts.toml: a Python that is on the host"
+    edit = _another_python(host)
     if numbers(python)[:2] < OLDEST_PYTHON:
         return RunError(f"{host.name}: Python {python}; the trainer needs {_dotted(OLDEST_PYTHON)} or newer",
                         remedy=f'python = "python3.11" {edit}')

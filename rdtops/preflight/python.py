@@ -250,13 +250,15 @@ def judge_imports(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
         yield CheckResult.fail("imports", "the trainer cannot be imported", answer.problem,
                                subject.there(in_release(subject, "-m", "rdtops.trainer.imports")))
     elif answer.value:
-        yield _judge_broken(subject, answer.value, answers["python"].value)
+        yield _judge_broken(subject, answer.value, answers["python"].value, _driver(answers))
     else:
         yield CheckResult.ok("imports", "the trainer and its packages, from the deployed code")
 
 
-def _judge_broken(subject: Subject, broken: Mapping[str, BrokenImport], python: PythonFacts) -> CheckResult:
-    """Name the package that breaks the imports, and what to install in its place."""
+def _judge_broken(subject: Subject, broken: Mapping[str, BrokenImport], python: PythonFacts,
+                  driver: str) -> CheckResult:
+    """Name the package that breaks the imports, and what to install in its place; an environment of its own, where the
+    trainer uses the system's Python."""
     (name, first), *_ = sorted(broken.items(), key=lambda item: not item[1].package)
     modules = ", ".join(dict.fromkeys(one.partition(":")[0] for one in broken))
     evidence = "; ".join(dict.fromkeys(facts.words(one) for one, facts in list(broken.items())[:3]))
@@ -264,14 +266,15 @@ def _judge_broken(subject: Subject, broken: Mapping[str, BrokenImport], python: 
         statement = f"import {name.partition(':')[0]}"
         return CheckResult.fail("imports", f"cannot be imported: {modules}", evidence,
                                 subject.there(in_release(subject, "-c", statement)))
-    isolated = "PYTHONNOUSERSITE=1 " if environment.is_declared(subject.host) else ""
-    pip = f"{isolated}{quoted(python.path)} -m pip"
+    summary = f"{first.package} breaks the import of {modules}"
+    if not environment.is_declared(subject.host):
+        return CheckResult.fail("imports", summary, evidence, _made_anew(subject, driver, python))
+    pip = f"PYTHONNOUSERSITE=1 {quoted(python.path)} -m pip"
     remove = f"{pip} uninstall {quoted(first.package)}"
     fitting = compatibility.beside_torch(first.package, first.versions.get("torch", ""))
     remedy = (f"{pip} install {quoted(fitting)}   # of torch's own build; or {remove}: the trainer does not need it"
               if fitting else f"{remove}   # the trainer does not need it")
-    return CheckResult.fail("imports", f"{first.package} breaks the import of {modules}", evidence,
-                            f"{remedy}, on {subject.spec.host}")
+    return CheckResult.fail("imports", summary, evidence, f"{remedy}, on {subject.spec.host}")
 
 
 # --- CUDA ---

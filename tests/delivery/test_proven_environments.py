@@ -58,6 +58,8 @@ def test_a_host_gets_the_newest_torch_that_its_driver_and_its_python_run(driver,
      'extra_index_urls = ["https://download.pytorch.org/whl/cu126"] under'),
     ({}, "535.1", "3.13", "has packages for Python 3.10 to 3.12, and the host has 3.13",
      'python = "python3.12" under [hosts.h] in hosts.toml'),
+    ({"extras": ("trackers", "eval")}, "580.1", "3.12", "the extra eval has packages for Python up to 3.11",
+     'python = "python3.11" under [hosts.h] in hosts.toml'),
     ({}, "580.1", "3.9", "the trainer needs 3.10", 'python = "python3.11" under [hosts.h]')])
 def test_where_none_fits_nothing_is_downloaded_and_what_to_do_is_said(declared, driver, python, words, remedy):
     with pytest.raises(RunError) as refused:
@@ -70,6 +72,7 @@ def test_where_none_fits_nothing_is_downloaded_and_what_to_do_is_said(declared, 
     ({"requirements": ("Torch==2.6.0+cu118",)}, "470.1", "2.6.0"),  # the other packages of that torch's environment
     ({"requirements": ("torch==2.8.0+cu126",)}, "470.1", "2.13.0"),
     ({"requirements": ("torch",)}, "470.1", "2.13.0"),
+    ({"extras": ("eval",)}, "535.1", "2.6.0"),
     ({"index_url": "https://download.pytorch.org/whl/cu126"}, "535.1", "2.13.0"),
     ({"extra_index_urls": ("https://mirror.example/pytorch/whl/cu118/",)}, "470.1", "2.13.0"),
     ({"index_url": "https://download.pytorch.org/whl/cpu"}, "470.1", "2.13.0"),

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -192,5 +193,26 @@ def test_deploy_env_shows_its_steps_and_makes_what_check_asks_for(lab, tiny_host
         results = inv("check --host lab2 --json").rows()[0]["results"]
         (packages,) = [row for row in results if row["name"] == "packages"]
         assert (packages["status"], "torch 2.6.0, " in packages["summary"]) == ("OK", True)
+    finally:
+        shutil.rmtree(lab.home("lab2") / "venvs")
+
+
+@pytest.mark.slow
+def test_an_environment_is_finished_when_the_laptop_goes_away_meanwhile(lab, tiny_hosts, tmp_path, served_index):
+    hosts = tmp_path / "hosts.toml"
+    declared = f'{{ venv = "~/venvs/rdt", index_url = "{served_index.url()}" }}'
+    hosts.write_text(tiny_hosts.read_text().replace("[hosts.lab2]\n", f"[hosts.lab2]\nenvironment = {declared}\n"))
+    inv = CommandLine(tmp_path, hosts)
+    place = lab.home("lab2") / "venvs" / "rdt"
+    try:
+        with inv.started("deploy --env --only code --host lab2") as laptop:
+            while "making the venv" not in laptop.stderr.readline():
+                assert laptop.poll() is None
+            laptop.kill()
+        deadline_s = time.monotonic() + 120
+        while not place.exists():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)
+        assert "was up to date" in inv.good("deploy --env --only code --host lab2").out
     finally:
         shutil.rmtree(lab.home("lab2") / "venvs")
