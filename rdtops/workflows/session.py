@@ -12,6 +12,7 @@ from rdtops.checks import Report
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.run import RunSpec
 from rdtops.delivery import plan, releases, snapshot
+from rdtops.delivery.build_steps import BuildStep
 from rdtops.delivery.plan import Asset, Request
 from rdtops.delivery.releases import RolledBack
 from rdtops.delivery.snapshot import Snapshot
@@ -30,6 +31,8 @@ from rdtops.ssh.transport import Ask
 from rdtops.transfer.transfer import TransferProgress
 from rdtops.workflows import training
 
+Progress = TransferProgress | BuildStep
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -45,10 +48,10 @@ class Prepared:
 
 
 class Session:
-    """The state of one command line. `say` gets messages, `progress` the bytes of transfers, `ask` the questions of a
-    bastion that needs a code."""
+    """The state of one command line. `say` gets messages, `progress` the bytes of transfers and the steps of a build,
+    `ask` the questions of a bastion that needs a code."""
 
-    def __init__(self, say: Callable[[str], None], progress: Callable[[str, str, TransferProgress], None],
+    def __init__(self, say: Callable[[str], None], progress: Callable[[str, str, Progress], None],
                  ask: Ask | None = None) -> None:
         self.say = say
         self.progress = progress
@@ -149,6 +152,10 @@ class HostSession:
     def progress(self, what: str, done: TransferProgress) -> None:
         """Show the progress of a transfer."""
         self._session.progress(self.host.name, what, done)
+
+    def step(self, step: BuildStep) -> None:
+        """Show what the host does while it makes its environment."""
+        self._session.progress(self.host.name, "environment", step)
 
     def connect(self) -> Connection:
         """Return the open connection. Raises a HostError that names the failing hop."""
