@@ -1,4 +1,5 @@
-"""Build steps: what the host does while it makes an environment, in words. pip's lines become one line. Pure."""
+"""Build steps: what is done on a host while a person waits, in words: the making of an environment, where pip's lines
+become one line, a check, a launch. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 STEPS = {"look": "looking at the driver and the Python", "venv": "making the venv",
          "conda": "making the conda environment", "pip": "asking the index", "install": "installing",
          "check": "checking that the packages fit each other", "import": "importing"}
+SHORT = "short"  # usually over within seconds: not worth a line in a pipe
 _FILE = re.compile(r"(.+?)-(\d[^-]*?)(?:-.*\.whl|\.tar\.gz|\.zip)")
 _DOWNLOADING = re.compile(r"\s*(Downloading|Using cached) (\S+)(?: \(([^)]*)\))?")
 _COLLECTING = re.compile(r"\s*Collecting ([^\s(;]+)")
@@ -17,7 +19,7 @@ _BUILDING = re.compile(r"\s*Building wheels? for (?:collected packages: )?(.+?)(
 
 @dataclass(frozen=True)
 class BuildStep:
-    """What the host does now. `name`: a key of STEPS; `seconds`: since the first step began."""
+    """What is done now. `name`: a key of STEPS, or SHORT; `seconds`: since the first step began."""
 
     name: str
     words: str

@@ -10,7 +10,7 @@ from rich import progress
 from rich.console import RenderableType
 from rich.text import Text
 
-from rdtops.delivery.build_steps import BuildStep
+from rdtops.delivery.build_steps import SHORT, BuildStep
 from rdtops.ssh.display import printable
 from rdtops.transfer.transfer import TransferProgress
 from rdtops.views.terminal import Terminal
@@ -46,10 +46,15 @@ class ProgressDisplay:
         if self._terminal.is_terminal:
             bars, task = self._task(key, None)
             bars.update(task, description=printable(f"{key[0]}: {step.words}"))
-        elif not (said := self._steps.get(key)) or said.name != step.name or (
-                step.seconds - said.seconds >= STEP_EVERY_S):
+        elif self._is_worth_a_line(step, self._steps.get(key)):
             self._steps[key] = step
             self._say(f"{key[0]}: {key[1]}: {step}")
+
+    @staticmethod
+    def _is_worth_a_line(step: BuildStep, said: BuildStep | None) -> bool:
+        if said and step.seconds - said.seconds < STEP_EVERY_S:
+            return step.name != said.name
+        return bool(said) or step.name != SHORT or step.seconds >= STEP_EVERY_S
 
     def _moved(self, key: tuple[str, str], done: TransferProgress) -> None:
         if self._terminal.is_terminal:

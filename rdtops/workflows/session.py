@@ -4,7 +4,9 @@ the findings of a `check`, which a following `train` uses."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from rdtops.checks import Report
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.run import RunSpec
 from rdtops.delivery import plan, releases, snapshot
-from rdtops.delivery.build_steps import BuildStep
+from rdtops.delivery.build_steps import SHORT, BuildStep
 from rdtops.delivery.plan import Asset, Request
 from rdtops.delivery.releases import RolledBack
 from rdtops.delivery.snapshot import Snapshot
@@ -32,6 +34,8 @@ from rdtops.transfer.transfer import TransferProgress
 from rdtops.workflows import training
 
 Progress = TransferProgress | BuildStep
+
+BEAT_S = 5.0  # who waits is told so often for how long
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,26 @@ class HostSession:
         """Show what the host does while it makes its environment."""
         self._session.progress(self.host.name, "environment", step)
 
+    @contextmanager
+    def waiting(self, words: str) -> Iterator[None]:
+        """Show what is being done, and how long that has taken, until the body ends."""
+        begun_s, over = time.monotonic(), threading.Event()
+
+        def tell() -> None:
+            step = BuildStep(SHORT, words, time.monotonic() - begun_s)
+            self._session.progress(self.host.name, "training", step)
+
+        def beat() -> None:
+            while not over.wait(BEAT_S):
+                tell()
+
+        tell()
+        threading.Thread(target=beat, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+
     def connect(self) -> Connection:
         """Return the open connection. Raises a HostError that names the failing hop."""
         if not self._connection.alive:
@@ -230,8 +254,10 @@ class HostSession:
         spec = prepared.spec
         key = (spec.train.digest, spec.train.accept_changed, spec.snapshot, spec.run_id if prepared.resumes else "")
         if again or key not in self._reports:
-            self._reports[key] = training.check(self.connect(), self.registry, spec, prepared.local_assets,
-                                                resumes=prepared.resumes, fresh=fresh)
+            connection, registry = self.connect(), self.registry
+            with self.waiting("checking"):
+                self._reports[key] = training.check(connection, registry, spec, prepared.local_assets,
+                                                    resumes=prepared.resumes, fresh=fresh)
         return self._reports[key]
 
     def close(self) -> None:

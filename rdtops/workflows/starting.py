@@ -110,8 +110,9 @@ def _launched(session: HostSession, prepared: Prepared, run: RunView | None, *, 
     findings = session.report(prepared, again=False)
     given = (prepared.spec, prepared.local_assets, findings)
     session.interrupted = f"it may have been launched: inv status --host {session.host.name}"
-    launched = (training.resume(connection, session.registry, run, *given) if run
-                else training.train(connection, session.registry, *given, again=again))
+    with session.waiting("launching"):
+        launched = (training.resume(connection, session.registry, run, *given) if run
+                    else training.train(connection, session.registry, *given, again=again))
     _keep_checks(session, connection, RunPaths(prepared.spec.workspace, launched.run_id), findings)
     return launched
 

@@ -24,7 +24,7 @@ from rich.text import Text as Styled
 from rdtops import views
 from rdtops.contract.journal import KINDS, Event
 from rdtops.contract.run import RunState
-from rdtops.delivery.build_steps import BuildStep
+from rdtops.delivery.build_steps import SHORT, BuildStep
 from rdtops.errors import RdtopsError, RunError
 from rdtops.options import Option
 from rdtops.runs.evaluations import EvalView
@@ -232,6 +232,15 @@ def test_a_build_is_one_living_line_on_a_terminal(monkeypatch):
         shown.close()
     check_text(MOVE.sub("", err.getvalue()), "[bold]h: downloading h5py 3.12.1")
     assert "bytes" not in MOVE.sub("", err.getvalue()).partition("wheels")[0]
+
+
+def test_what_is_usually_short_is_a_line_in_a_pipe_once_it_takes_long():
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        shown = Screen()
+        for words, seconds in (("checking", 0.0), ("checking", 14.0), ("checking", 15.0), ("launching", 16.0),
+                               ("launching", 31.0)):
+            shown._progressed("h", "training", BuildStep(SHORT, words, seconds))
+    assert err.getvalue().splitlines() == ["h: training: checking, 15 s", "h: training: launching, 31 s"]
 
 
 def test_a_build_is_a_line_for_each_step_and_now_and_then_one_in_a_pipe():
