@@ -7,9 +7,9 @@ import re
 import urllib.parse
 from dataclasses import dataclass
 
-STEPS = {"look": "looking at the driver and the Python", "venv": "making the venv",
-         "conda": "making the conda environment", "pip": "asking the index", "install": "installing",
-         "check": "checking that the packages fit each other", "import": "importing"}
+STEPS = {"look": "looking at the driver and the Python", "wheels": "fetching wheels and sending them",
+         "venv": "making the venv", "conda": "making the conda environment", "pip": "asking the index",
+         "install": "installing", "check": "checking that the packages fit each other", "import": "importing"}
 SHORT = "short"  # usually over within seconds: not worth a line in a pipe
 _FILE = re.compile(r"(.+?)-(\d[^-]*?)(?:-.*\.whl|\.tar\.gz|\.zip)")
 _DOWNLOADING = re.compile(r"\s*(Downloading|Using cached) (\S+)(?: \(([^)]*)\))?")

@@ -135,6 +135,8 @@ def provision(connection: Connection, facts: EnvironmentFacts, wanted: Recipe, *
         return replace(done, state="would be made", requirements=wanted.requirements)
     if wanted.why:
         say(f"{host.name}: it takes {wanted.torch}: {wanted.why}")
+    if wanted.offline:
+        on_step(step_of("wheels", "", None, time.monotonic() - begun_s))
     wheels = _sent_wheels(connection, wanted, found, digest, say, progress) if wanted.offline else ""
     say(f"{host.name}: making {short} of {len(wanted.requirements)} requirements; minutes if torch is new")
     answer = _built(connection, on_step, {

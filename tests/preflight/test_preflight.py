@@ -390,12 +390,15 @@ def test_a_workspace_is_judged_by_its_nearest_parent(tmp_path):
         assert done.stdout.split()[0] == verdict, place
 
 
+TORCHVISION = ("PYTHONNOUSERSITE=1 PIP install 'torchvision==0.28.*'   # of torch's own build; or "
+               "PYTHONNOUSERSITE=1 PIP ")
+
+
 @pytest.mark.parametrize(("package", "versions", "host", "remedy"), [
     ("torchvision", {"torch": "2.13.0+cpu", "torchvision": "0.27.1"}, {},
      'environment = { venv = "~/venvs/rdt" } under [hosts.h] in hosts.toml, then inv deploy --env --host h'),
     ("torchvision", {"torch": "2.13.0+cpu", "torchvision": "0.27.1"}, {"environment": Environment(conda="rdt")},
-     ("PYTHONNOUSERSITE=1 PIP install 'torchvision==0.28.*'   # of torch's own build; or PYTHONNOUSERSITE=1 PIP "
-     "uninstall torchvision: the trainer does not need it, on h")),
+     TORCHVISION + "uninstall torchvision: the trainer does not need it, on h"),
     ("flash_attn", {"torch": "2.8.0", "flash_attn": "2.4"}, {"environment": Environment(conda="rdt")},
      "PYTHONNOUSERSITE=1 PIP uninstall flash_attn   # the trainer does not need it, on h")])
 def test_a_package_that_breaks_the_imports_is_named_with_what_fits(check, package, versions, host, remedy):
