@@ -41,6 +41,8 @@ LONGEST = 100_000  # steps of an episode; LIBERO's simulator ends at 1000. A dam
 CONVENTION = "macros_image_convention"
 _PLAYBACK_DRIFT = 0.3  # the better of the two explanations must leave at most this share of the other's error
 _SLOW_CHUNK = 16  # images that are unpacked to read one
+_UNPACK_MS_PER_MB = 3  # of gzip, one core, as docs/training.md has it measured
+UNPACK = "h5repack -l CONTI IN.hdf5 OUT.hdf5   # of hdf5-tools: stores images unpacked; or more loader_workers"
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class FileContent:
     image_size: int
     images: str  # how they are stored, one of FLIPS
     read_as: str  # how the file was read, and why
+    slow: str  # why its images are read slowly; '' where they are not
     problems: tuple[Defect, ...]
 
 
@@ -130,9 +133,10 @@ def read_file(file: h5py.File, path: Path, name: str, declared: Declared, most: 
                                                        "follows an observation")) for e in episodes if e.starts < 1]
     episodes = [e for e in episodes if e.starts >= 1]
     known.update((_place(data[n]), f"{name}:{n}") for n in chosen)
+    slow = _slow(data, episodes)
     read_as = [f"observations {observed} the action of their index ({why})", _stored_text(images, why_images),
-               *filter(None, [where]), *notes, *_slow(data, episodes)]
-    return FileContent(tuple(episodes), size, images, "; ".join(read_as), tuple(problems))
+               *filter(None, [where]), *notes, *([f"slow: {slow}; {UNPACK}"] if slow else [])]
+    return FileContent(tuple(episodes), size, images, "; ".join(read_as), slow, tuple(problems))
 
 
 def spread(things: Sequence[Any], most: int) -> Sequence[Any]:
@@ -354,15 +358,16 @@ def _episode(file: str, name: str, instruction: str, observed: str, arrays: dict
     return Episode(file, name, instruction, observed, actions, joints, fingers, position, rotation, names.cameras)
 
 
-def _slow(data: h5py.Group, episodes: Sequence[Episode]) -> Iterator[str]:
-    """Yield a remark where one image is read by unpacking many."""
+def _slow(data: h5py.Group, episodes: Sequence[Episode]) -> str:
+    """Return why images are read slowly: to read one, many are unpacked. '' where that is not so."""
     for episode in episodes[:1]:
         with reading(f"{episode.file}: {episode.name}"):
             images = data[episode.name]["obs"][episode.cameras[0]]
-            if images.chunks and images.chunks[0] > _SLOW_CHUNK and images.compression:
-                size_mb = np.prod(images.chunks, dtype=np.int64) / 1e6
-                yield (f"slow: {images.chunks[0]} images are one {images.compression} chunk, so that a sample may "
-                       f"unpack {size_mb:.1f} MB a camera; rewrite with: h5repack -l CONTI, or chunks of one image")
+            if images.chunks and images.chunks[0] > _SLOW_CHUNK and images.id.get_create_plist().get_nfilters():
+                size_mb = float(np.prod(images.chunks, dtype=np.int64)) / 1e6
+                return (f"{images.chunks[0]} images are one {images.compression or 'filtered'} chunk: a sample unpacks "
+                        f"{size_mb:.1f} MB a camera, about {2 * size_mb * _UNPACK_MS_PER_MB:.0f} ms of a core")
+    return ""
 
 
 def _observed(arrays: dict[str, dict[str, np.ndarray]], name: str, declared: str) -> tuple[str, str]:

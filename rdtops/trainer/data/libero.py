@@ -23,10 +23,10 @@ from rdtops.trainer.data.episodes import (
     CAMERAS,
     IMAGE_SIZES,
     LONGEST,
+    Defect,
     Episode,
     FileContent,
     Place,
-    Defect,
     read_file,
     spread,
 )
@@ -35,7 +35,7 @@ from rdtops.trainer.data.hdf5 import opened, reading
 from rdtops.trainer.data.links import linked_files
 
 __all__ = ["AFTER", "AUTO", "BEFORE", "CAMERAS", "FOUND_OUT", "IMAGE_SIZES", "UPRIGHT", "UPSIDE_DOWN", "Dataset",
-           "Declared", "Episode", "Frames", "Overview", "Defect", "hdf5_files", "index", "look", "refusal", "sample",
+           "Declared", "Defect", "Episode", "Frames", "Overview", "hdf5_files", "index", "look", "refusal", "sample",
            "spread", "to_leave_out"]
 _NAMED = 5  # problems that a message names
 _TO_TYPE = 50  # names that a remedy spells out
@@ -85,6 +85,7 @@ class Overview:
     steps: int
     problems: tuple[Defect, ...]
     read_as: tuple[str, ...]
+    slow: str  # of the first file whose images are read slowly, why; '' where there is none
 
 
 def index(folder: str | Path, announce: Callable[[str], None] = lambda _: None,
@@ -128,8 +129,9 @@ def look(folder: str | Path, limit_s: float, declared: Declared = FOUND_OUT) -> 
         found.read([path], with_image=True)
         looked_into += 1
     episodes = [e for content in found.contents.values() for e in content.episodes]
+    slow = next((f"{name}: {content.slow}" for name, content in found.contents.items() if content.slow), "")
     return Overview(len(paths), looked_into, len(episodes), sum(len(e.actions_T7) for e in episodes),
-                tuple(found.all_problems()), found.read_as())
+                    tuple(found.all_problems()), found.read_as(), slow)
 
 
 def hdf5_files(folder: str | Path, declared: Declared = FOUND_OUT) -> list[Path]:
