@@ -10,6 +10,7 @@ Shapes: T steps of an episode, S pixels of an edge.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +32,15 @@ from rdtops.trainer.data.declaration import (
     UPSIDE_DOWN,
     Declared,
 )
-from rdtops.trainer.data.hdf5 import reading, require_filters, text_attribute, whole_attribute
-from rdtops.trainer.data.sentences import sentence_of
+from rdtops.trainer.data.hdf5 import (
+    reading,
+    require_dataset,
+    require_filters,
+    require_written,
+    text_attribute,
+    whole_attribute,
+)
+from rdtops.trainer.data.sentences import sentence_of, tidied
 
 CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 IMAGE_SIZES = (128, 256)  # LIBERO's own files, and those regenerated for other models
@@ -154,11 +162,12 @@ def _data(file: h5py.File, name: str) -> h5py.Group:
 def _sentences(file: h5py.File, path: Path, name: str, demos: Sequence[str],
                declared: Declared) -> tuple[dict[str, str], str]:
     """Return the instruction of each episode, and where that of the file was found."""
-    own = {n: text_attribute(file["data"][n], "language_instruction", f"{name}: {n}") for n in demos}
+    stated = {n: text_attribute(file["data"][n], "language_instruction", f"{name}: {n}") for n in demos}
+    own = {n: tidied(text or "", f"{name}: {n}: language_instruction") for n, text in stated.items()}
     if all(own.values()) and own:
-        return {n: " ".join(str(text).split()) for n, text in own.items()}, ""
+        return own, ""
     sentence, where = sentence_of(file, path, name, declared.instruction)
-    return {n: " ".join((text or sentence).split()) for n, text in own.items()}, where
+    return {n: text or sentence for n, text in own.items()}, where
 
 
 def _checked(data: h5py.Group, name: str, demos: Sequence[str], declared: Declared, announce: Callable[[str], None]
@@ -212,6 +221,9 @@ def _remarks(data: h5py.Group, name: str, there: int) -> Iterator[str]:
         stated = str(data.attrs.get("num_demos", there))
     if stated != str(there):
         yield f"{there} episodes are there, although num_demos is {quoted(stated)}"
+    if others := [n for n in data if not re.fullmatch(r"demo_\d+", n)]:
+        yield (f"{quoted(others[0])}{f' and {len(others) - 1} more' if others[1:] else ''} of data are not read: "
+               "episodes are named demo_0, demo_1, ...")
     if "mask" in data.file:
         yield "its filter keys (mask/train and others) are not used: --set without= leaves out episodes"
 
@@ -262,10 +274,15 @@ def _stored_text(images: str, why: str) -> str:
 
 def _arrays(demo: h5py.Group, names: Names, where: str, size: int, *, needs_states: bool) -> dict[str, np.ndarray]:
     """Return the episode's numbers by LIBERO's names, checked against each other and against its images' shapes."""
-    widths: Mapping[str, int | None] = {"actions": 7, **({"states": None} if needs_states or "states" in demo else {}),
+    widths: Mapping[str, int | None] = {"actions": 7, **({"states": None} if needs_states else {}),
                                         **dict(zip(names.fields, (7, 2, 3, 4 if names.is_quaternion else 3),
                                                    strict=True))}
     arrays = {f: _numbers(demo, f, width, where) for f, width in widths.items()}
+    if "states" not in arrays:
+        with contextlib.suppress(DataError):  # then they show nothing
+            states = _numbers(demo, "states", None, where)
+            _check_numbers("states", states, len(arrays["actions"]), where)
+            arrays["states"] = states
     length = len(arrays["actions"])
     if length == 0:
         raise DataError(f"{where}: actions has no steps")
@@ -297,12 +314,14 @@ def _numbers(demo: h5py.Group, name: str, width: int | None, where: str) -> np.n
         if name not in demo:
             raise _missing(demo, name, where)
         found = demo[name]
+        require_dataset(found, f"{where}: {name}")
         fits = len(found.shape) == 2 and (found.shape[1] == width if width else
                                           JOINTS_IN_STATE.stop <= found.shape[1] <= LONGEST)
         if not fits or found.shape[0] > LONGEST or found.dtype.kind not in "fiu":
             raise DataError(f"{where}: {name} has shape {found.shape} of {found.dtype}, expected (steps, "
                             f"{width or '8 or more'}) of numbers")
         require_filters(found, f"{where}: {name}")
+        require_written(found, f"{where}: {name}")
         return np.asarray(found[()], np.float64)
 
 
@@ -343,12 +362,14 @@ def _check_images(demo: h5py.Group, camera: str, shape: tuple[int, ...], where: 
     if images.shape != shape or images.dtype != np.uint8:
         raise DataError(f"{where}: obs/{camera} has shape {images.shape} of {images.dtype}, expected {shape} of uint8")
     require_filters(images, f"{where}: obs/{camera}")
+    require_written(images, f"{where}: obs/{camera}")
 
 
 def _images(demo: h5py.Group, camera: str, where: str) -> h5py.Dataset:
     with reading(f"{where}: obs/{camera}"):
         if f"obs/{camera}" not in demo:
             raise _missing(demo, f"obs/{camera}", where)
+        require_dataset(demo[f"obs/{camera}"], f"{where}: obs/{camera}")
         return demo[f"obs/{camera}"]
 
 
