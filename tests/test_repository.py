@@ -313,6 +313,14 @@ def test_every_link_of_a_document_leads_somewhere():
             assert (file.parent / link).exists(), f"{file.name}: {link}"
 
 
+def test_every_section_of_a_document_that_a_message_names_is_there():
+    named = {found for file in modules() for found in re.findall(r"docs/(\w+)\.md, ([A-Z][\w ]+)", file.read_text())}
+    assert ("training", "Demonstrations") in named
+    for document, section in named:
+        headings = re.findall(r"^## (.+)$", (ROOT / "docs" / f"{document}.md").read_text(), re.MULTILINE)
+        assert section in headings, (document, section)
+
+
 def test_every_dependency_is_pinned_to_the_tested_version():
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     assert pins["torch"] == "2.13.0"

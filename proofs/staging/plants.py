@@ -70,7 +70,7 @@ def _memory() -> Iterator[Plant]:
         "train.Training", "_place", 'raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.89 GiB.")'))
     yield Plant("out_of_host_memory", "RLIMIT_DATA, 1000 draws of a sample in 20 MiB, and no smaller batch to try",
                 ("batch_size_per_process=1", "noise_draws_per_sample=1000", "gradient_checkpointing=true"), LIMITED)
-    yield Plant("oom_killer", "a memory cgroup of 500 MB", script=_in_small_cgroup, possible=_has_cgroup)
+    yield Plant("oom_killer", "a memory cgroup of 300 MB", script=_in_small_cgroup, possible=_has_cgroup)
     yield Plant("out_of_shared_memory", RECORDED, source=_raised(
         'RuntimeError("DataLoader worker (pid 4711) is killed by signal: Bus error. It is possible that dataloader\'s '
         'workers are out of shared memory. Please try to raise your shared memory limit.")'))
@@ -194,7 +194,7 @@ def _has_cgroup() -> bool:
 def _in_small_cgroup(text: str, spec: RunSpec) -> str:
     group = CGROUP / spec.run_id
     group.mkdir()
-    (group / "memory.limit_in_bytes").write_text("500000000")
+    (group / "memory.limit_in_bytes").write_text("300000000")
     return text.replace("starts=0\n", f"echo $$ > {group}/cgroup.procs\nstarts=0\n")
 
 

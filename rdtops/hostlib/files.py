@@ -161,8 +161,9 @@ def flush_below(folder: Path) -> None:
 
 
 def below(folder: str, is_wanted: Callable[[str], bool], is_entered: Callable[[str], bool]) -> list[str]:
-    """Return the regular files of a tree whose paths below it are wanted, sorted. Follow links to folders, each folder
-    once, and enter only those whose paths `is_entered` accepts. Raise OSError for a folder that cannot be listed."""
+    """Return the regular files of a tree whose paths below it are wanted, sorted, and the wanted links that lead
+    nowhere: whoever opens one is told. Follow links to folders, each folder once, and enter only those whose paths
+    `is_entered` accepts. Raise OSError for a folder that cannot be listed."""
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
     waiting = [""]
@@ -176,10 +177,10 @@ def below(folder: str, is_wanted: Callable[[str], bool], is_entered: Callable[[s
         with os.scandir(os.path.join(folder, at)) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 path = os.path.join(at, entry.name)
-                if entry.is_dir():
+                if os.path.isdir(entry.path):
                     if is_entered(path):
                         (linked if entry.is_symlink() else waiting).append(path)
-                elif entry.is_file() and is_wanted(path):
+                elif is_wanted(path) and (os.path.isfile(entry.path) or not os.path.exists(entry.path)):
                     found.append(path)
     return sorted(found, key=lambda path: path.split("/"))
 

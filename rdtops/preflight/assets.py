@@ -64,6 +64,7 @@ class DatasetSummary:
     without: Sequence[str]  # names that `--set without=` can leave out, so that the rest can be trained on
     wrong_files: Mapping[RelativePath, tuple[int, str]]  # bytes and MD5, of files that cannot be read
     read_as: Sequence[str]
+    slow: str  # why images are read slowly; '' where they are not
     statistics: StatisticsCheck
 
 
@@ -156,7 +157,7 @@ def parse_survey(output: Output) -> DatasetSummary:
     wrong = {names.relative_path(name): (int(size), str(md5)) for name, (size, md5) in facts["wrong_files"].items()}
     return DatasetSummary(int(facts["files"]), int(facts["looked_into"]), int(facts["episodes"]), int(facts["steps"]),
                           str(facts["problem"]), str(facts["remedy"]), words(facts["without"]), wrong,
-                          words(facts["read_as"]),
+                          words(facts["read_as"]), str(facts["slow"]),
                           StatisticsCheck(str(found["why_not"]), str(found["wrong"]),
                                           [str(one) for one in found["odd"]],
                                           int(found["unread"])))
@@ -201,6 +202,8 @@ def judge_episodes(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
                                _or_without(subject, seen, remedy))
     elif not seen.episodes:
         yield CheckResult.fail("episodes", f"none{part}", "", subject.deploy)
+    elif seen.slow:
+        yield CheckResult.warn("episodes", f"slow: {seen.slow}", f"{counts}{part}", seen.remedy)
     else:
         yield CheckResult.ok("episodes", f"{counts}{part}, with every field that a training reads",
                              "; ".join(seen.read_as[:3]))

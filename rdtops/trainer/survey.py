@@ -3,7 +3,7 @@
 
 Every file is opened and checked as in a training, with one of its images and without its digest, until the time is
 over. Prints one JSON line: {"files", "looked_into", "episodes", "steps", "problem", "remedy", "without", "wrong_files":
-{name: [bytes, MD5]}, "read_as", "statistics": {"why_not", "wrong", "odd", "unread"}}. For the preflight check.
+{name: [bytes, MD5]}, "read_as", "slow", "statistics": {"why_not", "wrong", "odd", "unread"}}. For the preflight check.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rdtops.hostlib import digests
 from rdtops.trainer.data import libero, slot_statistics
 from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.declaration import add_options, from_options
+from rdtops.trainer.data.episodes import UNPACK
 
 _DIGESTED = 5  # wrong files whose MD5 is told, for the comparison with other copies
 
@@ -38,6 +39,7 @@ class Summary:
     without: list[str] = field(default_factory=list)  # what can be left out, so that the rest is trained on
     wrong_files: dict[str, tuple[int, str]] = field(default_factory=dict)  # bytes and MD5, '' where that takes long
     read_as: tuple[str, ...] = ()
+    slow: str = ""  # why images are read slowly
 
 
 def summarise(folder: str | Path, limit_s: float, declared: libero.Declared = libero.FOUND_OUT) -> Summary:
@@ -46,7 +48,9 @@ def summarise(folder: str | Path, limit_s: float, declared: libero.Declared = li
         seen = libero.look(folder, limit_s, declared)
     except DataError as error:
         return Summary(problem=error.message, remedy=error.remedy)
-    found = Summary(seen.files, seen.looked_into, seen.episodes, seen.steps, read_as=seen.read_as)
+    found = Summary(seen.files, seen.looked_into, seen.episodes, seen.steps, read_as=seen.read_as, slow=seen.slow)
+    if seen.slow:
+        found.remedy = UNPACK
     if seen.problems:
         refused = libero.refusal(seen.problems, declared, is_rest=False)
         found.problem, found.remedy = refused.message, refused.remedy

@@ -54,7 +54,8 @@ def cuda(**facts):
 def survey(statistics=None, **facts):
     standing = {"why_not": "", "wrong": "", "odd": [], "unread": 0, **(statistics or {})}
     return json.dumps({"files": 1, "looked_into": 1, "episodes": 50, "steps": 7000, "problem": "", "remedy": "",
-                       "without": [], "wrong_files": {}, "read_as": [], "statistics": standing, **facts}) + "\n"
+                       "without": [], "wrong_files": {}, "read_as": [], "slow": "", "statistics": standing,
+                       **facts}) + "\n"
 
 
 def conventions(verdict="holds", **other):
@@ -183,6 +184,8 @@ def test_what_keeps_a_training_from_starting_is_a_fail_with_its_reason(check, an
     (("warmup_steps=40000",), {}, "configuration", "warm-up"),
     ((), {"episodes": said(survey({"why_not": "they were implausible: std 250", "wrong": "std 250"}))}, "statistics",
      "implausible: std 250"),
+    ((), {"episodes": said(survey(slow="a.hdf5: 150 images are one gzip chunk"))}, "episodes",
+     "slow: a.hdf5: 150 images are one gzip chunk"),
     (("max_steps=1000",), {}, "configuration", "only the last step is saved"),
     (("checkpoints_keep_every_steps=3000",), {}, "configuration", "keeps common multiples of itself and"),
 ])

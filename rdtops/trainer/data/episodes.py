@@ -10,6 +10,7 @@ Shapes: T steps of an episode, S pixels of an edge.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +32,15 @@ from rdtops.trainer.data.declaration import (
     UPSIDE_DOWN,
     Declared,
 )
-from rdtops.trainer.data.hdf5 import reading, require_filters, text_attribute, whole_attribute
-from rdtops.trainer.data.sentences import sentence_of
+from rdtops.trainer.data.hdf5 import (
+    reading,
+    require_dataset,
+    require_filters,
+    require_written,
+    text_attribute,
+    whole_attribute,
+)
+from rdtops.trainer.data.sentences import sentence_of, tidied
 
 CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 IMAGE_SIZES = (128, 256)  # LIBERO's own files, and those regenerated for other models
@@ -41,6 +49,8 @@ LONGEST = 100_000  # steps of an episode; LIBERO's simulator ends at 1000. A dam
 CONVENTION = "macros_image_convention"
 _PLAYBACK_DRIFT = 0.3  # the better of the two explanations must leave at most this share of the other's error
 _SLOW_CHUNK = 16  # images that are unpacked to read one
+_UNPACK_MS_PER_MB = 3  # of gzip, one core, as docs/training.md has it measured
+UNPACK = "h5repack -l CONTI IN.hdf5 OUT.hdf5   # of hdf5-tools: stores images unpacked; or more loader_workers"
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,7 @@ class FileContent:
     image_size: int
     images: str  # how they are stored, one of FLIPS
     read_as: str  # how the file was read, and why
+    slow: str  # why its images are read slowly; '' where they are not
     problems: tuple[Defect, ...]
 
 
@@ -130,9 +141,10 @@ def read_file(file: h5py.File, path: Path, name: str, declared: Declared, most: 
                                                        "follows an observation")) for e in episodes if e.starts < 1]
     episodes = [e for e in episodes if e.starts >= 1]
     known.update((_place(data[n]), f"{name}:{n}") for n in chosen)
+    slow = _slow(data, episodes)
     read_as = [f"observations {observed} the action of their index ({why})", _stored_text(images, why_images),
-               *filter(None, [where]), *notes, *_slow(data, episodes)]
-    return FileContent(tuple(episodes), size, images, "; ".join(read_as), tuple(problems))
+               *filter(None, [where]), *notes, *([f"slow: {slow}; {UNPACK}"] if slow else [])]
+    return FileContent(tuple(episodes), size, images, "; ".join(read_as), slow, tuple(problems))
 
 
 def spread(things: Sequence[Any], most: int) -> Sequence[Any]:
@@ -150,11 +162,12 @@ def _data(file: h5py.File, name: str) -> h5py.Group:
 def _sentences(file: h5py.File, path: Path, name: str, demos: Sequence[str],
                declared: Declared) -> tuple[dict[str, str], str]:
     """Return the instruction of each episode, and where that of the file was found."""
-    own = {n: text_attribute(file["data"][n], "language_instruction", f"{name}: {n}") for n in demos}
+    stated = {n: text_attribute(file["data"][n], "language_instruction", f"{name}: {n}") for n in demos}
+    own = {n: tidied(text or "", f"{name}: {n}: language_instruction") for n, text in stated.items()}
     if all(own.values()) and own:
-        return {n: " ".join(str(text).split()) for n, text in own.items()}, ""
+        return own, ""
     sentence, where = sentence_of(file, path, name, declared.instruction)
-    return {n: " ".join((text or sentence).split()) for n, text in own.items()}, where
+    return {n: text or sentence for n, text in own.items()}, where
 
 
 def _checked(data: h5py.Group, name: str, demos: Sequence[str], declared: Declared, announce: Callable[[str], None]
@@ -208,6 +221,9 @@ def _remarks(data: h5py.Group, name: str, there: int) -> Iterator[str]:
         stated = str(data.attrs.get("num_demos", there))
     if stated != str(there):
         yield f"{there} episodes are there, although num_demos is {quoted(stated)}"
+    if others := [n for n in data if not re.fullmatch(r"demo_\d+", n)]:
+        yield (f"{quoted(others[0])}{f' and {len(others) - 1} more' if others[1:] else ''} of data are not read: "
+               "episodes are named demo_0, demo_1, ...")
     if "mask" in data.file:
         yield "its filter keys (mask/train and others) are not used: --set without= leaves out episodes"
 
@@ -258,10 +274,15 @@ def _stored_text(images: str, why: str) -> str:
 
 def _arrays(demo: h5py.Group, names: Names, where: str, size: int, *, needs_states: bool) -> dict[str, np.ndarray]:
     """Return the episode's numbers by LIBERO's names, checked against each other and against its images' shapes."""
-    widths: Mapping[str, int | None] = {"actions": 7, **({"states": None} if needs_states or "states" in demo else {}),
+    widths: Mapping[str, int | None] = {"actions": 7, **({"states": None} if needs_states else {}),
                                         **dict(zip(names.fields, (7, 2, 3, 4 if names.is_quaternion else 3),
                                                    strict=True))}
     arrays = {f: _numbers(demo, f, width, where) for f, width in widths.items()}
+    if "states" not in arrays:
+        with contextlib.suppress(DataError):  # then they show nothing
+            states = _numbers(demo, "states", None, where)
+            _check_numbers("states", states, len(arrays["actions"]), where)
+            arrays["states"] = states
     length = len(arrays["actions"])
     if length == 0:
         raise DataError(f"{where}: actions has no steps")
@@ -293,12 +314,14 @@ def _numbers(demo: h5py.Group, name: str, width: int | None, where: str) -> np.n
         if name not in demo:
             raise _missing(demo, name, where)
         found = demo[name]
+        require_dataset(found, f"{where}: {name}")
         fits = len(found.shape) == 2 and (found.shape[1] == width if width else
                                           JOINTS_IN_STATE.stop <= found.shape[1] <= LONGEST)
         if not fits or found.shape[0] > LONGEST or found.dtype.kind not in "fiu":
             raise DataError(f"{where}: {name} has shape {found.shape} of {found.dtype}, expected (steps, "
                             f"{width or '8 or more'}) of numbers")
         require_filters(found, f"{where}: {name}")
+        require_written(found, f"{where}: {name}")
         return np.asarray(found[()], np.float64)
 
 
@@ -339,12 +362,14 @@ def _check_images(demo: h5py.Group, camera: str, shape: tuple[int, ...], where: 
     if images.shape != shape or images.dtype != np.uint8:
         raise DataError(f"{where}: obs/{camera} has shape {images.shape} of {images.dtype}, expected {shape} of uint8")
     require_filters(images, f"{where}: obs/{camera}")
+    require_written(images, f"{where}: obs/{camera}")
 
 
 def _images(demo: h5py.Group, camera: str, where: str) -> h5py.Dataset:
     with reading(f"{where}: obs/{camera}"):
         if f"obs/{camera}" not in demo:
             raise _missing(demo, f"obs/{camera}", where)
+        require_dataset(demo[f"obs/{camera}"], f"{where}: obs/{camera}")
         return demo[f"obs/{camera}"]
 
 
@@ -354,15 +379,16 @@ def _episode(file: str, name: str, instruction: str, observed: str, arrays: dict
     return Episode(file, name, instruction, observed, actions, joints, fingers, position, rotation, names.cameras)
 
 
-def _slow(data: h5py.Group, episodes: Sequence[Episode]) -> Iterator[str]:
-    """Yield a remark where one image is read by unpacking many."""
+def _slow(data: h5py.Group, episodes: Sequence[Episode]) -> str:
+    """Return why images are read slowly: to read one, many are unpacked. '' where that is not so."""
     for episode in episodes[:1]:
         with reading(f"{episode.file}: {episode.name}"):
             images = data[episode.name]["obs"][episode.cameras[0]]
-            if images.chunks and images.chunks[0] > _SLOW_CHUNK and images.compression:
-                size_mb = np.prod(images.chunks, dtype=np.int64) / 1e6
-                yield (f"slow: {images.chunks[0]} images are one {images.compression} chunk, so that a sample may "
-                       f"unpack {size_mb:.1f} MB a camera; rewrite with: h5repack -l CONTI, or chunks of one image")
+            if images.chunks and images.chunks[0] > _SLOW_CHUNK and images.id.get_create_plist().get_nfilters():
+                size_mb = float(np.prod(images.chunks, dtype=np.int64)) / 1e6
+                return (f"{images.chunks[0]} images are one {images.compression or 'filtered'} chunk: a sample unpacks "
+                        f"{size_mb:.1f} MB a camera, about {2 * size_mb * _UNPACK_MS_PER_MB:.0f} ms of a core")
+    return ""
 
 
 def _observed(arrays: dict[str, dict[str, np.ndarray]], name: str, declared: str) -> tuple[str, str]:

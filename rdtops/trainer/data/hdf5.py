@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -65,6 +66,27 @@ def require_filters(found: h5py.Dataset, where: str) -> None:
                                                 "-f NONE where the filter is installed")
 
 
+def require_written(found: h5py.Dataset, where: str) -> None:
+    """Refuse a dataset of which a part was never written, as after a crash of its writer: HDF5 reads zeros there."""
+    if found.is_virtual or found.external or not found.size:
+        return
+    if found.chunks:
+        whole = math.prod(-(-length // chunk) for length, chunk in zip(found.shape, found.chunks, strict=True))
+        there = found.id.get_num_chunks()
+        missing = f"{whole - there} of {whole} chunks were" if there < whole else ""
+    else:
+        missing = "" if found.id.get_storage_size() else "it was"
+    if missing:
+        raise DataError(f"{where}: {missing} never written, HDF5 reads zeros there",
+                        remedy="record or copy the episode again, or leave it out")
+
+
+def require_dataset(found: object, where: str) -> None:
+    """Refuse what is no dataset with a shape."""
+    if not isinstance(found, h5py.Dataset) or found.shape is None:
+        raise DataError(f"{where} is {'a group' if isinstance(found, h5py.Group) else 'empty'}, not a table of numbers")
+
+
 def text_attribute(owner: h5py.Group | h5py.Dataset, name: str, where: str) -> str | None:
     """Return an attribute as text, None where there is none. Raise DataError for any other type."""
     value = _attribute(owner, name, where)
@@ -111,6 +133,9 @@ def _why(path: Path, error: str, errno: int | None) -> tuple[str, str]:
         has, base, stated = map(int, cut.groups())
         holds = f"{file_kinds.size_text(has)} of {file_kinds.size_text(base + stated)}"
         return f"is truncated: it holds {holds} ({has} of {base + stated} bytes)", DEPLOY
+    if path.is_symlink() and not path.exists():
+        return (f"is a link to {quoted(str(path.readlink()), 400)}, which is not there",
+                f"ls -l {path}   # bring what it leads to (git annex get, hf download), or copy with cp -L")
     if errno:
         return f"cannot be opened: {os.strerror(errno)}", f"ls -l {path}"
     kind = file_kinds.kind_of(path)

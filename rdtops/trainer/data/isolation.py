@@ -83,7 +83,7 @@ def _follow(reader: subprocess.Popen[bytes], folder: Path, silence_s: float) -> 
         if not piece:
             return name
         told += piece
-        complete = told.split(b"\n")[:-1]
+        complete = told.split(b"\0")[:-1]
         name = os.fsdecode(complete[-1]) if complete else name
 
 
@@ -92,7 +92,7 @@ def _remedy(name: str) -> str:
 
 
 def _announce(name: str) -> None:
-    sys.stdout.buffer.write(os.fsencode(name) + b"\n")
+    sys.stdout.buffer.write(os.fsencode(name) + b"\0")
     sys.stdout.flush()
 
 

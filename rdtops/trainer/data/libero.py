@@ -9,8 +9,10 @@ from __future__ import annotations
 import bisect
 import difflib
 import itertools
+import os
+import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,7 @@ from pathlib import Path
 from rdtops.errors import DataError
 from rdtops.hostlib import dataset_files
 from rdtops.hostlib.manifest import md5_of
+from rdtops.hostlib.names import quoted
 from rdtops.trainer.data.declaration import AFTER, AUTO, BEFORE, FLIPS, FOUND_OUT, UPRIGHT, UPSIDE_DOWN, Declared
 from rdtops.trainer.data.episodes import (
     CAMERAS,
@@ -85,6 +88,7 @@ class Overview:
     steps: int
     problems: tuple[Defect, ...]
     read_as: tuple[str, ...]
+    slow: str  # of the first file whose images are read slowly, why; '' where there is none
 
 
 def index(folder: str | Path, announce: Callable[[str], None] = lambda _: None,
@@ -103,7 +107,8 @@ def index(folder: str | Path, announce: Callable[[str], None] = lambda _: None,
         name = path.relative_to(folder).as_posix()
         announce(name)
         digests[name] = md5_of(path)
-    return replace(dataset, md5=digests)
+    _require_use(declared, dataset.episodes)
+    return replace(dataset, md5=digests, read_as=(*dataset.read_as, *_copies(digests, dataset.episodes)))
 
 
 def sample(folder: str | Path, episodes: int, declared: Declared = FOUND_OUT) -> Dataset:
@@ -128,15 +133,23 @@ def look(folder: str | Path, limit_s: float, declared: Declared = FOUND_OUT) -> 
         found.read([path], with_image=True)
         looked_into += 1
     episodes = [e for content in found.contents.values() for e in content.episodes]
+    if looked_into == len(paths) and not found.all_problems():
+        _require_use(declared, episodes)
+    slow = next((f"{name}: {content.slow}" for name, content in found.contents.items() if content.slow), "")
     return Overview(len(paths), looked_into, len(episodes), sum(len(e.actions_T7) for e in episodes),
-                tuple(found.all_problems()), found.read_as())
+                    tuple(found.all_problems()), found.read_as(), slow)
 
 
 def hdf5_files(folder: str | Path, declared: Declared = FOUND_OUT) -> list[Path]:
     """Return the files of a dataset, in order, except those that are left out; none if the folder does not exist. Raise
     DataError for a name to leave out that is not there."""
     root = Path(folder)
-    names = dataset_files.demonstration_files(str(root)) if root.is_dir() else []
+    if root.is_file():
+        raise DataError(f"{folder} is a file, and a dataset is a folder", remedy="name the folder that has the file")
+    try:
+        names = dataset_files.demonstration_files(str(root)) if root.is_dir() else []
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed: {error}", remedy=f"ls -lR {folder}") from error
     for left_out in declared.left_out:
         file = left_out if left_out in names else left_out.rpartition(":")[0]
         if names and file not in names:
@@ -152,7 +165,11 @@ def refusal(problems: Sequence[Defect], declared: Declared, *, is_rest: bool) ->
     more = f"; and {len(messages) - _NAMED} more" if len(messages) > _NAMED else ""
     remedy = problems[0].error.remedy
     if is_rest:
-        without = f"--set without={','.join(to_leave_out(problems, declared))}"
+        names = to_leave_out(problems, declared)
+        if unfit := [name for name in names if "," in name or name != name.strip()]:
+            without = f"rename {shlex.quote(unfit[0].partition(':')[0])}: in --set without= a comma separates names"
+        else:
+            without = f"--set {shlex.quote('without=' + ','.join(names))}"
         remedy = f"{remedy}; or leave out what is named: {without}" if remedy else without
     return DataError("; ".join(messages[:_NAMED]) + more, remedy=remedy)
 
@@ -160,6 +177,28 @@ def refusal(problems: Sequence[Defect], declared: Declared, *, is_rest: bool) ->
 def to_leave_out(problems: Sequence[Defect], declared: Declared) -> list[str]:
     """Return what `--set without=` has to name: what it does already, and what has the problems, some of very many."""
     return [*declared.left_out, *list(dict.fromkeys(p.name for p in problems))[:_TO_TYPE]]
+
+
+def _require_use(declared: Declared, episodes: Sequence[Episode]) -> None:
+    """Refuse an instruction that is declared and that no file takes."""
+    asked = " ".join(declared.instruction.split())
+    if asked and episodes and all(e.instruction != asked for e in episodes):
+        raise DataError(f"--set instruction={shlex.quote(asked)} is taken by no file: each has an instruction, "
+                        f"{episodes[0].file} for example {quoted(episodes[0].instruction)}",
+                        remedy="--set instruction=   # then theirs count; to change one, edit its problem_info")
+
+
+def _copies(digests: Mapping[str, str], episodes: Sequence[Episode]) -> Iterator[str]:
+    """Yield a remark where files have the bytes and the instruction of others."""
+    instruction = {e.file: e.instruction for e in episodes}
+    first: dict[tuple[str, str], str] = {}
+    copies = [(name, first[key]) for name, md5 in digests.items() if name in instruction
+              for key in [(md5, instruction[name])] if first.setdefault(key, name) != name]
+    if copies:
+        name, other = copies[0]
+        more = f", and {len(copies) - 1} more files are copies" if copies[1:] else ""
+        yield (f"{name} is a copy of {other}{more}: such episodes count twice; "
+               f"--set without={','.join(name for name, _ in copies[:_TO_TYPE])} leaves them out")
 
 
 class _Reading:
@@ -237,7 +276,7 @@ class _Reading:
                 frames.close()
 
     def _is_part(self, name: str) -> bool:
-        return (self.root / name).resolve() in self._linked
+        return Path(os.path.realpath(self.root / name)) in self._linked
 
 
 def _paths(folder: str | Path, declared: Declared) -> list[Path]:

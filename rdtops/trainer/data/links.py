@@ -13,15 +13,20 @@ from rdtops.hostlib.dataset_files import SUFFIXES
 from rdtops.hostlib.names import quoted
 from rdtops.trainer.data.hdf5 import opened
 
+_COPY = "write a self-contained file, with h5py's copy(expand_external=True)"
+_REPACK = "h5repack -l CONTI IN.hdf5 OUT.hdf5   # of hdf5-tools: writes a self-contained file"
+_NO_MEMBER = "which is not one of the dataset's *.hdf5 files: data outside of them are not read"
+_ZEROS = "another file: where it is not found, HDF5 reads zeros without an error"
+
 
 def linked_files(file: h5py.File, name: str, root: Path, seen: set[Path] | None = None) -> set[Path]:
     """Return the other files of the dataset to which links of a file lead, also through further links.
 
-    The dataset is what its *.hdf5 files hold, which are identified by MD5. A link, raw file or virtual source in any
-    other file raises DataError."""
+    The dataset is what its *.hdf5 files hold, which are identified by MD5. A link to any other file, a raw file, or a
+    virtual dataset of other files raises DataError."""
     seen = set() if seen is None else seen
     external: list[str] = []
-    elsewhere: list[tuple[str, str, str]] = []
+    elsewhere: list[tuple[str, str, str, str, str]] = []  # path, how, where, why not, remedy
 
     def look_at_link(path: bytes, link: Any) -> None:
         if link.type == h5py.h5l.TYPE_EXTERNAL:
@@ -29,9 +34,11 @@ def linked_files(file: h5py.File, name: str, root: Path, seen: set[Path] | None 
 
     def look_at_object(path: str, found: h5py.Group | h5py.Dataset) -> None:
         if isinstance(found, h5py.Dataset):
-            elsewhere.extend((path, "has its values in the raw file", raw) for raw, _, _ in found.external or ())
+            elsewhere.extend((path, "has its values in the raw file", raw, _NO_MEMBER, _REPACK)
+                             for raw, _, _ in found.external or ())
             sources = found.virtual_sources() if found.is_virtual else ()
-            elsewhere.extend((path, "has its values in", s.file_name) for s in sources if s.file_name != ".")
+            elsewhere.extend((path, "has its values, as a virtual dataset, in", s.file_name, _ZEROS, _REPACK)
+                             for s in sources if s.file_name != ".")
 
     file.id.links.visit(look_at_link, info=True)
     file.visititems(look_at_object)
@@ -39,15 +46,14 @@ def linked_files(file: h5py.File, name: str, root: Path, seen: set[Path] | None 
         link = file.get(path, getlink=True)
         target = _sibling(file, link.filename, root)
         if target is None:
-            elsewhere.append((path, f"is an external link to {quoted(link.path)} of", link.filename))
+            elsewhere.append((path, f"is an external link to {quoted(link.path)} of", link.filename, _NO_MEMBER,
+                              _COPY))
         elif target not in seen:
             seen.add(target)
             with opened(target, name) as other:
                 linked_files(other, target.relative_to(root.resolve()).as_posix(), root, seen)
-    for path, how, where in elsewhere:
-        raise DataError(f"{name}: {quoted(path)} {how} {quoted(where, 400)}, which is not one of the dataset's "
-                        "*.hdf5 files: data outside of them are not read",
-                        remedy="write a self-contained file, for example with h5py's copy(expand_external=True)")
+    for path, how, where, why, remedy in elsewhere:
+        raise DataError(f"{name}: {quoted(path)} {how} {quoted(where, 400)}, {why}", remedy=remedy)
     return seen
 
 

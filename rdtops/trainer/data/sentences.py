@@ -7,6 +7,7 @@ A file without gets that of a file beside it, NAME.txt or instructions.json (a t
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import h5py
 
 from rdtops.errors import DataError
 from rdtops.hostlib import fields, files
+from rdtops.hostlib.names import quoted
 from rdtops.trainer.data.hdf5 import text_attribute
 
 BESIDE = "instructions.json"
@@ -29,12 +31,13 @@ def sentence_of(file: h5py.File, path: Path, name: str, declared: str) -> tuple[
     `--set instruction=`. Raise DataError where there is none."""
     own = _own(file, name)
     if own:
-        return own, ""
+        return own, _passed_over(own, path, name)
     beside, where = _beside(path, name)
+    silent = f" ({BESIDE} does not name the file)" if where == BESIDE and not beside else ""
     for text, source in ((beside, where), (declared, "--set instruction="),
-                         (task_sentence(path.stem), "the task in the file's name")):
-        if text:
-            return " ".join(text.split()), f"instruction from {source}"
+                         (task_sentence(path.stem), f"the task in the file's name{silent}")):
+        if text.strip():
+            return tidied(text, f"{name}: the instruction from {source}"), f"instruction from {source}"
     raise DataError(f"{name}: attribute problem_info has no language_instruction, and there is no other instruction",
                     remedy=f"--set instruction='close the drawer'   # or a file {path.stem}.txt beside it, or {BESIDE}")
 
@@ -62,7 +65,7 @@ def _own(file: h5py.File, name: str) -> str:
             info = fields.loads(stated)
         except ValueError as error:
             raise DataError(f"{name}: attribute problem_info is no JSON: {error}") from error
-        if "language_instruction" in fields.table(info):
+        if fields.table(info).get("language_instruction") is not None:
             return _text(info["language_instruction"], name)
     for owner in (data, file):
         if stated := text_attribute(owner, "language_instruction", name):
@@ -75,14 +78,38 @@ def _text(stated: object, name: str) -> str:
     words: list[Any] = stated if isinstance(stated, list) else [stated]
     if not all(isinstance(word, str) for word in words):
         raise DataError(f"{name}: language_instruction must be a string or a list of words: {stated!r:.80}")
-    return " ".join(" ".join(words).split())
+    is_spelt = len(words) > 1 and all(len(word) == 1 for word in words)  # list("close the drawer")
+    return tidied(("" if is_spelt else " ").join(words), f"{name}: language_instruction")
+
+
+def tidied(text: str, where: str) -> str:
+    """Return a sentence without the quotes around it, which LIBERO's own reader takes off, and with single spaces."""
+    sentence = " ".join(text.split())
+    if len(sentence) > 1 and sentence[0] == sentence[-1] and sentence[0] in "\"'":
+        sentence = sentence[1:-1].strip()
+    if not sentence.isprintable():
+        raise DataError(f"{where} has characters that are no text: {quoted(sentence)}", remedy="write it as UTF-8")
+    return sentence
+
+
+def _passed_over(own: str, path: Path, name: str) -> str:
+    """Return a remark where a file beside has another instruction than the file's own; '' where none has."""
+    with contextlib.suppress(DataError):
+        beside, where = _beside(path, name)
+        if beside and tidied(beside, where) != own:
+            return f"instruction from the file itself, not the other one from {where}"
+    return ""
 
 
 def _beside(path: Path, name: str) -> tuple[str, str]:
-    """Return the instruction in a file beside, and that file's name; '' twice where there is none."""
+    """Return the instruction in a file beside, and that file's name; '' for what is not there."""
     text = path.with_suffix(".txt")
     if text.is_file():
-        sentence = files.text_of(text).strip()
+        try:
+            sentence = files.head_of(text).decode("utf-8-sig").strip()
+        except (OSError, ValueError) as error:
+            raise DataError(f"{name}: {text.name} cannot be read as UTF-8 text: {error}",
+                            remedy=f"write the instruction into {text} as UTF-8") from error
         if not sentence or "\n" in sentence:
             raise DataError(f"{name}: {text.name} must hold the instruction in one line",
                             remedy=f"write the instruction into {text}")
@@ -94,7 +121,7 @@ def _beside(path: Path, name: str) -> tuple[str, str]:
         except (OSError, ValueError) as error:
             raise DataError(f"{name}: {BESIDE} cannot be read: {error}") from error
         found = next((fields.table(stated)[key] for key in (path.name, path.stem) if key in fields.table(stated)), "")
-        if not isinstance(found, str):
-            raise DataError(f"{name}: {BESIDE} must be a table of file name -> sentence: {found!r:.80}")
+        if not isinstance(found, str) or not isinstance(stated, dict):
+            raise DataError(f"{name}: {BESIDE} must be a table of file name -> sentence: {found or stated!r:.80}")
         return found, BESIDE
     return "", ""

@@ -14,7 +14,7 @@ from rdtops.contract.config import TrainConfig, preset
 from rdtops.errors import DataError
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import codec
-from rdtops.trainer.data.samples import Batch, Order, Samples, Share, batches, collate
+from rdtops.trainer.data.samples import Batch, Order, Samples, Share, batches, collate, feeding
 from rdtops.trainer.data.slot_statistics import compute
 from tests.trainer.conftest import RECORDING
 
@@ -101,8 +101,12 @@ def test_a_data_error_reaches_the_training_as_it_is(demonstrations, workers) -> 
     path = demonstrations.write()
     broken = libero.index(demonstrations.folder)
     path.unlink()
-    with pytest.raises(DataError, match=r"^task_demo\.hdf5 cannot be opened"):
-        next(batches(samples_of_text(broken, replace(ONE, loader_workers=workers)), 0, 1))
+    samples = samples_of_text(broken, replace(ONE, loader_workers=workers))
+    with pytest.raises(DataError, match=r"^task_demo\.hdf5 cannot be opened"), feeding(samples, 0, 1) as read:
+        next(read)
+    for worker in multiprocessing.active_children():  # it was killed
+        worker.join(10)
+    assert multiprocessing.active_children() == []
 
 
 def samples_of_text(dataset: libero.Dataset, config: TrainConfig) -> Samples:
