@@ -132,8 +132,12 @@ def test_what_is_forked_while_it_is_told_to_end_is_ended_too() -> None:
 def test_processes_are_ended_in_one_place() -> None:
     """A loop of SIGTERM, grace, SIGKILL anywhere else would forget one of: recycled pids, frozen ones, forks."""
     files = [*(ROOT / "rdtops").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
-    asking = {file for file in files if "drills" not in file.parts for names in [{
-        node.attr for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "signal"}]
-        if names >= {"SIGTERM", "SIGKILL"}}
+    asking = {file for file in files for function in ast.walk(ast.parse(file.read_text()))
+              if isinstance(function, ast.FunctionDef) and _signals(function) >= {"SIGTERM", "SIGKILL"}}
     assert asking == {Path(processes.__file__)}
+
+
+def _signals(function: ast.FunctionDef) -> set[str]:
+    """The signals that a function names."""
+    return {node.attr for node in ast.walk(function)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "signal"}
