@@ -63,7 +63,7 @@ def _reasons(delivery: Delivery) -> Iterable[Text]:
     found: dict[tuple[str, str, str], list[Item]] = {}
     for item in delivery.plan.items if delivery.plan else ():
         if item.action != "skip":
-            found.setdefault((item.action, _folder(item.path), item.reason), []).append(item)
+            found.setdefault((item.action, _folder(item.path), _reason(item)), []).append(item)
     for (action, folder, reason), items in list(found.items())[:MOST_LINES]:
         files = "" if len(items) == 1 else f"  {len(items)} files"
         yield styled("  {}: {} {}{}  {}  {}", delivery.what, f"{action:6}",
@@ -71,6 +71,12 @@ def _reasons(delivery: Delivery) -> Iterable[Text]:
                      size(sum(item.size_bytes for item in items)), reason)
     if len(found) > MOST_LINES:
         yield styled("  {}: and {} more folders", delivery.what, len(found) - MOST_LINES)
+
+
+def _reason(item: Item) -> str:
+    """Return why a file is sent or copied; of one that is the same in another folder there, that folder."""
+    folder = item.origin.removesuffix(f"/{item.path}")
+    return item.reason if folder == item.origin else f"from {folder.rpartition('/')[2]}, the same MD5"
 
 
 def _folder(path: str) -> str:

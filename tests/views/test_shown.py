@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,8 +61,13 @@ def test_a_dry_run_tells_folders_not_every_file() -> None:
     entry = Entry("f", "file", 10, "", 0, False)
     items = tuple(Item(f"rdtops/trainer/data/m{n}.py", 1000, "", "send", "new", entry) for n in range(90))
     plan = Plan("here", "there", (*items, Item("README", 5, "", "send", "changed", entry)), "up")
+    before = "/w/releases/3f2a-90d1"
+    copied = tuple(replace(item, action="copy", reason=f"missing, same MD5 as {before}/{path}", path=path,
+                           origin=f"{before}/{path}") for item in items[:30] for path in [f"copied/{item.path}"])
+    plan = replace(plan, items=(*plan.items, *copied))
     lines = shown(DeployOutput("a800", (Delivery("code", "there", plan),), dry_run=True))
-    assert len(lines) <= 6
+    assert len(lines) <= 8
+    assert any("copy   copied/rdtops/  30 files  30 kB  from 3f2a-90d1, the same MD5" in line for line in lines), lines
     assert any("send   rdtops/trainer/  90 files  90 kB  new" in line for line in lines), lines
     assert any("send   README  5 bytes  changed" in line for line in lines), lines
 
