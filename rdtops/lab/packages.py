@@ -33,6 +33,7 @@ KERBEROS = (SystemProgram("krb5kdc", "krb5-kdc"), SystemProgram("kadmin.local", 
             SystemProgram("kinit", "krb5-user"))  # of the tests of logins with a ticket
 CLUSTER = (SystemProgram("munged", "munge"), SystemProgram("slurmctld", "slurmctld"), SystemProgram("slurmd", "slurmd"),
            SystemProgram("sbatch", "slurm-client"))  # of the tests with a cluster (proofs.slurm_cluster)
+BROWSER = (SystemProgram("chromium", "chromium"),)  # of the tests that look at pages
 
 
 def missing(find: Callable[[str], str | None] | None = None,
