@@ -92,7 +92,7 @@ class Episode:
 
 
 @dataclass(frozen=True)
-class Unusable:
+class Defect:
     """Why a file, or an episode of it, cannot be trained on."""
 
     name: str  # a.hdf5 or a.hdf5:demo_3, as `--set without=` takes it
@@ -107,7 +107,7 @@ class FileContent:
     image_size: int
     images: str  # how they are stored, one of FLIPS
     read_as: str  # how the file was read, and why
-    problems: tuple[Unusable, ...]
+    problems: tuple[Defect, ...]
 
 
 Place = tuple[Path, int]  # of a recording: its file, and its address there
@@ -126,7 +126,7 @@ def read_file(file: h5py.File, path: Path, name: str, declared: Declared, most: 
     size, arrays, problems = _checked(data, name, spread(chosen, most), declared, announce)
     observed, why = _observed(arrays, name, declared.observed) if arrays else (declared.observed, "no episode")
     episodes = [_episode(name, n, sentences[n], observed, values, _names(data, [n])) for n, values in arrays.items()]
-    problems += [Unusable(f"{name}:{e.name}", DataError(f"{name}: {e.name} has {len(e.actions_T7)} steps: no action "
+    problems += [Defect(f"{name}:{e.name}", DataError(f"{name}: {e.name} has {len(e.actions_T7)} steps: no action "
                                                        "follows an observation")) for e in episodes if e.starts < 1]
     episodes = [e for e in episodes if e.starts >= 1]
     known.update((_place(data[n]), f"{name}:{n}") for n in chosen)
@@ -158,7 +158,7 @@ def _sentences(file: h5py.File, path: Path, name: str, demos: Sequence[str],
 
 
 def _checked(data: h5py.Group, name: str, demos: Sequence[str], declared: Declared, announce: Callable[[str], None]
-             ) -> tuple[int, dict[str, dict[str, np.ndarray]], list[Unusable]]:
+             ) -> tuple[int, dict[str, dict[str, np.ndarray]], list[Defect]]:
     """Return the edge of the images, the numbers of each good episode, and what is wrong with the others."""
     size, arrays, problems = 0, {}, []
     for n in demos:
@@ -169,7 +169,7 @@ def _checked(data: h5py.Group, name: str, demos: Sequence[str], declared: Declar
                 size = size or _image_size(data[n], names, f"{name}: {n}")
                 arrays[n] = _arrays(data[n], names, f"{name}: {n}", size, needs_states=declared.observed == AUTO)
         except DataError as error:
-            problems.append(Unusable(f"{name}:{n}", error))
+            problems.append(Defect(f"{name}:{n}", error))
     return size, arrays, problems
 
 

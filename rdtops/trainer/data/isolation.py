@@ -106,7 +106,7 @@ def _read_everything(folder: str, declared: libero.Declared = libero.FOUND_OUT) 
     return libero.refusal(problems, declared, is_rest=is_rest) if problems else dataset
 
 
-def _damaged_images(dataset: libero.Dataset) -> list[libero.Unusable]:
+def _damaged_images(dataset: libero.Dataset) -> list[libero.Defect]:
     """Read every image. Each that is read is a sign of life, as a slow disk or a slow chunk may take long."""
     frames, problems, told_s = libero.Frames(dataset), [], 0.0
     for episode in dataset.episodes:
@@ -118,7 +118,7 @@ def _damaged_images(dataset: libero.Dataset) -> list[libero.Unusable]:
                     told_s = time.monotonic()
                     _announce(episode.file)
         except DataError as error:
-            problems.append(libero.Unusable(f"{episode.file}:{episode.name}", error))
+            problems.append(libero.Defect(f"{episode.file}:{episode.name}", error))
     return problems
 
 

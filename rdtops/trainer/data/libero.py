@@ -26,7 +26,7 @@ from rdtops.trainer.data.episodes import (
     Episode,
     FileContent,
     Place,
-    Unusable,
+    Defect,
     read_file,
     spread,
 )
@@ -35,7 +35,7 @@ from rdtops.trainer.data.hdf5 import opened, reading
 from rdtops.trainer.data.links import linked_files
 
 __all__ = ["AFTER", "AUTO", "BEFORE", "CAMERAS", "FOUND_OUT", "IMAGE_SIZES", "UPRIGHT", "UPSIDE_DOWN", "Dataset",
-           "Declared", "Episode", "Frames", "Overview", "Unusable", "hdf5_files", "index", "look", "refusal", "sample",
+           "Declared", "Episode", "Frames", "Overview", "Defect", "hdf5_files", "index", "look", "refusal", "sample",
            "spread", "to_leave_out"]
 _NAMED = 5  # problems that a message names
 _TO_TYPE = 50  # names that a remedy spells out
@@ -83,7 +83,7 @@ class Overview:
     looked_into: int
     episodes: int
     steps: int
-    problems: tuple[Unusable, ...]
+    problems: tuple[Defect, ...]
     read_as: tuple[str, ...]
 
 
@@ -146,7 +146,7 @@ def hdf5_files(folder: str | Path, declared: Declared = FOUND_OUT) -> list[Path]
     return [root / name for name in names if name not in declared.left_out]
 
 
-def refusal(problems: Sequence[Unusable], declared: Declared, *, is_rest: bool) -> DataError:
+def refusal(problems: Sequence[Defect], declared: Declared, *, is_rest: bool) -> DataError:
     """Return one error for all problems. `is_rest`: something remains to train on without what has them."""
     messages = list(dict.fromkeys(p.error.message for p in problems))
     more = f"; and {len(messages) - _NAMED} more" if len(messages) > _NAMED else ""
@@ -157,7 +157,7 @@ def refusal(problems: Sequence[Unusable], declared: Declared, *, is_rest: bool) 
     return DataError("; ".join(messages[:_NAMED]) + more, remedy=remedy)
 
 
-def to_leave_out(problems: Sequence[Unusable], declared: Declared) -> list[str]:
+def to_leave_out(problems: Sequence[Defect], declared: Declared) -> list[str]:
     """Return what `--set without=` has to name: what it does already, and what has the problems, some of very many."""
     return [*declared.left_out, *list(dict.fromkeys(p.name for p in problems))[:_TO_TYPE]]
 
@@ -170,7 +170,7 @@ class _Reading:
         self.root, self.declared, self.announce, self.most = root, declared, announce, most
         self.contents: dict[str, FileContent] = {}
         self._order = [path.relative_to(root).as_posix() for path in paths]
-        self._problems: dict[str, list[Unusable]] = {}
+        self._problems: dict[str, list[Defect]] = {}
         self._recordings: dict[Place, str] = {}
         self._linked: set[Path] = set()  # files that were reached through links
 
@@ -183,9 +183,9 @@ class _Reading:
                 if with_image:
                     self._read_an_image(name)
             except DataError as error:
-                self._problems.setdefault(name, []).append(Unusable(name, error))
+                self._problems.setdefault(name, []).append(Defect(name, error))
 
-    def all_problems(self) -> list[Unusable]:
+    def all_problems(self) -> list[Defect]:
         """Return the problems in the order of the files. A file that others link to need not be complete by itself."""
         return [one for name in self._order for one in self._problems.get(name, ())
                 if one.name != name or not self._is_part(name)]
@@ -221,7 +221,7 @@ class _Reading:
         if problems and not content.episodes:  # the whole file, by its first problem
             more = f", and {len(problems) - 1} more of its episodes" if problems[1:] else ""
             error = problems[0].error
-            problems = [Unusable(name, DataError(error.message + more, remedy=error.remedy))]
+            problems = [Defect(name, DataError(error.message + more, remedy=error.remedy))]
         self.contents[name] = content
         self._problems[name] = problems
 
@@ -232,7 +232,7 @@ class _Reading:
             try:
                 frames.read(content.episodes[0], 0)
             except DataError as error:
-                self._problems[name].append(Unusable(f"{name}:{content.episodes[0].name}", error))
+                self._problems[name].append(Defect(f"{name}:{content.episodes[0].name}", error))
             finally:
                 frames.close()
 
