@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
+import select
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +14,13 @@ from typing import Any
 
 from rdtops.lab import packages
 
-PROGRAM = packages.BROWSER[0].name
 PHONE, DESK = (390, 844), (1280, 900)
 LIMIT_S = 30
 
 
 def missing() -> str:
     """Say why no browser can be started; '' where one can."""
-    return "" if shutil.which(PROGRAM) else f"no {PROGRAM}: {packages.install_command(packages.BROWSER)}"
+    return "" if packages.browser() else f"no chromium: {packages.install_command(packages.BROWSER)}"
 
 
 class Browser:
@@ -30,7 +29,7 @@ class Browser:
     def __init__(self, to_it: int, from_it: int) -> None:
         self._to_it, self._from_it, self._rest, self._count = to_it, from_it, b"", 0
         self.errors: list[str] = []
-        self._session = ""
+        self._session, self._loaded = "", False
         (page,) = [t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"]
         self._session = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
@@ -44,9 +43,11 @@ class Browser:
         self.call("Emulation.setEmulatedMedia",
                   features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
+        self._loaded = False
         told = self.call("Page.navigate", url=page.resolve().as_uri())
         assert "errorText" not in told, told
-        self.ask("new Promise(done => document.readyState === 'complete' ? done() : addEventListener('load', done))")
+        while not self._loaded:
+            self._note(self._next())
 
     def ask(self, expression: str) -> Any:
         """Return the value of an expression of JavaScript; a promise is awaited."""
@@ -75,12 +76,14 @@ class Browser:
         return told["result"]
 
     def _note(self, told: dict[str, Any]) -> None:
+        self._loaded |= told.get("method") == "Page.loadEventFired"
         entry = told.get("params", {}).get("entry", {})
         if told.get("method") == "Log.entryAdded" and entry["level"] == "error":
             self.errors.append(entry["text"])
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
+            assert select.select([self._from_it], [], [], LIMIT_S)[0], f"the browser says nothing for {LIMIT_S} s"
             got = os.read(self._from_it, 1 << 20)
             assert got, "the browser is gone"
             self._rest += got
@@ -93,8 +96,8 @@ def started(folder: Path) -> Iterator[Browser]:
     """Start a browser whose profile lies in `folder`, and end it."""
     theirs_in, to_it = os.pipe()
     from_it, theirs_out = os.pipe()
-    words = [PROGRAM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--mute-audio",
-             "--no-first-run", "--disable-extensions", "--disable-background-networking",
+    words = [packages.browser(), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+             "--mute-audio", "--no-first-run", "--disable-extensions", "--disable-background-networking",
              "--host-resolver-rules=MAP * ~NOTFOUND",  # no page needs a network
              f"--user-data-dir={folder / 'profile'}", "--remote-debugging-pipe", "about:blank"]
     # DevTools reads from descriptor 3 and writes to 4

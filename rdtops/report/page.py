@@ -51,7 +51,9 @@ def page(run: RunFolder) -> str:
         gpu=_gpu(run), **_split(run.story),
         checkpoints=[_saved(run, c) for c in sorted(run.story.checkpoints.values(), key=lambda c: c.step)],
         evaluations=dict(_evaluations(run)), **_checks(run), events=list(_events(run)),
-        changed=dict(changed_settings(run.train)), digests=list(_digests(run)), log=log_text(run.log_tail))
+        changed=dict(changed_settings(run.train)),
+        digests=[*digests(run), *_checkpoints(run.story)],
+        log=log_text(run.log_tail))
 
 
 def changed_settings(train: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
@@ -143,12 +145,14 @@ def gpu_words(run: RunFolder) -> str:
     return f"{pages.text(started.get('world_size', '?'))} x {pages.text(started.get('device', '?'))}" if started else ""
 
 
+def peak_memory_words(story: Story) -> str:
+    return f"{max(mib for _, mib in story.memory) / 1024:.1f} GiB, of rank 0" if story.memory else ""
+
+
 def _gpu(run: RunFolder) -> dict[str, str]:
     """Return what is known of the use of the GPUs, by name."""
     story, split = run.story, run.story.split
-    found = {"trained on": gpu_words(run)}
-    if story.memory:
-        found["peak memory"] = f"{max(mib for _, mib in story.memory) / 1024:.1f} GiB, of rank 0"
+    found = {"trained on": gpu_words(run), "peak memory": peak_memory_words(story)}
     if split:
         busy = sum(split.get(name, 0.0) for name in COMPUTING) / story.step_s
         found["computing"] = f"{100 * busy:.0f} % of a step's time ({', '.join(COMPUTING)}), of rank 0"
@@ -237,9 +241,13 @@ def _moment(time_s: float) -> str:
         return "?"
 
 
-def _digests(run: RunFolder) -> Iterator[tuple[str, Any]]:
+def digests(run: RunFolder) -> Iterator[tuple[str, Any]]:
+    """Yield what the training was made of: code, configuration, data, encoders and first weights."""
     yield "code", run.config.get("snapshot", "?")
     yield "configuration", run.config.get("train_digest", "?")
     yield from ((f"data: {name}", md5) for name, md5 in fields.table(run.statistics.get("files")).items())
     yield from run.identities
-    yield from ((f"checkpoint: {c.name}", c.digest) for c in run.story.checkpoints.values())
+
+
+def _checkpoints(story: Story) -> Iterator[tuple[str, str]]:
+    yield from ((f"checkpoint: {c.name}", c.digest) for c in story.checkpoints.values())

@@ -2,19 +2,22 @@
 
 import json
 import re
+import shlex
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
 from rdtops import report
-from rdtops.contract.config import preset
-from rdtops.contract.journal import Journal
+from rdtops.contract.config import override, preset
+from rdtops.contract.journal import Event, Journal
 from rdtops.contract.run import RunSpec
 from rdtops.errors import UsageError
 from rdtops.hostlib.provenance import Provenance
-from rdtops.report import page
+from rdtops.report import breaks, page
 from rdtops.report.chart import ChartLine, curves
+from rdtops.report.folder import RunFolder
 
 RUN = "20261124-101530-tiny-3fa9"
 SHARED = Path(report.__file__).parents[1] / "pages" / "templates"
@@ -24,11 +27,15 @@ PHASES = {"data_s": 0.1, "encode_s": 0.2, "forward_s": 0.1, "backward_s": 0.4, "
 
 @pytest.fixture
 def folder(tmp_path):
+    return fetched_run(tmp_path / "results" / "lab", RUN)
+
+
+def fetched_run(host, run_id):
     """A fetched run with everything in it, two videos among it."""
-    root = tmp_path / "results" / "lab" / RUN
+    root = host / run_id
     evaluated = root / "eval" / "step_000020-libero_90-1f3a9c20"
     (evaluated / "videos").mkdir(parents=True)
-    spec = RunSpec(RUN, "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "abc123", {}, preset("tiny"))
+    spec = RunSpec(run_id, "lab", "2026-11-24T10:15:30Z", "/w", "/w/releases/a", "abc123", {}, preset("tiny"))
     values = json.loads(spec.to_json())
     values["train"]["learning_rate"] = 0.5
     (root / "config.json").write_text(json.dumps(values))
@@ -125,6 +132,90 @@ def test_a_failed_run_shows_its_error_first_and_an_empty_folder_says_what_it_is_
     assert "-&gt; a smaller batch" in text
     with pytest.raises(UsageError, match="is not a fetched run"):
         report.describe(tmp_path)
+
+
+def test_the_top_says_the_best_success_the_task_the_command_and_the_revision(folder):
+    values = json.loads((folder / "config.json").read_text())
+    values["train"].update(image_augmentation=not values["train"]["image_augmentation"], instruction="it's open")
+    (folder / "config.json").write_text(json.dumps(values))
+    Journal(folder / "journal.jsonl").append("started", world_size=1, device="cpu", instructions=["close the drawer"])
+    worse = folder / "eval" / "step_000010-libero_90-00000000"
+    shutil.copytree(next((folder / "eval").iterdir()), worse)
+    found = json.loads((worse / "report.json").read_text())
+    (worse / "report.json").write_text(json.dumps({**found, "total": {**found["total"], "success_rate": 0.1}}))
+    run = RunFolder.read(folder)
+    assert page.task_words(run) == "close the drawer"
+    assert shlex.split(page.command(run)) == [
+        "inv", "train", "--host", "lab", "--preset", "tiny", "--set", "learning_rate=0.5",
+        "--set", "instruction=it's open", "--set", "image_augmentation=false"]
+    assert override(preset("tiny"), shlex.split(page.command(run))[7::2]).to_json() == run.train
+    text = text_of(folder)
+    assert f"<title>{RUN}: finished, 85.0 % success</title>" in text
+    top = text[:text.index("<h2>")]
+    for words in ("85.0 % success", "17 of 20 trials", "close the drawer", "--set learning_rate=0.5", "abc123"):
+        assert words in top, words
+    assert text.index("<h3>step_000020") < text.index("<h3>step_000010")
+
+
+def test_a_stop_a_resume_and_a_restart_are_marked_in_the_curve_and_told_below(folder):
+    journal, now = Journal(folder / "journal.jsonl"), 1795874567.0
+    for kind, after_s, data in (
+            ("stopped", 0, {"step": 30, "signal": "SIGTERM"}), ("started", 7200, {"resumed_from_step": 30}),
+            ("step", 7201, {"step": 35, "loss": 0.03}),
+            ("failed", 7300, {"step": 35, "error": "CUDA out of memory\nTried"}),
+            ("attempt_ended", 7301, {"cause": "cuda_memory", "summary": "GPU 0 is full", "restart_in_s": 10.0}),
+            ("started", 7311, {"resumed_from_step": 20}), ("step", 7400, {"step": 40, "loss": 0.02})):
+        journal.write(Event(kind, now + after_s, data))
+    story = RunFolder.read(folder).story
+    assert [(one.step, one.label, one.words) for one in breaks.breaks(story)] == [
+        (30, "stopped", "at step 30 on SIGTERM"), (30, "resumed", "at step 30 after 2.0 h"),
+        (35, "failed", "at step 35: CUDA out of memory"), (20, "restarted", "at step 20: GPU 0 is full")]
+    text = text_of(folder)
+    labels = re.findall(r'<g class="break"><line[^>]*><title>[^<]*</title></line>(?:<text[^>]*>(\w+)</text>)?', text)
+    first = labels[:3]
+    assert first[0] == "restarted"
+    assert set(first) <= {"restarted", "resumed", "failed", ""}
+    assert "<li>resumed at step 30 after 2.0 h</li>" in text
+    for _ in range(breaks.LISTED):
+        journal.append("stopped", step=40, signal="SIGTERM")
+    assert breaks.sentences(RunFolder.read(folder).story)[-1] == "and 4 more, in the events"
+
+
+def test_an_evaluation_that_failed_says_why(folder):
+    home = next((folder / "eval").iterdir())
+    found = json.loads((home / "report.json").read_text())
+    none = {"successes": 0, "trials": 0, "errors": 3, "success_rate": None, "wilson_95": None}
+    (home / "report.json").write_text(json.dumps({**found, "total": none, "notes": ["failed: EGL: no device"]}))
+    unwritten = folder / "eval" / "step_000030-libero_90-00000000"
+    unwritten.mkdir()
+    (unwritten / "eval.json").write_text("{}")
+    (unwritten / "eval.log").write_text("Traceback\nMemoryError: 3 GiB\n\n")
+    shown = text_of(folder), (folder / "README.md").read_text()
+    for words in ("EGL: no device", "no report.json; the last line of eval.log: MemoryError: 3 GiB"):
+        assert all(words in text for text in shown), words
+    assert '<pre class="fail">EGL: no device</pre>' in shown[0]
+    assert "0 of 0" not in "".join(shown)
+    Journal(folder / "journal.jsonl").append("eval_failed", name=unwritten.name, error="the disk is full", remedy="")
+    assert '<pre class="fail">the disk is full</pre>' in text_of(folder)
+
+
+def test_a_comparison_has_both_curves_and_what_differs(folder):
+    other = fetched_run(folder.parent, "20261125-090011-tiny-bb03")
+    values = json.loads((other / "config.json").read_text())
+    values["train"]["seed"] = 7
+    (other / "config.json").write_text(json.dumps(values))
+    report.describe(other)
+    written = report.compare([folder, other])
+    assert written == folder / "compare_20261125-090011-tiny-bb03.html"
+    text = written.read_text()
+    assert 'href="../20261125-090011-tiny-bb03/report.html"' in text
+    assert text.count('<g class="loss"><polyline') == text.count('<g class="heldout"><polyline') == 4
+    settings = text[text.index("Settings that differ"):]
+    assert re.findall(r'<td class="first">(.*?)</td>', settings) == ["seed"]
+    assert "95 % intervals of the best evaluations overlap" in text
+    for wrong, words in (([folder, folder], "with itself"), ([folder], "two to 4 runs can be compared, not 1")):
+        with pytest.raises(UsageError, match=words):
+            report.compare(wrong)
 
 
 def test_a_chart_of_many_points_is_small_and_within_its_frame():

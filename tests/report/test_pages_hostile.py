@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rdtops import pages
 from rdtops.contract.tally import Tally, number_words
-from rdtops.report import page, readme
+from rdtops.report import comparison, page, readme
 from rdtops.report.folder import RunFolder
 from rdtops.ssh.display import printable
 from tests.plugins import test_video_download
@@ -30,14 +30,15 @@ TAGS = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p",
 ATTRIBUTES = {"lang", "charset", "name", "content", "class", "style", "title", "viewbox", "role", "aria-label", "x",
               "y", "x1", "x2", "y1", "y2", "r", "cx", "cy", "text-anchor", "points", "controls", "muted", "loop",
               "preload", "src", "href", "open", "http-equiv", "data-head", "dx", "dy", "preserveaspectratio",
-              "playsinline", "type", "value", "checked", "selected", "hidden"}
+              "playsinline", "type", "value", "colspan", "checked", "selected", "hidden"}
 CLASSES = {"state", "finished", "running", "failed", "stopped", "lost", "faint", "facts", "fail", "warn", "ok", "skip",
            "grid", "tick", "mark", "raw", "loss", "heldout", "speed", "split", "keys", "name", "interval", "rate",
            "scroll", "number", "word", "mono", "videos", "note", "success", "failure", "error", "",
-           "chart", "about", "breaks", "break", "films", "task", "switches", "first", "bar",
+           "chart", "about", "breaks", "break", "films", "task", "switches", "first", "bar", "rated", "other",
            *(f"p{n}" for n in range(9))}
 SCRIPT, POLICY = (pages.html().globals[name] for name in ("script", "policy"))
-LINK = re.compile(r"data:video/mp4;base64,[A-Za-z0-9+/=]+|(checkpoints/step_\d+/|eval/[^:]+\.mp4|videos/[^:]+\.mp4)")
+LINK = re.compile(r"data:video/mp4;base64,[A-Za-z0-9+/=]+|(checkpoints/step_\d+/|eval/[^:]+\.mp4|videos/[^:]+\.mp4"
+                  r"|(\.\./)*([^/:]+/)*report\.html)")
 many = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 leaves = (st.sampled_from(HOSTILE) | st.none() | st.booleans() | st.integers() | st.text(max_size=8)
           | st.floats() | st.sampled_from([10 ** 400, -1, 1e300, -1e308, 5e-324]))
@@ -126,6 +127,7 @@ def change(jsons, changed):
 def check(root):
     run = RunFolder.read(root)
     shown = Page(page.page(run))
+    Page(comparison.page([run, run]))
     text = readme.readme(run)
     assert printable(text) == text
     check_markdown(text)

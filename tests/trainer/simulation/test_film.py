@@ -43,7 +43,7 @@ def test_a_film_is_h264_for_browsers_with_a_frame_for_each_step(frames, tmp_path
     left, right = shown[20][film.STRIP + 100, 128], shown[20][film.STRIP + 100, 384]
     assert left[0] > 150 > left[2]
     assert right[2] > 150 > right[0]
-    assert shown[0][film.STRIP + 8, 128, 1] > 150 > shown[29][film.STRIP + 8, 128, 1]  # upright: the bar begins at the top
+    assert shown[0][film.STRIP + 8, 128, 1] > 150 > shown[29][film.STRIP + 8, 128, 1]  # upright: it begins on top
     assert [p.name for p in path.parent.iterdir()] == ["a.mp4"]
 
 
