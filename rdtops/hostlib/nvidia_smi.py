@@ -17,6 +17,8 @@ from rdtops.hostlib import fields
 GPU, APPS = "gpu", "compute-apps"  # kinds of queries
 IDENTITY = ("index", "uuid")  # of every query for GPUs
 LIST = ("nvidia-smi", "-L")  # the command line that also lists MIG instances
+READINGS = {"memory_used_mib": "memory.used", "memory_total_mib": "memory.total",  # our name -> its field
+            "utilization_percent": "utilization.gpu", "temperature_c": "temperature.gpu", "power_w": "power.draw"}
 APP_FIELDS = ("gpu_uuid", "pid", "process_name", "used_memory")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 LIMIT_S = 10.0  # a broken driver hangs for ever

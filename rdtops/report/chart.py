@@ -39,9 +39,9 @@ class ChartMark:
     label: str = ""
 
 
-def curves(lines: Sequence[ChartLine], *, marks: Sequence[ChartMark] = (), unit: str = "") -> Markup:
+def curves(lines: Sequence[ChartLine], *, marks: Sequence[ChartMark] = (), unit: str = "", by: str = "step") -> Markup:
     """Draw curves; `marks` are vertical lines. Return '' when there is nothing to draw."""
-    chart = _chart(lines, marks, unit)
+    chart = _chart(lines, marks, unit, by)
     if not chart:
         return Markup("")
     drawn: Markup = getattr(TEMPLATES.get_template("chart.html").module, "curves")(chart)  # noqa: B009  # a macro
@@ -50,10 +50,10 @@ def curves(lines: Sequence[ChartLine], *, marks: Sequence[ChartMark] = (), unit:
 
 def picture(lines: Sequence[ChartLine], title: str, *, marks: Sequence[ChartMark] = (), unit: str = "") -> str:
     """Return the same as a complete SVG file with a title; without data it says so."""
-    return TEMPLATES.get_template("curve.svg").render(title=title, chart=_chart(lines, marks, unit))
+    return TEMPLATES.get_template("curve.svg").render(title=title, chart=_chart(lines, marks, unit, "step"))
 
 
-def _chart(lines: Sequence[ChartLine], marks: Sequence[ChartMark], unit: str) -> dict[str, Any]:
+def _chart(lines: Sequence[ChartLine], marks: Sequence[ChartMark], unit: str, by: str) -> dict[str, Any]:
     drawn = [ChartLine(c.name, [p for p in map(_drawable, c.points) if p], c.css_class, c.dots) for c in lines]
     drawn = [c for c in drawn if c.points]
     if not drawn:
@@ -63,7 +63,7 @@ def _chart(lines: Sequence[ChartLine], marks: Sequence[ChartMark], unit: str) ->
         "value_ticks": [{"at": _percent(1 - scale.y(value)), "words": f"{value:.4g}"} for value in _values(scale)],
         "step_ticks": list(_step_ticks(scale)), "marks": list(_marks(scale, marks)),
         "curves": [_curve(scale, curve) for curve in drawn],
-        "unit": unit + (", logarithmic," if scale.logarithmic else "")}
+        "unit": f"{unit}{', logarithmic,' if scale.logarithmic else ''} by {by}"}
 
 
 def _drawable(point: tuple[float, float]) -> tuple[float, float] | None:

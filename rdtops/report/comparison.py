@@ -80,6 +80,7 @@ def _facts(runs: Sequence[RunFolder]) -> Iterator[tuple[str, list[str]]]:
         ("samples/s", lambda run: f"{run.story.speed[-1][1]:.1f}" if run.story.speed else ""),
         ("from first to last event", lambda run: duration(run.trained_s)),
         ("trained on", gpu_words),
+        ("load of the GPUs", lambda run: run.gpu_use.words.get("load", "")),
         ("peak memory", lambda run: peak_memory_words(run.story)),
         ("code revision", lambda run: pages.text(run.config.get("snapshot", "?"))),
         ("created", lambda run: pages.text(run.config.get("created_at", "?")))]

@@ -16,6 +16,7 @@ from rdtops.errors import UsageError
 from rdtops.hostlib import fields, files, provenance
 from rdtops.hostlib.names import RelativePath
 from rdtops.hostlib.provenance import Provenance
+from rdtops.report.gpu_use import GpuUse
 from rdtops.runs.story import POINTS, Story
 from rdtops.ssh.display import log_text
 
@@ -51,6 +52,7 @@ class RunFolder:
     status: Mapping[str, Any]
     checks: Mapping[str, Any] | None  # None: not saved by a launch
     statistics: Mapping[str, Any]
+    gpu_use: GpuUse
     origin: Provenance  # what it was trained on; without parts for a run before 2026-11-28
     evaluations: tuple[Evaluated, ...]
     exit_code: int | None
@@ -65,7 +67,8 @@ class RunFolder:
                              remedy="inv fetch-results   # creates results/<host>/<run>")
         story = Story.from_events(Journal(root / "journal.jsonl").events(steps=POINTS))
         return cls(root, config, story, _table(root / RUN) or {}, _table(root / CHECKS),
-                   _table(root / "statistics.json") or {}, _origin(root), tuple(_evaluations(root, story)),
+                   _table(root / "statistics.json") or {},
+                   GpuUse.read(root / "gpus.jsonl"), _origin(root), tuple(_evaluations(root, story)),
                    fields.decimal(files.text_of(root / "exit")),
                    "\n".join(files.tail_of(root / "train.log", LOG_BYTES).splitlines()[-LOG_LINES:]))
 

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from markupsafe import Markup
+
 from rdtops import pages
 from rdtops.checks import Status
 from rdtops.contract.config import NULLS, PRESETS
@@ -23,6 +25,7 @@ from rdtops.report import curve
 from rdtops.report.breaks import sentences
 from rdtops.report.chart import ChartLine, curves
 from rdtops.report.folder import Evaluated, RunFolder
+from rdtops.report.gpu_use import GpuUse
 from rdtops.report.templates import TEMPLATES
 from rdtops.runs.story import Story, smoothed
 from rdtops.ssh.display import log_text, shown
@@ -48,7 +51,7 @@ def page(run: RunFolder) -> str:
     return TEMPLATES.get_template("page.html").render(
         run=run, story=run.story, facts=_facts(run), header=_header(run), failure=_failure(run),
         best_rate=success(run)[0], **_curves(run.story), breaks=sentences(run.story),
-        gpu=_gpu(run), **_split(run.story),
+        gpu=_gpu(run), gpu_charts=_gpu_charts(run.gpu_use), **_split(run.story),
         checkpoints=[_saved(run, c) for c in sorted(run.story.checkpoints.values(), key=lambda c: c.step)],
         evaluations=dict(_evaluations(run)), **_checks(run), events=list(_events(run)),
         changed=dict(changed_settings(run.train)),
@@ -139,6 +142,14 @@ def _curves(story: Story) -> dict[str, Any]:
             "memory": curves([ChartLine("peak memory of rank 0", memory, "speed")], unit="GiB")}
 
 
+def _gpu_charts(use: GpuUse) -> list[Markup]:
+    drawn = [curves([ChartLine("mean of the GPUs", use.mean("utilization_percent"), "loss"),
+                     ChartLine("least busy GPU", use.least("utilization_percent"), "heldout")],
+                    unit="load in %", by="hour"),
+             curves([ChartLine("mean of the GPUs", use.mean("power_w"), "loss")], unit="power in W", by="hour")]
+    return [chart for chart in drawn if chart]
+
+
 def gpu_words(run: RunFolder) -> str:
     """Return the processes and devices of the training, as it has reported them; '' before it did."""
     started = run.story.started.data if run.story.started else {}
@@ -152,7 +163,7 @@ def peak_memory_words(story: Story) -> str:
 def _gpu(run: RunFolder) -> dict[str, str]:
     """Return what is known of the use of the GPUs, by name."""
     story, split = run.story, run.story.split
-    found = {"trained on": gpu_words(run), "peak memory": peak_memory_words(story)}
+    found = {"trained on": gpu_words(run), **run.gpu_use.words, "peak memory": peak_memory_words(story)}
     if split:
         busy = sum(split.get(name, 0.0) for name in COMPUTING) / story.step_s
         found["computing"] = f"{100 * busy:.0f} % of a step's time ({', '.join(COMPUTING)}), of rank 0"

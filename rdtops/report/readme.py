@@ -16,6 +16,7 @@ FILES = {
     "report.html": "all of this as a page, with curves; opens without network",
     "config.json": "what was requested: every setting, paths on the host",
     "journal.jsonl": "what happened, one event a line", "metrics.jsonl": "the numbers of each logged step",
+    "gpus.jsonl": "the use of its GPUs, a sample a minute",
     "train.log": "the output of the trainer", "statistics.json": "of the dataset, with the MD5 of each file",
     "assets.json": "what was read: the MD5 of each file of data, encoders, tokenizer and first weights",
     "checks.json": "the results of inv check at the launch", "launch.sh": "the script that was started",

@@ -46,6 +46,9 @@ def fetched_run(host, run_id):
     journal.append("heldout", step=20, loss=0.0625)
     journal.append("checkpoint", step=20, name="step_000020", size_bytes=5_000_000, digest="d1g3st",
                    heldout_loss=0.0625)
+    (root / "gpus.jsonl").write_text("".join(json.dumps(
+        {"time_s": 60 * minute, "index": [0, 1], "utilization_percent": [90, 50], "power_w": [300, 280.5],
+         "temperature_c": [60, 60 + minute]}) + "\n" for minute in range(5)))
     (root / "exit").write_text("0\n")
     (root / "train.log").write_text("<b>a line of the log</b>\n" * 3)
     (root / "statistics.json").write_text(json.dumps({"files": {"a_demo.hdf5": "fcd998"}}))
@@ -74,7 +77,8 @@ def test_the_page_has_every_section_and_what_belongs_into_it(folder):
     for words in (RUN, "finished", "40 of 150", "0.062500", "d1g3st", "backward 0.400 s, 40 %", "17 of 20", "85.0 %",
                   "64.0 to 94.8 %", "note: another codec", "12 GB free", "rm something", "1 WARN, 1 OK",
                   "learning_rate", "preset: 0.002", "abc123", "a_demo.hdf5", "fcd998", "tokenizer: t5-tiny",
-                  Provenance({"tokenizer": {"spiece.model": "0" * 32}}).identity("tokenizer"), "training on 1 x cpu"):
+                  Provenance({"tokenizer": {"spiece.model": "0" * 32}}).identity("tokenizer"), "training on 1 x cpu",
+                  "70 % on average, 50 % of the least busy GPU", "290 W for each GPU", "64 °C", "load in % by hour"):
         assert words in text, words
 
 
