@@ -12,7 +12,7 @@ from rdtops.runs.story import Story
 from rdtops.views.words import duration
 
 LISTED = 12  # of them as sentences; the events have all
-_ENDINGS = ("stopped", "failed", "attempt_ended")
+_ENDINGS = ("stopped", "failed", "finished", "attempt_ended")
 SHORT_PAUSE_S = 60.0  # a shorter one is not told
 
 
@@ -37,8 +37,9 @@ def sentences(story: Story) -> list[str]:
 
 def _breaks(events: list[Event]) -> Iterator[Break]:
     before: Event | None = None  # the newest ending
-    has_started = False
+    has_started = is_launched = False
     for event in events:
+        is_launched |= event.kind == "launched"
         if event.kind in ("stopped", "failed"):
             yield Break(_step(event.data), event.kind, _end_words(event))
         if event.kind in _ENDINGS:
@@ -46,19 +47,23 @@ def _breaks(events: list[Event]) -> Iterator[Break]:
         if event.kind == "started":
             step = fields.whole(event.data.get("resumed_from_step")) or 0
             if has_started or step:
-                yield _start(step, before, event)
-            has_started, before = True, None
+                yield _start(step, None if is_launched else _restart_of(before), before, event)
+            has_started, is_launched, before = True, False, None
 
 
-def _start(step: int, before: Event | None, event: Event) -> Break:
-    is_restart = before is not None and before.kind == "attempt_ended"
+def _restart_of(ending: Event | None) -> Event | None:
+    """Return the end of an attempt after which the supervisor has started another one; None for any other ending."""
+    is_one = ending is not None and ending.kind == "attempt_ended" and ending.data.get("restart_in_s") is not None
+    return ending if is_one else None
+
+
+def _start(step: int, restart_of: Event | None, before: Event | None, event: Event) -> Break:
     words = f"at step {step}" if step else "from the start"
     if before and event.time_s - before.time_s > SHORT_PAUSE_S:
         words += f" after {duration(event.time_s - before.time_s)}"
-    if is_restart:
-        assert before
-        words += f": {fields.text(before.data.get('summary')) or fields.text(before.data.get('cause')) or '?'}"
-    return Break(step, "restarted" if is_restart else "resumed", words)
+    if restart_of:
+        words += f": {fields.text(restart_of.data.get('summary')) or fields.text(restart_of.data.get('cause')) or '?'}"
+    return Break(step, "restarted" if restart_of else "resumed", words)
 
 
 def _end_words(event: Event) -> str:

@@ -72,7 +72,7 @@ def text_of(folder):
 def test_the_page_has_every_section_and_what_belongs_into_it(folder):
     text = text_of(folder)
     assert re.findall(r"<h2>(.*?)</h2>", text) == [
-        "Loss", "Evaluations", "GPUs", "Time of a step: 1.000 s", "Checkpoints", "Results of inv check at the launch",
+        "Loss", "Evaluations", "Device", "Time of a step: 1.000 s", "Checkpoints", "Results of inv check at the launch",
         "Events", "Configuration", "Digests", "Log"]
     for words in (RUN, "finished", "40 of 150", "0.062500", "d1g3st", "backward 0.400 s, 40 %", "17 of 20", "85.0 %",
                   "64.0 to 94.8 %", "note: another codec", "12 GB free", "rm something", "1 WARN, 1 OK",
@@ -168,21 +168,22 @@ def test_a_stop_a_resume_and_a_restart_are_marked_in_the_curve_and_told_below(fo
             ("step", 7201, {"step": 35, "loss": 0.03}),
             ("failed", 7300, {"step": 35, "error": "CUDA out of memory\nTried"}),
             ("attempt_ended", 7301, {"cause": "cuda_memory", "summary": "GPU 0 is full", "restart_in_s": 10.0}),
-            ("started", 7311, {"resumed_from_step": 20}), ("step", 7400, {"step": 40, "loss": 0.02})):
+            ("started", 7311, {"resumed_from_step": 20}), ("step", 7400, {"step": 40, "loss": 0.02}),
+            ("attempt_ended", 7401, {"cause": "finished", "summary": "all steps are done", "restart_in_s": None}),
+            ("launched", 7405, {}), ("started", 7410, {"resumed_from_step": 40})):
         journal.write(Event(kind, now + after_s, data))
     story = RunFolder.read(folder).story
     assert [(one.step, one.label, one.words) for one in breaks.breaks(story)] == [
         (30, "stopped", "at step 30 on SIGTERM"), (30, "resumed", "at step 30 after 2.0 h"),
-        (35, "failed", "at step 35: CUDA out of memory"), (20, "restarted", "at step 20: GPU 0 is full")]
+        (35, "failed", "at step 35: CUDA out of memory"), (20, "restarted", "at step 20: GPU 0 is full"),
+        (40, "resumed", "at step 40")]
     text = text_of(folder)
     labels = re.findall(r'<g class="break"><line[^>]*><title>[^<]*</title></line>(?:<text[^>]*>(\w+)</text>)?', text)
-    first = labels[:3]
-    assert first[0] == "restarted"
-    assert set(first) <= {"restarted", "resumed", "failed", ""}
+    assert labels[:4] == ["restarted", "resumed", "", ""]  # by step, where there is room
     assert "<li>resumed at step 30 after 2.0 h</li>" in text
     for _ in range(breaks.LISTED):
         journal.append("stopped", step=40, signal="SIGTERM")
-    assert breaks.sentences(RunFolder.read(folder).story)[-1] == "and 4 more, in the events"
+    assert breaks.sentences(RunFolder.read(folder).story)[-1] == "and 5 more, in the events"
 
 
 def test_an_evaluation_that_failed_says_why(folder):

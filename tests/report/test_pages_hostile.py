@@ -34,7 +34,7 @@ ATTRIBUTES = {"lang", "charset", "name", "content", "class", "style", "title", "
 CLASSES = {"state", "finished", "running", "failed", "stopped", "lost", "faint", "facts", "fail", "warn", "ok", "skip",
            "grid", "tick", "mark", "raw", "loss", "heldout", "speed", "split", "keys", "name", "interval", "rate",
            "scroll", "number", "word", "mono", "videos", "note", "success", "failure", "error", "",
-           "chart", "about", "breaks", "break", "films", "task", "switches", "first", "bar", "rated", "other",
+           "chart", "about", "breaks", "break", "films", "task", "switches", "first", "bar", "rated", "other", "marks",
            *(f"p{n}" for n in range(9))}
 SCRIPT, POLICY = (pages.html().globals[name] for name in ("script", "policy"))
 LINK = re.compile(r"data:video/mp4;base64,[A-Za-z0-9+/=]+|(checkpoints/step_\d+/|eval/[^:]+\.mp4|videos/[^:]+\.mp4"
