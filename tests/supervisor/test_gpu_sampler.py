@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from rdtops.contract.config import override, preset
+from rdtops.contract.run import RunSpec
 from rdtops.report.gpu_use import GpuUse
 from rdtops.supervisor import gpu_sampler
 from rdtops.supervisor.gpu_sampler import GpuSampler
 
+SUPERVISED = ("import sys; from rdtops.supervisor import gpu_sampler; from rdtops.supervisor.__main__ import main; "
+              "gpu_sampler.FIRST_S = 0.0; sys.exit(main(sys.argv[1:]))")
 # four GPUs of a driver that does not report the power of one, and has lost another
 ANSWER = """0, GPU-5ae0e0a8-0000-0000-0000-000000000000, 61203, 81920, 97, 64, 312.55
 1, GPU-5ae0e0a8-0000-0000-0000-000000000001, 61107, 81920, 41, 58, [N/A]
@@ -68,6 +75,19 @@ def test_a_sample_has_what_the_driver_tells_of_the_gpus_of_the_run(smi, tmp_path
     other = tmp_path / "other.jsonl"
     looked(GpuSampler(other, 1), lambda: lines(other))
     assert lines(other)[0]["index"] == [3]
+
+
+def test_the_supervisor_records_while_its_program_runs(smi, tmp_path):
+    train = override(preset("tiny"), ["num_processes=1", "device=cuda"])
+    spec = RunSpec("20260101-000000-sh-0001", "here", "", str(tmp_path), "/", "s", {}, train)
+    root = Path(spec.paths.root)
+    root.mkdir(parents=True)
+    Path(spec.paths.config).write_text(spec.to_json())
+    wait = f"i=0; while [ ! -s {spec.paths.gpus} ] && [ $i -lt 200 ]; do sleep 0.1; i=$((i + 1)); done"
+    done = subprocess.run([sys.executable, "-c", SUPERVISED, spec.paths.config, "--", "sh", "-c", wait], cwd=root,
+                          capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert lines(Path(spec.paths.gpus))[0]["index"] == [0]
 
 
 def test_an_nvidia_smi_that_hangs_is_given_up_and_nobody_waits(smi, tmp_path, monkeypatch):
