@@ -58,13 +58,15 @@ def rollback(context: Context, host: str = "", to: str = "", json_: bool = False
 
 @task(auto_shortflags=False, iterable=["set_"], help={
     "host": HOST, "preset": PRESET, "set_": SET, "from_scratch": "no pretrained weights are needed",
-    "all_": "a row for each check, not for each group", "json_": JSON})
+    "all_": "a row for each check, not for each group", "json_": JSON,
+    "fresh": "import the packages there even if nothing in the environment has changed since they were"})
 def check(context: Context, host: str = "", preset: str = "", set_: list[str] | None = None,
-          from_scratch: bool = False, all_: bool = False, json_: bool = False) -> None:
+          from_scratch: bool = False, all_: bool = False, fresh: bool = False, json_: bool = False) -> None:
     """Run every preflight check; exit 1 when one fails. Changes nothing on the host."""
     from rdtops import workflows
 
-    cli.OnHosts(host, json_).run(workflows.check, request=cli.request(preset, set_, from_scratch), everything=all_)
+    cli.OnHosts(host, json_).run(workflows.check, request=cli.request(preset, set_, from_scratch), everything=all_,
+                                 fresh=fresh)
 
 
 @task(auto_shortflags=False, iterable=["set_"], help={

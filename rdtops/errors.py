@@ -23,6 +23,7 @@
     ├── RunError                   exit 1   no such run, nothing to resume, no checkpoint yet
     ├── DataError                  exit 1   a dataset file is invalid (file, episode, step, field)
     ├── WeightsError               exit 1   pretrained weights or a checkpoint do not fit
+    ├── LocalFileError             exit 1   a file or folder of this laptop cannot be used
     ├── SimulatorError             exit 1   LIBERO's simulator is missing or cannot do what was asked
     └── LabError                   exit 1   the local lab cannot be started
 
@@ -135,6 +136,10 @@ class DataError(RdtopsError):
 
 
 class WeightsError(RdtopsError):
+    pass
+
+
+class LocalFileError(RdtopsError):
     pass
 
 

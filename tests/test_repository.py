@@ -48,7 +48,7 @@ def test_the_list_of_tasks_is_frozen():
 @pytest.mark.parametrize(("task", "options"), [
     ("deploy", "dry-run env from-scratch host json only preset set"),
     ("rollback", "host json to"),
-    ("check", "all from-scratch host json preset set"),
+    ("check", "all fresh from-scratch host json preset set"),
     ("train", "again dry-run follow from-scratch host json preset resume set"),
     ("status", "all host json run"),
     ("logs", "eval follow host lines run"),

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,18 +27,15 @@ from proofs.staging import library_names
 from proofs.staging.ground import lab_in, named_assets, tiny_assets
 from proofs.staging.typed import Laptop
 from rdtops.checks import Status
+from rdtops.delivery import requirements
+from rdtops.delivery.proven_environments import proven
 from rdtops.lab.site import Lab
-from rdtops.preflight.python import requirements
 from rdtops.ssh import inventory
 from rdtops.ssh.connection import Connection
 from rdtops.ssh.hosts import Environment
 from rdtops.ui.repository import LAB_HOST, ROOT, Drilled, Say, StepFailed
 
 TABLE = Path(__file__).with_name("environments.json")
-# what torch and diffusers of that time need beside them: RDT's authors had them, pip would take newer ones
-BESIDE_OLDEST = {"huggingface_hub": "0.23.5"}
-MIDDLE = {"torch": "2.6.0", "transformers": "4.51.3", "accelerate": "1.2.1", "diffusers": "0.32.2", "numpy": "1.26.4",
-          "h5py": "3.12.1", "pillow": "11.0.0", "safetensors": "0.8.0", "sentencepiece": "0.2.0"}
 TOOLS = ("asyncssh", "hypothesis", "pytest", "pytest-timeout", "tensorboard")  # of the tests
 # bit and parity tests; the others of the trainer are about files and words
 TESTS = ("tests/trainer/model/test_rdt.py", "tests/trainer/model/test_pixels.py", "tests/trainer/model/test_sharing.py",
@@ -55,7 +52,7 @@ class Versions:
     """An environment. Without pins it is the Python that runs the drill, made from constraints.txt."""
 
     name: str
-    pins: dict[str, str]
+    pins: Mapping[str, str]
     interpreter: str = "python3.11"
     deselected: str = ""  # of the tests
     has_tests: bool = True
@@ -76,9 +73,10 @@ class Tried:
 
 
 def table_of_environments() -> tuple[Versions, ...]:
-    oldest = {**requirements(), **BESIDE_OLDEST}
-    return (Versions("rdt", oldest, "python3.10", has_tests=False),  # the tests import the laptop's code, of 3.11
-            Versions("oldest", oldest, deselected=NEWER_ONLY), Versions("middle", MIDDLE), Versions("newest", {}))
+    newest, middle, oldest = proven()
+    return (Versions("rdt", oldest.pins, "python3.10", has_tests=False),  # the tests import the laptop's code, of 3.11
+            Versions(oldest.name, oldest.pins, deselected=NEWER_ONLY), Versions(middle.name, middle.pins),
+            Versions(newest.name, {}))
 
 
 def drill(say: Say, *, kills: int = 0, only: str = "", folder: str = "") -> Iterator[Drilled]:  # noqa: ARG001
@@ -218,7 +216,7 @@ def _record(versions: Versions, venvs: Path, tried: list[Tried]) -> None:
     python = versions.python(venvs)
     asked = ("import importlib.metadata as m, json, platform, sys; print(json.dumps({'python': "
              "platform.python_version(), 'packages': {n: m.version(n) for n in sys.argv[1:]}}))")
-    names = dict.fromkeys((*requirements(), *versions.pins))
+    names = dict.fromkeys((*requirements.lowest(requirements.of_trainer()), *versions.pins))
     found = json.loads(_run([python, "-c", asked, *names], LINE_S))
     entry = {**found, "done": {row.done: row.found for row in tried}, "names": " ".join(library_names.used())}
     TABLE.write_text(json.dumps({**recorded(), versions.name: entry}, indent=1) + "\n")

@@ -17,6 +17,7 @@ from rdtops.hostlib import fields as kinds
 from rdtops.hostlib.names import quoted
 
 FSDP2_TORCH = "2.7"  # the oldest torch for sharding = fsdp2: that of 2.6 has no streams on CPUs
+LATER = {"instruction", "without"}  # settings that runs of the first versions lack: the digest of those runs stays
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,10 @@ class TrainConfig:
 
     @property
     def digest(self) -> str:
-        """MD5 over every value but `accept_changed`, which changes nothing of what is trained."""
-        values = {name: value for name, value in asdict(self).items() if name != "accept_changed"}
+        """MD5 over every value but those of LATER at their defaults, and `accept_changed`, which changes nothing that
+        is trained."""
+        values = {name: value for name, value in asdict(self).items()
+                  if name != "accept_changed" and (name not in LATER or value)}
         return hashlib.md5(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:

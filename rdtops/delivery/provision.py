@@ -13,27 +13,29 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import rdtops
 from rdtops import answers
-from rdtops.errors import ConfigError, RunError, UsageError
-from rdtops.hostlib import names
+from rdtops.delivery import proven_environments, requirements
+from rdtops.delivery.build_steps import BuildStep, step_of
+from rdtops.delivery.proven_environments import Chosen
+from rdtops.errors import CommandFailed, CommandTimeout, RunError, UsageError
+from rdtops.hostlib import fields, names, nvidia_smi
 from rdtops.on_host import environment_builder
+from rdtops.porter.entries import Problem
 from rdtops.ssh import environment
 from rdtops.ssh.command import Command
-from rdtops.ssh.connection import Connection
+from rdtops.ssh.connection import CallAnswer, Connection
 from rdtops.ssh.hosts import Environment, Host
 from rdtops.ssh.redaction import redacted, secrets_of
 from rdtops.transfer.transfer import TransferProgress, plan_upload, upload
 
 CONDA_PYTHON = "3.11"  # what constraints.txt was tested with
+IMPORTED = ("torch", "transformers", "accelerate", "diffusers", "h5py")  # a wheel may lack a library of the system
 INSTALL_S = 3600.0  # torch with CUDA has gigabytes
-_ROOT = Path(rdtops.__file__).resolve().parents[1]
 _NO_NETWORK = ("Temporary failure in name resolution", "Network is unreachable", "Max retries exceeded",
                "Failed to establish a new connection", "Name or service not known", "timed out")
 
@@ -46,11 +48,36 @@ class Recipe:
     constraints: tuple[str, ...]
     variables: Mapping[str, str]  # PIP_INDEX_URL and the like; they may hold a password
     offline: bool = False
+    imports: tuple[str, ...] = ()  # modules that must be importable before the environment is used
+    torch: str = ""  # the requirement that pip has in the end
+    why: str = ""  # it is not the newest torch
 
     def digest(self, python: str) -> str:
         """Return the digest of what was requested; pip's indexes are not part of it."""
         content = json.dumps([sorted(self.requirements), sorted(self.constraints), python])
         return hashlib.md5(content.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class EnvironmentFacts:
+    """What there is on the host, before anything is downloaded. `found`: the answer of the host program."""
+
+    place: str
+    found: Mapping[str, Any]
+
+    @property
+    def python(self) -> str:
+        return fields.text(self.found["python"])
+
+    @property
+    def driver(self) -> str:
+        """The version of NVIDIA's driver; '' where there is none that answers."""
+        return nvidia_smi.driver(fields.text(self.found["driver"]))
+
+    @property
+    def problem(self) -> str:
+        """What nvidia-smi says in place of a version; '' where it is not installed."""
+        return "" if self.driver else fields.text(self.found["driver"]).strip()
 
 
 @dataclass(frozen=True)
@@ -61,57 +88,93 @@ class Provisioned:
     place: str
     state: str  # "was up to date", "made" or "would be made"
     python: str
-    packages: int | None
-    seconds: float
+    torch: str = ""  # the requirement
+    why: str = ""  # it is not the newest torch
+    packages: int | None = None
+    seconds: float = 0.0
     removed: tuple[str, ...] = ()
     requirements: tuple[str, ...] = ()  # in a dry run
 
 
-def recipe(declared: Environment, tracker: str = "off") -> Recipe:
-    """Return the trainer's requirements, pinned by constraints.txt; the host's replace those of the same name."""
-    project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    ours = [*extras["trainer"], *(line for line in extras["trackers"] if line.startswith(tracker))]
-    theirs = {_name(line) for line in declared.requirements}
-    pins = [line for line in (_ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-            if line and line[0] != "#"]
+def look(connection: Connection, on_step: Callable[[BuildStep], None] = lambda _: None) -> EnvironmentFacts:
+    """Return what there is on the host, before anything is downloaded. Raise UsageError where hosts.toml declares no
+    environment."""
+    host, place = connection.host, _place(connection)
+    on_step(step_of("look", "", None, 0.0))
+    found = connection.call(environment_builder, {
+        "op": "look", "place": place, "prefix": environment.modules(host), "conda": _conda(host),
+        "elsewhere": environment.conda_places(host.environment.conda) if host.environment.conda else []})
+    return EnvironmentFacts(place, found)
+
+
+def recipe(declared: Environment, chosen: Chosen, tracker: str = "off") -> Recipe:
+    """Return the trainer's requirements, pinned by a proven environment; the host's replace those of the same name."""
+    ours = requirements.of_trainer(tracker, declared.extras)
+    theirs = set(map(requirements.package_of, declared.requirements))
     variables = {"PIP_INDEX_URL": declared.index_url or "", "PIP_EXTRA_INDEX_URL": " ".join(declared.extra_index_urls)}
-    return Recipe((*declared.requirements, *(line for line in ours if _name(line) not in theirs)),
-                  tuple(line for line in pins if _name(line) not in theirs),
-                  {name: value for name, value in variables.items() if value}, declared.offline)
+    return Recipe((*declared.requirements, *(line for line in ours if requirements.package_of(line) not in theirs)),
+                  tuple(line for line in chosen.environment.constraints
+                        if requirements.package_of(line) not in theirs),
+                  {name: value for name, value in variables.items() if value}, declared.offline, IMPORTED,
+                  proven_environments.declared_torch(declared) or f"torch=={chosen.environment.torch}", chosen.why)
 
 
-def provision(connection: Connection, wanted: Recipe, *, dry_run: bool = False,
-              say: Callable[[str], None] = lambda _: None,
+def provision(connection: Connection, facts: EnvironmentFacts, wanted: Recipe, *, dry_run: bool = False,
+              say: Callable[[str], None] = lambda _: None, on_step: Callable[[BuildStep], None] = lambda _: None,
               progress: Callable[[TransferProgress], None] | None = None) -> Provisioned:
     """Make the environment that the host declares, unless it is up to date. On failure the previous one is unchanged.
-    Raises UsageError where none is declared, RunError with the output of pip."""
-    host, begun_s = connection.host, time.monotonic()
-    place, prefix = _place(connection), environment.modules(host)
-    conda = CONDA_PYTHON if host.environment.conda else ""
-    found = connection.call(environment_builder, {
-        "op": "look", "place": place, "prefix": prefix, "conda": conda,
-        "elsewhere": environment.conda_places(host.environment.conda) if host.environment.conda else []})
-    digest, short = wanted.digest(found["python"]), connection.short(place)
+    Raises RunError with the output of pip."""
+    host, begun_s, found, place = connection.host, time.monotonic(), facts.found, facts.place
+    digest, short = wanted.digest(facts.python), connection.short(place)
     if found["is_there"] and not found["is_ours"]:
         raise _foreign(host, short)
+    done = Provisioned(host.name, short, "made", facts.python, wanted.torch, wanted.why)
     if found["digest"] == digest:
-        return Provisioned(host.name, short, "was up to date", found["python"], None, time.monotonic() - begun_s)
+        return replace(done, state="was up to date")
     if dry_run:
-        return Provisioned(host.name, short, "would be made", found["python"], None, 0.0,
-                           requirements=wanted.requirements)
+        return replace(done, state="would be made", requirements=wanted.requirements)
+    if wanted.why:
+        say(f"{host.name}: it takes {wanted.torch}: {wanted.why}")
     wheels = _sent_wheels(connection, wanted, found, digest, say, progress) if wanted.offline else ""
-    say(f"{host.name}: installing {len(wanted.requirements)} requirements into {short}; minutes if torch is new")
-    answer = connection.call(environment_builder, {
-        "op": "make", "place": place, "prefix": prefix, "digest": digest, "wheels": wheels, "conda": conda,
+    say(f"{host.name}: making {short} of {len(wanted.requirements)} requirements; minutes if torch is new")
+    answer = _built(connection, on_step, {
+        "op": "make", "place": place, "prefix": environment.modules(host), "digest": digest, "wheels": wheels,
+        "conda": _conda(host), "imports": list(wanted.imports),
         "requirements": _text(wanted.requirements), "constraints": _text(wanted.constraints),
-        "variables": {} if wheels else dict(wanted.variables)}, timeout_s=INSTALL_S)
+        "variables": {} if wheels else dict(wanted.variables)})
     if "problem" in answer:
         raise _failed(host, short, answer)
     if wheels:
         connection.run(Command("rm", "-rf", f"{connection.workspace}/wheelhouse"))  # gigabytes that are installed now
-    return Provisioned(host.name, short, "made", found["python"], answer["packages"], time.monotonic() - begun_s,
-                       tuple(connection.short(folder) for folder in answer["removed"]))
+    return replace(done, packages=answer["packages"], seconds=time.monotonic() - begun_s,
+                   removed=tuple(connection.short(folder) for folder in answer["removed"]))
+
+
+def _built(connection: Connection, on_step: Callable[[BuildStep], None], request: dict[str, Any]) -> CallAnswer:
+    """Let the host make the environment, and hand on what it does. Raise CommandTimeout after INSTALL_S."""
+    host, begun_s = connection.host, time.monotonic()
+    secrets, step = secrets_of(host), None
+    with connection.far(environment_builder, request) as stream:
+        try:
+            while "doing" in (message := stream.wire.hear()):
+                seconds = time.monotonic() - begun_s
+                if seconds > INSTALL_S:
+                    raise CommandTimeout(f"{host.name}: the environment was not made within {INSTALL_S:g} s")
+                line = redacted(fields.text(message.get("said")), secrets)
+                step = step_of(fields.text(message["doing"]), line, step, seconds)
+                on_step(step)
+        except Problem as problem:
+            raise CommandFailed(f"{host.name}: the environment_builder program: {problem.reason}") from None
+    return CallAnswer.of(f"{host.name}: the answer of the environment_builder program", dict(message))
+
+
+def remedy(host: Host, tracker: str = "off") -> str:
+    """Return how a host gets the trainer's environment, with a tracker: what to declare in hosts.toml where it declares
+    none, and what to type."""
+    declare = "" if environment.is_declared(host) else (
+        f'environment = {{ venv = "~/venvs/rdt" }} under [hosts.{host.name}] in hosts.toml, then ')
+    given = "" if tracker == "off" or "trackers" in host.environment.extras else f" --set tracker={tracker}"
+    return f"{declare}inv deploy --env --host {host.name}{given}"
 
 
 # --- wheels, for a host without internet ---
@@ -166,14 +229,18 @@ def _platforms(found: Mapping[str, str]) -> list[str]:
 
 # --- words ---
 
+def _conda(host: Host) -> str:
+    """Return the version of Python for a conda environment; '' where it is a venv."""
+    return CONDA_PYTHON if host.environment.conda else ""
+
+
 def _place(connection: Connection) -> str:
     declared, name = connection.host.environment, connection.host.name
     if declared.venv:
         return connection.absolute(declared.venv)
     if declared.conda:  # by its name: the folder in which conda looks with any root
         return connection.absolute(environment.conda_places(declared.conda)[-1])
-    raise UsageError(f"{name} declares no environment to make",
-                     remedy=f'environment = {{ venv = "~/venvs/rdt" }} under [hosts.{name}] in hosts.toml')
+    raise UsageError(f"{name} declares no environment to make", remedy=remedy(connection.host))
 
 
 def _foreign(host: Host, place: str) -> RunError:
@@ -195,19 +262,14 @@ def _failed(host: Host, place: str, answer: Mapping[str, Any]) -> RunError:
     if problem == "venv":
         return RunError(f"{host.name}: no virtual environment can be made on the host; {kept}: {output[-600:]}",
                         remedy=f"sudo apt-get install -y python3-venv   # on {host.name}")
+    if problem == "import":
+        return RunError(f"{host.name}: the packages are installed and cannot be imported; {kept}: {output[-1200:]}",
+                        remedy=f"requirements or python under [hosts.{host.name}] in hosts.toml, or what it names")
     if any(words in output for words in _NO_NETWORK):
         return RunError(f"{host.name}: pip cannot reach its index from the host; {kept}: {output[-600:]}",
                         remedy=f"offline = true under [hosts.{host.name}.environment]: the laptop sends the wheels")
     return RunError(f"{host.name}: pip could not install the requirements into {place}; {kept}: {output[-1200:]}",
                     remedy=f"requirements, index_url or python under [hosts.{host.name}] in hosts.toml")
-
-
-def _name(requirement: str) -> str:
-    """Return the normalised name of PEP 503: `Foo_bar[extra]>=1` is foo-bar."""
-    found = re.match(r"[A-Za-z0-9._-]+", requirement)
-    if not found:
-        raise ConfigError(f"{requirement!r} names no package")
-    return re.sub(r"[-_.]+", "-", found[0]).lower()
 
 
 def _text(lines: Sequence[str]) -> str:

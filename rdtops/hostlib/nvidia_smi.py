@@ -16,6 +16,7 @@ from rdtops.hostlib import fields
 
 GPU, APPS = "gpu", "compute-apps"  # kinds of queries
 IDENTITY = ("index", "uuid")  # of every query for GPUs
+DRIVER = ("driver_version",)  # the columns of a query that driver() reads
 LIST = ("nvidia-smi", "-L")  # the command line that also lists MIG instances
 READINGS = {"memory_used_mib": "memory.used", "memory_total_mib": "memory.total",  # our name -> its field
             "utilization_percent": "utilization.gpu", "temperature_c": "temperature.gpu", "power_w": "power.draw"}
@@ -25,6 +26,7 @@ LIMIT_S = 10.0  # a broken driver hangs for ever
 LOST = ("is lost", "requires reset", "Unable to determine")  # of a GPU that cannot be used
 QUOTED_LETTERS = 200
 _UUID = re.compile(r"(GPU-)?[0-9a-fA-F-]{8,}")  # a Jetson's has no prefix
+_VERSION = re.compile(r"^\d{1,5}(\.\d{1,5}){0,3}$", re.MULTILINE)
 _LISTED = re.compile(r"\(UUID: ([^)\s]+)\)")
 
 
@@ -84,6 +86,13 @@ def parse(columns: Sequence[str], text: str) -> Listing:
         else:
             odd.append(line[:QUOTED_LETTERS])
     return Listing(tuple(gpus), tuple(odd))
+
+
+def driver(text: str) -> str:
+    """Parse the output of a query for DRIVER: the version, the same for every GPU; '' where there is none. There may be
+    lines about a lost GPU."""
+    version = _VERSION.search(text)
+    return version[0] if version else ""
 
 
 def parse_list(text: str) -> dict[str, tuple[str, ...]]:

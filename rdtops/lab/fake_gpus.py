@@ -29,6 +29,7 @@ class Failure:
 @dataclass(frozen=True)
 class Gpus:
     count: int = 8
+    driver: str = "550.54.15"
     name: str = "NVIDIA A800-SXM4-80GB"
     memory_total_mib: int = 81920
     memory_used_mib: tuple[int, ...] = ()  # by GPU; those not named use 4 MiB, as an idle GPU does

@@ -23,9 +23,9 @@ CHECKS: Sequence[Check] = (*machine.CHECKS, *python.CHECKS, *assets.CHECKS, *res
 
 
 def core_checks(connection: Connection, spec: RunSpec, local: Mapping[str, Path] | None = None, *,
-                resumes: bool = False) -> list[CheckResult]:
+                resumes: bool = False, fresh: bool = False) -> list[CheckResult]:
     """Return every finding about what `spec` needs on the host. `local`: role -> folder of the same assets here."""
-    return _findings(connection, Subject(connection.host, spec, local or {}, resumes), CHECKS)
+    return _findings(connection, Subject(connection.host, spec, local or {}, resumes, fresh), CHECKS)
 
 
 def resume_checks(connection: Connection, spec: RunSpec) -> list[CheckResult]:

@@ -21,6 +21,7 @@ class Subject:
     spec: RunSpec
     local: Mapping[str, Path] = field(default_factory=dict)  # role -> folder: the assets that are on this laptop too
     resumes: bool = False  # from the newest checkpoint of its run folder
+    fresh: bool = False  # nothing that an earlier check learned counts
 
     @property
     def deploy(self) -> str:

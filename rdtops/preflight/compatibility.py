@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rdtops.contract.config import FSDP2_TORCH
+from rdtops.delivery.proven_environments import torch_build
+from rdtops.delivery.requirements import numbers
 from rdtops.ssh.command import quoted
 
 Installed = Mapping[str, str | None]  # a package that is not installed has the version None
-# NVIDIA's table: the oldest Linux driver of each CUDA
-OLDEST_DRIVER = {10: 410, 11: 450, 12: 525, 13: 580}
-WHEELS = {11: "cu118", 12: "cu126", 13: "cu130"}  # PyTorch's folders of builds for them
 
 
 @dataclass(frozen=True)
@@ -82,16 +81,6 @@ def beside_torch(package: str, torch: str) -> str:
     if found[0] != 2 or package not in ("torchvision", "torchaudio"):
         return ""
     return f"torchvision==0.{found[1] + 15}.*" if package == "torchvision" else f"torchaudio==2.{found[1]}.*"
-
-
-def torch_build(driver: str) -> str:
-    """Return PyTorch's newest build for a driver; '' for one that is not known, or too old for any."""
-    fits = [cuda for cuda in WHEELS if driver and OLDEST_DRIVER[cuda] <= numbers(driver)[0]]
-    return WHEELS[max(fits)] if fits else ""
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
 def _quoted(requirements: list[str]) -> str:

@@ -3,43 +3,41 @@
 from __future__ import annotations
 
 import re
-import tomllib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import rdtops
 from rdtops.checks import CheckResult
 from rdtops.contract import variables
 from rdtops.contract.config import TrainConfig
+from rdtops.delivery import proven_environments, provision, requirements
+from rdtops.delivery.proven_environments import OLDEST_PYTHON
+from rdtops.delivery.requirements import numbers
+from rdtops.errors import RunError
 from rdtops.hostlib import fields, nvidia_smi
 from rdtops.hostlib.fields import loads
+from rdtops.on_host import cuda_prober
+from rdtops.on_host.environment_builder import MARKER
 from rdtops.preflight import compatibility
 from rdtops.preflight.check import Answers, Check, Subject, last_line, words
-from rdtops.ssh import environment
+from rdtops.ssh import bundle, environment
 from rdtops.ssh.command import Command, quoted, variable
 from rdtops.ssh.environment import CONDA_ROOTS
 from rdtops.ssh.probe import Answer, Output, Probe
 
-OLDEST_PYTHON = (3, 10)
 IMPORTS_S = 150.0  # longer than rdtops.trainer.imports waits for a package that hangs
 STARTER = "rdtops/trainer/process_group.py"  # which launch.sh runs; releases before 2026-11-28 lack it
 # variables of hosts.toml that affect torch; beside the listed ones the others may be secrets, kept off command lines
 SEEN_BY_TORCH = ("CUDA_", "NVIDIA_", "NCCL_", "LD_LIBRARY_PATH", "LD_PRELOAD")
 _VERSIONS = (
-    "import importlib.metadata as m, json, sys\n"
+    "import importlib.metadata as m, json, os, sys\n"
     "def version(name):\n"
     "    try: return m.version(name)\n"
     "    except m.PackageNotFoundError: return None\n"
     "print(json.dumps({'python': list(sys.version_info[:3]), 'path': sys.executable,"
+    " 'is_ours': os.path.isfile(os.path.join(sys.prefix, '" + MARKER + "')),"
     " 'packages': {n: version(n) for n in sys.argv[1:]}}))\n")
-_CUDA = (
-    "import json, torch\n"
-    "c = torch.cuda\n"
-    "there = c.is_available()\n"
-    "print(json.dumps({'available': there, 'count': c.device_count(), 'cuda': torch.version.cuda,"
-    " 'bf16': there and c.is_bf16_supported()}))\n")
 _ENVIRONMENTS = ("for d in " + " ".join(f'"$HOME"{r[1:]}' if r.startswith("~") else r for r in CONDA_ROOTS)
                  + ' "$HOME"/.conda; do ls -d "$d"/envs/*/bin/python 2>/dev/null; done; :')
 
@@ -51,6 +49,7 @@ class PythonFacts:
     version: tuple[int, ...]
     path: str
     packages: Mapping[str, str | None]
+    is_ours: bool = False  # made by `inv deploy --env`
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,21 @@ class BrokenImport:
         return f"{name.partition(':')[0]}: {self.why}" + (f" ({known})" if known else "")
 
 
+@dataclass(frozen=True)
+class ImportsFacts:
+    """What cannot be imported, by name. `kept_at_s`: when all could be, in an environment that is the same today; None
+    where it was tried now."""
+
+    failed: Mapping[str, BrokenImport]
+    kept_at_s: float | None = None
+
+    @property
+    def words(self) -> str:
+        known = "" if self.kept_at_s is None else (
+            f"; tried {time.strftime('%Y-%m-%d %H:%M', time.localtime(self.kept_at_s))}, the environment is the same")
+        return f"the trainer and its packages, from the deployed code{known}"
+
+
 # --- code ---
 
 def judge_code(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
@@ -94,7 +108,8 @@ def judge_code(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
 def parse_python(output: Output) -> PythonFacts:
     try:
         facts = loads(last_line(output))
-        return PythonFacts(tuple(int(n) for n in facts["python"]), str(facts["path"]), dict(facts["packages"]))
+        return PythonFacts(tuple(int(n) for n in facts["python"]), str(facts["path"]), dict(facts["packages"]),
+                           facts.get("is_ours") is True)
     except TypeError as error:
         raise ValueError(f"unexpected answer: {error}") from error
 
@@ -109,7 +124,9 @@ def judge_python(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     edit = f"set environment or python of [hosts.{subject.spec.host}] in hosts.toml"
     if facts is None:
         there = answers["environments"].value or []
-        yield CheckResult.fail("python", "the trainer's Python does not start", answers["python"].problem, edit + (
+        made = subject.host.environment.container or not environment.is_declared(subject.host)
+        remedy = edit if made else f"{_made_anew(subject, _driver(answers))}; or {edit}"
+        yield CheckResult.fail("python", "the trainer's Python does not start", answers["python"].problem, remedy + (
             f"; conda environments on the host: {', '.join(there[:8])}" if there else ""))
         return
     version = ".".join(map(str, facts.version))
@@ -124,42 +141,74 @@ def judge_packages(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     if facts is None:
         yield CheckResult.skip("packages", "not checked: the trainer's Python does not start")
     else:
-        train = subject.spec.train
-        driver = answers["driver"].value if train.device == "cuda" else None
-        yield packages(facts, subject.host.python, train, driver or "")
+        yield _judge_versions(subject, facts, _driver(answers))
 
 
-def packages(facts: PythonFacts, python: str, train: TrainConfig, driver: str = "") -> CheckResult:
+def _judge_versions(subject: Subject, facts: PythonFacts, driver: str) -> CheckResult:
     """Compare the installed versions with what is known not to work, and with the oldest that are known to."""
-    wanted, pip = requirements(train.tracker), f"{facts.path or python} -m pip install"
+    train = subject.spec.train
+    wanted = floors(train)
     missing = [n for n in wanted if not facts.packages.get(n)]
     settings = (f"sharding={train.sharding}",) if train.num_processes > 1 else ()
     clashes = list(compatibility.clashes(facts.packages, settings))
     old = [n for n in wanted if n not in missing
-           and compatibility.numbers(str(facts.packages[n])) < compatibility.numbers(wanted[n])]
+           and numbers(str(facts.packages[n])) < numbers(wanted[n])]
     if missing:
-        return CheckResult.fail("packages", f"missing: {', '.join(missing)}", facts.path, compatibility.install_line(
-            pip, [f"{n}>={wanted[n]}" for n in missing], driver))
+        return CheckResult.fail("packages", f"missing: {', '.join(missing)}", facts.path, _installed(
+            subject, facts, [f"{n}>={wanted[n]}" for n in missing], driver))
     if clashes:
         return CheckResult.fail("packages", "; ".join(clash.words(facts.packages) for clash in clashes), facts.path,
-                                compatibility.install_line(pip, [clash.requirement for clash in clashes], driver))
+                                _installed(subject, facts, [clash.requirement for clash in clashes], driver))
     if old:
         words = ", ".join(f"{n} {facts.packages[n]} (needs {wanted[n]})" for n in old)
-        return CheckResult.warn("packages", f"older than tested: {words}", facts.path, compatibility.install_line(
-            pip, [f"{n}>={wanted[n]}" for n in old], driver))
+        return CheckResult.warn("packages", f"older than tested: {words}", facts.path, _installed(
+            subject, facts, [f"{n}>={wanted[n]}" for n in old], driver))
     return CheckResult.ok("packages", ", ".join(f"{n} {facts.packages[n]}" for n in wanted))
 
 
-def requirements(tracker: str = "off") -> dict[str, str]:
-    """Return the lowest version of each package, from the extras trainer and trackers of pyproject.toml."""
-    declared = Path(rdtops.__file__).resolve().parents[1] / "pyproject.toml"
-    project = tomllib.loads(declared.read_text(encoding="utf-8"))["project"]
-    found = {}
-    extras = project["optional-dependencies"]
-    for line in extras["trainer"] + [line for line in extras["trackers"] if line.startswith(tracker)]:
-        name, version = re.split(r"[<>=]+", line, maxsplit=1)
-        found[name] = version.split(",")[0]
-    return found
+def judge_extras(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
+    """Check the extras that hosts.toml declares. A training starts without them."""
+    facts, declared = answers["python"].value, subject.host.environment.extras
+    if facts is None or not declared:
+        return
+    wanted = {name: requirements.lowest(requirements.of_extra(name)) for name in declared}
+    needed = {package: version for each in wanted.values() for package, version in each.items()}
+    missing = [package for package in needed if not facts.packages.get(package)]
+    if missing:
+        yield CheckResult.warn("extras", f"of {', '.join(declared)} there is no {', '.join(missing)}", facts.path,
+                               _installed(subject, facts, [f"{p}>={needed[p]}" for p in missing], _driver(answers)))
+    else:
+        yield CheckResult.ok("extras", ", ".join(f"{name} is installed" for name in declared))
+
+
+def _installed(subject: Subject, facts: PythonFacts, needed: list[str], driver: str) -> str:
+    """Return how packages come into the trainer's Python: with `inv deploy --env`, but by pip where somebody else made
+    the environment that hosts.toml declares."""
+    if facts.is_ours or not environment.is_declared(subject.host):
+        return _made_anew(subject, driver, facts)
+    return compatibility.install_line(f"{facts.path or subject.host.python} -m pip install", needed, driver)
+
+
+def _made_anew(subject: Subject, driver: str, facts: PythonFacts | None = None) -> str:
+    """Return the remedy `inv deploy --env`, with the torch that it takes where that is not the newest; where it would
+    refuse, what it says."""
+    python = ".".join(map(str, facts.version)) if facts else ""
+    try:
+        chosen = proven_environments.choose(subject.host, driver, python)
+    except RunError as error:
+        return error.remedy
+    takes = f"   # torch {chosen.environment.torch}: {chosen.why}" if chosen.why else ""
+    return provision.remedy(subject.host, subject.spec.train.tracker) + takes
+
+
+def _driver(answers: Answers) -> str:
+    """Return the version of the GPUs' driver; '' where it is not known, or not asked for."""
+    return str(answers.by_name["driver"].value or "") if "driver" in answers.by_name else ""
+
+
+def floors(train: TrainConfig) -> dict[str, str]:
+    """Return the lowest version of each package that a training needs."""
+    return requirements.lowest(requirements.of_trainer(train.tracker))
 
 
 # --- imports ---
@@ -190,10 +239,11 @@ def _in_environment(subject: Subject, *arguments: str) -> str:
     return with_variables(subject) + environment.activation(host) + run.shell()
 
 
-def parse_imports(output: Output) -> dict[str, BrokenImport]:
-    """Return what cannot be imported, by name; empty when all can."""
-    failed = fields.table(loads(last_line(output)))
-    return {str(name): _broken(fields.table(facts)) for name, facts in failed.items()}
+def parse_imports(output: Output) -> ImportsFacts:
+    facts = fields.table(loads(last_line(output)))
+    failed = fields.table(facts.get("failed", facts))  # releases before 2026-11-29 print only these
+    return ImportsFacts({str(name): _broken(fields.table(broken)) for name, broken in failed.items()},
+                        fields.number(facts.get("kept_at_s")))
 
 
 def _broken(facts: Mapping[str, Any]) -> BrokenImport:
@@ -205,20 +255,22 @@ def _broken(facts: Mapping[str, Any]) -> BrokenImport:
 
 def judge_imports(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
     """Check imports: an installed package may still need another version of a package, or a system library."""
-    answer: Answer[dict[str, BrokenImport]] = answers["imports"]
+    answer: Answer[ImportsFacts] = answers["imports"]
     if answers["release"].value != ["there"] or answers["python"].value is None:
         yield CheckResult.skip("imports", "not checked: it needs the deployed code and a working Python")
     elif answer.value is None:
         yield CheckResult.fail("imports", "the trainer cannot be imported", answer.problem,
                                subject.there(in_release(subject, "-m", "rdtops.trainer.imports")))
-    elif answer.value:
-        yield _judge_broken(subject, answer.value, answers["python"].value)
+    elif answer.value.failed:
+        yield _judge_broken(subject, answer.value.failed, answers["python"].value, _driver(answers))
     else:
-        yield CheckResult.ok("imports", "the trainer and its packages, from the deployed code")
+        yield CheckResult.ok("imports", answer.value.words)
 
 
-def _judge_broken(subject: Subject, broken: Mapping[str, BrokenImport], python: PythonFacts) -> CheckResult:
-    """Name the package that breaks the imports, and what to install in its place."""
+def _judge_broken(subject: Subject, broken: Mapping[str, BrokenImport], python: PythonFacts,
+                  driver: str) -> CheckResult:
+    """Name the package that breaks the imports, and what to install in its place; an environment of its own, where the
+    trainer uses the system's Python."""
     (name, first), *_ = sorted(broken.items(), key=lambda item: not item[1].package)
     modules = ", ".join(dict.fromkeys(one.partition(":")[0] for one in broken))
     evidence = "; ".join(dict.fromkeys(facts.words(one) for one, facts in list(broken.items())[:3]))
@@ -226,14 +278,15 @@ def _judge_broken(subject: Subject, broken: Mapping[str, BrokenImport], python: 
         statement = f"import {name.partition(':')[0]}"
         return CheckResult.fail("imports", f"cannot be imported: {modules}", evidence,
                                 subject.there(in_release(subject, "-c", statement)))
-    isolated = "PYTHONNOUSERSITE=1 " if environment.is_declared(subject.host) else ""
-    pip = f"{isolated}{quoted(python.path)} -m pip"
+    summary = f"{first.package} breaks the import of {modules}"
+    if not environment.is_declared(subject.host):
+        return CheckResult.fail("imports", summary, evidence, _made_anew(subject, driver, python))
+    pip = f"PYTHONNOUSERSITE=1 {quoted(python.path)} -m pip"
     remove = f"{pip} uninstall {quoted(first.package)}"
     fitting = compatibility.beside_torch(first.package, first.versions.get("torch", ""))
     remedy = (f"{pip} install {quoted(fitting)}   # of torch's own build; or {remove}: the trainer does not need it"
               if fitting else f"{remove}   # the trainer does not need it")
-    return CheckResult.fail("imports", f"{first.package} breaks the import of {modules}", evidence,
-                            f"{remedy}, on {subject.spec.host}")
+    return CheckResult.fail("imports", summary, evidence, f"{remedy}, on {subject.spec.host}")
 
 
 # --- CUDA ---
@@ -245,10 +298,10 @@ def parse_cuda(output: Output) -> CudaFacts:
 
 def parse_driver(output: Output) -> str:
     """Return the version of NVIDIA's driver, the same for every GPU."""
-    version = re.search(r"^\d+(\.\d+)*$", output.out, re.MULTILINE)  # there may be lines about a lost GPU
+    version = nvidia_smi.driver(output.out)
     if not version:
         raise ValueError("no version")
-    return version[0]
+    return version
 
 
 def judge_cuda(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
@@ -257,12 +310,12 @@ def judge_cuda(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
         yield CheckResult.skip("cuda", "not needed: device is cpu")
         return
     facts: CudaFacts | None = answers["cuda"].value
-    driver = answers["driver"].value or ""
+    driver = _driver(answers)
     if facts is None:
         yield CheckResult.fail("cuda", "torch does not start", answers["cuda"].problem,
                                f"inv gpu --host {subject.spec.host}   # shows a hanging or broken driver too")
     elif not facts.available or facts.count < train.gpus_required:
-        why, remedy = _why_no_cuda(subject, facts, driver)
+        why, remedy = _why_no_cuda(subject, answers["python"].value, facts, driver)
         yield CheckResult.fail("cuda", f"torch sees {facts.count} GPUs, {train.gpus_required} are requested", why,
                                remedy)
     elif train.mixed_precision == "bf16" and not facts.bf16:
@@ -273,17 +326,21 @@ def judge_cuda(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
                              + (f", driver {driver}" if driver else ""))
 
 
-def _why_no_cuda(subject: Subject, facts: CudaFacts, driver: str) -> tuple[str, str]:
+def _why_no_cuda(subject: Subject, python: PythonFacts | None, facts: CudaFacts, driver: str) -> tuple[str, str]:
     """Return the visible reason, and the remedy."""
     pip = f"{environment.python(subject.host)} -m pip install"
+    is_declared = environment.is_declared(subject.host)
     if not facts.cuda:
-        return "this torch is a build for CPUs", subject.there(f"{pip} --force-reinstall torch")
-    oldest = compatibility.OLDEST_DRIVER.get(_major(facts.cuda), 0)
+        return "this torch is a build for CPUs", (subject.there(f"{pip} --force-reinstall torch") if is_declared
+                                                  else _made_anew(subject, driver))
+    oldest = proven_environments.OLDEST_DRIVER.get(_major(facts.cuda), 0)
     if driver and _major(driver) < oldest:
-        remedy = (compatibility.install_line(pip, ["torch"], driver) if compatibility.torch_build(driver)
-                  else "sudo ubuntu-drivers install   # or ask its administrator for a newer driver")
-        return (f"the driver is {driver}; CUDA {facts.cuda}, which this torch was built for, needs {oldest} or newer",
-                subject.there(remedy))
+        why = f"the driver is {driver}; CUDA {facts.cuda}, which this torch was built for, needs {oldest} or newer"
+        if not is_declared or (python and python.is_ours):
+            return why, _made_anew(subject, driver, python)
+        return why, subject.there(compatibility.install_line(pip, ["torch"], driver)
+                                  if proven_environments.torch_build(driver)
+                                  else "sudo ubuntu-drivers install   # or ask its administrator for a newer driver")
     visible = subject.host.env.get(nvidia_smi.VISIBLE)
     if visible is not None:
         return f"{nvidia_smi.VISIBLE}={visible}", f"edit env of [hosts.{subject.spec.host}] in hosts.toml"
@@ -292,7 +349,8 @@ def _why_no_cuda(subject: Subject, facts: CudaFacts, driver: str) -> tuple[str, 
 
 
 def _python_probes(subject: Subject) -> list[Probe[Any]]:
-    asked = dict.fromkeys((*requirements(subject.spec.train.tracker), *compatibility.PACKAGES))
+    extras = (line for name in subject.host.environment.extras for line in requirements.of_extra(name))
+    asked = dict.fromkeys((*floors(subject.spec.train), *compatibility.PACKAGES, *requirements.lowest(extras)))
     line = _in_environment(subject, "-c", _VERSIONS, *asked)
     return [Probe("python", line, parse_python, timeout_s=30),
             Probe("environments", _ENVIRONMENTS, parse_environments)]
@@ -300,7 +358,7 @@ def _python_probes(subject: Subject) -> list[Probe[Any]]:
 
 def _imports_probes(subject: Subject) -> list[Probe[Any]]:
     train = subject.spec.train
-    settings = [*([] if train.tracker == "off" else [train.tracker]),
+    settings = [*(["--fresh"] if subject.fresh else []), *([] if train.tracker == "off" else [train.tracker]),
                 *([train.sharding] if train.num_processes > 1 else [])]
     line = with_variables(subject) + in_release(subject, "-m", "rdtops.trainer.imports", *settings)
     return [Probe("imports", line, parse_imports, timeout_s=IMPORTS_S)]
@@ -309,9 +367,9 @@ def _imports_probes(subject: Subject) -> list[Probe[Any]]:
 def _cuda_probes(subject: Subject) -> list[Probe[Any]]:
     if subject.spec.train.device != "cuda":
         return []
-    line = _in_environment(subject, "-c", _CUDA)
+    line = _in_environment(subject, "-c", bundle.source(cuda_prober))
     return [Probe("cuda", line, parse_cuda, timeout_s=60),
-            Probe("driver", Command(*nvidia_smi.query(["driver_version"])).shell(), parse_driver, timeout_s=15)]
+            Probe("driver", Command(*nvidia_smi.query(nvidia_smi.DRIVER)).shell(), parse_driver, timeout_s=15)]
 
 
 def _release_probe(subject: Subject) -> list[Probe[Any]]:
@@ -322,13 +380,14 @@ def _release_probe(subject: Subject) -> list[Probe[Any]]:
 
 
 def _major(version: str) -> int:
-    return (*compatibility.numbers(version), 0)[0]
+    return (*numbers(version), 0)[0]
 
 
 CHECKS = (
     Check("python", judge_code, _release_probe),
     Check("python", judge_python, _python_probes),
     Check("python", judge_packages),
+    Check("python", judge_extras),
     Check("python", judge_imports, _imports_probes),
     Check("python", judge_cuda, _cuda_probes, of_the_trainer=True),
 )

@@ -13,9 +13,10 @@ from typing import Any
 import rdtops
 from rdtops.contract import exit_codes, variables
 from rdtops.contract.config import TrainConfig, data_options
+from rdtops.contract.diagnosis.causes import with_host
 from rdtops.contract.run import RunSpec
 from rdtops.delivery import secrets
-from rdtops.errors import RunError, UsageError
+from rdtops.errors import RdtopsError, RunError, UsageError
 from rdtops.hostlib.fields import loads
 from rdtops.runs import launch, overview
 from rdtops.runs.overview import RunView
@@ -100,12 +101,17 @@ def ask(connection: Connection, release: str, program: str, arguments: Sequence[
     host = connection.host
     command = Command(environment.python(host), "-m", f"rdtops.trainer.{program}", *arguments)
     # over stdin, since every user of the host sees command lines: a URL in env may hold a password
-    line = (f'cd {quoted(release)} && unset {" ".join(variables.to_unset())} && {environment.activation(host)}'
+    line = (f'cd {quoted(release)} 2>/dev/null || {{ echo "its code is not deployed" >&2; exit 1; }}; '
+            f'unset {" ".join(variables.to_unset())} && {environment.activation(host)}'
             f'eval "$(cat)" && {command.shell()}')
     given = secrets.exports(launch.exported(host, release)).encode()
     result = connection.run_shell(line, timeout_s=TIMEOUT_S, check=False, stdin=given)
-    return _answer(host.name, program, result.code, result.out, result.err,
-                   f"inv deploy --only code --host {host.name}   # it sends {release}")
+    try:
+        return _answer(host.name, program, result.code, result.out, result.err,
+                       f"inv deploy --only code   # it sends {release}")
+    except RdtopsError as error:
+        error.remedy = with_host(error.remedy, host.name)
+        raise
 
 
 def _stats_arguments(folder: str, train: TrainConfig, recompute: bool) -> list[str]:

@@ -79,6 +79,7 @@ class Environment:
     binds: tuple[str, ...] = ()  # folders of the host that it sees beside the home and the workspace
     modules: tuple[str, ...] = ()  # of Lmod or Environment Modules: cuda/12.4
     requirements: tuple[str, ...] = ()  # instead of the trainer's of the same name, or beside them: torch==2.13.0+cu126
+    extras: tuple[str, ...] = ()  # of pyproject.toml, beside the trainer's: eval, trackers
     index_url: str | None = None  # pip's index; None: that of pip.conf
     extra_index_urls: tuple[str, ...] = ()
     offline: bool = False  # the host cannot reach an index: the laptop downloads the wheels and sends them

@@ -1,12 +1,14 @@
 """Imports: try everything that a training imports of other packages, and name the package that breaks it.
 
-    python -m rdtops.trainer.imports [tensorboard|wandb] [fsdp2]
+    python -m rdtops.trainer.imports [--fresh] [tensorboard|wandb] [fsdp2]
 
 The list is read from the trainer's source, so it is what runs: also the models of transformers, which are imported when
 they are needed. They bring neighbours along, whatever lies in the environment (torchvision, flash_attn, apex), and one
 that was built for another torch raises, crashes or hangs. So the imports are made in a process of its own.
 
-Prints a JSON object: what cannot be imported -> {why, package, versions}; empty where all can.
+Prints a JSON object. "failed": what cannot be imported -> {why, package, versions}; empty where all can. "kept_at_s":
+when all could be imported in this same environment (rdtops.trainer.import_record), null where it was tried now;
+with --fresh it is always tried.
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rdtops.contract import exit_codes
 from rdtops.hostlib.fields import loads
+from rdtops.trainer import import_record
 
 LIMIT_S = 120.0  # for all of them; with a warm disk they take 5 s
 HERE = Path(__file__).parent
@@ -42,6 +45,13 @@ NEEDED = {"torch", "transformers", "diffusers", "accelerate", "numpy", "safetens
           "huggingface_hub", "sentencepiece", "PIL", "rdtops"}
 _PACKAGE = re.compile(r"(?:site|dist)-packages/([A-Za-z0-9_]+)")
 _FAULT = re.compile(r'^  File "([^"]+)"', re.MULTILINE)
+
+
+class ImportTrial(NamedTuple):
+    """What could not be imported, and the files that were read where all could."""
+
+    failed: dict[str, dict[str, Any]]
+    files: list[str]
 
 
 def wanted(settings: Sequence[str] = ()) -> list[str]:
@@ -71,23 +81,38 @@ def _top(name: str) -> str:
     return re.split(r"[.:]", name)[0]
 
 
-def tried(names: Sequence[str], limit_s: float = LIMIT_S) -> dict[str, dict[str, Any]]:
-    """Import these in other processes. Return those that cannot be imported. A crash is one of the import in which it
-    happens; the others are tried without it."""
+def answer(names: Sequence[str], *, fresh: bool = False) -> dict[str, Any]:
+    """Return what the program prints."""
+    key = import_record.key_of(names)
+    kept_at_s = None if fresh else import_record.kept_at(key)
+    if kept_at_s is not None:
+        return {"failed": {}, "kept_at_s": kept_at_s}
+    found = tried(names)
+    if found.files:
+        import_record.keep(key, found.files)
+    return {"failed": found.failed, "kept_at_s": None}
+
+
+def tried(names: Sequence[str], limit_s: float = LIMIT_S) -> ImportTrial:
+    """Import these in other processes. A crash is one of the import in which it happens; the others are tried without
+    it."""
     failed: dict[str, dict[str, Any]] = {}
+    files: list[str] = []
     rest = list(names)
     while rest:
         done = subprocess.run([sys.executable, "-m", __spec__.name, "--here", str(limit_s), *rest],
                               stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace",
                               check=False)
-        answers = [loads(line) for line in done.stdout.splitlines() if line.startswith('{"import"')]
+        lines = done.stdout.splitlines()
+        answers = [loads(line) for line in lines if line.startswith('{"import"')]
         failed.update({answer["import"]: answer["failed"] for answer in answers if answer["failed"]})
+        files = next((loads(line)["loaded"] for line in lines if line.startswith('{"loaded"')), [])
         rest = rest[len(answers):]
         if rest:
             failed[rest.pop(0)] = _death(done)
             if "Timeout (" in done.stderr:  # the others would take as long
                 break
-    return failed
+    return ImportTrial(failed, [] if failed else files)
 
 
 def _death(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -109,6 +134,7 @@ def _here(names: Sequence[str]) -> None:
             failure = _failure(error)
         sys.stdout.write(json.dumps({"import": name, "failed": failure}) + "\n")
         sys.stdout.flush()
+    sys.stdout.write(json.dumps({"loaded": import_record.loaded_files()}) + "\n")
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
@@ -144,7 +170,8 @@ def main(arguments: Sequence[str]) -> int:
         faulthandler.dump_traceback_later(float(arguments[1]), exit=True)
         _here(arguments[2:])
     else:
-        sys.stdout.write(json.dumps(tried(wanted(arguments))) + "\n")
+        settings = [argument for argument in arguments if argument != "--fresh"]
+        sys.stdout.write(json.dumps(answer(wanted(settings), fresh="--fresh" in arguments)) + "\n")
     return 0
 
 

@@ -7,6 +7,7 @@ tasks.py imports this module at every start, so heavy modules are imported only 
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import signal
 import sys
@@ -15,11 +16,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, NoReturn, ParamSpec
 
 from invoke import Exit
 
-from rdtops.errors import RdtopsError
+from rdtops.errors import LocalFileError, RdtopsError
 from rdtops.ui.screen import Screen, ask_person, leave_question, say, show_traceback
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from rdtops.workflows.session import HostSession, Session
 
 P = ParamSpec("P")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 _screen: Screen | None = None
 
@@ -148,6 +152,10 @@ def _on_screen(as_json: bool = False, *, live: bool = False) -> Iterator[Screen]
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         screen.close_results()
         raise Exit(code=0) from None
+    except OSError as error:
+        if not (local := _of_local_file(error)):
+            raise
+        _fail(screen, [local])
     except KeyboardInterrupt:
         screen.close_progress()
         screen.close_live()
@@ -157,6 +165,19 @@ def _on_screen(as_json: bool = False, *, live: bool = False) -> Iterator[Screen]
             screen.close()
             os._exit(130)
         raise Exit(code=130) from None
+
+
+def _of_local_file(error: OSError) -> LocalFileError | None:
+    """Return the error of a file or folder that the user has to mend; None for any other error."""
+    from rdtops.plugging.bounded import DEBUG
+    from rdtops.ssh.command import quoted
+
+    if error.filename is None or error.errno not in (*_REFUSED, *_FULL) or os.environ.get(DEBUG):
+        return None
+    place = Path(os.fsdecode(error.filename))
+    there = next((folder for folder in (place, *place.parents) if os.path.lexists(folder)), place)
+    question = "df -h" if error.errno in _FULL else "ls -ld"
+    return LocalFileError(f"{place}: {error.strerror}", remedy=f"{question} {quoted(str(there))}")
 
 
 def _fail(screen: Screen, errors: list[RdtopsError]) -> NoReturn:

@@ -9,7 +9,6 @@ import os
 import sys
 import termios
 import threading
-import time
 import traceback
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -21,8 +20,9 @@ from rdtops.errors import RdtopsError
 from rdtops.ssh.display import json_text, printable
 
 if TYPE_CHECKING:
-    from rdtops.transfer.transfer import TransferProgress
+    from rdtops.ui.progress_display import ProgressDisplay
     from rdtops.views.output import LiveOutput, WorkflowOutput
+    from rdtops.workflows.session import Progress
 
 
 class Screen:
@@ -38,14 +38,12 @@ class Screen:
         self.out = Terminal(width=width, soft_wrap=False)
         self.err = Terminal(stderr=True, soft_wrap=True)
         self._results: TextIO | None = None  # where JSON goes
-        self.session = Session(self._say, self._moved, ask_person if sys.stdin.isatty() else None)
+        self.session = Session(self._say, self._progressed, ask_person if sys.stdin.isatty() else None)
         self._rows: list[dict[str, Any]] = []
         self._live: Any = None
         self._placed: dict[str, LiveOutput] = {}
         self._placing = threading.Lock()
-        self._bars: Any = None
-        self._bar_ids: dict[tuple[str, str], Any] = {}
-        self._last_line: dict[tuple[str, str], float] = {}
+        self._progress: ProgressDisplay | None = None
 
     def show_each(self, outputs: Iterable[WorkflowOutput]) -> int:
         """Show each as it comes; return the worst exit code."""
@@ -118,9 +116,8 @@ class Screen:
             self.err.print(styled("[bold]-> {}[/]", error.remedy))
 
     def close_progress(self) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-        self._bars, self._bar_ids = None, {}
+        if self._progress is not None:
+            self._progress.close()
 
     def close(self) -> None:
         self.close_progress()
@@ -135,30 +132,12 @@ class Screen:
     def _say(self, text: str) -> None:
         self.err.print(text, style="dim")
 
-    def _moved(self, host: str, what: str, done: TransferProgress) -> None:
-        """Show a bar on a terminal, elsewhere a line every 5 seconds."""
-        if not done.bytes_total:
-            return
-        if self.err.is_terminal:
-            self._bar(host, what, done)
-        elif time.monotonic() - self._last_line.setdefault((host, what), time.monotonic()) > 5:
-            self._last_line[host, what] = time.monotonic()
-            share = 100 * done.bytes_done / done.bytes_total
-            self._say(f"{host}: {what}: {share:.0f} % of {done.bytes_total / 1e6:.1f} MB  {done.path}")
+    def _progressed(self, host: str, what: str, done: Progress) -> None:
+        from rdtops.ui.progress_display import ProgressDisplay
 
-    def _bar(self, host: str, what: str, done: TransferProgress) -> None:
-        from rich import progress
-
-        if self._bars is None:
-            self._bars = progress.Progress(
-                progress.TextColumn("{task.description}", markup=False), progress.BarColumn(30),
-                progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn(),
-                console=self.err, transient=True)
-            self._bars.start()
-        key = (host, what)
-        if key not in self._bar_ids:
-            self._bar_ids[key] = self._bars.add_task(printable(f"{host}: {what}"), total=done.bytes_total)
-        self._bars.update(self._bar_ids[key], completed=done.bytes_done, total=done.bytes_total)
+        with self._placing:  # several hosts work side by side
+            self._progress = self._progress or ProgressDisplay(self.err, self._say)
+            self._progress.show(host, what, done)
 
 
 def _claimed_stdout() -> TextIO:

@@ -101,10 +101,11 @@ class EnvironmentOutput(WorkflowOutput):
     def __rich__(self) -> RenderableType:
         made = self.made
         what = f"{made.packages} packages, {made.seconds:.0f} s" if made.packages else f"Python {made.python}"
-        wanted = [styled("  [dim]{}[/]", ", ".join(made.requirements))] if made.requirements else []
+        why = [styled("  {}: {}", made.torch, made.why)] if made.why else []
+        wanted = [styled("  [dim]{}; {}[/]", made.torch, ", ".join(made.requirements))] if made.requirements else []
         removed = [styled("  [dim]removed {}[/]", ", ".join(made.removed))] if made.removed else []
         return stacked(styled("[green]{}[/]: the environment {} {} ({})", made.host, made.place, made.state, what),
-                       *wanted, *removed)
+                       *why, *wanted, *removed)
 
     def to_json(self) -> list[dict[str, Any]]:
         return [asdict(self.made)]

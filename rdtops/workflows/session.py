@@ -4,7 +4,9 @@ the findings of a `check`, which a following `train` uses."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from rdtops.checks import Report
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.run import RunSpec
 from rdtops.delivery import plan, releases, snapshot
+from rdtops.delivery.build_steps import SHORT, BuildStep
 from rdtops.delivery.plan import Asset, Request
 from rdtops.delivery.releases import RolledBack
 from rdtops.delivery.snapshot import Snapshot
@@ -30,6 +33,10 @@ from rdtops.ssh.transport import Ask
 from rdtops.transfer.transfer import TransferProgress
 from rdtops.workflows import training
 
+Progress = TransferProgress | BuildStep
+
+BEAT_S = 5.0  # who waits is told so often for how long
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -45,10 +52,10 @@ class Prepared:
 
 
 class Session:
-    """The state of one command line. `say` gets messages, `progress` the bytes of transfers, `ask` the questions of a
-    bastion that needs a code."""
+    """The state of one command line. `say` gets messages, `progress` the bytes of transfers and the steps of a build,
+    `ask` the questions of a bastion that needs a code."""
 
-    def __init__(self, say: Callable[[str], None], progress: Callable[[str, str, TransferProgress], None],
+    def __init__(self, say: Callable[[str], None], progress: Callable[[str, str, Progress], None],
                  ask: Ask | None = None) -> None:
         self.say = say
         self.progress = progress
@@ -150,6 +157,30 @@ class HostSession:
         """Show the progress of a transfer."""
         self._session.progress(self.host.name, what, done)
 
+    def step(self, step: BuildStep) -> None:
+        """Show what the host does while it makes its environment."""
+        self._session.progress(self.host.name, "environment", step)
+
+    @contextmanager
+    def waiting(self, words: str) -> Iterator[None]:
+        """Show what is being done, and how long that has taken, until the body ends."""
+        begun_s, over = time.monotonic(), threading.Event()
+
+        def tell() -> None:
+            step = BuildStep(SHORT, words, time.monotonic() - begun_s)
+            self._session.progress(self.host.name, "training", step)
+
+        def beat() -> None:
+            while not over.wait(BEAT_S):
+                tell()
+
+        tell()
+        threading.Thread(target=beat, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+
     def connect(self) -> Connection:
         """Return the open connection. Raises a HostError that names the failing hop."""
         if not self._connection.alive:
@@ -217,13 +248,16 @@ class HostSession:
         """Record that a deploy ended the rollback."""
         self._rolled_back, self._knows_rollback = None, True
 
-    def report(self, prepared: Prepared, *, again: bool) -> Report:
-        """Check the host, or return the findings of this command line unless `again`."""
+    def report(self, prepared: Prepared, *, again: bool, fresh: bool = False) -> Report:
+        """Check the host, or return the findings of this command line unless `again`. `fresh` is that of
+        training.check."""
         spec = prepared.spec
         key = (spec.train.digest, spec.train.accept_changed, spec.snapshot, spec.run_id if prepared.resumes else "")
         if again or key not in self._reports:
-            self._reports[key] = training.check(self.connect(), self.registry, spec, prepared.local_assets,
-                                                resumes=prepared.resumes)
+            connection, registry = self.connect(), self.registry
+            with self.waiting("checking"):
+                self._reports[key] = training.check(connection, registry, spec, prepared.local_assets,
+                                                    resumes=prepared.resumes, fresh=fresh)
         return self._reports[key]
 
     def close(self) -> None:

@@ -10,8 +10,9 @@ from rdtops.checks import CheckResult, Report
 from rdtops.contract.evaluation import EvalSpec, Protocol, checked
 from rdtops.contract.run import RunPaths, RunSpec, RunState
 from rdtops.delivery import deploy as delivery
-from rdtops.delivery import provision, releases, secrets
+from rdtops.delivery import proven_environments, provision, releases, secrets
 from rdtops.delivery.plan import Request
+from rdtops.delivery.provision import Provisioned
 from rdtops.errors import HostError, RemoteError
 from rdtops.preflight import resume_checks
 from rdtops.runs import admission, evaluations, launch, overview, records, watch
@@ -36,13 +37,10 @@ def deploy(session: HostSession, *, request: Request, only: str, environment: bo
     delivery.parts(only)  # an invalid --only needs no connection
     prepared = session.prepare(request, of_this_tree=True)
     host, connection = session.host, session.connect()
+    if environment:
+        yield EnvironmentOutput(_provisioned(session, prepared, dry_run=dry_run))
     if not dry_run:
         session.interrupted = "what has arrived stays there; the same command continues from it"
-    if environment:
-        made = provision.provision(connection, provision.recipe(host.environment, prepared.spec.train.tracker),
-                                   dry_run=dry_run, say=session.say,
-                                   progress=lambda done: session.progress("wheels", done))
-        yield EnvironmentOutput(made)
     done = delivery.deploy(connection, session.snapshot, prepared.assets, only=only, dry_run=dry_run,
                            progress=session.progress)
     removed: tuple[str, ...] = ()
@@ -52,13 +50,27 @@ def deploy(session: HostSession, *, request: Request, only: str, environment: bo
     yield DeployOutput(host.name, tuple(done), dry_run, removed)
 
 
+def _provisioned(session: HostSession, prepared: Prepared, *, dry_run: bool) -> Provisioned:
+    """Make the environment that the host declares, of the newest versions that its driver and its Python run."""
+    host, connection = session.host, session.connect()
+    if not dry_run:
+        session.interrupted = "an environment that is being made is finished there; the same command finds it"
+    facts = provision.look(connection, session.step)
+    if facts.problem:
+        session.say(f"{host.name}: nvidia-smi names no driver, so the newest torch is taken: {facts.problem}")
+    chosen = proven_environments.choose(host, facts.driver, facts.python)
+    wanted = provision.recipe(host.environment, chosen, prepared.spec.train.tracker)
+    return provision.provision(connection, facts, wanted, dry_run=dry_run, say=session.say, on_step=session.step,
+                               progress=lambda done: session.progress("wheels", done))
+
+
 def rollback(session: HostSession, *, to: str) -> Iterator[RollbackOutput]:
     yield RollbackOutput(releases.roll_back(session.connect(), to))
 
 
-def check(session: HostSession, *, request: Request, everything: bool) -> Iterator[CheckOutput]:
+def check(session: HostSession, *, request: Request, everything: bool, fresh: bool) -> Iterator[CheckOutput]:
     prepared = session.prepare(request)
-    report = session.report(prepared, again=True)
+    report = session.report(prepared, again=True, fresh=fresh)
     duplicate = None if report.passed else admission.find_duplicate(session.connect(), prepared.spec)
     yield CheckOutput(training.excused(report, duplicate), everything)
 
@@ -98,8 +110,9 @@ def _launched(session: HostSession, prepared: Prepared, run: RunView | None, *, 
     findings = session.report(prepared, again=False)
     given = (prepared.spec, prepared.local_assets, findings)
     session.interrupted = f"it may have been launched: inv status --host {session.host.name}"
-    launched = (training.resume(connection, session.registry, run, *given) if run
-                else training.train(connection, session.registry, *given, again=again))
+    with session.waiting("launching"):
+        launched = (training.resume(connection, session.registry, run, *given) if run
+                    else training.train(connection, session.registry, *given, again=again))
     _keep_checks(session, connection, RunPaths(prepared.spec.workspace, launched.run_id), findings)
     return launched
 

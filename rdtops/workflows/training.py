@@ -25,11 +25,12 @@ from rdtops.ssh.redaction import redacted
 
 
 def check(connection: Connection, registry: Registry, spec: RunSpec, local: Mapping[str, Path], *,
-          resumes: bool = False) -> Report:
-    """Run every check of the host, first ours, then the plugins'. Their questions travel together."""
+          resumes: bool = False, fresh: bool = False) -> Report:
+    """Run every check of the host, first ours, then the plugins'. Their questions travel together. `fresh`: import the
+    packages there even if the environment is that of an earlier check."""
     plugins = registry.preflight_works(host=connection.host, connection=connection, spec=spec, local_assets=local,
                                        traits=launchers.traits(connection.host))
-    ours: Works = [lambda: core_checks(connection, spec, local, resumes=resumes)]
+    ours: Works = [lambda: core_checks(connection, spec, local, resumes=resumes, fresh=fresh)]
     seconds: dict[str, float] = {}
     hidden = secrets.all_of(connection.host)
     results = [_redacted(result, hidden) for findings in together(connection, [*ours, *plugins], seconds)

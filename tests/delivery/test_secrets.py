@@ -98,7 +98,7 @@ def test_an_inquiry_says_the_environment_over_stdin():
     class Listening(ScriptedConnection):
         def run_shell(self, line, *, timeout_s=30.0, check=True, stdin=b""):
             program = " -c 'import json, os; print(json.dumps(dict(os.environ)))'"
-            here = line.replace("cd /r &&", "").replace(" -m rdtops.trainer.x", program)
+            here = line.replace("cd /r ", "cd / ").replace(" -m rdtops.trainer.x", program)
             done = subprocess.run(["sh", "-c", here], input=stdin, check=True, capture_output=True,
                                   env={"PATH": os.environ["PATH"]})
             self.asked.append(line)

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+
+
+def clone_into(folder: Path, assets: Mapping[str, str]) -> Path:
+    """Copy this tree as git lists it, but for its tests and pages, with the tiny assets made."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for file in filter(None, listed.split("\0")):
+        if not file.startswith(("tests/", "docs/")) and (ROOT / file).exists():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, folder / file)
+    for asset in ("rdt-tiny", "t5-tiny", "siglip-tiny"):
+        shutil.copytree(assets[asset], folder / ".lab" / "assets" / asset)
+    return folder
 
 
 @dataclass(frozen=True)

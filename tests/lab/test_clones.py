@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rdtops.lab.site import Lab
-from tests.lab.commandline import ROOT, CommandLine
+from tests.lab.commandline import CommandLine, clone_into
 
 pytestmark = pytest.mark.lab
 
@@ -18,16 +16,9 @@ pytestmark = pytest.mark.lab
 @pytest.fixture
 def clones(tmp_path: Path, named_assets: dict[str, str]) -> Iterator[list[CommandLine]]:
     """Two copies of this tree, with the tiny assets made; neither lab is up."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     lines = []
     for name in ("one", "two"):
-        clone = tmp_path / name / "rdtops"
-        for file in filter(None, listed.split("\0")):
-            if not file.startswith(("tests/", "docs/")) and (ROOT / file).exists():
-                (clone / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / file, clone / file)
-        for asset in ("rdt-tiny", "t5-tiny", "siglip-tiny"):
-            shutil.copytree(named_assets[asset], clone / ".lab" / "assets" / asset)
+        clone = clone_into(tmp_path / name / "rdtops", named_assets)
         lines.append(CommandLine(tmp_path / name, clone / "hosts.toml", clone))
     yield lines
     for line in lines:

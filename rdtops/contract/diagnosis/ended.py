@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rdtops.contract.diagnosis.attribution import attribute, exit_code, explained, named, of_disk, of_gpu
-from rdtops.contract.diagnosis.causes import LOGS, RESUME, Diagnosis, filled
+from rdtops.contract.diagnosis.causes import LOGS, RESUME, Diagnosis, filled, with_host
 from rdtops.contract.diagnosis.evidence import Evidence
 from rdtops.contract.diagnosis.messages import Kind, Line, Message
 from rdtops.contract.journal import Event
@@ -99,9 +99,8 @@ def _remedy(told: str, cause: str, evidence: Evidence) -> str:
             return f"{resume} {settings}"
     if cause not in TOLD or not told or told.startswith(("inv logs", "inv status")) or "inv train" in told:
         return ""
-    command, _, comment = told.partition("   # ")
-    host = f" --host {evidence.host}" if command.startswith("inv ") and ";" not in command else ""
-    return f"{command}{host}   # {comment}{'; ' if comment else ''}then {resume}"
+    command, _, comment = with_host(told, evidence.host).partition("   # ")
+    return f"{command}   # {comment}{'; ' if comment else ''}then {resume}"
 
 
 def _firsthand(evidence: Evidence) -> list[tuple[Line, Event]]:

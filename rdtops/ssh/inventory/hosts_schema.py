@@ -56,6 +56,8 @@ class EnvironmentTable(_Table):
     binds: tuple[Bind, ...] = _list("folders that the container sees beside home and workspace")
     modules: tuple[Module, ...] = _list("modules of Lmod or Environment Modules that are loaded first")
     requirements: tuple[Text, ...] = _list("packages for the venv, beside the trainer's own or instead of one")
+    extras: tuple[Literal["eval", "trackers"], ...] = _list(
+        "what comes beside the trainer: `eval`, LIBERO's simulator, and `trackers`, TensorBoard and W&B")
     index_url: Text | None = _key("package index of pip; default: that of the host's pip.conf")
     extra_index_urls: tuple[Text, ...] = _list("further indexes")
     offline: bool | None = _key("the host reaches no index: this laptop downloads the wheels and sends them")

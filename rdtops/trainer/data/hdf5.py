@@ -60,8 +60,9 @@ def require_filters(found: h5py.Dataset, where: str) -> None:
         if not h5py.h5z.filter_avail(number):
             stated = label.decode("utf-8", "replace").partition(";")[0] or _FILTERS.get(number, "unknown")
             raise DataError(f"{where} is compressed by the HDF5 filter {quoted(stated)} ({number}), which is not "
-                            "installed", remedy="pip install hdf5plugin   # in the host's environment; or rewrite the "
-                                                "file with h5repack -f NONE where the filter is installed")
+                            "installed", remedy='inv deploy --env   # with requirements = ["hdf5plugin"] in the '
+                                                "host's environment in hosts.toml; or rewrite the file with h5repack "
+                                                "-f NONE where the filter is installed")
 
 
 def text_attribute(owner: h5py.Group | h5py.Dataset, name: str, where: str) -> str | None:

@@ -23,10 +23,10 @@ from rdtops.trainer.data.episodes import (
     CAMERAS,
     IMAGE_SIZES,
     LONGEST,
+    Defect,
     Episode,
     FileContent,
     Place,
-    Defect,
     read_file,
     spread,
 )
@@ -35,7 +35,7 @@ from rdtops.trainer.data.hdf5 import opened, reading
 from rdtops.trainer.data.links import linked_files
 
 __all__ = ["AFTER", "AUTO", "BEFORE", "CAMERAS", "FOUND_OUT", "IMAGE_SIZES", "UPRIGHT", "UPSIDE_DOWN", "Dataset",
-           "Declared", "Episode", "Frames", "Overview", "Defect", "hdf5_files", "index", "look", "refusal", "sample",
+           "Declared", "Defect", "Episode", "Frames", "Overview", "hdf5_files", "index", "look", "refusal", "sample",
            "spread", "to_leave_out"]
 _NAMED = 5  # problems that a message names
 _TO_TYPE = 50  # names that a remedy spells out

@@ -34,7 +34,7 @@ def check(config: TrainConfig) -> None:
     if config.tracker != "off" and importlib.util.find_spec(config.tracker) is None:
         raise ConfigError(
             f"tracker = {config.tracker} needs the package {config.tracker}, not installed in the trainer's Python",
-            remedy="python -m pip install '.[trackers]'   # in the host's environment; or --set tracker=off")
+            remedy=f"inv deploy --env --set tracker={config.tracker}   # or --set tracker=off")
 
 
 class Tracker(Protocol):

@@ -61,7 +61,7 @@ def check_files(folder: Path) -> None:
     if found.parts[0].endswith(".bin") and not libraries.reads_pickled():
         raise WeightsError(f"{found.path(found.name)}: this transformers reads .bin files with torch 2.6 or newer only",
                            remedy=tensor_headers.converted(found.path(found.parts[0])) if len(found.parts) == 1 else
-                           "pip install 'torch>=2.6'   # in the host's environment")
+                           "inv deploy --env   # with requirements = [\"torch==2.6.0\"] in hosts.toml")
 
 
 def check_config(config: Any, folder: Path, what: str) -> None:

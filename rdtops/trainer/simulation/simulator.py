@@ -42,7 +42,8 @@ IDLE = np.array([0, 0, 0, 0, 0, 0, -1.0])  # stand still, gripper open
 CAMERAS = ("agentview", "robot0_eye_in_hand")  # in the order of rdtops.trainer.data.libero.CAMERAS
 PACKAGES = ("libero", "robosuite", "mujoco", "bddl")
 BEFORE_GL = ("triton",)  # it holds an LLVM of its own, and crashes when it is loaded after the LLVM of Mesa
-INSTALL = "pip install -c constraints.txt -e '.[trainer,eval]'"
+INSTALL = ("inv deploy --env   # with extras = [\"eval\"] in the host's environment in hosts.toml; in a checkout: "
+           "pip install -c constraints.txt -e '.[trainer,eval]'")
 LIBERO_CONFIG = "LIBERO_CONFIG_PATH"
 # libraries that opencv-python and MuJoCo need, and what brings them
 SYSTEM_PACKAGES = {"libGL.so.1": "apt-get install libgl1", "libgthread-2.0.so.0": "apt-get install libglib2.0-0",

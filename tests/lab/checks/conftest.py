@@ -24,8 +24,10 @@ def plugins() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def inventory(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The hosts of the lab, of a laptop that has none of the assets."""
     file = tmp_path_factory.mktemp("checks") / "hosts.toml"
-    lab.write_inventory(file, {})
+    lab.write_inventory(file, {name: str(file.parent / "not there" / name) for name in (
+        "libero_tiny", "rdt-tiny", "t5-tiny", "siglip-tiny")})
     return file
 
 

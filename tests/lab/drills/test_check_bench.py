@@ -30,6 +30,14 @@ def test_a_check_is_held_against_ssh_and_its_slowest_probe(route: Route) -> None
     assert "slowest probe (" in row.how
 
 
+@pytest.mark.slow
+def test_a_warm_check_is_held_against_a_fresh_one_and_a_training_against_it(route: Route) -> None:
+    check_bench._run(route, route.inv("deploy"), {})
+    warm, train = check_bench._warm(route, 1, lambda _: None)
+    assert 0.05 < warm.value < 1.5
+    assert 0.2 < train.value < 10
+
+
 def test_a_check_that_fails_is_no_fast_check(route: Route) -> None:
     with pytest.raises(StepFailed, match="ended with exit 2"):
         check_bench._run(route, route.inv("check --set nonsense=1"), {})

@@ -39,8 +39,8 @@ def test_a_training_outlives_its_loader_worker_its_supervisor_and_its_tmux_serve
     drilled = survive_drill.drill_survive(connection, assets, 3, lambda _: None, trainings=1, steps=60,
                                     victims=(survive_drill.WORKER, survive_drill.SUPERVISOR, survive_drill.TMUX))
     assert drilled.problems == ()
-    assert [(row.killed, row.times) for row in drilled.rows] == [
-        (survive_drill.WORKER, 1), (survive_drill.SUPERVISOR, 1), (survive_drill.TMUX, 1)]
+    assert {row.killed: row.times for row in drilled.rows} == {
+        survive_drill.WORKER: 1, survive_drill.SUPERVISOR: 1, survive_drill.TMUX: 1}
 
 
 @pytest.mark.slow

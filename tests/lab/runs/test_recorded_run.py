@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,26 @@ def test_it_comes_home_and_has_a_report(inv):
     (row,) = inv.good(f"report --compare {other} {recorded.RUN} --host lab --into {inv.results} --json").rows()
     assert (row["page"], row["compared_with"]) == (f"{other}/compare_{recorded.RUN}.html", [recorded.RUN])
     inv.refused(f"fetch-results {OF_IT} --into {inv.results}", 1, "ema/model.safetensors")
+
+
+IN_THE_WAY = {  # what makes it -> what is said
+    "touch {home}": "in the target is a file, not a folder", "mkdir -p {home}/report.html": "-> ls -ld ",
+    "mkdir {home}; mount -t tmpfs -o ro none {home}": "-> ls -ld "}
+
+
+@pytest.mark.parametrize("way", IN_THE_WAY)
+def test_what_is_in_the_way_on_this_laptop_is_named(inv, tmp_path, way):
+    if "mount" in way and subprocess.run(["unshare", "-m", "true"], check=False).returncode:
+        pytest.skip("needs a mount namespace of its own")
+    home = tmp_path / "lab" / recorded.RUN
+    home.parent.mkdir()
+    line = f"{sys.executable} -m invoke fetch-results {OF_IT} --checkpoint none --into {tmp_path}"
+    unshare = ["unshare", "-m"] if "mount" in way else []
+    done = subprocess.run([*unshare, "sh", "-c", f"{way.format(home=home)} && {line}"], cwd=inv.root, env=inv.env,
+                          capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert str(home) in done.stderr
+    assert IN_THE_WAY[way] in done.stderr
 
 
 def test_its_release_can_be_had_again(inv):

@@ -81,7 +81,7 @@ def test_a_bare_resume_goes_on_with_the_run_s_own_data_and_weights_to_the_same_b
     back_to_step_4(run)
     line = f"train --host lab --resume {run.name}"
     shown = inv.good(f"{line} --preset rdt_1b --dry-run")
-    assert "OK resume: the same data, encoders and weights as at step 4" in shown.out
+    assert "OK resume: the same data, encoders and weights as at step 4" in " ".join(shown.out.split())
     assert f"--preset rdt_1b is ignored: {run.name} goes on with its own settings, of the preset tiny" in shown.err
     inv.good(f"{line} --follow", timeout_s=300)
     again = json.loads((run / "config.json").read_text())

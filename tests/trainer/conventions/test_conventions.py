@@ -510,7 +510,7 @@ def test_the_command_says_that_nothing_was_played_and_with_what_that_could_be(ca
     said = capsys.readouterr()
     assert said.out == ""
     assert "LIBERO's simulator is not installed in" in said.err
-    assert "next: pip install -c constraints.txt -e '.[trainer,eval]'" in said.err
+    assert "pip install -c constraints.txt -e '.[trainer,eval]'" in said.err
 
 
 def test_a_wrong_name_to_trust_names_the_nearest(capsys) -> None:

@@ -326,7 +326,7 @@ def test_a_filter_that_is_not_installed_is_named(demonstrations, monkeypatch, nu
     error = refused(demonstrations.folder)
     assert error.message == (f"task_demo.hdf5: demo_1: obs/agentview_rgb is compressed by the HDF5 filter '{name}' "
                              f"({number}), which is not installed")
-    assert error.remedy.startswith("pip install hdf5plugin   # in the host's environment")
+    assert error.remedy.startswith("inv deploy --env   # with requirements = [\"hdf5plugin\"]")
     assert survey.summarise(demonstrations.folder, 10).problem == error.message
 
 

@@ -177,7 +177,7 @@ def test_a_tracker_without_its_package_is_refused_before_anything_is_read(prepar
     assert train_here(spec) == 2
     told = events(spec, "failed")[0].data
     assert told["error"].startswith("tracker = wandb needs the package wandb")
-    assert "pip install '.[trackers]'" in told["remedy"]
+    assert told["remedy"].startswith("inv deploy --env --set tracker=wandb ")
 
 
 def test_a_tracker_that_cannot_begin_is_told_once_and_left_out(prepare, train_here) -> None:
