@@ -174,12 +174,20 @@ def fetch_results(context: Context, host: str = "", run: str = "", checkpoint: s
 
 @task(auto_shortflags=False, help={
     "host": RUNS_HOST, "run": RUN + "; or a folder that was fetched: no host is asked then",
+    "compare": "a run, or several separated by commas, to lay beside --run: inv report --compare 34c8 bb03",
     "into": "the folder in which <host>/<run>/report.html is created", "json_": JSON})
-def report(context: Context, host: str = "", run: str = "", into: str = "results", json_: bool = False) -> None:
+def report(context: Context, host: str = "", run: str = "", compare: str = "", into: str = "results",
+           json_: bool = False) -> None:
     """Write an HTML page about a run: curves, checkpoints, checks, evaluations, videos. It needs no network."""
     from rdtops import workflows
 
-    if "/" in run:
+    runs = [*(name for name in compare.split(",") if name), run]
+    is_here = all(map(workflows.is_folder, runs))
+    if compare and is_here:
+        cli.on_laptop(lambda session: workflows.compare_here(runs), as_json=json_)
+    elif compare:
+        cli.OnHosts(host, json_, of_runs=True).run(workflows.compare, run_ids=runs, into=into)
+    elif is_here:
         cli.on_laptop(lambda session: workflows.report_here(run), as_json=json_)
     else:
         cli.OnHosts(host, json_, of_runs=True).run(workflows.report, run_id=run, into=into)

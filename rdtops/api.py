@@ -5,6 +5,7 @@ from rdtops.checks import CheckResult, Status
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.models import MODELS, ModelFacts
+from rdtops.contract.outcomes import TrialOutcome, trial_outcomes
 from rdtops.contract.run import Checkpoint, Retention, RunEnd, RunPaths, RunSpec, RunState
 from rdtops.contract.tally import tallies
 from rdtops.errors import PreflightVeto, RdtopsError, RunError
@@ -68,6 +69,7 @@ __all__ = [
     "Submitted",
     "TrainConfig",
     "Traits",
+    "TrialOutcome",
     "activation",
     "ask",
     "checkpoints",
@@ -89,6 +91,7 @@ __all__ = [
     "redacted",
     "secrets_of",
     "tallies",
+    "trial_outcomes",
     "upload",
     "weight_files",
 ]

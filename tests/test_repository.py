@@ -58,7 +58,7 @@ def test_the_list_of_tasks_is_frozen():
     ("stop", "eval grace host run"),
     ("watch", "host plain run"),
     ("fetch-results", "checkpoint host into json run"),
-    ("report", "host into json run"),
+    ("report", "compare host into json run"),
     ("eval", ("benchmark checkpoint codec device dry-run exec-horizon follow host json max-steps preset processes "
               "record-video run seed set tasks trials")),
     ("replay", "checkpoint device host json run step"),

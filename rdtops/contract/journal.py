@@ -30,7 +30,8 @@ KINDS = {
               "their stacks are in train.log",
     "heard": "attempt: after a `silent`, something was written again",
     "stuck": "attempt, silent_s, limit_s, ranks (the state of each in /proc): written before they are killed",
-    "started": "world_size, max_steps, device, parameters, resumed_from_step (0 = from the start), heldout_samples",
+    "started": "world_size, max_steps, device, parameters, resumed_from_step (0 = from the start), heldout_samples, "
+               "instructions (of the demonstrations, at most 20)",
     "step": "step, loss, learning_rate, grad_norm, samples, samples_per_s, step_s, data_s, encode_s, forward_s, "
             "backward_s, optimiser_s, save_s, evaluation_s, memory_mib, eta_s: means over the steps since "
             "the last such event; times are parts of step_s, of rank 0; samples_per_s leaves out save_s and "

@@ -96,6 +96,11 @@ class RunPaths:
         return self.root / "metrics.jsonl"
 
     @property
+    def gpus(self) -> PurePosixPath:
+        """The use of its GPUs, a sample a minute."""
+        return self.root / "gpus.jsonl"
+
+    @property
     def checks(self) -> PurePosixPath:
         """The results of `inv check` before the newest launch, as its --json."""
         return self.root / "checks.json"

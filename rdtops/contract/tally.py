@@ -41,7 +41,7 @@ class Tally:
                           f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %")
         counts = [number_words(row.get(name)) or "?" for name in ("successes", "trials")]
         return cls(language or fields.text(row.get("language")) or "?", rate, interval,
-                   NO_OUTCOME if counts[1] == "0" else " of ".join(counts),
+                   NO_OUTCOME if not row or counts[1] == "0" else " of ".join(counts),
                    number_words(row.get("success_rate"), "{:.1f} %", 100), interval_words,
                    number_words(row.get("mean_steps_to_success"), "{:.0f}"),
                    number_words(row.get("errors") or None))

@@ -18,6 +18,8 @@ GPU, APPS = "gpu", "compute-apps"  # kinds of queries
 IDENTITY = ("index", "uuid")  # of every query for GPUs
 DRIVER = ("driver_version",)  # the columns of a query that driver() reads
 LIST = ("nvidia-smi", "-L")  # the command line that also lists MIG instances
+READINGS = {"memory_used_mib": "memory.used", "memory_total_mib": "memory.total",  # our name -> its field
+            "utilization_percent": "utilization.gpu", "temperature_c": "temperature.gpu", "power_w": "power.draw"}
 APP_FIELDS = ("gpu_uuid", "pid", "process_name", "used_memory")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 LIMIT_S = 10.0  # a broken driver hangs for ever

@@ -33,11 +33,18 @@ KERBEROS = (SystemProgram("krb5kdc", "krb5-kdc"), SystemProgram("kadmin.local", 
             SystemProgram("kinit", "krb5-user"))  # of the tests of logins with a ticket
 CLUSTER = (SystemProgram("munged", "munge"), SystemProgram("slurmctld", "slurmctld"), SystemProgram("slurmd", "slurmd"),
            SystemProgram("sbatch", "slurm-client"))  # of the tests with a cluster (proofs.slurm_cluster)
+BROWSER = (SystemProgram("chromium", "chromium"),)  # of the tests that look at pages; 113 MB
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # any of them will do
 
 
 def missing(find: Callable[[str], str | None] | None = None,
             wanted: Sequence[SystemProgram] = PROGRAMS) -> tuple[SystemProgram, ...]:
     return tuple(program for program in wanted if not (find or _find)(program.name))
+
+
+def browser() -> str:
+    """Return the program of a browser that speaks Chromium's protocol; '' where there is none."""
+    return next(filter(None, map(shutil.which, BROWSERS)), "")
 
 
 def install_command(programs: Sequence[SystemProgram]) -> str:

@@ -34,9 +34,7 @@ CONFIG_BYTES = 1 << 16  # of config.json and eval.json: twenty times their usual
 REPORT_BYTES = 1 << 23  # of report.json: 30,000 trials
 TRIAL_LINES = 1 << 17  # of trials.jsonl: all 130 tasks of LIBERO, 50 times each, 20 times over
 EVENT_BYTES = 1 << 16  # of an event that is sent; of a longer line only its beginning
-NUMBERS = {"memory_used_mib": "memory.used", "memory_total_mib": "memory.total",
-           "utilization_percent": "utilization.gpu", "temperature_c": "temperature.gpu", "power_w": "power.draw"}
-GPU_FIELDS = (*nvidia_smi.IDENTITY, "name", *NUMBERS.values())
+GPU_FIELDS = (*nvidia_smi.IDENTITY, "name", *nvidia_smi.READINGS.values())
 EVALUATION = (b'{"kind": "eval_', b'{"kind": "trial"')  # lines of a Journal that are not the training's
 
 
@@ -98,7 +96,8 @@ def run_names(root: str) -> list[str]:
 def told(listing: nvidia_smi.Listing) -> dict[str, object]:
     """Return a row for each GPU, with the numbers that the driver knows, and the warning of nvidia-smi."""
     return {"gpus": [{"index": gpu.index, "uuid": gpu.uuid, "name": gpu.told["name"],
-                      **{key: gpu.number(column) for key, column in NUMBERS.items()}} for gpu in listing.gpus],
+                      **{key: gpu.number(column) for key, column in nvidia_smi.READINGS.items()}}
+                     for gpu in listing.gpus],
             "gpu_warning": listing.warning}
 
 

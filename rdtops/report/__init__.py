@@ -1,11 +1,18 @@
-"""Report: one HTML page about a run, made from a fetched folder; it needs no network, JavaScript or host."""
+"""Report: one HTML page about a run, or about several, made from fetched folders; it needs no network, JavaScript or
+host."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from rdtops.report import page, readme
+from rdtops.report import comparison, page, readme
 from rdtops.report.folder import RunFolder
 
-__all__ = ["describe"]
+__all__ = ["compare", "describe"]
+
+
+def compare(folders: Sequence[Path]) -> Path:
+    """Write a page that compares fetched runs into the folder of the first, and return it. Raises UsageError."""
+    return comparison.write([RunFolder.read(folder) for folder in folders])
 
 
 def describe(folder: Path) -> Path:

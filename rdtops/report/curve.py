@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdtops.hostlib import files
-from rdtops.report.chart import ChartLine, picture
+from rdtops.report.breaks import Break, breaks
+from rdtops.report.chart import ChartLine, ChartMark, picture
 from rdtops.runs.results import PNG, SVG
 from rdtops.runs.story import Story, smoothed
 from rdtops.views.words import size
@@ -41,9 +42,14 @@ def lines(story: Story) -> list[ChartLine]:
             ChartLine("validation loss", story.heldout, "heldout", dots=True)]
 
 
-def marks(story: Story) -> list[tuple[float, str]]:
-    """Return a vertical line for each checkpoint, with its label."""
-    return [(c.step, f"{c.name}, {size(c.size_bytes)}") for c in story.checkpoints.values()]
+def marks(story: Story) -> list[ChartMark]:
+    """Return a vertical line for each checkpoint, and one with a label for each stop, failure, resume and restart."""
+    saved = [ChartMark(c.step, f"{c.name}, {size(c.size_bytes)}") for c in story.checkpoints.values()]
+    by_step: dict[int, list[Break]] = {}
+    for one in breaks(story):
+        by_step.setdefault(one.step, []).append(one)
+    return [*saved, *(ChartMark(step, "; ".join(f"{one.label} {one.words}" for one in found), found[-1].label)
+                      for step, found in by_step.items())]
 
 
 # --- matplotlib ---
@@ -72,6 +78,10 @@ def _figure(story: Story, title: str) -> Figure:
         if story.heldout:
             axes.plot(*zip(*story.heldout, strict=True), marker="o", label="validation loss (EMA)")
         axes.set_ylim(bottom=0)
+    for one in {found.step: found for found in breaks(story)}.values():
+        axes.axvline(one.step, color="tab:red", linewidth=0.8)
+        axes.annotate(one.label, (one.step, 1), xycoords=("data", "axes fraction"), xytext=(3, -10),
+                      textcoords="offset points", fontsize="x-small", color="tab:red")
     if story.checkpoints:
         axes.vlines([c.step for c in story.checkpoints.values()], 0, 1, transform=axes.get_xaxis_transform(),
                     linestyles=":", colors="gray", linewidths=0.8, label="checkpoint")

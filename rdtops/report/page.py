@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,17 +15,20 @@ from markupsafe import Markup
 
 from rdtops import pages
 from rdtops.checks import Status
-from rdtops.contract.config import PRESETS
+from rdtops.contract.config import NULLS, PRESETS
+from rdtops.contract.outcomes import TrialOutcome, trial_outcomes
 from rdtops.contract.run import Checkpoint, RunState
-from rdtops.contract.tally import tallies
 from rdtops.hostlib import fields, files
-from rdtops.hostlib.names import CheckpointName
+from rdtops.hostlib.names import CheckpointName, RelativePath
+from rdtops.pages.gallery import Film, Gallery
 from rdtops.report import curve
-from rdtops.report.chart import ChartLine, curves, intervals
+from rdtops.report.breaks import sentences
+from rdtops.report.chart import ChartLine, curves
 from rdtops.report.folder import Evaluated, RunFolder
+from rdtops.report.gpu_use import GpuUse
 from rdtops.report.templates import TEMPLATES
 from rdtops.runs.story import Story, smoothed
-from rdtops.ssh.display import log_text
+from rdtops.ssh.display import log_text, shown
 from rdtops.views.journal_output import words_of
 from rdtops.views.words import duration, exit_words, heldout_words, size
 
@@ -32,6 +36,8 @@ NAME: Final = "report.html"
 EMBEDDED_BYTES = 2 << 20  # of one video; a larger one is linked
 EMBEDDED_TOTAL_BYTES = 24 << 20
 QUIET = ("heldout", "sample", "checkpoint_deleted")  # events that curves and tables show
+COMPUTING = ("encode", "forward", "backward", "optimiser")  # phases of a step in which a GPU works
+TASKS = 6  # that are named at the top
 WORST_FIRST = (Status.FAIL, Status.WARN, Status.OK, Status.SKIP)
 
 
@@ -43,11 +49,14 @@ def write(run: RunFolder) -> Path:
 def page(run: RunFolder) -> str:
     """Return the HTML; the same folder always gives the same text."""
     return TEMPLATES.get_template("page.html").render(
-        run=run, story=run.story, facts=_facts(run), failure=_failure(run), **_curves(run.story), **_split(run.story),
-        model="  ·  ".join(pages.text(run.train[key]) for key in ("preset", "model", "dataset") if run.train.get(key)),
+        run=run, story=run.story, facts=_facts(run), header=_header(run), failure=_failure(run),
+        best_rate=success(run)[0], **_curves(run.story), breaks=sentences(run.story),
+        gpu=_gpu(run), gpu_charts=_gpu_charts(run.gpu_use), **_split(run.story),
         checkpoints=[_saved(run, c) for c in sorted(run.story.checkpoints.values(), key=lambda c: c.step)],
-        evaluations=list(_evaluations(run)), **_checks(run), events=list(_events(run)),
-        changed=dict(changed_settings(run.train)), digests=list(_digests(run)), log=log_text(run.log_tail))
+        evaluations=dict(_evaluations(run)), **_checks(run), events=list(_events(run)),
+        changed=dict(changed_settings(run.train)),
+        digests=[*digests(run), *_checkpoints(run.story)],
+        log=log_text(run.log_tail))
 
 
 def changed_settings(train: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
@@ -58,9 +67,54 @@ def changed_settings(train: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any,
                 if preset and usual.get(key) != value)
 
 
+def success(run: RunFolder) -> tuple[str, str]:
+    """Return the best rate of all evaluations, and what it is of; '' and '' while there is none."""
+    best = run.best_evaluation
+    if best is None:
+        return "", ""
+    checkpoint, benchmark = (pages.text(fields.table(best.report.get(table)).get(name, "?"))
+                             for table, name in (("checkpoint", "name"), ("protocol", "benchmark")))
+    rated = sum(e.total.rate is not None for e in run.evaluations)
+    of_all = f", the best of {rated} evaluations" if rated > 1 else ""
+    return f"{best.total.rate_words} success", f"{best.total.counts_words} trials, {checkpoint} on {benchmark}{of_all}"
+
+
+def command(run: RunFolder) -> str:
+    """Return the command line that asks for this training; '' where its preset is not one of today's."""
+    if fields.text(run.train.get("preset")) not in PRESETS:
+        return ""
+    asked = [f"{key}={_setting(value)}" for key, (value, _) in changed_settings(run.train) if key != "accept_changed"]
+    words = ["inv", "train", "--host", run.host, "--preset", run.train["preset"],
+             *(word for setting in asked for word in ("--set", setting))]
+    return shlex.join(map(shown, words))
+
+
+def task_words(run: RunFolder) -> str:
+    """Return what the training teaches: the instructions of its demonstrations, else those of its evaluations."""
+    told = run.instructions or list(dict.fromkeys(
+        fields.text(row.get("language")) for e in run.evaluations for row in fields.rows(e.report.get("tasks"))))
+    told = [words for words in told if words]
+    more = f", and {len(told) - TASKS} more" if len(told) > TASKS else ""
+    return "; ".join(told[:TASKS]) + more
+
+
+def _setting(value: object) -> str:
+    return NULLS[0] if value is None else str(value).lower() if isinstance(value, bool) else pages.text(value)
+
+
+def _header(run: RunFolder) -> dict[str, str]:
+    model = (pages.text(run.train[key]) for key in ("model", "dataset", "preset") if run.train.get(key))
+    return {"task": task_words(run), "command": command(run),
+            "code revision": pages.text(run.config.get("snapshot", "?")),
+            "model, data, preset": ", ".join(model), "host": run.host,
+            "created": pages.text(run.config.get("created_at", "?"))}
+
+
 def _facts(run: RunFolder) -> dict[str, str]:
     story = run.story
-    return {"step": f"{run.last_step:,} of {run.max_steps:,}" if run.max_steps else f"{run.last_step:,}",
+    rate, of_what = success(run)
+    return {of_what: rate,
+            "step": f"{run.last_step:,} of {run.max_steps:,}" if run.max_steps else f"{run.last_step:,}",
             "loss, mean of the last": f"{smoothed(story.loss)[-1][1]:.5f}" if story.loss else "",
             "validation loss, best": heldout_words(min(loss for _, loss in story.heldout)) if story.heldout else "",
             "samples/s": f"{story.speed[-1][1]:.1f}" if story.speed else "",
@@ -77,10 +131,43 @@ def _failure(run: RunFolder) -> str:
     return "\n".join([exit_words(run.exit_code), error, *([f"-> {remedy}"] if remedy else [])])
 
 
-def _curves(story: Story) -> dict[str, Markup]:
-    return {"loss": curves(curve.lines(story), marks=curve.marks(story), unit="loss"),
-            "speed": curves([ChartLine("samples/s", story.speed, "speed")], unit="samples/s"),
-            "learning_rate": curves([ChartLine("learning rate", story.learning_rate, "loss")], unit="learning rate")}
+def _curves(story: Story) -> dict[str, Any]:
+    marks, memory = curve.marks(story), [(step, mib / 1024) for step, mib in story.memory]
+    more = {name: curves([ChartLine(name, points, css_class)], marks=marks, unit=name)
+            for name, points, css_class in (("samples/s", story.speed, "speed"),
+                                            ("learning rate", story.learning_rate, "loss"),
+                                            ("gradient norm", story.grad_norm, "loss"))}
+    return {"loss": curves(curve.lines(story), marks=marks, unit="loss"),
+            "more": {name: drawn for name, drawn in more.items() if drawn},
+            "memory": curves([ChartLine("peak memory of rank 0", memory, "speed")], unit="GiB")}
+
+
+def _gpu_charts(use: GpuUse) -> list[Markup]:
+    drawn = [curves([ChartLine("mean of the GPUs", use.mean("utilization_percent"), "loss"),
+                     ChartLine("least busy GPU", use.least("utilization_percent"), "heldout")],
+                    unit="load in %", by="hour"),
+             curves([ChartLine("mean of the GPUs", use.mean("power_w"), "loss")], unit="power in W", by="hour")]
+    return [chart for chart in drawn if chart]
+
+
+def gpu_words(run: RunFolder) -> str:
+    """Return the processes and devices of the training, as it has reported them; '' before it did."""
+    started = run.story.started.data if run.story.started else {}
+    return f"{pages.text(started.get('world_size', '?'))} x {pages.text(started.get('device', '?'))}" if started else ""
+
+
+def peak_memory_words(story: Story) -> str:
+    return f"{max(mib for _, mib in story.memory) / 1024:.1f} GiB, of rank 0" if story.memory else ""
+
+
+def _gpu(run: RunFolder) -> dict[str, str]:
+    """Return what is known of the use of the GPUs, by name."""
+    story, split = run.story, run.story.split
+    found = {"trained on": gpu_words(run), **run.gpu_use.words, "peak memory": peak_memory_words(story)}
+    if split:
+        busy = sum(split.get(name, 0.0) for name in COMPUTING) / story.step_s
+        found["computing"] = f"{100 * busy:.0f} % of a step's time ({', '.join(COMPUTING)}), of rank 0"
+    return {name: words for name, words in found.items() if words}
 
 
 def _split(story: Story) -> dict[str, Any]:
@@ -101,35 +188,39 @@ def home(run: RunFolder, name: CheckpointName) -> str:
     return f"checkpoints/{name}" if (run.root / "checkpoints" / name).is_dir() else ""
 
 
-@dataclass(frozen=True)
-class _Video:
-    """A video: a small one is embedded in the page, a large one is linked."""
-
-    path: str  # relative to the page
-    name: str
-    content: str  # base64; '' of a large one
-
-
-def _evaluations(run: RunFolder) -> Iterator[dict[str, Any]]:
+def _evaluations(run: RunFolder) -> Iterator[tuple[str, Gallery]]:
+    """Yield each evaluation with its videos, the best first: small ones are part of the page, others are linked."""
     left = EMBEDDED_TOTAL_BYTES
-    for evaluated in run.evaluations:
-        found = tallies(evaluated.report, "all tasks")
-        videos = list(_videos(run.root, evaluated, left))
-        left -= sum(len(video.content) * 3 // 4 for video in videos)
-        yield {"name": evaluated.name, "tallies": found, "bars": intervals(found), "videos": videos,
-               "notes": fields.words(evaluated.report.get("notes"))}
+    rated = sorted(run.evaluations, key=lambda e: -1.0 if e.total.rate is None else e.total.rate, reverse=True)
+    for evaluated in rated:
+        sources = {}
+        for name in evaluated.videos:
+            with suppress(OSError):  # not a regular file
+                sources[name], size_bytes = _source(run.root, name, min(EMBEDDED_BYTES, left))
+                left -= size_bytes
+        yield evaluated.name, _gallery(evaluated, sources)
 
 
-def _videos(root: Path, evaluated: Evaluated, left_bytes: int) -> Iterator[_Video]:
-    for name in evaluated.videos:
-        limit = min(EMBEDDED_BYTES, left_bytes)
-        try:
-            content = files.head_of(root / name, limit + 1)
-        except OSError:  # not a regular file
-            continue
-        is_embedded = len(content) <= limit
-        left_bytes -= len(content) if is_embedded else 0
-        yield _Video(name, Path(name).stem, base64.b64encode(content).decode() if is_embedded else "")
+def _gallery(evaluated: Evaluated, sources: dict[RelativePath, str]) -> Gallery:
+    def source(trial: TrialOutcome) -> str:
+        return sources.get(_within(evaluated, trial), "") if trial.video else ""
+
+    of_trials = {_within(evaluated, trial) for trial in trial_outcomes(evaluated.report) if trial.video}
+    return Gallery.of(evaluated.report, source, problem=evaluated.problem, only_videos=True,
+                      others=(Film("", Path(name).stem, "", address) for name, address in sources.items()
+                              if name not in of_trials))
+
+
+def _within(evaluated: Evaluated, trial: TrialOutcome) -> RelativePath:
+    return RelativePath(f"eval/{evaluated.name}/{trial.video}")
+
+
+def _source(root: Path, name: RelativePath, limit_bytes: int) -> tuple[str, int]:
+    """Return the address of a video, and how many bytes of it are part of the page. Raises OSError."""
+    content = files.head_of(root / name, limit_bytes + 1)
+    if len(content) > limit_bytes:
+        return pages.address(name), 0
+    return f"data:video/mp4;base64,{base64.b64encode(content).decode()}", len(content)
 
 
 def _checks(run: RunFolder) -> dict[str, Any]:
@@ -161,9 +252,13 @@ def _moment(time_s: float) -> str:
         return "?"
 
 
-def _digests(run: RunFolder) -> Iterator[tuple[str, Any]]:
+def digests(run: RunFolder) -> Iterator[tuple[str, Any]]:
+    """Yield what the training was made of: code, configuration, data, encoders and first weights."""
     yield "code", run.config.get("snapshot", "?")
     yield "configuration", run.config.get("train_digest", "?")
     yield from ((f"data: {name}", md5) for name, md5 in fields.table(run.statistics.get("files")).items())
     yield from run.identities
-    yield from ((f"checkpoint: {c.name}", c.digest) for c in run.story.checkpoints.values())
+
+
+def _checkpoints(story: Story) -> Iterator[tuple[str, str]]:
+    yield from ((f"checkpoint: {c.name}", c.digest) for c in story.checkpoints.values())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from rdtops import pages
-from rdtops.contract.tally import Tally
 from rdtops.hostlib import fields
 from rdtops.report.folder import RunFolder
 from rdtops.report.page import changed_settings, home
@@ -17,6 +16,7 @@ FILES = {
     "report.html": "all of this as a page, with curves; opens without network",
     "config.json": "what was requested: every setting, paths on the host",
     "journal.jsonl": "what happened, one event a line", "metrics.jsonl": "the numbers of each logged step",
+    "gpus.jsonl": "the use of its GPUs, a sample a minute",
     "train.log": "the output of the trainer", "statistics.json": "of the dataset, with the MD5 of each file",
     "assets.json": "what was read: the MD5 of each file of data, encoders, tokenizer and first weights",
     "checks.json": "the results of inv check at the launch", "launch.sh": "the script that was started",
@@ -38,7 +38,7 @@ def readme(run: RunFolder) -> str:
         checkpoints=[{"name": c.name, "size": size(c.size_bytes), "digest": c.digest,
                       "place": "here" if home(run, c.name) else "on the host"}
                      for c in sorted(story.checkpoints.values(), key=lambda c: c.step)],
-        evaluations=[(e.name, Tally.of(fields.table(e.report.get("total")))) for e in run.evaluations],
+        evaluations=run.evaluations,
         changed={f"{key} = {pages.text(value)}": usual for key, (value, usual) in changed_settings(run.train)},
         data=fields.table(run.statistics.get("files")),
         files={name: what for name, what in FILES.items() if (run.root / Path(name)).exists()})

@@ -23,7 +23,7 @@ from rdtops.ssh.connection import Connection
 from rdtops.transfer.transfer import TransferProgress, download, plan_download
 
 RUN_FILES = ("config.json", "overrides.json", "launch.sh", "journal.jsonl", "train.log", "exit", "statistics.json",
-             "assets.json", "metrics.jsonl", "checks.json")
+             "assets.json", "metrics.jsonl", "gpus.jsonl", "checks.json")
 SVG: Final = "loss.svg"  # drawn from them (report.curve)
 PNG: Final = "loss.png"
 EVALUATION_FILES = ("eval.json", "report.json", "trials.jsonl", "eval.log", "*.mp4")

@@ -23,6 +23,7 @@ from rdtops.errors import RunError
 from rdtops.hostlib import files, locks, processes
 from rdtops.hostlib.processes import Process
 from rdtops.supervisor import evidence_on_host, family, supervised_program
+from rdtops.supervisor.gpu_sampler import GpuSampler
 from rdtops.supervisor.pulse import StallDetector
 from rdtops.supervisor.supervised_program import Program
 
@@ -53,6 +54,7 @@ class Supervision:
         self.train = overrides.used(spec)
         self.asked: signal.Signals | None = None
         self.detector = StallDetector(self.journal.path, Path(spec.paths.log), self.train, recovery)
+        self.gpus = GpuSampler(Path(spec.paths.gpus), self.train.gpus_required)
 
     def run(self) -> int:
         """Run the attempts. Return the exit code of the last one, which is also written to the file `exit`."""
@@ -99,6 +101,7 @@ class Supervision:
         while running.exit_code is None:
             self._hear(supervised_program.wait(LOOK_S), running)
             self.detector.look()
+            self.gpus.look()
             self._watch_start(attempt)
             if self.detector.is_stuck:
                 self._end_stuck(attempt)

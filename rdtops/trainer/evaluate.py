@@ -231,7 +231,8 @@ def _write_report(asked: Examination, trials: TrialLog, failure: str = "") -> di
     if reasons and not found["total"]["trials"] and not failure:
         failure = f"no trial has an outcome, all ended with an error: {reasons[-1]}"
     if failure:
-        found["notes"] = [*found["notes"], failure]
+        found["failure"] = failure
+        found["notes"] = [*found["notes"], f"failed: {failure}"]
     files.write_whole(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
 
@@ -310,7 +311,7 @@ def _recorded(asked: Examination) -> int:
 def _failed(asked: Examination, journal: Journal, error: RdtopsError) -> int:
     with contextlib.suppress(OSError):  # on a full disk only the exit code can report it
         journal.append("eval_failed", name=asked.spec.name, error=error.message, remedy=error.remedy)
-        _write_report(asked, TrialLog(Path(asked.spec.paths.trials)), f"failed: {error.message}")
+        _write_report(asked, TrialLog(Path(asked.spec.paths.trials)), error.message)
     return failures.complain(error)
 
 

@@ -51,6 +51,7 @@ from rdtops.trainer.model.conditions import Conditions
 from rdtops.trainer.model.precision import DTYPES, autocast, make_reproducible
 from rdtops.trainer.model.rdt import RDTPolicy
 
+MOST_INSTRUCTIONS = 20  # in the Journal's `started`
 LEAVE_S = 30.0  # for torch to take the process group down; the training has ended by then
 
 def main(arguments: list[str] | None = None) -> int:
@@ -358,9 +359,10 @@ class Training:
         device = self.ranks.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         parameters = sum(p.numel() for p in self.policy.parameters())
+        instructions = [text[:200] for text in self.inputs.dataset.instructions[:MOST_INSTRUCTIONS]]
         self.reporter.started(world_size=self.ranks.world, max_steps=self.config.max_steps, device=name,
                               parameters=parameters, resumed_from_step=self.steps_done,
-                              heldout_samples=len(self.samples.split.heldout))
+                              heldout_samples=len(self.samples.split.heldout), instructions=instructions)
         self.reporter.line(
             "%s on %d x %s: %s parameters, %d samples of %d episodes (%s), global batch %d, from step %d to %d",
             self.config.model, self.ranks.world, name, f"{parameters:,}", len(self.inputs.dataset),

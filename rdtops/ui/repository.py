@@ -186,6 +186,8 @@ def test(say: Say, *, slow: bool, only: str, coverage: bool) -> Iterator[Any]:
     _system_programs(say)
     _programs_of_tests(say, packages.CLUSTER, "with a cluster")
     _programs_of_tests(say, (*packages.SHELLS, *packages.KERBEROS), "with other login shells, languages and Kerberos")
+    if not packages.browser():
+        _programs_of_tests(say, packages.BROWSER, "with a browser")
     words = [sys.executable, "-m", "pytest", *(["-k", only] if only else _workers()),
              *([] if slow else ["-m", "not slow"]), *(["--cov", "--cov-report=term:skip-covered"] if coverage else [])]
     _run(words, "tests failed")

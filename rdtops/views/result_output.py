@@ -44,14 +44,15 @@ class FetchOutput(WorkflowOutput):
 
 @dataclass(frozen=True)
 class ReportOutput(WorkflowOutput):
-    """A report on this laptop."""
+    """A report on this laptop, or a page that compares the run with others."""
 
     run_id: str
     page: Path
+    compared_with: tuple[str, ...] = ()
 
     def __rich__(self) -> RenderableType:
         return styled("[green]written[/] {}  [dim]{}, opens without network[/]", self.page,
                       size(self.page.stat().st_size))
 
     def to_json(self) -> list[dict[str, Any]]:
-        return [{"run_id": self.run_id, "page": str(self.page)}]
+        return [{"run_id": self.run_id, "page": str(self.page), "compared_with": list(self.compared_with)}]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rdtops import report as pages
@@ -42,16 +42,41 @@ def fetch_results(session: HostSession, *, run_id: str, which: str, into: str) -
 
 def report(session: HostSession, *, run_id: str, into: str) -> Iterator[ReportOutput]:
     """Fetch everything of a run but its checkpoints, and write its report."""
-    connection = session.connect()
-    run = overview.find(connection, run_id)
-    fetched = _fetched(session, connection, run, "none", Path(into).expanduser())
-    yield ReportOutput(run.run_id, fetched.report)
+    yield _reported(session, run_id, into)
 
 
 def report_here(folder: str) -> Iterator[ReportOutput]:
     """Write the report of a folder that was fetched before; no host is asked."""
     root = Path(folder).expanduser()
     yield ReportOutput(root.name, pages.describe(root))
+
+
+def compare(session: HostSession, *, run_ids: Sequence[str], into: str) -> Iterator[ReportOutput]:
+    """Fetch runs as `report` does, except those that are folders here, and write a page that compares them."""
+    yield _compared([_reported(session, run_id, into) if not is_folder(run_id) else next(report_here(run_id))
+                     for run_id in run_ids])
+
+
+def compare_here(folders: Sequence[str]) -> Iterator[ReportOutput]:
+    """Write a page that compares folders that were fetched before; no host is asked."""
+    yield _compared([output for folder in folders for output in report_here(folder)])
+
+
+def is_folder(run_id: str) -> bool:
+    """Tell whether a run is named by its folder on this laptop."""
+    return "/" in run_id
+
+
+def _reported(session: HostSession, run_id: str, into: str) -> ReportOutput:
+    connection = session.connect()
+    run = overview.find(connection, run_id)
+    fetched = _fetched(session, connection, run, "none", Path(into).expanduser())
+    return ReportOutput(run.run_id, fetched.report)
+
+
+def _compared(reported: Sequence[ReportOutput]) -> ReportOutput:
+    page = pages.compare([output.page.parent for output in reported])
+    return ReportOutput(reported[0].run_id, page, tuple(output.run_id for output in reported[1:]))
 
 
 def _fetched(session: HostSession, connection: Connection, run: RunView, which: str, into: Path) -> results.Fetched:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-import pytest
+from rdtops.api import pages
 
 TASK = {"number": 3, "name": "KITCHEN_open", "language": "open <the> drawer"}
 
@@ -27,23 +27,18 @@ REPORT = {
                trial(2, "error", error="ended by SIGSEGV <&>")]}
 
 
-@pytest.fixture
-def plugin(plugins):
-    return plugins["video_download"]
-
-
-def test_the_page_plays_every_video_and_names_every_trial(plugin):
-    page = plugin.page(REPORT)
+def test_the_page_plays_every_video_and_names_every_trial():
+    page = pages.evaluation_page(REPORT)
     assert re.findall(r'<video [^>]*src="([^"]+)"', page) == ["videos/03_a_success.mp4"]
-    assert re.findall(r'<figure class="(\w+)">', page) == ["success", "failure", "error"]
-    for words in ("open &lt;the&gt; drawer", "1 of 2", "50.0 %", "9.4 to 90.5 %", "trial 0: success, 43 steps",
+    assert re.findall(r'<figure class="(\w+)">', page) == ["failure", "error", "success"]
+    for words in ("open &lt;the&gt; drawer", "1 of 2", "50.0 %", "9.4 to 90.5 %", "<b>success</b> at step 43, trial 0",
                   "no video: full", "ended by SIGSEGV &lt;&amp;&gt;", "the codec was named by hand", "16 of 64"):
         assert words in page, words
-    assert "http" not in page  # it needs nothing but its neighbours
+    assert "://" not in page  # it needs nothing but its neighbours
 
 
-def test_a_task_without_a_trial_that_counts_has_an_empty_rate(plugin):
+def test_a_task_without_a_trial_that_counts_has_an_empty_rate():
     none = tally(successes=0, trials=0, success_rate=None, wilson_95=None, mean_steps_to_success=None)
-    page = plugin.page({**REPORT, "total": none, "tasks": [{**TASK, **none}]})
+    page = pages.evaluation_page({**REPORT, "total": none, "tasks": [{**TASK, **none}]})
     assert "no outcome" in page
     assert "None" not in page

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from rdtops import pages
 from rdtops.contract.tally import Tally, number_words
-from rdtops.report import page, readme
+from rdtops.report import comparison, page, readme
 from rdtops.report.folder import RunFolder
 from rdtops.ssh.display import printable
-from rdtops.testing import load
 from tests.plugins import test_video_download
 from tests.report import test_page
 
@@ -26,15 +25,20 @@ HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "javas
            "\n# heading\n<b>\n- [x](javascript:x) ![y](z) `code` **b** www.a.b http://a.b |x|\n    indented")
 TAGS = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "span", "div", "b", "section",
         "details", "summary", "figure", "figcaption", "svg", "line", "text", "circle", "g", "polyline", "i", "em",
-        "table", "thead", "tbody", "tr", "th", "td", "code", "pre", "a", "br", "video", "footer"}
+        "table", "thead", "tbody", "tr", "th", "td", "code", "pre", "a", "br", "video", "footer", "h4", "dl", "dt",
+        "dd", "ul", "li", "label", "input", "select", "option", "script"}
 ATTRIBUTES = {"lang", "charset", "name", "content", "class", "style", "title", "viewbox", "role", "aria-label", "x",
               "y", "x1", "x2", "y1", "y2", "r", "cx", "cy", "text-anchor", "points", "controls", "muted", "loop",
-              "preload", "src", "href", "open"}
+              "preload", "src", "href", "open", "http-equiv", "data-head", "dx", "dy", "preserveaspectratio",
+              "playsinline", "type", "value", "colspan", "checked", "selected", "hidden"}
 CLASSES = {"state", "finished", "running", "failed", "stopped", "lost", "faint", "facts", "fail", "warn", "ok", "skip",
            "grid", "tick", "mark", "raw", "loss", "heldout", "speed", "split", "keys", "name", "interval", "rate",
            "scroll", "number", "word", "mono", "videos", "note", "success", "failure", "error", "",
+           "chart", "about", "breaks", "break", "films", "task", "switches", "first", "bar", "rated", "other", "marks",
            *(f"p{n}" for n in range(9))}
-LINK = re.compile(r"data:video/mp4;base64,[A-Za-z0-9+/=]+|(checkpoints/step_\d+/|eval/[^:]+\.mp4|videos/[^:]+\.mp4)")
+SCRIPT, POLICY = (pages.html().globals[name] for name in ("script", "policy"))
+LINK = re.compile(r"data:video/mp4;base64,[A-Za-z0-9+/=]+|(checkpoints/step_\d+/|eval/[^:]+\.mp4|videos/[^:]+\.mp4"
+                  r"|(\.\./)*([^/:]+/)*report\.html)")
 many = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 leaves = (st.sampled_from(HOSTILE) | st.none() | st.booleans() | st.integers() | st.text(max_size=8)
           | st.floats() | st.sampled_from([10 ** 400, -1, 1e300, -1e308, 5e-324]))
@@ -67,6 +71,7 @@ class Page(html.parser.HTMLParser):
             assert name != "class" or set(value.split(" ")) <= CLASSES
             assert name not in ("src", "href") or LINK.fullmatch(value)
             assert name != "style" or re.fullmatch(r"width:[-+.0-9a-z]+%", value)
+        assert tag != "meta" or "http-equiv" not in dict(attrs) or dict(attrs)["content"] == POLICY
         if tag not in ("meta", "br"):
             self.opened.append(tag)
 
@@ -78,6 +83,7 @@ class Page(html.parser.HTMLParser):
         assert self.opened.pop() == tag
 
     def handle_data(self, data):
+        assert self.opened[-1:] != ["script"] or data == SCRIPT
         self.data.append(data)
 
     def handle_comment(self, data):
@@ -121,6 +127,7 @@ def change(jsons, changed):
 def check(root):
     run = RunFolder.read(root)
     shown = Page(page.page(run))
+    Page(comparison.page([run, run]))
     text = readme.readme(run)
     assert printable(text) == text
     check_markdown(text)
@@ -160,12 +167,12 @@ def test_wrong_kinds_in_any_field_make_a_page_all_the_same(whole, odd, random):
 @given(odd=st.lists(values, min_size=4, max_size=4), random=st.randoms(use_true_random=True))
 def test_the_page_of_videos_shows_any_report(odd, random):
     report = spoilt(test_video_download.REPORT, odd, random)
-    Page(load("video_download").module.page(report if isinstance(report, dict) else {}))
+    Page(pages.evaluation_page(report if isinstance(report, dict) else {}))
 
 
 @pytest.mark.parametrize("word", HOSTILE)
 def test_the_page_of_videos_says_a_hostile_word_and_obeys_none(word):
-    shown = Page(load("video_download").module.page(renamed(test_video_download.REPORT, word)))
+    shown = Page(pages.evaluation_page(renamed(test_video_download.REPORT, word)))
     assert " ".join(printable(word).split()) in " ".join("".join(shown.data).split())
 
 
@@ -173,13 +180,13 @@ def test_the_page_of_videos_says_a_hostile_word_and_obeys_none(word):
                                   "//a.b/c.mp4", "videos/x.py", "x.mp4", "videos//x.mp4", 7, None, ["videos/x.mp4"]])
 def test_a_film_is_a_planned_one_below_videos(path):
     report = {**test_video_download.REPORT, "trials": [test_video_download.trial(0, "success", video=path)]}
-    assert "<video" not in load("video_download").module.page(report)
+    assert "<video" not in pages.evaluation_page(report)
 
 
 def test_a_film_of_any_name_is_linked_by_its_address():
     report = {**test_video_download.REPORT,
               "trials": [test_video_download.trial(0, "success", video='videos/a "b" #1?.mp4')]}
-    assert 'src="videos/a%20%22b%22%20%231%3F.mp4"' in load("video_download").module.page(report)
+    assert 'src="videos/a%20%22b%22%20%231%3F.mp4"' in pages.evaluation_page(report)
 
 
 def test_a_link_or_a_folder_that_is_called_a_video_is_left_out(folder, tmp_path):

@@ -187,7 +187,8 @@ def test_an_evaluation_without_hope_ends_early_and_says_why(worker, tried, reaso
     assert evaluate._recorded(asked) == 1
     assert reason in capsys.readouterr().err
     report = json.loads(Path(spec.paths.report).read_text())
-    assert report["notes"][-1].startswith(f"failed: {reason}")
+    assert report["failure"].startswith(reason)
+    assert report["notes"][-1] == f"failed: {report['failure']}"
     assert (report["total"]["trials"], report["total"]["errors"]) == (0, tried)
     (failed,) = [e.data for e in Journal(run / "journal.jsonl").read() if e.data.get("name") == spec.name
                  and e.kind == "eval_failed"]

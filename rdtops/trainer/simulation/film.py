@@ -1,4 +1,5 @@
-"""Videos of trials: H.264 that every browser plays, both cameras side by side, with instruction and outcome below.
+"""Videos of trials: H.264 that every browser plays, both cameras side by side, with instruction and outcome above:
+a player's controls cover the lower edge.
 
 A trial's frames are kept until its outcome is known, so that every frame can show it (400 steps: 39 MB).
 
@@ -21,7 +22,7 @@ from rdtops.hostlib import files
 from rdtops.trainer.simulation.simulator import INSTALL
 
 EDGE = 256  # pixels of a camera's picture
-STRIP = 48  # pixels below, for two lines of text
+STRIP = 48  # pixels above, for two lines of text
 FPS = 20  # the robot's control frequency
 ENCODING = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "23", "-preset", "fast", "-threads", "1",
             "-movflags", "+faststart", "-f", "mp4")
@@ -56,17 +57,18 @@ def write(path: Path, frames_CSS3: list[np.ndarray], language: str, outcome: str
 
 
 def drawn(frames_CSS3: list[np.ndarray], language: str, outcome: str, max_steps: int) -> Iterator[np.ndarray]:
-    """Draw each frame of the video: (EDGE + STRIP, C * EDGE, 3) uint8."""
+    """Draw each frame of the video: (STRIP + EDGE, C * EDGE, 3) uint8."""
     steps = len(frames_CSS3)
     verdict = f"{outcome} at step {steps}" if outcome == "success" else f"{outcome} after {steps} steps"
     for step, cameras_CSS3 in enumerate(frames_CSS3, 1):
         picture = Image.new("RGB", (len(cameras_CSS3) * EDGE, EDGE + STRIP), BACKGROUND)
         for number, pixels in enumerate(cameras_CSS3):
-            picture.paste(Image.fromarray(pixels).resize((EDGE, EDGE), Image.Resampling.BICUBIC), (number * EDGE, 0))
+            picture.paste(Image.fromarray(pixels).resize((EDGE, EDGE), Image.Resampling.BICUBIC),
+                          (number * EDGE, STRIP))
         pen = ImageDraw.Draw(picture)
-        _line(pen, language, EDGE + 4, picture.width, FOREGROUND)
-        _line(pen, f"step {step} of {max_steps}", EDGE + 26, picture.width, FOREGROUND)
-        _line(pen, verdict, EDGE + 26, picture.width, COLOURS[outcome], right=True)
+        _line(pen, language, 4, picture.width, FOREGROUND)
+        _line(pen, f"step {step} of {max_steps}", 26, picture.width, FOREGROUND)
+        _line(pen, verdict, 26, picture.width, COLOURS[outcome], right=True)
         yield np.asarray(picture)
 
 

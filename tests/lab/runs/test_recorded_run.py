@@ -61,6 +61,10 @@ def test_it_comes_home_and_has_a_report(inv):
     assert recorded.RELEASE in (home / "README.md").read_text()
     assert inv.good(f"report --run {home}").out.startswith(f"written {home}/report.html")
     assert recorded.SAVED in (home / "report.html").read_text()
+    other = inv.results / "lab" / "20261129-000000-tiny-0000"  # fetched before; the host is asked for the second one
+    shutil.copytree(home, other)
+    (row,) = inv.good(f"report --compare {other} {recorded.RUN} --host lab --into {inv.results} --json").rows()
+    assert (row["page"], row["compared_with"]) == (f"{other}/compare_{recorded.RUN}.html", [recorded.RUN])
     inv.refused(f"fetch-results {OF_IT} --into {inv.results}", 1, "ema/model.safetensors")
 
 

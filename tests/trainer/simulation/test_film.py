@@ -40,17 +40,17 @@ def test_a_film_is_h264_for_browsers_with_a_frame_for_each_step(frames, tmp_path
     assert len(shown) == 30
     content = path.read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")  # a browser can begin before it has all
-    left, right = shown[20][100, 128], shown[20][100, 384]
+    left, right = shown[20][film.STRIP + 100, 128], shown[20][film.STRIP + 100, 384]
     assert left[0] > 150 > left[2]
     assert right[2] > 150 > right[0]
-    assert shown[0][8, 128, 1] > 150 > shown[29][8, 128, 1]  # upright: the bar begins at the top
+    assert shown[0][film.STRIP + 8, 128, 1] > 150 > shown[29][film.STRIP + 8, 128, 1]  # upright: it begins on top
     assert [p.name for p in path.parent.iterdir()] == ["a.mp4"]
 
 
 def test_every_frame_has_the_words_and_the_outcome_has_its_colour(frames):
     for outcome, channel in (("success", 1), ("failure", 0)):
         for picture in film.drawn(frames[:2], LONG, outcome, 200):
-            strip = picture[film.EDGE:].astype(int)
+            strip = picture[:film.STRIP].astype(int)
             assert (strip[:24, :256].max(axis=(0, 2)) > 150).sum() > 50  # the instruction
             assert strip[24:, :150].max() > 150  # the step
             verdict = strip[24:, 300:].reshape(-1, 3)

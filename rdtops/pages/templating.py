@@ -1,14 +1,20 @@
-"""Pages: HTML and Markdown from texts of other machines. A template escapes every value by default; Markup is output of
-a template. The files are also read with `cat`, so control characters are escaped."""
+"""Templating: HTML and Markdown from texts of other machines. A template escapes every value by default; Markup is
+output of a template. The files are also read with `cat`, so control characters are escaped.
+
+Every HTML template may extend `frame.html` and import `parts.html`: the look of our pages, and a policy by which a
+browser loads nothing from a network and runs no script but ours.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -20,6 +26,8 @@ from rdtops.ssh.display import printable, shown
 if TYPE_CHECKING:
     from jinja2 import BaseLoader, Environment, Template
 
+_SHARED = Path(__file__).parent / "templates"
+_SCRIPT: Final = "films.js"  # the speed of videos; a page is complete without it
 # Words and numbers with single punctuation marks between them: no Markdown syntax, and no link
 _PLAIN = re.compile(r"(?!(?i:www)\.)[^\W_]+(?:(?:[,:;] |[ _.,:/+=-])[^\W_]+)*(?: %)?")
 
@@ -27,7 +35,9 @@ _PLAIN = re.compile(r"(?!(?i:www)\.)[^\W_]+(?:(?:[,:;] |[ _.,:/+=-])[^\W_]+)*(?:
 def html(loader: BaseLoader | None = None) -> Environment:
     """Return the environment of HTML templates: `{{ value }}` is text or a whole attribute; use `address` for URLs."""
     made = _environment(loader, printable, autoescape=True)
-    made.filters["address"] = address
+    script = (_SHARED / _SCRIPT).read_text(encoding="utf-8")
+    made.filters.update(address=address, percent=_percent)
+    made.globals.update(script=Markup(script), policy=_policy(script))  # noqa: S704  # ours
     return made
 
 
@@ -67,15 +77,28 @@ def text(value: object) -> str:
 
 
 def _environment(loader: BaseLoader | None, form: Callable[[str], str], *, autoescape: bool) -> Environment:
-    from jinja2 import Environment, StrictUndefined  # here, because few commands write a page
+    from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined  # few commands need it
 
     def finalize(value: object) -> object:
         return value if hasattr(value, "__html__") else form(text(value))
 
-    made = Environment(loader=loader, autoescape=autoescape, undefined=StrictUndefined, finalize=finalize,  # noqa: S701
-                       trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    loaders = [*([loader] if loader else []), FileSystemLoader(_SHARED)]
+    made = Environment(loader=ChoiceLoader(loaders), autoescape=autoescape, undefined=StrictUndefined,  # noqa: S701
+                       finalize=finalize, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     made.filters["number"] = number_words
     return made
+
+
+def _percent(share: float) -> str:
+    """Return a fraction of 1 as a place on an axis."""
+    return f"{100 * min(max(share, 0.0), 1.0):.1f}%"
+
+
+def _policy(script: str) -> str:
+    """Return the Content-Security-Policy of our pages."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+            "media-src 'self' file: data:; base-uri 'none'; form-action 'none'")
 
 
 def _inline(words: str) -> str:
