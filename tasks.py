@@ -163,8 +163,8 @@ def watch(context: Context, host: str = "", run: str = "", plain: bool = False) 
 @task(auto_shortflags=False, help={
     "host": RUNS_HOST, "run": RUN + "; all: every run of the host",
     "checkpoint": "latest, best (lowest validation loss), a step, all, or none",
-    "into": "the folder in which <host>/<run>/ is created", "json_": JSON})
-def fetch_results(context: Context, host: str = "", run: str = "", checkpoint: str = "latest", into: str = "results",
+    "into": "the folder in which <host>/<run>/ is created; default: results/ of the project", "json_": JSON})
+def fetch_results(context: Context, host: str = "", run: str = "", checkpoint: str = "latest", into: str = "",
                   json_: bool = False) -> None:
     """Download runs: checkpoints, logs, journal, evaluations, videos; verified; with a README and a report."""
     from rdtops import workflows
@@ -175,8 +175,8 @@ def fetch_results(context: Context, host: str = "", run: str = "", checkpoint: s
 @task(auto_shortflags=False, help={
     "host": RUNS_HOST, "run": RUN + "; or a folder that was fetched: no host is asked then",
     "compare": "a run, or several separated by commas, to lay beside --run: inv report --compare 34c8 bb03",
-    "into": "the folder in which <host>/<run>/report.html is created", "json_": JSON})
-def report(context: Context, host: str = "", run: str = "", compare: str = "", into: str = "results",
+    "into": "the folder in which <host>/<run>/report.html is created; default: results/ of the project", "json_": JSON})
+def report(context: Context, host: str = "", run: str = "", compare: str = "", into: str = "",
            json_: bool = False) -> None:
     """Write an HTML page about a run: curves, checkpoints, checks, evaluations, videos. It needs no network."""
     from rdtops import workflows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rdtops.runs import overview, results, watch
 from rdtops.runs.overview import RunView
 from rdtops.runs.story import POINTS, Story
 from rdtops.ssh.connection import Connection
+from rdtops.ssh.inventory import layers
 from rdtops.views.result_output import FetchOutput, ReportOutput
 from rdtops.workflows.session import HostSession
 
@@ -20,8 +22,9 @@ from rdtops.workflows.session import HostSession
 def fetch_results(session: HostSession, *, run_id: str, which: str, into: str) -> Iterator[FetchOutput]:
     """Fetch one run, or, with `run_id` all, every run of the host, oldest first; after a failure the next one is
     fetched."""
-    connection, folder = session.connect(), Path(into).expanduser()
-    session.interrupted = f"nothing was changed there; what has arrived in {into} stays, and the same command continues"
+    connection, folder = session.connect(), results_folder(into)
+    session.interrupted = (f"nothing was changed there; what has arrived in {folder} stays, and the same command "
+                           "continues")
     if run_id != "all":
         yield FetchOutput(_fetched(session, connection, overview.find(connection, run_id), which, folder))
         return
@@ -38,6 +41,14 @@ def fetch_results(session: HostSession, *, run_id: str, which: str, into: str) -
         host = session.host
         raise RunError(f"{host.name}: {len(failed)} runs were not fetched: {', '.join(failed)}",
                        remedy=f"inv fetch-results --host {host.name} --run {failed[0]}")
+
+
+def results_folder(into: str) -> Path:
+    """Return where results go: `into`, else results/ beside the project's hosts.toml, from any folder below that."""
+    if into:
+        return Path(into).expanduser()
+    project = layers.project_file()
+    return Path(os.path.relpath(project.parent) if project else ".") / "results"
 
 
 def report(session: HostSession, *, run_id: str, into: str) -> Iterator[ReportOutput]:
@@ -70,7 +81,7 @@ def is_folder(run_id: str) -> bool:
 def _reported(session: HostSession, run_id: str, into: str) -> ReportOutput:
     connection = session.connect()
     run = overview.find(connection, run_id)
-    fetched = _fetched(session, connection, run, "none", Path(into).expanduser())
+    fetched = _fetched(session, connection, run, "none", results_folder(into))
     return ReportOutput(run.run_id, fetched.report)
 
 

@@ -30,15 +30,19 @@ class Layer:
 
 def found() -> list[Layer]:
     """Read the project's file, that of the nearest folder upwards, and the user's own. Raise ConfigError."""
-    own = own_file()
-    here = Path.cwd()
-    project = next((folder / FILE_NAME for folder in (here, *here.parents) if (folder / FILE_NAME).is_file()), None)
+    own, project = own_file(), project_file()
     if own and project and own.exists() and own.samefile(project):
         own = None
     if not project and not own:
-        raise ConfigError(f"there is no {FILE_NAME} in {here} or a folder above it, and none of your own",
+        raise ConfigError(f"there is no {FILE_NAME} in {Path.cwd()} or a folder above it, and none of your own",
                           remedy=f"cd to the project, or write {config_folder() / FILE_NAME}: docs/hosts.md")
     return [layer for file in (project, own) if file for layer in of(file)]
+
+
+def project_file() -> Path | None:
+    """Return the hosts.toml of this folder, or of the nearest one above it that has one."""
+    here = Path.cwd()
+    return next((folder / FILE_NAME for folder in (here, *here.parents) if (folder / FILE_NAME).is_file()), None)
 
 
 def own_file() -> Path | None:

@@ -8,6 +8,7 @@ import pytest
 
 from rdtops.errors import ConfigError
 from rdtops.ssh import inventory
+from rdtops.workflows.fetching import results_folder
 
 PROJECT = """\
 required_plugins = ["md5"]
@@ -45,6 +46,11 @@ def own(tmp_path: Path, project: Path) -> Path:
     file = tmp_path / "config" / "rdtops" / "hosts.toml"
     file.parent.mkdir(parents=True)
     return file
+
+
+def test_results_go_beside_the_project_s_hosts_from_a_subfolder_too(project: Path) -> None:
+    assert results_folder("").resolve() == project.resolve() / "results"
+    assert results_folder("here") == Path("here")
 
 
 def test_a_subfolder_of_the_project_has_its_hosts(project: Path) -> None:
