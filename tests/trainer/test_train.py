@@ -438,8 +438,10 @@ def test_a_bad_dataset_fails_with_its_place_and_no_traceback(prepare, train_here
     spec = prepare("bad", *SHORT, dataset=str(demonstrations.folder))
     assert train_here(spec) == 1
     assert failure(spec) == {"step": 0, "error": "task_demo.hdf5: demo_1: obs/ee_pos is missing",
-                             "remedy": "--set without=task_demo.hdf5:demo_1", "type": "DataError", "rank": 0, "training": False}
-    assert capsys.readouterr().err == "task_demo.hdf5: demo_1: obs/ee_pos is missing\n"
+                             "remedy": "--set without=task_demo.hdf5:demo_1", "type": "DataError", "rank": 0,
+                             "training": False}
+    assert capsys.readouterr().err == ("task_demo.hdf5: demo_1: obs/ee_pos is missing\n"
+                                       "next: --set without=task_demo.hdf5:demo_1\n")
 
 
 def test_a_run_without_an_asset_says_which(prepare, train_here) -> None:
