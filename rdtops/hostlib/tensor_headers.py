@@ -308,6 +308,11 @@ def tensors_of(content: object, kind: type) -> tuple[str, dict[str, Any]]:
     if not key:
         raise UnreadableWeights("it must hold a table of tensors" + (
             f", and holds several: {', '.join(tables[:5])}" if tables else ""))
+    twins = [one for one in tables if one != key and content[one].keys() >= content[key].keys()]
+    if twins:
+        told = ", ".join([key, *twins[:4]])
+        raise UnreadableWeights(f"it holds the same tensors {len(twins) + 1} times: below {told}",
+                                f"save the table that is meant alone: torch.save(torch.load(FILE)[{key!r}], FILE)")
     return key, {str(name): tensor for name, tensor in content[key].items()}
 
 

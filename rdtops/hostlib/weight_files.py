@@ -195,6 +195,9 @@ def _known(folder: str, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         at = os.path.dirname(sharded[0])
         yield (f"{folder} is a sharded checkpoint of FSDP (torch.distributed.checkpoint)",
                f"accelerate merge-weights {at} {folder}   # where accelerate is; then inv deploy")
+    for name in names:
+        if os.path.isdir(os.path.join(folder, name)):
+            yield f"{folder}: {name} is a folder, not a file", f"ls -l {os.path.join(folder, name)}   # what it holds"
     for path in _folders(folder):
         if _first(path, names):
             yield (f"{folder} has no weights of its own, but {os.path.basename(path)}/ in it has",

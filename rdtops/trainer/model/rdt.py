@@ -41,6 +41,7 @@ KNOWN_KEYS = {"": {*CONFIG_KEYS, "lang_pos_embed_config", "img_pos_embed_config"
                                   "prediction_type", "clip_sample"}}
 NOTES = ("architectures", "model_type", "dtype", "torch_dtype", "transformers_version")  # and what begins with _
 PREDICTIONS = ("sample", "epsilon")
+SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")  # that both of diffusers' schedulers know
 NORMS = ("timm_1_0_3", "rms")
 NORM_EPS = 1e-6
 TIME_FEATURES = 256
@@ -512,7 +513,12 @@ def _check_meaning(config: dict[str, Any]) -> None:
         raise WeightsError(f"config.json has keys that this RDT does not know: {', '.join(odd[:8])}",
                            remedy="the weights of a fork need its code; if the keys mean nothing, delete them")
     noise = config["noise_scheduler"] if isinstance(config["noise_scheduler"], dict) else {}
-    for key, known in (("type", ("ddpm",)), ("prediction_type", PREDICTIONS)):
+    steps, solved = (noise.get(key, 1) for key in ("num_train_timesteps", "num_inference_timesteps"))
+    if type(steps) is not int or type(solved) is not int or not 1 <= solved <= steps <= LARGEST:
+        raise WeightsError(f"config.json: noise_scheduler.num_inference_timesteps = {str(solved)[:40]}, must be from 1 "
+                           f"to num_train_timesteps = {str(steps)[:40]}")
+    for key, known in (("type", ("ddpm",)), ("prediction_type", PREDICTIONS), ("beta_schedule", SCHEDULES),
+                       ("clip_sample", (False, True))):
         if key in noise and noise[key] not in known:
             raise WeightsError(f"config.json: noise_scheduler.{key} = {str(noise[key])[:40]!r}, must be "
-                               f"{' or '.join(known)}")
+                               f"{' or '.join(map(str, known))}")

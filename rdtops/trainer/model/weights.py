@@ -74,6 +74,7 @@ def read(directory: str | Path) -> tuple[Path, dict[str, torch.Tensor]]:
         source = Path(found.path(part))
         loaded = mapped_tensors(source) if source.suffix == ".safetensors" else _read_torch(source)
         check_finite(loaded, source)
+        _check_written(loaded, source)
         tensors.update({name: t.to(torch.float32, copy=True) for name, t in loaded.items()})
     return path, tensors
 
@@ -87,6 +88,15 @@ def check_finite(tensors: Mapping[str, torch.Tensor], source: Path | str) -> Non
         raise WeightsError(f"{source}: {len(broken)} of {len(tensors)} tensors hold NaN or infinite numbers ({told}"
                            f"{', ...' if len(broken) > _LISTED else ''})",
                            remedy="inv checkpoints   # an earlier one, if this is a run's; else other weights")
+
+
+def _check_written(tensors: Mapping[str, torch.Tensor], source: Path) -> None:
+    """Raise WeightsError where matrices hold zeros alone: a download that gives a file its whole size at once leaves
+    them. One may: the last layer of an untrained model."""
+    zeros = [name for name, tensor in tensors.items() if tensor.dim() > 1 and not tensor.any()]
+    if len(zeros) > 1:
+        raise WeightsError(f"{source}: {len(zeros)} of {len(tensors)} tensors hold zeros alone ({_some(zeros)}): a "
+                           "hole that an interrupted copy left", remedy=weight_files.ANEW)
 
 
 def is_finite(tensor: torch.Tensor) -> bool:

@@ -298,6 +298,8 @@ def test_every_judgement_has_a_name_that_the_configuration_knows() -> None:
 
 def test_a_fault_in_one_of_several_files_is_named_with_the_file() -> None:
     dataset = libero.index(RECORDING)
+    (stored,) = dataset.images.values()
+    dataset = replace(dataset, images={**dataset.images, "good.hdf5": stored, "bad.hdf5": stored})
     both = [replace(e, file=name, **({"position_m_T3": 100 * e.position_m_T3} if name == "bad.hdf5" else {}))
             for e, name in zip(dataset.episodes, ("good.hdf5", "bad.hdf5"), strict=True)]
     found = check(replace(dataset, episodes=tuple(both)), CODEC, Pictures(dataset))

@@ -290,6 +290,43 @@ def test_a_file_with_the_model_and_its_ema_is_refused(folder, tensors) -> None:
         RDTPolicy.from_pretrained(folder)
 
 
+def test_two_tables_of_the_same_tensors_are_refused(folder, tensors) -> None:
+    torch.save({"model": tensors, "ema": {name: tensor * 2 for name, tensor in tensors.items()}, "epoch": 3},
+               folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match=r"it holds the same tensors 2 times: below model, ema"):
+        RDTPolicy.from_pretrained(folder)
+
+
+def test_a_hole_in_the_middle_of_a_file_is_found(folder, tensors) -> None:
+    """As a download leaves it that gives the file its whole size at once."""
+    save_file(tensors, folder / "model.safetensors")
+    path = folder / "model.safetensors"
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(bytes(size // 3))
+    with pytest.raises(WeightsError, match=r"tensors hold zeros alone \(.*: a hole that an interrupted copy left"):
+        RDTPolicy.from_pretrained(folder)
+
+
+def test_a_folder_with_the_name_of_a_file_is_called_one(folder) -> None:
+    (folder / "model.safetensors").mkdir()
+    with pytest.raises(WeightsError, match=r"model\.safetensors is a folder, not a file"):
+        RDTPolicy.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("values", [
+    {"num_inference_timesteps": 0}, {"num_inference_timesteps": 2000}, {"num_inference_timesteps": 5.0},
+    {"num_train_timesteps": True}, {"beta_schedule": "cosine"}, {"clip_sample": None}, {"prediction_type": "velocity"}])
+def test_a_diffusion_that_cannot_be_solved_is_refused_when_the_weights_are_read(folder, tensors, values) -> None:
+    save_file(tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config["noise_scheduler"].update(values)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=r"^config\.json: noise_scheduler\.\w+ = "):
+        RDTPolicy.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.999])
 def test_a_half_download_says_how_much_of_it_is_there(folder, tensors, share) -> None:
     for name, save in (("pytorch_model.bin", lambda path: torch.save(tensors, path)),
