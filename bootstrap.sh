@@ -86,7 +86,7 @@ watch_install() { # says now and then what pip is at, returns its exit status
     while kill -0 "$pip" 2>/dev/null; do
         sleep 1
         seconds=$((seconds + 1))
-        [ $((seconds % 15)) != 0 ] || say "${seconds} s: $(grep -E '^ *(Collecting|Downloading|Installing)' .venv/install.log | tail -n 1 | cut -c 1-100)"
+        [ $((seconds % 15)) != 0 ] || say "${seconds} s: $(grep -E '^ *(Collecting|Downloading|Installing)' .venv/install.log | tail -n 1 | cut -c 1-75)"
     done
     trap - INT TERM
     wait "$pip"

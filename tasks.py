@@ -10,11 +10,11 @@ from rdtops.ui import cli, command_line
 
 RUNS_HOST = "as for deploy; default: the default host, else that of this laptop's last launch"
 HOST = "a host of hosts.toml or of ~/.ssh/config; a,b for several; shared by every task of a chain"
-RUN = "a run id or a unique part of one, also as a plain word: inv why 34c8; default: the newest"
+RUN = "a run id or a unique part of one, also as a plain word: inv why 34c8; default: the newest, before it one that runs"
 PRESET = "tiny, libero_single_task, rdt_170m, rdt_1b or one of hosts.toml; default: the host's own"
 EVAL = "of its newest evaluation, not of the training"
 JSON = "print JSON rows instead of a table"
-SET = "key=value, repeatable; inv train --dry-run prints every key"
+SET = "key=value, repeatable; inv train --dry-run --host HOST prints every key"
 
 
 @task(auto_shortflags=False, help={"host": HOST, "ping": "log in and measure a round trip", "json_": JSON})

@@ -30,6 +30,7 @@ SIDE_BY_SIDE = 4  # channels of the one connection; MaxSessions is 10
 UNREACHABLE = 3  # exit code of connection errors, which are not a finding about a file
 READ_BYTES_PER_S = 20e6  # a slow network disk
 TIME_LIMIT_S = {"preflight_check": 7200, "after_checkpoint": 7200}  # 45 GB of encoders, read for the first time
+GONE = "gone"
 _PYTHON = """\
 import hashlib, os
 for folder, _, names in os.walk("."):
@@ -63,6 +64,8 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec,
 def after_checkpoint(connection: Connection, checkpoint: Checkpoint) -> dict[str, Any]:
     """Read every byte of the checkpoint on the host and compare it with the manifest that the trainer wrote."""
     answers = ask(connection, probes(connection.host, checkpoint))
+    if answers["manifest"].output.out.strip() == GONE:  # deleted by retention, before this laptop came to look
+        return {"skipped": "it was deleted before it was read"}
     sealed: Sealed = _value(answers["manifest"], checkpoint)
     found: Mapping[str, str] = _value(answers["digests"], checkpoint)
     wrong = [path for path, md5 in sealed.md5_by_path.items() if found.get(path) != md5]
@@ -79,7 +82,9 @@ def probes(host: Host, checkpoint: Checkpoint) -> list[Probe[Any]]:
     there = f"cd {Command(checkpoint.path).shell()}"
     digests = (f"{there} && if command -v md5sum >/dev/null; then find . -type f -exec md5sum -- {{}} +; "
                f"else {Command(host.python, '-c', _PYTHON).shell()}; fi")
-    return [Probe("manifest", f"{there} && cat manifest.json", parse_manifest),
+    folder = Command(checkpoint.path).shell()
+    return [Probe("manifest", f"[ -d {folder} ] || {{ echo {GONE}; exit; }}; {there} && cat manifest.json",
+                  parse_manifest),
             Probe("digests", digests, parse_digests, timeout_s=60 + checkpoint.size_bytes / READ_BYTES_PER_S)]
 
 

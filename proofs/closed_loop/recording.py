@@ -182,7 +182,8 @@ def _write_demo(group: h5py.Group, demo: Demonstration, request: Recording) -> N
     if request.blank_images:  # unwritten chunks take no space and are read as zeros
         for camera in libero.CAMERAS:
             shape = (length, request.image_size, request.image_size, 3)
-            group.create_dataset(f"obs/{camera}", shape, np.uint8, chunks=(1, *shape[1:]))
+            group.create_dataset(f"obs/{camera}", data=np.zeros(shape, np.uint8), chunks=(1, *shape[1:]),
+                                 compression="gzip")  # small; chunks that were never written are refused
     for name in ("rewards", "dones"):
         group[name] = (np.arange(length) == length - 1).astype(np.uint8)
     for name, value in {**demo.attributes, "num_samples": length}.items():

@@ -232,12 +232,12 @@ def override(config: TrainConfig, settings: Iterable[str]) -> TrainConfig:
     for setting in settings:
         key, equals, text = setting.partition("=")
         key = key.strip()
-        if not equals:
+        if not equals or not key:
             raise ConfigError(f"--set {setting!r} is not key=value", remedy="inv train --set max_steps=1000")
         if key not in types_by_name or key == "preset":
             allowed = [name for name in types_by_name if name != "preset"]
             raise ConfigError(f"--set {key}: no such setting{nearest(key, allowed)}",
-                              remedy="inv train --dry-run   # prints every setting")
+                              remedy="inv train --dry-run --host HOST   # prints every setting")
         config = replace(config, **{key: _value(key, text.strip(), types_by_name[key])})
     return checked(config)
 

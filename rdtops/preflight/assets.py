@@ -193,7 +193,7 @@ def judge_episodes(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
         yield CheckResult.warn("episodes", "the demonstrations could not be examined", answer.problem,
                                subject.there(_survey_line(subject)))
         return
-    seen = answer.value
+    seen, train = answer.value, subject.spec.train
     counts = f"{seen.episodes} episodes, {seen.steps} steps"
     part = "" if seen.looked_into == seen.files else f" in the first {seen.looked_into} of {seen.files} files"
     if seen.problem:
@@ -202,6 +202,10 @@ def judge_episodes(subject: Subject, answers: Answers) -> Iterator[CheckResult]:
                                _or_without(subject, seen, remedy))
     elif not seen.episodes:
         yield CheckResult.fail("episodes", f"none{part}", "", subject.deploy)
+    elif seen.looked_into == seen.files and train.global_batch_size > seen.steps:
+        most = max(1, seen.steps * train.batch_size_per_process // train.global_batch_size)
+        words = f"a step takes {train.global_batch_size} samples, and there are {seen.steps}"
+        yield CheckResult.warn("episodes", words, counts, subject.setting(f"batch_size_per_process={most}"))
     elif seen.slow:
         yield CheckResult.warn("episodes", f"slow: {seen.slow}", f"{counts}{part}", seen.remedy)
     else:

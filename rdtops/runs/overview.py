@@ -78,13 +78,17 @@ def views(host: str, answer: Mapping[str, Any]) -> list[RunView]:
 
 
 def find(connection: Connection, run_id: str = "") -> RunView:
-    """Return the run of that id (a unique beginning or end will do), by default the newest. Raises RunError."""
+    """Return the run of that id (a unique beginning or end will do), by default the newest that is
+    running, else the newest. Raises RunError."""
     return pick(connection, list_runs(connection), run_id)
 
 
 def pick(connection: Connection, found: list[RunView], run_id: str = "") -> RunView:
     """Choose among `found` as `find` does."""
     by_name = {run.run_id: run for run in found}
+    running = [run for run in found if run.state is RunState.RUNNING]  # a resumed one need not be the newest
+    if not run_id and running:
+        return running[-1]
     return by_name[choose(connection.host.name, connection.workspace, list(by_name), run_id)]
 
 

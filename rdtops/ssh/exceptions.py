@@ -84,7 +84,7 @@ def _key_refused(error: KeyRefused, hop: Hop, where: str, trust: str) -> HostKey
     if str(error) == IS_REVOKED:
         return HostKeyError(f"the host key of {where} is revoked (@revoked) in {files}",
                             remedy="ask the administrator of the host for its new key")
-    return HostKeyError(f"the host key of {where} is not known: {files} has no entry {names(hop)[0]}", remedy=trust)
+    return HostKeyError(f"the host key of {where} is not known: no entry {names(hop)[0]} in {files}", remedy=trust)
 
 
 def _login_refused(error: LoginRefused, hop: Hop, where: str) -> AuthenticationFailed:

@@ -1,6 +1,7 @@
 """Host program: collect the evidence about one run for a diagnosis. Standard library, Python 3.8.
 
-Request: {"workspace": str, "wanted": str}: a run id, a beginning or end of one, or '' for the newest.
+Request: {"workspace": str, "wanted": str}: a run id, a beginning or end of one, or '' for the newest that is
+running, else the newest.
 Answer: {"names": [every run, oldest first], "facts", "attempts"}, the last two if exactly one run matches; for the
 facts see rdtops.contract.diagnosis.Evidence. The run's supervisor calls `facts` itself.
 """
@@ -66,11 +67,16 @@ def facts(workspace: str, run_id: str, exit_code: int | None = None, *, ended: b
 def answer(workspace: str, wanted: str) -> dict[str, Any]:
     root = os.path.join(workspace, "runs")
     names = [name for name in ls(root) if is_run_id(name) and os.path.isdir(os.path.join(root, name))]
-    found = matching(names, wanted)
+    running = [] if wanted else [name for name in names if is_running(os.path.join(root, name), name)]
+    found = running[-1:] or matching(names, wanted)
     if len(found) != 1:
         return {"names": names, "facts": None, "attempts": []}
     return {"names": names, "facts": facts(workspace, found[0]),
             "attempts": attempts(os.path.join(root, found[0], "journal.jsonl"))}
+
+
+def is_running(folder: str, run_id: str) -> bool:
+    return liveness.read(folder, f"{liveness.RUN}={run_id}", lambda _: False).alive
 
 
 def matching(names: Sequence[Name], wanted: str) -> list[Name]:

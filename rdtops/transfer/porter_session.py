@@ -181,7 +181,7 @@ _REMEDIES = {
     "locked": "wait for the other transfer to end, then run the same command again",
     "snapshot": "hf download MODEL   # completes it on {side}; then run the same command again",
     "link": "cp -rL FOLDER COPY   # a copy without links can be sent",
-    "os": "ls -ld {root}   # on {side}: check the permissions",
+    "os": "ls -ld {root}   # on {side}: what is there, and whose",
     "stalled": "ssh {side} df {root}   # check that its file system answers, then run the same command again; what "
                "was sent is kept",
     "long": "tar -C {root} -cf FILE .   # on {side}: pack the files into one archive and send that",

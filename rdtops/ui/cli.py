@@ -123,7 +123,7 @@ def accept_key(yes: bool) -> Callable[[SeenKey], bool]:
         if yes:
             return True
         if not sys.stdin.isatty():
-            say("Compare it with the fingerprint that its administrator gives, then: inv trust --yes")
+            say("Compare it with the fingerprint that its administrator gives, then type the same command with --yes")
             return False
         return ask_person(f"Add it to {seen.hop.known_hosts}? [y/N]", echo=True).strip().lower() in ("y", "yes")
 

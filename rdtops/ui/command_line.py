@@ -30,7 +30,7 @@ def adopt(namespace: invoke.Collection, groups: Groups, brief: Sequence[str] = (
     GroupedProgram.groups = {title: [task if isinstance(task, str) else names[task] for task in listed]
                              for title, listed in groups.items()}
     GroupedProgram.brief = brief
-    for part in ("groups", "brief", "_make_parser", "list_flat"):
+    for part in ("groups", "brief", "_make_parser", "list_flat", "no_tasks_given"):
         setattr(Program, part, vars(GroupedProgram)[part])
 
 
@@ -40,6 +40,12 @@ class GroupedProgram(Program):
 
     def _make_parser(self) -> Parser:
         return ChainParser(initial=self.initial_context, contexts=self.collection.to_contexts())
+
+    def no_tasks_given(self) -> None:
+        """Show what there is."""
+        self.scoped_collection, self.list_root = self.collection, None
+        self.list_flat()
+        raise Exit
 
     def list_flat(self) -> None:
         """Print the tasks by group, each in one line."""

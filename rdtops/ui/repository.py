@@ -177,7 +177,8 @@ def demo(say: Say) -> Iterator[WorkflowOutput]:
         "loss curve": _short(fetched["loss_curve"]),
         "checkpoint": _short(Path(fetched["folder"]) / "checkpoints" / fetched["checkpoint"]["name"]),
         "logs": f"{_short(Path(fetched['folder']) / 'train.log')}, journal.jsonl beside it",
-        "next": "inv checkpoints --host lab · inv train --resume RUN --set max_steps=300 · inv lab.down",
+        "next": "inv checkpoints --host lab · "
+                f"inv train --host lab --resume {fetched['run_id']} --set max_steps=300 · inv lab.down",
         "your own host": "an alias of ~/.ssh/config, or a table in ~/.config/rdtops/hosts.toml: docs/hosts.md"})
 
 

@@ -61,16 +61,17 @@ def start_words(launched: Launched) -> str:
 
 
 def _training_lines(it: Launched) -> RenderableType:
-    how = f"resumed from {it.resumed_from}" if it.resumed_from else "started"
+    how, since = ("resumed", f" from {it.resumed_from}") if it.resumed_from else ("started", "")
     first = (styled("[green]running already[/]: [bold]{}[/] on {} is the same training, so no second one was "
                     "started (inv train --again starts one)", it.run_id, it.host)
              if it.submitted.already else
-             styled("[green]{}[/] [bold]{}[/] on {}, {}: it continues without this laptop", how, it.run_id, it.host,
-                    start_words(it)))
+             styled("[green]{}[/] [bold]{}[/]{} on {}, {}: it continues without this laptop", how, it.run_id, since,
+                    it.host, start_words(it)))
     note = it.submitted.note
+    which = f" --run {it.run_id}" if it.resumed_from else ""  # a resumed run need not be the newest
     return stacked(first, *([styled("  [dim]{}[/]", note)] if note else []),
-                   styled("  follow it:  inv watch --host {}", it.host),
-                   styled("  get it:     inv fetch-results --host {}", it.host),
+                   styled("  follow it:  inv watch --host {}{}", it.host, which),
+                   styled("  get it:     inv fetch-results --host {}{}", it.host, which),
                    styled("  [dim]{}[/]", it.folder))
 
 

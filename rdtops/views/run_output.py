@@ -120,7 +120,7 @@ def _details(run: RunView) -> list[Text]:
     if run.state in (RunState.FAILED, RunState.LOST):
         last_words = run.error or last_lines(run.log_tail, "            ")
         lines.append(styled("            [red]{}[/]  {}", exit_words(run.exit_code), last_words))
-        lines.append(styled("            [bold]-> inv logs --host {} --run {}[/]", run.host, run.run_id))
+        lines.append(styled("            [bold]-> inv why --host {} --run {}[/]", run.host, run.run_id))
     return lines
 
 

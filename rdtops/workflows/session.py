@@ -109,7 +109,7 @@ class Session:
         try:
             return self.inventory.host(name)
         except UsageError as error:
-            if name in LAB_HOSTS:
+            if name in LAB_HOSTS and name not in self.inventory.hosts:
                 error.remedy = "inv lab.up   # starts the lab, with its hosts"
             raise
 

@@ -162,4 +162,4 @@ def test_the_files_of_a_tree_are_those_that_links_lead_to_as_well_each_once(tmp_
     (data / "gone.hdf5").symlink_to("nowhere")
     os.mkfifo(data / "fifo.hdf5")
     assert dataset_files.demonstration_files(str(data)) == [  # in the order of Path
-        "a/c.hdf5", "b/x.hdf5", "b-2/y.hdf5", "l.hdf5"]
+        "a/c.hdf5", "b/x.hdf5", "b-2/y.hdf5", "gone.hdf5", "l.hdf5"]

@@ -73,7 +73,7 @@ def test_an_included_file_comes_first_key_by_key_and_may_be_missing(tmp_path):
 @pytest.mark.parametrize(("broken", "line", "words"), [
     (GOOD.replace("jumps =", "jump ="), 10, "hosts.a800.jump: unknown key; did you mean 'jumps'"),
     (GOOD.replace('["gate"]', '["gata"]'), 10, "no [jumps.gata]; did you mean 'gate'"),
-    (GOOD.replace('user = "robot"', "user = 7"), 6, "jumps.gate.user: input should be a valid string"),
+    (GOOD.replace('user = "robot"', "user = 7"), 6, "jumps.gate.user: must be a text in quotes"),
     (GOOD.replace('user = "robot"', "port = 0"), 6, "jumps.gate.port: input should be greater than or equal to 1"),
     (GOOD.replace('address = "203.0.113.7"\n', ""), 4, "jumps.gate.address: is missing"),
     (GOOD.replace("conda =", "konda ="), 12, "hosts.a800.environment.konda: unknown key; did you mean 'conda'"),

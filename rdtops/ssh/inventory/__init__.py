@@ -103,7 +103,7 @@ def load(path: str | Path | None = None) -> Inventory:
     try:
         tables = HostsFile.model_validate(layers.merged(files))
     except ValidationError as error:
-        raise ConfigError(_explained(places, error), remedy=f"edit {' or '.join(places.files)}") from None
+        raise _refused(places, error) from None
     return _resolved(places, tables)
 
 
@@ -179,21 +179,30 @@ def _given(table: BaseModel) -> dict[str, Any]:
 
 # --- messages for mistakes ---
 
-def _explained(places: Places, error: ValidationError) -> str:
-    lines = []
-    for mistake in error.errors():
-        keys = tuple(str(part) for part in mistake["loc"])
-        what = _what_is_wrong(keys, mistake["type"], mistake["msg"])
-        lines.append(f"{places.of(*keys)}: {'.'.join(keys) or 'the file'}: {what}")
-    return "\n".join(lines)
+def _refused(places: Places, error: ValidationError) -> ConfigError:
+    """Return an error that lists every mistake with its place, and the files to edit."""
+    found = [(tuple(str(part) for part in mistake["loc"]), mistake) for mistake in error.errors()]
+    lines = [f"{places.of(*keys)}: {'.'.join(keys) or 'the file'}: {_what_is_wrong(keys, m['type'], m['msg'])}"
+             for keys, m in found]
+    files = dict.fromkeys(places.of(*keys).rpartition(":")[0] for keys, _ in found)
+    return ConfigError("\n".join(lines), remedy=f"edit {' and '.join(files)}")
+
+
+_KINDS = {"missing": "is missing", "tuple_type": "must be a list: [\"...\"]", "dict_type": "must be a table: { ... }",
+          "model_type": "must be a table: { ... }", "model_attributes_type": "must be a table: { ... }",
+          "dataclass_type": "must be a table: { ... }", "string_type": "must be a text in quotes",
+          "bool_type": "must be true or false", "bool_parsing": "must be true or false",
+          "int_type": "must be a whole number", "int_parsing": "must be a whole number",
+          "int_from_float": "must be a whole number", "float_type": "must be a number",
+          "float_parsing": "must be a number"}
 
 
 def _what_is_wrong(keys: tuple[str, ...], kind: str, message: str) -> str:
     if kind == "extra_forbidden":
         allowed = _allowed_beside(keys)
         return f"unknown key{nearest(keys[-1], allowed)}; allowed: {', '.join(allowed)}"
-    if kind == "missing":
-        return "is missing"
+    if kind in _KINDS:
+        return _KINDS[kind]
     return message.removeprefix("Value error, ")[:1].lower() + message.removeprefix("Value error, ")[1:]
 
 

@@ -57,6 +57,6 @@ def _refuse(places: Places, table: tuple[str, ...], settings: Mapping[str, Any])
     wrong = [f"{places.of(*table, key)}: {'.'.join((*table, key))}: {problem}" for key, value in settings.items()
              if (problem := train_config.setting_problem(key, value))]
     if wrong:
-        raise ConfigError("\n".join(wrong), remedy="inv train --dry-run   # prints every setting")
+        raise ConfigError("\n".join(wrong), remedy="docs/hosts.md   # has every setting")
 
 

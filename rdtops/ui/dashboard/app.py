@@ -226,6 +226,10 @@ class Dashboard(App[None]):
 
     # --- actions of the user
 
+    def action_help_quit(self) -> None:
+        """Quit at Ctrl-C too: the run continues, and Textual's own answer names another key."""
+        self.exit()
+
     def action_help(self) -> None:
         keys = [(self.get_key_display(key), key.tooltip) for key in bindings()]
         self.push_screen(HelpDialog([*keys, *SCROLL_KEYS]))

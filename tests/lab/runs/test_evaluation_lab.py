@@ -105,7 +105,7 @@ def stand_in(inv):
 
 @pytest.mark.parametrize(("words", "code", "said"), [
     ("--tasks fly", 2, ["no task called 'fly'", "KITCHEN_SCENE10_close_the_top_drawer_of_the_cabinet"]),
-    ("--exec-horizon 17", 1, ["predicts 16 actions at a time, 17", "--exec-horizon 16"]),
+    ("--exec-horizon 17", 1, ["predicts 16 actions at a time; 17", "--exec-horizon 16"]),
     ("--checkpoint 7", 1, ["no checkpoint '7'", "step_000004"]),
     ("--benchmark libero90 --trials 51", 2, ["did you mean 'libero_90'", "libero_spatial"]),
 ])

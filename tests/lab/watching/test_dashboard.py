@@ -183,7 +183,7 @@ def test_a_second_run_is_laid_over_without_its_plugins_until_it_is_followed(lapt
             app.query_one("#run-rows").focus()
             await pilot.press("ctrl+end", "enter")
             await until(lambda: older in text(app, "Head") and "■ ended" in text(app, "Head"))
-            await until(lambda: "step_000040" in text(app, "#checkpoint-rows"))
+            await until(lambda: "noted 40" in text(app, "#checkpoint-rows"))
             assert app.known["lab", older].story.loss == [(1, 2.5), (40, 0.5)]
 
         driven(["lab"], drive, size=(150, 44))
