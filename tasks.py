@@ -10,7 +10,7 @@ from rdtops.ui import cli, command_line
 
 RUNS_HOST = "as for deploy; default: the default host, else that of this laptop's last launch"
 HOST = "a host of hosts.toml or of ~/.ssh/config; a,b for several; shared by every task of a chain"
-RUN = "a run id or a unique part of one, also as a plain word: inv why 34c8; default: the newest, before it one that runs"
+RUN = "a run id or a unique part of one, also as a plain word: inv why 34c8; default: the newest, a running one first"
 PRESET = "tiny, libero_single_task, rdt_170m, rdt_1b or one of hosts.toml; default: the host's own"
 EVAL = "of its newest evaluation, not of the training"
 JSON = "print JSON rows instead of a table"
