@@ -1,6 +1,7 @@
 """Under CI=true nothing of the lab may be left out silently: a skipped lab test is a failed one. LIBERO's simulator is
 no part of it: the tests say that it is not installed."""
 
+import importlib.util
 import os
 
 import pytest
@@ -31,7 +32,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_runtest_setup(item):
-    if item.get_closest_marker("simulator"):
+    if item.get_closest_marker("simulator") and importlib.util.find_spec("tests"):
         from tests.trainer import worlds  # imported here: it takes what the trainer's packages take
 
         if worlds.missing():

@@ -68,15 +68,15 @@ def test_it_comes_home_and_has_a_report(inv):
     inv.refused(f"fetch-results {OF_IT} --into {inv.results}", 1, "ema/model.safetensors")
 
 
+CAN_MOUNT = not subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True,
+                               check=False).returncode
 IN_THE_WAY = {  # what makes it -> what is said
     "touch {home}": "in the target is a file, not a folder", "mkdir -p {home}/report.html": "-> ls -ld ",
     "mkdir {home}; mount -t tmpfs -o ro none {home}": "-> ls -ld "}
 
 
-@pytest.mark.parametrize("way", IN_THE_WAY)
+@pytest.mark.parametrize("way", [way for way in IN_THE_WAY if "mount" not in way or CAN_MOUNT])
 def test_what_is_in_the_way_on_this_laptop_is_named(inv, tmp_path, way):
-    if "mount" in way and subprocess.run(["unshare", "-m", "true"], check=False).returncode:
-        pytest.skip("needs a mount namespace of its own")
     home = tmp_path / "lab" / recorded.RUN
     home.parent.mkdir()
     line = f"{sys.executable} -m invoke fetch-results {OF_IT} --checkpoint none --into {tmp_path}"
