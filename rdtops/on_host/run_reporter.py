@@ -13,7 +13,6 @@ It reports facts only; rdtops.contract.run.state_of on the laptop interprets the
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import json
@@ -79,8 +78,8 @@ def size_of(path: str) -> int:
 def list_runs(workspace: str, gpus: bool = False) -> dict[str, object]:
     """List the runs; with `gpus` also the output of nvidia-smi, when a run is alive."""
     root = os.path.join(workspace, "runs")
-    tags = functools.lru_cache(maxsize=None)(lambda: processes.carried(liveness.RUN))  # once for many lost runs
-    found = [facts(root, name, lambda tag: tag in tags()) for name in run_names(root)]
+    is_carried = liveness.carried_in_one_look()
+    found = [facts(root, name, is_carried) for name in run_names(root)]
     listing = nvidia_smi.gpus(GPU_FIELDS) if gpus and any(run["alive"] for run in found) else nvidia_smi.Listing()
     for run in found:
         run["gpus"] = gpus_of(run, listing)

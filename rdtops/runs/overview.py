@@ -78,25 +78,23 @@ def views(host: str, answer: Mapping[str, Any]) -> list[RunView]:
 
 
 def find(connection: Connection, run_id: str = "") -> RunView:
-    """Return the run of that id (a unique beginning or end will do), by default the newest that is
-    running, else the newest. Raises RunError."""
+    """Return the run of that id (a unique beginning or end will do), by default the newest that is running,
+    else the newest. Raises RunError."""
     return pick(connection, list_runs(connection), run_id)
 
 
 def pick(connection: Connection, found: list[RunView], run_id: str = "") -> RunView:
     """Choose among `found` as `find` does."""
     by_name = {run.run_id: run for run in found}
-    running = [run for run in found if run.state is RunState.RUNNING]  # a resumed one need not be the newest
-    if not run_id and running:
-        return running[-1]
-    return by_name[choose(connection.host.name, connection.workspace, list(by_name), run_id)]
+    running = [run.run_id for run in found if run.state is RunState.RUNNING]
+    return by_name[choose(connection.host.name, connection.workspace, list(by_name), run_id, running)]
 
 
-def choose(host: str, workspace: str, names: Sequence[RunId], run_id: str = "") -> RunId:
+def choose(host: str, workspace: str, names: Sequence[RunId], run_id: str, running: Sequence[RunId]) -> RunId:
     """Choose among the names of a host's runs, oldest first, as `find` does."""
     if not names:
         raise RunError(f"{host}: there is no run in {workspace}/runs", remedy=f"inv deploy check train --host {host}")
-    matching = evidence_on_host.matching(names, run_id)
+    matching = evidence_on_host.matching(names, run_id, running)
     if len(matching) != 1:
         which = "no run" if not matching else "several runs"
         raise RunError(f"{host}: {which} matches {run_id!r}; newest: {', '.join(names[-5:])}",

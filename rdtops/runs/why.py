@@ -40,8 +40,9 @@ def ask(connection: Connection, run_id: str = "") -> Why:
     """Return why a run ended or is slow. `run_id` as in overview.find. Raises RunError when there is no such run."""
     answer = connection.call(evidence_on_host, {"workspace": connection.workspace, "wanted": run_id}, timeout_s=90.0)
     host = connection.host.name
-    names = [answers.run_id(host, name) for name in fields.words(answer.get("names"))]
-    name = overview.choose(host, connection.workspace, names, run_id)  # raises where it is not one
+    names, running = ([answers.run_id(host, name) for name in fields.words(answer.get(key))]
+                      for key in ("names", "running"))
+    name = overview.choose(host, connection.workspace, names, run_id, running)  # raises where it is not one
     job = jobs.states(connection, [jobs.training_job(RunPaths(connection.workspace, name))]).get(name)
     facts = _without_processes(fields.table(answer.get("facts")), job)
     cause = _job_diagnosis(job) or diagnosis.diagnose(Evidence.of(host, facts))

@@ -2,8 +2,9 @@
 
 Request: {"workspace": str, "wanted": str}: a run id, a beginning or end of one, or '' for the newest that is
 running, else the newest.
-Answer: {"names": [every run, oldest first], "facts", "attempts"}, the last two if exactly one run matches; for the
-facts see rdtops.contract.diagnosis.Evidence. The run's supervisor calls `facts` itself.
+Answer: {"names": [every run, oldest first], "running": [those that run, where none was named], "facts", "attempts"},
+the last two if exactly one run matches; for the facts see rdtops.contract.diagnosis.Evidence. The run's supervisor
+calls `facts` itself.
 """
 
 from __future__ import annotations
@@ -67,23 +68,21 @@ def facts(workspace: str, run_id: str, exit_code: int | None = None, *, ended: b
 def answer(workspace: str, wanted: str) -> dict[str, Any]:
     root = os.path.join(workspace, "runs")
     names = [name for name in ls(root) if is_run_id(name) and os.path.isdir(os.path.join(root, name))]
-    running = [] if wanted else [name for name in names if is_running(os.path.join(root, name), name)]
-    found = running[-1:] or matching(names, wanted)
+    is_carried = liveness.carried_in_one_look()
+    running = [] if wanted else [name for name in names if liveness.read(
+        os.path.join(root, name), f"{liveness.RUN}={name}", is_carried).alive]
+    found = matching(names, wanted, running)
     if len(found) != 1:
-        return {"names": names, "facts": None, "attempts": []}
-    return {"names": names, "facts": facts(workspace, found[0]),
+        return {"names": names, "running": running, "facts": None, "attempts": []}
+    return {"names": names, "running": running, "facts": facts(workspace, found[0]),
             "attempts": attempts(os.path.join(root, found[0], "journal.jsonl"))}
 
 
-def is_running(folder: str, run_id: str) -> bool:
-    return liveness.read(folder, f"{liveness.RUN}={run_id}", lambda _: False).alive
-
-
-def matching(names: Sequence[Name], wanted: str) -> list[Name]:
-    """Return the names that match what a user typed, the whole name, an end of it or any part; `names` are sorted by
-    time."""
+def matching(names: Sequence[Name], wanted: str, running: Sequence[Name] = ()) -> list[Name]:
+    """Return the names that match what a user typed, the whole name, an end of it or any part; where nothing was typed
+    the newest of `running`, since a resumed run need not be the newest, else the newest. Both are sorted by time."""
     if not wanted:
-        return list(names[-1:])
+        return list((running or names)[-1:])
     return ([n for n in names if n == wanted] or [n for n in names if n.startswith(wanted) or n.endswith(wanted)]
             or [n for n in names if wanted in n])
 

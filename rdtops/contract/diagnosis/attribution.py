@@ -20,6 +20,7 @@ from rdtops.contract.diagnosis.symptoms import EXPLAINED_BY, symptom_of
 from rdtops.contract.exit_codes import CRASHES, by_signal
 
 LAST_WORDS = 5  # messages at the end of the log
+NEAR = 12  # messages before one: those of the other ranks stand between
 ABORTED, TERMINATED = -6, -15  # what a process does after an exception in another thread, and what its launcher does
 BY_EXIT_CODE = {2: ("config",), 126: ("environment", "no_permission"), 127: ("environment",)}  # not started
 MIN_FREE_BYTES = 16 << 20
@@ -138,9 +139,11 @@ def explained(found: Diagnosis, evidence: Evidence, message: Message) -> Diagnos
     `message`: what showed it."""
     found = _by_exit(found, evidence)
     reasons = EXPLAINED_BY.get(found.cause, ())
-    for other in _said(evidence):
+    said = list(_said(evidence))
+    near = said[:(said.index(message) if message in said else 0) + NEAR]
+    for other in said:
         symptom = symptom_of(other.text, other.type)
-        if symptom and symptom.cause in reasons and _may_explain(other, message):
+        if symptom and symptom.cause in reasons and _may_explain(other, message, is_near=other in near):
             return symptom.diagnosis(evidence, (other.lines[0], *found.lines))
     if found.cause == "killed":
         reason = of_oom_killer(evidence) or _of_limit(message, evidence)
@@ -164,10 +167,11 @@ def _by_exit(found: Diagnosis, evidence: Evidence) -> Diagnosis:
                               if message.exit_code not in (ABORTED, TERMINATED))), found)
 
 
-def _may_explain(other: Message, message: Message) -> bool:
-    """Tell whether another message may be the reason of one. NCCL writes its reasons as warnings, and says so."""
+def _may_explain(other: Message, message: Message, *, is_near: bool) -> bool:
+    """Tell whether another message may be the reason of one. NCCL writes its reasons as warnings shortly before, and
+    says so."""
     if other.kind is Kind.WARNING:
-        return bool(ASKS_FOR_WARNINGS.search(message.text) and NCCL_WARNING.search(other.text))
+        return is_near and bool(ASKS_FOR_WARNINGS.search(message.text) and NCCL_WARNING.search(other.text))
     return other.kind in (Kind.EXIT, Kind.ERROR, Kind.PLAIN)
 
 

@@ -32,12 +32,7 @@ _UNLOCKED = "HDF5_USE_FILE_LOCKING=FALSE in the host's env in hosts.toml"
 def opened(path: Path, name: str) -> h5py.File:
     """Open a file for reading. Raise DataError, which names the file `name` and says what it is instead."""
     try:
-        try:
-            return h5py.File(path, "r", locking=False)
-        except OSError as error:
-            if "locking flag" not in str(error):
-                raise
-            return h5py.File(path, "r")  # this process has it open already, with locks
+        return h5py.File(path, "r", locking=False)
     except OSError as error:
         message, remedy = _why(path, str(error), error.errno)
         raise DataError(f"{name} {message}", remedy=remedy) from error
