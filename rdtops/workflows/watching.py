@@ -109,9 +109,9 @@ def stop(session: HostSession, *, run_id: str, grace_s: float,
         yield EvaluationOutput(evaluations.find(connection, run, view.name))
         return
     if run.state is RunState.RUNNING:
-        session.say(f"asking {run.run_id} to save and stop (up to {grace_s:.0f} s)")
         session.interrupted = (f"{run.run_id} may have been asked to save and stop, which it does without this "
                                "command: inv status")
+        session.say(f"asking {run.run_id} to save and stop (up to {grace_s:.0f} s)")
     overview.stop(connection, run, grace_s)
     yield RunOutput(overview.find(connection, run.run_id))
 
