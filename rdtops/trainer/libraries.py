@@ -6,6 +6,7 @@ trains with the oldest versions of pyproject.toml, with some in between and with
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,20 @@ def gradient_scaler(device: torch.device, *, enabled: bool) -> Any:
         raise ConfigError(f"mixed_precision = fp16 on a {device.type} needs torch 2.3 or newer; this is "
                           f"{torch.__version__}", remedy="inv train --set mixed_precision=bf16")
     return torch.cuda.amp.GradScaler(enabled=enabled)
+
+
+def leave_uninitialized() -> None:
+    """Turn off what the deterministic mode adds since torch 2.2: filling each new tensor with NaN. rdt-1b would write
+    19 GB a step, and every tensor of the trainer is written before it is read."""
+    if hasattr(torch.utils, "deterministic"):
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def group_options(device: torch.device) -> dict[str, Any]:
+    """Return the options of init_process_group that bind a rank to its GPU, so that NCCL is set up there and fails
+    there, and not in the first step. torch 2.1 and 2.2 do not know them."""
+    known = "device_id" in inspect.signature(distributed.init_process_group).parameters
+    return {"device_id": device} if known and device.type == "cuda" else {}
 
 
 def norms(tensors: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -102,6 +102,7 @@ def run(spec: RunSpec, journal: Journal, stop: Stop) -> int:
         lease.join(spec.run_id)
     except lease.Taken as error:
         raise RunError(f"this process started too late: {error}") from error
+    make_reproducible()
     ranks = Ranks.join(spec.train)
     configure_logging(logging.INFO if ranks.is_first else logging.ERROR)
     code = Training(spec, journal, ranks, stop).run()
@@ -120,7 +121,6 @@ class Training:
         self.spec, self.config, self.ranks, self.stop = spec, spec.train, ranks, stop
         self.reporter = Reporter(journal, ranks.is_first)
         self.codec = codec(self.config.codec)
-        make_reproducible(ranks.device)
         self.inputs = ranks.once(self._find_inputs)
         self.shards = ranks.together(lambda: sharding.of(self.config, ranks))
         ranks.together(self._build)
@@ -274,6 +274,7 @@ class Training:
     def _save(self, step: int, loss: float, validation_loss: float | None) -> None:
         with self.phases("save"):
             self._use_state(lambda state: self.saver.save(step, self._contents(state, step, loss, validation_loss)))
+            self.ranks.once(lambda: None)  # rank 0 may have waited for its disk, longer than NCCL waits for a rank
 
     def _use_state(self, use: Callable[[TrainingState], None]) -> None:
         """Call `use` with the state in rank 0, while the others send their part of each tensor."""

@@ -31,12 +31,12 @@ from tests.trainer.conftest import (
     SHORT,
     SIXTY,
     events,
+    files_no_larger_than,
     losses,
     signals_as_they_were,
     start,
     write_run,
 )
-from tests.trainer.loop.test_checkpoint import files_no_larger_than
 from tests.trainer.loop.test_trackers import scalars
 
 LEARNT = ("model.safetensors", "ema/model.safetensors", "optimizer.safetensors")

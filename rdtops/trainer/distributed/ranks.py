@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
@@ -22,7 +22,8 @@ from rdtops.trainer import libraries
 
 T = TypeVar("T")
 T_Tensor = TypeVar("T_Tensor", bound=torch.Tensor)
-TIMEOUT = timedelta(minutes=30)  # one process reads T5 (45 GB) and the dataset while the others wait
+TIMEOUT = timedelta(minutes=10)  # of tensors on a GPU; a loader may be slow, a peer that is longer away is lost
+PATIENCE = timedelta(minutes=30)  # one process reads T5 (45 GB), the dataset, or saves, while the others wait over gloo
 BUCKET_BYTES = 256 << 20
 
 
@@ -39,6 +40,7 @@ class Ranks:
     rank: int
     world: int
     device: torch.device
+    patient: Any = None  # the process group of waits for one process; None: the default group
 
     @classmethod
     def join(cls, config: TrainConfig) -> Ranks:
@@ -49,10 +51,13 @@ class Ranks:
                               f"{config.num_processes}", remedy="python -m rdtops.trainer.process_group "
                               f"--num_processes {config.num_processes} -m rdtops.trainer.train ...")
         device = _device(config)
-        if world > 1:
-            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            distributed.init_process_group(backend, timeout=TIMEOUT)
-        return cls(rank, world, device)
+        if world == 1:
+            return cls(rank, world, device)
+        if device.type == "cpu":
+            distributed.init_process_group("gloo", timeout=PATIENCE)
+            return cls(rank, world, device)
+        distributed.init_process_group("cpu:gloo,cuda:nccl", timeout=TIMEOUT, **libraries.group_options(device))
+        return cls(rank, world, device, distributed.new_group(timeout=PATIENCE, backend="gloo"))
 
     @property
     def is_first(self) -> bool:
@@ -69,7 +74,7 @@ class Ranks:
         errors: list[RdtopsError | None] = [error]
         if self.world > 1:
             errors = [None] * self.world
-            self._communicate(lambda: distributed.all_gather_object(errors, error))
+            self._communicate(lambda: distributed.all_gather_object(errors, error, group=self.patient))
         teller = next((rank for rank, met in enumerate(errors) if met), None)
         if teller is not None:
             raise error if error and teller == self.rank else AlreadyReported(str(errors[teller]))
@@ -79,7 +84,8 @@ class Ranks:
         """Run `work` in rank 0 and return its result in every process. Errors as in `together`."""
         result = [self.together(lambda: work() if self.is_first else None)]
         if self.world > 1:
-            self._communicate(lambda: distributed.broadcast_object_list(result, device=torch.device("cpu")))
+            self._communicate(lambda: distributed.broadcast_object_list(
+                result, device=torch.device("cpu"), group=self.patient))
         return result[0]  # type: ignore[return-value]
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
@@ -88,7 +94,8 @@ class Ranks:
             return values[None].cpu()
         rows = [torch.empty_like(values) for _ in range(self.world)]
         self._communicate(lambda: distributed.all_gather(rows, values))
-        return torch.stack(rows).cpu()
+        with self.collective():  # an error of NCCL is raised where its result is read
+            return torch.stack(rows).cpu()
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Average in a fixed grouping and order, so that the same gradients give the same bits."""
