@@ -59,7 +59,7 @@ EFFICIENT = torch.ops.aten._scaled_dot_product_efficient_attention  # noqa: SLF0
 
 @dataclass(frozen=True)
 class Peaks:
-    """What a GPU can do: peaks of its data sheet, and the shares of them that large kernels reach (assumed, not measured)."""
+    """What a GPU can do: peaks of its data sheet, and the shares of them that large kernels reach (assumed)."""
 
     name: str
     flops_s: float
