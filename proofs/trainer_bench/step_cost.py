@@ -37,7 +37,7 @@ from torch.utils._pytree import tree_leaves
 from rdtops.trainer import libraries
 from rdtops.trainer.data.observation import HISTORY
 from rdtops.trainer.loop.ema import Ema
-from rdtops.trainer.model import encoders, rdt
+from rdtops.trainer.model import encoders, norm
 from rdtops.trainer.model.conditions import CAMERAS
 from rdtops.trainer.model.encoders import Vision
 from rdtops.trainer.model.rdt import ARCHITECTURES, RDTPolicy
@@ -308,7 +308,7 @@ def as_on_cuda() -> Iterator[None]:
     """Choose as torch and the trainer do on a CUDA device, where they choose by the device."""
     with (mock.patch.object(functional, "scaled_dot_product_attention", _cuda_attention),
           mock.patch.object(torch._C._nn, "scaled_dot_product_attention", _cuda_attention),  # noqa: SLF001
-          mock.patch.object(rdt, "_power", _cuda_power),
+          mock.patch.object(norm, "_power", _cuda_power),
           mock.patch.object(encoders, "resized", lambda frames, edge: encoders._resized_as_float(  # noqa: SLF001
               frames.permute(0, 3, 1, 2), edge))):
         yield
