@@ -347,7 +347,7 @@ def test_settings_changed_on_resume_are_named(prepare, train_here) -> None:
 
 # what must not happen -----------------------------------------------------------------------------------------------
 
-def test_a_loss_that_is_not_finite_stops_before_the_update(prepare, train_here, capsys) -> None:
+def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(prepare, train_here, capsys) -> None:
     spec = prepare("exploding", *SHORT, "learning_rate=1e30", "warmup_steps=0", "checkpoint_every_steps=1")
     assert train_here(spec) == 1
     told = failure(spec)

@@ -1,7 +1,6 @@
-"""Ranks: the processes of one training, their collectives, and the averaging of gradients.
+"""Ranks: the processes of one training, and their collectives.
 
-rdtops.trainer.process_group (or torchrun) sets RANK, LOCAL_RANK and WORLD_SIZE. Gradients are averaged here and not by
-DistributedDataParallel, which regroups them after its first step: a resumed run would add them up in another order.
+rdtops.trainer.process_group (or torchrun) sets RANK, LOCAL_RANK and WORLD_SIZE.
 """
 
 from __future__ import annotations
@@ -89,24 +88,17 @@ class Ranks:
         return result[0]  # type: ignore[return-value]
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """Gather a vector of every rank, one row each, on the CPU."""
+        """Gather a vector of every rank, one row each, on the device: nothing waits for it."""
         if self.world == 1:
-            return values[None].cpu()
+            return values[None]
         rows = [torch.empty_like(values) for _ in range(self.world)]
         self._communicate(lambda: distributed.all_gather(rows, values))
-        with self.collective():  # an error of NCCL is raised where its result is read
-            return torch.stack(rows).cpu()
+        return torch.stack(rows)
 
-    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Average in a fixed grouping and order, so that the same gradients give the same bits."""
-        if self.world == 1:
-            return
-        for gradients in buckets([p.grad for p in parameters if p.grad is not None], BUCKET_BYTES):
-            flat = torch.cat([g.flatten() for g in gradients])
-            self._communicate(lambda flat=flat: distributed.all_reduce(flat))  # type: ignore[misc]
-            flat /= self.world
-            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
+    def start_adding_up(self, values: torch.Tensor) -> Callable[[], None]:
+        """Start to add up `values` over the ranks, in place. Return a function that waits for the sums."""
+        work = self._communicate(lambda: distributed.all_reduce(values, async_op=True))
+        return lambda: self._communicate(work.wait)
 
     def broadcast(self, values: torch.Tensor, source: int) -> None:
         """Copy `values` of the rank `source` into those of every rank."""
@@ -130,9 +122,9 @@ class Ranks:
                 raise
             raise self._peer_failed(error) from error
 
-    def _communicate(self, exchange: Callable[[], object]) -> None:
+    def _communicate(self, exchange: Callable[[], Any]) -> Any:
         try:
-            exchange()
+            return exchange()
         except RuntimeError as error:
             if _is_of_loader(error):  # raised by a signal handler, whatever this process does
                 raise
