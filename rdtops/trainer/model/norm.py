@@ -32,8 +32,9 @@ class Norm(nn.Module):
     def is_centred(self) -> bool:
         return self.kind == "timm_1_0_3"
 
-    def forward(self, x) -> torch.Tensor:
-        return _Scaled.apply(x, self.weight, self.is_centred)
+    def forward(self, x, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Return the norm of x (..., W) in x's format, or in another one, which costs no cast."""
+        return _Scaled.apply(x, self.weight, self.is_centred, dtype or x.dtype)
 
 
 class _Scaled(torch.autograd.Function):
@@ -41,8 +42,8 @@ class _Scaled(torch.autograd.Function):
     row; autograd would save three copies of x in float32, of the keys of thousands of image tokens in every block."""
 
     @staticmethod
-    def forward(ctx, x, weight, centred: bool):
-        y = torch.empty_like(x)
+    def forward(ctx, x, weight, centred: bool, dtype: torch.dtype):
+        y = torch.empty_like(x, dtype=dtype)
         ctx.save_for_backward(x, weight, scale(x, weight, y, centred=centred))
         ctx.centred = centred
         return y
@@ -52,7 +53,7 @@ class _Scaled(torch.autograd.Function):
     def backward(ctx, gradient):
         x, weight, factors = ctx.saved_tensors
         grad_x = torch.empty_like(x)
-        return grad_x, scale_backward(gradient, x, weight, factors, grad_x, centred=ctx.centred), None
+        return grad_x, scale_backward(gradient, x, weight, factors, grad_x, centred=ctx.centred), None, None
 
 
 def scale(x, weight, into, *, centred: bool) -> torch.Tensor:
