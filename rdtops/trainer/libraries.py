@@ -68,6 +68,14 @@ def norms(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     return [torch.linalg.vector_norm(tensor, 2, dtype=torch.float64) for tensor in tensors]
 
 
+def divide(tensors: list[torch.Tensor], divisor: torch.Tensor) -> None:
+    """Divide the tensors by a number on their device, in place, all at once where this torch can."""
+    if "Tensor" in torch.ops.aten._foreach_div_.overloads():
+        torch._foreach_div_(tensors, divisor)
+    else:
+        torch._foreach_div_(tensors, [divisor] * len(tensors))
+
+
 def weights_in(dtype: torch.dtype) -> dict[str, torch.dtype]:
     """Return the option of from_pretrained for the type of the weights: transformers 4.56 renamed it."""
     return {"dtype" if _transformers() >= (4, 56) else "torch_dtype": dtype}

@@ -194,14 +194,14 @@ class Training:
             norm = self.update.step(learning_rate)
 
         # gather from every process its losses, and whether it was asked to stop; only now wait for the device
-        told_RM = self.ranks.gather(torch.stack([*losses, torch.full_like(losses[0], self.stop.signal)])).double()
-        read = torch.cat([told_RM.flatten(), told_RM[:, :-1].mean()[None], norm.double()[None]])
+        told = self.ranks.gather(torch.stack([*losses, torch.full_like(losses[0], self.stop.signal)])).double()
+        losses_RM, signals_R = told[:, :-1], told[:, -1]
+        read = torch.cat([torch.stack([losses_RM.mean(), norm.double(), signals_R.max()]), losses_RM.flatten()])
         with self.ranks.collective():  # an error of NCCL is raised where a result is read
-            *told, loss_mean, grad_norm = read.tolist()
-        each = micro_batches + 1
-        self._check_step(step, [told[start:start + micro_batches] for start in range(0, len(told), each)], grad_norm)
+            loss_mean, grad_norm, signalled, *each = read.tolist()
+        self._check_finite(step, each, grad_norm)
         self.reporter.step(self.progress.step(step, loss_mean, learning_rate, grad_norm))
-        return loss_mean, int(max(told[micro_batches::each]))
+        return loss_mean, int(signalled)
 
     def _loss(self, batch: Batch, valid_steps: float) -> torch.Tensor:
         with self._autocast():
@@ -211,11 +211,11 @@ class Training:
                 return self.policy.loss(**conditions, **batch.target.arguments(), valid_steps=valid_steps,
                                         slot_weights=self.samples.slot_weights)
 
-    def _check_step(self, step: int, losses_RM: list[list[float]], grad_norm: float) -> None:
-        """Stop when a loss or the gradient is not finite: before any save, for the weights are not either. Name the
-        samples of the loss."""
-        bad = [(rank, micro) for rank, losses_M in enumerate(losses_RM) for micro, loss in enumerate(losses_M)
-               if not math.isfinite(loss)]
+    def _check_finite(self, step: int, losses: list[float], grad_norm: float) -> None:
+        """Stop when a loss, of rank after rank, or the gradient is not finite: before any save, for the weights are not
+        either. Name the samples of the loss."""
+        bad = [divmod(place, self.config.gradient_accumulation_steps)
+               for place, loss in enumerate(losses) if not math.isfinite(loss)]
         if bad:
             numbers = [n for rank, micro in bad for n in Share(self.config, rank, step).numbers(micro)]
             names = [self.samples.name(step, n) for n in numbers]
@@ -297,7 +297,7 @@ class Training:
 
     def _build(self) -> None:
         device = self.ranks.device
-        self.policy, ema = self._placed(inputs.policy(self.spec, self.inputs.resume))
+        self.policy, ema = self._place(inputs.policy(self.spec, self.inputs.resume))
         self.update = WeightUpdate(self.config, self.policy, ema, self.shards, device)
         self.conditions = Conditions(self.inputs.instructions, inputs.asset(self.spec, "vision_encoder"),
                                      self.codec.control_hz, device, DTYPES[self.config.mixed_precision])
@@ -309,8 +309,8 @@ class Training:
         self.action_error = ActionError(self.samples, self.conditions, device)
         self.steps_done, self.loss_before = self._resume()
 
-    def _placed(self, policy: RDTPolicy) -> tuple[RDTPolicy, Ema]:
-        """Move the policy and its EMA, each whole in host memory until now, to their devices."""
+    def _place(self, policy: RDTPolicy) -> tuple[RDTPolicy, Ema]:
+        """Return the policy and its EMA, each whole in host memory until now, on their devices."""
         ema = Ema(policy)
         if self.inputs.resume:
             checkpoint.restore_ema(Path(self.inputs.resume.path), ema)

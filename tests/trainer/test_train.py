@@ -471,7 +471,7 @@ def test_a_bug_is_told_and_its_traceback_kept(prepare, train_here, monkeypatch) 
     def slip(*_: object) -> None:
         raise ZeroDivisionError("a slip")
 
-    monkeypatch.setattr(train.Training, "_update", slip)
+    monkeypatch.setattr(train.Training, "_check_finite", slip)
     spec = prepare("bug", *SHORT)
     with pytest.raises(ZeroDivisionError):
         train_here(spec)

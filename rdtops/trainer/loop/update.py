@@ -55,5 +55,4 @@ class WeightUpdate:
         if self.shards.scales_in_update and self.optimizer.defaults["fused"] and not self.scaler.is_enabled():
             self.optimizer.grad_scale = divisor  # type: ignore[attr-defined]
         else:  # GradScaler sets grad_scale itself
-            divided = gradients(self.policy)
-            torch._foreach_div_(divided, [divisor] * len(divided))
+            libraries.divide(gradients(self.policy), divisor)

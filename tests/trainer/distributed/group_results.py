@@ -115,6 +115,34 @@ def learn(ranks: Ranks, pretrained: str, *, overlapped: bool, resumed_at: int = 
     return {"digest": digest([*model.parameters(), *moments]), "sent": sent, "buckets": len(averaging._buckets)}
 
 
+def crossed(ranks: Ranks) -> bool:
+    """Average where the gradients come in another order on every other rank. Return whether all are right."""
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(30_000)) for _ in range(3)]  # each a bucket
+    averaging = Averaging(ranks, parameters)
+    right = []
+    for _ in range(3):
+        averaging.begin()
+        wanted = [sum(chained(parameters, rank, gradients=True)[n] for rank in range(ranks.world)) / ranks.world
+                  for n in range(len(parameters))]
+        chained(parameters, ranks.rank).backward()
+        averaging.finish()
+        right += [torch.allclose(p.grad, gradient, rtol=1e-5) for p, gradient in zip(parameters, wanted, strict=True)]
+        for parameter in parameters:
+            parameter.grad = None
+    return all(right)
+
+
+def chained(parameters: list[torch.nn.Parameter], rank: int, *, gradients: bool = False) -> Any:
+    """A loss whose gradients come from the last parameter to the first on even ranks, and the other way round on odd
+    ones."""
+    order = [*range(len(parameters))][:: -1 if rank % 2 else 1]
+    loss = torch.tensor(1.0 + rank)
+    for number in order:
+        loss = loss + (number + 1) * (loss.detach() * parameters[number]).sigmoid().mean() + 0.5 * loss
+    return torch.autograd.grad(loss, parameters) if gradients else loss
+
+
 def ema_of(ranks: Ranks, pretrained: str) -> dict[str, Any]:
     """Compare the EMA weights that are shared out with whole ones."""
     model, shards = policy(pretrained), Shards(ranks)
@@ -174,6 +202,7 @@ def main(out: str, number: str, dataset: str, pretrained: str, text_encoder: str
             "afterwards": learn(ranks, pretrained, overlapped=False),
             "overlapped": learn(ranks, pretrained, overlapped=True),
             "resumed": learn(ranks, pretrained, overlapped=True, resumed_at=1),
+            "crossed": crossed(ranks),
             "ema": ema_of(ranks, pretrained),
             "evaluated": evaluated(ranks, pretrained, measures)}
         if world == WORLDS[-1]:

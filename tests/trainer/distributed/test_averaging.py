@@ -55,6 +55,11 @@ def test_only_the_last_micro_batch_sends_and_it_sends_while_it_computes(groups, 
 
 
 @pytest.mark.parametrize("world", WORLDS)
+def test_processes_whose_gradients_come_in_other_orders_send_in_one(groups, world) -> None:
+    assert all(found["crossed"] for found in groups[world])
+
+
+@pytest.mark.parametrize("world", WORLDS)
 def test_ema_weights_that_are_shared_out_are_those_of_one_process(groups, world) -> None:
     for found in groups[world]:
         ema = found["ema"]
