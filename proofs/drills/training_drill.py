@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -128,8 +128,9 @@ class DrillSubject:
 class Life:
     """The processes of one start of a run, in one process group, their output in train.log."""
 
-    def __init__(self, spec: RunSpec) -> None:
+    def __init__(self, spec: RunSpec, program: Sequence[str] = ()) -> None:
         self.spec = spec
+        self._program = program or (sys.executable, "-m", "rdtops.trainer.train", str(spec.paths.config))
         self.began_s = time.monotonic()
         self._journal = Path(spec.paths.journal)
         self._journal_before = self._journal.stat().st_size if self._journal.exists() else 0
@@ -187,12 +188,11 @@ class Life:
         world = self.spec.train.num_processes
         shared = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
                   "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-        words = [sys.executable, "-m", "rdtops.trainer.train", str(self.spec.paths.config)]
         started: list[subprocess.Popen[bytes]] = []
         with Path(self.spec.paths.log).open("ab") as log:
             for rank in range(world):
                 started.append(subprocess.Popen(
-                    words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                    self._program, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                     process_group=started[0].pid if started else 0,
                     env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
         return started

@@ -564,7 +564,7 @@ def test_an_overflow_in_fp16_steps_neither_weights_nor_average(prepare, train_he
     assert train_here(spec) == 0  # a checkpoint without any moments is resumed all the same
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_update(prepare, train_here, monkeypatch) -> None:
+def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved(prepare, train_here, monkeypatch) -> None:
     plain = RDTPolicy.loss
 
     class Spoil(torch.autograd.Function):
@@ -577,9 +577,10 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(prepare, train_he
             return gradient * float("inf")
 
     monkeypatch.setattr(RDTPolicy, "loss", lambda self, **given: Spoil.apply(plain(self, **given)))
-    spec = prepare("spoilt", *SHORT)
+    spec = prepare("spoilt", *SHORT, "checkpoint_every_steps=1")
     assert train_here(spec) == 1
     assert failure(spec)["error"].startswith("step 1: the loss is finite, the gradient is not")
+    assert not events(spec, "checkpoint")
 
 
 @pytest.mark.parametrize(("change", "says"), [

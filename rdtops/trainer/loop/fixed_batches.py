@@ -41,7 +41,7 @@ class FixedBatches:
         if kept is not None:
             return kept.to(self.device, non_blocking=True)
         tokens = self.conditions.image_tokens(told)
-        if sum(t.nbytes for t in [*self._tokens.values(), tokens]) <= KEPT_BYTES:
+        if sum(t.numel() * t.element_size() for t in [*self._tokens.values(), tokens]) <= KEPT_BYTES:
             memory = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=tokens.is_cuda)
             self._tokens[number] = memory.copy_(tokens)
         return tokens

@@ -132,6 +132,30 @@ def test_a_process_that_is_killed_ends_the_others_with_a_reason(assets, tmp_path
 
 
 @pytest.mark.slow
+def test_a_loss_of_one_process_that_is_not_finite_ends_all_before_anything_is_saved(assets, tmp_path) -> None:
+    """The others have the step's update behind them by then."""
+    spec = write_run(tmp_path, "exploding", assets, *TWO, "checkpoint_every_steps=1")
+    life = Life(spec, program=(sys.executable, "-c", ONE_IS_LOST, str(spec.paths.config)))
+    assert finish_line(life) == [1, 1]
+    told = failure(spec)
+    assert told["error"].startswith("step 2: the loss is not finite; its samples: ")
+    assert told["error"].count("demo_") == spec.train.batch_size_per_process
+    assert [e.data["step"] for e in events(spec, "checkpoint")] == [1]
+
+
+ONE_IS_LOST = """
+import os, sys
+from rdtops.trainer import train
+from rdtops.trainer.loop import failures
+loss = train.Training._loss
+def lost(training, *given):
+    return loss(training, *given) * (float("nan") if training.ranks.rank and training.steps_done else 1)
+train.Training._loss = lost
+failures.leave(lambda: train.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
 def test_a_killed_training_and_a_stopped_one_resume_bit_equal(runs, assets, tmp_path) -> None:
     spec = write_run(tmp_path, "killed", assets, *TWO, "sharding=fsdp2")
     for step, strike in ((1, signal.SIGTERM), (3, signal.SIGKILL)):
