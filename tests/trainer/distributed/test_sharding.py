@@ -78,6 +78,19 @@ def test_a_checkpoint_is_resumed_by_any_number_of_processes(runs, assets, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("processes", [3, 4])
+def test_more_than_two_processes_killed_and_resumed_end_with_the_bits_of_those_left_alone(
+        assets, tmp_path, processes) -> None:
+    settings = (*TWO, f"num_processes={processes}", "batch_size_per_process=2", "max_steps=8")
+    whole = trained(write_run(tmp_path, "whole", assets, *settings))
+    killed = write_run(tmp_path, "killed", assets, *settings)
+    life = Life(killed)
+    wait_for_step(killed, life._processes[0], 5)
+    life.kill()
+    assert digests(trained(killed), 8) == digests(whole, 8)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [
     ("mixed_precision=bf16", "gradient_checkpointing=true"), ("gradient_checkpointing=true",)])
 def test_autocast_and_recomputed_blocks_change_nothing(assets, tmp_path, settings) -> None:
