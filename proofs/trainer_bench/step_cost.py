@@ -1,6 +1,7 @@
 """Step cost: the kernels, bytes, FLOPs and kept memory of one training step on a GPU, counted without one.
 
     python -m proofs.trainer_bench.step_cost --model rdt-1b --batch 4    # a table; --json: a JSON row for each phase
+    python -m proofs.trainer_bench.step_cost --document                  # the derived tables of docs/performance.md
 
 The trainer's own code runs on fake tensors, which have shapes and neither memory nor numbers, and every operation that
 reaches torch's dispatcher is counted. Where the code or torch chooses by device, `as_on_cuda` chooses as on a GPU. The
@@ -23,20 +24,25 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from rdtops.trainer import libraries
+from proofs.trainer_bench import published
+from rdtops.contract.config import preset
 from rdtops.trainer.data.observation import HISTORY
+from rdtops.trainer.distributed.ranks import Ranks
+from rdtops.trainer.distributed.sharding import Shards
 from rdtops.trainer.loop.ema import Ema
+from rdtops.trainer.loop.update import WeightUpdate
 from rdtops.trainer.model import encoders, norm, norm_kernels
 from rdtops.trainer.model.conditions import CAMERAS
 from rdtops.trainer.model.encoders import Vision
@@ -48,7 +54,7 @@ SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 2
           "image_size": 384, "patch_size": 14}  # so400m
 LAUNCH_S = 3e-6
 # of a step of rdt-1b at batch 4: more is a failure of `inv bench trainer` and of the tests
-MOST_KERNELS, MOST_GB, MOST_KEPT_GB_A_SAMPLE = 4_900, 158, 0.91
+MOST_KERNELS, MOST_GB, MOST_KEPT_GB_A_SAMPLE = 4_850, 154, 0.90
 CHUNKS, CHUNK = 320, 65_536  # of torch's multi_tensor_apply: a launch takes so many chunks of so many numbers
 NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "_reshape_alias",
              "lift_fresh", "detach", "set_"}
@@ -67,26 +73,60 @@ class Peaks:
     gemm_share: float
     bytes_share: float
     attention_share: float = 0.5  # of what matrix products reach
+    link_bytes_s: float = 0.0  # to the other GPUs, each way
 
     def seconds(self, bytes_moved: float, flops: float, launches: int, *, attention: bool) -> float:
         reached = self.flops_s * self.gemm_share * (self.attention_share if attention else 1)
         return max(bytes_moved / (self.bytes_s * self.bytes_share), flops / reached, launches * LAUNCH_S)
 
 
-GPUS = (Peaks("A800-80GB", 312e12, 2.0e12, 0.75, 0.80), Peaks("H100-80GB", 989e12, 3.35e12, 0.65, 0.85))
+GPUS = (Peaks("A800-80GB", 312e12, 2.0e12, 0.75, 0.80, link_bytes_s=200e9),
+        Peaks("H100-80GB", 989e12, 3.35e12, 0.65, 0.85, link_bytes_s=450e9))
 
 
-@dataclass
+@dataclass(frozen=True)
+class Operation:
+    """One operation of a step. `executed_flops`: with those that it computes again, to keep less."""
+
+    name: str
+    bytes_moved: int
+    flops: int
+    executed_flops: float
+    kernels: int
+
+    def seconds(self, gpu: Peaks) -> float:
+        return gpu.seconds(self.bytes_moved, self.executed_flops, self.kernels, attention="dot_product" in self.name)
+
+
 class PhaseCost:
-    """The cost of one phase of a step."""
+    """The cost of one phase of a step: its operations, and how often each of them."""
 
-    phase: str
-    kernels: int = 0
-    bytes_moved: int = 0
-    flops: int = 0
-    ms: dict[str, float] = field(default_factory=lambda: {gpu.name: 0.0 for gpu in GPUS})
-    by_operation: Counter[str] = field(default_factory=Counter)  # kernels
-    bytes_by_operation: Counter[str] = field(default_factory=Counter)
+    def __init__(self, phase: str) -> None:
+        self.phase = phase
+        self.operations: Counter[Operation] = Counter()
+        self.useful_flops: int | None = None  # where some of them are not
+
+    @property
+    def kernels(self) -> int:
+        return sum(self.by_name("kernels").values())
+
+    @property
+    def bytes_moved(self) -> int:
+        return sum(self.by_name("bytes_moved").values())
+
+    @property
+    def flops(self) -> int:
+        return sum(self.by_name("flops").values()) if self.useful_flops is None else self.useful_flops
+
+    def by_name(self, what: str) -> Counter[str]:
+        """Return a number of the operations of each name."""
+        found: Counter[str] = Counter()
+        for operation, times in self.operations.items():
+            found[operation.name] += times * getattr(operation, what)
+        return found
+
+    def ms(self, gpu: Peaks) -> float:
+        return 1e3 * sum(times * operation.seconds(gpu) for operation, times in self.operations.items())
 
 
 @dataclass(frozen=True)
@@ -97,7 +137,7 @@ class StepCost:
     batch: int
     gradient_checkpointing: bool
     parameters: int
-    kept_bytes: int  # by the forward pass for the backward pass, without weights and inputs
+    kept_bytes: int  # by the forward pass for the backward pass, beside weights and inputs
     weights_kept_bytes: int  # of these the weights in the format of autocast, whatever the batch
     phases: dict[str, PhaseCost]
 
@@ -118,13 +158,14 @@ class StepCost:
         return (self.kept_bytes - self.weights_kept_bytes) / self.batch
 
     def ms(self, gpu: Peaks) -> float:
-        return sum(phase.ms[gpu.name] for phase in self.phases.values())
+        return sum(phase.ms(gpu) for phase in self.phases.values())
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        for phase in self.phases.values():
+        for name, phase in self.phases.items():
             yield {"model": self.model, "batch": self.batch, "gradient_checkpointing": self.gradient_checkpointing,
-                   **{name: value for name, value in asdict(phase).items() if "operation" not in name},
-                   "kept_bytes": self.kept_bytes if phase.phase == "forward" else 0}
+                   "phase": name, "kernels": phase.kernels, "bytes_moved": phase.bytes_moved, "flops": phase.flops,
+                   "kept_bytes": self.kept_bytes if name == "forward" else 0,
+                   "ms": {gpu.name: phase.ms(gpu) for gpu in GPUS}}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -133,9 +174,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=4, help="samples of the GPU")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--json", action="store_true", help="a JSON row for each phase")
+    parser.add_argument("--document", action="store_true", help="the derived tables of docs/performance.md")
     options = parser.parse_args(arguments)
-    cost = step_cost(options.model, options.batch, gradient_checkpointing=options.gradient_checkpointing)
-    lines = map(json.dumps, cost.rows()) if options.json else table(cost)
+    if options.document:
+        lines: Iterable[str] = document()
+    else:
+        cost = step_cost(options.model, options.batch, gradient_checkpointing=options.gradient_checkpointing)
+        lines = map(json.dumps, cost.rows()) if options.json else table(cost)
     sys.stdout.writelines(f"{line}\n" for line in lines)
     return 0
 
@@ -146,47 +191,92 @@ def table(cost: StepCost) -> Iterator[str]:
     yield f"{'':9} {'kernels':>8} {'GB moved':>9} {'TFLOP':>7}" + "".join(f" {'ms ' + gpu.name:>13}" for gpu in GPUS)
     for phase in cost.phases.values():
         yield (f"{phase.phase:9} {phase.kernels:8,} {phase.bytes_moved / 1e9:9.1f} {phase.flops / 1e12:7.2f}"
-               + "".join(f" {phase.ms[gpu.name]:13.1f}" for gpu in GPUS))
+               + "".join(f" {phase.ms(gpu):13.1f}" for gpu in GPUS))
     yield (f"{'step':9} {cost.kernels:8,} {cost.bytes_moved / 1e9:9.1f} {cost.flops / 1e12:7.2f}"
            + "".join(f" {cost.ms(gpu):13.1f}" for gpu in GPUS))
     yield (f"kept for the backward pass: {cost.kept_bytes / 1e9:.2f} GB, of it {cost.weights_kept_bytes / 1e9:.2f} GB "
            f"weights in bf16, {cost.kept_bytes_per_sample / 1e9:.3f} GB a sample")
     for phase in cost.phases.values():
-        most = (f"{name} {phase.by_operation[name]:,} ({moved / 1e9:.1f} GB)"
-                for name, moved in phase.bytes_by_operation.most_common(10))
+        kernels = phase.by_name("kernels")
+        most = (f"{name} {kernels[name]:,} ({moved / 1e9:.1f} GB)"
+                for name, moved in phase.by_name("bytes_moved").most_common(10))
         yield f"{phase.phase}: {', '.join(most)}"
 
 
-def step_cost(model: str, batch: int, *, gradient_checkpointing: bool = False,
+def document() -> Iterator[str]:
+    """Yield the derived tables of docs/performance.md."""
+    small, large = (step_cost("rdt-1b", batch) for batch in (4, 32))
+    again = step_cost("rdt-1b", 32, gradient_checkpointing=True)
+    plain = step_cost("rdt-1b", 4, shares_background=False)
+    yield "| TFLOP a sample of rdt-1b | forward | training |"
+    yield "|---|---|---|"
+    for name, cost in (("RDT, six images in every sample, batch 4", plain),
+                       ("RDT, background shared, batch 4", small), ("RDT, background shared, batch 32", large)):
+        forward, backward = (cost.phases[phase].flops / cost.batch / 1e12 for phase in ("forward", "backward"))
+        yield f"| {name} | {forward:.2f} | {forward + backward:.2f} |"
+    encode = small.phases["encode"].flops / small.batch / 1e12
+    yield f"| SigLIP, four frames | {encode:.2f} | {encode:.2f} |"
+    yield ""
+    names = [f"{gpu.name}: {' + '.join(PHASES)}, ms; samples/s; share of peak" for gpu in GPUS]
+    yield f"| a step on one GPU | kernels | GB moved | TFLOP | kept, GB | {' | '.join(names)} |"
+    yield f"|---|---|---|---|---|{'---|' * len(GPUS)}"
+    for cost in (small, large, again):
+        yield document_row(cost)
+    yield ""
+    yield f"| beside it | {' | '.join(gpu.name for gpu in GPUS)} | from |"
+    yield f"|---|{'---|' * len(GPUS)}---|"
+    peaks = (f"{gpu.flops_s / 1e12:.0f} TFLOP/s, {gpu.bytes_s / 1e12:g} TB/s, {gpu.link_bytes_s / 1e9:.0f} GB/s"
+             for gpu in GPUS)
+    yield f"| peak bf16, memory, NVLink each way | {' | '.join(peaks)} | data sheets |"
+    shares = (f"{gpu.gemm_share:.0%} of matrix products, {gpu.gemm_share * gpu.attention_share:.0%} of attention, "
+              f"{gpu.bytes_share:.0%} of bytes" for gpu in GPUS)
+    yield f"| assumed to be reached | {' | '.join(shares)} | {LAUNCH_S * 1e6:g} µs a kernel at least |"
+    sent = 2 * 7 / 8 * 4 * small.parameters
+    ring = (f"{1e3 * sent / gpu.link_bytes_s:.0f} ms" for gpu in GPUS)
+    yield (f"| averaging gradients over 8 GPUs, not overlapped | {' | '.join(ring)} | "
+           f"{4 * small.parameters / 1e9:.1f} GB in float32, {sent / 1e9:.1f} GB a GPU in a ring |")
+
+
+def document_row(cost: StepCost) -> str:
+    """Return the row of a step in docs/performance.md."""
+    times = []
+    for gpu in GPUS:
+        parts = " + ".join(f"{phase.ms(gpu):.0f}" for phase in cost.phases.values())
+        step_s = cost.ms(gpu) / 1e3
+        share = cost.flops / step_s / gpu.flops_s
+        times.append(f"{parts} = {1e3 * step_s:.0f}; {cost.batch / step_s:.0f}; {share:.0%}")
+    name = f"batch {cost.batch}{', gradient checkpointing' * cost.gradient_checkpointing}"
+    return (f"| {name} | {cost.kernels:,} | {cost.bytes_moved / 1e9:.0f} | {cost.flops / 1e12:.1f} | "
+            f"{cost.kept_bytes / 1e9:.1f} | {' | '.join(times)} |")
+
+
+def step_cost(model: str, batch: int, *, gradient_checkpointing: bool = False, shares_background: bool = True,
               architecture: dict[str, Any] | None = None) -> StepCost:
     """Count one training step with LIBERO's two cameras, in bf16. `architecture`: of `model`, if not that of
-    ARCHITECTURES."""
+    ARCHITECTURES. `shares_background`: whether the missing camera is computed once for all samples."""
     with FakeTensorMode(allow_non_fake_inputs=True), as_on_cuda():
         policy = _policy(architecture or ARCHITECTURES[model])
         policy.model.gradient_checkpointing = gradient_checkpointing
         vision, given = _vision(policy.config), _inputs(policy.config, batch)
-        optimizer = _optimizer(policy)
-        with mock.patch("copy.deepcopy", return_value=_policy(policy.config)):  # fake tensors cannot be copied deeply
-            ema = Ema(policy)
-        counter = CostCounter()
+        update, counter = _update(policy), CostCounter()
         with counter, mock.patch.object(norm_kernels, "launch", counter.launch):
             counter.enter("encode")
             tokens = _encoded(vision, batch)
             counter.enter("forward")
-            with Kept(policy, given) as kept, torch.autocast("cpu", torch.bfloat16):
-                loss = policy.loss(**given, img_tokens=tokens, background_tokens=vision.background_PW)
+            images = {"img_tokens": tokens, "background_tokens": vision.background_PW}
+            if not shares_background:
+                images = {"img_tokens": published.whole_image_tokens(tokens, vision.background_PW)}
+            with Kept(policy, {**given, **images}) as kept, torch.autocast("cpu", torch.bfloat16):
+                loss = policy.loss(**given, **images)
+            kept_bytes = counter.alive_bytes([*policy.parameters(), *tensors_of((given, images))])
             counter.enter("backward")
-            loss.backward()
+            update.backward(loss, 0)
             counter.enter("update")
-            gradients = [p.grad for p in policy.parameters() if p.grad is not None]
-            torch.stack(libraries.norms(gradients)).square().sum().sqrt().float()
-            torch._foreach_mul_(gradients, 0.5)  # as Shards.clip_gradients
-            optimizer.step()
-            ema.step(policy)
+            update.step(1e-4)
     if gradient_checkpointing:  # what it computes again is not useful
-        counter.costs["backward"].flops = 2 * counter.costs["forward"].flops
+        counter.costs["backward"].useful_flops = 2 * counter.costs["forward"].flops
     return StepCost(model, batch, gradient_checkpointing, sum(p.numel() for p in policy.parameters()),
-                    kept.bytes, kept.bytes_of_weights, counter.costs)
+                    kept_bytes, kept.bytes_of_weights, counter.costs)
 
 
 class CostCounter(TorchDispatchMode):
@@ -198,6 +288,13 @@ class CostCounter(TorchDispatchMode):
 
     def enter(self, phase: str) -> None:
         self._now = self.costs.setdefault(phase, PhaseCost(phase))
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def alive_bytes(self, known: Iterable[torch.Tensor]) -> int:
+        """Return the memory that this phase has allocated and not freed. `known`: what was there before."""
+        before = {tensor.untyped_storage()._cdata for tensor in known}  # noqa: SLF001
+        return sum(size for place, (storage, size) in self._made.items()
+                   if place not in before and not storage.expired())
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -212,22 +309,15 @@ class CostCounter(TorchDispatchMode):
             made = [t for t in tensors_of(result) if not any(t is other for other in written)]
             self.note(name, read[1:] if name in OVERWRITES else read, [*written, *made], flops=_flops(name, args, made),
                       launches=_launches(args[0]) if name.startswith(("_foreach", "_fused")) else 1)
+        for storage in (tensor.untyped_storage() for tensor in tensors_of(result)):
+            self._made[storage._cdata] = StorageWeakRef(storage), storage.nbytes()  # noqa: SLF001
         return result
 
     def note(self, name: str, read: list[torch.Tensor], written: list[torch.Tensor], *, flops: int = 0,
              launches: int = 1) -> None:
         """Count one operation."""
         moved = sum(map(_bytes, [*read, *written]))
-        now = self._now
-        now.kernels += launches
-        now.bytes_moved += moved
-        now.flops += flops
-        now.by_operation[name] += launches
-        now.bytes_by_operation[name] += moved
-        for gpu in GPUS:
-            taken_s = gpu.seconds(moved, flops * _executed(name), launches, attention="dot_product" in name)
-            now.ms[gpu.name] += 1e3 * taken_s
-
+        self._now.operations[Operation(name, moved, flops, flops * _executed(name), launches)] += 1
 
     def launch(self, kernel: str, _programs: int, *arguments: Any, **_constants: int) -> None:
         """Count a kernel of the trainer's own, which reads or writes each of its tensors once."""
@@ -314,10 +404,14 @@ def as_on_cuda() -> Iterator[None]:
     """Choose as torch and the trainer do on a CUDA device, where they choose by the device."""
     with (mock.patch.object(functional, "scaled_dot_product_attention", _cuda_attention),
           mock.patch.object(torch._C._nn, "scaled_dot_product_attention", _cuda_attention),  # noqa: SLF001
-          mock.patch.object(norm, "has_kernels", return_value=True),
+          mock.patch.object(norm, "has_kernels", _has_kernels),
           mock.patch.object(encoders, "resized", lambda frames, edge: encoders._resized_as_float(  # noqa: SLF001
               frames.permute(0, 3, 1, 2), edge))):
         yield
+
+
+def _has_kernels(x) -> bool:  # noqa: ARG001  # a Mock would hold every x that it is asked about
+    return True
 
 
 def _cuda_attention(query, key, value, attn_mask=None, **others: Any):
@@ -343,14 +437,17 @@ def _policy(architecture: dict[str, Any]) -> RDTPolicy:
         return RDTPolicy(architecture).train()
 
 
-def _optimizer(policy: RDTPolicy) -> torch.optim.AdamW:
-    """Return AdamW after its first step, in which it allocates its moments."""
-    optimizer = libraries.adamw(policy.parameters(), torch.device("cpu"), lr=1e-4, weight_decay=0.01)
+def _update(policy: RDTPolicy) -> WeightUpdate:
+    """Return the update of one process after its first step, in which AdamW allocates its moments."""
+    device = torch.device("cpu")
+    with mock.patch("copy.deepcopy", return_value=_policy(policy.config)):  # fake tensors cannot be copied deeply
+        ema = Ema(policy)
+    update = WeightUpdate(replace(preset("libero_single_task"), gradient_accumulation_steps=1), policy, ema,
+                          Shards(Ranks(0, 1, device)), device)
     for parameter in policy.parameters():
         parameter.grad = torch.empty_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad()
-    return optimizer
+    update.step(1e-4)
+    return update
 
 
 def _vision(config: dict[str, Any]) -> Vision:

@@ -9,6 +9,10 @@ from torch.nn import functional
 from proofs.trainer_bench import step_cost
 from proofs.trainer_bench.step_cost import CostCounter, StepCost
 from rdtops.trainer.model.rdt import ARCHITECTURES
+from tests.trainer.conftest import REPOSITORY
+
+DOCUMENT = REPOSITORY / "docs" / "performance.md"
+HOW = "python -m proofs.trainer_bench.step_cost --document   # what docs/performance.md derives"
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +24,21 @@ def test_a_step_of_rdt_1b_costs_no_more_than_it_did(large) -> None:
     assert large.kernels <= step_cost.MOST_KERNELS
     assert large.bytes_moved / 1e9 <= step_cost.MOST_GB
     assert large.kept_bytes_per_sample / 1e9 <= step_cost.MOST_KEPT_GB_A_SAMPLE
+
+
+def test_the_document_says_what_the_program_counts(large) -> None:
+    assert step_cost.document_row(large) in DOCUMENT.read_text(encoding="utf-8"), HOW
+
+
+@pytest.mark.slow
+def test_every_derived_table_is_the_program_s() -> None:
+    assert "\n".join(step_cost.document()) in DOCUMENT.read_text(encoding="utf-8"), HOW
+
+
+def test_a_step_takes_what_another_gpu_reaches(large) -> None:
+    """`inv bench gpu` asks with the ceilings that it measured."""
+    slow = step_cost.Peaks("half as fast", *(number / 2 for number in (312e12, 2.0e12)), 0.75, 0.80)
+    assert 1.5 * large.ms(step_cost.GPUS[0]) < large.ms(slow) < 2 * large.ms(step_cost.GPUS[0])
 
 
 def test_the_flops_are_those_of_the_architecture(large) -> None:
@@ -61,8 +80,8 @@ def test_operations_are_counted_by_what_they_do() -> None:
         row.copy_(row.clone())
         torch._foreach_mul_([square, row], 2)
     cost, whole, part = counter.costs["here"], square.nbytes, row.nbytes
-    assert dict(cost.by_operation) == {"addmm": 1, "add_": 1, "mul": 1, "clone": 1, "copy_": 1, "_foreach_mul_": 1}
-    assert cost.bytes_by_operation == {"addmm": 3 * whole + part, "add_": 2 * whole, "mul": 2 * whole + part,
+    assert cost.by_name("kernels") == dict.fromkeys(("addmm", "add_", "mul", "clone", "copy_", "_foreach_mul_"), 1)
+    assert cost.by_name("bytes_moved") == {"addmm": 3 * whole + part, "add_": 2 * whole, "mul": 2 * whole + part,
                                        "clone": 2 * part, "copy_": 2 * part, "_foreach_mul_": 2 * (whole + part)}
     assert cost.flops == 2 * 64**3
     assert step_cost._launches([torch.empty(65_536 * 200, device="meta")] * 4) == 3  # 800 chunks, 320 a launch

@@ -48,17 +48,17 @@ def heads(tensor: torch.Tensor) -> torch.Tensor:
 
 
 LAYOUTS = {
-    "rows of 2048": lambda dtype: values(2, 5, 2048, dtype=dtype),
-    "rows of 96": lambda dtype: values(7, 96, dtype=dtype),
-    "heads of qkv": lambda dtype: heads(values(2, 9, 3 * 128, dtype=dtype)),
-    "more rows than a program takes": lambda dtype: values(1, 3, 50, 64, dtype=dtype),
+    "rows of 2048": lambda dtype, device: values(2, 5, 2048, dtype=dtype).to(device),
+    "rows of 96": lambda dtype, device: values(7, 96, dtype=dtype).to(device),
+    "heads of qkv": lambda dtype, device: heads(values(2, 9, 3 * 128, dtype=dtype).to(device)),
+    "more rows than a program takes": lambda dtype, device: values(1, 3, 50, 64, dtype=dtype).to(device),
 }
 
 
 def outcome(kind: str, x: torch.Tensor, dtype: torch.dtype, weight: torch.Tensor, pull: torch.Tensor
             ) -> tuple[torch.Tensor, ...]:
     """Return output, gradient of x and gradient of the weight, computed in `dtype`."""
-    module = Norm(x.shape[-1], kind)
+    module = Norm(x.shape[-1], kind).to(x.device)
     module.weight.data = weight.clone().to(dtype if dtype == torch.float64 else torch.float32)
     given = x.detach().to(dtype).as_strided(x.size(), x.stride()) if dtype == x.dtype else x.detach().to(dtype)
     given.requires_grad_()
@@ -78,17 +78,37 @@ def definition(kind: str, x: torch.Tensor, weight: torch.Tensor, pull: torch.Ten
 @pytest.mark.parametrize("dtype", FORMATS)
 @pytest.mark.parametrize("kind", NORMS)
 def test_the_kernels_compute_what_the_definition_says(interpreted, monkeypatch, kind, dtype, layout) -> None:
-    x = LAYOUTS[layout](dtype)
+    x = LAYOUTS[layout](dtype, "cpu")
     weight = values(1, x.shape[-1], dtype=torch.float32, seed=1)[0] * 100
     pull = values(*x.shape, dtype=dtype, seed=2)
     exact = definition(kind, x, weight, pull)
     ours = outcome(kind, x, dtype, weight, pull)
     monkeypatch.setattr(norm, "has_kernels", lambda _: False)
     reference = outcome(kind, x, dtype, weight, pull)
-    for one, plain, wanted, rounding in zip(ours, reference, exact, (ROUNDING[dtype], ROUNDING[dtype], 1e-5),
-                                            strict=True):
+    for one, plain in zip(ours, reference, strict=True):
         assert (one.dtype, one.shape, one.stride()) == (plain.dtype, plain.shape, plain.stride())
-        apart = (one.double() - wanted).abs() - 1.01 * rounding * wanted.abs()
+    assert_near(ours, exact, ROUNDING[dtype])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("kind", NORMS)
+def test_on_a_gpu_the_kernels_compute_it_to_half_a_unit_and_the_same_bits_each_time(kind, dtype, layout) -> None:
+    x = LAYOUTS[layout](dtype, "cuda")
+    assert norm.has_kernels(x), "see the warning in the log"
+    weight = values(1, x.shape[-1], dtype=torch.float32, seed=1)[0].cuda() * 100
+    pull = values(*x.shape, dtype=dtype, seed=2).cuda()
+    first, second = (outcome(kind, x, dtype, weight, pull) for _ in range(2))
+    assert_near(first, definition(kind, x, weight, pull), min(ROUNDING[dtype], 2**-8))
+    assert all(map(torch.equal, first, second))
+
+
+def assert_near(ours: tuple[torch.Tensor, ...], exact: tuple[torch.Tensor, ...], rounding: float) -> None:
+    """Compare output and gradient of x, which are rounded to their format, and the weight's, which is float32."""
+    for one, wanted, unit in zip(ours, exact, (rounding, rounding, 1e-5), strict=True):
+        apart = (one.double() - wanted).abs() - 1.01 * unit * wanted.abs()
         assert apart.max() <= 1e-5 * wanted.abs().max(), f"{apart.max()} of {wanted.abs().max()}"
 
 
