@@ -78,7 +78,7 @@ class TrainConfig:
     accept_changed: str = ""  # roles of ACCEPTABLE, separated by commas, whose files a resume may find changed
     loader_workers: int = 8
     image_augmentation: bool = True
-    vision_cache_gib: int = 0  # keep SigLIP's output of every frame on disk, at most this; 0: encode in every step
+    vision_cache_gib: int = 0  # keep SigLIP's output of unchanged frames on disk, at most this; 0: encode every step
     state_noise_snr_db: float | None = 40.0
     condition_dropout: float = 0.1  # probability that language, an image or the state is masked in a sample
     seed: int = 42
@@ -293,9 +293,6 @@ def checked(config: TrainConfig) -> TrainConfig:
             problems.append(f"condition_dropout = {config.condition_dropout}: must be at least 0 and below 1")
         if not 0 <= config.heldout_share <= 0.5:
             problems.append(f"heldout_share = {config.heldout_share}: must be from 0 to 0.5")
-        if config.vision_cache_gib and config.image_augmentation:
-            problems.append(f"vision_cache_gib = {config.vision_cache_gib}: needs image_augmentation=false, "
-                            "because augmented images are encoded anew in every step")
         trusted(config.trusted_conventions)
         accepted_roles(config.accept_changed)
     if problems:

@@ -18,6 +18,7 @@ MIB_PER_PROCESS = 3 * 1024  # Python, torch and a CUDA context
 MIB_PER_WORKER = 400  # Python, torch and HDF5
 MIB_PER_SAMPLE = 1.5  # six frames of 256 x 256 pixels and the rest of a sample
 PREFETCHED = 2 + 1  # batches that a worker has ready, and the one in progress
+EXISTING_FRAMES = 4  # of a sample: two cameras, now and before
 NCCL_SHM_MIB = 64  # for each process
 FILES_BESIDE_DATA = 256  # sockets, libraries, pipes of one process
 _NEAREST = ('while [ ! -e "$d" ] && [ ! -h "$d" ]; do d=$(dirname "$d"); done; '
@@ -255,7 +256,15 @@ def shm_needed_mib(train: TrainConfig) -> int:
     """Return the MiB of /dev/shm for the samples from loader workers to their process, and for NCCL between GPUs."""
     workers = train.num_processes * train.loader_workers
     nccl = NCCL_SHM_MIB * train.num_processes if train.device == "cuda" and train.num_processes > 1 else 0
-    return int(workers * PREFETCHED * train.batch_size_per_process * MIB_PER_SAMPLE) + nccl
+    return int(workers * PREFETCHED * train.batch_size_per_process * (MIB_PER_SAMPLE + _features_mib(train))) + nccl
+
+
+def _features_mib(train: TrainConfig) -> float:
+    """Return the MiB of a sample's cached image tokens; half of the samples are augmented and have none."""
+    model = MODELS[train.model]
+    token_bytes = model.img_width * (4 if train.mixed_precision == "no" else 2)
+    share = 0.0 if not train.vision_cache_gib else 0.5 if train.image_augmentation else 1.0
+    return share * EXISTING_FRAMES * model.img_patches * token_bytes / 2**20
 
 
 def judge_shm(subject: Subject, answers: Answers) -> Iterator[CheckResult]:

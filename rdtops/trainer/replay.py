@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -159,8 +159,7 @@ def _samples(run: Path, spec: RunSpec, policy: RDTPolicy, device: torch.device,
     conditions = Conditions(inputs.instructions(spec, dataset, device, read), inputs.asset(spec, "vision_encoder"),
                             using.control_hz, device, DTYPES[spec.train.mixed_precision])
     samples = Samples(dataset, using, found, conditions.texts, policy.config["pred_horizon"],
-                      policy.config["noise_scheduler"]["num_train_timesteps"],
-                      replace(spec.train, vision_cache_gib=0))  # encoded again: the bits are the same
+                      policy.config["noise_scheduler"]["num_train_timesteps"], spec.train)
     return samples, conditions
 
 

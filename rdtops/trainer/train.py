@@ -124,8 +124,8 @@ class Training:
         self.inputs = ranks.once(self._find_inputs)
         self.shards = ranks.together(lambda: sharding.of(self.config, ranks))
         ranks.together(self._build)
-        self.conditions.features = features.prepare(spec, self.inputs.dataset, self.inputs.provenance,
-                                                   self.conditions.vision, ranks)
+        self.samples.features = features.prepare(spec, self.inputs.dataset, self.inputs.provenance,
+                                                 self.conditions.vision, ranks)
         self.phases = Phases(ranks.device)
         self.saver = Saver(Path(spec.paths.checkpoints), self._retention(), self.reporter.journal)
         if ranks.is_first:
