@@ -18,7 +18,8 @@ from torch import nn
 
 from rdtops.trainer.data import libero
 from rdtops.trainer.model.conditions import CAMERAS
-from rdtops.trainer.model.rdt import NORM_EPS, Norm, RDTPolicy
+from rdtops.trainer.model.norm import NORM_EPS, Norm
+from rdtops.trainer.model.rdt import RDTPolicy
 
 BACKGROUND = (127, 127, 127)  # SigLIP's mean colour
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import itertools
 import json
 import statistics
@@ -26,7 +27,7 @@ from typing import Any
 import h5py
 import torch
 
-from proofs.trainer_bench import published, saving_pause
+from proofs.trainer_bench import published, saving_pause, step_cost
 from rdtops.contract.config import preset
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import codec
@@ -89,6 +90,13 @@ def rows(dataset: Path, *, quick: bool, only: str = "") -> Iterator[SpeedRow]:
                 lambda name: activations(name, goal=1.3, checkpointing=False),
             "the same, with gradient checkpointing":
                 lambda name: activations(name, goal=4, checkpointing=True),
+            "kernels a step of rdt-1b, batch 4":
+                lambda name: counted(name, lambda cost: cost.kernels, step_cost.MOST_KERNELS),
+            "GB moved a step of rdt-1b, batch 4":
+                lambda name: counted(name, lambda cost: cost.bytes_moved / 1e9, step_cost.MOST_GB),
+            "GB kept a sample of rdt-1b, batch 4":
+                lambda name: counted(name, lambda cost: cost.kept_bytes_per_sample / 1e9,
+                                     step_cost.MOST_KEPT_GB_A_SAMPLE),
             "noise draws/s, 4 of one sample":
                 lambda name: noise_draws(name, rounds, goal=2.5, plain=True),
             "the same, beside 4 samples with a shared background":
@@ -305,17 +313,20 @@ def activations(name: str, goal: float, *, checkpointing: bool) -> SpeedRow:
 
 def kept_bytes(policy: RDTPolicy, given: dict[str, torch.Tensor]) -> int:
     """Return the bytes that the forward pass saves for the backward pass, without weights and inputs."""
-    storages: dict[int, int] = {}
+    with step_cost.Kept(policy, given) as kept, torch.autocast("cpu", torch.bfloat16):
+        policy.loss(**given)
+    return kept.bytes
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
-        loss = policy.loss(**given)
-    known = {t.untyped_storage().data_ptr() for t in [*policy.parameters(), *given.values()]}
-    del loss  # only now: its memory must not be reused at the same address
-    return sum(size for place, size in storages.items() if place not in known)
+@functools.cache
+def large_step() -> step_cost.StepCost:
+    return step_cost.step_cost("rdt-1b", BATCH)
+
+
+def counted(name: str, value: Callable[[step_cost.StepCost], float], most: float) -> SpeedRow:
+    count = value(large_step())
+    return SpeedRow(name, round(count, 3), f"at most {most:,}", count <= most,
+                    "python -m proofs.trainer_bench.step_cost   # counted, not measured")
 
 
 def noise_draws(name: str, rounds: int, *, goal: float, plain: bool, draws: int = 4) -> SpeedRow:

@@ -31,7 +31,8 @@ from rdtops.trainer.data.samples import Samples, collate
 from rdtops.trainer.loop import failures
 from rdtops.trainer.model import encoders
 from rdtops.trainer.model.conditions import Conditions
-from rdtops.trainer.model.rdt import NORMS, RDTPolicy
+from rdtops.trainer.model.norm import NORMS
+from rdtops.trainer.model.rdt import RDTPolicy
 
 CERTAIN = 4.0  # standard errors: samples of one episode resemble each other, so the true error is larger than stated
 

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from rdtops.trainer import normfit
-from rdtops.trainer.model.rdt import NORMS, RDTPolicy
+from rdtops.trainer.model.norm import NORMS
+from rdtops.trainer.model.rdt import RDTPolicy
 from tests.trainer.conftest import PARITY, write_run
 
 TIMM, RMS = NORMS

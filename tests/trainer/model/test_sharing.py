@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from proofs.trainer_bench import published, speed
-from rdtops.trainer.model.rdt import ARCHITECTURES, Norm, RDTPolicy
+from rdtops.trainer.model.norm import Norm
+from rdtops.trainer.model.rdt import ARCHITECTURES, RDTPolicy
 
 B, V, C, P, H = 3, 2, 2, 16, 16
 
