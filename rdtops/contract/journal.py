@@ -22,8 +22,8 @@ KINDS = {
     "requeued": "launcher, job, restarts: at its time limit it saved, and waits in the queue again",
     "launched": "launcher, pid, boot_id: written by the launch script",
     "attempt": "attempt, log_offset, log_line, oom_kills, batch_size_per_process, gradient_accumulation_steps, "
-               "gradient_checkpointing: the supervisor starts the trainer for the attempt-th time since the launch; "
-               "log_offset and log_line: where train.log then ends",
+               "gradient_checkpointing (as requested): the supervisor starts the trainer for the attempt-th time since "
+               "the launch; log_offset and log_line: where train.log then ends",
     "attempt_ended": "attempt, exit_code (-9: killed by signal 9; null: unknown), cause, summary, evidence, "
                      "next, oom_kills, restart_in_s (null: it was the last)",
     "silent": "attempt, silent_s, limit_s, ranks (as of stuck): nothing was written for long before the first step; "
@@ -31,7 +31,7 @@ KINDS = {
     "heard": "attempt: after a `silent`, something was written again",
     "stuck": "attempt, silent_s, limit_s, ranks (the state of each in /proc): written before they are killed",
     "started": "world_size, max_steps, device, parameters, resumed_from_step (0 = from the start), heldout_samples, "
-               "instructions (of the demonstrations, at most 20)",
+               "instructions (of the demonstrations, at most 20), gradient_checkpointing (as decided)",
     "step": "step, loss, learning_rate, grad_norm, samples, samples_per_s, step_s, data_s, encode_s, forward_s, "
             "backward_s, optimiser_s, save_s, evaluation_s, memory_mib, eta_s: means over the steps since "
             "the last such event; times are parts of step_s, of rank 0; samples_per_s leaves out save_s and "

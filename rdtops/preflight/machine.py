@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rdtops.checks import CheckResult
 from rdtops.contract.config import TrainConfig
-from rdtops.contract.models import MODELS
+from rdtops.contract.models import EXISTING_FRAMES, MODELS
 from rdtops.preflight.check import Answers, Check, Subject, last_line
 from rdtops.ssh.command import quoted
 from rdtops.ssh.probe import Output, Probe
@@ -18,7 +18,6 @@ MIB_PER_PROCESS = 3 * 1024  # Python, torch and a CUDA context
 MIB_PER_WORKER = 400  # Python, torch and HDF5
 MIB_PER_SAMPLE = 1.5  # six frames of 256 x 256 pixels and the rest of a sample
 PREFETCHED = 2 + 1  # batches that a worker has ready, and the one in progress
-EXISTING_FRAMES = 4  # of a sample: two cameras, now and before
 NCCL_SHM_MIB = 64  # for each process
 FILES_BESIDE_DATA = 256  # sockets, libraries, pipes of one process
 _NEAREST = ('while [ ! -e "$d" ] && [ ! -h "$d" ]; do d=$(dirname "$d"); done; '

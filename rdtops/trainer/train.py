@@ -35,7 +35,7 @@ from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.samples import Batch, Samples, Share, feeding
 from rdtops.trainer.distributed import sharding
 from rdtops.trainer.distributed.ranks import AlreadyReported, PeerFailed, Ranks
-from rdtops.trainer.loop import checkpoint, disk_space, failures, inputs, trackers
+from rdtops.trainer.loop import checkpoint, disk_space, failures, gpu_memory, inputs, trackers
 from rdtops.trainer.loop.checkpoint import Contents, TrainingState
 from rdtops.trainer.loop.ema import Ema
 from rdtops.trainer.loop.phase_timer import Phases
@@ -104,6 +104,7 @@ def run(spec: RunSpec, journal: Journal, stop: Stop) -> int:
         raise RunError(f"this process started too late: {error}") from error
     ranks = Ranks.join(spec.train)
     configure_logging(logging.INFO if ranks.is_first else logging.ERROR)
+    spec = replace(spec, train=gpu_memory.decided(spec.train, ranks))
     code = Training(spec, journal, ranks, stop).run()
     with failures.within(LEAVE_S, code):
         ranks.leave()  # not after a failure: leaving waits for the others, which may be waiting for this process
@@ -362,7 +363,8 @@ class Training:
         instructions = [text[:200] for text in self.inputs.dataset.instructions[:MOST_INSTRUCTIONS]]
         self.reporter.started(world_size=self.ranks.world, max_steps=self.config.max_steps, device=name,
                               parameters=parameters, resumed_from_step=self.steps_done,
-                              heldout_samples=len(self.samples.split.heldout), instructions=instructions)
+                              heldout_samples=len(self.samples.split.heldout), instructions=instructions,
+                              gradient_checkpointing=self.config.gradient_checkpointing)
         self.reporter.line(
             "%s on %d x %s: %s parameters, %d samples of %d episodes (%s), global batch %d, from step %d to %d",
             self.config.model, self.ranks.world, name, f"{parameters:,}", len(self.inputs.dataset),

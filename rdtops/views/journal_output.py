@@ -76,7 +76,7 @@ def _started(d: dict[str, Any]) -> str:
 
 
 def _attempt(d: dict[str, Any]) -> str:
-    checkpointing = ", with gradient checkpointing" if d.get("gradient_checkpointing") else ""
+    checkpointing = ", with gradient checkpointing" if d.get("gradient_checkpointing") is True else ""
     return (f"attempt {d['attempt']}: micro-batches of {d['batch_size_per_process']}, "
             f"{d['gradient_accumulation_steps']} per step and process{checkpointing}")
 

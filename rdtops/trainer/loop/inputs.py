@@ -74,7 +74,7 @@ def policy(spec: RunSpec, resume: Checkpoint | None) -> RDTPolicy:
     else:
         made = RDTPolicy.from_pretrained(asset(spec, "pretrained"))
     _check_architecture(made.config, spec.train.model)
-    made.model.gradient_checkpointing = spec.train.gradient_checkpointing
+    made.model.gradient_checkpointing = spec.train.gradient_checkpointing is True
     return made.train()
 
 
