@@ -127,10 +127,10 @@ def _corrupted(image: Any) -> Any:
 class PlainNorm(Norm):
     """The same numbers as Norm, with every intermediate result saved for the backward pass."""
 
-    def forward(self, x) -> torch.Tensor:
+    def forward(self, x, dtype: torch.dtype | None = None) -> torch.Tensor:
         wide = x.float()
         power = wide.var(-1, keepdim=True) if self.kind == "timm_1_0_3" else wide.square().mean(-1, keepdim=True)
-        return (wide * torch.rsqrt(power + NORM_EPS) * self.weight).to(x.dtype)
+        return (wide * torch.rsqrt(power + NORM_EPS) * self.weight).to(dtype or x.dtype)
 
 
 def plain(policy: RDTPolicy) -> RDTPolicy:

@@ -33,6 +33,7 @@ from rdtops.ssh.hosts import Environment, Host
 from rdtops.ssh.redaction import redacted, secrets_of
 from rdtops.transfer.transfer import TransferProgress, plan_upload, upload
 
+PINNED_BY_TORCH = {"triton"}  # each build of torch for CUDA asks for its own
 CONDA_PYTHON = "3.11"  # what constraints.txt was tested with
 IMPORTED = ("torch", "transformers", "accelerate", "diffusers", "h5py")  # a wheel may lack a library of the system
 INSTALL_S = 3600.0  # torch with CUDA has gigabytes
@@ -114,7 +115,7 @@ def recipe(declared: Environment, chosen: Chosen, tracker: str = "off") -> Recip
     variables = {"PIP_INDEX_URL": declared.index_url or "", "PIP_EXTRA_INDEX_URL": " ".join(declared.extra_index_urls)}
     return Recipe((*declared.requirements, *(line for line in ours if requirements.package_of(line) not in theirs)),
                   tuple(line for line in chosen.environment.constraints
-                        if requirements.package_of(line) not in theirs),
+                        if requirements.package_of(line) not in {*theirs, *PINNED_BY_TORCH}),
                   {name: value for name, value in variables.items() if value}, declared.offline, IMPORTED,
                   proven_environments.declared_torch(declared) or f"torch=={chosen.environment.torch}", chosen.why)
 

@@ -46,7 +46,7 @@ from rdtops.trainer.loop.saving import Saver
 from rdtops.trainer.loop.schedule import learning_rate_at
 from rdtops.trainer.loop.stop import STOPPED, Stop
 from rdtops.trainer.loop.validation_loss import ValidationLoss
-from rdtops.trainer.model import features
+from rdtops.trainer.model import features, norm_kernels
 from rdtops.trainer.model.conditions import Conditions
 from rdtops.trainer.model.precision import DTYPES, autocast, make_reproducible
 from rdtops.trainer.model.rdt import RDTPolicy
@@ -122,6 +122,7 @@ class Training:
         self.reporter = Reporter(journal, ranks.is_first)
         self.codec = codec(self.config.codec)
         make_reproducible(ranks.device)
+        norm_kernels.are_usable(ranks.device)  # asked now, so that the log says before the first step why not
         self.inputs = ranks.once(self._find_inputs)
         self.shards = ranks.together(lambda: sharding.of(self.config, ranks))
         ranks.together(self._build)

@@ -16,9 +16,8 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,6 +26,15 @@ from torch.utils.checkpoint import checkpoint
 
 from rdtops.errors import WeightsError
 from rdtops.trainer.model import diffusion, weights
+from rdtops.trainer.model.attended_tokens import (
+    Condition,
+    KeysValues,
+    Tokens,
+    attention_bias,
+    heads_of,
+    joined,
+    key_value_heads,
+)
 from rdtops.trainer.model.norm import NORMS, Norm
 
 CONFIG_KEYS = ("action_dim", "pred_horizon", "state_token_dim", "lang_token_dim", "img_token_dim", "max_lang_cond_len",
@@ -207,13 +215,15 @@ class RDT(nn.Module):
 
     def conditions(self, lang_BLD, img_BID, lang_mask_BL=None, background_PD=None) -> tuple[Condition, ...]:
         """Return both conditions with position embeddings. With a background img_BID is (B, V, C, P, D)."""
-        language = Condition(lang_BLD + self.lang_cond_pos_embed[:, : lang_BLD.shape[1]], mask_BK=lang_mask_BL)
+        dtype = lang_BLD.dtype  # of what a projection returns: autocast's, where that is on
+        language = Condition(Tokens(lang_BLD + self.lang_cond_pos_embed[:, : lang_BLD.shape[1]], dtype),
+                             bias_B11K=attention_bias(lang_mask_BL, dtype))
         if background_PD is None:
-            return language, Condition(img_BID + self.img_cond_pos_embed)
+            return language, Condition(Tokens(img_BID + self.img_cond_pos_embed, dtype))
         frames, cameras, patches = img_BID.shape[1:4]
         places = self.img_cond_pos_embed[0].unflatten(0, (frames, -1, patches))
-        return language, Condition((img_BID + places[:, :cameras]).flatten(1, 3),
-                                   shared_SD=(background_PD + places[:, cameras:]).flatten(0, 2))
+        return language, Condition(Tokens((img_BID + places[:, :cameras]).flatten(1, 3), dtype),
+                                   Tokens((background_PD + places[:, cameras:]).flatten(0, 2)[None], dtype))
 
     def keys_values(self, conditions: Sequence[Condition]) -> list[KeysValues]:
         """Return the keys and values of every block, for many calls of `denoise` with the same conditions."""
@@ -248,23 +258,6 @@ class RDT(nn.Module):
         self.img_cond_pos_embed.copy_(position_embedding(hidden, img)[None])
 
 
-@dataclass(frozen=True)
-class Condition:
-    """The tokens that a block attends to."""
-
-    own_BKD: torch.Tensor
-    shared_SD: torch.Tensor | None = None  # the same for every sample, attended after its own tokens
-    mask_BK: torch.Tensor | None = None  # True is attended; not together with shared tokens
-
-
-class KeysValues(NamedTuple):
-    """A block's keys and values of a Condition, independent of the trajectory."""
-
-    k_BNKE: torch.Tensor
-    v_BNKE: torch.Tensor
-    mask_B11K: torch.Tensor | None
-
-
 class Block(nn.Module):
     def __init__(self, hidden: int, heads: int, norm: str) -> None:
         super().__init__()
@@ -276,9 +269,10 @@ class Block(nn.Module):
         self.ffn = FeedForward(hidden, hidden)
 
     def forward(self, x_BTD, condition: Condition | KeysValues) -> torch.Tensor:
-        x_BTD = x_BTD + self.attn(self.norm1(x_BTD))
-        x_BTD = x_BTD + self.cross_attn(self.norm2(x_BTD), condition)
-        return x_BTD + self.ffn(self.norm3(x_BTD))
+        dtype = condition.dtype
+        x_BTD = x_BTD + self.attn(self.norm1(x_BTD, dtype))
+        x_BTD = x_BTD + self.cross_attn(self.norm2(x_BTD, dtype), condition)
+        return x_BTD + self.ffn(self.norm3(x_BTD, dtype))
 
     def keys_values(self, condition: Condition) -> KeysValues:
         return self.cross_attn.keys_values(condition)
@@ -304,7 +298,7 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(hidden, hidden)
 
     def forward(self, x_BTD) -> torch.Tensor:
-        q_BNTE, k_BNTE, v_BNTE = (_heads(part, self.heads) for part in self.qkv(x_BTD).chunk(3, dim=-1))
+        q_BNTE, k_BNTE, v_BNTE = (heads_of(part, self.heads) for part in self.qkv(x_BTD).chunk(3, dim=-1))
         mixed_BNTE = functional.scaled_dot_product_attention(self.q_norm(q_BNTE), self.k_norm(k_BNTE), v_BNTE)
         return self.proj(mixed_BNTE.transpose(1, 2).flatten(2))
 
@@ -323,24 +317,20 @@ class CrossAttention(nn.Module):
         """Attend to the condition. x may hold several draws of each sample, side by side: these are additional
         queries."""
         keys_values = condition if isinstance(condition, KeysValues) else self.keys_values(condition)
-        k_BNKE, v_BNKE, mask_B11K = keys_values
+        k_BNKE, v_BNKE, bias_B11K = keys_values
         queries_BTD = self.q(x_BTD).reshape(len(k_BNKE), -1, x_BTD.shape[-1])
-        q_BNTE = self.q_norm(_heads(queries_BTD, self.heads))
-        mixed_BNTE = functional.scaled_dot_product_attention(q_BNTE, k_BNKE, v_BNKE, attn_mask=mask_B11K)
+        q_BNTE = self.q_norm(heads_of(queries_BTD, self.heads))
+        mixed_BNTE = functional.scaled_dot_product_attention(q_BNTE, k_BNKE, v_BNKE, attn_mask=bias_B11K)
         return self.proj(mixed_BNTE.transpose(1, 2).reshape(x_BTD.shape))
 
     def keys_values(self, condition: Condition) -> KeysValues:
-        k_BNKE, v_BNKE = self._project(condition.own_BKD)
-        if condition.shared_SD is not None:
-            assert condition.mask_BK is None
-            shared = self._project(condition.shared_SD[None])
-            k_BNKE, v_BNKE = (torch.cat([own, other.expand(len(own), -1, -1, -1)], dim=2)
-                              for own, other in zip((k_BNKE, v_BNKE), shared, strict=True))
-        return KeysValues(k_BNKE, v_BNKE, _checked_mask(condition.mask_BK))
-
-    def _project(self, tokens_BKD) -> tuple[torch.Tensor, torch.Tensor]:
-        k_BNKE, v_BNKE = (_heads(part, self.heads) for part in self.kv(tokens_BKD).chunk(2, dim=-1))
-        return self.k_norm(k_BNKE), v_BNKE
+        own = self.kv(condition.own_BKD.read())
+        if condition.shared_1SD is None:
+            k_BNKE, v_BNKE = key_value_heads(own, self.heads)
+            return KeysValues(self.k_norm(k_BNKE), v_BNKE, condition.bias_B11K)
+        assert condition.bias_B11K is None
+        shared = self.kv(condition.shared_1SD.read())
+        return joined(own, shared, self.k_norm, self.heads)
 
 
 class FeedForward(nn.Module):
@@ -416,18 +406,6 @@ def _sincos(width: int, positions: torch.Tensor) -> torch.Tensor:
     powers = torch.arange(width // 2, dtype=torch.float64) / (width / 2)
     angles = positions.double()[:, None] / 10000**powers
     return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-def _heads(x_BTD, heads: int) -> torch.Tensor:
-    return x_BTD.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def _checked_mask(mask_BK) -> torch.Tensor | None:
-    """Check that a mask is boolean: numbers would be added, and mask nothing."""
-    if mask_BK is None:
-        return None
-    assert mask_BK.dtype == torch.bool, mask_BK.dtype
-    return mask_BK[:, None, None]
 
 
 def _repeated(tensor, times: int):
