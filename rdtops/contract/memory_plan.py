@@ -130,32 +130,36 @@ def kept_bytes(config: TrainConfig, *, checkpointing: bool) -> int:
     adaptors = number * (images * (model.img_width + 2 * wide) + words * (model.lang_width + 2 * wide)
                          + rows * (2 * SLOTS + 4 * wide) + model.img_patches * (model.img_width + 2 * wide))
     last = rows * wide * (4 + 3 * number)
-    if checkpointing:  # of each block its input, in float32; and once the tokens that blocks attend to
+    tokens = number * wide * _attended(config)  # in the format of autocast, once for all blocks
+    if checkpointing:  # of each block its input, in float32
         return adaptors + last + condition_bytes(config) + model.depth * 4 * wide * rows
-    pairs = model.depth // 2
-    return adaptors + last + pairs * (_language_block(config) + _image_block(config))
+    return adaptors + last + tokens + model.depth // 2 * (_language_block(config) + _image_block(config))
 
 
 def condition_bytes(config: TrainConfig) -> int:
-    """Count the tokens that all blocks attend to, in float32: gradient checkpointing holds them for its blocks."""
+    """Count the tokens that all blocks attend to, in float32 and as autocast casts them: gradient checkpointing holds
+    them for its blocks."""
+    each = 4 if config.mixed_precision == "no" else 4 + 2
+    return each * MODELS[config.model].hidden_size * _attended(config)
+
+
+def _attended(config: TrainConfig) -> int:
+    """Count the tokens that all blocks attend to."""
     model = MODELS[config.model]
-    tokens = config.batch_size_per_process * (EXISTING_FRAMES * model.img_patches + WORDS) + _background(model)
-    return 4 * model.hidden_size * tokens
+    return config.batch_size_per_process * (EXISTING_FRAMES * model.img_patches + WORDS) + _background(model)
 
 
 def _language_block(config: TrainConfig) -> int:
     model, words = MODELS[config.model], config.batch_size_per_process * WORDS
-    # keys and values, normalised keys, and the tokens that autocast casts anew in each block
-    rows = 3 + (config.mixed_precision != "no")
-    return _trajectory(config) + words * rows * model.hidden_size * _number_bytes(config)
+    # keys and values, and normalised keys
+    return _trajectory(config) + words * 3 * model.hidden_size * _number_bytes(config)
 
 
 def _image_block(config: TrainConfig) -> int:
     model, number = MODELS[config.model], _number_bytes(config)
     own, shared = config.batch_size_per_process * EXISTING_FRAMES * model.img_patches, _background(model)
     every = config.batch_size_per_process * FRAMES * model.img_patches
-    # keys and values as projected, and beside those of the background; and the tokens that autocast casts in each block
-    rows = 2 * (own + shared) + 2 * every + (own + shared if config.mixed_precision != "no" else 0)
+    rows = (own + shared) + 2 * every  # keys before their norm; keys and values beside those of the background
     return _trajectory(config) + rows * model.hidden_size * number + 4 * model.num_heads * (own + shared)
 
 
