@@ -93,7 +93,8 @@ def replay(run: Path, step: int, *, which: str = "", device: str = "") -> Replay
     place = torch.device(device or config.device)
     make_reproducible(place)
     origin = _origin(run, spec, step, which)
-    policy = inputs.policy(spec, origin.checkpoint).to(place)
+    policy = inputs.policy(spec, origin.checkpoint, gradient_checkpointing=config.gradient_checkpointing is True)
+    policy = policy.to(place)
     samples, conditions = _samples(run, spec, policy, place, origin)
     losses_RM, replayed = _losses(policy, samples, conditions, step)
     return Replay(spec.run_id, step, origin.name, origin.step, float(losses_RM.double().mean()),

@@ -104,7 +104,6 @@ def run(spec: RunSpec, journal: Journal, stop: Stop) -> int:
         raise RunError(f"this process started too late: {error}") from error
     ranks = Ranks.join(spec.train)
     configure_logging(logging.INFO if ranks.is_first else logging.ERROR)
-    spec = replace(spec, train=gpu_memory.decided(spec.train, ranks))
     code = Training(spec, journal, ranks, stop).run()
     with failures.within(LEAVE_S, code):
         ranks.leave()  # not after a failure: leaving waits for the others, which may be waiting for this process
@@ -123,6 +122,7 @@ class Training:
         self.codec = codec(self.config.codec)
         make_reproducible(ranks.device)
         norm_kernels.are_usable(ranks.device)  # asked now, so that the log says before the first step why not
+        self.gradient_checkpointing = gpu_memory.gradient_checkpointing(self.config, ranks)
         self.inputs = ranks.once(self._find_inputs)
         self.shards = ranks.together(lambda: sharding.of(self.config, ranks))
         ranks.together(self._build)
@@ -132,7 +132,7 @@ class Training:
         self.saver = Saver(Path(spec.paths.checkpoints), self._retention(), self.reporter.journal)
         if ranks.is_first:
             self.reporter.trackers.open(spec, self.steps_done)
-        self.progress = Progress(self.config, ranks.device, self.phases)
+        self.progress = Progress(self.config, ranks.device, self.phases, self.conditions.lang_tokens.shape[1])
 
     # the training ---------------------------------------------------------------------------------------------------
 
@@ -206,6 +206,7 @@ class Training:
         with self._autocast():
             with self.phases("encode"):
                 conditions = self.conditions.of(batch.observation)
+                self.progress.encoded(len(batch.observation.encoded_E))
             with self.phases("forward"):
                 return self.policy.loss(**conditions, **batch.target.arguments(), valid_steps=valid_steps,
                                         slot_weights=self.samples.slot_weights)
@@ -315,7 +316,7 @@ class Training:
 
     def _build(self) -> None:
         device = self.ranks.device
-        self._place(inputs.policy(self.spec, self.inputs.resume))
+        self._place(inputs.policy(self.spec, self.inputs.resume, gradient_checkpointing=self.gradient_checkpointing))
         self.conditions = Conditions(self.inputs.instructions, inputs.asset(self.spec, "vision_encoder"),
                                      self.codec.control_hz, device, DTYPES[self.config.mixed_precision])
         self.conditions.check(self.policy.config)
@@ -365,7 +366,7 @@ class Training:
         self.reporter.started(world_size=self.ranks.world, max_steps=self.config.max_steps, device=name,
                               parameters=parameters, resumed_from_step=self.steps_done,
                               heldout_samples=len(self.samples.split.heldout), instructions=instructions,
-                              gradient_checkpointing=self.config.gradient_checkpointing)
+                              gradient_checkpointing=self.gradient_checkpointing)
         self.reporter.line(
             "%s on %d x %s: %s parameters, %d samples of %d episodes (%s), global batch %d, from step %d to %d",
             self.config.model, self.ranks.world, name, f"{parameters:,}", len(self.inputs.dataset),

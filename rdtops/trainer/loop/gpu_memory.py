@@ -1,9 +1,8 @@
-"""GPU memory: what a training will take of it, decided before the first tensor, and what it has taken."""
+"""GPU memory: whether it is enough for a training without gradient checkpointing."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import torch
 
@@ -14,11 +13,11 @@ from rdtops.trainer.distributed.ranks import Ranks
 log = logging.getLogger(__name__)
 
 
-def decided(config: TrainConfig, ranks: Ranks) -> TrainConfig:
-    """Return the configuration with `gradient_checkpointing = auto` decided by the GPU that has least free memory, the
-    same in every process. The numbers that are learnt do not depend on it."""
+def gradient_checkpointing(config: TrainConfig, ranks: Ranks) -> bool:
+    """Tell whether to use gradient checkpointing. `auto` is decided by the GPU that has least free memory, the same in
+    every process; the numbers that are learnt do not depend on it, so that a resume may decide otherwise."""
     if ranks.device.type != "cuda":
-        return replace(config, gradient_checkpointing=config.gradient_checkpointing is True)
+        return config.gradient_checkpointing is True
     free_bytes = torch.tensor([torch.cuda.mem_get_info(ranks.device)[0]], dtype=torch.float64, device=ranks.device)
     least_bytes = int(ranks.gather(free_bytes).min())
     made = memory_plan.decided(config, least_bytes)
@@ -27,4 +26,4 @@ def decided(config: TrainConfig, ranks: Ranks) -> TrainConfig:
              str(made.gradient_checkpointing).lower(), " (auto)" if config.gradient_checkpointing == AUTO else "")
     if needed_gib > free_gib:
         log.warning("GPU memory: the plan takes more than is free; inv check names settings that fit")
-    return made
+    return made.gradient_checkpointing is True
