@@ -328,14 +328,17 @@ def lint(context: Context) -> None:
 
 
 @task(auto_shortflags=False, positional=["name"], help={
-    "name": "which one: closed-loop, startup, check, scale, trainer, transfer",
+    "name": "which one: closed-loop, startup, check, gpu, scale, trainer, transfer",
+    "host": "of gpu: a host of hosts.toml; default: this machine",
     "quick": "fewest runs, no row that takes minutes",
     "only": "the rows whose name contains this word", "json_": JSON})
-def bench(context: Context, name: str, quick: bool = False, only: str = "", json_: bool = False) -> None:
+def bench(context: Context, name: str, host: str = "", quick: bool = False, only: str = "",
+          json_: bool = False) -> None:
     """Measure a claim of rdtops against its baseline."""
     from proofs import benches
 
-    cli.on_laptop(lambda session: benches.bench(session.say, name, quick=quick, only=only), as_json=json_)
+    cli.on_laptop(lambda session: benches.bench(session, name, host=host, quick=quick, only=only, keep=not json_),
+                  as_json=json_)
 
 
 @task(auto_shortflags=False, positional=["name"], help={

@@ -1,24 +1,68 @@
 """Under CI=true nothing of the lab may be left out silently: a skipped lab test is a failed one. LIBERO's simulator is
-no part of it: the tests say that it is not installed."""
+no part of it: the tests say that it is not installed.
 
+`python -m pytest -m gpu` and `python -m pytest tests/trainer` also run on a GPU host, which has the trainer's packages
+and pytest: what needs a package of the laptop is skipped there, with the package's name.
+"""
+
+import importlib
 import importlib.util
 import os
 
 import pytest
-from hypothesis import settings
 
-from rdtops.plugging import registry
-
-settings.register_profile("shared machine", deadline=None)  # how long an example takes tells how busy the machine is
-settings.load_profile("shared machine")
-pytest_plugins = ["rdtops.testing.fixtures"]
+# of pyproject.toml, what a GPU host has no use for
+OF_THE_LAPTOP = ("asyncssh", "cryptography", "fabric", "hypothesis", "invoke", "jinja2", "paramiko", "pydantic",
+                 "pytest_timeout", "rich", "textual")
 LONGEST = ("tests/lab/", "tests/trainer/")
+
+
+def is_missing(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is None
+    except ModuleNotFoundError:
+        return True
+
+
+ON_A_LAPTOP = not is_missing("fabric")
+pytest_plugins = ["rdtops.testing.fixtures"] if ON_A_LAPTOP else []
+collect_ignore = [] if ON_A_LAPTOP else ["lab", "plugins"]  # whose conftest.py needs it
+if not is_missing("hypothesis"):
+    from hypothesis import settings
+
+    settings.register_profile("shared machine", deadline=None)  # how long an example takes tells how busy it is
+    settings.load_profile("shared machine")
+
+
+def pytest_addoption(parser):
+    if is_missing("pytest_timeout"):  # pyproject.toml sets its option, and an unknown one is an error
+        parser.addini("timeout", "of pytest-timeout, which is not installed")
+
+
+def pytest_configure(config):
+    if is_missing("pytest_timeout"):
+        config.addinivalue_line("markers", "timeout: of pytest-timeout, which is not installed")
 
 
 @pytest.fixture(autouse=True)
 def plugins_are_loaded_for_each_test():
     """A process loads its plugins once; here each test is a process of its own, with plugins of its own."""
-    registry._loaded.cache_clear()
+    if ON_A_LAPTOP:
+        importlib.import_module("rdtops.plugging.registry")._loaded.cache_clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    error = report.call.excinfo.value if report.failed else None
+    while error and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    if package in OF_THE_LAPTOP and is_missing(package):
+        report.outcome = "skipped"
+        reason = f"{package} is not installed; these tests need the laptop's packages"
+        report.longrepr = (str(collector.path), 1, f"Skipped: {reason}")
+    return report
 
 
 @pytest.hookimpl(wrapper=True)

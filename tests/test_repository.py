@@ -68,7 +68,7 @@ def test_the_list_of_tasks_is_frozen():
     ("trust", "host yes"),
     ("plugins", "json"),
     ("plugins.new", "json name package"),
-    ("bench", "json name only quick"),
+    ("bench", "host json name only quick"),
     ("drill", "door folder json kills name only"),
     ("lab.up", "backend door"),
 ])

@@ -34,6 +34,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from rdtops.contract.model_flops import PEAK_TFLOP_S
 from rdtops.trainer import libraries
 from rdtops.trainer.data.observation import HISTORY
 from rdtops.trainer.loop.ema import Ema
@@ -73,7 +74,8 @@ class Peaks:
         return max(bytes_moved / (self.bytes_s * self.bytes_share), flops / reached, launches * LAUNCH_S)
 
 
-GPUS = (Peaks("A800-80GB", 312e12, 2.0e12, 0.75, 0.80), Peaks("H100-80GB", 989e12, 3.35e12, 0.65, 0.85))
+GPUS = (Peaks("A800-80GB", 1e12 * PEAK_TFLOP_S["A800"], 2.0e12, 0.75, 0.80),
+        Peaks("H100-80GB", 1e12 * PEAK_TFLOP_S["H100"], 3.35e12, 0.65, 0.85))
 
 
 @dataclass

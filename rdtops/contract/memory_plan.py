@@ -5,7 +5,7 @@ gradient checkpointing. What a forward pass keeps is compared with a count of th
 (tests/proofs/test_memory_plan.py); the table of docs/distributed.md is made from it.
 
 Of the moments of a step two can be the largest: the backward pass, when all activations are there and the gradients
-come, and the validation, which has no activations, but the EMA weights whole.
+come, and the validation, which has neither, but the EMA weights whole.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class MemoryPlan:
 
     @property
     def held(self) -> int:
-        """What stays from step to step, with the gradients."""
-        return self.weights + self.gradients + self.moments + self.ema + self.vision_encoder + self.in_transit
+        """What stays from step to step."""
+        return self.weights + self.moments + self.ema + self.vision_encoder + self.in_transit
 
     @property
     def total(self) -> int:
-        training = self.weight_copies + self.activations + self.working
+        training = self.gradients + self.weight_copies + self.activations + self.working
         return self.held + max(training, self.validation) + self.reserve
 
     @property

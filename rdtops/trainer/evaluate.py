@@ -154,7 +154,7 @@ class Examiner:
         torch.set_num_threads(1)
         self.asked, self.spec, self.beat = asked, spec, beat
         self.device = _device(spec.device, number)
-        make_reproducible(self.device)
+        make_reproducible()
         policy = asked.policy
         self.conditions = Conditions(_instructions(asked, self.device), spec.assets["vision_encoder"],
                                      policy.codec.control_hz, self.device, DTYPES[spec.mixed_precision])

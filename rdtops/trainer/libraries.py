@@ -6,6 +6,7 @@ trains with the oldest versions of pyproject.toml, with some in between and with
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,33 @@ def gradient_scaler(device: torch.device, *, enabled: bool) -> Any:
     return torch.cuda.amp.GradScaler(enabled=enabled)
 
 
+def leave_uninitialized() -> None:
+    """Turn off what the deterministic mode adds since torch 2.2: filling each new tensor with NaN. rdt-1b would write
+    19 GB a step, and every tensor of the trainer is written before it is read."""
+    if hasattr(torch.utils, "deterministic"):
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def group_options(device: torch.device) -> dict[str, Any]:
+    """Return the options of init_process_group that bind a rank to its GPU, so that NCCL is set up there and fails
+    there, and not in the first step. torch 2.1 and 2.2 do not know them."""
+    known = "device_id" in inspect.signature(distributed.init_process_group).parameters
+    return {"device_id": device} if known and device.type == "cuda" else {}
+
+
 def norms(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """Return the 2-norm of each tensor in float64, all at once where this torch can add up in another type."""
     if any(argument.name == "dtype" for argument in torch.ops.aten._foreach_norm.Scalar._schema.arguments):  # noqa: SLF001
         return list(torch._foreach_norm(tensors, 2, torch.float64))  # noqa: SLF001  # clip_grad_norm_ calls it too
     return [torch.linalg.vector_norm(tensor, 2, dtype=torch.float64) for tensor in tensors]
+
+
+def divide(tensors: list[torch.Tensor], divisor: torch.Tensor) -> None:
+    """Divide the tensors by a number on their device, in place, all at once where this torch can."""
+    if "Tensor" in torch.ops.aten._foreach_div_.overloads():
+        torch._foreach_div_(tensors, divisor)
+    else:
+        torch._foreach_div_(tensors, [divisor] * len(tensors))
 
 
 def weights_in(dtype: torch.dtype) -> dict[str, torch.dtype]:

@@ -91,7 +91,7 @@ def replay(run: Path, step: int, *, which: str = "", device: str = "") -> Replay
     if not 1 <= step <= config.max_steps:
         raise RunError(f"{spec.run_id} has the steps 1 to {config.max_steps}, not {step}")
     place = torch.device(device or config.device)
-    make_reproducible(place)
+    make_reproducible()
     origin = _origin(run, spec, step, which)
     policy = inputs.policy(spec, origin.checkpoint, gradient_checkpointing=config.gradient_checkpointing is True)
     policy = policy.to(place)

@@ -33,9 +33,9 @@ from rdtops.hostlib import provenance
 from rdtops.trainer import libraries, stacks
 from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.samples import Batch, Samples, Share, feeding
-from rdtops.trainer.distributed import sharding
+from rdtops.trainer.distributed import gpu_memory, sharding
 from rdtops.trainer.distributed.ranks import AlreadyReported, PeerFailed, Ranks
-from rdtops.trainer.loop import checkpoint, disk_space, failures, gpu_memory, inputs, trackers
+from rdtops.trainer.loop import checkpoint, disk_space, failures, inputs, trackers
 from rdtops.trainer.loop.checkpoint import Contents, TrainingState
 from rdtops.trainer.loop.ema import Ema
 from rdtops.trainer.loop.phase_timer import Phases
@@ -45,6 +45,7 @@ from rdtops.trainer.loop.sampling import ActionError
 from rdtops.trainer.loop.saving import Saver
 from rdtops.trainer.loop.schedule import learning_rate_at
 from rdtops.trainer.loop.stop import STOPPED, Stop
+from rdtops.trainer.loop.update import WeightUpdate
 from rdtops.trainer.loop.validation_loss import ValidationLoss
 from rdtops.trainer.model import features, norm_kernels
 from rdtops.trainer.model.conditions import Conditions
@@ -102,6 +103,7 @@ def run(spec: RunSpec, journal: Journal, stop: Stop) -> int:
         lease.join(spec.run_id)
     except lease.Taken as error:
         raise RunError(f"this process started too late: {error}") from error
+    make_reproducible()
     ranks = Ranks.join(spec.train)
     configure_logging(logging.INFO if ranks.is_first else logging.ERROR)
     code = Training(spec, journal, ranks, stop).run()
@@ -120,7 +122,6 @@ class Training:
         self.spec, self.config, self.ranks, self.stop = spec, spec.train, ranks, stop
         self.reporter = Reporter(journal, ranks.is_first)
         self.codec = codec(self.config.codec)
-        make_reproducible(ranks.device)
         norm_kernels.are_usable(ranks.device)  # asked now, so that the log says before the first step why not
         self.gradient_checkpointing = gpu_memory.gradient_checkpointing(self.config, ranks)
         self.inputs = ranks.once(self._find_inputs)
@@ -174,33 +175,34 @@ class Training:
 
     def _step(self, step: int, data: Iterator[Batch]) -> tuple[float, int]:
         """Train on one global batch. Return its loss, and the signal that asked any process to stop, or 0."""
-        # forward and backward, micro-batch after micro-batch: gradients add up
+        # forward and backward, micro-batch after micro-batch: gradients add up, and are averaged in the last
         micro_batches = self.config.gradient_accumulation_steps
         # the mean over processes and micro-batches of sums divided by this is the mean over the whole batch's actions
         valid_steps = self.samples.valid_steps(step) / (self.ranks.world * micro_batches)
         losses = []
-        for _ in range(micro_batches):
+        for micro_batch in range(micro_batches):
             with self.phases("data"):
                 batch = next(data).to(self.ranks.device)
             with self.ranks.collective():
                 loss = self._loss(batch, valid_steps)
                 with self.phases("backward"):
-                    self.scaler.scale(loss / micro_batches).backward()
+                    self.update.backward(loss, micro_batch)
             losses.append(loss.detach())
-
-        # gather from every process its losses, and whether it was asked to stop
-        told = self.ranks.gather(torch.stack([*losses, torch.tensor(float(self.stop.signal)).to(losses[0])]))
-        losses_RM, signalled = told[:, :-1], int(told[:, -1].max())
-        self._check_losses(step, losses_RM)
 
         # the update: average the gradients over the processes, clip, Adam, EMA
         learning_rate = learning_rate_at(step, self.config)
         with self.phases("optimiser"):
-            grad_norm = self._update(step, learning_rate)
+            norm = self.update.step(learning_rate)
 
-        loss_mean = float(losses_RM.double().mean())
+        # gather from every process its losses, and whether it was asked to stop; only now wait for the device
+        told = self.ranks.gather(torch.stack([*losses, torch.full_like(losses[0], self.stop.signal)])).double()
+        losses_RM, signals_R = told[:, :-1], told[:, -1]
+        read = torch.cat([torch.stack([losses_RM.mean(), norm.double(), signals_R.max()]), losses_RM.flatten()])
+        with self.ranks.collective():  # an error of NCCL is raised where a result is read
+            loss_mean, grad_norm, signalled, *each = read.tolist()
+        self._check_finite(step, each, grad_norm)
         self.reporter.step(self.progress.step(step, loss_mean, learning_rate, grad_norm))
-        return loss_mean, signalled
+        return loss_mean, int(signalled)
 
     def _loss(self, batch: Batch, valid_steps: float) -> torch.Tensor:
         with self._autocast():
@@ -211,32 +213,17 @@ class Training:
                 return self.policy.loss(**conditions, **batch.target.arguments(), valid_steps=valid_steps,
                                         slot_weights=self.samples.slot_weights)
 
-    def _update(self, step: int, learning_rate: float) -> float:
-        """Update the weights. Return the gradient's norm before clipping."""
-        self.shards.average_gradients(self.policy)
-        self.scaler.unscale_(self.optimizer)
-        norm = self.shards.clip_gradients(self.policy, self.config.max_grad_norm)
-        if not math.isfinite(norm) and not self.scaler.is_enabled():  # in fp16 the scaler skips such a step
-            raise self._common_failure(f"step {step}: the loss is finite, the gradient is not ({norm})")
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.policy.zero_grad()
-        self.shards.after_update()
-        if self.ema and self.scaler.get_scale() >= scale:  # a lower scale says that the step was skipped
-            self.ema.step(self.policy)
-        return norm
-
-    def _check_losses(self, step: int, losses_RM: torch.Tensor) -> None:
-        """Stop before the update when a loss is not finite, and name the samples it came from."""
-        bad = (~losses_RM.isfinite()).nonzero().tolist()
-        if not bad:
-            return
-        numbers = [n for rank, micro in bad for n in Share(self.config, rank, step).numbers(micro)]
-        names = [self.samples.name(step, n) for n in numbers]
-        raise self._common_failure(f"step {step}: the loss is not finite; its samples: {'; '.join(names)}")
+    def _check_finite(self, step: int, losses: list[float], grad_norm: float) -> None:
+        """Stop when a loss, of rank after rank, or the gradient is not finite: before any save, for the weights are not
+        either. Name the samples of the loss."""
+        bad = [divmod(place, self.config.gradient_accumulation_steps)
+               for place, loss in enumerate(losses) if not math.isfinite(loss)]
+        if bad:
+            numbers = [n for rank, micro in bad for n in Share(self.config, rank, step).numbers(micro)]
+            names = [self.samples.name(step, n) for n in numbers]
+            raise self._common_failure(f"step {step}: the loss is not finite; its samples: {'; '.join(names)}")
+        if not math.isfinite(grad_norm) and not self.update.scaler.is_enabled():  # in fp16 the scaler skips such a step
+            raise self._common_failure(f"step {step}: the loss is finite, the gradient is not ({grad_norm})")
 
     def _common_failure(self, message: str) -> RdtopsError:
         """Return the error of a failure that all processes detect at the same point: rank 0 reports it."""
@@ -250,7 +237,7 @@ class Training:
         """Return the validation loss of the EMA weights in every process, None where nothing is held out."""
         if not self.validation_loss:
             return None
-        loss = self._measure_ema(self.validation_loss.read, self.validation_loss.of)
+        loss = self._evaluate(self.validation_loss)
         if not math.isfinite(loss):
             self.reporter.warning(f"step {step}: the validation loss is not finite; this step cannot be the best")
             return None
@@ -258,16 +245,11 @@ class Training:
         return loss
 
     def _sample_actions(self, step: int) -> None:
-        self.reporter.action_error(step, self._measure_ema(self.action_error.read, self.action_error.of))
+        self.reporter.action_error(step, self._evaluate(self.action_error))
 
-    def _measure_ema(self, read: Callable[[], None], measure: Callable[[RDTPolicy], float]) -> float:
-        def work() -> float:
-            assert self.ema
-            with self._autocast():
-                return measure(self.ema.policy)
-
-        with self.phases("evaluation"):
-            return self.shards.evaluate(read, work)
+    def _evaluate(self, evaluation: sharding.PiecewiseEvaluation) -> float:
+        with self.phases("evaluation"), self._autocast():
+            return self.shards.evaluate(self.update.ema.policy, evaluation)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         return autocast(self.config.mixed_precision, self.ranks.device)
@@ -277,10 +259,11 @@ class Training:
     def _save(self, step: int, loss: float, validation_loss: float | None) -> None:
         with self.phases("save"):
             self._use_state(lambda state: self.saver.save(step, self._contents(state, step, loss, validation_loss)))
+            self.ranks.once(lambda: None)  # rank 0 may have waited for its disk, longer than NCCL waits for a rank
 
     def _use_state(self, use: Callable[[TrainingState], None]) -> None:
         """Call `use` with the state in rank 0, while the others send their part of each tensor."""
-        state = TrainingState(self.policy, self.ema, self.optimizer, self.scaler, self.shards)
+        state = TrainingState(self.policy, self.update.ema, self.update.optimizer, self.update.scaler, self.shards)
         if self.ranks.is_first:
             use(state)
         else:
@@ -316,7 +299,9 @@ class Training:
 
     def _build(self) -> None:
         device = self.ranks.device
-        self._place(inputs.policy(self.spec, self.inputs.resume, gradient_checkpointing=self.gradient_checkpointing))
+        self.policy, ema = self._place(inputs.policy(
+            self.spec, self.inputs.resume, gradient_checkpointing=self.gradient_checkpointing))
+        self.update = WeightUpdate(self.config, self.policy, ema, self.shards, device)
         self.conditions = Conditions(self.inputs.instructions, inputs.asset(self.spec, "vision_encoder"),
                                      self.codec.control_hz, device, DTYPES[self.config.mixed_precision])
         self.conditions.check(self.policy.config)
@@ -325,21 +310,16 @@ class Training:
                                self.policy.config["noise_scheduler"]["num_train_timesteps"], self.config)
         self.validation_loss = ValidationLoss(self.samples, self.conditions, device)
         self.action_error = ActionError(self.samples, self.conditions, device)
-        self.optimizer = libraries.adamw(
-            self.shards.updated(self.policy), device, lr=self.config.learning_rate,
-            weight_decay=self.config.weight_decay, betas=(self.config.adam_beta1, self.config.adam_beta2),
-            eps=self.config.adam_epsilon)
-        self.scaler = libraries.gradient_scaler(device, enabled=self.config.mixed_precision == "fp16")
         self.steps_done, self.loss_before = self._resume()
 
-    def _place(self, policy: RDTPolicy) -> None:
-        """Move the policy and its EMA, each whole in host memory until now, to their devices."""
-        ema = Ema(policy) if self.shards.has_ema else None
-        if ema and self.inputs.resume:
+    def _place(self, policy: RDTPolicy) -> tuple[RDTPolicy, Ema]:
+        """Return the policy and its EMA, each whole in host memory until now, on their devices."""
+        ema = Ema(policy)
+        if self.inputs.resume:
             checkpoint.restore_ema(Path(self.inputs.resume.path), ema)
-        self.policy, self.ema = self.shards.place(policy), ema
-        if ema:
-            ema.policy = self.shards.place(ema.policy)
+        self.shards.keep_part(ema.policy)
+        ema.policy = self.shards.place(ema.policy)
+        return self.shards.place(policy), ema
 
     def _resume(self) -> tuple[int, float]:
         """Restore the state beside the weights and their EMA. Return the steps done and the loss of the last one."""
@@ -347,10 +327,10 @@ class Training:
             return 0, 0.0
         folder = Path(self.inputs.resume.path)
         self.codec.check_golden(checkpoint.read_codec(folder))
-        checkpoint.restore_optimizer(folder, self.policy, self.optimizer, self.shards)
+        checkpoint.restore_optimizer(folder, self.policy, self.update.optimizer, self.shards)
         saved = checkpoint.read_trainer(folder)
-        if saved["scaler"] and self.scaler.is_enabled():
-            self.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"] and self.update.scaler.is_enabled():
+            self.update.scaler.load_state_dict(saved["scaler"])
         changed = sorted(key for key, value in saved["config"].items()
                          if key != "accept_changed" and getattr(self.config, key, None) != value)
         if changed:

@@ -61,10 +61,11 @@ def test_rdt_1b_fits_eight_gpus_of_24_gb_and_not_one() -> None:
 
 
 ROWS = (
-    ("weights", "4 P", lambda p: p.weights), ("gradients", "4 P", lambda p: p.gradients),
+    ("weights", "4 P", lambda p: p.weights),
     ("Adam's two moments", "8 P", lambda p: p.moments), ("EMA weights, a share each", "4 P", lambda p: p.ema),
     ("SigLIP in bf16, 428 M parameters", "", lambda p: p.vision_encoder),
     ("groups of gradients, or whole blocks, on their way", "", lambda p: p.in_transit), ("held", "", lambda p: p.held),
+    ("gradients", "4 P", lambda p: p.gradients),
     ("bf16 copies of the weights that autocast makes", "2 P", lambda p: p.weight_copies),
     ("while validating: the EMA weights whole, keys and values of 8 predictions", "", lambda p: p.validation),
     ("reserve: CUDA, NCCL, cuBLAS, fragments", "", lambda p: p.reserve))

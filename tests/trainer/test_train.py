@@ -31,12 +31,12 @@ from tests.trainer.conftest import (
     SHORT,
     SIXTY,
     events,
+    files_no_larger_than,
     losses,
     signals_as_they_were,
     start,
     write_run,
 )
-from tests.trainer.loop.test_checkpoint import files_no_larger_than
 from tests.trainer.loop.test_trackers import scalars
 
 LEARNT = ("model.safetensors", "ema/model.safetensors", "optimizer.safetensors")
@@ -347,7 +347,7 @@ def test_settings_changed_on_resume_are_named(prepare, train_here) -> None:
 
 # what must not happen -----------------------------------------------------------------------------------------------
 
-def test_a_loss_that_is_not_finite_stops_before_the_update(prepare, train_here, capsys) -> None:
+def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(prepare, train_here, capsys) -> None:
     spec = prepare("exploding", *SHORT, "learning_rate=1e30", "warmup_steps=0", "checkpoint_every_steps=1")
     assert train_here(spec) == 1
     told = failure(spec)
@@ -471,7 +471,7 @@ def test_a_bug_is_told_and_its_traceback_kept(prepare, train_here, monkeypatch) 
     def slip(*_: object) -> None:
         raise ZeroDivisionError("a slip")
 
-    monkeypatch.setattr(train.Training, "_update", slip)
+    monkeypatch.setattr(train.Training, "_check_finite", slip)
     spec = prepare("bug", *SHORT)
     with pytest.raises(ZeroDivisionError):
         train_here(spec)

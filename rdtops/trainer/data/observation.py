@@ -85,6 +85,11 @@ class ObservationBatch(Tensors):
             state_mask_B1A=stacked(o.state_mask_A for o in observations)[:, None],
             action_mask_B1A=stacked(o.action_mask_A for o in observations)[:, None])
 
+    def without_images(self) -> ObservationBatch:
+        """Return the batch without pixels and cached tokens, for whoever has the tokens of all its images."""
+        return replace(self, frames_BVCSS3=self.frames_BVCSS3[..., :0, :0, :].clone(), encoded_E=self.encoded_E[:0],
+                       cached_F=self.cached_F[:0], features_FPW=torch.empty(0))
+
 
 def stacked(values: Iterable[np.ndarray | int]) -> torch.Tensor:
     """Stack along a new first axis."""

@@ -139,8 +139,12 @@ class Samples(torch.utils.data.Dataset):
 
     def valid_steps(self, step: int) -> int:
         """Count how many actions of all chunks of a step lie within their episodes, over all processes."""
-        located = (self.dataset.locate(self.at(step, n)) for n in range(self.config.global_batch_size))
-        return sum(min(self.horizon, episode.starts - start) for episode, start in located)
+        return sum(self.valid_steps_of(self.at(step, n)) for n in range(self.config.global_batch_size))
+
+    def valid_steps_of(self, sample: int) -> int:
+        """Count how many actions of a sample's chunk lie within its episode."""
+        episode, start = self.dataset.locate(sample)
+        return min(self.horizon, episode.starts - start)
 
     def name(self, step: int, number: int) -> str:
         """Return file, episode and step of a sample, for messages."""

@@ -8,31 +8,27 @@ the results of the norms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from rdtops.trainer.distributed.averaging import Averaging
 from rdtops.trainer.distributed.ranks import Ranks
-from rdtops.trainer.distributed.sharding import Gathered, Shards
+from rdtops.trainer.distributed.sharding import Gathered, PiecewiseEvaluation, Shards
 from rdtops.trainer.model.rdt import RDTPolicy
-
-T = TypeVar("T")
 
 
 class Fsdp2(Shards):
+    scales_in_update = False  # torch's fused AdamW takes no plain tensor beside DTensors
+
     def __init__(self, ranks: Ranks) -> None:
         super().__init__(ranks)
         with ranks.collective():
             self._mesh = init_device_mesh(ranks.device.type, (ranks.world,))
-
-    @property
-    def has_ema(self) -> bool:
-        return True
 
     def place(self, policy: RDTPolicy) -> RDTPolicy:
         """Place block by block, so that the device never holds more than its shard and one whole block."""
@@ -44,16 +40,24 @@ class Fsdp2(Shards):
             register_fsdp_forward_method(module, method)
         return policy
 
-    def average_gradients(self, policy: RDTPolicy) -> None:
-        """Do nothing: the backward pass has averaged them."""
+    def averaging(self, policy: RDTPolicy) -> Averaging:  # noqa: ARG002  # the backward pass averages
+        return Averaging(self.ranks, [])
 
-    def evaluate(self, read: Callable[[], object], work: Callable[[], T]) -> T:
-        self.ranks.together(read)  # a process that fails during the work would leave the others waiting
+    def keep_part(self, policy: RDTPolicy) -> None:
+        """Do nothing: placing the policy cuts it up."""
+
+    def evaluate(self, policy: RDTPolicy, evaluation: PiecewiseEvaluation) -> float:
+        """Let all processes work on all pieces, because each block is gathered from all of them."""
+        pieces = range(evaluation.pieces)
+        self.ranks.together(lambda: [evaluation.read(piece) for piece in pieces])  # an error later lets the others wait
         with self.ranks.collective():
-            return work()
+            return evaluation.total(torch.stack([evaluation.part(policy, piece).double() for piece in pieces]))
 
     def weights(self, policy: RDTPolicy) -> Mapping[str, torch.Tensor]:
         return self._gathered(policy.state_dict())
+
+    def ema_weights(self, policy: RDTPolicy) -> Mapping[str, torch.Tensor]:
+        return self.weights(policy)
 
     def moments(self, policy: RDTPolicy, optimizer: torch.optim.Optimizer) -> Mapping[str, torch.Tensor]:
         return self._gathered(super().moments(policy, optimizer))

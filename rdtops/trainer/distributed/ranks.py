@@ -1,7 +1,6 @@
-"""Ranks: the processes of one training, their collectives, and the averaging of gradients.
+"""Ranks: the processes of one training, and their collectives.
 
-rdtops.trainer.process_group (or torchrun) sets RANK, LOCAL_RANK and WORLD_SIZE. Gradients are averaged here and not by
-DistributedDataParallel, which regroups them after its first step: a resumed run would add them up in another order.
+rdtops.trainer.process_group (or torchrun) sets RANK, LOCAL_RANK and WORLD_SIZE.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
@@ -22,7 +21,8 @@ from rdtops.trainer import libraries
 
 T = TypeVar("T")
 T_Tensor = TypeVar("T_Tensor", bound=torch.Tensor)
-TIMEOUT = timedelta(minutes=30)  # one process reads T5 (45 GB) and the dataset while the others wait
+TIMEOUT = timedelta(minutes=10)  # of tensors on a GPU; a loader may be slow, a peer that is longer away is lost
+PATIENCE = timedelta(minutes=30)  # one process reads T5 (45 GB), the dataset, or saves, while the others wait over gloo
 BUCKET_BYTES = 256 << 20
 
 
@@ -39,6 +39,7 @@ class Ranks:
     rank: int
     world: int
     device: torch.device
+    patient: Any = None  # the process group of waits for one process; None: the default group
 
     @classmethod
     def join(cls, config: TrainConfig) -> Ranks:
@@ -49,10 +50,13 @@ class Ranks:
                               f"{config.num_processes}", remedy="python -m rdtops.trainer.process_group "
                               f"--num_processes {config.num_processes} -m rdtops.trainer.train ...")
         device = _device(config)
-        if world > 1:
-            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            distributed.init_process_group(backend, timeout=TIMEOUT)
-        return cls(rank, world, device)
+        if world == 1:
+            return cls(rank, world, device)
+        if device.type == "cpu":
+            distributed.init_process_group("gloo", timeout=PATIENCE)
+            return cls(rank, world, device)
+        distributed.init_process_group("cpu:gloo,cuda:nccl", timeout=TIMEOUT, **libraries.group_options(device))
+        return cls(rank, world, device, distributed.new_group(timeout=PATIENCE, backend="gloo"))
 
     @property
     def is_first(self) -> bool:
@@ -69,7 +73,7 @@ class Ranks:
         errors: list[RdtopsError | None] = [error]
         if self.world > 1:
             errors = [None] * self.world
-            self._communicate(lambda: distributed.all_gather_object(errors, error))
+            self._communicate(lambda: distributed.all_gather_object(errors, error, group=self.patient))
         teller = next((rank for rank, met in enumerate(errors) if met), None)
         if teller is not None:
             raise error if error and teller == self.rank else AlreadyReported(str(errors[teller]))
@@ -79,27 +83,22 @@ class Ranks:
         """Run `work` in rank 0 and return its result in every process. Errors as in `together`."""
         result = [self.together(lambda: work() if self.is_first else None)]
         if self.world > 1:
-            self._communicate(lambda: distributed.broadcast_object_list(result, device=torch.device("cpu")))
+            self._communicate(lambda: distributed.broadcast_object_list(
+                result, device=torch.device("cpu"), group=self.patient))
         return result[0]  # type: ignore[return-value]
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """Gather a vector of every rank, one row each, on the CPU."""
+        """Gather a vector of every rank, one row each, on the device: nothing waits for it."""
         if self.world == 1:
-            return values[None].cpu()
+            return values[None]
         rows = [torch.empty_like(values) for _ in range(self.world)]
         self._communicate(lambda: distributed.all_gather(rows, values))
-        return torch.stack(rows).cpu()
+        return torch.stack(rows)
 
-    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Average in a fixed grouping and order, so that the same gradients give the same bits."""
-        if self.world == 1:
-            return
-        for gradients in buckets([p.grad for p in parameters if p.grad is not None], BUCKET_BYTES):
-            flat = torch.cat([g.flatten() for g in gradients])
-            self._communicate(lambda flat=flat: distributed.all_reduce(flat))  # type: ignore[misc]
-            flat /= self.world
-            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
+    def start_adding_up(self, values: torch.Tensor) -> Callable[[], None]:
+        """Start to add up `values` over the ranks, in place. Return a function that waits for the sums."""
+        work = self._communicate(lambda: distributed.all_reduce(values, async_op=True))
+        return lambda: self._communicate(work.wait)
 
     def broadcast(self, values: torch.Tensor, source: int) -> None:
         """Copy `values` of the rank `source` into those of every rank."""
@@ -123,9 +122,9 @@ class Ranks:
                 raise
             raise self._peer_failed(error) from error
 
-    def _communicate(self, exchange: Callable[[], object]) -> None:
+    def _communicate(self, exchange: Callable[[], Any]) -> Any:
         try:
-            exchange()
+            return exchange()
         except RuntimeError as error:
             if _is_of_loader(error):  # raised by a signal handler, whatever this process does
                 raise

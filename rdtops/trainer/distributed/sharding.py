@@ -1,8 +1,8 @@
 """Sharding: what every process of a training holds of the weights, gradients, Adam's moments and EMA weights.
 
-    none    everything; the EMA weights on rank 0 alone
-    zero1   Adam's moments are sharded (ZeRO, stage 1): each process updates its own parameters and broadcasts them
-    fsdp2   everything is sharded, the EMA weights too: rdtops/trainer/distributed/fsdp2.py
+    none    everything but the EMA weights: those of its own parameters, as assigned by `shared_out`
+    zero1   of Adam's moments, too, those of its own parameters (ZeRO, stage 1), which it updates and broadcasts
+    fsdp2   a shard of everything: rdtops/trainer/distributed/fsdp2.py
 
 The interface is the same in each case, and so is the result. A checkpoint always has whole tensors, and can be resumed
 with any sharding and any number of processes.
@@ -10,19 +10,21 @@ with any sharding and any number of processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Protocol
 
 import torch
+from torch import nn
 
 from rdtops.contract.config import TrainConfig
 from rdtops.errors import ConfigError
 from rdtops.trainer import libraries
+from rdtops.trainer.distributed.averaging import Averaging
 from rdtops.trainer.distributed.ranks import BUCKET_BYTES, Ranks, buckets
 from rdtops.trainer.model.rdt import RDTPolicy
 
-T = TypeVar("T")
 ENGINES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG")  # refused
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -65,65 +67,142 @@ def held(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
+def gradients(policy: RDTPolicy) -> list[torch.Tensor]:
+    """Return this process's part of the gradients. Not copies."""
+    return [held(p.grad) for p in policy.parameters() if p.grad is not None]
+
+
+class PiecewiseEvaluation(Protocol):
+    """An evaluation of a policy in pieces, which are the same whatever process works on them."""
+
+    pieces: int
+
+    def read(self, piece: int) -> object:
+        """Read the samples of a piece, unless they were read before. Raise DataError."""
+
+    def part(self, policy: RDTPolicy, piece: int) -> torch.Tensor:
+        """Return what a piece adds to the result: a number, on the device."""
+
+    def total(self, parts: torch.Tensor) -> float:
+        """Return the result from the parts in float64, in the order of the pieces."""
+
+
 class Shards:
-    """No sharding: every process has everything, and rank 0 also the EMA weights: `sharding=none`."""
+    """No sharding: every process has everything, and of the EMA weights its part: `sharding=none`."""
+
+    scales_in_update = True  # whether the optimiser can divide the gradients itself
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
 
-    @property
-    def has_ema(self) -> bool:
-        """Whether this process has the EMA weights, or a shard of them."""
-        return self.ranks.is_first
-
     def place(self, policy: RDTPolicy) -> RDTPolicy:
-        """Move this process's part of a whole policy from host memory to its device."""
-        return policy.to(self.ranks.device)
+        """Move this process's part of a policy from host memory to its device."""
+        for parameter in policy.parameters():
+            if not parameter.is_meta:
+                parameter.data = parameter.data.to(self.ranks.device)
+        return policy
 
-    def updated(self, policy: RDTPolicy) -> list[torch.nn.Parameter]:
+    def updated(self, policy: RDTPolicy) -> list[nn.Parameter]:
         """Return the parameters of the placed policy that this process's optimiser updates. Call it once."""
         return list(policy.parameters())
 
-    def average_gradients(self, policy: RDTPolicy) -> None:
-        """Average the gradients over the processes, after the backward pass."""
-        self.ranks.average_gradients(policy.parameters())
+    def averaging(self, policy: RDTPolicy) -> Averaging:
+        """Return what averages the gradients of the placed policy over the processes."""
+        return Averaging(self.ranks, policy.parameters())
 
     @torch.no_grad()
-    def clip_gradients(self, policy: RDTPolicy, max_norm: float) -> float:
-        """Clip as torch.nn.utils.clip_grad_norm_ does. Return the norm before. It is summed in float64, so that its
-        float32 does not depend on the sharding of the gradients."""
-        gradients = [held(p.grad) for p in policy.parameters() if p.grad is not None]
-        squares = torch.stack(libraries.norms(gradients)).square().sum()
-        norm = self._added_up(squares).sqrt().float()
-        share = float(max_norm / (norm + 1e-6))
-        if share < 1:
-            torch._foreach_mul_(gradients, share)
-        return float(norm)
+    def gradient_norm(self, policy: RDTPolicy) -> torch.Tensor:
+        """Return the norm of the averaged gradient, on the device. It is summed in float64, so that its float32 does
+        not depend on the sharding of the gradients."""
+        squares = torch.stack(libraries.norms(gradients(policy))).square().sum()
+        return self._added_up(squares).sqrt().float()
 
     def after_update(self) -> None:
         """Send each process the updates of the others that it needs."""
 
-    def evaluate(self, read: Callable[[], object], work: Callable[[], T]) -> T:  # noqa: ARG002  # fsdp2 reads first
-        """Run `work` with the EMA weights, after `read` has read its samples. Return its result in every process."""
-        return self.ranks.once(work)
+    # the EMA weights --------------------------------------------------------------------------------------------------
+
+    def keep_part(self, policy: RDTPolicy) -> None:
+        """Free of a whole policy in host memory what other processes keep. It is on the meta device then."""
+        for owner, named in self._owned_names(policy).items():
+            for name in named if owner != self.ranks.rank else ():
+                _replace(policy, name, torch.empty_like(policy.get_parameter(name), device="meta"))
+
+    @contextmanager
+    def whole(self, policy: RDTPolicy) -> Iterator[RDTPolicy]:
+        """Lend a policy the parts of the other processes."""
+        absent = {name: parameter for name, parameter in policy.named_parameters() if parameter.is_meta}
+        for name, parameter in absent.items():
+            _replace(policy, name, torch.empty_like(parameter, device=self.ranks.device))
+        self._spread({owner: [policy.get_parameter(name) for name in named]
+                      for owner, named in self._owned_names(policy).items()})
+        try:
+            yield policy
+        finally:
+            for name, parameter in absent.items():
+                _replace(policy, name, parameter)
+
+    def evaluate(self, policy: RDTPolicy, evaluation: PiecewiseEvaluation) -> float:
+        """Evaluate the EMA weights, whose pieces are shared out over the processes. Return the result in every
+        process. Errors as in Ranks.together."""
+        mine = range(self.ranks.rank, evaluation.pieces, self.ranks.world)
+        self.ranks.together(lambda: [evaluation.read(piece) for piece in mine])
+        parts = torch.zeros(-(-evaluation.pieces // self.ranks.world), dtype=torch.float64, device=self.ranks.device)
+        with self.whole(policy) as model:
+            for place, piece in enumerate(mine):
+                parts[place] = evaluation.part(model, piece)
+        return evaluation.total(self.ranks.gather(parts).T.flatten()[:evaluation.pieces])
+
+    # checkpoints ------------------------------------------------------------------------------------------------------
 
     def weights(self, policy: RDTPolicy) -> Mapping[str, torch.Tensor]:
-        """Return all weights, for a checkpoint. Reading this or `moments` is a collective of all processes: each reads
-        all, in order; rank 0 gets them."""
+        """Return all weights, for a checkpoint. Reading this, `ema_weights` or `moments` is a collective of all
+        processes: each reads all, in order; rank 0 gets them."""
         return policy.state_dict()
+
+    def ema_weights(self, policy: RDTPolicy) -> Mapping[str, torch.Tensor]:
+        """Return all weights of the EMA, likewise."""
+        owners = {name: owner for owner, named in self._owned_names(policy).items() for name in named}
+        return Gathered({name: partial(self._sent, tensor, owners[name])
+                         for name, tensor in policy.state_dict().items()})
 
     def moments(self, policy: RDTPolicy, optimizer: torch.optim.Optimizer) -> Mapping[str, torch.Tensor]:
         """Return all of Adam's moments, likewise: `exp_avg.` and the name of the parameter, and so on."""
         return {f"{part}.{name}": optimizer.state[parameter][part]
                 for name, parameter in policy.named_parameters() if optimizer.state.get(parameter) for part in MOMENTS}
 
-    def part(self, whole: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor | None:  # noqa: ARG002
+    def part(self, whole: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor | None:  # noqa: ARG002
         """Return a copy of this process's part of a moment of the parameter, on its device; None if it has no part."""
         return whole.to(self.ranks.device, copy=True)
+
+    # between processes ------------------------------------------------------------------------------------------------
 
     def _added_up(self, number: torch.Tensor) -> torch.Tensor:
         """Return the sum over the processes' parts of the gradients."""
         return number
+
+    def _owned_names(self, policy: RDTPolicy) -> dict[int, list[str]]:
+        names = {parameter: name for name, parameter in policy.named_parameters()}
+        return {owner: [names[parameter] for parameter in owned]
+                for owner, owned in shared_out(list(names), self.ranks.world).items()}
+
+    @torch.no_grad()
+    def _spread(self, owned: Mapping[int, Sequence[torch.Tensor]]) -> None:
+        """Copy every rank's own tensors into those of the others."""
+        for owner, tensors in owned.items() if self.ranks.world > 1 else ():
+            for group in buckets(tensors, BUCKET_BYTES):
+                flat = torch.cat([t.flatten() for t in group])
+                self.ranks.broadcast(flat, owner)
+                for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
+                    tensor.copy_(part.view_as(tensor))
+
+    def _sent(self, tensor: torch.Tensor, owner: int) -> torch.Tensor:
+        """Return the owner's tensor in rank 0; in other ranks any tensor."""
+        if owner and self.ranks.is_first:
+            tensor = torch.empty_like(tensor, device=self.ranks.device)
+        if owner and self.ranks.rank in (0, owner):
+            self.ranks.send_to_first(tensor, owner)
+        return tensor
 
 
 class Zero1(Shards):
@@ -131,39 +210,29 @@ class Zero1(Shards):
 
     def __init__(self, ranks: Ranks) -> None:
         super().__init__(ranks)
-        self._owned: dict[int, list[torch.nn.Parameter]] = {}
+        self._owned: dict[int, list[nn.Parameter]] = {}
 
-    def updated(self, policy: RDTPolicy) -> list[torch.nn.Parameter]:
+    def updated(self, policy: RDTPolicy) -> list[nn.Parameter]:
         self._owned = shared_out(list(policy.parameters()), self.ranks.world)
         return self._owned[self.ranks.rank]
 
-    @torch.no_grad()
     def after_update(self) -> None:
-        for owner, parameters in self._owned.items():
-            for group in buckets(parameters, BUCKET_BYTES):
-                flat = torch.cat([p.flatten() for p in group])
-                self.ranks.broadcast(flat, owner)
-                for parameter, part in zip(group, flat.split([p.numel() for p in group]), strict=True):
-                    parameter.copy_(part.view_as(parameter))
+        self._spread(self._owned)
 
     def moments(self, policy: RDTPolicy, optimizer: torch.optim.Optimizer) -> Mapping[str, torch.Tensor]:
         names = {parameter: name for name, parameter in policy.named_parameters()}
         return Gathered({f"{part}.{names[parameter]}": partial(self._moment, optimizer, parameter, part, owner)
                          for owner, owned in self._owned.items() for parameter in owned for part in MOMENTS})
 
-    def part(self, whole: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor | None:
+    def part(self, whole: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor | None:
         is_mine = any(parameter is mine for mine in self._owned[self.ranks.rank])
         return super().part(whole, parameter) if is_mine else None
 
-    def _moment(self, optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter, part: str,
-                owner: int) -> torch.Tensor:
+    def _moment(self, optimizer: torch.optim.Optimizer, parameter: nn.Parameter, part: str, owner: int) -> torch.Tensor:
         """Return the moment in rank 0; in other ranks any tensor."""
         if part == "step":  # the same in every process
             return next(iter(optimizer.state.values()))[part]
-        moment = optimizer.state[parameter][part] if owner == self.ranks.rank else torch.empty_like(parameter)
-        if owner and self.ranks.rank in (0, owner):
-            self.ranks.send_to_first(moment, owner)
-        return moment
+        return self._sent(optimizer.state[parameter][part] if owner == self.ranks.rank else parameter.detach(), owner)
 
 
 class Gathered(Mapping[str, torch.Tensor]):
@@ -182,12 +251,18 @@ class Gathered(Mapping[str, torch.Tensor]):
         return len(self._gather)
 
 
-def shared_out(parameters: list[torch.nn.Parameter], world: int) -> dict[int, list[torch.nn.Parameter]]:
+def shared_out(parameters: list[nn.Parameter], world: int) -> dict[int, list[nn.Parameter]]:
     """Assign the parameters, the largest first, to the rank that has least: the same on every process, nearly equal."""
-    owned: dict[int, list[torch.nn.Parameter]] = {rank: [] for rank in range(world)}
+    owned: dict[int, list[nn.Parameter]] = {rank: [] for rank in range(world)}
     sizes = [0] * world
     for parameter in sorted(parameters, key=lambda p: -p.numel()):
         owner = sizes.index(min(sizes))
         owned[owner].append(parameter)
         sizes[owner] += parameter.numel()
     return owned
+
+
+def _replace(policy: RDTPolicy, name: str, values: torch.Tensor) -> None:
+    module, _, last = name.rpartition(".")
+    setattr(policy.get_submodule(module), last, values if isinstance(values, nn.Parameter)
+            else nn.Parameter(values, requires_grad=False))

@@ -45,7 +45,7 @@ class TrainingState:
     """The live objects of a training that a checkpoint saves."""
 
     policy: RDTPolicy
-    ema: Ema | None  # None if this process has no part of it
+    ema: Ema
     optimizer: torch.optim.Optimizer
     scaler: Any  # torch's GradScaler
     shards: Shards
@@ -54,7 +54,7 @@ class TrainingState:
         """Return the tensors by file. They are not copies: the next step changes them. Reading them is a collective of
         all processes, as Shards.weights says."""
         return {WEIGHTS: self.shards.weights(self.policy),
-                EMA_WEIGHTS: self.shards.weights(self.ema.policy) if self.ema else {},
+                EMA_WEIGHTS: self.shards.ema_weights(self.ema.policy),
                 OPTIMIZER: self.shards.moments(self.policy, self.optimizer)}
 
     def give(self) -> None:
@@ -65,7 +65,6 @@ class TrainingState:
 
     def numbers(self) -> dict[str, Any]:
         """Return their values for trainer.json."""
-        assert self.ema
         return {"ema_updates": self.ema.updates, "scaler": self.scaler.state_dict()}
 
 

@@ -1,4 +1,8 @@
-"""EMA weights, which are evaluated and deployed. float32, updated once per optimiser step."""
+"""EMA weights, which are evaluated and deployed. float32, updated once per optimiser step.
+
+Of several processes each has its part of them, as rdtops.trainer.distributed.sharding says; the rest of its policy is
+on the meta device.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,8 @@ class Ema:
     def step(self, policy: RDTPolicy) -> None:
         if self._of != (self.policy, policy):  # iterating over two models costs more than averaging a small one
             self._of = self.policy, policy
-            self._averages, self._currents = ([held(p) for p in of.parameters()] for of in self._of)
-            assert len(self._averages) == len(self._currents)
+            pairs = zip(self.policy.parameters(), policy.parameters(), strict=True)
+            mine = [(held(average), held(current)) for average, current in pairs if not average.is_meta]
+            self._averages, self._currents = map(list, zip(*mine, strict=True))
         torch._foreach_lerp_(self._averages, self._currents, 1 - self.decay)
         self.updates += 1

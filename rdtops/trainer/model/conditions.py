@@ -43,12 +43,13 @@ class Conditions:
         if wrong:
             raise WeightsError("the encoders do not fit the model: " + "; ".join(wrong))
 
-    def of(self, told: ObservationBatch) -> dict[str, torch.Tensor]:
-        """Return the keyword arguments that `loss` and `predict_action` share, on the training device."""
+    def of(self, told: ObservationBatch, image_tokens: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Return the keyword arguments that `loss` and `predict_action` share, on the training device. image_tokens:
+        those of the observations, where they were kept."""
         return {
             "lang_tokens": self.lang_tokens[told.instruction_B],
             "lang_attn_mask": self.lang_mask[told.instruction_B],
-            "img_tokens": self.image_tokens(told),
+            "img_tokens": self.image_tokens(told) if image_tokens is None else image_tokens,
             "background_tokens": self.vision.background_PW,  # of the left wrist, in both frames of every sample
             "state_tokens": told.state_B1A,
             "state_mask": told.state_mask_B1A,

@@ -18,14 +18,21 @@ from rdtops.trainer.train import Training
 
 
 class Measured(Training):
-    def _update(self, step: int, learning_rate: float) -> float:
-        self.gradient_bytes = size_bytes(p.grad for p in self.policy.parameters())
-        return super()._update(step, learning_rate)
+    def run(self) -> int:
+        step = self.update.step
+
+        def measured(learning_rate: float) -> torch.Tensor:
+            self.gradient_bytes = size_bytes(p.grad for p in self.policy.parameters())
+            return step(learning_rate)
+
+        self.update.step = measured  # type: ignore[method-assign]
+        return super().run()
 
     def sizes(self) -> dict[str, int]:
+        averages = [p for p in self.update.ema.policy.parameters() if not p.is_meta]
+        moments = (t for state in self.update.optimizer.state.values() for t in state.values() if t.ndim)
         return {"weights": size_bytes(self.policy.parameters()), "gradients": self.gradient_bytes,
-                "average": size_bytes(self.ema.policy.parameters()) if self.ema else 0,
-                "moments": size_bytes(t for state in self.optimizer.state.values() for t in state.values() if t.ndim)}
+                "average": size_bytes(averages), "moments": size_bytes(moments)}
 
 
 @torch.no_grad()

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import errno
-import resource
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from hypothesis import strategies as st
 from rdtops.contract.run import Checkpoint, Retention, best_of
 from rdtops.hostlib import manifest
 from rdtops.trainer.loop import checkpoint
-from tests.trainer.conftest import REPOSITORY
+from tests.trainer.conftest import REPOSITORY, files_no_larger_than
 
 
 def fill(folder: Path) -> None:
@@ -30,16 +28,6 @@ def names(folder: Path) -> list[str]:
 
 def valid(folder: Path) -> list[int]:
     return [c.step for c in checkpoint.valid(folder)]
-
-
-@contextmanager
-def files_no_larger_than(size_bytes: int):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_saved_checkpoint_is_sealed_and_named(tmp_path) -> None:

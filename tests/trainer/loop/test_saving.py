@@ -18,7 +18,7 @@ from rdtops.trainer.loop import checkpoint
 from rdtops.trainer.loop.checkpoint import Contents
 from rdtops.trainer.loop.progress import Telling
 from rdtops.trainer.loop.saving import Saver
-from tests.trainer.loop.test_checkpoint import files_no_larger_than
+from tests.trainer.conftest import files_no_larger_than
 
 
 @dataclass(frozen=True)

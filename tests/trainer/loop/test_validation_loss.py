@@ -13,14 +13,15 @@ import torch
 from rdtops.contract.config import override, preset
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import codec
-from rdtops.trainer.data.samples import Samples
+from rdtops.trainer.data.samples import Batch, Samples
 from rdtops.trainer.data.slot_statistics import compute
-from rdtops.trainer.loop import validation_loss
+from rdtops.trainer.loop import fixed_batches, validation_loss
+from rdtops.trainer.loop.sampling import ActionError
 from rdtops.trainer.loop.validation_loss import ValidationLoss
 from rdtops.trainer.model import encoders
 from rdtops.trainer.model.conditions import Conditions
 from rdtops.trainer.model.rdt import RDTPolicy
-from tests.trainer.conftest import SHORT, events, losses
+from tests.trainer.conftest import ALONE, SHORT, events, losses
 
 FEW = (*SHORT, "max_steps=3", "heldout_every_steps=1", "heldout_samples=6")
 # what the statistics of the whole dataset are used for in training
@@ -94,13 +95,47 @@ def test_it_is_the_training_loss_of_all_predictions_whatever_they_travel_in(tiny
     found = []
     for piece in (20, 8, 3):
         monkeypatch.setattr(validation_loss, "PIECE", piece)
-        found.append(ValidationLoss(samples, conditions, torch.device("cpu")).of(policy))
+        found.append(ALONE.evaluate(policy, ValidationLoss(samples, conditions, torch.device("cpu"))))
     assert found[1:] == pytest.approx([found[0]] * 2, rel=1e-5)
+
+
+def test_its_images_are_encoded_once_and_the_bits_are_the_same(tiny, monkeypatch) -> None:
+    samples, conditions, policy = tiny
+    encoded = []
+    encode = conditions.vision.encode
+    monkeypatch.setattr(conditions.vision, "encode", lambda *given: encoded.append(given) or encode(*given))
+    for evaluation in (ValidationLoss, ActionError):
+        kept = evaluation(samples, conditions, torch.device("cpu"))
+        first = ALONE.evaluate(policy, kept)
+        assert len(encoded) == kept.pieces
+        assert ALONE.evaluate(policy, kept) == first
+        assert len(encoded) == kept.pieces
+        assert not any(kept.batches.read(n).observation.frames_BVCSS3.numel() for n in range(kept.pieces))
+        encoded.clear()
+
+
+def test_no_more_tokens_are_kept_than_the_limit_allows(tiny, monkeypatch) -> None:
+    samples, conditions, policy = tiny
+    loss = ValidationLoss(samples, conditions, torch.device("cpu"))
+    one = conditions.image_tokens(loss.read(0).observation)
+    monkeypatch.setattr(fixed_batches, "KEPT_BYTES", one.nbytes)
+    assert ALONE.evaluate(policy, loss) == ALONE.evaluate(policy, loss)
+    assert [t.nbytes for t in loss.batches._tokens.values()] == [one.nbytes]
+
+
+def test_the_predictions_are_counted_as_their_masks_count_them(tiny) -> None:
+    samples, conditions, _ = tiny
+    loss = ValidationLoss(samples, conditions, torch.device("cpu"))
+    assert loss._valid_steps == sum(int(b.target.step_mask_BH.sum()) for b in batches_of(loss)) < 20 * samples.horizon
+
+
+def batches_of(loss: ValidationLoss) -> list[Batch]:
+    return [loss.read(piece) for piece in range(loss.pieces)]
 
 
 def test_predictions_are_spread_over_samples_and_diffusion_steps(tiny) -> None:
     samples, conditions, _ = tiny
-    batches = ValidationLoss(samples, conditions, torch.device("cpu"))._batches
+    batches = batches_of(ValidationLoss(samples, conditions, torch.device("cpu")))
     timesteps = torch.cat([b.target.timesteps_BR[:, 0] for b in batches])
     assert sorted(timesteps.tolist()) == list(range(25, 1000, 50))
     noise = torch.cat([b.target.noise_BHA for b in batches])
@@ -112,7 +147,7 @@ def test_predictions_are_spread_over_samples_and_diffusion_steps(tiny) -> None:
 
 def test_nothing_is_dropped_jittered_or_disturbed(tiny) -> None:
     samples, conditions, _ = tiny
-    for batch in ValidationLoss(samples, conditions, torch.device("cpu"))._batches:
+    for batch in batches_of(ValidationLoss(samples, conditions, torch.device("cpu"))):
         assert torch.equal(batch.observation.jitter_B3, torch.ones_like(batch.observation.jitter_B3))
         assert batch.observation.frames_kept_BVC[:, 1].all()
         assert (batch.observation.state_mask_B1A == batch.observation.state_mask_B1A[:1]).all()

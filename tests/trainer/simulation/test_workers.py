@@ -7,11 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -22,32 +20,7 @@ from rdtops.trainer.simulation import workers
 from rdtops.trainer.simulation.workers import Done, Lost
 from tests.trainer.conftest import REPOSITORY
 from tests.trainer.freezing import can_freeze, frozen
-
-
-def doubling(folder: Path, number: int, beat):
-    """Doubles a number. A job that is a word does what the word says, once or always."""
-    def do(job):
-        (folder / f"pid-{os.getpid()}-{number}").touch()
-        if isinstance(job, int):
-            return job * 2
-        word, always = job
-        if always or not (folder / word).exists():
-            (folder / word).touch()
-            if word == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if word == "silent":
-                time.sleep(60)
-            raise ValueError(word)
-        return word
-    return do
-
-
-def refusing(number, beat):
-    raise WeightsError("these weights do not fit", remedy="others")
-
-
-def dying(number, beat):
-    os.kill(os.getpid(), signal.SIGSEGV)
+from tests.trainer.simulation.odd_jobs import doubling, dying, lingering, refusing
 
 
 def did(folder, jobs, processes, **options):
@@ -98,19 +71,6 @@ def test_whoever_stops_listening_leaves_no_process_behind(tmp_path):
     assert children() == []
 
 
-def lingering(folder: Path, number: int, beat):
-    """A worker with what keeps a Python process from ending. A job that is a word raises it; -1 stops the process."""
-    def do(job):
-        (folder / f"pid-{os.getpid()}-{number}").touch()
-        threading.Thread(target=threading.Event().wait).start()
-        if isinstance(job, str):
-            raise ValueError(job)
-        if job < 0:
-            os.kill(os.getpid(), signal.SIGSTOP)
-        return job
-    return do
-
-
 def test_a_worker_that_does_not_end_keeps_nobody(tmp_path):
     begun_s = time.monotonic()
     results = workers.results(partial(lingering, tmp_path), [1, "raised", -1, 2], 2)
@@ -141,10 +101,10 @@ EVALUATES = """
 import sys
 from functools import partial
 from pathlib import Path
-from tests.trainer.simulation import test_workers
+from tests.trainer.simulation import odd_jobs
 from rdtops.trainer.simulation import workers
 if __name__ == "__main__":
-    for one in workers.results(partial(test_workers.lingering, Path(sys.argv[1])), [-1, 1], 2):
+    for one in workers.results(partial(odd_jobs.lingering, Path(sys.argv[1])), [-1, 1], 2):
         pass
 """
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from rdtops.contract.config import preset
+from rdtops.trainer.distributed import gpu_memory
 from rdtops.trainer.distributed.ranks import Ranks
-from rdtops.trainer.loop import gpu_memory
 
 
 @pytest.mark.parametrize(("asked", "decided"), [("auto", False), (True, True), (False, False)])
