@@ -16,15 +16,18 @@ from rdtops.api import (
     Output,
     Probe,
     RunSpec,
+    TrainConfig,
     Traits,
     ask,
     hookimpl,
+    memory_plan,
     nvidia_smi,
 )
 
 TOTAL, FREE, LOAD, ECC = "memory.total", "memory.free", "utilization.gpu", "ecc.errors.uncorrected.volatile.total"
 FIELDS = (*nvidia_smi.IDENTITY, "name", TOTAL, FREE, LOAD, ECC)
 BUSY_PERCENT = 20
+MOST_WAYS = 3  # to take less memory, that a message names
 # double bit error, row remapping, NVLink, uncontained, fallen off the bus, GSP, GSP timeouts
 FELL_OFF = 79  # newer drivers print no number for it
 BROKEN_XIDS = frozenset({48, 63, 64, 74, 79, 92, 94, 95, 119, 120, 140})
@@ -95,9 +98,9 @@ def preflight_check(host: Host, connection: Connection, spec: RunSpec, traits: T
     instances = None if listed is None else [uuid for uuids in listed.values() for uuid in uuids]
     divided = {gpu: uuids for gpu, uuids in (listed or {}).items() if uuids}
     usable = nvidia_smi.visible(seen.value.gpus, host.env.get(nvidia_smi.VISIBLE), instances)
-    used, needed_mib = usable[:wanted], spec.train.min_gpu_memory_free_mib
+    used = usable[:wanted]
     return [*_odd(host, seen.value), _count(host, seen.value.gpus, usable, wanted, divided), *_model(host, used),
-            *_memory(host, used, needed_mib, divided), _ecc(host, used), _faults(host, answers["xids"]),
+            *_memory(host, used, spec.train, divided), _ecc(host, used), _faults(host, answers["xids"]),
             _load(host, used), _others(host, answers["processes"], used)]
 
 
@@ -151,21 +154,37 @@ def _shared(host: Host, part: nvidia_smi.Gpu, evidence: str) -> CheckResult:
                             f"{nvidia_smi.VISIBLE} of one instance that `nvidia-smi -L` lists")
 
 
-def _memory(host: Host, gpus: Sequence[nvidia_smi.Gpu], needed_mib: int,
+def _memory(host: Host, gpus: Sequence[nvidia_smi.Gpu], train: TrainConfig,
             divided: Mapping[str, Sequence[str]]) -> list[CheckResult]:
     """Check the free memory of each; that of a GPU says nothing about one of its instances."""
     free_mib = {_label(gpu): int(free) for gpu in gpus for free in [gpu.number(FREE)]
                 if free is not None and gpu.uuid not in divided}
+    least_mib = min(free_mib.values(), default=0)
+    made = memory_plan.decided(train, least_mib << 20) if free_mib else train
+    needed_mib = train.min_gpu_memory_free_mib or memory_plan.plan(made).total_mib
     short = {label: free for label, free in free_mib.items() if free < needed_mib}
     if short:
         each = ", ".join(f"{label}: {free} MiB" for label, free in short.items())
         return [CheckResult.fail("gpu memory", f"{len(short)} GPUs have less than {needed_mib} MiB free", each,
-                                 f"inv train --host {host.name} --set min_gpu_memory_free_mib="
-                                 f"{min(short.values())}   # or wait for the others")]
+                                 _less_memory(host, train, least_mib))]
     if len(free_mib) < len(gpus):
         return [CheckResult.skip("gpu memory", "the driver does not report free memory")]
-    return [CheckResult.ok("gpu memory", f"at least {min(free_mib.values())} MiB free on each, {needed_mib} needed")
-            ] if gpus else []
+    how = f" with gradient_checkpointing = {str(made.gradient_checkpointing).lower()}"
+    return [CheckResult.ok("gpu memory", f"at least {least_mib} MiB free on each, {needed_mib} needed"
+                           f"{'' if train.min_gpu_memory_free_mib else how}")] if gpus else []
+
+
+def _less_memory(host: Host, train: TrainConfig, free_mib: int) -> str:
+    """Return settings that fit into this memory, by the memory plan."""
+    if train.min_gpu_memory_free_mib:
+        return (f"inv train --host {host.name} --set min_gpu_memory_free_mib={free_mib}   # or wait for the others; "
+                f"0 takes what the memory plan counts, {memory_plan.plan(train).total_mib}")
+    ways = [" ".join(f"--set {name}={str(value).lower()}" for name, value in memory_plan.changed(train, way).items())
+            for way in memory_plan.ways_to_fit(train, free_mib << 20)]
+    if not ways:
+        return f"wait for the others, or use larger GPUs: no setting makes {train.model} fit into {free_mib} MiB"
+    others = "".join(f", or {way}" for way in ways[1:MOST_WAYS])
+    return f"inv train --host {host.name} {ways[0]}   # it fits{others}; or wait for the others"
 
 
 def _model(host: Host, gpus: Sequence[nvidia_smi.Gpu]) -> list[CheckResult]:

@@ -2,6 +2,7 @@
 
 from rdtops import pages
 from rdtops.checks import CheckResult, Status
+from rdtops.contract import memory_plan
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.evaluation import Evaluation
 from rdtops.contract.models import MODELS, ModelFacts
@@ -81,6 +82,7 @@ __all__ = [
     "hub_cache",
     "locks",
     "manifest",
+    "memory_plan",
     "names",
     "nvidia_smi",
     "pages",

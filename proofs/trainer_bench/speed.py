@@ -203,7 +203,7 @@ class FloatImages:
 
     def of(self, told: ObservationBatch) -> torch.Tensor:
         """Return the images (B, V x CAMERAS, 3, R, R), background where no frame was kept."""
-        frames = iter(resized(told.frames_BVCSS3.flatten(0, 2)[told.kept_K], EDGE))
+        frames = iter(resized(told.frames_BVCSS3.flatten(0, 2)[told.encoded_E], EDGE))
         kept = told.frames_kept_BVC.tolist()
         for sample, history, camera in itertools.product(*map(range, self._images.shape[:3])):
             image = self._images[sample, history, camera]

@@ -38,6 +38,7 @@ from torch.utils._pytree import tree_flatten
 
 from proofs.trainer_bench import published
 from rdtops.contract.config import preset
+from rdtops.contract.model_flops import PEAK_TFLOP_S
 from rdtops.trainer.data.observation import HISTORY
 from rdtops.trainer.distributed.ranks import Ranks
 from rdtops.trainer.distributed.sharding import Shards
@@ -80,8 +81,8 @@ class Peaks:
         return max(bytes_moved / (self.bytes_s * self.bytes_share), flops / reached, launches * LAUNCH_S)
 
 
-GPUS = (Peaks("A800-80GB", 312e12, 2.0e12, 0.75, 0.80, link_bytes_s=200e9),
-        Peaks("H100-80GB", 989e12, 3.35e12, 0.65, 0.85, link_bytes_s=450e9))
+GPUS = (Peaks("A800-80GB", 1e12 * PEAK_TFLOP_S["A800"], 2.0e12, 0.75, 0.80, link_bytes_s=200e9),
+        Peaks("H100-80GB", 1e12 * PEAK_TFLOP_S["H100"], 3.35e12, 0.65, 0.85, link_bytes_s=450e9))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from rdtops.hostlib import fields as kinds
 from rdtops.hostlib.names import quoted
 
 FSDP2_TORCH = "2.7"  # the oldest torch for sharding = fsdp2: that of 2.6 has no streams on CPUs
+AUTO = "auto"
 LATER = {"instruction", "without"}  # settings that runs of the first versions lack: the digest of those runs stays
 
 
@@ -37,13 +38,13 @@ class TrainConfig:
     device: str = "cuda"  # cuda or cpu
     num_processes: int = 8
     mixed_precision: str = "bf16"  # bf16, fp16 or no; weights and EMA stay fp32
-    min_gpu_memory_free_mib: int = 60_000
+    min_gpu_memory_free_mib: int = 0  # for `inv check`; 0: as much as the memory plan counts
     sharding: str = "none"  # none; zero1: each process keeps its part of Adam's moments; fsdp2: its part of everything
     # how much, how long
     batch_size_per_process: int = 4
     gradient_accumulation_steps: int = 1
     noise_draws_per_sample: int = 1  # more draws share a sample's language and images: cheap, less varied than samples
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = AUTO  # true, false or auto: where the memory of the GPUs needs it
     max_steps: int = 30_000
     checkpoint_every_steps: int = 2_000
     checkpoints_total_limit: int = 20  # how many of the newest are kept
@@ -78,7 +79,7 @@ class TrainConfig:
     accept_changed: str = ""  # roles of ACCEPTABLE, separated by commas, whose files a resume may find changed
     loader_workers: int = 8
     image_augmentation: bool = True
-    vision_cache_gib: int = 0  # keep SigLIP's output of every frame on disk, at most this; 0: encode in every step
+    vision_cache_gib: int = 0  # keep SigLIP's output of unchanged frames on disk, at most this; 0: encode every step
     state_noise_snr_db: float | None = 40.0
     condition_dropout: float = 0.1  # probability that language, an image or the state is masked in a sample
     seed: int = 42
@@ -134,13 +135,11 @@ def _libero_single_task() -> TrainConfig:
 
 
 def _rdt_1b() -> TrainConfig:
-    """Return the values of RDT's authors (finetune.sh) for rdt-1b: 8 GPUs x 32 samples, 200,000 steps. Gradient
-    checkpointing makes 32 samples fit beside float32 weights and moments (docs/distributed.md counts them)."""
+    """Return the values of RDT's authors (finetune.sh) for rdt-1b: 8 GPUs x 32 samples, 200,000 steps."""
     return TrainConfig(
         preset="rdt_1b", model="rdt-1b", dataset="libero_90", pretrained="rdt-1b",
         text_encoder="t5-v1_1-xxl", vision_encoder="siglip-so400m-patch14-384",
-        batch_size_per_process=32, gradient_checkpointing=True, max_steps=200_000, checkpoint_every_steps=1_000,
-        checkpoints_total_limit=40)
+        batch_size_per_process=32, max_steps=200_000, checkpoint_every_steps=1_000, checkpoints_total_limit=40)
 
 
 def _rdt_170m() -> TrainConfig:
@@ -152,7 +151,8 @@ PRESETS = {"tiny": _tiny, "libero_single_task": _libero_single_task, "rdt_170m":
 
 NULLS = ("none", "off")  # how a setting that may be None is written
 
-CHOICES = {
+CHOICES = {  # what a text may be
+    "gradient_checkpointing": (AUTO,),
     "device": ("cuda", "cpu"),
     "mixed_precision": ("bf16", "fp16", "no"),
     "lr_schedule": ("constant", "cosine"),
@@ -258,8 +258,17 @@ def setting_problem(key: str, value: object) -> str:
         return f"no such setting{nearest(key, allowed)}"
     if not _is_a(_typed(key, value), hints[key]):
         return f"{quoted(value)} is not {_type_name(hints[key])}"
-    choices = CHOICES.get(key, ())
-    return f"{quoted(value)} must be one of {', '.join(choices)}" if choices and value not in choices else ""
+    return "" if _is_choice(key, value) else f"{quoted(value)} must be {_allowed(key)}"
+
+
+def _is_choice(key: str, value: object) -> bool:
+    return not isinstance(value, str) or key not in CHOICES or value in CHOICES[key]
+
+
+def _allowed(key: str) -> str:
+    """Return what a setting with choices may be, in words."""
+    words = [*(("true", "false") if bool in _alternatives(_hints(TrainConfig)[key]) else ()), *CHOICES[key]]
+    return f"one of {', '.join(words)}"
 
 
 def _typed(key: str, value: Any) -> Any:
@@ -274,8 +283,8 @@ def checked(config: TrainConfig) -> TrainConfig:
     """Return the configuration itself. Raises ConfigError naming every value that is invalid."""
     problems = wrong_kinds(config)
     if not problems:
-        problems += [f"{key} = {getattr(config, key)!r}: must be one of {', '.join(allowed)}"
-                     for key, allowed in CHOICES.items() if getattr(config, key) not in allowed]
+        problems += [f"{key} = {getattr(config, key)!r}: must be {_allowed(key)}"
+                     for key in CHOICES if not _is_choice(key, getattr(config, key))]
         positive = ("num_processes", "batch_size_per_process", "gradient_accumulation_steps", "max_steps",
                     "checkpoint_every_steps", "checkpoints_total_limit", "checkpoints_keep_best", "log_every_steps",
                     "heldout_samples", "noise_draws_per_sample", "learning_rate", "max_grad_norm")
@@ -293,9 +302,6 @@ def checked(config: TrainConfig) -> TrainConfig:
             problems.append(f"condition_dropout = {config.condition_dropout}: must be at least 0 and below 1")
         if not 0 <= config.heldout_share <= 0.5:
             problems.append(f"heldout_share = {config.heldout_share}: must be from 0 to 0.5")
-        if config.vision_cache_gib and config.image_augmentation:
-            problems.append(f"vision_cache_gib = {config.vision_cache_gib}: needs image_augmentation=false, "
-                            "because augmented images are encoded anew in every step")
         trusted(config.trusted_conventions)
         accepted_roles(config.accept_changed)
     if problems:
@@ -323,10 +329,13 @@ def _value(key: str, text: str, hint: Any) -> Any:
     kind = next(k for k in allowed if k is not type(None))
     try:
         if kind is bool:
+            if text.lower() in CHOICES.get(key, ()):
+                return text.lower()
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
         return int(text.replace("_", "")) if kind is int else kind(text)
     except (ValueError, KeyError) as error:
-        raise ConfigError(f"--set {key}={text}: {text!r} is not {_type_name(hint)}") from error
+        wanted = _allowed(key) if key in CHOICES else _type_name(hint)
+        raise ConfigError(f"--set {key}={text}: {text!r} is not {wanted}") from error
 
 
 def _is_a(value: Any, hint: Any) -> bool:

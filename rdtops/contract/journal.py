@@ -22,8 +22,8 @@ KINDS = {
     "requeued": "launcher, job, restarts: at its time limit it saved, and waits in the queue again",
     "launched": "launcher, pid, boot_id: written by the launch script",
     "attempt": "attempt, log_offset, log_line, oom_kills, batch_size_per_process, gradient_accumulation_steps, "
-               "gradient_checkpointing: the supervisor starts the trainer for the attempt-th time since the launch; "
-               "log_offset and log_line: where train.log then ends",
+               "gradient_checkpointing (as requested): the supervisor starts the trainer for the attempt-th time since "
+               "the launch; log_offset and log_line: where train.log then ends",
     "attempt_ended": "attempt, exit_code (-9: killed by signal 9; null: unknown), cause, summary, evidence, "
                      "next, oom_kills, restart_in_s (null: it was the last)",
     "silent": "attempt, silent_s, limit_s, ranks (as of stuck): nothing was written for long before the first step; "
@@ -31,12 +31,14 @@ KINDS = {
     "heard": "attempt: after a `silent`, something was written again",
     "stuck": "attempt, silent_s, limit_s, ranks (the state of each in /proc): written before they are killed",
     "started": "world_size, max_steps, device, parameters, resumed_from_step (0 = from the start), heldout_samples, "
-               "instructions (of the demonstrations, at most 20)",
+               "instructions (of the demonstrations, at most 20), gradient_checkpointing (as decided)",
     "step": "step, loss, learning_rate, grad_norm, samples, samples_per_s, step_s, data_s, encode_s, forward_s, "
-            "backward_s, optimiser_s, save_s, evaluation_s, memory_mib, eta_s: means over the steps since "
-            "the last such event; times are parts of step_s, of rank 0; samples_per_s leaves out save_s and "
-            "evaluation_s; eta_s is estimated from all steps so far but the first; memory_mib is the peak (of the GPU, "
-            "else resident)",
+            "backward_s, optimiser_s, save_s, evaluation_s, tflop_per_s, mfu, memory_mib, memory_reserved_mib, eta_s: "
+            "means over the steps since the last such event; times are parts of step_s, of rank 0; samples_per_s, "
+            "tflop_per_s and mfu leave out save_s and evaluation_s; tflop_per_s is the useful arithmetic of rank 0, "
+            "mfu its share of what its GPU can do (null: not known, or a CPU); eta_s is estimated from all steps so "
+            "far but the first; memory_mib is the peak (of tensors on the GPU, else resident), memory_reserved_mib "
+            "that of what torch holds there (null on a CPU)",
     "sample": "step, action_mse: predicted against recorded actions, in the units of the codec",
     "heldout": "step, loss: validation loss, of the EMA weights on samples that are never trained on",
     "checkpoint": "step, name, size_bytes, digest, heldout_loss: the digest is that of its manifest; heldout_loss "
@@ -62,8 +64,8 @@ _WHOLE = ("step", "size_bytes", "attempt", "log_offset", "log_line", "oom_kills"
           "parameters", "resumed_from_step", "exit_code", "batch_size_per_process", "gradient_accumulation_steps",
           "done_before", "successes", "trials", "errors", "steps", "trial")
 _NUMBERS = ("loss", "learning_rate", "grad_norm", "samples_per_s", "step_s", "data_s", "encode_s", "forward_s",
-            "backward_s", "optimiser_s", "save_s", "evaluation_s", "memory_mib", "eta_s", "heldout_loss", "action_mse",
-            "silent_s", "limit_s", "restart_in_s")
+            "backward_s", "optimiser_s", "save_s", "evaluation_s", "tflop_per_s", "mfu", "memory_mib",
+            "memory_reserved_mib", "eta_s", "heldout_loss", "action_mse", "silent_s", "limit_s", "restart_in_s")
 _READERS: dict[str, Callable[[object], object]] = {
     **dict.fromkeys(_WHOLE, fields.whole), **dict.fromkeys(_NUMBERS, fields.number),
     "ranks": lambda value: fields.rows(value) if isinstance(value, list) else None,

@@ -28,10 +28,10 @@ def smaller(config: TrainConfig) -> TrainConfig | None:
         part = next(n for n in range(size // 2, 0, -1) if size % n == 0)
         return replace(config, batch_size_per_process=part,
                        gradient_accumulation_steps=config.gradient_accumulation_steps * size // part)
-    return None if config.gradient_checkpointing else replace(config, gradient_checkpointing=True)
+    return None if config.gradient_checkpointing is True else replace(config, gradient_checkpointing=True)
 
 
-def changes(asked: TrainConfig, used: TrainConfig) -> dict[str, int | bool]:
+def changes(asked: TrainConfig, used: TrainConfig) -> dict[str, int | bool | str]:
     """Return the settings that differ, by name."""
     return {name: getattr(used, name) for name in _CHANGED if getattr(used, name) != getattr(asked, name)}
 

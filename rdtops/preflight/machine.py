@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rdtops.checks import CheckResult
 from rdtops.contract.config import TrainConfig
-from rdtops.contract.models import MODELS
+from rdtops.contract.models import EXISTING_FRAMES, MODELS
 from rdtops.preflight.check import Answers, Check, Subject, last_line
 from rdtops.ssh.command import quoted
 from rdtops.ssh.probe import Output, Probe
@@ -255,7 +255,15 @@ def shm_needed_mib(train: TrainConfig) -> int:
     """Return the MiB of /dev/shm for the samples from loader workers to their process, and for NCCL between GPUs."""
     workers = train.num_processes * train.loader_workers
     nccl = NCCL_SHM_MIB * train.num_processes if train.device == "cuda" and train.num_processes > 1 else 0
-    return int(workers * PREFETCHED * train.batch_size_per_process * MIB_PER_SAMPLE) + nccl
+    return int(workers * PREFETCHED * train.batch_size_per_process * (MIB_PER_SAMPLE + _features_mib(train))) + nccl
+
+
+def _features_mib(train: TrainConfig) -> float:
+    """Return the MiB of a sample's cached image tokens; half of the samples are augmented and have none."""
+    model = MODELS[train.model]
+    token_bytes = model.img_width * (4 if train.mixed_precision == "no" else 2)
+    share = 0.0 if not train.vision_cache_gib else 0.5 if train.image_augmentation else 1.0
+    return share * EXISTING_FRAMES * model.img_patches * token_bytes / 2**20
 
 
 def judge_shm(subject: Subject, answers: Answers) -> Iterator[CheckResult]:

@@ -15,7 +15,7 @@ from rdtops.errors import UsageError
 from rdtops.hostlib import fields
 from rdtops.report.chart import ChartLine, curves
 from rdtops.report.folder import Evaluated, RunFolder
-from rdtops.report.page import NAME, digests, gpu_words, peak_memory_words, success, task_words
+from rdtops.report.page import NAME, digests, gpu_words, peak_memory_words, success, task_words, useful_words
 from rdtops.report.templates import TEMPLATES
 from rdtops.runs.story import Points, Story, smoothed
 from rdtops.views.words import duration, heldout_words
@@ -78,6 +78,7 @@ def _facts(runs: Sequence[RunFolder]) -> Iterator[tuple[str, list[str]]]:
         ("loss, mean of the last", lambda run: f"{smoothed(run.story.loss)[-1][1]:.6f}" if run.story.loss else ""),
         ("validation loss, best", lambda run: heldout_words(_least(run.story.heldout))),
         ("samples/s", lambda run: f"{run.story.speed[-1][1]:.1f}" if run.story.speed else ""),
+        ("useful arithmetic of a GPU", lambda run: useful_words(run.story)),
         ("from first to last event", lambda run: duration(run.trained_s)),
         ("trained on", gpu_words),
         ("load of the GPUs", lambda run: run.gpu_use.words.get("load", "")),

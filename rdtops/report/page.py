@@ -30,7 +30,7 @@ from rdtops.report.templates import TEMPLATES
 from rdtops.runs.story import Story, smoothed
 from rdtops.ssh.display import log_text, shown
 from rdtops.views.journal_output import words_of
-from rdtops.views.words import duration, exit_words, heldout_words, size
+from rdtops.views.words import duration, exit_words, heldout_words, mfu_words, size
 
 NAME: Final = "report.html"
 EMBEDDED_BYTES = 2 << 20  # of one video; a larger one is linked
@@ -118,6 +118,7 @@ def _facts(run: RunFolder) -> dict[str, str]:
             "loss, mean of the last": f"{smoothed(story.loss)[-1][1]:.5f}" if story.loss else "",
             "validation loss, best": heldout_words(min(loss for _, loss in story.heldout)) if story.heldout else "",
             "samples/s": f"{story.speed[-1][1]:.1f}" if story.speed else "",
+            "useful arithmetic of a GPU": useful_words(story),
             "from first to last event": duration(run.trained_s) if run.trained_s else "",
             "checkpoints kept": str(len(story.checkpoints))}
 
@@ -154,6 +155,14 @@ def gpu_words(run: RunFolder) -> str:
     """Return the processes and devices of the training, as it has reported them; '' before it did."""
     started = run.story.started.data if run.story.started else {}
     return f"{pages.text(started.get('world_size', '?'))} x {pages.text(started.get('device', '?'))}" if started else ""
+
+
+def useful_words(story: Story) -> str:
+    """Return text such as `128 TFLOP/s, MFU 41 %`; '' for a run that does not tell it."""
+    tflop_per_s, mfu = story.useful_flops
+    if tflop_per_s is None:
+        return ""
+    return f"{tflop_per_s:.3g} TFLOP/s, {mfu_words(mfu) or 'MFU unknown'}"
 
 
 def peak_memory_words(story: Story) -> str:

@@ -47,6 +47,7 @@ class RunView:
     gpus: tuple[GpuUsage, ...] = ()  # those it uses; only while it runs, and only for `status` and `watch`
     silent_since_s: float = 0.0  # Unix time since when nothing was written, before the first step; else 0.0
     problem: str = ""  # why some of this is unknown; other runs are not affected
+    mfu: float | None = None  # useful FLOPs, as a share of what the GPU can do; None: not known, or a CPU
 
     @property
     def end(self) -> RunEnd:
@@ -152,7 +153,8 @@ def view(host: str, facts: RunFacts, cards: tuple[GpuUsage, ...] = (), job: JobS
         state=jobs.state_of(job, by_files),
         step=max((fields.whole(e.data.get("step")) or 0 for e in telling), default=0),
         max_steps=spec.train.max_steps if spec else 0, loss=fields.number(step.get("loss")),
-        samples_per_s=fields.number(step.get("samples_per_s")), eta_s=fields.number(step.get("eta_s")),
+        samples_per_s=fields.number(step.get("samples_per_s")), mfu=fields.number(step.get("mfu")),
+        eta_s=fields.number(step.get("eta_s")),
         last_checkpoint=fields.text(checkpoint.data.get("name")) if checkpoint else "",
         last_event_s=events[-1].time_s if events else _first_time(facts.journal_head), log_tail=facts.log_tail,
         error=str(failed.data.get("error", "")) if failed else "",

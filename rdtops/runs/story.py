@@ -96,6 +96,12 @@ class Story:
         return _mean(self.steps, "step_s")
 
     @property
+    def useful_flops(self) -> tuple[float | None, float | None]:
+        """Return the newest useful TFLOP/s of a GPU, and its MFU; None for what is not known."""
+        data = self.steps[-1].data if self.steps else {}
+        return fields.number(data.get("tflop_per_s")), fields.number(data.get("mfu"))
+
+    @property
     def best(self) -> Checkpoint | None:
         return best_of(self.checkpoints.values())
 

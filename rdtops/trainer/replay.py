@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -93,7 +93,8 @@ def replay(run: Path, step: int, *, which: str = "", device: str = "") -> Replay
     place = torch.device(device or config.device)
     make_reproducible()
     origin = _origin(run, spec, step, which)
-    policy = inputs.policy(spec, origin.checkpoint).to(place)
+    policy = inputs.policy(spec, origin.checkpoint, gradient_checkpointing=config.gradient_checkpointing is True)
+    policy = policy.to(place)
     samples, conditions = _samples(run, spec, policy, place, origin)
     losses_RM, replayed = _losses(policy, samples, conditions, step)
     return Replay(spec.run_id, step, origin.name, origin.step, float(losses_RM.double().mean()),
@@ -159,8 +160,7 @@ def _samples(run: Path, spec: RunSpec, policy: RDTPolicy, device: torch.device,
     conditions = Conditions(inputs.instructions(spec, dataset, device, read), inputs.asset(spec, "vision_encoder"),
                             using.control_hz, device, DTYPES[spec.train.mixed_precision])
     samples = Samples(dataset, using, found, conditions.texts, policy.config["pred_horizon"],
-                      policy.config["noise_scheduler"]["num_train_timesteps"],
-                      replace(spec.train, vision_cache_gib=0))  # encoded again: the bits are the same
+                      policy.config["noise_scheduler"]["num_train_timesteps"], spec.train)
     return samples, conditions
 
 

@@ -33,7 +33,7 @@ from rdtops.hostlib import provenance
 from rdtops.trainer import libraries, stacks
 from rdtops.trainer.data.actions import codec
 from rdtops.trainer.data.samples import Batch, Samples, Share, feeding
-from rdtops.trainer.distributed import sharding
+from rdtops.trainer.distributed import gpu_memory, sharding
 from rdtops.trainer.distributed.ranks import AlreadyReported, PeerFailed, Ranks
 from rdtops.trainer.loop import checkpoint, disk_space, failures, inputs, trackers
 from rdtops.trainer.loop.checkpoint import Contents, TrainingState
@@ -123,16 +123,17 @@ class Training:
         self.reporter = Reporter(journal, ranks.is_first)
         self.codec = codec(self.config.codec)
         norm_kernels.are_usable(ranks.device)  # asked now, so that the log says before the first step why not
+        self.gradient_checkpointing = gpu_memory.gradient_checkpointing(self.config, ranks)
         self.inputs = ranks.once(self._find_inputs)
         self.shards = ranks.together(lambda: sharding.of(self.config, ranks))
         ranks.together(self._build)
-        self.conditions.features = features.prepare(spec, self.inputs.dataset, self.inputs.provenance,
-                                                   self.conditions.vision, ranks)
+        self.samples.features = features.prepare(spec, self.inputs.dataset, self.inputs.provenance,
+                                                 self.conditions.vision, ranks)
         self.phases = Phases(ranks.device)
         self.saver = Saver(Path(spec.paths.checkpoints), self._retention(), self.reporter.journal)
         if ranks.is_first:
             self.reporter.trackers.open(spec, self.steps_done)
-        self.progress = Progress(self.config, ranks.device, self.phases)
+        self.progress = Progress(self.config, ranks.device, self.phases, self.conditions.lang_tokens.shape[1])
 
     # the training ---------------------------------------------------------------------------------------------------
 
@@ -207,6 +208,7 @@ class Training:
         with self._autocast():
             with self.phases("encode"):
                 conditions = self.conditions.of(batch.observation)
+                self.progress.encoded(len(batch.observation.encoded_E))
             with self.phases("forward"):
                 return self.policy.loss(**conditions, **batch.target.arguments(), valid_steps=valid_steps,
                                         slot_weights=self.samples.slot_weights)
@@ -297,7 +299,8 @@ class Training:
 
     def _build(self) -> None:
         device = self.ranks.device
-        self.policy, ema = self._place(inputs.policy(self.spec, self.inputs.resume))
+        self.policy, ema = self._place(inputs.policy(
+            self.spec, self.inputs.resume, gradient_checkpointing=self.gradient_checkpointing))
         self.update = WeightUpdate(self.config, self.policy, ema, self.shards, device)
         self.conditions = Conditions(self.inputs.instructions, inputs.asset(self.spec, "vision_encoder"),
                                      self.codec.control_hz, device, DTYPES[self.config.mixed_precision])
@@ -342,7 +345,8 @@ class Training:
         instructions = [text[:200] for text in self.inputs.dataset.instructions[:MOST_INSTRUCTIONS]]
         self.reporter.started(world_size=self.ranks.world, max_steps=self.config.max_steps, device=name,
                               parameters=parameters, resumed_from_step=self.steps_done,
-                              heldout_samples=len(self.samples.split.heldout), instructions=instructions)
+                              heldout_samples=len(self.samples.split.heldout), instructions=instructions,
+                              gradient_checkpointing=self.gradient_checkpointing)
         self.reporter.line(
             "%s on %d x %s: %s parameters, %d samples of %d episodes (%s), global batch %d, from step %d to %d",
             self.config.model, self.ranks.world, name, f"{parameters:,}", len(self.inputs.dataset),

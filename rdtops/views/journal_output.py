@@ -13,7 +13,7 @@ from rdtops.contract.journal import Event
 from rdtops.runs.records import HookRecord
 from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
-from rdtops.views.words import clock, duration, heldout_words, size
+from rdtops.views.words import clock, duration, heldout_words, size, speed
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _scheduled(d: dict[str, Any]) -> str:
 
 def _step(d: dict[str, Any]) -> str:
     return (f"step {d['step']:>6} of ?  loss {d['loss']:.4f}  lr {d.get('learning_rate', 0):.1e}  "
-            f"{d.get('samples_per_s') or 0:.1f} samples/s  {duration(d.get('eta_s'))} to go")
+            f"{speed(d.get('samples_per_s'), d.get('mfu'))}  {duration(d.get('eta_s'))} to go")
 
 
 def _checkpoint(d: dict[str, Any]) -> str:
@@ -76,7 +76,7 @@ def _started(d: dict[str, Any]) -> str:
 
 
 def _attempt(d: dict[str, Any]) -> str:
-    checkpointing = ", with gradient checkpointing" if d.get("gradient_checkpointing") else ""
+    checkpointing = ", with gradient checkpointing" if d.get("gradient_checkpointing") is True else ""
     return (f"attempt {d['attempt']}: micro-batches of {d['batch_size_per_process']}, "
             f"{d['gradient_accumulation_steps']} per step and process{checkpointing}")
 

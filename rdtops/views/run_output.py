@@ -19,7 +19,7 @@ from rdtops.runs.overview import RunView
 from rdtops.views.evaluation_output import evaluation_line
 from rdtops.views.output import WorkflowOutput
 from rdtops.views.terminal import styled
-from rdtops.views.words import duration, exit_words, last_lines, stacked, state_word, verbatim
+from rdtops.views.words import duration, exit_words, last_lines, mfu_words, speed, stacked, state_word, verbatim
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,15 @@ def _numbers(run: RunView) -> list[str]:
     """Return step, loss, speed and time to go; '' for what is not known."""
     return [f"step {run.step} of {run.max_steps}" if run.max_steps else f"step {run.step}",
             f"loss {run.loss:.4f}" if run.loss is not None else "",
-            f"{run.samples_per_s:.1f} samples/s" if run.samples_per_s else "",
+            speed(run.samples_per_s) if run.samples_per_s else "",
             f"{duration(run.eta_s)} to go" if run.eta_s and run.state is RunState.RUNNING else ""]
 
 
 def _details(run: RunView) -> list[Text]:
     """Return the lines below a run: checkpoint, GPUs, last event; of a failed run the end of its log."""
     saved = f"{run.last_checkpoint}, {_ago(run.last_checkpoint_s)}" if run.last_checkpoint else ""
-    facts = [saved, gpus_words(run.gpus), f"last event {_ago(run.last_event_s)}" if run.last_event_s else ""]
+    facts = [saved, gpus_words(run.gpus), mfu_words(run.mfu),
+             f"last event {_ago(run.last_event_s)}" if run.last_event_s else ""]
     lines = [styled("            [dim]{}[/]", "   ".join(f for f in facts if f))] if any(facts) else []
     if run.silent_since_s and run.state is RunState.RUNNING:
         lines.append(styled("            [yellow]nothing was written since {}, and there is no step yet[/]",

@@ -30,6 +30,17 @@ def size(size_bytes: float) -> str:
     return "?" if known is None else size_words(int(known))
 
 
+def speed(samples_per_s: float | None, mfu: float | None = None) -> str:
+    """Return text such as `148.2 samples/s, MFU 41 %`, or without what is not known."""
+    return f"{samples_per_s or 0:.1f} samples/s" + (f", {mfu_words(mfu)}" if mfu_words(mfu) else "")
+
+
+def mfu_words(mfu: float | None) -> str:
+    """Return the share of a GPU's peak that useful arithmetic takes; '' where it is not known."""
+    share = number(mfu)
+    return "" if share is None else f"MFU {100 * share:.0f} %"
+
+
 def duration(seconds: float | None) -> str:
     if number(seconds) is None:
         return "?"

@@ -64,6 +64,9 @@ def test_settings_are_read_as_the_type_of_their_field():
         "max_steps=1_000", "learning_rate=3e-4", "image_augmentation=false", "state_noise_snr_db=none", "model=tiny"])
     assert (train.max_steps, train.learning_rate, train.image_augmentation) == (1000, 3e-4, False)
     assert train.state_noise_snr_db is None
+    for text, value in {"auto": "auto", "true": True, "no": False, "AUTO": "auto"}.items():
+        made = config.override(train, [f"gradient_checkpointing={text}"]).gradient_checkpointing
+        assert (type(made), made) == (type(value), value)
 
 
 @pytest.mark.parametrize(("setting", "words"), [
@@ -83,7 +86,8 @@ def test_settings_are_read_as_the_type_of_their_field():
     ("tracker=wandbb", "one of off, tensorboard, wandb"),
     ("wandb_mode=maybe", "one of online, offline"),
     ("noise_draws_per_sample=0", "must be above 0"),
-    ("vision_cache_gib=20", "image_augmentation=false"),
+    ("vision_cache_gib=-1", "must not be negative"),
+    ("gradient_checkpointing=seven", "'seven' is not one of true, false, auto"),
     ("max_steps", "is not key=value"),
     ("preset=other", "no such setting"),
 ])

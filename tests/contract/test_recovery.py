@@ -36,7 +36,7 @@ def test_less_memory_keeps_the_global_batch(size: int, accumulated: int, sizes: 
     config = replace(preset("tiny"), batch_size_per_process=size, gradient_accumulation_steps=accumulated)
     found = []
     using = overrides.smaller(config)
-    while using and not using.gradient_checkpointing:
+    while using and using.gradient_checkpointing is not True:
         found.append((using.batch_size_per_process, using.gradient_accumulation_steps))
         assert using.global_batch_size == config.global_batch_size
         using = overrides.smaller(using)

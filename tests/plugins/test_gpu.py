@@ -109,6 +109,33 @@ def test_a_full_a_busy_and_a_broken_gpu_are_each_named(check):
     assert (found["gpu ecc"].status, found["gpu ecc"].evidence) == (Status.FAIL, "GPU 3: 2")
 
 
+def test_memory_is_what_the_plan_counts_and_a_remedy_is_a_setting_that_fits(check):
+    """80 GB hold 32 samples of rdt-1b without gradient checkpointing, 40 GB with it."""
+    whole = ("batch_size_per_process=32", "num_processes=2")
+    found = check(*whole, env={"CUDA_VISIBLE_DEVICES": "0,1"})["gpu memory"]
+    assert found.status is Status.OK
+    assert found.summary.startswith("at least 81221 MiB free on each, ")
+    assert found.summary.endswith(" needed with gradient_checkpointing = false")
+    smaller = recorded("gpus_550_a800.csv").out.replace("81221", "39000")
+    found = check(*whole, gpus=said(smaller), env={"CUDA_VISIBLE_DEVICES": "0,1"})["gpu memory"]
+    assert found.summary.endswith(" needed with gradient_checkpointing = true")
+    found = check(*whole, "gradient_checkpointing=false", gpus=said(smaller), env={"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert found["gpu memory"].status is Status.FAIL
+    assert found["gpu memory"].remedy.startswith(
+        "inv train --host h --set gradient_checkpointing=true   # it fits, or --set batch_size_per_process=")
+    found = check("num_processes=2", gpus=said(smaller.replace("39000", "12000")), env={"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert found["gpu memory"].remedy == (
+        "wait for the others, or use larger GPUs: no setting makes rdt-1b fit into 12000 MiB")
+
+
+def test_a_number_of_one_s_own_replaces_the_plan(check):
+    found = check("num_processes=4", "min_gpu_memory_free_mib=12000")["gpu memory"]
+    assert (found.status, found.summary) == (Status.OK, "at least 12034 MiB free on each, 12000 needed")
+    found = check("num_processes=4", "min_gpu_memory_free_mib=12035")["gpu memory"]
+    assert found.status is Status.FAIL
+    assert "min_gpu_memory_free_mib=12034" in found.remedy
+
+
 def test_other_people_s_processes_are_named(check):
     found = check("num_processes=4", apps=recorded("apps_550.csv"))["gpu processes"]
     assert found.status is Status.WARN

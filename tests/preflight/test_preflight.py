@@ -174,6 +174,7 @@ def test_what_keeps_a_training_from_starting_is_a_fail_with_its_reason(check, an
     ((), {"python": interpreter(accelerate="0.27.0")}, "packages", "accelerate 0.27.0 (needs"),
     ((), {"clock": said(f"{time.time() - 4000:.0f}\n")}, "clock", "off this laptop's"),
     ((), {"shm": said(SHM.format(64))}, "shm", "64 MiB free"),
+    (("vision_cache_gib=40", "batch_size_per_process=32"), {"shm": said(SHM.format(20000))}, "shm", "29411 needed"),
     ((), {"cpus": said("64\nquota 800000 100000\n")}, "cpus", "8 CPUs for 8 processes with 8 loader workers each"),
     ((), {"open files": said("256 4096\n")}, "open files", "a process may open 256 files, about 385 are needed"),
     ((), {"memory": said("MemTotal: 64000000 kB\nMemAvailable: 60000000 kB\n")}, "memory", "57.2 GiB of 61.0 GiB"),

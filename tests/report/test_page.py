@@ -22,7 +22,7 @@ from rdtops.report.folder import RunFolder
 RUN = "20261124-101530-tiny-3fa9"
 SHARED = Path(report.__file__).parents[1] / "pages" / "templates"
 PHASES = {"data_s": 0.1, "encode_s": 0.2, "forward_s": 0.1, "backward_s": 0.4, "optimiser_s": 0.1, "save_s": 0.0,
-          "evaluation_s": 0.0, "step_s": 1.0, "samples_per_s": 8.0, "learning_rate": 1e-3}
+          "evaluation_s": 0.0, "step_s": 1.0, "samples_per_s": 8.0, "learning_rate": 1e-3, "tflop_per_s": 128.04}
 
 
 @pytest.fixture
@@ -67,6 +67,12 @@ def fetched_run(host, run_id):
 
 def text_of(folder):
     return report.describe(folder).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("mfu", "words"), [(0.4104, "128 TFLOP/s, MFU 41 %"), (None, "128 TFLOP/s, MFU unknown")])
+def test_the_useful_arithmetic_is_told_and_its_share_where_it_is_known(folder, mfu, words):
+    Journal(folder / "journal.jsonl").append("step", step=41, loss=0.1, **PHASES, mfu=mfu)
+    assert words in text_of(folder)
 
 
 def test_the_page_has_every_section_and_what_belongs_into_it(folder):

@@ -124,7 +124,7 @@ def test_out_of_gpu_memory_is_met_with_smaller_batches_then_with_checkpointing_t
     assert run.run() == 1
     used = [(e.data["batch_size_per_process"], e.data["gradient_accumulation_steps"], e.data["gradient_checkpointing"])
             for e in run.told("attempt")]
-    assert used == [(4, 1, False), (2, 2, False), (1, 4, False), (1, 4, True)]
+    assert used == [(4, 1, "auto"), (2, 2, "auto"), (1, 4, "auto"), (1, 4, True)]
     assert {e.data["cause"] for e in run.told("attempt_ended")} == {"out_of_gpu_memory"}
     assert json.loads((run.root / "overrides.json").read_text()) == {
         "of": run.spec.train.digest, "batch_size_per_process": 1, "gradient_accumulation_steps": 4,

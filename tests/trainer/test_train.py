@@ -78,7 +78,7 @@ def test_the_journal_tells_the_whole_training(launched) -> None:
     (started,), (finished,) = ([e.data for e in told if e.kind == kind] for kind in ("started", "finished"))
     assert started == {"world_size": 2, "max_steps": 60, "device": "cpu", "parameters": 274_048,
                        "resumed_from_step": 0, "heldout_samples": 5,
-                       "instructions": ["close the top drawer of the cabinet"]}
+                       "instructions": ["close the top drawer of the cabinet"], "gradient_checkpointing": False}
     assert finished == {"step": 60, "loss": losses(launched)[-1]}
     assert [e.data["step"] for e in told if e.kind == "step"] == list(range(1, 61))
     assert [e.data["step"] for e in told if e.kind == "sample"] == [20, 40, 60]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rdtops.checks import CheckResult, Report
-from rdtops.contract.journal import KINDS
+from rdtops.contract.journal import KINDS, Event
 from rdtops.contract.run import Checkpoint, RunState
 from rdtops.delivery.deploy import Delivery
 from rdtops.porter.entries import Entry
@@ -20,6 +20,7 @@ from rdtops.views import journal_output
 from rdtops.views.checkpoint_output import CheckpointRow, CheckpointsOutput
 from rdtops.views.delivery_output import DeployOutput
 from rdtops.views.preflight_output import CheckOutput
+from rdtops.views.run_output import RunStatus, StatusOutput
 from rdtops.views.terminal import Terminal
 
 
@@ -85,6 +86,18 @@ def test_checkpoints_take_a_line_each_at_100_columns() -> None:
     assert all(word in line for word in ("verified", "0123456789ab", "md5", "best, latest"))
     assert "0123456789abc" not in line
     assert f"{checkpoint.name}: video_download: no ffmpeg" in lines
+
+
+@pytest.mark.parametrize(("mfu", "words"), [(0.412, "MFU 41 %"), (None, "")])
+def test_mfu_is_shown_where_it_is_known(mfu, words) -> None:
+    run = RunView("20261128-101530-tiny-3fa9", "a800", RunState.RUNNING, None, None, 200, 400, 0.1, 148.2, 600.0,
+                  "step_000200", 1.0, "", "", mfu=mfu)
+    head, details = shown(StatusOutput("a800", (RunStatus(run, ()),)))[1:]
+    assert head.endswith("step 200 of 400  loss 0.1000  148.2 samples/s  10 min to go")
+    assert ("MFU" in details) == bool(words)
+    assert words in details
+    step = Event("step", 0.0, {"step": 7, "loss": 0.5, "samples_per_s": 148.2, "mfu": mfu, "eta_s": 600.0})
+    assert f"148.2 samples/s{words and ', '}{words}  10 min to go" in journal_output.words_of(step, 10)
 
 
 def test_every_event_has_words_of_its_own() -> None:

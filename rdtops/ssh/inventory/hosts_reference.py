@@ -91,7 +91,8 @@ def _settings() -> dict[str, Any]:
     """Return the JSON schema of each training setting."""
     found: dict[str, Any] = TypeAdapter(train_config.TrainConfig).json_schema()["properties"]
     for name, choices in train_config.CHOICES.items():
-        found[name]["enum"] = list(choices)
+        kinds = found[name].get("anyOf", [found[name]])
+        next(kind for kind in kinds if kind["type"] == "string")["enum"] = list(choices)
     for key in found.values():
         if {"type": "null"} in key.get("anyOf", ()):  # TOML has no null
             key["anyOf"] = [*(kind for kind in key["anyOf"] if kind != {"type": "null"}),

@@ -47,14 +47,15 @@ class Frames:
         self.dataset = dataset
         self._reset()
 
-    def read(self, episode: Episode, step: int) -> np.ndarray:
-        """Return the upright images of all cameras at one step: (C, S, S, 3) uint8."""
+    def read(self, episode: Episode, step: int, wanted_C: np.ndarray | None = None) -> np.ndarray:
+        """Return the upright images of all cameras at one step: (C, S, S, 3) uint8, zero where not wanted."""
         size = self.dataset.image_size
-        frames = np.empty((len(episode.cameras), size, size, 3), np.uint8)
+        frames = np.zeros((len(episode.cameras), size, size, 3), np.uint8)
         rows, columns = (slice(None, None, -1 if is_reversed else 1)
                          for is_reversed in FLIPS[self.dataset.images[episode.file]])
         for number, camera in enumerate(episode.cameras):
-            frames[number] = self._image(episode, camera, step)[rows, columns]
+            if wanted_C is None or wanted_C[number]:
+                frames[number] = self._image(episode, camera, step)[rows, columns]
         return frames
 
     def close(self) -> None:

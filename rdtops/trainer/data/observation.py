@@ -1,7 +1,7 @@
 """Observation: frames, state, masks and instruction, the input of a policy. Training and simulation build the same.
 
-Shapes: B observations, A slots (128), V history frames (2), C existing cameras (2), K kept frames,
-S pixels of an edge.
+Shapes: B observations, A slots (128), V history frames (2), C existing cameras (2), S pixels of an edge, P tokens of an
+image, W their width. Of the kept frames E are encoded from pixels, and F have their tokens from the feature cache.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T", bound="Tensors")
 
 @dataclass(frozen=True)
 class Observation:
-    frames_VCSS3: np.ndarray  # uint8, upright; without pixels where the encoder's output is kept on disk
+    frames_VCSS3: np.ndarray  # uint8, upright; zero where a frame was not kept or has its tokens from the cache
     frames_kept_VC: np.ndarray  # False: there is no frame before the first, or it was dropped
     instruction: int  # number of the text
     state_A: np.ndarray
@@ -30,6 +30,7 @@ class Observation:
     action_mask_A: np.ndarray  # slots to be predicted
     jitter_3: np.ndarray  # factors for brightness, contrast and saturation
     sample: int  # its number in the dataset; 0 if there is no dataset
+    features: tuple[torch.Tensor, ...] | None = None  # tokens (P, W) of the kept frames, in order; None: encode pixels
 
     @classmethod
     def undisturbed(cls, using: Codec, state_A: np.ndarray, frames_VCSS3: np.ndarray, frames_kept_VC: np.ndarray,
@@ -57,7 +58,10 @@ class ObservationBatch(Tensors):
     sample_B: torch.Tensor
     frames_BVCSS3: torch.Tensor
     frames_kept_BVC: torch.Tensor
-    kept_K: torch.Tensor  # where frames_kept is True, flattened: computed here, because on a GPU it would force a wait
+    # places of frames, as frames_kept has them when flattened: computed here, because on a GPU it would force a wait
+    encoded_E: torch.Tensor
+    cached_F: torch.Tensor
+    features_FPW: torch.Tensor  # in the encoder's number format; without cached frames (0,)
     jitter_B3: torch.Tensor
     instruction_B: torch.Tensor
     state_B1A: torch.Tensor
@@ -67,14 +71,24 @@ class ObservationBatch(Tensors):
     @classmethod
     def of(cls, observations: Sequence[Observation]) -> ObservationBatch:
         frames_kept_BVC = stacked(o.frames_kept_VC for o in observations)
+        is_cached_B11 = torch.tensor([o.features is not None for o in observations])[:, None, None]
+        features = [tokens_PW for o in observations for tokens_PW in o.features or ()]
         return cls(
             sample_B=stacked(o.sample for o in observations),
             frames_BVCSS3=stacked(o.frames_VCSS3 for o in observations), frames_kept_BVC=frames_kept_BVC,
-            kept_K=frames_kept_BVC.flatten().nonzero()[:, 0], jitter_B3=stacked(o.jitter_3 for o in observations),
+            encoded_E=(frames_kept_BVC & ~is_cached_B11).flatten().nonzero()[:, 0],
+            cached_F=(frames_kept_BVC & is_cached_B11).flatten().nonzero()[:, 0],
+            features_FPW=torch.stack(features) if features else torch.empty(0),
+            jitter_B3=stacked(o.jitter_3 for o in observations),
             instruction_B=stacked(o.instruction for o in observations),
             state_B1A=stacked(o.state_A for o in observations)[:, None],
             state_mask_B1A=stacked(o.state_mask_A for o in observations)[:, None],
             action_mask_B1A=stacked(o.action_mask_A for o in observations)[:, None])
+
+    def without_images(self) -> ObservationBatch:
+        """Return the batch without pixels and cached tokens, for whoever has the tokens of all its images."""
+        return replace(self, frames_BVCSS3=self.frames_BVCSS3[..., :0, :0, :].clone(), encoded_E=self.encoded_E[:0],
+                       cached_F=self.cached_F[:0], features_FPW=torch.empty(0))
 
 
 def stacked(values: Iterable[np.ndarray | int]) -> torch.Tensor:

@@ -23,6 +23,7 @@ from rdtops.errors import DataError
 from rdtops.trainer import child_processes, stacks
 from rdtops.trainer.data import libero
 from rdtops.trainer.data.actions import SLOTS, Codec
+from rdtops.trainer.data.feature_file import FeatureFile
 from rdtops.trainer.data.observation import HISTORY, NO_INSTRUCTION, Observation, ObservationBatch, Tensors, stacked
 from rdtops.trainer.data.slot_statistics import slot_weights
 from rdtops.trainer.data.split import split
@@ -116,6 +117,7 @@ class Samples(torch.utils.data.Dataset):
         self.split = split(dataset, config.heldout_share, config.seed)
         self.order = Order(config.seed, self.split.trained, config.global_batch_size)
         self.frames = libero.Frames(dataset)
+        self.features: FeatureFile | None = None  # the encoder's output for every frame, if it is cached
         self.state_mean = np.asarray(statistics["state"]["mean"], np.float32)
         self.state_std = np.asarray(statistics["state"]["std"], np.float32)
         self.slot_weights: torch.Tensor | None = None  # of the normalised loss
@@ -161,17 +163,17 @@ class Samples(torch.utils.data.Dataset):
         timestep = int(random.integers(self.diffusion_steps))
         disturbance = random.standard_normal(SLOTS, np.float32)
         language, state, *frames = random.random(2 + HISTORY * len(libero.CAMERAS)) < self.config.condition_dropout
-        jittered, jitter = random.random() < 0.5, random.uniform(1 - JITTER, 1 + JITTER, 3).astype(np.float32)
+        is_jittered, jitter = random.random() < 0.5, random.uniform(1 - JITTER, 1 + JITTER, 3).astype(np.float32)
 
         more = self.config.noise_draws_per_sample - 1
         more_noise = random.standard_normal((more, self.horizon, SLOTS), np.float32)
         more_timesteps = random.integers(self.diffusion_steps, size=more)
 
         drawn = self._recorded(sample, np.concatenate([noise[None], more_noise]),
-                               np.concatenate([[timestep], more_timesteps]))
+                               np.concatenate([[timestep], more_timesteps]),
+                               dropped_VC=np.reshape(frames, (HISTORY, len(libero.CAMERAS))),
+                               jitter_3=jitter if self.config.image_augmentation and is_jittered else None)
         told = drawn.observation
-        if self.config.image_augmentation and jittered:
-            told = replace(told, jitter_3=jitter)
         if self.config.state_noise_snr_db is not None:
             share = 10 ** (-self.config.state_noise_snr_db / 20)  # of the slot's spread in the data
             told = replace(told, state_A=told.state_A + disturbance * self.state_std * np.float32(share))
@@ -179,21 +181,28 @@ class Samples(torch.utils.data.Dataset):
             told = replace(told, instruction=self.texts.index(NO_INSTRUCTION))
         if state:
             told = replace(told, state_A=self.state_mean, state_mask_A=np.zeros(SLOTS, np.float32))
-        kept_VC = told.frames_kept_VC & ~np.reshape(frames, told.frames_kept_VC.shape)
-        return Sample(replace(told, frames_kept_VC=kept_VC), drawn.target)
+        return Sample(told, drawn.target)
 
-    def _recorded(self, sample: int, noise_RHA: np.ndarray, timesteps_R: np.ndarray) -> Sample:
+    def _recorded(self, sample: int, noise_RHA: np.ndarray, timesteps_R: np.ndarray, *,
+                  dropped_VC: np.ndarray | None = None, jitter_3: np.ndarray | None = None) -> Sample:
+        """Read a sample. Of its images only what the model is to see is read: pixels, or tokens where there are some of
+        unchanged frames."""
         episode, now = self.dataset.locate(sample)
-        return Sample(self._observation(sample, episode, now), self._target(episode, now, noise_RHA, timesteps_R))
+        kept_VC = np.repeat([[now > 0], [True]], len(libero.CAMERAS), axis=1)
+        if dropped_VC is not None:
+            kept_VC &= ~dropped_VC
+        features = self.features.tokens(sample, kept_VC) if self.features and jitter_3 is None else None
+        state_A = self._state(episode, now)
+        told = Observation.undisturbed(
+            self.codec, state_A, self._frames(episode, now, kept_VC & (features is None)), kept_VC,
+            self.texts.index(episode.instruction), sample)
+        told = replace(told, features=features, jitter_3=told.jitter_3 if jitter_3 is None else jitter_3)
+        return Sample(told, self._target(episode, now, noise_RHA, timesteps_R))
 
-    def _observation(self, sample: int, episode: libero.Episode, now: int) -> Observation:
-        before = max(now - 1, 0)  # its content is not used at the first step, see frames_kept
+    def _state(self, episode: libero.Episode, now: int) -> np.ndarray:
         here = slice(now, now + 1)
-        state_A = self.codec.encode_state(episode.joint_rad_T7[here], episode.finger_m_T2[here],
-                                          episode.position_m_T3[here], episode.axis_angle_rad_T3[here])[0]
-        return Observation.undisturbed(
-            self.codec, state_A, self._frames(episode, before, now),
-            np.repeat([[now > 0], [True]], len(libero.CAMERAS), axis=1), self.texts.index(episode.instruction), sample)
+        return self.codec.encode_state(episode.joint_rad_T7[here], episode.finger_m_T2[here],
+                                       episode.position_m_T3[here], episode.axis_angle_rad_T3[here])[0]
 
     def _target(self, episode: libero.Episode, now: int, noise_RHA: np.ndarray, timesteps_R: np.ndarray) -> Target:
         following = episode.actions_T7[now + episode.lead:][:self.horizon]
@@ -201,10 +210,12 @@ class Samples(torch.utils.data.Dataset):
         actions_HA[:len(following)] = self.codec.encode_actions(following, episode.pose_T6[now:now + len(following)])
         return Target(actions_HA, np.arange(self.horizon) < len(following), noise_RHA, timesteps_R)
 
-    def _frames(self, episode: libero.Episode, before: int, now: int) -> np.ndarray:
-        if self.config.vision_cache_gib:
-            return np.empty((HISTORY, len(libero.CAMERAS), 0, 0, 3), np.uint8)
-        return np.stack([self.frames.read(episode, t) for t in (before, now)])
+    def _frames(self, episode: libero.Episode, now: int, wanted_VC: np.ndarray) -> np.ndarray:
+        """Return the previous and the current frame, zero where not wanted."""
+        if self.features and not self.config.image_augmentation:  # no sample has pixels
+            return np.empty((*wanted_VC.shape, 0, 0, 3), np.uint8)
+        return np.stack([self.frames.read(episode, max(step, 0), wanted_C)
+                         for step, wanted_C in zip((now - 1, now), wanted_VC, strict=True)])
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -53,7 +53,7 @@ def check_launcher(config: TrainConfig, environment: Mapping[str, str]) -> None:
         if config.sharding != "fsdp2":
             refused.append("ACCELERATE_USE_FSDP = true")
         wanted = {"FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_OFFLOAD_PARAMS": "false"}
-        if not config.gradient_checkpointing:  # the supervisor may have enabled it since, for lack of memory
+        if config.gradient_checkpointing is not True:  # the supervisor may have enabled it since, for lack of memory
             wanted["FSDP_ACTIVATION_CHECKPOINTING"] = "false"
         refused += [f"{variable} = {environment.get(variable)}, the run has {value}"
                     for variable, value in wanted.items() if not asks(variable, value)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -44,4 +45,6 @@ class FixedBatches:
         if sum(t.numel() * t.element_size() for t in [*self._tokens.values(), tokens]) <= KEPT_BYTES:
             memory = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=tokens.is_cuda)
             self._tokens[number] = memory.copy_(tokens)
+            batch = self._batches[number]
+            self._batches[number] = replace(batch, observation=batch.observation.without_images())
         return tokens

@@ -63,9 +63,9 @@ def asset(spec: RunSpec, role: str) -> str:
     return spec.assets[role]
 
 
-def policy(spec: RunSpec, resume: Checkpoint | None) -> RDTPolicy:
+def policy(spec: RunSpec, resume: Checkpoint | None, *, gradient_checkpointing: bool) -> RDTPolicy:
     """Build the policy from the checkpoint, the pretrained weights or, from scratch, the seed: the same in every
-    process."""
+    process. `gradient_checkpointing`: as decided, where the run says auto."""
     if resume:
         made = RDTPolicy.from_pretrained(resume.path)
     elif spec.train.from_scratch:
@@ -74,7 +74,7 @@ def policy(spec: RunSpec, resume: Checkpoint | None) -> RDTPolicy:
     else:
         made = RDTPolicy.from_pretrained(asset(spec, "pretrained"))
     _check_architecture(made.config, spec.train.model)
-    made.model.gradient_checkpointing = spec.train.gradient_checkpointing
+    made.model.gradient_checkpointing = gradient_checkpointing
     return made.train()
 
 

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 import torch
 
 NAMES = ("data", "encode", "forward", "backward", "optimiser", "save", "evaluation")
-WAITED = ("data", "save", "evaluation")  # time of the process, independent of the device
+WAITED = ("data", "evaluation")  # time of the process, independent of the device
 
 
 class Phases:
     """A timer of phases that do not overlap. A GPU works asynchronously, so its own clock is read by events, and later:
-    waiting for it at the end of every phase would slow down what is measured."""
+    waiting for it at the end of every phase would slow down what is measured. Of a save that is the time until the
+    stream has made its copies, for which the next step waits, although the process does not."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"

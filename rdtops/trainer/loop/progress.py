@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from rdtops.contract import model_flops
 from rdtops.contract.config import TrainConfig
 from rdtops.contract.journal import Event, Journal
 from rdtops.trainer.loop.disk_space import Backlog, give_up_reserve
@@ -42,10 +43,19 @@ class Telling:
 class Progress:
     """A collector of steps. When a step is due, it reports the means over the steps since the last report."""
 
-    def __init__(self, config: TrainConfig, device: torch.device, phases: Phases) -> None:
+    def __init__(self, config: TrainConfig, device: torch.device, phases: Phases, words: int = 0) -> None:
+        """words: tokens of the longest instruction."""
         self.config, self.device, self.phases = config, device, phases
+        self._step_flops = config.gradient_accumulation_steps * model_flops.training_flops(
+            config.model, config.batch_size_per_process, words=words, draws=config.noise_draws_per_sample)
+        self._peak_flops_s = model_flops.peak_flops_s(
+            torch.cuda.get_device_name(device), config.mixed_precision) if device.type == "cuda" else None
         self._first_ended: tuple[int, float] | None = None  # the step and its end time; the first step takes longer
         self._start_window()
+
+    def encoded(self, frames: int) -> None:
+        """Count frames that the vision encoder encodes for training."""
+        self._frames += frames
 
     def step(self, step: int, loss: float, learning_rate: float, grad_norm: float) -> dict[str, Any] | None:
         """Return the data of a `step` event when one is due."""
@@ -64,6 +74,7 @@ class Progress:
         self._began_s = time.perf_counter()
         self._losses: list[float] = []
         self._grad_norms: list[float] = []
+        self._frames = 0
 
     def _is_due(self, step: int) -> bool:
         late = 0 < self.config.log_every_s <= time.perf_counter() - self._began_s
@@ -85,9 +96,17 @@ class Progress:
             "samples_per_s": round(self.config.global_batch_size / learning_s, 2),
             "step_s": round(step_s, 4),
             **{f"{name}_s": round(seconds, 4) for name, seconds in phases.items()},
-            "memory_mib": _memory_mib(self.device),
+            **self._useful(count, learning_s),
+            **_memory_mib(self.device),
             "eta_s": round((self.config.max_steps - step) * self._usual_step_s(step, step_s), 1),
         }
+
+    def _useful(self, steps: int, step_s: float) -> dict[str, float | None]:
+        """Return the useful TFLOP/s of this process, and their share of its GPU's peak."""
+        encoding = model_flops.encoding_flops(self.config.model, self._frames) or 0
+        flops_s = (self._step_flops + encoding / steps) / step_s
+        peak = self._peak_flops_s
+        return {"tflop_per_s": float(f"{flops_s / 1e12:.4g}"), "mfu": round(flops_s / peak, 4) if peak else None}
 
     def _usual_step_s(self, step: int, step_s: float) -> float:
         """Return the mean of all steps but the first: a step reported alone after a save has all of the save's time,
@@ -98,11 +117,14 @@ class Progress:
         return (time.perf_counter() - ended_s) / (step - first)
 
 
-def _memory_mib(device: torch.device) -> int:
-    """Return the peak memory of tensors on the GPU, or of the process in host memory."""
+def _memory_mib(device: torch.device) -> dict[str, int | None]:
+    """Return the peak memory of tensors on the GPU, and of what torch has reserved there; or that of the process in
+    host memory."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) >> 20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10  # Linux counts in KiB
+        return {"memory_mib": torch.cuda.max_memory_allocated(device) >> 20,
+                "memory_reserved_mib": torch.cuda.max_memory_reserved(device) >> 20}
+    return {"memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,  # Linux counts in KiB
+            "memory_reserved_mib": None}
 
 
 def _line(told: dict[str, Any], max_steps: int) -> str:
@@ -110,6 +132,7 @@ def _line(told: dict[str, Any], max_steps: int) -> str:
     minutes, seconds = divmod(round(told["eta_s"]), 60)
     hours, minutes = divmod(minutes, 60)
     parts = " ".join(f"{name} {told[f'{name}_s']:.2f}" for name in NAMES)
+    mfu = "" if told["mfu"] is None else f"MFU {100 * told['mfu']:.1f} %  "
     return (f"step {told['step']:{width}}/{max_steps}  loss {told['loss']:.6f}  lr {told['learning_rate']:.2e}  "
             f"grad {told['grad_norm']:.3f}  {told['samples_per_s']:.1f} samples/s  {told['step_s']:.2f} s/step "
-            f"({parts})  {told['memory_mib']} MiB  left {hours}:{minutes:02}:{seconds:02}")
+            f"({parts})  {mfu}{told['memory_mib']} MiB  left {hours}:{minutes:02}:{seconds:02}")

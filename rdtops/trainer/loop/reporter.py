@@ -36,7 +36,8 @@ class Reporter:
         """Report the data of a `step` event, when one is due."""
         if told:
             self._append("step", **told)
-            self._log_curves(told["step"], {name: value for name, value in told.items() if name != "step"})
+            self._log_curves(told["step"], {name: value for name, value in told.items()
+                                            if name != "step" and value is not None})
 
     def validation_loss(self, step: int, loss: float) -> None:
         self._append("heldout", step=step, loss=loss)

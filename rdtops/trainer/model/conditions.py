@@ -1,7 +1,7 @@
 """Conditions of the model: an observation as tokens of language, images and state, and their masks.
 
 Shapes: B samples, V history frames, C existing cameras, S pixels, P tokens of an image, W their width,
-L language tokens.
+L language tokens; E frames to encode.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch
 from rdtops.errors import WeightsError
 from rdtops.trainer.data.observation import HISTORY, ObservationBatch
 from rdtops.trainer.model.encoders import Vision, as_batch
-from rdtops.trainer.model.features import Features
 
 CAMERAS = 3  # of RDT: external, right wrist, left wrist. LIBERO has no left wrist
 
@@ -25,7 +24,6 @@ class Conditions:
     def __init__(self, instructions: dict[str, torch.Tensor], vision_folder: str | Path, control_hz: int,
                  device: torch.device, dtype: torch.dtype) -> None:
         self.vision = Vision(vision_folder, device, dtype)
-        self.features: Features | None = None  # SigLIP's output for every frame, if it is cached
         self.texts, tokens, mask = as_batch(instructions)
         self.lang_tokens, self.lang_mask = tokens.to(device), mask.to(device)
         self.control_hz = control_hz
@@ -64,13 +62,14 @@ class Conditions:
         kept."""
         shape = told.frames_kept_BVC.shape
         tokens = self.vision.background_PW.repeat(told.frames_kept_BVC.numel(), 1, 1)
-        tokens[told.kept_K] = self._seen(told)
+        if len(told.encoded_E):
+            tokens[told.encoded_E] = self._encoded(told)
+        if len(told.cached_F):
+            tokens[told.cached_F] = told.features_FPW
         return tokens.unflatten(0, shape)
 
-    def _seen(self, told: ObservationBatch) -> torch.Tensor:
-        """Return the tokens of the kept frames: (kept, P, W)."""
-        if self.features:
-            return self.features.of(told.sample_B)[told.kept_K]
+    def _encoded(self, told: ObservationBatch) -> torch.Tensor:
+        """Return the tokens of the frames that come as pixels: (E, P, W)."""
         frames = told.frames_BVCSS3
         jitter = told.jitter_B3[:, None, None].expand(*frames.shape[:3], 3)  # one lighting for a sample
-        return self.vision.encode(frames.flatten(0, 2)[told.kept_K], jitter.flatten(0, 2)[told.kept_K])
+        return self.vision.encode(frames.flatten(0, 2)[told.encoded_E], jitter.flatten(0, 2)[told.encoded_E])

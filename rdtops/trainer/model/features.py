@@ -1,10 +1,10 @@
-"""Vision features: SigLIP's output for every frame, cached on disk. Without augmentation it is the same in every step.
+"""Vision features: SigLIP's output for every frame, cached on disk. For a sample that is not augmented it is the same
+in every step.
 
 One file per dataset, encoder and number format, in the workspace's cache; all processes of a training fill it before
-the first step, and later trainings use it. Its numbers are the encoder's own, bit for bit. The file is mapped, so the
-processes of a host share its pages in the page cache.
+the first step, and later trainings use it. Its numbers are the encoder's own, bit for bit.
 
-Shapes: B samples, V history frames, C existing cameras, P tokens of an image, W their width.
+Shapes: C existing cameras, P tokens of an image, W their width.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rdtops.errors import ConfigError
 from rdtops.hostlib import files
 from rdtops.hostlib.provenance import DATASET, VISION_ENCODER, Provenance
 from rdtops.trainer.data import libero
+from rdtops.trainer.data.feature_file import FeatureFile
 from rdtops.trainer.model.encoders import Vision
 
 if TYPE_CHECKING:
@@ -37,35 +38,8 @@ PARTIAL = ".tmp"
 _CHUNK = 32  # samples whose frames are read and encoded together
 
 
-class Features:
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *,
-                 write: bool = False) -> None:
-        """Map the file. shape: (samples, C, P, W)."""
-        self.device = device
-        self._table = torch.from_file(str(path), shared=write, size=math.prod(shape), dtype=dtype).view(shape)
-
-    def of(self, sample_B: torch.Tensor) -> torch.Tensor:
-        """Return the features of the previous and the current frame: (B x V x C, P, W), on the device. Before the first
-        frame, as with the pixels, some other frame takes its place: Batch.frames_kept says that it does not count."""
-        now_B = sample_B.cpu()
-        numbers_BV = torch.stack([(now_B - 1).clamp_min(0), now_B], dim=1)
-        return self._table[numbers_BV].flatten(0, 2).to(self.device, non_blocking=True)
-
-    def fill(self, dataset: libero.Dataset, vision: Vision, rank: int, world: int) -> None:
-        """Encode this process's share of the samples."""
-        frames = libero.Frames(dataset)
-        share = range(rank, len(dataset), world)
-        for done in range(0, len(share), _CHUNK):
-            chunk = share[done:done + _CHUNK]
-            images = torch.from_numpy(np.stack([frames.read(*dataset.locate(sample)) for sample in chunk]))
-            self._table[list(chunk)] = vision.encode(images.flatten(0, 1)).cpu().unflatten(0, images.shape[:2])
-            if done // _CHUNK % 50 == 49:
-                log.info("vision features: %d of %d samples", done * world, len(dataset))
-        frames.close()
-
-
 def prepare(spec: RunSpec, dataset: libero.Dataset, origin: Provenance, vision: Vision,
-            ranks: Ranks) -> Features | None:
+            ranks: Ranks) -> FeatureFile | None:
     """Return the features of the dataset, computed if necessary; None when the run does not use them. Raise
     ConfigError when they would take more space than the run allows or the disk has."""
     if not spec.train.vision_cache_gib:
@@ -76,10 +50,23 @@ def prepare(spec: RunSpec, dataset: libero.Dataset, origin: Provenance, vision: 
     path = folder / _key(dataset, origin, vision)
     partial = path.with_name(path.name + PARTIAL)
     if ranks.once(lambda: _begin(path, partial, size_bytes, spec.train.vision_cache_gib << 30)):
-        ranks.together(lambda: Features(partial, shape, vision.dtype, vision.device, write=True).fill(
-            dataset, vision, ranks.rank, ranks.world))
+        ranks.together(lambda: fill(FeatureFile(partial, shape, vision.dtype), dataset, vision, ranks.rank,
+                                    ranks.world))
         ranks.once(lambda: files.put_in_place(partial, path))  # flushes the mapping too
-    return Features(path, shape, vision.dtype, vision.device)
+    return FeatureFile(path, shape, vision.dtype)
+
+
+def fill(file: FeatureFile, dataset: libero.Dataset, vision: Vision, rank: int, world: int) -> None:
+    """Encode this process's share of the samples."""
+    table, frames = file.mapped(write=True), libero.Frames(dataset)
+    share = range(rank, len(dataset), world)
+    for done in range(0, len(share), _CHUNK):
+        chunk = share[done:done + _CHUNK]
+        images = torch.from_numpy(np.stack([frames.read(*dataset.locate(sample)) for sample in chunk]))
+        table[list(chunk)] = vision.encode(images.flatten(0, 1)).cpu().unflatten(0, images.shape[:2])
+        if done // _CHUNK % 50 == 49:
+            log.info("vision features: %d of %d samples", done * world, len(dataset))
+    frames.close()
 
 
 def _key(dataset: libero.Dataset, origin: Provenance, vision: Vision) -> str:

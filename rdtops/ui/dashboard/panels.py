@@ -22,7 +22,7 @@ from rdtops.ui.dashboard.plot import RESUME, Curve, plot, sparkline
 from rdtops.views.gpu_output import BUSY_PERCENT, load_bar, memory_words
 from rdtops.views.journal_output import words_of
 from rdtops.views.terminal import styled
-from rdtops.views.words import clock, duration, state_word
+from rdtops.views.words import clock, duration, speed, state_word
 
 BAR_CELLS = 14  # of progress
 LEAST_BAR_CELLS = 5
@@ -94,12 +94,12 @@ class Head(Static):
     def _numbers(self, run: RunView) -> Text:
         """Return what fits: the bar takes the room that is left, and the speed stands in the list of curves as well."""
         share = run.step / run.max_steps if run.max_steps else 0.0
-        speed = f"{run.samples_per_s:.1f} samples/s" if run.samples_per_s else ""
+        pace = speed(run.samples_per_s, run.mfu) if run.samples_per_s else ""
         words = [f"{run.step} of {run.max_steps}", f"{100 * share:.0f} %",
-                 f"loss {run.loss:.4f}" if run.loss is not None else "", speed,
+                 f"loss {run.loss:.4f}" if run.loss is not None else "", pace,
                  f"{duration(run.eta_s)} to go" if run.eta_s and run.state is RunState.RUNNING else ""]
         if len(GAP.join(filter(None, words))) > self.size.width:
-            words.remove(speed)
+            words.remove(pace)
         cells = min(BAR_CELLS, self.size.width - len(GAP.join(filter(None, words))) - 1)
         full = round(cells * min(share, 1.0))
         bar = styled("[cyan]{}[/][dim]{}[/] ", "━" * full, "━" * (cells - full)) if cells >= LEAST_BAR_CELLS else ""

@@ -150,8 +150,12 @@ def test_state_and_action_masks_are_those_of_the_codec(dataset) -> None:
 def test_switching_one_disturbance_off_leaves_the_others_as_they_were(dataset) -> None:
     disturbed = next(batches(samples_of(dataset, ONE), 0, 2))
     calm = next(batches(samples_of(dataset, PLAIN), 0, 2))
-    for name in ("noise_BRHA", "timesteps_BR", "actions_BHA", "frames_BVCSS3"):
+    for name in ("noise_BRHA", "timesteps_BR", "actions_BHA"):
         assert torch.equal(tensors(disturbed)[name], tensors(calm)[name]), name
+    kept = disturbed.observation.frames_kept_BVC
+    assert torch.equal(disturbed.observation.frames_BVCSS3[kept], calm.observation.frames_BVCSS3[kept])
+    assert not disturbed.observation.frames_BVCSS3[~kept].any()  # they are not read
+    assert not kept.all()
     assert not torch.equal(disturbed.observation.state_B1A, calm.observation.state_B1A)
     assert not torch.equal(disturbed.observation.jitter_B3, calm.observation.jitter_B3)
     assert torch.equal(calm.observation.jitter_B3, torch.ones(8, 3))

@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 
+from rdtops.contract import model_flops
 from rdtops.contract.config import override, preset
 from rdtops.trainer.loop.phase_timer import NAMES, Phases
 from rdtops.trainer.loop.progress import Progress
@@ -86,3 +87,75 @@ def test_on_a_gpu_its_own_time_counts_and_nobody_waits_for_it() -> None:
     queued_s = time.perf_counter() - began_s
     torch.cuda.synchronize()
     assert queued_s < 0.5 * phases.take()["forward"]
+
+
+def test_useful_flops_are_those_of_samples_and_of_frames_that_were_encoded() -> None:
+    made = progress("log_every_steps=2", "max_steps=9", "gradient_accumulation_steps=2")
+    made.step(1, 1.0, 1e-3, 1.0)
+    told = {}
+    for frames in (0, 16):
+        for _ in range(2):
+            made.encoded(frames)
+        time.sleep(0.2)
+        told[frames] = made.step(2, 1.0, 1e-3, 1.0)
+    samples = 2 * model_flops.training_flops("tiny", 4, words=0)
+    for frames, data in told.items():
+        useful = samples + model_flops.encoding_flops("tiny", 2 * frames)
+        assert data["tflop_per_s"] == pytest.approx(useful / data["step_s"] / 1e12, rel=0.05)
+        assert (data["mfu"], data["memory_reserved_mib"]) == (None, None)  # of a CPU
+    assert told[16]["tflop_per_s"] > told[0]["tflop_per_s"]
+
+
+def test_on_a_known_gpu_they_are_a_share_of_its_peak(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A800-SXM4-80GB")
+    for name, mib in (("max_memory_allocated", 30_000), ("max_memory_reserved", 34_000)):
+        monkeypatch.setattr(torch.cuda, name, lambda _, mib=mib: mib << 20)
+    made = Progress(override(preset("rdt_1b"), ["log_every_steps=1"]), torch.device("cuda", 0), Phases(CPU), words=20)
+    time.sleep(0.1)
+    told = made.step(1, 1.0, 1e-3, 1.0)
+    assert told["mfu"] == pytest.approx(told["tflop_per_s"] / 312, rel=0.01)
+    assert told["mfu"] > 1  # a step that computes nothing
+    assert (told["memory_mib"], told["memory_reserved_mib"]) == (30_000, 34_000)
+
+
+class FakeStream:
+    """A CUDA stream that works for some time behind the process; its events have the methods of torch's."""
+
+    free_s = 0.0
+
+    def queue(self, seconds: float) -> None:
+        self.free_s = max(self.free_s, time.perf_counter()) + seconds
+
+    def event(self, **_: object) -> FakeEvent:
+        return FakeEvent(self)
+
+
+class FakeEvent:
+    def __init__(self, stream: FakeStream) -> None:
+        self.stream = stream
+
+    def record(self) -> None:
+        self.at_s = max(self.stream.free_s, time.perf_counter())
+
+    def query(self) -> bool:
+        return time.perf_counter() >= self.at_s
+
+    def elapsed_time(self, later: FakeEvent) -> float:
+        return 1000 * (later.at_s - self.at_s)
+
+
+def test_a_save_lasts_until_the_stream_has_made_its_copies(monkeypatch) -> None:
+    stream = FakeStream()
+    monkeypatch.setattr(torch.cuda, "Event", stream.event)
+    phases = Phases(torch.device("cuda", 0))
+    with phases("save"):  # the process goes on at once
+        stream.queue(0.3)
+    with phases("forward"):
+        stream.queue(0.1)
+    assert phases.take()["save"] == 0  # not known yet
+    time.sleep(0.5)
+    taken = phases.take()
+    assert (taken["save"], taken["forward"]) == (pytest.approx(0.3, abs=0.05), pytest.approx(0.1, abs=0.05))
+    with phases("save"):
+        time.sleep(0.2)  # the process itself waits: for the save before, say
+    assert phases.take()["save"] == pytest.approx(0.2, abs=0.05)
