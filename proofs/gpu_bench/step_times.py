@@ -17,6 +17,7 @@ from proofs.gpu_bench import stand_ins
 from proofs.gpu_bench.card import Card, CardRow
 from proofs.trainer_bench.step_cost import Peaks, StepCost, step_cost
 from rdtops.contract.journal import Journal
+from rdtops.contract.memory_plan import CONTEXT_BYTES, MemoryPlan, plan
 from rdtops.trainer import libraries
 from rdtops.trainer.data.samples import Batch
 from rdtops.trainer.distributed.ranks import Ranks
@@ -101,8 +102,7 @@ def _measure(card: Card, assets: dict[str, str], name: str, batch: int, checkpoi
         card.tell(CardRow("speed", f"useful work of {name}",
                           round(expected.flops / training.step_s / card.gemm_flops_s, 3),
                           "of what one product reaches", how=f"{expected.flops / 1e12:.1f} TFLOP a step"))
-        card.tell(CardRow("speed", f"memory of {name}", round(torch.cuda.max_memory_allocated(card.device) / 1e9, 1),
-                          "GB allocated", how=f"{torch.cuda.max_memory_reserved(card.device) / 1e9:.1f} GB reserved"))
+        _memory(card, name, plan(run.train))
         _kernels(card, name, training.profiled, expected)
 
 
@@ -113,6 +113,15 @@ def _counted(card: Card, batch: int, checkpointing: bool) -> StepCost | None:
     except Exception as error:
         card.tell(CardRow("speed", "what a step costs", "not counted", how=f"{type(error).__name__}: {error}"[:200]))
         return None
+
+
+def _memory(card: Card, name: str, planned: MemoryPlan) -> None:
+    """Tell what torch took of the card: the plan must be enough, or `inv check` lets a training begin that dies."""
+    taken = torch.cuda.max_memory_reserved(card.device) / 1e9
+    used = torch.cuda.max_memory_allocated(card.device) / 1e9
+    expected = (planned.total - CONTEXT_BYTES) / 1e9
+    card.tell(CardRow("speed", f"memory of {name}", round(taken, 1), "GB reserved", round(expected, 1),
+                      0.7 * expected <= taken <= expected, f"{used:.1f} GB allocated; the plan of inv check"))
 
 
 def _reached(card: Card) -> Peaks:
