@@ -1,8 +1,8 @@
 """GPU bench: `python -m proofs.gpu_bench [--only PART] [--budget-s 480]`, on the machine that has the GPU.
 
 Prints a JSON row for each thing that was measured, beside what was expected of it (CardRow). Everything it needs it
-makes: demonstrations, encoders and weights of full size with random content. Needs the trainer's packages, 3 GB of disk
-and, for rdt-1b, 25 GB of host memory. One part that fails costs that part.
+makes: demonstrations, encoders and weights of full size with random content. Needs the trainer's packages, 10 GB of
+disk (30 for a checkpoint of rdt-1b) and, for rdt-1b, 35 GB of host memory. One part that fails costs that part.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu, to try the bench itself")
     parser.add_argument("--only", default="", help=f"parts whose name has this word: {', '.join(PARTS)}")
     parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="what does not fit into it is left out")
-    parser.add_argument("--folder", help="for models and runs, 3 GB; default: the system's for temporary files")
+    parser.add_argument("--folder", help="for models and runs, 10 to 30 GB; default: the system's for temporary files")
     return parser.parse_args(arguments)
 
 

@@ -50,5 +50,5 @@ def test_a_killed_training_and_the_whole_preset_are_part_of_it(inv: CommandLine,
     rows = [row for only in ("resume", "preset", "bits")
             for row in inv(f"bench gpu --host lab --only {only} --json", timeout_s=300).rows()]
     kept = {row["name"]: row["holds"] for row in rows if row["expected"] is not None}
-    assert kept == {"kill and resume of tiny": True, "the preset, 4 steps": True,
+    assert kept == {"kill and resume of tiny": True, "the preset, tiny, 4 steps": True,
                     "attention's gradients, 67 x 4,374 tokens": True, "gradients of tiny, batch 4": True}
