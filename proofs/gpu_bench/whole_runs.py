@@ -66,9 +66,9 @@ def as_a_user(card: Card) -> None:
     told = _events(run)
     stepped = [event for event in told if event["kind"] == "step"]
     saves = sum(event["kind"] == "checkpoint" for event in told)
-    card.tell(CardRow("runs", f"the preset, {card.model}, {steps} steps", f"exit {end.code}", "", "exit 0", end.code == 0,
-                      end.words[-300:] if end.code else
-                      f"{time.monotonic() - began_s:.0f} s with start and {saves} saves"))
+    how = end.words[-300:] if end.code else f"{time.monotonic() - began_s:.0f} s with start, {saves} saved"
+    card.tell(CardRow("runs", f"the preset, {card.model}, {steps} steps", f"exit {end.code}", "", "exit 0",
+                      end.code == 0, how))
     for name in ("save_s", "evaluation_s", "data_s"):
         if stepped:
             longest = max(event[name] for event in stepped)
