@@ -182,6 +182,9 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _close(word: str, known: Iterable[str], cutoff: float) -> list[str]:
+    """Return the one known word that is nearest, if it is near: of those nearly as near the one with the same
+    letters."""
     import difflib
 
-    return difflib.get_close_matches(word, list(known), 1, cutoff)
+    near = difflib.get_close_matches(word, list(known), 3, cutoff)
+    return [*(other for other in near if sorted(other) == sorted(word)), *near][:1]

@@ -33,8 +33,8 @@ class PluginOutput(WorkflowOutput):
             lines.append(styled("hooks: {}", ", ".join(plugin.hooks)))
         for name, option in plugin.options.items():
             at = "".join(f"; {host}: {values[name]}" for host, values in row.values.items() if name in values)
-            lines.append(styled("{} = {}, default {}  [dim]{}{}[/]", name, option.kind.__name__, option.default,
-                                option.help, at))
+            default = "" if option.default is None else f", default {option.default}"
+            lines.append(styled("{} = {}{}  [dim]{}{}[/]", name, option.kind.__name__, default, option.help, at))
         return Text("\n         ").join(lines)
 
     def to_json(self) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ def inv(line: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(("line", "words"), [
     ("chek --host lab", "error: there is no task 'chek'; did you mean check?\n-> inv --list"),
+    ("stauts", "error: there is no task 'stauts'; did you mean status?\n-> inv --list"),
     ("check --hots lab", "error: inv check: there is no option --hots; did you mean --host?\n-> inv check --help"),
     ("bench startup --quik", "error: inv bench: there is no option --quik; did you mean --quick?"),
 ])
