@@ -258,8 +258,8 @@ class Training:
 
     def _save(self, step: int, loss: float, validation_loss: float | None) -> None:
         with self.phases("save"):
+            self.ranks.once(self.saver.wait)  # for its disk, longer than NCCL would wait for it to receive
             self._use_state(lambda state: self.saver.save(step, self._contents(state, step, loss, validation_loss)))
-            self.ranks.once(lambda: None)  # rank 0 may have waited for its disk, longer than NCCL waits for a rank
 
     def _use_state(self, use: Callable[[TrainingState], None]) -> None:
         """Call `use` with the state in rank 0, while the others send their part of each tensor."""
