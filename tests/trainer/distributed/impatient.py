@@ -1,5 +1,6 @@
-"""A training on CPUs whose processes wait for each other as over NCCL: short for tensors, long for one process. Its first
-checkpoint takes longer than the short wait: `python -m tests.trainer.distributed.impatient CONFIG TENSORS_S SAVE_S`."""
+"""A training on CPUs whose processes wait for each other as over NCCL: short for tensors, long for one process. Its
+first checkpoint takes longer than the short wait: `python -m tests.trainer.distributed.impatient CONFIG TENSORS_S
+SAVE_S`."""
 
 from __future__ import annotations
 
