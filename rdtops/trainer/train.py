@@ -197,10 +197,11 @@ class Training:
         # gather from every process its losses, and whether it was asked to stop; only now wait for the device
         told = self.ranks.gather(torch.stack([*losses, torch.full_like(losses[0], self.stop.signal)])).double()
         losses_RM, signals_R = told[:, :-1], told[:, -1]
-        read = torch.cat([torch.stack([losses_RM.mean(), norm.double(), signals_R.max()]), losses_RM.flatten()])
+        read = torch.cat([torch.stack([norm.double(), signals_R.max()]), losses_RM.flatten()])
         with self.ranks.collective():  # an error of NCCL is raised where a result is read
-            loss_mean, grad_norm, signalled, *each = read.tolist()
+            grad_norm, signalled, *each = read.tolist()
         self._check_finite(step, each, grad_norm)
+        loss_mean = sum(each) / len(each)  # not on a GPU: it multiplies by 1 / 3, and a replay would differ
         self.reporter.step(self.progress.step(step, loss_mean, learning_rate, grad_norm))
         return loss_mean, int(signalled)
 
