@@ -34,7 +34,7 @@ from rdtops.workflows.fetching import results_folder
 from rdtops.workflows.session import HostSession, Session
 
 SENT = ("proofs/__init__.py", "proofs/gpu_bench", "proofs/trainer_bench/__init__.py",
-        "proofs/trainer_bench/step_cost.py")
+        "proofs/trainer_bench/published.py", "proofs/trainer_bench/step_cost.py")
 SILENCE_S = 300.0  # rdt-1b is drawn at random on the host's CPU before a part says anything
 SIGNS = {True: "[green]holds [/]", False: "[bold red]missed[/]", None: "[dim]      [/]"}
 

@@ -44,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.device == "cpu":
         torch.set_num_threads(1)
     room = Path(tempfile.mkdtemp(prefix="gpu-bench-", dir=options.folder))
-    card = Card(torch.device(options.device), options.model, room, time.monotonic() + options.budget_s)
+    device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")
+    card = Card(device, options.model, room, time.monotonic() + options.budget_s)
     try:
         for name in dict.fromkeys(["ceilings", *(n for n in PARTS if options.only in n)]):
             _measured(card, name)
@@ -57,6 +58,7 @@ def _measured(card: Card, part: str) -> None:
     if card.left_s < 20:
         card.tell(CardRow(part, part, "not measured", how="no time was left"))
         return
+    card.clear()  # what the part before holds would count as this one's peak
     try:
         PARTS[part](card)
     except Exception as error:  # one part that fails costs that part

@@ -66,6 +66,8 @@ LIST = (
     _set("USE_FLAX", "0", "likewise jax"),
     _set("MPLBACKEND", "agg", "matplotlib needs no screen; Jupyter names a backend that is not there"),
     _set("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT", "torchrun would end its ranks on SIGHUP"),
+    _set("TORCH_NCCL_USE_COMM_NONBLOCKING", "0",
+         "torch 2.6 and 2.7.0 take NCCL's other way for ranks bound to a GPU, and hang in it at times"),
     *_drop("PYTHONHOME", "the interpreter would look for its library elsewhere"),
     *_drop("PYTHONOPTIMIZE", "it removes assertions"),
     *_drop("PYTHONWARNINGS", "a warning of a library would become an error"),

@@ -197,10 +197,11 @@ class Training:
         # gather from every process its losses, and whether it was asked to stop; only now wait for the device
         told = self.ranks.gather(torch.stack([*losses, torch.full_like(losses[0], self.stop.signal)])).double()
         losses_RM, signals_R = told[:, :-1], told[:, -1]
-        read = torch.cat([torch.stack([losses_RM.mean(), norm.double(), signals_R.max()]), losses_RM.flatten()])
+        read = torch.cat([torch.stack([norm.double(), signals_R.max()]), losses_RM.flatten()])
         with self.ranks.collective():  # an error of NCCL is raised where a result is read
-            loss_mean, grad_norm, signalled, *each = read.tolist()
+            grad_norm, signalled, *each = read.tolist()
         self._check_finite(step, each, grad_norm)
+        loss_mean = sum(each) / len(each)  # not on a GPU: it multiplies by 1 / 3, and a replay would differ
         self.reporter.step(self.progress.step(step, loss_mean, learning_rate, grad_norm))
         return loss_mean, int(signalled)
 
@@ -258,8 +259,8 @@ class Training:
 
     def _save(self, step: int, loss: float, validation_loss: float | None) -> None:
         with self.phases("save"):
+            self.ranks.once(self.saver.wait)  # for its disk, longer than NCCL would wait for it to receive
             self._use_state(lambda state: self.saver.save(step, self._contents(state, step, loss, validation_loss)))
-            self.ranks.once(lambda: None)  # rank 0 may have waited for its disk, longer than NCCL waits for a rank
 
     def _use_state(self, use: Callable[[TrainingState], None]) -> None:
         """Call `use` with the state in rank 0, while the others send their part of each tensor."""

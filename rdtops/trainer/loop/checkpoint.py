@@ -208,5 +208,6 @@ def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
 
 def restore_ema(folder: Path, ema: Ema) -> None:
     """Restore the EMA weights, whole and in host memory, before they are placed."""
+    ema.policy.to_empty(device="meta")  # first: each process of a host has these weights in its memory
     ema.policy = RDTPolicy.from_pretrained(folder / EMA).requires_grad_(False).eval()
     ema.updates = int(read_trainer(folder)["ema_updates"])

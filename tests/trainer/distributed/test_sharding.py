@@ -54,6 +54,19 @@ def test_a_shared_out_training_learns_the_same_bits(runs, kind) -> None:
         assert len(digests(runs[kind], step)) == 3
 
 
+def test_a_disk_that_is_slower_than_the_processes_wait_for_tensors_ends_no_training(assets, tmp_path) -> None:
+    """What the others send while rank 0 still writes the checkpoint before would run into NCCL's timeout."""
+    spec = write_run(tmp_path, "slow", assets, *TWO, "max_steps=3", "checkpoint_every_steps=1", "heldout_share=0",
+                     "sample_every_steps=0")
+    ended = subprocess.run(
+        [sys.executable, "-m", "rdtops.trainer.process_group", "--num_processes", "2", "-m",
+         "tests.trainer.distributed.impatient", str(spec.paths.config), "4", "6"],
+        cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+        check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert [e.data["step"] for e in events(spec, "checkpoint")] == [1, 2, 3]
+
+
 def resumed(runs, assets, folder: Path, begun: str, *settings: str) -> RunSpec:
     spec = write_run(folder, "resumed", assets, *TWO, *settings)
     halfway = Path(runs[begun].paths.checkpoints) / "step_000002"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rdtops.errors import WeightsError
+from rdtops.trainer.loop import checkpoint
 from rdtops.trainer.loop.ema import Ema
 from rdtops.trainer.model.rdt import RDTPolicy
 from tests.trainer.conftest import PARITY
@@ -56,3 +58,12 @@ def test_an_average_that_was_replaced_is_the_one_that_moves(policy) -> None:
         policy.img_adaptor[0].bias += 1
     ema.step(policy)
     assert torch.equal(ema.policy.img_adaptor[0].bias, policy.img_adaptor[0].bias)
+
+
+def test_a_resume_frees_the_copy_before_it_reads_the_average(policy, tmp_path) -> None:
+    """Eight processes of a host would have 5 GB more each, and a training that could begin could not be resumed."""
+    ema = Ema(policy)
+    with pytest.raises(WeightsError):
+        checkpoint.restore_ema(tmp_path, ema)
+    assert all(p.is_meta for p in ema.policy.parameters())
+    assert not any(p.is_meta for p in policy.parameters())
