@@ -122,7 +122,7 @@ class Training:
         self.spec, self.config, self.ranks, self.stop = spec, spec.train, ranks, stop
         self.reporter = Reporter(journal, ranks.is_first)
         self.codec = codec(self.config.codec)
-        norm_kernels.are_usable(ranks.device)  # asked now, so that the log says before the first step why not
+        self._choose_norms()
         self.gradient_checkpointing = gpu_memory.gradient_checkpointing(self.config, ranks)
         self.inputs = ranks.once(self._find_inputs)
         self.shards = ranks.together(lambda: sharding.of(self.config, ranks))
@@ -297,6 +297,12 @@ class Training:
         trackers.check(self.config)
         sharding.check_launcher(self.config, os.environ)
         return inputs.find(self.spec, self.ranks.device, self.reporter.warning)
+
+    def _choose_norms(self) -> None:
+        """Use the norm's kernels where every rank can compile them. The log says before the first step why not."""
+        usable = torch.tensor([float(norm_kernels.are_usable(self.ranks.device))], device=self.ranks.device)
+        if not self.ranks.gather(usable).all():
+            norm_kernels.forgo(self.ranks.device)
 
     def _build(self) -> None:
         device = self.ranks.device

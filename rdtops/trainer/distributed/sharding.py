@@ -151,7 +151,9 @@ class Shards:
         with self.whole(policy) as model:
             for place, piece in enumerate(mine):
                 parts[place] = evaluation.part(model, piece)
-        return evaluation.total(self.ranks.gather(parts).T.flatten()[:evaluation.pieces])
+        gathered = self.ranks.gather(parts)
+        with self.ranks.collective():  # an error of NCCL is raised where a result is read
+            return evaluation.total(gathered.T.flatten()[:evaluation.pieces])
 
     # checkpoints ------------------------------------------------------------------------------------------------------
 

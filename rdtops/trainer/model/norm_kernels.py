@@ -20,16 +20,26 @@ MOST_PARTIALS = 512  # programs of the backward pass; each adds up one part of t
 PARTIAL_ROWS, PARTIAL_COLUMNS = 64, 32
 
 
+_forgone: set[torch.device] = set()
+
+
 def are_usable(device: torch.device) -> bool:
-    """Tell whether the kernels run on a device. The first call compiles one; a failure is logged once."""
-    return device.type == "cuda" and _compiles(device)
+    """Tell whether the kernels run on a device. The first call compiles them; a failure is logged once."""
+    return device.type == "cuda" and device not in _forgone and _compiles(device)
+
+
+def forgo(device: torch.device) -> None:
+    """Do without the kernels, because another rank must: all are to compute the same bits."""
+    _forgone.add(device)
 
 
 @functools.cache
 def _compiles(device: torch.device) -> bool:
     rows = torch.ones(2, 64, device=device)
+    into = torch.empty_like(rows)
     try:
-        scale(rows, rows[0], torch.empty_like(rows), centred=True, eps=1e-6)
+        factors = scale(rows, rows[0], into, centred=True, eps=1e-6)
+        scale_backward(rows, rows, rows[0], factors, into, centred=True)
     except Exception as error:  # no Triton, no compiler, no headers, a GPU too old, a cache that cannot be written
         log.warning("the norm's kernels cannot be compiled (%s); training goes on without them, slower. They need "
                     "triton, a C compiler and Python's headers: apt install gcc python%d.%d-dev",

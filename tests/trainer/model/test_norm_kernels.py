@@ -185,3 +185,12 @@ def test_what_keeps_the_kernels_from_compiling_is_logged_once_with_what_to_insta
 def test_a_cpu_asks_for_no_triton() -> None:
     assert not norm_kernels.are_usable(torch.device("cpu"))
     assert not norm.has_kernels(torch.ones(2, 64))
+
+
+def test_a_rank_forgoes_the_kernels_that_another_cannot_compile(monkeypatch) -> None:
+    device = torch.device("cuda", 0)
+    monkeypatch.setattr(norm_kernels, "_compiles", lambda _: True)
+    monkeypatch.setattr(norm_kernels, "_forgone", set())
+    assert norm_kernels.are_usable(device)
+    norm_kernels.forgo(device)
+    assert not norm_kernels.are_usable(device)
