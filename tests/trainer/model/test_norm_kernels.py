@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import logging
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -23,16 +24,29 @@ FORMATS = (torch.float32, torch.bfloat16, torch.float16)
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-11}
 
 
-@pytest.fixture
-def interpreted(monkeypatch) -> None:
-    """Have the kernels, which Triton interprets."""
+@pytest.fixture(scope="module")
+def interpreter() -> Iterator[None]:
+    """Import the kernels with a Triton that interprets. It decides that when it is imported, as torch's compiler may
+    have done before, so it is imported anew."""
     name = "rdtops.trainer.model.norm_triton"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        for loaded in [*sys.modules]:
+            if loaded == name or (loaded.split(".")[0] == "triton" and not loaded.startswith("triton._C")):
+                patch.delitem(sys.modules, loaded)
+        module = importlib.import_module(name)
+        patch.setattr("rdtops.trainer.model.norm_triton", module, raising=False)
+        patch.delenv("TRITON_INTERPRET")
+        yield
+        for loaded in [*sys.modules]:
+            if loaded == name or (loaded.split(".")[0] == "triton" and not loaded.startswith("triton._C")):
+                del sys.modules[loaded]
+
+
+@pytest.fixture
+def interpreted(interpreter, monkeypatch) -> None:
+    """Have the kernels, which Triton interprets."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    spec = importlib.util.find_spec(name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr("rdtops.trainer.model.norm_triton", module, raising=False)
     monkeypatch.setattr(norm, "has_kernels", lambda _: True)
 
 
