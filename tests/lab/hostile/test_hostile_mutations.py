@@ -8,7 +8,7 @@ from proofs.drills import hostile_drill
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
-MUTATIONS = 42
+MUTATIONS = 21
 
 
 def test_honest_answers_that_are_changed_at_random_hurt_as_little(lab, named_assets, tmp_path) -> None:
