@@ -12,7 +12,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import RenderableType
@@ -44,20 +44,25 @@ class CardOutput(WorkflowOutput):
     """A row of the bench, as proofs.gpu_bench prints it."""
 
     where: str
-    values: dict[str, Any]
+    part: str
+    name: str
+    measured: float | str
+    unit: str
+    expected: float | str | None
+    holds: bool | None
+    how: str
 
     @property
     def exit_code(self) -> int:
-        return 1 if self.values["holds"] is False else 0
+        return 1 if self.holds is False else 0
 
     def __rich__(self) -> RenderableType:
-        told = self.values
-        expected = "" if told["expected"] is None else f"[dim]  expected: {_plain(told['expected'])}[/]"
-        return styled(f"{SIGNS[told['holds']]}  {{}}: [bold]{{}}[/] {{}}{expected}[dim]  {{}}[/]", told["name"],
-                      _plain(told["measured"]), told["unit"], told["how"])
+        expected = "" if self.expected is None else f"  expected: {_plain(self.expected)}"
+        return styled(SIGNS[self.holds] + "  {}: [bold]{}[/] {}[dim]{}  {}[/]", self.name, _plain(self.measured),
+                      self.unit, expected, self.how)
 
     def to_json(self) -> list[dict[str, Any]]:
-        return [{"where": self.where, **self.values}]
+        return [asdict(self)]
 
 
 def measure(session: Session, *, host: str, quick: bool, only: str, keep: bool) -> Iterator[WorkflowOutput]:
@@ -67,7 +72,7 @@ def measure(session: Session, *, host: str, quick: bool, only: str, keep: bool) 
     where, rows = host or "this machine", []
     for row in _there(session.hosts(host), options) if host else _here(options):
         rows.append(row)
-        yield CardOutput(where, row)
+        yield CardOutput(where, **row)
     if keep and rows:
         file = results_folder("") / f"gpu-bench-{host or 'here'}-{time.strftime('%Y%m%d-%H%M%S')}.json"
         file.parent.mkdir(exist_ok=True)
