@@ -17,15 +17,12 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from rdtops.contract import variables
 from rdtops.contract.run import RunState
-from rdtops.delivery import secrets
 from rdtops.delivery.plan import Request
 from rdtops.errors import RunError, UsageError
 from rdtops.hostlib.fields import loads
-from rdtops.runs import launch, overview
-from rdtops.ssh import environment
-from rdtops.ssh.command import Command, quoted
+from rdtops.runs import inquiries, overview
+from rdtops.ssh.command import quoted
 from rdtops.ssh.connection import Connection
 from rdtops.ui.repository import ROOT, StepSummary
 from rdtops.views.output import WorkflowOutput
@@ -109,16 +106,11 @@ def _there(hosts: list[HostSession], options: list[str]) -> Iterator[dict[str, A
 
 
 def _answers(connection: Connection, release: str, folder: str, options: list[str]) -> Iterator[dict[str, Any]]:
-    host = connection.host
-    command = Command(environment.python(host), "-m", "proofs.gpu_bench", "--folder", folder, *options)
-    line = (f'cd {quoted(release)} 2>/dev/null || {{ echo "its code is not deployed" >&2; exit 1; }}; '
-            f'unset {" ".join(variables.to_unset())} && {environment.activation(host)}'
-            f'eval "$(cat)" && {command.shell()} 2>&1')
-    exported = launch.exported(host, release)
-    exported["PYTHONPATH"] = f"{release}:{folder}"
-    said: list[str] = []
-    with connection.stream(line, silence_s=SILENCE_S) as stream:
-        stream.write(secrets.exports(exported).encode())
+    host, said = connection.host, list[str]()
+    line, given = inquiries.module_line(host, release, "proofs.gpu_bench", ["--folder", folder, *options],
+                                        packages=folder)
+    with connection.stream(f"{{ {line}; }} 2>&1", silence_s=SILENCE_S) as stream:
+        stream.write(given)
         stream.end_input()
         yield from _rows(_lines(stream.read), said)
         code = stream.code()

@@ -65,7 +65,6 @@ def _measured(card: Card, part: str) -> None:
         where = traceback.format_exc().strip().splitlines()[-8:-1]
         card.tell(CardRow(part, part, "failed", holds=False, how=f"{type(error).__name__}: {error}"[:300]
                           + f" | {' | '.join(line.strip() for line in where)}"))
-        card.clear()
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import platform
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +21,14 @@ BATCH, WORDS = 4, 20
 REPEATS = 8
 # relative distance of all gradients together: float32 adds in another order, the others round to 8 and 11 bits
 FURTHEST = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
-IMAGE_TOKENS = 4374  # of rdt-1b
+IMAGE_TOKENS = ARCHITECTURES["rdt-1b"]["img_cond_len"]
 
 
 def same_as_cpu(card: Card) -> None:
     """Compare gradients, predictions, pixels and norms with those of the CPU."""
-    here = _policy("tiny")
+    here = learning_policy(ARCHITECTURES["tiny"])
     there = copy.deepcopy(here).to(card.device)
-    given = _inputs(here)
+    given = random_inputs(here)
     moved = {name: tensor.to(card.device) for name, tensor in given.items()}
     torch.autograd.backward(here.loss(**given))
     wanted = _gradients(here)
@@ -51,8 +52,8 @@ def repeats(card: Card) -> None:
     """Compute the same thing again and again: attention over all image tokens, and a whole step's gradients."""
     _attention(card)
     card.clear()
-    policy = _policy(card.model).to(card.device)
-    given = {name: tensor.to(card.device) for name, tensor in _inputs(policy).items()}
+    policy = learning_policy(ARCHITECTURES[card.model]).to(card.device)
+    given = {name: tensor.to(card.device) for name, tensor in random_inputs(policy).items()}
 
     def step() -> list[torch.Tensor]:
         policy.zero_grad()
@@ -125,15 +126,15 @@ def _norm(card: Card, kind: str) -> None:
         _distance(card, f"norm {kind}: gradient of the {name}, bf16", got.grad.cpu(), wanted.grad, 1e-2)
 
 
-def _policy(model: str) -> RDTPolicy:
+def learning_policy(architecture: dict[str, Any]) -> RDTPolicy:
     """Return a model all of whose parameters have gradients: a new one predicts zero."""
     torch.manual_seed(0)
-    policy = RDTPolicy(ARCHITECTURES[model])
+    policy = RDTPolicy(architecture)
     torch.nn.init.normal_(policy.model.final_layer.ffn_final.fc2.weight, std=0.02)
     return policy
 
 
-def _inputs(policy: RDTPolicy) -> dict[str, torch.Tensor]:
+def random_inputs(policy: RDTPolicy) -> dict[str, torch.Tensor]:
     """Return the arguments of `loss` for a batch in which each sample has another length of instruction."""
     config, draw = policy.config, torch.Generator().manual_seed(1)
     patches, slots, horizon = config["img_cond_len"] // 6, config["action_dim"], config["pred_horizon"]

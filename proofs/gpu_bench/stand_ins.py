@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from proofs.gpu_bench.card import Card
+from proofs.trainer_bench.step_cost import SIGLIP
 from rdtops.contract.config import override, preset
 from rdtops.contract.run import RunSpec
 from rdtops.hostlib.names import RunId
@@ -19,8 +20,6 @@ from rdtops.trainer import tiny
 from rdtops.trainer.model.rdt import ARCHITECTURES
 
 EPISODES, STEPS, PIXELS = 8, 120, 128
-SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
-          "image_size": 384, "patch_size": 14}
 SETTINGS = ("from_scratch=true", "num_processes=1", "warmup_steps=0", "log_every_steps=1", "log_every_s=0",
             "sample_every_steps=0", "tracker=off")
 
@@ -34,7 +33,7 @@ def make(card: Card) -> dict[str, str]:
     text, vision = room / "t5-tiny", room / "siglip-tiny"
     if architecture["lang_token_dim"] != ARCHITECTURES["tiny"]["lang_token_dim"]:
         text = _text_encoder(room / "t5-wide", text, architecture["lang_token_dim"])
-    if architecture["img_token_dim"] == SO400M["hidden_size"]:
+    if architecture["img_token_dim"] == SIGLIP["hidden_size"]:
         vision = _vision_encoder(room / "siglip-so400m", card)
     return {"dataset": str(room / "demonstrations"), "text_encoder": str(text), "vision_encoder": str(vision)}
 
@@ -98,6 +97,6 @@ def _vision_encoder(folder: Path, card: Card) -> Path:
     if not folder.exists():
         torch.manual_seed(0)
         with torch.device(card.device):
-            model: Any = SiglipVisionModel(SiglipVisionConfig(**SO400M)).to(torch.bfloat16)
+            model: Any = SiglipVisionModel(SiglipVisionConfig(**SIGLIP)).to(torch.bfloat16)
         model.save_pretrained(folder)
     return folder

@@ -23,6 +23,7 @@ from rdtops.runs.overview import RunView
 from rdtops.ssh import environment
 from rdtops.ssh.command import Command, quoted
 from rdtops.ssh.connection import Connection
+from rdtops.ssh.hosts import Host
 
 TIMEOUT_S = 1800.0  # T5-XXL is 45 GB to read where the instructions are not in the cache
 
@@ -99,12 +100,7 @@ def ask(connection: Connection, release: str, program: str, arguments: Sequence[
     """Run a program of the trainer on the host and return its JSON. Raises RunError with its message when it fails,
     UsageError where its arguments are wrong."""
     host = connection.host
-    command = Command(environment.python(host), "-m", f"rdtops.trainer.{program}", *arguments)
-    # over stdin, since every user of the host sees command lines: a URL in env may hold a password
-    line = (f'cd {quoted(release)} 2>/dev/null || {{ echo "its code is not deployed" >&2; exit 1; }}; '
-            f'unset {" ".join(variables.to_unset())} && {environment.activation(host)}'
-            f'eval "$(cat)" && {command.shell()}')
-    given = secrets.exports(launch.exported(host, release)).encode()
+    line, given = module_line(host, release, f"rdtops.trainer.{program}", arguments)
     result = connection.run_shell(line, timeout_s=TIMEOUT_S, check=False, stdin=given)
     try:
         return _answer(host.name, program, result.code, result.out, result.err,
@@ -112,6 +108,21 @@ def ask(connection: Connection, release: str, program: str, arguments: Sequence[
     except RdtopsError as error:
         error.remedy = with_host(error.remedy, host.name)
         raise
+
+
+def module_line(host: Host, release: str, module: str, arguments: Sequence[str],
+                packages: str = "") -> tuple[str, bytes]:
+    """Return the line of sh that runs a module with the release's code in the host's environment, and its stdin.
+    `packages`: a folder that Python searches after the release."""
+    command = Command(environment.python(host), "-m", module, *arguments)
+    line = (f'cd {quoted(release)} 2>/dev/null || {{ echo "its code is not deployed" >&2; exit 1; }}; '
+            f'unset {" ".join(variables.to_unset())} && {environment.activation(host)}'
+            f'eval "$(cat)" && {command.shell()}')
+    exported = launch.exported(host, release)
+    if packages:
+        exported["PYTHONPATH"] = f"{release}:{packages}"
+    # over stdin, since every user of the host sees command lines: a URL in env may hold a password
+    return line, secrets.exports(exported).encode()
 
 
 def _stats_arguments(folder: str, train: TrainConfig, recompute: bool) -> list[str]:

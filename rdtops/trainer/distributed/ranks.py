@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from rdtops.contract import memory_plan
 from rdtops.contract.config import TrainConfig
 from rdtops.errors import ConfigError, RdtopsError, RunError
 from rdtops.trainer import libraries
@@ -23,7 +24,7 @@ T = TypeVar("T")
 T_Tensor = TypeVar("T_Tensor", bound=torch.Tensor)
 TIMEOUT = timedelta(minutes=10)  # of tensors on a GPU; a loader may be slow, a peer that is longer away is lost
 PATIENCE = timedelta(minutes=30)  # one process reads T5 (45 GB), the dataset, or saves, while the others wait over gloo
-BUCKET_BYTES = 256 << 20
+BUCKET_BYTES = memory_plan.GROUP_BYTES
 
 
 class PeerFailed(RunError):

@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from rdtops.contract.models import TIME_FEATURES
 from rdtops.errors import WeightsError
 from rdtops.trainer.model import diffusion, weights
 from rdtops.trainer.model.attended_tokens import (
@@ -50,7 +51,6 @@ KNOWN_KEYS = {"": {*CONFIG_KEYS, "lang_pos_embed_config", "img_pos_embed_config"
 NOTES = ("architectures", "model_type", "dtype", "torch_dtype", "transformers_version")  # and what begins with _
 PREDICTIONS = ("sample", "epsilon")
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")  # that both of diffusers' schedulers know
-TIME_FEATURES = 256
 
 
 def _architecture(hidden: int, depth: int, heads: int, *, horizon: int = 64, lang_width: int = 4096,

@@ -10,17 +10,17 @@ from torch import distributed
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from proofs.gpu_bench.numbers import IMAGE_TOKENS, learning_policy, random_inputs
 from rdtops.contract.journal import Journal
 from rdtops.trainer import train
 from rdtops.trainer.distributed.ranks import Ranks
 from rdtops.trainer.loop.stop import Stop
 from rdtops.trainer.model.precision import make_reproducible
-from rdtops.trainer.model.rdt import ARCHITECTURES, RDTPolicy
+from rdtops.trainer.model.rdt import ARCHITECTURES
 from tests.trainer.conftest import SHORT
 
 CPU = torch.device("cpu")
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
-IMAGE_TOKENS = 4374  # of rdt-1b: 2 frames, 3 cameras, 729 patches. A tiny model's 96 keys are one block of any kernel
 # what has no deterministic form on a GPU, after torch.use_deterministic_algorithms's list and the operators behind it
 WITHOUT = {"adaptive_max_pool2d_backward", "avg_pool3d_backward", "_adaptive_avg_pool2d_backward",
            "_adaptive_avg_pool3d_backward", "fractional_max_pool2d_backward", "fractional_max_pool3d_backward",
@@ -91,6 +91,7 @@ def bits_of(*tensors: torch.Tensor) -> list[bytes]:
 @pytest.mark.parametrize("kind", ["no mask", "mask"])
 @pytest.mark.parametrize("device", [CPU, pytest.param(torch.device("cuda"), marks=needs_gpu)])
 def test_attention_over_all_image_tokens_repeats_its_gradients(device, kind) -> None:
+    """A tiny model's 96 keys would be one block of any kernel."""
     make_reproducible()
     torch.manual_seed(0)
     queries, keys, values = (torch.randn(1 if device == CPU else 4, 32, n, 64, device=device, dtype=torch.bfloat16,
@@ -112,17 +113,9 @@ def test_a_model_as_wide_as_rdt_1b_repeats_its_gradients(device, checkpointing) 
     make_reproducible()
     architecture = ARCHITECTURES["rdt-1b"]
     config = {**architecture, "rdt": {**architecture["rdt"], "depth": 4}}
-    torch.manual_seed(0)
-    policy = RDTPolicy(config).to(device)
-    torch.nn.init.normal_(policy.model.final_layer.ffn_final.fc2.weight, std=0.02)
+    policy = learning_policy(config).to(device)
     policy.model.gradient_checkpointing = checkpointing
-    given = {"lang_tokens": torch.randn(4, 20, 4096), "lang_attn_mask": torch.arange(20)[None] < torch.tensor(
-                 [[20], [7], [3], [12]]),
-             "img_tokens": torch.randn(4, 2, 2, 729, 1152), "background_tokens": torch.randn(729, 1152),
-             "state_tokens": torch.randn(4, 1, 128), "action_mask": torch.ones(4, 1, 128),
-             "ctrl_freqs": torch.full((4,), 20), "action_gt": torch.randn(4, 64, 128),
-             "noise": torch.randn(4, 64, 128), "timesteps": torch.tensor([1, 200, 500, 900])}
-    there = {name: tensor.to(device) for name, tensor in given.items()}
+    there = {name: tensor.to(device) for name, tensor in random_inputs(policy).items()}
 
     def gradients() -> list[bytes]:
         policy.zero_grad()

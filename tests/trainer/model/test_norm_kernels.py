@@ -31,16 +31,20 @@ def interpreter() -> Iterator[None]:
     name = "rdtops.trainer.model.norm_triton"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        for loaded in [*sys.modules]:
-            if loaded == name or (loaded.split(".")[0] == "triton" and not loaded.startswith("triton._C")):
-                patch.delitem(sys.modules, loaded)
+        for loaded in python_modules(name):
+            patch.delitem(sys.modules, loaded)
         module = importlib.import_module(name)
         patch.setattr("rdtops.trainer.model.norm_triton", module, raising=False)
         patch.delenv("TRITON_INTERPRET")
         yield
-        for loaded in [*sys.modules]:
-            if loaded == name or (loaded.split(".")[0] == "triton" and not loaded.startswith("triton._C")):
-                del sys.modules[loaded]
+        for loaded in python_modules(name):
+            del sys.modules[loaded]
+
+
+def python_modules(kernels: str) -> list[str]:
+    """Return what is loaded of the kernels and of Triton, but for its library, which cannot be loaded twice."""
+    return [name for name in sys.modules
+            if name == kernels or (name.split(".")[0] == "triton" and not name.startswith("triton._C"))]
 
 
 @pytest.fixture
